@@ -1,0 +1,43 @@
+"""Deep learning on satellite and aerial imagery, with remote-sensing foundation models as backbones."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = '0.1.0'
+
+_HOMES = {
+    'Band': 'bands',
+    'ChipData': 'data',
+    'ClassInfo': 'classes',
+    'DeepLab': 'models',
+    'GeoLearnError': 'errors',
+    'create_backbone': 'backbones',
+    'export_training_data': 'chips.export',
+    'get_bands': 'bands',
+    'list_backbones': 'backbones',
+    'list_sensors': 'bands',
+    'load_model': 'models',
+    'prepare_data': 'data',
+}
+
+__all__ = [*_HOMES, '__version__']  # noqa: PLE0604 - names of strings
+
+if TYPE_CHECKING:
+    from geolearn.backbones import create_backbone, list_backbones
+    from geolearn.bands import Band, get_bands, list_sensors
+    from geolearn.chips.export import export_training_data
+    from geolearn.classes import ClassInfo
+    from geolearn.data import ChipData, prepare_data
+    from geolearn.errors import GeoLearnError
+    from geolearn.models import DeepLab, load_model
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use: importing geolearn itself takes milliseconds, torch seconds."""
+    if name not in _HOMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'geolearn.{_HOMES[name]}'), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,61 @@
+"""Every error that geolearn raises on purpose; each is also the builtin that fits.
+
+GeoLearnError
+    BandError            bands or wavelengths that do not fit together        (ValueError)
+    ChipFolderError      an exported training folder that cannot be used      (ValueError)
+    RasterError          a raster that cannot be read, matched or written     (OSError)
+    WeightsError         weights that cannot be had or do not fit the network (ValueError)
+    BundleError          a .dlpk that is broken, hostile or too new           (ValueError)
+    UnknownNameError     a name that no registry holds                        (ValueError)
+    NotTrainedError      a result asked of a model before `fit`               (RuntimeError)
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class GeoLearnError(Exception):
+    """Root of all errors that geolearn raises on purpose."""
+
+
+class BandError(GeoLearnError, ValueError):
+    """Bands or wavelengths do not fit together."""
+
+
+class ChipFolderError(GeoLearnError, ValueError):
+    """An exported training folder cannot be used."""
+
+
+class RasterError(GeoLearnError, OSError):
+    """A raster cannot be read, matched or written."""
+
+
+class WeightsError(GeoLearnError, ValueError):
+    """Weights cannot be had, or do not fit the network."""
+
+
+class BundleError(GeoLearnError, ValueError):
+    """A .dlpk is broken, hostile or written by a newer geolearn."""
+
+
+class NotTrainedError(GeoLearnError, RuntimeError):
+    """A result was asked of a model that has not been trained."""
+
+
+class UnknownNameError(GeoLearnError, ValueError):
+    """A name is not in a registry.
+
+    Args:
+        kind: What the name should have been, such as ``'backbone'``.
+        name: The name that was given.
+        known: The names that exist; the nearest are suggested.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        options = sorted(known)
+        near = difflib.get_close_matches(name.lower(), options, n=3, cutoff=0.5)
+        if near:
+            hint = 'did you mean ' + ' or '.join(repr(n) for n in near) + '?'
+        else:
+            hint = 'known: ' + ', '.join(options[:20]) + (', ...' if len(options) > 20 else '')
+        super().__init__(f'unknown {kind} {name!r}; {hint}')
