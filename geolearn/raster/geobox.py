@@ -1,0 +1,38 @@
+"""Where an array of pixels lies on the ground."""
+
+from dataclasses import dataclass
+
+from affine import Affine
+
+
+@dataclass(frozen=True, slots=True)
+class GeoBox:
+    """Shape, transform and CRS of a raster, kept together.
+
+    Args:
+        shape: Height and width in pixels.
+        transform: Affine from (column, row) to map coordinates.
+        crs: WKT or ``'EPSG:...'``, or None where the raster names none.
+    """
+
+    shape: tuple[int, int]
+    transform: Affine
+    crs: str | None
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, bottom, right, top in map units; the hull where the raster is rotated."""
+        height, width = self.shape
+        corners = [self.transform * corner for corner in ((0, 0), (width, 0), (0, height), (width, height))]
+        xs, ys = [x for x, _ in corners], [y for _, y in corners]
+        return min(xs), min(ys), max(xs), max(ys)
+
+    @property
+    def resolution(self) -> tuple[float, float]:
+        """Pixel width and height in map units."""
+        t = self.transform
+        return (t.a**2 + t.d**2) ** 0.5, (t.b**2 + t.e**2) ** 0.5
+
+    def crop(self, row: int, col: int, shape: tuple[int, int]) -> 'GeoBox':
+        """Return the box of the window whose upper-left pixel is (row, col)."""
+        return GeoBox(shape, self.transform * Affine.translation(col, row), self.crs)

@@ -1,0 +1,213 @@
+"""Open rasters, read windows with their masks, and find bands by name."""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.enums import MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from geolearn.bands import Band, find_sensor, is_placeholder, match_bands, resolve_bands
+from geolearn.errors import BandError, RasterError
+from geolearn.raster.geobox import GeoBox
+from geolearn.raster.mosaic import mosaic
+
+# GDAL's default cache is 5 % of the machine's memory; block rows are read once here, so little is enough.
+CACHE_BYTES = 32 * 2**20
+_SENSOR_TAGS = ('SENSOR_NAME', 'SensorName', 'SENSOR', 'SATELLITEID', 'SPACECRAFT_NAME', 'PLATFORM', 'SATELLITE')
+
+RasterPath = str | Path | Sequence[str | Path]
+
+
+@contextmanager
+def open_raster(path: RasterPath) -> Iterator[Any]:
+    """Open a raster, or several as one mosaic, for reading.
+
+    Args:
+        path: A file that GDAL reads, or several of the same bands, type, CRS and grid.
+
+    Yields:
+        The rasterio dataset.
+
+    Raises:
+        RasterError: If the file does not exist, is no raster, or breaks off while being read.
+    """
+    if isinstance(path, str | Path):
+        source, shown = str(path), str(path)
+    else:
+        source, shown = mosaic(path), f'mosaic of {len(path)} files'
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
+        # a raster without a place is refused where a place is needed, not here
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        try:
+            dataset = rasterio.open(source)
+        except RasterioError as error:
+            raise RasterError(f'cannot open raster {shown}: {error}') from error
+        with dataset:
+            try:
+                yield dataset
+            except RasterioError as error:
+                raise RasterError(f'cannot read raster {shown}: {error}') from error
+
+
+def raster_geobox(src: Any) -> GeoBox:
+    """Return where the dataset's pixels lie."""
+    return GeoBox((src.height, src.width), src.transform, src.crs.to_wkt() if src.crs else None)
+
+
+def raster_bands(src: Any) -> tuple[Band, ...]:
+    """Name the dataset's bands from descriptions, wavelength tags and the sensor's table."""
+    tags = src.tags()
+    sensor = next((found for key in _SENSOR_TAGS if (found := find_sensor(tags.get(key)))), None)
+    names = [description or '' for description in src.descriptions]
+    wavelengths = [_tag_wavelength_um(src, index) for index in src.indexes]
+    return resolve_bands(names, sensor=sensor, tag_wavelengths_um=wavelengths)
+
+
+def _tag_wavelength_um(src: Any, index: int) -> float | None:
+    """Read a band's centre wavelength as GDAL's IMAGERY domain, ENVI and EnMAP write it."""
+    imagery, plain = src.tags(index, ns='IMAGERY'), src.tags(index)
+    if 'CENTRAL_WAVELENGTH_UM' in imagery:
+        return _number(imagery['CENTRAL_WAVELENGTH_UM'])
+    lowered = {key.lower(): value for key, value in plain.items()}
+    value = _number(lowered.get('wavelength', lowered.get('wavelength_um', '')))
+    if value is None:
+        return None
+    units = lowered.get('wavelength_units', lowered.get('wavelength_unit', '')).lower()
+    return value / 1000 if units.startswith('nano') or units == 'nm' else value
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def find_band_indexes(src: Any, wanted: Sequence[Band], *, names: Sequence[str] | None = None) -> list[int]:
+    """Find the dataset's 1-based index of each wanted band: by name, else by count.
+
+    Args:
+        src: Dataset from `open_raster`.
+        wanted: Bands in the order needed.
+        names: What the dataset's bands are, in file order, instead of what the file says.
+
+    Raises:
+        RasterError: If the names do not cover what is wanted, or there are no names and the count differs.
+    """
+    if names is not None and len(names) != src.count:
+        raise RasterError(f'bands= names {len(names)} bands but {_shown(src)} holds {src.count}')
+    available = raster_bands(src) if names is None else resolve_bands(names)
+    nameless = all(is_placeholder(band.name) and band.wavelength_um is None for band in available)
+    if nameless or all(is_placeholder(band.name) and band.wavelength_um is None for band in wanted):
+        if src.count == len(wanted):
+            return list(src.indexes)
+        raise RasterError(
+            f'{_shown(src)} holds {src.count} bands, which cannot be told apart by name; the model needs '
+            f'{len(wanted)}: {[band.name for band in wanted]}. Pass bands= with the name of each band in file order'
+        )
+    try:
+        return [index + 1 for index in match_bands(available, wanted)]
+    except BandError as error:
+        raise RasterError(f'{_shown(src)}: {error}; or pass bands= with their names in file order') from error
+
+
+def _shown(src: Any) -> str:
+    """Name the dataset in a message; a mosaic's name is a page of XML."""
+    return 'the mosaic' if str(src.name).startswith('<') else str(src.name)
+
+
+def read_window(
+    src: Any, window: Window, indexes: Sequence[int], *, out: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read a window that lies inside the raster.
+
+    Args:
+        src: Dataset from `open_raster`.
+        window: Columns and rows.
+        indexes: 1-based bands.
+        out: Array of the result's shape to read into, or None for a new one.
+
+    Returns:
+        Pixels of shape (bands, height, width) in the stored dtype, and a boolean mask (height, width) that is True
+        where every band holds valid data, or None where all of them do.
+
+    Raises:
+        RasterError: If the file cannot be read there.
+    """
+    try:
+        pixels = src.read(list(indexes), window=window, out=out)
+        mask = _valid_mask(src, pixels, window, indexes)
+    except RasterioError as error:
+        rows = f'{int(window.row_off)}..{int(window.row_off + window.height)}'
+        raise RasterError(f'cannot read rows {rows} of {_shown(src)}: {error.__cause__ or error}') from error
+    return pixels, mask
+
+
+def _valid_mask(src: Any, pixels: np.ndarray, window: Window, indexes: Sequence[int]) -> np.ndarray | None:
+    valid: np.ndarray | None = None
+    if np.issubdtype(pixels.dtype, np.floating):
+        valid = np.isfinite(pixels).all(axis=0)
+    flags = src.mask_flag_enums[indexes[0] - 1]
+    if MaskFlags.nodata in flags:
+        for plane, index in zip(pixels, indexes):
+            nodata = src.nodatavals[index - 1]
+            if nodata is not None and not math.isnan(nodata):
+                kept = plane != nodata
+                valid = kept if valid is None else valid & kept
+    elif MaskFlags.all_valid not in flags:
+        kept = src.dataset_mask(window=window) > 0
+        valid = kept if valid is None else valid & kept
+    return None if valid is None or valid.all() else valid
+
+
+def read_image(path: RasterPath, indexes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
+    """Read a whole small raster, such as a chip: pixels, mask (see `read_window`) and place."""
+    with open_raster(path) as src:
+        window = Window(0, 0, src.width, src.height)
+        pixels, mask = read_window(src, window, indexes or src.indexes)
+        return pixels, mask, raster_geobox(src)
+
+
+def read_label(path: str | Path) -> np.ndarray:
+    """Read a single-band label raster as class values; palette images give their indices.
+
+    Returns:
+        (height, width) array in the stored dtype.
+
+    Raises:
+        RasterError: If the file holds several bands or no integers.
+    """
+    with open_raster(path) as src:
+        if src.count != 1:
+            raise RasterError(f'label {path} holds {src.count} bands; a label raster has one band of class values')
+        pixels, _ = read_window(src, Window(0, 0, src.width, src.height), [1])
+    label = pixels[0]
+    if np.issubdtype(label.dtype, np.floating):
+        rounded = np.rint(label)
+        if not np.array_equal(rounded, label):
+            raise RasterError(f'label {path} holds fractions; class values are whole numbers')
+        label = rounded.astype(np.int64)
+    return label
+
+
+def sample_pixels(src: Any, indexes: Sequence[int], *, window_size: int = 128, per_side: int = 3) -> np.ndarray:
+    """Read a few windows spread over the raster, to look at its values without reading all of it.
+
+    Returns:
+        Valid pixels of shape (bands, n), n possibly 0.
+    """
+    size_y, size_x = min(window_size, src.height), min(window_size, src.width)
+    parts = []
+    for row in np.linspace(0, src.height - size_y, per_side).astype(int):
+        for col in np.linspace(0, src.width - size_x, per_side).astype(int):
+            pixels, mask = read_window(src, Window(int(col), int(row), size_x, size_y), indexes)
+            flat = pixels.reshape(len(indexes), -1)
+            parts.append(flat if mask is None else flat[:, mask.ravel()])
+    return np.concatenate(parts, axis=1)

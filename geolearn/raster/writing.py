@@ -1,0 +1,206 @@
+"""Write GeoTIFFs beside their target and rename them when they are whole."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from geolearn.errors import RasterError
+from geolearn.raster.geobox import GeoBox
+
+BLOCK_SIZE = 256
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a new empty file beside `path`; rename it to `path` on success, delete it on any failure."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise RasterError(f'cannot write {path}: the folder {path.parent} does not exist; create it first')
+    try:
+        handle, name = tempfile.mkstemp(prefix=f'.{path.stem}-', suffix=f'.part{path.suffix}', dir=path.parent)
+    except OSError as error:
+        raise RasterError(f'cannot write {path}: {error.strerror}') from error
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)  # mkstemp makes files private; a map is for sharing
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class RasterWriter:
+    """Write a GeoTIFF by full-width rows, top to bottom; the target appears only when all of it is written.
+
+    Args:
+        path: Target file.
+        geobox: Shape, transform and CRS of the raster.
+        dtype: numpy dtype name of the pixels.
+        count: Number of bands.
+        nodata: NoData value, or None.
+        colors: Colour of each pixel value, for 8- and 16-bit single-band rasters.
+        class_names: Name of each pixel value; becomes the category list that QGIS and GDAL show.
+        tags: Dataset metadata.
+        compress: GDAL's compression name.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        geobox: GeoBox,
+        *,
+        dtype: str,
+        count: int = 1,
+        nodata: float | None = None,
+        band_names: Sequence[str] = (),
+        colors: Mapping[int, tuple[int, int, int]] | None = None,
+        class_names: Mapping[int, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        compress: str = 'lzw',
+    ) -> None:
+        self.path = Path(path)
+        self._geobox = geobox
+        self._profile: dict[str, Any] = {
+            'driver': 'GTiff',
+            'height': geobox.shape[0],
+            'width': geobox.shape[1],
+            'count': count,
+            'dtype': dtype,
+            'nodata': nodata,
+            'compress': compress,
+            'transform': geobox.transform,
+            'crs': geobox.crs,
+            'BIGTIFF': 'IF_SAFER',
+            # bands that are read together lie together
+            'interleave': 'pixel',
+        }
+        if min(geobox.shape) >= BLOCK_SIZE:
+            self._profile |= {'tiled': True, 'blockxsize': BLOCK_SIZE, 'blockysize': BLOCK_SIZE}
+        if compress in ('lzw', 'deflate') and count > 1:
+            self._profile |= {'predictor': 3 if dtype.startswith('float') else 2}
+        self._band_names, self._colors = band_names, colors
+        self._class_names, self._tags = class_names, tags
+        self._scope = replacing(self.path)
+
+    def __enter__(self) -> Self:
+        self._part = self._scope.__enter__()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', NotGeoreferencedWarning)
+                self._dst = rasterio.open(self._part, 'w', **self._profile)
+            self._describe()
+        except BaseException as error:
+            self._scope.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def _describe(self) -> None:
+        for index, name in enumerate(self._band_names, 1):
+            self._dst.set_band_description(index, name)
+        if self._colors and self._profile['dtype'] in ('uint8', 'uint16'):
+            self._dst.write_colormap(1, {value: (*rgb, 255) for value, rgb in self._colors.items()})
+        if self._class_names:
+            names = {f'class_{value}': name for value, name in sorted(self._class_names.items())}
+            self._dst.update_tags(1, **names)
+        if self._tags:
+            self._dst.update_tags(**self._tags)
+
+    def write(self, row: int, pixels: np.ndarray) -> None:
+        """Write rows starting at `row`: (bands, rows, width), or (rows, width) for one band.
+
+        Raises:
+            RasterError: If the disk is full or the file cannot be written.
+        """
+        block = pixels if pixels.ndim == 3 else pixels[None]
+        try:
+            self._dst.write(block, window=Window(0, row, block.shape[2], block.shape[1]))
+        except RasterioError as error:
+            raise RasterError(self._failure(error.__cause__ or error)) from error
+
+    def _failure(self, reason: object) -> str:
+        return f'cannot write {self.path}: {reason}. Is the disk full? Nothing was left behind'
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if error is None:
+            try:
+                self._dst.close()
+                self._check_readable()
+            except (RasterioError, OSError) as failure:
+                self._scope.__exit__(type(failure), failure, failure.__traceback__)
+                raise RasterError(self._failure(failure)) from failure
+        else:
+            # GDAL may fail again while flushing what cannot be written; the first error is the one to show
+            try:
+                self._dst.close()
+            except (RasterioError, OSError):
+                pass
+        self._scope.__exit__(kind, error, trace)
+
+    def _check_readable(self) -> None:
+        """Read the last pixel back: GDAL writes late, and a full disk may only show at the end."""
+        height, width = self._geobox.shape
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            with rasterio.open(self._part) as src:
+                src.read(1, window=Window(width - 1, height - 1, 1, 1))
+
+
+def write_raster(
+    path: str | Path,
+    pixels: np.ndarray,
+    *,
+    transform: Any,
+    crs: str | None,
+    nodata: float | None = None,
+    band_names: Sequence[str] = (),
+    colors: Mapping[int, tuple[int, int, int]] | None = None,
+    tags: Mapping[str, str] | None = None,
+    compress: str = 'deflate',
+) -> Path:
+    """Write an array as a GeoTIFF.
+
+    Args:
+        path: Target file.
+        pixels: (bands, height, width), or (height, width) for one band.
+        transform: Affine from (column, row) to map coordinates.
+        crs: WKT or ``'EPSG:...'``, or None.
+        nodata: NoData value, or None.
+        band_names: Description of each band.
+        colors: Colour of each pixel value of a single-band integer raster.
+        tags: Dataset metadata.
+        compress: GDAL's compression name.
+
+    Returns:
+        The path written.
+
+    Raises:
+        RasterError: If the file cannot be written; no part of it is left.
+    """
+    block = pixels if pixels.ndim == 3 else pixels[None]
+    geobox = GeoBox(block.shape[1:], transform, crs)
+    writer = RasterWriter(
+        path,
+        geobox,
+        dtype=str(block.dtype),
+        count=block.shape[0],
+        nodata=nodata,
+        band_names=band_names,
+        colors=colors,
+        tags=tags,
+        compress=compress,
+    )
+    with writer:
+        writer.write(0, block)
+    return Path(path)

@@ -1,0 +1,80 @@
+"""Per-band statistics: sound or not, gathered from blocks of pixels, merged exactly."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class BandStatistics:
+    """Minimum, maximum, mean and standard deviation of each band, in the stored units of the pixels."""
+
+    minimum: tuple[float, ...]
+    maximum: tuple[float, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def is_sound(self) -> bool:
+        """Whether the numbers can belong to real pixels: finite, ordered, and a spread that fits the range."""
+        for low, high, mean, std in zip(self.minimum, self.maximum, self.mean, self.std):
+            if not all(math.isfinite(value) for value in (low, high, mean, std)):
+                return False
+            slack = 1e-6 * max(abs(low), abs(high), 1.0)
+            # no sample spreads wider than half its range (Popoviciu's inequality)
+            if not low - slack <= mean <= high + slack or not 0 <= std <= (high - low) / 2 + slack:
+                return False
+            if high > low and std == 0:
+                return False
+        return len(self.mean) > 0
+
+    def select(self, indexes: list[int]) -> 'BandStatistics':
+        """Return the statistics of some bands, by 0-based index."""
+        columns = (self.minimum, self.maximum, self.mean, self.std)
+        return BandStatistics(*(tuple(column[i] for i in indexes) for column in columns))
+
+
+@dataclass
+class RunningStatistics:
+    """Statistics of blocks of pixels, merged by Chan's parallel variance formula (1979)."""
+
+    count: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    m2: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    minimum: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    maximum: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def add(self, pixels: np.ndarray, mask: np.ndarray | None = None) -> None:
+        """Take in pixels (bands, height, width), leaving out those where `mask` is False."""
+        flat = pixels.reshape(len(pixels), -1)
+        flat = flat if mask is None else flat[:, mask.ravel()]
+        if not flat.shape[1]:
+            return
+        mean = flat.mean(axis=1, dtype=np.float64)
+        # var() would make a float64 copy of the whole block at once; one band at a time stays small
+        m2 = np.array([plane.var(dtype=np.float64) for plane in flat]) * flat.shape[1]
+        count = np.full(len(flat), flat.shape[1], np.float64)
+        low, high = flat.min(axis=1).astype(np.float64), flat.max(axis=1).astype(np.float64)
+        self.merge(RunningStatistics(count, mean, m2, low, high))
+
+    def merge(self, other: 'RunningStatistics') -> None:
+        """Take in statistics gathered elsewhere."""
+        if not len(other.count):
+            return
+        if not len(self.count):
+            self.count, self.mean, self.m2 = other.count.copy(), other.mean.copy(), other.m2.copy()
+            self.minimum, self.maximum = other.minimum.copy(), other.maximum.copy()
+            return
+        total = self.count + other.count
+        delta = other.mean - self.mean
+        self.m2 = self.m2 + other.m2 + delta**2 * self.count * other.count / total
+        self.mean = self.mean + delta * other.count / total
+        self.count = total
+        self.minimum = np.minimum(self.minimum, other.minimum)
+        self.maximum = np.maximum(self.maximum, other.maximum)
+
+    def result(self) -> BandStatistics:
+        """Return what was gathered; NaN for bands without a valid pixel."""
+        std = np.sqrt(self.m2 / self.count)
+        columns = (self.minimum, self.maximum, self.mean, std)
+        return BandStatistics(*(tuple(float(value) for value in column) for column in columns))
