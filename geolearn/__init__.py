@@ -20,7 +20,21 @@ _HOMES = {
     'prepare_data': 'data',
 }
 
-__all__ = [*_HOMES, '__version__']  # noqa: PLE0604 - names of strings
+__all__ = [
+    'Band',
+    'ChipData',
+    'ClassInfo',
+    'DeepLab',
+    'GeoLearnError',
+    '__version__',
+    'create_backbone',
+    'export_training_data',
+    'get_bands',
+    'list_backbones',
+    'list_sensors',
+    'load_model',
+    'prepare_data',
+]
 
 if TYPE_CHECKING:
     from geolearn.backbones import create_backbone, list_backbones

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from rasterio.windows import Window
@@ -25,7 +26,7 @@ class TileGrid(NamedTuple):
     rows: list[tuple[int, int, int]]
     cols: list[tuple[int, int, int]]
 
-    def __iter__(self) -> Iterator[Tile]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Tile]:
         """Yield tiles row by row, left to right."""
         height, width = self.tile_shape
         for row, core_top, core_bottom in self.rows:
@@ -77,5 +78,5 @@ def _cut_axis(length: int, tile_size: int, halo: int, multiple: int) -> tuple[in
 
 def _cores(starts: list[int], side: int, length: int) -> list[tuple[int, int, int]]:
     """Give each tile the part from the middle of one overlap to the middle of the next."""
-    cuts = [0, *((a + side + b) // 2 for a, b in zip(starts, starts[1:])), length]
+    cuts = [0, *((a + side + b) // 2 for a, b in pairwise(starts)), length]
     return list(zip(starts, cuts, cuts[1:]))

@@ -4,7 +4,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -142,10 +142,8 @@ class RasterWriter:
                 raise RasterError(self._failure(failure)) from failure
         else:
             # GDAL may fail again while flushing what cannot be written; the first error is the one to show
-            try:
+            with suppress(RasterioError, OSError):
                 self._dst.close()
-            except (RasterioError, OSError):
-                pass
         self._scope.__exit__(kind, error, trace)
 
     def _check_readable(self) -> None:

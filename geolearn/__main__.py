@@ -1,0 +1,5 @@
+"""python -m geolearn."""
+
+from geolearn.cli import main
+
+main()

@@ -1,0 +1,225 @@
+"""DOFA v1: one vision transformer for any bands, whose patch kernels are generated from the bands' wavelengths.
+
+Xiong et al. 2024, "Neural Plasticity-Inspired Multimodal Foundation Model for Earth Observation", arXiv:2403.15356.
+Weights are read in the official layout (with a final norm) and in torchgeo's (without).
+"""
+
+from collections.abc import Sequence
+from operator import is_
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from geolearn.backbones import catalog
+from geolearn.backbones._backbone import Backbone, BackboneOptions, PyramidBackbone, TokenBackbone, register_backbone
+from geolearn.backbones.trunk import ViT, ViTConfig
+from geolearn.backbones.weights import fetch, load_strict, load_weights_file, unwrap
+from geolearn.bands import Band, require_wavelengths
+from geolearn.errors import BandError, WeightsError
+
+RADAR_WAVELENGTH_UM = 3.75
+"""What DOFA v1 was trained with for Sentinel-1: a placeholder, no wavelength (C band is 5.5 cm; v2 uses 5.405).
+
+Bands of one wavelength get one kernel, so VV and VH are summed by the patch embedding, as in the published model.
+"""
+
+GENERATOR_DIM = 128
+KERNEL_SCALE = 0.01
+
+
+class WeightGenerator(nn.Module):
+    """A one-layer transformer that turns embedded wavelengths into a kernel and a bias, as flat rows."""
+
+    def __init__(self, kernel: int, dim: int) -> None:
+        super().__init__()
+        d = GENERATOR_DIM
+        layer = nn.TransformerEncoderLayer(d, nhead=4, dim_feedforward=2048, dropout=0.0, activation='gelu')
+        self.transformer_encoder = nn.TransformerEncoder(layer, num_layers=1, enable_nested_tensor=False)
+        self.fc_weight = nn.Linear(d, kernel * kernel * dim)
+        self.fc_bias = nn.Linear(d, dim)
+        self.weight_tokens = nn.Parameter(torch.randn(d, d) * 0.02)
+        self.bias_token = nn.Parameter(torch.randn(1, d) * 0.02)
+
+    def forward(self, waves: Tensor) -> tuple[Tensor, Tensor]:
+        """Map embedded wavelengths (C, 128) to kernel rows (C, k*k*D) and a bias (D)."""
+        y = self.transformer_encoder(torch.cat([self.weight_tokens, waves, self.bias_token]))
+        return self.fc_weight(y[len(self.weight_tokens) : -1] + waves), self.fc_bias(y[-1])
+
+
+class WaveResidual(nn.Module):
+    """Two linear layers with ReLU after each, added to their input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(GENERATOR_DIM, GENERATOR_DIM)
+        self.w2 = nn.Linear(GENERATOR_DIM, GENERATOR_DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform embedded wavelengths; shape (C, 128) is kept."""
+        return x + F.relu(self.w2(F.relu(self.w1(x))))
+
+
+class _CachedKernel(NamedTuple):
+    """A generated kernel and bias, with the very parameters, and their state, that it came from."""
+
+    parameters: list[nn.Parameter]
+    state: list[tuple[Any, ...]]
+    value: tuple[Tensor, Tensor]
+
+    def fits(self, parameters: list[nn.Parameter], state: list[tuple[Any, ...]]) -> bool:
+        return self.state == state and all(map(is_, self.parameters, parameters))
+
+
+class DynamicPatchEmbed(nn.Module):
+    """A patch embedding whose kernel is generated from wavelengths that are fixed at construction.
+
+    The kernel is made in float32 outside autocast and does not depend on the image. While no gradient has to reach
+    the generator (it is frozen, or gradients are off) the kernel is kept, until any weight, dtype or device changes.
+
+    Args:
+        wavelengths_um: Centre wavelength of each band in micrometres, in band order.
+        dim: Width D of the tokens.
+        kernel: Side of the generated kernel, in pixels.
+        stride: Side of the patches; a kernel of another side is resampled to it (bicubic).
+    """
+
+    def __init__(self, wavelengths_um: Sequence[float], dim: int, kernel: int = 16, stride: int | None = None) -> None:
+        super().__init__()
+        if bad := [w for w in wavelengths_um if not 0.2 < w < 20]:
+            raise BandError(f'DOFA takes wavelengths in micrometres, between 0.2 and 20, got {bad}')
+        self.wavelengths_um = tuple(float(w) for w in wavelengths_um)
+        self.dim, self.kernel_size, self.stride = dim, kernel, stride or kernel
+        self.weight_generator = WeightGenerator(kernel, dim)
+        self.fclayer = WaveResidual()
+        self.apply(_init_generator)
+        self._cached: _CachedKernel | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed images (B, C, H, W), sides multiples of the stride s, as maps (B, D, H/s, W/s)."""
+        weight, bias = self.kernel()
+        # Padding 1 is DOFA's own: patches lie one pixel up and left of a plain transformer's.
+        return F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), stride=self.stride, padding=1)
+
+    def kernel(self) -> tuple[Tensor, Tensor]:
+        """Return the kernel (D, C, s, s) and bias (D) in float32, from the cache where that is exact."""
+        parameters = list(self.parameters())
+        wanted = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
+        if wanted or torch.compiler.is_compiling():  # a trace must not leave its tensors here; fold before tracing
+            return self._generate()
+        state = [(p.dtype, p.device, 0 if p.is_inference() else p._version) for p in parameters]
+        if self._cached is None or not self._cached.fits(parameters, state):
+            # Leave inference mode, so that the kernel can be used in training too.
+            with torch.inference_mode(False), torch.no_grad():
+                self._cached = _CachedKernel(parameters, state, self._generate())
+        return self._cached.value
+
+    def folded(self) -> nn.Conv2d:
+        """Make the plain convolution that computes the same, without the generator, for export."""
+        conv = nn.Conv2d(len(self.wavelengths_um), self.dim, self.stride, stride=self.stride, padding=1)
+        with torch.no_grad():
+            weight, bias = self.kernel()
+            conv.weight.copy_(weight)
+            conv.bias.copy_(bias)  # type: ignore[union-attr]
+        return conv.to(weight.device)
+
+    def _generate(self) -> tuple[Tensor, Tensor]:
+        device = self.weight_generator.weight_tokens.device
+        with torch.autocast(device.type, enabled=False):
+            waves = embed_wavelengths(torch.tensor(self.wavelengths_um, device=device))
+            waves = _call_float32(self.fclayer, waves)
+            rows, bias = _call_float32(self.weight_generator, waves)
+            k = self.kernel_size
+            weight = rows.reshape(-1, k, k, self.dim).permute(3, 0, 1, 2)
+            if self.stride != k:
+                weight = F.interpolate(weight, size=(self.stride, self.stride), mode='bicubic', align_corners=False)
+            return weight * KERNEL_SCALE, bias * KERNEL_SCALE
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation, forgetting the kernel: some optimisers change weights unseen.
+
+        fastai's step writes through ``parameter.data``, which leaves no trace in the parameter's version.
+        """
+        self._cached = None
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> 'DynamicPatchEmbed':
+        self._cached = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, '_cached': None}
+
+
+def embed_wavelengths(wavelengths_um: Tensor) -> Tensor:
+    """Embed wavelengths (C) in micrometres as (C, 128) float32: sines, then cosines, of nanometres."""
+    half = GENERATOR_DIM // 2
+    # 1 / 10000**p and 10000**-p differ in the last bit, which 3750 nm turns into 1e-4; the weights saw this one.
+    frequency = 1.0 / 10000 ** (torch.arange(half, dtype=torch.float32, device=wavelengths_um.device) / half)
+    angle = 1000 * wavelengths_um.float()[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def _call_float32(module: nn.Module, x: Tensor) -> Any:
+    if all(p.dtype == torch.float32 for p in module.parameters()):
+        return module(x)
+    return functional_call(module, {name: p.float() for name, p in module.named_parameters()}, (x,))
+
+
+def _init_generator(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.constant_(module.bias, 0.01)
+
+
+def dofa_wavelengths(bands: Sequence[Band], needed_by: str = 'DOFA') -> tuple[float, ...]:
+    """Resolve the wavelength of every band in micrometres; radar bands get `RADAR_WAVELENGTH_UM`."""
+    require_wavelengths(bands, needed_by)
+    return tuple(RADAR_WAVELENGTH_UM if b.is_radar else float(b.wavelength_um or 0) for b in bands)
+
+
+def build_dofa(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+    """Build one of DOFA's variants."""
+    wavelengths = dofa_wavelengths(bands, name)
+    record = catalog.get_record(name)
+    if options.output_stride not in (None, 32):
+        raise ValueError(f'{name} has maps at strides 4 to 32; output_stride={options.output_stride} is for CNNs')
+    state: dict[str, Tensor] | None = None
+    dropped: tuple[str, ...] = ()
+    path = None
+    if options.pretrained or options.weights is not None:
+        _refuse_unpublished(record, options)
+        path = fetch(record, options.weights)
+        state, dropped = unwrap(
+            load_weights_file(path), wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop
+        )
+    config = ViTConfig(
+        record.dim,
+        record.depth,
+        record.heads,
+        grid=record.grid,
+        drop_path=options.drop_path,
+        final_norm=state is None or 'norm.weight' in state,
+    )
+    # The pyramid needs stride 16, so kernels of another side are resampled to it; native tokens keep their patch.
+    stride = 16 if options.form == 'pyramid' else record.patch
+    trunk = ViT(config, DynamicPatchEmbed(wavelengths, record.dim, record.patch, stride), stride)
+    report = None if state is None else load_strict(trunk, state, dropped=dropped, source=str(path))
+    if options.form == 'tokens':
+        return TokenBackbone(name, trunk, load_report=report)
+    return PyramidBackbone(name, trunk, window=options.window, load_report=report)
+
+
+def _refuse_unpublished(record: catalog.WeightsRecord, options: BackboneOptions) -> None:
+    if not record.sources and options.weights is None:
+        published = [r.name for r in catalog.read_catalog().values() if r.family == record.family and r.sources]
+        raise WeightsError(
+            f'no weights are published for {record.name}; take {" or ".join(published)}, or pass pretrained=False '
+            'to train from scratch'
+        )
+
+
+for _name in ('dofa_tiny', 'dofa_small', 'dofa_base', 'dofa_large', 'dofa_huge'):
+    register_backbone(_name)(build_dofa)

@@ -1,0 +1,97 @@
+"""Convolutional trunks from torchvision, for names that timm lacks: models with a plain chain of `features`."""
+
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from geolearn.backbones._backbone import Backbone, BackboneOptions, ConvBackbone
+from geolearn.backbones.kernels import RGB, adapt_input_kernel
+from geolearn.backbones.weights import LoadReport, load_strict, load_weights_file, unwrap
+from geolearn.bands import Band
+from geolearn.errors import WeightsError
+
+STRIDES = (4, 8, 16, 32)
+
+
+class FeatureChain(nn.Module):
+    """Run layers in a chain and collect the last map at each of the strides 4, 8, 16 and 32."""
+
+    def __init__(self, layers: nn.Sequential, bands: int) -> None:
+        super().__init__()
+        last, self.channels = _last_at_stride(layers, bands)
+        self.taken = frozenset(last)
+        self.features = layers[: max(last) + 1]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute maps (N, channels[i], H/s, W/s) from images (N, bands, H, W), sides multiples of 32."""
+        maps = []
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i in self.taken:
+                maps.append(x)
+        return maps
+
+
+def list_torchvision_models() -> list[str]:
+    """List torchvision's classification models."""
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def build_torchvision(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+    """Build a torchvision model as a backbone; pretrained RGB stems are carried over band by band."""
+    if options.form != 'pyramid' or options.output_stride == 16 or options.drop_path:
+        raise ValueError(f'{name} comes from torchvision; form, output_stride and drop_path cannot be changed')
+    net = torchvision.models.get_model(name, weights=None)
+    layers = getattr(net, 'features', None)
+    if not isinstance(layers, nn.Sequential):
+        raise ValueError(f'torchvision model {name} has no chain of features to take maps from; take another model')
+    report = _load(name, net, options) if options.pretrained or options.weights is not None else None
+    _set_input(layers, bands, adapt=report is not None)
+    trunk = FeatureChain(layers, len(bands))
+    return ConvBackbone(name, trunk, channels=trunk.channels, strides=STRIDES, load_report=report)
+
+
+def _load(name: str, net: nn.Module, options: BackboneOptions) -> LoadReport:
+    if options.weights is not None:
+        state, _ = unwrap(load_weights_file(options.weights), wrappers=('state_dict', 'model'), prefixes=('module.',))
+        return load_strict(net, state, source=str(options.weights))
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        advice = "pass weights='<file>' or pretrained=False"
+        raise WeightsError(
+            f'weights of {name} could not be downloaded from {weights.url} ({error}); {advice}'
+        ) from error
+    return load_strict(net, state, source=f'torchvision {weights}')
+
+
+def _set_input(layers: nn.Sequential, bands: tuple[Band, ...], *, adapt: bool) -> None:
+    """Make the first convolution take `bands`: trained kernels carried over band by band with `adapt`, else random."""
+    stem = next(module for module in layers.modules() if isinstance(module, nn.Conv2d))
+    trained = stem.weight.detach()
+    stem.in_channels = len(bands)
+    if adapt:
+        stem.weight = nn.Parameter(adapt_input_kernel(trained, RGB, bands)[0])
+    else:
+        stem.weight = nn.Parameter(trained.new_empty(trained.shape[0], len(bands), *trained.shape[2:]))
+        nn.init.kaiming_normal_(stem.weight, mode='fan_out', nonlinearity='relu')
+
+
+def _last_at_stride(layers: nn.Sequential, bands: int) -> tuple[list[int], tuple[int, ...]]:
+    """Find the last layer at each stride, and its channels, by watching a blank image shrink."""
+    last: dict[int, tuple[int, int]] = {}
+    side, training = 128, layers.training
+    x = torch.zeros(1, bands, side, side)
+    layers.eval()
+    with torch.no_grad():
+        for i, layer in enumerate(layers):
+            x = layer(x)
+            if x.dim() == 4 and x.shape[2] == x.shape[3] and side % x.shape[2] == 0:
+                last[side // x.shape[2]] = i, x.shape[1]
+    layers.train(training)
+    if not set(STRIDES) <= set(last):
+        raise ValueError(f'the chain has maps at strides {sorted(last)}, needed {list(STRIDES)}; take another model')
+    return [last[s][0] for s in STRIDES], tuple(last[s][1] for s in STRIDES)

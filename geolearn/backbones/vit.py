@@ -1,0 +1,217 @@
+"""Plain vision transformer blocks, with attention over everything or within windows of the token grid.
+
+Parameter names are timm's (``norm1``, ``attn.qkv``, ``attn.proj``, ``ls1.gamma``, ``norm2``, ``mlp.fc1``, ``mlp.fc2``),
+so the state dict of a timm ``Block`` loads as it is. Windows follow ViTDet (Li et al. 2022, arXiv:2203.16527) as
+detectron2 computes it.
+"""
+
+from collections.abc import Collection, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Size = tuple[int, int]
+"""Height and width, in tokens."""
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, fused, over all tokens it is given.
+
+    Args:
+        dim: Width D; a multiple of `heads`.
+        heads: Number of heads.
+        qkv_bias: Whether the joint projection to queries, keys and values has a bias.
+        rel_pos: Size (h, w) of the grid that decomposed relative positions are made for (MViTv2, arXiv:2112.01526).
+            Their tables start at zero, so that switching them on changes nothing until they are trained.
+    """
+
+    def __init__(self, dim: int, heads: int, *, qkv_bias: bool = True, rel_pos: Size | None = None) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f'dim must be a multiple of heads, got dim {dim} and {heads} heads')
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.rel_pos_h: nn.Parameter | None = None
+        self.rel_pos_w: nn.Parameter | None = None
+        if rel_pos is not None:
+            self.rel_pos_h = nn.Parameter(torch.zeros(2 * rel_pos[0] - 1, dim // heads))
+            self.rel_pos_w = nn.Parameter(torch.zeros(2 * rel_pos[1] - 1, dim // heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend; `x` is (B, N, D), or (B, h, w, D), which relative positions need. The shape is kept."""
+        qkv = self.qkv(x).reshape(x.shape[0], -1, 3, self.heads, x.shape[-1] // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._position_bias(q, x))
+        return self.proj(y.transpose(1, 2).reshape(x.shape))
+
+    def _position_bias(self, q: Tensor, x: Tensor) -> Tensor | None:
+        if self.rel_pos_h is None or self.rel_pos_w is None:
+            return None
+        if x.dim() != 4:
+            raise ValueError(f'relative positions need a grid of tokens (B, h, w, D), got shape {tuple(x.shape)}')
+        return relative_position_bias(q, self.rel_pos_h, self.rel_pos_w, (x.shape[1], x.shape[2]))
+
+
+def relative_position_bias(q: Tensor, table_h: Tensor, table_w: Tensor, grid: Size) -> Tensor:
+    """Compute what decomposed relative positions add to the logits, from unscaled queries.
+
+    Args:
+        q: Queries (B, heads, h*w, d), not scaled.
+        table_h: Embeddings (2*size-1, d) of vertical offsets; interpolated linearly where size is not h.
+        table_w: The same for horizontal offsets.
+        grid: (h, w).
+
+    Returns:
+        Bias of shape (B, heads, h*w, h*w).
+    """
+    h, w = grid
+    q = q.reshape(*q.shape[:2], h, w, q.shape[-1])
+    by_row = torch.einsum('bnhwd,hkd->bnhwk', q, _offset_table(table_h, h).to(q.dtype))
+    by_column = torch.einsum('bnhwd,wkd->bnhwk', q, _offset_table(table_w, w).to(q.dtype))
+    return (by_row[..., :, None] + by_column[..., None, :]).reshape(*q.shape[:2], h * w, h * w)
+
+
+def _offset_table(table: Tensor, size: int) -> Tensor:
+    if table.shape[0] != 2 * size - 1:
+        table = F.interpolate(table.T[None].float(), size=2 * size - 1, mode='linear')[0].T
+    place = torch.arange(size, device=table.device)
+    return table[place[:, None] - place[None, :] + size - 1]
+
+
+class Mlp(nn.Module):
+    """Two linear layers with exact GELU between."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform every token; shape (..., D) is kept."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """Scale each feature by a learned factor (CaiT, arXiv:2103.17239)."""
+
+    def __init__(self, dim: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale; shape (..., D) is kept."""
+        return x * self.gamma
+
+
+class DropPath(nn.Module):
+    """Drop whole samples' branches while training, at `rate` (stochastic depth, arXiv:1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop and rescale; shape (B, ...) is kept."""
+        if self.rate == 0 or not self.training:
+            return x
+        keep = torch.rand((x.shape[0],) + (1,) * (x.dim() - 1), device=x.device) >= self.rate
+        return x * keep.to(x.dtype) / (1 - self.rate)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block.
+
+    Args:
+        dim: Width D.
+        heads: Number of attention heads.
+        mlp_ratio: Hidden width of the MLP, over D.
+        qkv_bias: Whether queries, keys and values have a bias.
+        eps: Of both layer norms; 1e-6 for DOFA and timm, 1e-5 for Prithvi.
+        layer_scale: First value of LayerScale, or None for none.
+        drop_path: Rate of stochastic depth.
+        rel_pos: Grid of relative positions, see `Attention`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        eps: float = 1e-6,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        rel_pos: Size | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, heads, qkv_bias=qkv_bias, rel_pos=rel_pos)
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, window: Size | None = None) -> Tensor:
+        """Transform tokens (B, N, D) or a grid of them (B, h, w, D); with a window, attend within windows only.
+
+        As in ViTDet a grid that the window does not divide is padded right and bottom with zeros after the first
+        norm, and the padding takes part in attention.
+        """
+        x = x + self.drop_path(self.ls1(self._attend(self.norm1(x), window)))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+    def _attend(self, x: Tensor, window: Size | None) -> Tensor:
+        if window is None or window == (x.shape[1], x.shape[2]):
+            return self.attn(x)
+        return window_unpartition(self.attn(window_partition(x, window)), window, (x.shape[1], x.shape[2]))
+
+
+def window_partition(x: Tensor, window: Size) -> Tensor:
+    """Cut a grid into windows that do not overlap, padding right and bottom with zeros.
+
+    Args:
+        x: Grid (B, h, w, D).
+        window: Height and width of a window, in tokens.
+
+    Returns:
+        Windows (B*n, wh, ww, D), row by row within each image.
+    """
+    (wh, ww), (b, h, w, d) = window, x.shape
+    x = F.pad(x, (0, 0, 0, -w % ww, 0, -h % wh))
+    rows, columns = x.shape[1] // wh, x.shape[2] // ww
+    return x.reshape(b, rows, wh, columns, ww, d).transpose(2, 3).reshape(-1, wh, ww, d)
+
+
+def window_unpartition(windows: Tensor, window: Size, grid: Size) -> Tensor:
+    """Undo `window_partition`: windows (B*n, wh, ww, D) back to the grid (B, h, w, D), padding cut off."""
+    (wh, ww), (h, w) = window, grid
+    rows, columns = -(-h // wh), -(-w // ww)
+    x = windows.reshape(-1, rows, columns, wh, ww, windows.shape[-1]).transpose(2, 3)
+    return x.reshape(x.shape[0], rows * wh, columns * ww, -1)[:, :h, :w]
+
+
+def choose_window(grid: int, preferred: int = 14) -> int:
+    """Choose the window for one axis of `grid` tokens: near `preferred`, and dividing the grid where it can.
+
+    A grid of up to `preferred` + 4 tokens is one window: 14 -> 14, 28 -> 14, 32 -> 16, 64 -> 16, 96 -> 16, 37 -> 14.
+    """
+    if grid <= preferred + 4:
+        return grid
+    divisors = [n for n in range(preferred - 4, preferred + 5) if n > 0 and grid % n == 0]
+    return min(divisors, key=lambda n: (abs(n - preferred), -n), default=preferred)
+
+
+def global_blocks(depth: int) -> tuple[int, ...]:
+    """List the blocks (from 0) that attend globally: every depth/4-th, the last included. 12 -> 2, 5, 8, 11."""
+    return tuple(sorted({-(-depth * quarter // 4) - 1 for quarter in (1, 2, 3, 4)}))
+
+
+def run_windowed(blocks: Iterable[nn.Module], x: Tensor, *, window: Size | None, global_at: Collection[int]) -> Tensor:
+    """Run blocks over a grid (B, h, w, D) within windows, all but those in `global_at`; the shape is kept."""
+    for i, block in enumerate(blocks):
+        x = block(x, None if i in global_at else window)
+    return x

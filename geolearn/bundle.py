@@ -1,0 +1,164 @@
+"""The .dlpk: a stored zip of JSON and safetensors, safe by construction. No pickle, no code is read from it."""
+
+import json
+import stat
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as format_safetensors
+from torch import Tensor
+
+from geolearn.errors import BundleError
+from geolearn.raster import replacing
+
+FORMAT = 1
+"""Number of the manifest's format; readers take every number up to their own."""
+
+SUFFIX = '.dlpk'
+MAX_MEMBERS = 10_000
+MAX_MANIFEST_BYTES = 64 * 2**20
+MAX_MEMBER_BYTES = 64 * 2**30
+MAX_RATIO = 200
+"""A member that unpacks to more than this times its packed size is a decompression bomb."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a .dlpk holds.
+
+    Args:
+        emd: The model definition: Esri's keys, and geolearn's manifest under ``'geolearn'``.
+        weights: Parameters and buffers of the network by name.
+        extras: Other members, such as figures, by their name in the bundle.
+    """
+
+    emd: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    extras: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """The ``'geolearn'`` block."""
+        return self.emd['geolearn']
+
+
+def write_bundle(path: str | Path, bundle: Bundle) -> Path:
+    """Write a bundle; a crash half way leaves any older file as it was.
+
+    Args:
+        path: Target with suffix .dlpk; its stem names the .emd and the weights inside.
+        bundle: What to write; format number and ModelFile are filled in.
+
+    Raises:
+        RasterError: If the folder does not exist or the disk is full.
+    """
+    path = Path(path)
+    weights_name = f'{path.stem}.safetensors'
+    emd = dict(bundle.emd) | {'ModelFile': weights_name, 'geolearn': {**bundle.manifest, 'format': FORMAT}}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.weights.items()}
+    with replacing(path) as part, zipfile.ZipFile(part, 'w', zipfile.ZIP_STORED) as archive:
+        archive.writestr(f'{path.stem}.emd', json.dumps(emd, indent=2))
+        archive.writestr(weights_name, format_safetensors(tensors))
+        for name, content in bundle.extras.items():
+            archive.writestr(name, content)
+    return path
+
+
+def find_bundle(path: str | Path) -> Path:
+    """Return the .dlpk that `path` is, that lies beside the .emd it names, or that is alone in the folder it names.
+
+    Raises:
+        BundleError: If there is none, or several.
+    """
+    path = Path(path).expanduser()
+    if path.is_file() and path.suffix == '.emd':
+        path = path.parent
+    if path.is_dir():
+        found = sorted(path.glob(f'*{SUFFIX}'))
+        if len(found) != 1:
+            names = ', '.join(p.name for p in found) or 'none'
+            raise BundleError(f'{path} must hold exactly one {SUFFIX} file, found {names}; pass the file itself')
+        return found[0]
+    if not path.is_file():
+        raise BundleError(f'{path} does not exist; pass the {SUFFIX} that model.save() wrote')
+    return path
+
+
+def read_bundle(path: str | Path) -> Bundle:
+    """Read a bundle, trusting nothing in it.
+
+    Raises:
+        BundleError: If the file is no zip, is truncated, holds unsafe or duplicate names, unpacks to an absurd size,
+            has no geolearn manifest, or was written by a newer geolearn.
+    """
+    path = find_bundle(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_members(archive.infolist(), path)
+            emd = _read_emd(archive, path)
+            weights_name = _weights_name(emd, archive.namelist(), path)
+            weights = parse_safetensors(archive.read(weights_name))
+            figures = {n: archive.read(n) for n in archive.namelist() if n.startswith('ModelCharacteristics/')}
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError) as error:
+        raise BundleError(f'{path} is no readable {SUFFIX}: {error}; it may be truncated, copy it again') from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        if isinstance(error, BundleError):
+            raise
+        raise BundleError(f'the weights in {path} are broken: {error}; copy the file again') from error
+    return Bundle(emd, weights, figures)
+
+
+def _check_members(members: list[zipfile.ZipInfo], path: Path) -> None:
+    if len(members) > MAX_MEMBERS:
+        raise BundleError(f'{path} holds {len(members)} members; at most {MAX_MEMBERS} are read')
+    seen: set[str] = set()
+    for member in members:
+        name = member.filename
+        parts = PurePosixPath(name).parts
+        unsafe = not parts or name.startswith('/') or '..' in parts or '\\' in name or ':' in name or '\0' in name
+        if unsafe or stat.S_ISLNK(member.external_attr >> 16):
+            raise BundleError(f'{path} holds the member {name!r}, which points out of the bundle; do not trust it')
+        folded = str(PurePosixPath(name)).casefold()
+        if folded in seen:
+            raise BundleError(f'{path} holds the member {name!r} twice; do not trust it')
+        seen.add(folded)
+        if member.file_size > MAX_MEMBER_BYTES or member.file_size > MAX_RATIO * max(member.compress_size, 1024):
+            raise BundleError(f'{path}: member {name!r} unpacks to {member.file_size} bytes; that is no model')
+        if member.flag_bits & 0x1:
+            raise BundleError(f'{path}: member {name!r} is encrypted; geolearn writes no such bundles')
+
+
+def _read_emd(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
+    found = [member for member in archive.infolist() if member.filename.endswith('.emd') and '/' not in member.filename]
+    if len(found) != 1:
+        raise BundleError(f'{path} must hold exactly one .emd at its root, found {len(found)}')
+    if found[0].file_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f'{path}: {found[0].filename} is {found[0].file_size} bytes; that is no model definition')
+    try:
+        emd = json.loads(archive.read(found[0]))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f'{path}: {found[0].filename} is not valid JSON: {error}') from error
+    manifest = emd.get('geolearn') if isinstance(emd, dict) else None
+    if not isinstance(manifest, dict):
+        raise BundleError(
+            f'{path} was not written by geolearn: its .emd has no "geolearn" block. Weights of other software have '
+            'other layers; train the model again with geolearn'
+        )
+    number = manifest.get('format')
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise BundleError(f'{path}: the manifest has format {number!r}; a whole number from 1 is needed')
+    if number > FORMAT:
+        raise BundleError(f'{path} has format {number} but this geolearn reads up to {FORMAT}; upgrade geolearn')
+    return emd
+
+
+def _weights_name(emd: Mapping[str, Any], names: list[str], path: Path) -> str:
+    name = emd.get('ModelFile')
+    if not isinstance(name, str) or not name.endswith('.safetensors') or name not in names:
+        raise BundleError(f'{path}: ModelFile is {name!r}; the name of a .safetensors member is needed')
+    return name

@@ -1,0 +1,1 @@
+"""Exported training folders, in and out."""

@@ -1,0 +1,175 @@
+"""Read and write esri_model_definition.emd and esri_accumulated_stats.json, old and new.
+
+Old ArcGIS Pro writes "e.g. ..." strings where values belong; nothing here assumes a type before looking.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geolearn.classes import ClassInfo, default_color
+from geolearn.errors import ChipFolderError
+from geolearn.statistics import BandStatistics
+
+EMD_NAME = 'esri_model_definition.emd'
+STATS_NAME = 'esri_accumulated_stats.json'
+MAX_JSON_BYTES = 64 * 2**20
+WELL_KNOWN_KEY = 'WellKnownBandNames (FYI, these band names can be used in ExtractBands)'
+WELL_KNOWN_NAMES = (
+    'Red Green Blue Infrared CoastalBlue Yellow RedEdge ShortWaveInfrared NearInfrared NearInfrared_1 NearInfrared_2 '
+    'MidInfrared MidInfrared_1 MidInfrared_2 Thermal Thermal_1 Thermal_2 Panchromatic PseudoRed PseudoGreen '
+    'PseudoBlue QA'
+).split()
+
+
+@dataclass(frozen=True)
+class ExportMetadata:
+    """What an export says about itself; None where it says nothing.
+
+    Args:
+        metadata_mode: Such as ``'Classified_Tiles'``.
+        classes: Classes listed, without value 0 unless the user made one.
+        band_names: One per band, possibly empty strings.
+        sensor: ArcGIS's SensorName.
+        wavelengths_um: What geolearn stored beside the Esri keys, per band.
+        statistics: Per-band statistics, only if they are sound.
+        band_count: Number of bands that the export states.
+        dihedral: Whether north-up orientation carries no meaning (MAP_SPACE), so chips may be turned.
+        cell_size: The MinCellSize object, passed on to saved models.
+    """
+
+    metadata_mode: str | None
+    classes: tuple[ClassInfo, ...]
+    band_names: tuple[str, ...] | None
+    sensor: str | None
+    wavelengths_um: tuple[float | None, ...] | None
+    statistics: BandStatistics | None
+    band_count: int | None
+    dihedral: bool
+    cell_size: Mapping[str, Any] | None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ChipFolderError: If the file is missing, huge, not UTF-8, broken or not an object.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ChipFolderError(f'{path} is {path.stat().st_size} bytes; metadata of an export is far smaller')
+        content = json.loads(path.read_bytes().decode('utf-8-sig'))
+    except OSError as error:
+        raise ChipFolderError(f'cannot read {path}: {error.strerror}') from error
+    except (ValueError, RecursionError) as error:
+        raise ChipFolderError(f'{path} is not valid JSON: {error}') from error
+    if not isinstance(content, dict):
+        raise ChipFolderError(f'{path} holds a {type(content).__name__}; a JSON object is needed')
+    return content
+
+
+def read_metadata(folder: Path) -> ExportMetadata:
+    """Read the metadata of an export folder.
+
+    Raises:
+        ChipFolderError: If a file is broken or classes make no sense; the message names the file.
+    """
+    path = folder / EMD_NAME
+    emd = read_json(path)
+    stats = read_json(folder / STATS_NAME) if (folder / STATS_NAME).exists() else {}
+    properties = _object(emd.get('InputRastersProps')) or _object(stats.get('InputRastersProps')) or {}
+    own = _object(emd.get('geolearn')) or {}
+    rows = [row for row in _list(emd.get('AllTilesStats')) if isinstance(row, dict)]
+    names = _strings(properties.get('BandNames')) or _strings([row.get('BandName') for row in rows])
+    statistics = _statistics(rows) or _welford_statistics(_list(stats.get('BandStatsState')))
+    band_count = _integer(stats.get('NumBands')) or (len(names) if names else None) or len(rows) or None
+    sensor = properties.get('SensorName')
+    return ExportMetadata(
+        metadata_mode=_text(stats.get('MetaDataMode')) or _text(emd.get('MetaDataMode')),
+        classes=_classes(_list(emd.get('Classes')) or _list(stats.get('Classes')), path),
+        band_names=tuple(names) if names else None,
+        sensor=sensor if isinstance(sensor, str) else None,
+        wavelengths_um=_wavelengths(own.get('wavelengths_um')),
+        statistics=statistics,
+        band_count=band_count,
+        dihedral=emd.get('ImageSpaceUsed', 'MAP_SPACE') == 'MAP_SPACE',
+        cell_size=_object(emd.get('MinCellSize')),
+    )
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and not value.startswith('e.g.') else None
+
+
+def _strings(value: Any) -> list[str]:
+    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else []
+
+
+def _number(value: Any) -> float:
+    """Return a finite number, or NaN for whatever else JSON may hold there."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
+        return float(value)
+    return math.nan
+
+
+def _integer(value: Any) -> int | None:
+    number = _number(value)
+    return int(number) if number == number and number == int(number) and number > 0 else None
+
+
+def _wavelengths(value: Any) -> tuple[float | None, ...] | None:
+    if not isinstance(value, list):
+        return None
+    return tuple(number if (number := _number(item)) == number else None for item in value)
+
+
+def _classes(rows: Sequence[Any], path: Path) -> tuple[ClassInfo, ...]:
+    classes: dict[int, ClassInfo] = {}
+    for position, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ChipFolderError(f'{path}: class {position} is {row!r}; an object with Value and Name is needed')
+        value = _number(row.get('Value', row.get('ClassValue')))
+        if value != value or value != int(value) or value < 0:
+            raise ChipFolderError(f'{path}: class {position} has no whole, non-negative Value: {row!r}')
+        name = row.get('Name', row.get('ClassName'))
+        info = ClassInfo(int(value), str(name if name not in (None, '') else int(value)), _color(row, position))
+        if info.value in classes:
+            raise ChipFolderError(f'{path}: two classes have the value {info.value}; values must differ')
+        classes[info.value] = info
+    return tuple(classes.values())
+
+
+def _color(row: Mapping[str, Any], position: int) -> tuple[int, int, int]:
+    """Take the row's colour; [-1, -1, -1] and missing ones mean that ArcGIS chose none."""
+    numbers = [_number(part) for part in _list(row.get('Color'))[:3]]
+    if len(numbers) == 3 and all(0 <= part <= 255 for part in numbers):
+        return int(numbers[0]), int(numbers[1]), int(numbers[2])
+    return default_color(position)
+
+
+def _statistics(rows: Sequence[Mapping[str, Any]]) -> BandStatistics | None:
+    columns = {key: tuple(_number(row.get(key)) for row in rows) for key in ('Min', 'Max', 'Mean', 'StdDev')}
+    found = BandStatistics(columns['Min'], columns['Max'], columns['Mean'], columns['StdDev'])
+    return found if rows and found.is_sound() else None
+
+
+def _welford_statistics(rows: Sequence[Any]) -> BandStatistics | None:
+    """Derive statistics from the running state: mean is M1, variance M2 / Num."""
+    objects = [row for row in rows if isinstance(row, dict)]
+    if not objects or len(objects) != len(rows):
+        return None
+    columns = {key: [_number(row.get(key)) for row in objects] for key in ('Min', 'Max', 'M1', 'M2', 'Num')}
+    deviations = [math.sqrt(m2 / n) if n > 0 and m2 >= 0 else math.nan for m2, n in zip(columns['M2'], columns['Num'])]
+    found = BandStatistics(tuple(columns['Min']), tuple(columns['Max']), tuple(columns['M1']), tuple(deviations))
+    return found if found.is_sound() else None

@@ -1,0 +1,86 @@
+"""Cut a raster and its labels into a chip folder."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rasterio.windows import Window
+
+from geolearn.bands import Band
+from geolearn.chips.writer import ClassifiedTilesWriter
+from geolearn.classes import ClassInfo
+from geolearn.errors import ChipFolderError
+from geolearn.raster import open_raster, raster_bands, raster_geobox, read_window
+
+
+def export_training_data(
+    raster: str | Path | Sequence[str | Path],
+    labels: str | Path,
+    out: str | Path,
+    *,
+    classes: Sequence[ClassInfo],
+    tile_size: int = 256,
+    stride: int | None = None,
+    bands: Sequence[Band] | None = None,
+    sensor: str = 'Undefined',
+    min_labelled: float = 0.0,
+) -> Path:
+    """Cut a raster and a class raster on the same grid into a Classified_Tiles folder.
+
+    Args:
+        raster: Image, or several that make one mosaic.
+        labels: Single-band raster of class values; 0 and its NoData value mean unlabelled.
+        out: New folder.
+        classes: Classes of the labels.
+        tile_size: Side of a chip in pixels.
+        stride: Pixels from chip to chip; None means `tile_size`, so that chips do not overlap.
+        bands: Bands of the raster in order; None takes the names that the raster gives.
+        sensor: Sensor name to record.
+        min_labelled: Smallest share of a chip's pixels that must be valid and labelled for it to be written.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RasterError: If a raster cannot be read.
+        ChipFolderError: If the grids differ, no chip results or `out` is not empty.
+    """
+    with open_raster(raster) as src, open_raster(labels) as lab:
+        _check_grids(src, lab)
+        writer = ClassifiedTilesWriter(
+            out,
+            bands=tuple(bands) if bands else raster_bands(src),
+            classes=classes,
+            tile_size=tile_size,
+            sensor=sensor,
+            nodata=src.nodata,
+        )
+        geobox = raster_geobox(src)
+        for row, col in _corners((src.height, src.width), tile_size, stride or tile_size):
+            window = Window(col, row, tile_size, tile_size)
+            pixels, mask = read_window(src, window, src.indexes)
+            label, label_mask = read_window(lab, window, [1])
+            values = label[0] if label_mask is None else np.where(label_mask, label[0], 0)
+            usable = (values > 0) if mask is None else (values > 0) & mask
+            if usable.any() and usable.mean() >= min_labelled:
+                writer.add(pixels, values, geobox.crop(row, col, (tile_size, tile_size)), mask=mask)
+    return writer.finish()
+
+
+def _check_grids(src: Any, lab: Any) -> None:
+    image, label = raster_geobox(src), raster_geobox(lab)
+    if image.shape != label.shape or not image.transform.almost_equals(label.transform, 1e-6):
+        raise ChipFolderError(
+            f'image {src.name} and labels {lab.name} lie on different grids: {image.shape} at {image.transform[:6]} '
+            f'and {label.shape} at {label.transform[:6]}; warp the labels to the image first'
+        )
+
+
+def _corners(shape: tuple[int, int], tile_size: int, stride: int) -> Iterator[tuple[int, int]]:
+    """Yield upper-left corners of the chips that lie wholly inside."""
+    if min(shape) < tile_size:
+        raise ChipFolderError(f'the raster is {shape[1]}x{shape[0]} pixels, smaller than tile_size {tile_size}')
+    for row in range(0, shape[0] - tile_size + 1, stride):
+        for col in range(0, shape[1] - tile_size + 1, stride):
+            yield row, col

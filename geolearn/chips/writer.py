@@ -1,0 +1,181 @@
+"""Write chip folders in ArcGIS's layout: images/, labels/, .emd, statistics, map.txt."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geolearn.bands import Band
+from geolearn.chips.emd import EMD_NAME, STATS_NAME, WELL_KNOWN_KEY, WELL_KNOWN_NAMES
+from geolearn.classes import ClassInfo
+from geolearn.errors import ChipFolderError
+from geolearn.raster import GeoBox, write_raster
+from geolearn.statistics import RunningStatistics
+
+
+class ClassifiedTilesWriter:
+    """Write chips one by one, then the metadata that describes all of them.
+
+    Args:
+        folder: New or empty folder.
+        bands: Bands of the images, in order.
+        classes: Classes that labels may hold; 0 stands for unlabelled and need not be listed.
+        tile_size: Side of the chips in pixels.
+        sensor: Name of the sensor as ArcGIS would write it, such as ``'Sentinel-2'``.
+        nodata: NoData value of the images.
+
+    Raises:
+        ChipFolderError: If the folder already holds files.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        bands: Sequence[Band],
+        classes: Sequence[ClassInfo],
+        tile_size: int,
+        sensor: str = 'Undefined',
+        nodata: float | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise ChipFolderError(f'{self.folder} is not empty; export into a new folder so that two exports never mix')
+        for name in ('images', 'labels'):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self._bands, self._classes = tuple(bands), tuple(classes)
+        self._tile_size, self._sensor, self._nodata = tile_size, sensor, nodata
+        self._listed = {0} | {info.value for info in classes}
+        self._statistics, self._counts = RunningStatistics(), Counter[int]()
+        self._chips_with = Counter[int]()
+        self._classes_per_chip: list[int] = []
+        self._cell_size: dict[str, Any] | None = None
+
+    def add(self, pixels: np.ndarray, label: np.ndarray, geobox: GeoBox, *, mask: np.ndarray | None = None) -> None:
+        """Write one chip.
+
+        Args:
+            pixels: (bands, height, width) in the dtype to store.
+            label: (height, width) of class values, 0 where unlabelled.
+            geobox: Place of the chip.
+            mask: True where the pixels are valid; None where all are.
+
+        Raises:
+            ChipFolderError: If band count, size or class values do not fit.
+        """
+        if pixels.shape[0] != len(self._bands) or pixels.shape[1:] != label.shape:
+            raise ChipFolderError(
+                f'chip of {pixels.shape} pixels with label {label.shape} does not fit {len(self._bands)} bands'
+            )
+        values, counts = (a.tolist() for a in np.unique(label, return_counts=True))
+        if unknown := set(values) - self._listed:
+            raise ChipFolderError(f'label holds {sorted(unknown)}, which are no class values: {sorted(self._listed)}')
+        name = f'{len(self._classes_per_chip):012d}.tif'
+        place: dict[str, Any] = {'transform': geobox.transform, 'crs': geobox.crs}
+        names = [band.name for band in self._bands]
+        write_raster(self.folder / 'images' / name, pixels, nodata=self._nodata, band_names=names, **place)
+        write_raster(
+            self.folder / 'labels' / name, label.astype(np.uint8 if max(self._listed) < 256 else np.uint16), **place
+        )
+        self._statistics.add(pixels, mask)
+        present = [value for value in values if value]
+        self._counts.update(dict(zip(values, counts)))
+        self._chips_with.update(present)
+        self._classes_per_chip.append(len(present))
+        side_x, side_y = geobox.resolution
+        self._cell_size = {'x': side_x, 'y': side_y, 'spatialReference': {'wkt': geobox.crs} if geobox.crs else {}}
+
+    def finish(self) -> Path:
+        """Write the metadata files and return the folder.
+
+        Raises:
+            ChipFolderError: If no chip was added.
+        """
+        if not self._classes_per_chip:
+            raise ChipFolderError(f'no chip was written to {self.folder}: no tile holds both image and label')
+        names = [f'{index:012d}.tif' for index in range(len(self._classes_per_chip))]
+        # ArcGIS writes backslashes and a trailing blank; its own reader relies on neither
+        rows = ''.join(f'images\\{name}  labels\\{name} \n' for name in names)
+        (self.folder / 'map.txt').write_text(rows, encoding='utf-8')
+        (self.folder / 'stats.txt').write_text(self._stats_text(), encoding='utf-8')
+        _write_json(self.folder / STATS_NAME, self._accumulated_stats())
+        # last, because its presence says that the export is whole
+        _write_json(self.folder / EMD_NAME, self._emd())
+        return self.folder
+
+    def _properties(self) -> dict[str, Any]:
+        return {'RasterCount': 1, 'SensorName': self._sensor, 'BandNames': [band.name for band in self._bands]}
+
+    def _emd(self) -> dict[str, Any]:
+        found = self._statistics.result()
+        columns = zip(self._bands, found.minimum, found.maximum, found.mean, found.std)
+        return {
+            'ImageHeight': self._tile_size,
+            'ImageWidth': self._tile_size,
+            'MetaDataMode': 'Classified_Tiles',
+            'BlackenAroundFeature': False,
+            'IsMultidimensional': False,
+            'CropTileMode': 'Fixed_Size',
+            'ImageSpaceUsed': 'MAP_SPACE',
+            'MinCellSize': self._cell_size,
+            'MaxCellSize': self._cell_size,
+            'Classes': [{'Value': c.value, 'Name': c.name, 'Color': list(c.color)} for c in self._classes],
+            'InputRastersProps': self._properties(),
+            'AllTilesStats': [
+                {'BandName': band.name, 'Min': low, 'Max': high, 'Mean': mean, 'StdDev': std}
+                for band, low, high, mean, std in columns
+            ],
+            WELL_KNOWN_KEY: WELL_KNOWN_NAMES,
+            'geolearn': {'wavelengths_um': [band.wavelength_um for band in self._bands]},
+        }
+
+    def _accumulated_stats(self) -> dict[str, Any]:
+        s = self._statistics
+        columns = zip(s.minimum.tolist(), s.maximum.tolist(), s.mean.tolist(), s.m2.tolist(), s.count.tolist())
+        return {
+            'Version': 1,
+            'NumBands': len(self._bands),
+            'TileSizeX': self._tile_size,
+            'TileSizeY': self._tile_size,
+            'NumClasses': len(self._classes),
+            'NumTiles': len(self._classes_per_chip),
+            'NumTilesAsDouble': len(self._classes_per_chip),
+            'NextTileIndex': len(self._classes_per_chip),
+            'OutputFeatures': False,
+            'MetaDataMode': 'Classified_Tiles',
+            'MinCellSize': self._cell_size,
+            'MaxCellSize': self._cell_size,
+            'Classes': [{'ClassValue': c.value, 'ClassName': c.name, 'Color': list(c.color)} for c in self._classes],
+            'ClassPixelStats': {
+                'NumClasses': len(self._classes),
+                'NumImagesTotal': len(self._classes_per_chip),
+                'NumImagesPerClass': [self._chips_with[c.value] for c in self._classes],
+                'NumPixelsPerClass': [self._counts[c.value] for c in self._classes],
+            },
+            'InputRastersProps': self._properties(),
+            'BandStatsState': [
+                {'Min': low, 'Max': high, 'Mean': 0, 'StdDev': 0, 'M1': mean, 'M2': m2, 'Num': int(count)}
+                for low, high, mean, m2, count in columns
+            ],
+        }
+
+    def _stats_text(self) -> str:
+        per_chip = self._classes_per_chip
+        mean = sum(per_chip) / len(per_chip)
+        lines = [
+            f'images = {len(per_chip)} *{len(self._bands)}*{self._tile_size}*{self._tile_size}',
+            f'classes = {len(self._classes)}',
+            f'classes per image = [min = {min(per_chip)}, mean = {mean:.2f}, max = {max(per_chip)}]',
+            f'{"cls name":<30}{"cls value":>10}{"images":>10}{"pixels":>14}',
+        ]
+        for info in self._classes:
+            counts = f'{self._chips_with[info.value]:>10}{self._counts[info.value]:>14}'
+            lines.append(f'{info.name:<30}{info.value:>10}{counts}')
+        return '\n'.join(lines) + '\n'
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2), encoding='utf-8')

@@ -1,0 +1,152 @@
+"""The command line: geolearn train | predict | info | export-chips | demo."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from geolearn.errors import GeoLearnError
+
+# Sub-commands import what they need themselves: `geolearn --help` must not wait for torch.
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; an error that geolearn raised on purpose is one line and exit status 2."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except GeoLearnError as error:
+        print(f'geolearn: {error}', file=sys.stderr)
+        sys.exit(2)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all sub-commands."""
+    parser = argparse.ArgumentParser(prog='geolearn', description='Deep learning on satellite and aerial imagery.')
+    commands = parser.add_subparsers(dest='command', required=True)
+    _add_train(commands.add_parser('train', help='train a model on exported chips'))
+    _add_predict(commands.add_parser('predict', help='map a raster of any size'))
+    _add_info(commands.add_parser('info', help='describe a model, a chip folder or a raster'))
+    _add_demo(commands.add_parser('demo', help='the whole path on synthetic scenes'))
+    return parser
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('chips', help='folder that "Export Training Data For Deep Learning" wrote')
+    parser.add_argument('model', help='name of the model, or path of the .dlpk to write')
+    parser.add_argument('--backbone', default='dofa_base', help='such as dofa_base or resnet50 (default %(default)s)')
+    parser.add_argument('--weights', help="file or folder with the backbone's weights, instead of fetching them")
+    parser.add_argument('--from-scratch', action='store_true', help='start from random weights')
+    parser.add_argument('--epochs', type=int, default=10)
+    parser.add_argument('--lr', type=float, help='learning rate; searched for if not given')
+    parser.add_argument('--batch-size', type=int, default=8)
+    parser.add_argument('--chip-size', type=int, default=224)
+    parser.add_argument('--valid', type=float, default=0.1, help='share of chips to validate on')
+    parser.add_argument('--split', choices=['random', 'blocks'], default='random')
+    parser.add_argument('--block-size', type=float, help='side of a block in map units, for --split blocks')
+    parser.add_argument('--ignore-classes', type=int, nargs='*', default=[], help='label values to leave out')
+    parser.add_argument('--bands', nargs='+', help='names of the bands, where the export names none')
+    parser.add_argument('--seed', type=int, default=42)
+    parser.set_defaults(run=_train)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from geolearn.data import prepare_data
+    from geolearn.models import DeepLab
+
+    data = prepare_data(
+        arguments.chips,
+        chip_size=arguments.chip_size,
+        val_split_pct=arguments.valid,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        ignore_classes=arguments.ignore_classes,
+        split=arguments.split,
+        block_size=arguments.block_size,
+        bands=arguments.bands,
+    )
+    print(data)
+    torch.manual_seed(arguments.seed)
+    model = DeepLab(data, arguments.backbone, pretrained=not arguments.from_scratch, weights=arguments.weights)
+    model.fit(arguments.epochs, lr=arguments.lr)
+    print(model.per_class_metrics().to_string(float_format='{:.3f}'.format))
+    print(f'accuracy {model.accuracy():.4f}, mIoU {model.mIOU(mean=True):.4f} on the validation chips')
+    print(f'wrote {model.save(arguments.model)}')
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('model', help='the .dlpk')
+    parser.add_argument('src', nargs='+', help='raster to map; several make one mosaic')
+    parser.add_argument('dst', help='GeoTIFF to write')
+    parser.add_argument('--bands', nargs='+', help="names of the raster's bands in file order, where it names none")
+    parser.add_argument('--scale', type=float, default=1.0, help='multiply pixel values, where units differ')
+    parser.add_argument('--offset', type=float, default=0.0, help='add to pixel values after scaling')
+    parser.add_argument('--tile-size', type=int, help='side of the tiles in pixels')
+    parser.add_argument('--halo', type=int, help='pixels dropped at inner tile edges')
+    parser.add_argument('--batch-size', type=int, default=4, help='tiles computed together')
+    parser.set_defaults(run=_predict)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from geolearn.models import load_model
+
+    started = time.perf_counter()
+    model = load_model(arguments.model)
+    written = model.predict_raster(
+        arguments.src if len(arguments.src) > 1 else arguments.src[0],
+        arguments.dst,
+        bands=arguments.bands,
+        scale=arguments.scale,
+        offset=arguments.offset,
+        tile_size=arguments.tile_size,
+        halo=arguments.halo,
+        batch_size=arguments.batch_size,
+    )
+    print(f'wrote {written} in {time.perf_counter() - started:.1f} s')
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('path', help='a .dlpk, a chip folder or a raster')
+    parser.set_defaults(run=_info)
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    path = Path(arguments.path)
+    if path.suffix == '.dlpk':
+        from geolearn.models import load_model
+
+        print(load_model(path))
+    elif path.is_dir():
+        from geolearn.data import prepare_data
+
+        print(prepare_data(path))
+    else:
+        print(_raster_text(path))
+
+
+def _raster_text(path: Path) -> str:
+    from geolearn.raster import open_raster, raster_bands, raster_geobox
+
+    with open_raster(path) as src:
+        box = raster_geobox(src)
+        lines = [
+            f'{path}: {src.width} x {src.height} pixels, {src.count} bands of {src.dtypes[0]}, NoData {src.nodata}',
+            f'  crs      {src.crs}',
+            f'  pixel    {box.resolution[0]:g} x {box.resolution[1]:g} map units',
+        ]
+        lines += [f'  band     {band}' for band in raster_bands(src)]
+    return '\n'.join(lines)
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--out', default='demo_output', help='folder for everything (default %(default)s)')
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from geolearn.demo import run_demo
+
+    run_demo(arguments.out, say=lambda line: print(line, flush=True))

@@ -1,0 +1,423 @@
+"""What every pixel classifier shares: training, looking, saving, mapping. It never asks which subclass it is."""
+
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+import geolearn
+from geolearn import plotting
+from geolearn.backbones.weights import load_strict
+from geolearn.bands import resolve_bands
+from geolearn.bundle import SUFFIX, Bundle, read_bundle, write_bundle
+from geolearn.data import ChipData
+from geolearn.errors import BundleError, NotTrainedError, UnknownNameError, WeightsError
+from geolearn.inference.raster import MapPlan, PixelScale, check_range, map_raster
+from geolearn.losses import PixelCrossEntropy
+from geolearn.metrics import ConfusionMatrix
+from geolearn.models.segmenter import Segmenter
+from geolearn.models.spec import ModelSpec
+from geolearn.raster import find_band_indexes, open_raster, sample_pixels
+from geolearn.raster.reading import RasterPath
+from geolearn.tiling import make_grid
+from geolearn.training import History, find_learning_rate, make_learner, train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger('geolearn')
+
+MODELS: dict[str, type['PixelClassifier']] = {}
+"""Model classes by name; names from bundles are looked up here and nowhere else."""
+
+M = TypeVar('M', bound='type[PixelClassifier]')
+
+
+def register_model(cls: M) -> M:
+    """Make a model class known to `load_model` under its name."""
+    if cls.__name__ in MODELS:
+        raise ValueError(f'model {cls.__name__!r} is already registered by {MODELS[cls.__name__].__module__}')
+    MODELS[cls.__name__] = cls
+    return cls
+
+
+def spec_from_data(
+    data: ChipData,
+    *,
+    model: str,
+    backbone: str,
+    wavelengths: Sequence[float] | None,
+    options: Mapping[str, Any] | None = None,
+) -> ModelSpec:
+    """Describe a model for this data; explicit wavelengths replace those of the bands.
+
+    Raises:
+        BandError: If the wavelengths are of another number, in mixed units or out of range.
+    """
+    bands = data.bands
+    if wavelengths is not None:
+        bands = resolve_bands([band.name for band in bands], wavelengths=wavelengths)
+    return ModelSpec(
+        model=model,
+        backbone=backbone,
+        options=dict(options or {}),
+        bands=bands,
+        class_infos=data.class_infos,
+        ignored_values=data.ignored_values,
+        chip_size=data.chip_size,
+        statistics=data.statistics,
+        dtype=data.dtype,
+        cell_size=data.cell_size,
+    )
+
+
+class PixelClassifier:
+    """A network that gives every pixel a class, with what it needs to be trained, saved and used.
+
+    Subclasses say how their network is built; everything else is here.
+
+    Args:
+        spec: What the model is.
+        network: The network that `spec` describes.
+        data: Chips to train and validate on; None for a model that is only used.
+    """
+
+    def __init__(self, spec: ModelSpec, network: Segmenter, data: ChipData | None) -> None:
+        self.spec, self.network, self.data = spec, network, data
+        self.history = History()
+        self._confusion: ConfusionMatrix | None = None
+        self._learner: Any = None
+
+    @classmethod
+    def build(cls, spec: ModelSpec) -> Segmenter:
+        """Build the network that a spec describes, with random weights."""
+        raise TypeError(f'{cls.__name__} builds no network; use one of {sorted(MODELS)}')
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec, weights: Mapping[str, Tensor], data: ChipData | None = None) -> Self:
+        """Rebuild a model from its description and weights."""
+        model = cls.__new__(cls)
+        network = cls.build(spec)
+        load_strict(network, weights, source='of the bundle')
+        PixelClassifier.__init__(model, spec, network.eval(), data)
+        return model
+
+    @classmethod
+    def from_model(cls, path: str | Path, data: ChipData | None = None) -> 'PixelClassifier':
+        """Load a model that `save` wrote; see `load_model`.
+
+        Raises:
+            BundleError: If the bundle is broken or holds another class of model.
+        """
+        model = load_model(path, data)
+        if not isinstance(model, cls):
+            raise BundleError(f'{path} holds a {type(model).__name__}; load it with geolearn.load_model')
+        return model
+
+    # -- training
+
+    @property
+    def learner(self) -> Any:
+        """fastai's Learner, the door to the layer beneath: callbacks, optimisers, schedules."""
+        if self._learner is None:
+            data = self._needed_data()
+            self._learner = make_learner(
+                self.network,
+                data.train_dl,
+                data.valid_dl,
+                PixelCrossEntropy(),
+                class_count=data.c,
+                splitter=Segmenter.parameter_groups,
+            )
+        return self._learner
+
+    def lr_find(self, allow_plot: bool = True) -> float:
+        """Search for a learning rate; weights are unchanged afterwards.
+
+        Args:
+            allow_plot: Keep a figure of the search in `lr_figure`.
+
+        Returns:
+            The rate half-way down the longest falling stretch of the loss.
+        """
+        rate, rates, losses = find_learning_rate(self.learner)
+        self.lr_figure = plotting.show_rate_test(rates, losses, rate) if allow_plot else None
+        return rate
+
+    def fit(
+        self,
+        epochs: int = 10,
+        lr: float | slice | None = None,
+        *,
+        one_cycle: bool = True,
+        weight_decay: float = 0.01,
+    ) -> Self:
+        """Train for `epochs` more epochs, going on from where the model is: a second call does not start over.
+
+        Args:
+            epochs: Passes over the training chips.
+            lr: Highest learning rate; None searches for one. A single rate is used as it is for new layers and for a
+                backbone without pretrained weights; a pretrained backbone gets a tenth of it.
+            one_cycle: Warm the rate up and anneal it; False keeps it constant.
+            weight_decay: Decoupled weight decay of AdamW.
+
+        Returns:
+            The model itself; the rows that are printed stay in `history`.
+        """
+        if epochs < 1:
+            raise ValueError(f'epochs must be at least 1, got {epochs}')
+        if self._needed_data().batch_size < 2:
+            raise ValueError('batch_size must be at least 2: batch normalisation needs several values per channel')
+        rate = self.lr_find(allow_plot=False) if lr is None else lr
+        if isinstance(rate, int | float) and self.network.backbone.load_report is not None:
+            rate = slice(rate / 10, rate)
+        self._confusion = None
+        self.history.learning_rate = rate.stop if isinstance(rate, slice) else rate
+        train(
+            self.learner,
+            self.history,
+            epochs=epochs,
+            learning_rate=rate,
+            one_cycle=one_cycle,
+            weight_decay=weight_decay,
+        )
+        return self
+
+    def freeze(self) -> None:
+        """Keep the backbone as it is; only what is new learns."""
+        self.learner.freeze()
+
+    def unfreeze(self) -> None:
+        """Let everything learn."""
+        self.learner.unfreeze()
+
+    # -- looking
+
+    def accuracy(self) -> float:
+        """Share of the labelled validation pixels that are right."""
+        return self.confusion().accuracy
+
+    def mIOU(self, mean: bool = False) -> dict[str, float] | float:
+        """Intersection over union on the validation chips.
+
+        Args:
+            mean: One number: the mean over the classes that occur in truth or prediction.
+
+        Returns:
+            IoU by class name, NaN for classes that do not occur; or their mean.
+        """
+        matrix = self.confusion()
+        return matrix.miou if mean else dict(zip(self._class_names, matrix.iou.tolist()))
+
+    def per_class_metrics(self) -> pd.DataFrame:
+        """Precision, recall, F1 and IoU of each class on the validation chips; NaN where undefined."""
+        m = self.confusion()
+        columns = {'precision': m.precision, 'recall': m.recall, 'f1': m.f1, 'iou': m.iou}
+        table = {name: values.tolist() for name, values in columns.items()}
+        return pd.DataFrame(table, index=pd.Index(self._class_names, name='class'))
+
+    def confusion(self) -> ConfusionMatrix:
+        """Count truth against prediction on the validation chips; computed once after each fit."""
+        data = self._needed_data()
+        if self._confusion is None:
+            matrix = ConfusionMatrix.empty(data.c)
+            self.network.to(data.valid_dl.device).eval()
+            with torch.inference_mode():
+                for images, masks in data.valid_dl:
+                    matrix.add(self.network(images).max(1).indices, masks)
+            self._confusion = matrix
+        return self._confusion
+
+    def show_results(self, rows: int = 4) -> 'Figure':
+        """Draw validation chips with truth and prediction.
+
+        Args:
+            rows: Number of chips.
+        """
+        data = self._needed_data()
+        images, masks = next(iter(data.valid_dl))
+        images, masks = images[:rows], masks[:rows]
+        self.network.to(images.device).eval()
+        with torch.inference_mode():
+            predicted = self.network(images).max(1).indices
+        return plotting.show_predictions(
+            images.cpu(), masks.cpu(), predicted.cpu(), self.spec.bands, self.spec.class_infos
+        )
+
+    def plot_losses(self) -> 'Figure':
+        """Draw training and validation loss.
+
+        Raises:
+            NotTrainedError: Before the first `fit`.
+        """
+        if not self.history.batch_losses:
+            raise NotTrainedError('there are no losses to plot; call fit() first')
+        return plotting.show_losses(self.history.batch_losses, self.history.epochs)
+
+    # -- keeping
+
+    def save(self, name_or_path: str | Path) -> Path:
+        """Write the model as one .dlpk.
+
+        Args:
+            name_or_path: A bare name goes to ``<working_dir or chips/models>/<name>/<name>.dlpk``; a path is a folder
+                or a .dlpk file.
+
+        Returns:
+            The .dlpk written.
+
+        Raises:
+            RasterError: If it cannot be written.
+        """
+        target = self._target(name_or_path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        emd = self.spec.to_emd(chip_name=target.stem)
+        emd['geolearn'] = {'version': geolearn.__version__, **self.spec.to_manifest(), 'history': self.history.epochs}
+        extras: dict[str, bytes] = {}
+        if self.data is not None and self.history.epochs:
+            table = self.per_class_metrics().drop(columns='iou').rename(index=str)
+            emd['accuracy'] = f'{self.accuracy():.4e}'
+            emd['per_class_metrics'] = table.T.to_json()
+            emd['LearningRate'] = repr(self.history.learning_rate)
+            emd['geolearn']['metrics'] = {'accuracy': self.accuracy(), 'miou': self.mIOU(mean=True)}
+            extras['ModelCharacteristics/loss_graph.png'] = _png(self.plot_losses())
+            extras['ModelCharacteristics/show_results.png'] = _png(self.show_results())
+        return write_bundle(target, Bundle(_without_nan(emd), self.network.state_dict(), extras))
+
+    def _target(self, name_or_path: str | Path) -> Path:
+        path = Path(name_or_path).expanduser()
+        if path.suffix == SUFFIX and len(path.parts) > 1:
+            return path
+        if len(path.parts) > 1:
+            return path / f'{path.name}{SUFFIX}'
+        data = self._needed_data()
+        name = path.name.removesuffix(SUFFIX)
+        return (data.working_dir or data.path) / 'models' / name / f'{name}{SUFFIX}'
+
+    # -- mapping
+
+    def predict_raster(
+        self,
+        src: RasterPath,
+        dst: str | Path,
+        *,
+        bands: Sequence[str] | None = None,
+        scale: float = 1.0,
+        offset: float = 0.0,
+        tile_size: int | None = None,
+        halo: int | None = None,
+        batch_size: int = 4,
+    ) -> Path:
+        """Map a raster of any size to a GeoTIFF of class values.
+
+        Memory depends on the tile size and the raster's width, never on its area. Bands are matched by name, else by
+        count, else refused. Pixels without data come out as NoData.
+
+        Args:
+            src: A raster, or several that make one mosaic.
+            dst: GeoTIFF to write; it appears only when it is whole.
+            bands: Names of the raster's bands in file order, where the file names none or wrong ones.
+            scale: Multiplies pixel values, where the raster's units are not those of the training chips.
+            offset: Is added after that.
+            tile_size: Side of the tiles in pixels; None takes the chip size for backbones with a position grid and at
+                least 512 for others.
+            halo: Pixels dropped at inner tile edges; None takes an eighth of the tile, at most 32 for others.
+            batch_size: Tiles computed together.
+
+        Returns:
+            The path written.
+
+        Raises:
+            RasterError: If bands or units do not fit, or reading or writing fails; no part of `dst` is left.
+        """
+        fixed_grid = self.network.backbone.has_position_grid
+        side = tile_size or (self.spec.chip_size if fixed_grid else max(self.spec.chip_size, 512))
+        margin = halo if halo is not None else side // 8 if fixed_grid else min(side // 8, 32)
+        pixel_scale = PixelScale(scale, offset)
+        with open_raster(src) as dataset:
+            indexes = find_band_indexes(dataset, self.spec.bands, names=bands)
+            sample = pixel_scale.apply(sample_pixels(dataset, indexes))
+            names = [band.name for band in self.spec.bands]
+            remark = check_range(sample, self.spec.statistics.mean, self.spec.statistics.std, names)
+            if remark:
+                log.warning('%s', remark)
+            grid = make_grid((dataset.height, dataset.width), tile_size=side, halo=margin)
+            plan = MapPlan(tuple(indexes), grid, batch_size, pixel_scale, self.spec.class_infos)
+            tags = {
+                'MODEL': self.spec.model,
+                'BACKBONE': self.spec.backbone,
+                'SOFTWARE': f'geolearn {geolearn.__version__}',
+            }
+            return map_raster(dataset, self.network, plan, dst, tags=tags)
+
+    # -- inside
+
+    @property
+    def _class_names(self) -> list[str]:
+        return [info.name for info in self.spec.class_infos]
+
+    def _needed_data(self) -> ChipData:
+        if self.data is None:
+            raise NotTrainedError('this model was loaded without data; pass data= to load_model or from_model')
+        return self.data
+
+    def __repr__(self) -> str:
+        count = sum(parameter.numel() for parameter in self.network.parameters())
+        bands = ', '.join(band.name for band in self.spec.bands)
+        return (
+            f'{self.spec.model} on {self.spec.backbone}: {count / 1e6:.1f} M parameters, {len(self.history.epochs)} '
+            f'epochs trained\n  bands    {bands}\n  classes  {", ".join(self._class_names)}'
+        )
+
+
+def load_model(path: str | Path, data: ChipData | None = None) -> PixelClassifier:
+    """Load a model from a .dlpk; nothing in it is unpickled or run.
+
+    Args:
+        path: The .dlpk, the .emd beside it, or the folder that holds one.
+        data: Chips to go on training or to validate with.
+
+    Returns:
+        The model, of the class that the bundle names.
+
+    Raises:
+        BundleError: If the bundle is broken, hostile or too new, or names a model or backbone that does not exist.
+    """
+    bundle = read_bundle(path)
+    spec = ModelSpec.from_manifest(bundle.manifest)
+    if data is not None:
+        _check_fits(spec, data)
+    try:
+        if spec.model not in MODELS:
+            raise UnknownNameError('model', spec.model, MODELS)
+        model = MODELS[spec.model].from_spec(spec, bundle.weights, data)
+    except (UnknownNameError, WeightsError) as error:
+        raise BundleError(f'{path} cannot be loaded: {error}') from error
+    model.history.epochs.extend(row for row in bundle.manifest.get('history', []) if isinstance(row, dict))
+    return model
+
+
+def _check_fits(spec: ModelSpec, data: ChipData) -> None:
+    ours, theirs = [c.value for c in spec.class_infos], [c.value for c in data.class_infos]
+    if ours != theirs or len(spec.bands) != len(data.bands):
+        raise BundleError(
+            f'the model has {len(spec.bands)} bands and class values {ours}; the data has {len(data.bands)} bands and '
+            f'{theirs}. Prepare the data with the same bands, class_mapping and ignore_classes'
+        )
+
+
+def _png(figure: 'Figure') -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=100)
+    return buffer.getvalue()
+
+
+def _without_nan(value: Any) -> Any:
+    """Replace NaN by None: strict JSON readers, ArcGIS's among them, refuse NaN."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)

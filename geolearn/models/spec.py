@@ -1,0 +1,159 @@
+"""What a model is, as data: enough to rebuild it, to check a raster against it, and to write its .emd."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from geolearn.bands import Band
+from geolearn.classes import ClassInfo
+from geolearn.errors import BandError, BundleError
+from geolearn.statistics import BandStatistics
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The description of a model that its bundle carries.
+
+    Args:
+        model: Name of the class, such as ``'DeepLab'``.
+        backbone: Name of the backbone.
+        options: Further arguments of the class's constructor that shape the network.
+        bands: Bands of the input, in order.
+        class_infos: Classes; position is the output channel.
+        ignored_values: Label values that were left out.
+        chip_size: Side of the training images in pixels.
+        statistics: Of the training chips, in the units that the network takes; they normalise the input.
+        dtype: Stored dtype of the training chips.
+        cell_size: ArcGIS's MinCellSize object, or None.
+    """
+
+    model: str
+    backbone: str
+    options: Mapping[str, Any]
+    bands: tuple[Band, ...]
+    class_infos: tuple[ClassInfo, ...]
+    ignored_values: tuple[int, ...]
+    chip_size: int
+    statistics: BandStatistics
+    dtype: str
+    cell_size: Mapping[str, Any] | None = None
+
+    def to_manifest(self) -> dict[str, Any]:
+        """Return the spec as plain JSON."""
+        return asdict(self) | {'options': dict(self.options), 'cell_size': dict(self.cell_size or {}) or None}
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> 'ModelSpec':
+        """Rebuild a spec from a bundle's manifest, checking every field.
+
+        Raises:
+            BundleError: If a field is missing or cannot be what it should be.
+        """
+        try:
+            spec = cls(
+                model=_typed(manifest['model'], str),
+                backbone=_typed(manifest['backbone'], str),
+                options=_typed(manifest['options'], dict),
+                bands=tuple(_band(row) for row in manifest['bands']),
+                class_infos=tuple(_class_info(row) for row in manifest['class_infos']),
+                ignored_values=tuple(_typed(value, int) for value in manifest['ignored_values']),
+                chip_size=_typed(manifest['chip_size'], int),
+                statistics=_statistics(manifest['statistics']),
+                dtype=_typed(manifest['dtype'], str),
+                cell_size=manifest.get('cell_size'),
+            )
+        except KeyError as error:
+            raise BundleError(f'the manifest lacks {error}; the bundle is broken') from error
+        except (TypeError, ValueError, BandError) as error:
+            raise BundleError(f'the manifest is broken: {error}') from error
+        if len(spec.statistics.mean) != len(spec.bands) or not 2 <= len(spec.class_infos) <= 255:
+            raise BundleError(
+                f'the manifest is broken: {len(spec.bands)} bands with statistics of {len(spec.statistics.mean)}, '
+                f'{len(spec.class_infos)} classes'
+            )
+        return spec
+
+    def to_emd(self, *, chip_name: str) -> dict[str, Any]:
+        """Return Esri's keys for this model; `chip_name` is the model's name."""
+        s = self.statistics
+        spans = [high - low or 1.0 for low, high in zip(s.minimum, s.maximum)]
+        scaled_mean = [(mean - low) / span for mean, low, span in zip(s.mean, s.minimum, spans)]
+        scaled_std = [std / span for std, span in zip(s.std, spans)]
+        return {
+            'Framework': 'geolearn',
+            'ModelType': 'ImageClassification',
+            'ModelName': self.model,
+            'Name': chip_name,
+            'ModelFormat': 'NCHW',
+            'ExtractBands': list(range(len(self.bands))),
+            'ignore_mapped_class': list(self.ignored_values),
+            'SupportsVariableTileSize': True,
+            'Classes': [
+                {'Value': info.value, 'Name': info.name, 'Color': list(info.color)}
+                for info in self.class_infos
+                if (info.value, info.name) != (0, 'NoData')
+            ],
+            'ImageHeight': self.chip_size,
+            'ImageWidth': self.chip_size,
+            'ImageSpaceUsed': 'MAP_SPACE',
+            'MinCellSize': self.cell_size,
+            'MaxCellSize': self.cell_size,
+            'ModelParameters': {
+                'backbone': self.backbone,
+                'backend': 'pytorch',
+                'wavelengths': [band.wavelength_um for band in self.bands],
+                'band_names': [band.name for band in self.bands],
+            },
+            'IsMultispectral': len(self.bands) != 3 or self.dtype != 'uint8',
+            'IsImageNetNormalization': False,
+            'Bands': [band.name for band in self.bands],
+            'NormalizationStats': {
+                'band_min_values': list(s.minimum),
+                'band_max_values': list(s.maximum),
+                'band_mean_values': list(s.mean),
+                'band_std_values': list(s.std),
+                'scaled_min_values': [0.0] * len(spans),
+                'scaled_max_values': [1.0] * len(spans),
+                'scaled_mean_values': scaled_mean,
+                'scaled_std_values': scaled_std,
+            },
+            'DoNormalize': True,
+        }
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f'found {value!r} where a {kind.__name__} is needed')
+    return value
+
+
+def _band(row: Mapping[str, Any]) -> Band:
+    wavelength = row['wavelength_um']
+    return Band(
+        _typed(row['name'], str),
+        None if wavelength is None else float(wavelength),
+        row['common_name'],
+        bool(row['is_radar']),
+    )
+
+
+def _class_info(row: Mapping[str, Any]) -> ClassInfo:
+    color = tuple(int(part) for part in row['color'])
+    if len(color) != 3:
+        raise ValueError(f'class color {color} must have three parts')
+    return ClassInfo(_typed(row['value'], int), _typed(row['name'], str), (color[0], color[1], color[2]))
+
+
+def _statistics(row: Mapping[str, Any]) -> BandStatistics:
+    columns = [_floats(row[name]) for name in ('minimum', 'maximum', 'mean', 'std')]
+    if len({len(column) for column in columns}) != 1:
+        raise ValueError('statistics have columns of different lengths')
+    return BandStatistics(*columns)
+
+
+def _floats(values: Sequence[Any]) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError(f'statistics must be finite, found {numbers}')
+    return numbers
