@@ -29,6 +29,9 @@ Bands of one wavelength get one kernel, so VV and VH are summed by the patch emb
 GENERATOR_DIM = 128
 KERNEL_SCALE = 0.01
 
+POSITION_STD = 0.5
+"""Spread of a sine-cosine position embedding over the tokens of one channel, about."""
+
 
 class WeightGenerator(nn.Module):
     """A one-layer transformer that turns embedded wavelengths into a kernel and a bias, as flat rows."""
@@ -125,6 +128,20 @@ class DynamicPatchEmbed(nn.Module):
             conv.bias.copy_(bias)  # type: ignore[union-attr]
         return conv.to(weight.device)
 
+    @torch.no_grad()
+    def strengthen(self) -> None:
+        """Scale the generator so that white noise gives tokens as strong as the positions, to train from scratch.
+
+        The published initialisation gives tokens of a tenth of that, which the positions drown for many epochs.
+        """
+        if self.weight_generator.weight_tokens.is_meta:  # a network that is only measured has no values
+            return
+        weight, _ = self.kernel()
+        strength = weight.square().sum(dim=(1, 2, 3)).mean().sqrt()
+        for layer in (self.weight_generator.fc_weight, self.weight_generator.fc_bias):
+            layer.weight.mul_(POSITION_STD / strength)
+            layer.bias.mul_(POSITION_STD / strength)
+
     def _generate(self) -> tuple[Tensor, Tensor]:
         device = self.weight_generator.weight_tokens.device
         with torch.autocast(device.type, enabled=False):
@@ -195,21 +212,29 @@ def build_dofa(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> 
         state, dropped = unwrap(
             load_weights_file(path), wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop
         )
+    pyramid = options.form == 'pyramid'
     config = ViTConfig(
         record.dim,
         record.depth,
         record.heads,
         grid=record.grid,
         drop_path=options.drop_path,
-        final_norm=state is None or 'norm.weight' in state,
+        # the pyramid never uses it; having it there always lets one bundle layout serve both published layouts
+        final_norm=pyramid or state is None or 'norm.weight' in state,
     )
     # The pyramid needs stride 16, so kernels of another side are resampled to it; native tokens keep their patch.
-    stride = 16 if options.form == 'pyramid' else record.patch
-    trunk = ViT(config, DynamicPatchEmbed(wavelengths, record.dim, record.patch, stride), stride)
-    report = None if state is None else load_strict(trunk, state, dropped=dropped, source=str(path))
-    if options.form == 'tokens':
-        return TokenBackbone(name, trunk, load_report=report)
-    return PyramidBackbone(name, trunk, window=options.window, load_report=report)
+    stride = 16 if pyramid else record.patch
+    patch_embed = DynamicPatchEmbed(wavelengths, record.dim, record.patch, stride)
+    trunk = ViT(config, patch_embed, stride)
+    report = None
+    if state is None:
+        patch_embed.strengthen()
+    else:
+        unused = ('norm.*',) if pyramid else ()
+        report = load_strict(trunk, state, may_be_missing=unused, dropped=dropped, source=str(path))
+    if pyramid:
+        return PyramidBackbone(name, trunk, window=options.window, load_report=report)
+    return TokenBackbone(name, trunk, load_report=report)
 
 
 def _refuse_unpublished(record: catalog.WeightsRecord, options: BackboneOptions) -> None:

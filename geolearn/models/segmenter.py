@@ -55,7 +55,10 @@ class Segmenter(nn.Module):
         return logits[..., :height, :width]
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
-        """Return the trunk's parameters and all others, for training at different rates."""
-        trunk = list(self.backbone.trunk.parameters())
-        held = {id(parameter) for parameter in trunk}
-        return [trunk, [parameter for parameter in self.parameters() if id(parameter) not in held]]
+        """Return the trunk's parameters and all others that can learn, for training at different rates."""
+        held = {id(parameter) for parameter in self.backbone.trunk.parameters()}
+        groups: list[list[nn.Parameter]] = [[], []]
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                groups[id(parameter) not in held].append(parameter)
+        return groups

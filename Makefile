@@ -1,0 +1,41 @@
+# `make demo` and `make test` set themselves up: they need Python 3.11 or newer and make, nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	@echo '== geolearn demo: two scenes, chips, training, a bundle, a map (about 4 minutes on 2 cores)'
+	rm -rf demo_output
+	$(BIN)/python -m geolearn demo --out demo_output
+
+test: $(VENV)/.installed-test
+	@echo '== tests (about 5 minutes on 2 cores)'
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not gpu and not network'
+
+lint: $(VENV)/.installed-test
+	@echo '== ruff and mypy'
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		(echo 'geolearn needs Python 3.11 or newer; run make with PYTHON=/path/to/python3.11' && exit 1)
+	@echo '== making a virtual environment in $(VENV)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg | $(VENV)/bin/python
+	@echo '== installing geolearn and what it needs (torch is large: some minutes the first time)'
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-test: setup.cfg $(VENV)/.installed
+	@echo '== installing what the tests need'
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo_output

@@ -1,0 +1,68 @@
+"""What every benchmark shares: interleaved rounds, medians, peak memory of a child process, the closing JSON line."""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Check:
+    """A measured value against its bar.
+
+    Args:
+        value: What was measured.
+        bar: What it is held against, or None for a figure that is only reported.
+        at_least: Whether larger is better.
+    """
+
+    value: float
+    bar: float | None = None
+    at_least: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        """Return the value, the bar and whether it holds."""
+        if self.bar is None:
+            return {'value': round(self.value, 4), 'bar': None, 'ok': True}
+        ok = self.value >= self.bar if self.at_least else self.value <= self.bar
+        return {'value': round(self.value, 4), 'bar': self.bar, 'ok': bool(ok)}
+
+
+def interleave(jobs: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
+    """Time jobs in turn, so that whatever else the machine does hits all of them alike; one warm-up round first."""
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for index in range(rounds + 1):
+        for name, job in jobs.items():
+            started = time.perf_counter()
+            job()
+            if index:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def median_ratio(seconds: Mapping[str, list[float]], above: str, below: str) -> float:
+    """Return the median over rounds of one job's time over another's; both ran side by side in each round."""
+    return statistics.median(a / b for a, b in zip(seconds[above], seconds[below]))
+
+
+def child_peak_mb(script: str, *arguments: str) -> float:
+    """Run this benchmark's file in a fresh process that prints its own peak memory in MB on the last line."""
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def parse_quick(description: str | None) -> bool:
+    """Read --quick."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('--quick', action='store_true', help='smaller sizes, same checks, under 2 minutes')
+    return parser.parse_args().quick
+
+
+def report(checks: Mapping[str, Check]) -> None:
+    """Print the closing line."""
+    print(json.dumps({name: check.to_json() for name, check in checks.items()}))
