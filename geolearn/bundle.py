@@ -2,7 +2,9 @@
 
 import json
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -13,7 +15,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as format_safetensors
 from torch import Tensor
 
-from geolearn.errors import BundleError
+from geolearn.errors import BundleError, RasterError
 from geolearn.raster import replacing
 
 FORMAT = 1
@@ -32,7 +34,7 @@ class Bundle:
     """What a .dlpk holds.
 
     Args:
-        emd: The model definition: Esri's keys, and geolearn's manifest under ``'geolearn'``.
+        emd: The model definition, strict JSON: Esri's keys, and geolearn's manifest under ``'geolearn'``.
         weights: Parameters and buffers of the network by name.
         extras: Other members, such as figures, by their name in the bundle.
     """
@@ -61,11 +63,16 @@ def write_bundle(path: str | Path, bundle: Bundle) -> Path:
     weights_name = f'{path.stem}.safetensors'
     emd = dict(bundle.emd) | {'ModelFile': weights_name, 'geolearn': {**bundle.manifest, 'format': FORMAT}}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.weights.items()}
-    with replacing(path) as part, zipfile.ZipFile(part, 'w', zipfile.ZIP_STORED) as archive:
-        archive.writestr(f'{path.stem}.emd', json.dumps(emd, indent=2))
-        archive.writestr(weights_name, format_safetensors(tensors))
-        for name, content in bundle.extras.items():
-            archive.writestr(name, content)
+    try:
+        with replacing(path) as part, zipfile.ZipFile(part, 'w', zipfile.ZIP_STORED) as archive:
+            archive.writestr(f'{path.stem}.emd', json.dumps(emd, indent=2, allow_nan=False))
+            archive.writestr(weights_name, format_safetensors(tensors))
+            for name, content in bundle.extras.items():
+                archive.writestr(name, content)
+    except OSError as error:
+        if isinstance(error, RasterError):
+            raise
+        raise RasterError(f'cannot write {path}: {error.strerror}. Nothing was left behind') from error
     return path
 
 
@@ -104,7 +111,7 @@ def read_bundle(path: str | Path) -> Bundle:
             weights_name = _weights_name(emd, archive.namelist(), path)
             weights = parse_safetensors(archive.read(weights_name))
             figures = {n: archive.read(n) for n in archive.namelist() if n.startswith('ModelCharacteristics/')}
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError, OSError) as error:
         raise BundleError(f'{path} is no readable {SUFFIX}: {error}; it may be truncated, copy it again') from error
     except (SafetensorError, ValueError, KeyError) as error:
         if isinstance(error, BundleError):
@@ -129,8 +136,8 @@ def _check_members(members: list[zipfile.ZipInfo], path: Path) -> None:
         seen.add(folded)
         if member.file_size > MAX_MEMBER_BYTES or member.file_size > MAX_RATIO * max(member.compress_size, 1024):
             raise BundleError(f'{path}: member {name!r} unpacks to {member.file_size} bytes; that is no model')
-        if member.flag_bits & 0x1:
-            raise BundleError(f'{path}: member {name!r} is encrypted; geolearn writes no such bundles')
+        if member.flag_bits & 0x1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise BundleError(f'{path}: member {name!r} is encrypted or oddly packed; geolearn writes no such bundles')
 
 
 def _read_emd(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The command line: geolearn train | predict | info | export-chips | demo."""
+"""The command line: geolearn train | predict | info | demo."""
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from geolearn.errors import GeoLearnError
@@ -32,16 +32,27 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _whole(least: int) -> Callable[[str], int]:
+    """Make an argument type: a whole number from `least`."""
+
+    def parse(text: str) -> int:
+        if not text.removeprefix('-').isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f'must be a whole number from {least}, got {text!r}')
+        return int(text)
+
+    return parse
+
+
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('chips', help='folder that "Export Training Data For Deep Learning" wrote')
     parser.add_argument('model', help='name of the model, or path of the .dlpk to write')
     parser.add_argument('--backbone', default='dofa_base', help='such as dofa_base or resnet50 (default %(default)s)')
     parser.add_argument('--weights', help="file or folder with the backbone's weights, instead of fetching them")
     parser.add_argument('--from-scratch', action='store_true', help='start from random weights')
-    parser.add_argument('--epochs', type=int, default=10)
+    parser.add_argument('--epochs', type=_whole(1), default=10)
     parser.add_argument('--lr', type=float, help='learning rate; searched for if not given')
-    parser.add_argument('--batch-size', type=int, default=8)
-    parser.add_argument('--chip-size', type=int, default=224)
+    parser.add_argument('--batch-size', type=_whole(2), default=8)
+    parser.add_argument('--chip-size', type=_whole(1), default=224)
     parser.add_argument('--valid', type=float, default=0.1, help='share of chips to validate on')
     parser.add_argument('--split', choices=['random', 'blocks'], default='random')
     parser.add_argument('--block-size', type=float, help='side of a block in map units, for --split blocks')
@@ -84,9 +95,9 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--bands', nargs='+', help="names of the raster's bands in file order, where it names none")
     parser.add_argument('--scale', type=float, default=1.0, help='multiply pixel values, where units differ')
     parser.add_argument('--offset', type=float, default=0.0, help='add to pixel values after scaling')
-    parser.add_argument('--tile-size', type=int, help='side of the tiles in pixels')
-    parser.add_argument('--halo', type=int, help='pixels dropped at inner tile edges')
-    parser.add_argument('--batch-size', type=int, default=4, help='tiles computed together')
+    parser.add_argument('--tile-size', type=_whole(1), help='side of the tiles in pixels')
+    parser.add_argument('--halo', type=_whole(0), help='pixels dropped at inner tile edges')
+    parser.add_argument('--batch-size', type=_whole(1), default=4, help='tiles computed together')
     parser.set_defaults(run=_predict)
 
 

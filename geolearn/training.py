@@ -35,11 +35,13 @@ class History:
         batch_losses: Smoothed training loss after each batch.
         epochs: One row per epoch: epoch, train_loss, valid_loss, accuracy, miou, seconds.
         learning_rate: Highest learning rate of the last fit.
+        loaded: How many of the rows came with the bundle, without their batches' losses.
     """
 
     batch_losses: list[float] = field(default_factory=list)
     epochs: list[dict[str, float]] = field(default_factory=list)
     learning_rate: float | None = None
+    loaded: int = 0
 
 
 class _FromMatrix(Metric):
@@ -63,6 +65,16 @@ class _FromMatrix(Metric):
     @property
     def name(self) -> str:
         return self._name
+
+
+class _KeepFrozen(Callback):
+    """Run wholly frozen modules as in evaluation: their running statistics and dropout are part of what is frozen."""
+
+    def before_train(self) -> None:
+        for module in self.model.modules():
+            own = list(module.parameters())
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
 
 
 class _Watch(Callback):
@@ -128,6 +140,8 @@ def make_learner(
         opt_func=Adam,  # its weight decay is decoupled: this is AdamW
         splitter=splitter,
         metrics=metrics,
+        cbs=_KeepFrozen(),
+        train_bn=False,  # frozen means frozen, batch normalisation too
     )
     for callback in list(learner.cbs):
         if type(callback).__name__ == 'ProgressCallback':
@@ -169,14 +183,22 @@ def find_learning_rate(learner: Learner, *, iterations: int = 100) -> tuple[floa
     Returns:
         The suggestion (fastai's "valley": half-way down the longest falling stretch), the rates and the losses.
     """
-    kept = learner.path
+    folder = learner.path
+    weights = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
     with tempfile.TemporaryDirectory() as scratch, learner.no_logging(), warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)  # fastai names numpy.core while it saves
         learner.path = Path(scratch)
         try:
-            learner.fit(iterations // len(learner.dls.train) + 1, cbs=LRFinder(num_it=iterations))
+            # a first batch without labelled pixels costs 0, of which any loss is the fourfold at which the test would
+            # stop: then it is run again to its end
+            for stop in (True, False):
+                finder = LRFinder(num_it=iterations, stop_div=stop)
+                learner.fit(iterations // len(learner.dls.train) + 1, cbs=finder)
+                if len(learner.recorder.losses) > iterations // 3:
+                    break
         finally:
-            learner.path = kept
+            learner.path = folder
+            learner.model.load_state_dict(weights)  # fastai puts them back too, but not when it is interrupted
     skipped = iterations // 10
     rates = [float(rate) for rate in learner.recorder.lrs[skipped:-5]]
     losses = [float(loss) for loss in learner.recorder.losses[skipped:-5]]

@@ -1,9 +1,18 @@
 """Fixtures that every test may use."""
 
+import json
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
+from affine import Affine
+from rasterio.errors import NotGeoreferencedWarning
+
+CRS = 'EPSG:32633'
 
 
 @pytest.fixture(scope='session')
@@ -13,3 +22,176 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f'needs the shared folder of oracles and data, absent at {path.name}; set GEOLEARN_SHARED')
     return path
+
+
+@pytest.fixture(scope='session')
+def save() -> Callable[..., Path]:
+    """Write an array with plain rasterio, so that nothing of geolearn's writer is presumed."""
+    return _save
+
+
+@pytest.fixture(scope='session')
+def write_export() -> Callable[..., Path]:
+    """Write a Classified_Tiles folder by hand, as ArcGIS Pro of 2018 (``layout='old'``) or of today would."""
+    return _write_export
+
+
+@pytest.fixture(scope='module')
+def one_thread():
+    """Networks this small are faster on one thread, above all beside other work."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope='session')
+def scene_files(tmp_path_factory) -> tuple[Path, Path]:
+    """A synthetic Sentinel-2 scene of 128 pixels a side, and its labels: ten bands, six classes, a NoData border."""
+    from geolearn.chips.synthetic import make_scene, write_scene
+
+    folder = tmp_path_factory.mktemp('scene')
+    write_scene(make_scene(128, seed=1), folder / 'scene.tif', folder / 'labels.tif')
+    return folder / 'scene.tif', folder / 'labels.tif'
+
+
+@pytest.fixture(scope='session')
+def scene_chips(scene_files, tmp_path_factory) -> Path:
+    """The scene as 16 chips of 32 pixels."""
+    from geolearn.chips.export import export_training_data
+    from geolearn.chips.synthetic import CLASSES
+
+    out = tmp_path_factory.mktemp('export') / 'chips'
+    return export_training_data(*scene_files, out, classes=CLASSES, tile_size=32, sensor='Sentinel-2')
+
+
+@pytest.fixture
+def scene_data(scene_chips, tmp_path):
+    """Twelve chips to train and four to validate on, in batches of four; fresh, because loaders count their epochs."""
+    from geolearn.data import prepare_data
+
+    options = {'chip_size': 32, 'batch_size': 4, 'val_split_pct': 0.25, 'ignore_classes': [0]}
+    return prepare_data(scene_chips, working_dir=tmp_path, **options)
+
+
+def _save(path, pixels, *, names=(), **profile) -> Path:
+    """(bands, height, width) or (height, width) to a file whose suffix chooses the format; 10 m pixels at (0, 0)."""
+    block = pixels if pixels.ndim == 3 else pixels[None]
+    driver = {'.png': 'PNG', '.jpg': 'JPEG'}.get(path.suffix, 'GTiff')
+    profile = {'transform': Affine(10, 0, 0, 0, -10, 0), 'crs': CRS} | profile
+    colormap = profile.pop('colormap', None)
+    if driver == 'GTiff' and len(block) == 4 and block.dtype == np.uint8:
+        profile = {'alpha': 'no'} | profile  # GDAL takes the fourth of four bytes for opacity unless told otherwise
+    count, height, width = block.shape
+    size = {'count': count, 'height': height, 'width': width, 'dtype': str(block.dtype)}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        with rasterio.open(path, 'w', driver=driver, **size, **profile) as dst:
+            dst.write(block)
+            for index, name in enumerate(names, 1):
+                dst.set_band_description(index, name)
+            if colormap:
+                dst.write_colormap(1, colormap)
+    return path
+
+
+def _write_export(
+    folder,
+    images,
+    labels,
+    *,
+    layout='new',
+    classes=((1, 'one', [255, 0, 0]), (2, 'two', [0, 0, 255])),
+    band_names=None,
+    sensor='Undefined',
+    suffix='.tif',
+    label_suffix='.tif',
+    start=0,
+    image_profile=None,
+    label_profile=None,
+    emd=None,
+    stats=None,
+):
+    """Write chips side by side on one row of land; keys in `emd` and `stats` replace those written, None drops them."""
+    (folder / 'images').mkdir(parents=True)
+    (folder / 'labels').mkdir()
+    digits = 12 if layout == 'new' else 9
+    names = [f'{start + index:0{digits}d}' for index in range(len(images))]
+    for index, (name, image, label) in enumerate(zip(names, images, labels)):
+        place = {'transform': Affine(10, 0, 10 * label.shape[1] * index, 0, -10, 0)}
+        _save(folder / 'images' / f'{name}{suffix}', image, **place, **(image_profile or {}))
+        _save(folder / 'labels' / f'{name}{label_suffix}', label, **place, **(label_profile or {}))
+    rows = [f'images\\{name}{suffix}  labels\\{name}{label_suffix} \n' for name in names]
+    (folder / 'map.txt').write_text(''.join(rows))
+    write = _new_metadata if layout == 'new' else _old_metadata
+    found_emd, found_stats = write(images, classes, band_names or [''] * len(images[0]), sensor)
+    for name, content, changes in (
+        ('esri_model_definition.emd', found_emd, emd or {}),
+        ('esri_accumulated_stats.json', found_stats, stats or {}),
+    ):
+        kept = {key: value for key, value in (content | changes).items() if value is not None}
+        (folder / name).write_text(json.dumps(kept, indent=1))
+    return folder
+
+
+def _new_metadata(images, classes, band_names, sensor):
+    pixels = np.concatenate([image.reshape(len(image), -1) for image in images], axis=1).astype(np.float64)
+    properties = {'RasterCount': 1, 'SensorName': sensor, 'BandNames': list(band_names)}
+    cell = {'x': 10, 'y': 10, 'spatialReference': {'wkid': 32633, 'latestWkid': 32633}}
+    side = images[0].shape[1]
+    rows = [
+        {'BandName': name, 'Min': p.min(), 'Max': p.max(), 'Mean': p.mean(), 'StdDev': p.std()}
+        for name, p in zip(band_names, pixels)
+    ]
+    state = [
+        {'Min': p.min(), 'Max': p.max(), 'Mean': 0, 'StdDev': 0, 'M1': p.mean(), 'M2': p.var() * p.size, 'Num': p.size}
+        for p in pixels
+    ]
+    emd = {
+        'Framework': 'e.g. Keras, TensorFlow, etc.',
+        'ImageHeight': side,
+        'ImageWidth': side,
+        'ExtractBands': 'e.g. [0, 1, 2]',
+        'MetaDataMode': 'Classified_Tiles',
+        'ImageSpaceUsed': 'MAP_SPACE',
+        'MinCellSize': cell,
+        'MaxCellSize': cell,
+        'Classes': [{'Value': value, 'Name': name, 'Color': color} for value, name, color in classes],
+        'InputRastersProps': properties,
+        'AllTilesStats': rows,
+    }
+    stats = {
+        'Version': 1,
+        'NumBands': len(images[0]),
+        'NumTiles': len(images),
+        'MetaDataMode': 'Classified_Tiles',
+        'Classes': [{'ClassValue': value, 'ClassName': name, 'Color': color} for value, name, color in classes],
+        'InputRastersProps': properties,
+        'BandStatsState': state,
+    }
+    return emd, stats
+
+
+def _old_metadata(images, classes, band_names, sensor):
+    emd = {
+        'Framework': 'e.g. Keras, TensorFlow, etc.',
+        'ModelType': 'e.g. ImageClassification',
+        'ImageHeight': 'e.g. 256',
+        'ImageWidth': 'e.g. 256',
+        'ExtractBands': 'e.g. [0, 1, 2]',
+        'DataRange': 'e.g. [0, 255]',
+        'MetaDataMode': 'e.g. Classified_Tiles',
+        'ImageSpaceUsed': 'e.g. MAP_SPACE',
+        'InputRastersProps': 'e.g. {}',
+        'AllTilesStats': 'e.g. []',
+        'Classes': 'e.g. []',
+    }
+    stats = {
+        'Version': 1,
+        'NumTiles': len(images),
+        'MetaDataMode': 'Classified_Tiles',
+        'Classes': [{'ClassValue': value, 'ClassName': name} for value, name, _ in classes],
+    }
+    return emd, stats

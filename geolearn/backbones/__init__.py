@@ -6,6 +6,7 @@ from pathlib import Path
 
 from geolearn.backbones import dofa as _dofa  # noqa: F401 - registers its names
 from geolearn.backbones._backbone import BUILDERS, Backbone, BackboneOptions, Builder, Form, register_backbone
+from geolearn.backbones.pyramid import STRIDES
 from geolearn.backbones.timm import build_timm, is_timm_model, list_timm_models
 from geolearn.backbones.torchvision import build_torchvision, list_torchvision_models
 from geolearn.backbones.weights import LoadReport
@@ -32,7 +33,7 @@ def create_backbone(
     form: Form = 'pyramid',
     window: int | None = None,
     drop_path: float = 0.0,
-    output_stride: int | None = None,
+    strides: Sequence[int] = STRIDES,
 ) -> Backbone:
     """Build a backbone for images with these bands.
 
@@ -45,7 +46,8 @@ def create_backbone(
         form: ``'pyramid'`` for feature maps at strides 4 to 32; ``'tokens'`` for a transformer's native tokens.
         window: Side of a transformer's attention windows, in tokens: None to choose per image, 0 for global attention.
         drop_path: Rate of stochastic depth at the last block.
-        output_stride: 16 to keep the last map of a convolutional network at stride 16, dilated.
+        strides: Of the maps, some of 4, 8, 16, 32. A convolutional network's last map is its coarsest: where 16 is the
+            coarsest asked for, its last stage is dilated to stay there; one that cannot be dilated gives stride 32.
 
     Raises:
         UnknownNameError: If no registry holds `name`.
@@ -54,7 +56,7 @@ def create_backbone(
     """
     if not bands:
         raise BandError(f'{name} needs at least one band, got none')
-    options = BackboneOptions(pretrained, weights, form, window, drop_path, output_stride)
+    options = BackboneOptions(pretrained, weights, form, window, drop_path, tuple(strides))
     build, bare = _find_builder(name)
     return build(bare, tuple(bands), options)
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geolearn.backbones.pyramid import SimpleFeaturePyramid
+from geolearn.backbones.pyramid import STRIDES, SimpleFeaturePyramid
 from geolearn.backbones.trunk import ViT
 from geolearn.backbones.weights import LoadReport
 from geolearn.bands import Band
@@ -52,7 +52,7 @@ class Backbone(nn.Module):
 
 
 class PyramidBackbone(Backbone):
-    """A plain transformer, windowed, with the simple feature pyramid on its last map: strides 4, 8, 16, 32.
+    """A plain transformer, windowed, with the simple feature pyramid on its last map.
 
     The class token and the final norm take no part, so they are frozen; nothing trainable stays without gradient.
     """
@@ -61,9 +61,15 @@ class PyramidBackbone(Backbone):
     has_position_grid = True
 
     def __init__(
-        self, name: str, trunk: ViT, *, window: int | None = None, load_report: LoadReport | None = None
+        self,
+        name: str,
+        trunk: ViT,
+        *,
+        strides: Sequence[int] = STRIDES,
+        window: int | None = None,
+        load_report: LoadReport | None = None,
     ) -> None:
-        pyramid = SimpleFeaturePyramid(trunk.config.dim, patch=trunk.patch)
+        pyramid = SimpleFeaturePyramid(trunk.config.dim, patch=trunk.patch, strides=strides)
         super().__init__(name, trunk, channels=pyramid.channels, strides=pyramid.strides, load_report=load_report)
         self.window = window
         self.pyramid = pyramid
@@ -71,7 +77,7 @@ class PyramidBackbone(Backbone):
             parameter.requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Compute maps (N, 256, ceil(H/s), ceil(W/s)) at strides s of 4, 8, 16, 32 from images (N, bands, H, W)."""
+        """Compute maps (N, 256, ceil(H/s), ceil(W/s)) at the strides s from images (N, bands, H, W)."""
         return crop_maps(self.pyramid(self.trunk.last_map(x, self.window)), x, self.strides)
 
 
@@ -112,7 +118,7 @@ class BackboneOptions:
     form: Form = 'pyramid'
     window: int | None = None
     drop_path: float = 0.0
-    output_stride: int | None = None
+    strides: tuple[int, ...] = STRIDES
 
     def __post_init__(self) -> None:
         if self.form not in ('pyramid', 'tokens'):
@@ -121,8 +127,8 @@ class BackboneOptions:
             raise ValueError(f'window must be None, 0 for global attention, or a side in tokens, got {self.window}')
         if not 0 <= self.drop_path < 1:
             raise ValueError(f'drop_path must lie in 0..1, got {self.drop_path}')
-        if self.output_stride not in (None, 16, 32):
-            raise ValueError(f'output_stride must be None, 16 or 32, got {self.output_stride}')
+        if not self.strides or list(self.strides) != [s for s in STRIDES if s in self.strides]:
+            raise ValueError(f'strides must be some of {STRIDES}, finest first, got {self.strides}')
 
 
 Builder = Callable[[str, tuple[Band, ...], BackboneOptions], Backbone]

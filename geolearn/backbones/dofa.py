@@ -201,8 +201,6 @@ def build_dofa(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> 
     """Build one of DOFA's variants."""
     wavelengths = dofa_wavelengths(bands, name)
     record = catalog.get_record(name)
-    if options.output_stride not in (None, 32):
-        raise ValueError(f'{name} has maps at strides 4 to 32; output_stride={options.output_stride} is for CNNs')
     state: dict[str, Tensor] | None = None
     dropped: tuple[str, ...] = ()
     path = None
@@ -233,7 +231,9 @@ def build_dofa(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> 
         unused = ('norm.*',) if pyramid else ()
         report = load_strict(trunk, state, may_be_missing=unused, dropped=dropped, source=str(path))
     if pyramid:
-        return PyramidBackbone(name, trunk, window=options.window, load_report=report)
+        return PyramidBackbone(
+            name, trunk, strides=options.strides, window=options.window, load_report=report
+        )
     return TokenBackbone(name, trunk, load_report=report)
 
 

@@ -1,6 +1,7 @@
 """The simple feature pyramid of ViTDet: maps at strides 4, 8, 16 and 32 from the last map of a plain transformer."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,22 +27,31 @@ class LayerNorm2d(nn.Module):
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """Build maps at strides 4, 8, 16, 32 by deconvolution, identity and pooling (Li et al. 2022, arXiv:2203.16527).
+    """Build maps at several strides by deconvolution, identity and pooling (Li et al. 2022, arXiv:2203.16527).
 
     Args:
         in_channels: Width of the transformer.
         out_channels: Channels of every map.
         patch: Stride of the input map, in pixels: 16, or 8, whose map is pooled once more.
-        top: Whether every second pixel of the last map is added as a map at stride 64 (P6 of detectors).
+        strides: Of the maps wanted, finest first; what nobody asks for is not computed.
+        top: Whether every second pixel of the last map is added as one more map (P6 of detectors).
     """
 
-    def __init__(self, in_channels: int, out_channels: int = 256, patch: int = 16, *, top: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int = 256,
+        patch: int = 16,
+        *,
+        strides: Sequence[int] = STRIDES,
+        top: bool = False,
+    ) -> None:
         super().__init__()
         if patch not in (8, 16):
             raise ValueError(f'patch must be 8 or 16 for strides 4 to 32, got {patch}; resample the patch kernel to 16')
-        self.levels = nn.ModuleList(_level(in_channels, out_channels, patch / stride) for stride in STRIDES)
+        self.levels = nn.ModuleList(_level(in_channels, out_channels, patch / stride) for stride in strides)
         self.top = top
-        self.strides = (*STRIDES, 64) if top else STRIDES
+        self.strides = (*strides, 2 * strides[-1]) if top else tuple(strides)
         self.channels = (out_channels,) * len(self.strides)
 
     def forward(self, x: Tensor) -> list[Tensor]:

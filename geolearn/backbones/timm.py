@@ -13,9 +13,6 @@ from geolearn.backbones.weights import DOWNLOAD_ERRORS, LoadReport, load_strict,
 from geolearn.bands import Band
 from geolearn.errors import WeightsError
 
-STRIDES = {None: (4, 8, 16, 32), 32: (4, 8, 16, 32), 16: (4, 8, 16, 16)}
-"""Strides of the maps by `output_stride`; 16 dilates the last stage instead of striding it."""
-
 _LOAD_ERRORS: tuple[type[Exception], ...] = (*DOWNLOAD_ERRORS, RuntimeError)
 
 
@@ -33,12 +30,12 @@ def build_timm(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> 
     """Build a timm model as a backbone; pretrained RGB stems are carried over band by band (see `kernels.py`)."""
     if options.form != 'pyramid':
         raise ValueError(f'{name} is a convolutional network without tokens; form must be pyramid')
-    indices = _map_indices(name, options)
-    net = _create(name, options, in_chans=len(bands), out_indices=indices)
+    layout = _lay_out(name, options)
+    net = _create(name, layout, in_chans=len(bands))
     report = None
     if options.pretrained or options.weights is not None:
-        donor = _create_pretrained(name, options, indices)
-        report = _transplant(name, donor, net, bands, options)
+        donor = _create_pretrained(name, layout, options)
+        report = _transplant(name, donor, net, bands, layout, options)
     return ConvBackbone(
         name,
         net,
@@ -48,39 +45,47 @@ def build_timm(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> 
     )
 
 
-def _create(name: str, options: BackboneOptions, **arguments: Any) -> Any:
-    if options.output_stride == 16:
-        arguments['output_stride'] = 16
-    if options.drop_path:
-        arguments['drop_path_rate'] = options.drop_path
-    arguments.setdefault('pretrained', False)
+def _create(name: str, layout: dict[str, Any], **arguments: Any) -> Any:
     try:
-        return timm.create_model(name, features_only=True, **arguments)
+        return timm.create_model(name, features_only=True, **{'pretrained': False, **layout, **arguments})
     except (TypeError, AssertionError, NotImplementedError, ValueError) as error:
-        given = f'output_stride={options.output_stride} and drop_path={options.drop_path}'
-        raise ValueError(f'timm cannot build {name} for feature maps with {given}: {error}') from error
+        raise ValueError(f'timm cannot build {name} for feature maps with {layout}: {error}') from error
 
 
-def _map_indices(name: str, options: BackboneOptions) -> list[int]:
-    """Find which of the model's maps to take, without allocating it."""
+def _lay_out(name: str, options: BackboneOptions) -> dict[str, Any]:
+    """Choose dilation and which of the model's maps to take, without allocating it."""
+    layout: dict[str, Any] = {'drop_path_rate': options.drop_path} if options.drop_path else {}
+    if options.strides[-1] == 16 and _can_dilate(name):
+        layout['output_stride'] = 16
     with torch.device('meta'):
-        net = _create(name, options, in_chans=3)
-    info, needed = net.feature_info, STRIDES[options.output_stride]
-    kept = [(i, r) for i, r in zip(info.out_indices, info.reduction()) if r >= 4]
-    if tuple(r for _, r in kept) != needed:
-        raise ValueError(f'{name} offers maps at strides {info.reduction()}, needed {list(needed)}; take another model')
+        net = _create(name, layout, in_chans=3)
+    info = net.feature_info
+    last = dict(zip(info.reduction(), info.out_indices))
+    if not {4, 8, 16} <= set(last) or max(last) > 32:
+        raise ValueError(f'{name} offers maps at strides {info.reduction()}, needed 4 to 32; take another model')
     if net.pretrained_cfg.get('fixed_input_size') or str(getattr(net, 'output_fmt', 'NCHW')).endswith('NHWC'):
         raise ValueError(f'{name} takes images of one size only; a backbone must take any, so choose another model')
-    return [i for i, _ in kept]
+    coarsest = max(last) if options.strides[-1] >= 16 else options.strides[-1]
+    return layout | {'out_indices': [last[stride] for stride in (*options.strides[:-1], coarsest)]}
 
 
-def _create_pretrained(name: str, options: BackboneOptions, indices: list[int]) -> nn.Module:
+def _can_dilate(name: str) -> bool:
+    """Whether the model's last stage can be dilated to stay at stride 16."""
+    try:
+        with torch.device('meta'):
+            _create(name, {'output_stride': 16}, in_chans=3)
+    except ValueError:
+        return False
+    return True
+
+
+def _create_pretrained(name: str, layout: dict[str, Any], options: BackboneOptions) -> nn.Module:
     overlay = None
     if options.weights is not None:
         state, _ = unwrap(load_weights_file(options.weights), wrappers=('state_dict', 'model'), prefixes=('module.',))
         overlay = {'state_dict': state}
     try:
-        return _create(name, options, in_chans=3, out_indices=indices, pretrained=True, pretrained_cfg_overlay=overlay)
+        return _create(name, layout, in_chans=3, pretrained=True, pretrained_cfg_overlay=overlay)
     except _LOAD_ERRORS as error:
         reason = f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
         if options.weights is not None:
@@ -92,22 +97,27 @@ def _create_pretrained(name: str, options: BackboneOptions, indices: list[int]) 
 
 
 def _transplant(
-    name: str, donor: nn.Module, net: nn.Module, bands: tuple[Band, ...], options: BackboneOptions
+    name: str,
+    donor: nn.Module,
+    net: nn.Module,
+    bands: tuple[Band, ...],
+    layout: dict[str, Any],
+    options: BackboneOptions,
 ) -> LoadReport:
     """Load the donor's RGB weights into `net`, with the kernels that see the bands adapted to them."""
     state: dict[str, Tensor] = dict(donor.state_dict())
     notes = []
-    for key in _stem_keys(name, options):
+    for key in _stem_keys(name, layout):
         if state[key].dim() != 4 or state[key].shape[1] != len(RGB):
             raise WeightsError(f'{key} of {name} cannot be adapted to other bands; pass pretrained=False')
         state[key], how = adapt_input_kernel(state[key], RGB, bands)
         notes.append(f'{key}: {how}')
     source = Path(options.weights).name if options.weights is not None else f'timm {name}'
-    return load_strict(net, state, resized=_stem_keys(name, options), source=f'{source} ({"; ".join(notes)})')
+    return load_strict(net, state, resized=_stem_keys(name, layout), source=f'{source} ({"; ".join(notes)})')
 
 
-def _stem_keys(name: str, options: BackboneOptions) -> list[str]:
+def _stem_keys(name: str, layout: dict[str, Any]) -> list[str]:
     """Name the weights whose shape depends on the number of bands."""
     with torch.device('meta'):
-        three, four = (_create(name, options, in_chans=n).state_dict() for n in (3, 4))
+        three, four = (_create(name, layout, in_chans=n).state_dict() for n in (3, 4))
     return [key for key, value in three.items() if value.shape != four[key].shape]

@@ -1,5 +1,6 @@
 """Convolutional trunks from torchvision, for names that timm lacks: models with a plain chain of `features`."""
 
+from collections.abc import Sequence
 from urllib.error import URLError
 
 import torch
@@ -8,19 +9,18 @@ from torch import Tensor, nn
 
 from geolearn.backbones._backbone import Backbone, BackboneOptions, ConvBackbone
 from geolearn.backbones.kernels import RGB, adapt_input_kernel
+from geolearn.backbones.pyramid import STRIDES
 from geolearn.backbones.weights import LoadReport, load_strict, load_weights_file, unwrap
 from geolearn.bands import Band
 from geolearn.errors import WeightsError
 
-STRIDES = (4, 8, 16, 32)
-
 
 class FeatureChain(nn.Module):
-    """Run layers in a chain and collect the last map at each of the strides 4, 8, 16 and 32."""
+    """Run layers in a chain and collect the last map at each of some strides."""
 
-    def __init__(self, layers: nn.Sequential, bands: int) -> None:
+    def __init__(self, layers: nn.Sequential, bands: int, strides: Sequence[int]) -> None:
         super().__init__()
-        last, self.channels = _last_at_stride(layers, bands)
+        last, self.channels = _last_at_stride(layers, bands, strides)
         self.taken = frozenset(last)
         self.features = layers[: max(last) + 1]
 
@@ -41,16 +41,18 @@ def list_torchvision_models() -> list[str]:
 
 def build_torchvision(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build a torchvision model as a backbone; pretrained RGB stems are carried over band by band."""
-    if options.form != 'pyramid' or options.output_stride == 16 or options.drop_path:
-        raise ValueError(f'{name} comes from torchvision; form, output_stride and drop_path cannot be changed')
+    if options.form != 'pyramid' or options.drop_path:
+        raise ValueError(f'{name} comes from torchvision; form and drop_path cannot be changed')
     net = torchvision.models.get_model(name, weights=None)
     layers = getattr(net, 'features', None)
     if not isinstance(layers, nn.Sequential):
         raise ValueError(f'torchvision model {name} has no chain of features to take maps from; take another model')
     report = _load(name, net, options) if options.pretrained or options.weights is not None else None
     _set_input(layers, bands, adapt=report is not None)
-    trunk = FeatureChain(layers, len(bands))
-    return ConvBackbone(name, trunk, channels=trunk.channels, strides=STRIDES, load_report=report)
+    # these chains cannot be dilated: the coarsest map is the last one
+    strides = (*options.strides[:-1], STRIDES[-1])
+    trunk = FeatureChain(layers, len(bands), strides)
+    return ConvBackbone(name, trunk, channels=trunk.channels, strides=strides, load_report=report)
 
 
 def _load(name: str, net: nn.Module, options: BackboneOptions) -> LoadReport:
@@ -80,7 +82,9 @@ def _set_input(layers: nn.Sequential, bands: tuple[Band, ...], *, adapt: bool) -
         nn.init.kaiming_normal_(stem.weight, mode='fan_out', nonlinearity='relu')
 
 
-def _last_at_stride(layers: nn.Sequential, bands: int) -> tuple[list[int], tuple[int, ...]]:
+def _last_at_stride(
+    layers: nn.Sequential, bands: int, strides: Sequence[int]
+) -> tuple[list[int], tuple[int, ...]]:
     """Find the last layer at each stride, and its channels, by watching a blank image shrink."""
     last: dict[int, tuple[int, int]] = {}
     side, training = 128, layers.training
@@ -94,4 +98,4 @@ def _last_at_stride(layers: nn.Sequential, bands: int) -> tuple[list[int], tuple
     layers.train(training)
     if not set(STRIDES) <= set(last):
         raise ValueError(f'the chain has maps at strides {sorted(last)}, needed {list(STRIDES)}; take another model')
-    return [last[s][0] for s in STRIDES], tuple(last[s][1] for s in STRIDES)
+    return [last[s][0] for s in strides], tuple(last[s][1] for s in strides)

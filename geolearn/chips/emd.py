@@ -86,16 +86,15 @@ def read_metadata(folder: Path) -> ExportMetadata:
     names = _strings(properties.get('BandNames')) or _strings([row.get('BandName') for row in rows])
     statistics = _statistics(rows) or _welford_statistics(_list(stats.get('BandStatsState')))
     band_count = _integer(stats.get('NumBands')) or (len(names) if names else None) or len(rows) or None
-    sensor = properties.get('SensorName')
     return ExportMetadata(
         metadata_mode=_text(stats.get('MetaDataMode')) or _text(emd.get('MetaDataMode')),
         classes=_classes(_list(emd.get('Classes')) or _list(stats.get('Classes')), path),
         band_names=tuple(names) if names else None,
-        sensor=sensor if isinstance(sensor, str) else None,
+        sensor=_text(properties.get('SensorName')),
         wavelengths_um=_wavelengths(own.get('wavelengths_um')),
         statistics=statistics,
         band_count=band_count,
-        dihedral=emd.get('ImageSpaceUsed', 'MAP_SPACE') == 'MAP_SPACE',
+        dihedral=_text(emd.get('ImageSpaceUsed')) in (None, 'MAP_SPACE'),
         cell_size=_object(emd.get('MinCellSize')),
     )
 

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from geolearn.classes import ClassInfo
-from geolearn.errors import GeoLearnError, RasterError
+from geolearn.errors import RasterError
 from geolearn.raster import GeoBox, RasterWriter, read_window
 from geolearn.raster.writing import BLOCK_SIZE
 from geolearn.tiling import Tile, TileGrid
@@ -118,10 +118,10 @@ def read_batches(
 
 def prefetch(batches: Iterator[TileBatch]) -> Generator[TileBatch, None, None]:
     """Run an iterator in a thread of its own, a bounded number of batches ahead; its error is raised here."""
-    queue: Queue[TileBatch | GeoLearnError | None] = Queue(QUEUE_BATCHES)
+    queue: Queue[TileBatch | None] = Queue(QUEUE_BATCHES)
     stopped = threading.Event()
 
-    def put(item: TileBatch | GeoLearnError | None) -> bool:
+    def put(item: TileBatch | None) -> bool:
         while not stopped.is_set():
             try:
                 queue.put(item, timeout=0.1)
@@ -135,20 +135,17 @@ def prefetch(batches: Iterator[TileBatch]) -> Generator[TileBatch, None, None]:
             for batch in batches:
                 if not put(batch):
                     return
+        finally:
             put(None)
-        except GeoLearnError as error:
-            put(error)
 
-    thread = threading.Thread(target=work, name='geolearn-reader', daemon=True)
-    thread.start()
-    try:
-        while (item := queue.get()) is not None:
-            if isinstance(item, GeoLearnError):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
+    with ThreadPoolExecutor(1, 'geolearn-reader') as pool:
+        reading = pool.submit(work)
+        try:
+            while (item := queue.get()) is not None:
+                yield item
+            reading.result()
+        finally:
+            stopped.set()
 
 
 class MapAssembler:
@@ -238,14 +235,11 @@ class MapPlan:
 def output_encoding(classes: Sequence[ClassInfo]) -> tuple[str, int]:
     """Choose the map's dtype and NoData value: 0 unless a class has it, else the largest value that is free."""
     values = {info.value for info in classes}
-    dtype = 'uint8' if max(values) <= 255 else 'uint16'
+    dtype, limit = ('uint8', 255) if max(values) <= 255 else ('uint16', 65535)
     # a class named NoData with value 0 is what the map calls NoData
     if not any(info.value == 0 and info.name != 'NoData' for info in classes):
         return dtype, 0
-    limit = 255 if dtype == 'uint8' else 65535
-    if limit in values:
-        dtype, limit = 'uint16', 65535
-    return dtype, limit
+    return dtype, max(set(range(limit + 1)) - values)
 
 
 def map_raster(src: Any, network: nn.Module, plan: MapPlan, dst: str | Path, *, tags: dict[str, str]) -> Path:

@@ -14,10 +14,10 @@ from torch import Tensor
 import geolearn
 from geolearn import plotting
 from geolearn.backbones.weights import load_strict
-from geolearn.bands import resolve_bands
+from geolearn.bands import Band, is_placeholder, match_bands, resolve_bands
 from geolearn.bundle import SUFFIX, Bundle, read_bundle, write_bundle
 from geolearn.data import ChipData
-from geolearn.errors import BundleError, NotTrainedError, UnknownNameError, WeightsError
+from geolearn.errors import BandError, BundleError, NotTrainedError, RasterError, UnknownNameError
 from geolearn.inference.raster import MapPlan, PixelScale, check_range, map_raster
 from geolearn.losses import PixelCrossEntropy
 from geolearn.metrics import ConfusionMatrix
@@ -258,7 +258,7 @@ class PixelClassifier:
         """
         if not self.history.batch_losses:
             raise NotTrainedError('there are no losses to plot; call fit() first')
-        return plotting.show_losses(self.history.batch_losses, self.history.epochs)
+        return plotting.show_losses(self.history.batch_losses, self.history.epochs[self.history.loaded :])
 
     # -- keeping
 
@@ -276,7 +276,10 @@ class PixelClassifier:
             RasterError: If it cannot be written.
         """
         target = self._target(name_or_path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RasterError(f'cannot write {target}: {error.strerror}; save to another folder') from error
         emd = self.spec.to_emd(chip_name=target.stem)
         emd['geolearn'] = {'version': geolearn.__version__, **self.spec.to_manifest(), 'history': self.history.epochs}
         extras: dict[str, bytes] = {}
@@ -286,7 +289,8 @@ class PixelClassifier:
             emd['per_class_metrics'] = table.T.to_json()
             emd['LearningRate'] = repr(self.history.learning_rate)
             emd['geolearn']['metrics'] = {'accuracy': self.accuracy(), 'miou': self.mIOU(mean=True)}
-            extras['ModelCharacteristics/loss_graph.png'] = _png(self.plot_losses())
+            if self.history.batch_losses:
+                extras['ModelCharacteristics/loss_graph.png'] = _png(self.plot_losses())
             extras['ModelCharacteristics/show_results.png'] = _png(self.show_results())
         return write_bundle(target, Bundle(_without_nan(emd), self.network.state_dict(), extras))
 
@@ -296,9 +300,10 @@ class PixelClassifier:
             return path
         if len(path.parts) > 1:
             return path / f'{path.name}{SUFFIX}'
-        data = self._needed_data()
+        if self.data is None:
+            raise NotTrainedError(f'save({str(name_or_path)!r}) goes beside the data, which is not here; pass a path')
         name = path.name.removesuffix(SUFFIX)
-        return (data.working_dir or data.path) / 'models' / name / f'{name}{SUFFIX}'
+        return (self.data.working_dir or self.data.path) / 'models' / name / f'{name}{SUFFIX}'
 
     # -- mapping
 
@@ -336,6 +341,8 @@ class PixelClassifier:
         Raises:
             RasterError: If bands or units do not fit, or reading or writing fails; no part of `dst` is left.
         """
+        if batch_size < 1:
+            raise ValueError(f'batch_size must be at least 1, got {batch_size}')
         fixed_grid = self.network.backbone.has_position_grid
         side = tile_size or (self.spec.chip_size if fixed_grid else max(self.spec.chip_size, 512))
         margin = halo if halo is not None else side // 8 if fixed_grid else min(side // 8, 32)
@@ -397,19 +404,33 @@ def load_model(path: str | Path, data: ChipData | None = None) -> PixelClassifie
         if spec.model not in MODELS:
             raise UnknownNameError('model', spec.model, MODELS)
         model = MODELS[spec.model].from_spec(spec, bundle.weights, data)
-    except (UnknownNameError, WeightsError) as error:
+    except ValueError as error:  # also what a library says of a backbone that cannot be built
         raise BundleError(f'{path} cannot be loaded: {error}') from error
-    model.history.epochs.extend(row for row in bundle.manifest.get('history', []) if isinstance(row, dict))
+    rows = bundle.manifest.get('history')
+    model.history.epochs.extend(row for row in (rows if isinstance(rows, list) else []) if isinstance(row, dict))
+    model.history.loaded = len(model.history.epochs)
     return model
 
 
 def _check_fits(spec: ModelSpec, data: ChipData) -> None:
     ours, theirs = [c.value for c in spec.class_infos], [c.value for c in data.class_infos]
-    if ours != theirs or len(spec.bands) != len(data.bands):
+    if ours != theirs or not _same_order(spec.bands, data.bands):
         raise BundleError(
-            f'the model has {len(spec.bands)} bands and class values {ours}; the data has {len(data.bands)} bands and '
-            f'{theirs}. Prepare the data with the same bands, class_mapping and ignore_classes'
+            f'the model has bands {[band.name for band in spec.bands]} and class values {ours}; the data has bands '
+            f'{[band.name for band in data.bands]} and class values {theirs}. Prepare the data with the same bands, '
+            'class_mapping and ignore_classes'
         )
+
+
+def _same_order(ours: Sequence[Band], theirs: Sequence[Band]) -> bool:
+    if len(ours) != len(theirs) or [band.name for band in ours] == [band.name for band in theirs]:
+        return len(ours) == len(theirs)
+    if any(all(is_placeholder(band.name) for band in bands) for bands in (ours, theirs)):
+        return True
+    try:
+        return match_bands(theirs, ours) == list(range(len(ours)))
+    except BandError:
+        return False
 
 
 def _png(figure: 'Figure') -> bytes:

@@ -18,22 +18,22 @@ from geolearn.models.spec import ModelSpec
 class DeepLabHead(nn.Module):
     """The DeepLabV3+ decoder (Chen et al. 2018, arXiv:1802.02611) and a 1x1 classifier.
 
-    Pooling works on the coarsest map of stride 16 or less, the skip connection is the map of stride 4. A backbone
-    without a map of stride 8 or 16 gives its coarsest, enlarged to stride 16.
+    Pooling works on the map of stride 16, the skip connection is the map of stride 4. A convolutional network that
+    cannot keep its last stage at stride 16 gives it at stride 32, enlarged to 16.
 
     Args:
-        backbone: Whose maps are taken.
+        backbone: Whose maps are taken; it must offer those of `STRIDES`.
         class_count: Number of output channels.
     """
 
+    STRIDES = (4, 16)
+
     def __init__(self, backbone: Backbone, class_count: int) -> None:
         super().__init__()
-        strides, channels = backbone.strides, backbone.channels
-        self._fine = strides.index(4)
-        self._coarse = max((i for i, stride in enumerate(strides) if stride == 16), default=len(strides) - 1)
-        self._enlarge = strides[self._coarse] / 16
+        fine, coarse = backbone.channels
+        self._enlarge = backbone.strides[1] / 16
         self.decoder = DeepLabV3PlusDecoder(
-            (0, 0, channels[self._fine], channels[self._coarse]),
+            (0, 0, fine, coarse),
             encoder_depth=4,
             out_channels=256,
             atrous_rates=(12, 24, 36),
@@ -45,12 +45,12 @@ class DeepLabHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Compute logits (N, classes, H/4, W/4) from feature maps, finest first."""
-        coarse = maps[self._coarse]
+        fine, coarse = maps
         if self._enlarge != 1:
             coarse = functional.interpolate(coarse, scale_factor=self._enlarge, mode='bilinear', align_corners=False)
         # smp's decoder looks at position 2 for the skip and at the last for pooling
         unused = torch.empty(0)
-        return self.classifier(self.decoder([unused, unused, maps[self._fine], coarse]))
+        return self.classifier(self.decoder([unused, unused, fine, coarse]))
 
 
 @register_model
@@ -83,6 +83,8 @@ class DeepLab(PixelClassifier):
     @classmethod
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Segmenter:
         """Build the network that a spec describes."""
-        backbone = create_backbone(spec.backbone, spec.bands, pretrained=pretrained, weights=weights)
+        backbone = create_backbone(
+            spec.backbone, spec.bands, pretrained=pretrained, weights=weights, strides=DeepLabHead.STRIDES
+        )
         normalise = Normalise(spec.statistics.mean, spec.statistics.std)
         return Segmenter(normalise, backbone, DeepLabHead(backbone, len(spec.class_infos)))

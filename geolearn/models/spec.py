@@ -6,9 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from geolearn.bands import Band
-from geolearn.classes import ClassInfo
-from geolearn.errors import BandError, BundleError
+from geolearn.classes import MAX_CLASSES, ClassInfo
+from geolearn.errors import BundleError
 from geolearn.statistics import BandStatistics
+
+MAX_CHIP_SIZE = 65_536
+"""Larger ones are no training chips; tiles take their size from them."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,23 @@ class ModelSpec:
                 chip_size=_typed(manifest['chip_size'], int),
                 statistics=_statistics(manifest['statistics']),
                 dtype=_typed(manifest['dtype'], str),
-                cell_size=manifest.get('cell_size'),
+                cell_size=_optional(manifest.get('cell_size'), dict),
             )
         except KeyError as error:
             raise BundleError(f'the manifest lacks {error}; the bundle is broken') from error
-        except (TypeError, ValueError, BandError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise BundleError(f'the manifest is broken: {error}') from error
-        if len(spec.statistics.mean) != len(spec.bands) or not 2 <= len(spec.class_infos) <= 255:
-            raise BundleError(
-                f'the manifest is broken: {len(spec.bands)} bands with statistics of {len(spec.statistics.mean)}, '
-                f'{len(spec.class_infos)} classes'
-            )
+        spec._check()
         return spec
+
+    def _check(self) -> None:
+        bands, measured, values = len(self.bands), len(self.statistics.mean), [info.value for info in self.class_infos]
+        if not bands or measured != bands:
+            raise BundleError(f'the manifest is broken: {bands} bands with statistics of {measured}')
+        if not 2 <= len(set(values)) == len(values) <= MAX_CLASSES or not all(0 <= value < 65536 for value in values):
+            raise BundleError(f'the manifest is broken: class values {values} must be 2..255 different ones in 0..65535')
+        if not 1 <= self.chip_size <= MAX_CHIP_SIZE:
+            raise BundleError(f'the manifest is broken: chip_size {self.chip_size} must lie in 1..{MAX_CHIP_SIZE}')
 
     def to_emd(self, *, chip_name: str) -> dict[str, Any]:
         """Return Esri's keys for this model; `chip_name` is the model's name."""
@@ -128,20 +136,24 @@ def _typed(value: Any, kind: type) -> Any:
     return value
 
 
+def _optional(value: Any, kind: type) -> Any:
+    return None if value is None else _typed(value, kind)
+
+
 def _band(row: Mapping[str, Any]) -> Band:
     wavelength = row['wavelength_um']
     return Band(
         _typed(row['name'], str),
         None if wavelength is None else float(wavelength),
-        row['common_name'],
+        _optional(row['common_name'], str),
         bool(row['is_radar']),
     )
 
 
 def _class_info(row: Mapping[str, Any]) -> ClassInfo:
-    color = tuple(int(part) for part in row['color'])
-    if len(color) != 3:
-        raise ValueError(f'class color {color} must have three parts')
+    color = tuple(_typed(part, int) for part in row['color'])
+    if len(color) != 3 or not all(0 <= part <= 255 for part in color):
+        raise ValueError(f'class color {color} must have three parts in 0..255')
     return ClassInfo(_typed(row['value'], int), _typed(row['name'], str), (color[0], color[1], color[2]))
 
 

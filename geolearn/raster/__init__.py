@@ -11,6 +11,7 @@ from geolearn.raster.reading import (
     read_label,
     read_window,
     sample_pixels,
+    tag_wavelengths_um,
 )
 from geolearn.raster.writing import RasterWriter, replacing, write_raster
 
@@ -27,5 +28,6 @@ __all__ = [
     'read_window',
     'replacing',
     'sample_pixels',
+    'tag_wavelengths_um',
     'write_raster',
 ]

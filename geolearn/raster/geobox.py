@@ -23,9 +23,14 @@ class GeoBox:
     def bounds(self) -> tuple[float, float, float, float]:
         """Left, bottom, right, top in map units; the hull where the raster is rotated."""
         height, width = self.shape
-        corners = [self.transform * corner for corner in ((0, 0), (width, 0), (0, height), (width, height))]
+        corners = [self._place(row, col) for row in (0, height) for col in (0, width)]
         xs, ys = [x for x, _ in corners], [y for _, y in corners]
         return min(xs), min(ys), max(xs), max(ys)
+
+    def _place(self, row: int, col: int) -> tuple[float, float]:
+        # written out: affine 3 warns of `*`, and older ones have no `@`
+        t = self.transform
+        return t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f
 
     @property
     def resolution(self) -> tuple[float, float]:
@@ -35,4 +40,5 @@ class GeoBox:
 
     def crop(self, row: int, col: int, shape: tuple[int, int]) -> 'GeoBox':
         """Return the box of the window whose upper-left pixel is (row, col)."""
-        return GeoBox(shape, self.transform * Affine.translation(col, row), self.crs)
+        (x, y), t = self._place(row, col), self.transform
+        return GeoBox(shape, Affine(t.a, t.b, x, t.d, t.e, y), self.crs)

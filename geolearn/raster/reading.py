@@ -38,6 +38,8 @@ def open_raster(path: RasterPath) -> Iterator[Any]:
     Raises:
         RasterError: If the file does not exist, is no raster, or breaks off while being read.
     """
+    if not isinstance(path, str | Path) and len(path) == 1:
+        path = path[0]
     if isinstance(path, str | Path):
         source, shown = str(path), str(path)
     else:
@@ -45,14 +47,15 @@ def open_raster(path: RasterPath) -> Iterator[Any]:
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
         # a raster without a place is refused where a place is needed, not here
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        # text in a damaged file need not be UTF-8
         try:
             dataset = rasterio.open(source)
-        except RasterioError as error:
+        except (RasterioError, UnicodeDecodeError) as error:
             raise RasterError(f'cannot open raster {shown}: {error}') from error
         with dataset:
             try:
                 yield dataset
-            except RasterioError as error:
+            except (RasterioError, UnicodeDecodeError) as error:
                 raise RasterError(f'cannot read raster {shown}: {error}') from error
 
 
@@ -66,28 +69,37 @@ def raster_bands(src: Any) -> tuple[Band, ...]:
     tags = src.tags()
     sensor = next((found for key in _SENSOR_TAGS if (found := find_sensor(tags.get(key)))), None)
     names = [description or '' for description in src.descriptions]
-    wavelengths = [_tag_wavelength_um(src, index) for index in src.indexes]
-    return resolve_bands(names, sensor=sensor, tag_wavelengths_um=wavelengths)
+    return resolve_bands(names, sensor=sensor, tag_wavelengths_um=tag_wavelengths_um(src))
+
+
+def tag_wavelengths_um(src: Any) -> list[float | None]:
+    """Read each band's centre wavelength as GDAL's IMAGERY domain, ENVI and EnMAP write it; None where none is."""
+    return [_tag_wavelength_um(src, index) for index in src.indexes]
 
 
 def _tag_wavelength_um(src: Any, index: int) -> float | None:
-    """Read a band's centre wavelength as GDAL's IMAGERY domain, ENVI and EnMAP write it."""
     imagery, plain = src.tags(index, ns='IMAGERY'), src.tags(index)
     if 'CENTRAL_WAVELENGTH_UM' in imagery:
-        return _number(imagery['CENTRAL_WAVELENGTH_UM'])
+        return _micrometres(imagery['CENTRAL_WAVELENGTH_UM'], 'micrometers')
     lowered = {key.lower(): value for key, value in plain.items()}
-    value = _number(lowered.get('wavelength', lowered.get('wavelength_um', '')))
-    if value is None:
-        return None
-    units = lowered.get('wavelength_units', lowered.get('wavelength_unit', '')).lower()
-    return value / 1000 if units.startswith('nano') or units == 'nm' else value
+    units = lowered.get('wavelength_units', lowered.get('wavelength_unit', ''))
+    return _micrometres(lowered.get('wavelength', lowered.get('wavelength_um', '')), units)
 
 
-def _number(text: str) -> float | None:
+def _micrometres(text: str, units: str) -> float | None:
+    """Read a wavelength; None where it is no number, or none of light (radar, masks and elevation carry tags too)."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return None
+    units = units.strip().lower()
+    if units in ('', 'unknown'):
+        units = 'nm' if value > 100 else 'um'  # no band of light is that long in one unit or that short in the other
+    if units.startswith('nano') or units == 'nm':
+        value /= 1000
+    elif not (units.startswith('micro') or units in ('um', 'µm', 'μm')):
+        return None
+    return value if 0.3 <= value <= 15 else None
 
 
 def find_band_indexes(src: Any, wanted: Sequence[Band], *, names: Sequence[str] | None = None) -> list[int]:
@@ -144,7 +156,7 @@ def read_window(
     try:
         pixels = src.read(list(indexes), window=window, out=out)
         mask = _valid_mask(src, pixels, window, indexes)
-    except RasterioError as error:
+    except (RasterioError, MemoryError) as error:  # a damaged header may claim any size
         rows = f'{int(window.row_off)}..{int(window.row_off + window.height)}'
         raise RasterError(f'cannot read rows {rows} of {_shown(src)}: {error.__cause__ or error}') from error
     return pixels, mask
@@ -189,12 +201,13 @@ def read_label(path: str | Path) -> np.ndarray:
             raise RasterError(f'label {path} holds {src.count} bands; a label raster has one band of class values')
         pixels, _ = read_window(src, Window(0, 0, src.width, src.height), [1])
     label = pixels[0]
-    if np.issubdtype(label.dtype, np.floating):
-        rounded = np.rint(label)
-        if not np.array_equal(rounded, label):
-            raise RasterError(f'label {path} holds fractions; class values are whole numbers')
-        label = rounded.astype(np.int64)
-    return label
+    if np.issubdtype(label.dtype, np.integer):
+        return label
+    if not np.issubdtype(label.dtype, np.floating):
+        raise RasterError(f'label {path} holds {label.dtype} numbers; class values are whole numbers')
+    if not (np.abs(label) < 2**53).all() or (np.rint(label) != label).any():
+        raise RasterError(f'label {path} holds fractions, NaN or infinity; class values are whole numbers')
+    return label.astype(np.int64)
 
 
 def sample_pixels(src: Any, indexes: Sequence[int], *, window_size: int = 128, per_side: int = 3) -> np.ndarray:

@@ -33,10 +33,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     part = Path(name)
     try:
         yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)  # mkstemp makes files private; a map is for sharing
-        part.replace(path)
+        try:
+            umask = os.umask(0)
+            os.umask(umask)
+            part.chmod(0o666 & ~umask)  # mkstemp makes files private; a map is for sharing
+            part.replace(path)
+        except OSError as error:
+            raise RasterError(f'cannot write {path}: {error.strerror}') from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -90,6 +93,8 @@ class RasterWriter:
             self._profile |= {'tiled': True, 'blockxsize': BLOCK_SIZE, 'blockysize': BLOCK_SIZE}
         if compress in ('lzw', 'deflate') and count > 1:
             self._profile |= {'predictor': 3 if dtype.startswith('float') else 2}
+        if count == 4 and dtype == 'uint8':
+            self._profile |= {'alpha': 'no'}  # GDAL takes the fourth of four bytes for opacity unless told otherwise
         self._band_names, self._colors = band_names, colors
         self._class_names, self._tags = class_names, tags
         self._scope = replacing(self.path)
@@ -99,12 +104,20 @@ class RasterWriter:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore', NotGeoreferencedWarning)
-                self._dst = rasterio.open(self._part, 'w', **self._profile)
+                self._dst = self._create()
             self._describe()
         except BaseException as error:
             self._scope.__exit__(type(error), error, error.__traceback__)
             raise
         return self
+
+    def _create(self) -> Any:
+        try:
+            return rasterio.open(self._part, 'w', **self._profile)
+        except (RasterioError, OSError) as error:
+            raise RasterError(self._failure(error)) from error
+        except (TypeError, ValueError) as error:  # rasterio's word for a type, CRS or NoData that no GeoTIFF can hold
+            raise RasterError(f'cannot write {self.path}: {error}') from error
 
     def _describe(self) -> None:
         for index, name in enumerate(self._band_names, 1):

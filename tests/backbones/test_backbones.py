@@ -18,11 +18,12 @@ class BackboneContract:
     """Subclass, set `name`, and pytest runs every promise a backbone makes."""
 
     name: str
-    output_stride: int | None = None
+    asked: tuple[int, ...] = (4, 8, 16, 32)
+    offered: tuple[int, ...] = (4, 8, 16, 32)
 
     def build(self):
         torch.manual_seed(0)
-        return create_backbone(self.name, BANDS, pretrained=False, output_stride=self.output_stride)
+        return create_backbone(self.name, BANDS, pretrained=False, strides=self.asked)
 
     @pytest.mark.parametrize('size', [(64, 96), (65, 97)])
     def test_maps_have_the_declared_channels_and_strides(self, size):
@@ -32,7 +33,7 @@ class BackboneContract:
         assert shapes == [
             (2, c, math.ceil(size[0] / s), math.ceil(size[1] / s)) for c, s in zip(net.channels, net.strides)
         ]
-        assert net.strides == ((4, 8, 16, 16) if self.output_stride == 16 else (4, 8, 16, 32))
+        assert net.strides == self.offered
 
     def test_gradients_reach_the_trunk(self):
         net = self.build()
@@ -75,9 +76,18 @@ class TestResNet(BackboneContract):
     name = 'resnet18'
 
 
+class TestDofaAtTwoStrides(TestDofa):
+    asked = offered = (4, 16)
+
+
 class TestDilatedResNet(BackboneContract):
     name = 'resnet18'
-    output_stride = 16
+    asked = offered = (4, 16)
+
+
+class TestDenseNetThatCannotBeDilated(BackboneContract):
+    name = 'densenet121'
+    asked, offered = (4, 16), (4, 32)
 
 
 class TestConvNeXt(BackboneContract):
@@ -127,8 +137,9 @@ def test_a_registered_builder_is_found_and_a_second_of_its_name_is_refused(monke
         ({'form': 'maps'}, "form must be 'pyramid' or 'tokens', got 'maps'"),
         ({'window': -1}, 'window must be None, 0 for global attention'),
         ({'drop_path': 1.0}, 'drop_path must lie in 0..1'),
-        ({'output_stride': 8}, 'output_stride must be None, 16 or 32, got 8'),
-        ({'output_stride': 16}, 'dofa_tiny has maps at strides 4 to 32'),
+        ({'strides': (2, 4)}, r'strides must be some of \(4, 8, 16, 32\), finest first, got \(2, 4\)'),
+        ({'strides': (16, 4)}, 'finest first'),
+        ({'strides': ()}, 'strides must be some of'),
     ],
 )
 def test_impossible_options_are_refused(arguments, message):
@@ -140,7 +151,6 @@ def test_impossible_options_are_refused(arguments, message):
     ('name', 'arguments', 'message'),
     [
         ('resnet18', {'form': 'tokens'}, 'without tokens'),
-        ('densenet121', {'output_stride': 16}, 'timm cannot build densenet121 .* output_stride=16'),
         ('vit_tiny_patch16_224', {}, r'vit_tiny_patch16_224 offers maps at strides \[16, 16, 16\]'),
         ('swin_tiny_patch4_window7_224', {}, 'images of one size only'),
         ('mobilenet_v3_small', {'drop_path': 0.1}, 'comes from torchvision'),
