@@ -28,6 +28,17 @@ MAX_MEMBER_BYTES = 64 * 2**30
 MAX_RATIO = 200
 """A member that unpacks to more than this times its packed size is a decompression bomb."""
 
+# what zipfile raises, by where the damage is met
+_BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    struct.error,
+    NotImplementedError,
+    EOFError,
+    OSError,
+)
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -111,7 +122,7 @@ def read_bundle(path: str | Path) -> Bundle:
             weights_name = _weights_name(emd, archive.namelist(), path)
             weights = parse_safetensors(archive.read(weights_name))
             figures = {n: archive.read(n) for n in archive.namelist() if n.startswith('ModelCharacteristics/')}
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError, OSError) as error:
+    except _BROKEN_ZIP as error:
         raise BundleError(f'{path} is no readable {SUFFIX}: {error}; it may be truncated, copy it again') from error
     except (SafetensorError, ValueError, KeyError) as error:
         if isinstance(error, BundleError):

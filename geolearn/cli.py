@@ -93,15 +93,18 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('src', nargs='+', help='raster to map; several make one mosaic')
     parser.add_argument('dst', help='GeoTIFF to write')
     parser.add_argument('--bands', nargs='+', help="names of the raster's bands in file order, where it names none")
+    parser.add_argument('--sensor', help='whose names --bands are, such as Sentinel-2 for B04')
     parser.add_argument('--scale', type=float, default=1.0, help='multiply pixel values, where units differ')
     parser.add_argument('--offset', type=float, default=0.0, help='add to pixel values after scaling')
     parser.add_argument('--tile-size', type=_whole(1), help='side of the tiles in pixels')
     parser.add_argument('--halo', type=_whole(0), help='pixels dropped at inner tile edges')
     parser.add_argument('--batch-size', type=_whole(1), default=4, help='tiles computed together')
-    parser.set_defaults(run=_predict)
+    parser.set_defaults(run=_predict, refuse=parser.error)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    if arguments.halo and arguments.tile_size and 2 * arguments.halo >= arguments.tile_size:
+        arguments.refuse('--halo must be under half of --tile-size')
     from geolearn.models import load_model
 
     started = time.perf_counter()
@@ -110,6 +113,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         arguments.src if len(arguments.src) > 1 else arguments.src[0],
         arguments.dst,
         bands=arguments.bands,
+        sensor=arguments.sensor,
         scale=arguments.scale,
         offset=arguments.offset,
         tile_size=arguments.tile_size,

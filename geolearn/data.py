@@ -211,7 +211,7 @@ def prepare_data(
     all_bands = name_bands(bands, metadata, summary)
     chosen = choose_bands(all_bands, extract_bands)
     if chosen != list(range(summary.band_count)):
-        reader = ChipReader(reader.files, [index + 1 for index in chosen])
+        reader = reader.with_bands([index + 1 for index in chosen])
     statistics, source = choose_statistics(metadata, summary)
     statistics = statistics.select(chosen)
     counts = count_values(summary)

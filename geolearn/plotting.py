@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 NODATA_GREY = 0.5
 
 
-def stretch(image: np.ndarray, *, low: float = 2, high: float = 98) -> np.ndarray:
-    """Scale each band between two percentiles of its valid pixels for display.
+def stretch(image: np.ndarray) -> np.ndarray:
+    """Scale each band from its 2nd percentile to its 98th, or less where clouds would leave the land in the dark.
 
     Args:
         image: (height, width, bands) float, NaN where there is no data.
-        low: Percentile that becomes black.
-        high: Percentile that becomes white.
 
     Returns:
         The same shape in 0..1; grey where there is no data.
     """
     if not np.isfinite(image).any():
         return np.full(image.shape, NODATA_GREY)
-    floor, ceiling = np.nanpercentile(image, [low, high], axis=(0, 1))
+    floor, lower, median, upper, ceiling = np.nanpercentile(image, [2, 25, 50, 75, 98], axis=(0, 1))
+    # beyond four interquartile ranges lie clouds, snow and roofs, which may be white
+    ceiling = np.where(upper > lower, np.minimum(ceiling, median + 4 * (upper - lower)), ceiling)
     scaled = np.clip((image - floor) / np.maximum(ceiling - floor, 1e-9), 0, 1)
     return np.where(np.isfinite(image), scaled, NODATA_GREY)
 

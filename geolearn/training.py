@@ -4,7 +4,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +21,10 @@ with warnings.catch_warnings():
     from fastai.optimizer import Adam
 
 from geolearn.chips.loader import ChipLoader
+from geolearn.history import History
 from geolearn.metrics import ConfusionMatrix
 
 Splitter = Callable[[Any], Sequence[list[nn.Parameter]]]
-
-
-@dataclass
-class History:
-    """What training has been through, over all calls of `fit`.
-
-    Args:
-        batch_losses: Smoothed training loss after each batch.
-        epochs: One row per epoch: epoch, train_loss, valid_loss, accuracy, miou, seconds.
-        learning_rate: Highest learning rate of the last fit.
-        loaded: How many of the rows came with the bundle, without their batches' losses.
-    """
-
-    batch_losses: list[float] = field(default_factory=list)
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    learning_rate: float | None = None
-    loaded: int = 0
 
 
 class _FromMatrix(Metric):

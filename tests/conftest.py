@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from hypothesis import HealthCheck, settings
 from rasterio.errors import NotGeoreferencedWarning
 
 CRS = 'EPSG:32633'
+
+# how long an example takes says more about the machine's other work than about the code
+settings.register_profile('geolearn', deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('geolearn')
 
 
 @pytest.fixture(scope='session')

@@ -231,9 +231,7 @@ def build_dofa(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> 
         unused = ('norm.*',) if pyramid else ()
         report = load_strict(trunk, state, may_be_missing=unused, dropped=dropped, source=str(path))
     if pyramid:
-        return PyramidBackbone(
-            name, trunk, strides=options.strides, window=options.window, load_report=report
-        )
+        return PyramidBackbone(name, trunk, strides=options.strides, window=options.window, load_report=report)
     return TokenBackbone(name, trunk, load_report=report)
 
 

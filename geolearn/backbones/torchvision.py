@@ -82,9 +82,7 @@ def _set_input(layers: nn.Sequential, bands: tuple[Band, ...], *, adapt: bool) -
         nn.init.kaiming_normal_(stem.weight, mode='fan_out', nonlinearity='relu')
 
 
-def _last_at_stride(
-    layers: nn.Sequential, bands: int, strides: Sequence[int]
-) -> tuple[list[int], tuple[int, ...]]:
+def _last_at_stride(layers: nn.Sequential, bands: int, strides: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
     """Find the last layer at each stride, and its channels, by watching a blank image shrink."""
     last: dict[int, tuple[int, int]] = {}
     side, training = 128, layers.training

@@ -1,6 +1,6 @@
 """Cut a raster and its labels into a chip folder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ def export_training_data(
         stride: Pixels from chip to chip; None means `tile_size`, so that chips do not overlap.
         bands: Bands of the raster in order; None takes the names that the raster gives.
         sensor: Sensor name to record.
-        min_labelled: Smallest share of a chip's pixels that must be valid and labelled for it to be written.
+        min_labelled: Smallest share of a chip's pixels that must be valid and labelled for it to be written. Labels of
+            pixels without data are written as 0.
 
     Returns:
         The folder.
@@ -46,8 +47,10 @@ def export_training_data(
         RasterError: If a raster cannot be read.
         ChipFolderError: If the grids differ, no chip results or `out` is not empty.
     """
+    shown = str(raster) if isinstance(raster, str | Path) else f'mosaic of {len(raster)} files'
     with open_raster(raster) as src, open_raster(labels) as lab:
-        _check_grids(src, lab)
+        _check_grids(src, lab, f'image {shown} and labels {labels}')
+        corners = _corners((src.height, src.width), tile_size, stride or tile_size)
         writer = ClassifiedTilesWriter(
             out,
             bands=tuple(bands) if bands else raster_bands(src),
@@ -57,30 +60,33 @@ def export_training_data(
             nodata=src.nodata,
         )
         geobox = raster_geobox(src)
-        for row, col in _corners((src.height, src.width), tile_size, stride or tile_size):
+        for row, col in corners:
             window = Window(col, row, tile_size, tile_size)
             pixels, mask = read_window(src, window, src.indexes)
             label, label_mask = read_window(lab, window, [1])
-            values = label[0] if label_mask is None else np.where(label_mask, label[0], 0)
-            usable = (values > 0) if mask is None else (values > 0) & mask
-            if usable.any() and usable.mean() >= min_labelled:
+            values = label[0]
+            for valid in (mask, label_mask):
+                values = values if valid is None else np.where(valid, values, 0)
+            if values.any() and (values > 0).mean() >= min_labelled:
                 writer.add(pixels, values, geobox.crop(row, col, (tile_size, tile_size)), mask=mask)
     return writer.finish()
 
 
-def _check_grids(src: Any, lab: Any) -> None:
+def _check_grids(src: Any, lab: Any, shown: str) -> None:
+    if lab.count != 1:
+        raise ChipFolderError(f'{shown}: labels hold {lab.count} bands; a label raster has one band of class values')
     image, label = raster_geobox(src), raster_geobox(lab)
-    if image.shape != label.shape or not image.transform.almost_equals(label.transform, 1e-6):
+    same_crs = src.crs == lab.crs or not (src.crs and lab.crs)
+    if image.shape != label.shape or not same_crs or not image.transform.almost_equals(label.transform, 1e-6):
         raise ChipFolderError(
-            f'image {src.name} and labels {lab.name} lie on different grids: {image.shape} at {image.transform[:6]} '
-            f'and {label.shape} at {label.transform[:6]}; warp the labels to the image first'
+            f'{shown} lie on different grids: {image.shape} at {image.transform[:6]} in {src.crs} '
+            f'and {label.shape} at {label.transform[:6]} in {lab.crs}; warp the labels to the image first'
         )
 
 
-def _corners(shape: tuple[int, int], tile_size: int, stride: int) -> Iterator[tuple[int, int]]:
-    """Yield upper-left corners of the chips that lie wholly inside."""
+def _corners(shape: tuple[int, int], tile_size: int, stride: int) -> list[tuple[int, int]]:
+    """Return the upper-left corners of the chips that lie wholly inside."""
     if min(shape) < tile_size:
         raise ChipFolderError(f'the raster is {shape[1]}x{shape[0]} pixels, smaller than tile_size {tile_size}')
-    for row in range(0, shape[0] - tile_size + 1, stride):
-        for col in range(0, shape[1] - tile_size + 1, stride):
-            yield row, col
+    rows, cols = (range(0, side - tile_size + 1, stride) for side in shape)
+    return [(row, col) for row in rows for col in cols]

@@ -35,14 +35,10 @@ def name_bands(given: BandChoice, metadata: ExportMetadata, summary: ChipSummary
             f'the .emd describes {metadata.band_count} bands but the chips hold {summary.band_count} ({first}); '
             'export them again, or pass bands= with the name of each band'
         )
-    names, own = metadata.band_names, chip_bands(first)
-    if names and len(names) == summary.band_count and not all(is_placeholder(name) for name in names):
-        return resolve_bands(
-            names,
-            sensor=metadata.sensor,
-            stored_wavelengths_um=_fitting(metadata.wavelengths_um, len(names)),
-            tag_wavelengths_um=[band.wavelength_um for band in own],
-        )
+    names, stored = metadata.band_names, _fitting(metadata.wavelengths_um, summary.band_count)
+    own, tagged = chip_bands(first)
+    if names and len(names) == summary.band_count and (stored or not all(is_placeholder(name) for name in names)):
+        return resolve_bands(names, sensor=metadata.sensor, stored_wavelengths_um=stored, tag_wavelengths_um=tagged)
     return own
 
 
@@ -89,9 +85,10 @@ def choose_statistics(metadata: ExportMetadata, summary: ChipSummary) -> tuple[B
         spread = counted.maximum[index] - counted.minimum[index]
         outside = max(found.minimum[index] - counted.minimum[index], counted.maximum[index] - found.maximum[index])
         # chips removed since the export may narrow the range and shift the mean a little, never widen the range
-        if outside > 1e-3 * spread or abs(found.mean[index] - counted.mean[index]) > 0.5 * max(
-            counted.std[index], 1e-9
-        ):
+        # (but NoData that was counted as if it were data does widen the deviation)
+        std = max(counted.std[index], 1e-9)
+        shift, stretch = abs(found.mean[index] - counted.mean[index]), abs(found.std[index] - counted.std[index])
+        if outside > 1e-3 * spread or shift > 0.5 * std or stretch > 0.25 * std:
             return counted, f'statistics counted from the chips: those in the .emd do not fit band {index}'
     return found, 'statistics from the .emd'
 
@@ -124,8 +121,8 @@ def choose_classes(
             f'labels hold values {unknown[:10]} that are no class ({sorted(infos)}), first in {first}; '
             f'name them with class_mapping= or leave them out with ignore_classes='
         )
-    if 0 in counts and 0 not in infos:
-        infos = {0: UNLABELLED, **infos}
+    if 0 in counts or 0 in infos:
+        infos = {0: infos.get(0, UNLABELLED)} | infos
     trained = tuple(info for info in infos.values() if info.value not in ignored)
     check_trainable(trained)
     return trained

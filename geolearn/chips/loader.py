@@ -114,7 +114,10 @@ class ChipLoader:
         return whole + (rest > 0 and not self._drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        # one generator each: workers draw the order ahead of the changes
+        order, changes = (
+            torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch + part * 2**40) for part in range(2)
+        )
         self.dataset.epoch = self.epoch
         if self.shuffle:
             self.epoch += 1
@@ -122,7 +125,7 @@ class ChipLoader:
             self.dataset,
             self.batch_size,
             shuffle=self.shuffle,
-            generator=generator,
+            generator=order,
             drop_last=self._drop_last,
             num_workers=self.num_workers,
             pin_memory=self.device.type == 'cuda',
@@ -130,5 +133,5 @@ class ChipLoader:
         for images, masks in loader:
             images, masks = images.to(self.device, non_blocking=True), masks.to(self.device, torch.int64)
             if self.transform is not None:
-                images, masks = self.transform(images, masks, generator)
+                images, masks = self.transform(images, masks, changes)
             yield images, masks

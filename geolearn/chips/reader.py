@@ -1,8 +1,8 @@
 """Read chips: image, mask and label together, and what all of them amount to."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import numpy as np
 from geolearn.bands import Band
 from geolearn.chips.folder import ChipFiles
 from geolearn.errors import ChipFolderError, RasterError
-from geolearn.raster import GeoBox, open_raster, raster_bands, read_image, read_label
+from geolearn.raster import GeoBox, open_raster, raster_bands, read_image, read_label, tag_wavelengths_um
 from geolearn.statistics import BandStatistics, RunningStatistics
 
 MEMORY_BYTES = 2 * 2**30
@@ -78,10 +78,10 @@ def read_chip(files: ChipFiles, indexes: Sequence[int] | None = None) -> Chip:
     return Chip(pixels, mask, label, geobox)
 
 
-def chip_bands(path: Path) -> tuple[Band, ...]:
-    """Return the bands that a chip's own metadata names."""
+def chip_bands(path: Path) -> tuple[tuple[Band, ...], list[float | None]]:
+    """Return the bands that a chip's own metadata names, and the wavelengths that it states."""
     with open_raster(path) as src:
-        return raster_bands(src)
+        return raster_bands(src), tag_wavelengths_um(src)
 
 
 @dataclass
@@ -102,11 +102,16 @@ class ChipReader:
         return len(self.files)
 
     def __getitem__(self, position: int) -> Chip:
-        if self.memory is None:
+        memory = self.memory  # another thread may switch it off
+        if memory is None:
             return read_chip(self.files[position], self.indexes)
-        if position not in self.memory:
-            self.memory[position] = read_chip(self.files[position], self.indexes)
-        return self.memory[position]
+        if position not in memory:
+            memory[position] = read_chip(self.files[position], self.indexes)
+        return memory[position]
+
+    def with_bands(self, indexes: Sequence[int]) -> 'ChipReader':
+        """Return a reader of some bands, by 1-based index, that keeps chips in memory if this one does."""
+        return ChipReader(self.files, indexes, None if self.memory is None else {})
 
     def select(self, positions: Sequence[int]) -> 'ChipReader':
         """Return a reader of some chips that shares what is in memory."""
@@ -134,7 +139,7 @@ def summarise(reader: ChipReader, *, on_chip: Callable[[], object] = lambda: Non
     kept: list[int] = []
     unreadable: list[str] = []
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        for position, found in enumerate(pool.map(lambda p: _try_read(reader, p), range(len(reader)))):
+        for position, found in enumerate(_read_ahead(pool, reader)):
             on_chip()
             if isinstance(found, str):
                 unreadable.append(found)
@@ -157,6 +162,17 @@ def summarise(reader: ChipReader, *, on_chip: Callable[[], object] = lambda: Non
     files = tuple(reader.files[p] for p in kept)
     summary = ChipSummary(files, tuple(boxes), tuple(counts), running.result(), bands, dtype, tuple(unreadable))
     return reader.select(kept), summary
+
+
+def _read_ahead(pool: ThreadPoolExecutor, reader: ChipReader) -> Iterator[Chip | str]:
+    """Read chips in order, a few ahead of the caller: all at once would fill the memory with them."""
+    waiting: deque[Future[Chip | str]] = deque()
+    for position in range(len(reader)):
+        waiting.append(pool.submit(_try_read, reader, position))
+        if len(waiting) > 2 * READ_THREADS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _try_read(reader: ChipReader, position: int) -> Chip | str:

@@ -51,7 +51,7 @@ def split_blocks(geoboxes: Sequence[GeoBox], *, fraction: float, block_size: flo
     centres = np.stack([(bounds[:, 0] + bounds[:, 2]) / 2, (bounds[:, 1] + bounds[:, 3]) / 2], axis=1)
     if len(np.unique(centres, axis=0)) == 1:
         raise ChipFolderError("split='blocks' needs georeferenced chips, but all of these lie at one place")
-    side = block_size or 4 * float(np.median(bounds[:, 2] - bounds[:, 0]))
+    side = 4 * float(np.median(bounds[:, 2] - bounds[:, 0])) if block_size is None else block_size
     if side <= 0:
         raise ChipFolderError(f'block_size must be positive, got {side}')
     blocks: dict[tuple[int, int], list[int]] = defaultdict(list)

@@ -10,7 +10,7 @@ import numpy as np
 
 from geolearn.bands import Band
 from geolearn.chips.emd import EMD_NAME, STATS_NAME, WELL_KNOWN_KEY, WELL_KNOWN_NAMES
-from geolearn.classes import ClassInfo
+from geolearn.classes import ClassInfo, index_table
 from geolearn.errors import ChipFolderError
 from geolearn.raster import GeoBox, write_raster
 from geolearn.statistics import RunningStatistics
@@ -28,7 +28,7 @@ class ClassifiedTilesWriter:
         nodata: NoData value of the images.
 
     Raises:
-        ChipFolderError: If the folder already holds files.
+        ChipFolderError: If the folder already holds files, or a class value fits no label raster.
     """
 
     def __init__(
@@ -44,8 +44,7 @@ class ClassifiedTilesWriter:
         self.folder = Path(folder)
         if self.folder.is_dir() and any(self.folder.iterdir()):
             raise ChipFolderError(f'{self.folder} is not empty; export into a new folder so that two exports never mix')
-        for name in ('images', 'labels'):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        index_table(classes)  # refuses values that no label raster can hold
         self._bands, self._classes = tuple(bands), tuple(classes)
         self._tile_size, self._sensor, self._nodata = tile_size, sensor, nodata
         self._listed = {0} | {info.value for info in classes}
@@ -76,6 +75,8 @@ class ClassifiedTilesWriter:
         name = f'{len(self._classes_per_chip):012d}.tif'
         place: dict[str, Any] = {'transform': geobox.transform, 'crs': geobox.crs}
         names = [band.name for band in self._bands]
+        for part in ('images', 'labels'):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
         write_raster(self.folder / 'images' / name, pixels, nodata=self._nodata, band_names=names, **place)
         write_raster(
             self.folder / 'labels' / name, label.astype(np.uint8 if max(self._listed) < 256 else np.uint16), **place

@@ -18,6 +18,7 @@ from geolearn.bands import Band, is_placeholder, match_bands, resolve_bands
 from geolearn.bundle import SUFFIX, Bundle, read_bundle, write_bundle
 from geolearn.data import ChipData
 from geolearn.errors import BandError, BundleError, NotTrainedError, RasterError, UnknownNameError
+from geolearn.history import History
 from geolearn.inference.raster import MapPlan, PixelScale, check_range, map_raster
 from geolearn.losses import PixelCrossEntropy
 from geolearn.metrics import ConfusionMatrix
@@ -26,7 +27,6 @@ from geolearn.models.spec import ModelSpec
 from geolearn.raster import find_band_indexes, open_raster, sample_pixels
 from geolearn.raster.reading import RasterPath
 from geolearn.tiling import make_grid
-from geolearn.training import History, find_learning_rate, make_learner, train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,6 +93,7 @@ class PixelClassifier:
         self.history = History()
         self._confusion: ConfusionMatrix | None = None
         self._learner: Any = None
+        self.lr_figure: Figure | None = None
 
     @classmethod
     def build(cls, spec: ModelSpec) -> Segmenter:
@@ -127,6 +128,9 @@ class PixelClassifier:
         """fastai's Learner, the door to the layer beneath: callbacks, optimisers, schedules."""
         if self._learner is None:
             data = self._needed_data()
+            # fastai takes seconds to import, and mapping does without it
+            from geolearn.training import make_learner
+
             self._learner = make_learner(
                 self.network,
                 data.train_dl,
@@ -146,6 +150,8 @@ class PixelClassifier:
         Returns:
             The rate half-way down the longest falling stretch of the loss.
         """
+        from geolearn.training import find_learning_rate
+
         rate, rates, losses = find_learning_rate(self.learner)
         self.lr_figure = plotting.show_rate_test(rates, losses, rate) if allow_plot else None
         return rate
@@ -170,6 +176,8 @@ class PixelClassifier:
         Returns:
             The model itself; the rows that are printed stay in `history`.
         """
+        from geolearn.training import train
+
         if epochs < 1:
             raise ValueError(f'epochs must be at least 1, got {epochs}')
         if self._needed_data().batch_size < 2:
@@ -313,6 +321,7 @@ class PixelClassifier:
         dst: str | Path,
         *,
         bands: Sequence[str] | None = None,
+        sensor: str | None = None,
         scale: float = 1.0,
         offset: float = 0.0,
         tile_size: int | None = None,
@@ -328,6 +337,7 @@ class PixelClassifier:
             src: A raster, or several that make one mosaic.
             dst: GeoTIFF to write; it appears only when it is whole.
             bands: Names of the raster's bands in file order, where the file names none or wrong ones.
+            sensor: Whose names `bands` are, such as ``'Sentinel-2'`` for ``'B04'``; colour names need none.
             scale: Multiplies pixel values, where the raster's units are not those of the training chips.
             offset: Is added after that.
             tile_size: Side of the tiles in pixels; None takes the chip size for backbones with a position grid and at
@@ -348,7 +358,7 @@ class PixelClassifier:
         margin = halo if halo is not None else side // 8 if fixed_grid else min(side // 8, 32)
         pixel_scale = PixelScale(scale, offset)
         with open_raster(src) as dataset:
-            indexes = find_band_indexes(dataset, self.spec.bands, names=bands)
+            indexes = find_band_indexes(dataset, self.spec.bands, names=bands, sensor=sensor)
             sample = pixel_scale.apply(sample_pixels(dataset, indexes))
             names = [band.name for band in self.spec.bands]
             remark = check_range(sample, self.spec.statistics.mean, self.spec.statistics.std, names)

@@ -64,7 +64,7 @@ class ModelSpec:
                 chip_size=_typed(manifest['chip_size'], int),
                 statistics=_statistics(manifest['statistics']),
                 dtype=_typed(manifest['dtype'], str),
-                cell_size=_optional(manifest.get('cell_size'), dict),
+                cell_size=_optional(manifest.get('cell_size'), dict) or None,
             )
         except KeyError as error:
             raise BundleError(f'the manifest lacks {error}; the bundle is broken') from error
@@ -78,7 +78,9 @@ class ModelSpec:
         if not bands or measured != bands:
             raise BundleError(f'the manifest is broken: {bands} bands with statistics of {measured}')
         if not 2 <= len(set(values)) == len(values) <= MAX_CLASSES or not all(0 <= value < 65536 for value in values):
-            raise BundleError(f'the manifest is broken: class values {values} must be 2..255 different ones in 0..65535')
+            raise BundleError(
+                f'the manifest is broken: class values {values} must be 2..255 different ones in 0..65535'
+            )
         if not 1 <= self.chip_size <= MAX_CHIP_SIZE:
             raise BundleError(f'the manifest is broken: chip_size {self.chip_size} must lie in 1..{MAX_CHIP_SIZE}')
 

@@ -102,20 +102,23 @@ def _micrometres(text: str, units: str) -> float | None:
     return value if 0.3 <= value <= 15 else None
 
 
-def find_band_indexes(src: Any, wanted: Sequence[Band], *, names: Sequence[str] | None = None) -> list[int]:
+def find_band_indexes(
+    src: Any, wanted: Sequence[Band], *, names: Sequence[str] | None = None, sensor: str | None = None
+) -> list[int]:
     """Find the dataset's 1-based index of each wanted band: by name, else by count.
 
     Args:
         src: Dataset from `open_raster`.
         wanted: Bands in the order needed.
         names: What the dataset's bands are, in file order, instead of what the file says.
+        sensor: Whose names these are, such as ``'Sentinel-2'`` for ``'B04'``.
 
     Raises:
         RasterError: If the names do not cover what is wanted, or there are no names and the count differs.
     """
     if names is not None and len(names) != src.count:
         raise RasterError(f'bands= names {len(names)} bands but {_shown(src)} holds {src.count}')
-    available = raster_bands(src) if names is None else resolve_bands(names)
+    available = raster_bands(src) if names is None else resolve_bands(names, sensor=sensor)
     nameless = all(is_placeholder(band.name) and band.wavelength_um is None for band in available)
     if nameless or all(is_placeholder(band.name) and band.wavelength_um is None for band in wanted):
         if src.count == len(wanted):

@@ -171,10 +171,12 @@ def test_a_damaged_header_gives_pixels_or_a_raster_error_and_nothing_else(tmp_pa
     damaged = bytearray(save(path, PIXELS, nodata=0).read_bytes())
     damaged[place % len(damaged)] = byte
     path.write_bytes(bytes(damaged))
+    message = 'damaged.tif'
     try:
         read_image(path)
     except RasterError as error:
-        assert 'damaged.tif' in str(error)
+        message = str(error)
+    assert 'damaged.tif' in message
 
 
 # --- labels
@@ -302,6 +304,14 @@ def test_names_that_do_not_cover_what_is_needed_are_refused(tmp_path, save):
 def test_names_given_override_those_in_the_file(tmp_path, save):
     with open_raster(save(tmp_path / 'a.tif', np.zeros((3, 1, 1), np.uint8), names=('Red', 'Green', 'Blue'))) as src:
         assert find_band_indexes(src, (RED, GREEN, NIR), names=['NIR', 'Red', 'Green']) == [2, 3, 1]
+
+
+def test_names_given_are_those_of_the_sensor(tmp_path, save):
+    path, names = save(tmp_path / 'a.tif', np.zeros((3, 1, 1), np.uint8)), ['B5', 'B4', 'B3']
+    with open_raster(path) as src:
+        assert find_band_indexes(src, get_bands('landsat8', ['Red', 'NIR']), names=names, sensor='landsat8') == [2, 1]
+        with pytest.raises(RasterError, match="no bands fit 'NIR'"):
+            find_band_indexes(src, (RED, NIR), names=names, sensor='sentinel2_l2a')
 
 
 def test_names_given_for_another_number_of_bands_are_refused(tmp_path, save):

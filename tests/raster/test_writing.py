@@ -93,6 +93,12 @@ def test_a_raster_may_have_no_crs(tmp_path):
 # --- whole or not at all
 
 
+def write_half(path, error):
+    with RasterWriter(path, BOX, dtype='uint8') as writer:
+        writer.write(0, MAP[:2] * 0)
+        raise error
+
+
 @pytest.mark.skipif(os.name != 'posix', reason='modes of files are a matter of POSIX')
 @pytest.mark.parametrize('umask', [0o022, 0o027])
 def test_a_map_may_be_read_by_those_whom_the_umask_allows(tmp_path, umask):
@@ -105,10 +111,8 @@ def test_a_map_may_be_read_by_those_whom_the_umask_allows(tmp_path, umask):
 
 
 def test_nothing_is_left_where_writing_was_interrupted(tmp_path):
-    writer = RasterWriter(tmp_path / 'a.tif', BOX, dtype='uint8')
-    with pytest.raises(KeyboardInterrupt), writer:
-        writer.write(0, MAP[:2])
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_half(tmp_path / 'a.tif', KeyboardInterrupt)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,10 +126,8 @@ def test_the_target_is_absent_until_all_of_it_is_written(tmp_path):
 def test_an_older_file_stays_as_it_was_where_writing_fails(tmp_path):
     path = write_raster(tmp_path / 'a.tif', MAP, **PLACE)
     before = path.read_bytes()
-    writer = RasterWriter(path, BOX, dtype='uint8')
-    with pytest.raises(ZeroDivisionError), writer:
-        writer.write(0, MAP * 0)
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        write_half(path, ZeroDivisionError)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

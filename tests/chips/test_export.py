@@ -1,0 +1,336 @@
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from geolearn.bands import Band, get_bands
+from geolearn.chips.emd import WELL_KNOWN_KEY
+from geolearn.chips.export import export_training_data
+from geolearn.chips.folder import list_chips
+from geolearn.chips.reader import read_chip
+from geolearn.chips.writer import ClassifiedTilesWriter
+from geolearn.classes import ClassInfo
+from geolearn.data import prepare_data
+from geolearn.errors import ChipFolderError
+from geolearn.raster import GeoBox
+
+CLASSES = (ClassInfo(1, 'water', (0, 0, 255)), ClassInfo(2, 'land', (0, 255, 0)))
+BANDS = get_bands('sentinel2_l2a', ['Red', 'Green', 'NIR'])
+IMAGE = np.arange(1, 1 + 3 * 48, dtype=np.uint16).reshape(3, 6, 8)
+LABEL = np.ones((6, 8), np.uint8)
+LABEL[:, 4:] = 2
+PLACE = GeoBox((2, 2), Affine(10, 0, 0, 0, -10, 0), 'EPSG:32633')
+
+
+@pytest.fixture
+def image(tmp_path, save):
+    return save(tmp_path / 'image.tif', IMAGE, names=('Red', 'Green', 'NIR'))
+
+
+@pytest.fixture
+def labels(tmp_path, save):
+    return save(tmp_path / 'labels.tif', LABEL)
+
+
+# --- there and back
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_what_is_exported_is_prepared_unchanged(save, data):
+    dtype = data.draw(st.sampled_from(['uint8', 'uint16', 'int16', 'float32']))
+    count = data.draw(st.integers(1, 5))
+    numbers = {'allow_nan': False, 'allow_infinity': False} if dtype == 'float32' else {}
+    image = data.draw(arrays(dtype, (count, 4, 6), elements=numbers or None))
+    values = data.draw(st.lists(st.integers(1, 65535) | st.integers(1, 255), min_size=1, max_size=3, unique=True))
+    label = data.draw(arrays(np.uint16, (4, 6), elements=st.sampled_from([0, *values])))
+    label[::2, 0], label[1::2, 0], label[:, [2, 4]] = 0, values[0], values[0]  # 0 occurs, and each chip has a label
+    place = Affine(0.5, 0, 123456.5, 0, -0.5, 654321.5)
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        save(root / 'image.tif', image, transform=place, nodata=None)
+        save(root / 'labels.tif', label, transform=place)
+        classes = [ClassInfo(value, f'class {value}', (value % 256, 1, 2)) for value in values]
+        found = prepare_data(
+            export_training_data(root / 'image.tif', root / 'labels.tif', root / 'out', classes=classes, tile_size=2),
+            transforms=False,
+        )
+        assert found.dtype == dtype
+        assert found.path == root / 'out'
+        assert [info for info in found.class_infos if info.value] == classes
+        chips = list_chips(root / 'out').chips
+        corners = [(row, col) for row in (0, 2) for col in (0, 2, 4)]
+        assert len(chips) == 6
+        for files, (row, col) in zip(chips, corners):
+            chip = read_chip(files)
+            assert chip.mask is None
+            assert chip.pixels.dtype == dtype
+            assert (chip.pixels == image[:, row : row + 2, col : col + 2]).all()
+            assert (chip.label == label[row : row + 2, col : col + 2]).all()
+            assert chip.geobox.transform == Affine(0.5, 0, 123456.5 + col / 2, 0, -0.5, 654321.5 - row / 2)
+            assert rasterio.crs.CRS.from_wkt(chip.geobox.crs) == rasterio.crs.CRS.from_epsg(32633)
+        assert found.value_counts == dict(zip(*(a.tolist() for a in np.unique(label, return_counts=True))))
+
+
+def test_bands_keep_names_and_wavelengths(tmp_path, image, labels):
+    bands = (Band('Red', 0.64), Band('Green', 0.55), Band('NIR', 0.86))
+    out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2, bands=bands)
+    assert [(b.name, b.wavelength_um) for b in prepare_data(out).bands] == [
+        ('Red', 0.64),
+        ('Green', 0.55),
+        ('NIR', 0.86),
+    ]
+
+
+def test_wavelengths_of_nameless_bands_are_kept(tmp_path, image, labels):
+    bands = (Band('band_1', 0.64), Band('band_2', 0.55), Band('band_3', 0.86))
+    out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2, bands=bands)
+    assert [band.wavelength_um for band in prepare_data(out).bands] == [0.64, 0.55, 0.86]
+
+
+def test_a_sensor_is_remembered(tmp_path, image, labels):
+    bands = get_bands('landsat8', ['B4', 'B3', 'B5'])
+    out = export_training_data(
+        image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2, bands=bands, sensor='Landsat 8'
+    )
+    assert prepare_data(out).bands == bands
+
+
+def test_invalid_pixels_stay_invalid_and_are_labelled_with_nothing(tmp_path, save, labels):
+    holed = IMAGE.copy()
+    holed[1, 0, 0] = 0
+    image = save(tmp_path / 'holed.tif', holed, nodata=0)
+    out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
+    chip = read_chip(list_chips(out).chips[0])
+    assert chip.mask.tolist() == [[False, True], [True, True]]
+    assert chip.label.tolist() == [[0, 1], [1, 1]]
+    found = prepare_data(out)
+    assert found.value_counts == {1: 23, 2: 24}
+    assert found.statistics.minimum == (2, 50, 98)
+
+
+def test_pixels_that_only_a_mask_makes_invalid_are_labelled_with_nothing(tmp_path, image, labels):
+    mask = np.ones((6, 8), bool)
+    mask[0, 0] = False
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(image, 'r+') as dst:
+        dst.write_mask(mask)
+    out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
+    assert read_chip(list_chips(out).chips[0]).label.tolist() == [[0, 1], [1, 1]]
+
+
+def test_nodata_of_the_labels_means_unlabelled(tmp_path, save, image):
+    label = LABEL.copy()
+    label[0, 0] = 255
+    labels = save(tmp_path / 'labels.tif', label, nodata=255)
+    out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
+    assert read_chip(list_chips(out).chips[0]).label.tolist() == [[0, 1], [1, 1]]
+
+
+def test_several_rasters_are_exported_as_one(tmp_path, save, image, labels):
+    names = ('Red', 'Green', 'NIR')
+    left = save(tmp_path / 'left.tif', IMAGE[:, :, :5], names=names)
+    right = save(tmp_path / 'right.tif', IMAGE[:, :, 5:], names=names, transform=Affine(10, 0, 50, 0, -10, 0))
+    whole = export_training_data(image, labels, tmp_path / 'whole', classes=CLASSES, tile_size=2)
+    parts = export_training_data([left, right], labels, tmp_path / 'parts', classes=CLASSES, tile_size=2)
+    for one, other in zip(list_chips(whole).chips, list_chips(parts).chips, strict=True):
+        assert (read_chip(one).pixels == read_chip(other).pixels).all()
+        assert read_chip(one).geobox.transform == read_chip(other).geobox.transform
+
+
+@pytest.mark.parametrize(('stride', 'count'), [(None, 12), (1, 35), (4, 4)])
+def test_a_stride_sets_how_many_chips_there_are(tmp_path, image, labels, stride, count):
+    out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2, stride=stride)
+    assert len(list_chips(out).chips) == count
+
+
+def test_chips_with_too_few_labels_are_left_out(tmp_path, save, image):
+    label = np.zeros((6, 8), np.uint8)
+    label[0, 0] = label[0:2, 2] = 1
+    labels = save(tmp_path / 'labels.tif', label)
+    found = [
+        len(
+            list_chips(export_training_data(image, labels, out, classes=CLASSES, tile_size=2, min_labelled=share)).chips
+        )
+        for share, out in ((0, tmp_path / 'a'), (0.4, tmp_path / 'b'))
+    ]
+    assert found == [2, 1]
+
+
+# --- the files
+
+
+def test_an_export_holds_the_files_that_arcgis_writes(tmp_path, image, labels):
+    out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=4, sensor='Sentinel-2')
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob('*')) == [
+        'esri_accumulated_stats.json',
+        'esri_model_definition.emd',
+        'images',
+        'images/000000000000.tif',
+        'images/000000000001.tif',
+        'labels',
+        'labels/000000000000.tif',
+        'labels/000000000001.tif',
+        'map.txt',
+        'stats.txt',
+    ]
+    assert (out / 'map.txt').read_bytes() == (
+        b'images\\000000000000.tif  labels\\000000000000.tif \nimages\\000000000001.tif  labels\\000000000001.tif \n'
+    )
+    assert (out / 'stats.txt').read_text().splitlines()[:3] == [
+        'images = 2 *3*4*4',
+        'classes = 2',
+        'classes per image = [min = 1, mean = 1.00, max = 1]',
+    ]
+
+
+def test_the_emd_has_arcgis_s_keys(tmp_path, image, labels):
+    out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2, sensor='Sentinel-2')
+    emd = json.loads((out / 'esri_model_definition.emd').read_text())
+    assert set(emd) == {
+        'ImageHeight',
+        'ImageWidth',
+        'MetaDataMode',
+        'BlackenAroundFeature',
+        'IsMultidimensional',
+        'CropTileMode',
+        'ImageSpaceUsed',
+        'MinCellSize',
+        'MaxCellSize',
+        'Classes',
+        'InputRastersProps',
+        'AllTilesStats',
+        WELL_KNOWN_KEY,
+        'geolearn',
+    }
+    assert emd['Classes'][0] == {'Value': 1, 'Name': 'water', 'Color': [0, 0, 255]}
+    assert emd['InputRastersProps'] == {
+        'RasterCount': 1,
+        'SensorName': 'Sentinel-2',
+        'BandNames': ['Red', 'Green', 'NIR'],
+    }
+    assert (emd['MinCellSize']['x'], emd['MinCellSize']['y']) == (10, 10)
+    red = IMAGE[0].astype(np.float64)
+    assert emd['AllTilesStats'][0] == {
+        'BandName': 'Red',
+        'Min': 1,
+        'Max': 48,
+        'Mean': pytest.approx(red.mean()),
+        'StdDev': pytest.approx(red.std()),
+    }
+
+
+def test_the_accumulated_statistics_have_arcgis_s_keys(tmp_path, image, labels):
+    out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
+    stats = json.loads((out / 'esri_accumulated_stats.json').read_text())
+    assert set(stats) == {
+        'Version',
+        'NumBands',
+        'TileSizeX',
+        'TileSizeY',
+        'NumClasses',
+        'NumTiles',
+        'NumTilesAsDouble',
+        'NextTileIndex',
+        'OutputFeatures',
+        'MetaDataMode',
+        'MinCellSize',
+        'MaxCellSize',
+        'Classes',
+        'ClassPixelStats',
+        'InputRastersProps',
+        'BandStatsState',
+    }
+    assert (stats['NumBands'], stats['NumTiles'], stats['MetaDataMode']) == (3, 12, 'Classified_Tiles')
+    assert stats['Classes'][1] == {'ClassValue': 2, 'ClassName': 'land', 'Color': [0, 255, 0]}
+    assert stats['ClassPixelStats']['NumPixelsPerClass'] == [24, 24]
+    state, red = stats['BandStatsState'][0], IMAGE[0].astype(np.float64)
+    assert (state['Mean'], state['StdDev'], state['Num']) == (0, 0, 48)
+    assert state['M1'] == pytest.approx(red.mean())
+    assert (state['M2'] / state['Num']) ** 0.5 == pytest.approx(red.std())
+
+
+def test_labels_take_one_byte_unless_a_class_needs_two(tmp_path, save, image):
+    for value, dtype in ((255, 'uint8'), (256, 'uint16')):
+        labels = save(tmp_path / 'labels.tif', np.full((6, 8), value, np.uint16))
+        classes = [ClassInfo(value, 'x', (1, 2, 3))]
+        out = export_training_data(image, labels, tmp_path / dtype, classes=classes, tile_size=2)
+        assert read_chip(list_chips(out).chips[0]).label.dtype == dtype
+
+
+# --- what is refused
+
+
+def test_a_folder_that_holds_anything_is_refused(tmp_path, image, labels):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'a.txt').touch()
+    with pytest.raises(ChipFolderError, match='out is not empty; export into a new folder'):
+        export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
+
+
+@pytest.mark.parametrize(
+    'profile',
+    [{'transform': Affine(10, 0, 5, 0, -10, 0)}, {'transform': Affine(20, 0, 0, 0, -20, 0)}, {'crs': 'EPSG:32634'}],
+)
+def test_labels_on_another_grid_are_refused(tmp_path, save, image, profile):
+    labels = save(tmp_path / 'labels.tif', LABEL, **profile)
+    with pytest.raises(ChipFolderError, match=r'image\.tif and labels .*labels\.tif lie on different grids.*warp the'):
+        export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
+
+
+def test_labels_of_another_size_are_refused(tmp_path, save, image):
+    labels = save(tmp_path / 'labels.tif', LABEL[:5])
+    with pytest.raises(ChipFolderError, match=r'different grids: \(6, 8\)'):
+        export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
+
+
+def test_labels_of_several_bands_are_refused(tmp_path, save, image):
+    labels = save(tmp_path / 'labels.tif', np.stack([LABEL] * 3))
+    with pytest.raises(
+        ChipFolderError, match=r'labels\.tif: labels hold 3 bands; a label raster has one band of class values'
+    ):
+        export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
+
+
+def test_a_raster_smaller_than_a_tile_is_refused_and_leaves_no_folder(tmp_path, image, labels):
+    with pytest.raises(ChipFolderError, match='the raster is 8x6 pixels, smaller than tile_size 7'):
+        export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=7)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_value_that_is_no_class_is_named(tmp_path, image, labels):
+    with pytest.raises(ChipFolderError, match=r'label holds \[2\], which are no class values: \[0, 1\]'):
+        export_training_data(image, labels, tmp_path / 'out', classes=CLASSES[:1], tile_size=6)
+
+
+def test_an_export_without_a_label_leaves_no_folder(tmp_path, save, image):
+    labels = save(tmp_path / 'labels.tif', LABEL * 0)
+    with pytest.raises(ChipFolderError, match='no chip was written to .*out: no tile holds both image and label'):
+        export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('value', [-1, 65536])
+def test_a_class_value_that_no_label_can_hold_is_refused(tmp_path, value):
+    with pytest.raises(ChipFolderError, match=f'class value {value} is outside 0..65535'):
+        ClassifiedTilesWriter(tmp_path / 'out', bands=BANDS, classes=[ClassInfo(value, 'x', (0, 0, 0))], tile_size=2)
+
+
+@pytest.mark.parametrize(('bands', 'side'), [(2, 2), (3, 3)])
+def test_a_chip_that_does_not_fit_is_refused(tmp_path, bands, side):
+    writer = ClassifiedTilesWriter(tmp_path / 'out', bands=BANDS, classes=CLASSES, tile_size=2)
+    with pytest.raises(ChipFolderError, match=rf'chip of \({bands}, {side}, {side}\) pixels with label \(2, 2\)'):
+        writer.add(np.ones((bands, side, side), np.uint8), np.ones((2, 2), np.uint8), PLACE)
+
+
+def test_an_export_that_breaks_off_has_no_emd(tmp_path):
+    writer = ClassifiedTilesWriter(tmp_path / 'out', bands=BANDS, classes=CLASSES, tile_size=2)
+    writer.add(np.ones((3, 2, 2), np.uint8), np.ones((2, 2), np.uint8), PLACE)
+    with pytest.raises(ChipFolderError, match='no esri_model_definition'):
+        prepare_data(tmp_path / 'out')

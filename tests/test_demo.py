@@ -1,0 +1,29 @@
+"""The demo, made small."""
+
+import pytest
+import rasterio
+
+from geolearn import demo
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+
+@pytest.mark.slow
+def test_the_demo_runs_and_leaves_what_it_promises(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, 'SCENE_SIZE', 256)
+    monkeypatch.setattr(demo, 'CHIP_SIZE', 32)
+    said = []
+    scores = demo.run_demo(tmp_path / 'out', backbone='test_resnet', epochs=2, say=said.append)
+    assert set(scores) == {'accuracy', 'miou', 'seconds'}
+    assert 1 / 6 < scores['accuracy'] <= 1
+    assert 0 < scores['miou'] <= 1
+    names = {path.name for path in (tmp_path / 'out').iterdir()}
+    assert {'chips', 'chips.png', 'landcover', 'scene_2_map.tif', 'scene_2.png'} <= names
+    with (
+        rasterio.open(tmp_path / 'out' / 'scene_2.tif') as src,
+        rasterio.open(tmp_path / 'out' / 'scene_2_map.tif') as found,
+    ):
+        assert (found.shape, found.transform) == (src.shape, src.transform)
+    text = '\n'.join(said)
+    assert f'accuracy {scores["accuracy"]:.3f}, mIoU {scores["miou"]:.3f}' in text
+    assert 'landcover/landcover.dlpk' in text

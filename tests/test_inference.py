@@ -1,0 +1,489 @@
+"""Mapping a raster in tiles gives what one pass over the whole of it would, and leaves nothing behind when it fails."""
+
+import logging
+import resource
+import threading
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from geolearn.bands import Band
+from geolearn.classes import ClassInfo
+from geolearn.errors import RasterError
+from geolearn.inference.raster import (
+    QUEUE_BATCHES,
+    MapPlan,
+    PixelScale,
+    check_range,
+    map_raster,
+    output_encoding,
+    prefetch,
+    read_batches,
+)
+from geolearn.models import PixelClassifier
+from geolearn.models.spec import ModelSpec
+from geolearn.raster import open_raster
+from geolearn.raster.writing import RasterWriter
+from geolearn.statistics import BandStatistics
+from geolearn.tiling import make_grid
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+FIELD = 3
+"""Pixels that `Plain` sees in each direction."""
+
+
+class Plain(nn.Module):
+    """One 7 x 7 convolution of whole numbers: its logits are exact and never equal, wherever a tile lies."""
+
+    def __init__(self, bands, classes):
+        super().__init__()
+        generator = torch.Generator().manual_seed(bands * 100 + classes)
+        self.conv = nn.Conv2d(bands, classes, 2 * FIELD + 1, padding=FIELD)
+        with torch.no_grad():
+            weight = torch.randint(-4, 5, self.conv.weight.shape, generator=generator)
+            self.conv.weight.copy_(weight - weight.flip(-1))  # sums are 0, so that every class has its turn
+            self.conv.bias.copy_(torch.arange(classes) / 512)
+        self.backbone = SimpleNamespace(has_position_grid=False)
+        self.computed = 0
+
+    def forward(self, x):
+        self.computed += len(x)
+        return self.conv(torch.nan_to_num(x, nan=0.0))
+
+
+def infos(*values):
+    return tuple(ClassInfo(v, f'class {v}', (v % 256, 10 * i, 200)) for i, v in enumerate(values))
+
+
+def make_pixels(shape, *, bands=2, nodata=-1, seed=0, empty=0.1):
+    """int16 pixels 0..40 with scattered and solid NoData."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 41, (bands, *shape)).astype(np.int16)
+    pixels[0, rng.random(shape) < empty / 2] = nodata
+    pixels[:, : int(shape[0] * empty), : shape[1] // 2] = nodata
+    return pixels
+
+
+def expected_map(network, pixels, values, *, nodata=-1, out_nodata=0):
+    """The map of the whole raster at once."""
+    missing = (pixels == nodata).any(0)
+    x = torch.from_numpy(np.where(missing, np.nan, pixels).astype(np.float32))
+    with torch.inference_mode():
+        found = network(x[None]).argmax(1)[0].numpy()
+    return np.where(missing, out_nodata, np.array(values)[found])
+
+
+def run_map(path, network, dst, *, classes, tile_size=64, halo=FIELD, batch_size=2, wrap=lambda src: src):
+    with open_raster(path) as src:
+        grid = make_grid((src.height, src.width), tile_size=tile_size, halo=halo)
+        plan = MapPlan(tuple(src.indexes), grid, batch_size, PixelScale(), classes)
+        return map_raster(wrap(src), network, plan, dst, tags={})
+
+
+def read(path):
+    with rasterio.open(path) as src:
+        return src.read(1)
+
+
+def no_threads_left():
+    return not [thread.name for thread in threading.enumerate() if thread.name.startswith('geolearn')]
+
+
+@pytest.fixture(autouse=True)
+def _threads_end():
+    yield
+    assert no_threads_left()
+
+
+def model_of(network, *, bands=('Red', 'Green'), values=(1, 2, 3), mean=20.0, std=12.0):
+    """A model of nothing but a convolution, for bands in 0..40."""
+    wavelengths = {'Red': (0.665, 'red'), 'Green': (0.56, 'green'), 'Blue': (0.49, 'blue'), 'NIR': (0.842, 'nir')}
+    n = len(bands)
+    spec = ModelSpec(
+        model='Plain',
+        backbone='none',
+        options={},
+        bands=tuple(Band(name, *wavelengths.get(name, (None, None))) for name in bands),
+        class_infos=infos(*values),
+        ignored_values=(0,),
+        chip_size=64,
+        statistics=BandStatistics((0,) * n, (2 * mean,) * n, (mean,) * n, (std,) * n),
+        dtype='int16',
+    )
+    return PixelClassifier(spec, network, None)
+
+
+# -- the map is that of the whole
+
+LAYOUTS = st.one_of(
+    st.fixed_dictionaries({'blockysize': st.integers(1, 200)}),
+    st.fixed_dictionaries(
+        {'tiled': st.just(True), 'blockxsize': st.sampled_from([16, 64]), 'blockysize': st.sampled_from([16, 32, 128])}
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.tuples(st.integers(1, 160), st.integers(1, 160)),
+    tile_size=st.integers(1, 128),
+    halo=st.integers(FIELD, 15),
+    batch_size=st.integers(1, 5),
+    layout=LAYOUTS,
+    compress=st.sampled_from(['none', 'deflate']),
+    interleave=st.sampled_from(['pixel', 'band']),
+    empty=st.sampled_from([0, 0.1, 0.9]),
+    seed=st.integers(0, 99),
+)
+def test_the_map_is_that_of_the_whole_raster(
+    tmp_path, save, shape, tile_size, halo, batch_size, layout, compress, interleave, empty, seed
+):
+    network, pixels = Plain(2, 4), make_pixels(shape, seed=seed, empty=empty)
+    path = save(tmp_path / 'src.tif', pixels, nodata=-1, compress=compress, interleave=interleave, **layout)
+    sizes = {'tile_size': tile_size, 'halo': halo, 'batch_size': batch_size}
+    result = run_map(path, network, tmp_path / 'map.tif', classes=infos(1, 2, 3, 4), **sizes)
+    assert np.array_equal(read(result), expected_map(network, pixels, [1, 2, 3, 4]))
+
+
+def test_a_large_raster_is_written_in_blocks(tmp_path, save):
+    network, pixels = Plain(2, 4), make_pixels((700, 300))
+    path = save(tmp_path / 'src.tif', pixels, nodata=-1)
+    result = run_map(path, network, tmp_path / 'map.tif', classes=infos(1, 2, 3, 4), tile_size=128)
+    assert np.array_equal(read(result), expected_map(network, pixels, [1, 2, 3, 4]))
+    with rasterio.open(result) as src:
+        assert src.block_shapes == [(256, 256)]
+
+
+@pytest.mark.parametrize('shape', [(1, 300), (300, 1), (1, 1), (20, 30)])
+def test_rasters_smaller_than_a_tile_are_mapped(tmp_path, save, shape):
+    network, pixels = Plain(2, 3), make_pixels(shape)
+    path = save(tmp_path / 'src.tif', pixels, nodata=-1, names=['Red', 'Green'])
+    result = model_of(network).predict_raster(path, tmp_path / 'map.tif')
+    assert np.array_equal(read(result), expected_map(network, pixels, [1, 2, 3]))
+
+
+def test_a_mosaic_gives_the_map_of_the_whole(tmp_path, save):
+    network, pixels = Plain(2, 3), make_pixels((150, 200))
+    parts = []
+    for i, (rows, cols) in enumerate(
+        [((0, 70), (0, 90)), ((0, 70), (90, 200)), ((70, 150), (0, 90)), ((70, 150), (90, 200))]
+    ):
+        place = Affine(10, 0, 10 * cols[0], 0, -10, -10 * rows[0])
+        part = pixels[:, slice(*rows), slice(*cols)]
+        parts.append(save(tmp_path / f'{i}.tif', part, nodata=-1, names=['Red', 'Green'], transform=place))
+    result = model_of(network).predict_raster(parts, tmp_path / 'map.tif', tile_size=64, halo=FIELD)
+    assert np.array_equal(read(result), expected_map(network, pixels, [1, 2, 3]))
+
+
+def test_pixels_behind_a_mask_band_come_out_as_nodata(tmp_path, save):
+    network, pixels = Plain(2, 3), make_pixels((90, 100), empty=0)
+    path = save(tmp_path / 'src.tif', pixels, names=['Red', 'Green'])
+    hidden = np.zeros((90, 100), bool)
+    hidden[30:50, 20:60] = True
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, 'r+') as dst:
+        dst.write_mask(~hidden)
+    result = model_of(network).predict_raster(path, tmp_path / 'map.tif', tile_size=64, halo=FIELD)
+    pixels[:, hidden] = -1
+    assert np.array_equal(read(result), expected_map(network, pixels, [1, 2, 3]))
+
+
+def test_nan_comes_out_as_nodata(tmp_path, save):
+    network, pixels = Plain(2, 3), make_pixels((90, 100))
+    path = save(tmp_path / 'src.tif', np.where(pixels == -1, np.nan, pixels).astype(np.float32), names=['Red', 'Green'])
+    result = model_of(network).predict_raster(path, tmp_path / 'map.tif', tile_size=64, halo=FIELD)
+    assert np.array_equal(read(result), expected_map(network, pixels, [1, 2, 3]))
+
+
+def test_tiles_without_a_valid_pixel_are_not_computed(tmp_path, save):
+    network, pixels = Plain(2, 3), make_pixels((256, 256), empty=0)
+    pixels[:, :, :128] = -1
+    pixels[:, 128:] = -1
+    path = save(tmp_path / 'src.tif', pixels, nodata=-1)
+    result = run_map(path, network, tmp_path / 'map.tif', classes=infos(1, 2, 3), tile_size=64, halo=0)
+    assert network.computed == 4, 'of 16'
+    assert ((read(result) == 0) == (pixels[0] == -1)).all()
+
+
+def test_a_raster_without_a_valid_pixel_gives_an_empty_map(tmp_path, save):
+    network = Plain(2, 3)
+    path = save(tmp_path / 'src.tif', np.full((2, 300, 300), -1, np.int16), nodata=-1, names=['Red', 'Green'])
+    result = model_of(network).predict_raster(path, tmp_path / 'map.tif')
+    assert network.computed == 0
+    assert (read(result) == 0).all()
+
+
+# -- what the map says of itself
+
+
+def test_place_colours_names_and_nodata_go_with_the_map(tmp_path, save):
+    place = Affine(10, 0, 399960, 0, -10, 5400000)
+    path = save(tmp_path / 'src.tif', make_pixels((80, 90)), nodata=-1, names=['Red', 'Green'], transform=place)
+    result = model_of(Plain(2, 3), values=(7, 9, 200)).predict_raster(path, tmp_path / 'map.tif')
+    with rasterio.open(result) as src:
+        assert (src.crs.to_epsg(), src.transform, src.shape) == (32633, place, (80, 90))
+        assert (src.count, src.dtypes, src.nodata) == (1, ('uint8',), 0)
+        colors, tags = src.colormap(1), src.tags(1)
+        assert {v: colors[v][:3] for v in (7, 9, 200)} == {i.value: i.color for i in infos(7, 9, 200)}
+        assert {k: v for k, v in tags.items() if k.startswith('class_')} == {
+            'class_7': 'class 7',
+            'class_9': 'class 9',
+            'class_200': 'class 200',
+        }
+        assert (src.tags()['MODEL'], src.tags()['BACKBONE']) == ('Plain', 'none')
+
+
+@pytest.mark.parametrize(
+    ('values', 'dtype', 'nodata'),
+    [((7, 255), 'uint8', 0), ((7, 255, 300), 'uint16', 0), ((0, 7, 9), 'uint8', 255), ((0, 255), 'uint8', 254)],
+)
+def test_class_values_come_back_as_they_were(tmp_path, save, values, dtype, nodata):
+    network, pixels = Plain(2, len(values)), make_pixels((70, 80))
+    path = save(tmp_path / 'src.tif', pixels, nodata=-1, names=['Red', 'Green'])
+    result = model_of(network, values=values).predict_raster(path, tmp_path / 'map.tif')
+    assert np.array_equal(read(result), expected_map(network, pixels, values, out_nodata=nodata))
+    assert set(values) <= set(np.unique(read(result)))
+    with rasterio.open(result) as src:
+        assert (src.dtypes[0], src.nodata) == (dtype, nodata)
+
+
+def test_the_nodata_value_is_never_a_classs():
+    assert output_encoding(infos(0, 1, 65535)) == ('uint16', 65534)
+    assert output_encoding(infos(*range(255))) == ('uint8', 255)
+    # value 0 that is called NoData is what the map calls NoData
+    assert output_encoding((ClassInfo(0, 'NoData', (0, 0, 0)), *infos(1))) == ('uint8', 0)
+
+
+# -- bands and units
+
+
+def test_bands_are_matched_by_name(tmp_path, save):
+    pixels, network = make_pixels((70, 80), bands=3, empty=0), Plain(2, 3)
+    a = save(tmp_path / 'a.tif', pixels, nodata=-1, names=['Red', 'Green', 'NIR'])
+    b = save(tmp_path / 'b.tif', pixels[[2, 1, 0]], nodata=-1, names=['nir', 'GREEN', 'red'])
+    model = model_of(network)
+    first, second = (model.predict_raster(path, tmp_path / f'{path.stem}_map.tif') for path in (a, b))
+    assert np.array_equal(read(first), read(second))
+    assert np.array_equal(read(first), expected_map(network, pixels[:2], [1, 2, 3]))
+
+
+def test_bands_that_the_file_does_not_name_can_be_named(tmp_path, save):
+    pixels, network = make_pixels((70, 80), bands=3, empty=0), Plain(2, 3)
+    path = save(tmp_path / 'src.tif', pixels, nodata=-1)
+    model = model_of(network)
+    with pytest.raises(
+        RasterError, match=r'holds 3 bands, which cannot be told apart by name; the model needs 2.*bands='
+    ):
+        model.predict_raster(path, tmp_path / 'map.tif')
+    result = model.predict_raster(path, tmp_path / 'map.tif', bands=['Blue', 'Green', 'Red'])
+    assert np.array_equal(read(result), expected_map(network, pixels[[2, 1]], [1, 2, 3]))
+    with pytest.raises(RasterError, match='bands= names 2 bands but .* holds 3'):
+        model.predict_raster(path, tmp_path / 'map.tif', bands=['Green', 'Red'])
+
+
+def test_a_band_too_few_is_refused(tmp_path, save):
+    path = save(tmp_path / 'src.tif', make_pixels((70, 80)), nodata=-1, names=['Red', 'Blue'])
+    with pytest.raises(RasterError, match="no bands fit 'Green'; found 'Red' .*needed"):
+        model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'map.tif')
+    assert [p.name for p in tmp_path.iterdir()] == ['src.tif']
+
+
+def test_scale_and_offset_bring_pixels_to_the_models_units(tmp_path, save):
+    pixels, network = make_pixels((70, 80)), Plain(2, 3)
+    stored = np.where(pixels == -1, -9999, pixels * 4 - 1000).astype(np.int16)
+    path = save(tmp_path / 'src.tif', stored, nodata=-9999, names=['Red', 'Green'])
+    result = model_of(network).predict_raster(path, tmp_path / 'map.tif', scale=0.25, offset=250.0)
+    assert np.array_equal(read(result), expected_map(network, pixels, [1, 2, 3]))
+
+
+def test_pixels_in_other_units_are_refused(tmp_path, save):
+    pixels = make_pixels((70, 80), empty=0)
+    path = save(tmp_path / 'src.tif', (pixels * 10000.0).astype(np.float32), names=['Red', 'Green'])
+    model = model_of(Plain(2, 3))
+    with pytest.raises(RasterError, match=r'other units than the training chips: medians Red .*Pass scale='):
+        model.predict_raster(path, tmp_path / 'map.tif')
+    assert model.predict_raster(path, tmp_path / 'map.tif', scale=1e-4).exists()
+
+
+def test_pixels_that_are_suspiciously_small_get_a_warning(tmp_path, save, caplog):
+    path = save(
+        tmp_path / 'src.tif', (make_pixels((70, 80), empty=0) / 10000).astype(np.float32), names=['Red', 'Green']
+    )
+    with caplog.at_level(logging.WARNING, 'geolearn'):
+        model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'map.tif')
+    assert 'look as if they were in other units' in caplog.text
+
+
+def test_the_check_of_units_bears_odd_numbers():
+    assert check_range(np.empty((2, 0)), [1, 1], [1, 1], 'ab') is None
+    assert check_range(np.zeros((2, 5)), [0, 0], [0, 0], 'ab') is None
+    assert check_range(np.ones((3, 5)), [1, 1, 500], [1, 1, 1], 'abc') is None, 'one band of three may differ'
+
+
+def test_no_tiles_at_a_time_are_refused(tmp_path, save):
+    path = save(tmp_path / 'src.tif', make_pixels((70, 80)), nodata=-1, names=['Red', 'Green'])
+    with pytest.raises(ValueError, match='batch_size must be at least 1, got 0'):
+        model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'map.tif', batch_size=0)
+    with pytest.raises(ValueError, match='halo must be at least 0 and under half the tile size 64, got 32'):
+        model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'map.tif', tile_size=64, halo=32)
+
+
+# -- reading
+
+
+class Counting:
+    """A dataset that notes the windows that are read."""
+
+    def __init__(self, src):
+        self.src, self.windows = src, []
+
+    def __getattr__(self, name):
+        return getattr(self.src, name)
+
+    def read(self, *args, window, **options):
+        self.windows.append(window)
+        return self.src.read(*args, window=window, **options)
+
+
+@pytest.mark.parametrize('layout', [{'blockysize': 7}, {'tiled': True, 'blockxsize': 64, 'blockysize': 32}, {}])
+@pytest.mark.parametrize('halo', [0, 20])
+def test_each_block_is_read_once(tmp_path, save, layout, halo):
+    path = save(tmp_path / 'src.tif', make_pixels((500, 150)), nodata=-1, **layout)
+    counters = []
+
+    def wrap(src):
+        counters.append(Counting(src))
+        return counters[0]
+
+    run_map(path, Plain(2, 3), tmp_path / 'map.tif', classes=infos(1, 2, 3), halo=halo, wrap=wrap)
+    windows = counters[0].windows
+    rows = layout.get('blockysize', counters[0].block_shapes[0][0])
+    assert sum(w.height for w in windows) == 500
+    assert len(windows) > 3
+    assert {(w.col_off, w.width) for w in windows} == {(0, 150)}
+    assert all(w.row_off % rows == 0 for w in windows)
+
+
+def test_reading_stays_a_few_batches_ahead_of_the_network():
+    made = []
+
+    def batches():
+        for i in range(100):
+            made.append(i)
+            yield i
+
+    ahead = prefetch(batches())
+    assert next(ahead) == 0
+    time.sleep(0.3)
+    assert len(made) <= QUEUE_BATCHES + 2
+    assert [next(ahead) for _ in range(5)] == [1, 2, 3, 4, 5]
+    ahead.close()
+    assert no_threads_left()
+    assert len(made) < 12
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize('error', [RasterError('gone'), MemoryError('full'), ValueError('odd'), SystemExit(3)])
+def test_whatever_goes_wrong_while_reading_is_raised_where_it_is_waited_for(error):
+    def batches():
+        yield 1
+        raise error
+
+    ahead = prefetch(batches())
+    assert next(ahead) == 1
+    with pytest.raises(type(error)) as caught:
+        next(ahead)
+    assert caught.value is error
+    assert no_threads_left()
+
+
+def test_batches_are_full_but_for_the_last(tmp_path, save):
+    path = save(tmp_path / 'src.tif', make_pixels((128, 160), empty=0), nodata=-1)
+    with open_raster(path) as src:
+        grid = make_grid((128, 160), tile_size=32, halo=0)
+        batches = list(read_batches(src, [1, 2], grid, batch_size=3, scale=PixelScale()))
+    assert [len(batch.tiles) for batch in batches] == [3] * 6 + [2]
+    assert all(batch.pixels.shape == (len(batch.tiles), 2, 32, 32) for batch in batches)
+
+
+# -- failing
+
+
+def leaves_nothing(folder, kept):
+    return sorted(p.name for p in folder.iterdir()) == sorted(kept)
+
+
+@pytest.mark.timeout(60)
+def test_a_raster_that_breaks_off_leaves_no_map(tmp_path, save):
+    path = save(tmp_path / 'src.tif', make_pixels((1000, 300)), nodata=-1, blockysize=16)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    model = model_of(Plain(2, 3))
+    with pytest.raises(RasterError, match=r'cannot read rows \d+\.\.\d+ of .*src\.tif'):
+        model.predict_raster(path, tmp_path / 'map.tif')  # the look at its values finds out
+    with pytest.raises(RasterError, match=r'cannot read rows \d+\.\.\d+ of .*src\.tif'):
+        run_map(path, Plain(2, 3), tmp_path / 'map.tif', classes=infos(1, 2, 3))  # the reading thread does
+    assert leaves_nothing(tmp_path, ['src.tif'])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize('after', [0, 3])
+def test_a_failing_network_leaves_no_map_and_an_older_one_as_it_was(tmp_path, save, after):
+    class Failing(Plain):
+        def forward(self, x):
+            if self.computed >= after:
+                raise RuntimeError('CUDA out of memory')
+            return super().forward(x)
+
+    path = save(tmp_path / 'src.tif', make_pixels((600, 300)), nodata=-1)
+    (tmp_path / 'map.tif').write_text('older')
+    with pytest.raises(RuntimeError, match='CUDA out of memory'):
+        run_map(path, Failing(2, 3), tmp_path / 'map.tif', classes=infos(1, 2, 3), batch_size=1)
+    assert leaves_nothing(tmp_path, ['src.tif', 'map.tif'])
+    assert (tmp_path / 'map.tif').read_text() == 'older'
+
+
+@pytest.mark.timeout(60)
+def test_a_failing_writer_is_heard(tmp_path, save, monkeypatch):
+    def fail(self, row, pixels):
+        raise RasterError(f'row {row} cannot be written')
+
+    monkeypatch.setattr(RasterWriter, 'write', fail)
+    path = save(tmp_path / 'src.tif', make_pixels((900, 300)), nodata=-1)
+    with pytest.raises(RasterError, match='row 0 cannot be written'):
+        run_map(path, Plain(2, 3), tmp_path / 'map.tif', classes=infos(1, 2, 3))
+    assert leaves_nothing(tmp_path, ['src.tif'])
+
+
+@contextmanager
+def small_files(limit):
+    """Let no file grow beyond `limit` bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize('limit', [2000, 20_000])
+def test_a_full_disk_leaves_no_map(tmp_path, save, limit):
+    path = save(tmp_path / 'src.tif', make_pixels((600, 600), empty=0), nodata=-1)
+    with small_files(limit), pytest.raises(RasterError, match=r'cannot write .*map\.tif: .*Nothing was left behind'):
+        run_map(path, Plain(2, 3), tmp_path / 'map.tif', classes=infos(1, 2, 3), tile_size=128)
+    assert leaves_nothing(tmp_path, ['src.tif'])
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path, save):
+    path = save(tmp_path / 'src.tif', make_pixels((70, 80)), nodata=-1, names=['Red', 'Green'])
+    with pytest.raises(RasterError, match='the folder .*none does not exist; create it first'):
+        model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'none' / 'map.tif')
