@@ -17,7 +17,7 @@ _HOMES = {
     'list_backbones': 'backbones',
     'list_sensors': 'bands',
     'load_model': 'models',
-    'prepare_data': 'data',
+    'prepare_data': 'prepare',
 }
 
 __all__ = [
@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from geolearn.bands import Band, get_bands, list_sensors
     from geolearn.chips.export import export_training_data
     from geolearn.classes import ClassInfo
-    from geolearn.data import ChipData, prepare_data
+    from geolearn.data import ChipData
     from geolearn.errors import GeoLearnError
     from geolearn.models import DeepLab, load_model
+    from geolearn.prepare import prepare_data
 
 
 def __getattr__(name: str) -> object:

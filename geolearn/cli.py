@@ -65,8 +65,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     import torch
 
-    from geolearn.data import prepare_data
     from geolearn.models import DeepLab
+    from geolearn.prepare import prepare_data
 
     data = prepare_data(
         arguments.chips,
@@ -135,7 +135,7 @@ def _info(arguments: argparse.Namespace) -> None:
 
         print(load_model(path))
     elif path.is_dir():
-        from geolearn.data import prepare_data
+        from geolearn.prepare import prepare_data
 
         print(prepare_data(path))
     else:

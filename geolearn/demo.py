@@ -12,10 +12,10 @@ import torch
 from geolearn.chips.export import export_training_data
 from geolearn.chips.synthetic import CLASSES, make_scene, write_scene
 from geolearn.classes import IGNORE_INDEX, index_table
-from geolearn.data import prepare_data
 from geolearn.metrics import ConfusionMatrix
 from geolearn.models import DeepLab
 from geolearn.plotting import show_predictions
+from geolearn.prepare import prepare_data
 from geolearn.raster import open_raster, raster_bands, read_image, read_label
 
 Say = Callable[[str], None]

@@ -75,7 +75,7 @@ def scene_chips(scene_files, tmp_path_factory) -> Path:
 @pytest.fixture
 def scene_data(scene_chips, tmp_path):
     """Twelve chips to train and four to validate on, in batches of four; fresh, because loaders count their epochs."""
-    from geolearn.data import prepare_data
+    from geolearn.prepare import prepare_data
 
     options = {'chip_size': 32, 'batch_size': 4, 'val_split_pct': 0.25, 'ignore_classes': [0]}
     return prepare_data(scene_chips, working_dir=tmp_path, **options)

@@ -13,8 +13,8 @@ from geolearn.chips import reader as reading
 from geolearn.chips.folder import list_chips
 from geolearn.chips.writer import ClassifiedTilesWriter
 from geolearn.classes import IGNORE_INDEX, ClassInfo
-from geolearn.data import prepare_data
 from geolearn.errors import BandError, ChipFolderError, UnknownNameError
+from geolearn.prepare import prepare_data
 from geolearn.raster import GeoBox
 
 NAMES = ['Red', 'Green', 'NIR']

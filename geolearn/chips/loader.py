@@ -113,6 +113,14 @@ class ChipLoader:
         whole, rest = divmod(len(self.dataset), self.batch_size)
         return whole + (rest > 0 and not self._drop_last)
 
+    def peek(self) -> tuple[Tensor, Tensor]:
+        """Return the first batch of the coming epoch, without making it the epoch that was."""
+        epoch = self.epoch
+        try:
+            return next(iter(self))
+        finally:
+            self.epoch = epoch
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # one generator each: workers draw the order ahead of the changes
         order, changes = (

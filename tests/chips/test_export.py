@@ -17,8 +17,8 @@ from geolearn.chips.folder import list_chips
 from geolearn.chips.reader import read_chip
 from geolearn.chips.writer import ClassifiedTilesWriter
 from geolearn.classes import ClassInfo
-from geolearn.data import prepare_data
 from geolearn.errors import ChipFolderError
+from geolearn.prepare import prepare_data
 from geolearn.raster import GeoBox
 
 CLASSES = (ClassInfo(1, 'water', (0, 0, 255)), ClassInfo(2, 'land', (0, 255, 0)))
