@@ -56,7 +56,7 @@ class ChipData:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know: what was left out while reading, and what is odd about the classes."""
-        return (*self.remarks, *class_notes(self.class_infos, self.value_counts))
+        return (*class_notes(self.class_infos, self.value_counts), *self.remarks)
 
     @property
     def classes(self) -> list[str]:

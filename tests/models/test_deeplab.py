@@ -11,11 +11,12 @@ import torch
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
+from geolearn import training
 from geolearn.bands import Band, get_bands
-from geolearn.prepare import prepare_data
 from geolearn.errors import BandError, BundleError, NotTrainedError, RasterError, UnknownNameError
 from geolearn.losses import PixelCrossEntropy
 from geolearn.models import DeepLab, PixelClassifier, _model, load_model
+from geolearn.prepare import prepare_data
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -190,7 +191,7 @@ def test_a_pretrained_backbone_gets_a_tenth_of_the_rate(scene_data, tmp_path):
 @pytest.fixture
 def short_search(monkeypatch):
     """Search in 30 batches instead of 100."""
-    monkeypatch.setattr(_model, 'find_learning_rate', functools.partial(_model.find_learning_rate, iterations=30))
+    monkeypatch.setattr(training, 'find_learning_rate', functools.partial(training.find_learning_rate, iterations=30))
 
 
 def test_the_rate_search_changes_neither_weights_nor_optimiser_nor_leaves_files(scene_data, tmp_path, monkeypatch):
