@@ -8,11 +8,13 @@ Prints, as its last line, one JSON object of {name: {value, bar, ok}}.
     memory_growth   peak memory of the large raster / that of the small one, GDAL's cache included
 """
 
-import math
+import os
 import resource
 import sys
 import tempfile
 from pathlib import Path
+
+os.environ['TQDM_DISABLE'] = '1'  # bars would mix with the figures
 
 import numpy as np
 import segmentation_models_pytorch as smp
@@ -21,7 +23,8 @@ from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick
 from affine import Affine
 
 from geolearn.classes import ClassInfo
-from geolearn.inference.raster import MapPlan, PixelScale, map_raster
+from geolearn.inference.raster import MapPlan, map_raster
+from geolearn.inference.tiles import PixelScale
 from geolearn.raster import GeoBox, RasterWriter, open_raster
 from geolearn.raster.writing import BLOCK_SIZE
 from geolearn.tiling import make_grid
@@ -81,12 +84,12 @@ def read_and_write(path: Path, out: Path) -> None:
                 writer.write(row, (pixels[0] >> 8).astype(np.uint8))
 
 
-def run_model(network: torch.nn.Module, batches: int, tile_shape: tuple[int, int]) -> None:
-    """Run full batches of tiles that are already in memory, as float32, to class indices."""
+def run_model(network: torch.nn.Module, tiles: int, tile_shape: tuple[int, int]) -> None:
+    """Run tiles that are already in memory, as float32, in full batches to class indices."""
     batch = torch.rand(BATCH_SIZE, BANDS, *tile_shape) * 1200 + 900
     with torch.inference_mode():
-        for _ in range(batches):
-            network(batch).max(1).indices.to(torch.uint8)
+        for done in range(0, tiles, BATCH_SIZE):
+            network(batch[: tiles - done]).max(1).indices.to(torch.uint8)
 
 
 def main() -> None:
@@ -105,8 +108,8 @@ def main() -> None:
         jobs = {
             'map': lambda: map_file(image, network, out),
             'read_write': lambda: read_and_write(image, folder / 'copy.tif'),
-            'model': lambda: run_model(network, math.ceil(tiles / BATCH_SIZE), grid.tile_shape),
-            'model_plain': lambda: run_model(network, math.ceil(plain / BATCH_SIZE), (TILE_SIZE, TILE_SIZE)),
+            'model': lambda: run_model(network, tiles, grid.tile_shape),
+            'model_plain': lambda: run_model(network, plain, (TILE_SIZE, TILE_SIZE)),
         }
         seconds = interleave(jobs, rounds=rounds)
         for name, values in seconds.items():

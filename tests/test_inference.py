@@ -19,16 +19,8 @@ from torch import nn
 from geolearn.bands import Band
 from geolearn.classes import ClassInfo
 from geolearn.errors import RasterError
-from geolearn.inference.raster import (
-    QUEUE_BATCHES,
-    MapPlan,
-    PixelScale,
-    check_range,
-    map_raster,
-    output_encoding,
-    prefetch,
-    read_batches,
-)
+from geolearn.inference.raster import MapPlan, check_range, map_raster, output_encoding
+from geolearn.inference.tiles import QUEUE_BATCHES, PixelScale, prefetch, read_batches
 from geolearn.models import PixelClassifier
 from geolearn.models.spec import ModelSpec
 from geolearn.raster import open_raster

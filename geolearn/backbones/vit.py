@@ -159,12 +159,14 @@ class Block(nn.Module):
         """Transform tokens (B, N, D) or a grid of them (B, h, w, D); with a window, attend within windows only.
 
         As in ViTDet a grid that the window does not divide is padded right and bottom with zeros after the first
-        norm, and the padding takes part in attention.
+        norm, and the padding takes part in attention. Tokens (B, N, D) must come window by window.
         """
         x = x + self.drop_path(self.ls1(self._attend(self.norm1(x), window)))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
     def _attend(self, x: Tensor, window: Size | None) -> Tensor:
+        if window is not None and x.dim() == 3:
+            return self.attn(x.reshape(-1, window[0] * window[1], x.shape[2])).reshape(x.shape)
         if window is None or window == (x.shape[1], x.shape[2]):
             return self.attn(x)
         return window_unpartition(self.attn(window_partition(x, window)), window, (x.shape[1], x.shape[2]))
@@ -211,7 +213,16 @@ def global_blocks(depth: int) -> tuple[int, ...]:
 
 
 def run_windowed(blocks: Iterable[nn.Module], x: Tensor, *, window: Size | None, global_at: Collection[int]) -> Tensor:
-    """Run blocks over a grid (B, h, w, D) within windows, all but those in `global_at`; the shape is kept."""
+    """Run blocks over a grid (B, h, w, D) within windows, all but those in `global_at`; the shape is kept.
+
+    Where windows divide the grid and no block looks at positions, tokens are put in the order of the windows once:
+    a window is then a run of tokens, and neither windowed nor global blocks move any.
+    """
+    blocks, (b, h, w, d) = list(blocks), x.shape
+    positional = any(isinstance(block, Block) and block.attn.rel_pos_h is not None for block in blocks)
+    order = None if window is None or positional or h % window[0] or w % window[1] else window
+    if order:
+        x = window_partition(x, order).reshape(b, h * w, d)
     for i, block in enumerate(blocks):
         x = block(x, None if i in global_at else window)
-    return x
+    return window_unpartition(x.reshape(-1, *order, d), order, (h, w)) if order else x

@@ -1,50 +1,33 @@
 """What every pixel classifier shares: training, looking, saving, mapping. It never asks which subclass it is."""
 
-import io
-import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-import geolearn
 from geolearn import plotting
 from geolearn.backbones.weights import load_strict
-from geolearn.bands import Band, is_placeholder, match_bands, resolve_bands
-from geolearn.bundle import SUFFIX, Bundle, read_bundle, write_bundle
+from geolearn.bands import resolve_bands
+from geolearn.bundle import write_bundle
 from geolearn.data import ChipData
-from geolearn.errors import BandError, BundleError, NotTrainedError, RasterError, UnknownNameError
+from geolearn.errors import BundleError, NotTrainedError
 from geolearn.history import History
-from geolearn.inference.raster import MapPlan, PixelScale, check_range, map_raster
+from geolearn.inference.tiles import PixelScale
 from geolearn.losses import PixelCrossEntropy
 from geolearn.metrics import ConfusionMatrix
+from geolearn.models._loading import load_model
+from geolearn.models._mapping import TileChoice, map_with
+from geolearn.models._registry import MODELS
+from geolearn.models._saving import choose_target, make_bundle
 from geolearn.models.segmenter import Segmenter
 from geolearn.models.spec import ModelSpec
-from geolearn.raster import find_band_indexes, open_raster, sample_pixels
 from geolearn.raster.reading import RasterPath
-from geolearn.tiling import make_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-log = logging.getLogger('geolearn')
-
-MODELS: dict[str, type['PixelClassifier']] = {}
-"""Model classes by name; names from bundles are looked up here and nowhere else."""
-
-M = TypeVar('M', bound='type[PixelClassifier]')
-
-
-def register_model(cls: M) -> M:
-    """Make a model class known to `load_model` under its name."""
-    if cls.__name__ in MODELS:
-        raise ValueError(f'model {cls.__name__!r} is already registered by {MODELS[cls.__name__].__module__}')
-    MODELS[cls.__name__] = cls
-    return cls
 
 
 def spec_from_data(
@@ -283,35 +266,8 @@ class PixelClassifier:
         Raises:
             RasterError: If it cannot be written.
         """
-        target = self._target(name_or_path)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RasterError(f'cannot write {target}: {error.strerror}; save to another folder') from error
-        emd = self.spec.to_emd(chip_name=target.stem)
-        emd['geolearn'] = {'version': geolearn.__version__, **self.spec.to_manifest(), 'history': self.history.epochs}
-        extras: dict[str, bytes] = {}
-        if self.data is not None and self.history.epochs:
-            table = self.per_class_metrics().drop(columns='iou').rename(index=str)
-            emd['accuracy'] = f'{self.accuracy():.4e}'
-            emd['per_class_metrics'] = table.T.to_json()
-            emd['LearningRate'] = repr(self.history.learning_rate)
-            emd['geolearn']['metrics'] = {'accuracy': self.accuracy(), 'miou': self.mIOU(mean=True)}
-            if self.history.batch_losses:
-                extras['ModelCharacteristics/loss_graph.png'] = _png(self.plot_losses())
-            extras['ModelCharacteristics/show_results.png'] = _png(self.show_results())
-        return write_bundle(target, Bundle(_without_nan(emd), self.network.state_dict(), extras))
-
-    def _target(self, name_or_path: str | Path) -> Path:
-        path = Path(name_or_path).expanduser()
-        if path.suffix == SUFFIX and len(path.parts) > 1:
-            return path
-        if len(path.parts) > 1:
-            return path / f'{path.name}{SUFFIX}'
-        if self.data is None:
-            raise NotTrainedError(f'save({str(name_or_path)!r}) goes beside the data, which is not here; pass a path')
-        name = path.name.removesuffix(SUFFIX)
-        return (self.data.working_dir or self.data.path) / 'models' / name / f'{name}{SUFFIX}'
+        target = choose_target(name_or_path, self.data)
+        return write_bundle(target, make_bundle(self, name=target.stem))
 
     # -- mapping
 
@@ -351,27 +307,16 @@ class PixelClassifier:
         Raises:
             RasterError: If bands or units do not fit, or reading or writing fails; no part of `dst` is left.
         """
-        if batch_size < 1:
-            raise ValueError(f'batch_size must be at least 1, got {batch_size}')
-        fixed_grid = self.network.backbone.has_position_grid
-        side = tile_size or (self.spec.chip_size if fixed_grid else max(self.spec.chip_size, 512))
-        margin = halo if halo is not None else side // 8 if fixed_grid else min(side // 8, 32)
-        pixel_scale = PixelScale(scale, offset)
-        with open_raster(src) as dataset:
-            indexes = find_band_indexes(dataset, self.spec.bands, names=bands, sensor=sensor)
-            sample = pixel_scale.apply(sample_pixels(dataset, indexes))
-            names = [band.name for band in self.spec.bands]
-            remark = check_range(sample, self.spec.statistics.mean, self.spec.statistics.std, names)
-            if remark:
-                log.warning('%s', remark)
-            grid = make_grid((dataset.height, dataset.width), tile_size=side, halo=margin)
-            plan = MapPlan(tuple(indexes), grid, batch_size, pixel_scale, self.spec.class_infos)
-            tags = {
-                'MODEL': self.spec.model,
-                'BACKBONE': self.spec.backbone,
-                'SOFTWARE': f'geolearn {geolearn.__version__}',
-            }
-            return map_raster(dataset, self.network, plan, dst, tags=tags)
+        return map_with(
+            self.spec,
+            self.network,
+            src,
+            dst,
+            names=bands,
+            sensor=sensor,
+            scale=PixelScale(scale, offset),
+            tiling=TileChoice(tile_size, halo, batch_size),
+        )
 
     # -- inside
 
@@ -391,64 +336,3 @@ class PixelClassifier:
             f'{self.spec.model} on {self.spec.backbone}: {count / 1e6:.1f} M parameters, {len(self.history.epochs)} '
             f'epochs trained\n  bands    {bands}\n  classes  {", ".join(self._class_names)}'
         )
-
-
-def load_model(path: str | Path, data: ChipData | None = None) -> PixelClassifier:
-    """Load a model from a .dlpk; nothing in it is unpickled or run.
-
-    Args:
-        path: The .dlpk, the .emd beside it, or the folder that holds one.
-        data: Chips to go on training or to validate with.
-
-    Returns:
-        The model, of the class that the bundle names.
-
-    Raises:
-        BundleError: If the bundle is broken, hostile or too new, or names a model or backbone that does not exist.
-    """
-    bundle = read_bundle(path)
-    spec = ModelSpec.from_manifest(bundle.manifest)
-    if data is not None:
-        _check_fits(spec, data)
-    try:
-        if spec.model not in MODELS:
-            raise UnknownNameError('model', spec.model, MODELS)
-        model = MODELS[spec.model].from_spec(spec, bundle.weights, data)
-    except ValueError as error:  # also what a library says of a backbone that cannot be built
-        raise BundleError(f'{path} cannot be loaded: {error}') from error
-    rows = bundle.manifest.get('history')
-    model.history.epochs.extend(row for row in (rows if isinstance(rows, list) else []) if isinstance(row, dict))
-    model.history.loaded = len(model.history.epochs)
-    return model
-
-
-def _check_fits(spec: ModelSpec, data: ChipData) -> None:
-    ours, theirs = [c.value for c in spec.class_infos], [c.value for c in data.class_infos]
-    if ours != theirs or not _same_order(spec.bands, data.bands):
-        raise BundleError(
-            f'the model has bands {[band.name for band in spec.bands]} and class values {ours}; the data has bands '
-            f'{[band.name for band in data.bands]} and class values {theirs}. Prepare the data with the same bands, '
-            'class_mapping and ignore_classes'
-        )
-
-
-def _same_order(ours: Sequence[Band], theirs: Sequence[Band]) -> bool:
-    if len(ours) != len(theirs) or [band.name for band in ours] == [band.name for band in theirs]:
-        return len(ours) == len(theirs)
-    if any(all(is_placeholder(band.name) for band in bands) for bands in (ours, theirs)):
-        return True
-    try:
-        return match_bands(theirs, ours) == list(range(len(ours)))
-    except BandError:
-        return False
-
-
-def _png(figure: 'Figure') -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=100)
-    return buffer.getvalue()
-
-
-def _without_nan(value: Any) -> Any:
-    """Replace NaN by None: strict JSON readers, ArcGIS's among them, refuse NaN."""
-    return json.loads(json.dumps(value), parse_constant=lambda _: None)

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from geolearn.backbones import Backbone, create_backbone
 from geolearn.data import ChipData
-from geolearn.models._model import PixelClassifier, register_model, spec_from_data
+from geolearn.models._model import PixelClassifier, spec_from_data
+from geolearn.models._registry import register_model
 from geolearn.models.segmenter import Normalise, Segmenter
 from geolearn.models.spec import ModelSpec
 

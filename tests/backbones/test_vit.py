@@ -17,6 +17,7 @@ from geolearn.backbones.vit import (
     DropPath,
     choose_window,
     global_blocks,
+    run_windowed,
     window_partition,
     window_unpartition,
 )
@@ -171,3 +172,26 @@ def test_positions_keep_their_own_grid_and_refuse_other_shapes():
     assert resize_position_grid(positions, (3, 7)).shape == (1, 22, 16)
     with pytest.raises(WeightsError, match='no square grid'):
         resize_position_grid(positions, (4, 4), prefix=0)
+
+
+@pytest.mark.parametrize(('grid', 'window'), [((8, 12), (4, 6)), ((8, 12), (8, 12)), ((8, 12), (3, 5)), ((7, 5), None)])
+@pytest.mark.parametrize('rel_pos', [None, (8, 12)])
+def test_the_order_in_which_tokens_are_kept_changes_nothing(grid, window, rel_pos):
+    torch.manual_seed(0)
+    blocks = [Block(24, 3, rel_pos=rel_pos) for _ in range(4)]
+    for parameter in (p for block in blocks for p in block.parameters()):
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, *grid, 24)
+    expected = x
+    for i, block in enumerate(blocks):
+        expected = block(expected, None if i in (1, 3) else window)
+    torch.testing.assert_close(run_windowed(blocks, x, window=window, global_at=(1, 3)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_stochastic_depth_drops_whole_images_whatever_the_order_of_tokens():
+    block = Block(24, 3, drop_path=0.5).train()
+    x = torch.randn(64, 4, 4, 24)
+    changed = (run_windowed([block], x, window=(2, 2), global_at=()) != x).flatten(1).any(1).float().mean()
+    kept = (run_windowed([block], x, window=(2, 2), global_at=()) == x).flatten(1).all(1)
+    assert 0 < changed <= 1
+    assert kept.any()

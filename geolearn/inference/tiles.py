@@ -1,0 +1,142 @@
+"""Read a raster's tiles in full batches: each block row once, in a thread of its own, a few batches ahead."""
+
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Full, Queue
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rasterio.windows import Window
+
+from geolearn.raster import read_window
+from geolearn.tiling import Tile, TileGrid
+
+QUEUE_BATCHES = 2
+MAX_BLOCK_ROWS = 2048
+
+
+class TileBatch(NamedTuple):
+    """Tiles that are computed together: pixels (n, bands, h, w) float32, NaN where there is no data."""
+
+    tiles: list[Tile]
+    pixels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class PixelScale:
+    """How stored pixel values become the units that the network was trained on: value * scale + offset."""
+
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """Return float32 pixels in the network's units."""
+        values = pixels.astype(np.float32)
+        if self.scale != 1.0:
+            values *= np.float32(self.scale)
+        if self.offset:
+            values += np.float32(self.offset)
+        return values
+
+
+class RollingRows:
+    """Full-width rows of a raster, each read once, in whole block rows, and dropped when no tile needs them.
+
+    Args:
+        src: The raster.
+        indexes: 1-based bands.
+        tile_rows: Most rows that are asked for at once.
+    """
+
+    def __init__(self, src: Any, indexes: Sequence[int], tile_rows: int) -> None:
+        self._src, self._indexes = src, list(indexes)
+        # a raster that is one huge block is decoded whole by GDAL anyway; holding it here too would help nobody
+        self._block_rows = min(src.block_shapes[0][0], MAX_BLOCK_ROWS)
+        capacity = min(tile_rows + self._block_rows, src.height)
+        self._pixels = np.empty((len(indexes), capacity, src.width), src.dtypes[indexes[0] - 1])
+        self._valid = np.empty((capacity, src.width), bool)
+        self._first = self._end = 0
+
+    def rows(self, top: int, bottom: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return pixels (bands, rows, width) and validity (rows, width) of rows top..bottom.
+
+        Both are views that the next call overwrites; `top` must not go back.
+        """
+        if bottom > self._end:
+            held = self._end - top
+            self._pixels[:, :held] = self._pixels[:, top - self._first : self._end - self._first]
+            self._valid[:held] = self._valid[top - self._first : self._end - self._first]
+            self._first = top
+            # up to a block's edge, so that no block is decompressed twice
+            stop = min(-(-bottom // self._block_rows) * self._block_rows, self._src.height)
+            window = Window(0, self._end, self._src.width, stop - self._end)
+            filled = slice(held, held + stop - self._end)
+            mask = read_window(self._src, window, self._indexes, out=self._pixels[:, filled])[1]
+            self._valid[filled] = True if mask is None else mask
+            self._end = stop
+        part = slice(top - self._first, bottom - self._first)
+        return self._pixels[:, part], self._valid[part]
+
+
+def read_batches(
+    src: Any, indexes: Sequence[int], grid: TileGrid, *, batch_size: int, scale: PixelScale
+) -> Iterator[TileBatch]:
+    """Yield full batches of tiles in file order; tiles without a valid pixel are left out."""
+    height, width = grid.tile_shape
+    rolling = RollingRows(src, indexes, height)
+    tiles: list[Tile] = []
+    batch = torch.empty((batch_size, len(indexes), height, width))
+    for tile in grid:
+        top, left = int(tile.read.row_off), int(tile.read.col_off)
+        bottom, right = min(top + height, src.height), min(left + width, src.width)
+        pixels, valid = rolling.rows(top, bottom)
+        inside = valid[:, left:right]
+        if not inside.any():
+            continue
+        target = batch[len(tiles)].numpy()
+        target[:, : bottom - top, : right - left] = scale.apply(pixels[:, :, left:right])
+        target[:, bottom - top :] = np.nan
+        target[:, :, right - left :] = np.nan
+        if not inside.all():
+            target[:, : bottom - top, : right - left][:, ~inside] = np.nan
+        tiles.append(tile)
+        if len(tiles) == batch_size:
+            yield TileBatch(tiles, batch)
+            tiles, batch = [], torch.empty_like(batch)
+    if tiles:
+        yield TileBatch(tiles, batch[: len(tiles)])
+
+
+def prefetch(batches: Iterator[TileBatch]) -> Generator[TileBatch, None, None]:
+    """Run an iterator in a thread of its own, a bounded number of batches ahead; its error is raised here."""
+    queue: Queue[TileBatch | None] = Queue(QUEUE_BATCHES)
+    stopped = threading.Event()
+
+    def put(item: TileBatch | None) -> bool:
+        while not stopped.is_set():
+            try:
+                queue.put(item, timeout=0.1)
+            except Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                if not put(batch):
+                    return
+        finally:
+            put(None)
+
+    with ThreadPoolExecutor(1, 'geolearn-reader') as pool:
+        reading = pool.submit(work)
+        try:
+            while (item := queue.get()) is not None:
+                yield item
+            reading.result()
+        finally:
+            stopped.set()
