@@ -25,7 +25,8 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		(echo 'geolearn needs Python 3.11 or newer; run make with PYTHON=/path/to/python3.11' && exit 1)
 	@echo '== making a virtual environment in $(VENV)'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || (rm -rf $(VENV); \
+		echo 'cannot make a virtual environment; on Debian: apt install python3-venv'; exit 1)
 
 $(VENV)/.installed: setup.cfg | $(VENV)/bin/python
 	@echo '== installing geolearn and what it needs (torch is large: some minutes the first time)'

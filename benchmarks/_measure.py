@@ -15,19 +15,19 @@ class Check:
     """A measured value against its bar.
 
     Args:
-        value: What was measured.
+        value: What was measured; None where the peer is not installed.
         bar: What it is held against, or None for a figure that is only reported.
         at_least: Whether larger is better.
     """
 
-    value: float
+    value: float | None
     bar: float | None = None
     at_least: bool = False
 
     def to_json(self) -> dict[str, object]:
         """Return the value, the bar and whether it holds."""
-        if self.bar is None:
-            return {'value': round(self.value, 4), 'bar': None, 'ok': True}
+        if self.value is None or self.bar is None:
+            return {'value': None if self.value is None else round(self.value, 4), 'bar': self.bar, 'ok': True}
         ok = self.value >= self.bar if self.at_least else self.value <= self.bar
         return {'value': round(self.value, 4), 'bar': self.bar, 'ok': bool(ok)}
 

@@ -1,6 +1,7 @@
 """The .dlpk: a stored zip of JSON and safetensors, safe by construction. No pickle, no code is read from it."""
 
 import json
+import re
 import stat
 import struct
 import zipfile
@@ -24,7 +25,12 @@ FORMAT = 1
 SUFFIX = '.dlpk'
 MAX_MEMBERS = 10_000
 MAX_MANIFEST_BYTES = 64 * 2**20
-MAX_MEMBER_BYTES = 64 * 2**30
+MAX_BYTES = 16 * 2**30
+"""Of all members together, unpacked."""
+FIGURES = 'ModelCharacteristics/'
+"""Folder of the figures, as Esri calls it."""
+MAX_FIGURE_BYTES = 64 * 2**20
+"""Of all figures together."""
 MAX_RATIO = 200
 """A member that unpacks to more than this times its packed size is a decompression bomb."""
 
@@ -47,7 +53,7 @@ class Bundle:
     Args:
         emd: The model definition, strict JSON: Esri's keys, and geolearn's manifest under ``'geolearn'``.
         weights: Parameters and buffers of the network by name.
-        extras: Other members, such as figures, by their name in the bundle.
+        extras: Other members by their name in the bundle; only figures, PNGs in `FIGURES`, are read back.
     """
 
     emd: Mapping[str, Any]
@@ -64,22 +70,27 @@ def write_bundle(path: str | Path, bundle: Bundle) -> Path:
     """Write a bundle; a crash half way leaves any older file as it was.
 
     Args:
-        path: Target with suffix .dlpk; its stem names the .emd and the weights inside.
+        path: Target with suffix .dlpk; its stem names the .emd and the weights inside, with an underscore for every
+            character that is no letter, digit, dot, dash, space or underscore.
         bundle: What to write; format number and ModelFile are filled in.
 
     Raises:
+        BundleError: If `read_bundle` would refuse it.
         RasterError: If the folder does not exist or the disk is full.
     """
     path = Path(path)
-    weights_name = f'{path.stem}.safetensors'
+    stem = re.sub(r'[^\w. -]', '_', path.stem)
+    weights_name = f'{stem}.safetensors'
     emd = dict(bundle.emd) | {'ModelFile': weights_name, 'geolearn': {**bundle.manifest, 'format': FORMAT}}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.weights.items()}
     try:
         with replacing(path) as part, zipfile.ZipFile(part, 'w', zipfile.ZIP_STORED) as archive:
-            archive.writestr(f'{path.stem}.emd', json.dumps(emd, indent=2, allow_nan=False))
+            archive.writestr(f'{stem}.emd', json.dumps(emd, indent=2, allow_nan=False))
             archive.writestr(weights_name, format_safetensors(tensors))
             for name, content in bundle.extras.items():
                 archive.writestr(name, content)
+            _check_members(archive.infolist(), path)
+            _find_emd(archive.infolist(), path)
     except OSError as error:
         if isinstance(error, RasterError):
             raise
@@ -121,7 +132,7 @@ def read_bundle(path: str | Path) -> Bundle:
             emd = _read_emd(archive, path)
             weights_name = _weights_name(emd, archive.namelist(), path)
             weights = parse_safetensors(archive.read(weights_name))
-            figures = {n: archive.read(n) for n in archive.namelist() if n.startswith('ModelCharacteristics/')}
+            figures = {member.filename: archive.read(member) for member in archive.infolist() if _is_figure(member)}
     except _BROKEN_ZIP as error:
         raise BundleError(f'{path} is no readable {SUFFIX}: {error}; it may be truncated, copy it again') from error
     except (SafetensorError, ValueError, KeyError) as error:
@@ -134,6 +145,10 @@ def read_bundle(path: str | Path) -> Bundle:
 def _check_members(members: list[zipfile.ZipInfo], path: Path) -> None:
     if len(members) > MAX_MEMBERS:
         raise BundleError(f'{path} holds {len(members)} members; at most {MAX_MEMBERS} are read')
+    figures = [member for member in members if _is_figure(member)]
+    for what, group, most in (('members', members, MAX_BYTES), ('figures', figures, MAX_FIGURE_BYTES)):
+        if (total := sum(member.file_size for member in group)) > most:
+            raise BundleError(f'{path}: its {what} unpack to {total} bytes; at most {most} are read')
     seen: set[str] = set()
     for member in members:
         name = member.filename
@@ -145,22 +160,31 @@ def _check_members(members: list[zipfile.ZipInfo], path: Path) -> None:
         if folded in seen:
             raise BundleError(f'{path} holds the member {name!r} twice; do not trust it')
         seen.add(folded)
-        if member.file_size > MAX_MEMBER_BYTES or member.file_size > MAX_RATIO * max(member.compress_size, 1024):
+        if member.file_size > MAX_RATIO * max(member.compress_size, 1024):
             raise BundleError(f'{path}: member {name!r} unpacks to {member.file_size} bytes; that is no model')
         if member.flag_bits & 0x1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise BundleError(f'{path}: member {name!r} is encrypted or oddly packed; geolearn writes no such bundles')
 
 
-def _read_emd(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
-    found = [member for member in archive.infolist() if member.filename.endswith('.emd') and '/' not in member.filename]
+def _is_figure(member: zipfile.ZipInfo) -> bool:
+    return member.filename.startswith(FIGURES) and member.filename.endswith('.png')
+
+
+def _find_emd(members: list[zipfile.ZipInfo], path: Path) -> zipfile.ZipInfo:
+    found = [member for member in members if member.filename.endswith('.emd') and '/' not in member.filename]
     if len(found) != 1:
         raise BundleError(f'{path} must hold exactly one .emd at its root, found {len(found)}')
     if found[0].file_size > MAX_MANIFEST_BYTES:
         raise BundleError(f'{path}: {found[0].filename} is {found[0].file_size} bytes; that is no model definition')
+    return found[0]
+
+
+def _read_emd(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
+    member = _find_emd(archive.infolist(), path)
     try:
-        emd = json.loads(archive.read(found[0]))
+        emd = json.loads(archive.read(member))
     except (ValueError, RecursionError) as error:
-        raise BundleError(f'{path}: {found[0].filename} is not valid JSON: {error}') from error
+        raise BundleError(f'{path}: {member.filename} is not valid JSON: {error}') from error
     manifest = emd.get('geolearn') if isinstance(emd, dict) else None
     if not isinstance(manifest, dict):
         raise BundleError(

@@ -91,20 +91,25 @@ def _train(arguments: argparse.Namespace) -> None:
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('model', help='the .dlpk')
     parser.add_argument('src', nargs='+', help='raster to map; several make one mosaic')
-    parser.add_argument('dst', help='GeoTIFF to write')
+    parser.add_argument('dst', help='GeoTIFF to write, the last of the files')
+    parser.add_argument('--overwrite', action='store_true', help='replace the GeoTIFF if it exists')
     parser.add_argument('--bands', nargs='+', help="names of the raster's bands in file order, where it names none")
-    parser.add_argument('--sensor', help='whose names --bands are, such as Sentinel-2 for B04')
-    parser.add_argument('--scale', type=float, default=1.0, help='multiply pixel values, where units differ')
+    parser.add_argument('--sensor', help='whose names the bands have, such as Sentinel-2 for B04')
+    parser.add_argument('--scale', type=float, help='multiply pixel values, where units differ')
     parser.add_argument('--offset', type=float, default=0.0, help='add to pixel values after scaling')
     parser.add_argument('--tile-size', type=_whole(1), help='side of the tiles in pixels')
     parser.add_argument('--halo', type=_whole(0), help='pixels dropped at inner tile edges')
     parser.add_argument('--batch-size', type=_whole(1), default=4, help='tiles computed together')
+    parser.add_argument('--device', help='torch device; CUDA where there is one')
     parser.set_defaults(run=_predict, refuse=parser.error)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
     if arguments.halo and arguments.tile_size and 2 * arguments.halo >= arguments.tile_size:
         arguments.refuse('--halo must be under half of --tile-size')
+    if Path(arguments.dst).exists() and not arguments.overwrite:
+        # a forgotten target would make the last image the target
+        arguments.refuse(f'{arguments.dst} exists; name the map to write last, or pass --overwrite to replace it')
     from geolearn.models import load_model
 
     started = time.perf_counter()
@@ -119,6 +124,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         tile_size=arguments.tile_size,
         halo=arguments.halo,
         batch_size=arguments.batch_size,
+        device=arguments.device,
     )
     print(f'wrote {written} in {time.perf_counter() - started:.1f} s')
 

@@ -23,8 +23,9 @@ class ChipData:
 
     Args:
         path: The export folder.
-        working_dir: Where models go; None means ``<path>/models``.
+        working_dir: Models go to ``<working_dir>/models/<name>``; None means the export folder.
         bands: Bands of the images, in order.
+        band_indexes: 0-based positions of these bands in the chip files.
         class_infos: Trained classes; position is class index.
         ignored_values: Label values that take no part.
         chip_size: Side of the training images in pixels.
@@ -35,12 +36,14 @@ class ChipData:
         valid_dl: Validation batches.
         split: Which chips are in which part.
         cell_size: The export's MinCellSize, passed on to saved models.
+        image_space: The export's ImageSpaceUsed, such as ``'MAP_SPACE'`` or ``'PIXEL_SPACE'``.
         remarks: What was picked, skipped or recounted while reading, for people.
     """
 
     path: Path
     working_dir: Path | None
     bands: tuple[Band, ...]
+    band_indexes: tuple[int, ...]
     class_infos: tuple[ClassInfo, ...]
     ignored_values: tuple[int, ...]
     chip_size: int
@@ -51,6 +54,7 @@ class ChipData:
     valid_dl: ChipLoader = field(repr=False)
     split: Split
     cell_size: Mapping[str, Any] | None
+    image_space: str
     remarks: tuple[str, ...]
 
     @property

@@ -12,6 +12,7 @@ import torch
 from geolearn.chips.export import export_training_data
 from geolearn.chips.synthetic import CLASSES, make_scene, write_scene
 from geolearn.classes import IGNORE_INDEX, index_table
+from geolearn.errors import ChipFolderError
 from geolearn.metrics import ConfusionMatrix
 from geolearn.models import DeepLab
 from geolearn.plotting import show_predictions
@@ -39,6 +40,8 @@ def run_demo(out: str | Path, *, backbone: str = 'dofa_tiny', epochs: int = EPOC
     """
     started = time.perf_counter()
     folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ChipFolderError(f'{folder} is not empty; name a new folder for the demo')
     folder.mkdir(parents=True, exist_ok=True)
     train_image, train_label = folder / 'scene_1.tif', folder / 'scene_1_labels.tif'
     test_image, test_label = folder / 'scene_2.tif', folder / 'scene_2_labels.tif'

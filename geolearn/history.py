@@ -1,6 +1,8 @@
 """What training has been through, kept by the model and in its bundle."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -18,3 +20,18 @@ class History:
     epochs: list[dict[str, float]] = field(default_factory=list)
     learning_rate: float | None = None
     loaded: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model came to on the validation chips when it was saved.
+
+    Args:
+        metrics: ``'accuracy'`` and ``'miou'``, None where undefined.
+        esri: The same in Esri's words: ``'accuracy'`` and ``'per_class_metrics'`` as text.
+        figures: PNGs by their name in the bundle.
+    """
+
+    metrics: Mapping[str, Any]
+    esri: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, bytes] = field(default_factory=dict)

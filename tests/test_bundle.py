@@ -28,9 +28,9 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 
 GOLDEN = """{
  "Framework": "geolearn", "ModelType": "ImageClassification", "ModelName": "DeepLab", "Name": "golden",
- "ModelFile": "golden.safetensors", "ExtractBands": [0, 1], "ImageHeight": 64, "ImageWidth": 64,
+ "ModelFile": "golden.safetensors", "ExtractBands": [3, 0], "ImageHeight": 64, "ImageWidth": 64,
  "geolearn": {
-  "format": 1, "version": "0.1.0", "model": "DeepLab", "backbone": "test_resnet", "options": {},
+  "format": 1, "version": "0.1.0", "model": "DeepLab", "backbone": "test_resnet",
   "bands": [
    {"name": "Red", "wavelength_um": 0.665, "common_name": "red", "is_radar": false},
    {"name": "elevation", "wavelength_um": null, "common_name": null, "is_radar": false}
@@ -42,6 +42,7 @@ GOLDEN = """{
   "ignored_values": [0], "chip_size": 64,
   "statistics": {"minimum": [0, 1.5], "maximum": [255, 900], "mean": [100, 300], "std": [20, 50.5]},
   "dtype": "uint16", "cell_size": {"x": 10, "y": 10, "spatialReference": {"wkid": 32633}},
+  "band_indexes": [3, 0], "image_space": "PIXEL_SPACE", "pretrained": true, "learning_rate": 0.001,
   "history": [{"epoch": 1, "train_loss": 0.7, "valid_loss": 0.6, "accuracy": 0.9, "miou": null, "seconds": 1.5}],
   "metrics": {"accuracy": 0.9, "miou": null}
  }
@@ -51,7 +52,6 @@ GOLDEN = """{
 SPEC = ModelSpec(
     model='DeepLab',
     backbone='test_resnet',
-    options={},
     bands=(Band('Red', 0.665, 'red'), Band('elevation')),
     class_infos=(ClassInfo(1, 'water', (0, 0, 255)), ClassInfo(300, 'land', (0, 128, 0))),
     ignored_values=(0,),
@@ -59,6 +59,9 @@ SPEC = ModelSpec(
     statistics=BandStatistics((0, 1.5), (255, 900), (100, 300), (20, 50.5)),
     dtype='uint16',
     cell_size={'x': 10, 'y': 10, 'spatialReference': {'wkid': 32633}},
+    band_indexes=(3, 0),
+    image_space='PIXEL_SPACE',
+    pretrained=True,
 )
 WEIGHTS = {'w': torch.arange(6.0).view(2, 3), 'n': torch.tensor(3)}
 
@@ -122,12 +125,53 @@ def test_the_golden_manifest_of_format_1_is_read_for_ever(tmp_path, network_weig
     model = load_model(path)
     assert model.spec == SPEC
     assert len(model.history.epochs) == 1
+    assert model.history.learning_rate == 0.001
+    assert model.evaluation.metrics == {'accuracy': 0.9, 'miou': None}
     with torch.inference_mode():
         assert model.network(torch.rand(1, 2, 64, 64)).shape == (1, 2, 64, 64)
 
 
 def test_a_spec_survives_json():
     assert ModelSpec.from_manifest(json.loads(json.dumps(SPEC.to_manifest()))) == SPEC
+
+
+def test_fields_that_may_be_absent_have_defaults():
+    optional = ('cell_size', 'band_indexes', 'image_space', 'pretrained')
+    manifest = {key: value for key, value in golden()['geolearn'].items() if key not in optional}
+    spec = ModelSpec.from_manifest(manifest)
+    assert (spec.cell_size, spec.band_indexes, spec.image_space, spec.pretrained) == (None, (0, 1), 'MAP_SPACE', False)
+
+
+def test_esris_keys_say_which_bands_of_the_raster_and_which_space():
+    emd = SPEC.to_emd(chip_name='m')
+    assert emd['ExtractBands'] == [3, 0]
+    assert emd['ImageSpaceUsed'] == 'PIXEL_SPACE'
+
+
+@pytest.mark.parametrize(
+    ('stem', 'inside'),
+    [
+        ('run 10:30', 'run 10_30'),
+        ('a\\b', 'a_b'),
+        ('größe_1.5-b', 'größe_1.5-b'),
+        ('line\nbreak*?', 'line_break__'),
+        ('..', '..'),
+        ('odd\udcff', 'odd_'),
+    ],
+)
+def test_any_file_name_gives_a_bundle_that_is_read(tmp_path, stem, inside):
+    path = write_bundle(tmp_path / f'{stem}.dlpk', Bundle(golden(), WEIGHTS))
+    assert path == tmp_path / f'{stem}.dlpk'
+    assert read_bundle(path).emd['ModelFile'] == f'{inside}.safetensors'
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == [f'{inside}.emd', f'{inside}.safetensors']
+
+
+@pytest.mark.parametrize('name', ['../x.png', 'C:x.png', 'M.EMD', 'other.emd'])
+def test_what_would_be_refused_is_not_written(tmp_path, name):
+    with pytest.raises(BundleError):
+        write_bundle(tmp_path / 'm.dlpk', Bundle(golden(), WEIGHTS, {name: b'x'}))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_model_definition_has_esris_keys(scene_data, tmp_path):
@@ -159,6 +203,8 @@ def test_the_model_definition_has_esris_keys(scene_data, tmp_path):
     assert float(emd['accuracy']) == pytest.approx(emd['geolearn']['metrics']['accuracy'], abs=1e-4)
     assert set(json.loads(emd['per_class_metrics'])['water']) == {'precision', 'recall', 'f1'}
     assert emd['LearningRate'] == '0.001'
+    assert emd['resize_to'] is None
+    assert not {'ArcGISLearnVersion', 'InferenceFunction', 'ModelConfiguration'} & set(emd)
     stats = emd['NormalizationStats']
     assert {len(column) for column in stats.values()} == {10}
     assert set(stats) == {
@@ -247,6 +293,23 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeyp
 def test_too_many_members_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(bundle_module, 'MAX_MEMBERS', 3)
     refused(write_zip(tmp_path / 'm.dlpk', [*members(), ('a', ''), ('b', '')]), 'holds 4 members; at most 3 are read')
+
+
+def test_members_that_are_absurd_only_together_are_refused(tmp_path, monkeypatch):
+    path = write_zip(tmp_path / 'm.dlpk', [*members(), ('a', bytes(600)), ('b', bytes(600))])
+    monkeypatch.setattr(bundle_module, 'MAX_BYTES', len(GOLDEN) + 1300)
+    refused(path, r'its members unpack to \d+ bytes; at most \d+ are read')
+    monkeypatch.undo()
+    figures = [(f'ModelCharacteristics/{name}.png', bytes(600)) for name in 'ab']
+    write_zip(path, [*members(), *figures])
+    monkeypatch.setattr(bundle_module, 'MAX_FIGURE_BYTES', 1000)
+    refused(path, 'its figures unpack to 1200 bytes; at most 1000 are read')
+
+
+def test_only_figures_are_read_besides_the_model(tmp_path):
+    names = ['ModelCharacteristics/a.png', 'ModelCharacteristics/b.py', 'c.png']
+    path = write_zip(tmp_path / 'm.dlpk', [*members(), *((name, b'x') for name in names)])
+    assert read_bundle(path).extras == {'ModelCharacteristics/a.png': b'x'}
 
 
 def test_a_model_definition_of_absurd_size_is_refused(tmp_path, monkeypatch):
@@ -412,6 +475,10 @@ def test_weights_that_do_not_fit_are_listed(tmp_path, network_weights):
         ({'bands': 'ab'}, 'the manifest is broken'),
         ({'chip_size': 0}, 'chip_size 0 must lie in 1'),
         ({'chip_size': 10**9}, 'chip_size 1000000000 must lie in 1'),
+        ({'band_indexes': [0]}, r'2 bands at the positions \(0,\)'),
+        ({'band_indexes': [0, -1]}, r'2 bands at the positions \(0, -1\)'),
+        ({'band_indexes': [0, 1.5]}, 'found 1.5 where a int is needed'),
+        ({'image_space': 3}, 'found 3 where a str is needed'),
         ({'chip_size': True}, 'found True where a int is needed'),
         ({'cell_size': 5}, 'found 5 where a dict is needed'),
         ({'class_infos': golden()['geolearn']['class_infos'][:1]}, r'class values \[1\] must be 2..255 different ones'),
@@ -429,7 +496,8 @@ def test_a_manifest_with_an_odd_field_is_refused(changes, message):
 
 
 @pytest.mark.parametrize(
-    'key', sorted(set(golden()['geolearn']) - {'format', 'version', 'history', 'metrics', 'cell_size'})
+    'key',
+    'model backbone bands class_infos ignored_values chip_size statistics dtype'.split(),
 )
 def test_a_manifest_that_lacks_a_field_names_it(key):
     manifest = golden()['geolearn']

@@ -1,12 +1,16 @@
 import dataclasses
 import logging
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from affine import Affine
 from matplotlib.figure import Figure
+from rasterio.env import get_gdal_config
 
 from geolearn.bands import Band, get_bands
 from geolearn.chips import reader as reading
@@ -72,12 +76,14 @@ def test_what_the_library_writes_it_reads(tmp_path):
     images, labels = chips(4, dtype=np.uint16)
     bands, classes = get_bands('landsat8', ['B4', 'B3', 'B5']), [ClassInfo(v, f'c{v}', (v, 0, 0)) for v in (1, 2)]
     writer = ClassifiedTilesWriter(tmp_path / 'out', bands=bands, classes=classes, tile_size=8, sensor='Landsat 8')
-    for index, (image, label) in enumerate(zip(images, labels)):
-        writer.add(image, label, GeoBox((8, 8), Affine(30, 0, 240 * index, 0, -30, 0), 'EPSG:32633'))
-    data = prepare_data(writer.finish())
+    with writer:
+        for index, (image, label) in enumerate(zip(images, labels)):
+            writer.add(image, label, GeoBox((8, 8), Affine(30, 0, 240 * index, 0, -30, 0), 'EPSG:32633'))
+    data = prepare_data(tmp_path / 'out')
     assert data.bands == bands
     assert list(data.class_infos[1:]) == classes
     assert data.cell_size['x'] == 30
+    assert (data.band_indexes, data.image_space) == ((0, 1, 2), 'MAP_SPACE')
     assert data.statistics.mean == pytest.approx(np.stack(images).mean(axis=(0, 2, 3)))
     assert data.notes[-1] == 'statistics from the .emd'
 
@@ -173,6 +179,37 @@ def test_ignored_classes_take_no_part(export):
     assert (data.valid_ds[0][1].numpy() == np.where(label == 0, IGNORE_INDEX, label.astype(int) - 1)).all()
 
 
+def test_classes_may_be_ignored_by_name(export):
+    assert prepare_data(export, ignore_classes=['one']).ignored_values == (1,)
+    assert prepare_data(export, {2: 'new'}, ignore_classes=['new']).classes == ['NoData', 'one']
+
+
+@pytest.mark.parametrize(
+    ('ignored', 'words'),
+    [
+        (0, r'ignore_classes is 0; pass a list, such as \[0\]'),
+        ('one', r"ignore_classes is 'one'; pass a list, such as \['one'\]"),
+        ([7], r'holds 7, which neither \.emd nor labels hold: 0, 1 \(one\), 2 \(two\)'),
+        (['many'], "holds 'many', which neither"),
+        ([1.5], r'holds 1\.5, which neither'),
+    ],
+)
+def test_classes_that_cannot_be_ignored_are_refused(export, ignored, words):
+    with pytest.raises(ChipFolderError, match=words):
+        prepare_data(export, ignore_classes=ignored)
+
+
+def test_zero_may_be_ignored_where_it_does_not_occur(tmp_path, write_export):
+    folder = make(write_export, tmp_path / 'e', values=(1, 2))
+    assert prepare_data(folder, ignore_classes=[0]).ignored_values == (0,)
+
+
+@pytest.mark.parametrize('mapping', [{'water': 1}, {1: 2}, ['water']])
+def test_a_class_mapping_the_wrong_way_round_is_refused(export, mapping):
+    with pytest.raises(ChipFolderError, match="class_mapping is {value: name}, such as {1: 'water'"):
+        prepare_data(export, mapping)
+
+
 def test_classes_may_be_ignored_afterwards(export):
     before = prepare_data(export, transforms=False)
     assert same(batches(before.ignoring([0])), batches(prepare_data(export, transforms=False, ignore_classes=[0])))
@@ -200,6 +237,7 @@ def test_bands_may_be_chosen_by_name_and_by_index(export):
     for wanted in (['NIR', 'Red'], [2, 0], ['NearInfrared', 0]):
         data = prepare_data(export, extract_bands=wanted, transforms=False)
         assert [band.name for band in data.bands] == ['NIR', 'Red']
+        assert data.band_indexes == (2, 0)
         assert data.statistics.mean == pytest.approx(np.stack(chips()[0]).mean(axis=(0, 2, 3))[[2, 0]])
         image = chips()[0][data.split.valid[0]]
         assert (data.valid_ds[0][0].numpy() == image[[2, 0]]).all()
@@ -213,6 +251,7 @@ def test_bands_may_be_chosen_by_name_and_by_index(export):
         ([-1], 'extract_bands holds -1'),
         (['Red', 0], r"extract_bands=\['Red', 0\] must name at least one band, each once"),
         ([], r'extract_bands=\[\] must name at least one'),
+        ('Red', r"extract_bands is the text 'Red'; pass a list, such as \['Red'\]"),
     ],
 )
 def test_bands_that_cannot_be_chosen_are_refused(export, wanted, words):
@@ -318,6 +357,25 @@ def test_pixels_without_data_are_nan_and_ignored_and_not_counted(tmp_path, write
         assert (mask[2:] < 3).all()
 
 
+def test_holes_in_bands_that_are_not_used_are_none(tmp_path, write_export):
+    images, labels = chips(dtype=np.int16)
+    for image, label in zip(images, labels):
+        image[1, :2, :3] = -99
+        image[2, 7, 7] = -99
+        label[:2, :3] = 3  # a class that lies in the hole only
+    classes = [(value, f'c{value}', [value, 0, 9]) for value in (1, 2, 3)]
+    folder = write_export(
+        tmp_path / 'e', images, labels, image_profile={'nodata': -99}, band_names=NAMES, classes=classes
+    )
+    data = prepare_data(folder, extract_bands=['NIR', 'Red'], transforms=False)
+    assert sum(data.value_counts.values()) == 5 * 63
+    assert data.value_counts[3] == 5 * 6
+    values = np.stack(images)[:, [2, 0]]
+    values = values[:, :, (values != -99).all(axis=(0, 1))]
+    assert data.statistics.mean == pytest.approx(values.mean(axis=(0, 2)))
+    assert 3 not in prepare_data(folder, transforms=False).value_counts
+
+
 def test_chips_without_any_data_are_refused(tmp_path, write_export):
     images, labels = chips()
     folder = write_export(tmp_path / 'e', [image * 0 for image in images], labels, image_profile={'nodata': 0})
@@ -375,6 +433,46 @@ def test_an_export_of_another_kind_is_refused_unless_insisted_on(tmp_path, write
     with pytest.raises(ChipFolderError, match=rf"is an export of type '{mode}'; 'Classified_Tiles' is needed"):
         prepare_data(folder)
     assert prepare_data(folder, dataset_type='Classified_Tiles').c == 3
+
+
+@pytest.mark.parametrize(
+    'option',
+    [{'chip_size': 0}, {'chip_size': 2.5}, {'batch_size': 0}, {'batch_size': -1}, {'seed': None}, {'seed': -1}],
+)
+def test_numbers_that_make_no_sense_are_refused_by_name(export, option):
+    (name, value), *_ = option.items()
+    with pytest.raises(ChipFolderError, match=rf'{name} must be a whole number of at least [01], got {value}'):
+        prepare_data(export, **option)
+
+
+def test_no_batch_size_is_the_default_and_is_told(export):
+    data = prepare_data(export, batch_size=None)
+    assert data.batch_size == 4
+    assert any('batch_size=None means batches of 64' in note for note in data.notes)
+
+
+def test_a_block_size_without_blocks_is_refused(export):
+    with pytest.raises(ChipFolderError, match="block_size=100 has no effect without split='blocks'"):
+        prepare_data(export, block_size=100)
+
+
+def test_a_second_date_and_a_scale_are_told(export):
+    (export / 'images2').mkdir()
+    for path in (export / 'images').iterdir():
+        with rasterio.open(path, 'r+') as dst:
+            dst.scales, dst.offsets = [0.5] * 3, [-1] * 3
+    notes = '\n'.join(prepare_data(export).notes)
+    assert 'images2/ (a second date, for change detection) is not read' in notes
+    assert 'the chips state scale 0.5 and offset -1, which are not applied' in notes
+
+
+def test_threads_leave_warnings_and_gdal_as_they_were(export):
+    before, size = list(warnings.filters), get_gdal_config('GDAL_CACHEMAX')
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda seed: prepare_data(export, seed=seed), range(24)))
+    assert len(found) == 24
+    assert warnings.filters == before
+    assert get_gdal_config('GDAL_CACHEMAX') == size
 
 
 def test_an_unknown_way_to_split_is_refused(export):
@@ -501,6 +599,7 @@ def test_images_that_are_no_maps_keep_their_up(tmp_path, write_export, space, tu
     images = [np.stack([rows * 10 + 5] * 3)] * 40
     folder = write_export(tmp_path / 'e', images, labels, emd={'ImageSpaceUsed': space})
     data = prepare_data(folder)
+    assert data.image_space == space
     found = {tuple(mask[:, 0].tolist()) for _, masks in data.train_dl for mask in masks}
     assert (len(found) > 1) == turned
 

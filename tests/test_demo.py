@@ -4,6 +4,7 @@ import pytest
 import rasterio
 
 from geolearn import demo
+from geolearn.errors import ChipFolderError
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -27,3 +28,11 @@ def test_the_demo_runs_and_leaves_what_it_promises(tmp_path, monkeypatch):
     text = '\n'.join(said)
     assert f'accuracy {scores["accuracy"]:.3f}, mIoU {scores["miou"]:.3f}' in text
     assert 'landcover/landcover.dlpk' in text
+
+
+@pytest.mark.parametrize('kind', ['folder', 'file'])
+def test_a_folder_that_holds_anything_is_refused_before_anything_is_written(tmp_path, kind):
+    (tmp_path / 'note.txt').write_text('mine')
+    with pytest.raises(ChipFolderError, match='is not empty; name a new folder for the demo'):
+        demo.run_demo(tmp_path if kind == 'folder' else tmp_path / 'note.txt', say=print)
+    assert [path.name for path in tmp_path.iterdir()] == ['note.txt']

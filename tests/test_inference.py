@@ -19,7 +19,7 @@ from torch import nn
 from geolearn.bands import Band
 from geolearn.classes import ClassInfo
 from geolearn.errors import RasterError
-from geolearn.inference.raster import MapPlan, check_range, map_raster, output_encoding
+from geolearn.inference.raster import MapPlan, map_raster, output_encoding
 from geolearn.inference.tiles import QUEUE_BATCHES, PixelScale, prefetch, read_batches
 from geolearn.models import PixelClassifier
 from geolearn.models.spec import ModelSpec
@@ -104,7 +104,6 @@ def model_of(network, *, bands=('Red', 'Green'), values=(1, 2, 3), mean=20.0, st
     spec = ModelSpec(
         model='Plain',
         backbone='none',
-        options={},
         bands=tuple(Band(name, *wavelengths.get(name, (None, None))) for name in bands),
         class_infos=infos(*values),
         ignored_values=(0,),
@@ -306,19 +305,35 @@ def test_pixels_in_other_units_are_refused(tmp_path, save):
     assert model.predict_raster(path, tmp_path / 'map.tif', scale=1e-4).exists()
 
 
-def test_pixels_that_are_suspiciously_small_get_a_warning(tmp_path, save, caplog):
-    path = save(
-        tmp_path / 'src.tif', (make_pixels((70, 80), empty=0) / 10000).astype(np.float32), names=['Red', 'Green']
-    )
+def test_pixels_ten_times_too_small_get_a_warning(tmp_path, save, caplog):
+    path = save(tmp_path / 'src.tif', (make_pixels((70, 80), empty=0) / 10).astype(np.float32), names=['Red', 'Green'])
     with caplog.at_level(logging.WARNING, 'geolearn'):
         model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'map.tif')
-    assert 'look as if they were in other units' in caplog.text
+    assert 'may be in other units' in caplog.text
 
 
-def test_the_check_of_units_bears_odd_numbers():
-    assert check_range(np.empty((2, 0)), [1, 1], [1, 1], 'ab') is None
-    assert check_range(np.zeros((2, 5)), [0, 0], [0, 0], 'ab') is None
-    assert check_range(np.ones((3, 5)), [1, 1, 500], [1, 1, 1], 'abc') is None, 'one band of three may differ'
+def test_pixels_far_too_small_are_refused_unless_the_caller_vouches_for_them(tmp_path, save, caplog):
+    path = save(tmp_path / 'src.tif', (make_pixels((70, 80), empty=0) / 1e4).astype(np.float32), names=['Red', 'Green'])
+    with pytest.raises(RasterError, match='scale=1 if it is already'):
+        model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'map.tif')
+    with caplog.at_level(logging.WARNING, 'geolearn'):
+        assert model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'map.tif', scale=1.0).exists()
+    assert 'may be in other units' in caplog.text
+
+
+@pytest.mark.parametrize('bad', [{'scale': 0.0}, {'scale': float('nan')}, {'offset': float('inf')}, {'tile_size': 0}])
+def test_numbers_that_make_no_sense_are_refused(tmp_path, save, bad):
+    path = save(tmp_path / 'src.tif', make_pixels((70, 80)), nodata=-1, names=['Red', 'Green'])
+    with pytest.raises(ValueError, match=f'{next(iter(bad))} must be'):
+        model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'map.tif', **bad)
+
+
+def test_targets_that_cannot_be_written_are_refused_before_the_work(tmp_path, save):
+    path = save(tmp_path / 'src.tif', make_pixels((70, 80)), nodata=-1, names=['Red', 'Green'])
+    with pytest.raises(RasterError, match='is the raster to map; write the map to another file'):
+        model_of(Plain(2, 3)).predict_raster(path, path)
+    with pytest.raises(RasterError, match='is a folder; pass the GeoTIFF to write'):
+        model_of(Plain(2, 3)).predict_raster(path, tmp_path)
 
 
 def test_no_tiles_at_a_time_are_refused(tmp_path, save):

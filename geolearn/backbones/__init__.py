@@ -51,6 +51,7 @@ def create_backbone(
 
     Raises:
         UnknownNameError: If no registry holds `name`.
+        BackboneError: If the model cannot serve as a backbone.
         BandError: If bands lack a wavelength that the backbone needs.
         WeightsError: If weights cannot be had or do not fit.
     """

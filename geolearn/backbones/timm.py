@@ -11,7 +11,7 @@ from geolearn.backbones._backbone import Backbone, BackboneOptions, ConvBackbone
 from geolearn.backbones.kernels import RGB, adapt_input_kernel
 from geolearn.backbones.weights import DOWNLOAD_ERRORS, LoadReport, load_strict, load_weights_file, unwrap
 from geolearn.bands import Band
-from geolearn.errors import WeightsError
+from geolearn.errors import BackboneError, WeightsError
 
 _LOAD_ERRORS: tuple[type[Exception], ...] = (*DOWNLOAD_ERRORS, RuntimeError)
 
@@ -29,7 +29,7 @@ def list_timm_models() -> list[str]:
 def build_timm(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build a timm model as a backbone; pretrained RGB stems are carried over band by band (see `kernels.py`)."""
     if options.form != 'pyramid':
-        raise ValueError(f'{name} is a convolutional network without tokens; form must be pyramid')
+        raise BackboneError(f'{name} is a convolutional network without tokens; form must be pyramid')
     layout = _lay_out(name, options)
     net = _create(name, layout, in_chans=len(bands))
     report = None
@@ -49,7 +49,7 @@ def _create(name: str, layout: dict[str, Any], **arguments: Any) -> Any:
     try:
         return timm.create_model(name, features_only=True, **{'pretrained': False, **layout, **arguments})
     except (TypeError, AssertionError, NotImplementedError, ValueError) as error:
-        raise ValueError(f'timm cannot build {name} for feature maps with {layout}: {error}') from error
+        raise BackboneError(f'timm cannot build {name} for feature maps with {layout}: {error}') from error
 
 
 def _lay_out(name: str, options: BackboneOptions) -> dict[str, Any]:
@@ -62,9 +62,9 @@ def _lay_out(name: str, options: BackboneOptions) -> dict[str, Any]:
     info = net.feature_info
     last = dict(zip(info.reduction(), info.out_indices))
     if not {4, 8, 16} <= set(last) or max(last) > 32:
-        raise ValueError(f'{name} offers maps at strides {info.reduction()}, needed 4 to 32; take another model')
+        raise BackboneError(f'{name} offers maps at strides {info.reduction()}, needed 4 to 32; take another model')
     if net.pretrained_cfg.get('fixed_input_size') or str(getattr(net, 'output_fmt', 'NCHW')).endswith('NHWC'):
-        raise ValueError(f'{name} takes images of one size only; a backbone must take any, so choose another model')
+        raise BackboneError(f'{name} takes images of one size only; a backbone must take any, so choose another model')
     coarsest = max(last) if options.strides[-1] >= 16 else options.strides[-1]
     return layout | {'out_indices': [last[stride] for stride in (*options.strides[:-1], coarsest)]}
 
@@ -74,7 +74,7 @@ def _can_dilate(name: str) -> bool:
     try:
         with torch.device('meta'):
             _create(name, {'output_stride': 16}, in_chans=3)
-    except ValueError:
+    except BackboneError:
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Convolutional trunks from torchvision, for names that timm lacks: models with a plain chain of `features`."""
+"""Convolutional trunks from torchvision, for names that timm lacks: models that run their layers in one chain."""
 
 from collections.abc import Sequence
 from urllib.error import URLError
@@ -12,7 +12,7 @@ from geolearn.backbones.kernels import RGB, adapt_input_kernel
 from geolearn.backbones.pyramid import STRIDES
 from geolearn.backbones.weights import LoadReport, load_strict, load_weights_file, unwrap
 from geolearn.bands import Band
-from geolearn.errors import WeightsError
+from geolearn.errors import BackboneError, WeightsError
 
 
 class FeatureChain(nn.Module):
@@ -42,17 +42,25 @@ def list_torchvision_models() -> list[str]:
 def build_torchvision(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build a torchvision model as a backbone; pretrained RGB stems are carried over band by band."""
     if options.form != 'pyramid' or options.drop_path:
-        raise ValueError(f'{name} comes from torchvision; form and drop_path cannot be changed')
+        raise BackboneError(f'{name} comes from torchvision; form and drop_path cannot be changed')
     net = torchvision.models.get_model(name, weights=None)
-    layers = getattr(net, 'features', None)
-    if not isinstance(layers, nn.Sequential):
-        raise ValueError(f'torchvision model {name} has no chain of features to take maps from; take another model')
+    layers = _chain(net)
     report = _load(name, net, options) if options.pretrained or options.weights is not None else None
     _set_input(layers, bands, adapt=report is not None)
     # these chains cannot be dilated: the coarsest map is the last one
     strides = (*options.strides[:-1], STRIDES[-1])
     trunk = FeatureChain(layers, len(bands), strides)
     return ConvBackbone(name, trunk, channels=trunk.channels, strides=strides, load_report=report)
+
+
+def _chain(net: nn.Module) -> nn.Sequential:
+    """List the layers up to the pooling or the classifier; torchvision registers them in the order they run."""
+    layers: list[nn.Module] = []
+    for name, child in net.named_children():
+        if isinstance(child, nn.AdaptiveAvgPool2d | nn.Linear) or name.startswith(('classifier', 'aux', 'head')):
+            break
+        layers.extend(child if type(child) is nn.Sequential else [child])
+    return nn.Sequential(*layers)
 
 
 def _load(name: str, net: nn.Module, options: BackboneOptions) -> LoadReport:
@@ -88,12 +96,15 @@ def _last_at_stride(layers: nn.Sequential, bands: int, strides: Sequence[int]) -
     side, training = 128, layers.training
     x = torch.zeros(1, bands, side, side)
     layers.eval()
-    with torch.no_grad():
-        for i, layer in enumerate(layers):
-            x = layer(x)
-            if x.dim() == 4 and x.shape[2] == x.shape[3] and side % x.shape[2] == 0:
-                last[side // x.shape[2]] = i, x.shape[1]
+    try:
+        with torch.no_grad():
+            for i, layer in enumerate(layers):
+                x = layer(x)
+                if x.dim() == 4 and x.shape[2] == x.shape[3] and side % x.shape[2] == 0:
+                    last[side // x.shape[2]] = i, x.shape[1]
+    except (RuntimeError, AssertionError) as error:
+        raise BackboneError(f'the model does not run its layers in one chain ({error}); take another model') from error
     layers.train(training)
     if not set(STRIDES) <= set(last):
-        raise ValueError(f'the chain has maps at strides {sorted(last)}, needed {list(STRIDES)}; take another model')
+        raise BackboneError(f'the chain has maps at strides {sorted(last)}, needed {list(STRIDES)}; take another model')
     return [last[s][0] for s in strides], tuple(last[s][1] for s in strides)

@@ -37,7 +37,7 @@ class ExportMetadata:
         wavelengths_um: What geolearn stored beside the Esri keys, per band.
         statistics: Per-band statistics, only if they are sound.
         band_count: Number of bands that the export states.
-        dihedral: Whether north-up orientation carries no meaning (MAP_SPACE), so chips may be turned.
+        image_space: ImageSpaceUsed; ``'MAP_SPACE'`` where the export does not say.
         cell_size: The MinCellSize object, passed on to saved models.
     """
 
@@ -48,8 +48,13 @@ class ExportMetadata:
     wavelengths_um: tuple[float | None, ...] | None
     statistics: BandStatistics | None
     band_count: int | None
-    dihedral: bool
+    image_space: str
     cell_size: Mapping[str, Any] | None
+
+    @property
+    def dihedral(self) -> bool:
+        """Whether north-up orientation carries no meaning, so chips may be turned."""
+        return self.image_space == 'MAP_SPACE'
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -94,7 +99,7 @@ def read_metadata(folder: Path) -> ExportMetadata:
         wavelengths_um=_wavelengths(own.get('wavelengths_um')),
         statistics=statistics,
         band_count=band_count,
-        dihedral=_text(emd.get('ImageSpaceUsed')) in (None, 'MAP_SPACE'),
+        image_space=_text(emd.get('ImageSpaceUsed')) or 'MAP_SPACE',
         cell_size=_object(emd.get('MinCellSize')),
     )
 

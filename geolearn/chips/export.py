@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from rasterio.windows import Window
 
-from geolearn.bands import Band
+from geolearn.bands import Band, find_sensor, list_sensors
 from geolearn.chips.writer import ClassifiedTilesWriter
 from geolearn.classes import ClassInfo
-from geolearn.errors import ChipFolderError
+from geolearn.errors import ChipFolderError, UnknownNameError
 from geolearn.raster import open_raster, raster_bands, raster_geobox, read_window
 
 
@@ -31,12 +31,12 @@ def export_training_data(
     Args:
         raster: Image, or several that make one mosaic.
         labels: Single-band raster of class values; 0 and its NoData value mean unlabelled.
-        out: New folder.
+        out: New or empty folder; appears when all of it is written.
         classes: Classes of the labels.
         tile_size: Side of a chip in pixels.
         stride: Pixels from chip to chip; None means `tile_size`, so that chips do not overlap.
         bands: Bands of the raster in order; None takes the names that the raster gives.
-        sensor: Sensor name to record.
+        sensor: Sensor to record, such as ``'Sentinel-2'``; it also says what the raster's ``'B5'`` is.
         min_labelled: Smallest share of a chip's pixels that must be valid and labelled for it to be written. Labels of
             pixels without data are written as 0.
 
@@ -45,31 +45,35 @@ def export_training_data(
 
     Raises:
         RasterError: If a raster cannot be read.
-        ChipFolderError: If the grids differ, no chip results or `out` is not empty.
+        ChipFolderError: If the grids differ, no chip results or `out` is not empty; nothing is left behind.
+        UnknownNameError: If `sensor` is none that geolearn knows.
     """
+    if sensor != 'Undefined' and find_sensor(sensor) is None:
+        raise UnknownNameError('sensor', sensor, [*list_sensors(), 'Undefined'])
     shown = str(raster) if isinstance(raster, str | Path) else f'mosaic of {len(raster)} files'
     with open_raster(raster) as src, open_raster(labels) as lab:
         _check_grids(src, lab, f'image {shown} and labels {labels}')
         corners = _corners((src.height, src.width), tile_size, stride or tile_size)
         writer = ClassifiedTilesWriter(
             out,
-            bands=tuple(bands) if bands else raster_bands(src),
+            bands=tuple(bands) if bands else raster_bands(src, sensor=None if sensor == 'Undefined' else sensor),
             classes=classes,
             tile_size=tile_size,
             sensor=sensor,
             nodata=src.nodata,
         )
         geobox = raster_geobox(src)
-        for row, col in corners:
-            window = Window(col, row, tile_size, tile_size)
-            pixels, mask = read_window(src, window, src.indexes)
-            label, label_mask = read_window(lab, window, [1])
-            values = label[0]
-            for valid in (mask, label_mask):
-                values = values if valid is None else np.where(valid, values, 0)
-            if values.any() and (values > 0).mean() >= min_labelled:
-                writer.add(pixels, values, geobox.crop(row, col, (tile_size, tile_size)), mask=mask)
-    return writer.finish()
+        with writer:
+            for row, col in corners:
+                window = Window(col, row, tile_size, tile_size)
+                pixels, mask = read_window(src, window, src.indexes)
+                label, label_mask = read_window(lab, window, [1])
+                values = label[0]
+                for valid in (mask, label_mask):
+                    values = values if valid is None else np.where(valid, values, 0)
+                if values.any() and (values > 0).mean() >= min_labelled:
+                    writer.add(pixels, values, geobox.crop(row, col, (tile_size, tile_size)), mask=mask)
+    return writer.folder
 
 
 def _check_grids(src: Any, lab: Any, shown: str) -> None:

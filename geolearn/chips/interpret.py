@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 
 from geolearn.bands import Band, get_bands, is_placeholder, match_bands, resolve_bands
@@ -61,6 +62,8 @@ def choose_bands(bands: Sequence[Band], wanted: Sequence[str | int] | None) -> l
     """
     if wanted is None:
         return list(range(len(bands)))
+    if isinstance(wanted, str):
+        raise BandError(f'extract_bands is the text {wanted!r}; pass a list, such as [{wanted!r}]')
     indexes = []
     for item in wanted:
         if isinstance(item, str):
@@ -72,6 +75,38 @@ def choose_bands(bands: Sequence[Band], wanted: Sequence[str | int] | None) -> l
     if len(set(indexes)) < len(indexes) or not indexes:
         raise BandError(f'extract_bands={list(wanted)} must name at least one band, each once')
     return indexes
+
+
+def check_mapping(renamed: Mapping[int, str]) -> None:
+    """Raise ChipFolderError unless `renamed` goes from label values to names."""
+    hint = "class_mapping is {value: name}, such as {1: 'water', 2: 'forest'}"
+    if not isinstance(renamed, Mapping):
+        raise ChipFolderError(f'{hint}; got {renamed!r}')
+    for value, name in renamed.items():
+        if not str(value).strip().isdecimal() or not isinstance(name, str):
+            raise ChipFolderError(f'{hint}; got {value!r}: {name!r}')
+
+
+def ignored_values(
+    given: Sequence[int | str], listed: Sequence[ClassInfo], renamed: Mapping[int, str], counts: Mapping[int, int]
+) -> tuple[int, ...]:
+    """Return the label values to leave out, given as values or class names, in ascending order.
+
+    Raises:
+        ChipFolderError: If neither .emd nor labels hold one, or `given` is no list.
+    """
+    if isinstance(given, str | Integral):
+        raise ChipFolderError(f'ignore_classes is {given!r}; pass a list, such as [{given!r}]')
+    names = {info.value: info.name for info in listed} | {int(value): name for value, name in renamed.items()}
+    by_name = {name: value for value, name in [(0, UNLABELLED.name), *names.items()]}
+    values: set[int] = set()
+    for item in given:
+        value = by_name.get(item) if isinstance(item, str) else item
+        if not isinstance(value, Integral) or (value and value not in names and value not in counts):
+            known = ', '.join(f'{v} ({names[v]})' if v in names else str(v) for v in sorted({*names, *counts}))
+            raise ChipFolderError(f'ignore_classes holds {item!r}, which neither .emd nor labels hold: {known}')
+        values.add(int(value))
+    return tuple(sorted(values))
 
 
 def choose_statistics(metadata: ExportMetadata, summary: ChipSummary) -> tuple[BandStatistics, str]:
@@ -154,6 +189,8 @@ def folder_notes(asked: Path, folder: Path, unlabelled: int, orphans: int, unrea
     notes = []
     if asked.expanduser() != folder:
         notes.append(f'{asked} itself is no export; reading {folder}')
+    if (folder / 'images2').is_dir():
+        notes.append('images2/ (a second date, for change detection) is not read; only images/ is')
     if unlabelled:
         notes.append(f'{unlabelled} images have no label and were left out')
     if orphans:

@@ -84,6 +84,17 @@ def chip_bands(path: Path) -> tuple[tuple[Band, ...], list[float | None]]:
         return raster_bands(src), tag_wavelengths_um(src)
 
 
+def scaling_note(path: Path) -> str | None:
+    """Tell about a scale or offset that a chip states, since pixels are taken as they are stored."""
+    with open_raster(path) as src:
+        if set(src.scales) == {1.0} and set(src.offsets) == {0.0}:
+            return None
+        return (
+            f'the chips state scale {src.scales[0]:g} and offset {src.offsets[0]:g}, which are not applied; '
+            'rasters to predict must hold the same stored values'
+        )
+
+
 @dataclass
 class ChipReader:
     """Chips by position, kept in memory if all of them fit.

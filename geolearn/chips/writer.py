@@ -1,10 +1,12 @@
 """Write chip folders in ArcGIS's layout: images/, labels/, .emd, statistics, map.txt."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from uuid import uuid4
 
 import numpy as np
 
@@ -17,7 +19,9 @@ from geolearn.statistics import RunningStatistics
 
 
 class ClassifiedTilesWriter:
-    """Write chips one by one, then the metadata that describes all of them.
+    """Write chips one by one, then the metadata that describes all of them; the folder appears when it is whole.
+
+    A context manager: `add` chips inside; leaving it writes the metadata, or deletes everything where an error does so.
 
     Args:
         folder: New or empty folder.
@@ -42,6 +46,8 @@ class ClassifiedTilesWriter:
         nodata: float | None = None,
     ) -> None:
         self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ChipFolderError(f'{self.folder} is a file; export into a new folder')
         if self.folder.is_dir() and any(self.folder.iterdir()):
             raise ChipFolderError(f'{self.folder} is not empty; export into a new folder so that two exports never mix')
         index_table(classes)  # refuses values that no label raster can hold
@@ -52,6 +58,22 @@ class ClassifiedTilesWriter:
         self._chips_with = Counter[int]()
         self._classes_per_chip: list[int] = []
         self._cell_size: dict[str, Any] | None = None
+
+    def __enter__(self) -> Self:
+        self._part = self.folder.parent / f'.{self.folder.name}-{uuid4().hex[:8]}.part'
+        try:
+            for name in ('images', 'labels'):
+                (self._part / name).mkdir(parents=True)
+        except OSError as error:
+            raise ChipFolderError(f'cannot write {self.folder}: {error.strerror}') from error
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            if error is None:
+                self._finish()
+        finally:
+            shutil.rmtree(self._part, ignore_errors=True)
 
     def add(self, pixels: np.ndarray, label: np.ndarray, geobox: GeoBox, *, mask: np.ndarray | None = None) -> None:
         """Write one chip.
@@ -75,11 +97,9 @@ class ClassifiedTilesWriter:
         name = f'{len(self._classes_per_chip):012d}.tif'
         place: dict[str, Any] = {'transform': geobox.transform, 'crs': geobox.crs}
         names = [band.name for band in self._bands]
-        for part in ('images', 'labels'):
-            (self.folder / part).mkdir(parents=True, exist_ok=True)
-        write_raster(self.folder / 'images' / name, pixels, nodata=self._nodata, band_names=names, **place)
+        write_raster(self._part / 'images' / name, pixels, nodata=self._nodata, band_names=names, **place)
         write_raster(
-            self.folder / 'labels' / name, label.astype(np.uint8 if max(self._listed) < 256 else np.uint16), **place
+            self._part / 'labels' / name, label.astype(np.uint8 if max(self._listed) < 256 else np.uint16), **place
         )
         self._statistics.add(pixels, mask)
         present = [value for value in values if value]
@@ -89,23 +109,29 @@ class ClassifiedTilesWriter:
         side_x, side_y = geobox.resolution
         self._cell_size = {'x': side_x, 'y': side_y, 'spatialReference': {'wkt': geobox.crs} if geobox.crs else {}}
 
-    def finish(self) -> Path:
-        """Write the metadata files and return the folder.
-
-        Raises:
-            ChipFolderError: If no chip was added.
-        """
+    def _finish(self) -> None:
         if not self._classes_per_chip:
             raise ChipFolderError(f'no chip was written to {self.folder}: no tile holds both image and label')
         names = [f'{index:012d}.tif' for index in range(len(self._classes_per_chip))]
         # ArcGIS writes backslashes and a trailing blank; its own reader relies on neither
         rows = ''.join(f'images\\{name}  labels\\{name} \n' for name in names)
-        (self.folder / 'map.txt').write_text(rows, encoding='utf-8')
-        (self.folder / 'stats.txt').write_text(self._stats_text(), encoding='utf-8')
-        _write_json(self.folder / STATS_NAME, self._accumulated_stats())
-        # last, because its presence says that the export is whole
-        _write_json(self.folder / EMD_NAME, self._emd())
-        return self.folder
+        texts = {
+            'map.txt': rows,
+            'stats.txt': self._stats_text(),
+            STATS_NAME: json.dumps(self._accumulated_stats(), indent=2),
+            EMD_NAME: json.dumps(self._emd(), indent=2),
+        }
+        for name, text in texts.items():
+            try:
+                (self._part / name).write_text(text, encoding='utf-8')
+            except OSError as error:
+                raise ChipFolderError(f'cannot write {self.folder / name}: {error.strerror}') from error
+        try:
+            if self.folder.is_dir():
+                self.folder.rmdir()  # Windows renames onto nothing, not even onto an empty folder
+            self._part.rename(self.folder)
+        except OSError as error:
+            raise ChipFolderError(f'cannot write {self.folder}: {error.strerror}') from error
 
     def _properties(self) -> dict[str, Any]:
         return {'RasterCount': 1, 'SensorName': self._sensor, 'BandNames': [band.name for band in self._bands]}
@@ -176,7 +202,3 @@ class ClassifiedTilesWriter:
             counts = f'{self._chips_with[info.value]:>10}{self._counts[info.value]:>14}'
             lines.append(f'{info.name:<30}{info.value:>10}{counts}')
         return '\n'.join(lines) + '\n'
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2), encoding='utf-8')

@@ -11,7 +11,6 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from geolearn.classes import ClassInfo
-from geolearn.errors import RasterError
 from geolearn.inference.assemble import MapAssembler
 from geolearn.inference.tiles import PixelScale, TileBatch, prefetch, read_batches
 from geolearn.raster import RasterWriter, raster_geobox
@@ -104,38 +103,3 @@ def _place(assembler: MapAssembler, batch: TileBatch, found: np.ndarray, values:
         if missing.any():
             mapped[missing] = nodata
         assembler.put(tile.core, mapped)
-
-
-def check_range(
-    sample: np.ndarray, mean: Sequence[float], std: Sequence[float], band_names: Sequence[str]
-) -> str | None:
-    """Compare a raster's values with those that the model was trained on.
-
-    Args:
-        sample: (bands, n) pixels in the network's units.
-        mean: Training mean of each band.
-        std: Training standard deviation of each band.
-        band_names: For the message.
-
-    Returns:
-        A remark if most bands look as if they were in other units, else None.
-
-    Raises:
-        RasterError: If most bands lie so far off that the map would be meaningless.
-    """
-    if sample.shape[1] == 0:
-        return None
-    median, mean_, std_ = np.median(sample, axis=1), np.array(mean), np.maximum(np.array(std), 1e-9)
-    distance = np.abs(median - mean_) / std_
-    table = ', '.join(
-        f'{n} {m:.4g} (trained on {t:.4g} ± {s:.3g})' for n, m, t, s in zip(band_names, median, mean_, std_)
-    )
-    if (distance > 20).mean() > 0.5:
-        raise RasterError(
-            f"the raster's values are in other units than the training chips: medians {table}. "
-            'Pass scale= (and offset=) so that value * scale + offset is what the model was trained on'
-        )
-    ratio = median / np.where(mean_ == 0, np.nan, mean_)
-    if ((ratio < 0.2) | (ratio > 5)).all():
-        return f"the raster's values look as if they were in other units than the training chips: medians {table}"
-    return None

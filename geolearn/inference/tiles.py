@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from rasterio.windows import Window
 
-from geolearn.raster import read_window
+from geolearn.raster import common_dtype, read_window
 from geolearn.tiling import Tile, TileGrid
 
 QUEUE_BATCHES = 2
@@ -56,7 +56,7 @@ class RollingRows:
         # a raster that is one huge block is decoded whole by GDAL anyway; holding it here too would help nobody
         self._block_rows = min(src.block_shapes[0][0], MAX_BLOCK_ROWS)
         capacity = min(tile_rows + self._block_rows, src.height)
-        self._pixels = np.empty((len(indexes), capacity, src.width), src.dtypes[indexes[0] - 1])
+        self._pixels = np.empty((len(indexes), capacity, src.width), common_dtype(src, indexes))
         self._valid = np.empty((capacity, src.width), bool)
         self._first = self._end = 0
 

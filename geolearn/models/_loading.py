@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geolearn.bands import Band, is_placeholder, match_bands
-from geolearn.bundle import read_bundle
+from geolearn.bundle import Bundle, read_bundle
 from geolearn.data import ChipData
 from geolearn.errors import BandError, BundleError, UnknownNameError
+from geolearn.history import Evaluation, History
 from geolearn.models._registry import MODELS
 from geolearn.models.spec import ModelSpec
+from geolearn.units import compare_units
 
 if TYPE_CHECKING:
     from geolearn.models._model import PixelClassifier
@@ -38,10 +40,23 @@ def load_model(path: str | Path, data: ChipData | None = None) -> 'PixelClassifi
         model = MODELS[spec.model].from_spec(spec, bundle.weights, data)
     except ValueError as error:  # also what a library says of a backbone that cannot be built
         raise BundleError(f'{path} cannot be loaded: {error}') from error
-    rows = bundle.manifest.get('history')
-    model.history.epochs.extend(row for row in (rows if isinstance(rows, list) else []) if isinstance(row, dict))
-    model.history.loaded = len(model.history.epochs)
+    model.history = _read_history(bundle)
+    model.evaluation = _read_evaluation(bundle)
     return model
+
+
+def _read_history(bundle: Bundle) -> History:
+    rows, rate = bundle.manifest.get('history'), bundle.manifest.get('learning_rate')
+    epochs = [row for row in (rows if isinstance(rows, list) else []) if isinstance(row, dict)]
+    return History(epochs=epochs, loaded=len(epochs), learning_rate=rate if isinstance(rate, float) else None)
+
+
+def _read_evaluation(bundle: Bundle) -> Evaluation | None:
+    metrics = bundle.manifest.get('metrics')
+    if not isinstance(metrics, dict):
+        return None
+    texts = {key: bundle.emd.get(key) for key in ('accuracy', 'per_class_metrics')}
+    return Evaluation(metrics, {key: text for key, text in texts.items() if isinstance(text, str)}, bundle.extras)
 
 
 def _check_fits(spec: ModelSpec, data: ChipData) -> None:
@@ -51,6 +66,13 @@ def _check_fits(spec: ModelSpec, data: ChipData) -> None:
             f'the model has bands {[band.name for band in spec.bands]} and class values {ours}; the data has bands '
             f'{[band.name for band in data.bands]} and class values {theirs}. Prepare the data with the same bands, '
             'class_mapping and ignore_classes'
+        )
+    names = [band.name for band in spec.bands]
+    verdict = compare_units(data.statistics.mean, spec.statistics.mean, spec.statistics.std, names)
+    if verdict.far:
+        raise BundleError(
+            f'the chips are in other units than those that the model was trained on: means {verdict.table}. Export '
+            'them in the same units, or train a new model'
         )
 
 

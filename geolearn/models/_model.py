@@ -1,6 +1,8 @@
 """What every pixel classifier shares: training, looking, saving, mapping. It never asks which subclass it is."""
 
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,16 +12,14 @@ from torch import Tensor
 
 from geolearn import plotting
 from geolearn.backbones.weights import load_strict
-from geolearn.bands import resolve_bands
 from geolearn.bundle import write_bundle
 from geolearn.data import ChipData
 from geolearn.errors import BundleError, NotTrainedError
-from geolearn.history import History
-from geolearn.inference.tiles import PixelScale
+from geolearn.history import Evaluation, History
 from geolearn.losses import PixelCrossEntropy
 from geolearn.metrics import ConfusionMatrix
 from geolearn.models._loading import load_model
-from geolearn.models._mapping import TileChoice, map_with
+from geolearn.models._mapping import MapOptions, map_with_model
 from geolearn.models._registry import MODELS
 from geolearn.models._saving import choose_target, make_bundle
 from geolearn.models.segmenter import Segmenter
@@ -30,40 +30,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def spec_from_data(
-    data: ChipData,
-    *,
-    model: str,
-    backbone: str,
-    wavelengths: Sequence[float] | None,
-    options: Mapping[str, Any] | None = None,
-) -> ModelSpec:
-    """Describe a model for this data; explicit wavelengths replace those of the bands.
-
-    Raises:
-        BandError: If the wavelengths are of another number, in mixed units or out of range.
-    """
-    bands = data.bands
-    if wavelengths is not None:
-        bands = resolve_bands([band.name for band in bands], wavelengths=wavelengths)
-    return ModelSpec(
-        model=model,
-        backbone=backbone,
-        options=dict(options or {}),
-        bands=bands,
-        class_infos=data.class_infos,
-        ignored_values=data.ignored_values,
-        chip_size=data.chip_size,
-        statistics=data.statistics,
-        dtype=data.dtype,
-        cell_size=data.cell_size,
-    )
-
-
 class PixelClassifier:
     """A network that gives every pixel a class, with what it needs to be trained, saved and used.
 
-    Subclasses say how their network is built; everything else is here.
+    Subclasses say how their network is built; everything else is here. A subclass's constructor makes spec and network
+    of arguments of its own and keeps nothing else, because a loaded model is assembled without it.
 
     Args:
         spec: What the model is.
@@ -72,8 +43,14 @@ class PixelClassifier:
     """
 
     def __init__(self, spec: ModelSpec, network: Segmenter, data: ChipData | None) -> None:
+        self._assemble(spec, network, data)
+
+    def _assemble(self, spec: ModelSpec, network: Segmenter, data: ChipData | None) -> None:
+        """Set every attribute: the one way to a model, new or loaded."""
         self.spec, self.network, self.data = spec, network, data
         self.history = History()
+        self.evaluation: Evaluation | None = None
+        """What a loaded model's bundle says of it, until it is trained again."""
         self._confusion: ConfusionMatrix | None = None
         self._learner: Any = None
         self.lr_figure: Figure | None = None
@@ -86,10 +63,10 @@ class PixelClassifier:
     @classmethod
     def from_spec(cls, spec: ModelSpec, weights: Mapping[str, Tensor], data: ChipData | None = None) -> Self:
         """Rebuild a model from its description and weights."""
-        model = cls.__new__(cls)
         network = cls.build(spec)
         load_strict(network, weights, source='of the bundle')
-        PixelClassifier.__init__(model, spec, network.eval(), data)
+        model = cls.__new__(cls)
+        model._assemble(spec, network.eval(), data)
         return model
 
     @classmethod
@@ -152,24 +129,29 @@ class PixelClassifier:
         Args:
             epochs: Passes over the training chips.
             lr: Highest learning rate; None searches for one. A single rate is used as it is for new layers and for a
-                backbone without pretrained weights; a pretrained backbone gets a tenth of it.
+                backbone without pretrained weights; a pretrained backbone gets a tenth of it. A slice goes from the
+                backbone's rate to that of new layers.
             one_cycle: Warm the rate up and anneal it; False keeps it constant.
             weight_decay: Decoupled weight decay of AdamW.
 
         Returns:
             The model itself; the rows that are printed stay in `history`.
+
+        Raises:
+            ValueError: If `epochs` or `lr` is no such number, or batches would be of one chip.
+            NotTrainedError: If the model was loaded without data.
         """
         from geolearn.training import train
 
         if epochs < 1:
             raise ValueError(f'epochs must be at least 1, got {epochs}')
-        if self._needed_data().batch_size < 2:
-            raise ValueError('batch_size must be at least 2: batch normalisation needs several values per channel')
+        _check_rate(lr)
+        _check_batches(self._needed_data())
         rate = self.lr_find(allow_plot=False) if lr is None else lr
-        if isinstance(rate, int | float) and self.network.backbone.load_report is not None:
+        if not isinstance(rate, slice) and self.spec.pretrained:
             rate = slice(rate / 10, rate)
-        self._confusion = None
-        self.history.learning_rate = rate.stop if isinstance(rate, slice) else rate
+        self._confusion = self.evaluation = None
+        self.history.learning_rate = float(rate.stop if isinstance(rate, slice) else rate)
         train(
             self.learner,
             self.history,
@@ -257,14 +239,16 @@ class PixelClassifier:
         """Write the model as one .dlpk.
 
         Args:
-            name_or_path: A bare name goes to ``<working_dir or chips/models>/<name>/<name>.dlpk``; a path is a folder
-                or a .dlpk file.
+            name_or_path: A bare name goes beside the data: ``<working_dir>/models/<name>/<name>.dlpk``, where the
+                working_dir of the data is the chip folder if none was given. Whatever has a separator or ends in
+                .dlpk is a path: ``'lc.dlpk'`` is that file, ``'./lc'`` the folder of lc.dlpk.
 
         Returns:
             The .dlpk written.
 
         Raises:
             RasterError: If it cannot be written.
+            NotTrainedError: If a bare name is given to a model without data.
         """
         target = choose_target(name_or_path, self.data)
         return write_bundle(target, make_bundle(self, name=target.stem))
@@ -278,11 +262,12 @@ class PixelClassifier:
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: float = 1.0,
+        scale: float | None = None,
         offset: float = 0.0,
         tile_size: int | None = None,
         halo: int | None = None,
         batch_size: int = 4,
+        device: str | None = None,
     ) -> Path:
         """Map a raster of any size to a GeoTIFF of class values.
 
@@ -293,13 +278,15 @@ class PixelClassifier:
             src: A raster, or several that make one mosaic.
             dst: GeoTIFF to write; it appears only when it is whole.
             bands: Names of the raster's bands in file order, where the file names none or wrong ones.
-            sensor: Whose names `bands` are, such as ``'Sentinel-2'`` for ``'B04'``; colour names need none.
-            scale: Multiplies pixel values, where the raster's units are not those of the training chips.
+            sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``; colour names need none.
+            scale: Multiplies pixel values, where the raster's units are not those of the training chips. Values far
+                from what the model was trained on are refused, unless 1 is given, which says that they are right.
             offset: Is added after that.
-            tile_size: Side of the tiles in pixels; None takes the chip size for backbones with a position grid and at
-                least 512 for others.
-            halo: Pixels dropped at inner tile edges; None takes an eighth of the tile, at most 32 for others.
+            tile_size: Side of the tiles in pixels; None takes twice the chip size for backbones with a position grid
+                and at least 512 for others.
+            halo: Pixels dropped at inner tile edges; None takes an eighth of the chip size, or 32 for CNNs.
             batch_size: Tiles computed together.
+            device: Torch device; None means CUDA where there is one.
 
         Returns:
             The path written.
@@ -307,16 +294,8 @@ class PixelClassifier:
         Raises:
             RasterError: If bands or units do not fit, or reading or writing fails; no part of `dst` is left.
         """
-        return map_with(
-            self.spec,
-            self.network,
-            src,
-            dst,
-            names=bands,
-            sensor=sensor,
-            scale=PixelScale(scale, offset),
-            tiling=TileChoice(tile_size, halo, batch_size),
-        )
+        options = MapOptions(bands, sensor, scale, offset, tile_size, halo, batch_size, device)
+        return map_with_model(self.spec, self.network, src, dst, options)
 
     # -- inside
 
@@ -332,7 +311,26 @@ class PixelClassifier:
     def __repr__(self) -> str:
         count = sum(parameter.numel() for parameter in self.network.parameters())
         bands = ', '.join(band.name for band in self.spec.bands)
+        report = self.network.backbone.load_report
         return (
             f'{self.spec.model} on {self.spec.backbone}: {count / 1e6:.1f} M parameters, {len(self.history.epochs)} '
             f'epochs trained\n  bands    {bands}\n  classes  {", ".join(self._class_names)}'
+            + (f'\n  weights  {report}' if report else '')
         )
+
+
+def _check_rate(lr: float | slice | None) -> None:
+    rates = [lr.stop if lr.start is None else lr.start, lr.stop] if isinstance(lr, slice) else [lr]
+    if lr is not None and not all(_is_rate(rate) for rate in rates):
+        raise ValueError(f'lr must be a positive number, or a slice of two, got {lr!r}')
+
+
+def _is_rate(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
+
+
+def _check_batches(data: ChipData) -> None:
+    if len(data.train_ds) < 2:
+        raise ValueError(f'{len(data.train_ds)} chip is left to train on; at least 2 are needed: export more chips')
+    if data.batch_size < 2:
+        raise ValueError('batch_size must be at least 2: batch normalisation needs several values per channel')

@@ -2,13 +2,15 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import geolearn
-from geolearn.bundle import SUFFIX, Bundle
+from geolearn.bundle import FIGURES, SUFFIX, Bundle
 from geolearn.data import ChipData
 from geolearn.errors import NotTrainedError, RasterError
+from geolearn.history import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,11 +26,12 @@ def choose_target(name_or_path: str | Path, data: ChipData | None) -> Path:
         RasterError: If the folder cannot be made.
     """
     path = Path(name_or_path).expanduser()
-    if len(path.parts) == 1:
+    # a Path drops the './' that makes a name a path
+    if str(name_or_path) == path.name != os.pardir and path.suffix != SUFFIX:
         if data is None:
             raise NotTrainedError(f'save({str(name_or_path)!r}) goes beside the data, which is not here; pass a path')
-        path = (data.working_dir or data.path) / 'models' / path.name.removesuffix(SUFFIX)
-    target = path if path.suffix == SUFFIX else path / f'{path.name}{SUFFIX}'
+        path = (data.working_dir or data.path) / 'models' / path.name
+    target = path if path.suffix == SUFFIX else path / f'{Path(os.path.abspath(path)).name}{SUFFIX}'
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -40,18 +43,28 @@ def make_bundle(model: 'PixelClassifier', *, name: str) -> Bundle:
     """Collect what a bundle holds: definition, weights, and, after training, metrics and figures."""
     emd = model.spec.to_emd(chip_name=name)
     emd['geolearn'] = {'version': geolearn.__version__, **model.spec.to_manifest(), 'history': model.history.epochs}
-    extras: dict[str, bytes] = {}
-    if model.data is not None and model.history.epochs:
-        table = model.per_class_metrics().drop(columns='iou').rename(index=str)
-        # ArcGIS keeps these as text
-        emd['accuracy'] = f'{model.accuracy():.4e}'
-        emd['per_class_metrics'] = table.T.to_json()
-        emd['LearningRate'] = repr(model.history.learning_rate)
-        emd['geolearn']['metrics'] = {'accuracy': model.accuracy(), 'miou': model.mIOU(mean=True)}
-        if model.history.batch_losses:
-            extras['ModelCharacteristics/loss_graph.png'] = _png(model.plot_losses())
-        extras['ModelCharacteristics/show_results.png'] = _png(model.show_results())
-    return Bundle(_without_nan(emd), model.network.state_dict(), extras)
+    if model.history.learning_rate is not None:
+        emd['LearningRate'] = repr(model.history.learning_rate)  # ArcGIS keeps this and the metrics as text
+        emd['geolearn']['learning_rate'] = model.history.learning_rate
+    found = model.evaluation
+    if found is None and model.data is not None and model.history.epochs:
+        found = _evaluate(model)
+    if found is not None:
+        emd |= found.esri
+        emd['geolearn']['metrics'] = dict(found.metrics)
+    return Bundle(_without_nan(emd), model.network.state_dict(), found.figures if found else {})
+
+
+def _evaluate(model: 'PixelClassifier') -> Evaluation:
+    table = model.per_class_metrics().drop(columns='iou').rename(index=str)
+    figures = {f'{FIGURES}show_results.png': _png(model.show_results())}
+    if model.history.batch_losses:
+        figures[f'{FIGURES}loss_graph.png'] = _png(model.plot_losses())
+    return Evaluation(
+        metrics={'accuracy': model.accuracy(), 'miou': model.mIOU(mean=True)},
+        esri={'accuracy': f'{model.accuracy():.4e}', 'per_class_metrics': table.T.to_json()},
+        figures=figures,
+    )
 
 
 def _png(figure: 'Figure') -> bytes:

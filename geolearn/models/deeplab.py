@@ -1,6 +1,7 @@
 """DeepLab: atrous spatial pyramid pooling over any backbone's maps."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,10 +11,10 @@ from torch.nn import functional
 
 from geolearn.backbones import Backbone, create_backbone
 from geolearn.data import ChipData
-from geolearn.models._model import PixelClassifier, spec_from_data
+from geolearn.models._model import PixelClassifier
 from geolearn.models._registry import register_model
 from geolearn.models.segmenter import Normalise, Segmenter
-from geolearn.models.spec import ModelSpec
+from geolearn.models.spec import ModelSpec, spec_from_data
 
 
 class DeepLabHead(nn.Module):
@@ -63,8 +64,15 @@ class DeepLab(PixelClassifier):
         backbone: Such as ``'dofa_base'`` or ``'resnet50'``; see `geolearn.list_backbones`.
         pretrained: Fill the backbone with its published weights.
         weights: A file or folder with the backbone's weights, instead of fetching them.
-        wavelengths: Centre wavelength of each band in micrometres, where the data does not name the bands well.
+        wavelengths: Centre wavelength of each band in micrometres, where the data does not name the bands well; None
+            for radar.
         ignore_classes: Label values to leave out, on top of those that `data` ignores.
+
+    Raises:
+        UnknownNameError: If there is no such backbone.
+        BackboneError: If there is, but it gives no maps that DeepLab can use.
+        BandError: If bands lack a wavelength that the backbone needs, or `wavelengths` do not fit.
+        WeightsError: If weights cannot be had or do not fit.
     """
 
     def __init__(
@@ -74,12 +82,13 @@ class DeepLab(PixelClassifier):
         *,
         pretrained: bool = True,
         weights: str | Path | None = None,
-        wavelengths: Sequence[float] | None = None,
+        wavelengths: Sequence[float | None] | None = None,
         ignore_classes: Sequence[int] = (),
     ) -> None:
         data = data.ignoring(ignore_classes) if ignore_classes else data
         spec = spec_from_data(data, model='DeepLab', backbone=backbone, wavelengths=wavelengths)
-        super().__init__(spec, self.build(spec, pretrained=pretrained, weights=weights), data)
+        network = self.build(spec, pretrained=pretrained, weights=weights)
+        super().__init__(replace(spec, pretrained=network.backbone.load_report is not None), network, data)
 
     @classmethod
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Segmenter:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from geolearn.bands import Band
+from geolearn.bands import Band, parse_wavelengths
 from geolearn.classes import MAX_CLASSES, ClassInfo
-from geolearn.errors import BundleError
+from geolearn.data import ChipData
+from geolearn.errors import BackboneError, BandError, BundleError
 from geolearn.statistics import BandStatistics
 
 MAX_CHIP_SIZE = 65_536
@@ -21,7 +22,6 @@ class ModelSpec:
     Args:
         model: Name of the class, such as ``'DeepLab'``.
         backbone: Name of the backbone.
-        options: Further arguments of the class's constructor that shape the network.
         bands: Bands of the input, in order.
         class_infos: Classes; position is the output channel.
         ignored_values: Label values that were left out.
@@ -29,11 +29,13 @@ class ModelSpec:
         statistics: Of the training chips, in the units that the network takes; they normalise the input.
         dtype: Stored dtype of the training chips.
         cell_size: ArcGIS's MinCellSize object, or None.
+        band_indexes: 0-based position of each band in the training raster; empty means 0, 1, 2, ...
+        image_space: ArcGIS's ImageSpaceUsed.
+        pretrained: Whether the backbone started from published weights, so that it is trained at a lower rate.
     """
 
     model: str
     backbone: str
-    options: Mapping[str, Any]
     bands: tuple[Band, ...]
     class_infos: tuple[ClassInfo, ...]
     ignored_values: tuple[int, ...]
@@ -41,10 +43,16 @@ class ModelSpec:
     statistics: BandStatistics
     dtype: str
     cell_size: Mapping[str, Any] | None = None
+    band_indexes: tuple[int, ...] = ()
+    image_space: str = 'MAP_SPACE'
+    pretrained: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'band_indexes', self.band_indexes or tuple(range(len(self.bands))))
 
     def to_manifest(self) -> dict[str, Any]:
         """Return the spec as plain JSON."""
-        return asdict(self) | {'options': dict(self.options), 'cell_size': dict(self.cell_size or {}) or None}
+        return asdict(self) | {'cell_size': dict(self.cell_size or {}) or None}
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> 'ModelSpec':
@@ -57,7 +65,6 @@ class ModelSpec:
             spec = cls(
                 model=_typed(manifest['model'], str),
                 backbone=_typed(manifest['backbone'], str),
-                options=_typed(manifest['options'], dict),
                 bands=tuple(_band(row) for row in manifest['bands']),
                 class_infos=tuple(_class_info(row) for row in manifest['class_infos']),
                 ignored_values=tuple(_typed(value, int) for value in manifest['ignored_values']),
@@ -65,6 +72,9 @@ class ModelSpec:
                 statistics=_statistics(manifest['statistics']),
                 dtype=_typed(manifest['dtype'], str),
                 cell_size=_optional(manifest.get('cell_size'), dict) or None,
+                band_indexes=tuple(_typed(index, int) for index in manifest.get('band_indexes', ())),
+                image_space=_typed(manifest.get('image_space', 'MAP_SPACE'), str),
+                pretrained=bool(manifest.get('pretrained', False)),
             )
         except KeyError as error:
             raise BundleError(f'the manifest lacks {error}; the bundle is broken') from error
@@ -77,6 +87,8 @@ class ModelSpec:
         bands, measured, values = len(self.bands), len(self.statistics.mean), [info.value for info in self.class_infos]
         if not bands or measured != bands:
             raise BundleError(f'the manifest is broken: {bands} bands with statistics of {measured}')
+        if len(self.band_indexes) != bands or min(self.band_indexes) < 0:
+            raise BundleError(f'the manifest is broken: {bands} bands at the positions {self.band_indexes}')
         if not 2 <= len(set(values)) == len(values) <= MAX_CLASSES or not all(0 <= value < 65536 for value in values):
             raise BundleError(
                 f'the manifest is broken: class values {values} must be 2..255 different ones in 0..65535'
@@ -96,7 +108,7 @@ class ModelSpec:
             'ModelName': self.model,
             'Name': chip_name,
             'ModelFormat': 'NCHW',
-            'ExtractBands': list(range(len(self.bands))),
+            'ExtractBands': list(self.band_indexes),
             'ignore_mapped_class': list(self.ignored_values),
             'SupportsVariableTileSize': True,
             'Classes': [
@@ -106,7 +118,7 @@ class ModelSpec:
             ],
             'ImageHeight': self.chip_size,
             'ImageWidth': self.chip_size,
-            'ImageSpaceUsed': 'MAP_SPACE',
+            'ImageSpaceUsed': self.image_space,
             'MinCellSize': self.cell_size,
             'MaxCellSize': self.cell_size,
             'ModelParameters': {
@@ -129,7 +141,55 @@ class ModelSpec:
                 'scaled_std_values': scaled_std,
             },
             'DoNormalize': True,
+            'resize_to': None,
         }
+
+
+def spec_from_data(
+    data: ChipData, *, model: str, backbone: str, wavelengths: Sequence[float | None] | None = None
+) -> ModelSpec:
+    """Describe a model for this data; explicit wavelengths replace those of the bands.
+
+    Raises:
+        BackboneError: If the backbone is no name.
+        BandError: If the wavelengths are of another number, in mixed units or out of range.
+    """
+    if not isinstance(backbone, str):
+        raise BackboneError(f"backbone must be a name such as 'dofa_base', got {backbone!r}")
+    return ModelSpec(
+        model=model,
+        backbone=backbone,
+        bands=data.bands if wavelengths is None else _with_wavelengths(data.bands, wavelengths),
+        class_infos=data.class_infos,
+        ignored_values=data.ignored_values,
+        chip_size=data.chip_size,
+        statistics=data.statistics,
+        dtype=data.dtype,
+        cell_size=data.cell_size,
+        band_indexes=data.band_indexes,
+        image_space=data.image_space,
+    )
+
+
+def _with_wavelengths(bands: Sequence[Band], wavelengths: Sequence[float | None]) -> tuple[Band, ...]:
+    """Move optical bands to other wavelengths; one that moves far is no longer what it was called."""
+    if len(wavelengths) != len(bands):
+        raise BandError(
+            f'found {len(wavelengths)} wavelengths, needed {len(bands)}; give one per selected band, in band order'
+        )
+    given = [
+        math.nan if wavelength is None else wavelength
+        for band, wavelength in zip(bands, wavelengths)
+        if not band.is_radar
+    ]
+    parsed = iter(parse_wavelengths(given, len(given)))
+    return tuple(band if band.is_radar else _moved(band, next(parsed)) for band in bands)
+
+
+def _moved(band: Band, wavelength_um: float) -> Band:
+    old = band.wavelength_um
+    same = old is None or abs(old - wavelength_um) <= 0.1 * max(old, wavelength_um)
+    return replace(band, wavelength_um=wavelength_um, common_name=band.common_name if same else None)
 
 
 def _typed(value: Any, kind: type) -> Any:

@@ -3,6 +3,7 @@
 from geolearn.raster.geobox import GeoBox
 from geolearn.raster.mosaic import mosaic
 from geolearn.raster.reading import (
+    common_dtype,
     find_band_indexes,
     open_raster,
     raster_bands,
@@ -10,6 +11,7 @@ from geolearn.raster.reading import (
     read_image,
     read_label,
     read_window,
+    require_place,
     sample_pixels,
     tag_wavelengths_um,
 )
@@ -18,6 +20,7 @@ from geolearn.raster.writing import RasterWriter, replacing, write_raster
 __all__ = [
     'GeoBox',
     'RasterWriter',
+    'common_dtype',
     'find_band_indexes',
     'mosaic',
     'open_raster',
@@ -27,6 +30,7 @@ __all__ = [
     'read_label',
     'read_window',
     'replacing',
+    'require_place',
     'sample_pixels',
     'tag_wavelengths_um',
     'write_raster',

@@ -1,16 +1,15 @@
 """Several rasters of one grid seen as one, without copying a pixel (a GDAL virtual raster in memory)."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-import rasterio
 from rasterio.enums import MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 
 from geolearn.errors import RasterError
+from geolearn.raster._opening import open_quietly
 
 _GDAL_TYPES = {
     'uint8': 'Byte',
@@ -84,7 +83,7 @@ def mosaic(paths: Sequence[str | Path]) -> str:
 
 def _describe(root: Element, first: _Source, placed: Sequence[_Placed]) -> None:
     """Add metadata, bands and, where no NoData value says what is valid, a mask."""
-    with _open(first.path) as src:
+    with open_quietly(first.path) as src:
         _add_tags(root, src.tags())
         for index, dtype in zip(src.indexes, first.dtypes):
             band = SubElement(root, 'VRTRasterBand', dataType=_GDAL_TYPES[dtype], band=str(index))
@@ -127,18 +126,13 @@ def _add_source(parent: Element, part: _Placed, band: str, *, skipped: float | N
         SubElement(element, 'UseMaskBand').text = 'true'
 
 
-def _open(path: str | Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        return rasterio.open(path)
-
-
 def _inspect(path: str | Path) -> _Source:
     try:
-        with _open(path) as src:
+        with open_quietly(path) as src:
             masked = src.nodata is None and MaskFlags.all_valid not in src.mask_flag_enums[0]
             source = _Source(
-                path=str(Path(path).resolve()),
+                # what is no local file ('/vsizip/...', 's3://...') is GDAL's own name for it
+                path=str(Path(path).resolve() if Path(path).exists() else path),
                 width=src.width,
                 height=src.height,
                 transform=src.transform,

@@ -1,25 +1,25 @@
 """Open rasters, read windows with their masks, and find bands by name."""
 
+import logging
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
-from rasterio.enums import MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from geolearn.bands import Band, find_sensor, is_placeholder, match_bands, resolve_bands
-from geolearn.errors import BandError, RasterError
+from geolearn.bands import Band, find_sensor, is_placeholder, list_sensors, match_bands, resolve_bands
+from geolearn.errors import BandError, RasterError, UnknownNameError
+from geolearn.raster._opening import open_quietly, small_cache
 from geolearn.raster.geobox import GeoBox
 from geolearn.raster.mosaic import mosaic
 
-# GDAL's default cache is 5 % of the machine's memory; block rows are read once here, so little is enough.
-CACHE_BYTES = 32 * 2**20
+log = logging.getLogger('geolearn')
+
 _SENSOR_TAGS = ('SENSOR_NAME', 'SensorName', 'SENSOR', 'SATELLITEID', 'SPACECRAFT_NAME', 'PLATFORM', 'SATELLITE')
 
 RasterPath = str | Path | Sequence[str | Path]
@@ -44,12 +44,10 @@ def open_raster(path: RasterPath) -> Iterator[Any]:
         source, shown = str(path), str(path)
     else:
         source, shown = mosaic(path), f'mosaic of {len(path)} files'
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
-        # a raster without a place is refused where a place is needed, not here
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+    with small_cache():
         # text in a damaged file need not be UTF-8
         try:
-            dataset = rasterio.open(source)
+            dataset = open_quietly(source)
         except (RasterioError, UnicodeDecodeError) as error:
             raise RasterError(f'cannot open raster {shown}: {error}') from error
         with dataset:
@@ -64,10 +62,36 @@ def raster_geobox(src: Any) -> GeoBox:
     return GeoBox((src.height, src.width), src.transform, src.crs.to_wkt() if src.crs else None)
 
 
-def raster_bands(src: Any) -> tuple[Band, ...]:
-    """Name the dataset's bands from descriptions, wavelength tags and the sensor's table."""
+def require_place(src: Any) -> None:
+    """Refuse a dataset whose place is known but lies on no grid; one without any place is fine.
+
+    Raises:
+        RasterError: If it has ground control points or rational polynomial coefficients instead of a transform.
+    """
+    if not src.transform.is_identity:
+        return
+    if src.gcps[0]:
+        found, option = 'ground control points', '-tps'
+    elif src.rpcs:
+        found, option = 'rational polynomial coefficients', '-rpc'
+    else:
+        return
+    raise RasterError(
+        f'{_shown(src)} has {found} instead of a grid; warp it first, '
+        f'e.g. gdalwarp {option} -r bilinear {_shown(src)} warped.tif'
+    )
+
+
+def raster_bands(src: Any, *, sensor: str | None = None) -> tuple[Band, ...]:
+    """Name the dataset's bands from descriptions, wavelength tags and the sensor's table.
+
+    Args:
+        src: Dataset from `open_raster`.
+        sensor: Whose bands these are; None takes the file's word.
+    """
     tags = src.tags()
-    sensor = next((found for key in _SENSOR_TAGS if (found := find_sensor(tags.get(key)))), None)
+    if sensor is None:
+        sensor = next((found for key in _SENSOR_TAGS if (found := find_sensor(tags.get(key)))), None)
     names = [description or '' for description in src.descriptions]
     return resolve_bands(names, sensor=sensor, tag_wavelengths_um=tag_wavelengths_um(src))
 
@@ -111,18 +135,27 @@ def find_band_indexes(
         src: Dataset from `open_raster`.
         wanted: Bands in the order needed.
         names: What the dataset's bands are, in file order, instead of what the file says.
-        sensor: Whose names these are, such as ``'Sentinel-2'`` for ``'B04'``.
+        sensor: Whose names these (or the file's) are, such as ``'Sentinel-2'`` for ``'B04'``.
 
     Raises:
+        UnknownNameError: If `sensor` is none that geolearn knows.
         RasterError: If the names do not cover what is wanted, or there are no names and the count differs.
     """
+    if sensor is not None and find_sensor(sensor) is None:
+        raise UnknownNameError('sensor', sensor, list_sensors())
     if names is not None and len(names) != src.count:
         raise RasterError(f'bands= names {len(names)} bands but {_shown(src)} holds {src.count}')
-    available = raster_bands(src) if names is None else resolve_bands(names, sensor=sensor)
+    available = raster_bands(src, sensor=sensor) if names is None else resolve_bands(names, sensor=sensor)
     nameless = all(is_placeholder(band.name) and band.wavelength_um is None for band in available)
     if nameless or all(is_placeholder(band.name) and band.wavelength_um is None for band in wanted):
-        if src.count == len(wanted):
-            return list(src.indexes)
+        if nameless and (found := _match_colors(src, wanted)):
+            return found
+        color_indexes = [i for i, color in zip(src.indexes, src.colorinterp) if color != ColorInterp.alpha]
+        for indexes in (color_indexes, list(src.indexes)):  # GDAL calls the last of four bytes opacity, unasked
+            if len(indexes) == len(wanted):
+                assumed = ', '.join(f'{index} = {band.name!r}' for index, band in zip(indexes, wanted))
+                log.warning('%s: bands are taken in file order, as nothing names them: %s', _shown(src), assumed)
+                return indexes
         raise RasterError(
             f'{_shown(src)} holds {src.count} bands, which cannot be told apart by name; the model needs '
             f'{len(wanted)}: {[band.name for band in wanted]}. Pass bands= with the name of each band in file order'
@@ -131,6 +164,17 @@ def find_band_indexes(
         return [index + 1 for index in match_bands(available, wanted)]
     except BandError as error:
         raise RasterError(f'{_shown(src)}: {error}; or pass bands= with their names in file order') from error
+
+
+def _match_colors(src: Any, wanted: Sequence[Band]) -> list[int] | None:
+    """Find wanted bands by red, green and blue as the file shows them; None where that does not give all of them.
+
+    Any three bytes are shown so (false colours too), so this only chooses among bands and never names one.
+    """
+    colors = {ColorInterp.red: 'red', ColorInterp.green: 'green', ColorInterp.blue: 'blue'}
+    found = {colors[color]: index for index, color in zip(src.indexes, src.colorinterp) if color in colors}
+    indexes = [found.get(band.common_name or '') for band in wanted]
+    return None if None in indexes else [index for index in indexes if index]
 
 
 def _shown(src: Any) -> str:
@@ -157,12 +201,29 @@ def read_window(
         RasterError: If the file cannot be read there.
     """
     try:
-        pixels = src.read(list(indexes), window=window, out=out)
+        pixels = _read(src, window, indexes, out)
         mask = _valid_mask(src, pixels, window, indexes)
     except (RasterioError, MemoryError) as error:  # a damaged header may claim any size
         rows = f'{int(window.row_off)}..{int(window.row_off + window.height)}'
         raise RasterError(f'cannot read rows {rows} of {_shown(src)}: {error.__cause__ or error}') from error
     return pixels, mask
+
+
+def common_dtype(src: Any, indexes: Sequence[int]) -> Any:
+    """Return the dtype that holds every value of these 1-based bands; almost always the one that all share."""
+    dtypes = {src.dtypes[index - 1] for index in indexes}
+    return dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes)
+
+
+def _read(src: Any, window: Window, indexes: Sequence[int], out: np.ndarray | None) -> np.ndarray:
+    if len({src.dtypes[index - 1] for index in indexes}) == 1:
+        found: np.ndarray = src.read(list(indexes), window=window, out=out)
+        return found
+    if out is None:
+        out = np.empty((len(indexes), int(window.height), int(window.width)), common_dtype(src, indexes))
+    for plane, index in zip(out, indexes):  # rasterio reads bands of several types one by one only
+        plane[:] = src.read(index, window=window)
+    return out
 
 
 def _valid_mask(src: Any, pixels: np.ndarray, window: Window, indexes: Sequence[int]) -> np.ndarray | None:

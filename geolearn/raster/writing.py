@@ -2,19 +2,19 @@
 
 import os
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geolearn.errors import RasterError
+from geolearn.raster._opening import open_quietly
 from geolearn.raster.geobox import GeoBox
+from geolearn.raster.sidecar import replace_sidecars
 
 BLOCK_SIZE = 256
 
@@ -54,7 +54,8 @@ class RasterWriter:
         count: Number of bands.
         nodata: NoData value, or None.
         colors: Colour of each pixel value, for 8- and 16-bit single-band rasters.
-        class_names: Name of each pixel value; becomes the category list that QGIS and GDAL show.
+        band_names: Description of each band.
+        class_names: Name of each pixel value, kept as tags and in an .aux.xml where QGIS and GDAL find it.
         tags: Dataset metadata.
         compress: GDAL's compression name.
     """
@@ -102,9 +103,7 @@ class RasterWriter:
     def __enter__(self) -> Self:
         self._part = self._scope.__enter__()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore', NotGeoreferencedWarning)
-                self._dst = self._create()
+            self._dst = self._create()
             self._describe()
         except BaseException as error:
             self._scope.__exit__(type(error), error, error.__traceback__)
@@ -113,7 +112,7 @@ class RasterWriter:
 
     def _create(self) -> Any:
         try:
-            return rasterio.open(self._part, 'w', **self._profile)
+            return open_quietly(self._part, 'w', **self._profile)
         except (RasterioError, OSError) as error:
             raise RasterError(self._failure(error)) from error
         except (TypeError, ValueError) as error:  # rasterio's word for a type, CRS or NoData that no GeoTIFF can hold
@@ -158,14 +157,14 @@ class RasterWriter:
             with suppress(RasterioError, OSError):
                 self._dst.close()
         self._scope.__exit__(kind, error, trace)
+        if error is None:
+            replace_sidecars(self.path, self._class_names)
 
     def _check_readable(self) -> None:
         """Read the last pixel back: GDAL writes late, and a full disk may only show at the end."""
         height, width = self._geobox.shape
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            with rasterio.open(self._part) as src:
-                src.read(1, window=Window(width - 1, height - 1, 1, 1))
+        with open_quietly(self._part) as src:
+            src.read(1, window=Window(width - 1, height - 1, 1, 1))
 
 
 def write_raster(

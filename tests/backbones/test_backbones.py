@@ -98,6 +98,14 @@ class TestMobileNetOfTorchvision(BackboneContract):
     name = 'mobilenet_v3_small'
 
 
+class TestResNetOfTorchvision(BackboneContract):
+    name = 'torchvision:resnet18'
+
+
+class TestShuffleNetOfTorchvision(BackboneContract):
+    name = 'shufflenet_v2_x0_5'
+
+
 @pytest.mark.parametrize('name', ['vgg11', 'torchvision:vgg11'])
 def test_chains_with_finer_strides_start_at_4(name):
     net = create_backbone(name, BANDS, pretrained=False)
@@ -154,11 +162,11 @@ def test_impossible_options_are_refused(arguments, message):
         ('vit_tiny_patch16_224', {}, r'vit_tiny_patch16_224 offers maps at strides \[16, 16, 16\]'),
         ('swin_tiny_patch4_window7_224', {}, 'images of one size only'),
         ('mobilenet_v3_small', {'drop_path': 0.1}, 'comes from torchvision'),
-        ('googlenet', {}, 'no chain of features'),
         ('alexnet', {}, 'needed .4, 8, 16, 32.; take another model'),
+        ('torchvision:vit_b_16', {}, 'does not run its layers in one chain'),
+        ('maxvit_t', {}, 'does not run its layers in one chain'),
     ],
 )
-@pytest.mark.filterwarnings('ignore:The default weight initialization of GoogleNet')
 def test_models_that_cannot_serve_say_why(name, arguments, message):
     with pytest.raises(ValueError, match=message):
         create_backbone(name, BANDS, pretrained=False, **arguments)

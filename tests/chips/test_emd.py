@@ -60,7 +60,7 @@ def test_eg_strings_everywhere_mean_nothing(tmp_path):
     inner = {'InputRastersProps': {'SensorName': hint, 'BandNames': hint}, 'AllTilesStats': [{'Min': hint}]}
     for emd in (dict.fromkeys(keys, hint), inner):
         found = metadata(tmp_path, emd)
-        assert found == ExportMetadata(None, (), None, None, None, None, found.band_count, True, None)
+        assert found == ExportMetadata(None, (), None, None, None, None, found.band_count, 'MAP_SPACE', None)
 
 
 def test_the_accumulated_statistics_may_be_absent(tmp_path):
@@ -79,7 +79,8 @@ def test_a_byte_order_mark_is_passed_over(tmp_path):
 
 @pytest.mark.parametrize(('space', 'turnable'), [('MAP_SPACE', True), ('PIXEL_SPACE', False), ('IMAGE_SPACE', False)])
 def test_only_maps_may_be_turned(tmp_path, space, turnable):
-    assert metadata(tmp_path, {'ImageSpaceUsed': space}).dihedral is turnable
+    found = metadata(tmp_path, {'ImageSpaceUsed': space})
+    assert (found.image_space, found.dihedral) == (space, turnable)
 
 
 # --- classes

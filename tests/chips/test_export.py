@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,7 @@ from geolearn.chips.folder import list_chips
 from geolearn.chips.reader import read_chip
 from geolearn.chips.writer import ClassifiedTilesWriter
 from geolearn.classes import ClassInfo
-from geolearn.errors import ChipFolderError
+from geolearn.errors import ChipFolderError, UnknownNameError
 from geolearn.prepare import prepare_data
 from geolearn.raster import GeoBox
 
@@ -325,12 +326,74 @@ def test_a_class_value_that_no_label_can_hold_is_refused(tmp_path, value):
 @pytest.mark.parametrize(('bands', 'side'), [(2, 2), (3, 3)])
 def test_a_chip_that_does_not_fit_is_refused(tmp_path, bands, side):
     writer = ClassifiedTilesWriter(tmp_path / 'out', bands=BANDS, classes=CLASSES, tile_size=2)
-    with pytest.raises(ChipFolderError, match=rf'chip of \({bands}, {side}, {side}\) pixels with label \(2, 2\)'):
+    words = rf'chip of \({bands}, {side}, {side}\) pixels with label \(2, 2\)'
+    with pytest.raises(ChipFolderError, match=words), writer:
         writer.add(np.ones((bands, side, side), np.uint8), np.ones((2, 2), np.uint8), PLACE)
 
 
-def test_an_export_that_breaks_off_has_no_emd(tmp_path):
+@pytest.mark.parametrize('exists', [True, False])
+@pytest.mark.parametrize('stop', [KeyboardInterrupt, RuntimeError])
+def test_an_export_that_breaks_off_leaves_nothing(tmp_path, stop, exists):
+    if exists:
+        (tmp_path / 'out').mkdir()
     writer = ClassifiedTilesWriter(tmp_path / 'out', bands=BANDS, classes=CLASSES, tile_size=2)
-    writer.add(np.ones((3, 2, 2), np.uint8), np.ones((2, 2), np.uint8), PLACE)
-    with pytest.raises(ChipFolderError, match='no esri_model_definition'):
-        prepare_data(tmp_path / 'out')
+
+    def begin():
+        with writer:
+            writer.add(np.ones((3, 2, 2), np.uint8), np.ones((2, 2), np.uint8), PLACE)
+            assert len(list(tmp_path.rglob('*.tif'))) == 2
+            raise stop
+
+    with pytest.raises(stop):
+        begin()
+    assert list(tmp_path.rglob('*')) == [tmp_path / 'out'] * exists
+
+
+def test_an_empty_folder_is_filled(tmp_path, image, labels):
+    (tmp_path / 'out').mkdir()
+    assert export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2) == tmp_path / 'out'
+    assert not list(tmp_path.glob('.*'))
+    assert prepare_data(tmp_path / 'out').c == 2
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(image, labels):
+    with pytest.raises(ChipFolderError, match='image.tif is a file; export into a new folder'):
+        export_training_data(image, labels, image, classes=CLASSES, tile_size=2)
+
+
+@pytest.mark.parametrize('name', ['map.txt', 'stats.txt', 'esri_model_definition.emd'])
+def test_a_full_disk_is_named_and_leaves_no_export(tmp_path, image, labels, monkeypatch, name):
+    write = Path.write_text
+
+    def full(path, *args, **options):
+        if path.name == name:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        return write(path, *args, **options)
+
+    monkeypatch.setattr(Path, 'write_text', full)
+    with pytest.raises(ChipFolderError, match=f'cannot write .*{name}: No space left on device'):
+        export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['image.tif', 'labels.tif']
+
+
+# --- sensors
+
+
+def test_the_sensor_given_says_what_b5_is(tmp_path, save, labels):
+    image = save(tmp_path / 'image.tif', IMAGE, names=('B4', 'B3', 'B5'))
+    out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2, sensor='Landsat 8')
+    wanted = [band.wavelength_um for band in get_bands('landsat8', ['B4', 'B3', 'B5'])]
+    assert json.loads((out / 'esri_model_definition.emd').read_text())['geolearn']['wavelengths_um'] == wanted
+
+
+def test_bands_given_stay_as_they_are_whatever_the_sensor(tmp_path, image, labels):
+    bands = [Band('B4', 0.5), Band('B3', 0.6), Band('B5', 0.7)]
+    options = {'classes': CLASSES, 'tile_size': 2, 'sensor': 'Landsat 8', 'bands': bands}
+    out = export_training_data(image, labels, tmp_path / 'out', **options)
+    stored = json.loads((out / 'esri_model_definition.emd').read_text())['geolearn']['wavelengths_um']
+    assert stored == [0.5, 0.6, 0.7]
+
+
+def test_an_unknown_sensor_is_refused(tmp_path, image, labels):
+    with pytest.raises(UnknownNameError, match="unknown sensor 'Sentinl-2'; did you mean 'sentinel"):
+        export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2, sensor='Sentinl-2')

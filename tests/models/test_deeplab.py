@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 from geolearn import training
 from geolearn.bands import Band, get_bands
-from geolearn.errors import BandError, BundleError, NotTrainedError, RasterError, UnknownNameError
+from geolearn.bundle import read_bundle
+from geolearn.errors import BackboneError, BandError, BundleError, NotTrainedError, RasterError, UnknownNameError
 from geolearn.losses import PixelCrossEntropy
-from geolearn.models import DeepLab, PixelClassifier, _model, load_model
+from geolearn.models import DeepLab, PixelClassifier, _registry, load_model
 from geolearn.prepare import prepare_data
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -186,6 +187,11 @@ def test_a_pretrained_backbone_gets_a_tenth_of_the_rate(scene_data, tmp_path):
     model = DeepLab(scene_data, 'test_resnet', weights=tmp_path / 'rgb.safetensors')
     model.fit(1, lr=1e-3, one_cycle=False)
     assert [h['lr'] for h in model.learner.opt.hypers] == pytest.approx([1e-4, 1e-3])
+    assert 'weights  ' in repr(model)
+    assert 'rgb.safetensors' in repr(model)
+    again = load_model(model.save(tmp_path / 'm.dlpk'), scene_data).fit(1, lr=1e-3, one_cycle=False)
+    assert [h['lr'] for h in again.learner.opt.hypers] == pytest.approx([1e-4, 1e-3])
+    assert not make(scene_data).spec.pretrained
 
 
 @pytest.fixture
@@ -257,9 +263,15 @@ def test_fit_without_a_rate_searches_for_one(scene_data, short_search):
 def test_impossible_trainings_are_refused(scene_data, scene_chips):
     with pytest.raises(ValueError, match='epochs must be at least 1, got 0'):
         make(scene_data).fit(0, lr=1e-3)
+    for rate in ('1e-3', -1, 0, math.nan, math.inf, True, slice(0, 1e-3), slice(1e-4, None), slice(None), [1e-3]):
+        with pytest.raises(ValueError, match='lr must be a positive number, or a slice of two, got '):
+            make(scene_data).fit(1, lr=rate)
     alone = prepare_data(scene_chips, chip_size=32, batch_size=1, ignore_classes=[0])
     with pytest.raises(ValueError, match='batch_size must be at least 2: batch normalisation'):
         make(alone).fit(1, lr=1e-3)
+    few = prepare_data(scene_chips, chip_size=32, batch_size=4, val_split_pct=15 / 16, ignore_classes=[0])
+    with pytest.raises(ValueError, match='1 chip is left to train on; at least 2 are needed: export more chips'):
+        make(few).fit(1, lr=1e-3)
 
 
 def test_a_chip_left_over_does_not_stop_batch_normalisation(scene_chips):
@@ -314,6 +326,37 @@ def test_a_wavelength_for_each_band_is_needed(scene_data):
         make(scene_data, wavelengths=[0.49, 0.56, 0.665])
 
 
+def test_bands_keep_what_they_are_when_wavelengths_are_given(scene_data):
+    given = [0.495, 0.56, 0.665, 0.705, 0.74, 0.783, 0.842, 0.865, 1.61, 1.0]
+    bands = make(scene_data, wavelengths=given).spec.bands
+    assert [band.wavelength_um for band in bands] == given
+    names = [band.common_name for band in scene_data.bands]
+    assert names[0] == 'blue'
+    assert [band.common_name for band in bands] == [*names[:-1], None], 'at 1 um it is no second short-wave infrared'
+
+
+def test_radar_stays_radar_when_wavelengths_are_given(scene_chips):
+    optical = get_bands('sentinel2_l2a', ['B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A'])
+    radar = get_bands('sentinel1', ['VV', 'VH'])
+    data = prepare_data(scene_chips, chip_size=32, batch_size=4, ignore_classes=[0], bands=[*radar, *optical])
+    nanometres = [490, 560, 665, 705, 740, 783, 842, 865]
+    with pytest.warns(UserWarning, match='read as nanometres'):
+        bands = make(data, wavelengths=[None, None, *nanometres]).spec.bands
+    assert bands[:2] == radar
+    assert [band.wavelength_um for band in bands[2:]] == [nm / 1000 for nm in nanometres]
+    with pytest.raises(BandError, match='needed a number of micrometres for every optical band'):
+        make(data, wavelengths=[None] * 10)
+
+
+def test_the_bundle_says_which_bands_of_the_raster_were_chosen(scene_chips, tmp_path):
+    data = prepare_data(
+        scene_chips, chip_size=32, batch_size=4, ignore_classes=[0], extract_bands=['B08', 'B04', 'B03']
+    )
+    model = load_model(make(data).save(tmp_path / 'm.dlpk'))
+    assert model.spec.band_indexes == data.band_indexes == (6, 2, 1)
+    assert read_bundle(tmp_path / 'm.dlpk').emd['ExtractBands'] == [6, 2, 1]
+
+
 def test_dofa_asks_for_unknown_wavelengths_with_the_line_to_paste(scene_chips, small_dofa):
     bands = [*get_bands('sentinel2_l2a', ['B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A', 'B11']), Band('odd')]
     data = prepare_data(scene_chips, chip_size=32, batch_size=4, ignore_classes=[0], bands=bands)
@@ -345,16 +388,47 @@ def test_an_unknown_backbone_gets_a_suggestion(scene_data):
         make(scene_data, 'dofa_bse')
 
 
+@pytest.mark.parametrize(
+    ('backbone', 'message'),
+    [
+        ('vit_tiny_patch16_224', 'vit_tiny_patch16_224'),
+        (50, "backbone must be a name such as 'dofa_base', got 50"),
+        (None, "backbone must be a name such as 'dofa_base', got None"),
+    ],
+)
+def test_what_cannot_be_a_backbone_is_refused_in_geolearns_words(scene_data, backbone, message):
+    with pytest.raises(BackboneError, match=message):
+        make(scene_data, backbone)
+
+
 # -- keeping
 
 
 def test_a_bare_name_is_saved_beside_the_data(scene_data, tmp_path):
     model = make(scene_data)
     assert model.save('first') == tmp_path / 'models' / 'first' / 'first.dlpk'
-    assert model.save('second.dlpk') == tmp_path / 'models' / 'second' / 'second.dlpk'
-    assert model.save(tmp_path / 'folder') == tmp_path / 'folder' / 'folder.dlpk'
-    assert model.save(tmp_path / 'deep' / 'file.dlpk') == tmp_path / 'deep' / 'file.dlpk'
-    assert load_model(tmp_path / 'folder').spec == model.spec
+    assert model.save('v1.2') == tmp_path / 'models' / 'v1.2' / 'v1.2.dlpk'
+    assert load_model(tmp_path / 'models' / 'first').spec == model.spec
+
+
+@pytest.mark.parametrize(
+    ('given', 'written'),
+    [
+        ('lc.dlpk', 'lc.dlpk'),
+        ('./landcover', 'landcover/landcover.dlpk'),
+        ('landcover/', 'landcover/landcover.dlpk'),
+        ('deep/file.dlpk', 'deep/file.dlpk'),
+        ('.', 'here.dlpk'),
+        ('..', '../there.dlpk'),
+    ],
+)
+def test_a_path_is_a_folder_or_a_file(scene_data, tmp_path, monkeypatch, given, written):
+    here = tmp_path / 'there' / 'here'
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    path = make(scene_data).save(given)
+    assert path.resolve() == (here / written).resolve()
+    assert load_model(path).spec.model == 'DeepLab'
 
 
 def test_a_place_that_cannot_be_written_is_named(scene_data, tmp_path):
@@ -367,16 +441,16 @@ def test_from_model_takes_its_own_class_only(scene_data, tmp_path, monkeypatch):
     path = make(scene_data).save(tmp_path / 'm.dlpk')
     assert isinstance(DeepLab.from_model(path), DeepLab)
     assert isinstance(PixelClassifier.from_model(path), DeepLab)
-    monkeypatch.setattr(_model, 'MODELS', dict(_model.MODELS))
+    monkeypatch.setattr(_registry, 'MODELS', dict(_registry.MODELS))
 
-    @_model.register_model
+    @_registry.register_model
     class Other(PixelClassifier):
         pass
 
     with pytest.raises(BundleError, match=r'holds a DeepLab; load it with geolearn.load_model'):
         Other.from_model(path)
     with pytest.raises(ValueError, match=r"model 'Other' is already registered by"):
-        _model.register_model(Other)
+        _registry.register_model(Other)
 
 
 def test_a_model_without_data_says_what_to_pass(scene_data, tmp_path):
@@ -404,6 +478,28 @@ def test_a_loaded_model_with_data_goes_on_training(scene_data, tmp_path):
     assert len(load_model(model.save(tmp_path / 'n.dlpk')).history.epochs) == 3
 
 
+def test_what_a_bundle_says_of_a_model_stays_until_it_is_trained_again(scene_data, tmp_path):
+    first = make(scene_data).fit(1, lr=3e-3).save(tmp_path / 'm.dlpk')
+    said = read_bundle(first)
+    assert set(said.extras) == {f'ModelCharacteristics/{name}.png' for name in ('loss_graph', 'show_results')}
+    for data in (None, scene_data):
+        model = load_model(first, data)
+        assert model.history.learning_rate == 3e-3
+        assert model.evaluation.metrics == said.manifest['metrics']
+        again = read_bundle(model.save(tmp_path / 'm2.dlpk'))
+        assert again.extras == said.extras
+        assert again.manifest == said.manifest
+        for key in ('accuracy', 'per_class_metrics', 'LearningRate'):
+            assert again.emd[key] == said.emd[key]
+    model.fit(1, lr=1e-2)
+    assert model.evaluation is None
+    after = read_bundle(model.save(tmp_path / 'm3.dlpk'))
+    assert after.manifest['metrics'] == {'accuracy': model.accuracy(), 'miou': model.mIOU(mean=True)}
+    assert after.emd['LearningRate'] == '0.01'
+    assert after.extras.keys() == said.extras.keys()
+    assert after.extras != said.extras
+
+
 def test_data_that_does_not_fit_a_model_is_refused(scene_data, scene_chips, tmp_path):
     path = make(scene_data).save(tmp_path / 'm.dlpk')
 
@@ -427,3 +523,4 @@ def test_a_model_describes_itself(scene_data):
     assert '0 epochs trained' in text
     assert 'bands    B02, B03' in text
     assert 'classes  water, forest' in text
+    assert 'weights' not in text

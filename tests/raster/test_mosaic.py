@@ -1,3 +1,5 @@
+from zipfile import ZipFile
+
 import numpy as np
 import pytest
 import rasterio
@@ -220,3 +222,14 @@ def test_rasters_without_a_place_make_no_mosaic(tmp_path, save):
     with pytest.raises(RasterError, match=r'a\.png has no place on the ground'):
         mosaic(paths)
     assert (read_image(paths[:1])[0] == GROUND[:1]).all()
+
+
+def test_archives_that_gdal_opens_make_a_mosaic(tmp_path, save):
+    tiles = []
+    for index in range(2):
+        place = Affine(10, 0, 20 * index, 0, -10, 0)
+        path = save(tmp_path / f'{index}.tif', np.full((2, 2), index + 1, np.uint8), transform=place)
+        with ZipFile(tmp_path / f'{index}.zip', 'w') as archive:
+            archive.write(path, path.name)
+        tiles.append(f'/vsizip/{tmp_path}/{index}.zip/{index}.tif')
+    assert read_image(tiles)[0].tolist() == [[[1, 1, 2, 2]] * 2]

@@ -1,14 +1,21 @@
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
+from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
+from rasterio.env import get_gdal_config
+from rasterio.rpc import RPC
 from rasterio.windows import Window
 
 from geolearn.bands import Band, get_bands
-from geolearn.errors import RasterError
+from geolearn.errors import RasterError, UnknownNameError
 from geolearn.raster import (
+    common_dtype,
     find_band_indexes,
     open_raster,
     raster_bands,
@@ -16,6 +23,7 @@ from geolearn.raster import (
     read_image,
     read_label,
     read_window,
+    require_place,
     sample_pixels,
 )
 
@@ -326,3 +334,122 @@ def test_a_model_of_nameless_bands_takes_any_raster_of_their_number(tmp_path, sa
     path = save(tmp_path / 'a.tif', np.zeros((2, 1, 1), np.uint8), names=('Red', 'Green'))
     with open_raster(path) as src:
         assert find_band_indexes(src, (Band('band_1'), Band('band_2'))) == [1, 2]
+
+
+def test_the_sensor_given_says_what_the_file_s_own_names_mean(tmp_path, save):
+    wanted = get_bands('landsat8', ['Red', 'NIR'])
+    with open_raster(save(tmp_path / 'a.tif', np.zeros((2, 1, 1), np.uint8), names=('B5', 'B4'))) as src:
+        assert find_band_indexes(src, wanted, sensor='Landsat 8') == [2, 1]
+        with pytest.raises(RasterError, match="no bands fit 'NIR'"):
+            find_band_indexes(src, wanted, sensor='Sentinel-2')
+
+
+@pytest.mark.parametrize('names', [None, ['NIR', 'Red']])
+def test_an_unknown_sensor_is_refused(tmp_path, save, names):
+    with (
+        open_raster(save(tmp_path / 'a.tif', np.zeros((2, 1, 1), np.uint8), names=('B5', 'B4'))) as src,
+        pytest.raises(UnknownNameError, match="unknown sensor 'Landsatt8'; did you mean 'landsat8'"),
+    ):
+        find_band_indexes(src, (RED, NIR), names=names, sensor='Landsatt8')
+
+
+def test_bands_taken_by_count_are_told_once_with_what_they_are_taken_for(tmp_path, save, caplog):
+    with open_raster(save(tmp_path / 'a.tif', np.zeros((2, 1, 1), np.uint16))) as src:
+        assert find_band_indexes(src, (NIR, RED)) == [1, 2]
+    (record,) = caplog.records
+    assert record.message.endswith("a.tif: bands are taken in file order, as nothing names them: 1 = 'NIR', 2 = 'Red'")
+
+
+def colored(path, save, *colors):
+    """A raster without names whose bands are shown as these colours."""
+    save(path, np.ones((len(colors), 1, 1), np.uint8))
+    with rasterio.open(path, 'r+') as dst:
+        dst.colorinterp = [ColorInterp[color] for color in colors]
+    return path
+
+
+def test_opacity_is_no_band_to_match(tmp_path, save):
+    with open_raster(colored(tmp_path / 'a.tif', save, 'red', 'green', 'blue', 'alpha')) as src:
+        assert find_band_indexes(src, get_bands('sentinel2_l2a', ['Red', 'Green', 'Blue'])) == [1, 2, 3]
+        assert find_band_indexes(src, (NIR, RED, GREEN)) == [1, 2, 3]
+        assert find_band_indexes(src, [Band('', None)] * 4) == [1, 2, 3, 4]
+
+
+def test_colours_choose_bands_that_have_no_name(tmp_path, save, caplog):
+    with open_raster(colored(tmp_path / 'a.tif', save, 'undefined', 'blue', 'green', 'red')) as src:
+        assert find_band_indexes(src, get_bands('sentinel2_l2a', ['Red', 'Green', 'Blue'])) == [4, 3, 2]
+    assert not caplog.records
+
+
+# --- what is not as usual
+
+
+def test_bands_of_several_types_are_read_as_one_that_holds_all(tmp_path, save):
+    for name, pixels in (('a', np.array([[65535, 1]], np.uint16)), ('b', np.array([[-0.5, 2]], np.float32))):
+        save(tmp_path / f'{name}.tif', pixels)
+    bands = [
+        f'<VRTRasterBand dataType="{kind}" band="{i}"><SimpleSource><SourceFilename>{tmp_path}/{name}.tif'
+        '</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>'
+        for i, (kind, name) in enumerate((('UInt16', 'a'), ('Float32', 'b')), 1)
+    ]
+    path = tmp_path / 'both.vrt'
+    path.write_text(f'<VRTDataset rasterXSize="2" rasterYSize="1">{"".join(bands)}</VRTDataset>')
+    pixels, _, _ = read_image(path)
+    assert pixels.dtype == np.float32
+    assert pixels.ravel().tolist() == [65535, 1, -0.5, 2]
+    assert read_image(path, [1])[0].dtype == np.uint16
+    out = np.zeros((2, 1, 2), np.float64)
+    with open_raster(path) as src:
+        assert common_dtype(src, [2, 1]) == np.float32
+        assert (read_window(src, Window(0, 0, 2, 1), [2, 1], out=out)[0] == pixels[::-1]).all()
+        assert sample_pixels(src, [1, 2]).shape[0] == 2
+
+
+def test_points_on_the_ground_are_no_grid(tmp_path, save):
+    path = save(tmp_path / 'a.tif', PIXELS, transform=None, crs=None)
+    with open_raster(path) as src:
+        require_place(src)
+    corners = [(0, 0, 10, 50), (0, 4, 11, 50), (3, 0, 10, 49), (3, 4, 11, 48)]
+    points = [GroundControlPoint(*corner) for corner in corners]
+    save(path, PIXELS, transform=None, crs='EPSG:4326', gcps=points)
+    words = r'a\.tif has ground control points instead of a grid; warp it first, e\.g\. gdalwarp -tps'
+    with open_raster(path) as src, pytest.raises(RasterError, match=words):
+        require_place(src)
+
+
+def test_a_camera_model_is_no_grid(tmp_path, save):
+    ones = [1.0] * 20
+    model = RPC(0, 1, 0, 1, ones, ones, 0, 1, 0, 1, ones, ones, 0, 1)
+    path = save(tmp_path / 'a.tif', PIXELS, transform=None, crs=None, rpcs=model)
+    with open_raster(path) as src, pytest.raises(RasterError, match='has rational polynomial coefficients.*-rpc'):
+        require_place(src)
+
+
+def test_opening_in_threads_leaves_warnings_and_cache_as_they_were(tmp_path, save):
+    path = save(tmp_path / 'a.tif', PIXELS, transform=None, crs=None)
+    before, size = list(warnings.filters), get_gdal_config('GDAL_CACHEMAX')
+
+    def visit(_):
+        with open_raster(path) as src:
+            assert get_gdal_config('GDAL_CACHEMAX') < size
+            return src.read(1)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(visit, range(200)))) == 200
+    assert warnings.filters == before
+    assert get_gdal_config('GDAL_CACHEMAX') == size
+
+
+def test_the_cache_is_restored_inside_an_environment_and_after_an_error(tmp_path, save):
+    with rasterio.Env():
+        size = get_gdal_config('GDAL_CACHEMAX')
+        with pytest.raises(RasterError):
+            read_image(tmp_path / 'absent.tif')
+        read_image(save(tmp_path / 'a.tif', PIXELS))
+        assert get_gdal_config('GDAL_CACHEMAX') == size
+
+
+def test_a_warning_of_the_caller_s_is_shown(tmp_path, save):
+    path = save(tmp_path / 'a.tif', PIXELS)
+    with open_raster(path), pytest.warns(UserWarning, match='mine'):
+        warnings.warn('mine', UserWarning, stacklevel=1)

@@ -2,6 +2,7 @@ import os
 import stat
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -213,3 +214,15 @@ def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path):
     lines = done.stdout.splitlines()
     assert len(lines) == 10
     assert [line for line in lines if not line.endswith('OK')] == []
+
+
+def test_names_of_pixel_values_lie_where_gdal_looks_for_them_and_old_sidecars_go(tmp_path):
+    path = tmp_path / 'map.tif'
+    for old in ('map.tif.ovr', 'map.tif.aux.xml'):
+        (tmp_path / old).write_text('of an older map')
+    box = GeoBox((4, 5), Affine(10, 0, 0, 0, -10, 0), 'EPSG:32633')
+    with RasterWriter(path, box, dtype='uint8', class_names={1: 'water & ice', 3: 'Wälder'}) as writer:
+        writer.write(0, np.ones((4, 5), np.uint8))
+    assert not (tmp_path / 'map.tif.ovr').exists()
+    root = ElementTree.parse(tmp_path / 'map.tif.aux.xml').getroot()
+    assert [item.text or '' for item in root.iter('Category')] == ['', 'water & ice', '', 'Wälder']
