@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from geolearn.augment import Augmentation, BatchTransform
 from geolearn.chips.emd import read_metadata
-from geolearn.chips.folder import find_export, list_chips
+from geolearn.chips.folder import Listing, find_export, list_chips
 from geolearn.chips.interpret import (
     BandChoice,
     check_mapping,
@@ -104,15 +104,7 @@ def prepare_data(
     ignored = ignored_values(ignore_classes, metadata.classes, class_mapping or {}, counts)
     infos = choose_classes(metadata.classes, class_mapping or {}, ignored, counts, summary)
     parts = _split(summary, split, val_split_pct, block_size, seed)
-    lost = folder_notes(Path(path), folder, len(listing.unlabelled), len(listing.orphans), summary.unreadable)
-    for note in lost:
-        log.warning('%s: %s', folder, note)
-    if scaled := scaling_note(summary.files[0].image):
-        lost.append(scaled)
-    if batch_size is None:
-        lost.append(f'batch_size=None means batches of {DEFAULT_BATCH_SIZE}, or fewer chips where there are fewer')
-    if parts.dropped:
-        lost.append(f'{len(parts.dropped)} chips overlap validation blocks and are in neither part')
+    remarks = [*_tell_losses(Path(path), folder, listing, summary, parts), source]
     train_dl, valid_dl = _make_loaders(
         reader,
         parts,
@@ -123,6 +115,8 @@ def prepare_data(
         seed=seed,
         num_workers=num_workers,
     )
+    if batch_size is None:
+        remarks.insert(0, f'batch_size=None means batches of {DEFAULT_BATCH_SIZE}, or fewer where chips are fewer')
     return ChipData(
         path=folder,
         working_dir=Path(working_dir) if working_dir else None,
@@ -139,7 +133,7 @@ def prepare_data(
         split=parts,
         cell_size=metadata.cell_size,
         image_space=metadata.image_space,
-        remarks=(*lost, source),
+        remarks=tuple(remarks),
     )
 
 
@@ -154,6 +148,18 @@ def _keep_bands(reader: ChipReader, summary: ChipSummary, chosen: list[int]) -> 
     # what is valid depends on the bands: a hole in a band that is not used is none
     reader, picked = summarise(reader)
     return reader, replace(picked, unreadable=(*summary.unreadable, *picked.unreadable))
+
+
+def _tell_losses(asked: Path, folder: Path, listing: Listing, summary: ChipSummary, parts: Split) -> list[str]:
+    """Say what was left out and what is odd about the files; what is missing is logged as well."""
+    lost = folder_notes(asked, folder, len(listing.unlabelled), len(listing.orphans), summary.unreadable)
+    for note in lost:
+        log.warning('%s: %s', folder, note)
+    if scaled := scaling_note(summary.files[0].image):
+        lost.append(scaled)
+    if parts.dropped:
+        lost.append(f'{len(parts.dropped)} chips overlap validation blocks and are in neither part')
+    return lost
 
 
 def _make_loaders(

@@ -380,7 +380,7 @@ def test_nanometres_out_of_range_are_refused_too():
 
 
 def test_resolved_and_radar_bands_satisfy_a_network_that_needs_wavelengths():
-    require_wavelengths(resolve_bands(['VV', 'Red']), 'dofa_base')
+    assert require_wavelengths(resolve_bands(['VV', 'Red']), 'dofa_base') is None
 
 
 def test_the_error_names_each_unresolved_band_and_shows_the_line_to_paste():

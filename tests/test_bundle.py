@@ -92,7 +92,7 @@ def members(emd=GOLDEN, weights=WEIGHTS):
     return [('golden.emd', text), ('golden.safetensors', format_safetensors(weights))]
 
 
-def refused(path, match):
+def assert_refused(path, match):
     with pytest.raises(BundleError, match=match):
         read_bundle(path)
 
@@ -230,8 +230,8 @@ def test_a_bundle_is_found_by_its_folder_and_beside_its_emd(tmp_path):
     for start in (path, tmp_path, tmp_path / 'golden.emd', str(path)):
         assert find_bundle(start) == path
     write_zip(tmp_path / 'second.dlpk', members())
-    refused(tmp_path, r'must hold exactly one .dlpk file, found golden.dlpk, second.dlpk; pass the file itself')
-    refused(tmp_path / 'none.dlpk', r'does not exist; pass the .dlpk that model.save\(\) wrote')
+    assert_refused(tmp_path, r'must hold exactly one .dlpk file, found golden.dlpk, second.dlpk; pass the file itself')
+    assert_refused(tmp_path / 'none.dlpk', r'does not exist; pass the .dlpk that model.save\(\) wrote')
 
 
 # -- writing is atomic
@@ -268,42 +268,44 @@ def test_a_missing_folder_is_named(tmp_path):
 @pytest.mark.parametrize('name', ['../x', 'a/../../x', '/etc/x', '..\\x', 'C:x', 'a\\b', '..'])
 def test_a_member_that_points_out_of_the_bundle_is_refused(tmp_path, name):
     path = write_zip(tmp_path / 'm.dlpk', [*members(), (name, b'x')])
-    refused(path, 'points out of the bundle; do not trust it')
+    assert_refused(path, 'points out of the bundle; do not trust it')
 
 
 def test_a_link_in_the_bundle_is_refused(tmp_path):
     link = zipfile.ZipInfo('link')
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    refused(write_zip(tmp_path / 'm.dlpk', [*members(), (link, '/etc/passwd')]), 'points out of the bundle')
+    assert_refused(write_zip(tmp_path / 'm.dlpk', [*members(), (link, '/etc/passwd')]), 'points out of the bundle')
 
 
 @pytest.mark.filterwarnings('ignore:Duplicate name')
 @pytest.mark.parametrize('name', ['golden.emd', 'Golden.EMD', './golden.emd'])
 def test_a_member_that_is_there_twice_is_refused(tmp_path, name):
-    refused(write_zip(tmp_path / 'm.dlpk', [*members(), (name, GOLDEN)]), 'twice; do not trust it')
+    assert_refused(write_zip(tmp_path / 'm.dlpk', [*members(), (name, GOLDEN)]), 'twice; do not trust it')
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     bomb = [*members(), ('ModelCharacteristics/bomb.png', bytes(20_000_000))]
     path = write_zip(tmp_path / 'm.dlpk', bomb, compression=zipfile.ZIP_DEFLATED)
     monkeypatch.setattr(zipfile.ZipFile, 'open', lambda *a, **k: pytest.fail('a member was opened'))
-    refused(path, 'unpacks to 20000000 bytes; that is no model')
+    assert_refused(path, 'unpacks to 20000000 bytes; that is no model')
 
 
 def test_too_many_members_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(bundle_module, 'MAX_MEMBERS', 3)
-    refused(write_zip(tmp_path / 'm.dlpk', [*members(), ('a', ''), ('b', '')]), 'holds 4 members; at most 3 are read')
+    assert_refused(
+        write_zip(tmp_path / 'm.dlpk', [*members(), ('a', ''), ('b', '')]), 'holds 4 members; at most 3 are read'
+    )
 
 
 def test_members_that_are_absurd_only_together_are_refused(tmp_path, monkeypatch):
     path = write_zip(tmp_path / 'm.dlpk', [*members(), ('a', bytes(600)), ('b', bytes(600))])
     monkeypatch.setattr(bundle_module, 'MAX_BYTES', len(GOLDEN) + 1300)
-    refused(path, r'its members unpack to \d+ bytes; at most \d+ are read')
+    assert_refused(path, r'its members unpack to \d+ bytes; at most \d+ are read')
     monkeypatch.undo()
     figures = [(f'ModelCharacteristics/{name}.png', bytes(600)) for name in 'ab']
     write_zip(path, [*members(), *figures])
     monkeypatch.setattr(bundle_module, 'MAX_FIGURE_BYTES', 1000)
-    refused(path, 'its figures unpack to 1200 bytes; at most 1000 are read')
+    assert_refused(path, 'its figures unpack to 1200 bytes; at most 1000 are read')
 
 
 def test_only_figures_are_read_besides_the_model(tmp_path):
@@ -314,13 +316,13 @@ def test_only_figures_are_read_besides_the_model(tmp_path):
 
 def test_a_model_definition_of_absurd_size_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(bundle_module, 'MAX_MANIFEST_BYTES', 100)
-    refused(write_zip(tmp_path / 'm.dlpk', members()), 'bytes; that is no model definition')
+    assert_refused(write_zip(tmp_path / 'm.dlpk', members()), 'bytes; that is no model definition')
 
 
 def test_a_bundle_packed_with_deflate_is_read_and_one_packed_oddly_is_not(tmp_path):
     path = write_zip(tmp_path / 'm.dlpk', members(), compression=zipfile.ZIP_DEFLATED)
     assert read_bundle(path).weights.keys() == WEIGHTS.keys()
-    refused(write_zip(path, members(), compression=zipfile.ZIP_BZIP2), 'encrypted or oddly packed')
+    assert_refused(write_zip(path, members(), compression=zipfile.ZIP_BZIP2), 'encrypted or oddly packed')
 
 
 def test_an_encrypted_member_is_refused(tmp_path):
@@ -328,14 +330,14 @@ def test_an_encrypted_member_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[content.index(b'PK\x01\x02') + 8] |= 1
     path.write_bytes(content)
-    refused(path, 'encrypted or oddly packed')
+    assert_refused(path, 'encrypted or oddly packed')
 
 
 def test_a_truncated_file_is_refused_at_any_length(tmp_path):
     whole = write_zip(tmp_path / 'm.dlpk', members()).read_bytes()
     for length in [0, 1, 30, *range(100, len(whole), 97), len(whole) - 1]:
         (tmp_path / 'm.dlpk').write_bytes(whole[:length])
-        refused(tmp_path / 'm.dlpk', r'is no readable \.dlpk.*copy it again')
+        assert_refused(tmp_path / 'm.dlpk', r'is no readable \.dlpk.*copy it again')
 
 
 @pytest.mark.parametrize('compression', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -357,49 +359,53 @@ def test_flipped_weights_are_refused(tmp_path):
     content = path.read_bytes()
     place = content.index(struct.pack('<f', 5.0))
     path.write_bytes(content[:place] + b'\xff' + content[place + 1 :])
-    refused(path, 'Bad CRC-32')
+    assert_refused(path, 'Bad CRC-32')
 
 
 @pytest.mark.parametrize('content', [b'', b'not a zip', b'PK\x03\x04', pickle.dumps({'model': 1})])
 def test_what_is_no_zip_is_refused(tmp_path, content):
     (tmp_path / 'm.dlpk').write_bytes(content)
-    refused(tmp_path / 'm.dlpk', r'is no readable \.dlpk')
+    assert_refused(tmp_path / 'm.dlpk', r'is no readable \.dlpk')
 
 
 # -- hostile content
 
 
 def test_one_model_definition_is_needed(tmp_path):
-    refused(write_zip(tmp_path / 'm.dlpk', members()[1:]), 'exactly one .emd at its root, found 0')
-    refused(write_zip(tmp_path / 'm.dlpk', [*members(), ('b.emd', GOLDEN)]), 'exactly one .emd at its root, found 2')
+    assert_refused(write_zip(tmp_path / 'm.dlpk', members()[1:]), 'exactly one .emd at its root, found 0')
+    assert_refused(
+        write_zip(tmp_path / 'm.dlpk', [*members(), ('b.emd', GOLDEN)]), 'exactly one .emd at its root, found 2'
+    )
     read_bundle(write_zip(tmp_path / 'm.dlpk', [*members(), ('sub/b.emd', GOLDEN)]))
 
 
 @pytest.mark.parametrize('text', ['', '{', '[' * 100_000, '\xff', '{"geolearn": ' + '9' * 5000 + '}'])
 def test_a_model_definition_that_is_no_json_is_refused(tmp_path, text):
-    refused(write_zip(tmp_path / 'm.dlpk', members(text)), 'is not valid JSON')
+    assert_refused(write_zip(tmp_path / 'm.dlpk', members(text)), 'is not valid JSON')
 
 
 @pytest.mark.parametrize('text', ['[]', '3', 'null', '{"ModelName": "DeepLab"}', '{"geolearn": []}'])
 def test_a_bundle_of_other_software_is_refused(tmp_path, text):
-    refused(write_zip(tmp_path / 'm.dlpk', members(text)), 'was not written by geolearn: .*train the model again')
+    assert_refused(
+        write_zip(tmp_path / 'm.dlpk', members(text)), 'was not written by geolearn: .*train the model again'
+    )
 
 
 def test_a_newer_format_asks_for_an_upgrade(tmp_path):
     path = write_zip(tmp_path / 'm.dlpk', members(golden(format=FORMAT + 1)))
-    refused(path, f'has format {FORMAT + 1} but this geolearn reads up to {FORMAT}; upgrade geolearn')
+    assert_refused(path, f'has format {FORMAT + 1} but this geolearn reads up to {FORMAT}; upgrade geolearn')
 
 
 @pytest.mark.parametrize('number', ['x', True, None, 0, -1, 1.0, [1]])
 def test_a_format_that_is_no_number_is_refused(tmp_path, number):
-    refused(write_zip(tmp_path / 'm.dlpk', members(golden(format=number))), 'a whole number from 1 is needed')
+    assert_refused(write_zip(tmp_path / 'm.dlpk', members(golden(format=number))), 'a whole number from 1 is needed')
 
 
 @pytest.mark.parametrize(
     'name', [None, 3, 'absent.safetensors', '../golden.safetensors', '/x.safetensors', 'golden.emd']
 )
 def test_the_weights_must_be_a_member(tmp_path, name):
-    refused(write_zip(tmp_path / 'm.dlpk', members(golden() | {'ModelFile': name})), 'ModelFile is .*is needed')
+    assert_refused(write_zip(tmp_path / 'm.dlpk', members(golden() | {'ModelFile': name})), 'ModelFile is .*is needed')
 
 
 def test_a_pickle_is_never_loaded(tmp_path):
@@ -413,9 +419,9 @@ def test_a_pickle_is_never_loaded(tmp_path):
     for content in (payload, stream.getvalue()):
         for name in ('golden.pth', 'golden.pkl'):
             path = write_zip(tmp_path / 'm.dlpk', [members(golden() | {'ModelFile': name})[0], (name, content)])
-            refused(path, r'the name of a \.safetensors member is needed')
+            assert_refused(path, r'the name of a \.safetensors member is needed')
         path = write_zip(tmp_path / 'm.dlpk', [members()[0], ('golden.safetensors', content)])
-        refused(path, 'the weights in .* are broken')
+        assert_refused(path, 'the weights in .* are broken')
     assert not (tmp_path / 'created').exists()
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ class _Cache:
     former = 0
 
 
-def open_quietly(path: str | Path, mode: str = 'r', **profile: Any) -> Any:
+def open_quietly(path: str | Path, mode: str = 'r', profile: Mapping[str, Any] | None = None) -> Any:
     """Open with rasterio; a raster without a place is refused where a place is needed, not warned of here."""
     # warnings.filters belongs to the process: two threads that change it at once would restore each other's change
     with _lock, warnings.catch_warnings():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        return rasterio.open(path, mode, **profile)
+        return rasterio.open(path, mode, **(profile or {}))
 
 
 @contextmanager

@@ -112,7 +112,7 @@ class RasterWriter:
 
     def _create(self) -> Any:
         try:
-            return open_quietly(self._part, 'w', **self._profile)
+            return open_quietly(self._part, 'w', self._profile)
         except (RasterioError, OSError) as error:
             raise RasterError(self._failure(error)) from error
         except (TypeError, ValueError) as error:  # rasterio's word for a type, CRS or NoData that no GeoTIFF can hold

@@ -22,7 +22,7 @@ def cut(save, path, rows, cols, **profile):
     return save(path, GROUND[:, rows[0] : rows[1], cols[0] : cols[1]], **at(rows[0], cols[0]) | profile)
 
 
-def refused(save, tmp_path, words, **profile):
+def assert_refused(save, tmp_path, words, **profile):
     """The second of two neighbours differs by `profile`; both and the difference are named."""
     first = cut(save, tmp_path / 'first.tif', (0, 6), (0, 4))
     pixels = GROUND[:, :, 4:].astype(profile.pop('dtype', 'uint8'))
@@ -176,7 +176,7 @@ def test_a_missing_file_is_named(tmp_path, save):
 
 
 def test_another_type_is_named(tmp_path, save):
-    refused(save, tmp_path, r"bands \['uint8', 'uint8'\] and \['int16', 'int16'\]", dtype='int16')
+    assert_refused(save, tmp_path, r"bands \['uint8', 'uint8'\] and \['int16', 'int16'\]", dtype='int16')
 
 
 def test_another_number_of_bands_is_named(tmp_path, save):
@@ -186,19 +186,19 @@ def test_another_number_of_bands_is_named(tmp_path, save):
 
 
 def test_another_crs_is_named(tmp_path, save):
-    refused(save, tmp_path, 'CRS EPSG:32633 and EPSG:32634', crs='EPSG:32634')
+    assert_refused(save, tmp_path, 'CRS EPSG:32633 and EPSG:32634', crs='EPSG:32634')
 
 
 def test_another_nodata_value_is_named(tmp_path, save):
-    refused(save, tmp_path, 'NoData None and 255', nodata=255)
+    assert_refused(save, tmp_path, 'NoData None and 255', nodata=255)
 
 
 def test_another_pixel_size_is_named(tmp_path, save):
-    refused(save, tmp_path, r'pixel sizes \(10.0, -10.0\) and \(20.0, -20.0\)', **at(0, 2, side=20))
+    assert_refused(save, tmp_path, r'pixel sizes \(10.0, -10.0\) and \(20.0, -20.0\)', **at(0, 2, side=20))
 
 
 def test_a_grid_that_is_shifted_by_a_part_of_a_pixel_is_named(tmp_path, save):
-    refused(save, tmp_path, r'shifted by a part of a pixel: \(4.3', **at(0, 4.3))
+    assert_refused(save, tmp_path, r'shifted by a part of a pixel: \(4.3', **at(0, 4.3))
 
 
 def test_bands_in_another_order_are_named(tmp_path, save):
