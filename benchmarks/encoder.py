@@ -99,8 +99,8 @@ def compare_windows(sizes: tuple[int, ...], rounds: int) -> dict[str, Check]:
         ratio = median_ratio(seconds, 'global', 'windowed')
         print(f'{size} px: ' + ', '.join(f'{name} {statistics.median(seconds[name]):.2f} s' for name in forms))
         checks[f'windowed_speedup_{size}'] = Check(ratio, bars.get(size), at_least=True)
-        for form in forms:
-            checks[f'memory_{form}_{size}_mb'] = Check(child_peak_mb(__file__, '--child', form, str(size)))
+    for form in ('windowed', 'global'):
+        checks[f'memory_{form}_{sizes[-1]}_mb'] = Check(child_peak_mb(__file__, '--child', form, str(sizes[-1])))
     return checks
 
 
@@ -129,10 +129,9 @@ def one_forward(form: str, size: int) -> None:
 def main() -> None:
     """Measure and report."""
     quick = parse_quick(__doc__)
-    checks = compare_with_peer((224,) if quick else (224, 512), rounds=5 if quick else 7)
-    sizes = (512, 1024) if quick else (512, 1024, 1536)
-    checks |= compare_blocks(sizes, rounds=7)
-    checks |= compare_windows(sizes, rounds=2 if quick else 3)
+    checks = compare_with_peer((224,) if quick else (224, 512), rounds=3 if quick else 7)
+    checks |= compare_blocks((512, 1024) if quick else (512, 1024, 1536), rounds=3 if quick else 5)
+    checks |= compare_windows((1024,) if quick else (512, 1024, 1536), rounds=1 if quick else 3)
     report(checks)
 
 
