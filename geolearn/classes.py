@@ -30,6 +30,15 @@ class ClassInfo:
     color: tuple[int, int, int]
 
 
+UNLABELLED = ClassInfo(0, 'NoData', (0, 0, 0))
+"""What label value 0 is called when it is trained as a class of its own, as ArcGIS does unless told to ignore it."""
+
+
+def is_unlabelled(info: ClassInfo) -> bool:
+    """Whether a class is `UNLABELLED`, whatever its colour, and not one that the user gave the value 0."""
+    return (info.value, info.name) == (UNLABELLED.value, UNLABELLED.name)
+
+
 def default_color(position: int) -> tuple[int, int, int]:
     """Choose a colour for the class at `position`; neighbours differ strongly (golden-ratio hues)."""
     hue = (0.33 + position * 0.61803398875) % 1.0

@@ -8,12 +8,9 @@ from pathlib import Path
 from geolearn.bands import Band, get_bands, is_placeholder, match_bands, resolve_bands
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.reader import ChipSummary, chip_bands
-from geolearn.classes import ClassInfo, default_color
+from geolearn.classes import UNLABELLED, ClassInfo, default_color
 from geolearn.errors import BandError, ChipFolderError
 from geolearn.statistics import BandStatistics
-
-UNLABELLED = ClassInfo(0, 'NoData', (0, 0, 0))
-"""What label value 0 is called when it is trained as a class of its own, as ArcGIS does unless told to ignore it."""
 
 BandChoice = str | Sequence[str | Band] | None
 

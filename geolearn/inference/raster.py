@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from geolearn.classes import ClassInfo
+from geolearn.classes import ClassInfo, is_unlabelled
 from geolearn.inference.assemble import MapAssembler
 from geolearn.inference.tiles import PixelScale, TileBatch, prefetch, read_batches
 from geolearn.raster import RasterWriter, raster_geobox
@@ -40,8 +40,8 @@ def output_encoding(classes: Sequence[ClassInfo]) -> tuple[str, int]:
     """Choose the map's dtype and NoData value: 0 unless a class has it, else the largest value that is free."""
     values = {info.value for info in classes}
     dtype, limit = ('uint8', 255) if max(values) <= 255 else ('uint16', 65535)
-    # a class named NoData with value 0 is what the map calls NoData
-    if not any(info.value == 0 and info.name != 'NoData' for info in classes):
+    # what is unlabelled in the chips is what the map calls NoData
+    if not any(info.value == 0 and not is_unlabelled(info) for info in classes):
         return dtype, 0
     return dtype, max(set(range(limit + 1)) - values)
 

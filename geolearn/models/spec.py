@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from geolearn.bands import Band, parse_wavelengths
-from geolearn.classes import MAX_CLASSES, ClassInfo
+from geolearn.classes import MAX_CLASSES, ClassInfo, is_unlabelled
 from geolearn.data import ChipData
 from geolearn.errors import BackboneError, BandError, BundleError
 from geolearn.statistics import BandStatistics
@@ -114,7 +114,7 @@ class ModelSpec:
             'Classes': [
                 {'Value': info.value, 'Name': info.name, 'Color': list(info.color)}
                 for info in self.class_infos
-                if (info.value, info.name) != (0, 'NoData')
+                if not is_unlabelled(info)
             ],
             'ImageHeight': self.chip_size,
             'ImageWidth': self.chip_size,
