@@ -44,3 +44,17 @@ class Batch:
     masks: Tensor | None = None
     objects: tuple[Objects, ...] | None = None
     labels: Tensor | None = None
+
+    def to(self, device: torch.device) -> 'Batch':
+        """Return the same batch on a device."""
+        return Batch(
+            self.images.to(device),
+            None if self.masks is None else self.masks.to(device),
+            None if self.objects is None else tuple(objects.to(device) for objects in self.objects),
+            None if self.labels is None else self.labels.to(device),
+        )
+
+    @property
+    def targets(self) -> tuple[Tensor | tuple[Objects, ...], ...]:
+        """What is known, in the order masks, objects, labels; empty for images alone."""
+        return tuple(known for known in (self.masks, self.objects, self.labels) if known is not None)

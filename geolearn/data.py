@@ -5,15 +5,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
+from geolearn import plotting
 from geolearn.bands import Band
-from geolearn.chips.interpret import check_trainable, class_notes
+from geolearn.chips import taxonomy
+from geolearn.chips.balance import class_weights
+from geolearn.chips.label import Task
 from geolearn.chips.loader import ChipDataset, ChipLoader
 from geolearn.chips.splits import Split
-from geolearn.classes import ClassInfo, index_table
-from geolearn.plotting import show_chips
+from geolearn.chips.table import ChipTable
+from geolearn.classes import ClassInfo
+from geolearn.normalize import Normalization
 from geolearn.statistics import BandStatistics
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -22,19 +30,24 @@ class ChipData:
     """Batches of chips, with everything a model must know about them.
 
     Args:
-        path: The export folder.
-        working_dir: Models go to ``<working_dir>/models/<name>``; None means the export folder.
+        path: The chip folder, the first where several were given.
+        working_dir: Models go to ``<working_dir>/models/<name>``; None means the chip folder.
+        task: What the labels teach.
+        dataset_type: Format of the chip folder.
         bands: Bands of the images, in order.
         band_indexes: 0-based positions of these bands in the chip files.
         class_infos: Trained classes; position is class index.
         ignored_values: Label values that take no part.
         chip_size: Side of the training images in pixels.
         statistics: Of the bands, in stored units, over valid pixels.
-        value_counts: Valid pixels per label value.
+        normalization: What the network's first layer does to pixels; None where the backbone's own statistics decide.
+        value_counts: Valid pixels per label value, or objects, or chips.
         dtype: Stored dtype of the chips.
         train_dl: Training batches.
         valid_dl: Validation batches.
+        test_dl: Test batches, or None where no chip was kept for a test.
         split: Which chips are in which part.
+        table: Facts about every chip: name, place, statistics, labels.
         cell_size: The export's MinCellSize, passed on to saved models.
         image_space: The export's ImageSpaceUsed, such as ``'MAP_SPACE'`` or ``'PIXEL_SPACE'``.
         remarks: What was picked, skipped or recounted while reading, for people.
@@ -42,17 +55,22 @@ class ChipData:
 
     path: Path
     working_dir: Path | None
+    task: Task
+    dataset_type: str
     bands: tuple[Band, ...]
     band_indexes: tuple[int, ...]
     class_infos: tuple[ClassInfo, ...]
     ignored_values: tuple[int, ...]
     chip_size: int
     statistics: BandStatistics
+    normalization: Normalization | None
     value_counts: Mapping[int, int]
     dtype: str
     train_dl: ChipLoader = field(repr=False)
     valid_dl: ChipLoader = field(repr=False)
+    test_dl: ChipLoader | None = field(repr=False)
     split: Split
+    table: ChipTable = field(repr=False)
     cell_size: Mapping[str, Any] | None
     image_space: str
     remarks: tuple[str, ...]
@@ -60,7 +78,7 @@ class ChipData:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know: what was left out while reading, and what is odd about the classes."""
-        return (*class_notes(self.class_infos, self.value_counts), *self.remarks)
+        return (*taxonomy.class_notes(self.task, self.class_infos, self.value_counts), *self.remarks)
 
     @property
     def classes(self) -> list[str]:
@@ -83,6 +101,12 @@ class ChipData:
         return {info.value: info.color for info in self.class_infos}
 
     @property
+    def class_weights(self) -> np.ndarray:
+        """Weight of each class, rare ones more: total / count over the training chips, 1 on average."""
+        counts = self.table.value_counts(self.split.train)
+        return class_weights([counts[info.value] for info in self.class_infos])
+
+    @property
     def batch_size(self) -> int:
         """Chips per batch."""
         return self.train_dl.batch_size
@@ -97,47 +121,79 @@ class ChipData:
         """Validation chips, one by one."""
         return self.valid_dl.dataset
 
+    @property
+    def test_ds(self) -> ChipDataset | None:
+        """Test chips, one by one, or None."""
+        return None if self.test_dl is None else self.test_dl.dataset
+
     def ignoring(self, values: Sequence[int]) -> 'ChipData':
         """Return the same chips with more label values left out of loss, metrics and predictions."""
         ignored = tuple(sorted({*self.ignored_values, *values}))
         infos = tuple(info for info in self.class_infos if info.value not in ignored)
-        check_trainable(infos)
-        table = index_table(infos, ignored)
+        taxonomy.check_trainable(self.task, infos)
+        table = taxonomy.make_table(self.task, infos, ignored, self.value_counts)
+
+        def without(loader: ChipLoader) -> ChipLoader:
+            return loader.with_plan(replace(loader.dataset.plan, table=table, class_count=len(infos)))
+
         return replace(
             self,
             class_infos=infos,
             ignored_values=ignored,
-            train_dl=self.train_dl.with_table(table),
-            valid_dl=self.valid_dl.with_table(table),
+            train_dl=without(self.train_dl),
+            valid_dl=without(self.valid_dl),
+            test_dl=None if self.test_dl is None else without(self.test_dl),
         )
 
     def show_batch(self, rows: int = 3, *, columns: int = 3, alpha: float = 0.5) -> 'Figure':
-        """Draw augmented training chips with their labels laid over them.
+        """Draw augmented training chips with their labels.
 
         Args:
             rows: Rows of chips.
             columns: Chips per row.
-            alpha: Opacity of the labels, 0..1.
+            alpha: Opacity of labels that are laid over the image, 0..1.
         """
-        images, masks = self.train_dl.peek()
-        count = rows * columns
-        return show_chips(
-            images[:count].cpu(), masks[:count].cpu(), self.bands, self.class_infos, columns=columns, alpha=alpha
-        )
+        count = min(rows * columns, len(self.train_ds))
+        batch = self.train_dl.peek(count).to(torch.device('cpu'))
+        return plotting.show_batch(batch, self.bands, self.class_infos, columns=columns, alpha=alpha)
+
+    def summary(self) -> 'pd.DataFrame':
+        """Count the classes in each part.
+
+        Returns:
+            A row for each trained class and column pairs by part: how many pixels (or objects, or chips) are of the
+            class, and how many chips hold it.
+        """
+        import pandas as pd
+
+        parts = {'train': self.split.train, 'valid': self.split.valid, 'test': self.split.test}
+        unit = 'pixels' if self.task in taxonomy.RASTER_TASKS else 'labels'
+        amounts = self.table.amounts([info.value for info in self.class_infos])
+        columns: dict[str, Any] = {'value': [info.value for info in self.class_infos]}
+        for name, positions in parts.items():
+            if positions:
+                held = amounts[list(positions)]
+                columns[f'{name} {unit}'] = held.sum(axis=0)
+                columns[f'{name} chips'] = (held > 0).sum(axis=0)
+        return pd.DataFrame(columns, index=pd.Index(self.classes, name='class'))
 
     def __repr__(self) -> str:
-        total = sum(self.value_counts.values())
+        total = max(sum(self.value_counts.values()), 1)
+        test = f', {len(self.test_ds)} to test' if self.test_ds is not None else ''
         lines = [
-            f'ChipData: {len(self.train_ds)} chips to train, {len(self.valid_ds)} to validate, '
+            f'ChipData: {len(self.train_ds)} chips to train, {len(self.valid_ds)} to validate{test}, '
             f'{self.chip_size} px, batches of {self.batch_size}, {self.dtype}',
-            f'  folder   {self.path}',
+            f'  folder   {self.path} ({self.dataset_type})',
             '  bands    ' + ', '.join(_band_text(band) for band in self.bands),
         ]
-        for info in self.class_infos:
+        unit = 'pixels' if self.task in taxonomy.RASTER_TASKS else 'labels'
+        for info in self.class_infos[:60]:
             share = self.value_counts.get(info.value, 0) / total
-            lines.append(f'  class    {info.value:>5}  {info.name:<24}{share:>8.2%} of pixels')
+            lines.append(f'  class    {info.value:>5}  {info.name:<24}{share:>8.2%} of {unit}')
+        if self.c > 60:
+            lines.append(f'  class    and {self.c - 60} more')
         lines.extend(
-            f'  ignored  {value:>5}  {"":<24}{self.value_counts.get(value, 0) / total:>8.2%} of pixels'
+            f'  ignored  {value:>5}  {"":<24}{self.value_counts.get(value, 0) / total:>8.2%} of {unit}'
             for value in self.ignored_values
         )
         lines.extend(f'  note     {note}' for note in self.notes)

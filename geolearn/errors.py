@@ -9,6 +9,7 @@ GeoLearnError
     BundleError          a .dlpk that is broken, hostile or too new           (ValueError)
     UnknownNameError     a name that no registry holds                        (ValueError)
     NotTrainedError      a result asked of a model before `fit`               (RuntimeError)
+    MissingExtraError    an optional library that is not installed            (ImportError)
 """
 
 import difflib
@@ -45,6 +46,10 @@ class BundleError(GeoLearnError, ValueError):
 
 class NotTrainedError(GeoLearnError, RuntimeError):
     """A result was asked of a model that has not been trained."""
+
+
+class MissingExtraError(GeoLearnError, ImportError):
+    """An optional library is needed and not installed; the message holds the install line."""
 
 
 class UnknownNameError(GeoLearnError, ValueError):

@@ -1,204 +1,244 @@
-"""prepare_data: read an exported chip folder, check that it makes sense, and make batches of it."""
+"""prepare_data: read chip folders, check that they make sense, and make batches of them."""
 
 import logging
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from geolearn.augment import Augmentation, BatchTransform
-from geolearn.chips.emd import read_metadata
-from geolearn.chips.folder import Listing, find_export, list_chips
-from geolearn.chips.interpret import (
-    BandChoice,
-    check_mapping,
-    choose_bands,
-    choose_classes,
-    choose_statistics,
-    count_values,
-    folder_notes,
-    ignored_values,
-    name_bands,
-)
-from geolearn.chips.loader import ChipDataset, ChipLoader
-from geolearn.chips.reader import ChipReader, ChipSummary, scaling_note, summarise
-from geolearn.chips.splits import Split, split_blocks, split_random
-from geolearn.classes import index_table
+from geolearn.augment import Augmentation, BatchTransform, cloud_brightness
+from geolearn.chips import taxonomy
+from geolearn.chips.balance import rare_values, repeat_factors
+from geolearn.chips.collection import Collection, open_collection
+from geolearn.chips.dividing import Division, SplitChoice, divide, division_notes
+from geolearn.chips.gather import GatherPlan
+from geolearn.chips.inputs import ChosenInput, choose_input
+from geolearn.chips.interpret import BandChoice
+from geolearn.chips.label import Task
+from geolearn.chips.loader import ChipDataset, ChipLoader, LoaderOptions
+from geolearn.chips.splits import Split
 from geolearn.data import ChipData
 from geolearn.device import choose_device
-from geolearn.errors import ChipFolderError, UnknownNameError
-from geolearn.statistics import BandStatistics
+from geolearn.errors import ChipFolderError
+from geolearn.normalize import Normalize, choose_normalization
 
 log = logging.getLogger('geolearn')
 
 DEFAULT_BATCH_SIZE = 64
 
+Transforms = BatchTransform | Mapping[str, Any] | bool | None
+
 
 def prepare_data(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     class_mapping: Mapping[int, str] | None = None,
     chip_size: int = 224,
     val_split_pct: float = 0.1,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
-    transforms: BatchTransform | bool | None = None,
+    transforms: Transforms = None,
     seed: int = 42,
-    *,
     dataset_type: str | None = None,
+    *,
     working_dir: str | Path | None = None,
     ignore_classes: Sequence[int | str] = (),
-    split: str = 'random',
+    split: SplitChoice = 'random',
     block_size: float | None = None,
+    test_split_pct: float = 0.0,
+    valid_path: str | Path | Sequence[str | Path] = (),
+    test_path: str | Path | Sequence[str | Path] = (),
+    label_fraction: float | None = None,
     bands: BandChoice = None,
     extract_bands: Sequence[str | int] | None = None,
+    normalize: Normalize = 'dataset',
+    oversample: bool = False,
+    rare_class_crops: bool = False,
     num_workers: int = 0,
+    pack: bool = True,
 ) -> ChipData:
-    """Read a folder that "Export Training Data For Deep Learning" wrote.
+    """Read folders that "Export Training Data For Deep Learning" wrote, or that hold chips in another common format.
+
+    The first use copies the chips into one file in the cache (GEOLEARN_CACHE, else the platform's), from which training
+    reads; later uses open it at once. The folders themselves are never written to.
 
     Args:
-        path: The export folder, or the one above it.
+        path: A chip folder, or the one above it; or several, which are merged.
         class_mapping: New names of classes by label value.
         chip_size: Side of the training images in pixels, at most that of the chips; larger chips are cropped.
         val_split_pct: Share of the chips to validate on, 0..1.
         batch_size: Chips per batch; None means 64.
-        transforms: None for flips, turns and radiometric jitter, False for none, or a function of images, masks and a
-            generator that returns both changed.
+        transforms: None for flips, turns and radiometric jitter, False for none; options of
+            `geolearn.augment.Augmentation` such as ``{'noise': 0.1, 'clouds': 0.2}``; or a function of a `Batch` and a
+            generator that returns the batch changed.
         seed: Fixes split, order, crops and augmentation.
-        dataset_type: Only ``'Classified_Tiles'`` is read so far; None takes the export's own word.
-        working_dir: Models go to ``<working_dir>/models/<name>``; None means the export folder.
+        dataset_type: Format of the folders, such as ``'Classified_Tiles'``; None takes their own word, else their look.
+        working_dir: Models go to ``<working_dir>/models/<name>``; None means the chip folder.
         ignore_classes: Label values or class names to leave out of training, metrics and predictions; 0 for sparse
             labels.
-        split: ``'random'`` or ``'blocks'`` (whole squares of land are held out; overlapping chips never straddle).
+        split: ``'random'``; ``'stratified'`` (rare classes in every part); ``'blocks'`` (whole squares of land are held
+            out; overlapping chips never straddle); ``'latitude'`` (stripes of land); lists of chip names by part, such
+            as ``{'valid': [...]}``; or a text or CSV file of such lists.
         block_size: Side of a block in map units, for ``split='blocks'``; None means four chips.
+        test_split_pct: Share of the chips to test on, 0..1.
+        valid_path: Folders to validate on, instead of a share of `path`.
+        test_path: Folders to test on.
+        label_fraction: Share of the training chips to train on, over 0 and up to 1; smaller shares lie within larger.
         bands: What the chips' bands are, where the export does not say or is wrong: a sensor such as
             ``'sentinel2_l2a'``, or a name or Band for each.
         extract_bands: Bands to use, by name or 0-based index; None uses all.
-        num_workers: Processes that read chips; 0 reads in this one.
+        normalize: ``'dataset'``, ``'minmax'``, ``'robust'``, ``'imagenet'``, ``'pretraining'`` or (means, stds); see
+            `geolearn.normalize.choose_normalization`.
+        oversample: Show chips of rare classes several times in an epoch.
+        rare_class_crops: Draw half of the random crops around a pixel of a rare class (under 5 % of the pixels).
+        num_workers: Processes that gather batches; 0 gathers in threads of this one.
+        pack: False reads chips from their files each time and writes nothing to the cache.
 
     Returns:
-        Training and validation batches and their metadata; print it to see what was found.
+        Training, validation and test batches and their metadata; print it to see what was found.
 
     Raises:
-        ChipFolderError: If the folder is no export, its content does not fit together or an argument makes no sense.
+        ChipFolderError: If a folder holds no chips, its content does not fit together or an argument makes no sense.
+        UnknownNameError: If there is no such dataset_type, split or normalisation.
         BandError: If bands do not fit.
     """
     _check_numbers(chip_size=chip_size, batch_size=batch_size, seed=seed)
-    check_mapping(class_mapping or {})
-    if block_size is not None and split != 'blocks':
-        raise ChipFolderError(f"block_size={block_size} has no effect without split='blocks'; pass both or neither")
-    folder = find_export(path)
-    metadata = read_metadata(folder)
-    _check_type(dataset_type or metadata.metadata_mode, folder)
-    listing = list_chips(folder)
-    with tqdm(total=len(listing.chips), desc='reading chips', leave=False, disable=len(listing.chips) < 500) as bar:
-        reader, summary = summarise(ChipReader(listing.chips), on_chip=bar.update)
-    all_bands = name_bands(bands, metadata, summary)
-    chosen = choose_bands(all_bands, extract_bands)
-    statistics, source = choose_statistics(metadata, summary)
-    reader, summary = _keep_bands(reader, summary, chosen)
-    statistics = statistics.select(chosen) if statistics is metadata.statistics else summary.statistics
-    counts = count_values(summary)
-    ignored = ignored_values(ignore_classes, metadata.classes, class_mapping or {}, counts)
-    infos = choose_classes(metadata.classes, class_mapping or {}, ignored, counts, summary)
-    parts = _split(summary, split, val_split_pct, block_size, seed)
-    remarks = [*_tell_losses(Path(path), folder, listing, summary, parts), source]
-    train_dl, valid_dl = _make_loaders(
-        reader,
-        parts,
-        table=index_table(infos, ignored),
-        chip_size=min(chip_size, max(max(box.shape) for box in summary.geoboxes)),
+    renamed = class_mapping or {}
+    taxonomy.check_mapping(renamed)
+    division = Division(split, val_split_pct, test_split_pct, block_size, label_fraction, seed)
+    parts = [_paths(path), _paths(valid_path), _paths(test_path)]
+    chips = open_collection([p for part in parts for p in part], dataset_type, pack=pack)
+    choice = choose_input(chips, bands, extract_bands, normalize)
+    counts = choice.value_counts
+    listed = chips.listed_classes(renamed)
+    listed = taxonomy.list_found(chips.task, counts) if listed is None else listed
+    ignored = taxonomy.ignored_values(ignore_classes, listed, renamed, counts)
+    infos = taxonomy.choose_classes(chips.task, listed, renamed, ignored, counts, _finder(chips))
+    presence = chips.table.amounts([info.value for info in infos]) > 0
+    part_of = np.repeat([0, 1, 2], [len(part) for part in parts])[chips.part_of] if any(parts[1:]) else None
+    found = _trainable(divide(chips.table, presence, division, part_of), chips, presence)
+    plan = GatherPlan(
+        task=chips.task,
+        planes=choice.planes,
+        dates=chips.table.dates,
+        class_count=len(infos),
+        table=taxonomy.make_table(chips.task, infos, ignored, counts),
+        left_out=taxonomy.left_out_index(chips.task),
+        chip_size=min(chip_size, int(chips.table.shapes.max())),
+        rare_values=rare_values({v: n for v, n in counts.items() if v not in ignored}) if rare_class_crops else (),
+        seed=seed,
+    )
+    options = LoaderOptions(
         batch_size=batch_size or DEFAULT_BATCH_SIZE,
-        transform=_choose_transform(transforms, statistics, dihedral=metadata.dihedral),
+        shuffle=True,
+        transform=_choose_transform(transforms, choice, chips, len(infos)),
         seed=seed,
         num_workers=num_workers,
+        device=choose_device(),
+        repeats=repeat_factors(presence[list(found.train)]) if oversample else None,
     )
+    train_dl, valid_dl, test_dl = _make_loaders(chips, found, plan, options)
+    folder_notes = chips.notes()
+    for note in folder_notes:
+        log.warning('%s: %s', chips.folders[0].opened.folder, note)
+    remarks = [*folder_notes, *choice.remarks, *division_notes(chips.table, found, division)]
     if batch_size is None:
         remarks.insert(0, f'batch_size=None means batches of {DEFAULT_BATCH_SIZE}, or fewer where chips are fewer')
     return ChipData(
-        path=folder,
+        path=chips.folders[0].opened.folder,
         working_dir=Path(working_dir) if working_dir else None,
-        bands=tuple(all_bands[index] for index in chosen),
-        band_indexes=tuple(chosen),
+        task=chips.task,
+        dataset_type=chips.folders[0].opened.dataset_type,
+        bands=choice.bands,
+        band_indexes=choice.indexes,
         class_infos=infos,
         ignored_values=ignored,
-        chip_size=train_dl.dataset.chip_size,
-        statistics=statistics,
+        chip_size=plan.chip_size,
+        statistics=choice.statistics,
+        normalization=None
+        if normalize == 'pretraining'
+        else choose_normalization(
+            normalize, choice.statistics, dtype=chips.table.dtype, bands=choice.bands, percentiles=choice.percentiles
+        ),
         value_counts=counts,
-        dtype=summary.dtype,
+        dtype=chips.table.dtype,
         train_dl=train_dl,
         valid_dl=valid_dl,
-        split=parts,
-        cell_size=metadata.cell_size,
-        image_space=metadata.image_space,
+        test_dl=test_dl,
+        split=found,
+        table=chips.table,
+        cell_size=chips.metadata.cell_size,
+        image_space=chips.metadata.image_space,
         remarks=tuple(remarks),
     )
 
 
-def _keep_bands(reader: ChipReader, summary: ChipSummary, chosen: list[int]) -> tuple[ChipReader, ChipSummary]:
-    """Return reader and summary of the chosen bands, by 0-based index."""
-    if chosen == list(range(summary.band_count)):
-        return reader, summary
-    reader = reader.with_bands([index + 1 for index in chosen])
-    valid, pixels = sum(count_values(summary).values()), sum(math.prod(box.shape) for box in summary.geoboxes)
-    if valid == pixels:
-        return reader, replace(summary, statistics=summary.statistics.select(chosen))
-    # what is valid depends on the bands: a hole in a band that is not used is none
-    reader, picked = summarise(reader)
-    return reader, replace(picked, unreadable=(*summary.unreadable, *picked.unreadable))
+def _finder(chips: Collection) -> Callable[[int], str]:
+    def find_chip(value: int) -> str:
+        return chips.file_of(int(np.argmax(chips.table.amounts([value])[:, 0] > 0)))
+
+    return find_chip
 
 
-def _tell_losses(asked: Path, folder: Path, listing: Listing, summary: ChipSummary, parts: Split) -> list[str]:
-    """Say what was left out and what is odd about the files; what is missing is logged as well."""
-    lost = folder_notes(asked, folder, len(listing.unlabelled), len(listing.orphans), summary.unreadable)
-    for note in lost:
-        log.warning('%s: %s', folder, note)
-    if scaled := scaling_note(summary.files[0].image):
-        lost.append(scaled)
-    if parts.dropped:
-        lost.append(f'{len(parts.dropped)} chips overlap validation blocks and are in neither part')
-    return lost
+def _trainable(split: Split, chips: Collection, presence: np.ndarray) -> Split:
+    """Leave out chips whose only class is ignored, where a chip has one class as a whole."""
+    if chips.task != Task.LABEL:
+        return split
+    kept = np.logical_or.reduce(presence, axis=1)
+    parts = [tuple(p for p in part if kept[p]) for part in (split.train, split.valid, split.test)]
+    if not parts[0] or not parts[1]:
+        raise ChipFolderError('no chip of a trained class is left to train or to validate on; ignore fewer classes')
+    return replace(split, train=parts[0], valid=parts[1], test=parts[2])
 
 
 def _make_loaders(
-    reader: ChipReader,
-    parts: Split,
-    *,
-    table: np.ndarray,
-    chip_size: int,
-    batch_size: int,
-    transform: BatchTransform | None,
-    seed: int,
-    num_workers: int,
-) -> tuple[ChipLoader, ChipLoader]:
-    """Make the training and the validation loader; only the first is shuffled, cropped at random and augmented."""
+    chips: Collection, split: Split, plan: GatherPlan, options: LoaderOptions
+) -> tuple[ChipLoader, ChipLoader, ChipLoader | None]:
+    """Make the loaders; only that of training is shuffled, cropped at random and augmented."""
 
     def make(positions: tuple[int, ...], *, training: bool) -> ChipLoader:
-        return ChipLoader(
-            ChipDataset(reader.select(positions), table, chip_size, random_crop=training, seed=seed),
-            batch_size=min(batch_size, len(positions)),
-            shuffle=training,
-            transform=transform if training else None,
-            seed=seed,
-            num_workers=num_workers,
-            device=choose_device(),
-        )
+        items = ChipDataset(chips.store, positions, replace(plan, random_crop=training))
+        size = min(options.batch_size, len(positions))
+        if training:
+            return ChipLoader(items, replace(options, batch_size=size))
+        return ChipLoader(items, replace(options, batch_size=size, shuffle=False, transform=None, repeats=None))
 
-    return make(parts.train, training=True), make(parts.valid, training=False)
+    test = make(split.test, training=False) if split.test else None
+    return make(split.train, training=True), make(split.valid, training=False), test
 
 
 def _choose_transform(
-    given: BatchTransform | bool | None, statistics: BandStatistics, *, dihedral: bool
+    given: Transforms, choice: ChosenInput, chips: Collection, class_count: int
 ) -> BatchTransform | None:
-    if given is None or given is True:
-        return Augmentation(statistics.std, dihedral=dihedral)
     if given is False:
         return None
-    if not callable(given):
-        raise TypeError(f'transforms must be None, False or a function of images, masks and a generator, got {given!r}')
-    return given
+    if callable(given):
+        return given
+    if given is not None and given is not True and not isinstance(given, Mapping):
+        raise TypeError(
+            'transforms must be None, False, options of geolearn.augment.Augmentation, or a function of a batch and '
+            f'a generator, got {given!r}'
+        )
+    options = dict(given) if isinstance(given, Mapping) else {}
+    known: dict[str, Any] = {
+        'band_std': choice.statistics.std,
+        'band_mean': choice.statistics.mean,
+        'class_count': class_count,
+        'dihedral': chips.metadata.dihedral,
+    }
+    if options.get('clouds'):
+        known['cloud_brightness'] = cloud_brightness(choice.bands, choice.statistics)
+    try:
+        return Augmentation(**(known | options))
+    except TypeError as error:
+        raise TypeError(
+            f'transforms={given!r}: {error}; see geolearn.augment.Augmentation for what there is'
+        ) from error
+
+
+def _paths(given: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [given] if isinstance(given, str | Path) else list(given)
 
 
 def _check_numbers(*, chip_size: int, batch_size: int | None, seed: int) -> None:
@@ -208,19 +248,3 @@ def _check_numbers(*, chip_size: int, batch_size: int | None, seed: int) -> None
             continue
         if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
             raise ChipFolderError(f'{name} must be a whole number of at least {low}, got {value!r}')
-
-
-def _check_type(dataset_type: str | None, folder: Path) -> None:
-    if dataset_type not in (None, 'Classified_Tiles'):
-        raise ChipFolderError(
-            f"{folder} is an export of type {dataset_type!r}; 'Classified_Tiles' is needed. Export with that metadata "
-            "format, or pass dataset_type='Classified_Tiles' if its labels are class rasters all the same"
-        )
-
-
-def _split(summary: ChipSummary, split: str, fraction: float, block_size: float | None, seed: int) -> Split:
-    if split == 'random':
-        return split_random(len(summary.files), fraction=fraction, seed=seed)
-    if split == 'blocks':
-        return split_blocks(summary.geoboxes, fraction=fraction, block_size=block_size, seed=seed)
-    raise UnknownNameError('split', split, ['random', 'blocks'])

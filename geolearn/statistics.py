@@ -1,6 +1,7 @@
-"""Per-band statistics: sound or not, gathered from blocks of pixels, merged exactly."""
+"""Per-band statistics: sound or not, gathered from blocks of pixels, merged exactly; and percentiles from a sample."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,12 +51,16 @@ class RunningStatistics:
         flat = flat if mask is None else flat[:, mask.ravel()]
         if not flat.shape[1]:
             return
-        mean = flat.mean(axis=1, dtype=np.float64)
-        # var() would make a float64 copy of the whole block at once; one band at a time stays small
-        m2 = np.array([plane.var(dtype=np.float64) for plane in flat]) * flat.shape[1]
+        rows = np.empty((2, len(flat)))
+        for index, plane in enumerate(flat):
+            # a band at a time: float64 of the whole block would leave the processor's cache
+            wide = plane.astype(np.float64)
+            rows[0, index] = wide.mean()
+            wide -= rows[0, index]
+            rows[1, index] = np.dot(wide, wide)
         count = np.full(len(flat), flat.shape[1], np.float64)
         low, high = flat.min(axis=1).astype(np.float64), flat.max(axis=1).astype(np.float64)
-        self.merge(RunningStatistics(count, mean, m2, low, high))
+        self.merge(RunningStatistics(count, rows[0], rows[1], low, high))
 
     def merge(self, other: 'RunningStatistics') -> None:
         """Take in statistics gathered elsewhere."""
@@ -73,8 +78,34 @@ class RunningStatistics:
         self.minimum = np.minimum(self.minimum, other.minimum)
         self.maximum = np.maximum(self.maximum, other.maximum)
 
+    def select(self, indexes: Sequence[int]) -> 'RunningStatistics':
+        """Return what was gathered about some bands, by 0-based index."""
+        columns = (self.count, self.mean, self.m2, self.minimum, self.maximum)
+        return RunningStatistics(*(column[list(indexes)] if len(column) else column for column in columns))
+
     def result(self) -> BandStatistics:
         """Return what was gathered; NaN for bands without a valid pixel."""
         std = np.sqrt(self.m2 / self.count)
         columns = (self.minimum, self.maximum, self.mean, std)
         return BandStatistics(*(tuple(float(value) for value in column) for column in columns))
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Percentiles 2, 50 and 98 of each band, in stored units: where the pixels lie, whatever a few hot ones do."""
+
+    low: tuple[float, ...]
+    median: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def select(self, indexes: Sequence[int]) -> 'Percentiles':
+        """Return the percentiles of some bands, by 0-based index."""
+        return Percentiles(*(tuple(column[i] for i in indexes) for column in (self.low, self.median, self.high)))
+
+
+def find_percentiles(pixels: np.ndarray) -> Percentiles | None:
+    """Return the percentiles of each band of valid pixels (bands, n), or None where there are none."""
+    if not pixels.size:
+        return None
+    low, median, high = np.percentile(pixels.astype(np.float64), (2, 50, 98), axis=1)
+    return Percentiles(tuple(low.tolist()), tuple(median.tolist()), tuple(high.tolist()))

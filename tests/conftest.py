@@ -20,6 +20,14 @@ settings.register_profile('geolearn', deadline=None, suppress_health_check=[Heal
 settings.load_profile('geolearn')
 
 
+@pytest.fixture(scope='session', autouse=True)
+def cache(tmp_path_factory) -> Path:
+    """Packs of chips go to a folder of the test run, never to the user's cache."""
+    folder = tmp_path_factory.mktemp('cache')
+    os.environ['GEOLEARN_CACHE'] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope='session')
 def shared() -> Path:
     """The folder of reference numbers and real data beside the checkout, or the one that GEOLEARN_SHARED names."""

@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'geolearn'
 FILES = sorted(PACKAGE.rglob('*.py'))
 LAYERS = (
-    'errors device classes bands raster statistics units tiling augment chips backbones losses metrics plotting '
-    'data prepare history training bundle inference models demo cli __main__'
+    'errors extras device classes bands raster statistics units normalize tiling batch augment chips backbones losses metrics '
+    'plotting data prepare history training bundle inference models demo cli __main__'
 ).split()
 
 
@@ -57,9 +57,9 @@ def test_imports_are_absolute(path):
     assert not [node.lineno for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
 
 
-@pytest.mark.parametrize(('library', 'home'), [('fastai', 'training.py'), ('matplotlib', 'plotting.py')])
-def test_one_file_alone_knows(library, home):
-    assert {name(path) for path in FILES if library in everywhere(path)} == {home}
+@pytest.mark.parametrize(('library', 'home'), [('fastai', 'training'), ('matplotlib', 'plotting')])
+def test_one_layer_alone_knows(library, home):
+    assert {layer(path) for path in FILES if library in everywhere(path)} == {home}
 
 
 def test_only_the_raster_package_opens_rasters():

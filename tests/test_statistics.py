@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geolearn.statistics import BandStatistics, RunningStatistics
+from geolearn.statistics import BandStatistics, RunningStatistics, find_percentiles
 
 NAN, INF = float('nan'), float('inf')
 
@@ -116,3 +116,11 @@ def test_statistics_of_no_band_are_not_sound():
 def test_bands_are_selected_in_the_order_asked_for():
     both = BandStatistics((0, 1), (10, 20), (5, 6), (2, 3))
     assert both.select([1, 0]) == BandStatistics((1, 0), (20, 10), (6, 5), (3, 2))
+
+
+def test_percentiles_are_where_the_pixels_lie():
+    pixels = np.stack([np.arange(101), np.arange(101) * 10.0])
+    found = find_percentiles(pixels)
+    assert (found.low, found.median, found.high) == ((2, 20), (50, 500), (98, 980))
+    assert found.select([1]).high == (980,)
+    assert find_percentiles(np.zeros((2, 0))) is None

@@ -4,21 +4,52 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from geolearn.backbones import dofa as _dofa  # noqa: F401 - registers its names
-from geolearn.backbones._backbone import BUILDERS, Backbone, BackboneOptions, Builder, Form, register_backbone
+import pandas as pd
+
+from geolearn.backbones import (  # noqa: F401 - each registers its names
+    clay,
+    croma,
+    dofa,
+    galileo,
+    prithvi,
+    satlas,
+    scalemae,
+    ssl4eo,
+    terramind,
+)
+from geolearn.backbones import satlas as _satlas  # noqa: F401
+from geolearn.backbones import scalemae as _scalemae  # noqa: F401
+from geolearn.backbones import spectralgpt as _spectralgpt  # noqa: F401
+from geolearn.backbones import ssl4eo as _ssl4eo  # noqa: F401
+from geolearn.backbones import terramind as _terramind  # noqa: F401
+from geolearn.backbones._backbone import (
+    BUILDERS,
+    Backbone,
+    BackboneOptions,
+    Builder,
+    Form,
+    enable_checkpointing,
+    register_backbone,
+)
+from geolearn.backbones.bundled import build_from_bundle, is_bundle
+from geolearn.backbones.catalog import read_aliases, read_catalog
+from geolearn.backbones.describe import BackboneInfo, describe_record, tabulate
 from geolearn.backbones.pyramid import STRIDES
 from geolearn.backbones.timm import build_timm, is_timm_model, list_timm_models
 from geolearn.backbones.torchvision import build_torchvision, list_torchvision_models
 from geolearn.backbones.weights import LoadReport
 from geolearn.bands import Band
-from geolearn.errors import BandError, UnknownNameError
+from geolearn.errors import BackboneError, BandError, UnknownNameError
 
 __all__ = [
     'Backbone',
+    'BackboneInfo',
     'BackboneOptions',
     'Form',
     'LoadReport',
+    'backbone_table',
     'create_backbone',
+    'describe_backbone',
     'list_backbones',
     'register_backbone',
 ]
@@ -34,20 +65,29 @@ def create_backbone(
     window: int | None = None,
     drop_path: float = 0.0,
     strides: Sequence[int] = STRIDES,
+    layers: Sequence[int] | None = None,
+    relative_positions: bool = False,
+    checkpointing: bool = False,
 ) -> Backbone:
     """Build a backbone for images with these bands.
 
     Args:
-        name: One of `list_backbones()`, or a model of timm, or else of torchvision; ``'timm:...'`` and
-            ``'torchvision:...'`` say which.
+        name: One of `list_backbones()` or an alias of one (`describe_backbone` shows them), or a model of timm, or
+            else of torchvision; ``'timm:...'`` and ``'torchvision:...'`` say which.
         bands: The images' bands, in order. Backbones that need wavelengths refuse bands without one.
         pretrained: Whether to fill the trunk with pretrained weights.
-        weights: A file, or a folder that holds a published one, to load instead of fetching; implies `pretrained`.
-        form: ``'pyramid'`` for feature maps at strides 4 to 32; ``'tokens'`` for a transformer's native tokens.
+        weights: A file, a folder that holds a published one, or a .dlpk of geolearn whose backbone to take, to load
+            instead of fetching; implies `pretrained`.
+        form: ``'pyramid'`` for feature maps at strides 4 to 32; ``'layers'`` for such maps of a transformer from four
+            of its layers, as UperNet takes them; ``'tokens'`` for a transformer's native tokens.
         window: Side of a transformer's attention windows, in tokens: None to choose per image, 0 for global attention.
         drop_path: Rate of stochastic depth at the last block.
         strides: Of the maps, some of 4, 8, 16, 32. A convolutional network's last map is its coarsest: where 16 is the
             coarsest asked for, its last stage is dilated to stay there; one that cannot be dilated gives stride 32.
+        layers: Blocks of a transformer, counted from 0: four for the form ``'layers'`` (None spaces them evenly); any
+            for ``'tokens'``, which then returns a list of their outputs before the final norm.
+        relative_positions: Whether a transformer's maps also see relative positions, learned from zero.
+        checkpointing: Whether training computes activations again instead of keeping them: less memory, more time.
 
     Raises:
         UnknownNameError: If no registry holds `name`.
@@ -57,9 +97,25 @@ def create_backbone(
     """
     if not bands:
         raise BandError(f'{name} needs at least one band, got none')
-    options = BackboneOptions(pretrained, weights, form, window, drop_path, tuple(strides))
+    options = BackboneOptions(
+        pretrained,
+        weights,
+        form,
+        window,
+        drop_path,
+        tuple(strides),
+        None if layers is None else tuple(layers),
+        relative_positions,
+        checkpointing,
+    )
     build, bare = _find_builder(name)
-    return build(bare, tuple(bands), options)
+    if is_bundle(weights):
+        backbone = build_from_bundle(bare, tuple(bands), options, build=build, same_name=lambda n: _find_builder(n)[1])
+    else:
+        backbone = build(bare, tuple(bands), options)
+    if checkpointing:
+        enable_checkpointing(backbone)
+    return backbone
 
 
 def list_backbones(pattern: str = '*') -> list[str]:
@@ -75,12 +131,32 @@ def list_backbones(pattern: str = '*') -> list[str]:
     return own or sorted(n for n in {*list_timm_models(), *list_torchvision_models()} if fnmatchcase(n, pattern))
 
 
+def describe_backbone(name: str) -> BackboneInfo:
+    """Say what one of geolearn's own backbones is and was trained on, by name or alias; nothing is loaded.
+
+    Raises:
+        UnknownNameError: If no registry holds `name`.
+        BackboneError: If it is a model of timm or torchvision that geolearn keeps no record of.
+    """
+    if name not in {*read_catalog(), *read_aliases()}:
+        library = _find_builder(name)[0].__module__.rpartition('.')[2]
+        raise BackboneError(f'{name} comes from {library}, and geolearn keeps no record of it; see its own pages')
+    return describe_record(name)
+
+
+def backbone_table(pattern: str = '*') -> pd.DataFrame:
+    """Tabulate geolearn's own backbones whose names match a shell pattern: parameters, bands, licence, weights."""
+    return tabulate(sorted(n for n in BUILDERS if n in read_catalog() and fnmatchcase(n, pattern)))
+
+
 def _find_builder(name: str) -> tuple[Builder, str]:
-    library, _, bare = name.rpartition(':')
+    library, _, bare = read_aliases().get(name, name).rpartition(':')
     if library == '' and bare in BUILDERS:
         return BUILDERS[bare], bare
     if library in ('', 'timm') and is_timm_model(bare):
         return build_timm, bare
     if library in ('', 'torchvision') and bare in list_torchvision_models():
         return build_torchvision, bare
-    raise UnknownNameError('backbone', bare, {*BUILDERS, *list_timm_models(), *list_torchvision_models()})
+    raise UnknownNameError(
+        'backbone', bare, {*BUILDERS, *read_aliases(), *list_timm_models(), *list_torchvision_models()}
+    )

@@ -1,27 +1,29 @@
-"""What every backbone promises, the two shapes that transformers come in, and the registry of builders."""
+"""What every backbone promises, the shapes that transformers come in, and the registry of builders."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geolearn.backbones.pyramid import STRIDES, SimpleFeaturePyramid
-from geolearn.backbones.trunk import ViT
+from geolearn.backbones.pyramid import STRIDES, LayerPyramid, SimpleFeaturePyramid
+from geolearn.backbones.trunk import Trunk
+from geolearn.backbones.vit import Stage, global_blocks
 from geolearn.backbones.weights import LoadReport
 from geolearn.bands import Band
+from geolearn.errors import BackboneError
 
-Form = Literal['pyramid', 'tokens']
-"""``'pyramid'``: feature maps, finest first. ``'tokens'``: the transformer's native tokens."""
+Form = Literal['pyramid', 'layers', 'tokens']
+"""What a backbone returns: ``'pyramid'`` and ``'layers'`` feature maps, finest first; ``'tokens'`` native tokens."""
 
 
 class Backbone(nn.Module):
     """A network that maps normalised images (N, bands, H, W) of any size to feature maps, finest first.
 
     Called, it returns a list of maps (N, channels[i], ceil(H / strides[i]), ceil(W / strides[i])); in the form
-    ``'tokens'`` it returns one tensor (N, 1 + n, D) instead, the class token first.
+    ``'tokens'`` it returns one tensor (N, prefix + n, D) instead, a class token first where the network has one.
 
     Args:
         name: As given to `create_backbone`.
@@ -57,41 +59,120 @@ class PyramidBackbone(Backbone):
     The class token and the final norm take no part, so they are frozen; nothing trainable stays without gradient.
     """
 
-    trunk: ViT
+    trunk: Any
     has_position_grid = True
 
     def __init__(
         self,
         name: str,
-        trunk: ViT,
+        trunk: Any,
         *,
         strides: Sequence[int] = STRIDES,
         window: int | None = None,
         load_report: LoadReport | None = None,
     ) -> None:
-        pyramid = SimpleFeaturePyramid(trunk.config.dim, patch=trunk.patch, strides=strides)
+        pyramid = SimpleFeaturePyramid(trunk.dim, patch=trunk.patch, strides=strides)
         super().__init__(name, trunk, channels=pyramid.channels, strides=pyramid.strides, load_report=load_report)
         self.window = window
         self.pyramid = pyramid
-        for parameter in trunk.native_parameters():
-            parameter.requires_grad_(False)
+        _freeze_native(trunk)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute maps (N, 256, ceil(H/s), ceil(W/s)) at the strides s from images (N, bands, H, W)."""
-        return crop_maps(self.pyramid(self.trunk.last_map(x, self.window)), x, self.strides)
+        last = self.trunk.maps(x, [self.trunk.depth - 1], self.window)[0]
+        return crop_maps(self.pyramid(last), x, self.strides)
+
+
+class LayerBackbone(Backbone):
+    """A plain transformer, windowed, whose maps of four layers are brought to four strides; see `LayerPyramid`.
+
+    Args:
+        name: As given to `create_backbone`.
+        trunk: The transformer.
+        layers: Four blocks, counted from 0, the one for the finest map first; None spaces them evenly.
+        strides: Of the maps, some of 4, 8, 16, 32.
+        window: Side of the attention windows, as for `PyramidBackbone`.
+        load_report: What loading the weights did.
+    """
+
+    trunk: Any
+    has_position_grid = True
+
+    def __init__(
+        self,
+        name: str,
+        trunk: Any,
+        *,
+        layers: Sequence[int] | None = None,
+        strides: Sequence[int] = STRIDES,
+        window: int | None = None,
+        load_report: LoadReport | None = None,
+    ) -> None:
+        pyramid = LayerPyramid(trunk.dim, trunk.patch, strides=strides)
+        super().__init__(name, trunk, channels=pyramid.channels, strides=pyramid.strides, load_report=load_report)
+        chosen = tuple(layers) if layers is not None else _four_layers(trunk.depth)
+        _check_layers(name, chosen, trunk.depth)
+        if len(chosen) != len(STRIDES):
+            raise BackboneError(f"the form 'layers' of {name} needs four layers, got {chosen}")
+        self.layers = tuple(chosen[STRIDES.index(stride)] for stride in pyramid.strides)
+        self.window = window
+        self.pyramid = pyramid
+        _freeze_native(trunk)
+        for stage in trunk.stages[max(self.layers) + 1 :]:
+            stage.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute maps (N, D, ceil(H/s), ceil(W/s)) at the strides s from images (N, bands, H, W)."""
+        return crop_maps(self.pyramid(self.trunk.maps(x, self.layers, self.window)), x, self.strides)
 
 
 class TokenBackbone(Backbone):
-    """A plain transformer in its native form: every block global, class token first."""
+    """A plain transformer in its native form: every block global, class token first where there is one.
 
-    trunk: ViT
+    Args:
+        name: As given to `create_backbone`.
+        trunk: The transformer.
+        layers: Blocks, counted from 0, whose outputs are returned as a list, before any final norm; None returns one
+            tensor, the last block's output after the final norm.
+        load_report: What loading the weights did.
+    """
 
-    def __init__(self, name: str, trunk: ViT, *, load_report: LoadReport | None = None) -> None:
-        super().__init__(name, trunk, channels=(trunk.config.dim,), strides=(trunk.patch,), load_report=load_report)
+    trunk: Any
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute tokens (N, 1 + h*w, D), final norm applied where the weights have one."""
-        return self.trunk.tokens(x)
+    def __init__(
+        self, name: str, trunk: Any, *, layers: Sequence[int] | None = None, load_report: LoadReport | None = None
+    ) -> None:
+        count = 1 if layers is None else len(layers)
+        super().__init__(
+            name, trunk, channels=(trunk.dim,) * count, strides=(trunk.patch,) * count, load_report=load_report
+        )
+        if layers is not None:
+            _check_layers(name, layers, trunk.depth)
+        self.layers = None if layers is None else tuple(layers)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens in front that belong to no place: 1 with a class token, else 0."""
+        return self.trunk.prefix
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Compute tokens (N, prefix + n, D), final norm applied where the weights have one; or those of `layers`."""
+        if self.layers is None:
+            return self.trunk.tokens(x)
+        states = self.trunk.hidden_states(x)
+        return [states[layer] for layer in self.layers]
+
+    def attention_maps(self, x: Tensor) -> Tensor:
+        """Return the last block's attention (N, heads, prefix + n, prefix + n); rows sum to 1.
+
+        Raises:
+            BackboneError: If this family does not offer it.
+        """
+        if not hasattr(self.trunk, 'attention_maps'):
+            raise BackboneError(
+                f'{self.name} does not offer attention maps; take a plain transformer such as dofa_base'
+            )
+        return self.trunk.attention_maps(x)
 
 
 class ConvBackbone(Backbone):
@@ -119,16 +200,79 @@ class BackboneOptions:
     window: int | None = None
     drop_path: float = 0.0
     strides: tuple[int, ...] = STRIDES
+    layers: tuple[int, ...] | None = None
+    relative_positions: bool = False
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if self.form not in ('pyramid', 'tokens'):
-            raise ValueError(f"form must be 'pyramid' or 'tokens', got {self.form!r}")
+        forms = get_args(Form)
+        if self.form not in forms:
+            raise ValueError(f'form must be {", ".join(map(repr, forms[:-1]))} or {forms[-1]!r}, got {self.form!r}')
         if self.window is not None and self.window < 0:
             raise ValueError(f'window must be None, 0 for global attention, or a side in tokens, got {self.window}')
         if not 0 <= self.drop_path < 1:
             raise ValueError(f'drop_path must lie in 0..1, got {self.drop_path}')
         if not self.strides or list(self.strides) != [s for s in STRIDES if s in self.strides]:
             raise ValueError(f'strides must be some of {STRIDES}, finest first, got {self.strides}')
+        if self.layers is not None and self.form == 'pyramid':
+            raise ValueError("layers goes with the forms 'layers' and 'tokens'; the pyramid stands on the last layer")
+        if self.relative_positions and self.form == 'tokens':
+            raise ValueError("relative_positions go with the forms 'pyramid' and 'layers'; native tokens have none")
+
+    @property
+    def wants_weights(self) -> bool:
+        """Whether the trunk is to be filled with pretrained weights."""
+        return self.pretrained or self.weights is not None
+
+
+def finish_backbone(
+    name: str, trunk: Trunk, options: BackboneOptions, *, load_report: LoadReport | None = None
+) -> Backbone:
+    """Put a trunk into the form that the options ask for."""
+    if options.form == 'pyramid':
+        return PyramidBackbone(name, trunk, strides=options.strides, window=options.window, load_report=load_report)
+    if options.form == 'layers':
+        return LayerBackbone(
+            name,
+            trunk,
+            layers=options.layers,
+            strides=options.strides,
+            window=options.window,
+            load_report=load_report,
+        )
+    return TokenBackbone(name, trunk, layers=options.layers, load_report=load_report)
+
+
+def enable_checkpointing(backbone: Backbone) -> None:
+    """Let a backbone's blocks compute their activations again instead of keeping them while training.
+
+    Raises:
+        BackboneError: If the network has no blocks that can.
+    """
+    stages = [module for module in backbone.trunk.modules() if isinstance(module, Stage)]
+    for stage in stages:
+        stage.checkpointing = True
+    switch = getattr(backbone.trunk, 'set_grad_checkpointing', None)  # timm's own
+    if switch is not None:
+        switch(True)
+    if not stages and switch is None:
+        raise BackboneError(f'{backbone.name} cannot recompute activations; pass checkpointing=False')
+
+
+def _freeze_native(trunk: Any) -> None:
+    for parameter in trunk.native_parameters():
+        parameter.requires_grad_(False)
+
+
+def _four_layers(depth: int) -> tuple[int, ...]:
+    if depth < len(STRIDES):
+        raise BackboneError(f"the form 'layers' needs four blocks or more, the network has {depth}; take 'pyramid'")
+    return global_blocks(depth)
+
+
+def _check_layers(name: str, layers: Sequence[int], depth: int) -> None:
+    if not layers or any(not 0 <= layer < depth for layer in layers):
+        raise BackboneError(f'layers of {name} must lie in 0..{depth - 1}, got {tuple(layers)}')
 
 
 Builder = Callable[[str, tuple[Band, ...], BackboneOptions], Backbone]

@@ -1,4 +1,7 @@
-"""Read catalog.yaml: what each encoder looks like, where its weights are and what they were trained on."""
+"""Read the catalog: what each encoder looks like, where its weights are and what they were trained on.
+
+Each file of the folder ``catalog`` holds one family; its comment lines at the top of ``dofa.yaml`` explain the keys.
+"""
 
 from dataclasses import dataclass
 from functools import cache
@@ -7,24 +10,25 @@ from typing import Any
 
 import yaml
 
+from geolearn.bands import Band, get_bands
 from geolearn.errors import UnknownNameError
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsSource:
-    """One published file, pinned.
+    """One published file, pinned where its revision and hash are known.
 
     Args:
         repo: Repository on the Hugging Face hub.
-        revision: Commit of that repository.
-        file: Name of the file in it.
-        sha256: Of the file, in full or its first hex digits.
+        revision: Commit of that repository; ``'main'`` where none is known.
+        file: Path of the file in it.
+        sha256: Of the file, in full or its first hex digits; empty where it is not known.
     """
 
     repo: str
     revision: str
     file: str
-    sha256: str
+    sha256: str = ''
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +41,31 @@ class RefusedFile:
 
 @dataclass(frozen=True, slots=True)
 class InputStatistics:
-    """What pretraining fed: mean and std per band, on the scale that `scale` states (such as ``'0-255'``)."""
+    """What pretraining fed.
+
+    Args:
+        sensor: Key of the sensor whose names `bands` are, as in `geolearn.bands.list_sensors`.
+        scale: Units of the pixels, such as ``'0-255'`` or ``'reflectance x 10000'``.
+        bands: Names of the bands, in the order in which the weights take them.
+        mean: Of each band, in those units; empty where none is published.
+        std: Of each band, in those units; empty where none is published.
+        gsd_m: Ground sample distance in metres, where pretraining had one.
+    """
 
     sensor: str
     scale: str
     bands: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    gsd_m: float | None = None
 
     def __post_init__(self) -> None:
-        if not len(self.bands) == len(self.mean) == len(self.std):
+        if len(self.mean) != len(self.std) or len(self.mean) not in (0, len(self.bands)):
             raise ValueError(f'statistics of {self.sensor} must give one mean and one std for each of {self.bands}')
+
+    def get_bands(self) -> tuple[Band, ...]:
+        """Return the bands with their wavelengths, in the order in which the weights take them."""
+        return get_bands(self.sensor, self.bands)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +82,17 @@ class WeightsRecord:
         grid: Side of the token grid at pretraining.
         licence: SPDX name of the weights' licence.
         paper: Where it was published.
+        parameters: Number of parameters of the trunk, for its own bands; 0 where nobody counted.
+        aliases: Other names for `create_backbone`, such as ArcGIS's.
         sources: Published files, the preferred one first; empty where none are published.
         wrappers: Keys that may hold the state dict inside a file.
         prefixes: Prefixes to take off parameter names.
         drop: Patterns of parameters that the encoder does not use.
         refuse: Files that must not be loaded.
-        inputs: Statistics of the pretraining inputs.
+        inputs: What pretraining fed; the first is what fixed kernels were made for.
+        any_bands: Whether kernels are made from wavelengths, so that any bands will do.
+        non_commercial: Whether the licence forbids commercial use.
+        gated: Whether the hub asks for an agreement and a token first.
         note: What a user should know.
     """
 
@@ -82,13 +105,23 @@ class WeightsRecord:
     grid: int
     licence: str
     paper: str
+    parameters: int = 0
+    aliases: tuple[str, ...] = ()
     sources: tuple[WeightsSource, ...] = ()
     wrappers: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     refuse: tuple[RefusedFile, ...] = ()
     inputs: tuple[InputStatistics, ...] = ()
+    any_bands: bool = False
+    non_commercial: bool = False
+    gated: bool = False
     note: str = ''
+
+    @property
+    def source_bands(self) -> tuple[Band, ...]:
+        """The bands that fixed kernels were made for, in order."""
+        return self.inputs[0].get_bands()
 
 
 def get_record(name: str) -> WeightsRecord:
@@ -101,16 +134,33 @@ def get_record(name: str) -> WeightsRecord:
 
 @cache
 def read_catalog() -> dict[str, WeightsRecord]:
-    """Read every record of the catalog, by name, in the order of the file."""
-    content = yaml.safe_load(files('geolearn.backbones').joinpath('catalog.yaml').read_text(encoding='utf-8'))
-    return {name: _record(name, entry) for name, entry in content['weights'].items()}
+    """Read every record of the catalog, by name, in the order of the files' names and of their lines."""
+    folder = files('geolearn.backbones').joinpath('catalog')
+    records: dict[str, WeightsRecord] = {}
+    for path in sorted((path for path in folder.iterdir() if path.name.endswith('.yaml')), key=lambda path: path.name):
+        for name, entry in yaml.safe_load(path.read_text(encoding='utf-8'))['weights'].items():
+            if name in records:
+                raise ValueError(f'{path.name} holds {name!r}, which another file of the catalog holds too')
+            records[name] = _record(name, entry)
+    return records
+
+
+@cache
+def read_aliases() -> dict[str, str]:
+    """Map every alias of the catalog to the name of its record."""
+    records = read_catalog()
+    pairs = [(alias, record.name) for record in records.values() for alias in record.aliases]
+    aliases = dict(pairs)
+    if len(aliases) < len(pairs) or aliases.keys() & records.keys():
+        raise ValueError('an alias of the catalog is the name or the alias of another record')
+    return aliases
 
 
 def _record(name: str, entry: dict[str, Any]) -> WeightsRecord:
     nested = {
-        'sources': tuple(WeightsSource(**source) for source in entry['sources']),
-        'refuse': tuple(RefusedFile(**refused) for refused in entry['refuse']),
-        'inputs': tuple(InputStatistics(**_tuples(statistics)) for statistics in entry['inputs']),
+        'sources': tuple(WeightsSource(**source) for source in entry.get('sources', ())),
+        'refuse': tuple(RefusedFile(**refused) for refused in entry.get('refuse', ())),
+        'inputs': tuple(InputStatistics(**_tuples(statistics)) for statistics in entry.get('inputs', ())),
     }
     return WeightsRecord(name=name, **{**_tuples(entry), **nested})
 

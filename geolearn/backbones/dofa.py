@@ -1,10 +1,12 @@
-"""DOFA v1: one vision transformer for any bands, whose patch kernels are generated from the bands' wavelengths.
+"""DOFA v1 and v2: one vision transformer for any bands, whose patch kernels are generated from their wavelengths.
 
 Xiong et al. 2024, "Neural Plasticity-Inspired Multimodal Foundation Model for Earth Observation", arXiv:2403.15356.
-Weights are read in the official layout (with a final norm) and in torchgeo's (without).
+Weights of v1 are read in the official layout (with a final norm) and in torchgeo's (without). v2 has patches of 14
+pixels and LayerScale.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import is_
 from typing import Any, NamedTuple, Self
 
@@ -14,17 +16,23 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, BackboneOptions, PyramidBackbone, TokenBackbone, register_backbone
+from geolearn.backbones._backbone import Backbone, BackboneOptions, finish_backbone, register_backbone
+from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint
 from geolearn.backbones.trunk import ViT, ViTConfig
-from geolearn.backbones.weights import fetch, load_strict, load_weights_file, unwrap
 from geolearn.bands import Band, require_wavelengths
-from geolearn.errors import BandError, WeightsError
+from geolearn.errors import BandError
 
 RADAR_WAVELENGTH_UM = 3.75
-"""What DOFA v1 was trained with for Sentinel-1: a placeholder, no wavelength (C band is 5.5 cm; v2 uses 5.405).
+"""What DOFA v1 was trained with for Sentinel-1: a placeholder, no wavelength (C band is 5.5 cm).
 
 Bands of one wavelength get one kernel, so VV and VH are summed by the patch embedding, as in the published model.
 """
+
+RADAR_WAVELENGTH_UM_V2 = 5.405
+"""What DOFA v2 was trained with for Sentinel-1: its frequency in GHz, taken for a wavelength."""
+
+LAYER_SCALE = 1e-5
+"""First value of v2's LayerScale."""
 
 GENERATOR_DIM = 128
 KERNEL_SCALE = 0.01
@@ -191,58 +199,57 @@ def _init_generator(module: nn.Module) -> None:
         nn.init.constant_(module.bias, 0.01)
 
 
-def dofa_wavelengths(bands: Sequence[Band], needed_by: str = 'DOFA') -> tuple[float, ...]:
-    """Resolve the wavelength of every band in micrometres; radar bands get `RADAR_WAVELENGTH_UM`."""
+def dofa_wavelengths(
+    bands: Sequence[Band], needed_by: str = 'DOFA', radar_um: float = RADAR_WAVELENGTH_UM
+) -> tuple[float, ...]:
+    """Resolve the wavelength of every band in micrometres; radar bands get the placeholder `radar_um`."""
     require_wavelengths(bands, needed_by)
-    return tuple(RADAR_WAVELENGTH_UM if b.is_radar else float(b.wavelength_um or 0) for b in bands)
+    return tuple(radar_um if b.is_radar else float(b.wavelength_um or 0) for b in bands)
 
 
 def build_dofa(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build one of DOFA's variants."""
-    wavelengths = dofa_wavelengths(bands, name)
     record = catalog.get_record(name)
-    state: dict[str, Tensor] | None = None
-    dropped: tuple[str, ...] = ()
-    path = None
-    if options.pretrained or options.weights is not None:
-        _refuse_unpublished(record, options)
-        path = fetch(record, options.weights)
-        state, dropped = unwrap(
-            load_weights_file(path), wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop
-        )
-    pyramid = options.form == 'pyramid'
+    second = record.family == 'dofa_v2'
+    wavelengths = dofa_wavelengths(bands, name, radar_um=RADAR_WAVELENGTH_UM_V2 if second else RADAR_WAVELENGTH_UM)
+    checkpoint = read_checkpoint(record, options)
+    if checkpoint is not None and second:
+        checkpoint = _keep_inner_norm(checkpoint)
+    tokens = options.form == 'tokens'
     config = ViTConfig(
         record.dim,
         record.depth,
         record.heads,
         grid=record.grid,
+        layer_scale=LAYER_SCALE if second else None,
         drop_path=options.drop_path,
         # the pyramid never uses it; having it there always lets one bundle layout serve both published layouts
-        final_norm=pyramid or state is None or 'norm.weight' in state,
+        final_norm=not tokens or checkpoint is None or 'norm.weight' in checkpoint.state,
+        relative_positions=options.relative_positions,
     )
     # The pyramid needs stride 16, so kernels of another side are resampled to it; native tokens keep their patch.
-    stride = 16 if pyramid else record.patch
+    stride = record.patch if tokens else 16
     patch_embed = DynamicPatchEmbed(wavelengths, record.dim, record.patch, stride)
     trunk = ViT(config, patch_embed, stride)
     report = None
-    if state is None:
+    if checkpoint is None:
         patch_embed.strengthen()
     else:
-        unused = ('norm.*',) if pyramid else ()
-        report = load_strict(trunk, state, may_be_missing=unused, dropped=dropped, source=str(path))
-    if pyramid:
-        return PyramidBackbone(name, trunk, strides=options.strides, window=options.window, load_report=report)
-    return TokenBackbone(name, trunk, load_report=report)
+        report = load_checkpoint(trunk, checkpoint, options, may_be_missing=() if tokens else ('norm.*',))
+    return finish_backbone(name, trunk, options, load_report=report)
 
 
-def _refuse_unpublished(record: catalog.WeightsRecord, options: BackboneOptions) -> None:
-    if not record.sources and options.weights is None:
-        published = [r.name for r in catalog.read_catalog().values() if r.family == record.family and r.sources]
-        raise WeightsError(
-            f'no weights are published for {record.name}; take {" or ".join(published)}, or pass pretrained=False '
-            'to train from scratch'
-        )
+def _keep_inner_norm(checkpoint: Checkpoint) -> Checkpoint:
+    """Take v2's names to v1's: its transformer lies under 'model.', beside an outer norm that nothing uses."""
+    inner = {
+        name.removeprefix('model.'): tensor for name, tensor in checkpoint.state.items() if name.startswith('model.')
+    }
+    if not inner:  # a flat file, such as geolearn's own bundles
+        return checkpoint
+    outer = {name: tensor for name, tensor in checkpoint.state.items() if not name.startswith('model.')}
+    unused = tuple(name for name in outer if name in inner)
+    return replace(checkpoint, state={**outer, **inner}, dropped=(*checkpoint.dropped, *unused))
 
 
-for _name in ('dofa_tiny', 'dofa_small', 'dofa_base', 'dofa_large', 'dofa_huge'):
+for _name in ('dofa_tiny', 'dofa_small', 'dofa_base', 'dofa_large', 'dofa_huge', 'dofa_v2_base', 'dofa_v2_large'):
     register_backbone(_name)(build_dofa)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from geolearn.bands import Band, match_bands
@@ -46,14 +47,14 @@ def adapt_input_kernel(weight: Tensor, source: Sequence[Band], target: Sequence[
     for radar and where no wavelength is known, the mean kernel. All are scaled by source over target bands.
 
     Args:
-        weight: Kernel (O, C, kh, kw), C source bands.
+        weight: Kernel (O, C, kh, kw) or (O, C, t, kh, kw), C source bands.
         source: Bands that the kernel was trained for.
         target: Bands that it is wanted for.
 
     Returns:
-        Kernel (O, T, kh, kw) of the same dtype, and how it was made.
+        Kernel of the same dtype with the target bands in place of the C, and how it was made.
     """
-    if weight.dim() != 4 or weight.shape[1] != len(source):
+    if weight.dim() not in (4, 5) or weight.shape[1] != len(source):
         raise BandError(f'a kernel of shape {tuple(weight.shape)} does not fit {len(source)} source bands')
     if not target:
         raise BandError('no target bands were given; a backbone needs at least one band')
@@ -68,6 +69,18 @@ def adapt_input_kernel(weight: Tensor, source: Sequence[Band], target: Sequence[
         scale=scale,
     )
     return kernel if scale == 1 else kernel * scale, report
+
+
+def resample_kernel(weight: Tensor, side: int) -> Tensor:
+    """Resample a patch kernel (..., k, k) to (..., side, side), bicubic without antialiasing; itself if k is side.
+
+    Values are kept, as in the published conversions of patch 14 to 16, so that sums grow with the area.
+    """
+    if weight.shape[-1] == side:
+        return weight
+    square = weight.float().flatten(0, -4)
+    resized = F.interpolate(square, size=(side, side), mode='bicubic', align_corners=False)
+    return resized.reshape(*weight.shape[:-2], side, side).to(weight.dtype)
 
 
 def _same(source: Sequence[Band], band: Band) -> int | None:

@@ -1,4 +1,4 @@
-"""The simple feature pyramid of ViTDet: maps at strides 4, 8, 16 and 32 from the last map of a plain transformer."""
+"""Maps at strides 4, 8, 16 and 32 from a plain transformer: ViTDet's simple pyramid, and one from four layers."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -47,8 +47,7 @@ class SimpleFeaturePyramid(nn.Module):
         top: bool = False,
     ) -> None:
         super().__init__()
-        if patch not in (8, 16):
-            raise ValueError(f'patch must be 8 or 16 for strides 4 to 32, got {patch}; resample the patch kernel to 16')
+        _check_patch(patch)
         self.levels = nn.ModuleList(_level(in_channels, out_channels, patch / stride) for stride in strides)
         self.top = top
         self.strides = (*strides, 2 * strides[-1]) if top else tuple(strides)
@@ -58,6 +57,44 @@ class SimpleFeaturePyramid(nn.Module):
         """Turn the last map (B, C, h, w) into maps, finest first; halves of odd sizes are rounded up."""
         maps = [level(x) for level in self.levels]
         return [*maps, maps[-1][..., ::2, ::2]] if self.top else maps
+
+
+class LayerPyramid(nn.Module):
+    """Bring four maps of one stride, from four layers, to the strides 4, 8, 16 and 32, keeping their width.
+
+    The finest map comes from the earliest layer, by deconvolution; then identity and pooling. Decoders such as
+    UperNet take these maps as they would those of a convolutional network.
+
+    Args:
+        channels: Width of the transformer, and of every map.
+        patch: Stride of the maps that go in, in pixels: 16, or 8.
+        strides: Of the maps wanted, finest first.
+    """
+
+    def __init__(self, channels: int, patch: int = 16, *, strides: Sequence[int] = STRIDES) -> None:
+        super().__init__()
+        _check_patch(patch)
+        self.levels = nn.ModuleList(_scaling(channels, patch / stride) for stride in strides)
+        self.strides = tuple(strides)
+        self.channels = (channels,) * len(self.strides)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Scale one map (B, C, h, w) for each of the strides; halves of odd sizes are rounded up."""
+        return [level(x) for level, x in zip(self.levels, maps)]
+
+
+def _check_patch(patch: int) -> None:
+    if patch not in (8, 16):
+        raise ValueError(f'patch must be 8 or 16 for strides 4 to 32, got {patch}; resample the patch kernel to 16')
+
+
+def _scaling(c: int, scale: float) -> nn.Module:
+    """Make the layers that scale a map of `c` channels and keep their number."""
+    if scale <= 1:
+        step = round(1 / scale)
+        return nn.Identity() if step == 1 else nn.MaxPool2d(step, step, ceil_mode=True)
+    up = [nn.ConvTranspose2d(c, c, 2, stride=2) for _ in range(1 if scale == 2 else 2)]
+    return up[0] if len(up) == 1 else nn.Sequential(up[0], LayerNorm2d(c), nn.GELU(), up[1])
 
 
 def _level(in_channels: int, out_channels: int, scale: float) -> nn.Sequential:

@@ -1,19 +1,74 @@
-"""Convolutional trunks from timm: every model that offers feature maps at strides 4, 8, 16 and 32."""
+"""Trunks from timm: convolutional and hierarchical networks by their own maps, plain transformers by a pyramid."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geolearn.backbones._backbone import Backbone, BackboneOptions, ConvBackbone
+from geolearn.backbones import catalog
+from geolearn.backbones._backbone import (
+    Backbone,
+    BackboneOptions,
+    ConvBackbone,
+    crop_maps,
+    finish_backbone,
+    register_backbone,
+)
+from geolearn.backbones.building import tell_licence
 from geolearn.backbones.kernels import RGB, adapt_input_kernel
+from geolearn.backbones.pyramid import STRIDES
+from geolearn.backbones.timm_transformer import TimmTransformer
 from geolearn.backbones.weights import DOWNLOAD_ERRORS, LoadReport, load_strict, load_weights_file, unwrap
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError
 
 _LOAD_ERRORS: tuple[type[Exception], ...] = (*DOWNLOAD_ERRORS, RuntimeError)
+
+# What timm's constructors and networks fail with where a model cannot do what is asked of it.
+_BUILD_ERRORS: tuple[type[Exception], ...] = (
+    *(TypeError, AssertionError, NotImplementedError, ValueError, AttributeError),
+    *(RuntimeError, LookupError),
+)
+
+_ANY_SIZE: tuple[dict[str, Any], ...] = ({'dynamic_img_size': True}, {'strict_img_size': False}, {})
+"""How timm's families are told that images may have any size; most need not be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How to build one of timm's models as a backbone.
+
+    Args:
+        arguments: For `timm.create_model`.
+        strides: Of its maps; for a plain transformer the stride of its patches, once.
+        step: Image sides must be multiples of it, in pixels; 0 where one size only is taken.
+        channels_last: Whether its maps come as (N, h, w, C).
+    """
+
+    arguments: dict[str, Any]
+    strides: tuple[int, ...]
+    step: int
+    channels_last: bool = False
+
+
+class HierarchicalBackbone(ConvBackbone):
+    """A network of timm that returns one map per stride; its windows may need images of whole multiples of `step`."""
+
+    def __init__(self, name: str, trunk: nn.Module, plan: _Plan, *, load_report: LoadReport | None = None) -> None:
+        channels = trunk.feature_info.channels()  # type: ignore[union-attr, operator]
+        super().__init__(name, trunk, channels=channels, strides=plan.strides, load_report=load_report)
+        self.step, self.channels_last = plan.step, plan.channels_last
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute one map per stride from images (N, bands, H, W), padded with zeros right and bottom."""
+        maps = self.trunk(F.pad(x, (0, -x.shape[-1] % self.step, 0, -x.shape[-2] % self.step)))
+        maps = [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
+        return crop_maps(maps, x, self.strides)
 
 
 def is_timm_model(name: str) -> bool:
@@ -28,96 +83,179 @@ def list_timm_models() -> list[str]:
 
 def build_timm(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build a timm model as a backbone; pretrained RGB stems are carried over band by band (see `kernels.py`)."""
-    if options.form != 'pyramid':
-        raise BackboneError(f'{name} is a convolutional network without tokens; form must be pyramid')
-    layout = _lay_out(name, options)
-    net = _create(name, layout, in_chans=len(bands))
-    report = None
-    if options.pretrained or options.weights is not None:
-        donor = _create_pretrained(name, layout, options)
-        report = _transplant(name, donor, net, bands, layout, options)
-    return ConvBackbone(
-        name,
-        net,
-        channels=net.feature_info.channels(),
-        strides=net.feature_info.reduction(),
-        load_report=report,
+    return _build(name, name, bands, options)
+
+
+def _build_alias(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+    record = catalog.get_record(name)
+    if options.pretrained and options.weights is None:
+        tell_licence(record)
+    return _build(name, record.sources[0].repo.rpartition('/')[2], bands, options)
+
+
+def _build(name: str, model: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+    strides = _survey(model)
+    if len(set(strides)) == 1:
+        return _build_transformer(name, model, bands, options)
+    if options.form == 'tokens':
+        raise BackboneError(f'{name} is a network of several resolutions without tokens; form must be pyramid')
+    if options.layers is not None or options.relative_positions or options.window:
+        raise BackboneError(f'{name} is no plain transformer; layers, window and relative_positions do not apply')
+    plan = _plan_maps(model, strides, options)
+    net = _create(model, plan.arguments, features_only=True, in_chans=len(bands))
+    report = _load(model, net, bands, plan.arguments | {'features_only': True}, options)
+    return HierarchicalBackbone(name, net, plan, load_report=report)
+
+
+def _build_transformer(name: str, model: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+    if options.relative_positions:
+        raise BackboneError(f'{name} comes from timm; relative_positions cannot be added to it')
+    plan = _plan_tokens(model, options)
+    net = _create(model, plan.arguments, in_chans=len(bands))
+    report = _load(model, net, bands, plan.arguments, options)
+    trunk = TimmTransformer(net, plan.strides[0], native=options.form == 'tokens')
+    if options.window and not trunk.can_window:
+        raise BackboneError(f'{name} cannot attend within windows; pass window=None or 0 for global attention')
+    return finish_backbone(name, trunk, options, load_report=report)
+
+
+def _create(model: str, arguments: dict[str, Any], **more: Any) -> Any:
+    try:
+        return timm.create_model(model, **{'pretrained': False, **arguments, **more})
+    except _BUILD_ERRORS as error:
+        raise BackboneError(f'timm cannot build {model} for feature maps with {arguments}: {error}') from error
+
+
+def _survey(model: str) -> tuple[int, ...]:
+    """Find the strides of a model's maps, without allocating it."""
+    with torch.device('meta'):
+        return tuple(_create(model, {}, features_only=True).feature_info.reduction())
+
+
+def _plan_maps(model: str, strides: Sequence[int], options: BackboneOptions) -> _Plan:
+    """Choose dilation, which of the model's maps to take, and how to let it take images of any size."""
+    if not {4, 8, 16} <= set(strides) or max(strides) > 32:
+        raise BackboneError(f'{model} offers maps at strides {list(strides)}, needed 4 to 32; take another model')
+    layout: dict[str, Any] = {'drop_path_rate': options.drop_path} if options.drop_path else {}
+    if options.strides[-1] == 16 and _can_dilate(model):
+        layout['output_stride'] = 16
+    with torch.device('meta'):
+        info = _create(model, layout, features_only=True).feature_info
+    last = dict(zip(info.reduction(), info.out_indices))
+    coarsest = max(last) if options.strides[-1] >= 16 else options.strides[-1]
+    layout['out_indices'] = [last[stride] for stride in (*options.strides[:-1], coarsest)]
+    taken = (*options.strides[:-1], coarsest)
+    for flexible in _ANY_SIZE:
+        plan = _try_sizes(model, layout | flexible, taken)
+        if plan is not None:
+            return plan
+    raise BackboneError(f'{model} takes images of one size only; a backbone must take any, so choose another model')
+
+
+def _try_sizes(model: str, layout: dict[str, Any], strides: tuple[int, ...]) -> _Plan | None:
+    """Find the step that image sides must be multiples of, by running the model without any values."""
+    try:
+        with torch.device('meta'):
+            net = timm.create_model(model, features_only=True, **layout).eval()
+    except _BUILD_ERRORS:
+        return None
+    last = str(getattr(net, 'output_fmt', 'NCHW')).endswith('NHWC')
+    native = int(net.pretrained_cfg['input_size'][-1])
+    for step in (max(STRIDES), 2 * max(STRIDES), native):
+        if native <= 2048 and step % max(STRIDES) == 0 and _takes(net, step, strides, channels_last=last):
+            return _Plan(layout, strides, step, last)
+    return None
+
+
+@torch.no_grad()
+def _takes(net: nn.Module, step: int, strides: tuple[int, ...], *, channels_last: bool) -> bool:
+    for height, width in ((step, 2 * step), (3 * step, step)):
+        try:
+            maps = net(torch.zeros(1, 3, height, width, device='meta'))
+        except _BUILD_ERRORS:
+            return False
+        sides = [tuple(m.shape[1:3] if channels_last else m.shape[2:]) for m in maps]
+        if sides != [(height // s, width // s) for s in strides]:
+            return False
+    return True
+
+
+def _plan_tokens(model: str, options: BackboneOptions) -> _Plan:
+    """Choose how to let a plain transformer take images of any size, with patches of 16 (or 8) where maps are wanted."""
+    layout: dict[str, Any] = {'num_classes': 0}
+    if options.drop_path:
+        layout['drop_path_rate'] = options.drop_path
+    with torch.device('meta'):
+        patch = _create(model, {}, features_only=True).feature_info.reduction()[0]
+    if patch not in (8, 16) and options.form != 'tokens':
+        layout['patch_size'] = patch = 16  # timm resamples the kernels as it loads them
+    for flexible in _ANY_SIZE:
+        try:
+            with torch.device('meta'):
+                net = timm.create_model(model, **layout, **flexible)
+                trunk = TimmTransformer(net.eval(), patch, native=options.form == 'tokens')
+            if trunk.takes_any_size():
+                return _Plan(layout | flexible, (patch,), patch)
+        except _BUILD_ERRORS:
+            continue
+    raise BackboneError(
+        f'{model} takes images of one size only, or patches of another size than 16 pixels; choose another model'
     )
 
 
-def _create(name: str, layout: dict[str, Any], **arguments: Any) -> Any:
-    try:
-        return timm.create_model(name, features_only=True, **{'pretrained': False, **layout, **arguments})
-    except (TypeError, AssertionError, NotImplementedError, ValueError) as error:
-        raise BackboneError(f'timm cannot build {name} for feature maps with {layout}: {error}') from error
-
-
-def _lay_out(name: str, options: BackboneOptions) -> dict[str, Any]:
-    """Choose dilation and which of the model's maps to take, without allocating it."""
-    layout: dict[str, Any] = {'drop_path_rate': options.drop_path} if options.drop_path else {}
-    if options.strides[-1] == 16 and _can_dilate(name):
-        layout['output_stride'] = 16
-    with torch.device('meta'):
-        net = _create(name, layout, in_chans=3)
-    info = net.feature_info
-    last = dict(zip(info.reduction(), info.out_indices))
-    if not {4, 8, 16} <= set(last) or max(last) > 32:
-        raise BackboneError(f'{name} offers maps at strides {info.reduction()}, needed 4 to 32; take another model')
-    if net.pretrained_cfg.get('fixed_input_size') or str(getattr(net, 'output_fmt', 'NCHW')).endswith('NHWC'):
-        raise BackboneError(f'{name} takes images of one size only; a backbone must take any, so choose another model')
-    coarsest = max(last) if options.strides[-1] >= 16 else options.strides[-1]
-    return layout | {'out_indices': [last[stride] for stride in (*options.strides[:-1], coarsest)]}
-
-
-def _can_dilate(name: str) -> bool:
+def _can_dilate(model: str) -> bool:
     """Whether the model's last stage can be dilated to stay at stride 16."""
     try:
         with torch.device('meta'):
-            _create(name, {'output_stride': 16}, in_chans=3)
+            _create(model, {'output_stride': 16}, features_only=True)
     except BackboneError:
         return False
     return True
 
 
-def _create_pretrained(name: str, layout: dict[str, Any], options: BackboneOptions) -> nn.Module:
+def _load(
+    model: str, net: nn.Module, bands: tuple[Band, ...], arguments: dict[str, Any], options: BackboneOptions
+) -> LoadReport | None:
+    """Load a donor's RGB weights into `net`, with the kernels that see the bands adapted to them."""
+    if not options.wants_weights:
+        return None
+    state: dict[str, Tensor] = dict(_create_pretrained(model, arguments, options).state_dict())
+    notes, keys = [], _stem_keys(model, arguments)
+    for key in keys:
+        if state[key].dim() != 4 or state[key].shape[1] != len(RGB):
+            raise WeightsError(f'{key} of {model} cannot be adapted to other bands; pass pretrained=False')
+        state[key], how = adapt_input_kernel(state[key], RGB, bands)
+        notes.append(f'{key}: {how}')
+    source = Path(options.weights).name if options.weights is not None else f'timm {model}'
+    return load_strict(net, state, resized=keys, source=f'{source} ({"; ".join(notes)})')
+
+
+def _create_pretrained(model: str, arguments: dict[str, Any], options: BackboneOptions) -> nn.Module:
     overlay = None
     if options.weights is not None:
         state, _ = unwrap(load_weights_file(options.weights), wrappers=('state_dict', 'model'), prefixes=('module.',))
         overlay = {'state_dict': state}
     try:
-        return _create(name, layout, in_chans=3, pretrained=True, pretrained_cfg_overlay=overlay)
+        return timm.create_model(
+            model, pretrained=True, **{**arguments, 'in_chans': 3, 'pretrained_cfg_overlay': overlay}
+        )
     except _LOAD_ERRORS as error:
         reason = f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
         if options.weights is not None:
             raise WeightsError(
-                f'weights {options.weights} do not fit {name} ({reason}); they must be an RGB model'
+                f'weights {options.weights} do not fit {model} ({reason}); they must be an RGB model'
             ) from error
         advice = "pass weights='<file>' or pretrained=False"
-        raise WeightsError(f'pretrained weights of {name} could not be had ({reason}); {advice}') from error
+        raise WeightsError(f'pretrained weights of {model} could not be had ({reason}); {advice}') from error
 
 
-def _transplant(
-    name: str,
-    donor: nn.Module,
-    net: nn.Module,
-    bands: tuple[Band, ...],
-    layout: dict[str, Any],
-    options: BackboneOptions,
-) -> LoadReport:
-    """Load the donor's RGB weights into `net`, with the kernels that see the bands adapted to them."""
-    state: dict[str, Tensor] = dict(donor.state_dict())
-    notes = []
-    for key in _stem_keys(name, layout):
-        if state[key].dim() != 4 or state[key].shape[1] != len(RGB):
-            raise WeightsError(f'{key} of {name} cannot be adapted to other bands; pass pretrained=False')
-        state[key], how = adapt_input_kernel(state[key], RGB, bands)
-        notes.append(f'{key}: {how}')
-    source = Path(options.weights).name if options.weights is not None else f'timm {name}'
-    return load_strict(net, state, resized=_stem_keys(name, layout), source=f'{source} ({"; ".join(notes)})')
-
-
-def _stem_keys(name: str, layout: dict[str, Any]) -> list[str]:
+def _stem_keys(model: str, arguments: dict[str, Any]) -> list[str]:
     """Name the weights whose shape depends on the number of bands."""
     with torch.device('meta'):
-        three, four = (_create(name, layout, in_chans=n).state_dict() for n in (3, 4))
+        three, four = (_create(model, arguments, in_chans=n).state_dict() for n in (3, 4))
     return [key for key, value in three.items() if value.shape != four[key].shape]
+
+
+for _record in catalog.read_catalog().values():
+    if _record.family == 'timm':
+        register_backbone(_record.name)(_build_alias)

@@ -1,14 +1,55 @@
-"""A plain vision transformer as a trunk: one set of weights, run natively or within windows."""
+"""What every transformer trunk promises, and the plain one: one set of weights, run natively or within windows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones.positions import resize_position_grid, sincos_position_grid
-from geolearn.backbones.vit import Block, choose_window, global_blocks, run_windowed
+from geolearn.backbones.vit import Block, choose_windows, global_blocks, init_linear, last_attention, windowed_states
+
+
+class Trunk(Protocol):
+    """What a transformer offers to the forms of a backbone; an nn.Module besides.
+
+    Images are normalised, (B, bands, H, W) of any size, and padded right and bottom with zeros to whole patches;
+    trunks of several dates also take (B, T, bands, H, W).
+    """
+
+    @property
+    def dim(self) -> int:
+        """Width D."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+
+    @property
+    def patch(self) -> int:
+        """Stride of the tokens, in pixels."""
+
+    @property
+    def prefix(self) -> int:
+        """Tokens in front of the native form that belong to no place: 1 with a class token, else 0."""
+
+    @property
+    def stages(self) -> nn.ModuleList:
+        """The blocks in order, for freezing and for learning rates by depth."""
+
+    def hidden_states(self, x: Tensor) -> list[Tensor]:
+        """Run the native form: the output (B, prefix + n, D) of every block, before any final norm."""
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Run the native form: the last block's output (B, prefix + n, D) after the final norm."""
+
+    def maps(self, x: Tensor, layers: Sequence[int], window: int | None = None) -> list[Tensor]:
+        """Run the windowed form: the outputs of these blocks as maps (B, D, h, w), with no class token."""
+
+    def native_parameters(self) -> Iterable[nn.Parameter]:
+        """Go through the parameters that only the native form uses: class token and final norm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +66,7 @@ class ViTConfig:
         layer_scale: First value of LayerScale, or None for none.
         drop_path: Rate of stochastic depth at the last block; it grows linearly from 0.
         final_norm: Whether a norm follows the last block in the native form.
+        relative_positions: Whether blocks add decomposed relative positions, zero at first, in the windowed form.
     """
 
     dim: int
@@ -36,12 +78,13 @@ class ViTConfig:
     layer_scale: float | None = None
     drop_path: float = 0.0
     final_norm: bool = True
+    relative_positions: bool = False
 
 
 class ViT(nn.Module):
     """A vision transformer over any image size, with a class token and fixed positions.
 
-    `hidden_states` and `tokens` run the native form: class token kept, every block global. `last_map` runs the
+    `hidden_states` and `tokens` run the native form: class token kept, every block global. `maps` runs the
     windowed form of ViTDet: no class token, no final norm, most blocks within windows. Positions are stored for a
     square grid (2-D sine-cosine until weights are loaded) and interpolated to the grid of each image.
 
@@ -52,6 +95,7 @@ class ViT(nn.Module):
     """
 
     pos_embed: Tensor
+    prefix = 1
 
     def __init__(self, config: ViTConfig, patch_embed: nn.Module, patch: int) -> None:
         super().__init__()
@@ -59,10 +103,24 @@ class ViT(nn.Module):
         self.patch_embed = patch_embed
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.register_buffer('pos_embed', sincos_position_grid(config.dim, (config.grid, config.grid)))
-        self.blocks = nn.ModuleList(_block(config, i) for i in range(config.depth))
+        self.blocks = make_blocks(config)
         self.norm = nn.LayerNorm(config.dim, eps=config.eps) if config.final_norm else nn.Identity()
         nn.init.normal_(self.cls_token, std=0.02)
-        self.blocks.apply(_init_linear)
+
+    @property
+    def dim(self) -> int:
+        """Width D."""
+        return self.config.dim
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def stages(self) -> nn.ModuleList:
+        """The blocks in order."""
+        return self.blocks
 
     def embed(self, x: Tensor) -> Tensor:
         """Turn images (B, bands, H, W) of any size into a map of patches (B, D, h, w), before positions.
@@ -73,30 +131,49 @@ class ViT(nn.Module):
 
     def hidden_states(self, x: Tensor) -> list[Tensor]:
         """Run the native form: the output (B, 1 + h*w, D) of every block, class token first, before any final norm."""
-        grid = self.embed(x)
-        pos = resize_position_grid(self.pos_embed, (grid.shape[2], grid.shape[3]))
-        tokens = grid.flatten(2).transpose(1, 2) + pos[:, 1:]
-        cls = (self.cls_token + pos[:, :1]).to(tokens.dtype).expand(tokens.shape[0], -1, -1)
-        states = [torch.cat([cls, tokens], dim=1)]
+        states = [self.first_tokens(x)]
         for block in self.blocks:
             states.append(block(states[-1]))
         return states[1:]
 
     def tokens(self, x: Tensor) -> Tensor:
         """Run the native form: the last block's output (B, 1 + h*w, D) after the final norm, if there is one."""
-        return self.norm(self.hidden_states(x)[-1])
+        y = self.first_tokens(x)
+        for block in self.blocks:
+            y = block(y)
+        return self.norm(y)
 
-    def last_map(self, x: Tensor, window: int | None = None) -> Tensor:
-        """Run the windowed form: the last block's output as a map (B, D, h, w).
+    def attention_maps(self, x: Tensor) -> Tensor:
+        """Return the last block's attention (B, heads, 1 + n, 1 + n) in the native form; rows sum to 1.
+
+        What the class token looks at is ``[:, :, 0, 1:]``.
+        """
+        return last_attention(self.blocks, self.first_tokens(x))
+
+    def maps(self, x: Tensor, layers: Sequence[int], window: int | None = None) -> list[Tensor]:
+        """Run the windowed form: the outputs of some blocks as maps (B, D, h, w), before any final norm.
 
         Args:
             x: Images (B, bands, H, W).
+            layers: Blocks, counted from 0.
             window: Side of the windows in tokens; None chooses per axis (see `choose_window`), 0 is global attention.
         """
         y = self.place(self.embed(x))
-        size = (choose_window(y.shape[1]), choose_window(y.shape[2])) if window is None else (window, window)
-        y = run_windowed(self.blocks, y, window=size if all(size) else None, global_at=self.global_at)
-        return y.permute(0, 3, 1, 2)
+        size = choose_windows((y.shape[1], y.shape[2]), window)
+        states = windowed_states(self.blocks, y, window=size, global_at=self.global_at, layers=layers)
+        return [state.permute(0, 3, 1, 2) for state in states]
+
+    def last_map(self, x: Tensor, window: int | None = None) -> Tensor:
+        """Run the windowed form: the last block's output as a map (B, D, h, w); see `maps`."""
+        return self.maps(x, [self.depth - 1], window)[0]
+
+    def first_tokens(self, x: Tensor) -> Tensor:
+        """Return what the first block takes in the native form: tokens (B, 1 + h*w, D) with positions."""
+        grid = self.embed(x)
+        pos = resize_position_grid(self.pos_embed, (grid.shape[2], grid.shape[3]))
+        tokens = grid.flatten(2).transpose(1, 2) + pos[:, 1:]
+        cls = (self.cls_token + pos[:, :1]).to(tokens.dtype).expand(tokens.shape[0], -1, -1)
+        return torch.cat([cls, tokens], dim=1)
 
     def place(self, patches: Tensor) -> Tensor:
         """Add positions to a map of patches (B, D, h, w), giving the grid (B, h, w, D) without a class token."""
@@ -115,19 +192,18 @@ class ViT(nn.Module):
         yield from self.norm.parameters()
 
 
-def _block(config: ViTConfig, index: int) -> Block:
-    return Block(
-        config.dim,
-        config.heads,
-        qkv_bias=config.qkv_bias,
-        eps=config.eps,
-        layer_scale=config.layer_scale,
-        drop_path=config.drop_path * index / max(config.depth - 1, 1),
+def make_blocks(config: ViTConfig) -> nn.ModuleList:
+    """Make the blocks of a transformer, freshly initialised, with drop path growing from the first to the last."""
+    blocks = nn.ModuleList(
+        Block(
+            config.dim,
+            config.heads,
+            qkv_bias=config.qkv_bias,
+            eps=config.eps,
+            layer_scale=config.layer_scale,
+            drop_path=config.drop_path * index / max(config.depth - 1, 1),
+            rel_pos=(config.grid, config.grid) if config.relative_positions else None,
+        )
+        for index in range(config.depth)
     )
-
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    return blocks.apply(init_linear)

@@ -5,11 +5,15 @@ so the state dict of a timm ``Block`` loads as it is. Windows follow ViTDet (Li 
 detectron2 computes it.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from geolearn.backbones.positions import relative_position_bias
 
 Size = tuple[int, int]
 """Height and width, in tokens."""
@@ -41,10 +45,21 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend; `x` is (B, N, D), or (B, h, w, D), which relative positions need. The shape is kept."""
-        qkv = self.qkv(x).reshape(x.shape[0], -1, 3, self.heads, x.shape[-1] // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self._split(x)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._position_bias(q, x))
         return self.proj(y.transpose(1, 2).reshape(x.shape))
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Return what each token of `x` (B, N, D) looks at: (B, heads, N, N) in float32, rows summing to 1."""
+        q, k, _ = self._split(x)
+        logits = (q @ k.transpose(-2, -1)).float() * q.shape[-1] ** -0.5
+        bias = self._position_bias(q, x)
+        return (logits if bias is None else logits + bias.float()).softmax(dim=-1)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Project tokens to queries, keys and values, each (B, heads, N, d)."""
+        qkv = self.qkv(x).reshape(x.shape[0], -1, 3, self.heads, x.shape[-1] // self.heads)
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
     def _position_bias(self, q: Tensor, x: Tensor) -> Tensor | None:
         if self.rel_pos_h is None or self.rel_pos_w is None:
@@ -52,32 +67,6 @@ class Attention(nn.Module):
         if x.dim() != 4:
             raise ValueError(f'relative positions need a grid of tokens (B, h, w, D), got shape {tuple(x.shape)}')
         return relative_position_bias(q, self.rel_pos_h, self.rel_pos_w, (x.shape[1], x.shape[2]))
-
-
-def relative_position_bias(q: Tensor, table_h: Tensor, table_w: Tensor, grid: Size) -> Tensor:
-    """Compute what decomposed relative positions add to the logits, from unscaled queries.
-
-    Args:
-        q: Queries (B, heads, h*w, d), not scaled.
-        table_h: Embeddings (2*size-1, d) of vertical offsets; interpolated linearly where size is not h.
-        table_w: The same for horizontal offsets.
-        grid: (h, w).
-
-    Returns:
-        Bias of shape (B, heads, h*w, h*w).
-    """
-    h, w = grid
-    q = q.reshape(*q.shape[:2], h, w, q.shape[-1])
-    by_row = torch.einsum('bnhwd,hkd->bnhwk', q, _offset_table(table_h, h).to(q.dtype))
-    by_column = torch.einsum('bnhwd,wkd->bnhwk', q, _offset_table(table_w, w).to(q.dtype))
-    return (by_row[..., :, None] + by_column[..., None, :]).reshape(*q.shape[:2], h * w, h * w)
-
-
-def _offset_table(table: Tensor, size: int) -> Tensor:
-    if table.shape[0] != 2 * size - 1:
-        table = F.interpolate(table.T[None].float(), size=2 * size - 1, mode='linear')[0].T
-    place = torch.arange(size, device=table.device)
-    return table[place[:, None] - place[None, :] + size - 1]
 
 
 class Mlp(nn.Module):
@@ -120,7 +109,28 @@ class DropPath(nn.Module):
         return x * keep.to(x.dtype) / (1 - self.rate)
 
 
-class Block(nn.Module):
+class Stage(nn.Module):
+    """A block that may forget its activations in training and compute them again on the way back.
+
+    Subclasses write `run` instead of `forward`; all blocks of a trunk derive from it, so that one switch serves all.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checkpointing = False
+
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        """Transform tokens; what else a block takes follows them."""
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(self.run, x, *context, use_reentrant=False)
+        return self.run(x, *context)
+
+    def run(self, x: Tensor, *context: Any) -> Tensor:
+        """Transform tokens, whatever is kept for the way back."""
+        raise NotImplementedError
+
+
+class Block(Stage):
     """A pre-norm transformer block.
 
     Args:
@@ -155,7 +165,7 @@ class Block(nn.Module):
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, window: Size | None = None) -> Tensor:
+    def run(self, x: Tensor, window: Size | None = None) -> Tensor:
         """Transform tokens (B, N, D) or a grid of them (B, h, w, D); with a window, attend within windows only.
 
         As in ViTDet a grid that the window does not divide is padded right and bottom with zeros after the first
@@ -212,17 +222,74 @@ def global_blocks(depth: int) -> tuple[int, ...]:
     return tuple(sorted({-(-depth * quarter // 4) - 1 for quarter in (1, 2, 3, 4)}))
 
 
+def choose_windows(grid: Size, window: int | None) -> Size | None:
+    """Choose the windows for a grid: None per axis (see `choose_window`), 0 global attention (None), else that side."""
+    if window is None:
+        return choose_window(grid[0]), choose_window(grid[1])
+    return (window, window) if window else None
+
+
 def run_windowed(blocks: Iterable[nn.Module], x: Tensor, *, window: Size | None, global_at: Collection[int]) -> Tensor:
-    """Run blocks over a grid (B, h, w, D) within windows, all but those in `global_at`; the shape is kept.
+    """Run blocks over a grid (B, h, w, D) within windows, all but those in `global_at`; the shape is kept."""
+    blocks = list(blocks)
+    return windowed_states(blocks, x, window=window, global_at=global_at, layers=[len(blocks) - 1])[0]
+
+
+def windowed_states(
+    blocks: Iterable[nn.Module],
+    x: Tensor,
+    *,
+    window: Size | None,
+    global_at: Collection[int],
+    layers: Sequence[int],
+    frames: int = 1,
+) -> list[Tensor]:
+    """Run blocks over a grid within windows, all but those in `global_at`, and keep the outputs of some.
 
     Where windows divide the grid and no block looks at positions, tokens are put in the order of the windows once:
     a window is then a run of tokens, and neither windowed nor global blocks move any.
+
+    Args:
+        blocks: Called with tokens and a window, as `Block` is.
+        x: Grid (B * frames, h, w, D), the frames of an image side by side.
+        window: Height and width of the windows, in tokens; None for all blocks global.
+        global_at: Blocks that attend over everything, counted from 0.
+        layers: Blocks whose output is wanted; those after the last of them are not run.
+        frames: Grids that belong to one image; windows stay within a grid, global blocks attend over all of them.
+
+    Returns:
+        A grid (B * frames, h, w, D) for each of `layers`, in their order.
     """
     blocks, (b, h, w, d) = list(blocks), x.shape
     positional = any(isinstance(block, Block) and block.attn.rel_pos_h is not None for block in blocks)
     order = None if window is None or positional or h % window[0] or w % window[1] else window
     if order:
         x = window_partition(x, order).reshape(b, h * w, d)
-    for i, block in enumerate(blocks):
-        x = block(x, None if i in global_at else window)
-    return window_unpartition(x.reshape(-1, *order, d), order, (h, w)) if order else x
+    kept: dict[int, Tensor] = {}
+    for i, block in enumerate(blocks[: max(layers) + 1]):
+        everywhere = window is None or i in global_at
+        if everywhere and frames > 1:
+            x = block(x.reshape(b // frames, -1, d), None).reshape(x.shape)
+        else:
+            x = block(x, None if everywhere else window)
+        if i in layers:
+            kept[i] = window_unpartition(x.reshape(-1, *order, d), order, (h, w)) if order else x
+    return [kept[i] for i in layers]
+
+
+def last_attention(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Run all blocks but the last over tokens (B, N, D), and return what the last attends to: (B, heads, N, N)."""
+    *before, last = blocks
+    for block in before:
+        x = block(x)
+    if not isinstance(last, Block):
+        raise TypeError(f'attention maps need a plain transformer block, got {type(last).__name__}')
+    return last.attn.weights(last.norm1(x))
+
+
+def init_linear(module: nn.Module) -> None:
+    """Give linear layers the usual start of transformers: truncated normal weights, zero biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

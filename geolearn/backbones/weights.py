@@ -1,6 +1,8 @@
 """Get weights: find or fetch the file, verify it, read it without running code, load it strictly with a report."""
 
+import errno
 import hashlib
+import logging
 import os
 import pickle
 import struct
@@ -12,13 +14,15 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from geolearn.backbones.catalog import WeightsRecord, WeightsSource
 from geolearn.errors import WeightsError
+
+log = logging.getLogger('geolearn')
 
 WEIGHTS_DIR = 'GEOLEARN_WEIGHTS_DIR'
 """Environment variable that names a folder of weight files, searched before any download."""
@@ -174,7 +178,7 @@ def fetch(record: WeightsRecord, weights: str | Path | None = None) -> Path:
     folder = weights if weights is not None else os.environ.get(WEIGHTS_DIR)
     for source in record.sources if folder else ():
         if (path := Path(str(folder), source.file)).is_file():
-            return _verified(path, record, source)
+            return verify(path, record, source)
     if weights is not None:
         names = [source.file for source in record.sources] or 'no published file; name the file itself'
         raise WeightsError(f'{weights} holds no weights of {record.name}; looked for {names}')
@@ -183,22 +187,35 @@ def fetch(record: WeightsRecord, weights: str | Path | None = None) -> Path:
     return _download(record, record.sources[0])
 
 
-def _download(record: WeightsRecord, source: WeightsSource) -> Path:
-    where = f'{source.file} of {source.repo} at {source.revision[:7]}'
+def hub_cache() -> Path | None:
+    """Return the hub's cache folder as the environment names it now; None leaves it to the hub's client."""
     home = os.environ.get('HF_HOME')
+    named = os.environ.get('HF_HUB_CACHE')
+    return Path(named) if named else Path(home, 'hub') if home else None
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids downloads (HF_HUB_OFFLINE)."""
+    return os.environ.get('HF_HUB_OFFLINE', '').lower() in ('1', 'true', 'yes', 'on')
+
+
+def _download(record: WeightsRecord, source: WeightsSource) -> Path:
     try:
         found = hf_hub_download(
             source.repo,
             source.file,
             revision=source.revision,
             endpoint=os.environ.get('HF_ENDPOINT'),
-            cache_dir=os.environ.get('HF_HUB_CACHE') or (Path(home, 'hub') if home else None),
+            cache_dir=hub_cache(),
+            local_files_only=is_offline(),
         )
     except DOWNLOAD_ERRORS as error:
+        where = f'{source.file} of {source.repo} at {source.revision[:7]}'
         reason = str(error).strip().split('\n')[0]
-        raise WeightsError(f'{where} could not be downloaded ({type(error).__name__}: {reason}); {ADVICE}') from error
+        advice = _advise(error, record, source)
+        raise WeightsError(f'{where} could not be downloaded ({type(error).__name__}: {reason}); {advice}') from error
     try:
-        return _verified(Path(found), record, source)
+        return verify(Path(found), record, source)
     except WeightsError:
         blob = Path(found).resolve()
         Path(found).unlink()
@@ -206,8 +223,21 @@ def _download(record: WeightsRecord, source: WeightsSource) -> Path:
         raise
 
 
-def _verified(path: Path, record: WeightsRecord, source: WeightsSource) -> Path:
+def _advise(error: Exception, record: WeightsRecord, source: WeightsSource) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f'the disk of {hub_cache() or "the cache"} is full: free space, or set HF_HOME to a folder on another'
+    if is_offline():
+        return f'HF_HUB_OFFLINE is set: unset it, or {ADVICE}'
+    if record.gated or isinstance(error, GatedRepoError):
+        return f'accept its licence on huggingface.co/{source.repo} and set HF_TOKEN, or {ADVICE}'
+    return ADVICE
+
+
+def verify(path: Path, record: WeightsRecord, source: WeightsSource) -> Path:
+    """Return `path` if it is the published file, or raise WeightsError; without a known hash nothing can be said."""
     digest = _sha256(_not_refused(path, record))
+    if not source.sha256:
+        log.warning('no sha256 of %s is known to compare with; that of %s is %s', source.file, path, digest)
     if not digest.startswith(source.sha256):
         raise WeightsError(f'{path} is not the published {source.file}: sha256 {digest}, needed {source.sha256}')
     return path

@@ -51,6 +51,11 @@ class ExportMetadata:
     image_space: str
     cell_size: Mapping[str, Any] | None
 
+    @classmethod
+    def empty(cls) -> 'ExportMetadata':
+        """Return what a folder without .emd says about itself: nothing."""
+        return cls(None, (), None, None, None, None, None, 'MAP_SPACE', None)
+
     @property
     def dihedral(self) -> bool:
         """Whether north-up orientation carries no meaning, so chips may be turned."""

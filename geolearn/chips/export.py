@@ -1,96 +1,225 @@
 """Cut a raster and its labels into a chip folder."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rasterio.windows import Window
-
 from geolearn.bands import Band, find_sensor, list_sensors
-from geolearn.chips.writer import ClassifiedTilesWriter
+from geolearn.chips.exporting.naming import Naming
+from geolearn.chips.exporting.options import ExportOptions
+from geolearn.chips.exporting.plan_jobs import plan_jobs
+from geolearn.chips.exporting.regions import RasterLabels
+from geolearn.chips.exporting.run import Export, count_threads
+from geolearn.chips.exporting.sources import LabelSource
+from geolearn.chips.exporting.vectors import is_vector, read_areas, read_vectors
+from geolearn.chips.label import Task
+from geolearn.chips.writer import ChipWriter
+from geolearn.chips.writers import find_writer
+from geolearn.chips.writers.metadata import ExportFacts
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, UnknownNameError
-from geolearn.raster import open_raster, raster_bands, raster_geobox, read_window
+from geolearn.raster import open_raster, raster_bands, raster_geobox, require_place
+from geolearn.raster.images import check_image_format
+
+log = logging.getLogger('geolearn')
+
+RasterPath = str | Path | Sequence[str | Path]
 
 
 def export_training_data(
-    raster: str | Path | Sequence[str | Path],
-    labels: str | Path,
+    raster: RasterPath,
+    labels: Any,
     out: str | Path,
-    *,
-    classes: Sequence[ClassInfo],
+    metadata_format: str = 'Classified_Tiles',
     tile_size: int = 256,
     stride: int | None = None,
+    class_value_field: str | None = None,
+    *,
+    class_name_field: str | None = None,
+    classes: Sequence[ClassInfo] | None = None,
+    layer: str | None = None,
+    labels_crs: str | None = None,
+    instance_labels: Any = None,
+    mask_polygons: Any = None,
+    buffer_radius: float | None = None,
+    output_nofeature_tiles: bool = False,
+    min_polygon_overlap_ratio: float = 0.0,
+    min_labelled: float = 0.0,
+    rotation_angle: float = 0.0,
+    crop_mode: str = 'fixed',
+    blacken_around_feature: bool = False,
+    reference_system: str = 'MAP_SPACE',
+    image_format: str = 'TIFF',
+    compress: str = 'none',
+    start_index: int = 0,
     bands: Sequence[Band] | None = None,
     sensor: str = 'Undefined',
-    min_labelled: float = 0.0,
+    num_workers: int | None = None,
 ) -> Path:
-    """Cut a raster and a class raster on the same grid into a Classified_Tiles folder.
+    """Cut a raster and its labels into a folder of chips, as ArcGIS's "Export Training Data For Deep Learning" does.
+
+    Chips lie on a grid of `stride`, wholly inside the raster; chips without any valid pixel are left out. With vector
+    labels, Labeled_Tiles and Imagenet have a chip for each feature instead, centred on it. Pixels without data are
+    labelled 0. Where features overlap, a pixel takes the class of the later one.
 
     Args:
-        raster: Image, or several that make one mosaic.
-        labels: Single-band raster of class values; 0 and its NoData value mean unlabelled.
+        raster: Image (a file or VRT), or several that make one mosaic.
+        labels: Polygons: any vector file, a GeoDataFrame, or a mapping from class name to file, ``(file, layer)`` or
+            GeoDataFrame. Or a class raster on the grid of the image, 0 and its NoData value meaning unlabelled; its
+            objects are groups of pixels of one class that share edges. None for Export_Tiles.
         out: New or empty folder; appears when all of it is written.
-        classes: Classes of the labels.
+        metadata_format: ``'Classified_Tiles'``, ``'PASCAL_VOC_rectangles'``, ``'KITTI_rectangles'``,
+            ``'RCNN_Masks'``, ``'Labeled_Tiles'``, ``'MultiLabeled_Tiles'``, ``'Imagenet'``, ``'Export_Tiles'``,
+            ``'Panoptic_Segmentation'``, ``'COCO_rectangles'`` or ``'YOLO_rectangles'``.
         tile_size: Side of a chip in pixels.
         stride: Pixels from chip to chip; None means `tile_size`, so that chips do not overlap.
+        class_value_field: Field of vector labels that holds class values 1..65535, or texts, which become classes
+            1, 2, 3, ... in order of the alphabet. None looks for classvalue, class_value, value, classname and
+            class_name in this order; without any, all features are class 1.
+        class_name_field: Field that names the class values; None looks for classname and class_name.
+        classes: Classes with names and colours; texts in the labels are then names of these. None takes what the
+            labels hold.
+        layer: Layer of the vector file, needed if it has several.
+        labels_crs: CRS of vector labels that name none.
+        instance_labels: Objects of Panoptic_Segmentation where `labels` is a class raster, as vector labels.
+        mask_polygons: File or GeoDataFrame; only chips that lie completely within are written.
+        buffer_radius: Map units of the raster by which features grow; points and lines need it.
+        output_nofeature_tiles: Whether chips without any feature or label are written too.
+        min_polygon_overlap_ratio: Share of a feature's area, 0..1, that must lie in a chip for it to be an object of
+            the chip and a reason to write it. Rasters of class values show the feature nevertheless.
+        min_labelled: Smallest share of a chip's pixels that must be valid and labelled for it to be written.
+        rotation_angle: Degrees; grids turned by all multiples of it below 360 are cut too, by nearest neighbour.
+        crop_mode: ``'fixed'``, or ``'bounding_box'`` for chips of the size of their feature (Labeled_Tiles, Imagenet).
+        blacken_around_feature: Whether pixels outside the feature become 0 (Labeled_Tiles, Imagenet).
+        reference_system: ``'MAP_SPACE'``, or ``'PIXEL_SPACE'`` for chips without place on the ground.
+        image_format: ``'TIFF'``, ``'MRF'``, or for 1 or 3 bands of 8 bits ``'PNG'`` or ``'JPEG'`` (of quality 95).
+            Label rasters are always TIFF.
+        compress: ``'none'``, the fastest to write and to read; ``'deflate'`` takes about a third less space, ``'lzw'``
+            and ``'zstd'`` are there too. All keep pixels exactly.
+        start_index: Number of the first chip.
         bands: Bands of the raster in order; None takes the names that the raster gives.
         sensor: Sensor to record, such as ``'Sentinel-2'``; it also says what the raster's ``'B5'`` is.
-        min_labelled: Smallest share of a chip's pixels that must be valid and labelled for it to be written. Labels of
-            pixels without data are written as 0.
+        num_workers: Threads; None means one for each processor, at most 8.
 
     Returns:
         The folder.
 
     Raises:
-        RasterError: If a raster cannot be read.
-        ChipFolderError: If the grids differ, no chip results or `out` is not empty; nothing is left behind.
-        UnknownNameError: If `sensor` is none that geolearn knows.
+        RasterError: If a raster cannot be read or a chip not written.
+        ChipFolderError: If labels cannot be read, placed or stored in this format, no chip results or `out` is not
+            empty; nothing is left behind.
+        UnknownNameError: If a format, sensor or mode is none that geolearn knows.
+        MissingExtraError: If vector labels are given and ``geolearn[vector]`` is not installed.
     """
     if sensor != 'Undefined' and find_sensor(sensor) is None:
         raise UnknownNameError('sensor', sensor, [*list_sensors(), 'Undefined'])
-    shown = str(raster) if isinstance(raster, str | Path) else f'mosaic of {len(raster)} files'
-    with open_raster(raster) as src, open_raster(labels) as lab:
-        _check_grids(src, lab, f'image {shown} and labels {labels}')
-        corners = _corners((src.height, src.width), tile_size, stride or tile_size)
-        writer = ClassifiedTilesWriter(
-            out,
-            bands=tuple(bands) if bands else raster_bands(src, sensor=None if sensor == 'Undefined' else sensor),
-            classes=classes,
-            tile_size=tile_size,
-            sensor=sensor,
-            nodata=src.nodata,
+    task = find_writer(metadata_format).task
+    options = ExportOptions(
+        task=task,
+        tile_size=tile_size,
+        stride=stride or tile_size,
+        per_feature=task is Task.LABEL and is_vector(labels, layer),
+        output_nofeature_tiles=output_nofeature_tiles,
+        rotation_angle=rotation_angle,
+        min_polygon_overlap_ratio=min_polygon_overlap_ratio,
+        min_labelled=min_labelled,
+        crop_mode=crop_mode,
+        blacken_around_feature=blacken_around_feature,
+        reference_system=reference_system,
+        image_format=image_format,
+        compress=compress,
+        start_index=start_index,
+    )
+    naming = Naming(class_value_field, class_name_field, None if classes is None else tuple(classes))
+    with open_raster(raster) as src:
+        _check_raster(src, raster, options, bands)
+        box = raster_geobox(src)
+        source = _read_labels(
+            src,
+            _shown(raster),
+            labels,
+            naming,
+            options,
+            instances=instance_labels,
+            layer=layer,
+            crs=labels_crs,
+            buffer_radius=buffer_radius,
         )
-        geobox = raster_geobox(src)
-        with writer:
-            for row, col in corners:
-                window = Window(col, row, tile_size, tile_size)
-                pixels, mask = read_window(src, window, src.indexes)
-                label, label_mask = read_window(lab, window, [1])
-                values = label[0]
-                for valid in (mask, label_mask):
-                    values = values if valid is None else np.where(valid, values, 0)
-                if values.any() and (values > 0).mean() >= min_labelled:
-                    writer.add(pixels, values, geobox.crop(row, col, (tile_size, tile_size)), mask=mask)
+        named = tuple(bands) if bands else raster_bands(src, sensor=None if sensor == 'Undefined' else sensor)
+        areas = None if mask_polygons is None else read_areas(mask_polygons, box, labels_crs)
+        threads = count_threads(num_workers)
+        jobs = plan_jobs(src, options, source.vectors.features if source.vectors else None, areas, threads)
+        nodata = src.nodata
+    facts = ExportFacts(
+        metadata_format,
+        named,
+        source.classes,
+        tile_size=max((max(tile.shape) for job in jobs for tile in job.tiles), default=tile_size),
+        sensor=sensor,
+        map_space=reference_system == 'MAP_SPACE',
+        variable_size=crop_mode == 'bounding_box',
+        blackened=blacken_around_feature,
+        features=source.vectors is not None,
+    )
+    writer = ChipWriter(
+        out, facts, image_format=image_format, compress=compress, nodata=nodata, start_index=start_index
+    )
+    with writer:
+        tallies, skipped = Export(raster, source, writer, options).run(jobs, threads)
+        notes = [*(source.vectors.notes if source.vectors else ())]
+        notes += [f'{count} x {reason}' for reason, count in sorted(skipped.items())]
+        for note in notes:
+            log.warning('export to %s: %s', out, note)
+        writer.take(tallies, notes)
     return writer.folder
 
 
-def _check_grids(src: Any, lab: Any, shown: str) -> None:
-    if lab.count != 1:
-        raise ChipFolderError(f'{shown}: labels hold {lab.count} bands; a label raster has one band of class values')
-    image, label = raster_geobox(src), raster_geobox(lab)
-    same_crs = src.crs == lab.crs or not (src.crs and lab.crs)
-    if image.shape != label.shape or not same_crs or not image.transform.almost_equals(label.transform, 1e-6):
+def _shown(raster: RasterPath) -> str:
+    return str(raster) if isinstance(raster, str | Path) else f'mosaic of {len(raster)} files'
+
+
+def _check_raster(src: Any, raster: RasterPath, options: ExportOptions, bands: Sequence[Band] | None) -> None:
+    require_place(src)
+    if bands and len(bands) != src.count:
+        raise ChipFolderError(f'bands= names {len(bands)} bands but {_shown(raster)} holds {src.count}')
+    dtypes = set(src.dtypes)
+    if strange := sorted(dtype for dtype in dtypes if 'complex' in dtype):
         raise ChipFolderError(
-            f'{shown} lie on different grids: {image.shape} at {image.transform[:6]} in {src.crs} '
-            f'and {label.shape} at {label.transform[:6]} in {lab.crs}; warp the labels to the image first'
+            f'{_shown(raster)} holds {strange[0]} numbers, of which no chips are made; export amplitudes'
         )
+    dtype = dtypes.pop() if len(dtypes) == 1 else 'several types'
+    check_image_format(options.image_format, compress=options.compress, count=src.count, dtype=dtype)
 
 
-def _corners(shape: tuple[int, int], tile_size: int, stride: int) -> list[tuple[int, int]]:
-    """Return the upper-left corners of the chips that lie wholly inside."""
-    if min(shape) < tile_size:
-        raise ChipFolderError(f'the raster is {shape[1]}x{shape[0]} pixels, smaller than tile_size {tile_size}')
-    rows, cols = (range(0, side - tile_size + 1, stride) for side in shape)
-    return [(row, col) for row in rows for col in cols]
+def _read_labels(
+    src: Any,
+    shown: str,
+    labels: Any,
+    naming: Naming,
+    options: ExportOptions,
+    *,
+    instances: Any,
+    layer: str | None,
+    crs: str | None,
+    buffer_radius: float | None,
+) -> LabelSource:
+    if options.task is Task.UNLABELLED:
+        if labels is not None:
+            raise ChipFolderError('Export_Tiles have no labels; pass labels=None, or choose a format with labels')
+        return LabelSource()
+    if labels is None:
+        raise ChipFolderError('labels is None, which only Export_Tiles can do without')
+    box = raster_geobox(src)
+    if instances is not None and (options.task is not Task.PANOPTIC or is_vector(labels, layer)):
+        raise ChipFolderError(
+            'instance_labels are the objects of Panoptic_Segmentation beside a class raster; drop them, or pass a '
+            'class raster as labels'
+        )
+    vectors = labels if is_vector(labels, layer) else instances
+    if vectors is None or vectors is instances:
+        regions = RasterLabels(labels, src, shown, naming.classes)
+        if vectors is None:
+            return LabelSource(raster=regions)
+    found = read_vectors(vectors, box, naming, layer=layer, crs=crs, buffer_radius=buffer_radius)
+    return LabelSource(found, regions if vectors is instances else None)

@@ -1,43 +1,63 @@
-"""Decide what the chips' bands, classes and statistics are, from metadata and pixels; never by guessing."""
+"""Decide what the chips' bands and statistics are, from metadata and pixels; never by guessing."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from numbers import Integral
+from collections.abc import Sequence
 from pathlib import Path
 
 from geolearn.bands import Band, get_bands, is_placeholder, match_bands, resolve_bands
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.reader import ChipSummary, chip_bands
-from geolearn.classes import UNLABELLED, ClassInfo, default_color
+from geolearn.chips.source import Listing
 from geolearn.errors import BandError, ChipFolderError
+from geolearn.raster import open_raster, raster_bands, tag_wavelengths_um
 from geolearn.statistics import BandStatistics
 
 BandChoice = str | Sequence[str | Band] | None
 
 
-def name_bands(given: BandChoice, metadata: ExportMetadata, summary: ChipSummary) -> tuple[Band, ...]:
-    """Name every band of the chips: as given, else by the .emd, else by the chips' own metadata.
+def name_bands(
+    given: BandChoice, metadata: ExportMetadata, listing: Listing, first: Path, count: int
+) -> tuple[Band, ...]:
+    """Name every band of the chips: as given, else by the format or the .emd, else by the chips' own metadata.
+
+    Args:
+        given: The user's bands=.
+        metadata: What the .emd says.
+        listing: What the format itself says.
+        first: An image that can be read.
+        count: Bands that the chips hold.
 
     Raises:
         ChipFolderError: If the .emd states another number of bands than the chips hold.
         BandError: If the number of given names differs.
     """
-    first = summary.files[0].image
     if given is not None:
         bands = _given_bands(given, metadata)
-        if len(bands) != summary.band_count:
-            raise BandError(f'bands= names {len(bands)} bands but the chips hold {summary.band_count} ({first})')
+        if len(bands) != count:
+            raise BandError(f'bands= names {len(bands)} bands but the chips hold {count} ({first})')
         return bands
-    if metadata.band_count is not None and metadata.band_count != summary.band_count:
+    if listing.band_names is not None and len(listing.band_names) == count:
+        return resolve_bands(listing.band_names, sensor=listing.sensor)
+    if metadata.band_count is not None and metadata.band_count != count:
         raise ChipFolderError(
-            f'the .emd describes {metadata.band_count} bands but the chips hold {summary.band_count} ({first}); '
+            f'the .emd describes {metadata.band_count} bands but the chips hold {count} ({first}); '
             'export them again, or pass bands= with the name of each band'
         )
-    names, stored = metadata.band_names, _fitting(metadata.wavelengths_um, summary.band_count)
-    own, tagged = chip_bands(first)
-    if names and len(names) == summary.band_count and (stored or not all(is_placeholder(name) for name in names)):
+    names, stored = metadata.band_names, _fitting(metadata.wavelengths_um, count)
+    with open_raster(first) as src:
+        own, tagged = raster_bands(src), tag_wavelengths_um(src)
+    if names and len(names) == count and (stored or not all(is_placeholder(name) for name in names)):
         return resolve_bands(names, sensor=metadata.sensor, stored_wavelengths_um=stored, tag_wavelengths_um=tagged)
     return own
+
+
+def scaling_note(first: Path) -> str | None:
+    """Tell about a scale or offset that a chip states, since pixels are taken as they are stored."""
+    with open_raster(first) as src:
+        if set(src.scales) == {1.0} and set(src.offsets) == {0.0}:
+            return None
+        return (
+            f'the chips state scale {src.scales[0]:g} and offset {src.offsets[0]:g}, which are not applied; '
+            'rasters to predict must hold the same stored values'
+        )
 
 
 def _fitting(values: tuple[float | None, ...] | None, count: int) -> tuple[float | None, ...] | None:
@@ -74,41 +94,8 @@ def choose_bands(bands: Sequence[Band], wanted: Sequence[str | int] | None) -> l
     return indexes
 
 
-def check_mapping(renamed: Mapping[int, str]) -> None:
-    """Raise ChipFolderError unless `renamed` goes from label values to names."""
-    hint = "class_mapping is {value: name}, such as {1: 'water', 2: 'forest'}"
-    if not isinstance(renamed, Mapping):
-        raise ChipFolderError(f'{hint}; got {renamed!r}')
-    for value, name in renamed.items():
-        if not str(value).strip().isdecimal() or not isinstance(name, str):
-            raise ChipFolderError(f'{hint}; got {value!r}: {name!r}')
-
-
-def ignored_values(
-    given: Sequence[int | str], listed: Sequence[ClassInfo], renamed: Mapping[int, str], counts: Mapping[int, int]
-) -> tuple[int, ...]:
-    """Return the label values to leave out, given as values or class names, in ascending order.
-
-    Raises:
-        ChipFolderError: If neither .emd nor labels hold one, or `given` is no list.
-    """
-    if isinstance(given, str | Integral):
-        raise ChipFolderError(f'ignore_classes is {given!r}; pass a list, such as [{given!r}]')
-    names = {info.value: info.name for info in listed} | {int(value): name for value, name in renamed.items()}
-    by_name = {name: value for value, name in [(0, UNLABELLED.name), *names.items()]}
-    values: set[int] = set()
-    for item in given:
-        value = by_name.get(item) if isinstance(item, str) else item
-        if not isinstance(value, Integral) or (value and value not in names and value not in counts):
-            known = ', '.join(f'{v} ({names[v]})' if v in names else str(v) for v in sorted({*names, *counts}))
-            raise ChipFolderError(f'ignore_classes holds {item!r}, which neither .emd nor labels hold: {known}')
-        values.add(int(value))
-    return tuple(sorted(values))
-
-
-def choose_statistics(metadata: ExportMetadata, summary: ChipSummary) -> tuple[BandStatistics, str]:
+def choose_statistics(found: BandStatistics | None, counted: BandStatistics) -> tuple[BandStatistics, str]:
     """Take the .emd's statistics if they fit the chips, else those counted from the pixels; say which."""
-    found, counted = metadata.statistics, summary.statistics
     if found is None:
         return counted, 'statistics counted from the chips: the .emd has none that can be true'
     if len(found.mean) != len(counted.mean):
@@ -123,80 +110,3 @@ def choose_statistics(metadata: ExportMetadata, summary: ChipSummary) -> tuple[B
         if outside > 1e-3 * spread or shift > 0.5 * std or stretch > 0.25 * std:
             return counted, f'statistics counted from the chips: those in the .emd do not fit band {index}'
     return found, 'statistics from the .emd'
-
-
-def choose_classes(
-    listed: Sequence[ClassInfo],
-    renamed: Mapping[int, str],
-    ignored: Sequence[int],
-    counts: Mapping[int, int],
-    summary: ChipSummary,
-) -> tuple[ClassInfo, ...]:
-    """Return the classes to train, in the order of the .emd; value 0 comes first where it is trained.
-
-    Raises:
-        ChipFolderError: If labels hold values that are no class, or nothing is left to train.
-    """
-    names = {int(value): name for value, name in renamed.items()}
-    infos = {info.value: ClassInfo(info.value, names.get(info.value, info.name), info.color) for info in listed}
-    for value, name in names.items():
-        if value not in infos:
-            if value not in counts:
-                raise ChipFolderError(
-                    f'class_mapping names value {value}, which neither .emd nor labels hold: {sorted(infos)}'
-                )
-            infos[value] = ClassInfo(value, name, default_color(len(infos)))
-    unknown = sorted(set(counts) - set(infos) - {0, *ignored})
-    if unknown:
-        first = next(f.label for f, c in zip(summary.files, summary.value_counts) if unknown[0] in c)
-        raise ChipFolderError(
-            f'labels hold values {unknown[:10]} that are no class ({sorted(infos)}), first in {first}; '
-            f'name them with class_mapping= or leave them out with ignore_classes='
-        )
-    if 0 in counts or 0 in infos:
-        infos = {0: infos.get(0, UNLABELLED)} | infos
-    trained = tuple(info for info in infos.values() if info.value not in ignored)
-    check_trainable(trained)
-    return trained
-
-
-def check_trainable(infos: Sequence[ClassInfo]) -> None:
-    """Raise ChipFolderError unless at least two classes are left."""
-    if len(infos) < 2:
-        named = ', '.join(info.name for info in infos) or 'none'
-        raise ChipFolderError(f'at least two classes are needed to tell apart, found {len(infos)}: {named}')
-
-
-def class_notes(infos: Sequence[ClassInfo], counts: Mapping[int, int]) -> list[str]:
-    """Tell about value 0 and about classes without a pixel."""
-    notes, total = [], sum(counts.values())
-    if any(info == UNLABELLED for info in infos):
-        notes.append(
-            f'label value 0 ({counts[0] / total:.1%} of pixels) is trained as class {UNLABELLED.name!r}; '
-            'pass ignore_classes=[0] if it means unlabelled'
-        )
-    empty = [info.name for info in infos if not counts.get(info.value)]
-    if empty:
-        notes.append(f'no pixel of: {", ".join(empty)}')
-    return notes
-
-
-def folder_notes(asked: Path, folder: Path, unlabelled: int, orphans: int, unreadable: Sequence[str]) -> list[str]:
-    """Tell what was picked and what was left out."""
-    notes = []
-    if asked.expanduser() != folder:
-        notes.append(f'{asked} itself is no export; reading {folder}')
-    if (folder / 'images2').is_dir():
-        notes.append('images2/ (a second date, for change detection) is not read; only images/ is')
-    if unlabelled:
-        notes.append(f'{unlabelled} images have no label and were left out')
-    if orphans:
-        notes.append(f'{orphans} labels have no image and were left out')
-    if unreadable:
-        notes.append(f'{len(unreadable)} chips cannot be read and were left out; the first: {unreadable[0]}')
-    return notes
-
-
-def count_values(summary: ChipSummary) -> Counter[int]:
-    """Add up the label values of all chips."""
-    return sum(summary.value_counts, Counter())

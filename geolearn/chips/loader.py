@@ -1,145 +1,181 @@
-"""Turn chips into batches: cropped, indexed by class, augmented on the device, repeatable from a seed."""
+"""Batches of chips on a device: ordered, gathered ahead, augmented, repeatable from a seed."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from geolearn.augment import BatchTransform
-from geolearn.chips.reader import ChipReader
-from geolearn.classes import IGNORE_INDEX
+from geolearn.batch import Batch
+from geolearn.chips.balance import oversample_order
+from geolearn.chips.gather import GatherPlan, gather
+from geolearn.chips.store import ChipStore
+
+AHEAD = 2
+"""Batches that are gathered while the last one is used."""
 
 
-class ChipDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Chips as tensors of one size.
-
-    Items are an image (bands, chip_size, chip_size) float32, NaN where there is no data, and a mask (chip_size,
-    chip_size) uint8 of class indices, IGNORE_INDEX where unlabelled by wish or without data.
+@dataclass(frozen=True)
+class ChipDataset(Dataset[tuple[Any, ...]]):
+    """Chips as items of one size, on the CPU and without augmentation.
 
     Args:
-        reader: The chips.
-        table: Class index of each label value, from `index_table`.
-        chip_size: Side of the items in pixels; larger chips are cropped, smaller ones padded.
-        random_crop: Crop at random places (training) instead of the centre.
-        seed: Makes the crops repeatable together with `epoch`.
+        store: All chips of the folder.
+        positions: Those of this part.
+        plan: What to make of them.
     """
 
-    def __init__(self, reader: ChipReader, table: np.ndarray, chip_size: int, *, random_crop: bool, seed: int) -> None:
-        self.reader, self.table, self.chip_size = reader, table, chip_size
-        self.random_crop, self.seed, self.epoch = random_crop, seed, 0
+    store: ChipStore
+    positions: tuple[int, ...]
+    plan: GatherPlan
 
     def __len__(self) -> int:
-        return len(self.reader)
+        return len(self.positions)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        chip = self.reader[position]
-        top, left = self._corner(chip.label.shape, position)
-        part = np.s_[top : top + self.chip_size, left : left + self.chip_size]
-        image = chip.pixels[(slice(None), *part)].astype(np.float32)
-        mask = self.table[chip.label[part]]
-        if chip.mask is not None:
-            invalid = ~chip.mask[part]
-            image[:, invalid] = np.nan
-            mask[invalid] = IGNORE_INDEX
-        return self._padded(image, np.nan), self._padded(mask.astype(np.uint8), IGNORE_INDEX)
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        """Return image and target of one chip: (bands, S, S) and, by task, mask (S, S), Objects, or label."""
+        batch = self.gather([index], draw=index)
+        return batch.images[0], *(target[0] for target in batch.targets)
 
-    def _corner(self, shape: tuple[int, ...], position: int) -> tuple[int, int]:
-        spare = [max(side - self.chip_size, 0) for side in shape]
-        if not self.random_crop:
-            return spare[0] // 2, spare[1] // 2
-        rng = np.random.default_rng((self.seed, self.epoch, position))
-        return int(rng.integers(spare[0] + 1)), int(rng.integers(spare[1] + 1))
+    @property
+    def chip_size(self) -> int:
+        """Side of the items in pixels."""
+        return self.plan.chip_size
 
-    def _padded(self, array: np.ndarray, fill: float) -> Tensor:
-        lacking = [self.chip_size - side for side in array.shape[-2:]]
-        if any(lacking):
-            pad = [(0, 0)] * (array.ndim - 2) + [(0, side) for side in lacking]
-            array = np.pad(array, pad, constant_values=fill)
-        return torch.from_numpy(np.ascontiguousarray(array))
+    def gather(self, indexes: Sequence[int], *, draw: int) -> Batch:
+        """Return a batch of items; `draw` numbers the batch, for repeatable crops."""
+        return gather(self.store, [self.positions[index] for index in indexes], self.plan, draw=draw)
+
+
+class _Batches(Dataset[Batch]):
+    """Whole batches by number, for worker processes."""
+
+    def __init__(self, dataset: ChipDataset, orders: Sequence[Sequence[int]], draw: int) -> None:
+        self._dataset, self._orders, self._draw = dataset, orders, draw
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    def __getitem__(self, number: int) -> Batch:
+        return self._dataset.gather(self._orders[number], draw=self._draw + number)
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How batches are made.
+
+    Args:
+        batch_size: Chips per batch.
+        shuffle: New order in each epoch (training).
+        transform: Augmentation of whole batches, or None.
+        seed: Fixes order, crops and augmentation.
+        num_workers: Processes that gather; 0 gathers in threads of this one.
+        device: Where batches are put before they are augmented.
+        repeats: How often to show each chip in an epoch, on average; None for once.
+    """
+
+    batch_size: int
+    shuffle: bool
+    transform: BatchTransform | None
+    seed: int
+    num_workers: int
+    device: torch.device
+    repeats: np.ndarray | None = None
 
 
 class ChipLoader:
     """Batches of chips on a device.
 
-    Iterating gives images (N, bands, S, S) float32 and masks (N, S, S) int64. Each pass over a training loader is a
-    new epoch with its own order, crops and augmentation, all fixed by the seed.
+    Iterating gives a tuple of images (N, bands, S, S) float32, NaN where there is no data, and what the task teaches:
+    masks (N, S, S) int64, a tuple of `Objects`, labels (N,) int64 or (N, classes) float32, or nothing. Each pass over a
+    training loader is a new epoch with its own order, crops and augmentation, all fixed by the seed.
 
     Args:
         dataset: The chips.
-        batch_size: Chips per batch.
-        shuffle: New order in each epoch (training).
-        transform: Augmentation of whole batches, or None.
-        seed: Fixes order, crops and augmentation.
-        num_workers: Processes that read; 0 reads in this one.
-        device: Where batches are put before they are augmented.
+        options: How batches are made.
     """
 
     n_inp = 1  # fastai: the first item of a batch is the input, the rest is the target
 
-    def __init__(
-        self,
-        dataset: ChipDataset,
-        *,
-        batch_size: int,
-        shuffle: bool,
-        transform: BatchTransform | None,
-        seed: int,
-        num_workers: int,
-        device: torch.device,
-    ) -> None:
-        self.dataset, self.batch_size, self.device = dataset, batch_size, device
-        self.shuffle, self.transform, self.seed, self.num_workers = shuffle, transform, seed, num_workers
+    def __init__(self, dataset: ChipDataset, options: LoaderOptions) -> None:
+        self.dataset, self.options = dataset, options
         self.epoch = 0
-        # a last batch of one chip would stop batch normalisation
-        self._drop_last = shuffle and len(dataset) > batch_size and len(dataset) % batch_size == 1
 
-    def with_table(self, table: np.ndarray) -> 'ChipLoader':
-        """Return a loader of the same chips whose label values get other class indices."""
-        d = self.dataset
-        dataset = ChipDataset(d.reader, table, d.chip_size, random_crop=d.random_crop, seed=d.seed)
-        return ChipLoader(
-            dataset,
-            batch_size=self.batch_size,
-            shuffle=self.shuffle,
-            transform=self.transform,
-            seed=self.seed,
-            num_workers=self.num_workers,
-            device=self.device,
-        )
+    @property
+    def batch_size(self) -> int:
+        """Chips per batch."""
+        return self.options.batch_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return self.options.device
+
+    def with_plan(self, plan: GatherPlan) -> 'ChipLoader':
+        """Return a loader of the same chips that makes other items of them."""
+        return ChipLoader(replace(self.dataset, plan=plan), self.options)
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.dataset), self.batch_size)
-        return whole + (rest > 0 and not self._drop_last)
+        return len(self._orders(self.epoch))
 
-    def peek(self) -> tuple[Tensor, Tensor]:
-        """Return the first batch of the coming epoch, without making it the epoch that was."""
+    def peek(self, count: int | None = None) -> Batch:
+        """Return the first chips of the coming epoch (None: a batch), without making it the epoch that was."""
+        first = [index for order in self._orders(self.epoch) for index in order][: count or self.batch_size]
+        return self._finish(self.dataset.gather(first, draw=self.epoch * 2**20), self._changes(self.epoch))
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        for batch in self.batches():
+            yield batch.images, *batch.targets
+
+    def batches(self) -> Iterator[Batch]:
+        """Go through an epoch, as batches with names."""
         epoch = self.epoch
-        try:
-            return next(iter(self))
-        finally:
-            self.epoch = epoch
+        changes = self._changes(epoch)
+        self.epoch += self.options.shuffle
+        orders = self._orders(epoch)
+        for gathered in self._gathered(orders, draw=epoch * 2**20):
+            yield self._finish(gathered, changes)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # one generator each: workers draw the order ahead of the changes
-        order, changes = (
-            torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch + part * 2**40) for part in range(2)
-        )
-        self.dataset.epoch = self.epoch
-        if self.shuffle:
-            self.epoch += 1
-        loader = DataLoader(
-            self.dataset,
-            self.batch_size,
-            shuffle=self.shuffle,
-            generator=order,
-            drop_last=self._drop_last,
-            num_workers=self.num_workers,
-            pin_memory=self.device.type == 'cuda',
-        )
-        for images, masks in loader:
-            images, masks = images.to(self.device, non_blocking=True), masks.to(self.device, torch.int64)
-            if self.transform is not None:
-                images, masks = self.transform(images, masks, changes)
-            yield images, masks
+    def _changes(self, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.options.seed * 1_000_003 + epoch + 2**40)
+
+    def _finish(self, gathered: Batch, changes: torch.Generator) -> Batch:
+        batch = gathered.to(self.device)
+        return batch if self.options.transform is None else self.options.transform(batch, changes)
+
+    def _orders(self, epoch: int) -> list[list[int]]:
+        """Return the positions of each batch of an epoch."""
+        count, size = len(self.dataset), self.batch_size
+        order = np.arange(count)
+        if self.options.shuffle:
+            rng = np.random.default_rng((self.options.seed, epoch))
+            repeats = self.options.repeats
+            order = rng.permutation(count) if repeats is None else oversample_order(repeats, rng)
+        orders = [part.tolist() for part in np.split(order, range(size, len(order), size))]
+        # a last batch of one chip would stop batch normalisation
+        if self.options.shuffle and len(orders) > 1 and len(orders[-1]) == 1:
+            orders.pop()
+        return orders
+
+    def _gathered(self, orders: Sequence[Sequence[int]], *, draw: int) -> Iterator[Batch]:
+        if self.options.num_workers:
+            yield from DataLoader(
+                _Batches(self.dataset, orders, draw), batch_size=None, num_workers=self.options.num_workers
+            )
+            return
+        waiting: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(AHEAD, 'gather') as pool:
+            try:
+                for number, order in enumerate(orders):
+                    waiting.append(pool.submit(self.dataset.gather, order, draw=draw + number))
+                    if len(waiting) > AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)

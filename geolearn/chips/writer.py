@@ -1,71 +1,74 @@
 """Write chip folders in ArcGIS's layout: images/, labels/, .emd, statistics, map.txt."""
 
-import json
 import shutil
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
 import numpy as np
 
-from geolearn.bands import Band
-from geolearn.chips.emd import EMD_NAME, STATS_NAME, WELL_KNOWN_KEY, WELL_KNOWN_NAMES
-from geolearn.classes import ClassInfo, index_table
+from geolearn.chips.label import Label
+from geolearn.chips.writers import ChipFile, find_writer
+from geolearn.chips.writers.metadata import ExportFacts, metadata_texts
+from geolearn.chips.writers.tally import Tally, band_statistics
 from geolearn.errors import ChipFolderError
-from geolearn.raster import GeoBox, write_raster
-from geolearn.statistics import RunningStatistics
+from geolearn.raster import GeoBox
+from geolearn.raster.images import SUFFIXES, write_image
+
+MAX_VALUE = 65535
 
 
-class ClassifiedTilesWriter:
-    """Write chips one by one, then the metadata that describes all of them; the folder appears when it is whole.
+class ChipWriter:
+    """Write chips, then the metadata that describes all of them; the folder appears when it is whole.
 
     A context manager: `add` chips inside; leaving it writes the metadata, or deletes everything where an error does so.
 
     Args:
         folder: New or empty folder.
-        bands: Bands of the images, in order.
-        classes: Classes that labels may hold; 0 stands for unlabelled and need not be listed.
-        tile_size: Side of the chips in pixels.
-        sensor: Name of the sensor as ArcGIS would write it, such as ``'Sentinel-2'``.
+        facts: What is true of all chips.
+        image_format: ``'TIFF'``, ``'PNG'``, ``'JPEG'`` or ``'MRF'``.
+        compress: Compression of TIFFs: ``'none'``, ``'deflate'``, ``'lzw'`` or ``'zstd'``.
         nodata: NoData value of the images.
+        start_index: Number of the first chip.
 
     Raises:
-        ChipFolderError: If the folder already holds files, or a class value fits no label raster.
+        ChipFolderError: If the folder already holds files, or the format cannot hold a class.
+        UnknownNameError: If there is no such format.
     """
 
     def __init__(
         self,
         folder: str | Path,
+        facts: ExportFacts,
         *,
-        bands: Sequence[Band],
-        classes: Sequence[ClassInfo],
-        tile_size: int,
-        sensor: str = 'Undefined',
+        image_format: str = 'TIFF',
+        compress: str = 'none',
         nodata: float | None = None,
+        start_index: int = 0,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder, self.facts = Path(folder), facts
         if self.folder.exists() and not self.folder.is_dir():
             raise ChipFolderError(f'{self.folder} is a file; export into a new folder')
         if self.folder.is_dir() and any(self.folder.iterdir()):
             raise ChipFolderError(f'{self.folder} is not empty; export into a new folder so that two exports never mix')
-        index_table(classes)  # refuses values that no label raster can hold
-        self._bands, self._classes = tuple(bands), tuple(classes)
-        self._tile_size, self._sensor, self._nodata = tile_size, sensor, nodata
-        self._listed = {0} | {info.value for info in classes}
-        self._statistics, self._counts = RunningStatistics(), Counter[int]()
-        self._chips_with = Counter[int]()
-        self._classes_per_chip: list[int] = []
+        _check_values(info.value for info in facts.classes)
+        self._part = self.folder.parent / f'.{self.folder.name}-{uuid4().hex[:8]}.part'
+        self._format = find_writer(facts.metadata_format)(self._part, facts.classes, compress)
+        self._image_format, self._compress, self._nodata = image_format, compress, nodata
+        self._listed = {0} | {info.value for info in facts.classes}
+        self._tally, self._start = Tally(), start_index
         self._cell_size: dict[str, Any] | None = None
+        self._notes: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
-        self._part = self.folder.parent / f'.{self.folder.name}-{uuid4().hex[:8]}.part'
         try:
-            for name in ('images', 'labels'):
-                (self._part / name).mkdir(parents=True)
-        except OSError as error:
-            raise ChipFolderError(f'cannot write {self.folder}: {error.strerror}') from error
+            self._format.prepare()
+        except BaseException as error:
+            shutil.rmtree(self._part, ignore_errors=True)
+            if isinstance(error, ChipFolderError):
+                raise ChipFolderError(f'cannot write {self.folder}: {error}') from error
+            raise
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
@@ -75,55 +78,126 @@ class ClassifiedTilesWriter:
         finally:
             shutil.rmtree(self._part, ignore_errors=True)
 
-    def add(self, pixels: np.ndarray, label: np.ndarray, geobox: GeoBox, *, mask: np.ndarray | None = None) -> None:
-        """Write one chip.
+    def add(self, pixels: np.ndarray, label: Label, geobox: GeoBox, *, mask: np.ndarray | None = None) -> None:
+        """Write the next chip.
 
         Args:
             pixels: (bands, height, width) in the dtype to store.
-            label: (height, width) of class values, 0 where unlabelled.
+            label: In the form that the format needs.
             geobox: Place of the chip.
             mask: True where the pixels are valid; None where all are.
 
         Raises:
             ChipFolderError: If band count, size or class values do not fit.
+            RasterError: If a file cannot be written.
         """
-        if pixels.shape[0] != len(self._bands) or pixels.shape[1:] != label.shape:
-            raise ChipFolderError(
-                f'chip of {pixels.shape} pixels with label {label.shape} does not fit {len(self._bands)} bands'
-            )
-        values, counts = (a.tolist() for a in np.unique(label, return_counts=True))
-        if unknown := set(values) - self._listed:
-            raise ChipFolderError(f'label holds {sorted(unknown)}, which are no class values: {sorted(self._listed)}')
-        name = f'{len(self._classes_per_chip):012d}.tif'
-        place: dict[str, Any] = {'transform': geobox.transform, 'crs': geobox.crs}
-        names = [band.name for band in self._bands]
-        write_raster(self._part / 'images' / name, pixels, nodata=self._nodata, band_names=names, **place)
-        write_raster(
-            self._part / 'labels' / name, label.astype(np.uint8 if max(self._listed) < 256 else np.uint16), **place
+        self.write(self._start + len(self._tally.rows), pixels, label, geobox, self._tally, mask=mask, valid=mask)
+
+    def write(
+        self,
+        number: int,
+        pixels: np.ndarray,
+        label: Label,
+        geobox: GeoBox,
+        tally: Tally,
+        *,
+        mask: np.ndarray | None = None,
+        valid: np.ndarray | None = None,
+        features: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        """Write a chip of a number of its own; threads may do so at once, each with its own tally.
+
+        Args:
+            number: Number of the chip.
+            pixels: As in `add`.
+            label: As in `add`.
+            geobox: As in `add`.
+            tally: Counts what is written.
+            mask: True where pixels count in statistics.
+            valid: True where pixels hold data.
+            features: Class value and area in pixels of each feature, where the label does not tell.
+        """
+        shape = self._check(pixels, label)
+        place = geobox if self.facts.map_space else None
+        chip = ChipFile(f'{number:012d}', SUFFIXES[self._image_format], len(pixels), shape, place)
+        image = self._format.image(chip, label)
+        write_image(
+            self._part / image,
+            pixels,
+            place,
+            image_format=self._image_format,
+            compress=self._compress,
+            nodata=self._nodata,
+            band_names=[band.name for band in self.facts.bands],
+            mask=None
+            if self._nodata is not None or pixels.dtype.kind == 'f' or self._image_format != 'TIFF'
+            else valid,
         )
-        self._statistics.add(pixels, mask)
-        present = [value for value in values if value]
-        self._counts.update(dict(zip(values, counts)))
-        self._chips_with.update(present)
-        self._classes_per_chip.append(len(present))
+        tally.rows.append((image, *self._format.write(chip, label)))
+        tally.bands.merge(band_statistics(pixels, mask))
         side_x, side_y = geobox.resolution
+        self._count(tally, label, features, side_x * side_y)
         self._cell_size = {'x': side_x, 'y': side_y, 'spatialReference': {'wkt': geobox.crs} if geobox.crs else {}}
 
+    def take(self, tallies: Iterable[Tally], notes: Sequence[str] = ()) -> None:
+        """Take in what threads counted, in the order of the chips, and what people should know."""
+        for tally in tallies:
+            self._tally.merge(tally)
+        self._notes += tuple(notes)
+
+    def _check(self, pixels: np.ndarray, label: Label) -> tuple[int, int]:
+        shape = (pixels.shape[1], pixels.shape[2])
+        others = [] if label.raster is None else [label.raster.shape]
+        others += [mask.shape for mask in label.masks or ()]
+        if pixels.shape[0] != len(self.facts.bands) or any(other != shape for other in others):
+            raise ChipFolderError(
+                f'chip of {pixels.shape} pixels with label {others[0] if others else "of no size"} does not fit '
+                f'{len(self.facts.bands)} bands'
+            )
+        found = set(label.values.tolist())
+        if label.raster is not None:
+            found |= set(_count_values(label.raster))
+        if unknown := found - self._listed:
+            raise ChipFolderError(f'label holds {sorted(unknown)}, which are no class values: {sorted(self._listed)}')
+        return shape
+
+    def _needs_mask(self, pixels: np.ndarray, valid: np.ndarray | None) -> bool:
+        """Whether neither a NoData value nor NaN shows which pixels are invalid."""
+        if valid is None or self._nodata is not None or self._image_format != 'TIFF':
+            return False
+        return pixels.dtype.kind != 'f' or bool(np.isfinite(pixels[:, ~valid]).all(axis=0).any())
+
+    def _count(
+        self, tally: Tally, label: Label, features: tuple[np.ndarray, np.ndarray] | None, cell_area: float
+    ) -> None:
+        if label.raster is not None:
+            tally.add_raster(_count_values(label.raster))
+        if features is not None:
+            tally.add_features(features[0], features[1] * cell_area)
+        elif label.boxes is not None:
+            boxes = label.boxes.astype(np.float64)
+            areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+            if label.masks is not None:
+                areas = np.array([mask.sum() for mask in label.masks], np.float64)
+            tally.add_features(label.values, areas * cell_area)
+        elif label.raster is None and self.facts.classes:
+            tally.add_features(label.values, np.zeros(len(label.values)))
+
     def _finish(self) -> None:
-        if not self._classes_per_chip:
+        if not self._tally.rows:
             raise ChipFolderError(f'no chip was written to {self.folder}: no tile holds both image and label')
-        names = [f'{index:012d}.tif' for index in range(len(self._classes_per_chip))]
-        # ArcGIS writes backslashes and a trailing blank; its own reader relies on neither
-        rows = ''.join(f'images\\{name}  labels\\{name} \n' for name in names)
-        texts = {
-            'map.txt': rows,
-            'stats.txt': self._stats_text(),
-            STATS_NAME: json.dumps(self._accumulated_stats(), indent=2),
-            EMD_NAME: json.dumps(self._emd(), indent=2),
-        }
+        self._format.finish()
+        texts = metadata_texts(
+            self.facts,
+            self._tally,
+            cell_size=self._cell_size,
+            next_index=self._start + len(self._tally.rows),
+            extra=self._format.emd(),
+            notes=self._notes,
+        )
         for name, text in texts.items():
             try:
-                (self._part / name).write_text(text, encoding='utf-8')
+                (self._part / name).write_text(text, encoding='utf-8', newline='\n')
             except OSError as error:
                 raise ChipFolderError(f'cannot write {self.folder / name}: {error.strerror}') from error
         try:
@@ -133,72 +207,20 @@ class ClassifiedTilesWriter:
         except OSError as error:
             raise ChipFolderError(f'cannot write {self.folder}: {error.strerror}') from error
 
-    def _properties(self) -> dict[str, Any]:
-        return {'RasterCount': 1, 'SensorName': self._sensor, 'BandNames': [band.name for band in self._bands]}
 
-    def _emd(self) -> dict[str, Any]:
-        found = self._statistics.result()
-        columns = zip(self._bands, found.minimum, found.maximum, found.mean, found.std)
-        return {
-            'ImageHeight': self._tile_size,
-            'ImageWidth': self._tile_size,
-            'MetaDataMode': 'Classified_Tiles',
-            'BlackenAroundFeature': False,
-            'IsMultidimensional': False,
-            'CropTileMode': 'Fixed_Size',
-            'ImageSpaceUsed': 'MAP_SPACE',
-            'MinCellSize': self._cell_size,
-            'MaxCellSize': self._cell_size,
-            'Classes': [{'Value': c.value, 'Name': c.name, 'Color': list(c.color)} for c in self._classes],
-            'InputRastersProps': self._properties(),
-            'AllTilesStats': [
-                {'BandName': band.name, 'Min': low, 'Max': high, 'Mean': mean, 'StdDev': std}
-                for band, low, high, mean, std in columns
-            ],
-            WELL_KNOWN_KEY: WELL_KNOWN_NAMES,
-            'geolearn': {'wavelengths_um': [band.wavelength_um for band in self._bands]},
-        }
+def _check_values(values: Iterable[int]) -> None:
+    seen = set[int]()
+    for value in values:
+        if not 0 <= value <= MAX_VALUE:
+            raise ChipFolderError(f'class value {value} is outside 0..{MAX_VALUE}, the range of a label raster')
+        if value in seen:
+            raise ChipFolderError(f'two classes have the value {value}; values must differ')
+        seen.add(value)
 
-    def _accumulated_stats(self) -> dict[str, Any]:
-        s = self._statistics
-        columns = zip(s.minimum.tolist(), s.maximum.tolist(), s.mean.tolist(), s.m2.tolist(), s.count.tolist())
-        return {
-            'Version': 1,
-            'NumBands': len(self._bands),
-            'TileSizeX': self._tile_size,
-            'TileSizeY': self._tile_size,
-            'NumClasses': len(self._classes),
-            'NumTiles': len(self._classes_per_chip),
-            'NumTilesAsDouble': len(self._classes_per_chip),
-            'NextTileIndex': len(self._classes_per_chip),
-            'OutputFeatures': False,
-            'MetaDataMode': 'Classified_Tiles',
-            'MinCellSize': self._cell_size,
-            'MaxCellSize': self._cell_size,
-            'Classes': [{'ClassValue': c.value, 'ClassName': c.name, 'Color': list(c.color)} for c in self._classes],
-            'ClassPixelStats': {
-                'NumClasses': len(self._classes),
-                'NumImagesTotal': len(self._classes_per_chip),
-                'NumImagesPerClass': [self._chips_with[c.value] for c in self._classes],
-                'NumPixelsPerClass': [self._counts[c.value] for c in self._classes],
-            },
-            'InputRastersProps': self._properties(),
-            'BandStatsState': [
-                {'Min': low, 'Max': high, 'Mean': 0, 'StdDev': 0, 'M1': mean, 'M2': m2, 'Num': int(count)}
-                for low, high, mean, m2, count in columns
-            ],
-        }
 
-    def _stats_text(self) -> str:
-        per_chip = self._classes_per_chip
-        mean = sum(per_chip) / len(per_chip)
-        lines = [
-            f'images = {len(per_chip)} *{len(self._bands)}*{self._tile_size}*{self._tile_size}',
-            f'classes = {len(self._classes)}',
-            f'classes per image = [min = {min(per_chip)}, mean = {mean:.2f}, max = {max(per_chip)}]',
-            f'{"cls name":<30}{"cls value":>10}{"images":>10}{"pixels":>14}',
-        ]
-        for info in self._classes:
-            counts = f'{self._chips_with[info.value]:>10}{self._counts[info.value]:>14}'
-            lines.append(f'{info.name:<30}{info.value:>10}{counts}')
-        return '\n'.join(lines) + '\n'
+def _count_values(raster: np.ndarray) -> dict[int, int]:
+    if raster.dtype.kind == 'u' and raster.dtype.itemsize <= 2:
+        counts = np.bincount(raster.ravel())
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    values, numbers = np.unique(raster, return_counts=True)
+    return dict(zip(values.tolist(), numbers.tolist()))

@@ -95,7 +95,7 @@ class PixelClassifier:
                 self.network,
                 data.train_dl,
                 data.valid_dl,
-                PixelCrossEntropy(),
+                PixelCrossEntropy(self._class_weights()),
                 class_count=data.c,
                 splitter=Segmenter.parameter_groups,
             )
@@ -302,6 +302,11 @@ class PixelClassifier:
     @property
     def _class_names(self) -> list[str]:
         return [info.name for info in self.spec.class_infos]
+
+    def _class_weights(self) -> Tensor | None:
+        if not self.spec.class_balancing:
+            return None
+        return torch.tensor(self._needed_data().class_weights, dtype=torch.float32)
 
     def _needed_data(self) -> ChipData:
         if self.data is None:

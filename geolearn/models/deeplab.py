@@ -67,6 +67,7 @@ class DeepLab(PixelClassifier):
         wavelengths: Centre wavelength of each band in micrometres, where the data does not name the bands well; None
             for radar.
         ignore_classes: Label values to leave out, on top of those that `data` ignores.
+        class_balancing: Weigh classes in the loss by their rarity among the training chips.
 
     Raises:
         UnknownNameError: If there is no such backbone.
@@ -84,11 +85,13 @@ class DeepLab(PixelClassifier):
         weights: str | Path | None = None,
         wavelengths: Sequence[float | None] | None = None,
         ignore_classes: Sequence[int] = (),
+        class_balancing: bool = False,
     ) -> None:
         data = data.ignoring(ignore_classes) if ignore_classes else data
         spec = spec_from_data(data, model='DeepLab', backbone=backbone, wavelengths=wavelengths)
         network = self.build(spec, pretrained=pretrained, weights=weights)
-        super().__init__(replace(spec, pretrained=network.backbone.load_report is not None), network, data)
+        pretrained = network.backbone.load_report is not None
+        super().__init__(replace(spec, pretrained=pretrained, class_balancing=class_balancing), network, data)
 
     @classmethod
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Segmenter:
@@ -96,5 +99,5 @@ class DeepLab(PixelClassifier):
         backbone = create_backbone(
             spec.backbone, spec.bands, pretrained=pretrained, weights=weights, strides=DeepLabHead.STRIDES
         )
-        normalise = Normalise(spec.statistics.mean, spec.statistics.std)
+        normalise = Normalise(spec.normalization.mean, spec.normalization.std)
         return Segmenter(normalise, backbone, DeepLabHead(backbone, len(spec.class_infos)))

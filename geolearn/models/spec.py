@@ -9,6 +9,7 @@ from geolearn.bands import Band, parse_wavelengths
 from geolearn.classes import MAX_CLASSES, ClassInfo, is_unlabelled
 from geolearn.data import ChipData
 from geolearn.errors import BackboneError, BandError, BundleError
+from geolearn.normalize import Normalization
 from geolearn.statistics import BandStatistics
 
 MAX_CHIP_SIZE = 65_536
@@ -26,12 +27,14 @@ class ModelSpec:
         class_infos: Classes; position is the output channel.
         ignored_values: Label values that were left out.
         chip_size: Side of the training images in pixels.
-        statistics: Of the training chips, in the units that the network takes; they normalise the input.
+        statistics: Of the training chips, in the units that the network takes.
+        normalization: What the network's first layer does to its input.
         dtype: Stored dtype of the training chips.
         cell_size: ArcGIS's MinCellSize object, or None.
         band_indexes: 0-based position of each band in the training raster; empty means 0, 1, 2, ...
         image_space: ArcGIS's ImageSpaceUsed.
         pretrained: Whether the backbone started from published weights, so that it is trained at a lower rate.
+        class_balancing: Whether rare classes weigh more in the loss.
     """
 
     model: str
@@ -41,11 +44,13 @@ class ModelSpec:
     ignored_values: tuple[int, ...]
     chip_size: int
     statistics: BandStatistics
+    normalization: Normalization
     dtype: str
     cell_size: Mapping[str, Any] | None = None
     band_indexes: tuple[int, ...] = ()
     image_space: str = 'MAP_SPACE'
     pretrained: bool = False
+    class_balancing: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'band_indexes', self.band_indexes or tuple(range(len(self.bands))))
@@ -70,11 +75,13 @@ class ModelSpec:
                 ignored_values=tuple(_typed(value, int) for value in manifest['ignored_values']),
                 chip_size=_typed(manifest['chip_size'], int),
                 statistics=_statistics(manifest['statistics']),
+                normalization=_normalization(manifest['normalization']),
                 dtype=_typed(manifest['dtype'], str),
                 cell_size=_optional(manifest.get('cell_size'), dict) or None,
                 band_indexes=tuple(_typed(index, int) for index in manifest.get('band_indexes', ())),
                 image_space=_typed(manifest.get('image_space', 'MAP_SPACE'), str),
                 pretrained=bool(manifest.get('pretrained', False)),
+                class_balancing=bool(manifest.get('class_balancing', False)),
             )
         except KeyError as error:
             raise BundleError(f'the manifest lacks {error}; the bundle is broken') from error
@@ -84,9 +91,12 @@ class ModelSpec:
         return spec
 
     def _check(self) -> None:
-        bands, measured, values = len(self.bands), len(self.statistics.mean), [info.value for info in self.class_infos]
-        if not bands or measured != bands:
-            raise BundleError(f'the manifest is broken: {bands} bands with statistics of {measured}')
+        bands, values = len(self.bands), [info.value for info in self.class_infos]
+        measured, normalised = len(self.statistics.mean), len(self.normalization.mean)
+        if not bands or measured != bands or normalised != bands:
+            raise BundleError(
+                f'the manifest is broken: {bands} bands with statistics of {measured} and normalisation of {normalised}'
+            )
         if len(self.band_indexes) != bands or min(self.band_indexes) < 0:
             raise BundleError(f'the manifest is broken: {bands} bands at the positions {self.band_indexes}')
         if not 2 <= len(set(values)) == len(values) <= MAX_CLASSES or not all(0 <= value < 65536 for value in values):
@@ -164,10 +174,20 @@ def spec_from_data(
         ignored_values=data.ignored_values,
         chip_size=data.chip_size,
         statistics=data.statistics,
+        normalization=_choose_normalization(data, backbone),
         dtype=data.dtype,
         cell_size=data.cell_size,
         band_indexes=data.band_indexes,
         image_space=data.image_space,
+    )
+
+
+def _choose_normalization(data: ChipData, backbone: str) -> Normalization:
+    if data.normalization is not None:
+        return data.normalization
+    raise BackboneError(
+        f"normalize='pretraining' was asked for, but the weights of {backbone} state no mean and std for these bands; "
+        "pass normalize='dataset' to prepare_data"
     )
 
 
@@ -224,6 +244,10 @@ def _statistics(row: Mapping[str, Any]) -> BandStatistics:
     if len({len(column) for column in columns}) != 1:
         raise ValueError('statistics have columns of different lengths')
     return BandStatistics(*columns)
+
+
+def _normalization(row: Mapping[str, Any]) -> Normalization:
+    return Normalization(_floats(row['mean']), _floats(row['std']), _typed(row['source'], str))
 
 
 def _floats(values: Sequence[Any]) -> tuple[float, ...]:

@@ -11,10 +11,12 @@ from geolearn.raster.reading import (
     read_image,
     read_label,
     read_window,
+    read_window_masks,
     require_place,
     sample_pixels,
     tag_wavelengths_um,
 )
+from geolearn.raster.stack import read_stack
 from geolearn.raster.writing import RasterWriter, replacing, write_raster
 
 __all__ = [
@@ -28,7 +30,9 @@ __all__ = [
     'raster_geobox',
     'read_image',
     'read_label',
+    'read_stack',
     'read_window',
+    'read_window_masks',
     'replacing',
     'require_place',
     'sample_pixels',

@@ -200,13 +200,26 @@ def read_window(
     Raises:
         RasterError: If the file cannot be read there.
     """
+    pixels, masks = read_window_masks(src, window, indexes, out=out)
+    return pixels, None if masks is None else np.logical_and.reduce(masks, axis=0)
+
+
+def read_window_masks(
+    src: Any, window: Window, indexes: Sequence[int], *, out: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read a window as `read_window` does, with masks by band.
+
+    Returns:
+        Pixels, and a mask of shape (bands, height, width), or (1, height, width) where one holds for all bands, or None
+        where everything is valid.
+    """
     try:
         pixels = _read(src, window, indexes, out)
-        mask = _valid_mask(src, pixels, window, indexes)
+        masks = _valid_masks(src, pixels, window, indexes)
     except (RasterioError, MemoryError) as error:  # a damaged header may claim any size
         rows = f'{int(window.row_off)}..{int(window.row_off + window.height)}'
         raise RasterError(f'cannot read rows {rows} of {_shown(src)}: {error.__cause__ or error}') from error
-    return pixels, mask
+    return pixels, masks
 
 
 def common_dtype(src: Any, indexes: Sequence[int]) -> Any:
@@ -226,21 +239,27 @@ def _read(src: Any, window: Window, indexes: Sequence[int], out: np.ndarray | No
     return out
 
 
-def _valid_mask(src: Any, pixels: np.ndarray, window: Window, indexes: Sequence[int]) -> np.ndarray | None:
+def _valid_masks(src: Any, pixels: np.ndarray, window: Window, indexes: Sequence[int]) -> np.ndarray | None:
     valid: np.ndarray | None = None
     if np.issubdtype(pixels.dtype, np.floating):
-        valid = np.isfinite(pixels).all(axis=0)
+        valid = np.isfinite(pixels)
     flags = src.mask_flag_enums[indexes[0] - 1]
     if MaskFlags.nodata in flags:
-        for plane, index in zip(pixels, indexes):
-            nodata = src.nodatavals[index - 1]
-            if nodata is not None and not math.isnan(nodata):
-                kept = plane != nodata
-                valid = kept if valid is None else valid & kept
-    elif MaskFlags.all_valid not in flags:
-        kept = src.dataset_mask(window=window) > 0
+        kept = np.stack([_differs(plane, src.nodatavals[index - 1]) for plane, index in zip(pixels, indexes)])
         valid = kept if valid is None else valid & kept
-    return None if valid is None or valid.all() else valid
+    elif MaskFlags.all_valid not in flags:
+        kept = src.dataset_mask(window=window)[None] > 0
+        valid = kept if valid is None else valid & kept
+    if valid is None or valid.all():
+        return None
+    return valid[:1] if (valid == valid[:1]).all() else valid
+
+
+def _differs(plane: np.ndarray, nodata: float | None) -> np.ndarray:
+    if nodata is None or math.isnan(nodata):
+        return np.ones(plane.shape, bool)
+    different: np.ndarray = plane != nodata
+    return different
 
 
 def read_image(path: RasterPath, indexes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:

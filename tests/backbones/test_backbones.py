@@ -142,12 +142,14 @@ def test_a_registered_builder_is_found_and_a_second_of_its_name_is_refused(monke
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'form': 'maps'}, "form must be 'pyramid' or 'tokens', got 'maps'"),
+        ({'form': 'maps'}, "form must be 'pyramid', 'layers' or 'tokens', got 'maps'"),
         ({'window': -1}, 'window must be None, 0 for global attention'),
         ({'drop_path': 1.0}, 'drop_path must lie in 0..1'),
         ({'strides': (2, 4)}, r'strides must be some of \(4, 8, 16, 32\), finest first, got \(2, 4\)'),
         ({'strides': (16, 4)}, 'finest first'),
         ({'strides': ()}, 'strides must be some of'),
+        ({'layers': (1, 2)}, "layers goes with the forms 'layers' and 'tokens'"),
+        ({'relative_positions': True, 'form': 'tokens'}, 'native tokens have none'),
     ],
 )
 def test_impossible_options_are_refused(arguments, message):
@@ -159,8 +161,6 @@ def test_impossible_options_are_refused(arguments, message):
     ('name', 'arguments', 'message'),
     [
         ('resnet18', {'form': 'tokens'}, 'without tokens'),
-        ('vit_tiny_patch16_224', {}, r'vit_tiny_patch16_224 offers maps at strides \[16, 16, 16\]'),
-        ('swin_tiny_patch4_window7_224', {}, 'images of one size only'),
         ('mobilenet_v3_small', {'drop_path': 0.1}, 'comes from torchvision'),
         ('alexnet', {}, 'needed .4, 8, 16, 32.; take another model'),
         ('torchvision:vit_b_16', {}, 'does not run its layers in one chain'),

@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from geolearn.backbones import catalog, create_backbone
-from geolearn.backbones.dofa import RADAR_WAVELENGTH_UM, DynamicPatchEmbed, dofa_wavelengths, embed_wavelengths
+from geolearn.backbones.dofa import (
+    RADAR_WAVELENGTH_UM,
+    RADAR_WAVELENGTH_UM_V2,
+    DynamicPatchEmbed,
+    dofa_wavelengths,
+    embed_wavelengths,
+)
 from geolearn.bands import Band
 from geolearn.errors import BandError, WeightsError
 
@@ -59,6 +65,52 @@ def test_every_stage_matches_the_published_code(oracle, small_dofa, tmp_path, na
         assert torch.equal(tokens, hidden[-1])
     assert not net.load_report.missing
     assert len(net.load_report.matched) == (74 if layout == 'official' else 72)
+
+
+@pytest.fixture
+def small_dofa_v2(use_record):
+    """Let 'dofa_v2_base' stand for the oracle's size."""
+    return use_record(dataclasses.replace(catalog.get_record('dofa_v2_base'), dim=48, depth=4, heads=3))
+
+
+class TestSecondVersion:
+    def test_every_stage_matches_the_published_code(self, oracle, small_dofa_v2, tmp_path):
+        case = oracle['v2']['cases']['rgb']
+        torch.save(oracle['v2']['state_dict'], tmp_path / 'dofa.pth')
+        net = create_backbone('dofa_v2_base', bands_of(case), weights=tmp_path / 'dofa.pth', form='tokens').eval()
+        with torch.no_grad():
+            kernel, bias = net.trunk.patch_embed.kernel()
+            hidden = net.trunk.hidden_states(case['x'])
+            found = {'kernel': kernel, 'bias': bias, 'final_norm': net(case['x'])}
+        found |= {i: hidden[i] for i in case['hidden']}
+        for key, value in found.items():
+            torch.testing.assert_close(value, {**case, **case['hidden']}[key], atol=1e-4, rtol=0)
+        assert not net.load_report.missing
+        assert net.load_report.unexpected == ('norm.weight', 'norm.bias')  # the outer one
+
+    def test_kernels_of_14_pixels_are_resampled_to_16_in_the_maps(self, oracle, small_dofa_v2, tmp_path):
+        case = oracle['v2']['cases']['rgb']
+        torch.save(oracle['v2']['state_dict'], tmp_path / 'dofa.pth')
+        net = create_backbone('dofa_v2_base', bands_of(case), weights=tmp_path / 'dofa.pth').eval()
+        with torch.no_grad():
+            kernel, _ = net.trunk.patch_embed.kernel()
+            shapes = [tuple(m.shape[2:]) for m in net(torch.randn(1, 3, 64, 96))]
+        expected = F.interpolate(case['kernel'], size=(16, 16), mode='bicubic', align_corners=False)
+        torch.testing.assert_close(kernel, expected, atol=1e-6, rtol=1e-4)
+        assert shapes == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+    def test_radar_has_its_own_placeholder(self, small_dofa_v2):
+        net = create_backbone('dofa_v2_base', (Band('VV', is_radar=True), *RGB), pretrained=False)
+        assert net.trunk.patch_embed.wavelengths_um == (RADAR_WAVELENGTH_UM_V2, 0.665, 0.56, 0.49)
+        assert RADAR_WAVELENGTH_UM_V2 == 5.405
+
+    @pytest.mark.parametrize(('name', 'version'), [('dofa_base', 'v2'), ('dofa_v2_base', 'official')])
+    def test_the_other_versions_weights_do_not_load(self, oracle, use_record, tmp_path, name, version):
+        use_record(dataclasses.replace(catalog.get_record(name), dim=48, depth=4, heads=3))
+        state = oracle['v2']['state_dict'] if version == 'v2' else oracle['official']
+        torch.save(state, tmp_path / 'dofa.pth')
+        with pytest.raises(WeightsError, match='do not fit the network'):
+            create_backbone(name, RGB, weights=tmp_path / 'dofa.pth')
 
 
 @pytest.mark.parametrize('case', ['s2_9'])

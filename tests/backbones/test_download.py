@@ -1,6 +1,7 @@
 """Fetching weights from a hub: a local server plays it, on the routes and headers that its client uses."""
 
 import dataclasses
+import errno
 import hashlib
 import threading
 import time
@@ -10,7 +11,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from geolearn.backbones import create_backbone
+from geolearn.backbones import create_backbone, weights
 from geolearn.backbones.weights import WEIGHTS_DIR, fetch
 from geolearn.bands import Band
 from geolearn.errors import WeightsError
@@ -152,3 +153,39 @@ def test_a_broken_download_goes_on_where_it_stopped(hub, record, monkeypatch):
     assert starts[0] == 0
     assert starts[1] > 0
     assert hashlib.sha256(path.read_bytes()).hexdigest() == record.sources[0].sha256
+
+
+def test_offline_mode_takes_what_is_cached_and_asks_nobody(hub, record, monkeypatch):
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    with pytest.raises(WeightsError, match=r"HF_HUB_OFFLINE is set: unset it, or pass weights='<file or folder>'"):
+        fetch(record)
+    assert hub.requests == []
+    monkeypatch.delenv('HF_HUB_OFFLINE')
+    cached = fetch(record)
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    hub.requests.clear()
+    assert fetch(record) == cached
+    assert hub.requests == []
+
+
+def test_a_full_disk_says_where_there_may_be_room(hub, record, monkeypatch, tmp_path):
+    def fill(*_, **__):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(weights, 'hf_hub_download', fill)
+    with pytest.raises(WeightsError, match=r'No space left.*disk of .*hub is full: free space, or set HF_HOME to a fo'):
+        fetch(record)
+
+
+def test_gated_weights_say_how_to_open_the_gate(hub, record):
+    hub.files.clear()
+    gated = dataclasses.replace(record, gated=True)
+    with pytest.raises(WeightsError, match=r'accept its licence on huggingface.co/earthflow/DOFA and set HF_TOKEN, or'):
+        fetch(gated)
+
+
+def test_nothing_is_left_half_loaded_when_a_download_fails(hub, record, tmp_path):
+    hub.breaks = 100
+    with pytest.raises(WeightsError, match='could not be downloaded'):
+        create_backbone('dofa_base', RGB)
+    assert not list((tmp_path / 'hf').rglob('*.pth'))

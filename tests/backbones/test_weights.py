@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from geolearn.backbones import catalog, create_backbone
+from geolearn.backbones import create_backbone
 from geolearn.backbones.weights import WEIGHTS_DIR, fetch, load_strict, load_weights_file, unwrap
 from geolearn.bands import Band
-from geolearn.errors import UnknownNameError, WeightsError
+from geolearn.errors import WeightsError
 
 RGB = (Band('red', 0.665), Band('green', 0.56), Band('blue', 0.49))
 
@@ -157,20 +157,3 @@ class TestFinding:
         torch.save(official_state, tmp_path / 'w.pth')
         with pytest.raises(WeightsError, match=r'cls_token: found \(1, 1, 48\), needed \(1, 1, 192\)'):
             create_backbone('dofa_tiny', RGB, weights=tmp_path / 'w.pth')
-
-
-class TestCatalog:
-    def test_every_source_is_pinned(self):
-        for record in catalog.read_catalog().values():
-            for source in record.sources:
-                assert len(source.revision) == 40
-                assert len(source.sha256) in (8, 64)
-                assert int(source.sha256, 16)
-
-    def test_unknown_records_are_named(self):
-        with pytest.raises(UnknownNameError, match="did you mean 'dofa_base'"):
-            catalog.get_record('dofa_bass')
-
-    def test_statistics_must_fit_their_bands(self):
-        with pytest.raises(ValueError, match='one mean and one std for each'):
-            catalog.InputStatistics('s2', '0-255', ('B4', 'B3'), (1.0,), (1.0,))

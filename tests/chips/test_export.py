@@ -16,18 +16,14 @@ from geolearn.chips.emd import WELL_KNOWN_KEY
 from geolearn.chips.export import export_training_data
 from geolearn.chips.folder import list_chips
 from geolearn.chips.reader import read_chip
-from geolearn.chips.writer import ClassifiedTilesWriter
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, UnknownNameError
 from geolearn.prepare import prepare_data
-from geolearn.raster import GeoBox
 
 CLASSES = (ClassInfo(1, 'water', (0, 0, 255)), ClassInfo(2, 'land', (0, 255, 0)))
-BANDS = get_bands('sentinel2_l2a', ['Red', 'Green', 'NIR'])
 IMAGE = np.arange(1, 1 + 3 * 48, dtype=np.uint16).reshape(3, 6, 8)
 LABEL = np.ones((6, 8), np.uint8)
 LABEL[:, 4:] = 2
-PLACE = GeoBox((2, 2), Affine(10, 0, 0, 0, -10, 0), 'EPSG:32633')
 
 
 @pytest.fixture
@@ -315,38 +311,6 @@ def test_an_export_without_a_label_leaves_no_folder(tmp_path, save, image):
     with pytest.raises(ChipFolderError, match='no chip was written to .*out: no tile holds both image and label'):
         export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
     assert not (tmp_path / 'out').exists()
-
-
-@pytest.mark.parametrize('value', [-1, 65536])
-def test_a_class_value_that_no_label_can_hold_is_refused(tmp_path, value):
-    with pytest.raises(ChipFolderError, match=f'class value {value} is outside 0..65535'):
-        ClassifiedTilesWriter(tmp_path / 'out', bands=BANDS, classes=[ClassInfo(value, 'x', (0, 0, 0))], tile_size=2)
-
-
-@pytest.mark.parametrize(('bands', 'side'), [(2, 2), (3, 3)])
-def test_a_chip_that_does_not_fit_is_refused(tmp_path, bands, side):
-    writer = ClassifiedTilesWriter(tmp_path / 'out', bands=BANDS, classes=CLASSES, tile_size=2)
-    words = rf'chip of \({bands}, {side}, {side}\) pixels with label \(2, 2\)'
-    with pytest.raises(ChipFolderError, match=words), writer:
-        writer.add(np.ones((bands, side, side), np.uint8), np.ones((2, 2), np.uint8), PLACE)
-
-
-@pytest.mark.parametrize('exists', [True, False])
-@pytest.mark.parametrize('stop', [KeyboardInterrupt, RuntimeError])
-def test_an_export_that_breaks_off_leaves_nothing(tmp_path, stop, exists):
-    if exists:
-        (tmp_path / 'out').mkdir()
-    writer = ClassifiedTilesWriter(tmp_path / 'out', bands=BANDS, classes=CLASSES, tile_size=2)
-
-    def begin():
-        with writer:
-            writer.add(np.ones((3, 2, 2), np.uint8), np.ones((2, 2), np.uint8), PLACE)
-            assert len(list(tmp_path.rglob('*.tif'))) == 2
-            raise stop
-
-    with pytest.raises(stop):
-        begin()
-    assert list(tmp_path.rglob('*')) == [tmp_path / 'out'] * exists
 
 
 def test_an_empty_folder_is_filled(tmp_path, image, labels):

@@ -1,8 +1,11 @@
-"""List the files of a chip folder and pair images with labels by name."""
+"""List the files of a chip folder, pair images with labels by name, and find the class that a folder is named after."""
 
-from collections.abc import Iterable, Mapping
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
 
 IMAGE_SUFFIXES = frozenset({'.tif', '.tiff', '.png', '.jpg', '.jpeg', '.mrf'})
@@ -49,3 +52,97 @@ def pair_notes(images: Mapping[str, Path], labels: Iterable[str]) -> list[str]:
     if orphans:
         notes.append(f'{len(orphans)} labels have no image and were left out, the first is {orphans[0]}')
     return notes
+
+
+def list_images(folder: Path) -> dict[str, Path]:
+    """Return the rasters in a folder such as ``images/`` by name (see `list_files`).
+
+    Raises:
+        ChipFolderError: If there is none; the message tells what there is instead.
+    """
+    images = list_files(folder)
+    if not images:
+        suffixes = sorted({path.suffix or path.name for path in folder.iterdir()})
+        found = ', '.join(suffixes[:8]) if suffixes else 'no file at all'
+        raise ChipFolderError(f'{folder} holds no image ({", ".join(sorted(IMAGE_SUFFIXES))}), but {found}')
+    return images
+
+
+def require_pairs(folder: Path, paired: Sequence[object], images: int, labels: int, example: str) -> None:
+    """Refuse a folder in which no image has a label.
+
+    Args:
+        folder: The export.
+        paired: What has an image and a label.
+        images: Number of images.
+        labels: Number of labels.
+        example: Where the label of ``images/000000001.tif`` belongs.
+
+    Raises:
+        ChipFolderError: If nothing is paired.
+    """
+    if not paired:
+        raise ChipFolderError(
+            f'{folder}: none of {images} images has a label among {labels} label files; '
+            f'an image and its label must share their name, such as images/000000001.tif and {example}'
+        )
+
+
+def list_subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted by name, without hidden ones.
+
+    Raises:
+        ChipFolderError: If it is missing or cannot be read.
+    """
+    if not folder.is_dir():
+        raise ChipFolderError(f'{folder.parent} has no {folder.name}/ folder')
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
+    except OSError as error:
+        raise ChipFolderError(f'cannot list {folder}: {error.strerror}') from error
+
+
+def match_class_folders(names: Iterable[str], classes: Iterable[ClassInfo]) -> dict[str, int]:
+    """Return the class value of each folder that is named after a class; others are absent.
+
+    A class's name goes before a value as digits. Case, blanks at the ends and the spelling of accents do not matter, as
+    file systems change them. A name that several classes have says nothing.
+    """
+    folded = {name: _fold(name) for name in names}
+    exact: dict[str, set[int]] = {name: set() for name in folded}
+    near: dict[str, set[int]] = {text: set() for text in folded.values()}
+    values = set()
+    for info in classes:
+        values.add(info.value)
+        if info.name in exact:
+            exact[info.name].add(info.value)
+        if (text := _fold(info.name)) in near:
+            near[text].add(info.value)
+    found = {}
+    for name, text in folded.items():
+        if named := exact[name] or near[text]:
+            if len(named) == 1:
+                found[name] = next(iter(named))
+        elif (value := _whole_number(name)) in values:
+            found[name] = value
+    return found
+
+
+def classes_of_folders(names: Iterable[str]) -> tuple[ClassInfo, ...]:
+    """Make classes of folder names: numbers 1..65535 are values if all names are such, else values are 1..n by name."""
+    ordered = sorted(set(names))
+    numbers = [_whole_number(name) for name in ordered]
+    if len(set(numbers)) == len(ordered) and all(0 < number < 65536 for number in numbers):
+        pairs = sorted(zip(numbers, ordered))
+    else:
+        pairs = list(enumerate(ordered, 1))
+    return tuple(ClassInfo(value, name, default_color(position)) for position, (value, name) in enumerate(pairs))
+
+
+def _fold(name: str) -> str:
+    return (name if name.isascii() else unicodedata.normalize('NFC', name)).strip().casefold()
+
+
+def _whole_number(name: str) -> int:
+    """Read up to nine ASCII digits; -1 for whatever else a folder may be called."""
+    return int(name) if re.fullmatch('[0-9]{1,9}', name) else -1

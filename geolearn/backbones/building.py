@@ -1,0 +1,183 @@
+"""What the builders of all families share: read a record's weights, fit them to the bands, give the trunk its form."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from geolearn.backbones import catalog
+from geolearn.backbones._backbone import Backbone, BackboneOptions, finish_backbone
+from geolearn.backbones.kernels import adapt_input_kernel, resample_kernel
+from geolearn.backbones.trunk import Trunk
+from geolearn.backbones.weights import LoadReport, fetch, load_strict, load_weights_file, unwrap
+from geolearn.bands import Band
+from geolearn.errors import BandError, WeightsError
+
+log = logging.getLogger('geolearn')
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A state dict on its way into a trunk.
+
+    Args:
+        state: Tensors by name.
+        dropped: Names that were left out on purpose.
+        resized: Names whose tensors were fitted to other bands or another patch.
+        source: Where it came from, with what was done to it.
+    """
+
+    state: dict[str, Tensor]
+    dropped: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
+    source: str = ''
+
+
+def read_checkpoint(record: catalog.WeightsRecord, options: BackboneOptions) -> Checkpoint | None:
+    """Find, verify and read the weights of a record; None where the options ask for random ones.
+
+    Raises:
+        WeightsError: If there are none, or they cannot be had.
+    """
+    if not options.wants_weights:
+        return None
+    if not record.sources and options.weights is None:
+        refuse_unpublished(record)
+    path = fetch(record, options.weights)
+    tell_licence(record)
+    state, dropped = unwrap(
+        load_weights_file(path), wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop
+    )
+    return Checkpoint(state, dropped, source=str(path))
+
+
+def fit_stem(
+    checkpoint: Checkpoint, record: catalog.WeightsRecord, bands: Sequence[Band], *, key: str, patch: int
+) -> Checkpoint:
+    """Fit a fixed-band patch embedding to other bands, by what they are, and to another patch side.
+
+    Args:
+        checkpoint: Whose tensor `key` is a kernel (D, C, p, p) or (D, C, 1, p, p), C the bands of `record.inputs[0]`.
+        record: The encoder.
+        bands: Of the images.
+        key: Name of the kernel.
+        patch: Side of the patches wanted, in pixels; a kernel of another side is resampled (bicubic).
+
+    Raises:
+        WeightsError: If the checkpoint lacks the kernel.
+        BandError: If radar bands are given to optical weights, or optical ones to radar weights.
+    """
+    if key not in checkpoint.state:
+        raise WeightsError(f'weights {checkpoint.source} do not fit {record.name}; they hold no {key}')
+    kernel = checkpoint.state[key]
+    source = record.source_bands
+    if kernel.dim() not in (4, 5) or kernel.shape[1] != len(source):
+        raise WeightsError(
+            f'weights {checkpoint.source} do not fit {record.name}; {key}: found {tuple(kernel.shape)}, needed a '
+            f'kernel for the {len(source)} bands {", ".join(band.name for band in source)}'
+        )
+    fitted, how = adapt_input_kernel(kernel, source, bands)
+    fitted = resample_kernel(fitted, patch)
+    if fitted.shape == kernel.shape and torch.equal(fitted, kernel):
+        return checkpoint
+    note = f'{key}: {how}'
+    if fitted.shape[-1] != kernel.shape[-1]:
+        note += f'; patch {kernel.shape[-1]} resampled to {patch}'
+    log.info('%s: %s', record.name, note)
+    return replace(
+        checkpoint,
+        state={**checkpoint.state, key: fitted},
+        resized=(*checkpoint.resized, key),
+        source=f'{checkpoint.source} ({note})',
+    )
+
+
+def require_kinds(record: catalog.WeightsRecord, bands: Sequence[Band]) -> None:
+    """Refuse radar bands for optical weights and optical bands for radar ones, whether weights are loaded or not.
+
+    Raises:
+        BandError: With what to do instead.
+    """
+    kinds = {band.is_radar for band in record.source_bands}
+    strange = [band.name for band in bands if band.is_radar not in kinds]
+    if strange:
+        kind, other = ('radar', 'optical') if True not in kinds else ('optical', 'radar')
+        raise BandError(
+            f'{record.name} was trained on {other} bands only; found {kind}: {", ".join(map(repr, strange))}. Leave '
+            f'them out, or take a backbone that was trained on {kind} bands, such as dofa_base'
+        )
+
+
+def build_fixed_band(
+    record: catalog.WeightsRecord,
+    trunk: Trunk,
+    bands: Sequence[Band],
+    options: BackboneOptions,
+    *,
+    checkpoint: Checkpoint | None,
+    stem: str = 'patch_embed.proj.weight',
+    may_be_missing: Sequence[str] = (),
+) -> Backbone:
+    """Fill a trunk that was built for `bands` with weights made for fixed bands, and put it into its form.
+
+    Args:
+        record: The encoder; `record.inputs[0]` says which bands its kernels were made for.
+        trunk: Built for `bands`, at random values.
+        bands: Of the images.
+        options: How to build.
+        checkpoint: With the trunk's own names; None leaves the trunk as it is.
+        stem: Name of the kernel that sees the bands.
+        may_be_missing: Shell patterns of names that the checkpoint may lack.
+    """
+    require_kinds(record, bands)
+    report = None
+    if checkpoint is not None:
+        checkpoint = fit_stem(checkpoint, record, bands, key=stem, patch=trunk.patch)
+        report = load_checkpoint(trunk, checkpoint, options, may_be_missing=may_be_missing)
+    return finish_backbone(record.name, trunk, options, load_report=report)
+
+
+def load_checkpoint(
+    trunk: Trunk, checkpoint: Checkpoint, options: BackboneOptions, *, may_be_missing: Sequence[str] = ()
+) -> LoadReport:
+    """Load a checkpoint into a trunk strictly; relative positions, which no checkpoint has, may be missing."""
+    new = ('*.rel_pos_h', '*.rel_pos_w') if options.relative_positions else ()
+    return load_strict(
+        cast(nn.Module, trunk),  # every trunk is one; protocols cannot say so
+        checkpoint.state,
+        may_be_missing=(*may_be_missing, *new),
+        dropped=checkpoint.dropped,
+        resized=checkpoint.resized,
+        source=checkpoint.source,
+    )
+
+
+def refuse_unpublished(record: catalog.WeightsRecord) -> None:
+    """Raise WeightsError naming the variants of the family that have published weights."""
+    published = [r.name for r in catalog.read_catalog().values() if r.family == record.family and r.sources]
+    instead = f'take {" or ".join(published)}, or ' if published else ''
+    raise WeightsError(
+        f'no weights are published for {record.name}; {instead}pass pretrained=False to train from scratch'
+    )
+
+
+@cache
+def tell_licence(record: catalog.WeightsRecord) -> None:
+    """Say once, in the log, that weights are not free for every use."""
+    if record.non_commercial:
+        log.warning(
+            'the weights of %s are licensed %s: no commercial use, of what is trained from them either',
+            record.name,
+            record.licence,
+        )
+    if record.gated:
+        log.warning(
+            'the weights of %s are gated: their licence (%s) must be accepted on %s before use',
+            record.name,
+            record.licence,
+            record.sources[0].repo if record.sources else 'the hub',
+        )

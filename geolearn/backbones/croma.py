@@ -1,0 +1,290 @@
+"""CROMA: transformers for Sentinel-2 and Sentinel-1, and one that joins them, without positions but with distances.
+
+Fuller et al. 2023, "CROMA: Remote Sensing Representations with Contrastive Radar-Optical Masked Autoencoders",
+arXiv:2311.00566. Attention logits fall linearly with the distance of two patches (2-D ALiBi), at a slope of each head,
+so that any grid will do. The bands choose the network: optical ones the optical encoder, radar ones the radar encoder,
+both the joint one. Weights are read in the official layout (five state dicts in one file) and flat, as torchgeo's class
+saves them.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from geolearn.backbones import catalog
+from geolearn.backbones._backbone import Backbone, BackboneOptions, finish_backbone, register_backbone
+from geolearn.backbones.alibi import AlibiAttention, AlibiCrossAttention
+from geolearn.backbones.building import Checkpoint, load_checkpoint, tell_licence
+from geolearn.backbones.kernels import adapt_input_kernel
+from geolearn.backbones.trunk import ViTConfig
+from geolearn.backbones.vit import (
+    Block,
+    DropPath,
+    Mlp,
+    Size,
+    Stage,
+    choose_window,
+    global_blocks,
+    init_linear,
+    window_partition,
+    window_unpartition,
+)
+from geolearn.backbones.weights import fetch, load_weights_file, unwrap
+from geolearn.bands import Band
+from geolearn.errors import BackboneError, WeightsError
+
+PATCH = 8
+"""Side of the patches, in pixels."""
+
+PREFERRED_WINDOW = 15
+"""Side of the token grid at pretraining (120 pixels)."""
+
+
+class JointBlock(Stage):
+    """Self-attention within radar tokens, attention to the optical ones, MLP; all pre-norm, each with a residual."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        d, eps = config.dim, config.eps
+        self.norm1, self.norm_cross, self.norm2 = (nn.LayerNorm(d, eps=eps) for _ in range(3))
+        self.attn = AlibiAttention(d, config.heads, qkv_bias=False)
+        self.cross = AlibiCrossAttention(d, config.heads)
+        self.mlp = Mlp(d, 4 * d)
+        self.drop_path = DropPath(config.drop_path)
+
+    def run(self, x: Tensor, *context: Any) -> Tensor:
+        """Transform radar tokens (B, h, w, D), given optical ones and a window (None: global attention)."""
+        optical, window = context
+        if window is not None and window != (x.shape[1], x.shape[2]):
+            windows = self.run(window_partition(x, window), window_partition(optical, window), None)
+            return window_unpartition(windows, window, (x.shape[1], x.shape[2]))
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.cross(self.norm_cross(x), self.norm_cross(optical)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class CromaEncoder(nn.Module):
+    """The transformer of one sensor.
+
+    Args:
+        config: Its shape.
+        positions: Of its bands in the image.
+    """
+
+    def __init__(self, config: ViTConfig, positions: Sequence[int]) -> None:
+        super().__init__()
+        self.positions = list(positions)
+        self.patch_embed = nn.Conv2d(len(self.positions), config.dim, PATCH, stride=PATCH)
+        self.blocks = nn.ModuleList()
+        for i in range(config.depth):
+            rate = config.drop_path * i / max(config.depth - 1, 1)
+            block = Block(config.dim, config.heads, qkv_bias=False, eps=config.eps, drop_path=rate)
+            block.attn = AlibiAttention(config.dim, config.heads, qkv_bias=False)
+            self.blocks.append(block)
+        self.norm = nn.LayerNorm(config.dim, eps=config.eps)
+        self.blocks.apply(init_linear)
+
+    def states(self, x: Tensor, count: int, window: Size | None) -> list[Tensor]:
+        """Return the first `count` blocks' outputs (B, h, w, D) for images (B, bands, H, W) of whole patches."""
+        y = self.patch_embed(x[:, self.positions]).permute(0, 2, 3, 1)
+        states, everywhere = [y], global_blocks(len(self.blocks))
+        for i, block in enumerate(self.blocks[:count]):
+            states.append(block(states[-1], None if i in everywhere else window))
+        return states[1:]
+
+
+class Croma(nn.Module):
+    """CROMA for images whose bands are optical, radar or both.
+
+    With both, the layers are the optical encoder's, then the joint ones. Before the two meet, a layer's map is the mean
+    of the optical one and of the radar one of the same relative depth.
+
+    Args:
+        config: Shape of the optical encoder; the radar and the joint one are half as deep.
+        optical: Positions of the optical bands in the image.
+        radar: Positions of the radar bands.
+    """
+
+    prefix = 0
+    patch = PATCH
+
+    def __init__(self, config: ViTConfig, optical: Sequence[int], radar: Sequence[int]) -> None:
+        super().__init__()
+        self.config = config
+        half = replace(config, depth=config.depth // 2)
+        self.optical = CromaEncoder(config, optical) if optical else None
+        self.radar = CromaEncoder(half, radar) if radar else None
+        self.joint = nn.ModuleList()
+        self.norm: nn.LayerNorm | None = None
+        if optical and radar:
+            self.joint.extend(JointBlock(config) for _ in range(half.depth))
+            self.norm = nn.LayerNorm(config.dim, eps=config.eps)
+            self.joint.apply(init_linear)
+
+    @property
+    def dim(self) -> int:
+        """Width D."""
+        return self.config.dim
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(self.stages)
+
+    @property
+    def stages(self) -> nn.ModuleList:
+        """The blocks in order; where two encoders run side by side, an optical block with the radar one beside it."""
+        optical = self.optical.blocks if self.optical is not None else nn.ModuleList()
+        radar = self.radar.blocks if self.radar is not None else nn.ModuleList()
+        if not len(self.joint):
+            return optical if len(optical) else radar
+        pairs = [nn.ModuleList([block, *radar[i // 2 : i // 2 + 1 - i % 2]]) for i, block in enumerate(optical)]
+        return nn.ModuleList([*pairs, *self.joint])
+
+    def hidden_states(self, x: Tensor) -> list[Tensor]:
+        """Run the native form: the output (B, h*w, D) of every layer, before the final norm."""
+        return [state.flatten(1, 2) for state in self._states(x, self.depth, None)]
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Run the native form: the last layer's output (B, h*w, D) after the final norm."""
+        return self._final_norm(self._states(x, self.depth, None)[-1]).flatten(1, 2)
+
+    def maps(self, x: Tensor, layers: Sequence[int], window: int | None = None) -> list[Tensor]:
+        """Run the windowed form: the outputs of some layers as maps (B, D, h, w), before the final norm.
+
+        Args:
+            x: Images (B, bands, H, W).
+            layers: Counted from 0.
+            window: Side of the windows in tokens; None chooses per axis, near 15; 0 is global attention.
+        """
+        h, w = (-(-side // PATCH) for side in x.shape[-2:])
+        chosen = (choose_window(h, PREFERRED_WINDOW), choose_window(w, PREFERRED_WINDOW))
+        size = chosen if window is None else (window, window) if window else None
+        states = self._states(x, max(layers) + 1, size)
+        return [states[layer].permute(0, 3, 1, 2) for layer in layers]
+
+    def native_parameters(self) -> Iterator[nn.Parameter]:
+        """Go through the parameters that only the native form uses: the final norm."""
+        yield from self._final_norm.parameters()
+
+    @property
+    def _final_norm(self) -> nn.LayerNorm:
+        norms = [self.norm, *(encoder.norm for encoder in (self.optical, self.radar) if encoder is not None)]
+        return next(norm for norm in norms if norm is not None)
+
+    def _states(self, x: Tensor, count: int, window: Size | None) -> list[Tensor]:
+        """Return the outputs (B, h, w, D) of the first `count` layers; images are padded to whole patches."""
+        x = F.pad(x, (0, -x.shape[-1] % PATCH, 0, -x.shape[-2] % PATCH))
+        if self.optical is None or self.radar is None:
+            only = self.optical if self.optical is not None else self.radar
+            assert only is not None  # one of them holds the bands
+            return only.states(x, count, window)
+        apart = min(count, len(self.optical.blocks))
+        optical, radar = self.optical.states(x, apart, window), self.radar.states(x, -(-apart // 2), window)
+        states = [(state + radar[i // 2]) / 2 for i, state in enumerate(optical)]
+        y, context = self.radar.norm(radar[-1]), self.optical.norm(optical[-1])
+        everywhere = global_blocks(len(self.joint))
+        for i, block in enumerate(self.joint[: count - apart]):
+            y = block(y, context, None if i in everywhere else window)
+            states.append(y)
+        return states
+
+
+_RENAMES = (
+    (r'^s2_encoder\.', 'optical.'),
+    (r'^s1_encoder\.', 'radar.'),
+    (r'^joint_encoder\.layers\.', 'joint.'),
+    (r'^joint_encoder\.norm_out\.', 'norm.'),
+    (r'\.transformer\.layers\.', '.blocks.'),
+    (r'\.transformer\.norm_out\.', '.norm.'),
+    (r'\.linear_input\.', '.patch_embed.'),
+    (r'^(joint\.\d+)\.1\.input_norm\.', r'\1.norm_cross.'),
+    (r'^(joint\.\d+)\.1\.to_out\.', r'\1.cross.proj.'),
+    (r'^(joint\.\d+)\.1\.to_([qkv])\.', r'\1.cross.\2.'),
+    (r'^(joint\.\d+)\.2\.', r'\1.1.'),
+    (r'\.0\.to_qkv\.', '.attn.qkv.'),
+    (r'\.0\.to_out\.', '.attn.proj.'),
+    (r'\.0\.input_norm\.', '.norm1.'),
+    (r'\.1\.input_norm\.', '.norm2.'),
+    (r'\.1\.net\.0\.', '.mlp.fc1.'),
+    (r'\.1\.net\.3\.', '.mlp.fc2.'),
+)
+"""From the published names to those of `Croma`, applied in this order."""
+
+
+def convert_croma(checkpoint: Checkpoint, record: catalog.WeightsRecord, bands: Sequence[Band]) -> Checkpoint:
+    """Turn the published networks into the state of `Croma` for these bands; what they do not need is dropped.
+
+    Args:
+        checkpoint: With the published names, flat, such as ``s2_encoder.linear_input.weight``.
+        record: Whose inputs give the bands of both encoders.
+        bands: Of the images.
+
+    Raises:
+        WeightsError: If a needed patch embedding is missing or has another shape.
+    """
+    state = {_rename(name): value for name, value in checkpoint.state.items()}
+    needed = {'radar' if band.is_radar else 'optical' for band in bands}
+    parts = {*needed, *(('joint', 'norm') if len(needed) == 2 else ())}
+    unused = [name for name in state if name.split('.')[0] in {'optical', 'radar', 'joint', 'norm'} - parts]
+    kept = {name: value for name, value in state.items() if name not in unused}
+    notes = {}
+    for source in (inputs.get_bands() for inputs in record.inputs):
+        encoder = 'radar' if source[0].is_radar else 'optical'
+        key, target = f'{encoder}.patch_embed.weight', [band for band in bands if band.is_radar == source[0].is_radar]
+        if target:
+            if key not in kept or kept[key].dim() != 2 or kept[key].shape[1] != len(source) * PATCH**2:
+                raise WeightsError(
+                    f'weights {checkpoint.source} hold no patch embedding for {len(source)} {encoder} bands'
+                )
+            kernel = kept[key].reshape(-1, len(source), PATCH, PATCH)
+            kept[key], how = adapt_input_kernel(kernel, source, target)
+            notes |= {} if how.unchanged else {key: f'{encoder}: {how}'}
+    text = checkpoint.source + (f' ({"; ".join(notes.values())})' if notes else '')
+    return Checkpoint(kept, (*checkpoint.dropped, *unused), tuple(notes), text)
+
+
+def _rename(name: str) -> str:
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _flatten(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Join the names of a dict of state dicts; what is flat stays as it is."""
+    flat: dict[str, Any] = {}
+    for part, value in content.items():
+        flat |= {f'{part}.{name}': v for name, v in value.items()} if isinstance(value, Mapping) else {part: value}
+    return flat
+
+
+def build_croma(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+    """Build CROMA for optical bands, radar bands or both."""
+    if options.relative_positions:
+        raise BackboneError(f'{name} has distances in its attention already; pass relative_positions=False')
+    record = catalog.get_record(name)
+    config = ViTConfig(record.dim, record.depth, record.heads, eps=1e-5, drop_path=options.drop_path)
+    optical, radar = ([i for i, band in enumerate(bands) if band.is_radar == kind] for kind in (False, True))
+    trunk = Croma(config, optical, radar)
+    checkpoint, report = _read(record, options), None
+    if checkpoint is not None:
+        report = load_checkpoint(trunk, convert_croma(checkpoint, record, bands), options)
+    return finish_backbone(name, trunk, options, load_report=report)
+
+
+def _read(record: catalog.WeightsRecord, options: BackboneOptions) -> Checkpoint | None:
+    if not options.wants_weights:
+        return None
+    path = fetch(record, options.weights)
+    tell_licence(record)
+    content = _flatten(load_weights_file(path))
+    state, dropped = unwrap(content, wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop)
+    return Checkpoint(state, dropped, source=str(path))
+
+
+for _name in ('croma_base', 'croma_large'):
+    register_backbone(_name)(build_croma)

@@ -1,0 +1,63 @@
+"""A plain transformer over fixed bands: the patch embedding, and the trunk from its record in the catalog."""
+
+import torch
+from torch import Tensor, nn
+
+from geolearn.backbones.building import Checkpoint
+from geolearn.backbones.catalog import WeightsRecord
+from geolearn.backbones.trunk import ViTConfig
+
+
+class PatchEmbed(nn.Module):
+    """A convolution that turns each patch of an image into one vector.
+
+    Args:
+        bands: Number of bands.
+        dim: Width D.
+        patch: Side of the patches, in pixels.
+    """
+
+    def __init__(self, bands: int, dim: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(bands, dim, patch, stride=patch)
+        nn.init.xavier_uniform_(self.proj.weight.view(dim, -1))
+        nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed images (B, bands, H, W), sides multiples of the patch p, as maps (B, D, H/p, W/p)."""
+        return self.proj(x)
+
+
+def plain_config(
+    record: WeightsRecord,
+    checkpoint: Checkpoint | None,
+    *,
+    tokens: bool,
+    drop_path: float = 0.0,
+    relative_positions: bool = False,
+    eps: float = 1e-6,
+) -> ViTConfig:
+    """Describe the transformer of a record; one that returns tokens has a final norm where its weights have one."""
+    return ViTConfig(
+        record.dim,
+        record.depth,
+        record.heads,
+        grid=record.grid,
+        eps=eps,
+        drop_path=drop_path,
+        final_norm=not tokens or checkpoint is None or 'norm.weight' in checkpoint.state,
+        relative_positions=relative_positions,
+    )
+
+
+def join_qkv(state: dict[str, Tensor], *, separate: tuple[str, str, str] = ('q', 'k', 'v')) -> dict[str, Tensor]:
+    """Join separate projections to queries, keys and values (``attn.q.weight`` ...) into one (``attn.qkv.weight``)."""
+    first = f'.attn.{separate[0]}.'
+    joined = {}
+    for name, value in state.items():
+        if first in name:
+            parts = [state[name.replace(first, f'.attn.{part}.')] for part in separate]
+            joined[name.replace(first, '.attn.qkv.')] = torch.cat(parts)
+        elif not any(f'.attn.{part}.' in name for part in separate):
+            joined[name] = value
+    return joined

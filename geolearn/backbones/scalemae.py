@@ -1,0 +1,82 @@
+"""ScaleMAE: a transformer over RGB whose positions are measured on the ground, so that it knows the resolution.
+
+Reed et al. 2023, "Scale-MAE: A Scale-Aware Masked Autoencoder for Multiscale Geospatial Representation Learning",
+arXiv:2212.14532.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from geolearn.backbones import catalog
+from geolearn.backbones._backbone import Backbone, BackboneOptions, register_backbone
+from geolearn.backbones.building import build_fixed_band, read_checkpoint, require_kinds
+from geolearn.backbones.plain import PatchEmbed, plain_config
+from geolearn.backbones.trunk import ViT, ViTConfig
+from geolearn.bands import Band
+
+
+class ScaleMaeViT(ViT):
+    """A transformer whose sine-cosine positions are patch counts times the ground resolution; none are stored.
+
+    Args:
+        config: Shape of the transformer.
+        patch_embed: As for `ViT`.
+        patch: Stride of `patch_embed`, in pixels.
+        ground_resolution_m: Of the images, in metres per pixel. It may be set again for images of another resolution.
+    """
+
+    def __init__(self, config: ViTConfig, patch_embed: nn.Module, patch: int, *, ground_resolution_m: float) -> None:
+        super().__init__(config, patch_embed, patch)
+        if not ground_resolution_m > 0:
+            raise ValueError(f'ground_resolution_m must be above 0 metres, got {ground_resolution_m}')
+        self.ground_resolution_m = ground_resolution_m
+        self.register_buffer('pos_embed', torch.zeros(1, 1, config.dim), persistent=False)
+
+    def first_tokens(self, x: Tensor) -> Tensor:
+        """Return what the first block takes in the native form; the class token has no position."""
+        tokens = self.place(self.embed(x)).flatten(1, 2)
+        return torch.cat([self.cls_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)
+
+    def place(self, patches: Tensor) -> Tensor:
+        """Add positions to a map of patches (B, D, h, w), giving the grid (B, h, w, D) without a class token."""
+        h, w = patches.shape[2:]
+        positions = ground_positions(self.dim, (h, w), self.ground_resolution_m, patches.device)
+        return patches.permute(0, 2, 3, 1) + positions.to(patches.dtype)
+
+
+def ground_positions(
+    dim: int, grid: tuple[int, int], resolution_m: float, device: torch.device | None = None
+) -> Tensor:
+    """Make ScaleMAE's positions (1, h, w, D) in float32: the column's sines and cosines, then the row's."""
+    frequency = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float32, device=device) / (dim / 4))
+    halves = []
+    for n in grid:
+        angle = torch.arange(n, dtype=torch.float32, device=device)[:, None] * resolution_m * frequency
+        halves.append(torch.cat([angle.sin(), angle.cos()], dim=1))
+    rows, columns = halves
+    h, w = grid
+    return torch.cat([columns[None, :].expand(h, -1, -1), rows[:, None].expand(-1, w, -1)], dim=2)[None]
+
+
+def build_scalemae(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+    """Build ScaleMAE; the ground resolution starts at the catalog's and can be set on the trunk."""
+    record = catalog.get_record(name)
+    require_kinds(record, bands)
+    checkpoint = read_checkpoint(record, options)
+    config = plain_config(
+        record,
+        checkpoint,
+        tokens=options.form == 'tokens',
+        drop_path=options.drop_path,
+        relative_positions=options.relative_positions,
+    )
+    trunk = ScaleMaeViT(
+        config,
+        PatchEmbed(len(bands), record.dim, record.patch),
+        record.patch,
+        ground_resolution_m=record.inputs[0].gsd_m or 1.0,
+    )
+    return build_fixed_band(record, trunk, bands, options, checkpoint=checkpoint, may_be_missing=('norm.*',))
+
+
+register_backbone('scalemae_large')(build_scalemae)

@@ -1,0 +1,34 @@
+"""SSL4EO-S12: small vision transformers pretrained on Sentinel-2 (or Sentinel-1) by DINO, MAE and MoCo v3.
+
+Wang et al. 2023, "SSL4EO-S12: A Large-Scale Multi-Modal, Multi-Temporal Dataset for Self-Supervised Learning in Earth
+Observation", arXiv:2211.07044. Weights are read in the authors' layouts (each method's wrapper, with or without heads)
+and in torchgeo's.
+"""
+
+from geolearn.backbones import catalog
+from geolearn.backbones._backbone import Backbone, BackboneOptions, register_backbone
+from geolearn.backbones.building import build_fixed_band, read_checkpoint, require_kinds
+from geolearn.backbones.plain import PatchEmbed, plain_config
+from geolearn.backbones.trunk import ViT
+from geolearn.bands import Band
+
+
+def build_ssl4eo(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+    """Build one of SSL4EO-S12's transformers."""
+    record = catalog.get_record(name)
+    require_kinds(record, bands)
+    checkpoint = read_checkpoint(record, options)
+    config = plain_config(
+        record,
+        checkpoint,
+        tokens=options.form == 'tokens',
+        drop_path=options.drop_path,
+        relative_positions=options.relative_positions,
+    )
+    trunk = ViT(config, PatchEmbed(len(bands), record.dim, record.patch), record.patch)
+    return build_fixed_band(record, trunk, bands, options, checkpoint=checkpoint, may_be_missing=('norm.*',))
+
+
+for _record in catalog.read_catalog().values():
+    if _record.family == 'ssl4eo':
+        register_backbone(_record.name)(build_ssl4eo)

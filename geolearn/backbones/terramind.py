@@ -1,0 +1,260 @@
+"""TerraMind 1.0: one transformer over the tokens of several sensors, chosen here by the bands that are given.
+
+Jakubik et al. 2025, "TerraMind: Large-Scale Generative Multimodality for Earth Observation", arXiv:2504.11171. Each
+sensor has a patch embedding of its own; the outputs at one place are averaged over the sensors, as terratorch does.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from geolearn.backbones import catalog
+from geolearn.backbones._backbone import Backbone, BackboneOptions, finish_backbone, register_backbone
+from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint
+from geolearn.backbones.kernels import adapt_input_kernel
+from geolearn.backbones.positions import resize_position_grid, sincos_position_grid
+from geolearn.backbones.trunk import ViTConfig
+from geolearn.backbones.vit import Block, choose_windows, global_blocks, init_linear, windowed_states
+from geolearn.bands import Band
+from geolearn.errors import WeightsError
+
+log = logging.getLogger('geolearn')
+
+KEYS = ('untok_sen2l2a@224', 'untok_sen2l1c@224', 'untok_sen1grd@224', 'untok_sen1rtc@224', 'untok_sen2rgb@224')
+"""Names of the patch embeddings in the weights, in the order of the catalog's `inputs`."""
+
+ELEVATION = 'untok_dem@224'
+_ELEVATION_NAMES = ('dem', 'dsm', 'dtm', 'elevation', 'height', 'altitude')
+
+
+class GatedMlp(nn.Module):
+    """Two linear layers with a gate between them (SwiGLU), without biases."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        hidden = int(2 * 4 * dim / 3)
+        self.fc1 = nn.Linear(dim, hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, dim, bias=False)
+        self.fc3 = nn.Linear(dim, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform tokens (..., D)."""
+        return self.fc2(F.silu(self.fc1(x)) * self.fc3(x))
+
+
+class TerraMindBlock(Block):
+    """A block whose norms have no bias; gated, it has no biases at all."""
+
+    def __init__(self, config: ViTConfig, index: int, *, gated: bool) -> None:
+        super().__init__(
+            config.dim,
+            config.heads,
+            qkv_bias=not gated,
+            eps=config.eps,
+            drop_path=config.drop_path * index / max(config.depth - 1, 1),
+            rel_pos=(config.grid, config.grid) if config.relative_positions else None,
+        )
+        self.norm1 = nn.LayerNorm(config.dim, eps=config.eps, bias=False)
+        self.norm2 = nn.LayerNorm(config.dim, eps=config.eps, bias=False)
+        if gated:
+            self.attn.proj = nn.Linear(config.dim, config.dim, bias=False)
+            self.mlp = GatedMlp(config.dim)
+
+
+class SensorEmbedding(nn.Module):
+    """The patch embedding of one sensor: a convolution, a vector that tells the sensor, and positions."""
+
+    pos_emb: Tensor
+
+    def __init__(self, bands: int, dim: int, patch: int, grid: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(bands, dim, patch, stride=patch, bias=False)
+        self.mod_emb = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
+        # here the first half of the width holds the row, so the usual grid is turned over
+        columns_first = sincos_position_grid(dim, (grid, grid), cls=False).reshape(1, grid, grid, dim)
+        self.register_buffer('pos_emb', columns_first.transpose(1, 2).reshape(1, grid * grid, dim).contiguous())
+        nn.init.xavier_uniform_(self.proj.weight.view(dim, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed images (B, bands, H, W), sides multiples of the patch, as a grid (B, h, w, D) with positions."""
+        patches = self.proj(x).permute(0, 2, 3, 1)
+        h, w = patches.shape[1:3]
+        return patches + (resize_position_grid(self.pos_emb, (h, w), prefix=0) + self.mod_emb).reshape(1, h, w, -1)
+
+
+class TerraMind(nn.Module):
+    """TerraMind's encoder over one or more sensors, whose bands come in one image.
+
+    The native form returns the tokens of all sensors, one sensor after the other; maps are averaged over the sensors.
+
+    Args:
+        config: Shape of the transformer.
+        sensors: For each patch embedding by its name, the places of its bands in the image.
+        patch: Side of the patches, in pixels.
+        gated: Whether blocks are gated and without biases, as in base and large.
+    """
+
+    prefix = 0
+
+    def __init__(
+        self, config: ViTConfig, sensors: Mapping[str, Sequence[int]], patch: int = 16, *, gated: bool = True
+    ) -> None:
+        super().__init__()
+        self.config, self.patch = config, patch
+        self.sensors = {key: list(places) for key, places in sensors.items()}
+        self.encoder_embeddings = nn.ModuleDict(
+            {key: SensorEmbedding(len(places), config.dim, patch, config.grid) for key, places in sensors.items()}
+        )
+        self.encoder = nn.ModuleList(TerraMindBlock(config, i, gated=gated) for i in range(config.depth))
+        self.encoder_norm = nn.LayerNorm(config.dim, eps=config.eps, bias=False)
+        self.encoder.apply(init_linear)
+
+    @property
+    def dim(self) -> int:
+        """Width D."""
+        return self.config.dim
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.encoder)
+
+    @property
+    def stages(self) -> nn.ModuleList:
+        """The blocks in order."""
+        return self.encoder
+
+    @property
+    def global_at(self) -> tuple[int, ...]:
+        """Blocks that attend globally in the windowed form, counted from 0."""
+        return global_blocks(self.depth)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Turn images (B, bands, H, W) of any size into grids (B * sensors, h, w, D), an image's side by side."""
+        x = F.pad(x, (0, -x.shape[-1] % self.patch, 0, -x.shape[-2] % self.patch))
+        grids = [embedding(x[:, self.sensors[key]]) for key, embedding in self.encoder_embeddings.items()]
+        return torch.stack(grids, dim=1).flatten(0, 1)
+
+    def hidden_states(self, x: Tensor) -> list[Tensor]:
+        """Run the native form: the output (B, sensors * h*w, D) of every block, before the final norm."""
+        states = [self.embed(x).reshape(x.shape[0], -1, self.dim)]
+        for block in self.encoder:
+            states.append(block(states[-1]))
+        return states[1:]
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Run the native form: the last block's output (B, sensors * h*w, D) after the final norm."""
+        y = self.embed(x).reshape(x.shape[0], -1, self.dim)
+        for block in self.encoder:
+            y = block(y)
+        return self.encoder_norm(y)
+
+    def maps(self, x: Tensor, layers: Sequence[int], window: int | None = None) -> list[Tensor]:
+        """Run the windowed form: the outputs of some blocks as maps (B, D, h, w), averaged over the sensors.
+
+        Args:
+            x: Images (B, bands, H, W).
+            layers: Blocks, counted from 0.
+            window: Side of the windows, as for `ViT.maps`; global blocks attend over the tokens of all sensors.
+        """
+        y, count = self.embed(x), len(self.sensors)
+        size = choose_windows((y.shape[1], y.shape[2]), window)
+        states = windowed_states(
+            self.encoder, y, window=size, global_at=self.global_at, layers=layers, frames=count
+        )
+        return [s.reshape(-1, count, *s.shape[1:]).mean(dim=1).permute(0, 3, 1, 2) for s in states]
+
+    def native_parameters(self) -> Iterator[nn.Parameter]:
+        """Go through the parameters that only the native form uses: the final norm."""
+        yield from self.encoder_norm.parameters()
+
+
+def assign_sensors(bands: Sequence[Band]) -> dict[str, list[int]]:
+    """Sort bands to TerraMind's patch embeddings: their places by the embedding's name, in a fixed order.
+
+    Radar goes to Sentinel-1, terrain-corrected where a name holds ``gamma0``, else ground-range; elevation to its own;
+    red, green and blue alone to the RGB embedding (of values 0-255); other bands to Sentinel-2, Level-1C where there is
+    a cirrus band, else Level-2A.
+    """
+    radar = [i for i, band in enumerate(bands) if band.is_radar]
+    height = [i for i, band in enumerate(bands) if _is_elevation(band)]
+    optical = [i for i in range(len(bands)) if i not in radar and i not in height]
+    names = [bands[i].common_name for i in optical]
+    corrected = any('gamma0' in bands[i].name.lower().replace('_', '') for i in radar)
+    l2a, l1c, ground_range, terrain, rgb = KEYS
+    optical_key = rgb if sorted(map(str, names)) == ['blue', 'green', 'red'] else l1c if 'cirrus' in names else l2a
+    chosen = {optical_key: optical, terrain if corrected else ground_range: radar, ELEVATION: height}
+    return {key: places for key, places in chosen.items() if places}
+
+
+def _is_elevation(band: Band) -> bool:
+    words = band.name.lower().replace('-', '_').replace(' ', '_').split('_')
+    return band.wavelength_um is None and not band.is_radar and any(word in _ELEVATION_NAMES for word in words)
+
+
+def convert_terramind(
+    checkpoint: Checkpoint,
+    record: catalog.WeightsRecord,
+    bands: Sequence[Band],
+    sensors: Mapping[str, Sequence[int]],
+    patch: int = 16,
+) -> Checkpoint:
+    """Keep the sensors that are used, their kernels fitted to the bands by name, and leave out biases of zero."""
+    state, dropped, notes = {}, list(checkpoint.dropped), []
+    for name, value in checkpoint.state.items():
+        is_other = name.startswith('encoder_embeddings.') and name.split('.')[1] not in sensors
+        is_bias = name.endswith(('.norm1.bias', '.norm2.bias')) or name == 'encoder_norm.bias'
+        if is_bias and value.count_nonzero():
+            raise WeightsError(f'{name} of {checkpoint.source} is not zero; TerraMind has no such biases')
+        if is_other or is_bias:
+            dropped.append(name)
+        else:
+            state[name] = value
+    for key, places in sensors.items():
+        name = f'encoder_embeddings.{key}.proj.weight'
+        source = _source_bands(record, key)
+        if name not in state or state[name].shape[1] != patch * patch * len(source):
+            raise WeightsError(f'weights {checkpoint.source} do not fit {record.name}; {name} is missing or misshapen')
+        # a row of the linear layer runs over the patch's rows, columns and bands
+        kernel = state[name].reshape(-1, patch, patch, len(source)).permute(0, 3, 1, 2)
+        state[name], how = adapt_input_kernel(kernel, source, [bands[i] for i in places])
+        notes.append(f'{key.removeprefix("untok_").partition("@")[0]}: {how}')
+    log.info('%s reads %s', record.name, '; '.join(notes))
+    resized = tuple(f'encoder_embeddings.{key}.proj.weight' for key in sensors)
+    return replace(
+        checkpoint, state=state, dropped=tuple(dropped), resized=resized, source=f'{checkpoint.source} ({"; ".join(notes)})'
+    )
+
+
+def _source_bands(record: catalog.WeightsRecord, key: str) -> tuple[Band, ...]:
+    return (Band('DEM'),) if key == ELEVATION else record.inputs[KEYS.index(key)].get_bands()
+
+
+def build_terramind(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+    """Build one of TerraMind's sizes for the sensors that the bands come from."""
+    record = catalog.get_record(name)
+    sensors = assign_sensors(bands)
+    config = ViTConfig(
+        record.dim,
+        record.depth,
+        record.heads,
+        grid=record.grid,
+        drop_path=options.drop_path,
+        relative_positions=options.relative_positions,
+    )
+    trunk = TerraMind(config, sensors, record.patch, gated=name in ('terramind_base', 'terramind_large'))
+    report = None
+    checkpoint = read_checkpoint(record, options)
+    if checkpoint is not None:
+        checkpoint = convert_terramind(checkpoint, record, bands, sensors, record.patch)
+        report = load_checkpoint(trunk, checkpoint, options)
+    return finish_backbone(record.name, trunk, options, load_report=report)
+
+
+for _record in catalog.read_catalog().values():
+    if _record.family == 'terramind':
+        register_backbone(_record.name)(build_terramind)

@@ -1,0 +1,56 @@
+"""A file that has no name until it is whole."""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+STALE_AFTER_S = 3600
+
+
+class UnnamedFile:
+    """A file that appears under its name only when it is whole.
+
+    Where the system has files without a name (Linux), a killed process leaves nothing at all; elsewhere it leaves a
+    ``.part`` file, which a later one removes.
+
+    Args:
+        folder: Where the file will be; made if need be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in folder.glob('*.part'):
+            if time.time() - part.stat().st_mtime > STALE_AFTER_S:
+                part.unlink(missing_ok=True)
+        self._part = folder / f'{os.getpid()}-{id(self)}.part'
+        self._nameless = False
+        self.file = self._open(folder)
+
+    def _open(self, folder: Path) -> BinaryIO:
+        if hasattr(os, 'O_TMPFILE'):
+            with suppress(OSError):  # this file system knows no files without a name
+                handle = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o644)
+                self._nameless = True
+                return os.fdopen(handle, 'w+b')
+        return self._part.open('w+b')
+
+    def publish(self, path: Path) -> None:
+        """Give the file its name, in place of an older one."""
+        self.file.flush()
+        if self._nameless:
+            # without a folder's descriptor Python calls link(), which does not follow the symbolic link in /proc
+            handle = os.open(self._part.parent, os.O_RDONLY)
+            try:
+                os.link(f'/proc/self/fd/{self.file.fileno()}', self._part, src_dir_fd=handle, follow_symlinks=True)
+            finally:
+                os.close(handle)
+        self.file.close()
+        self._part.replace(path)
+
+    def discard(self) -> None:
+        """Forget the file."""
+        with suppress(OSError):  # closing flushes, which a full disk refuses once more
+            self.file.close()
+        self._part.unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""Where chips lie in a raster, and in what pieces it is read so that its blocks are decompressed about once."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from affine import Affine
+
+from geolearn.errors import ChipFolderError
+
+SLAB_BYTES = 48 * 2**20
+"""Pixels that a thread reads at once; all threads together take no more than ten of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Where one chip lies.
+
+    Args:
+        window: Row, column, height and width of the pixels that must be read.
+        shape: Height and width of the chip; those of the window where the chip is not turned.
+        turn: Affine from the chip's pixels to the raster's, for a turned chip.
+        feature: Index of the one feature that the chip shows; None where it shows whatever is there.
+    """
+
+    window: tuple[int, int, int, int]
+    shape: tuple[int, int]
+    turn: Affine | None = None
+    feature: int | None = None
+
+    @property
+    def to_raster(self) -> Affine:
+        """Affine from the chip's (column, row) to the raster's."""
+        return self.turn or Affine(1, 0, self.window[1], 0, 1, self.window[0])
+
+    def corners(self) -> np.ndarray:
+        """Return the outline (4, 2) as columns and rows of the raster."""
+        (height, width), t = self.shape, self.to_raster
+        points = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float64)
+        return apply_affine(t, points)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Tiles that one thread cuts in one go.
+
+    Args:
+        number: Position in the order of jobs.
+        tiles: In the order in which chips are numbered.
+        window: What to read for all of them; None reads each tile by itself.
+    """
+
+    number: int
+    tiles: tuple[Tile, ...]
+    window: tuple[int, int, int, int] | None = None
+
+
+def apply_affine(transform: Affine, points: np.ndarray) -> np.ndarray:
+    """Move points (n, 2) of (column, row) or (x, y)."""
+    x, y, t = points[:, 0], points[:, 1], transform
+    return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
+
+
+def compose(outer: Affine, inner: Affine) -> Affine:
+    """Return the affine that applies `inner`, then `outer`; affine 3 warns of `*`, and older ones have no `@`."""
+    o, i = outer, inner
+    return Affine(
+        o.a * i.a + o.b * i.d,
+        o.a * i.b + o.b * i.e,
+        o.a * i.c + o.b * i.f + o.c,
+        o.d * i.a + o.e * i.d,
+        o.d * i.b + o.e * i.e,
+        o.d * i.c + o.e * i.f + o.f,
+    )
+
+
+def grid_jobs(
+    shape: tuple[int, int], size: int, stride: int, *, block: tuple[int, int], pixel_bytes: int, threads: int
+) -> Iterator[list[Tile]]:
+    """Yield the straight tiles that lie wholly inside, in groups whose common window fits a thread's memory.
+
+    Args:
+        shape: Height and width of the raster.
+        size: Side of a tile.
+        stride: Pixels from tile to tile.
+        block: Height and width of the blocks in which the raster is stored.
+        pixel_bytes: Bytes of one pixel with all bands.
+        threads: How many such groups are in memory at once.
+    """
+    if min(shape) < size:
+        raise ChipFolderError(f'the raster is {shape[1]}x{shape[0]} pixels, smaller than tile_size {size}')
+    pixels = min(SLAB_BYTES, 10 * SLAB_BYTES // threads) // pixel_bytes
+    rows, cols = (range(0, side - size + 1, stride) for side in shape)
+    striped = block[1] >= shape[1]  # a part of a strip costs as much as all of it
+    width = shape[1] if striped or pixels >= shape[1] * 2 * size else max(size, math.isqrt(pixels))
+    across = len(cols) if width == shape[1] else _group(len(cols), size, stride, block[1], width)
+    width = min(shape[1], size + (across - 1) * stride)
+    down = _group(len(rows), size, stride, block[0], pixels // width)
+    for first_row in range(0, len(rows), down):
+        for first_col in range(0, len(cols), across):
+            corners = [
+                (row, col) for row in rows[first_row : first_row + down] for col in cols[first_col : first_col + across]
+            ]
+            yield [Tile((row, col, size, size), (size, size)) for row, col in corners]
+
+
+def _group(count: int, size: int, stride: int, block: int, length: int) -> int:
+    """Return how many tiles in a row fit `length`, a whole number of blocks where that is possible."""
+    fitting = max(1, min(count, (length - size) // stride + 1))
+    aligned = math.lcm(stride, block) // stride
+    return fitting // aligned * aligned if fitting >= aligned else fitting
+
+
+def hull(tiles: Sequence[Tile]) -> tuple[int, int, int, int]:
+    """Return the smallest window that holds those of all tiles."""
+    top, left = min(t.window[0] for t in tiles), min(t.window[1] for t in tiles)
+    bottom, right = max(t.window[0] + t.window[2] for t in tiles), max(t.window[1] + t.window[3] for t in tiles)
+    return top, left, bottom - top, right - left
+
+
+def turned_tiles(shape: tuple[int, int], size: int, stride: int, degrees: float) -> Iterator[Tile]:
+    """Yield the tiles of a grid that is turned, those that lie wholly inside.
+
+    The grid begins at the turned bounding box of the raster; at 90, 180 and 270 degrees its pixels are the raster's.
+    """
+    height, width = shape
+    cos, sin = (round(f(math.radians(degrees)), 15) for f in (math.cos, math.sin))
+    corners = np.array([(0, 0), (width, 0), (0, height), (width, height)], np.float64)
+    along, across = corners @ np.array([cos, sin]), corners @ np.array([-sin, cos])
+    for v in np.arange(across.min(), across.max() - size + 1e-6, stride):
+        for u in np.arange(along.min(), along.max() - size + 1e-6, stride):
+            turn = Affine(cos, -sin, float(u * cos - v * sin), sin, cos, float(u * sin + v * cos))
+            if tile := turned_tile(shape, size, turn):
+                yield tile
+
+
+def turned_tile(shape: tuple[int, int], size: int, turn: Affine, feature: int | None = None) -> Tile | None:
+    """Return the tile that `turn` puts into the raster; None where it does not lie wholly inside."""
+    corners = Tile((0, 0, 0, 0), (size, size), turn).corners()
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    if (low < -1e-6).any() or high[0] > shape[1] + 1e-6 or high[1] > shape[0] + 1e-6:
+        return None
+    left, top = (max(0, math.floor(value + 1e-6)) for value in low)
+    right, bottom = (min(side, math.ceil(value - 1e-6)) for value, side in zip(high, shape[::-1]))
+    return Tile((top, left, bottom - top, right - left), (size, size), turn, feature)
+
+
+def turn_pixels(array: np.ndarray, tile: Tile) -> np.ndarray:
+    """Take a turned chip out of its window by nearest neighbour, so that no value is mixed from others.
+
+    Args:
+        array: (..., height, width) of the tile's window.
+        tile: A turned tile.
+    """
+    height, width = tile.shape
+    rows, cols = np.mgrid[0:height, 0:width]
+    centres = np.stack([cols.ravel() + 0.5, rows.ravel() + 0.5], axis=1)
+    found = np.floor(apply_affine(tile.to_raster, centres)).astype(np.int64)
+    col = np.clip(found[:, 0] - tile.window[1], 0, array.shape[-1] - 1)
+    row = np.clip(found[:, 1] - tile.window[0], 0, array.shape[-2] - 1)
+    taken: np.ndarray = array[..., row, col].reshape(*array.shape[:-2], height, width)
+    return taken

@@ -1,0 +1,115 @@
+"""What labels chips: features, a class raster, both (panoptic), or nothing."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from geolearn.chips.exporting.features import Cut, need_shapely
+from geolearn.chips.exporting.options import ExportOptions
+from geolearn.chips.exporting.plan import Tile, turn_pixels
+from geolearn.chips.exporting.regions import RasterLabels, read_values
+from geolearn.chips.exporting.truth import burn, feature_label, raster_label
+from geolearn.chips.exporting.vectors import VectorLabels
+from geolearn.chips.label import Label
+from geolearn.classes import ClassInfo
+from geolearn.errors import ChipFolderError
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """The label of a chip and what the metadata tells of it.
+
+    Args:
+        label: In the form that the format needs.
+        features: Class value and area in pixels of each feature, (n,) and (n,); None where labels are rasters.
+        outline: (height, width), True inside the feature that the chip was made for.
+        empty: Whether the chip shows nothing that is worth a chip.
+    """
+
+    label: Label
+    features: tuple[np.ndarray, np.ndarray] | None = None
+    outline: np.ndarray | None = None
+    empty: bool = False
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """Labels of a raster.
+
+    Args:
+        vectors: Features; the objects of a panoptic label where `raster` gives the classes of pixels.
+        raster: A class raster.
+    """
+
+    vectors: VectorLabels | None = None
+    raster: RasterLabels | None = None
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """Classes of all parts, by value."""
+        found: dict[int, ClassInfo] = {}
+        for part in (self.raster, self.vectors):
+            for info in part.classes if part else ():
+                if found.setdefault(info.value, info).name != info.name:
+                    raise ChipFolderError(
+                        f'class value {info.value} is called {found[info.value].name!r} in the class raster and '
+                        f'{info.name!r} in the instances; give both one name with classes='
+                    )
+        return tuple(found[value] for value in sorted(found))
+
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        """Open the class raster for one thread; yields None where there is none."""
+        with ExitStack() as stack:
+            yield stack.enter_context(self.raster.open()) if self.raster else None
+
+    def values(self, src: Any, window: tuple[int, int, int, int], mask: np.ndarray | None) -> np.ndarray | None:
+        """Read the class raster in a window; None where there is none."""
+        return read_values(src, window, mask, self.raster.shown) if self.raster else None
+
+    def truth(self, tile: Tile, mask: np.ndarray | None, values: np.ndarray | None, options: ExportOptions) -> Truth:
+        """Make the label of a chip.
+
+        Args:
+            tile: Where it lies.
+            mask: (height, width) of the chip, True where the raster has data.
+            values: (height, width) of the class raster in the chip.
+            options: The form of the label.
+        """
+        if self.vectors is None:
+            label = Label() if values is None else raster_label(options.task, values)
+            return Truth(label, empty=values is not None and is_empty(label, options.min_labelled))
+        cut = self.vectors.features.cut(tile)
+        label = feature_label(options.task, cut, tile.shape, mask, options.min_polygon_overlap_ratio)
+        if values is not None:
+            label = Label(values, label.values, label.boxes, label.masks, label.skipped)
+        enough = values is not None or bool((cut.shares >= options.min_polygon_overlap_ratio).any())
+        counted = cut.select(cut.shares >= options.min_polygon_overlap_ratio)
+        return Truth(
+            label,
+            (counted.values, _areas(counted)),
+            burn(cut, tile.shape, None) > 0 if tile.feature is not None else None,
+            is_empty(label, options.min_labelled) or not enough,
+        )
+
+
+def is_empty(label: Label, min_labelled: float) -> bool:
+    """Whether nothing is labelled, or less than the share of pixels that is asked for."""
+    if label.raster is None:
+        return len(label.values) == 0
+    return not (label.raster.any() and float((label.raster > 0).mean()) >= min_labelled) and not (
+        len(label.values) and not min_labelled
+    )
+
+
+def _areas(cut: Cut) -> np.ndarray:
+    areas: np.ndarray = need_shapely().area(cut.geometry)
+    return areas
+
+
+def turned(array: np.ndarray, tile: Tile) -> np.ndarray:
+    """Return the part of a window (..., height, width) that a tile shows."""
+    return array if tile.turn is None else turn_pixels(array, tile)

@@ -1,0 +1,173 @@
+"""What the readers of text labels share: text files, images paired with labels, and texts that name classes."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.formats._files import list_files, list_images, pair_notes, require_pairs
+from geolearn.chips.label import class_lookup
+from geolearn.classes import ClassInfo, default_color
+from geolearn.errors import ChipFolderError
+
+MAX_LABEL_BYTES = 8 * 2**20
+"""About 20,000 boxes in XML: far more than a chip holds."""
+
+MAX_NUMBER = 65535
+"""Largest class value; texts that are larger numbers are names."""
+
+
+def read_text(path: Path, *, limit: int = MAX_LABEL_BYTES) -> str:
+    """Return the text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        ChipFolderError: If it cannot be read, is no plain file, holds more than `limit` bytes or is not UTF-8.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ChipFolderError(f'{path} is no file; a label file is needed')
+        with path.open('rb') as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise ChipFolderError(f'cannot read {path}: {error.strerror}') from error
+    if len(content) > limit:
+        raise ChipFolderError(f'{path} is larger than {limit} bytes, the most that is read')
+    try:
+        return content.decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise ChipFolderError(f'{path} is not UTF-8 text: {error.reason} at byte {error.start}') from error
+
+
+def read_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the words of each line that has any, with its number from 1.
+
+    Raises:
+        ChipFolderError: As `read_text` does.
+    """
+    # only line ends count: str.splitlines() would also split at form feeds and rarer signs
+    lines = read_text(path).replace('\r\n', '\n').replace('\r', '\n').split('\n')
+    return [(number, words) for number, line in enumerate(lines, 1) if (words := line.split())]
+
+
+def parse_number(text: str) -> float:
+    """Return the number that a text holds, NaN where it holds none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float('nan')
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An image and its label file."""
+
+    name: str
+    image: Path
+    label: Path
+
+
+def pair_files(
+    folder: Path,
+    suffix: str,
+    *,
+    images: Iterable[str] = ('images',),
+    labels: Iterable[str] = ('labels',),
+    ignored: Iterable[str] = (),
+) -> tuple[list[Pair], list[str]]:
+    """Pair images with labels of the same name, in order of name.
+
+    Args:
+        folder: The chip folder.
+        suffix: Of the label files, such as ``'.xml'``.
+        images: Names that the folder of images may have; the first that exists is taken.
+        labels: The same for labels.
+        ignored: Names of files among the labels that are none.
+
+    Returns:
+        The pairs, and notes on images without a label and the reverse.
+
+    Raises:
+        ChipFolderError: If a folder is missing or no image has a label.
+    """
+    image_files = list_images(_first_folder(folder, images))
+    label_folder = _first_folder(folder, labels)
+    found = list_files(label_folder, {suffix})
+    passed = frozenset(ignored)
+    # GDAL leaves a.tif.aux.xml beside rasters that it opened
+    label_files = {name: path for name, path in found.items() if name not in passed and not name.endswith('.aux')}
+    names = sorted(image_files.keys() & label_files.keys())
+    require_pairs(folder, names, len(image_files), len(label_files), f'{label_folder.name}/000000001{suffix}')
+    return [Pair(name, image_files[name], label_files[name]) for name in names], pair_notes(image_files, label_files)
+
+
+def _first_folder(folder: Path, names: Iterable[str]) -> Path:
+    paths = [folder / name for name in names]
+    return next((path for path in paths if path.is_dir()), paths[0])
+
+
+@dataclass(frozen=True)
+class LabelClasses:
+    """The classes of a folder and the texts that name them.
+
+    Args:
+        classes: In the order of training.
+        values: Class value of each text.
+        notes: Where the classes come from, if not from the .emd.
+    """
+
+    classes: tuple[ClassInfo, ...]
+    values: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+
+def label_classes(
+    folder: Path, metadata: ExportMetadata, labels: Iterable[Path], read_names: Callable[[Path], Iterable[str]]
+) -> LabelClasses:
+    """Take the classes from the .emd, else from all label files.
+
+    Labels that cannot be read are passed over here; reading the chip tells what is wrong with them.
+
+    Args:
+        folder: For messages.
+        metadata: Of the .emd; an empty one has no classes.
+        labels: The label files.
+        read_names: Returns the texts in a label file that name classes.
+
+    Raises:
+        ChipFolderError: If no class is found.
+    """
+    if metadata.classes:
+        values = {' '.join(text.split()): value for text, value in class_lookup(metadata.classes).items()}
+        return LabelClasses(metadata.classes, values)
+    names, broken = set[str](), list[ChipFolderError]()
+    for path in labels:
+        try:
+            names.update(read_names(path))
+        except ChipFolderError as error:
+            broken.append(error)
+    names.discard('')
+    if not names and broken:
+        raise broken[0]
+    if not names:
+        raise ChipFolderError(f'no label below {folder} names a class and no .emd lists any; add labels with objects')
+    return found_classes(names)
+
+
+def found_classes(names: Iterable[str]) -> LabelClasses:
+    """Make classes of the names found in labels: whole numbers are the values, else sorted names get 1, 2, 3, ..."""
+    texts = sorted(set(names))
+    if all(text.isascii() and text.isdigit() and len(text) < 9 and int(text) <= MAX_NUMBER for text in texts):
+        values = {text: int(text) for text in texts}
+        named = {value: str(value) for value in sorted(values.values())}
+    else:
+        values = {text: position for position, text in enumerate(texts, 1)}
+        named = {value: text for text, value in values.items()}
+    classes = tuple(ClassInfo(value, name, default_color(at)) for at, (value, name) in enumerate(named.items()))
+    return LabelClasses(classes, values, ('no .emd lists classes; they were taken from the labels',))
+
+
+def unknown_class(name: str) -> str:
+    """Say that an object was left out because its class is unknown."""
+    if not name:
+        return 'object without a class'
+    return f'object of class {name[:60]!r}, which is no class of the .emd'

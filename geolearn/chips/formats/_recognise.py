@@ -1,0 +1,150 @@
+"""Tell the format of a folder without .emd by what lies in it, where that is unambiguous."""
+
+import mmap
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from geolearn.chips.formats._files import IMAGE_SUFFIXES
+from geolearn.chips.formats.bigearthnet import is_bigearthnet
+from geolearn.chips.formats.classified import LEGACY_DATES
+from geolearn.chips.formats.coco import JSON_FOLDERS, JSON_NAMES
+
+# folders that people name after what is in them, or after what it is for, never after a class
+_NO_CLASSES = frozenset(
+    'a b after annotations before chips data gt ground_truth image images images2 img imgs label labels labels2 mask '
+    'masks models test tiles train training val valid validation'.split()
+)
+_KINDS = dict.fromkeys(IMAGE_SUFFIXES, 'raster') | {'.xml': 'xml', '.txt': 'txt', '.json': 'json'}
+_NO_LABELS = frozenset({'classes.txt', 'labels.txt', 'data.yaml'})
+_LABEL_FILES = 50
+
+_Counts = Counter[tuple[str, int]]
+"""Files by kind and by how deep they lie."""
+
+_NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?', re.ASCII)
+
+
+def recognise(folder: Path) -> str | None:
+    """Return the dataset_type of what lies in a folder, or None where that is nothing known or could be several."""
+    if (folder / 'images').is_dir():
+        return _recognise_images(folder)
+    if has_coco(folder):
+        return 'COCO_rectangles'
+    if all((folder / name).is_dir() for name in (*LEGACY_DATES, 'labels')):
+        return 'ChangeDetection'
+    if is_bigearthnet(folder):
+        return 'BigEarthNet'
+    return 'Imagenet' if _are_class_folders(folder) else None
+
+
+def _recognise_images(folder: Path) -> str | None:
+    images, labels = _kinds(folder / 'images'), _kinds(folder / 'labels')
+    kinds = {kind for kind, _ in labels} - {'json'}
+    found = {_by_labels(folder, images, labels)} if kinds else set()
+    if has_coco(folder):
+        found.add('COCO_rectangles')
+    if found:
+        return found.pop() if len(found) == 1 else None
+    if (folder / 'labels').is_dir():  # it was meant to hold something
+        return None
+    classes = _are_class_folders(folder / 'images')
+    if ('raster', 0) in images:
+        return None if classes else 'Export_Tiles'
+    return 'Imagenet' if classes else None
+
+
+def _by_labels(folder: Path, images: _Counts, labels: _Counts) -> str | None:
+    """Tell by the one kind of file that labels/ holds; with several kinds none is told."""
+    kinds = {kind for kind, _ in labels}
+    if kinds == {'xml'}:
+        return 'PASCAL_VOC_rectangles'
+    if kinds == {'txt'}:
+        return _by_lines(folder / 'labels')
+    if kinds != {'raster'}:
+        return None
+    image_depths = {depth for kind, depth in images if kind == 'raster'}
+    depths = {depth for _, depth in labels}
+    if image_depths == {0} and depths == {1}:
+        return 'RCNN_Masks'
+    if depths != image_depths:
+        return None
+    if (folder / 'labels2').is_dir():
+        return 'Panoptic_Segmentation'
+    return 'ChangeDetection' if has_images(folder / 'images2') else 'Classified_Tiles'
+
+
+def _by_lines(labels: Path) -> str | None:
+    """Tell KITTI (pixels) from YOLO (shares of the image) by the first lines of some files."""
+    found = set()
+    paths = (path for path in sorted(labels.rglob('*.txt')) if path.name.lower() not in _NO_LABELS)
+    for _, path in zip(range(_LABEL_FILES), paths):
+        with path.open('rb') as file:
+            line = file.readline(2**16).decode('utf-8', errors='replace').split()
+        if line:
+            found.add(_by_columns(line))
+    return found.pop() if len(found) == 1 else None
+
+
+def _by_columns(columns: list[str]) -> str | None:
+    numbers = [float(text) for text in columns if _NUMBER.fullmatch(text)]
+    count = len(columns)
+    if len(numbers) == count and count >= 5 and count % 2 and all(0 <= number <= 1 for number in numbers[1:]):
+        return 'YOLO_rectangles'
+    return 'KITTI_rectangles' if count >= 15 and len(numbers) >= 14 else None
+
+
+def has_coco(folder: Path) -> bool:
+    """Whether a file that COCO's reader would find names what every COCO file has."""
+    return any(_is_coco(path) for place in JSON_FOLDERS for name in JSON_NAMES for path in (folder / place).glob(name))
+
+
+def _is_coco(path: Path) -> bool:
+    """Search a file for COCO's keys; it is not parsed, since some are huge."""
+    try:
+        with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return all(content.find(key) >= 0 for key in (b'"images"', b'"annotations"', b'"categories"'))
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        return False
+
+
+def has_images(folder: Path) -> bool:
+    """Whether a raster lies anywhere below a folder, which need not exist."""
+    return any(kind == 'raster' for kind, _ in _files(folder))
+
+
+def _are_class_folders(folder: Path) -> bool:
+    """Whether there are two or more folders with images in them, none with a name that speaks against a class."""
+    counts: Counter[str] = Counter()
+    for path in _visible_folders(folder):
+        with os.scandir(path) as entries:
+            if any(_suffix(entry.name) in IMAGE_SUFFIXES for entry in entries):
+                counts[path.name.lower()] += 1
+    return len(counts) > 1 and not counts.keys() & _NO_CLASSES
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
+
+
+def _kinds(folder: Path) -> _Counts:
+    """Count files below a folder by kind and depth."""
+    return Counter(_files(folder))
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int]]:
+    """Yield kind (raster, xml, txt or json) and depth of the files below a folder."""
+    for here, _, files in os.walk(folder):
+        depth = len(Path(here).relative_to(folder).parts)
+        for name in files:
+            kind = _KINDS.get(_suffix(name))
+            if kind and not name.startswith('.') and name.lower() not in _NO_LABELS:
+                yield kind, depth
+
+
+def _suffix(name: str) -> str:
+    """Return the suffix in lower case, none for sidecar files such as 1.tif.aux.xml and 1.tif.xml."""
+    stem, suffix = os.path.splitext(name.lower())
+    return '' if suffix == '.xml' and os.path.splitext(stem)[1] in (*IMAGE_SUFFIXES, '.aux') else suffix

@@ -1,0 +1,244 @@
+"""BigEarthNet: a folder for each patch, a file for each band, labels beside the bands or in one table."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from geolearn.chips.emd import ExportMetadata, read_json
+from geolearn.chips.formats._corine import CLASSES_19, CLASSES_43, CORINE, VALUE_19, VALUE_43
+from geolearn.chips.formats.classified import read_class_raster
+from geolearn.chips.label import Label, Task
+from geolearn.chips.source import ChipSource, LabelReader, Listing, read_no_label
+from geolearn.classes import ClassInfo
+from geolearn.errors import ChipFolderError
+
+BANDS = {
+    'Sentinel-2': tuple('B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12'.split()),
+    'Sentinel-1': ('VV', 'VH'),
+}
+TABLE = 'metadata.parquet'
+MAPS = 'Reference_Maps'
+_JSON = '_labels_metadata.json'
+_MAP = '_reference_map.tif'
+
+_Labelled = dict[str, tuple[Path, list[str]]]
+"""For each patch the file that its labels were read from, and their names."""
+
+
+@dataclass
+class _Patches:
+    """Files by name of the patch, as they are found."""
+
+    bands: dict[str, dict[str, Path]] = field(default_factory=dict)
+    sensors: dict[str, dict[str, Path]] = field(default_factory=dict)
+    labels: dict[str, Path] = field(default_factory=dict)
+    maps: dict[str, Path] = field(default_factory=dict)
+
+
+def list_bigearthnet(folder: Path, metadata: ExportMetadata) -> Listing:
+    """List patches with the 19 classes of BigEarthNet-MM and v2; v1's 43 names are translated.
+
+    Patches of which nothing is left among the 19 classes are left out. Where no patch has labels but reference maps
+    exist, these are the labels, with CORINE codes as values.
+
+    Raises:
+        ChipFolderError: If there is no whole patch, patches of both sensors, or labels that cannot be read.
+    """
+    return _list(folder, CLASSES_19, VALUE_19)
+
+
+def list_bigearthnet_43(folder: Path, metadata: ExportMetadata) -> Listing:
+    """List patches with the 43 classes of BigEarthNet v1, whose values are CORINE codes; else as `list_bigearthnet`.
+
+    Raises:
+        ChipFolderError: As `list_bigearthnet`, and if the labels are of the 19 classes.
+    """
+    return _list(folder, CLASSES_43, VALUE_43)
+
+
+def is_bigearthnet(folder: Path, *, depth: int = 3, folders: int = 200) -> bool:
+    """Whether patches lie at most `depth` folders down; only the first `folders` folders are looked at."""
+    waiting, seen = [(folder, 0)], 0
+    while waiting and seen < folders:
+        (here, level), seen = waiting.pop(), seen + 1
+        try:
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        if any(_sensor_of(here.name, entry.name) or entry.name == here.name + _MAP for entry in entries):
+            return True
+        if level < depth:
+            waiting += [(here / entry.name, level + 1) for entry in entries[::-1] if entry.is_dir()]
+    return False
+
+
+def _sensor_of(patch: str, file: str) -> str | None:
+    """Return the sensor if a file is a band of the patch that its folder is named after."""
+    sensor = {'S2': 'Sentinel-2', 'S1': 'Sentinel-1'}.get(patch[:2])
+    stem, suffix = os.path.splitext(file)
+    if sensor is None or suffix.lower() not in ('.tif', '.tiff') or not stem.startswith(patch + '_'):
+        return None
+    return sensor if stem[len(patch) + 1 :] in BANDS[sensor] else None
+
+
+def _list(folder: Path, classes: tuple[ClassInfo, ...], values: Mapping[str, int | None]) -> Listing:
+    patches = _find(folder)
+    sensor = _only_sensor(folder, patches)
+    notes: list[str] = []
+    whole = _whole_patches(folder, patches.bands, BANDS[sensor], notes)
+    found = _read_labels(patches.labels, notes) or _read_table(folder, whole)
+    build = partial(Listing, band_names=BANDS[sensor], sensor=sensor)
+    if labelled := {name: found[name] for name in whole if name in found}:
+        readers = _value_readers(labelled, values, len(classes), notes)
+        _note_lonely(whole, labelled, 'labels', notes)
+        return build(Task.LABELS, _chips(whole, readers), classes, notes=tuple(notes))
+    maps = patches.maps or _maps_beside(folder)
+    if mapped := {name: maps[name] for name in whole if name in maps}:
+        _note_lonely(whole, mapped, 'reference map', notes)
+        readers = {name: (path, partial(read_class_raster, path)) for name, path in mapped.items()}
+        notes.append('no patch has labels; the reference maps are read, with CORINE codes as class values')
+        return build(Task.PIXELS, _chips(whole, readers), CORINE, notes=tuple(notes))
+    notes.append(f'no patch has labels (*{_JSON} or {TABLE}) or a reference map; the images are read alone')
+    return build(
+        Task.UNLABELLED, _chips(whole, {name: (None, read_no_label) for name in whole}), (), notes=tuple(notes)
+    )
+
+
+def _find(folder: Path) -> _Patches:
+    """Walk through everything below a folder once."""
+    patches = _Patches()
+    for here, _, files in os.walk(folder, onerror=_refuse):
+        path = Path(here)
+        for file in files:
+            if sensor := _sensor_of(path.name, file):
+                bands = patches.bands.setdefault(path.name, {})
+                name = os.path.splitext(file)[0][len(path.name) + 1 :]
+                if name in bands:
+                    raise ChipFolderError(f'{bands[name]} and {path / file} are one band twice; remove one of them')
+                bands[name] = path / file
+                patches.sensors.setdefault(sensor, {}).setdefault(path.name, path)
+            elif file == path.name + _JSON:
+                patches.labels[path.name] = path / file
+            elif file == path.name + _MAP:
+                patches.maps[path.name] = path / file
+    return patches
+
+
+def _refuse(error: OSError) -> None:
+    raise ChipFolderError(f'cannot list {error.filename}: {error.strerror}') from error
+
+
+def _only_sensor(folder: Path, patches: _Patches) -> str:
+    if not patches.sensors:
+        raise ChipFolderError(
+            f'{folder} holds no patch of BigEarthNet; a patch is a folder such as S2A_MSIL2A_..._36_85 with a file for '
+            'each band, S2A_MSIL2A_..._36_85_B02.tif, or S1A_IW_GRDH_..._VV.tif'
+        )
+    if len(patches.sensors) > 1:
+        roots = [os.path.commonpath(found.values()) for found in patches.sensors.values()]
+        held = ' and '.join(f'{len(found)} of {sensor}' for sensor, found in patches.sensors.items())
+        raise ChipFolderError(f'{folder} holds patches {held}; pass the folder of one sensor: {" or ".join(roots)}')
+    return next(iter(patches.sensors))
+
+
+def _whole_patches(
+    folder: Path, found: Mapping[str, Mapping[str, Path]], wanted: tuple[str, ...], notes: list[str]
+) -> dict[str, tuple[Path, ...]]:
+    """Return the band files, in order, of each patch that has all of them."""
+    broken = sorted(name for name, bands in found.items() if len(bands) < len(wanted))
+    whole = {name: tuple(found[name][band] for band in wanted) for name in sorted(found.keys() - set(broken))}
+    if broken:
+        missing = ', '.join(band for band in wanted if band not in found[broken[0]])
+        text = f'{len(broken)} patches lack bands, the first is {broken[0]} without {missing}'
+        if not whole:
+            raise ChipFolderError(f'{folder}: {text}; none is whole')
+        notes.append(f'{text}; they were left out')
+    return whole
+
+
+def _read_labels(files: Mapping[str, Path], notes: list[str]) -> _Labelled:
+    found: _Labelled = {}
+    broken: list[str] = []
+    for name, path in files.items():
+        try:
+            labels = read_json(path).get('labels')
+        except ChipFolderError as error:
+            broken.append(str(error))
+            continue
+        if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
+            found[name] = path, labels
+        else:
+            broken.append(f'{path} has no list of labels')
+    if broken and not found:
+        raise ChipFolderError(f'none of {len(broken)} label files can be read; the first: {min(broken)}')
+    if broken:
+        notes.append(f'{len(broken)} label files cannot be read and were left out; the first: {min(broken)}')
+    return found
+
+
+def _read_table(folder: Path, whole: Iterable[str]) -> _Labelled:
+    """Read v2's table, in the folder or at most two above it; radar patches stand in it under s1_name."""
+    path = next((p for p in (above / TABLE for above in (folder, *folder.parents[:2])) if p.is_file()), None)
+    if path is None:
+        return {}
+    import pandas as pd
+
+    key = 's1_name' if next(iter(whole)).startswith('S1') else 'patch_id'
+    try:
+        table = pd.read_parquet(path, columns=[key, 'labels'])
+    except ImportError as error:
+        raise ChipFolderError(f'{path} holds the labels; reading it needs pyarrow: pip install pyarrow') from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ChipFolderError(f'cannot read columns {key} and labels of {path}: {error}') from error
+    return {str(name): (path, [str(label) for label in labels]) for name, labels in zip(table[key], table['labels'])}
+
+
+def _maps_beside(folder: Path) -> dict[str, Path]:
+    """Find reference maps in a folder beside this one or beside the one above it."""
+    beside = next((p for p in (above / MAPS for above in folder.parents[:2]) if p.is_dir()), None)
+    return {} if beside is None else _find(beside).maps
+
+
+def _value_readers(
+    labelled: _Labelled, values: Mapping[str, int | None], count: int, notes: list[str]
+) -> dict[str, tuple[Path, LabelReader]]:
+    """Translate names to values; a patch of which nothing is left gets no reader."""
+    readers: dict[str, tuple[Path, LabelReader]] = {}
+    for name, (path, labels) in labelled.items():
+        if unknown := [label for label in labels if label not in values]:
+            hint = "; pass dataset_type='BigEarthNet'" if unknown[0] in VALUE_19 else ''
+            raise ChipFolderError(f'{path} lists {unknown[0]!r} for {name}, which is none of the {count} classes{hint}')
+        kept = {value for label in labels if (value := values[label]) is not None}
+        if kept:
+            readers[name] = path, partial(read_patch_values, tuple(sorted(kept)))
+    if len(readers) < len(labelled):
+        notes.append(
+            f'{len(labelled) - len(readers)} patches hold nothing of the {count} classes and were left out, '
+            f'the first is {min(labelled.keys() - readers.keys())}'
+        )
+    if not readers:
+        raise ChipFolderError(f'none of {len(labelled)} patches holds any of the {count} classes: {min(labelled)} ...')
+    return readers
+
+
+def _note_lonely(whole: Mapping[str, object], known: Mapping[str, object], what: str, notes: list[str]) -> None:
+    if lonely := sorted(whole.keys() - known.keys()):
+        notes.append(f'{len(lonely)} patches have no {what} and were left out, the first is {lonely[0]}')
+
+
+def _chips(
+    whole: Mapping[str, tuple[Path, ...]], readers: Mapping[str, tuple[Path | None, LabelReader]]
+) -> tuple[ChipSource, ...]:
+    return tuple(
+        ChipSource(name, (whole[name],), () if path is None else (path,), read)
+        for name, (path, read) in sorted(readers.items())
+    )
+
+
+def read_patch_values(values: tuple[int, ...], shape: tuple[int, int]) -> Label:
+    """Return the label of a patch that holds these classes, whatever its shape."""
+    return Label(values=np.array(values, np.int64))

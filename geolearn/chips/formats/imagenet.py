@@ -1,0 +1,55 @@
+"""Imagenet: a folder of images for each class."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from geolearn.chips.emd import EMD_NAME, ExportMetadata
+from geolearn.chips.formats._files import classes_of_folders, list_images, match_class_folders
+from geolearn.chips.label import Label, Task
+from geolearn.chips.source import ChipSource, Listing
+from geolearn.errors import ChipFolderError
+
+
+def list_imagenet(folder: Path, metadata: ExportMetadata) -> Listing:
+    """List ``images/<class name>/*``, or ``<class name>/*`` where there is no ``images/``.
+
+    Raises:
+        ChipFolderError: If no image lies in a folder that is named after a class.
+    """
+    base = folder / 'images' if (folder / 'images').is_dir() else folder
+    found = list_images(base)
+    images = {name: path for name, path in found.items() if name.count('/') == 1}
+    parents = sorted({name.split('/')[0] for name in images})
+    classes = metadata.classes or classes_of_folders(parents)
+    values = match_class_folders(parents, classes)
+    chips = tuple(
+        ChipSource(name, ((path,),), (), partial(read_chip_value, values[name.split('/')[0]]))
+        for name, path in sorted(images.items())
+        if name.split('/')[0] in values
+    )
+    if not chips:
+        held = f'has folders {", ".join(parents[:8])}' if parents else 'has no folder of images'
+        known = ', '.join(info.name for info in classes[:8])
+        wanted = f'{EMD_NAME} lists the classes {known}' if known else 'a folder of images for each class is needed'
+        raise ChipFolderError(f'{base} {held}; {wanted}')
+    notes = _unknown_notes(images, values)
+    if base != folder and len(found) > len(images):
+        notes.append(f'{len(found) - len(images)} images lie outside images/<class name>/ and were left out')
+    return Listing(Task.LABEL, chips, classes, notes=tuple(notes))
+
+
+def _unknown_notes(images: Mapping[str, Path], values: Mapping[str, int]) -> list[str]:
+    unknown = sorted({name.split('/')[0] for name in images} - values.keys())
+    if not unknown:
+        return []
+    count = sum(name.split('/')[0] not in values for name in images)
+    shown = ', '.join(unknown[:8])
+    return [f'{count} images lie in folders that no class of {EMD_NAME} is named after ({shown}) and were left out']
+
+
+def read_chip_value(value: int, shape: tuple[int, int]) -> Label:
+    """Return the label of a chip that is one class as a whole, whatever its shape."""
+    return Label(values=np.array([value], np.int64))

@@ -1,0 +1,97 @@
+"""KITTI_rectangles: a text file for each image, one box a line."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from math import isnan
+from pathlib import Path
+
+from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.formats._boxes import Box, box_label
+from geolearn.chips.formats._labels import label_classes, pair_files, parse_number, read_lines, unknown_class
+from geolearn.chips.label import Label, Task
+from geolearn.chips.source import ChipSource, Listing
+from geolearn.errors import ChipFolderError
+
+NUMBERS = 14
+"""Columns after the class: truncated, occluded, alpha, the box at 3..6, then size, place and angle in space."""
+
+IGNORED = 'DontCare'
+"""KITTI's name of regions that were not looked at."""
+
+
+def list_kitti(folder: Path, metadata: ExportMetadata) -> Listing:
+    """List images with a KITTI file each, in images/ and labels/.
+
+    Classes come from the .emd; without one they are the names in all files, sorted, with the values 1, 2, 3, ..., or
+    with their own values where all names are whole numbers, as ArcGIS writes them.
+
+    Raises:
+        ChipFolderError: If a folder is missing, no image has a text file or no class is known.
+    """
+    pairs, notes = pair_files(folder, '.txt', ignored=('classes',))
+    known = label_classes(folder, metadata, [pair.label for pair in pairs], kitti_names)
+    chips = tuple(
+        ChipSource(p.name, ((p.image,),), (p.label,), partial(read_kitti, p.label, known.values)) for p in pairs
+    )
+    return Listing(Task.OBJECTS, chips, known.classes, notes=(*notes, *known.notes))
+
+
+def kitti_names(path: Path) -> Iterator[str]:
+    """Yield the class of each line.
+
+    Raises:
+        ChipFolderError: If a line is broken, or may as well end in a score, which only known classes can settle.
+    """
+    for number, words in read_lines(path):
+        name, _ = _split(words, path, number, {})
+        if words[0] != IGNORED and len(words) == NUMBERS + 2 and not isnan(parse_number(words[1])):
+            raise ChipFolderError(
+                f'{path}, line {number}: either the class is {name!r} or the last column is a score; add an .emd that '
+                'lists the classes, or remove the scores'
+            )
+        if name != IGNORED:
+            yield name
+
+
+def read_kitti(path: Path, values: Mapping[str, int], shape: tuple[int, int]) -> Label:
+    """Read the boxes of a chip; an empty file says that it holds no object.
+
+    A class may have several words. A score after the last column, as in files of results, is passed over.
+
+    Args:
+        path: The text file.
+        values: Class value of each text that names a class.
+        shape: Height and width of the chip.
+
+    Raises:
+        ChipFolderError: If a line is broken; the message names file and line.
+    """
+    found, boxes, skipped = list[int](), list[Box](), list[str]()
+    for number, words in read_lines(path):
+        name, box = _split(words, path, number, values)
+        if name in values:
+            found.append(values[name])
+            boxes.append(box)
+        else:
+            skipped.append('region marked DontCare' if name == IGNORED else unknown_class(name))
+    return box_label(found, boxes, shape, skipped)
+
+
+def _split(words: list[str], path: Path, number: int, values: Mapping[str, int]) -> tuple[str, Box]:
+    """Return class and box of a line.
+
+    The last 14 words are numbers and the class stands before them, unless only the word before the last 15 is a class.
+    """
+    tail = NUMBERS
+    name, scored = ' '.join(words[:-NUMBERS]), ' '.join(words[: -NUMBERS - 1])
+    if name not in values and (scored in values or scored == IGNORED):
+        name, tail = scored, NUMBERS + 1
+    columns = [parse_number(word) for word in words[-tail:]]
+    readable = [not isnan(column) or word.lower() == 'nan' for column, word in zip(columns, words[-tail:])]
+    if not name or not all(readable):
+        line = ' '.join(words)[:120]
+        raise ChipFolderError(
+            f'{path}, line {number}: a class and {NUMBERS} numbers are needed, found {line!r} ({len(words)} words)'
+        )
+    left, top, right, bottom = columns[3:7]
+    return name, (left, top, right, bottom)

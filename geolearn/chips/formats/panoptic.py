@@ -1,0 +1,97 @@
+"""Panoptic_Segmentation: a raster of class values, and for the countable classes rasters that number their objects."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from geolearn.chips.emd import EMD_NAME, ExportMetadata, read_json
+from geolearn.chips.formats._files import (
+    list_files,
+    list_images,
+    list_subfolders,
+    match_class_folders,
+    pair_notes,
+    require_pairs,
+)
+from geolearn.chips.formats.classified import read_class_raster
+from geolearn.chips.formats.rcnn import MaskFile, mask_files, read_instances, unknown_folder_notes
+from geolearn.chips.label import Label, Task
+from geolearn.chips.source import ChipSource, Listing
+from geolearn.classes import ClassInfo, default_color
+from geolearn.errors import ChipFolderError
+
+_INSTANCE_KEY = 'Panoptic_Segmentation_Instance_Classes'
+
+
+def list_panoptic(folder: Path, metadata: ExportMetadata) -> Listing:
+    """List ``images/`` with ``labels/`` (class values) and ``labels2/<class name>/`` (numbered objects).
+
+    Raises:
+        ChipFolderError: If a folder is missing, no image has a label, or folders of labels2/ cannot be told to classes.
+    """
+    images, labels = list_images(folder / 'images'), list_files(folder / 'labels')
+    names = sorted(images.keys() & labels.keys())
+    require_pairs(folder, names, len(images), len(labels), 'labels/000000001.tif')
+    folders = {path.name: list_files(path) for path in list_subfolders(folder / 'labels2')}
+    things = _instance_classes(folder)
+    values = match_class_folders(folders, things) | match_class_folders(folders, metadata.classes)
+    if not things and not metadata.classes:
+        values = {name: int(name) for name in folders if name.isascii() and name.isdigit() and len(name) < 6}
+    if folders and not values:
+        raise ChipFolderError(
+            f'{folder / "labels2"}: none of its folders ({", ".join(list(folders)[:8])}) is named after a class or a '
+            f'class value; {EMD_NAME} must list the classes'
+        )
+    masks = mask_files({name: files for name, files in folders.items() if name in values}, values)
+    chips = tuple(_chip(name, images[name], labels[name], masks.get(name, ())) for name in names)
+    notes = [*pair_notes(images, labels.keys()), *unknown_folder_notes('labels2', folders, values)]
+    notes += _renamed_notes(metadata.classes, things)
+    bare = sum(name not in masks for name in names)
+    if bare:
+        notes.append(f'{bare} of {len(names)} chips have no file in labels2/ and count as chips without objects')
+    classes = _unite(metadata.classes, things) if metadata.classes else None
+    return Listing(Task.PANOPTIC, chips, classes, notes=tuple(notes))
+
+
+def _chip(name: str, image: Path, label: Path, files: tuple[MaskFile, ...]) -> ChipSource:
+    paths = (label, *(path for _, path in files))
+    return ChipSource(name, ((image,),), paths, partial(read_panoptic, label, files))
+
+
+def _instance_classes(folder: Path) -> tuple[ClassInfo, ...]:
+    """Return the countable classes that the .emd lists; rows that make no sense are passed over, as Classes decide."""
+    rows = read_json(folder / EMD_NAME).get(_INSTANCE_KEY) if (folder / EMD_NAME).is_file() else None
+    found: dict[int, ClassInfo] = {}
+    for position, row in enumerate(rows if isinstance(rows, list) else []):
+        value, name = (row.get('Value'), row.get('Name')) if isinstance(row, Mapping) else (None, None)
+        if isinstance(value, int) and isinstance(name, str) and 0 < value < 65536:
+            found.setdefault(value, ClassInfo(value, name, default_color(position)))
+    return tuple(found.values())
+
+
+def _unite(classes: Iterable[ClassInfo], things: Iterable[ClassInfo]) -> tuple[ClassInfo, ...]:
+    """Add the countable classes that are not among the classes by value or by name."""
+    known = tuple(classes)
+    values, names = {info.value for info in known}, {info.name for info in known}
+    return known + tuple(info for info in things if info.value not in values and info.name not in names)
+
+
+def _renamed_notes(classes: Iterable[ClassInfo], things: Iterable[ClassInfo]) -> list[str]:
+    """Tell about countable classes that have another name among the classes: their objects count as the latter."""
+    known = {info.value: info.name for info in classes}
+    return [
+        f'{EMD_NAME} calls class {info.value} {known[info.value]!r} in Classes but {info.name!r} in {_INSTANCE_KEY}'
+        for info in things
+        if known.get(info.value, info.name) != info.name
+    ]
+
+
+def read_panoptic(label: Path, files: tuple[MaskFile, ...], shape: tuple[int, int]) -> Label:
+    """Read class values and objects of one chip.
+
+    Raises:
+        RasterError: If a file cannot be read.
+        ChipFolderError: If a file does not fit the image.
+    """
+    return replace(read_instances(files, shape), raster=read_class_raster(label, shape).raster)

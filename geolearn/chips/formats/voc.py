@@ -1,0 +1,89 @@
+"""PASCAL_VOC_rectangles: an XML file of boxes for each image."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.formats._boxes import Box, box_label
+from geolearn.chips.formats._labels import label_classes, pair_files, parse_number, unknown_class
+from geolearn.chips.formats._xml import element_text, read_xml
+from geolearn.chips.label import Label, Task
+from geolearn.chips.source import ChipSource, Listing
+from geolearn.errors import ChipFolderError
+
+ROOT = 'annotation'
+
+
+def list_voc(folder: Path, metadata: ExportMetadata) -> Listing:
+    """List images with a VOC file each: images/ and labels/, or JPEGImages/ and Annotations/.
+
+    Classes come from the .emd; without one they are the names in all XML files, sorted, with the values 1, 2, 3, ...,
+    or with their own values where all names are whole numbers, as ArcGIS writes them.
+
+    Raises:
+        ChipFolderError: If a folder is missing, no image has an XML file or no class is known.
+    """
+    pairs, notes = pair_files(
+        folder, '.xml', images=('images', 'JPEGImages'), labels=('labels', 'Annotations', 'annotations')
+    )
+    known = label_classes(folder, metadata, [pair.label for pair in pairs], voc_names)
+    chips = tuple(
+        ChipSource(p.name, ((p.image,),), (p.label,), partial(read_voc, p.label, known.values)) for p in pairs
+    )
+    return Listing(Task.OBJECTS, chips, known.classes, notes=(*notes, *known.notes))
+
+
+def voc_names(path: Path) -> Iterator[str]:
+    """Yield what stands in the <name> of each object.
+
+    Raises:
+        ChipFolderError: If the file is no sound XML.
+    """
+    for item in read_xml(path, ROOT).iterfind('object'):
+        yield element_text(item, 'name')
+
+
+def read_voc(path: Path, values: Mapping[str, int], shape: tuple[int, int]) -> Label:
+    """Read the boxes of a chip, taken as pixels from its upper left corner.
+
+    An object is left out, and `Label.skipped` tells, if its class is unknown or nothing of its box lies in the chip.
+
+    Args:
+        path: The XML file.
+        values: Class value of each text that names a class.
+        shape: Height and width of the chip.
+
+    Raises:
+        ChipFolderError: If the file is no sound XML, or states another size than the chip's.
+    """
+    root = read_xml(path, ROOT)
+    _check_size(root, path, shape)
+    found, boxes, skipped = list[int](), list[Box](), list[str]()
+    for item in root.iterfind('object'):
+        name, corners = element_text(item, 'name'), item.find('bndbox')
+        if name not in values:
+            skipped.append(unknown_class(name))
+        elif corners is None:
+            skipped.append('object without a box')
+        else:
+            found.append(values[name])
+            boxes.append(_box(corners))
+    return box_label(found, boxes, shape, skipped)
+
+
+def _box(corners: Element) -> Box:
+    left, top, right, bottom = (parse_number(element_text(corners, tag)) for tag in ('xmin', 'ymin', 'xmax', 'ymax'))
+    return left, top, right, bottom
+
+
+def _check_size(root: Element, path: Path, shape: tuple[int, int]) -> None:
+    """Refuse boxes that were drawn on an image of another size; some programs state 0 x 0, which says nothing."""
+    stated = tuple(parse_number(element_text(root, f'size/{tag}')) for tag in ('height', 'width'))
+    if min(stated) > 0 and stated != shape:
+        height, width = stated
+        raise ChipFolderError(
+            f'{path} was made for an image of {width:g} x {height:g} pixels, but its image has '
+            f'{shape[1]} x {shape[0]}; export image and label together'
+        )

@@ -1,0 +1,154 @@
+"""YOLO_rectangles: a text file for each image, a box or a polygon a line, in fractions of the image."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+
+from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.formats._boxes import Box, box_label
+from geolearn.chips.formats._labels import MAX_NUMBER, pair_files, parse_number, read_lines
+from geolearn.chips.formats._outlines import Polygons, need_drawing, outline_label
+from geolearn.chips.formats._yolo_names import read_names
+from geolearn.chips.label import Label, Task
+from geolearn.chips.source import ChipSource, Listing
+from geolearn.classes import ClassInfo, default_color
+from geolearn.errors import ChipFolderError
+
+NOT_FRACTIONS = 'object in pixels, where YOLO gives fractions of the image'
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One object: class index and its numbers, 4 for a box (centre x, y, width, height), more for a polygon (x, y)."""
+
+    index: int
+    numbers: tuple[float, ...]
+
+    @property
+    def is_polygon(self) -> bool:
+        """Whether it is an outline."""
+        return len(self.numbers) > 4
+
+
+def list_yolo(folder: Path, metadata: ExportMetadata) -> Listing:
+    """List images with a YOLO file each, in images/ and labels/ and folders of equal names in them, such as train/.
+
+    YOLO counts classes from 0, where ArcGIS keeps 0 for unlabelled: class i gets the value i + 1. Names come from
+    classes.txt, data.yaml or *.names; else the classes of the .emd in their order, with their own values; else the
+    numbers serve as names. An empty file says that a chip holds no object; an image without one is left out. Where
+    every line is a polygon the task is INSTANCES, else OBJECTS, and polygons among boxes count with their box.
+
+    Raises:
+        ChipFolderError: If a folder is missing, no image has a text file, no class is known, or names are broken.
+        MissingExtraError: If all lines are polygons and pycocotools is not installed.
+    """
+    pairs, notes = pair_files(folder, '.txt', ignored=('classes',))
+    found, polygons, objects, broken = set[int](), 0, 0, list[ChipFolderError]()
+    for pair in pairs:
+        try:
+            lines = parse_yolo(pair.label)
+        except ChipFolderError as error:
+            broken.append(error)  # reading the chip tells it again
+            continue
+        found.update(line.index for line in lines)
+        polygons += sum(line.is_polygon for line in lines)
+        objects += len(lines)
+    if broken and len(broken) == len(pairs):
+        raise broken[0]
+    outlined = 0 < polygons == objects
+    if outlined:
+        need_drawing()
+    elif polygons:
+        notes.append(f'{objects - polygons} of {objects} objects have no outline, so only boxes are used')
+    classes = _classes(folder, metadata, found)
+    values = {index: info.value for index, info in classes.items()}
+    read = read_yolo_outlines if outlined else read_yolo_boxes
+    chips = tuple(ChipSource(p.name, ((p.image,),), (p.label,), partial(read, p.label, values)) for p in pairs)
+    return Listing(Task.INSTANCES if outlined else Task.OBJECTS, chips, tuple(classes.values()), notes=tuple(notes))
+
+
+def _classes(folder: Path, metadata: ExportMetadata, found: set[int]) -> dict[int, ClassInfo]:
+    """Return the class of each index."""
+    names = read_names(folder)
+    if names is None and metadata.classes:
+        return dict(enumerate(metadata.classes))
+    if names is None:
+        names = {index: str(index) for index in sorted(found)}
+    if not names:
+        raise ChipFolderError(f'no label below {folder} has an object and no classes.txt or data.yaml names a class')
+    ordered = sorted(names.items())
+    return {index: ClassInfo(index + 1, name, default_color(at)) for at, (index, name) in enumerate(ordered)}
+
+
+def parse_yolo(path: Path) -> list[Line]:
+    """Return the objects in a text file; a confidence after a box is passed over.
+
+    Raises:
+        ChipFolderError: If the file cannot be read or a line is broken; the message names file and line.
+    """
+    lines = []
+    for number, words in read_lines(path):
+        columns = [parse_number(word) for word in words]
+        index, numbers = columns[0], tuple(columns[1:5] if len(columns) == 6 else columns[1:])
+        shaped = len(numbers) == 4 or (len(numbers) >= 6 and len(numbers) % 2 == 0)
+        if not (shaped and all(map(isfinite, columns)) and 0 <= index < MAX_NUMBER and index == int(index)):
+            raise ChipFolderError(
+                f'{path}, line {number}: a class number and 4 fractions (x, y, width, height) or the x, y of three or '
+                f'more corners are needed, found {" ".join(words)[:120]!r}'
+            )
+        lines.append(Line(int(index), numbers))
+    return lines
+
+
+def read_yolo_boxes(path: Path, values: Mapping[int, int], shape: tuple[int, int]) -> Label:
+    """Read the boxes of a chip; a polygon counts with the box around it.
+
+    Args:
+        path: The text file.
+        values: Class value of each class index.
+        shape: Height and width of the chip.
+
+    Raises:
+        ChipFolderError: If the file cannot be read or a line is broken.
+    """
+    lines, skipped = _usable(path, values)
+    return box_label([values[line.index] for line in lines], [_box(line, shape) for line in lines], shape, skipped)
+
+
+def read_yolo_outlines(path: Path, values: Mapping[int, int], shape: tuple[int, int]) -> Label:
+    """Read the outlined objects of a chip; as `read_yolo_boxes`, where a box counts with its corners."""
+    lines, skipped = _usable(path, values)
+    objects = [(values[line.index], Polygons((_corners(line, shape).tobytes(),))) for line in lines]
+    return outline_label(objects, shape, skipped)
+
+
+def _usable(path: Path, values: Mapping[int, int]) -> tuple[list[Line], list[str]]:
+    lines, skipped = [], []
+    for line in parse_yolo(path):
+        if line.index not in values:
+            skipped.append(f'object of class number {line.index}, which has no name')
+        elif min(line.numbers) < -1 or max(line.numbers) > 2:  # a little beyond the edge is rounding, or cropping
+            skipped.append(NOT_FRACTIONS)
+        else:
+            lines.append(line)
+    return lines, skipped
+
+
+def _box(line: Line, shape: tuple[int, int]) -> Box:
+    corners = _corners(line, shape)
+    low, high = (corners.min(axis=0), corners.max(axis=0)) if line.is_polygon else (corners[0], corners[2])
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def _corners(line: Line, shape: tuple[int, int]) -> np.ndarray:
+    """Return corners (n, 2) float64 x, y in pixels; those of a box from the upper left clockwise."""
+    numbers = line.numbers
+    if not line.is_polygon:
+        x, y, width, height = line.numbers
+        left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+        numbers = left, top, right, top, right, bottom, left, bottom
+    return np.array(numbers, np.float64).reshape(-1, 2) * shape[::-1]

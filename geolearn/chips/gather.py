@@ -1,0 +1,202 @@
+"""Gather chips into whole batches: cropped, padded, in class indices."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from geolearn.batch import Batch, Objects
+from geolearn.chips.balance import rare_class_corner
+from geolearn.chips.label import Label, Task
+from geolearn.chips.reader import Chip
+from geolearn.chips.store import ChipStore
+from geolearn.classes import IGNORE_INDEX
+
+LEAST_VISIBLE = 0.3
+"""Objects of which a crop leaves less than this share are left out."""
+
+RARE_CROP_SHARE = 0.5
+"""Share of the random crops that are drawn around a rare class where such are asked for."""
+
+
+@dataclass(frozen=True)
+class GatherPlan:
+    """How chips become items of one size.
+
+    Args:
+        task: What the labels teach.
+        planes: Planes to take, 0-based; those of one date lie together.
+        dates: Number of dates.
+        class_count: Number of trained classes.
+        table: Class index of each label value, from `index_table`.
+        left_out: What the table says of values that take no part.
+        chip_size: Side of the items in pixels; larger chips are cropped, smaller ones padded.
+        random_crop: Crop at random places (training) instead of the centre.
+        rare_values: Label values around which half of the random crops are drawn.
+        seed: Makes crops repeatable.
+    """
+
+    task: Task
+    planes: tuple[int, ...]
+    dates: int
+    class_count: int
+    table: np.ndarray
+    chip_size: int
+    left_out: int = IGNORE_INDEX
+    random_crop: bool = False
+    rare_values: tuple[int, ...] = ()
+    seed: int = 0
+
+
+class _Crop(NamedTuple):
+    """Rows and columns of a chip that go to the upper left of an item."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def part(self) -> tuple[slice, slice]:
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+
+def gather(store: ChipStore, positions: Sequence[int], plan: GatherPlan, *, draw: int = 0) -> Batch:
+    """Copy chips into a batch on the CPU.
+
+    Args:
+        store: The chips.
+        positions: Which of them.
+        plan: What to make of them.
+        draw: Number of this batch over all epochs; crops follow from it and the plan's seed.
+    """
+    rng = np.random.default_rng((plan.seed, draw))
+    side, count = plan.chip_size, len(positions)
+    # numpy gets large arrays in large pages, which torch.empty does not
+    images = np.empty((count, len(plan.planes), side, side), np.float32)
+    masks = np.empty((count, side, side), np.int64) if plan.task in (Task.PIXELS, Task.CHANGE, Task.PANOPTIC) else None
+    labels = []
+    for row, position in enumerate(positions):
+        chip = store.chip(position)
+        crop = _choose_crop(chip, plan, rng)
+        _fill_image(images[row], chip, crop, plan)
+        if masks is not None:
+            _fill_mask(masks[row], chip, crop, plan)
+        labels.append(
+            chip.label if crop[:2] == (0, 0) and crop[2:] == chip.pixels.shape[1:] else _cut(chip.label, crop)
+        )
+    shape = (count, plan.dates, -1, side, side) if plan.dates > 1 else images.shape
+    return _with_labels(
+        Batch(torch.from_numpy(images.reshape(shape)), None if masks is None else torch.from_numpy(masks)), labels, plan
+    )
+
+
+def _choose_crop(chip: Chip, plan: GatherPlan, rng: np.random.Generator) -> _Crop:
+    height, width = chip.pixels.shape[1:]
+    size = min(height, plan.chip_size), min(width, plan.chip_size)
+    spare = height - size[0], width - size[1]
+    if not any(spare):
+        return _Crop(0, 0, *size)
+    if not plan.random_crop:
+        return _Crop(spare[0] // 2, spare[1] // 2, *size)
+    # both are drawn whatever the label holds, so that one chip's label does not move the next chip's crop
+    top, left, lot = int(rng.integers(spare[0] + 1)), int(rng.integers(spare[1] + 1)), rng.random()
+    seed = int(rng.integers(2**32))
+    if plan.rare_values and lot < RARE_CROP_SHARE and chip.label.raster is not None:
+        found = rare_class_corner(chip.label.raster, plan.rare_values, size, np.random.default_rng(seed))
+        top, left = found if found is not None else (top, left)
+    return _Crop(top, left, *size)
+
+
+def _fill_image(image: np.ndarray, chip: Chip, crop: _Crop, plan: GatherPlan) -> None:
+    rows, cols = crop.part
+    whole = crop.height == crop.width == plan.chip_size
+    if not whole:
+        image[...] = np.nan
+    target = image if whole else image[:, : crop.height, : crop.width]
+    if plan.planes == tuple(range(len(chip.pixels))):
+        target[...] = chip.pixels[:, rows, cols]
+    else:
+        for index, plane in enumerate(plan.planes):
+            target[index] = chip.pixels[plane, rows, cols]
+    valid = valid_pixels(chip, plan)
+    if valid is not None:
+        for dated in target.reshape(plan.dates, -1, *target.shape[1:]) if plan.dates > 1 else [target]:
+            dated[:, ~valid[rows, cols]] = np.nan
+
+
+def valid_pixels(chip: Chip, plan: GatherPlan) -> np.ndarray | None:
+    """Return where a chip (height, width) is valid in all planes that are used, or None where it is everywhere."""
+    if chip.mask is None:
+        return None
+    used = chip.mask if len(chip.mask) == 1 else chip.mask[list(plan.planes)]
+    return None if used.all() else np.logical_and.reduce(used, axis=0)
+
+
+def _fill_mask(mask: np.ndarray, chip: Chip, crop: _Crop, plan: GatherPlan) -> None:
+    if crop[2:] != mask.shape:
+        mask[...] = IGNORE_INDEX
+    raster = chip.label.raster
+    assert raster is not None
+    target = mask[: crop.height, : crop.width]
+    target[...] = plan.table[raster[crop.part]]
+    valid = valid_pixels(chip, plan)
+    if valid is not None:
+        target[~valid[crop.part]] = IGNORE_INDEX
+
+
+def _cut(label: Label, crop: _Crop) -> Label:
+    """Return the part of a label's objects that a crop shows; labels of whole chips stay."""
+    if label.boxes is None or not len(label.boxes):
+        return label
+    place = np.array([crop.left, crop.top, crop.left, crop.top], np.float32)
+    limit = np.array([crop.width, crop.height, crop.width, crop.height], np.float32)
+    moved = np.clip(label.boxes - place, 0, limit)
+    kept = _areas(moved) >= LEAST_VISIBLE * _areas(label.boxes)
+    masks = None
+    if label.masks is not None:
+        cut = [mask[crop.part] for mask in label.masks]
+        kept &= np.array([mask.any() for mask in cut], bool)
+        masks = tuple(mask for mask, keep in zip(cut, kept) if keep)
+    return replace(label, values=label.values[kept], boxes=moved[kept], masks=masks)
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    areas: np.ndarray = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return areas
+
+
+def _with_labels(batch: Batch, labels: Sequence[Label], plan: GatherPlan) -> Batch:
+    if plan.task in (Task.OBJECTS, Task.INSTANCES, Task.PANOPTIC):
+        return replace(batch, objects=tuple(_objects(label, plan) for label in labels))
+    if plan.task == Task.LABEL:
+        return replace(
+            batch, labels=torch.from_numpy(plan.table[np.array([label.values[0] for label in labels])]).long()
+        )
+    if plan.task == Task.LABELS:
+        present = torch.zeros(len(labels), plan.class_count)
+        for row, label in zip(present, labels):
+            indexes = plan.table[label.values]
+            row[torch.from_numpy(indexes[_takes_part(indexes, plan)]).long()] = 1
+        return replace(batch, labels=present)
+    return batch
+
+
+def _takes_part(indexes: np.ndarray, plan: GatherPlan) -> np.ndarray:
+    kept: np.ndarray = (indexes != plan.left_out) & (indexes >= 0)
+    return kept
+
+
+def _objects(label: Label, plan: GatherPlan) -> Objects:
+    indexes = plan.table[label.values]
+    kept = _takes_part(indexes, plan)
+    boxes = label.boxes if label.boxes is not None else np.zeros((0, 4), np.float32)
+    masks = None
+    if label.masks is not None:
+        side = plan.chip_size
+        masks = torch.zeros((int(kept.sum()), side, side), dtype=torch.bool)
+        for target, mask in zip(masks, (mask for mask, keep in zip(label.masks, kept) if keep)):
+            target[: mask.shape[0], : mask.shape[1]] = torch.from_numpy(np.ascontiguousarray(mask))
+    return Objects(torch.from_numpy(boxes[kept].copy()), torch.from_numpy(indexes[kept]).long(), masks)

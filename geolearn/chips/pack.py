@@ -1,0 +1,152 @@
+"""The pack: all chips of a folder in one file that is mapped into memory, so that training never waits for decoding.
+
+The file is a magic word, the chips' arrays as they are (each at a multiple of 64 bytes), the columns of the chips'
+table and of the arrays' places as an .npz without pickles, and its offset with the magic word again. It is one file for
+a folder and not for a split: another split, seed or share of labels then needs no new pack.
+"""
+
+import io
+import mmap
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from geolearn.chips.label import Label
+from geolearn.chips.reader import Chip
+from geolearn.chips.table import ChipTable
+from geolearn.errors import ChipFolderError
+
+MAGIC = b'geopack1'
+_FOOTER = struct.Struct('<Q8s')
+_ALIGNMENT = 64
+_COLUMNS = ('pixels', 'mask', 'mask_planes', 'raster', 'raster_bytes')
+
+
+class PackWriter:
+    """Append chips to a file, then the table that describes them.
+
+    Args:
+        file: Open for writing, empty.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._offset = file, 0
+        self._places: dict[str, list[int]] = {name: [] for name in _COLUMNS}
+        self._outlines: list[tuple[int, int, int, int, int]] = []
+        self._write(MAGIC)
+
+    def add(self, chip: Chip) -> None:
+        """Append one chip."""
+        mask, raster = chip.mask, chip.label.raster
+        row = {
+            'pixels': self._write(chip.pixels),
+            'mask': -1 if mask is None else self._write(np.packbits(mask)),
+            'mask_planes': 0 if mask is None else len(mask),
+            'raster': -1 if raster is None else self._write(raster),
+            'raster_bytes': 0 if raster is None else raster.dtype.itemsize,
+        }
+        for name, value in row.items():
+            self._places[name].append(value)
+        for outline in chip.label.masks or ():
+            rows, cols = np.flatnonzero(outline.any(axis=1)), np.flatnonzero(outline.any(axis=0))
+            top, bottom, left, right = rows[0], rows[-1] + 1, cols[0], cols[-1] + 1
+            place = self._write(np.packbits(outline[top:bottom, left:right]))
+            self._outlines.append((place, int(top), int(bottom), int(left), int(right)))
+
+    def finish(self, table: ChipTable) -> None:
+        """Append the table."""
+        places = {f'place_{name}': np.array(values, np.int64) for name, values in self._places.items()}
+        outlines = np.array(self._outlines, np.int64).reshape(-1, 5)
+        tail = io.BytesIO()
+        np.savez(tail, **places, place_outlines=outlines, **table.to_arrays())  # type: ignore[arg-type]
+        start = self._write(tail.getvalue())
+        self._file.write(_FOOTER.pack(start, MAGIC))
+
+    def _write(self, data: np.ndarray | bytes) -> int:
+        """Append bytes at the next multiple of the alignment; returns where."""
+        gap = -self._offset % _ALIGNMENT
+        content = data if isinstance(data, bytes) else np.ascontiguousarray(data).data.cast('B')
+        self._file.write(bytes(gap))
+        self._file.write(content)
+        start = self._offset + gap
+        self._offset = start + len(content)
+        return start
+
+
+class Pack:
+    """Chips in a packed file, mapped into memory; what `chip` returns are views of it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ChipFolderError: If it is no whole pack.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open('rb') as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            arrays = self._read_tail()
+        except (OSError, ValueError, KeyError, struct.error) as error:
+            raise ChipFolderError(f'{path} is no whole pack of chips: {error}; remove it') from error
+        self.table = ChipTable.from_arrays(arrays)
+        # plain lists: indexing an array costs more than the rest of finding a chip
+        self._places = {name: arrays[f'place_{name}'].tolist() for name in _COLUMNS}
+        self._outlines = arrays['place_outlines']
+        self._shapes = self.table.shapes.tolist()
+
+    def _read_tail(self) -> dict[str, np.ndarray]:
+        start, magic = _FOOTER.unpack(self._map[-_FOOTER.size :])
+        if magic != MAGIC or self._map[: len(MAGIC)] != MAGIC:
+            raise ValueError('its first or last bytes are others')
+        with np.load(io.BytesIO(self._map[start : -_FOOTER.size]), allow_pickle=False) as tail:
+            return dict(tail)
+
+    def __getstate__(self) -> Path:
+        return self.path
+
+    def __setstate__(self, path: Path) -> None:
+        self.__init__(path)  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def chip(self, position: int) -> Chip:
+        """Return one chip; its arrays are read-only."""
+        height, width = self._shapes[position]
+        planes, place = self.table.planes, {name: column[position] for name, column in self._places.items()}
+        pixels = self._view(self.table.dtype, place['pixels'], (planes, height, width))
+        mask = raster = None
+        if place['mask'] >= 0:
+            shape = (place['mask_planes'], height, width)
+            mask = self._bits(place['mask'], shape)
+        if place['raster'] >= 0:
+            raster = self._view(f'u{place["raster_bytes"]}', place['raster'], (height, width))
+        return Chip(pixels, mask, self._label(position, raster), self.table.geobox(position), self.table.dates)
+
+    def _label(self, position: int, raster: np.ndarray | None) -> Label:
+        values, boxes = self.table.objects(position)
+        masks = None
+        if len(self._outlines):
+            first, last = self.table.object_offsets[position : position + 2].tolist()
+            masks = tuple(self._outline(row, self._shapes[position]) for row in self._outlines[first:last].tolist())
+        return Label(raster, values, boxes, masks)
+
+    def _outline(self, row: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+        place, top, bottom, left, right = row
+        outline = np.zeros(shape, bool)
+        outline[top:bottom, left:right] = self._bits(place, (bottom - top, right - left))
+        return outline
+
+    def _view(self, dtype: Any, place: int, shape: tuple[int, ...]) -> np.ndarray:
+        return np.ndarray(shape, dtype, self._map, place)
+
+    def _bits(self, place: int, shape: tuple[int, ...]) -> np.ndarray:
+        count = int(np.prod(shape))
+        packed = np.frombuffer(self._map, np.uint8, -(-count // 8), place)
+        return np.unpackbits(packed, count=count).view(bool).reshape(shape)

@@ -1,0 +1,183 @@
+"""The files that describe a whole export: .emd, accumulated statistics, map.txt and stats.txt."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from geolearn.bands import Band
+from geolearn.chips.emd import EMD_NAME, STATS_NAME, WELL_KNOWN_KEY, WELL_KNOWN_NAMES
+from geolearn.chips.writers.tally import Summary, Tally, summaries
+from geolearn.classes import ClassInfo
+
+
+@dataclass(frozen=True)
+class ExportFacts:
+    """What is true of all chips of an export, known before the first is written.
+
+    Args:
+        metadata_format: ArcGIS's name of the format.
+        bands: Bands of the images, in order.
+        classes: Classes that labels may hold.
+        tile_size: Side of the chips in pixels; the largest one where sides vary.
+        sensor: As ArcGIS would write it.
+        map_space: Whether chips are georeferenced.
+        variable_size: Whether each chip has the size of its feature.
+        blackened: Whether pixels outside the feature are 0.
+        features: Whether labels come from vectors.
+    """
+
+    metadata_format: str
+    bands: tuple[Band, ...]
+    classes: tuple[ClassInfo, ...]
+    tile_size: int
+    sensor: str = 'Undefined'
+    map_space: bool = True
+    variable_size: bool = False
+    blackened: bool = False
+    features: bool = False
+
+
+def metadata_texts(
+    facts: ExportFacts,
+    tally: Tally,
+    *,
+    cell_size: Mapping[str, Any] | None,
+    next_index: int,
+    extra: Mapping[str, Any],
+    notes: Sequence[str],
+) -> dict[str, str]:
+    """Return name and content of each file.
+
+    Args:
+        facts: What is true of all chips.
+        tally: What was counted.
+        cell_size: The MinCellSize object.
+        next_index: Number of the chip that would come next.
+        extra: What the format adds to the .emd.
+        notes: What people should know, kept in the .emd.
+    """
+    emd = _emd(facts, tally, cell_size) | dict(extra)
+    emd['geolearn'] = {'wavelengths_um': [band.wavelength_um for band in facts.bands], 'notes': list(notes)}
+    # ArcGIS writes backslashes, two blanks before labels and one at the end; its own reader relies on none of them
+    rows = ''.join('  '.join(names).replace('/', '\\') + ' \n' for names in tally.rows)
+    return {
+        'map.txt': rows,
+        'stats.txt': _stats_text(facts, tally),
+        STATS_NAME: json.dumps(_accumulated(facts, tally, cell_size, next_index), indent=2),
+        EMD_NAME: json.dumps(emd, indent=2),
+    }
+
+
+def _properties(facts: ExportFacts) -> dict[str, Any]:
+    return {'RasterCount': 1, 'SensorName': facts.sensor, 'BandNames': [band.name for band in facts.bands]}
+
+
+def _emd(facts: ExportFacts, tally: Tally, cell_size: Mapping[str, Any] | None) -> dict[str, Any]:
+    found = tally.bands.result()
+    columns = zip(facts.bands, found.minimum, found.maximum, found.mean, found.std)
+    return {
+        'ImageHeight': facts.tile_size,
+        'ImageWidth': facts.tile_size,
+        'MetaDataMode': facts.metadata_format,
+        'BlackenAroundFeature': facts.blackened,
+        'IsMultidimensional': False,
+        'CropTileMode': 'Variable_Size' if facts.variable_size else 'Fixed_Size',
+        'ImageSpaceUsed': 'MAP_SPACE' if facts.map_space else 'PIXEL_SPACE',
+        'MinCellSize': cell_size,
+        'MaxCellSize': cell_size,
+        'Classes': [{'Value': c.value, 'Name': c.name, 'Color': list(c.color)} for c in facts.classes],
+        'InputRastersProps': _properties(facts),
+        'AllTilesStats': [
+            {'BandName': band.name, 'Min': low, 'Max': high, 'Mean': mean, 'StdDev': std}
+            for band, low, high, mean, std in columns
+        ],
+        WELL_KNOWN_KEY: WELL_KNOWN_NAMES,
+    }
+
+
+def _accumulated(
+    facts: ExportFacts, tally: Tally, cell_size: Mapping[str, Any] | None, next_index: int
+) -> dict[str, Any]:
+    s, count = tally.bands, len(tally.rows)
+    columns = zip(s.minimum.tolist(), s.maximum.tolist(), s.mean.tolist(), s.m2.tolist(), s.count.tolist())
+    found = {
+        'Version': 1,
+        'NumBands': len(facts.bands),
+        'TileSizeX': facts.tile_size,
+        'TileSizeY': facts.tile_size,
+        'NumClasses': len(facts.classes),
+        'NumTiles': count,
+        'NumTilesAsDouble': count,
+        'NextTileIndex': next_index,
+        'OutputFeatures': facts.features,
+        'MetaDataMode': facts.metadata_format,
+        'MinCellSize': cell_size,
+        'MaxCellSize': cell_size,
+        'Classes': [{'ClassValue': c.value, 'ClassName': c.name, 'Color': list(c.color)} for c in facts.classes],
+        'InputRastersProps': _properties(facts),
+        'BandStatsState': [
+            {'Min': low, 'Max': high, 'Mean': 0, 'StdDev': 0, 'M1': mean, 'M2': m2, 'Num': int(number)}
+            for low, high, mean, m2, number in columns
+        ],
+    }
+    if tally.features_per_chip.count:
+        found['FeatureStats'] = _feature_stats(facts, tally)
+    if tally.classes_per_chip.count:
+        found['ClassPixelStats'] = _pixel_stats(facts, tally)
+    return found
+
+
+def _feature_stats(facts: ExportFacts, tally: Tally) -> dict[str, Any]:
+    values = [info.value for info in facts.classes]
+    empty = Summary()
+    return {
+        'NumClasses': len(values),
+        'NumImagesTotal': len(tally.rows),
+        'NumFeaturesTotal': sum(summary.count for summary in tally.areas.values()),
+        'NumImagesPerClass': [tally.chips_with.get(value, empty).count for value in values],
+        'NumFeaturesPerClass': [tally.areas.get(value, empty).count for value in values],
+        'NumFeaturesPerImage': tally.features_per_chip.as_dict(),
+        'FeatureAreaPerClass': summaries(tally.areas, values),
+    }
+
+
+def _pixel_stats(facts: ExportFacts, tally: Tally) -> dict[str, Any]:
+    values = [info.value for info in facts.classes]
+    empty = Summary()
+    return {
+        'NumClasses': len(values),
+        'NumImagesTotal': len(tally.rows),
+        'NumImagesPerClass': [tally.pixels.get(value, empty).count for value in values],
+        'NumPixelsPerClass': [int(tally.pixels.get(value, empty).total) for value in values],
+        'NumClassesPerImage': tally.classes_per_chip.as_dict(),
+        'PixelsPerClass': summaries(tally.pixels, values, len(tally.rows)),
+    }
+
+
+def _stats_text(facts: ExportFacts, tally: Tally) -> str:
+    lines = [f'images = {len(tally.rows)} *{len(facts.bands)}*{facts.tile_size}*{facts.tile_size}']
+    if tally.features_per_chip.count:
+        total = sum(summary.count for summary in tally.areas.values())
+        lines += [f'features = {total}', f'features per image = {_spread(tally.features_per_chip)}']
+        what, sizes, images = 'features', tally.areas, tally.chips_with
+    else:
+        what, sizes, images = 'pixels', tally.pixels, tally.pixels
+    lines.append(f'classes = {len(facts.classes)}')
+    if what == 'pixels' and facts.classes:
+        lines.append(f'classes per image = {_spread(tally.classes_per_chip)}')
+    if facts.classes:
+        heads = ('cls value', 'images', what, 'min size', 'mean size', 'max size')
+        lines.append(f'{"cls name":<20}' + ''.join(f'{head:>12}' for head in heads))
+    for info in facts.classes:
+        size = sizes.get(info.value, Summary())
+        number = size.count if what == 'features' else int(size.total)
+        shown = (size if what == 'features' else size.over(len(tally.rows))).as_dict()
+        counts = f'{info.value:>12}{images.get(info.value, Summary()).count:>12}{number:>12}'
+        lines.append(f'{info.name:<20}{counts}' + ''.join(f'{shown[key]:>12.2f}' for key in ('Min', 'Mean', 'Max')))
+    return '\n'.join(lines) + '\n'
+
+
+def _spread(summary: Summary) -> str:
+    found = summary.as_dict()
+    return f'[min = {int(found["Min"])}, mean = {found["Mean"]:.2f}, max = {int(found["Max"])}]'

@@ -1,0 +1,138 @@
+"""Every promise that a backbone of geolearn's own makes, over small variants of each family."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from geolearn.backbones import catalog, create_backbone
+from geolearn.bands import get_bands
+
+S2 = get_bands('sentinel2_l2a', ['B04', 'B03', 'B02', 'B08'])
+SMALL = {'dim': 48, 'depth': 4, 'heads': 3}
+
+# Name, changes that make it small, bands.
+VARIANTS = [
+    pytest.param(('dofa_base', SMALL, S2), id='dofa'),
+    pytest.param(('dofa_huge', SMALL, S2), id='dofa-patch-14'),
+    pytest.param(('dofa_v2_base', SMALL, S2), id='dofa-v2'),
+    pytest.param(('prithvi_v1_100M', SMALL, S2), id='prithvi'),
+    pytest.param(('prithvi_v2_600M_TL', SMALL, S2), id='prithvi-patch-14-coordinates'),
+]
+MAPS = ['pyramid', 'layers']
+
+
+@pytest.fixture(params=VARIANTS)
+def build(request, use_record):
+    """A function that builds the small variant at random values."""
+    name, changes, bands = request.param
+    use_record(replace(catalog.read_catalog()[name], **changes))
+
+    def make(**options):
+        torch.manual_seed(0)
+        return create_backbone(name, bands, pretrained=False, **options)
+
+    make.name, make.count = name, len(bands)
+    return make
+
+
+@pytest.mark.parametrize('form', MAPS)
+@pytest.mark.parametrize('size', [(64, 96), (65, 97), (33, 32)])
+def test_maps_have_the_declared_channels_and_strides(build, form, size):
+    net = build(form=form).eval()
+    with torch.no_grad():
+        shapes = [tuple(m.shape) for m in net(torch.randn(2, build.count, *size))]
+    expected = [(2, c, math.ceil(size[0] / s), math.ceil(size[1] / s)) for c, s in zip(net.channels, net.strides)]
+    assert shapes == expected
+    assert net.strides == (4, 8, 16, 32)
+
+
+@pytest.mark.parametrize('size', [(64, 96), (65, 97)])
+def test_tokens_cover_an_image_of_any_size(build, size):
+    net = build(form='tokens').eval()
+    patch = net.strides[0]
+    with torch.no_grad():
+        tokens = net(torch.randn(2, build.count, *size))
+    assert tokens.shape == (2, net.prefix + math.ceil(size[0] / patch) * math.ceil(size[1] / patch), net.channels[0])
+
+
+@pytest.mark.parametrize(
+    'options', [{}, {'form': 'layers'}, {'form': 'layers', 'strides': (4, 16)}, {'form': 'tokens'}]
+)
+@pytest.mark.parametrize('checkpointing', [False, True])
+def test_gradients_reach_every_trainable_parameter_and_no_other(build, options, checkpointing):
+    net = build(**options, checkpointing=checkpointing).train()
+    out = net(torch.randn(2, build.count, 64, 48))
+    # weights that differ: the sum of normed features is constant
+    sum((m * torch.randn_like(m)).sum() for m in (out if isinstance(out, list) else [out])).backward()
+    named = list(net.named_parameters())
+    assert [n for n, p in named if p.requires_grad != (p.grad is not None)] == []
+    assert any(n.startswith('trunk.') for n, p in named if p.requires_grad)
+
+
+@pytest.mark.parametrize('form', [*MAPS, 'tokens'])
+def test_evaluation_repeats_itself_bit_for_bit(build, form):
+    net, x = build(form=form, drop_path=0.3).eval(), torch.randn(2, build.count, 48, 64)
+    with torch.no_grad():
+        first, second = net(x), net(x)
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+
+
+@pytest.mark.parametrize('form', [*MAPS, 'tokens'])
+def test_a_state_dict_round_trip_gives_equal_results(build, form):
+    net, other, x = build(form=form).eval(), build(form=form).eval(), torch.randn(1, build.count, 48, 64)
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter)
+    other.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(net(x), other(x)))
+
+
+@pytest.mark.parametrize('form', MAPS)
+def test_images_of_a_batch_do_not_mix(build, form):
+    net, x = build(form=form).eval(), torch.randn(2, build.count, 64, 64)
+    with torch.no_grad():
+        for both, one in zip(net(x), net(x[1:])):
+            torch.testing.assert_close(both[1:], one, atol=1e-4, rtol=1e-4)
+
+
+def test_a_window_over_the_whole_grid_is_global_attention(build):
+    trunk, x = build().trunk.eval(), torch.randn(1, build.count, 96, 96)
+    with torch.no_grad():
+        windowed, everywhere = (trunk.maps(x, range(trunk.depth), window) for window in (6, 0))
+    for a, b in zip(windowed, everywhere):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_windowed_and_native_agree_where_nothing_attends(build):
+    """Without attention and class token every token goes its own way, in whatever order and window."""
+    trunk, x = build(form='tokens').trunk.eval(), torch.randn(1, build.count, 112, 70)
+    for stage in trunk.stages:
+        for parameter in stage.attn.proj.parameters():
+            torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        native = trunk.hidden_states(x)[-1][:, trunk.prefix :]
+        for window in (None, 0, 2, 3):
+            last = trunk.maps(x, [trunk.depth - 1], window)[0]
+            torch.testing.assert_close(last.flatten(2).transpose(1, 2), native, atol=1e-5, rtol=1e-5)
+
+
+def test_random_weights_are_sensible(build):
+    net = build(form='tokens').eval()
+    with torch.no_grad():
+        tokens = net(torch.randn(2, build.count, 64, 64))
+    assert tokens.isfinite().all()
+    assert 0.3 < tokens.std() < 3
+    assert tokens[:, net.prefix :].std(dim=1).mean() > 0.1  # places differ
+
+
+def test_the_trunk_says_what_it_is(build):
+    net = build()
+    trunk = net.trunk
+    assert net.name == build.name
+    assert net.load_report is None
+    assert trunk.depth == len(trunk.stages)
+    assert trunk.prefix in (0, 1)
+    own = {id(p) for p in trunk.parameters()}
+    assert all(id(p) in own and not p.requires_grad for p in trunk.native_parameters())

@@ -1,0 +1,100 @@
+import math
+import time
+
+import numpy as np
+import pytest
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+
+from geolearn.chips.footprints import overlap_any
+from geolearn.chips.leaks import Leaks, count_leaks, leak_note
+from geolearn.chips.splits import Split
+from geolearn.raster import GeoBox
+
+
+def chip(x, y, *, size=10.0, crs='EPSG:32633', turn=0.0):
+    c, s, pixel = math.cos(math.radians(turn)), math.sin(math.radians(turn)), size / 8
+    return GeoBox((8, 8), Affine(c * pixel, s * pixel, x, s * pixel, -c * pixel, y), crs)
+
+
+def overlap_slowly(boxes, others):
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    return (high - low > 1e-5).all(axis=2).any(axis=1)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 40), st.integers(0, 40), st.floats(1, 300), st.integers(0, 10**6))
+def test_boxes_of_any_size_overlap_as_if_each_were_compared_with_each(count, other_count, extent, seed):
+    rng = np.random.default_rng(seed)
+
+    def draw(n):
+        corner = np.round(rng.uniform(-extent, extent, (n, 2)))
+        return np.concatenate([corner, corner + 2.0 ** rng.integers(0, 9, (n, 1))], axis=1)
+
+    boxes, others = draw(count), draw(other_count)
+    assert overlap_any(boxes, others).tolist() == overlap_slowly(boxes, others).tolist()
+
+
+def test_a_hundred_thousand_chips_are_compared_in_seconds():
+    columns, rows = np.meshgrid(np.arange(400.0), np.arange(250.0))
+    corner = np.stack([columns.ravel(), rows.ravel()], axis=1) * 1280 + 5e5
+    bounds = np.concatenate([corner, corner + 2560], axis=1)
+    held = np.random.default_rng(0).random(len(bounds)) < 0.1
+    start = time.perf_counter()
+    hit = overlap_any(bounds[held], bounds[~held])
+    assert time.perf_counter() - start < 20
+    assert hit.all()
+
+
+def test_chips_that_share_ground_with_training_are_counted_in_each_part():
+    boxes = [chip(0, 0), chip(5, 0), chip(10, 0), chip(100, 0), chip(104, 4)]
+    split = Split(train=(0, 3), valid=(1, 2), test=(4,))
+    assert count_leaks(boxes, split) == Leaks(valid=1, test=1, unplaced=0)
+
+
+def test_chips_that_touch_do_not_leak_whatever_rounding_does():
+    boxes = [chip(500000.1 + 2.56 * i, 5400000.1, size=2.56) for i in range(50)]
+    assert count_leaks(boxes, Split(tuple(range(0, 50, 2)), tuple(range(1, 50, 2)))).total == 0
+
+
+def test_chips_of_other_crs_are_not_compared_but_other_spellings_are():
+    first = chip(0, 0)
+    assert count_leaks([first, chip(0, 0, crs='EPSG:32634')], Split((0,), (1,))).total == 0
+    assert count_leaks([first, chip(0, 0, crs=None)], Split((0,), (1,))).total == 0
+    assert count_leaks([first, chip(0, 0, crs=CRS.from_epsg(32633).to_wkt())], Split((0,), (1,))).total == 1
+    assert count_leaks([chip(0, 0, crs='mine'), chip(1, 1, crs='mine')], Split((0,), (1,))).total == 1
+
+
+def test_rotated_chips_are_taken_by_their_hull():
+    turned = chip(0, 0, turn=45)
+    corner = chip(0, 7, size=2)  # in the hull's corner, beside the chip itself
+    assert count_leaks([turned, corner], Split((0,), (1,))).valid == 1
+
+
+@pytest.mark.parametrize('flip', [Affine.identity(), Affine(1, 0, 0, 0, -1, 0), Affine(1, 0, 0, 0, -1, 8)])
+def test_chips_in_pixel_space_are_counted_as_unknown(flip):
+    boxes = [GeoBox((8, 8), flip, None)] * 3
+    assert count_leaks(boxes, Split((0, 1), (2,))) == Leaks(0, 0, 3)
+
+
+def test_chips_with_nonsense_for_a_place_have_none():
+    odd = [
+        GeoBox((8, 8), Affine(1, 0, float('nan'), 0, -1, 0), None),
+        GeoBox((8, 8), Affine(1, 0, 1e300, 0, -1, 0), None),
+        GeoBox((8, 8), Affine(0, 0, 5, 0, 0, 5), None),
+    ]
+    assert count_leaks(odd, Split((0, 1), (2,))) == Leaks(0, 0, 3)
+
+
+def test_the_warning_tells_how_many_and_what_to_do():
+    split = Split((0,), tuple(range(1, 2001)), tuple(range(2001, 2501)))
+    note = leak_note(Leaks(1234, 0, 0), split)
+    assert note == (
+        '1,234 of 2,000 validation chips share ground with training chips, so scores will be too good; '
+        "pass split='blocks' to hold out whole blocks of land"
+    )
+    assert leak_note(Leaks(1, 2, 0), split).startswith('1 of 2,000 validation chips and 2 of 500 test chips share')
+    assert leak_note(Leaks(0, 0, 5), split) is None
