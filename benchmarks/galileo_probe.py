@@ -133,6 +133,8 @@ def compare(name, chips, classes, groups, splits):
     for kind, values in scores.items():
         mean, spread = np.mean(values, axis=0), np.std(values, axis=0)
         print(f'  {kind:10} linear {mean[0]:.3f} +- {spread[0]:.3f}, kNN {mean[1]:.3f} +- {spread[1]:.3f}')
+    won = [a > b for (a, _), (b, _) in zip(scores['pretrained'], scores['random'])]
+    print(f'  pretrained is the better linear probe in {sum(won)} of {splits} splits')
     return np.mean(scores['pretrained'], axis=0)[0] / np.mean(scores['random'], axis=0)[0]
 
 

@@ -1,4 +1,4 @@
-"""The command line: geolearn train | predict | info | demo."""
+"""The command line: geolearn export-chips | train | predict | info | demo."""
 
 import argparse
 import sys
@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all sub-commands."""
     parser = argparse.ArgumentParser(prog='geolearn', description='Deep learning on satellite and aerial imagery.')
     commands = parser.add_subparsers(dest='command', required=True)
+    _add_export(commands.add_parser('export-chips', help='cut rasters and labels into training chips'))
     _add_train(commands.add_parser('train', help='train a model on exported chips'))
     _add_predict(commands.add_parser('predict', help='map a raster of any size'))
     _add_info(commands.add_parser('info', help='describe a model, a chip folder or a raster'))
@@ -43,8 +44,40 @@ def _whole(least: int) -> Callable[[str], int]:
     return parse
 
 
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('raster', nargs='+', help='image; several make one mosaic')
+    parser.add_argument('out', help='new folder for the chips, the last of the paths')
+    parser.add_argument('--labels', help='vector file or class raster; not needed for Export_Tiles')
+    parser.add_argument('--format', default='Classified_Tiles', help='metadata format (default %(default)s)')
+    parser.add_argument('--tile-size', type=_whole(1), default=256, help='side of a chip in pixels')
+    parser.add_argument('--stride', type=_whole(1), help='pixels from chip to chip; the tile size if not given')
+    parser.add_argument('--class-field', help='field of the vector file that holds class values or names')
+    parser.add_argument('--layer', help='layer of the vector file, needed if it has several')
+    parser.add_argument('--sensor', default='Undefined', help='such as Sentinel-2')
+    parser.add_argument('--all-tiles', action='store_true', help='write chips without any label too')
+    parser.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from geolearn.chips.export import export_training_data
+
+    written = export_training_data(
+        arguments.raster,
+        arguments.labels,
+        arguments.out,
+        arguments.format,
+        arguments.tile_size,
+        arguments.stride,
+        arguments.class_field,
+        layer=arguments.layer,
+        sensor=arguments.sensor,
+        output_nofeature_tiles=arguments.all_tiles,
+    )
+    print(f'wrote {sum(1 for _ in (written / "map.txt").open(encoding="utf-8"))} chips to {written}')
+
+
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('chips', help='folder that "Export Training Data For Deep Learning" wrote')
+    parser.add_argument('chips', nargs='+', help='chip folder, or several to merge')
     parser.add_argument('model', help='name of the model, or path of the .dlpk to write')
     parser.add_argument('--backbone', default='dofa_base', help='such as dofa_base or resnet50 (default %(default)s)')
     parser.add_argument('--weights', help="file or folder with the backbone's weights, instead of fetching them")
@@ -54,7 +87,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--batch-size', type=_whole(2), default=8)
     parser.add_argument('--chip-size', type=_whole(1), default=224)
     parser.add_argument('--valid', type=float, default=0.1, help='share of chips to validate on')
-    parser.add_argument('--split', choices=['random', 'blocks'], default='random')
+    parser.add_argument('--split', default='random', help='random, stratified, blocks, latitude, or a file of lists')
+    parser.add_argument('--dataset-type', help='format of the chips, where they do not say')
+    parser.add_argument('--normalize', default='dataset', help='dataset, minmax, robust, imagenet or pretraining')
+    parser.add_argument('--class-balancing', action='store_true', help='weigh rare classes more in the loss')
     parser.add_argument('--block-size', type=float, help='side of a block in map units, for --split blocks')
     parser.add_argument('--ignore-classes', type=int, nargs='*', default=[], help='label values to leave out')
     parser.add_argument('--bands', nargs='+', help='names of the bands, where the export names none')
@@ -75,13 +111,21 @@ def _train(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         ignore_classes=arguments.ignore_classes,
+        dataset_type=arguments.dataset_type,
+        normalize=arguments.normalize,
         split=arguments.split,
         block_size=arguments.block_size,
         bands=arguments.bands,
     )
     print(data)
     torch.manual_seed(arguments.seed)
-    model = DeepLab(data, arguments.backbone, pretrained=not arguments.from_scratch, weights=arguments.weights)
+    model = DeepLab(
+        data,
+        arguments.backbone,
+        pretrained=not arguments.from_scratch,
+        weights=arguments.weights,
+        class_balancing=arguments.class_balancing,
+    )
     model.fit(arguments.epochs, lr=arguments.lr)
     print(model.per_class_metrics().to_string(float_format='{:.3f}'.format))
     print(f'accuracy {model.accuracy():.4f}, mIoU {model.mIOU(mean=True):.4f} on the validation chips')

@@ -102,7 +102,9 @@ class ChipData:
 
     @property
     def class_weights(self) -> np.ndarray:
-        """Weight of each class, rare ones more: total / count over the training chips, 1 on average."""
+        """Weight of each class (classes,), rare ones more: total / count over the training chips, 1 on average."""
+        if not self.class_infos:
+            return np.zeros(0)
         counts = self.table.value_counts(self.split.train)
         return class_weights([counts[info.value] for info in self.class_infos])
 
@@ -150,10 +152,15 @@ class ChipData:
 
         Args:
             rows: Rows of chips.
-            columns: Chips per row.
+            columns: Chips per row; a chip of several dates fills a row.
             alpha: Opacity of labels that are laid over the image, 0..1.
+
+        Raises:
+            ValueError: If there would be no row or no column.
         """
-        count = min(rows * columns, len(self.train_ds))
+        if rows < 1 or columns < 1:
+            raise ValueError(f'rows and columns must be at least 1, got {rows} and {columns}')
+        count = min(rows if self.table.dates > 1 else rows * columns, len(self.train_ds))
         batch = self.train_dl.peek(count).to(torch.device('cpu'))
         return plotting.show_batch(batch, self.bands, self.class_infos, columns=columns, alpha=alpha)
 

@@ -5,17 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from geolearn.augment import Augmentation, BatchTransform, cloud_brightness
 from geolearn.chips import taxonomy
+from geolearn.chips.augmenting import Transforms, check_transforms, choose_transform
 from geolearn.chips.balance import rare_values, repeat_factors
 from geolearn.chips.collection import Collection, open_collection
-from geolearn.chips.dividing import Division, SplitChoice, divide, division_notes
+from geolearn.chips.dividing import Division, SplitChoice, divide
 from geolearn.chips.gather import GatherPlan
-from geolearn.chips.inputs import ChosenInput, choose_input
+from geolearn.chips.inputs import choose_input
 from geolearn.chips.interpret import BandChoice
 from geolearn.chips.label import Task
 from geolearn.chips.loader import ChipDataset, ChipLoader, LoaderOptions
@@ -23,13 +22,11 @@ from geolearn.chips.splits import Split
 from geolearn.data import ChipData
 from geolearn.device import choose_device
 from geolearn.errors import ChipFolderError
-from geolearn.normalize import Normalize, choose_normalization
+from geolearn.normalize import Normalize, check_normalize, choose_normalization
 
 log = logging.getLogger('geolearn')
 
 DEFAULT_BATCH_SIZE = 64
-
-Transforms = BatchTransform | Mapping[str, Any] | bool | None
 
 
 def prepare_data(
@@ -100,14 +97,21 @@ def prepare_data(
 
     Raises:
         ChipFolderError: If a folder holds no chips, its content does not fit together or an argument makes no sense.
+        TypeError: If `normalize` or `transforms` is none, or names an option that there is not.
         UnknownNameError: If there is no such dataset_type, split or normalisation.
         BandError: If bands do not fit.
     """
-    _check_numbers(chip_size=chip_size, batch_size=batch_size, seed=seed)
+    _check_numbers(chip_size=chip_size, batch_size=batch_size, seed=seed, num_workers=num_workers)
+    check_transforms(transforms)
+    if dataset_type is not None and not isinstance(dataset_type, str):
+        raise ChipFolderError(f"dataset_type must be a name such as 'Classified_Tiles', got {dataset_type!r}")
+    if isinstance(normalize, str):
+        check_normalize(normalize, 0)
     renamed = class_mapping or {}
     taxonomy.check_mapping(renamed)
     division = Division(split, val_split_pct, test_split_pct, block_size, label_fraction, seed)
     parts = [_paths(path), _paths(valid_path), _paths(test_path)]
+    division.check_folders(valid=bool(parts[1]), test=bool(parts[2]))
     chips = open_collection([p for part in parts for p in part], dataset_type, pack=pack)
     choice = choose_input(chips, bands, extract_bands, normalize)
     counts = choice.value_counts
@@ -117,7 +121,7 @@ def prepare_data(
     infos = taxonomy.choose_classes(chips.task, listed, renamed, ignored, counts, _finder(chips))
     presence = chips.table.amounts([info.value for info in infos]) > 0
     part_of = np.repeat([0, 1, 2], [len(part) for part in parts])[chips.part_of] if any(parts[1:]) else None
-    found = _trainable(divide(chips.table, presence, division, part_of), chips, presence)
+    found, split_notes = divide(chips.table, presence, division, part_of, whole=chips.task == Task.LABEL)
     plan = GatherPlan(
         task=chips.task,
         planes=choice.planes,
@@ -132,7 +136,15 @@ def prepare_data(
     options = LoaderOptions(
         batch_size=batch_size or DEFAULT_BATCH_SIZE,
         shuffle=True,
-        transform=_choose_transform(transforms, choice, chips, len(infos)),
+        transform=choose_transform(
+            transforms,
+            chips.task,
+            choice.bands,
+            choice.statistics,
+            class_count=len(infos),
+            dates=chips.table.dates,
+            dihedral=chips.metadata.dihedral,
+        ),
         seed=seed,
         num_workers=num_workers,
         device=choose_device(),
@@ -142,7 +154,7 @@ def prepare_data(
     folder_notes = chips.notes()
     for note in folder_notes:
         log.warning('%s: %s', chips.folders[0].opened.folder, note)
-    remarks = [*folder_notes, *choice.remarks, *division_notes(chips.table, found, division)]
+    remarks = [*folder_notes, *choice.remarks, *split_notes]
     if batch_size is None:
         remarks.insert(0, f'batch_size=None means batches of {DEFAULT_BATCH_SIZE}, or fewer where chips are fewer')
     return ChipData(
@@ -159,7 +171,11 @@ def prepare_data(
         normalization=None
         if normalize == 'pretraining'
         else choose_normalization(
-            normalize, choice.statistics, dtype=chips.table.dtype, bands=choice.bands, percentiles=choice.percentiles
+            choice.normalize,
+            choice.statistics,
+            dtype=chips.table.dtype,
+            bands=choice.bands,
+            percentiles=choice.percentiles,
         ),
         value_counts=counts,
         dtype=chips.table.dtype,
@@ -181,17 +197,6 @@ def _finder(chips: Collection) -> Callable[[int], str]:
     return find_chip
 
 
-def _trainable(split: Split, chips: Collection, presence: np.ndarray) -> Split:
-    """Leave out chips whose only class is ignored, where a chip has one class as a whole."""
-    if chips.task != Task.LABEL:
-        return split
-    kept = np.logical_or.reduce(presence, axis=1)
-    parts = [tuple(p for p in part if kept[p]) for part in (split.train, split.valid, split.test)]
-    if not parts[0] or not parts[1]:
-        raise ChipFolderError('no chip of a trained class is left to train or to validate on; ignore fewer classes')
-    return replace(split, train=parts[0], valid=parts[1], test=parts[2])
-
-
 def _make_loaders(
     chips: Collection, split: Split, plan: GatherPlan, options: LoaderOptions
 ) -> tuple[ChipLoader, ChipLoader, ChipLoader | None]:
@@ -208,41 +213,21 @@ def _make_loaders(
     return make(split.train, training=True), make(split.valid, training=False), test
 
 
-def _choose_transform(
-    given: Transforms, choice: ChosenInput, chips: Collection, class_count: int
-) -> BatchTransform | None:
-    if given is False:
-        return None
-    if callable(given):
-        return given
-    if given is not None and given is not True and not isinstance(given, Mapping):
-        raise TypeError(
-            'transforms must be None, False, options of geolearn.augment.Augmentation, or a function of a batch and '
-            f'a generator, got {given!r}'
-        )
-    options = dict(given) if isinstance(given, Mapping) else {}
-    known: dict[str, Any] = {
-        'band_std': choice.statistics.std,
-        'band_mean': choice.statistics.mean,
-        'class_count': class_count,
-        'dihedral': chips.metadata.dihedral,
-    }
-    if options.get('clouds'):
-        known['cloud_brightness'] = cloud_brightness(choice.bands, choice.statistics)
-    try:
-        return Augmentation(**(known | options))
-    except TypeError as error:
-        raise TypeError(
-            f'transforms={given!r}: {error}; see geolearn.augment.Augmentation for what there is'
-        ) from error
-
-
 def _paths(given: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    return [given] if isinstance(given, str | Path) else list(given)
+    paths = [given] if isinstance(given, str | Path) else list(given) if isinstance(given, Sequence) else [given]
+    for path in paths:
+        if not isinstance(path, str | Path) or not str(path).strip():
+            raise ChipFolderError(f'a chip folder is needed, or a list of them; got {path!r}')
+    return paths
 
 
-def _check_numbers(*, chip_size: int, batch_size: int | None, seed: int) -> None:
-    lowest = {'chip_size': (chip_size, 1), 'batch_size': (batch_size, 1), 'seed': (seed, 0)}
+def _check_numbers(*, chip_size: int, batch_size: int | None, seed: int, num_workers: int) -> None:
+    lowest = {
+        'chip_size': (chip_size, 1),
+        'batch_size': (batch_size, 1),
+        'seed': (seed, 0),
+        'num_workers': (num_workers, 0),
+    }
     for name, (value, low) in lowest.items():
         if name == 'batch_size' and value is None:
             continue

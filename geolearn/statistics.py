@@ -51,13 +51,13 @@ class RunningStatistics:
         flat = flat if mask is None else flat[:, mask.ravel()]
         if not flat.shape[1]:
             return
-        rows = np.empty((2, len(flat)))
+        rows, wide = np.empty((2, len(flat))), np.empty(flat.shape[1])
         for index, plane in enumerate(flat):
             # a band at a time: float64 of the whole block would leave the processor's cache
-            wide = plane.astype(np.float64)
+            wide[...] = plane
             rows[0, index] = wide.mean()
             wide -= rows[0, index]
-            rows[1, index] = np.dot(wide, wide)
+            rows[1, index] = np.einsum('i,i', wide, wide)  # np.dot would start threads of its own
         count = np.full(len(flat), flat.shape[1], np.float64)
         low, high = flat.min(axis=1).astype(np.float64), flat.max(axis=1).astype(np.float64)
         self.merge(RunningStatistics(count, rows[0], rows[1], low, high))
@@ -109,3 +109,13 @@ def find_percentiles(pixels: np.ndarray) -> Percentiles | None:
         return None
     low, median, high = np.percentile(pixels.astype(np.float64), (2, 50, 98), axis=1)
     return Percentiles(tuple(low.tolist()), tuple(median.tolist()), tuple(high.tolist()))
+
+
+def count_values(raster: np.ndarray) -> dict[int, int]:
+    """Count how often each value occurs in an array of integers."""
+    if raster.dtype.kind == 'u' and raster.dtype.itemsize <= 2:
+        counts = np.bincount(raster.ravel())
+        found = np.flatnonzero(counts)
+        return dict(zip(found.tolist(), counts[found].tolist()))
+    values, numbers = np.unique(raster, return_counts=True)
+    return dict(zip(values.tolist(), numbers.tolist()))

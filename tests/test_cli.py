@@ -109,7 +109,7 @@ def test_an_error_is_one_line_on_stderr(bundle, scene_chips, scene_files, tmp_pa
         (['predict', 'm', 'a', 'b', '--halo', '-1'], '--halo: must be a whole number from 0'),
         (['predict', 'm', 'a', 'b', '--tile-size', 'x'], '--tile-size: must be a whole number from 1'),
         (['predict', 'm', 'a', 'b', '--tile-size', '64', '--halo', '32'], '--halo must be under half of --tile-size'),
-        (['train', 'chips', 'm', '--split', 'odd'], '--split: invalid choice'),
+        (['train', 'chips', 'm', '--split', 'odd'], "unknown split 'odd'"),
         (['nothing'], 'invalid choice'),
         ([], 'required: command'),
     ],

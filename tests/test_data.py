@@ -144,7 +144,7 @@ def test_a_value_that_is_no_class_is_named_with_its_first_file(tmp_path, write_e
     images, labels = chips()
     labels[2][5, 5] = labels[3][0, 0] = 77
     folder = write_export(tmp_path / 'e', images, labels)
-    words = r'hold values \[77\] that are no class \(\[1, 2\]\), first in .*000000000002\.tif; name them with class_map'
+    words = r'hold values \[77\] that are no class \(1, 2\), first in .*000000000002\.tif; name them with class_map'
     with pytest.raises(ChipFolderError, match=words):
         prepare_data(folder)
     assert prepare_data(folder, ignore_classes=[77]).classes == ['NoData', 'one', 'two']
@@ -230,7 +230,7 @@ def test_bands_may_be_chosen_by_name_and_by_index(export):
         ([-1], 'extract_bands holds -1'),
         (['Red', 0], r"extract_bands=\['Red', 0\] must name at least one band, each once"),
         ([], r'extract_bands=\[\] must name at least one'),
-        ('Red', r"extract_bands is the text 'Red'; pass a list, such as \['Red'\]"),
+        ('Red', r"extract_bands is 'Red'; pass a list, such as \['Red'\]"),
     ],
 )
 def test_bands_that_cannot_be_chosen_are_refused(export, wanted, words):
@@ -466,7 +466,7 @@ def test_blocks_leave_overlapping_chips_in_neither_part(tmp_path, write_export, 
         save(folder / 'labels' / f'{index:012d}.tif', label, **place)
     data = prepare_data(folder, split='blocks', val_split_pct=0.3, block_size=160)
     assert len(data.split.train) + len(data.split.valid) + len(data.split.dropped) == 12
-    assert f'{len(data.split.dropped)} chips overlap validation blocks and are in neither part' in data.notes
+    assert f'{len(data.split.dropped)} chips share ground with another part and were left out' in data.notes
     assert min(abs(t - v) for t in data.split.train for v in data.split.valid) == 2
 
 

@@ -11,17 +11,14 @@ from geolearn.backbones import (  # noqa: F401 - each registers its names
     croma,
     dofa,
     galileo,
+    panopticon,
     prithvi,
     satlas,
     scalemae,
+    spectralgpt,
     ssl4eo,
     terramind,
 )
-from geolearn.backbones import satlas as _satlas  # noqa: F401
-from geolearn.backbones import scalemae as _scalemae  # noqa: F401
-from geolearn.backbones import spectralgpt as _spectralgpt  # noqa: F401
-from geolearn.backbones import ssl4eo as _ssl4eo  # noqa: F401
-from geolearn.backbones import terramind as _terramind  # noqa: F401
 from geolearn.backbones._backbone import (
     BUILDERS,
     Backbone,

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
@@ -82,12 +81,14 @@ def fit_stem(
         )
     fitted, how = adapt_input_kernel(kernel, source, bands)
     fitted = resample_kernel(fitted, patch)
-    if fitted.shape == kernel.shape and torch.equal(fitted, kernel):
+    if how.unchanged and fitted.shape == kernel.shape:
         return checkpoint
     note = f'{key}: {how}'
     if fitted.shape[-1] != kernel.shape[-1]:
         note += f'; patch {kernel.shape[-1]} resampled to {patch}'
-    log.info('%s: %s', record.name, note)
+    # a kernel that stands for no wavelength is a guess, which people must hear of
+    guessed = any(origin is None for _, origin in how.origins)
+    log.log(logging.WARNING if guessed else logging.INFO, '%s: %s', record.name, note)
     return replace(
         checkpoint,
         state={**checkpoint.state, key: fitted},

@@ -21,7 +21,7 @@ from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkp
 from geolearn.backbones.dofa import GENERATOR_DIM, DynamicPatchEmbed, WaveResidual
 from geolearn.backbones.dofa import _call_float32 as call_float32
 from geolearn.backbones.trunk import ViT, ViTConfig
-from geolearn.backbones.vit import init_linear
+from geolearn.backbones.vit import Block, init_linear
 from geolearn.bands import Band, require_wavelengths
 from geolearn.errors import BandError
 
@@ -95,6 +95,7 @@ class ClayViT(ViT):
     def __init__(self, config: ViTConfig, patch_embed: nn.Module, patch: int) -> None:
         super().__init__(config, patch_embed, patch)
         for block in self.blocks:
+            assert isinstance(block, Block)
             block.attn.proj = nn.Linear(config.dim, config.dim, bias=False)
         self.blocks.apply(init_linear)
         self.ground_resolution_m = BASE_RESOLUTION_M

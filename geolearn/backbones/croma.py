@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -217,7 +218,7 @@ _RENAMES = (
 
 
 def convert_croma(checkpoint: Checkpoint, record: catalog.WeightsRecord, bands: Sequence[Band]) -> Checkpoint:
-    """Turn the published networks into the state of `Croma` for these bands; what they do not need is dropped.
+    """Turn the published networks into the state of `Croma` for these bands, dropping what they do not need.
 
     Args:
         checkpoint: With the published names, flat, such as ``s2_encoder.linear_input.weight``.
@@ -236,14 +237,15 @@ def convert_croma(checkpoint: Checkpoint, record: catalog.WeightsRecord, bands: 
     for source in (inputs.get_bands() for inputs in record.inputs):
         encoder = 'radar' if source[0].is_radar else 'optical'
         key, target = f'{encoder}.patch_embed.weight', [band for band in bands if band.is_radar == source[0].is_radar]
-        if target:
-            if key not in kept or kept[key].dim() != 2 or kept[key].shape[1] != len(source) * PATCH**2:
+        if target and not (key in kept and kept[key].dim() == 4):  # a kernel of four dimensions is Croma's own
+            if key not in kept or kept[key].shape[1:] != (len(source) * PATCH**2,):
                 raise WeightsError(
                     f'weights {checkpoint.source} hold no patch embedding for {len(source)} {encoder} bands'
                 )
             kernel = kept[key].reshape(-1, len(source), PATCH, PATCH)
             kept[key], how = adapt_input_kernel(kernel, source, target)
-            notes |= {} if how.unchanged else {key: f'{encoder}: {how}'}
+            if kept[key].shape != kernel.shape or not torch.equal(kept[key], kernel):
+                notes[key] = f'{encoder}: {how}'
     text = checkpoint.source + (f' ({"; ".join(notes.values())})' if notes else '')
     return Checkpoint(kept, (*checkpoint.dropped, *unused), tuple(notes), text)
 

@@ -235,7 +235,8 @@ def convert_galileo(checkpoint: Checkpoint, bands: Sequence[Band], *, patch: int
         made[f'embeds.{name}.weight'] = resample_patch_kernel(kernel, patch)
         made[f'embeds.{name}.bias'] = _take(left, f'{_kind(name)}_embed.{name}.proj.bias')
         rows.append(_channel_row(left, name))
-        notes |= {} if how.unchanged else {f'embeds.{name}.weight': f'{name}: {how}'}
+        if kernel.shape != weight.shape or not torch.equal(kernel, weight):
+            notes[f'embeds.{name}.weight'] = f'{name}: {how}'
     made['group_embed'] = torch.stack(rows)
     made['month_embed'] = _take(left, 'month_embed.weight')
     unused = [name for name in left if name.startswith(('space_time_embed.', 'space_embed.'))]

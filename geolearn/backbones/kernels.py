@@ -23,12 +23,14 @@ class KernelReport:
         exact: Names of the target bands that the source names too.
         unused: Names of the source bands that no target band took.
         scale: Factor on all kernels, which keeps the response to a flat image: source over target bands.
+        unchanged: Whether the kernels are the source's own, in its order.
     """
 
     origins: tuple[tuple[str, str | None], ...]
     exact: tuple[str, ...]
     unused: tuple[str, ...]
     scale: float
+    unchanged: bool = False
 
     def __str__(self) -> str:
         """Say it in a line for the reader of a log."""
@@ -67,6 +69,7 @@ def adapt_input_kernel(weight: Tensor, source: Sequence[Band], target: Sequence[
         exact=tuple(b.name for b, same in zip(target, exact) if same is not None),
         unused=tuple(b.name for i, b in enumerate(source) if i not in origins),
         scale=scale,
+        unchanged=origins == list(range(len(source))),
     )
     return kernel if scale == 1 else kernel * scale, report
 

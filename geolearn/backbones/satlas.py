@@ -8,7 +8,9 @@ images are here: those for several dates pool over them afterwards.
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint_sequential
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
 from geolearn.backbones import catalog
@@ -61,17 +63,23 @@ class SwinMaps(nn.Module):
         self.features = swin.features[: max(self.taken) + 1]
         self.features[0][0] = nn.Conv2d(bands, dim, 4, stride=4)
         self.channels = tuple(dim * stride // 4 for stride in strides)
+        self.checkpointing = False
 
     @property
     def stages(self) -> nn.ModuleList:
         """The stages, and what merges patches between them, in order."""
         return nn.ModuleList(self.features[1:])
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Let the blocks compute their activations again instead of keeping them while training."""
+        self.checkpointing = enable
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute one map (B, channels[i], h, w) per stride from images (B, bands, H, W), sides multiples of 4."""
         maps = []
+        again = self.checkpointing and self.training and torch.is_grad_enabled()
         for i, layer in enumerate(self.features):
-            x = layer(x)
+            x = checkpoint_sequential(layer, len(layer), x, use_reentrant=False) if again and i % 2 else layer(x)
             if i in self.taken:
                 maps.append(x.permute(0, 3, 1, 2))
         return maps
@@ -108,9 +116,7 @@ def _load(trunk: SwinMaps, checkpoint: Checkpoint) -> LoadReport:
     unused = [n for n in checkpoint.state if n.startswith('features.') and int(n.split('.')[1]) >= len(trunk.features)]
     kept = {n: value for n, value in checkpoint.state.items() if n not in unused}
     checkpoint = replace(checkpoint, state=kept, dropped=(*checkpoint.dropped, *unused))
-    return load_strict(
-        trunk, kept, dropped=checkpoint.dropped, resized=checkpoint.resized, source=checkpoint.source
-    )
+    return load_strict(trunk, kept, dropped=checkpoint.dropped, resized=checkpoint.resized, source=checkpoint.source)
 
 
 for _record in catalog.read_catalog().values():

@@ -22,7 +22,7 @@ from geolearn.backbones.store import find_weights
 from geolearn.backbones.trunk import ViTConfig, make_blocks
 from geolearn.backbones.vit import choose_windows, global_blocks, init_linear, windowed_states
 from geolearn.bands import Band, require_wavelengths
-from geolearn.errors import WeightsError
+from geolearn.errors import BackboneError, WeightsError
 
 TRIPLE = 3
 """Bands that one token sees."""
@@ -172,6 +172,10 @@ def build_spectralgpt(name: str, bands: tuple[Band, ...], options: BackboneOptio
         relative_positions=options.relative_positions,
     )
     trunk = SpectralGpt(config, places, record.patch)
+    if options.relative_positions and len(trunk.triples) > 1:
+        raise BackboneError(
+            f'{name} sees {len(trunk.triples)} triples of bands, among which relative_positions mean nothing'
+        )
     report = None
     checkpoint = read_checkpoint(record, options)
     if checkpoint is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from geolearn.backbones import catalog
-from geolearn.backbones.weights import WEIGHTS_DIR, fetch, hub_cache, verify
+from geolearn.backbones.weights import WEIGHTS_DIR, fetch, find_in_folder, hub_cache, verify
 from geolearn.errors import WeightsError
 
 
@@ -36,7 +36,7 @@ def find_weights(record: catalog.WeightsRecord) -> Path | None:
     """
     folder = os.environ.get(WEIGHTS_DIR)
     for source in record.sources:
-        if folder and (path := Path(folder, source.file)).is_file():
+        if folder and (path := find_in_folder(folder, source)):
             return path
     for source in record.sources:
         found = try_to_load_from_cache(source.repo, source.file, cache_dir=hub_cache(), revision=source.revision)

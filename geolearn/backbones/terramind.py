@@ -20,7 +20,7 @@ from geolearn.backbones.positions import resize_position_grid, sincos_position_g
 from geolearn.backbones.trunk import ViTConfig
 from geolearn.backbones.vit import Block, choose_windows, global_blocks, init_linear, windowed_states
 from geolearn.bands import Band
-from geolearn.errors import WeightsError
+from geolearn.errors import BackboneError, WeightsError
 
 log = logging.getLogger('geolearn')
 
@@ -62,7 +62,7 @@ class TerraMindBlock(Block):
         self.norm2 = nn.LayerNorm(config.dim, eps=config.eps, bias=False)
         if gated:
             self.attn.proj = nn.Linear(config.dim, config.dim, bias=False)
-            self.mlp = GatedMlp(config.dim)
+            self.mlp = GatedMlp(config.dim)  # type: ignore[assignment] # it is called alike
 
 
 class SensorEmbedding(nn.Module):
@@ -163,9 +163,7 @@ class TerraMind(nn.Module):
         """
         y, count = self.embed(x), len(self.sensors)
         size = choose_windows((y.shape[1], y.shape[2]), window)
-        states = windowed_states(
-            self.encoder, y, window=size, global_at=self.global_at, layers=layers, frames=count
-        )
+        states = windowed_states(self.encoder, y, window=size, global_at=self.global_at, layers=layers, frames=count)
         return [s.reshape(-1, count, *s.shape[1:]).mean(dim=1).permute(0, 3, 1, 2) for s in states]
 
     def native_parameters(self) -> Iterator[nn.Parameter]:
@@ -226,7 +224,11 @@ def convert_terramind(
     log.info('%s reads %s', record.name, '; '.join(notes))
     resized = tuple(f'encoder_embeddings.{key}.proj.weight' for key in sensors)
     return replace(
-        checkpoint, state=state, dropped=tuple(dropped), resized=resized, source=f'{checkpoint.source} ({"; ".join(notes)})'
+        checkpoint,
+        state=state,
+        dropped=tuple(dropped),
+        resized=resized,
+        source=f'{checkpoint.source} ({"; ".join(notes)})',
     )
 
 
@@ -238,6 +240,8 @@ def build_terramind(name: str, bands: tuple[Band, ...], options: BackboneOptions
     """Build one of TerraMind's sizes for the sensors that the bands come from."""
     record = catalog.get_record(name)
     sensors = assign_sensors(bands)
+    if options.relative_positions and len(sensors) > 1:
+        raise BackboneError(f'{name} sees {len(sensors)} sensors at once, among which relative_positions mean nothing')
     config = ViTConfig(
         record.dim,
         record.depth,

@@ -1,7 +1,7 @@
 """Trunks from timm: convolutional and hierarchical networks by their own maps, plain transformers by a pyramid."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class _Plan:
     Args:
         arguments: For `timm.create_model`.
         strides: Of its maps; for a plain transformer the stride of its patches, once.
-        step: Image sides must be multiples of it, in pixels; 0 where one size only is taken.
+        step: Image sides must be multiples of it, in pixels.
         channels_last: Whether its maps come as (N, h, w, C).
     """
 
@@ -94,14 +94,13 @@ def _build_alias(name: str, bands: tuple[Band, ...], options: BackboneOptions) -
 
 
 def _build(name: str, model: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
-    strides = _survey(model)
-    if len(set(strides)) == 1:
+    if len(_survey(model)) == 1:
         return _build_transformer(name, model, bands, options)
     if options.form == 'tokens':
         raise BackboneError(f'{name} is a network of several resolutions without tokens; form must be pyramid')
     if options.layers is not None or options.relative_positions or options.window:
         raise BackboneError(f'{name} is no plain transformer; layers, window and relative_positions do not apply')
-    plan = _plan_maps(model, strides, options)
+    plan = _plan_maps(model, options)
     net = _create(model, plan.arguments, features_only=True, in_chans=len(bands))
     report = _load(model, net, bands, plan.arguments | {'features_only': True}, options)
     return HierarchicalBackbone(name, net, plan, load_report=report)
@@ -126,69 +125,79 @@ def _create(model: str, arguments: dict[str, Any], **more: Any) -> Any:
         raise BackboneError(f'timm cannot build {model} for feature maps with {arguments}: {error}') from error
 
 
-def _survey(model: str) -> tuple[int, ...]:
-    """Find the strides of a model's maps, without allocating it."""
-    with torch.device('meta'):
-        return tuple(_create(model, {}, features_only=True).feature_info.reduction())
-
-
-def _plan_maps(model: str, strides: Sequence[int], options: BackboneOptions) -> _Plan:
-    """Choose dilation, which of the model's maps to take, and how to let it take images of any size."""
-    if not {4, 8, 16} <= set(strides) or max(strides) > 32:
-        raise BackboneError(f'{model} offers maps at strides {list(strides)}, needed 4 to 32; take another model')
-    layout: dict[str, Any] = {'drop_path_rate': options.drop_path} if options.drop_path else {}
-    if options.strides[-1] == 16 and _can_dilate(model):
-        layout['output_stride'] = 16
+@cache
+def _survey(model: str, output_stride: int = 32) -> dict[int, int]:
+    """Find a model's last map at each stride, without allocating it; those of plain transformers share one stride."""
+    layout = {'output_stride': output_stride} if output_stride < max(STRIDES) else {}
     with torch.device('meta'):
         info = _create(model, layout, features_only=True).feature_info
-    last = dict(zip(info.reduction(), info.out_indices))
+    return dict(zip(info.reduction(), info.out_indices))
+
+
+def _plan_maps(model: str, options: BackboneOptions) -> _Plan:
+    """Choose dilation, which of the model's maps to take, and how to let it take images of any size."""
+    last = _survey(model)
+    if not {4, 8, 16} <= set(last) or max(last) > 32:
+        raise BackboneError(f'{model} offers maps at strides {list(last)}, needed 4 to 32; take another model')
+    layout: dict[str, Any] = {'drop_path_rate': options.drop_path} if options.drop_path else {}
+    if options.strides[-1] == 16 and _can_dilate(model):
+        layout['output_stride'], last = 16, _survey(model, 16)
     coarsest = max(last) if options.strides[-1] >= 16 else options.strides[-1]
     layout['out_indices'] = [last[stride] for stride in (*options.strides[:-1], coarsest)]
     taken = (*options.strides[:-1], coarsest)
+    found: _Plan | str = ''
     for flexible in _ANY_SIZE:
-        plan = _try_sizes(model, layout | flexible, taken)
-        if plan is not None:
-            return plan
-    raise BackboneError(f'{model} takes images of one size only; a backbone must take any, so choose another model')
+        found = _try_sizes(model, layout | flexible, taken)
+        if isinstance(found, _Plan):
+            return found
+    raise BackboneError(f'{model} cannot take images of any size ({found}); choose another model')
 
 
-def _try_sizes(model: str, layout: dict[str, Any], strides: tuple[int, ...]) -> _Plan | None:
-    """Find the step that image sides must be multiples of, by running the model without any values."""
+def _try_sizes(model: str, layout: dict[str, Any], strides: tuple[int, ...]) -> _Plan | str:
+    """Find the step that image sides must be multiples of, or the reason for none, by running it without values."""
     try:
         with torch.device('meta'):
             net = timm.create_model(model, features_only=True, **layout).eval()
-    except _BUILD_ERRORS:
-        return None
+    except _BUILD_ERRORS as error:
+        return _first_line(error)
     last = str(getattr(net, 'output_fmt', 'NCHW')).endswith('NHWC')
     native = int(net.pretrained_cfg['input_size'][-1])
+    fault = ''
     for step in (max(STRIDES), 2 * max(STRIDES), native):
-        if native <= 2048 and step % max(STRIDES) == 0 and _takes(net, step, strides, channels_last=last):
-            return _Plan(layout, strides, step, last)
-    return None
+        if native <= 2048 and step % max(STRIDES) == 0:
+            fault = _find_fault(net, step, strides, channels_last=last)
+            if not fault:
+                return _Plan(layout, strides, step, last)
+    return fault
 
 
 @torch.no_grad()
-def _takes(net: nn.Module, step: int, strides: tuple[int, ...], *, channels_last: bool) -> bool:
+def _find_fault(net: nn.Module, step: int, strides: tuple[int, ...], *, channels_last: bool) -> str:
+    """Say what goes wrong with oblong images whose sides are multiples of `step`; empty where nothing does."""
     for height, width in ((step, 2 * step), (3 * step, step)):
         try:
             maps = net(torch.zeros(1, 3, height, width, device='meta'))
-        except _BUILD_ERRORS:
-            return False
+        except _BUILD_ERRORS as error:
+            return _first_line(error)
         sides = [tuple(m.shape[1:3] if channels_last else m.shape[2:]) for m in maps]
         if sides != [(height // s, width // s) for s in strides]:
-            return False
-    return True
+            return f'maps of {height} x {width} pixels come out as {sides}, which does not fit strides {list(strides)}'
+    return ''
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split('\n')[0][:120]
 
 
 def _plan_tokens(model: str, options: BackboneOptions) -> _Plan:
-    """Choose how to let a plain transformer take images of any size, with patches of 16 (or 8) where maps are wanted."""
+    """Choose how to let a plain transformer take any size, with patches of 16 (or 8) pixels where maps are wanted."""
     layout: dict[str, Any] = {'num_classes': 0}
     if options.drop_path:
         layout['drop_path_rate'] = options.drop_path
-    with torch.device('meta'):
-        patch = _create(model, {}, features_only=True).feature_info.reduction()[0]
+    patch = next(iter(_survey(model)))
     if patch not in (8, 16) and options.form != 'tokens':
         layout['patch_size'] = patch = 16  # timm resamples the kernels as it loads them
+    reason = ''
     for flexible in _ANY_SIZE:
         try:
             with torch.device('meta'):
@@ -196,18 +205,17 @@ def _plan_tokens(model: str, options: BackboneOptions) -> _Plan:
                 trunk = TimmTransformer(net.eval(), patch, native=options.form == 'tokens')
             if trunk.takes_any_size():
                 return _Plan(layout | flexible, (patch,), patch)
-        except _BUILD_ERRORS:
-            continue
-    raise BackboneError(
-        f'{model} takes images of one size only, or patches of another size than 16 pixels; choose another model'
-    )
+            reason = 'other sizes come out misshapen'
+        except _BUILD_ERRORS as error:
+            reason = _first_line(error)
+    wanted = f'of any size, with patches of {patch} pixels' if 'patch_size' in layout else 'of any size'
+    raise BackboneError(f'{model} cannot take images {wanted} ({reason}); choose another model')
 
 
 def _can_dilate(model: str) -> bool:
     """Whether the model's last stage can be dilated to stay at stride 16."""
     try:
-        with torch.device('meta'):
-            _create(model, {'output_stride': 16}, features_only=True)
+        _survey(model, 16)
     except BackboneError:
         return False
     return True

@@ -84,7 +84,9 @@ class TimmTransformer(nn.Module):
 
     def native_parameters(self) -> Iterator[nn.Parameter]:
         """Go through the parameters that only the native form uses."""
-        unused = _AFTER_THE_BLOCKS + (('cls_token', 'reg_token') if self.can_window else ())
+        # where class attention follows the blocks (xcit), the class token joins only there
+        no_prefix = self.can_window or hasattr(self.net, 'cls_attn_blocks')
+        unused = _AFTER_THE_BLOCKS + (('cls_token', 'reg_token') if no_prefix else ())
         for name, parameter in self.net.named_parameters():
             if name.startswith(unused):
                 yield parameter

@@ -41,8 +41,8 @@ def list_torchvision_models() -> list[str]:
 
 def build_torchvision(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build a torchvision model as a backbone; pretrained RGB stems are carried over band by band."""
-    if options.form != 'pyramid' or options.drop_path:
-        raise BackboneError(f'{name} comes from torchvision; form and drop_path cannot be changed')
+    if options.form != 'pyramid' or options.drop_path or options.relative_positions:
+        raise BackboneError(f'{name} comes from torchvision; form, drop_path and relative_positions cannot be changed')
     net = torchvision.models.get_model(name, weights=None)
     layers = _chain(net)
     report = _load(name, net, options) if options.pretrained or options.weights is not None else None

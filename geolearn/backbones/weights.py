@@ -27,6 +27,9 @@ log = logging.getLogger('geolearn')
 WEIGHTS_DIR = 'GEOLEARN_WEIGHTS_DIR'
 """Environment variable that names a folder of weight files, searched before any download."""
 
+ANYBODYS_NAMES = ('model.safetensors', 'pytorch_model.bin')
+"""File names that say nothing about whose weights they are."""
+
 ADVICE = f"pass weights='<file or folder>', set {WEIGHTS_DIR} to a folder that holds it, or pass pretrained=False"
 """What to do when weights cannot be had."""
 
@@ -177,7 +180,7 @@ def fetch(record: WeightsRecord, weights: str | Path | None = None) -> Path:
         raise WeightsError(f'weights must be a file or a folder, found neither at {weights}')
     folder = weights if weights is not None else os.environ.get(WEIGHTS_DIR)
     for source in record.sources if folder else ():
-        if (path := Path(str(folder), source.file)).is_file():
+        if path := find_in_folder(str(folder), source):
             return verify(path, record, source)
     if weights is not None:
         names = [source.file for source in record.sources] or 'no published file; name the file itself'
@@ -185,6 +188,15 @@ def fetch(record: WeightsRecord, weights: str | Path | None = None) -> Path:
     if not record.sources:
         raise WeightsError(f'no weights are published for {record.name}; pass pretrained=False or weights=<file>')
     return _download(record, record.sources[0])
+
+
+def find_in_folder(folder: str | Path, source: WeightsSource) -> Path | None:
+    """Find a published file in a folder: under its name, or in a folder named as its repository; None if absent."""
+    name = Path(source.file).name
+    places = [Path(folder, source.repo.rpartition('/')[2], name)]
+    if name not in ANYBODYS_NAMES:
+        places += [Path(folder, source.file), Path(folder, name)]
+    return next((path for path in places if path.is_file()), None)
 
 
 def hub_cache() -> Path | None:

@@ -1,6 +1,7 @@
 """A file that has no name until it is whole."""
 
 import os
+import secrets
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,14 +23,16 @@ class UnnamedFile:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for part in folder.glob('*.part'):
-            if time.time() - part.stat().st_mtime > STALE_AFTER_S:
-                part.unlink(missing_ok=True)
-        self._part = folder / f'{os.getpid()}-{id(self)}.part'
+            with suppress(OSError):  # another process may have removed it, or, on Windows, still have it open
+                if time.time() - part.stat().st_mtime > STALE_AFTER_S:
+                    part.unlink()
+        self._part = folder / f'{secrets.token_hex(8)}.part'
         self._nameless = False
         self.file = self._open(folder)
 
     def _open(self, folder: Path) -> BinaryIO:
-        if hasattr(os, 'O_TMPFILE'):
+        # without /proc such a file could never be given a name
+        if hasattr(os, 'O_TMPFILE') and Path('/proc/self/fd').is_dir():
             with suppress(OSError):  # this file system knows no files without a name
                 handle = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o644)
                 self._nameless = True
@@ -40,17 +43,25 @@ class UnnamedFile:
         """Give the file its name, in place of an older one."""
         self.file.flush()
         if self._nameless:
-            # without a folder's descriptor Python calls link(), which does not follow the symbolic link in /proc
-            handle = os.open(self._part.parent, os.O_RDONLY)
             try:
-                os.link(f'/proc/self/fd/{self.file.fileno()}', self._part, src_dir_fd=handle, follow_symlinks=True)
-            finally:
-                os.close(handle)
+                self._link(path)
+            except FileExistsError:
+                self._link(self._part)
         self.file.close()
-        self._part.replace(path)
+        if self._part.exists():
+            self._part.replace(path)
+
+    def _link(self, path: Path) -> None:
+        # without a folder's descriptor Python calls link(), which does not follow the symbolic link in /proc
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.link(f'/proc/self/fd/{self.file.fileno()}', path, src_dir_fd=handle, follow_symlinks=True)
+        finally:
+            os.close(handle)
 
     def discard(self) -> None:
         """Forget the file."""
         with suppress(OSError):  # closing flushes, which a full disk refuses once more
             self.file.close()
-        self._part.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._part.unlink(missing_ok=True)

@@ -18,7 +18,8 @@ from geolearn.chips.table import ChipTable
 from geolearn.chips.taxonomy import unite_classes
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError
-from geolearn.units import compare_units
+from geolearn.statistics import find_percentiles
+from geolearn.units import RadarScale, check_radar_scales, compare_units, radar_scale, reflectance_scale
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,28 @@ class Collection:
                     f'{self.folders[0].opened.folder} names its bands {[band.name for band in named[0]]} but '
                     f'{part.opened.folder} {[band.name for band in bands]}; pass bands= if they are the same'
                 )
+        self._check_units(named[0])
         return named[0]
+
+    def _check_units(self, bands: Sequence[Band]) -> None:
+        """Refuse folders whose pixels are in units known to differ, such as decibels and linear power."""
+        radar: dict[str, RadarScale | None] = {}
+        fractions: dict[bool, Path] = {}
+        for part in self.folders:
+            table = part.store.table
+            found = find_percentiles(table.sample.reshape(-1, table.band_count).T)
+            if found is None:
+                continue
+            radar[str(part.opened.folder)] = radar_scale(found, bands, dtype=table.dtype)
+            scale = reflectance_scale(found, bands, dtype=table.dtype)
+            if scale in (1, 1000, 10_000):
+                fractions[scale == 1] = part.opened.folder
+        check_radar_scales(radar)
+        if len(fractions) == 2:
+            raise ChipFolderError(
+                f'{fractions[True]} holds reflectance as fractions of 1 but {fractions[False]} as thousands; '
+                'bring them to one scale first'
+            )
 
     def notes(self) -> list[str]:
         """Say what was picked, left out or is odd, folder by folder; several folders are named."""
@@ -131,36 +153,46 @@ def open_collection(paths: Sequence[str | Path], dataset_type: str | None, *, pa
     """
     if not paths:
         raise ChipFolderError('path is an empty list; pass at least one chip folder')
+    listed = [open_chips(path, dataset_type) for path in paths]
+    _check_alike(listed)
     folders = []
-    for path in paths:
-        opened = open_chips(path, dataset_type)
+    for opened in listed:
         store, remarks = open_store(opened.folder, opened.dataset_type, opened.listing, pack=pack)
         folders.append(OpenChips(opened, store, tuple(remarks)))
     for other in folders[1:]:
         _check_fit(folders[0], other)
     if len(folders) == 1:
         return Collection((folders[0],), folders[0].store)
-    names = [part.opened.folder.name for part in folders]
-    prefixes = names if len(set(names)) == len(names) else [str(part.opened.folder) for part in folders]
+    names = [opened.folder.resolve().name for opened in listed]
+    prefixes = names if len(set(names)) == len(names) else [str(opened.folder) for opened in listed]
     return Collection(tuple(folders), JoinedChips([part.store for part in folders], prefixes))
+
+
+def _check_alike(listed: Sequence[OpenedFolder]) -> None:
+    """Refuse before any image is read what file names and metadata show."""
+    seen, first = set[Path](), listed[0]
+    for opened in listed:
+        if opened.folder.resolve() in seen:
+            raise ChipFolderError(f'{opened.folder} is given twice; its chips would count twice')
+        seen.add(opened.folder.resolve())
+        if opened.listing.task != first.listing.task:
+            raise ChipFolderError(
+                f'{first.folder} is of type {first.dataset_type} but {opened.folder} {opened.dataset_type} '
+                f'(labels teach {first.listing.task} and {opened.listing.task}); folders must be of one type'
+            )
 
 
 def _check_fit(first: OpenChips, other: OpenChips) -> None:
     here, there = first.opened, other.opened
-    if here.folder.resolve() == there.folder.resolve():
-        raise ChipFolderError(f'{there.folder} is given twice; its chips would count twice')
-    if here.listing.task != there.listing.task:
-        raise ChipFolderError(
-            f'{here.folder} is of type {here.dataset_type} but {there.folder} {there.dataset_type}; '
-            'folders must be of one type'
-        )
     a, b = first.store.table, other.store.table
     if (a.band_count, a.dates) != (b.band_count, b.dates):
+        dates = '' if a.dates == b.dates else f' of {a.dates} and {b.dates} dates'
         raise ChipFolderError(
-            f'{here.folder} holds {a.band_count} bands and {there.folder} {b.band_count}; folders must have the same'
+            f'{here.folder} holds {a.band_count} bands and {there.folder} {b.band_count}{dates}; '
+            'folders must have the same'
         )
-    if a.dtype != b.dtype:
-        one, two = a.statistics(), b.statistics()
+    one, two = a.statistics(), b.statistics()
+    if a.dtype != b.dtype and one.mean and two.mean:
         verdict = compare_units(two.mean, one.mean, one.std, [f'band {i}' for i in range(a.band_count)])
         if verdict.far:
             raise ChipFolderError(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,61 @@ class Division:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        if not isinstance(self.split, str | Path) and not _are_lists(self.split):
+            raise ChipFolderError(
+                f"split must be one of {KINDS}, a file of names, or lists of names by part such as {{'valid': [...]}}, "
+                f'got {self.split!r}'
+            )
         if isinstance(self.split, str) and self.split not in KINDS and not Path(self.split).suffix:
             raise UnknownNameError('split', self.split, KINDS)
         if self.block_size is not None and self.split != 'blocks':
             raise ChipFolderError(
                 f"block_size={self.block_size} has no effect without split='blocks'; pass both or neither"
             )
+        numbers = {
+            'val_split_pct': self.valid_fraction,
+            'test_split_pct': self.test_fraction,
+            'label_fraction': 1 if self.label_fraction is None else self.label_fraction,
+            'block_size': 1 if self.block_size is None else self.block_size,
+        }
+        for name, value in numbers.items():
+            if not isinstance(value, Real) or isinstance(value, bool):
+                raise ChipFolderError(f'{name} must be a number, got {value!r}')
+
+    def check_folders(self, *, valid: bool, test: bool) -> None:
+        """Refuse shares and kinds of split that folders for validation or for testing leave without effect.
+
+        Args:
+            valid: Whether there are folders to validate on.
+            test: Whether there are folders to test on.
+
+        Raises:
+            ChipFolderError: If one part would come from two places.
+        """
+        if test and self.test_fraction:
+            raise ChipFolderError(
+                f'test_path and test_split_pct={self.test_fraction} both say what to test on; pass one'
+            )
+        if valid and self.test_fraction:
+            raise ChipFolderError(
+                f'test_split_pct={self.test_fraction} has no effect beside valid_path; pass the chips to test on as '
+                'test_path'
+            )
+        if valid and self.split != 'random':
+            raise ChipFolderError(f'valid_path and split={self.split!r} both say what to validate on; pass one')
 
 
-def divide(table: ChipTable, presence: np.ndarray, wanted: Division, part_of: np.ndarray | None) -> Split:
+def _are_lists(given: object) -> bool:
+    return isinstance(given, Mapping) and all(
+        isinstance(part, str)
+        and (isinstance(names, str | Path) or (isinstance(names, Sequence) and all(isinstance(n, str) for n in names)))
+        for part, names in given.items()
+    )
+
+
+def divide(
+    table: ChipTable, presence: np.ndarray, wanted: Division, part_of: np.ndarray | None, *, whole: bool = False
+) -> tuple[Split, list[str]]:
     """Divide chips.
 
     Args:
@@ -59,6 +106,10 @@ def divide(table: ChipTable, presence: np.ndarray, wanted: Division, part_of: np
         presence: (chips, classes) bool.
         wanted: How.
         part_of: For each chip 0 to divide, 1 for validation and 2 for test, where folders say so; None to divide all.
+        whole: Whether a chip has one class as a whole; then those of ignored classes are in no part.
+
+    Returns:
+        The parts, and what a person should know about them.
 
     Raises:
         ChipFolderError: If the chips cannot be divided so.
@@ -74,10 +125,27 @@ def divide(table: ChipTable, presence: np.ndarray, wanted: Division, part_of: np
         split = _moved(_divide(table, positions, presence, wanted), positions)
         if part_of is not None:
             split = replace(split, test=tuple(np.flatnonzero(part_of == 2).tolist()))
+    notes = []
+    if whole:
+        split, unused = _of_trained_classes(split, presence)
+        notes = [f'{unused} chips of ignored classes were left out'] if unused else []
     if wanted.label_fraction is not None:
         train = take_share(split.train, wanted.label_fraction, seed=wanted.seed, presence=presence)
+        notes.append(
+            f'label_fraction={wanted.label_fraction:g}: trained on {len(train)} of {len(split.train)} training chips'
+        )
         split = replace(split, train=train)
-    return split
+    return split, notes + _ground_notes(table, split, wanted)
+
+
+def _of_trained_classes(split: Split, presence: np.ndarray) -> tuple[Split, int]:
+    """Return the chips of trained classes, and how many others there are."""
+    kept: np.ndarray = np.logical_or.reduce(presence, axis=1)
+    train, valid, test = (tuple(p for p in part if kept[p]) for part in (split.train, split.valid, split.test))
+    if not train or not valid:
+        raise ChipFolderError('no chip of a trained class is left to train or to validate on; ignore fewer classes')
+    unused = sum(map(len, (split.train, split.valid, split.test))) - len(train) - len(valid) - len(test)
+    return replace(split, train=train, valid=valid, test=test), unused
 
 
 def _divide(table: ChipTable, positions: np.ndarray, presence: np.ndarray, wanted: Division) -> Split:
@@ -104,15 +172,13 @@ def _moved(split: Split, positions: np.ndarray) -> Split:
     return Split(*(tuple(positions[list(part)].tolist()) for part in parts))
 
 
-def division_notes(table: ChipTable, split: Split, wanted: Division) -> list[str]:
-    """Tell about chips in no part, about a share of the labels, and warn where the parts share ground."""
+def _ground_notes(table: ChipTable, split: Split, wanted: Division) -> list[str]:
+    """Tell about chips in no part, and warn where the parts share ground."""
     notes = []
     if split.dropped:
         named = isinstance(wanted.split, str) and wanted.split in KINDS
         why = 'share ground with another part' if named else 'are in no list'
         notes.append(f'{len(split.dropped)} chips {why} and were left out')
-    if wanted.label_fraction is not None:
-        notes.append(f'trained on {len(split.train)} chips, {wanted.label_fraction:.3g} of the training chips')
     leak = leak_note(count_leaks(_places(table, range(len(table))), split), split)
     if leak:
         log.warning(leak)

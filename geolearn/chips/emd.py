@@ -16,7 +16,10 @@ from geolearn.statistics import BandStatistics
 
 EMD_NAME = 'esri_model_definition.emd'
 STATS_NAME = 'esri_accumulated_stats.json'
-MAX_JSON_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 16 * 2**20
+"""Room for `MAX_CLASS_ROWS` classes; a larger file would only take time to refuse."""
+
+MAX_CLASS_ROWS = 65_536
 WELL_KNOWN_KEY = 'WellKnownBandNames (FYI, these band names can be used in ExtractBands)'
 WELL_KNOWN_NAMES = (
     'Red Green Blue Infrared CoastalBlue Yellow RedEdge ShortWaveInfrared NearInfrared NearInfrared_1 NearInfrared_2 '
@@ -144,6 +147,8 @@ def _wavelengths(value: Any) -> tuple[float | None, ...] | None:
 
 
 def _classes(rows: Sequence[Any], path: Path) -> tuple[ClassInfo, ...]:
+    if len(rows) > MAX_CLASS_ROWS:
+        raise ChipFolderError(f'{path} lists {len(rows)} classes; at most {MAX_CLASS_ROWS} are read: merge some')
     classes: dict[int, ClassInfo] = {}
     for position, row in enumerate(rows):
         if not isinstance(row, dict):

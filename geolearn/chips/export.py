@@ -1,18 +1,22 @@
 """Cut a raster and its labels into a chip folder."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from geolearn.bands import Band, find_sensor, list_sensors
 from geolearn.chips.exporting.naming import Naming
-from geolearn.chips.exporting.options import ExportOptions
+from geolearn.chips.exporting.options import PROCESSING_MODES, ExportOptions
+from geolearn.chips.exporting.plan import Job, NothingThereError
 from geolearn.chips.exporting.plan_jobs import plan_jobs
 from geolearn.chips.exporting.regions import RasterLabels
 from geolearn.chips.exporting.run import Export, count_threads
 from geolearn.chips.exporting.sources import LabelSource
-from geolearn.chips.exporting.vectors import is_vector, read_areas, read_vectors
+from geolearn.chips.exporting.vectors import Layer, is_vector, place_areas, place_vectors, read_layers
 from geolearn.chips.label import Task
 from geolearn.chips.writer import ChipWriter
 from geolearn.chips.writers import find_writer
@@ -36,6 +40,7 @@ def export_training_data(
     stride: int | None = None,
     class_value_field: str | None = None,
     *,
+    processing_mode: str = 'mosaic',
     class_name_field: str | None = None,
     classes: Sequence[ClassInfo] | None = None,
     layer: str | None = None,
@@ -77,6 +82,8 @@ def export_training_data(
         class_value_field: Field of vector labels that holds class values 1..65535, or texts, which become classes
             1, 2, 3, ... in order of the alphabet. None looks for classvalue, class_value, value, classname and
             class_name in this order; without any, all features are class 1.
+        processing_mode: ``'mosaic'`` takes several rasters as one; ``'collection'`` cuts each by itself, so that their
+            grids and CRS may differ. Labels are then vectors, and rasters without labels are passed over.
         class_name_field: Field that names the class values; None looks for classname and class_name.
         classes: Classes with names and colours; texts in the labels are then names of these. None takes what the
             labels hold.
@@ -132,94 +139,154 @@ def export_training_data(
         start_index=start_index,
     )
     naming = Naming(class_value_field, class_name_field, None if classes is None else tuple(classes))
-    with open_raster(raster) as src:
-        _check_raster(src, raster, options, bands)
-        box = raster_geobox(src)
-        source = _read_labels(
-            src,
-            _shown(raster),
-            labels,
-            naming,
-            options,
-            instances=instance_labels,
-            layer=layer,
-            crs=labels_crs,
-            buffer_radius=buffer_radius,
-        )
+    reader = _LabelReader(labels, instance_labels, mask_polygons, naming, layer, labels_crs, buffer_radius)
+    threads = count_threads(num_workers)
+    scenes, notes = _plan(_scenes(raster, labels, processing_mode), reader, options, threads)
+    with open_raster(scenes[0].raster) as src:
         named = tuple(bands) if bands else raster_bands(src, sensor=None if sensor == 'Undefined' else sensor)
-        areas = None if mask_polygons is None else read_areas(mask_polygons, box, labels_crs)
-        threads = count_threads(num_workers)
-        jobs = plan_jobs(src, options, source.vectors.features if source.vectors else None, areas, threads)
         nodata = src.nodata
+    for scene in scenes:
+        _check_same(scene.raster, scenes[0].raster, len(named))
     facts = ExportFacts(
         metadata_format,
         named,
-        source.classes,
-        tile_size=max((max(tile.shape) for job in jobs for tile in job.tiles), default=tile_size),
+        scenes[0].labels.classes,
+        tile_size=max(max(tile.shape) for scene in scenes for job in scene.jobs for tile in job.tiles),
         sensor=sensor,
         map_space=reference_system == 'MAP_SPACE',
         variable_size=crop_mode == 'bounding_box',
         blackened=blacken_around_feature,
-        features=source.vectors is not None,
+        features=scenes[0].labels.vectors is not None,
     )
     writer = ChipWriter(
         out, facts, image_format=image_format, compress=compress, nodata=nodata, start_index=start_index
     )
     with writer:
-        tallies, skipped = Export(raster, source, writer, options).run(jobs, threads)
-        notes = [*(source.vectors.notes if source.vectors else ())]
+        skipped = Counter[str]()
+        for scene in scenes:
+            tallies, left_out = Export(scene.raster, scene.labels, writer, options).run(
+                scene.jobs, threads, start_index + writer.count
+            )
+            writer.take(tallies)
+            skipped.update(left_out)
         notes += [f'{count} x {reason}' for reason, count in sorted(skipped.items())]
         for note in notes:
             log.warning('export to %s: %s', out, note)
-        writer.take(tallies, notes)
+        writer.take((), notes)
     return writer.folder
+
+
+class _Scene(NamedTuple):
+    """A raster, its labels, and what is cut from it."""
+
+    raster: RasterPath
+    labels: LabelSource
+    jobs: tuple[Job, ...]
+
+
+def _scenes(raster: RasterPath, labels: Any, processing_mode: str) -> list[RasterPath]:
+    if processing_mode not in PROCESSING_MODES:
+        raise UnknownNameError('processing mode', processing_mode, PROCESSING_MODES)
+    if processing_mode == 'mosaic' or isinstance(raster, str | Path):
+        return [raster]
+    if labels is not None and not is_vector(labels, None):
+        raise ChipFolderError("processing_mode='collection' needs vector labels; a class raster fits one mosaic only")
+    return list(raster)
+
+
+def _plan(
+    rasters: Sequence[RasterPath], reader: '_LabelReader', options: ExportOptions, threads: int
+) -> tuple[list[_Scene], list[str]]:
+    """Return the rasters of which chips can be cut, and what people should know."""
+    scenes, passed, notes = list[_Scene](), 0, list[str]()
+    for raster in rasters:
+        with open_raster(raster) as src:
+            _check_raster(src, raster, options)
+            try:
+                labels, areas = reader.read(src, _shown(raster), options)
+                features = labels.vectors.features if labels.vectors else None
+                scenes.append(_Scene(raster, labels, plan_jobs(src, options, features, areas, threads)))
+            except NothingThereError:
+                passed += 1
+                if passed == len(rasters):
+                    raise
+    if passed:
+        notes.append(f'{passed} of {len(rasters)} rasters hold no chip and were passed over')
+    return scenes, [*notes, *(scenes[0].labels.vectors.notes if scenes[0].labels.vectors else ())]
 
 
 def _shown(raster: RasterPath) -> str:
     return str(raster) if isinstance(raster, str | Path) else f'mosaic of {len(raster)} files'
 
 
-def _check_raster(src: Any, raster: RasterPath, options: ExportOptions, bands: Sequence[Band] | None) -> None:
+def _check_raster(src: Any, raster: RasterPath, options: ExportOptions) -> None:
     require_place(src)
-    if bands and len(bands) != src.count:
-        raise ChipFolderError(f'bands= names {len(bands)} bands but {_shown(raster)} holds {src.count}')
-    dtypes = set(src.dtypes)
-    if strange := sorted(dtype for dtype in dtypes if 'complex' in dtype):
-        raise ChipFolderError(
-            f'{_shown(raster)} holds {strange[0]} numbers, of which no chips are made; export amplitudes'
-        )
-    dtype = dtypes.pop() if len(dtypes) == 1 else 'several types'
+    if strange := sorted(dtype for dtype in set(src.dtypes) if 'complex' in dtype):
+        raise ChipFolderError(f'{_shown(raster)} holds {strange[0]} numbers, which no chip can; export amplitudes')
+    dtype = src.dtypes[0] if len(set(src.dtypes)) == 1 else 'several types'
     check_image_format(options.image_format, compress=options.compress, count=src.count, dtype=dtype)
 
 
-def _read_labels(
-    src: Any,
-    shown: str,
-    labels: Any,
-    naming: Naming,
-    options: ExportOptions,
-    *,
-    instances: Any,
-    layer: str | None,
-    crs: str | None,
-    buffer_radius: float | None,
-) -> LabelSource:
-    if options.task is Task.UNLABELLED:
-        if labels is not None:
-            raise ChipFolderError('Export_Tiles have no labels; pass labels=None, or choose a format with labels')
-        return LabelSource()
-    if labels is None:
-        raise ChipFolderError('labels is None, which only Export_Tiles can do without')
-    box = raster_geobox(src)
-    if instances is not None and (options.task is not Task.PANOPTIC or is_vector(labels, layer)):
-        raise ChipFolderError(
-            'instance_labels are the objects of Panoptic_Segmentation beside a class raster; drop them, or pass a '
-            'class raster as labels'
-        )
-    vectors = labels if is_vector(labels, layer) else instances
-    if vectors is None or vectors is instances:
-        regions = RasterLabels(labels, src, shown, naming.classes)
-        if vectors is None:
+def _check_same(raster: RasterPath, first: RasterPath, bands: int) -> None:
+    """Refuse rasters whose chips cannot lie in one folder."""
+    with open_raster(raster) as src, open_raster(first) as other:
+        if src.count != bands:
+            raise ChipFolderError(f'{bands} bands are named but {_shown(raster)} holds {src.count}')
+        for what, found, wanted in (
+            ('types', src.dtypes, other.dtypes),
+            ('NoData', repr(src.nodata), repr(other.nodata)),  # NaN differs from itself
+            ('band names', src.descriptions, other.descriptions),
+        ):
+            if found != wanted:
+                raise ChipFolderError(
+                    f'{_shown(raster)} has {what} {found} but {_shown(first)} has {wanted}; export them to two folders'
+                )
+
+
+@dataclass(frozen=True)
+class _LabelReader:
+    """What the user said about labels; files are read once, whatever the number of rasters."""
+
+    labels: Any
+    instances: Any
+    mask_polygons: Any
+    naming: Naming
+    layer: str | None
+    crs: str | None
+    buffer_radius: float | None
+
+    def read(self, src: Any, shown: str, options: ExportOptions) -> tuple[LabelSource, Any]:
+        """Return the labels of a raster and the polygon, in its pixels, that chips must lie within."""
+        areas = None if self.mask_polygons is None else place_areas(self._areas, raster_geobox(src), self.crs)
+        return self.label_source(src, shown, options), areas
+
+    @cached_property
+    def _layers(self) -> tuple[Layer, ...]:
+        vector = is_vector(self.labels, self.layer)
+        return tuple(read_layers(self.labels if vector else self.instances, self.layer if vector else None))
+
+    @cached_property
+    def _areas(self) -> tuple[Layer, ...]:
+        return tuple(read_layers(self.mask_polygons, None))
+
+    def label_source(self, src: Any, shown: str, options: ExportOptions) -> LabelSource:
+        """Return the labels of a raster."""
+        if options.task is Task.UNLABELLED:
+            if self.labels is not None:
+                raise ChipFolderError('Export_Tiles have no labels; pass labels=None, or choose a format with labels')
+            return LabelSource()
+        if self.labels is None:
+            raise ChipFolderError('labels is None, which only Export_Tiles can do without')
+        vector = is_vector(self.labels, self.layer)
+        if self.instances is not None and (options.task is not Task.PANOPTIC or vector):
+            raise ChipFolderError(
+                'instance_labels are the objects of Panoptic_Segmentation beside a class raster; drop them, or pass a '
+                'class raster as labels'
+            )
+        regions = None if vector else RasterLabels(self.labels, src, shown, self.naming.classes)
+        if not vector and self.instances is None:
             return LabelSource(raster=regions)
-    found = read_vectors(vectors, box, naming, layer=layer, crs=crs, buffer_radius=buffer_radius)
-    return LabelSource(found, regions if vectors is instances else None)
+        found = place_vectors(
+            self._layers, raster_geobox(src), self.naming, crs=self.crs, buffer_radius=self.buffer_radius
+        )
+        return LabelSource(found, regions)

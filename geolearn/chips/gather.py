@@ -9,7 +9,7 @@ import torch
 
 from geolearn.batch import Batch, Objects
 from geolearn.chips.balance import rare_class_corner
-from geolearn.chips.label import Label, Task
+from geolearn.chips.label import Label, Task, mask_boxes
 from geolearn.chips.reader import Chip
 from geolearn.chips.store import ChipStore
 from geolearn.classes import IGNORE_INDEX
@@ -21,7 +21,7 @@ RARE_CROP_SHARE = 0.5
 """Share of the random crops that are drawn around a rare class where such are asked for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GatherPlan:
     """How chips become items of one size.
 
@@ -105,7 +105,9 @@ def _choose_crop(chip: Chip, plan: GatherPlan, rng: np.random.Generator) -> _Cro
     top, left, lot = int(rng.integers(spare[0] + 1)), int(rng.integers(spare[1] + 1)), rng.random()
     seed = int(rng.integers(2**32))
     if plan.rare_values and lot < RARE_CROP_SHARE and chip.label.raster is not None:
-        found = rare_class_corner(chip.label.raster, plan.rare_values, size, np.random.default_rng(seed))
+        raster, valid = chip.label.raster, valid_pixels(chip, plan)
+        seen = raster if valid is None else np.where(valid, raster, np.int32(-1))
+        found = rare_class_corner(seen, plan.rare_values, size, np.random.default_rng(seed))
         top, left = found if found is not None else (top, left)
     return _Crop(top, left, *size)
 
@@ -123,8 +125,7 @@ def _fill_image(image: np.ndarray, chip: Chip, crop: _Crop, plan: GatherPlan) ->
             target[index] = chip.pixels[plane, rows, cols]
     valid = valid_pixels(chip, plan)
     if valid is not None:
-        for dated in target.reshape(plan.dates, -1, *target.shape[1:]) if plan.dates > 1 else [target]:
-            dated[:, ~valid[rows, cols]] = np.nan
+        target[:, ~valid[rows, cols]] = np.nan
 
 
 def valid_pixels(chip: Chip, plan: GatherPlan) -> np.ndarray | None:
@@ -154,12 +155,17 @@ def _cut(label: Label, crop: _Crop) -> Label:
     place = np.array([crop.left, crop.top, crop.left, crop.top], np.float32)
     limit = np.array([crop.width, crop.height, crop.width, crop.height], np.float32)
     moved = np.clip(label.boxes - place, 0, limit)
-    kept = _areas(moved) >= LEAST_VISIBLE * _areas(label.boxes)
-    masks = None
-    if label.masks is not None:
-        cut = [mask[crop.part] for mask in label.masks]
-        kept &= np.array([mask.any() for mask in cut], bool)
-        masks = tuple(mask for mask, keep in zip(cut, kept) if keep)
+    whole = _areas(label.boxes)
+    if label.masks is None:
+        kept = (_areas(moved) >= LEAST_VISIBLE * whole) & (_areas(moved) > 0)
+        return replace(label, values=label.values[kept], boxes=moved[kept])
+    cut = [mask[crop.part] for mask in label.masks]
+    seen = np.array([np.count_nonzero(mask) for mask in cut])
+    kept = (seen >= LEAST_VISIBLE * np.array([np.count_nonzero(mask) for mask in label.masks])) & (seen > 0)
+    # what is left of an outline may be smaller than what is left of its box
+    for row in np.flatnonzero(kept & (_areas(moved) < whole)).tolist():
+        moved[row] = mask_boxes([cut[row]])[0]
+    masks = tuple(mask for mask, keep in zip(cut, kept) if keep)
     return replace(label, values=label.values[kept], boxes=moved[kept], masks=masks)
 
 
@@ -194,9 +200,10 @@ def _objects(label: Label, plan: GatherPlan) -> Objects:
     kept = _takes_part(indexes, plan)
     boxes = label.boxes if label.boxes is not None else np.zeros((0, 4), np.float32)
     masks = None
-    if label.masks is not None:
+    if plan.task != Task.OBJECTS:
         side = plan.chip_size
-        masks = torch.zeros((int(kept.sum()), side, side), dtype=torch.bool)
-        for target, mask in zip(masks, (mask for mask, keep in zip(label.masks, kept) if keep)):
-            target[: mask.shape[0], : mask.shape[1]] = torch.from_numpy(np.ascontiguousarray(mask))
+        outlines = np.zeros((int(kept.sum()), side, side), bool)
+        for target, mask in zip(outlines, (mask for mask, keep in zip(label.masks or (), kept) if keep)):
+            target[: mask.shape[0], : mask.shape[1]] = mask
+        masks = torch.from_numpy(outlines)
     return Objects(torch.from_numpy(boxes[kept].copy()), torch.from_numpy(indexes[kept]).long(), masks)

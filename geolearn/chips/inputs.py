@@ -9,6 +9,7 @@ import numpy as np
 
 from geolearn.bands import Band
 from geolearn.chips.collection import Collection
+from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.interpret import BandChoice, choose_bands, choose_statistics
 from geolearn.chips.table import find_facts
 from geolearn.errors import ChipFolderError
@@ -30,6 +31,8 @@ class ChosenInput:
     percentiles: Percentiles | None
     value_counts: Counter[int]
     remarks: tuple[str, ...]
+    normalize: Normalize
+    """As the user gave it; means and stds are those of `bands`."""
 
 
 def choose_input(
@@ -46,7 +49,10 @@ def choose_input(
     indexes = choose_bands(bands, wanted)
     counted, counts = _count(chips, indexes)
     if counted is None:
-        raise ChipFolderError(f'all pixels of {len(table)} chips are NoData; nothing can be learned from {folder}')
+        raise ChipFolderError(
+            f'all pixels of {len(table)} chips are NoData; nothing can be learned from {folder}. If one band is empty, '
+            'choose the others with extract_bands'
+        )
     statistics, source = _stated_or(counted, chips, indexes)
     remarks = [source]
     flat = zero_range_bands(statistics)
@@ -57,6 +63,7 @@ def choose_input(
         log.warning(note)
         remarks.append(str(note))
         kept = [position for position in range(len(indexes)) if position not in flat]
+        normalize = _without_flat(normalize, kept, len(indexes))
         statistics, indexes = statistics.select(kept), [indexes[position] for position in kept]
     selected = tuple(bands[index] for index in indexes)
     check_normalize(normalize, len(selected))
@@ -64,13 +71,26 @@ def choose_input(
     if percentiles is not None:
         remarks[:0] = _unit_notes(percentiles, selected, table.dtype)
     planes = _planes(chips, indexes)
-    return ChosenInput(selected, tuple(indexes), planes, statistics, percentiles, counts, tuple(remarks))
+    return ChosenInput(selected, tuple(indexes), planes, statistics, percentiles, counts, tuple(remarks), normalize)
+
+
+def _without_flat(normalize: Normalize, kept: Sequence[int], count: int) -> Normalize:
+    """Take the bands that are kept out of means and stds of all chosen ones; those of the kept ones stay."""
+    if isinstance(normalize, str):
+        return normalize
+    try:
+        means, stds = (list(column) for column in normalize)
+    except (TypeError, ValueError):
+        return normalize  # what is no pair is refused by check_normalize
+    if not len(means) == len(stds) == count:
+        return normalize
+    return [means[position] for position in kept], [stds[position] for position in kept]
 
 
 def _stated_or(counted: BandStatistics, chips: Collection, indexes: list[int]) -> tuple[BandStatistics, str]:
     """Return the .emd's statistics of some bands where those of all bands fit the pixels, else what was counted."""
     table = chips.table
-    if len(chips.folders) > 1 or table.dates > 1:
+    if len(chips.folders) > 1 or table.dates > 1 or chips.metadata == ExportMetadata.empty():
         return counted, 'statistics counted from the chips'
     pooled = table.pooled(range(len(table)))
     stated, source = choose_statistics(chips.metadata.statistics, pooled.result() if len(pooled.count) else counted)

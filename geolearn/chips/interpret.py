@@ -1,6 +1,7 @@
 """Decide what the chips' bands and statistics are, from metadata and pixels; never by guessing."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 
 from geolearn.bands import Band, get_bands, is_placeholder, match_bands, resolve_bands
@@ -67,6 +68,10 @@ def _fitting(values: tuple[float | None, ...] | None, count: int) -> tuple[float
 def _given_bands(given: str | Sequence[str | Band], metadata: ExportMetadata) -> tuple[Band, ...]:
     if isinstance(given, str):
         return get_bands(given)
+    if not isinstance(given, Sequence) or not all(isinstance(band, str | Band) for band in given):
+        raise BandError(
+            f"bands must be a sensor such as 'sentinel2_l2a', or a name or Band for each band; got {given!r}"
+        )
     resolved = resolve_bands([b.name if isinstance(b, Band) else b for b in given], sensor=metadata.sensor)
     return tuple(b if isinstance(b, Band) else found for b, found in zip(given, resolved))
 
@@ -79,14 +84,16 @@ def choose_bands(bands: Sequence[Band], wanted: Sequence[str | int] | None) -> l
     """
     if wanted is None:
         return list(range(len(bands)))
-    if isinstance(wanted, str):
-        raise BandError(f'extract_bands is the text {wanted!r}; pass a list, such as [{wanted!r}]')
+    if isinstance(wanted, str | Integral):
+        raise BandError(f'extract_bands is {wanted!r}; pass a list, such as [{wanted!r}]')
     indexes = []
     for item in wanted:
         if isinstance(item, str):
             indexes.extend(match_bands(bands, resolve_bands([item])))
+        elif not isinstance(item, Integral) or isinstance(item, bool):
+            raise BandError(f'extract_bands holds {item!r}; a band is chosen by its name or 0-based index')
         elif 0 <= item < len(bands):
-            indexes.append(item)
+            indexes.append(int(item))
         else:
             raise BandError(f'extract_bands holds {item}, but the chips have bands 0..{len(bands) - 1}')
     if len(set(indexes)) < len(indexes) or not indexes:

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from geolearn.augment import BatchTransform
-from geolearn.batch import Batch
+from geolearn.batch import Batch, Objects
 from geolearn.chips.balance import oversample_order
 from geolearn.chips.gather import GatherPlan, gather
 from geolearn.chips.store import ChipStore
@@ -20,7 +20,7 @@ AHEAD = 2
 """Batches that are gathered while the last one is used."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChipDataset(Dataset[tuple[Any, ...]]):
     """Chips as items of one size, on the CPU and without augmentation.
 
@@ -39,7 +39,7 @@ class ChipDataset(Dataset[tuple[Any, ...]]):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         """Return image and target of one chip: (bands, S, S) and, by task, mask (S, S), Objects, or label."""
-        batch = self.gather([index], draw=index)
+        batch = self.gather([index], draw=index % max(len(self), 1))
         return batch.images[0], *(target[0] for target in batch.targets)
 
     @property
@@ -65,7 +65,31 @@ class _Batches(Dataset[Batch]):
         return self._dataset.gather(self._orders[number], draw=self._draw + number)
 
 
-@dataclass(frozen=True)
+def _join_objects(batch: Any) -> tuple[Batch, list[int]]:
+    """Put the objects of all images into one; returns how many each image had.
+
+    A tensor that goes from a worker to this process costs an open file, and a system allows a process few of them.
+    """
+    found = batch.objects or ()
+    if not found:
+        return batch, []
+    masks = [objects.masks for objects in found if objects.masks is not None]
+    boxes, labels = torch.cat([objects.boxes for objects in found]), torch.cat([objects.labels for objects in found])
+    joined = Objects(boxes, labels, torch.cat(masks) if masks else None)
+    return replace(batch, objects=(joined,)), [len(objects.labels) for objects in found]
+
+
+def _part_objects(batch: Batch, counts: list[int]) -> Batch:
+    """Undo `_join_objects`."""
+    if not counts or batch.objects is None:
+        return batch
+    (joined,) = batch.objects
+    boxes, labels = joined.boxes.split(counts), joined.labels.split(counts)
+    masks = [None] * len(counts) if joined.masks is None else joined.masks.split(counts)
+    return replace(batch, objects=tuple(Objects(*row) for row in zip(boxes, labels, masks)))
+
+
+@dataclass(frozen=True, eq=False)
 class LoaderOptions:
     """How batches are made.
 
@@ -142,7 +166,7 @@ class ChipLoader:
             yield self._finish(gathered, changes)
 
     def _changes(self, epoch: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self.options.seed * 1_000_003 + epoch + 2**40)
+        return torch.Generator().manual_seed((self.options.seed * 1_000_003 + epoch + 2**40) % 2**63)
 
     def _finish(self, gathered: Batch, changes: torch.Generator) -> Batch:
         batch = gathered.to(self.device)
@@ -158,15 +182,28 @@ class ChipLoader:
             order = rng.permutation(count) if repeats is None else oversample_order(repeats, rng)
         orders = [part.tolist() for part in np.split(order, range(size, len(order), size))]
         # a last batch of one chip would stop batch normalisation
-        if self.options.shuffle and len(orders) > 1 and len(orders[-1]) == 1:
+        if self.options.shuffle and size > 1 and len(orders) > 1 and len(orders[-1]) == 1:
             orders.pop()
         return orders
 
     def _gathered(self, orders: Sequence[Sequence[int]], *, draw: int) -> Iterator[Batch]:
         if self.options.num_workers:
-            yield from DataLoader(
-                _Batches(self.dataset, orders, draw), batch_size=None, num_workers=self.options.num_workers
+            items = _Batches(self.dataset, orders, draw)
+            # with a generator of its own it does not draw from the one that fixes weights and dropout
+            workers = DataLoader(
+                items,
+                batch_size=None,
+                num_workers=self.options.num_workers,
+                collate_fn=_join_objects,
+                generator=torch.Generator(),
             )
+            try:
+                for batch, counts in workers:
+                    yield _part_objects(batch, counts)
+            except Exception as error:
+                # the message holds the worker's traceback; ours would keep the workers alive for as long as itself
+                error.__traceback__ = None
+                raise
             return
         waiting: deque[Future[Batch]] = deque()
         with ThreadPoolExecutor(AHEAD, 'gather') as pool:

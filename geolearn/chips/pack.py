@@ -8,13 +8,16 @@ a folder and not for a split: another split, seed or share of labels then needs 
 import io
 import mmap
 import struct
-from collections.abc import Sequence
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from geolearn.chips.label import Label
+from geolearn.chips.label import Label, mask_boxes
 from geolearn.chips.reader import Chip
 from geolearn.chips.table import ChipTable
 from geolearn.errors import ChipFolderError
@@ -23,6 +26,21 @@ MAGIC = b'geopack1'
 _FOOTER = struct.Struct('<Q8s')
 _ALIGNMENT = 64
 _COLUMNS = ('pixels', 'mask', 'mask_planes', 'raster', 'raster_bytes')
+_BROKEN = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    EOFError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading the end of a damaged file may raise."""
 
 
 class PackWriter:
@@ -51,10 +69,9 @@ class PackWriter:
         for name, value in row.items():
             self._places[name].append(value)
         for outline in chip.label.masks or ():
-            rows, cols = np.flatnonzero(outline.any(axis=1)), np.flatnonzero(outline.any(axis=0))
-            top, bottom, left, right = rows[0], rows[-1] + 1, cols[0], cols[-1] + 1
+            left, top, right, bottom = mask_boxes([outline])[0].astype(np.int64).tolist()
             place = self._write(np.packbits(outline[top:bottom, left:right]))
-            self._outlines.append((place, int(top), int(bottom), int(left), int(right)))
+            self._outlines.append((place, top, bottom, left, right))
 
     def finish(self, table: ChipTable) -> None:
         """Append the table."""
@@ -92,9 +109,11 @@ class Pack:
             with path.open('rb') as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             arrays = self._read_tail()
-        except (OSError, ValueError, KeyError, struct.error) as error:
+            self.table = ChipTable.from_arrays(arrays)
+            _check_columns(self.table, arrays)
+            _check_places(self.table, arrays, len(self._map))
+        except _BROKEN as error:
             raise ChipFolderError(f'{path} is no whole pack of chips: {error}; remove it') from error
-        self.table = ChipTable.from_arrays(arrays)
         # plain lists: indexing an array costs more than the rest of finding a chip
         self._places = {name: arrays[f'place_{name}'].tolist() for name in _COLUMNS}
         self._outlines = arrays['place_outlines']
@@ -150,3 +169,56 @@ class Pack:
         count = int(np.prod(shape))
         packed = np.frombuffer(self._map, np.uint8, -(-count // 8), place)
         return np.unpackbits(packed, count=count).view(bool).reshape(shape)
+
+
+def _check_columns(table: ChipTable, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError where the columns are not of one length, or have another type than they should."""
+    count = len(table)
+    shapes: dict[str, tuple[int, ...]] = {'shapes': (count, 2), 'transforms': (count, 6)}
+    shapes |= {name: (count,) for name in ('crs_indexes', 'holed', *(f'place_{name}' for name in _COLUMNS))}
+    shapes |= {name: (count, table.planes) for name in ('counts', 'means', 'm2s', 'minimums', 'maximums')}
+    shapes |= {name: (count + 1,) for name in ('value_offsets', 'object_offsets')}
+    wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
+    whole = ('shapes', 'crs_indexes', 'value_offsets', 'object_offsets', 'label_values', 'label_pixels')
+    placed = [name for name in arrays if name.startswith('place_')]
+    wrong += [name for name in (*whole, 'object_values', *placed) if arrays[name].dtype != np.int64]
+    wrong += [name for name in (*shapes, 'boxes', 'sample') if arrays[name].dtype.kind not in 'biuf']
+    if wrong or not count or not table.planes or table.dates < 1 or table.planes % table.dates:
+        raise ValueError(f'columns do not fit one another: {", ".join(wrong) or "no chips, bands or dates"}')
+    for offsets, held in ((table.value_offsets, table.label_values), (table.object_offsets, table.object_values)):
+        if offsets[0] or offsets[-1] != len(held) or (np.diff(offsets) < 0).any():
+            raise ValueError('labels do not belong to chips')
+    objects, boxes, outlines = len(table.object_values), table.boxes, arrays['place_outlines']
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or len(boxes) not in (0, objects):
+        raise ValueError('boxes do not belong to objects')
+    if outlines.ndim != 2 or outlines.shape[1] != 5 or len(outlines) not in (0, objects):
+        raise ValueError('outlines do not belong to objects')
+    if len(table.label_pixels) != len(table.label_values) or table.sample.shape[1:] != (table.planes,):
+        raise ValueError('values or samples are missing')
+    if table.crs_indexes.min() < 0 or table.crs_indexes.max() >= len(table.crs):
+        raise ValueError('CRSs are missing')
+
+
+def _check_places(table: ChipTable, arrays: Mapping[str, np.ndarray], size: int) -> None:
+    """Raise ValueError where a chip's arrays would lie outside the file."""
+    if np.dtype(table.dtype).kind not in 'iuf' or table.shapes.min() < 1:
+        raise ValueError(f'chips of {table.dtype} or without a pixel')
+    area = table.shapes.prod(axis=1, dtype=np.float64)
+    place = {name: arrays[f'place_{name}'] for name in _COLUMNS}
+    outlines = arrays['place_outlines']
+    top, bottom, left, right = outlines.T[1:]
+    limit = np.repeat(table.shapes, np.diff(table.object_offsets), axis=0)[: len(outlines)]
+    ends = (
+        (place['pixels'], area * table.planes * np.dtype(table.dtype).itemsize),
+        (place['mask'], area * place['mask_planes'] / 8),
+        (place['raster'], area * place['raster_bytes']),
+        (outlines[:, 0], (bottom - top).astype(np.float64) * (right - left) / 8),
+    )
+    inside = all((start + length <= size).all() for start, length in ends) and (place['pixels'] >= 0).all()
+    ordered = ((top >= 0) & (left >= 0) & (top <= bottom) & (left <= right)).all() and (outlines[:, 0] >= 0).all()
+    fitting = (np.stack([bottom, right], axis=1) <= limit).all()
+    known = (
+        np.isin(place['raster_bytes'], (0, 1, 2)).all() and np.isin(place['mask_planes'], (0, 1, table.planes)).all()
+    )
+    if not (inside and ordered and fitting and known):
+        raise ValueError('chips lie outside the file')

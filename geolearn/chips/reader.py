@@ -35,7 +35,14 @@ def read_chip(source: ChipSource) -> Chip:
     """
     images = [read_stack(files) for files in source.dates]
     pixels, mask, geobox = images[0]
+    if pixels.dtype.kind == 'c':
+        raise ChipFolderError(f'{source.image} holds {pixels.dtype} numbers; export amplitude, or power in dB')
     for (other, _, _), files in zip(images[1:], source.dates[1:]):
+        if other.dtype != pixels.dtype:
+            raise ChipFolderError(
+                f'{files[0]} holds {other.dtype} pixels but {source.image} {pixels.dtype}; '
+                'all dates of a chip must be in the same units'
+            )
         if other.shape != pixels.shape:
             raise ChipFolderError(
                 f'{files[0]} is {_shape_text(other)} but {source.image} is {_shape_text(pixels)}; '

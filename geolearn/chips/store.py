@@ -5,10 +5,11 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tqdm.auto import tqdm
 
@@ -18,7 +19,7 @@ from geolearn.chips.pack import Pack, PackWriter
 from geolearn.chips.reader import Chip, read_chip
 from geolearn.chips.source import ChipSource, Listing
 from geolearn.chips.table import SAMPLED_PIXELS, ChipFacts, ChipTable, TableBuilder, find_facts, join_tables
-from geolearn.errors import ChipFolderError, RasterError
+from geolearn.errors import ChipFolderError
 
 log = logging.getLogger('geolearn')
 
@@ -53,8 +54,27 @@ class DirectChips:
         self._sources, self.table = sources, table
 
     def chip(self, position: int) -> Chip:
-        """Read one chip."""
-        return read_chip(self._sources[position])
+        """Read one chip.
+
+        Raises:
+            RasterError: If a file cannot be read any more.
+            ChipFolderError: If the chip has other bands, type or size than when it was first read.
+        """
+        source, table = self._sources[position], self.table
+        chip = read_chip(source)
+        found = (str(chip.pixels.dtype), *chip.pixels.shape)
+        known = (table.dtype, table.planes, *table.shapes[position].tolist())
+        if found != known:
+            raise ChipFolderError(
+                f'{source.image} has changed: it held {_kind_text(known)} and now holds {_kind_text(found)}; '
+                'prepare the data again'
+            )
+        return chip
+
+
+def _kind_text(kind: tuple[Any, ...]) -> str:
+    dtype, planes, height, width = kind
+    return f'{planes} bands of {width}x{height} {dtype} pixels'
 
 
 class JoinedChips:
@@ -93,7 +113,7 @@ def open_store(folder: Path, dataset_type: str, listing: Listing, *, pack: bool 
     if not pack:
         return _read_all(listing, None, folder), []
     path = pack_path(folder, dataset_type, listing, version=PACK_VERSION)
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists, False where the folder may not be looked into
         try:
             return Pack(path), []
         except ChipFolderError as error:
@@ -103,22 +123,29 @@ def open_store(folder: Path, dataset_type: str, listing: Listing, *, pack: bool 
 
 def _make_pack(path: Path, folder: Path, listing: Listing) -> tuple[ChipStore, list[str]]:
     try:
-        _check_room(path, listing)
+        _make_room(path, listing)
         target = UnnamedFile(path.parent)
     except OSError as error:
         return _without_pack(folder, listing, error)
     try:
-        _read_all(listing, PackWriter(target.file), folder)
+        written = _read_all(listing, PackWriter(target.file), folder)
         target.publish(path)
     except OSError as error:
-        if isinstance(error, RasterError):
-            raise
         return _without_pack(folder, listing, error)
     finally:
         target.discard()
+    _remove_older(path)
+    try:
+        return Pack(path), []
+    except ChipFolderError as error:  # another process found the folder changed and removed this pack
+        log.warning('%s; chips are read from their files', error)
+        return written, [f'chips are read from their files in every epoch, which is slow: {error}']
+
+
+def _remove_older(path: Path) -> None:
     for older in set(path.parent.glob('*.pack')) - {path}:
-        older.unlink(missing_ok=True)
-    return Pack(path), []
+        with suppress(OSError):  # Windows keeps a file that another process has mapped
+            older.unlink()
 
 
 def _without_pack(folder: Path, listing: Listing, error: OSError) -> tuple[ChipStore, list[str]]:
@@ -130,14 +157,16 @@ def _without_pack(folder: Path, listing: Listing, error: OSError) -> tuple[ChipS
     return _read_all(listing, None, folder), [note]
 
 
-def _check_room(path: Path, listing: Listing) -> None:
-    """Raise OSError where the pack will not fit, judged by the first chip that can be read."""
+def _make_room(path: Path, listing: Listing) -> None:
+    """Raise OSError where the pack will not fit, even in place of older ones, judged by the first readable chip."""
     for source in listing.chips[:20]:
         found = _try_read(source, sampled=1)
         if not isinstance(found, str):
             pixels, raster = found.chip.pixels, found.chip.label.raster
             needed = (pixels.nbytes + (0 if raster is None else raster.nbytes)) * len(listing.chips)
             path.parent.mkdir(parents=True, exist_ok=True)
+            if needed > shutil.disk_usage(path.parent).free:
+                _remove_older(path)
             if needed > shutil.disk_usage(path.parent).free:
                 raise OSError(errno.ENOSPC, f'{needed / 2**20:,.0f} MB are needed in {path.parent}')
             return
@@ -153,9 +182,12 @@ def _read_all(listing: Listing, writer: PackWriter | None, folder: Path) -> Dire
     builder, unreadable = TableBuilder(), list[str]()
     kept: list[ChipSource] = []
     sampled = max(1, min(256, SAMPLED_PIXELS // max(len(listing.chips), 1)))
-    few = len(listing.chips) < FEW_CHIPS
-    with tqdm(total=len(listing.chips), desc=f'packing {folder.name}', leave=False, disable=few) as bar:
-        for source, found in _read_ahead(listing.chips, lambda source: _try_read(source, sampled=sampled)):
+    # nothing is passed where a bar may show, so that TQDM_DISABLE is heeded
+    quiet: dict[str, Any] = {'disable': True} if len(listing.chips) < FEW_CHIPS else {}
+    does = 'reading' if writer is None else 'packing'
+    ahead = _read_ahead(listing.chips, lambda source: _try_read(source, sampled=sampled))
+    with tqdm(total=len(listing.chips), desc=f'{does} {folder.name}', leave=False, **quiet) as bar, closing(ahead):
+        for source, found in ahead:
             bar.update()
             if isinstance(found, str):
                 unreadable.append(found)
@@ -186,7 +218,7 @@ def _check_alike(builder: TableBuilder, chip: Chip, source: ChipSource, first: C
 
 def _read_ahead(
     sources: Sequence[ChipSource], read: Callable[[ChipSource], _Found | str]
-) -> Iterator[tuple[ChipSource, _Found | str]]:
+) -> Generator[tuple[ChipSource, _Found | str], None, None]:
     """Read chips in order, a few ahead of the caller: all at once would fill the memory with them."""
     waiting: deque[tuple[ChipSource, Future[_Found | str]]] = deque()
     with ThreadPoolExecutor(READ_THREADS) as pool:
@@ -207,6 +239,6 @@ def _try_read(source: ChipSource, *, sampled: int) -> _Found | str:
     """Read a chip, or say why it cannot be used."""
     try:
         chip = read_chip(source)
-    except (RasterError, ChipFolderError) as error:
+    except (OSError, ChipFolderError) as error:  # RasterErrors among them; none may pass for a fault of the cache
         return str(error)
     return _Found(chip, find_facts(chip, sampled=sampled))

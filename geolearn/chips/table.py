@@ -11,7 +11,7 @@ from affine import Affine
 
 from geolearn.chips.reader import Chip
 from geolearn.raster import GeoBox
-from geolearn.statistics import BandStatistics, RunningStatistics
+from geolearn.statistics import BandStatistics, RunningStatistics, count_values
 
 SAMPLED_PIXELS = 200_000
 """About how many pixels of a folder are kept in `ChipTable.sample`."""
@@ -202,17 +202,10 @@ def find_facts(chip: Chip, *, sampled: int) -> ChipFacts:
     counted: Mapping[int, int] = {}
     if raster is not None and not np.issubdtype(raster.dtype, np.floating):
         held = raster if valid is None else raster[valid]
-        counted = count_raster(held)
+        counted = count_values(held)
     running = RunningStatistics()
     running.add(chip.pixels, valid)
     return ChipFacts(running, counted, _sample(chip, valid, sampled))
-
-
-def count_raster(values: np.ndarray) -> dict[int, int]:
-    """Count how often each non-negative integer below 65536 occurs."""
-    counts = np.bincount(values.ravel())
-    found = np.flatnonzero(counts)
-    return dict(zip(found.tolist(), counts[found].tolist()))
 
 
 def _sample(chip: Chip, valid: np.ndarray | None, size: int) -> np.ndarray:

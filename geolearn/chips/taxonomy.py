@@ -7,11 +7,12 @@ from numbers import Integral
 import numpy as np
 
 from geolearn.chips.label import Task
-from geolearn.classes import IGNORE_INDEX, UNLABELLED, ClassInfo, default_color, index_table
+from geolearn.classes import IGNORE_INDEX, MAX_CLASSES, UNLABELLED, ClassInfo, default_color, index_table
 from geolearn.errors import ChipFolderError
 
 RASTER_TASKS = frozenset({Task.PIXELS, Task.CHANGE, Task.PANOPTIC})
 NO_CHANGE = ClassInfo(0, 'NoChange', (0, 0, 0))
+MAX_OBJECT_CLASSES = 2**15 - 1
 _FEWEST = {Task.PIXELS: 2, Task.LABEL: 2, Task.CHANGE: 2, Task.UNLABELLED: 0}
 
 
@@ -21,7 +22,7 @@ def check_mapping(renamed: Mapping[int, str]) -> None:
     if not isinstance(renamed, Mapping):
         raise ChipFolderError(f'{hint}; got {renamed!r}')
     for value, name in renamed.items():
-        if not str(value).strip().isdecimal() or not isinstance(name, str):
+        if not str(value).strip().isdecimal() or not isinstance(name, str) or not name.strip():
             raise ChipFolderError(f'{hint}; got {value!r}: {name!r}')
 
 
@@ -66,18 +67,27 @@ def ignored_values(
     Raises:
         ChipFolderError: If neither .emd nor labels hold one, or `given` is no list.
     """
-    if isinstance(given, str | Integral):
+    if isinstance(given, str) or not isinstance(given, Iterable):
         raise ChipFolderError(f'ignore_classes is {given!r}; pass a list, such as [{given!r}]')
     names = {info.value: info.name for info in listed} | {int(value): name for value, name in renamed.items()}
     by_name = {name: value for value, name in [(0, UNLABELLED.name), *names.items()]}
     values: set[int] = set()
     for item in given:
         value = by_name.get(item) if isinstance(item, str) else item
-        if not isinstance(value, Integral) or (value and value not in names and value not in counts):
-            known = ', '.join(f'{v} ({names[v]})' if v in names else str(v) for v in sorted({*names, *counts}))
-            raise ChipFolderError(f'ignore_classes holds {item!r}, which neither .emd nor labels hold: {known}')
+        if (
+            not isinstance(value, Integral)
+            or isinstance(value, bool)
+            or (value and value not in names and value not in counts)
+        ):
+            known = [f'{v} ({names[v]})' if v in names else str(v) for v in sorted({*names, *counts})]
+            raise ChipFolderError(f'ignore_classes holds {item!r}, which neither .emd nor labels hold: {_few(known)}')
         values.add(int(value))
     return tuple(sorted(values))
+
+
+def _few(texts: Sequence[str]) -> str:
+    """Show the first texts and how many more there are."""
+    return (', '.join(texts[:20]) or 'none') + (f' and {len(texts) - 20} more' if len(texts) > 20 else '')
 
 
 def choose_classes(
@@ -107,20 +117,34 @@ def choose_classes(
         if value not in infos:
             if value not in counts:
                 raise ChipFolderError(
-                    f'class_mapping names value {value}, which neither .emd nor labels hold: {sorted(infos)}'
+                    f'class_mapping names value {value}, which neither .emd nor labels hold: '
+                    f'{_few(list(map(str, sorted(infos))))}'
                 )
             infos[value] = ClassInfo(value, name, default_color(len(infos)))
+    listing = _few(list(map(str, sorted(infos))))
     unknown = sorted(set(counts) - set(infos) - {0, *ignored})
     if unknown and not _is_all_change(task, listed):
         raise ChipFolderError(
-            f'labels hold values {unknown[:10]} that are no class ({sorted(infos)}), first in {find_chip(unknown[0])}; '
+            f'labels hold values {unknown[:10]} that are no class ({listing}), first in {find_chip(unknown[0])}; '
             f'name them with class_mapping= or leave them out with ignore_classes='
         )
     if task in RASTER_TASKS and (0 in counts or 0 in infos):
         infos = {0: infos.get(0, NO_CHANGE if task == Task.CHANGE else UNLABELLED)} | infos
     trained = tuple(info for info in infos.values() if info.value not in ignored)
     check_trainable(task, trained)
+    _check_names(trained)
     return trained
+
+
+def _check_names(infos: Iterable[ClassInfo]) -> None:
+    homes: dict[str, int] = {}
+    for info in infos:
+        other = homes.setdefault(info.name, info.value)
+        if other != info.value:
+            raise ChipFolderError(
+                f'label values {other} and {info.value} are both called {info.name!r}, and classes are not merged; '
+                f'pass class_mapping={{{other}: ..., {info.value}: ...}} with a name for each'
+            )
 
 
 def _is_all_change(task: Task, listed: Sequence[ClassInfo]) -> bool:
@@ -129,8 +153,11 @@ def _is_all_change(task: Task, listed: Sequence[ClassInfo]) -> bool:
 
 
 def check_trainable(task: Task, infos: Sequence[ClassInfo]) -> None:
-    """Raise ChipFolderError unless enough classes are left: two to tell apart, or one to find."""
+    """Raise ChipFolderError unless enough classes are left, two to tell apart or one to find, and not too many."""
     fewest = _FEWEST.get(task, 1)
+    most = MAX_CLASSES if task in RASTER_TASKS else MAX_OBJECT_CLASSES
+    if len(infos) > most:
+        raise ChipFolderError(f'found {len(infos)} classes, but at most {most} can be trained; merge some')
     if len(infos) < fewest:
         named = ', '.join(info.name for info in infos) or 'none'
         needed = 'at least two classes are needed to tell apart' if fewest > 1 else 'at least one class is needed'
@@ -146,7 +173,7 @@ def make_table(task: Task, infos: Sequence[ClassInfo], ignored: Iterable[int], c
             for value in counts:
                 table[value] = change if value and value not in set(ignored) else table[value]
     else:
-        table = index_table(infos, ignored, most=2**15 - 1, left_out=left_out_index(task))
+        table = index_table(infos, ignored, most=MAX_OBJECT_CLASSES, left_out=left_out_index(task))
     return table.astype(np.int64)
 
 
@@ -166,6 +193,5 @@ def class_notes(task: Task, infos: Sequence[ClassInfo], counts: Mapping[int, int
     empty = [info.name for info in infos if not counts.get(info.value)]
     if empty:
         what = 'no pixel of' if task in RASTER_TASKS else 'no label of'
-        shown = ', '.join(empty[:20]) + (f' and {len(empty) - 20} more' if len(empty) > 20 else '')
-        notes.append(f'{what}: {shown}')
+        notes.append(f'{what}: {_few(empty)}')
     return notes

@@ -15,6 +15,7 @@ from geolearn.chips.writers.tally import Tally, band_statistics
 from geolearn.errors import ChipFolderError
 from geolearn.raster import GeoBox
 from geolearn.raster.images import SUFFIXES, write_image
+from geolearn.statistics import count_values
 
 MAX_VALUE = 65535
 
@@ -58,7 +59,6 @@ class ChipWriter:
         self._image_format, self._compress, self._nodata = image_format, compress, nodata
         self._listed = {0} | {info.value for info in facts.classes}
         self._tally, self._start = Tally(), start_index
-        self._cell_size: dict[str, Any] | None = None
         self._notes: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
@@ -133,11 +133,14 @@ class ChipWriter:
             if self._nodata is not None or pixels.dtype.kind == 'f' or self._image_format != 'TIFF'
             else valid,
         )
-        tally.rows.append((image, *self._format.write(chip, label)))
-        tally.bands.merge(band_statistics(pixels, mask))
+        tally.add_chip((image, *self._format.write(chip, label)), band_statistics(pixels, mask), geobox)
         side_x, side_y = geobox.resolution
         self._count(tally, label, features, side_x * side_y)
-        self._cell_size = {'x': side_x, 'y': side_y, 'spatialReference': {'wkt': geobox.crs} if geobox.crs else {}}
+
+    @property
+    def count(self) -> int:
+        """Number of chips that are counted so far."""
+        return len(self._tally.rows)
 
     def take(self, tallies: Iterable[Tally], notes: Sequence[str] = ()) -> None:
         """Take in what threads counted, in the order of the chips, and what people should know."""
@@ -156,7 +159,7 @@ class ChipWriter:
             )
         found = set(label.values.tolist())
         if label.raster is not None:
-            found |= set(_count_values(label.raster))
+            found |= set(count_values(label.raster))
         if unknown := found - self._listed:
             raise ChipFolderError(f'label holds {sorted(unknown)}, which are no class values: {sorted(self._listed)}')
         return shape
@@ -171,7 +174,7 @@ class ChipWriter:
         self, tally: Tally, label: Label, features: tuple[np.ndarray, np.ndarray] | None, cell_area: float
     ) -> None:
         if label.raster is not None:
-            tally.add_raster(_count_values(label.raster))
+            tally.add_raster(count_values(label.raster))
         if features is not None:
             tally.add_features(features[0], features[1] * cell_area)
         elif label.boxes is not None:
@@ -190,7 +193,6 @@ class ChipWriter:
         texts = metadata_texts(
             self.facts,
             self._tally,
-            cell_size=self._cell_size,
             next_index=self._start + len(self._tally.rows),
             extra=self._format.emd(),
             notes=self._notes,
@@ -216,11 +218,3 @@ def _check_values(values: Iterable[int]) -> None:
         if value in seen:
             raise ChipFolderError(f'two classes have the value {value}; values must differ')
         seen.add(value)
-
-
-def _count_values(raster: np.ndarray) -> dict[int, int]:
-    if raster.dtype.kind == 'u' and raster.dtype.itemsize <= 2:
-        counts = np.bincount(raster.ravel())
-        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-    values, numbers = np.unique(raster, return_counts=True)
-    return dict(zip(values.tolist(), numbers.tolist()))

@@ -23,7 +23,7 @@ from geolearn.models._mapping import MapOptions, map_with_model
 from geolearn.models._registry import MODELS
 from geolearn.models._saving import choose_target, make_bundle
 from geolearn.models.segmenter import Segmenter
-from geolearn.models.spec import ModelSpec
+from geolearn.models.spec import ModelSpec, require_pixels
 from geolearn.raster.reading import RasterPath
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class PixelClassifier:
 
     def _assemble(self, spec: ModelSpec, network: Segmenter, data: ChipData | None) -> None:
         """Set every attribute: the one way to a model, new or loaded."""
+        if data is not None:
+            require_pixels(data, spec.model)
         self.spec, self.network, self.data = spec, network, data
         self.history = History()
         self.evaluation: Evaluation | None = None

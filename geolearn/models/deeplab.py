@@ -14,7 +14,7 @@ from geolearn.data import ChipData
 from geolearn.models._model import PixelClassifier
 from geolearn.models._registry import register_model
 from geolearn.models.segmenter import Normalise, Segmenter
-from geolearn.models.spec import ModelSpec, spec_from_data
+from geolearn.models.spec import ModelSpec, require_pixels, spec_from_data
 
 
 class DeepLabHead(nn.Module):
@@ -70,6 +70,7 @@ class DeepLab(PixelClassifier):
         class_balancing: Weigh classes in the loss by their rarity among the training chips.
 
     Raises:
+        ChipFolderError: If the labels are not one class per pixel.
         UnknownNameError: If there is no such backbone.
         BackboneError: If there is, but it gives no maps that DeepLab can use.
         BandError: If bands lack a wavelength that the backbone needs, or `wavelengths` do not fit.
@@ -87,6 +88,7 @@ class DeepLab(PixelClassifier):
         ignore_classes: Sequence[int] = (),
         class_balancing: bool = False,
     ) -> None:
+        require_pixels(data, 'DeepLab')
         data = data.ignoring(ignore_classes) if ignore_classes else data
         spec = spec_from_data(data, model='DeepLab', backbone=backbone, wavelengths=wavelengths)
         network = self.build(spec, pretrained=pretrained, weights=weights)

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from geolearn.bands import Band, parse_wavelengths
+from geolearn.chips.label import Task
 from geolearn.classes import MAX_CLASSES, ClassInfo, is_unlabelled
 from geolearn.data import ChipData
-from geolearn.errors import BackboneError, BandError, BundleError
+from geolearn.errors import BackboneError, BandError, BundleError, ChipFolderError
 from geolearn.normalize import Normalization
 from geolearn.statistics import BandStatistics
 
@@ -75,7 +76,7 @@ class ModelSpec:
                 ignored_values=tuple(_typed(value, int) for value in manifest['ignored_values']),
                 chip_size=_typed(manifest['chip_size'], int),
                 statistics=_statistics(manifest['statistics']),
-                normalization=_normalization(manifest['normalization']),
+                normalization=_normalization(manifest.get('normalization'), manifest['statistics']),
                 dtype=_typed(manifest['dtype'], str),
                 cell_size=_optional(manifest.get('cell_size'), dict) or None,
                 band_indexes=tuple(_typed(index, int) for index in manifest.get('band_indexes', ())),
@@ -155,15 +156,41 @@ class ModelSpec:
         }
 
 
+_HELD = {
+    Task.CHANGE: 'pairs of images with what changed between them',
+    Task.OBJECTS: 'boxes',
+    Task.INSTANCES: 'outlined objects',
+    Task.PANOPTIC: 'pixels and outlined objects',
+    Task.LABEL: 'one class per chip',
+    Task.LABELS: 'any number of classes per chip',
+    Task.UNLABELLED: 'images without labels',
+}
+
+
+def require_pixels(data: ChipData, model: str) -> None:
+    """Refuse chips whose labels are not one class per pixel.
+
+    Raises:
+        ChipFolderError: If their task is another one; the message says which.
+    """
+    if data.task != Task.PIXELS:
+        raise ChipFolderError(
+            f'{model} learns one class per pixel, but {data.path} ({data.dataset_type}) holds {_HELD[data.task]}; '
+            'export Classified_Tiles'
+        )
+
+
 def spec_from_data(
     data: ChipData, *, model: str, backbone: str, wavelengths: Sequence[float | None] | None = None
 ) -> ModelSpec:
     """Describe a model for this data; explicit wavelengths replace those of the bands.
 
     Raises:
-        BackboneError: If the backbone is no name.
+        ChipFolderError: If the labels are not one class per pixel.
+        BackboneError: If the backbone is no name, or states no mean and std and those were asked for.
         BandError: If the wavelengths are of another number, in mixed units or out of range.
     """
+    require_pixels(data, model)
     if not isinstance(backbone, str):
         raise BackboneError(f"backbone must be a name such as 'dofa_base', got {backbone!r}")
     return ModelSpec(
@@ -246,7 +273,12 @@ def _statistics(row: Mapping[str, Any]) -> BandStatistics:
     return BandStatistics(*columns)
 
 
-def _normalization(row: Mapping[str, Any]) -> Normalization:
+def _normalization(row: Mapping[str, Any] | None, statistics: Mapping[str, Any]) -> Normalization:
+    if row is None:  # bundles from before there was a choice: mean and std of the chips, a constant band as it is
+        found = _statistics(statistics)
+        return Normalization(
+            found.mean, tuple(std if std > 0 else 1.0 for std in found.std), 'mean and std of the chips'
+        )
     return Normalization(_floats(row['mean']), _floats(row['std']), _typed(row['source'], str))
 
 

@@ -3,7 +3,7 @@
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,51 @@ class _Cache:
     former = 0
 
 
+class _Filter:
+    """How many threads are opening a file, and the warnings filter that they share."""
+
+    changed = threading.Condition()
+    users = 0
+    entry: Any = None
+
+
 def open_quietly(path: str | Path, mode: str = 'r', profile: Mapping[str, Any] | None = None) -> Any:
     """Open with rasterio; a raster without a place is refused where a place is needed, not warned of here."""
-    # warnings.filters belongs to the process: two threads that change it at once would restore each other's change
-    with _lock, warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+    with _unwarned():
         return rasterio.open(path, mode, **(profile or {}))
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Ignore warnings of missing places while any thread is inside.
+
+    warnings.catch_warnings copies the filters and puts the copy back, and two threads would undo each other's change;
+    a lock around it would let files be opened one at a time only. So one entry is shared, and taken out by the last.
+    """
+    with _Filter.changed:
+        if _Filter.users == 0:
+            # the message, which matches everything, tells this entry from a user's own
+            warnings.filterwarnings('ignore', message='(?#geolearn)', category=NotGeoreferencedWarning)
+            _Filter.entry = warnings.filters[0]
+        _Filter.users += 1
+    try:
+        yield
+    finally:
+        with _Filter.changed:
+            _Filter.users -= 1
+            if _Filter.users == 0:
+                with suppress(ValueError):  # somebody else has put other filters in
+                    warnings.filters.remove(_Filter.entry)  # type: ignore[attr-defined]
+                _Filter.changed.notify_all()
+
+
+@contextmanager
+def filters_to_oneself() -> Iterator[None]:
+    """Keep other threads from opening files, for functions of rasterio that copy the warnings filters themselves."""
+    with _Filter.changed:
+        while _Filter.users:
+            _Filter.changed.wait()
+        yield
 
 
 @contextmanager

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 
 from geolearn.errors import RasterError, UnknownNameError
 from geolearn.raster._opening import open_quietly
 from geolearn.raster.geobox import GeoBox
+from geolearn.raster.stamping import find_stamp
 
 SUFFIXES = {'TIFF': '.tif', 'PNG': '.png', 'JPEG': '.jpg', 'MRF': '.mrf'}
 """Image formats of ArcGIS's export tool and the suffix of each."""
@@ -72,6 +74,15 @@ def write_image(
     Raises:
         RasterError: If the file cannot be written.
     """
+    options = _options(image_format, compress, pixels)
+    if image_format == 'TIFF' and compress == 'none' and mask is None:
+        stamp = find_stamp(pixels, geobox, nodata=nodata, band_names=band_names, options=tuple(options.items()))
+        if stamp is not None:
+            try:
+                stamp.write(path, pixels, None if geobox is None else geobox.transform)
+            except OSError as error:
+                raise RasterError(f'cannot write {path}: {error}. Is the disk full?') from error
+            return
     profile: dict[str, Any] = {
         'driver': _DRIVERS[image_format],
         'count': pixels.shape[0],
@@ -79,26 +90,28 @@ def write_image(
         'width': pixels.shape[2],
         'dtype': str(pixels.dtype),
         'nodata': nodata,
-        **_options(image_format, compress, pixels),
+        **options,
     }
     if geobox is not None:
         profile |= {'transform': geobox.transform, 'crs': _parse_crs(geobox.crs) if geobox.crs else None}
     try:
         dst = open_quietly(path, 'w', profile)
         try:
-            dst.write(pixels)
             for index, name in enumerate(band_names, 1):
                 dst.set_band_description(index, name)
+            dst.write(pixels)
             if mask is not None:
                 with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
                     dst.write_mask(mask)
         except BaseException:
-            with suppress(RasterioError, OSError):  # closing may fail for the reason that is on its way already
+            with suppress(
+                RasterioError, CPLE_BaseError, OSError
+            ):  # closing may fail for the reason that is on its way already
                 dst.close()
             raise
         dst.close()
         _check_size(path)
-    except (RasterioError, OSError, TypeError, ValueError) as error:
+    except (RasterioError, CPLE_BaseError, OSError, TypeError, ValueError) as error:
         raise RasterError(f'cannot write {path}: {error}. Is the disk full?') from error
 
 

@@ -25,6 +25,10 @@ _GDAL_TYPES = {
 }
 
 
+MISFIT_PX = 0.1
+"""Files may lie so far off the first one's grid: web map tiles in degrees grow by some millionths from row to row."""
+
+
 class _Source(NamedTuple):
     path: str
     width: int
@@ -164,11 +168,12 @@ def _check_fits(first: _Source, other: _Source) -> None:
     # repr: NaN is NoData too, and differs from itself
     if repr(first.nodata) != repr(other.nodata):
         problems.append(f'NoData {first.nodata} and {other.nodata}')
-    if abs(a.a - b.a) + abs(a.e - b.e) > 1e-6 * abs(a.a):
+    widest, tallest = max(first.width, other.width), max(first.height, other.height)
+    if max(widest * abs(b.a / a.a - 1), tallest * abs(b.e / a.e - 1)) > MISFIT_PX:
         problems.append(f'pixel sizes {(a.a, a.e)} and {(b.a, b.e)}')
     else:
         offsets = ((b.c - a.c) / a.a, (b.f - a.f) / a.e)
-        if any(abs(offset - round(offset)) > 0.01 for offset in offsets):
+        if any(abs(offset - round(offset)) > MISFIT_PX for offset in offsets):
             problems.append(f'grids that are shifted by a part of a pixel: {offsets}')
     if problems:
         raise RasterError(

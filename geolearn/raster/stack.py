@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
@@ -33,7 +34,9 @@ def read_stack(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray | None, Ge
     place = _finest(paths)
     planes, masks = zip(*(_read_resampled(path, place) for path in paths))
     valid = np.stack(masks)
-    return np.stack(planes), None if valid.all() else valid, place
+    if valid.all():
+        return np.stack(planes), None, place
+    return np.stack(planes), valid[:1] if (valid == valid[:1]).all() else valid, place
 
 
 def _finest(paths: Sequence[Path]) -> GeoBox:
@@ -43,12 +46,20 @@ def _finest(paths: Sequence[Path]) -> GeoBox:
             if src.count != 1:
                 raise RasterError(f'{path} holds {src.count} bands; a file for each band holds one')
             places.append(raster_geobox(src))
-    finest = max(places, key=lambda box: box.shape[0])
+    best = max(range(len(places)), key=lambda index: places[index].shape[0] * places[index].shape[1])
+    finest = places[best]
     for path, box in zip(paths, places):
-        tolerance = 0.5 * max(finest.resolution)
-        if box.crs != finest.crs or np.abs(np.subtract(box.bounds, finest.bounds)).max() > tolerance:
-            raise RasterError(f'{path} covers {box.bounds}, but {paths[0]} covers {places[0].bounds}')
+        if not _same_crs(box.crs, finest.crs):
+            raise RasterError(f'{path} has the CRS {box.crs}, but {paths[best]} {finest.crs}; warp them to one')
+        if np.abs(np.subtract(box.bounds, finest.bounds)).max() > 0.5 * max(finest.resolution):
+            raise RasterError(f'{path} covers {box.bounds}, but {paths[best]} covers {finest.bounds}')
     return finest
+
+
+def _same_crs(one: str | None, two: str | None) -> bool:
+    if one == two or one is None or two is None:
+        return one == two
+    return bool(CRS.from_wkt(one) == CRS.from_wkt(two))
 
 
 def _read_resampled(path: Path, place: GeoBox) -> tuple[np.ndarray, np.ndarray]:

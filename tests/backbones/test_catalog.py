@@ -152,6 +152,22 @@ class TestWeightsOnThisMachine:
         assert find_weights(record) == tmp_path / record.sources[0].file
         assert f'on this machine: {tmp_path}' in str(describe_backbone('dofa_base'))
 
+    def test_names_that_anybody_uses_need_the_repositorys_folder(self, monkeypatch, tmp_path):
+        source = catalog.WeightsSource('timm/some_net', 'main', 'model.safetensors')
+        record = replace(catalog.get_record('dofa_base'), sources=(source,))
+        monkeypatch.setenv(WEIGHTS_DIR, str(tmp_path))
+        (tmp_path / 'model.safetensors').touch()
+        assert find_weights(record) is None
+        (tmp_path / 'some_net').mkdir()
+        path = (tmp_path / 'model.safetensors').rename(tmp_path / 'some_net' / 'model.safetensors')
+        assert find_weights(record) == path
+
+    def test_files_of_subfolders_may_lie_flat(self, monkeypatch, tmp_path):
+        source = catalog.WeightsSource('a/b', 'main', 'v1/net.ckpt')
+        monkeypatch.setenv(WEIGHTS_DIR, str(tmp_path))
+        (tmp_path / 'net.ckpt').touch()
+        assert find_weights(replace(catalog.get_record('dofa_base'), sources=(source,))) == tmp_path / 'net.ckpt'
+
     def test_what_lies_there_is_verified(self, monkeypatch, tmp_path):
         (tmp_path / 'DOFA_ViT_base_e100.pth').write_bytes(b'something else')
         monkeypatch.setenv(WEIGHTS_DIR, str(tmp_path))

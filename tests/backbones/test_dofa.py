@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import warnings
 
 import pytest
 import torch
@@ -65,6 +66,23 @@ def test_every_stage_matches_the_published_code(oracle, small_dofa, tmp_path, na
         assert torch.equal(tokens, hidden[-1])
     assert not net.load_report.missing
     assert len(net.load_report.matched) == (74 if layout == 'official' else 72)
+
+
+def test_a_random_network_of_torchgeos_gives_the_same_tokens(small_dofa, use_record, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        models = pytest.importorskip('torchgeo.models', reason='torchgeo is not installed')
+    torch.manual_seed(0)
+    peer = models.DOFA(img_size=96, embed_dim=48, depth=4, num_heads=3, num_classes=0, global_pool=True).eval()
+    torch.nn.init.normal_(peer.pos_embed)
+    torch.save(peer.state_dict(), tmp_path / 'w.pth')
+    use_record(dataclasses.replace(small_dofa, grid=6))
+    x = torch.randn(2, 3, 96, 96)
+    net = create_backbone('dofa_base', RGB, weights=tmp_path / 'w.pth', form='tokens').eval()
+    with torch.no_grad():
+        expected = peer.forward_features(x, wavelengths=[b.wavelength_um for b in RGB])
+        pooled = peer.fc_norm(net(x)[:, 1:].mean(dim=1))
+    torch.testing.assert_close(pooled, expected, atol=1e-4, rtol=0)
 
 
 @pytest.fixture

@@ -108,12 +108,11 @@ def test_maps_of_several_dates_have_one_map_per_stride(build, size, dates):
     torch.testing.assert_close(frames[1].mean(1), mean[1])
 
 
-def test_dates_see_each_other_in_global_blocks_only(build):
+def test_dates_see_each_other_in_global_blocks(build):
     trunk, x = build().trunk, torch.randn(1, 3, 6, 64, 64)
     other = x.clone()
     other[:, 2] += 1
     with torch.no_grad():
-        trunk.__class__.global_at.fget(trunk)
         (before,), (after,) = (trunk.frame_maps(y, [0], window=0) for y in (x, other))
         assert not torch.equal(before[:, 0], after[:, 0])
 
@@ -204,6 +203,14 @@ def test_extra_bands_take_the_nearest_wavelength(published, build):
     path, _ = published()
     net = build(weights=path, bands=(*BANDS, Band('B05', 0.705)))
     assert 'B05 <- B04 (nearest wavelength)' in str(net.load_report)
+
+
+def test_bands_of_unknown_wavelength_take_the_mean_and_that_is_told(published, build, caplog):
+    path, state = published()
+    net = build(weights=path, bands=(*BANDS, Band('slope')), form='tokens')
+    kernel = state['encoder.patch_embed.proj.weight']
+    torch.testing.assert_close(net.trunk.patch_embed.proj.weight[:, 6], kernel.mean(1) * 6 / 7)
+    assert 'slope <- mean of all (wavelength unknown)' in caplog.text
 
 
 @pytest.mark.parametrize('pretrained', [True, False])

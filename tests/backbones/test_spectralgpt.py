@@ -38,7 +38,11 @@ def state():
         'norm.weight': torch.rand(DIM) + 0.5,
         'norm.bias': torch.randn(DIM),
     }
-    shapes = {**{f'attn.{n}': (DIM, DIM) for n in ('q', 'k', 'v', 'proj')}, 'mlp.fc1': (4 * DIM, DIM), 'mlp.fc2': (DIM, 4 * DIM)}
+    shapes = {
+        **{f'attn.{n}': (DIM, DIM) for n in ('q', 'k', 'v', 'proj')},
+        'mlp.fc1': (4 * DIM, DIM),
+        'mlp.fc2': (DIM, 4 * DIM),
+    }
     for i in range(DEPTH):
         for name, shape in shapes.items():
             tensors[f'blocks.{i}.{name}.weight'] = torch.randn(shape) / shape[1] ** 0.5
@@ -50,7 +54,11 @@ def state():
 
 @pytest.fixture
 def weights(state, tmp_path):
-    unused = {'mask_token': torch.zeros(2), 'decoder_pos_embed_spatial': torch.zeros(2), 'decoder_norm.bias': torch.zeros(2)}
+    unused = {
+        'mask_token': torch.zeros(2),
+        'decoder_pos_embed_spatial': torch.zeros(2),
+        'decoder_norm.bias': torch.zeros(2),
+    }
     torch.save({'model': state | unused}, tmp_path / 'w.pth')
     return tmp_path / 'w.pth'
 

@@ -30,7 +30,12 @@ def published(gated):
             f'encoder_embeddings.{key}.proj.weight': torch.randn(DIM, bands * 256) / 16,
         }
     for i in range(DEPTH):
-        shapes = {'attn.qkv': (3 * DIM, DIM), 'attn.proj': (DIM, DIM), 'mlp.fc1': (hidden, DIM), 'mlp.fc2': (DIM, hidden)}
+        shapes = {
+            'attn.qkv': (3 * DIM, DIM),
+            'attn.proj': (DIM, DIM),
+            'mlp.fc1': (hidden, DIM),
+            'mlp.fc2': (DIM, hidden),
+        }
         for name, shape in (shapes | ({'mlp.fc3': (hidden, DIM)} if gated else {})).items():
             state[f'encoder.{i}.{name}.weight'] = torch.randn(shape) / shape[1] ** 0.5
             if not gated:

@@ -2,6 +2,7 @@ import errno
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,13 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from geolearn.bands import Band, get_bands
-from geolearn.chips.emd import WELL_KNOWN_KEY
+from geolearn.chips.emd import STATS_NAME, WELL_KNOWN_KEY, read_metadata
 from geolearn.chips.export import export_training_data
-from geolearn.chips.folder import list_chips
-from geolearn.chips.reader import read_chip
+from geolearn.chips.formats.classified import list_classified_tiles
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, UnknownNameError
-from geolearn.prepare import prepare_data
+from geolearn.raster import GeoBox, read_image
 
 CLASSES = (ClassInfo(1, 'water', (0, 0, 255)), ClassInfo(2, 'land', (0, 255, 0)))
 IMAGE = np.arange(1, 1 + 3 * 48, dtype=np.uint16).reshape(3, 6, 8)
@@ -34,6 +34,22 @@ def image(tmp_path, save):
 @pytest.fixture
 def labels(tmp_path, save):
     return save(tmp_path / 'labels.tif', LABEL)
+
+
+class Chip(NamedTuple):
+    pixels: np.ndarray
+    mask: np.ndarray | None
+    geobox: GeoBox
+    label: np.ndarray
+
+
+def read_chips(out):
+    """Chips of a Classified_Tiles folder, in order of name."""
+    found = []
+    for source in list_classified_tiles(out, read_metadata(out)).chips:
+        pixels, mask, geobox = read_image(source.image)
+        found.append(Chip(pixels, mask, geobox, source.read_label(geobox.shape).raster))
+    return found
 
 
 # --- there and back
@@ -55,41 +71,35 @@ def test_what_is_exported_is_prepared_unchanged(save, data):
         save(root / 'image.tif', image, transform=place, nodata=None)
         save(root / 'labels.tif', label, transform=place)
         classes = [ClassInfo(value, f'class {value}', (value % 256, 1, 2)) for value in values]
-        found = prepare_data(
-            export_training_data(root / 'image.tif', root / 'labels.tif', root / 'out', classes=classes, tile_size=2),
-            transforms=False,
+        out = export_training_data(
+            root / 'image.tif', root / 'labels.tif', root / 'out', classes=classes, tile_size=2, num_workers=2
         )
-        assert found.dtype == dtype
-        assert found.path == root / 'out'
-        assert [info for info in found.class_infos if info.value] == classes
-        chips = list_chips(root / 'out').chips
+        assert read_metadata(out).classes == tuple(classes)
+        chips = read_chips(out)
         corners = [(row, col) for row in (0, 2) for col in (0, 2, 4)]
         assert len(chips) == 6
-        for files, (row, col) in zip(chips, corners):
-            chip = read_chip(files)
+        for chip, (row, col) in zip(chips, corners):
             assert chip.mask is None
             assert chip.pixels.dtype == dtype
             assert (chip.pixels == image[:, row : row + 2, col : col + 2]).all()
             assert (chip.label == label[row : row + 2, col : col + 2]).all()
             assert chip.geobox.transform == Affine(0.5, 0, 123456.5 + col / 2, 0, -0.5, 654321.5 - row / 2)
             assert rasterio.crs.CRS.from_wkt(chip.geobox.crs) == rasterio.crs.CRS.from_epsg(32633)
-        assert found.value_counts == dict(zip(*(a.tolist() for a in np.unique(label, return_counts=True))))
+        counts = json.loads((out / STATS_NAME).read_text())['ClassPixelStats']['NumPixelsPerClass']
+        assert counts == [int((label == value).sum()) for value in values]
 
 
 def test_bands_keep_names_and_wavelengths(tmp_path, image, labels):
     bands = (Band('Red', 0.64), Band('Green', 0.55), Band('NIR', 0.86))
     out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2, bands=bands)
-    assert [(b.name, b.wavelength_um) for b in prepare_data(out).bands] == [
-        ('Red', 0.64),
-        ('Green', 0.55),
-        ('NIR', 0.86),
-    ]
+    found = read_metadata(out)
+    assert (found.band_names, found.wavelengths_um) == (('Red', 'Green', 'NIR'), (0.64, 0.55, 0.86))
 
 
 def test_wavelengths_of_nameless_bands_are_kept(tmp_path, image, labels):
     bands = (Band('band_1', 0.64), Band('band_2', 0.55), Band('band_3', 0.86))
     out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2, bands=bands)
-    assert [band.wavelength_um for band in prepare_data(out).bands] == [0.64, 0.55, 0.86]
+    assert read_metadata(out).wavelengths_um == (0.64, 0.55, 0.86)
 
 
 def test_a_sensor_is_remembered(tmp_path, image, labels):
@@ -97,7 +107,7 @@ def test_a_sensor_is_remembered(tmp_path, image, labels):
     out = export_training_data(
         image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2, bands=bands, sensor='Landsat 8'
     )
-    assert prepare_data(out).bands == bands
+    assert read_metadata(out).sensor == 'Landsat 8'
 
 
 def test_invalid_pixels_stay_invalid_and_are_labelled_with_nothing(tmp_path, save, labels):
@@ -105,12 +115,10 @@ def test_invalid_pixels_stay_invalid_and_are_labelled_with_nothing(tmp_path, sav
     holed[1, 0, 0] = 0
     image = save(tmp_path / 'holed.tif', holed, nodata=0)
     out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
-    chip = read_chip(list_chips(out).chips[0])
+    chip = read_chips(out)[0]
     assert chip.mask.tolist() == [[False, True], [True, True]]
     assert chip.label.tolist() == [[0, 1], [1, 1]]
-    found = prepare_data(out)
-    assert found.value_counts == {1: 23, 2: 24}
-    assert found.statistics.minimum == (2, 50, 98)
+    assert read_metadata(out).statistics.minimum == (2, 50, 98)
 
 
 def test_pixels_that_only_a_mask_makes_invalid_are_labelled_with_nothing(tmp_path, image, labels):
@@ -119,7 +127,7 @@ def test_pixels_that_only_a_mask_makes_invalid_are_labelled_with_nothing(tmp_pat
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(image, 'r+') as dst:
         dst.write_mask(mask)
     out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
-    assert read_chip(list_chips(out).chips[0]).label.tolist() == [[0, 1], [1, 1]]
+    assert read_chips(out)[0].label.tolist() == [[0, 1], [1, 1]]
 
 
 def test_nodata_of_the_labels_means_unlabelled(tmp_path, save, image):
@@ -127,7 +135,7 @@ def test_nodata_of_the_labels_means_unlabelled(tmp_path, save, image):
     label[0, 0] = 255
     labels = save(tmp_path / 'labels.tif', label, nodata=255)
     out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
-    assert read_chip(list_chips(out).chips[0]).label.tolist() == [[0, 1], [1, 1]]
+    assert read_chips(out)[0].label.tolist() == [[0, 1], [1, 1]]
 
 
 def test_several_rasters_are_exported_as_one(tmp_path, save, image, labels):
@@ -136,15 +144,15 @@ def test_several_rasters_are_exported_as_one(tmp_path, save, image, labels):
     right = save(tmp_path / 'right.tif', IMAGE[:, :, 5:], names=names, transform=Affine(10, 0, 50, 0, -10, 0))
     whole = export_training_data(image, labels, tmp_path / 'whole', classes=CLASSES, tile_size=2)
     parts = export_training_data([left, right], labels, tmp_path / 'parts', classes=CLASSES, tile_size=2)
-    for one, other in zip(list_chips(whole).chips, list_chips(parts).chips, strict=True):
-        assert (read_chip(one).pixels == read_chip(other).pixels).all()
-        assert read_chip(one).geobox.transform == read_chip(other).geobox.transform
+    for one, other in zip(read_chips(whole), read_chips(parts), strict=True):
+        assert (one.pixels == other.pixels).all()
+        assert one.geobox.transform == other.geobox.transform
 
 
 @pytest.mark.parametrize(('stride', 'count'), [(None, 12), (1, 35), (4, 4)])
 def test_a_stride_sets_how_many_chips_there_are(tmp_path, image, labels, stride, count):
     out = export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2, stride=stride)
-    assert len(list_chips(out).chips) == count
+    assert len(read_chips(out)) == count
 
 
 def test_chips_with_too_few_labels_are_left_out(tmp_path, save, image):
@@ -152,9 +160,7 @@ def test_chips_with_too_few_labels_are_left_out(tmp_path, save, image):
     label[0, 0] = label[0:2, 2] = 1
     labels = save(tmp_path / 'labels.tif', label)
     found = [
-        len(
-            list_chips(export_training_data(image, labels, out, classes=CLASSES, tile_size=2, min_labelled=share)).chips
-        )
+        len(read_chips(export_training_data(image, labels, out, classes=CLASSES, tile_size=2, min_labelled=share)))
         for share, out in ((0, tmp_path / 'a'), (0.4, tmp_path / 'b'))
     ]
     assert found == [2, 1]
@@ -258,7 +264,7 @@ def test_labels_take_one_byte_unless_a_class_needs_two(tmp_path, save, image):
         labels = save(tmp_path / 'labels.tif', np.full((6, 8), value, np.uint16))
         classes = [ClassInfo(value, 'x', (1, 2, 3))]
         out = export_training_data(image, labels, tmp_path / dtype, classes=classes, tile_size=2)
-        assert read_chip(list_chips(out).chips[0]).label.dtype == dtype
+        assert read_chips(out)[0].label.dtype == dtype
 
 
 # --- what is refused
@@ -317,7 +323,7 @@ def test_an_empty_folder_is_filled(tmp_path, image, labels):
     (tmp_path / 'out').mkdir()
     assert export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2) == tmp_path / 'out'
     assert not list(tmp_path.glob('.*'))
-    assert prepare_data(tmp_path / 'out').c == 2
+    assert len(read_chips(tmp_path / 'out')) == 12
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(image, labels):

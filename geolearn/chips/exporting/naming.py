@@ -87,7 +87,8 @@ def _numbers(texts: Sequence[str], naming: Naming) -> dict[str, int]:
 def _field_values(frame: Any, shown: str, naming: Naming, counts: dict[str, int]) -> tuple[np.ndarray, dict[int, str]]:
     field = _find(frame, naming.value_field, (*VALUE_FIELDS, *NAME_FIELDS), shown)
     if field is None:
-        fields = ', '.join(_fields(frame)) or 'none'
+        found = _fields(frame)
+        fields = ', '.join(found[:8]) + (', ...' if len(found) > 8 else '') or 'none'
         counts[f'features are one class, as no field is called classvalue or classname; fields: {fields}'] = len(frame)
         only = naming.classes[0].value if naming.classes and len(naming.classes) == 1 else 1
         return np.full(len(frame), only, np.int64), {only: _UNNAMED} if len(frame) else {}

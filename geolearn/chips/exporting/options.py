@@ -6,6 +6,7 @@ from geolearn.chips.label import Task
 from geolearn.errors import ChipFolderError, UnknownNameError
 
 CROP_MODES = ('fixed', 'bounding_box')
+PROCESSING_MODES = ('mosaic', 'collection')
 REFERENCE_SYSTEMS = ('MAP_SPACE', 'PIXEL_SPACE')
 
 

@@ -13,6 +13,10 @@ SLAB_BYTES = 48 * 2**20
 """Pixels that a thread reads at once; all threads together take no more than ten of these."""
 
 
+class NothingThereError(ChipFolderError):
+    """No chip can be cut from a raster: labels lie elsewhere, or no tile fits."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
     """Where one chip lies.

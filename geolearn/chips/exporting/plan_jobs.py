@@ -9,7 +9,7 @@ from affine import Affine
 
 from geolearn.chips.exporting.features import Features, need_shapely
 from geolearn.chips.exporting.options import ExportOptions
-from geolearn.chips.exporting.plan import Job, Tile, grid_jobs, hull, turned_tile, turned_tiles
+from geolearn.chips.exporting.plan import Job, NothingThereError, Tile, grid_jobs, hull, turned_tile, turned_tiles
 from geolearn.errors import ChipFolderError
 
 TILES_PER_JOB = 16
@@ -27,7 +27,8 @@ def plan_jobs(src: Any, options: ExportOptions, features: Features | None, areas
         threads: How many work at once.
 
     Raises:
-        ChipFolderError: If no chip fits.
+        NothingThereError: If no chip fits.
+        ChipFolderError: If the raster is smaller than a chip.
     """
     if options.per_feature and features is not None:
         tiles: Iterable[Tile] = _inside(_feature_tiles((src.height, src.width), options, features), areas)
@@ -37,7 +38,7 @@ def plan_jobs(src: Any, options: ExportOptions, features: Features | None, areas
         jobs = _grids(src, options, areas, threads, needed=None if options.output_nofeature_tiles else features)
     if not jobs:
         where = 'that lies within mask_polygons' if areas is not None else 'inside the raster that shows a feature'
-        raise ChipFolderError(f'there is no chip of {options.tile_size} pixels {where}; choose a smaller tile_size')
+        raise NothingThereError(f'there is no chip of {options.tile_size} pixels {where}; choose a smaller tile_size')
     return tuple(jobs)
 
 

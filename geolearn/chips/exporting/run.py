@@ -86,13 +86,13 @@ class Export:
     writer: ChipWriter
     options: ExportOptions
 
-    def run(self, jobs: Sequence[Job], threads: int) -> tuple[list[Tally], Counter[str]]:
-        """Cut all jobs.
+    def run(self, jobs: Sequence[Job], threads: int, start: int) -> tuple[list[Tally], Counter[str]]:
+        """Cut all jobs, numbering chips from `start`.
 
         Returns:
             What the metadata tells of each job's chips, and how often something was left out, by reason.
         """
-        order, tallies, skipped = _Order(self.options.start_index), [Tally() for _ in jobs], Counter[str]()
+        order, tallies, skipped = _Order(start), [Tally() for _ in jobs], Counter[str]()
         waiting = iter(jobs)
         lock = threading.Lock()
         count = sum(len(job.tiles) for job in jobs)

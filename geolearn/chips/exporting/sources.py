@@ -13,7 +13,7 @@ from geolearn.chips.exporting.plan import Tile, turn_pixels
 from geolearn.chips.exporting.regions import RasterLabels, read_values
 from geolearn.chips.exporting.truth import burn, feature_label, raster_label
 from geolearn.chips.exporting.vectors import VectorLabels
-from geolearn.chips.label import Label
+from geolearn.chips.label import Label, Task
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError
 
@@ -24,7 +24,7 @@ class Truth:
 
     Args:
         label: In the form that the format needs.
-        features: Class value and area in pixels of each feature, (n,) and (n,); None where labels are rasters.
+        features: Class value and area in pixels of each feature, (n,) and (n,); None where the label tells.
         outline: (height, width), True inside the feature that the chip was made for.
         empty: Whether the chip shows nothing that is worth a chip.
     """
@@ -49,7 +49,7 @@ class LabelSource:
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
-        """Classes of all parts, by value."""
+        """Classes of all parts, in their order."""
         found: dict[int, ClassInfo] = {}
         for part in (self.raster, self.vectors):
             for info in part.classes if part else ():
@@ -58,7 +58,7 @@ class LabelSource:
                         f'class value {info.value} is called {found[info.value].name!r} in the class raster and '
                         f'{info.name!r} in the instances; give both one name with classes='
                     )
-        return tuple(found[value] for value in sorted(found))
+        return tuple(found.values())
 
     @contextmanager
     def open(self) -> Iterator[Any]:
@@ -90,7 +90,7 @@ class LabelSource:
         counted = cut.select(cut.shares >= options.min_polygon_overlap_ratio)
         return Truth(
             label,
-            (counted.values, _areas(counted)),
+            (counted.values, _areas(counted)) if options.task in (Task.PIXELS, Task.LABELS) else None,
             burn(cut, tile.shape, None) > 0 if tile.feature is not None else None,
             is_empty(label, options.min_labelled) or not enough,
         )

@@ -1,13 +1,12 @@
 """Make the label of a chip, in the form that a format needs, from features or from class values."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from rasterio.features import rasterize, shapes
 
 from geolearn.chips.exporting.features import Cut, need_shapely
 from geolearn.chips.label import Label, Task, mask_boxes
+from geolearn.raster.burning import burn_polygons, group_pixels
 
 TOO_SMALL = 'feature smaller than a pixel, or cut to less'
 BELOW_RATIO = 'feature of which less than min_polygon_overlap_ratio is in the chip'
@@ -45,7 +44,7 @@ def feature_label(task: Task, cut: Cut, shape: tuple[int, int], mask: np.ndarray
 
 def burn(cut: Cut, shape: tuple[int, int], mask: np.ndarray | None) -> np.ndarray:
     """Return the class value of each pixel (height, width) uint16 whose centre lies in a feature, else 0."""
-    raster = _rasterize(zip(cut.geometry, cut.values.tolist()), shape, np.uint16)
+    raster = burn_polygons(zip(cut.geometry, cut.values.tolist()), shape, dtype=np.uint16)
     return raster if mask is None else np.where(mask, raster, 0).astype(np.uint16)
 
 
@@ -64,7 +63,7 @@ def _boxes(cut: Cut, shape: tuple[int, int], mask: np.ndarray | None, skipped: l
 
 def _outline(geometry: Any, mask: np.ndarray) -> np.ndarray:
     """Return the pixels with data that a geometry touches."""
-    burnt = rasterize([(geometry, 1)], out_shape=mask.shape, dtype=np.uint8, all_touched=True)
+    burnt = burn_polygons([(geometry, 1)], mask.shape, all_touched=True)
     touched: np.ndarray = mask & (burnt > 0)
     return touched
 
@@ -95,16 +94,8 @@ def _instance(geometry: Any, shape: tuple[int, int]) -> np.ndarray:
     window = mask[rows, cols]
     if window.size:
         moved = need_shapely().transform(geometry, lambda points: points - (cols.start, rows.start))
-        window[:] = _rasterize([(moved, 1)], window.shape, np.uint8) > 0
+        window[:] = burn_polygons([(moved, 1)], window.shape) > 0
     return mask
-
-
-def _rasterize(pairs: Iterable[tuple[Any, int]], shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    listed = list(pairs)
-    if not listed:
-        return np.zeros(shape, dtype)
-    burnt: np.ndarray = rasterize(listed, out_shape=shape, dtype=dtype)
-    return burnt
 
 
 def raster_label(task: Task, values: np.ndarray) -> Label:
@@ -120,14 +111,9 @@ def raster_label(task: Task, values: np.ndarray) -> Label:
         return Label(values=found.astype(np.int64))
     if task is Task.UNLABELLED:
         return Label()
-    groups = [(geometry, int(value)) for geometry, value in shapes(_plain(values), mask=values > 0, connectivity=4)]
-    masks = [_rasterize([(geometry, 1)], values.shape, np.uint8) > 0 for geometry, _ in groups]
+    groups = group_pixels(values)
+    masks = [burn_polygons([(geometry, 1)], values.shape) > 0 for geometry, _ in groups]
     found = np.array([value for _, value in groups], np.int64)
     if task is Task.OBJECTS:
         return Label(values=found, boxes=mask_boxes(masks))
     return Label(values if task is Task.PANOPTIC else None, found, mask_boxes(masks), tuple(masks))
-
-
-def _plain(values: np.ndarray) -> np.ndarray:
-    """Return the values in a type that GDAL polygonizes."""
-    return values if values.dtype in (np.uint8, np.uint16, np.int16, np.int32) else values.astype(np.int32)

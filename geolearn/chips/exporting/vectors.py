@@ -1,6 +1,6 @@
 """Read vector labels: any file that OGR reads, GeoDataFrames, or a layer for each class."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ import numpy as np
 
 from geolearn.chips.exporting.features import Features, areal, invert, move, need_shapely
 from geolearn.chips.exporting.naming import Naming, class_values
+from geolearn.chips.exporting.plan import NothingThereError
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError
 from geolearn.extras import require
@@ -44,23 +45,22 @@ def is_vector(labels: Any, layer: str | None) -> bool:
     return isinstance(labels, str | Path) and (layer is not None or Path(labels).suffix.lower() in SUFFIXES)
 
 
-def read_vectors(
-    labels: Any, box: GeoBox, naming: Naming, *, layer: str | None, crs: str | None, buffer_radius: float | None
+def place_vectors(
+    layers: Sequence[Layer], box: GeoBox, naming: Naming, *, crs: str | None, buffer_radius: float | None
 ) -> VectorLabels:
-    """Read features, bring them to the raster's CRS and then to its pixels.
+    """Bring features to the raster's CRS and then to its pixels.
 
     Args:
-        labels: File, GeoDataFrame, or a mapping from class name to file, (file, layer) or GeoDataFrame.
+        layers: Tables from `read_layers`.
         box: Place of the raster.
         naming: Which fields hold the classes.
-        layer: Layer of the file.
         crs: CRS of labels that name none.
         buffer_radius: Map units by which features grow; points and lines need it.
 
     Raises:
-        ChipFolderError: If something cannot be read or placed, or no feature remains; the message says why.
+        NothingThereError: If features and raster do not overlap.
+        ChipFolderError: If something cannot be placed, or no feature remains; the message says why.
     """
-    layers = list(_layers(labels, layer))
     counts: dict[str, int] = {}
     parts = [_place(item, box, crs, buffer_radius, counts) for item in layers]
     values, classes = class_values([(item, part[1]) for item, part in zip(layers, parts)], naming, counts)
@@ -75,13 +75,22 @@ def read_vectors(
     return VectorLabels(features, classes, tuple(f'{shown}: {count} {what}' for what, count in counts.items()))
 
 
-def read_areas(source: Any, box: GeoBox, crs: str | None) -> Any:
-    """Read polygons as one geometry in pixels of the raster."""
-    parts = [_place(item, box, crs, None, {})[0] for item in _layers(source, None)]
+def place_areas(layers: Sequence[Layer], box: GeoBox, crs: str | None) -> Any:
+    """Return polygons as one geometry in pixels of the raster."""
+    parts = [_place(item, box, crs, None, {})[0] for item in layers]
     return need_shapely().union_all(move(np.concatenate(parts), invert(box.transform)))
 
 
-def _layers(labels: Any, layer: str | None) -> Iterator[Layer]:
+def read_layers(labels: Any, layer: str | None) -> Iterator[Layer]:
+    """Yield tables of features.
+
+    Args:
+        labels: File, GeoDataFrame, or a mapping from class name to file, (file, layer) or GeoDataFrame.
+        layer: Layer of the file.
+
+    Raises:
+        ChipFolderError: If something cannot be read; the message says why.
+    """
     if not isinstance(labels, Mapping):
         yield _layer(None, labels, layer)
         return
@@ -168,7 +177,7 @@ def _check_overlap(bounds: np.ndarray, box: GeoBox, shown: str) -> None:
     left, bottom, right, top = box.bounds
     if bounds[0] >= right or bounds[2] <= left or bounds[1] >= top or bounds[3] <= bottom:
         ours, theirs = (', '.join(f'{number:.6g}' for number in numbers) for numbers in (box.bounds, bounds))
-        raise ChipFolderError(
+        raise NothingThereError(
             f'{shown} and the raster do not overlap: in the CRS of the raster (left, bottom, right, top) the raster '
             f'covers {ours} and the labels {theirs}. Is the CRS of one of them wrong?'
         )

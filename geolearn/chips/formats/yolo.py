@@ -38,8 +38,8 @@ def list_yolo(folder: Path, metadata: ExportMetadata) -> Listing:
     """List images with a YOLO file each, in images/ and labels/ and folders of equal names in them, such as train/.
 
     YOLO counts classes from 0, where ArcGIS keeps 0 for unlabelled: class i gets the value i + 1. Names come from
-    classes.txt, data.yaml or *.names; else the classes of the .emd in their order, with their own values; else the
-    numbers serve as names. An empty file says that a chip holds no object; an image without one is left out. Where
+    classes.txt, data.yaml or *.names, and their values from the .emd where it names all of them; else from the classes
+    of the .emd in their order; else the numbers serve as names. An empty file says that a chip holds no object; an image without one is left out. Where
     every line is a polygon the task is INSTANCES, else OBJECTS, and polygons among boxes count with their box.
 
     Raises:
@@ -80,6 +80,10 @@ def _classes(folder: Path, metadata: ExportMetadata, found: set[int]) -> dict[in
         names = {index: str(index) for index in sorted(found)}
     if not names:
         raise ChipFolderError(f'no label below {folder} has an object and no classes.txt or data.yaml names a class')
+    listed = {info.name: info for info in metadata.classes}
+    if listed and set(names.values()) <= set(listed) and len(set(names.values())) == len(names):
+        # an export says which value each name has; the class file only numbers them
+        return {index: listed[name] for index, name in names.items()}
     ordered = sorted(names.items())
     return {index: ClassInfo(index + 1, name, default_color(at)) for at, (index, name) in enumerate(ordered)}
 

@@ -42,7 +42,6 @@ def metadata_texts(
     facts: ExportFacts,
     tally: Tally,
     *,
-    cell_size: Mapping[str, Any] | None,
     next_index: int,
     extra: Mapping[str, Any],
     notes: Sequence[str],
@@ -52,19 +51,18 @@ def metadata_texts(
     Args:
         facts: What is true of all chips.
         tally: What was counted.
-        cell_size: The MinCellSize object.
         next_index: Number of the chip that would come next.
         extra: What the format adds to the .emd.
         notes: What people should know, kept in the .emd.
     """
-    emd = _emd(facts, tally, cell_size) | dict(extra)
+    emd = _emd(facts, tally) | dict(extra)
     emd['geolearn'] = {'wavelengths_um': [band.wavelength_um for band in facts.bands], 'notes': list(notes)}
     # ArcGIS writes backslashes, two blanks before labels and one at the end; its own reader relies on none of them
     rows = ''.join('  '.join(names).replace('/', '\\') + ' \n' for names in tally.rows)
     return {
         'map.txt': rows,
         'stats.txt': _stats_text(facts, tally),
-        STATS_NAME: json.dumps(_accumulated(facts, tally, cell_size, next_index), indent=2),
+        STATS_NAME: json.dumps(_accumulated(facts, tally, next_index), indent=2),
         EMD_NAME: json.dumps(emd, indent=2),
     }
 
@@ -73,7 +71,7 @@ def _properties(facts: ExportFacts) -> dict[str, Any]:
     return {'RasterCount': 1, 'SensorName': facts.sensor, 'BandNames': [band.name for band in facts.bands]}
 
 
-def _emd(facts: ExportFacts, tally: Tally, cell_size: Mapping[str, Any] | None) -> dict[str, Any]:
+def _emd(facts: ExportFacts, tally: Tally) -> dict[str, Any]:
     found = tally.bands.result()
     columns = zip(facts.bands, found.minimum, found.maximum, found.mean, found.std)
     return {
@@ -84,8 +82,8 @@ def _emd(facts: ExportFacts, tally: Tally, cell_size: Mapping[str, Any] | None) 
         'IsMultidimensional': False,
         'CropTileMode': 'Variable_Size' if facts.variable_size else 'Fixed_Size',
         'ImageSpaceUsed': 'MAP_SPACE' if facts.map_space else 'PIXEL_SPACE',
-        'MinCellSize': cell_size,
-        'MaxCellSize': cell_size,
+        'MinCellSize': tally.cell_size('Min'),
+        'MaxCellSize': tally.cell_size('Max'),
         'Classes': [{'Value': c.value, 'Name': c.name, 'Color': list(c.color)} for c in facts.classes],
         'InputRastersProps': _properties(facts),
         'AllTilesStats': [
@@ -96,9 +94,7 @@ def _emd(facts: ExportFacts, tally: Tally, cell_size: Mapping[str, Any] | None) 
     }
 
 
-def _accumulated(
-    facts: ExportFacts, tally: Tally, cell_size: Mapping[str, Any] | None, next_index: int
-) -> dict[str, Any]:
+def _accumulated(facts: ExportFacts, tally: Tally, next_index: int) -> dict[str, Any]:
     s, count = tally.bands, len(tally.rows)
     columns = zip(s.minimum.tolist(), s.maximum.tolist(), s.mean.tolist(), s.m2.tolist(), s.count.tolist())
     found = {
@@ -112,8 +108,8 @@ def _accumulated(
         'NextTileIndex': next_index,
         'OutputFeatures': facts.features,
         'MetaDataMode': facts.metadata_format,
-        'MinCellSize': cell_size,
-        'MaxCellSize': cell_size,
+        'MinCellSize': tally.cell_size('Min'),
+        'MaxCellSize': tally.cell_size('Max'),
         'Classes': [{'ClassValue': c.value, 'ClassName': c.name, 'Color': list(c.color)} for c in facts.classes],
         'InputRastersProps': _properties(facts),
         'BandStatsState': [

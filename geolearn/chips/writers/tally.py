@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from geolearn.raster import GeoBox
 from geolearn.statistics import RunningStatistics
 
 
@@ -64,6 +65,8 @@ class Tally:
         areas: For each class the areas of its features in square map units.
         chips_with: For each class the features of the chips that hold any.
         features_per_chip: Features in each chip.
+        cell_sizes: Width and height of the chips' pixels in map units.
+        crs: CRS of the first chip.
     """
 
     rows: list[tuple[str, ...]] = field(default_factory=list)
@@ -73,6 +76,21 @@ class Tally:
     areas: dict[int, Summary] = field(default_factory=dict)
     chips_with: dict[int, Summary] = field(default_factory=dict)
     features_per_chip: Summary = field(default_factory=Summary)
+    cell_sizes: tuple[Summary, Summary] = field(default_factory=lambda: (Summary(), Summary()))
+    crs: str | None = None
+
+    def add_chip(self, files: tuple[str, ...], bands: RunningStatistics, place: GeoBox) -> None:
+        """Take in what every chip has: files, statistics and place."""
+        self.rows.append(files)
+        self.bands.merge(bands)
+        for summary, side in zip(self.cell_sizes, place.resolution):
+            summary.add([float(f'{side:.12g}')])  # turning a chip leaves rounding behind
+        self.crs = self.crs or place.crs
+
+    def cell_size(self, which: str) -> dict[str, Any]:
+        """Return the smallest (``'Min'``) or largest (``'Max'``) size of a pixel, as ArcGIS writes it."""
+        side_x, side_y = (summary.as_dict()[which] for summary in self.cell_sizes)
+        return {'x': side_x, 'y': side_y, 'spatialReference': {'wkt': self.crs} if self.crs else {}}
 
     def add_raster(self, counts: Mapping[int, int]) -> None:
         """Count the pixels of one chip, by class value."""
@@ -101,25 +119,21 @@ class Tally:
             _merge(mine, theirs)
         self.classes_per_chip.merge(other.classes_per_chip)
         self.features_per_chip.merge(other.features_per_chip)
+        for summary, found in zip(self.cell_sizes, other.cell_sizes):
+            summary.merge(found)
+        self.crs = self.crs or other.crs
 
 
 def band_statistics(pixels: np.ndarray, mask: np.ndarray | None) -> RunningStatistics:
-    """Return the statistics of a chip's valid pixels; one band at a time stays in the processor's cache.
+    """Return the statistics of a chip's valid pixels.
 
     Args:
         pixels: (bands, height, width).
         mask: (height, width), True where valid; None where all are.
     """
-    columns: list[tuple[float, ...]] = []
-    for plane in pixels:
-        flat = plane.ravel() if mask is None else plane[mask]
-        if not flat.size:
-            return RunningStatistics()
-        low, high, exact = float(flat.min()), float(flat.max()), flat.astype(np.float64)
-        mean = float(exact.mean())
-        exact -= mean
-        columns.append((flat.size, mean, float(np.einsum('i,i->', exact, exact)), low, high))
-    return RunningStatistics(*(np.array(column, np.float64) for column in zip(*columns)))
+    found = RunningStatistics()
+    found.add(pixels, mask)
+    return found
 
 
 def summaries(found: Mapping[int, Summary], values: Iterable[int], count: int | None = None) -> list[dict[str, Any]]:

@@ -1,0 +1,241 @@
+"""Gathering: images, masks, boxes and outlines are cut alike, and what is not there says so."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geolearn.chips.gather import LEAST_VISIBLE, GatherPlan, gather
+from geolearn.chips.label import Label, Task, mask_boxes
+from geolearn.chips.reader import Chip
+from geolearn.classes import IGNORE_INDEX
+from geolearn.raster import GeoBox
+
+
+class Chips:
+    """Chips in memory."""
+
+    def __init__(self, *chips):
+        self.chips = chips
+
+    def chip(self, position):
+        return self.chips[position]
+
+
+def make_chip(pixels, *, mask=None, label=None, dates=1):
+    return Chip(pixels, mask, label or Label(), GeoBox(pixels.shape[1:], Affine(1, 0, 0, 0, -1, 0), None), dates)
+
+
+def places(height, width, planes=2):
+    """Pixels that know where they are: 100 * row + column, and 10,000 more in each plane."""
+    rows, cols = np.mgrid[:height, :width]
+    return np.stack([plane * 10_000 + rows * 100 + cols for plane in range(planes)]).astype(np.float32)
+
+
+def make_plan(task, **changes):
+    table = np.full(65536, -1, np.int64)
+    table[:6] = [IGNORE_INDEX, 0, 1, 2, 3, 4]
+    plan = GatherPlan(task, (0, 1), 1, 5, table, 8, seed=3)
+    return replace(plan, **changes)
+
+
+@pytest.mark.parametrize('random_crop', [True, False])
+def test_mask_and_image_are_cut_alike(random_crop):
+    pixels = places(20, 30)
+    raster = (pixels[0].astype(int) % 5 + 1).astype(np.uint8)
+    store = Chips(make_chip(pixels, label=Label(raster)))
+    for draw in range(10):
+        batch = gather(store, [0, 0], make_plan(Task.PIXELS, random_crop=random_crop), draw=draw)
+        assert batch.images.shape == (2, 2, 8, 8)
+        assert torch.equal(batch.masks, batch.images[:, 0].long() % 5)
+
+
+def test_crops_repeat_and_differ_from_draw_to_draw():
+    store = Chips(make_chip(places(50, 50), label=Label(np.ones((50, 50), np.uint8))))
+    plan = make_plan(Task.PIXELS, random_crop=True)
+    one, again, other = (gather(store, [0], plan, draw=draw).images for draw in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_a_crop_reaches_every_corner_and_never_beyond():
+    store = Chips(make_chip(places(10, 11), label=Label(np.ones((10, 11), np.uint8))))
+    plan = make_plan(Task.PIXELS, random_crop=True)
+    corners = {int(gather(store, [0], plan, draw=draw).images[0, 0, 0, 0]) for draw in range(200)}
+    assert corners == {100 * row + col for row in range(3) for col in range(4)}
+
+
+@pytest.mark.parametrize('shape', [(5, 8), (8, 3), (5, 20), (20, 5), (1, 1)])
+def test_small_chips_are_padded_with_nothing(shape):
+    height, width = min(shape[0], 8), min(shape[1], 8)
+    label = Label(np.ones(shape, np.uint8))
+    batch = gather(Chips(make_chip(places(*shape), label=label)), [0], make_plan(Task.PIXELS))
+    assert batch.images[0, :, :height, :width].isfinite().all()
+    assert batch.images[0].isfinite().sum() == 2 * height * width
+    assert (batch.masks[0, :height, :width] == 0).all()
+    assert (batch.masks[0] == IGNORE_INDEX).sum() == 64 - height * width
+
+
+def test_chips_of_several_sizes_share_a_batch():
+    store = Chips(*(make_chip(places(size, size), label=Label(np.ones((size, size), np.uint8))) for size in (4, 8, 12)))
+    batch = gather(store, [2, 0, 1], make_plan(Task.PIXELS))
+    assert batch.images.isfinite().sum(dim=(1, 2, 3)).tolist() == [128, 32, 128]
+
+
+def test_pixels_that_are_invalid_in_a_used_band_take_no_part():
+    mask = np.ones((3, 8, 8), bool)
+    mask[0, 1, 1] = mask[2, 5, 5] = False
+    store = Chips(make_chip(places(8, 8, 3), mask=mask, label=Label(np.ones((8, 8), np.uint8))))
+    batch = gather(store, [0], make_plan(Task.PIXELS, planes=(0, 1)))
+    assert batch.images.isnan().sum() == 2
+    assert batch.images[0, :, 1, 1].isnan().all()
+    assert (batch.masks == IGNORE_INDEX).sum() == 1
+
+
+def test_chosen_bands_come_in_their_order():
+    store = Chips(make_chip(places(8, 8, 3)))
+    batch = gather(store, [0], make_plan(Task.UNLABELLED, planes=(2, 0)))
+    assert batch.images[0, :, 0, 0].tolist() == [20_000, 0]
+    assert batch.targets == ()
+
+
+def test_dates_have_an_axis_of_their_own():
+    mask = np.ones((1, 10, 10), bool)
+    mask[0, 2, 3] = False
+    chip = make_chip(places(10, 10, 6), mask=mask, label=Label(np.ones((10, 10), np.uint8)), dates=3)
+    batch = gather(Chips(chip), [0, 0], make_plan(Task.CHANGE, planes=(1, 0, 3, 2, 5, 4), dates=3))
+    assert batch.images.shape == (2, 3, 2, 8, 8)
+    assert batch.images[0, :, :, 0, 0].tolist() == [[10_101, 101], [30_101, 20_101], [50_101, 40_101]]
+    assert batch.images[0, :, :, 1, 2].isnan().all()
+    assert batch.images.isnan().sum() == 2 * 6
+    assert batch.masks[0, 1, 2] == IGNORE_INDEX
+
+
+def test_labels_of_sixteen_bits_find_their_class():
+    raster = np.full((8, 8), 60_000, np.uint16)
+    table = np.full(65536, -1, np.int64)
+    table[60_000] = 4
+    batch = gather(Chips(make_chip(places(8, 8), label=Label(raster))), [0], make_plan(Task.PIXELS, table=table))
+    assert (batch.masks == 4).all()
+
+
+@pytest.mark.parametrize('holes', [False, True])
+def test_rare_class_crops_hold_rare_pixels(holes):
+    raster = np.ones((64, 64), np.uint8)
+    raster[3, 60] = raster[50, 50] = 5
+    mask = np.ones((1, 64, 64), bool)
+    mask[0, 50, 50] = not holes
+    plan = make_plan(Task.PIXELS, random_crop=True, rare_values=(5,))
+    batch = gather(Chips(make_chip(places(64, 64), mask=mask, label=Label(raster))), [0] * 200, plan)
+    share = (batch.masks == 4).any(dim=(1, 2)).float().mean()
+    assert 0.4 < share < 0.65
+
+
+def test_one_chips_label_does_not_move_the_next_chips_crop():
+    plain = make_chip(places(64, 64), label=Label(np.ones((64, 64), np.uint8)))
+    rare = plain._replace(label=Label(np.full((64, 64), 5, np.uint8)))
+    plan = make_plan(Task.PIXELS, random_crop=True, rare_values=(5,))
+    one, two = (gather(Chips(first, plain), [0, 1], plan) for first in (plain, rare))
+    assert torch.equal(one.images[1], two.images[1])
+
+
+@st.composite
+def outlined_chips(draw):
+    height, width = draw(st.integers(4, 20)), draw(st.integers(4, 20))
+    masks = []
+    for _ in range(draw(st.integers(0, 4))):
+        top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+        mask = np.zeros((height, width), bool)
+        mask[top : top + draw(st.integers(1, 9)), left : left + draw(st.integers(1, 9))] = True
+        mask[draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))] = True
+        masks.append(mask)
+    values = np.array(draw(st.lists(st.integers(0, 5), min_size=len(masks), max_size=len(masks))), np.int64)
+    return make_chip(places(height, width), label=Label(None, values, mask_boxes(masks), tuple(masks)))
+
+
+@settings(max_examples=60)
+@given(chip=outlined_chips(), draw=st.integers(0, 1000), task=st.sampled_from([Task.INSTANCES, Task.PANOPTIC]))
+def test_outlines_and_boxes_agree_with_the_image(chip, draw, task):
+    plan = make_plan(task, random_crop=True, left_out=IGNORE_INDEX)
+    if task == Task.PANOPTIC:
+        chip = chip._replace(label=replace(chip.label, raster=np.ones(chip.pixels.shape[1:], np.uint8)))
+    batch = gather(Chips(chip), [0], plan, draw=draw)
+    image, (objects,) = batch.images[0, 0], batch.objects
+    expected = []
+    for value, mask in zip(chip.label.values, chip.label.masks):
+        shown = torch.zeros(8, 8, dtype=torch.bool)
+        spots = {100 * row + col for row, col in np.argwhere(mask)}
+        for row, col in np.argwhere(np.isfinite(image.numpy())):
+            shown[row, col] = int(image[row, col]) in spots
+        if value and shown.sum() >= max(1, LEAST_VISIBLE * mask.sum()):
+            expected.append((int(value) - 1, shown))
+    assert objects.labels.tolist() == [label for label, _ in expected]
+    assert objects.masks.shape == (len(expected), 8, 8)
+    assert all(torch.equal(found, shown) for found, (_, shown) in zip(objects.masks, expected))
+    np.testing.assert_array_equal(objects.boxes.numpy(), mask_boxes([shown.numpy() for _, shown in expected]))
+
+
+def test_boxes_are_moved_clipped_and_dropped():
+    boxes = np.array([[5, 5, 9, 9], [0, 0, 4, 4], [11.5, 6, 16, 12], [13, 13, 14.5, 16], [13, 5, 16, 9]], np.float32)
+    chip = make_chip(places(16, 16), label=Label(None, np.arange(1, 6), boxes))
+    batch = gather(Chips(chip), [0], make_plan(Task.OBJECTS))  # the middle: 4..12
+    (objects,) = batch.objects
+    assert objects.masks is None
+    assert objects.labels.tolist() == [0]
+    assert objects.boxes.tolist() == [[1, 1, 5, 5]]
+    wide = replace(chip.label, boxes=boxes + np.array([0, 0, 0, 0], np.float32))
+    whole = gather(Chips(chip._replace(label=wide)), [0], make_plan(Task.OBJECTS, chip_size=20))
+    np.testing.assert_array_equal(whole.objects[0].boxes.numpy(), boxes)
+
+
+def test_a_box_half_seen_is_kept_as_far_as_it_is_seen():
+    boxes = np.array([[2, 5, 8, 7]], np.float32)
+    chip = make_chip(places(16, 16), label=Label(None, np.array([1]), boxes))
+    (objects,) = gather(Chips(chip), [0], make_plan(Task.OBJECTS)).objects
+    assert objects.boxes.tolist() == [[0, 1, 4, 3]]
+
+
+@pytest.mark.parametrize('empty', [Label(), Label(boxes=np.zeros((0, 4), np.float32), masks=())])
+def test_a_chip_without_objects_has_none_whoever_read_it(empty):
+    chips = Chips(make_chip(places(16, 16), label=empty))
+    for size in (8, 16, 20):
+        (objects,) = gather(chips, [0], make_plan(Task.INSTANCES, chip_size=size)).objects
+        assert objects.boxes.shape == (0, 4)
+        assert objects.labels.dtype == torch.int64
+        assert objects.masks.shape == (0, size, size)
+
+
+def test_values_that_are_left_out_are_no_objects():
+    boxes = np.tile(np.array([[1, 1, 3, 3]], np.float32), (3, 1))
+    table = np.full(65536, -1, np.int64)
+    table[7] = 0
+    chip = make_chip(places(8, 8), label=Label(None, np.array([7, 8, 7]), boxes))
+    (objects,) = gather(Chips(chip), [0], make_plan(Task.OBJECTS, table=table, left_out=-1)).objects
+    assert objects.labels.tolist() == [0, 0]
+
+
+def test_labels_of_whole_chips_survive_a_crop():
+    chips = Chips(*(make_chip(places(20, 20), label=Label(values=np.array(values, np.int64))) for values in ([2], [5])))
+    batch = gather(chips, [0, 1, 0], make_plan(Task.LABEL, random_crop=True))
+    assert batch.labels.tolist() == [1, 4, 1]
+
+
+def test_several_labels_become_a_row_of_ones():
+    chips = Chips(
+        *(make_chip(places(8, 8), label=Label(values=np.array(values, np.int64))) for values in ([1, 5, 0, 9], []))
+    )
+    batch = gather(chips, [0, 1], make_plan(Task.LABELS, left_out=IGNORE_INDEX))
+    assert batch.labels.tolist() == [[1, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize('dtype', ['uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32', 'float32', 'float64'])
+def test_every_stored_type_becomes_float32(dtype):
+    pixels = np.full((2, 8, 8), 100, dtype)
+    pixels.flags.writeable = False  # as in a pack
+    batch = gather(Chips(make_chip(pixels)), [0], make_plan(Task.UNLABELLED))
+    assert batch.images.dtype == torch.float32
+    assert (batch.images == 100).all()

@@ -1,0 +1,507 @@
+"""Opening chips: what a pack gives is what the files give, whatever happens to the cache or the files."""
+
+import errno
+import logging
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geolearn.chips import cache, store
+from geolearn.chips._unnamed import STALE_AFTER_S, UnnamedFile
+from geolearn.chips.formats import open_chips
+from geolearn.chips.label import Label, Task
+from geolearn.chips.pack import Pack, PackWriter
+from geolearn.chips.reader import read_chip
+from geolearn.chips.source import ChipSource, Listing
+from geolearn.chips.store import DirectChips, JoinedChips, open_store
+from geolearn.errors import ChipFolderError, RasterError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv('GEOLEARN_CACHE', str(tmp_path / 'cache'))
+    return tmp_path / 'cache'
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(2)
+
+
+@pytest.fixture
+def folder(tmp_path, rng, write_export) -> Path:
+    shapes = [(8, 8), (8, 8), (7, 9), (8, 8), (3, 5)]
+    images = [rng.integers(1, 60_000, (3, *shape), np.uint16) for shape in shapes]
+    labels = [rng.integers(0, 3, shape, np.uint8) for shape in shapes]
+    images[1][1, 2:5] = 0
+    return write_export(tmp_path / 'chips', images, labels, image_profile={'nodata': 0})
+
+
+def reopen(folder, *, pack=True):
+    opened = open_chips(folder)
+    return open_store(opened.folder, opened.dataset_type, opened.listing, pack=pack)
+
+
+def packs(cache_folder):
+    return sorted(path for path in cache_folder.rglob('*') if path.is_file()) if cache_folder.exists() else []
+
+
+def assert_equal_stores(one, two):
+    assert one.table.names == two.table.names
+    for name, column in one.table.to_arrays().items():
+        np.testing.assert_array_equal(column, two.table.to_arrays()[name], err_msg=name)
+    for position in range(len(one.table)):
+        a, b = one.chip(position), two.chip(position)
+        np.testing.assert_array_equal(a.pixels, b.pixels)
+        assert (a.mask is None) == (b.mask is None)
+        assert a.mask is None or (a.mask == b.mask).all()
+        np.testing.assert_array_equal(a.label.raster, b.label.raster)
+        assert a.geobox == b.geobox
+
+
+def test_a_pack_gives_what_the_files_give(folder):
+    packed, notes = reopen(folder)
+    direct, _ = reopen(folder, pack=False)
+    assert isinstance(packed, Pack)
+    assert isinstance(direct, DirectChips)
+    assert notes == []
+    assert packed.table.holed.tolist() == [False, True, False, False, False]
+    assert_equal_stores(packed, direct)
+
+
+def test_a_pack_is_made_once(folder, own_cache, monkeypatch):
+    reopen(folder)
+    (made,) = packs(own_cache)
+    monkeypatch.setattr(store, 'read_chip', lambda source: pytest.fail('read again'))
+    again, _ = reopen(folder)
+    assert again.path == made
+
+
+def test_the_key_does_not_depend_on_how_the_folder_is_named(folder, own_cache, monkeypatch):
+    reopen(folder)
+    monkeypatch.chdir(folder.parent)
+    reopen(Path('chips'))
+    reopen(Path('chips/images'))
+    assert len(packs(own_cache)) == 1
+
+
+def touch(path):
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
+
+
+def grow(folder):
+    shutil.copy(folder / 'images/000000000000.tif', folder / 'images/000000000009.tif')
+    shutil.copy(folder / 'labels/000000000000.tif', folder / 'labels/000000000009.tif')
+
+
+def rename_class(folder):
+    path = folder / 'esri_model_definition.emd'
+    path.write_text(path.read_text().replace('"one"', '"two hundred"'))
+
+
+CHANGES = {
+    'image': lambda folder: touch(folder / 'images/000000000002.tif'),
+    'label': lambda folder: touch(folder / 'labels/000000000002.tif'),
+    'gone': lambda folder: [(folder / part / '000000000003.tif').unlink() for part in ('images', 'labels')],
+    'added': grow,
+    'class': rename_class,
+}
+
+
+@pytest.mark.parametrize('change', list(CHANGES))
+def test_a_change_makes_a_new_pack_and_removes_the_old_one(folder, own_cache, change):
+    reopen(folder)
+    (before,) = packs(own_cache)
+    CHANGES[change](folder)
+    found, _ = reopen(folder)
+    assert packs(own_cache) == [found.path] != [before]
+
+
+def test_a_label_that_moves_to_another_class_makes_a_new_pack(tmp_path, save, own_cache):
+    image = save(tmp_path / '1.tif', np.ones((1, 4, 4), np.uint8))
+    for name in ('ash', 'elm'):
+        (tmp_path / name).mkdir()
+    label = save(tmp_path / 'ash/1.tif', np.ones((1, 4, 4), np.uint8))
+    moved = tmp_path / 'elm/1.tif'
+
+    def key(path):
+        source = ChipSource('1', ((image,),), (path,), partial(_value_of_folder, path=path))
+        return cache.pack_path(tmp_path, 'RCNN_Masks', Listing(Task.LABEL, (source,), None), version=1)
+
+    before = key(label)
+    label.rename(moved)
+    assert key(moved) != before
+
+
+def _value_of_folder(shape, *, path):
+    return Label(values=np.array([['ash', 'elm'].index(path.parent.name)]))
+
+
+def test_packs_of_other_folders_and_formats_are_left_alone(folder, tmp_path, own_cache):
+    shutil.copytree(folder, tmp_path / 'other')
+    reopen(folder)
+    reopen(tmp_path / 'other')
+    opened = open_chips(folder)
+    open_store(opened.folder, 'Another', opened.listing)
+    touch(folder / 'images/000000000002.tif')
+    reopen(folder)
+    assert len(packs(own_cache)) == 3
+
+
+@pytest.mark.parametrize('content', [b'', b'geopack1', b'x' * 1000])
+def test_a_damaged_pack_is_made_again(folder, own_cache, caplog, content):
+    reopen(folder)
+    (path,) = packs(own_cache)
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING, 'geolearn'):
+        found, notes = reopen(folder)
+    assert 'packing again' in caplog.text
+    assert notes == []
+    assert_equal_stores(found, reopen(folder, pack=False)[0])
+    assert packs(own_cache) == [path]
+
+
+def test_a_pack_cut_short_is_made_again(folder, own_cache):
+    reopen(folder)
+    (path,) = packs(own_cache)
+    path.write_bytes(path.read_bytes()[:-100])
+    found, _ = reopen(folder)
+    assert_equal_stores(found, reopen(folder, pack=False)[0])
+
+
+class FullFile:
+    """A file on a disk that holds so many bytes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        return self.file.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize('room', [0, 500, 3000])
+def test_a_disk_that_fills_up_means_direct_reading(folder, own_cache, monkeypatch, caplog, room):
+    class SmallDisk(UnnamedFile):
+        def __init__(self, at):
+            super().__init__(at)
+            self.file = FullFile(self.file, room)
+
+    monkeypatch.setattr(store, 'UnnamedFile', SmallDisk)
+    with caplog.at_level(logging.WARNING, 'geolearn'):
+        found, notes = reopen(folder)
+    assert isinstance(found, DirectChips)
+    assert 'No space left on device' in caplog.text
+    assert len(notes) == 1
+    assert 'free some room or set GEOLEARN_CACHE' in notes[0]
+    assert packs(own_cache) == []
+    assert_equal_stores(found, reopen(folder, pack=False)[0])
+
+
+def test_a_disk_known_to_be_full_is_not_written_to(folder, own_cache, monkeypatch):
+    usage = shutil.disk_usage(folder)._replace(free=100)
+    monkeypatch.setattr(store.shutil, 'disk_usage', lambda path: usage)
+    found, (note,) = reopen(folder)
+    assert isinstance(found, DirectChips)
+    assert 'MB are needed in' in note
+    assert packs(own_cache) == []
+
+
+def test_an_older_pack_makes_room_for_its_successor(folder, own_cache, monkeypatch):
+    reopen(folder)
+    (old,) = packs(own_cache)
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(store.shutil, 'disk_usage', lambda path: usage._replace(free=100 if old.exists() else 10**9))
+    touch(folder / 'images/000000000002.tif')
+    found, notes = reopen(folder)
+    assert isinstance(found, Pack)
+    assert notes == []
+    assert packs(own_cache) == [found.path]
+
+
+def test_a_cache_that_is_a_file_means_direct_reading(folder, own_cache):
+    own_cache.write_text('in the way')
+    found, (note,) = reopen(folder)
+    assert isinstance(found, DirectChips)
+    assert 'the cache cannot hold a copy' in note
+    assert own_cache.read_text() == 'in the way'
+
+
+def test_a_cache_that_may_not_be_written_means_direct_reading(folder, monkeypatch):
+    def refuse(self, at):
+        raise PermissionError(errno.EACCES, 'Permission denied')
+
+    monkeypatch.setattr(UnnamedFile, '__init__', refuse)
+    found, (note,) = reopen(folder)
+    assert isinstance(found, DirectChips)
+    assert 'Permission denied' in note
+
+
+def test_a_pack_that_vanishes_at_once_means_direct_reading(folder, monkeypatch):
+    publish = UnnamedFile.publish
+
+    def lose(self, path):
+        publish(self, path)
+        path.unlink()
+
+    monkeypatch.setattr(UnnamedFile, 'publish', lose)
+    found, (note,) = reopen(folder)
+    assert 'slow' in note
+    assert_equal_stores(found, reopen(folder, pack=False)[0])
+
+
+def test_the_platforms_cache_serves_where_none_is_named(monkeypatch):
+    monkeypatch.delenv('GEOLEARN_CACHE')
+    monkeypatch.setattr(cache.platformdirs, 'user_cache_dir', lambda name: f'/caches/{name}')
+    assert cache.cache_folder() == Path('/caches/geolearn').absolute()
+
+
+def test_a_read_only_export_is_packed_and_not_written_to(folder, own_cache):
+    paths = [folder, *folder.rglob('*')]
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        found, _ = reopen(folder)
+        found.chip(0)
+    finally:
+        for path in paths:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    assert {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob('*')]} == before
+    assert len(packs(own_cache)) == 1
+
+
+SLOW_PACKING = """
+import sys, time
+from geolearn.chips import store
+from geolearn.chips.formats import open_chips
+
+write = store.PackWriter.add
+
+def slowly(self, chip):
+    write(self, chip)
+    self._file.flush()
+    print('written', flush=True)
+    time.sleep(float(sys.argv[2]))
+
+store.PackWriter.add = slowly
+opened = open_chips(sys.argv[1])
+found, notes = store.open_store(opened.folder, opened.dataset_type, opened.listing)
+print(type(found).__name__, notes, len(found.table), int(found.chip(0).pixels.sum()), flush=True)
+"""
+
+
+def start_packing(folder, delay_s):
+    command = [sys.executable, '-c', SLOW_PACKING, str(folder), str(delay_s)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(not hasattr(os, 'O_TMPFILE'), reason='only Linux has files without a name')
+def test_a_killed_packing_leaves_nothing(folder, own_cache):
+    process = start_packing(folder, 30)
+    assert process.stdout.readline() == 'written\n'
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert packs(own_cache) == []
+    found, _ = reopen(folder)
+    assert_equal_stores(found, reopen(folder, pack=False)[0])
+
+
+def test_two_processes_may_pack_at_once(folder, own_cache):
+    processes = [start_packing(folder, 0.05) for _ in range(2)]
+    outputs = [process.communicate()[0].splitlines()[-1] for process in processes]
+    total = int(reopen(folder, pack=False)[0].chip(0).pixels.sum())
+    assert outputs == [f'Pack [] 5 {total}'] * 2
+    assert len(packs(own_cache)) == 1
+
+
+def test_an_interrupted_packing_leaves_nothing(folder, own_cache, monkeypatch):
+    monkeypatch.setattr(PackWriter, 'add', lambda self, chip: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        reopen(folder)
+    assert packs(own_cache) == []
+    assert not [thread for thread in threading.enumerate() if 'ThreadPool' in thread.name]
+
+
+class TestWithoutNamelessFiles:
+    """As on Windows and macOS."""
+
+    @pytest.fixture(autouse=True)
+    def other_system(self, monkeypatch):
+        monkeypatch.delattr(os, 'O_TMPFILE', raising=False)
+
+    def test_packs_are_made_all_the_same(self, folder, own_cache):
+        found, notes = reopen(folder)
+        assert isinstance(found, Pack)
+        assert notes == []
+        assert packs(own_cache) == [found.path]
+
+    def test_a_failed_packing_leaves_nothing(self, folder, own_cache, monkeypatch):
+        monkeypatch.setattr(PackWriter, 'finish', lambda self, table: (_ for _ in ()).throw(ZeroDivisionError()))
+        with pytest.raises(ZeroDivisionError):
+            reopen(folder)
+        assert packs(own_cache) == []
+
+    def test_what_a_killed_one_left_is_removed_when_it_is_old(self, tmp_path):
+        old, young = tmp_path / 'old.part', tmp_path / 'young.part'
+        for path in (old, young):
+            path.touch()
+        past = time.time() - STALE_AFTER_S - 10
+        os.utime(old, (past, past))
+        UnnamedFile(tmp_path).discard()
+        assert [path.name for path in tmp_path.glob('*.part')] == ['young.part']
+
+
+def test_a_file_takes_the_place_of_an_older_one(tmp_path):
+    for content in (b'one', b'two'):
+        target = UnnamedFile(tmp_path)
+        target.file.write(content)
+        assert b'two' not in [path.read_bytes() for path in tmp_path.iterdir()]
+        target.publish(tmp_path / 'name')
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b'two']
+
+
+@pytest.mark.parametrize('pack', [True, False])
+def test_chips_that_cannot_be_read_are_left_out_and_told(folder, pack):
+    (folder / 'images/000000000001.tif').write_bytes(b'')
+    cut = folder / 'images/000000000003.tif'
+    cut.write_bytes(cut.read_bytes()[:200])
+    found, _ = reopen(folder, pack=pack)
+    assert len(found.table) == 3
+    assert len(found.table.unreadable) == 2
+    assert '000000000001.tif' in found.table.unreadable[0]
+    assert found.chip(1).pixels.shape == (3, 7, 9)
+
+
+@pytest.mark.parametrize('pack', [True, False])
+def test_a_file_that_vanishes_after_listing_is_left_out(folder, pack):
+    opened = open_chips(folder)
+    (folder / 'images/000000000001.tif').unlink()
+    (folder / 'labels/000000000002.tif').unlink()
+    found, _ = open_store(opened.folder, opened.dataset_type, opened.listing, pack=pack)
+    assert len(found.table) == 3
+    assert all('00000000000' in reason for reason in found.table.unreadable)
+
+
+def test_a_label_that_cannot_be_opened_is_no_fault_of_the_cache(folder):
+    opened = open_chips(folder)
+
+    def refuse(shape):
+        raise PermissionError(errno.EACCES, 'Permission denied', 'labels/1.xml')
+
+    broken = replace(opened.listing.chips[1], read_label=refuse)
+    chips = (opened.listing.chips[0], broken, *opened.listing.chips[2:])
+    found, notes = open_store(folder, 'Classified_Tiles', replace(opened.listing, chips=chips))
+    assert isinstance(found, Pack)
+    assert notes == []
+    assert 'labels/1.xml' in found.table.unreadable[0]
+
+
+@pytest.mark.parametrize('pack', [True, False])
+def test_a_folder_without_a_readable_chip_is_refused(folder, pack, own_cache):
+    for path in (folder / 'images').iterdir():
+        path.write_bytes(b'')
+    with pytest.raises(ChipFolderError, match=r'none of 5 chips can be read; the first: .*000000000000\.tif'):
+        reopen(folder, pack=pack)
+    assert packs(own_cache) == []
+
+
+@pytest.mark.parametrize(
+    ('other', 'says'),
+    [(np.ones((2, 8, 8), np.uint16), '3 bands but .*2.tif 2'), (np.ones((3, 8, 8), np.int16), 'units')],
+)
+def test_chips_of_other_bands_or_type_are_refused(folder, save, other, says, own_cache):
+    save(folder / 'images/000000000003.tif', other)
+    with pytest.raises(ChipFolderError, match=says.replace('2.tif', r'000000000003\.tif')):
+        reopen(folder)
+    assert packs(own_cache) == []
+
+
+def test_a_direct_chip_that_vanishes_is_named(folder):
+    found, _ = reopen(folder, pack=False)
+    (folder / 'images/000000000003.tif').unlink()
+    with pytest.raises(RasterError, match=r'000000000003\.tif'):
+        found.chip(3)
+
+
+@pytest.mark.parametrize(
+    'other', [np.ones((3, 9, 9), np.uint16), np.ones((2, 8, 8), np.uint16), np.ones((3, 8, 8), np.float32)]
+)
+def test_a_direct_chip_that_has_changed_is_refused(folder, save, other):
+    found, _ = reopen(folder, pack=False)
+    save(folder / 'images/000000000003.tif', other)
+    save(folder / 'labels/000000000003.tif', np.ones(other.shape[1:], np.uint8))
+    with pytest.raises(ChipFolderError, match=r'000000000003\.tif has changed: it held 3 bands of 8x8 uint16'):
+        found.chip(3)
+
+
+def test_direct_and_joined_chips_go_to_worker_processes(folder):
+    direct, packed = reopen(folder, pack=False)[0], reopen(folder)[0]
+    joined = JoinedChips([direct, packed], ['a', 'b'])
+    again = pickle.loads(pickle.dumps(joined))  # noqa: S301  our own
+    for position in range(10):
+        np.testing.assert_array_equal(again.chip(position).pixels, packed.chip(position % 5).pixels)
+
+
+def test_dates_of_other_types_are_refused(tmp_path, save):
+    one = save(tmp_path / '1.tif', np.ones((2, 4, 4), np.uint8))
+    two = save(tmp_path / '2.tif', np.ones((2, 4, 4), np.uint16))
+    with pytest.raises(ChipFolderError, match=r'2\.tif holds uint16 pixels but .*1\.tif uint8'):
+        read_chip(ChipSource('1', ((one,), (two,)), (), lambda shape: Label()))
+
+
+def test_complex_chips_are_refused(tmp_path, save):
+    path = save(tmp_path / '1.tif', np.ones((1, 4, 4), np.complex64))
+    with pytest.raises(ChipFolderError, match='complex64 numbers; export amplitude'):
+        read_chip(ChipSource('1', ((path,),), (), lambda shape: Label()))
+
+
+def test_dates_keep_their_own_masks(tmp_path, save, own_cache):
+    pixels = np.ones((2, 4, 5), np.uint8)
+    one = save(tmp_path / '1.tif', pixels)
+    pixels[1, 2] = 0
+    two = save(tmp_path / '2.tif', pixels, nodata=0)
+    source = ChipSource('1', ((one,), (two,)), (), partial(_value_of_all))
+    listing = Listing(Task.LABEL, (source,), None)
+    found, _ = open_store(tmp_path, 'Two', listing)
+    chip = found.chip(0)
+    assert chip.dates == 2
+    assert chip.mask.sum(axis=(1, 2)).tolist() == [20, 20, 20, 15]
+    assert found.table.band_count == 2
+
+
+def _value_of_all(shape):
+    return Label(values=np.array([7]))
+
+
+def test_labels_of_sixteen_bits_survive(tmp_path, rng, write_export):
+    labels = [rng.integers(0, 60_000, (8, 8), np.uint16), np.ones((8, 8), np.uint16)]
+    folder = write_export(tmp_path / 'chips', [np.ones((3, 8, 8), np.uint8)] * 2, labels)
+    found, _ = reopen(folder)
+    np.testing.assert_array_equal(found.chip(0).label.raster, labels[0])
+    assert found.chip(1).label.raster.dtype == np.uint8
+
+
+def test_a_bar_shows_for_many_chips_only(folder, monkeypatch, capsys):
+    reopen(folder)
+    assert capsys.readouterr().err == ''
+    monkeypatch.setattr(store, 'FEW_CHIPS', 2)
+    reopen(folder, pack=False)
+    assert 'reading chips' in capsys.readouterr().err
