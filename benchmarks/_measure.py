@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,15 @@ def child_peak_mb(script: str, *arguments: str) -> float:
     command = [sys.executable, script, *arguments]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.strip().splitlines()[-1])
+
+
+def peak_mb() -> float:
+    """Return the peak memory of this process in MB; not that of the one it was forked from, as getrusage would."""
+    status = Path('/proc/self/status')
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith('VmHWM:'))
+    return int(line.split()[1]) / 1024
 
 
 def parse_quick(description: str | None) -> bool:

@@ -10,14 +10,13 @@ Prints, as its last line, one JSON object of {name: {value, bar, ok}}.
 """
 
 import importlib.util
-import resource
 import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, report
+from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, peak_mb, report
 
 from geolearn.backbones import create_backbone
 from geolearn.backbones.vit import choose_window, run_windowed
@@ -138,6 +137,6 @@ def main() -> None:
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--child']:
         one_forward(sys.argv[2], int(sys.argv[3]))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_mb())
     else:
         main()

@@ -9,7 +9,6 @@ Prints, as its last line, one JSON object of {name: {value, bar, ok}}.
 """
 
 import os
-import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +18,7 @@ os.environ['TQDM_DISABLE'] = '1'  # bars would mix with the figures
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
-from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, report
+from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, peak_mb, report
 from affine import Affine
 
 from geolearn.classes import ClassInfo
@@ -133,6 +132,6 @@ def main() -> None:
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--child']:
         map_file(Path(sys.argv[2]), make_network(), Path(sys.argv[3]))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_mb())
     else:
         main()

@@ -1,6 +1,6 @@
 """Batch: images and what is known about them, on one device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,12 +38,15 @@ class Batch:
         objects: Objects of each image.
         labels: Of whole images: (n,) int64 class indices, or (n, classes) float32 with 1 where a class is present and
             fractions after mixing.
+        holes: (n, height, width) bool, True where images in their stored dtype hold no data; None once `cast` has made
+            NaN of them.
     """
 
     images: Tensor
     masks: Tensor | None = None
     objects: tuple[Objects, ...] | None = None
     labels: Tensor | None = None
+    holes: Tensor | None = None
 
     def to(self, device: torch.device) -> 'Batch':
         """Return the same batch on a device."""
@@ -52,7 +55,17 @@ class Batch:
             None if self.masks is None else self.masks.to(device),
             None if self.objects is None else tuple(objects.to(device) for objects in self.objects),
             None if self.labels is None else self.labels.to(device),
+            None if self.holes is None else self.holes.to(device),
         )
+
+    def cast(self) -> 'Batch':
+        """Return the batch with images as float32, NaN in their holes, and masks as int64, if they are not already."""
+        images = self.images.to(torch.float32)
+        if self.holes is not None:
+            holes = self.holes.view(len(images), *[1] * (images.dim() - 3), *self.holes.shape[1:])
+            images = images.masked_fill(holes, torch.nan)
+        masks = None if self.masks is None else self.masks.to(torch.int64)
+        return replace(self, images=images, masks=masks, holes=None)
 
     @property
     def targets(self) -> tuple[Tensor | tuple[Objects, ...], ...]:

@@ -122,6 +122,7 @@ def prepare_data(
     presence = chips.table.amounts([info.value for info in infos]) > 0
     part_of = np.repeat([0, 1, 2], [len(part) for part in parts])[chips.part_of] if any(parts[1:]) else None
     found, split_notes = divide(chips.table, presence, division, part_of, whole=chips.task == Task.LABEL)
+    device = choose_device()
     plan = GatherPlan(
         task=chips.task,
         planes=choice.planes,
@@ -129,6 +130,7 @@ def prepare_data(
         class_count=len(infos),
         table=taxonomy.make_table(chips.task, infos, ignored, counts),
         left_out=taxonomy.left_out_index(chips.task),
+        stored=device.type == 'cuda',
         chip_size=min(chip_size, int(chips.table.shapes.max())),
         rare_values=rare_values({v: n for v, n in counts.items() if v not in ignored}) if rare_class_crops else (),
         seed=seed,
@@ -147,7 +149,7 @@ def prepare_data(
         ),
         seed=seed,
         num_workers=num_workers,
-        device=choose_device(),
+        device=device,
         repeats=repeat_factors(presence[list(found.train)]) if oversample else None,
     )
     train_dl, valid_dl, test_dl = _make_loaders(chips, found, plan, options)

@@ -35,6 +35,9 @@ class BandStatistics:
         return BandStatistics(*(tuple(column[i] for i in indexes) for column in columns))
 
 
+VALUES_AT_ONCE = 2**19
+
+
 @dataclass
 class RunningStatistics:
     """Statistics of blocks of pixels, merged by Chan's parallel variance formula (1979)."""
@@ -51,13 +54,15 @@ class RunningStatistics:
         flat = flat if mask is None else flat[:, mask.ravel()]
         if not flat.shape[1]:
             return
-        rows, wide = np.empty((2, len(flat))), np.empty(flat.shape[1])
-        for index, plane in enumerate(flat):
-            # a band at a time: float64 of the whole block would leave the processor's cache
-            wide[...] = plane
-            rows[0, index] = wide.mean()
-            wide -= rows[0, index]
-            rows[1, index] = np.einsum('i,i', wide, wide)  # np.dot would start threads of its own
+        rows = np.empty((2, len(flat)))
+        # several small bands at a time: each call gives way to other threads; one large band: float64 takes much memory
+        step = max(1, VALUES_AT_ONCE // flat.shape[1])
+        for start in range(0, len(flat), step):
+            part = slice(start, start + step)
+            wide = flat[part].astype(np.float64)
+            rows[0, part] = wide.mean(axis=1)
+            wide -= rows[0, part, None]
+            rows[1, part] = np.einsum('ij,ij->i', wide, wide)  # np.dot would start threads of its own
         count = np.full(len(flat), flat.shape[1], np.float64)
         low, high = flat.min(axis=1).astype(np.float64), flat.max(axis=1).astype(np.float64)
         self.merge(RunningStatistics(count, rows[0], rows[1], low, high))

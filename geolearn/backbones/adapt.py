@@ -26,8 +26,8 @@ class Adaptation:
             patch embedding.
         layer_decay: Factor on the learning rate from each block to the one before it, as in ViTDet (0.7 for base, 0.8
             for large, 0.9 for huge; Li et al. 2022, arXiv:2203.16527); None for one rate.
-        lora_rank: Rank of low-rank updates (Hu et al. 2021, arXiv:2106.09685) of attention and perceptron; with one, the
-            rest of the trunk is frozen. 0 for none.
+        lora_rank: Rank of low-rank updates (Hu et al. 2021, arXiv:2106.09685) of attention and perceptron; with one,
+            the rest of the trunk is frozen. 0 for none.
         lora_alpha: Strength of the updates, which are multiplied by lora_alpha / lora_rank; None means twice the rank.
 
     Raises:

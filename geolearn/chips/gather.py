@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from geolearn.batch import Batch, Objects
+from geolearn.chips._buffers import Buffers
 from geolearn.chips.balance import rare_class_corner
 from geolearn.chips.label import Label, Task, mask_boxes
 from geolearn.chips.reader import Chip
 from geolearn.chips.store import ChipStore
+from geolearn.chips.taxonomy import RASTER_TASKS
 from geolearn.classes import IGNORE_INDEX
 
 LEAST_VISIBLE = 0.3
@@ -36,6 +39,7 @@ class GatherPlan:
         random_crop: Crop at random places (training) instead of the centre.
         rare_values: Label values around which half of the random crops are drawn.
         seed: Makes crops repeatable.
+        stored: Leave images in their stored dtype and masks in bytes, to be cast on a GPU: fewer bytes go there.
     """
 
     task: Task
@@ -48,6 +52,14 @@ class GatherPlan:
     random_crop: bool = False
     rare_values: tuple[int, ...] = ()
     seed: int = 0
+    stored: bool = False
+
+    @cached_property
+    def shift(self) -> int | None:
+        """What label values are over their indices, modulo 256, if it is one number for all: subtracting is fastest."""
+        known = np.flatnonzero(self.table >= 0)
+        shifts = np.unique((known - self.table[known]) % 256)
+        return int(shifts[0]) if len(shifts) == 1 and known[-1] < 256 else None
 
 
 class _Crop(NamedTuple):
@@ -63,7 +75,9 @@ class _Crop(NamedTuple):
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
-def gather(store: ChipStore, positions: Sequence[int], plan: GatherPlan, *, draw: int = 0) -> Batch:
+def gather(
+    store: ChipStore, positions: Sequence[int], plan: GatherPlan, *, draw: int = 0, buffers: Buffers | None = None
+) -> Batch:
     """Copy chips into a batch on the CPU.
 
     Args:
@@ -71,26 +85,33 @@ def gather(store: ChipStore, positions: Sequence[int], plan: GatherPlan, *, draw
         positions: Which of them.
         plan: What to make of them.
         draw: Number of this batch over all epochs; crops follow from it and the plan's seed.
+        buffers: Gives the arrays to fill; None makes new ones.
     """
+    empty = np.empty if buffers is None else buffers.empty
     rng = np.random.default_rng((plan.seed, draw))
     side, count = plan.chip_size, len(positions)
     # numpy gets large arrays in large pages, which torch.empty does not
-    images = np.empty((count, len(plan.planes), side, side), np.float32)
-    masks = np.empty((count, side, side), np.int64) if plan.task in (Task.PIXELS, Task.CHANGE, Task.PANOPTIC) else None
+    images = empty((count, len(plan.planes), side, side), np.dtype(store.table.dtype if plan.stored else np.float32))
+    holes = np.zeros((count, side, side), bool) if plan.stored else None
+    mask_type = np.dtype(np.uint8 if plan.stored else np.int64)
+    masks = empty((count, side, side), mask_type) if plan.task in RASTER_TASKS else None
     labels = []
     for row, position in enumerate(positions):
         chip = store.chip(position)
         crop = _choose_crop(chip, plan, rng)
-        _fill_image(images[row], chip, crop, plan)
+        _fill_image(images[row], None if holes is None else holes[row], chip, crop, plan)
         if masks is not None:
             _fill_mask(masks[row], chip, crop, plan)
         labels.append(
             chip.label if crop[:2] == (0, 0) and crop[2:] == chip.pixels.shape[1:] else _cut(chip.label, crop)
         )
     shape = (count, plan.dates, -1, side, side) if plan.dates > 1 else images.shape
-    return _with_labels(
-        Batch(torch.from_numpy(images.reshape(shape)), None if masks is None else torch.from_numpy(masks)), labels, plan
+    batch = Batch(
+        torch.from_numpy(images.reshape(shape)),
+        None if masks is None else torch.from_numpy(masks),
+        holes=torch.from_numpy(holes) if holes is not None and holes.any() else None,
     )
+    return _with_labels(batch, labels, plan)
 
 
 def _choose_crop(chip: Chip, plan: GatherPlan, rng: np.random.Generator) -> _Crop:
@@ -112,11 +133,13 @@ def _choose_crop(chip: Chip, plan: GatherPlan, rng: np.random.Generator) -> _Cro
     return _Crop(top, left, *size)
 
 
-def _fill_image(image: np.ndarray, chip: Chip, crop: _Crop, plan: GatherPlan) -> None:
+def _fill_image(image: np.ndarray, holes: np.ndarray | None, chip: Chip, crop: _Crop, plan: GatherPlan) -> None:
     rows, cols = crop.part
     whole = crop.height == crop.width == plan.chip_size
     if not whole:
-        image[...] = np.nan
+        image[...] = np.nan if holes is None else 0
+        if holes is not None:
+            holes[crop.height :] = holes[:, crop.width :] = True
     target = image if whole else image[:, : crop.height, : crop.width]
     if plan.planes == tuple(range(len(chip.pixels))):
         target[...] = chip.pixels[:, rows, cols]
@@ -124,8 +147,12 @@ def _fill_image(image: np.ndarray, chip: Chip, crop: _Crop, plan: GatherPlan) ->
         for index, plane in enumerate(plan.planes):
             target[index] = chip.pixels[plane, rows, cols]
     valid = valid_pixels(chip, plan)
-    if valid is not None:
+    if valid is None:
+        return
+    if holes is None:
         target[:, ~valid[rows, cols]] = np.nan
+    else:
+        holes[: crop.height, : crop.width] = ~valid[rows, cols]
 
 
 def valid_pixels(chip: Chip, plan: GatherPlan) -> np.ndarray | None:
@@ -142,7 +169,10 @@ def _fill_mask(mask: np.ndarray, chip: Chip, crop: _Crop, plan: GatherPlan) -> N
     raster = chip.label.raster
     assert raster is not None
     target = mask[: crop.height, : crop.width]
-    target[...] = plan.table[raster[crop.part]]
+    if raster.dtype == np.uint8 and plan.shift is not None:
+        target[...] = raster[crop.part] - np.uint8(plan.shift)
+    else:
+        target[...] = np.take(plan.table, raster[crop.part])
     valid = valid_pixels(chip, plan)
     if valid is not None:
         target[~valid[crop.part]] = IGNORE_INDEX

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from geolearn.augment import BatchTransform
 from geolearn.batch import Batch, Objects
+from geolearn.chips._buffers import Buffers
 from geolearn.chips.balance import oversample_order
 from geolearn.chips.gather import GatherPlan, gather
 from geolearn.chips.store import ChipStore
@@ -39,7 +40,7 @@ class ChipDataset(Dataset[tuple[Any, ...]]):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         """Return image and target of one chip: (bands, S, S) and, by task, mask (S, S), Objects, or label."""
-        batch = self.gather([index], draw=index % max(len(self), 1))
+        batch = self.gather([index], draw=index % max(len(self), 1)).cast()
         return batch.images[0], *(target[0] for target in batch.targets)
 
     @property
@@ -47,9 +48,10 @@ class ChipDataset(Dataset[tuple[Any, ...]]):
         """Side of the items in pixels."""
         return self.plan.chip_size
 
-    def gather(self, indexes: Sequence[int], *, draw: int) -> Batch:
+    def gather(self, indexes: Sequence[int], *, draw: int, buffers: Buffers | None = None) -> Batch:
         """Return a batch of items; `draw` numbers the batch, for repeatable crops."""
-        return gather(self.store, [self.positions[index] for index in indexes], self.plan, draw=draw)
+        chosen = [self.positions[index] for index in indexes]
+        return gather(self.store, chosen, self.plan, draw=draw, buffers=buffers)
 
 
 class _Batches(Dataset[Batch]):
@@ -129,6 +131,7 @@ class ChipLoader:
     def __init__(self, dataset: ChipDataset, options: LoaderOptions) -> None:
         self.dataset, self.options = dataset, options
         self.epoch = 0
+        self._buffers = Buffers()
 
     @property
     def batch_size(self) -> int:
@@ -158,18 +161,21 @@ class ChipLoader:
 
     def batches(self) -> Iterator[Batch]:
         """Go through an epoch, as batches with names."""
+        changes = self._changes(self.epoch)
+        for batch in self.gathered():
+            yield self._finish(batch, changes)
+
+    def gathered(self) -> Iterator[Batch]:
+        """Go through an epoch of batches as they were gathered: on the CPU, not cast and not augmented."""
         epoch = self.epoch
-        changes = self._changes(epoch)
         self.epoch += self.options.shuffle
-        orders = self._orders(epoch)
-        for gathered in self._gathered(orders, draw=epoch * 2**20):
-            yield self._finish(gathered, changes)
+        return self._gathered(self._orders(epoch), draw=epoch * 2**20)
 
     def _changes(self, epoch: int) -> torch.Generator:
         return torch.Generator().manual_seed((self.options.seed * 1_000_003 + epoch + 2**40) % 2**63)
 
     def _finish(self, gathered: Batch, changes: torch.Generator) -> Batch:
-        batch = gathered.to(self.device)
+        batch = gathered.to(self.device).cast()
         return batch if self.options.transform is None else self.options.transform(batch, changes)
 
     def _orders(self, epoch: int) -> list[list[int]]:
@@ -209,7 +215,7 @@ class ChipLoader:
         with ThreadPoolExecutor(AHEAD, 'gather') as pool:
             try:
                 for number, order in enumerate(orders):
-                    waiting.append(pool.submit(self.dataset.gather, order, draw=draw + number))
+                    waiting.append(pool.submit(self.dataset.gather, order, draw=draw + number, buffers=self._buffers))
                     if len(waiting) > AHEAD:
                         yield waiting.popleft().result()
                 while waiting:

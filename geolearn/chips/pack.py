@@ -7,13 +7,16 @@ a folder and not for a split: another split, seed or share of labels then needs 
 
 import io
 import mmap
+import multiprocessing
+import os
 import struct
+import threading
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -24,7 +27,7 @@ from geolearn.errors import ChipFolderError
 
 MAGIC = b'geopack1'
 _FOOTER = struct.Struct('<Q8s')
-_ALIGNMENT = 64
+_ALIGNMENT = 4096
 _COLUMNS = ('pixels', 'mask', 'mask_planes', 'raster', 'raster_bytes')
 _BROKEN = (
     OSError,
@@ -43,53 +46,91 @@ _BROKEN = (
 """What reading the end of a damaged file may raise."""
 
 
+class Places(NamedTuple):
+    """Where the parts of a chip are: offsets, -1 for a part that it lacks, and what it takes to read them."""
+
+    pixels: int
+    mask: int
+    mask_planes: int
+    raster: int
+    raster_bytes: int
+    outlines: tuple[tuple[int, int, int, int, int], ...]
+    """Offset, top, bottom, left and right of each outline."""
+
+
+class _Number:
+    """A number with a lock, as `multiprocessing.Value` is."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._lock = threading.Lock()
+
+    def get_lock(self) -> threading.Lock:
+        return self._lock
+
+
 class PackWriter:
-    """Append chips to a file, then the table that describes them.
+    """Write chips into a file, then the table that describes them.
 
     Args:
         file: Open for writing, empty.
+        shared: Whether forked processes write too, so that they must agree on what is free.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._offset = file, 0
-        self._places: dict[str, list[int]] = {name: [] for name in _COLUMNS}
-        self._outlines: list[tuple[int, int, int, int, int]] = []
+    def __init__(self, file: BinaryIO, *, shared: bool = False) -> None:
+        self._file = file
+        # a number with a lock, in memory that forked processes share
+        self._end: Any = multiprocessing.Value('Q', 0) if shared else _Number()
+        self._places: list[Places] = []
         self._write(MAGIC)
 
-    def add(self, chip: Chip) -> None:
-        """Append one chip."""
-        mask, raster = chip.mask, chip.label.raster
-        row = {
-            'pixels': self._write(chip.pixels),
-            'mask': -1 if mask is None else self._write(np.packbits(mask)),
-            'mask_planes': 0 if mask is None else len(mask),
-            'raster': -1 if raster is None else self._write(raster),
-            'raster_bytes': 0 if raster is None else raster.dtype.itemsize,
-        }
-        for name, value in row.items():
-            self._places[name].append(value)
+    def write(self, chip: Chip) -> Places:
+        """Write one chip where there is room; threads may do so at once."""
+        mask, raster, outlines = chip.mask, chip.label.raster, []
         for outline in chip.label.masks or ():
             left, top, right, bottom = mask_boxes([outline])[0].astype(np.int64).tolist()
-            place = self._write(np.packbits(outline[top:bottom, left:right]))
-            self._outlines.append((place, top, bottom, left, right))
+            outlines.append((self._write(np.packbits(outline[top:bottom, left:right])), top, bottom, left, right))
+        return Places(
+            self._write(chip.pixels),
+            -1 if mask is None else self._write(np.packbits(mask)),
+            0 if mask is None else len(mask),
+            -1 if raster is None else self._write(raster),
+            0 if raster is None else raster.dtype.itemsize,
+            tuple(outlines),
+        )
+
+    def keep(self, places: Places) -> None:
+        """Count what was written as the next chip."""
+        self._places.append(places)
+
+    def add(self, chip: Chip) -> None:
+        """Write one chip as the next."""
+        self.keep(self.write(chip))
 
     def finish(self, table: ChipTable) -> None:
         """Append the table."""
-        places = {f'place_{name}': np.array(values, np.int64) for name, values in self._places.items()}
-        outlines = np.array(self._outlines, np.int64).reshape(-1, 5)
+        columns = zip(*(row[: len(_COLUMNS)] for row in self._places))
+        places = {f'place_{name}': np.array(column, np.int64) for name, column in zip(_COLUMNS, columns)}
+        outlines = np.array([outline for row in self._places for outline in row.outlines], np.int64).reshape(-1, 5)
         tail = io.BytesIO()
         np.savez(tail, **places, place_outlines=outlines, **table.to_arrays())  # type: ignore[arg-type]
         start = self._write(tail.getvalue())
+        self._file.seek(self._end.value)
         self._file.write(_FOOTER.pack(start, MAGIC))
 
     def _write(self, data: np.ndarray | bytes) -> int:
-        """Append bytes at the next multiple of the alignment; returns where."""
-        gap = -self._offset % _ALIGNMENT
-        content = data if isinstance(data, bytes) else np.ascontiguousarray(data).data.cast('B')
-        self._file.write(bytes(gap))
-        self._file.write(content)
-        start = self._offset + gap
-        self._offset = start + len(content)
+        """Write bytes at the next multiple of the alignment; returns where."""
+        content = memoryview(data) if isinstance(data, bytes) else np.ascontiguousarray(data).data.cast('B')
+        with self._end.get_lock():
+            start = self._end.value + -self._end.value % _ALIGNMENT
+            self._end.value = start + len(content)
+            if not hasattr(os, 'pwrite'):  # Windows writes in one place at a time only
+                self._file.seek(start)
+                self._file.write(content)
+                return start
+        done = 0
+        while done < len(content):
+            done += os.pwrite(self._file.fileno(), content[done:], start + done)
         return start
 
 

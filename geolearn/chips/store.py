@@ -2,33 +2,37 @@
 
 import errno
 import logging
+import math
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from tqdm.auto import tqdm
 
+from geolearn.chips._parallel import WORKERS, can_fork, workers
 from geolearn.chips._unnamed import UnnamedFile
 from geolearn.chips.cache import pack_path
-from geolearn.chips.pack import Pack, PackWriter
+from geolearn.chips.pack import Pack, PackWriter, Places
 from geolearn.chips.reader import Chip, read_chip
 from geolearn.chips.source import ChipSource, Listing
 from geolearn.chips.table import SAMPLED_PIXELS, ChipFacts, ChipTable, TableBuilder, find_facts, join_tables
 from geolearn.errors import ChipFolderError
+from geolearn.raster import many_files
 
 log = logging.getLogger('geolearn')
 
 PACK_VERSION = 1
-READ_THREADS = max(4, os.cpu_count() or 1)
-"""Decoding happens without Python's lock, so threads keep all cores busy."""
+AT_ONCE = 8
+"""So many chips a worker reads in one go."""
 
 FEW_CHIPS = 200
-"""So many are read without a progress bar."""
+"""Fewer are read without a progress bar and without processes, which take a while to begin."""
 
 
 class ChipStore(Protocol):
@@ -127,11 +131,16 @@ def _make_pack(path: Path, folder: Path, listing: Listing) -> tuple[ChipStore, l
         target = UnnamedFile(path.parent)
     except OSError as error:
         return _without_pack(folder, listing, error)
+    fork = len(listing.chips) >= FEW_CHIPS and can_fork()
     try:
-        written = _read_all(listing, PackWriter(target.file), folder)
+        written = _read_all(listing, PackWriter(target.file, shared=fork), folder, fork=fork)
         target.publish(path)
     except OSError as error:
         return _without_pack(folder, listing, error)
+    except BrokenExecutor as error:
+        raise ChipFolderError(
+            f'{folder}: a process that read chips was ended from outside; is memory short?'
+        ) from error
     finally:
         target.discard()
     _remove_older(path)
@@ -162,8 +171,8 @@ def _make_room(path: Path, listing: Listing) -> None:
     for source in listing.chips[:20]:
         found = _try_read(source, sampled=1)
         if not isinstance(found, str):
-            pixels, raster = found.chip.pixels, found.chip.label.raster
-            needed = (pixels.nbytes + (0 if raster is None else raster.nbytes)) * len(listing.chips)
+            pixels, planes = math.prod(found.facts.geobox.shape), found.facts.planes
+            needed = pixels * (planes * np.dtype(found.facts.dtype).itemsize + 1) * len(listing.chips)
             path.parent.mkdir(parents=True, exist_ok=True)
             if needed > shutil.disk_usage(path.parent).free:
                 _remove_older(path)
@@ -173,30 +182,31 @@ def _make_room(path: Path, listing: Listing) -> None:
 
 
 class _Found(NamedTuple):
-    chip: Chip
     facts: ChipFacts
+    places: Places | None
 
 
-def _read_all(listing: Listing, writer: PackWriter | None, folder: Path) -> DirectChips:
+def _read_all(listing: Listing, writer: PackWriter | None, folder: Path, *, fork: bool = False) -> DirectChips:
     """Read every chip once, in order, writing them if there is a writer."""
     builder, unreadable = TableBuilder(), list[str]()
+    first: ChipFacts | None = None
     kept: list[ChipSource] = []
     sampled = max(1, min(256, SAMPLED_PIXELS // max(len(listing.chips), 1)))
     # nothing is passed where a bar may show, so that TQDM_DISABLE is heeded
     quiet: dict[str, Any] = {'disable': True} if len(listing.chips) < FEW_CHIPS else {}
     does = 'reading' if writer is None else 'packing'
-    ahead = _read_ahead(listing.chips, lambda source: _try_read(source, sampled=sampled))
+    ahead = _read_ahead(listing.chips, lambda source: _try_read(source, sampled=sampled, writer=writer), fork=fork)
     with tqdm(total=len(listing.chips), desc=f'{does} {folder.name}', leave=False, **quiet) as bar, closing(ahead):
         for source, found in ahead:
             bar.update()
             if isinstance(found, str):
                 unreadable.append(found)
                 continue
-            if kept:
-                _check_alike(builder, found.chip, source, kept[0])
-            builder.add(source.name, *found)
-            if writer is not None:
-                writer.add(found.chip)
+            first = first or found.facts
+            _check_alike(found.facts, source, first, (kept or [source])[0])
+            builder.add(source.name, found.facts)
+            if writer is not None and found.places is not None:
+                writer.keep(found.places)
             kept.append(source)
     if not kept:
         raise ChipFolderError(f'none of {len(listing.chips)} chips can be read; the first: {unreadable[0]}')
@@ -206,39 +216,44 @@ def _read_all(listing: Listing, writer: PackWriter | None, folder: Path) -> Dire
     return DirectChips(kept, table)
 
 
-def _check_alike(builder: TableBuilder, chip: Chip, source: ChipSource, first: ChipSource) -> None:
-    here, there = (len(chip.pixels), str(chip.pixels.dtype)), (builder.planes, builder.dtype)
-    if here[0] != there[0]:
-        raise ChipFolderError(f'{first.image} holds {there[0]} bands but {source.image} {here[0]}; export one set')
-    if here[1] != there[1]:
+def _check_alike(facts: ChipFacts, source: ChipSource, first: ChipFacts, first_source: ChipSource) -> None:
+    if facts.planes != first.planes:
         raise ChipFolderError(
-            f'{first.image} holds {there[1]} pixels but {source.image} {here[1]}; their units differ, so export one set'
+            f'{first_source.image} holds {first.planes} bands but {source.image} {facts.planes}; export one set'
+        )
+    if facts.dtype != first.dtype:
+        raise ChipFolderError(
+            f'{first_source.image} holds {first.dtype} pixels but {source.image} {facts.dtype}; their units differ, '
+            'so export one set'
         )
 
 
 def _read_ahead(
-    sources: Sequence[ChipSource], read: Callable[[ChipSource], _Found | str]
+    sources: Sequence[ChipSource], read: Callable[[ChipSource], _Found | str], *, fork: bool
 ) -> Generator[tuple[ChipSource, _Found | str], None, None]:
     """Read chips in order, a few ahead of the caller: all at once would fill the memory with them."""
-    waiting: deque[tuple[ChipSource, Future[_Found | str]]] = deque()
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        try:
-            for source in sources:
-                waiting.append((source, pool.submit(read, source)))
-                if len(waiting) > 2 * READ_THREADS:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            while waiting:
+
+    def read_some(start: int) -> list[_Found | str]:
+        with many_files():
+            return [read(source) for source in sources[start : start + AT_ONCE]]
+
+    waiting: deque[tuple[int, Future[list[_Found | str]]]] = deque()
+    with workers(read_some, fork=fork) as submit:
+        for start in range(0, len(sources), AT_ONCE):
+            waiting.append((start, submit(start)))
+            if len(waiting) > 2 * WORKERS:
                 first, future = waiting.popleft()
-                yield first, future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+                yield from zip(sources[first : first + AT_ONCE], future.result())
+        while waiting:
+            first, future = waiting.popleft()
+            yield from zip(sources[first : first + AT_ONCE], future.result())
 
 
-def _try_read(source: ChipSource, *, sampled: int) -> _Found | str:
+def _try_read(source: ChipSource, *, sampled: int, writer: PackWriter | None = None) -> _Found | str:
     """Read a chip, or say why it cannot be used."""
     try:
         chip = read_chip(source)
     except (OSError, ChipFolderError) as error:  # RasterErrors among them; none may pass for a fault of the cache
         return str(error)
-    return _Found(chip, find_facts(chip, sampled=sampled))
+    # only what is small leaves the thread: memory that is freed where it was taken is used again at once
+    return _Found(find_facts(chip, sampled=sampled), None if writer is None else writer.write(chip))

@@ -188,11 +188,33 @@ def join_tables(tables: Sequence[ChipTable], prefixes: Sequence[str]) -> ChipTab
 
 @dataclass(frozen=True, slots=True)
 class ChipFacts:
-    """The row of one chip, found while it was read."""
+    """The row of one chip, found while it was read; it holds on to nothing large.
 
+    Args:
+        geobox: Where the chip lies.
+        dtype: Stored dtype of its pixels.
+        planes: Number of planes.
+        dates: Number of dates.
+        holed: Whether what is valid differs from plane to plane.
+        statistics: Of each plane, over pixels that are valid in all of them.
+        pixels_by_value: How often each value of the label raster occurs, over the same pixels.
+        sample: (k, planes) float32 pixels.
+        values: Class values of objects, or of the chip.
+        boxes: Of the objects, or None.
+        skipped: Why something in the label was left out.
+    """
+
+    geobox: GeoBox
+    dtype: str
+    planes: int
+    dates: int
+    holed: bool
     statistics: RunningStatistics
     pixels_by_value: Mapping[int, int]
     sample: np.ndarray
+    values: np.ndarray
+    boxes: np.ndarray | None
+    skipped: tuple[str, ...]
 
 
 def find_facts(chip: Chip, *, sampled: int) -> ChipFacts:
@@ -205,17 +227,30 @@ def find_facts(chip: Chip, *, sampled: int) -> ChipFacts:
         counted = count_values(held)
     running = RunningStatistics()
     running.add(chip.pixels, valid)
-    return ChipFacts(running, counted, _sample(chip, valid, sampled))
+    return ChipFacts(
+        GeoBox(chip.pixels.shape[1:], chip.geobox.transform, chip.geobox.crs),
+        str(chip.pixels.dtype),
+        len(chip.pixels),
+        chip.dates,
+        chip.mask is not None and len(chip.mask) > 1,
+        running,
+        counted,
+        _sample(chip, valid, sampled),
+        chip.label.values,
+        chip.label.boxes,
+        chip.label.skipped,
+    )
 
 
 def _sample(chip: Chip, valid: np.ndarray | None, size: int) -> np.ndarray:
     """Take pixels evenly from those that are valid in all planes: (k, planes) float32."""
     flat = chip.pixels.reshape(len(chip.pixels), -1)
-    places = np.arange(flat.shape[1]) if valid is None else np.flatnonzero(valid)
-    if not len(places):
+    places = None if valid is None else np.flatnonzero(valid)
+    count = flat.shape[1] if places is None else len(places)
+    if not count:
         return np.zeros((0, len(flat)), np.float32)
-    picked = places[np.linspace(0, len(places) - 1, min(size, len(places))).astype(np.int64)]
-    return flat[:, picked].T.astype(np.float32)
+    picked = np.linspace(0, count - 1, min(size, count)).astype(np.int64)
+    return flat[:, picked if places is None else places[picked]].T.astype(np.float32)
 
 
 _STATISTICS = (
@@ -232,58 +267,46 @@ class TableBuilder:
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self._chips: list[tuple[tuple[int, ...], GeoBox]] = []
         self._facts: list[ChipFacts] = []
-        self._holed: list[bool] = []
-        self._values: list[np.ndarray] = []
-        self._boxes: list[np.ndarray] = []
-        self._skipped = Counter[str]()
-        self.dtype, self.planes, self.dates = '', 0, 1
 
     def __len__(self) -> int:
         return len(self._names)
 
-    def add(self, name: str, chip: Chip, facts: ChipFacts) -> None:
-        """Take in one chip; the first says what dtype, planes and dates are."""
-        if not self._names:
-            self.dtype, self.planes, self.dates = str(chip.pixels.dtype), len(chip.pixels), chip.dates
+    def add(self, name: str, facts: ChipFacts) -> None:
+        """Take in one chip; all are of one dtype and number of planes and dates."""
         self._names.append(name)
-        self._chips.append((chip.pixels.shape[1:], chip.geobox))
         self._facts.append(facts)
-        self._holed.append(chip.mask is not None and len(chip.mask) > 1)
-        self._values.append(chip.label.values)
-        if chip.label.boxes is not None:
-            self._boxes.append(chip.label.boxes)
-        self._skipped.update(chip.label.skipped)
 
     def result(self, unreadable: Sequence[str]) -> ChipTable:
         """Return the table of what was collected."""
-        crs = tuple(dict.fromkeys(box.crs for _, box in self._chips))
+        first, boxes = self._facts[0], [facts.geobox for facts in self._facts]
+        crs = tuple(dict.fromkeys(box.crs for box in boxes))
         found = [facts.statistics for facts in self._facts]
         # chips without a valid pixel have no statistics; they count for nothing
-        none = np.zeros(self.planes)
+        none = np.zeros(first.planes)
         columns = {
             name: np.stack([getattr(running, short) if len(running.count) else none + fill for running in found])
             for name, short, fill in _STATISTICS
         }
         counted = [facts.pixels_by_value for facts in self._facts]
+        framed = [facts.boxes for facts in self._facts if facts.boxes is not None]
         return ChipTable(
             names=tuple(self._names),
-            shapes=np.array([shape for shape, _ in self._chips], np.int64),
-            transforms=np.array([tuple(box.transform)[:6] for _, box in self._chips], np.float64),
+            shapes=np.array([box.shape for box in boxes], np.int64),
+            transforms=np.array([tuple(box.transform)[:6] for box in boxes], np.float64),
             crs=crs,
-            crs_indexes=np.array([crs.index(box.crs) for _, box in self._chips], np.int64),
-            dtype=self.dtype,
-            dates=self.dates,
-            holed=np.array(self._holed, bool),
+            crs_indexes=np.array([crs.index(box.crs) for box in boxes], np.int64),
+            dtype=first.dtype,
+            dates=first.dates,
+            holed=np.array([facts.holed for facts in self._facts], bool),
             **columns,
             value_offsets=np.cumsum([0, *map(len, counted)]),
             label_values=np.array([value for counts in counted for value in counts], np.int64),
             label_pixels=np.array([pixels for counts in counted for pixels in counts.values()], np.int64),
-            object_offsets=np.cumsum([0, *map(len, self._values)]),
-            object_values=np.concatenate(self._values).astype(np.int64),
-            boxes=np.concatenate(self._boxes).astype(np.float32) if self._boxes else np.zeros((0, 4), np.float32),
+            object_offsets=np.cumsum([0, *(len(facts.values) for facts in self._facts)]),
+            object_values=np.concatenate([facts.values for facts in self._facts]).astype(np.int64),
+            boxes=np.concatenate(framed).astype(np.float32) if framed else np.zeros((0, 4), np.float32),
             sample=np.concatenate([facts.sample for facts in self._facts]),
-            skipped=dict(self._skipped),
+            skipped=dict(Counter(text for facts in self._facts for text in facts.skipped)),
             unreadable=tuple(unreadable),
         )

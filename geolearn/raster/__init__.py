@@ -1,5 +1,6 @@
 """The only door to raster files: pixels travel with their place (GeoBox) and their mask."""
 
+from geolearn.raster._opening import many_files
 from geolearn.raster.geobox import GeoBox
 from geolearn.raster.mosaic import mosaic
 from geolearn.raster.reading import (
@@ -24,6 +25,7 @@ __all__ = [
     'RasterWriter',
     'common_dtype',
     'find_band_indexes',
+    'many_files',
     'mosaic',
     'open_raster',
     'raster_bands',

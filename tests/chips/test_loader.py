@@ -89,7 +89,7 @@ def test_worker_processes_give_the_same_batches(task, tmp_path):
     with path.open('wb') as file:
         writer, builder = PackWriter(file), TableBuilder()
         for chip in numbered(11, outlines=1):
-            builder.add(str(len(builder)), chip, find_facts(chip, sampled=1))
+            builder.add(str(len(builder)), find_facts(chip, sampled=1))
             writer.add(chip)
         writer.finish(builder.result(()))
     runs = []

@@ -26,7 +26,7 @@ def write_pack(path, chips, *, skipped=()):
     with path.open('wb') as file:
         writer, builder = PackWriter(file), TableBuilder()
         for index, chip in enumerate(chips):
-            builder.add(f'chip {index} é', chip, find_facts(chip, sampled=3))
+            builder.add(f'chip {index} é', find_facts(chip, sampled=3))
             writer.add(chip)
         writer.finish(builder.result(skipped))
     return path

@@ -180,30 +180,17 @@ def test_a_pack_cut_short_is_made_again(folder, own_cache):
     assert_equal_stores(found, reopen(folder, pack=False)[0])
 
 
-class FullFile:
-    """A file on a disk that holds so many bytes."""
-
-    def __init__(self, file, room):
-        self.file, self.room = file, room
-
-    def write(self, data):
-        self.room -= len(data)
-        if self.room < 0:
-            raise OSError(errno.ENOSPC, 'No space left on device')
-        return self.file.write(data)
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-
-
 @pytest.mark.parametrize('room', [0, 500, 3000])
 def test_a_disk_that_fills_up_means_direct_reading(folder, own_cache, monkeypatch, caplog, room):
-    class SmallDisk(UnnamedFile):
-        def __init__(self, at):
-            super().__init__(at)
-            self.file = FullFile(self.file, room)
+    left, write = [room], os.pwrite
 
-    monkeypatch.setattr(store, 'UnnamedFile', SmallDisk)
+    def small(handle, data, offset):
+        left[0] -= len(data)
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        return write(handle, data, offset)
+
+    monkeypatch.setattr(os, 'pwrite', small)
     with caplog.at_level(logging.WARNING, 'geolearn'):
         found, notes = reopen(folder)
     assert isinstance(found, DirectChips)
@@ -292,40 +279,60 @@ import sys, time
 from geolearn.chips import store
 from geolearn.chips.formats import open_chips
 
-write = store.PackWriter.add
+keep = store.PackWriter.keep
 
-def slowly(self, chip):
-    write(self, chip)
-    self._file.flush()
+def slowly(self, places):
+    keep(self, places)
     print('written', flush=True)
     time.sleep(float(sys.argv[2]))
 
-store.PackWriter.add = slowly
+store.PackWriter.keep = slowly
+store.FEW_CHIPS = int(sys.argv[3])
 opened = open_chips(sys.argv[1])
 found, notes = store.open_store(opened.folder, opened.dataset_type, opened.listing)
 print(type(found).__name__, notes, len(found.table), int(found.chip(0).pixels.sum()), flush=True)
 """
 
 
-def start_packing(folder, delay_s):
-    command = [sys.executable, '-c', SLOW_PACKING, str(folder), str(delay_s)]
+def start_packing(folder, delay_s, *, fork=False):
+    command = [sys.executable, '-c', SLOW_PACKING, str(folder), str(delay_s), '1' if fork else '1000']
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.skipif(not hasattr(os, 'O_TMPFILE'), reason='only Linux has files without a name')
-def test_a_killed_packing_leaves_nothing(folder, own_cache):
-    process = start_packing(folder, 30)
+@pytest.mark.parametrize('fork', [False, True])
+def test_a_killed_packing_leaves_nothing(folder, own_cache, fork):
+    process = start_packing(folder, 30, fork=fork)
     assert process.stdout.readline() == 'written\n'
+    children = _children(process.pid)
+    assert bool(children) == fork
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
     assert packs(own_cache) == []
+    deadline = time.monotonic() + 10
+    while any(map(_runs, children)):  # forked workers end with the process that they work for
+        assert time.monotonic() < deadline
     found, _ = reopen(folder)
     assert_equal_stores(found, reopen(folder, pack=False)[0])
 
 
-def test_two_processes_may_pack_at_once(folder, own_cache):
-    processes = [start_packing(folder, 0.05) for _ in range(2)]
+def _children(pid):
+    return [int(child) for child in Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
+
+
+def _runs(pid):
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().split(') ')[-1][0] not in 'ZX'
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize('fork', [False, True])
+def test_two_processes_may_pack_at_once(folder, own_cache, fork):
+    if fork and sys.platform != 'linux':
+        pytest.skip('processes are forked on Linux only')
+    processes = [start_packing(folder, 0.05, fork=fork) for _ in range(2)]
     outputs = [process.communicate()[0].splitlines()[-1] for process in processes]
     total = int(reopen(folder, pack=False)[0].chip(0).pixels.sum())
     assert outputs == [f'Pack [] 5 {total}'] * 2
@@ -333,7 +340,7 @@ def test_two_processes_may_pack_at_once(folder, own_cache):
 
 
 def test_an_interrupted_packing_leaves_nothing(folder, own_cache, monkeypatch):
-    monkeypatch.setattr(PackWriter, 'add', lambda self, chip: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr(PackWriter, 'keep', lambda self, places: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         reopen(folder)
     assert packs(own_cache) == []

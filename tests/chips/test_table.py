@@ -16,7 +16,7 @@ from geolearn.statistics import count_values
 def make_table(chips, *, sampled=5, prefix='c'):
     builder = TableBuilder()
     for index, chip in enumerate(chips):
-        builder.add(f'{prefix}{index}', chip, find_facts(chip, sampled=sampled))
+        builder.add(f'{prefix}{index}', find_facts(chip, sampled=sampled))
     return builder.result(['bad.tif: broken'])
 
 

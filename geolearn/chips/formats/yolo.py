@@ -39,8 +39,9 @@ def list_yolo(folder: Path, metadata: ExportMetadata) -> Listing:
 
     YOLO counts classes from 0, where ArcGIS keeps 0 for unlabelled: class i gets the value i + 1. Names come from
     classes.txt, data.yaml or *.names, and their values from the .emd where it names all of them; else from the classes
-    of the .emd in their order; else the numbers serve as names. An empty file says that a chip holds no object; an image without one is left out. Where
-    every line is a polygon the task is INSTANCES, else OBJECTS, and polygons among boxes count with their box.
+    of the .emd in their order; else the numbers serve as names. An empty file says that a chip holds no object; an
+    image without one is left out. Where every line is a polygon the task is INSTANCES, else OBJECTS, and polygons among
+    boxes count with their box.
 
     Raises:
         ChipFolderError: If a folder is missing, no image has a text file, no class is known, or names are broken.
