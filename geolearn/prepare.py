@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,15 +15,16 @@ from geolearn.chips.balance import rare_values, repeat_factors
 from geolearn.chips.collection import Collection, open_collection
 from geolearn.chips.dividing import Division, SplitChoice, divide
 from geolearn.chips.gather import GatherPlan
-from geolearn.chips.inputs import choose_input
+from geolearn.chips.inputs import ChosenInput, choose_input
 from geolearn.chips.interpret import BandChoice
 from geolearn.chips.label import Task
 from geolearn.chips.loader import ChipDataset, ChipLoader, LoaderOptions
 from geolearn.chips.splits import Split
+from geolearn.classes import ClassInfo
 from geolearn.data import ChipData
 from geolearn.device import choose_device
 from geolearn.errors import ChipFolderError
-from geolearn.normalize import Normalize, check_normalize, choose_normalization
+from geolearn.normalize import Normalization, Normalize, check_normalize, choose_normalization
 
 log = logging.getLogger('geolearn')
 
@@ -102,39 +104,17 @@ def prepare_data(
         BandError: If bands do not fit.
     """
     _check_numbers(chip_size=chip_size, batch_size=batch_size, seed=seed, num_workers=num_workers)
+    _check_words(dataset_type, normalize)
     check_transforms(transforms)
-    if dataset_type is not None and not isinstance(dataset_type, str):
-        raise ChipFolderError(f"dataset_type must be a name such as 'Classified_Tiles', got {dataset_type!r}")
-    if isinstance(normalize, str):
-        check_normalize(normalize, 0)
-    renamed = class_mapping or {}
-    taxonomy.check_mapping(renamed)
+    taxonomy.check_mapping(class_mapping or {})
     division = Division(split, val_split_pct, test_split_pct, block_size, label_fraction, seed)
     parts = [_paths(path), _paths(valid_path), _paths(test_path)]
     division.check_folders(valid=bool(parts[1]), test=bool(parts[2]))
     chips = open_collection([p for part in parts for p in part], dataset_type, pack=pack)
     choice = choose_input(chips, bands, extract_bands, normalize)
-    counts = choice.value_counts
-    listed = chips.listed_classes(renamed)
-    listed = taxonomy.list_found(chips.task, counts) if listed is None else listed
-    ignored = taxonomy.ignored_values(ignore_classes, listed, renamed, counts)
-    infos = taxonomy.choose_classes(chips.task, listed, renamed, ignored, counts, _finder(chips))
-    presence = chips.table.amounts([info.value for info in infos]) > 0
+    classes = _choose_classes(chips, choice, class_mapping or {}, ignore_classes)
     part_of = np.repeat([0, 1, 2], [len(part) for part in parts])[chips.part_of] if any(parts[1:]) else None
-    found, split_notes = divide(chips.table, presence, division, part_of, whole=chips.task == Task.LABEL)
-    device = choose_device()
-    plan = GatherPlan(
-        task=chips.task,
-        planes=choice.planes,
-        dates=chips.table.dates,
-        class_count=len(infos),
-        table=taxonomy.make_table(chips.task, infos, ignored, counts),
-        left_out=taxonomy.left_out_index(chips.task),
-        stored=device.type == 'cuda',
-        chip_size=min(chip_size, int(chips.table.shapes.max())),
-        rare_values=rare_values({v: n for v, n in counts.items() if v not in ignored}) if rare_class_crops else (),
-        seed=seed,
-    )
+    found, split_notes = divide(chips.table, classes.presence, division, part_of, whole=chips.task == Task.LABEL)
     options = LoaderOptions(
         batch_size=batch_size or DEFAULT_BATCH_SIZE,
         shuffle=True,
@@ -143,20 +123,18 @@ def prepare_data(
             chips.task,
             choice.bands,
             choice.statistics,
-            class_count=len(infos),
+            class_count=len(classes.infos),
             dates=chips.table.dates,
             dihedral=chips.metadata.dihedral,
         ),
         seed=seed,
         num_workers=num_workers,
-        device=device,
-        repeats=repeat_factors(presence[list(found.train)]) if oversample else None,
+        device=choose_device(),
+        repeats=repeat_factors(classes.presence[list(found.train)]) if oversample else None,
     )
+    plan = _make_plan(chips, choice, classes, options, chip_size=chip_size, rare=rare_class_crops)
     train_dl, valid_dl, test_dl = _make_loaders(chips, found, plan, options)
-    folder_notes = chips.notes()
-    for note in folder_notes:
-        log.warning('%s: %s', chips.folders[0].opened.folder, note)
-    remarks = [*folder_notes, *choice.remarks, *split_notes]
+    remarks = [*_tell_folders(chips), *choice.remarks, *split_notes]
     if batch_size is None:
         remarks.insert(0, f'batch_size=None means batches of {DEFAULT_BATCH_SIZE}, or fewer where chips are fewer')
     return ChipData(
@@ -166,20 +144,12 @@ def prepare_data(
         dataset_type=chips.folders[0].opened.dataset_type,
         bands=choice.bands,
         band_indexes=choice.indexes,
-        class_infos=infos,
-        ignored_values=ignored,
+        class_infos=classes.infos,
+        ignored_values=classes.ignored,
         chip_size=plan.chip_size,
         statistics=choice.statistics,
-        normalization=None
-        if normalize == 'pretraining'
-        else choose_normalization(
-            choice.normalize,
-            choice.statistics,
-            dtype=chips.table.dtype,
-            bands=choice.bands,
-            percentiles=choice.percentiles,
-        ),
-        value_counts=counts,
+        normalization=_normalization(choice, chips.table.dtype),
+        value_counts=choice.value_counts,
         dtype=chips.table.dtype,
         train_dl=train_dl,
         valid_dl=valid_dl,
@@ -190,6 +160,60 @@ def prepare_data(
         image_space=chips.metadata.image_space,
         remarks=tuple(remarks),
     )
+
+
+class _Classes(NamedTuple):
+    """Classes to train, values to leave out, and which chips (chips, classes) hold which of them."""
+
+    infos: tuple[ClassInfo, ...]
+    ignored: tuple[int, ...]
+    presence: np.ndarray
+
+
+def _choose_classes(
+    chips: Collection, choice: ChosenInput, renamed: Mapping[int, str], ignore: Sequence[int | str]
+) -> _Classes:
+    counts = choice.value_counts
+    listed = chips.listed_classes(renamed)
+    listed = taxonomy.list_found(chips.task, counts) if listed is None else listed
+    ignored = taxonomy.ignored_values(ignore, listed, renamed, counts)
+    infos = taxonomy.choose_classes(chips.task, listed, renamed, ignored, counts, _finder(chips))
+    return _Classes(infos, ignored, chips.table.amounts([info.value for info in infos]) > 0)
+
+
+def _make_plan(
+    chips: Collection, choice: ChosenInput, classes: _Classes, options: LoaderOptions, *, chip_size: int, rare: bool
+) -> GatherPlan:
+    counts = choice.value_counts
+    trained = {value: count for value, count in counts.items() if value not in classes.ignored}
+    return GatherPlan(
+        task=chips.task,
+        planes=choice.planes,
+        dates=chips.table.dates,
+        class_count=len(classes.infos),
+        table=taxonomy.make_table(chips.task, classes.infos, classes.ignored, counts),
+        left_out=taxonomy.left_out_index(chips.task),
+        stored=options.device.type == 'cuda',
+        chip_size=min(chip_size, int(chips.table.shapes.max())),
+        rare_values=rare_values(trained) if rare else (),
+        seed=options.seed,
+    )
+
+
+def _normalization(choice: ChosenInput, dtype: str) -> Normalization | None:
+    """Choose what the first layer does; None where the backbone's own statistics decide."""
+    if choice.normalize == 'pretraining':
+        return None
+    return choose_normalization(
+        choice.normalize, choice.statistics, dtype=dtype, bands=choice.bands, percentiles=choice.percentiles
+    )
+
+
+def _tell_folders(chips: Collection) -> list[str]:
+    notes = chips.notes()
+    for note in notes:
+        log.warning('%s: %s', chips.folders[0].opened.folder, note)
+    return notes
 
 
 def _finder(chips: Collection) -> Callable[[int], str]:
@@ -221,6 +245,13 @@ def _paths(given: str | Path | Sequence[str | Path]) -> list[str | Path]:
         if not isinstance(path, str | Path) or not str(path).strip():
             raise ChipFolderError(f'a chip folder is needed, or a list of them; got {path!r}')
     return paths
+
+
+def _check_words(dataset_type: object, normalize: Normalize) -> None:
+    if dataset_type is not None and not isinstance(dataset_type, str):
+        raise ChipFolderError(f"dataset_type must be a name such as 'Classified_Tiles', got {dataset_type!r}")
+    if isinstance(normalize, str):
+        check_normalize(normalize, 0)
 
 
 def _check_numbers(*, chip_size: int, batch_size: int | None, seed: int, num_workers: int) -> None:
