@@ -1,142 +1,275 @@
-"""DOFA-base against torchgeo's DOFA and the machine's matrix rate; windowed against global attention.
+"""Encoders against peers and the machine's matrix rate, forward and training; windowed against global attention.
 
-Prints, as its last line, one JSON object of {name: {value, bar, ok}}.
+The peer of DOFA is torchgeo's class. terratorch, whose Prithvi would be the peer, needs Python 3.12 through its own
+torchgeo, so Prithvi stands beside timm's plain ViT of the same width, depth and bands. On a CUDA device everything
+runs under autocast to bfloat16, on larger batches.
 
-    speedup_224, speedup_512     images/s of geolearn's DOFA-base over torchgeo's; null without torchgeo
-    matmul_share_224, _512       share of the machine's float32 matrix rate, measured in the same rounds
-    windowed_flatness            windowed blocks' time per pixel over that at 512 px, the worst of the sizes
-    windowed_speedup_1024, _1536 the whole encoder with four global blocks against all-global
-    memory_...                   peak memory of a forward pass in MB, windowed and global
+Prints, as its last line, one JSON object of {name: {value, bar, ok}}; <model> is dofa, prithvi_100M or prithvi_300M:
+
+    speedup_<model>_<px>      images/s of the compiled encoder over the peer's; null without torchgeo
+    eager_<model>_<px>        the same, not compiled
+    matmul_share_<model>_<px> share of the device's matrix rate, measured in the same rounds
+    peer_share_<model>_<px>   the peer's own share: no speed-up can exceed one over it
+    compile_s_<model>_<px>    seconds to compile, and break_even_<model>_<px>, images that win them back from eager
+    training_<model>_<px>     the peer's time for a training step over geolearn's
+    windowed_flatness         windowed blocks' time per pixel over that at 512 px, the worst of the sizes
+    windowed_speedup_<px>     the whole encoder with four global blocks against all-global
+    memory_...                peak memory of a forward pass in MB, windowed and global
 """
 
 import importlib.util
+import os
 import statistics
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, peak_mb, report
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
 
-from geolearn.backbones import create_backbone
+from geolearn.backbones import compile_for_inference, create_backbone
 from geolearn.backbones.vit import choose_window, run_windowed
 from geolearn.bands import get_bands
 
-BANDS = get_bands('sentinel2_l2a', ['B4', 'B3', 'B2', 'B5', 'B6', 'B7', 'B8', 'B11', 'B12'])
-WAVELENGTHS = [band.wavelength_um for band in BANDS]
-DIM, DEPTH = 768, 12
+ON_GPU = torch.cuda.is_available()
+DEVICE = 'cuda' if ON_GPU else 'cpu'
+
+SPEEDUP_BAR = 1.3
+SHARE_BAR = 0.8
+TRAINING_BAR = 0.95
+"""No slower, within what one machine's noise leaves of a ratio of 1."""
+
+WINDOW_BARS = {1024: 1.35, 1536: 1.75, 2048: 1.95}
 
 
-def make_trunk() -> torch.nn.Module:
-    """DOFA-base at random weights, native and windowed in one."""
-    torch.manual_seed(0)
-    return create_backbone('dofa_base', BANDS, pretrained=False, form='tokens').trunk.eval()
+@dataclass(frozen=True)
+class Case:
+    """An encoder to measure: its name, bands and shape; `depth` may be cut below the published one."""
+
+    label: str
+    name: str
+    bands: tuple[str, ...]
+    dim: int
+    depth: int
+    heads: int
+
+    def build(self) -> nn.Module:
+        """The encoder at random weights, in its native form."""
+        torch.manual_seed(0)
+        bands = get_bands('sentinel2_l2a', self.bands)
+        backbone = create_backbone(self.name, bands, pretrained=False, form='tokens')
+        backbone.trunk.blocks = backbone.trunk.blocks[: self.depth]
+        return backbone.to(DEVICE)
+
+    def build_peer(self, size: int) -> nn.Module | None:
+        """The peer for one image size, as a module of images alone; None where it is not installed."""
+        if self.label != 'dofa':
+            shape = {'embed_dim': self.dim, 'depth': self.depth, 'num_heads': self.heads}
+            vit = VisionTransformer(size, 16, len(self.bands), num_classes=0, global_pool='', **shape)
+            return vit.to(DEVICE)
+        return build_torchgeo(self, size) if importlib.util.find_spec('torchgeo') else None
+
+    def images(self, size: int) -> Tensor:
+        """A batch of random images: one on a CPU, as many on a GPU as keep it busy."""
+        batch = max(1, 64 * 224**2 // size**2) if ON_GPU else 1
+        return torch.rand(batch, len(self.bands), size, size, device=DEVICE)
+
+    def flop(self, x: Tensor) -> float:
+        """Multiply-adds x 2 of the matrix products for these images."""
+        tokens = (x.shape[-1] // 16) ** 2
+        linear = self.depth * 2 * tokens * 12 * self.dim**2
+        attention = self.depth * 4 * tokens**2 * self.dim
+        return len(x) * (linear + attention + 2 * tokens * len(self.bands) * 256 * self.dim)
 
 
-def make_peer(size: int) -> torch.nn.Module | None:
-    """torchgeo's DOFA-base for one image size, or None where torchgeo is not installed."""
-    if importlib.util.find_spec('torchgeo') is None:
-        return None
+DOFA_BANDS = ('B4', 'B3', 'B2', 'B5', 'B6', 'B7', 'B8', 'B11', 'B12')
+HLS_BANDS = ('B2', 'B3', 'B4', 'B8A', 'B11', 'B12')
+CASES = (
+    Case('dofa', 'dofa_base', DOFA_BANDS, 768, 12, 12),
+    Case('prithvi_100M', 'prithvi_v1_100M', HLS_BANDS, 768, 12, 12),
+    Case('prithvi_300M', 'prithvi_v2_300M', HLS_BANDS, 1024, 24, 16),
+)
+
+
+def build_torchgeo(case: Case, size: int) -> nn.Module:
+    """torchgeo's DOFA, with a forward of its features from images alone."""
     from torchgeo.models import DOFA
 
-    return DOFA(img_size=size, embed_dim=DIM, depth=DEPTH, num_heads=12, num_classes=0, global_pool=True).eval()
+    wavelengths = [band.wavelength_um for band in get_bands('sentinel2_l2a', case.bands)]
+    net = DOFA(size, embed_dim=case.dim, depth=case.depth, num_heads=case.heads, num_classes=0, global_pool=True)
+    net.forward = partial(net.forward_features, wavelengths=wavelengths)
+    return net.to(DEVICE)
 
 
-def flop(size: int) -> float:
-    """Multiply-adds x 2 of the native encoder's matrix products for one image."""
-    tokens = (size // 16) ** 2
-    linear = DEPTH * 2 * tokens * 12 * DIM**2
-    attention = DEPTH * 4 * tokens**2 * DIM
-    return linear + attention + 2 * tokens * len(BANDS) * 256 * DIM
+def wait() -> None:
+    """Let the GPU finish, so that clocks tell the truth."""
+    if ON_GPU:
+        torch.cuda.synchronize()
 
 
-def matmul_rate(n: int = 1024) -> tuple[object, float]:
-    """A job that multiplies two square matrices, and its floating-point operations."""
-    a, b = torch.rand(n, n), torch.rand(n, n)
-    repeats = 8
-    return (lambda: [a @ b for _ in range(repeats)]), repeats * 2.0 * n**3
+def autocast() -> torch.autocast:
+    return torch.autocast(DEVICE, torch.bfloat16, enabled=ON_GPU)
 
 
-def inference(forward: Callable[[torch.Tensor], object], x: torch.Tensor) -> object:
-    """Run under inference mode, which also lets DOFA keep its generated kernel."""
-    with torch.inference_mode():
-        return forward(x)
+def infer(forward: Callable[[Tensor], object], x: Tensor) -> None:
+    """Run forward once, as inference does."""
+    with torch.inference_mode(), autocast():
+        forward(x)
+    wait()
 
 
-def compare_with_peer(sizes: tuple[int, ...], rounds: int) -> dict[str, Check]:
-    """Forward passes of one image, interleaved with the peer's and with plain matrix products."""
-    checks: dict[str, Check] = {}
-    trunk = make_trunk()
-    for size in sizes:
-        x = torch.rand(1, len(BANDS), size, size)
-        product, product_flop = matmul_rate()
-        jobs = {'geolearn': partial(inference, trunk.tokens, x), 'matmul': product}
-        peer = make_peer(size)
-        if peer is not None:
-            jobs['torchgeo'] = partial(inference, partial(peer.forward_features, wavelengths=WAVELENGTHS), x)
-        seconds = interleave(jobs, rounds=rounds)
-        for name in jobs.keys() - {'matmul'}:
-            print(f'{size} px, {name}: {1 / statistics.median(seconds[name]):.2f} images/s')
-        share = statistics.median(
-            flop(size) / a * b / product_flop for a, b in zip(seconds['geolearn'], seconds['matmul'])
-        )
-        checks[f'matmul_share_{size}'] = Check(share)
-        ratio = None if peer is None else median_ratio(seconds, 'torchgeo', 'geolearn')
-        checks[f'speedup_{size}'] = Check(ratio, None if ratio is None else 1.0, at_least=True)
+def multiply(repeats: int, a: Tensor, b: Tensor) -> None:
+    for _ in range(repeats):
+        a @ b
+    wait()
+
+
+def matmul_job() -> tuple[Callable[[], None], float]:
+    """A job that multiplies square matrices, and its floating-point operations."""
+    n, repeats, dtype = (8192, 8, torch.bfloat16) if ON_GPU else (1024, 8, torch.float32)
+    a, b = (torch.rand(n, n, device=DEVICE, dtype=dtype) for _ in range(2))
+    return partial(multiply, repeats, a, b), repeats * 2.0 * n**3
+
+
+def compare_forward(case: Case, size: int, rounds: int) -> dict[str, Check]:
+    """Forward passes of the compiled encoder, the plain one and the peer, beside plain matrix products."""
+    net, peer, x = case.build().eval(), case.build_peer(size), case.images(size)
+    with autocast():
+        compiled = compile_for_inference(net, x)
+    product, product_flop = matmul_job()
+    jobs = {'compiled': partial(infer, compiled, x), 'eager': partial(infer, net, x), 'matmul': product}
+    if peer is not None:
+        jobs['peer'] = partial(infer, peer.eval(), x)
+    seconds = interleave(jobs, rounds=rounds)
+
+    def share(name: str) -> float:
+        rates = (case.flop(x) / a * b / product_flop for a, b in zip(seconds[name], seconds['matmul']))
+        return statistics.median(rates)
+
+    key = f'{case.label}_{size}'
+    saved = (statistics.median(seconds['eager']) - statistics.median(seconds['compiled'])) / len(x)
+    bar = SPEEDUP_BAR if case.label == 'dofa' and peer is not None else None
+    checks = {
+        f'speedup_{key}': Check(peer and median_ratio(seconds, 'peer', 'compiled'), bar, at_least=True),
+        f'eager_{key}': Check(peer and median_ratio(seconds, 'peer', 'eager')),
+        f'matmul_share_{key}': Check(share('compiled'), SHARE_BAR, at_least=True),
+        f'peer_share_{key}': Check(peer and share('peer')),
+        f'compile_s_{key}': Check(compiled.seconds),
+        f'break_even_{key}': Check(compiled.seconds / saved if saved > 0 else None),
+    }
+    for name in jobs.keys() - {'matmul'}:
+        say(f'{key} forward, {name}: {len(x) / statistics.median(seconds[name]):.2f} images/s')
+    rate = product_flop / statistics.median(seconds['matmul']) / 1e9
+    say(f'{key} matrix rate {rate:.0f} GFLOP/s; {compiled.reason or "compiled"}', checks)
+    torch._dynamo.reset()  # lets go of the frozen weights
     return checks
 
 
-def compare_windows(sizes: tuple[int, ...], rounds: int) -> dict[str, Check]:
-    """The whole encoder, windowed blocks with four global ones against all global, in time and memory."""
-    trunk = make_trunk()
-    checks: dict[str, Check] = {}
-    bars = {1024: 1.35, 1536: 1.75}
-    for size in sizes:
-        x = torch.rand(1, len(BANDS), size, size)
-        forms = {'windowed': partial(trunk.last_map, window=None), 'global': partial(trunk.last_map, window=0)}
-        seconds = interleave({name: partial(inference, form, x) for name, form in forms.items()}, rounds=rounds)
-        ratio = median_ratio(seconds, 'global', 'windowed')
-        print(f'{size} px: ' + ', '.join(f'{name} {statistics.median(seconds[name]):.2f} s' for name in forms))
-        checks[f'windowed_speedup_{size}'] = Check(ratio, bars.get(size), at_least=True)
-    for form in ('windowed', 'global'):
-        checks[f'memory_{form}_{sizes[-1]}_mb'] = Check(child_peak_mb(__file__, '--child', form, str(sizes[-1])))
-    return checks
+def make_step(net: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A training step: forward, a mean square, backward, plain descent."""
+    optimiser = torch.optim.SGD((p for p in net.parameters() if p.requires_grad), lr=1e-6)
+    net.train()
+
+    def step() -> None:
+        with autocast():
+            loss = net(x).float().square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        wait()
+
+    return step
+
+
+def compare_training(case: Case, size: int, rounds: int) -> dict[str, Check]:
+    """Training steps of the encoder and its peer, neither compiled."""
+    peer, x = case.build_peer(size), case.images(size)
+    if peer is None:
+        return {f'training_{case.label}_{size}': Check(None)}
+    steps = {'geolearn': make_step(case.build(), x), 'peer': make_step(peer, x)}
+    seconds = interleave(steps, rounds=rounds)
+    check = Check(median_ratio(seconds, 'peer', 'geolearn'), TRAINING_BAR, at_least=True)
+    times = ', '.join(f'{name} {statistics.median(values):.2f} s' for name, values in seconds.items())
+    say(f'{case.label}_{size} training step: {times}', {f'training_{case.label}_{size}': check})
+    return {f'training_{case.label}_{size}': check}
 
 
 def compare_blocks(sizes: tuple[int, ...], rounds: int) -> dict[str, Check]:
     """Two windowed blocks at each size, sizes in turn: their time per pixel should not depend on it."""
-    blocks = make_trunk().blocks[:2]
+    blocks = CASES[0].build().eval().trunk.blocks[:2]
     jobs = {}
     for size in sizes:
-        grid, side = torch.rand(1, size // 16, size // 16, DIM), choose_window(size // 16)
-        run = partial(run_windowed, blocks, window=(side, side), global_at=())
-        jobs[str(size)] = partial(inference, run, grid)
+        grid, side = torch.rand(1, size // 16, size // 16, CASES[0].dim, device=DEVICE), choose_window(size // 16)
+        jobs[str(size)] = partial(infer, partial(run_windowed, blocks, window=(side, side), global_at=()), grid)
     seconds = interleave(jobs, rounds=rounds)
     first = sizes[0]
     ratios = [median_ratio(seconds, str(size), str(first)) / (size / first) ** 2 for size in sizes[1:]]
-    print('windowed blocks, time per pixel over that at 512 px: ' + ', '.join(f'{ratio:.2f}' for ratio in ratios))
+    say('windowed blocks, time per pixel over that at 512 px: ' + ', '.join(f'{ratio:.2f}' for ratio in ratios))
     return {'windowed_flatness': Check(max(*ratios, *(1 / ratio for ratio in ratios)), 1.25)}
 
 
-def one_forward(form: str, size: int) -> None:
-    """Run one windowed or global forward pass."""
-    trunk = make_trunk()
-    x = torch.rand(1, len(BANDS), size, size)
-    inference(lambda y: trunk.last_map(y, None if form == 'windowed' else 0), x)
+def window_jobs(size: int, depth: int) -> dict[str, Callable[[], None]]:
+    """ViT-B's blocks over a grid, a third of them global or all."""
+    blocks = CASES[0].build().eval().trunk.blocks[:depth]
+    grid, side = torch.rand(1, size // 16, size // 16, CASES[0].dim, device=DEVICE), choose_window(size // 16)
+    run = partial(run_windowed, blocks, global_at=tuple(range(2, depth, 3)))
+    forms = {'windowed': (side, side), 'global': None}
+    return {name: partial(infer, partial(run, window=window), grid) for name, window in forms.items()}
+
+
+def compare_windows(sizes: tuple[int, ...], depth: int, rounds: int) -> dict[str, Check]:
+    """The encoder's blocks, windowed with every third one global against all global, in time and memory."""
+    checks: dict[str, Check] = {}
+    for size in sizes:
+        jobs = window_jobs(size, depth)
+        seconds = interleave(jobs, rounds=rounds)
+        check = Check(median_ratio(seconds, 'global', 'windowed'), WINDOW_BARS.get(size), at_least=True)
+        times = ', '.join(f'{name} {statistics.median(seconds[name]):.2f} s' for name in jobs)
+        say(f'{size} px, {depth} blocks: {times}', {f'windowed_speedup_{size}': check})
+        checks[f'windowed_speedup_{size}'] = check
+    for form in ('windowed', 'global'):
+        peak = child_peak_mb(__file__, '--child', form, str(sizes[-1]), str(depth))
+        checks[f'memory_{form}_{sizes[-1]}_mb'] = Check(peak)
+    return checks
+
+
+def say(line: str, checks: dict[str, Check] | None = None) -> None:
+    """Print at once what was measured, with the machine's load: others may be at work on it."""
+    figures = ', '.join(f'{name} {check.to_json()["value"]}' for name, check in (checks or {}).items())
+    load = f' [load {os.getloadavg()[0]:.1f}]' if hasattr(os, 'getloadavg') else ''
+    print(line + (f': {figures}' if figures else '') + load, flush=True)
+
+
+def plan(quick: bool) -> Iterator[dict[str, Check]]:
+    """Measure one thing after the other; quick keeps three of the Prithvis' blocks and the smallest size."""
+    for case in CASES:
+        if quick and case.label != 'dofa':
+            case = Case(case.label, case.name, case.bands, case.dim, 3, case.heads)
+        for size in (224,) if quick else (224, 512, 1024):
+            rounds = 5 if quick else {224: 15, 512: 7, 1024: 3}[size]
+            yield compare_forward(case, size, rounds)
+            yield compare_training(case, size, 2 if quick else max(2, rounds // 2))
+    yield compare_blocks((512, 1024) if quick else (512, 1024, 1536), rounds=3 if quick else 5)
+    # three blocks, two of them windowed, stand for twelve
+    yield compare_windows((1024,) if quick else (512, 1024, 1536, 2048), depth=3 if quick else 12, rounds=2)
 
 
 def main() -> None:
     """Measure and report."""
-    quick = parse_quick(__doc__)
-    checks = compare_with_peer((224,) if quick else (224, 512), rounds=3 if quick else 7)
-    checks |= compare_blocks((512, 1024) if quick else (512, 1024, 1536), rounds=3 if quick else 5)
-    checks |= compare_windows((1024,) if quick else (512, 1024, 1536), rounds=1 if quick else 3)
+    warnings.filterwarnings('ignore', module='torchgeo')
+    checks: dict[str, Check] = {}
+    for found in plan(parse_quick(__doc__)):
+        checks |= found
     report(checks)
 
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--child']:
-        one_forward(sys.argv[2], int(sys.argv[3]))
+        window_jobs(int(sys.argv[3]), int(sys.argv[4]))[sys.argv[2]]()
         print(peak_mb())
     else:
         main()

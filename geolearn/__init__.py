@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 __version__ = '0.1.0'
 
 _HOMES = {
+    'Adaptation': 'backbones.adapt',
     'Band': 'bands',
     'ChipData': 'data',
     'ClassInfo': 'classes',
     'DeepLab': 'models',
     'GeoLearnError': 'errors',
+    'backbone_table': 'backbones',
     'create_backbone': 'backbones',
+    'describe_backbone': 'backbones',
     'export_training_data': 'chips.export',
     'get_bands': 'bands',
     'list_backbones': 'backbones',
@@ -21,13 +24,16 @@ _HOMES = {
 }
 
 __all__ = [
+    'Adaptation',
     'Band',
     'ChipData',
     'ClassInfo',
     'DeepLab',
     'GeoLearnError',
     '__version__',
+    'backbone_table',
     'create_backbone',
+    'describe_backbone',
     'export_training_data',
     'get_bands',
     'list_backbones',
@@ -37,7 +43,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from geolearn.backbones import create_backbone, list_backbones
+    from geolearn.backbones import backbone_table, create_backbone, describe_backbone, list_backbones
+    from geolearn.backbones.adapt import Adaptation
     from geolearn.bands import Band, get_bands, list_sensors
     from geolearn.chips.export import export_training_data
     from geolearn.classes import ClassInfo

@@ -5,8 +5,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from geolearn.errors import GeoLearnError
+
+if TYPE_CHECKING:
+    from geolearn.bands import Band
 
 # Sub-commands import what they need themselves: `geolearn --help` must not wait for torch.
 
@@ -54,6 +58,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--class-field', help='field of the vector file that holds class values or names')
     parser.add_argument('--layer', help='layer of the vector file, needed if it has several')
     parser.add_argument('--sensor', default='Undefined', help='such as Sentinel-2')
+    parser.add_argument('--bands', nargs='+', help="names of the raster's bands in file order, where it names none")
     parser.add_argument('--all-tiles', action='store_true', help='write chips without any label too')
     parser.set_defaults(run=_export)
 
@@ -71,9 +76,16 @@ def _export(arguments: argparse.Namespace) -> None:
         arguments.class_field,
         layer=arguments.layer,
         sensor=arguments.sensor,
+        bands=_bands(arguments.bands, arguments.sensor),
         output_nofeature_tiles=arguments.all_tiles,
     )
     print(f'wrote {sum(1 for _ in (written / "map.txt").open(encoding="utf-8"))} chips to {written}')
+
+
+def _bands(names: Sequence[str] | None, sensor: str) -> 'Sequence[Band] | None':
+    from geolearn.bands import resolve_bands
+
+    return None if names is None else resolve_bands(names, sensor=None if sensor == 'Undefined' else sensor)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:

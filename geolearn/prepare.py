@@ -14,7 +14,7 @@ from geolearn.chips.augmenting import Transforms, check_transforms, choose_trans
 from geolearn.chips.balance import rare_values, repeat_factors
 from geolearn.chips.collection import Collection, open_collection
 from geolearn.chips.dividing import Division, SplitChoice, divide
-from geolearn.chips.gather import GatherPlan
+from geolearn.chips.gather import GatherPlan, check_rare_crops
 from geolearn.chips.inputs import ChosenInput, choose_input
 from geolearn.chips.interpret import BandChoice
 from geolearn.chips.label import Task
@@ -90,7 +90,8 @@ def prepare_data(
         normalize: ``'dataset'``, ``'minmax'``, ``'robust'``, ``'imagenet'``, ``'pretraining'`` or (means, stds); see
             `geolearn.normalize.choose_normalization`.
         oversample: Show chips of rare classes several times in an epoch.
-        rare_class_crops: Draw half of the random crops around a pixel of a rare class (under 5 % of the pixels).
+        rare_class_crops: Draw half of the random crops around a pixel of a rare class (under 5 % of the pixels); for
+            labels with a class per pixel and a `chip_size` below that of the chips.
         num_workers: Processes that gather batches; 0 gathers in threads of this one.
         pack: False reads chips from their files each time and writes nothing to the cache.
 
@@ -185,6 +186,8 @@ def _make_plan(
     chips: Collection, choice: ChosenInput, classes: _Classes, options: LoaderOptions, *, chip_size: int, rare: bool
 ) -> GatherPlan:
     counts = choice.value_counts
+    if rare:
+        check_rare_crops(chips.task, chip_size, int(chips.table.shapes.max()))
     trained = {value: count for value, count in counts.items() if value not in classes.ignored}
     return GatherPlan(
         task=chips.task,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -23,6 +24,9 @@ with warnings.catch_warnings():
 from geolearn.chips.loader import ChipLoader
 from geolearn.history import History
 from geolearn.metrics import ConfusionMatrix
+
+SEARCHED_RATES = (1e-7, 10.0)
+"""From where to where the range test goes."""
 
 Splitter = Callable[[Any], Sequence[list[nn.Parameter]]]
 
@@ -104,7 +108,7 @@ def make_learner(
     class_count: int,
     splitter: Splitter,
 ) -> Learner:
-    """Build the fastai Learner: AdamW, one parameter group for the trunk and one for what is new.
+    """Build the fastai Learner: AdamW, with the parameter groups that the splitter returns.
 
     Args:
         network: Maps images to logits.
@@ -137,7 +141,7 @@ def train(
     history: History,
     *,
     epochs: int,
-    learning_rate: float | slice,
+    learning_rate: float | slice | Sequence[float],
     one_cycle: bool,
     weight_decay: float,
 ) -> None:
@@ -147,7 +151,7 @@ def train(
         learner: From `make_learner`.
         history: Extended in place.
         epochs: Passes over the training chips.
-        learning_rate: Highest rate, or a slice from the trunk's to the head's.
+        learning_rate: Highest rate, or a slice from the trunk's to the head's, or one for each parameter group.
         one_cycle: Warm up and anneal (Smith & Topin 2017, arXiv:1708.07120) instead of a constant rate.
         weight_decay: Decoupled weight decay.
     """
@@ -160,8 +164,15 @@ def train(
             learner.fit(epochs, learning_rate, wd=weight_decay, cbs=watch)
 
 
-def find_learning_rate(learner: Learner, *, iterations: int = 100) -> tuple[float, list[float], list[float]]:
+def find_learning_rate(
+    learner: Learner, *, iterations: int = 100, scales: Sequence[float] | None = None
+) -> tuple[float, list[float], list[float]]:
     """Run a learning-rate range test (Smith 2017, arXiv:1506.01186); the weights are put back afterwards.
+
+    Args:
+        learner: From `make_learner`.
+        iterations: Number of batches.
+        scales: Share of the rate that each parameter group learns at; None for one rate.
 
     Returns:
         The suggestion (fastai's "valley": half-way down the longest falling stretch), the rates and the losses.
@@ -175,7 +186,8 @@ def find_learning_rate(learner: Learner, *, iterations: int = 100) -> tuple[floa
             # a first batch without labelled pixels costs 0, of which any loss is the fourfold at which the test would
             # stop: then it is run again to its end
             for stop in (True, False):
-                finder = LRFinder(num_it=iterations, stop_div=stop)
+                low, high = (rate if scales is None else rate * np.asarray(scales) for rate in SEARCHED_RATES)
+                finder = LRFinder(low, high, num_it=iterations, stop_div=stop)
                 learner.fit(iterations // len(learner.dls.train) + 1, cbs=finder)
                 if len(learner.recorder.losses) > iterations // 3:
                     break

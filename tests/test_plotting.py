@@ -241,6 +241,28 @@ def test_pairs_stand_beside_their_change():
     assert [ax.get_title() for ax in figure.axes[:3]] == ['date 1', 'date 2', 'date 3']
 
 
+def test_what_did_not_change_looks_the_same_on_all_dates():
+    before = images(1)[0]
+    after = before.clone()
+    after[:, :3, :3] *= 50  # something bright was built
+    figure = show_pairs(torch.stack((before, after))[None], None, RGBN, CLASSES)
+    one, two = (np.asarray(ax.images[0].get_array()) for ax in figure.axes[:2])
+    assert np.array_equal(one[3:], two[3:])
+    assert not np.array_equal(one[:3, :3], two[:3, :3])
+
+
+def test_the_unlabelled_class_hides_nothing():
+    mask = torch.zeros(1, 6, 6, dtype=torch.int64)
+    mask[:, :3] = 1
+    for name, opacity in (('NoData', 0), ('Background', 1)):
+        known = [ClassInfo(0, name, (0, 0, 0)), ClassInfo(1, 'water', (0, 0, 255))]
+        figure = show_chips(images(1, size=6), mask, RGBN, known, columns=1, alpha=0.5)
+        drawn_mask = np.asarray(figure.axes[0].images[1].get_array())
+        assert (drawn_mask[3:, :, 3] == opacity).all()
+        assert (drawn_mask[:3, :, 3] == 1).all()
+        assert legend(figure) == [name, 'water']
+
+
 @pytest.mark.parametrize(
     ('labels', 'titles'),
     [

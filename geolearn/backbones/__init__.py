@@ -1,6 +1,8 @@
 """Backbones: encoders that turn images of any size and bands into feature maps, by name."""
 
+import math
 from collections.abc import Sequence
+from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -25,15 +27,17 @@ from geolearn.backbones._backbone import (
     BackboneOptions,
     Builder,
     Form,
-    enable_checkpointing,
     register_backbone,
 )
 from geolearn.backbones.bundled import build_from_bundle, is_bundle
 from geolearn.backbones.catalog import read_aliases, read_catalog
+from geolearn.backbones.compiling import CompiledNetwork, compile_for_inference
 from geolearn.backbones.describe import BackboneInfo, describe_record, tabulate
 from geolearn.backbones.pyramid import STRIDES
+from geolearn.backbones.temporal import Temporal, TemporalBackbone
 from geolearn.backbones.timm import build_timm, is_timm_model, list_timm_models
 from geolearn.backbones.torchvision import build_torchvision, list_torchvision_models
+from geolearn.backbones.vit import Stage
 from geolearn.backbones.weights import LoadReport
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, BandError, UnknownNameError
@@ -42,9 +46,13 @@ __all__ = [
     'Backbone',
     'BackboneInfo',
     'BackboneOptions',
+    'CompiledNetwork',
     'Form',
     'LoadReport',
+    'Temporal',
+    'TemporalBackbone',
     'backbone_table',
+    'compile_for_inference',
     'create_backbone',
     'describe_backbone',
     'list_backbones',
@@ -65,6 +73,9 @@ def create_backbone(
     layers: Sequence[int] | None = None,
     relative_positions: bool = False,
     checkpointing: bool = False,
+    resolution_m: float | None = None,
+    dates: int | Sequence[date] = 1,
+    temporal: Temporal = 'mean',
 ) -> Backbone:
     """Build a backbone for images with these bands.
 
@@ -85,6 +96,12 @@ def create_backbone(
             for ``'tokens'``, which then returns a list of their outputs before the final norm.
         relative_positions: Whether a transformer's maps also see relative positions, learned from zero.
         checkpointing: Whether training computes activations again instead of keeping them: less memory, more time.
+        resolution_m: Of the images, in metres per pixel, for ScaleMAE, Clay and Galileo, whose positions depend on it;
+            None leaves that of their pretraining.
+        dates: Number of dates of each image, or when each was taken; with several the backbone takes images (N, dates,
+            bands, H, W), and returns maps as for one. Prithvi sees all dates at once, others one after the other.
+        temporal: How the maps of several dates become one: ``'mean'``; ``'concat'``, a learned mixture of the dates in
+            their order; ``'ltae'``, attention over the dates and when they were taken (see `TemporalBackbone`).
 
     Raises:
         UnknownNameError: If no registry holds `name`.
@@ -111,8 +128,31 @@ def create_backbone(
     else:
         backbone = build(bare, tuple(bands), options)
     if checkpointing:
-        enable_checkpointing(backbone)
-    return backbone
+        _enable_checkpointing(backbone)
+    if resolution_m is not None:
+        _set_resolution(backbone, resolution_m)
+    alone = dates == 1 if isinstance(dates, int) else len(dates) == 1
+    return backbone if alone else TemporalBackbone(backbone, dates, temporal)
+
+
+def _enable_checkpointing(backbone: Backbone) -> None:
+    stages = [module for module in backbone.trunk.modules() if isinstance(module, Stage)]
+    for stage in stages:
+        stage.checkpointing = True
+    switch = getattr(backbone.trunk, 'set_grad_checkpointing', None)  # timm's own
+    if switch is not None:
+        switch(True)
+    if not stages and switch is None:
+        raise BackboneError(f'{backbone.name} cannot recompute activations; pass checkpointing=False')
+
+
+def _set_resolution(backbone: Backbone, resolution_m: float) -> None:
+    if not (math.isfinite(resolution_m) and resolution_m > 0):
+        raise ValueError(f'resolution_m must be above 0 metres per pixel, got {resolution_m}')
+    trunk = backbone.trunk
+    if not isinstance(trunk, scalemae.ScaleMaeViT | clay.ClayViT | galileo.Galileo):
+        raise BackboneError(f'{backbone.name} knows no ground resolution; leave resolution_m out')
+    trunk.ground_resolution_m = resolution_m
 
 
 def list_backbones(pattern: str = '*') -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from geolearn.backbones.pyramid import STRIDES, LayerPyramid, SimpleFeaturePyramid
 from geolearn.backbones.trunk import Trunk
-from geolearn.backbones.vit import Stage, global_blocks
+from geolearn.backbones.vit import global_blocks
 from geolearn.backbones.weights import LoadReport
 from geolearn.bands import Band
 from geolearn.errors import BackboneError
@@ -53,14 +53,29 @@ class Backbone(nn.Module):
         self.load_report = load_report
 
 
-class PyramidBackbone(Backbone):
+class MapBackbone(Backbone):
+    """A plain transformer, windowed, with a pyramid on the maps of some of its layers."""
+
+    trunk: Any
+    layers: tuple[int, ...]
+    window: int | None
+    pyramid: Any
+    has_position_grid = True
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute maps (N, C, ceil(H/s), ceil(W/s)) at the strides s from images (N, bands, H, W)."""
+        return self.finish(self.trunk.maps(x, self.layers, self.window), x)
+
+    def finish(self, maps: Sequence[Tensor], x: Tensor) -> list[Tensor]:
+        """Turn the trunk's maps of images `x`, one for each of `layers`, into what `forward` returns."""
+        return crop_maps(self.pyramid(maps), x, self.strides)
+
+
+class PyramidBackbone(MapBackbone):
     """A plain transformer, windowed, with the simple feature pyramid on its last map.
 
     The class token and the final norm take no part, so they are frozen; nothing trainable stays without gradient.
     """
-
-    trunk: Any
-    has_position_grid = True
 
     def __init__(
         self,
@@ -73,17 +88,17 @@ class PyramidBackbone(Backbone):
     ) -> None:
         pyramid = SimpleFeaturePyramid(trunk.dim, patch=trunk.patch, strides=strides)
         super().__init__(name, trunk, channels=pyramid.channels, strides=pyramid.strides, load_report=load_report)
+        self.layers = (trunk.depth - 1,)
         self.window = window
         self.pyramid = pyramid
         _freeze_native(trunk)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Compute maps (N, 256, ceil(H/s), ceil(W/s)) at the strides s from images (N, bands, H, W)."""
-        last = self.trunk.maps(x, [self.trunk.depth - 1], self.window)[0]
-        return crop_maps(self.pyramid(last), x, self.strides)
+    def finish(self, maps: Sequence[Tensor], x: Tensor) -> list[Tensor]:
+        """Turn the trunk's last map of images `x` into what `forward` returns."""
+        return crop_maps(self.pyramid(maps[0]), x, self.strides)
 
 
-class LayerBackbone(Backbone):
+class LayerBackbone(MapBackbone):
     """A plain transformer, windowed, whose maps of four layers are brought to four strides; see `LayerPyramid`.
 
     Args:
@@ -94,9 +109,6 @@ class LayerBackbone(Backbone):
         window: Side of the attention windows, as for `PyramidBackbone`.
         load_report: What loading the weights did.
     """
-
-    trunk: Any
-    has_position_grid = True
 
     def __init__(
         self,
@@ -118,12 +130,7 @@ class LayerBackbone(Backbone):
         self.window = window
         self.pyramid = pyramid
         _freeze_native(trunk)
-        for stage in trunk.stages[max(self.layers) + 1 :]:
-            stage.requires_grad_(False)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Compute maps (N, D, ceil(H/s), ceil(W/s)) at the strides s from images (N, bands, H, W)."""
-        return crop_maps(self.pyramid(self.trunk.maps(x, self.layers, self.window)), x, self.strides)
+        _freeze_after(trunk, self.layers)
 
 
 class TokenBackbone(Backbone):
@@ -148,6 +155,9 @@ class TokenBackbone(Backbone):
         )
         if layers is not None:
             _check_layers(name, layers, trunk.depth)
+            _freeze_after(trunk, layers)
+            # of what maps do without, tokens in front, which have three dimensions, still take part
+            _freeze_native(trunk, but_dim=3)
         self.layers = None if layers is None else tuple(layers)
 
     @property
@@ -243,25 +253,15 @@ def finish_backbone(
     return TokenBackbone(name, trunk, layers=options.layers, load_report=load_report)
 
 
-def enable_checkpointing(backbone: Backbone) -> None:
-    """Let a backbone's blocks compute their activations again instead of keeping them while training.
-
-    Raises:
-        BackboneError: If the network has no blocks that can.
-    """
-    stages = [module for module in backbone.trunk.modules() if isinstance(module, Stage)]
-    for stage in stages:
-        stage.checkpointing = True
-    switch = getattr(backbone.trunk, 'set_grad_checkpointing', None)  # timm's own
-    if switch is not None:
-        switch(True)
-    if not stages and switch is None:
-        raise BackboneError(f'{backbone.name} cannot recompute activations; pass checkpointing=False')
-
-
-def _freeze_native(trunk: Any) -> None:
+def _freeze_native(trunk: Any, *, but_dim: int | None = None) -> None:
     for parameter in trunk.native_parameters():
-        parameter.requires_grad_(False)
+        if parameter.dim() != but_dim:
+            parameter.requires_grad_(False)
+
+
+def _freeze_after(trunk: Any, layers: Sequence[int]) -> None:
+    for stage in trunk.stages[max(layers) + 1 :]:
+        stage.requires_grad_(False)
 
 
 def _four_layers(depth: int) -> tuple[int, ...]:

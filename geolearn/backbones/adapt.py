@@ -1,20 +1,23 @@
 """Adapt a backbone to new data: what learns, how fast, and low-rank updates in place of full ones."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from geolearn.backbones._backbone import Backbone
 from geolearn.errors import BackboneError
 
-LORA_TARGETS = ('qkv', 'proj', 'fc1', 'fc2')
+LORA_TARGETS = ('qkv', 'q', 'k', 'v', 'proj', 'fc1', 'fc2', 'fc3')
 """Names of the linear layers that low-rank updates go to: attention and multilayer perceptron of each block."""
 
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+FREEZE_WORDS = ('none', 'all', 'all but norms')
+
+_AFTER_THE_BLOCKS = {'norm', 'fc_norm', 'encoder_norm'}
+"""Modules of a trunk, outside its embeddings, that follow its blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +26,15 @@ class Adaptation:
 
     Args:
         freeze: ``'none'``; ``'all'`` of the trunk; ``'all but norms'``; or how many blocks from the first on, with the
-            patch embedding.
+            patch embedding (0 freezes nothing).
         layer_decay: Factor on the learning rate from each block to the one before it, as in ViTDet (0.7 for base, 0.8
             for large, 0.9 for huge; Li et al. 2022, arXiv:2203.16527); None for one rate.
         lora_rank: Rank of low-rank updates (Hu et al. 2021, arXiv:2106.09685) of attention and perceptron; with one,
-            the rest of the trunk is frozen. 0 for none.
+            the rest of the trunk is frozen, but for the norms with ``freeze='all but norms'``. 0 for none.
         lora_alpha: Strength of the updates, which are multiplied by lora_alpha / lora_rank; None means twice the rank.
 
     Raises:
-        ValueError: If a number makes no sense.
+        ValueError: If a value makes no sense.
     """
 
     freeze: str | int = 'none'
@@ -40,18 +43,36 @@ class Adaptation:
     lora_alpha: float | None = None
 
     def __post_init__(self) -> None:
-        words = ('none', 'all', 'all but norms')
-        counted = isinstance(self.freeze, int) and not isinstance(self.freeze, bool) and self.freeze >= 0
-        if not counted and self.freeze not in words:
-            raise ValueError(f'freeze must be one of {words} or a number of blocks, got {self.freeze!r}')
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise ValueError(f'layer_decay must lie over 0 and up to 1, got {self.layer_decay}')
-        if self.lora_rank < 0:
-            raise ValueError(f'lora_rank must be at least 0, got {self.lora_rank}')
+        counted = _is_whole(self.freeze) and int(self.freeze) >= 0
+        if not counted and self.freeze not in FREEZE_WORDS:
+            raise ValueError(f'freeze must be one of {FREEZE_WORDS} or a number of blocks, got {self.freeze!r}')
+        if self.layer_decay is not None and not (_is_number(self.layer_decay) and 0 < self.layer_decay <= 1):
+            raise ValueError(f'layer_decay must lie over 0 and up to 1, got {self.layer_decay!r}')
+        if not _is_whole(self.lora_rank) or self.lora_rank < 0:
+            raise ValueError(f'lora_rank must be a whole number from 0, got {self.lora_rank!r}')
+        if self.lora_alpha is not None and not (_is_number(self.lora_alpha) and 0 < self.lora_alpha < math.inf):
+            raise ValueError(f'lora_alpha must be a number over 0, got {self.lora_alpha!r}')
+        if self.lora_alpha is not None and not self.lora_rank:
+            raise ValueError('lora_alpha goes with lora_rank; pass lora_rank=8 or so')
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+DEFAULT_ADAPTATION = Adaptation()
+"""Everything learns, at one rate."""
 
 
 class LoraLinear(nn.Linear):
     """A linear layer whose weight stays, plus a low-rank update that learns; the update starts at zero.
+
+    `weight`, as an attribute, is the weight with the update in it, so that networks which read it past `forward`
+    (torchvision's shifted windows) learn too. In the state dict it is the weight that stays.
 
     Args:
         linear: The layer; its parameters are shared and frozen.
@@ -62,70 +83,95 @@ class LoraLinear(nn.Linear):
     def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
-        for parameter in linear.parameters():
-            parameter.requires_grad_(False)
+        _freeze(linear.parameters())
+        # not by assignment, which the property of the same name would refuse
+        self._parameters['weight'] = linear._parameters['weight']
+        self.bias = linear.bias
         self.lora_a = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
         self.lora_b = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
         self.lora_scale = alpha / rank
         nn.init.kaiming_uniform_(self.lora_a, a=5**0.5)
 
+    @property
+    def frozen_weight(self) -> Tensor:
+        """The weight without the update (out_features, in_features)."""
+        weight = self._parameters['weight']
+        assert weight is not None
+        return weight
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The weight with the update in it (out_features, in_features)."""
+        return self.frozen_weight + self.lora_scale * (self.lora_b @ self.lora_a)
+
     def forward(self, x: Tensor) -> Tensor:
         """Apply weight and update to `x` (..., in_features)."""
-        update = functional.linear(functional.linear(x, self.lora_a), self.lora_b)
-        return super().forward(x) + self.lora_scale * update
-
-    def merged_weight(self) -> Tensor:
-        """Return the weight with the update in it."""
-        return self.weight + self.lora_scale * (self.lora_b @ self.lora_a)
+        update = functional.linear(functional.linear(x, self.lora_a), self.lora_scale * self.lora_b)
+        return functional.linear(x, self.frozen_weight, self.bias) + update
 
 
 def adapt(backbone: Backbone, adaptation: Adaptation) -> None:
     """Freeze parts of a backbone's trunk and put in low-rank updates; nothing that is frozen is ever thawed.
 
     Raises:
-        BackboneError: If the trunk has no blocks to count or no layers for low-rank updates.
+        BackboneError: If the trunk has no blocks to count, fewer than are to be frozen, or no layers for low-rank
+            updates.
     """
-    trunk = backbone.trunk
-    if adaptation.lora_rank:
-        _freeze(trunk.parameters())
-        _add_lora(backbone, adaptation.lora_rank, adaptation.lora_alpha)
-    if adaptation.freeze == 'all':
-        _freeze(p for name, p in trunk.named_parameters() if 'lora_' not in name)
-    elif adaptation.freeze == 'all but norms':
-        kept = {id(p) for module in trunk.modules() if isinstance(module, _NORMS) for p in module.parameters()}
-        _freeze(p for name, p in trunk.named_parameters() if id(p) not in kept and 'lora_' not in name)
-    elif isinstance(adaptation.freeze, int) and adaptation.freeze:
+    trunk, freeze = backbone.trunk, adaptation.freeze
+    if adaptation.layer_decay is not None:
+        _stages(backbone)
+    if isinstance(freeze, int) and freeze:
+        if freeze > (count := len(_stages(backbone))):
+            raise BackboneError(f'{backbone.name} has {count} blocks, not {freeze} to freeze')
         depths = _depths(backbone)
-        _freeze(p for p in trunk.parameters() if depths[id(p)] <= adaptation.freeze)
+        _freeze(p for p in trunk.parameters() if depths[id(p)] <= freeze)
+    linears = _find_linears(backbone) if adaptation.lora_rank else []
+    if freeze in ('all', 'all but norms') or linears:
+        kept = {id(p) for p in _norm_parameters(trunk)} if freeze == 'all but norms' else set()
+        _freeze(p for p in trunk.parameters() if id(p) not in kept)
+    for parent, name, child in linears:
+        alpha = 2.0 * adaptation.lora_rank if adaptation.lora_alpha is None else adaptation.lora_alpha
+        setattr(parent, name, LoraLinear(child, adaptation.lora_rank, alpha))
 
 
-def _freeze(parameters: Iterator[nn.Parameter]) -> None:
+def _norm_parameters(trunk: nn.Module) -> Iterable[nn.Parameter]:
+    for module in trunk.modules():
+        if 'Norm' in type(module).__name__:  # torch's, timm's and others' share no base class
+            yield from module.parameters(recurse=False)
+
+
+def _freeze(parameters: Iterable[nn.Parameter]) -> None:
     for parameter in parameters:
         parameter.requires_grad_(False)
 
 
-def _add_lora(backbone: Backbone, rank: int, alpha: float | None) -> None:
+def _find_linears(backbone: Backbone) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """List the layers that take low-rank updates, by parent and name: those of the blocks that still learn."""
+    parts = _stages(backbone) if _has_stages(backbone) else [backbone.trunk]
     found = [
         (parent, name, child)
-        for stage in _stages(backbone)
-        for parent in stage.modules()
+        for part in parts
+        for parent in part.modules()
         for name, child in parent.named_children()
-        if name in LORA_TARGETS and type(child) is nn.Linear
+        if name in LORA_TARGETS and type(child) is nn.Linear and child.weight.requires_grad
     ]
     if not found:
-        raise BackboneError(f'{backbone.name} has no layers called {LORA_TARGETS} for low-rank updates')
-    for parent, name, child in found:
-        setattr(parent, name, LoraLinear(child, rank, 2.0 * rank if alpha is None else alpha))
+        raise BackboneError(
+            f'{backbone.name} has no linear layers {", ".join(LORA_TARGETS)} that learn, so lora_rank does not apply; '
+            'pass lora_rank=0'
+        )
+    return found
 
 
 def merged_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """Return the state dict that the module would have without low-rank updates: they are merged into the weights."""
-    state = {name: tensor for name, tensor in module.state_dict().items() if '.lora_' not in f'.{name}'}
+    state: dict[str, Tensor] = module.state_dict()
     for name, child in module.named_modules():
         if isinstance(child, LoraLinear):
-            with torch.no_grad():
-                state[f'{name}.weight' if name else 'weight'] = child.merged_weight()
+            prefix = f'{name}.' if name else ''
+            state[f'{prefix}weight'] = child.weight.detach()
+            for update in ('lora_a', 'lora_b'):
+                del state[f'{prefix}{update}']
     return state
 
 
@@ -144,6 +190,9 @@ def rate_groups(backbone: Backbone, decay: float) -> list[RateGroup]:
 
     Returns:
         Groups that are not empty, by depth.
+
+    Raises:
+        BackboneError: If the trunk has no blocks in a row.
     """
     last = len(_stages(backbone)) + 1
     depths = _depths(backbone)
@@ -157,20 +206,28 @@ def rate_groups(backbone: Backbone, decay: float) -> list[RateGroup]:
 def _depths(backbone: Backbone) -> dict[int, int]:
     """Return the depth of each trunk parameter by id: 0 before the blocks, i + 1 in block i, L + 1 after them."""
     stages = _stages(backbone)
-    after = len(stages) + 1
-    depths = {id(p): 0 for p in backbone.trunk.parameters()}
-    for name, child in backbone.trunk.named_children():
-        if 'norm' in name:
-            depths |= {id(p): after for p in child.parameters()}
+    depths = {
+        id(parameter): len(stages) + 1 if _is_after(name) else 0
+        for name, parameter in backbone.trunk.named_parameters()
+    }
     for index, stage in enumerate(stages):
         depths |= {id(p): index + 1 for p in stage.parameters()}
     return depths
 
 
+def _is_after(name: str) -> bool:
+    parts = name.split('.')
+    return bool(_AFTER_THE_BLOCKS.intersection(parts)) and not any('embed' in part for part in parts)
+
+
+def _has_stages(backbone: Backbone) -> bool:
+    return isinstance(getattr(backbone.trunk, 'stages', None), nn.ModuleList)
+
+
 def _stages(backbone: Backbone) -> nn.ModuleList:
-    stages: nn.ModuleList | None = getattr(backbone.trunk, 'stages', None)
-    if stages is None:
+    stages = getattr(backbone.trunk, 'stages', None)
+    if not isinstance(stages, nn.ModuleList):
         raise BackboneError(
-            f"{backbone.name} has no blocks in a row; pass freeze='none', 'all' or 'all but norms' without layer_decay"
+            f"{backbone.name} has no blocks in a row; pass freeze='none', 'all' or 'all but norms', and no layer_decay"
         )
     return stages

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from geolearn.backbones import catalog
 from geolearn.backbones._backbone import Backbone, BackboneOptions, finish_backbone, register_backbone
 from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint
-from geolearn.backbones.dofa import GENERATOR_DIM, DynamicPatchEmbed, WaveResidual
-from geolearn.backbones.dofa import _call_float32 as call_float32
+from geolearn.backbones.dofa import GENERATOR_DIM, DynamicPatchEmbed, WaveResidual, call_float32
 from geolearn.backbones.trunk import ViT, ViTConfig
 from geolearn.backbones.vit import Block, init_linear
 from geolearn.bands import Band, require_wavelengths

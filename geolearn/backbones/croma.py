@@ -138,13 +138,17 @@ class Croma(nn.Module):
 
     @property
     def stages(self) -> nn.ModuleList:
-        """The blocks in order; where two encoders run side by side, an optical block with the radar one beside it."""
+        """The blocks in order; where two encoders run side by side, an optical block with the radar one beside it.
+
+        The encoders' norms, which only the joint blocks look through, are with the first of those.
+        """
         optical = self.optical.blocks if self.optical is not None else nn.ModuleList()
         radar = self.radar.blocks if self.radar is not None else nn.ModuleList()
-        if not len(self.joint):
+        if self.optical is None or self.radar is None:
             return optical if len(optical) else radar
         pairs = [nn.ModuleList([block, *radar[i // 2 : i // 2 + 1 - i % 2]]) for i, block in enumerate(optical)]
-        return nn.ModuleList([*pairs, *self.joint])
+        first = nn.ModuleList([self.optical.norm, self.radar.norm, *self.joint[:1]])
+        return nn.ModuleList([*pairs, first, *self.joint[1:]])
 
     def hidden_states(self, x: Tensor) -> list[Tensor]:
         """Run the native form: the output (B, h*w, D) of every layer, before the final norm."""

@@ -154,8 +154,8 @@ class DynamicPatchEmbed(nn.Module):
         device = self.weight_generator.weight_tokens.device
         with torch.autocast(device.type, enabled=False):
             waves = embed_wavelengths(torch.tensor(self.wavelengths_um, device=device))
-            waves = _call_float32(self.fclayer, waves)
-            rows, bias = _call_float32(self.weight_generator, waves)
+            waves = call_float32(self.fclayer, waves)
+            rows, bias = call_float32(self.weight_generator, waves)
             k = self.kernel_size
             weight = rows.reshape(-1, k, k, self.dim).permute(3, 0, 1, 2)
             if self.stride != k:
@@ -187,7 +187,8 @@ def embed_wavelengths(wavelengths_um: Tensor) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def _call_float32(module: nn.Module, x: Tensor) -> Any:
+def call_float32(module: nn.Module, x: Tensor) -> Any:
+    """Call a module with its parameters in float32, whatever dtype they are kept in."""
     if all(p.dtype == torch.float32 for p in module.parameters()):
         return module(x)
     return functional_call(module, {name: p.float() for name, p in module.named_parameters()}, (x,))

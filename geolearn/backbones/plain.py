@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from geolearn.backbones.building import Checkpoint
 from geolearn.backbones.catalog import WeightsRecord
 from geolearn.backbones.trunk import ViTConfig
+from geolearn.errors import WeightsError
 
 
 class PatchEmbed(nn.Module):
@@ -51,13 +52,19 @@ def plain_config(
 
 
 def join_qkv(state: dict[str, Tensor], *, separate: tuple[str, str, str] = ('q', 'k', 'v')) -> dict[str, Tensor]:
-    """Join separate projections to queries, keys and values (``attn.q.weight`` ...) into one (``attn.qkv.weight``)."""
+    """Join separate projections to queries, keys and values (``attn.q.weight`` ...) into one (``attn.qkv.weight``).
+
+    Raises:
+        WeightsError: If one of the three is missing.
+    """
     first = f'.attn.{separate[0]}.'
     joined = {}
     for name, value in state.items():
         if first in name:
-            parts = [state[name.replace(first, f'.attn.{part}.')] for part in separate]
-            joined[name.replace(first, '.attn.qkv.')] = torch.cat(parts)
+            needed = [name.replace(first, f'.attn.{part}.') for part in separate]
+            if missing := [part for part in needed if part not in state]:
+                raise WeightsError(f'the weights hold {name} but no {" and no ".join(missing)}; take the whole file')
+            joined[name.replace(first, '.attn.qkv.')] = torch.cat([state[part] for part in needed])
         elif not any(f'.attn.{part}.' in name for part in separate):
             joined[name] = value
     return joined

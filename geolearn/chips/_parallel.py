@@ -9,15 +9,28 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from copy import copy
+from multiprocessing.reduction import ForkingPickler
+from pickle import PickleError
 from typing import Any
 
-WORKERS = max(2, os.cpu_count() or 1)
+MOST_WORKERS = 32
+"""More do not make a disk faster, and forking a large process takes its time."""
+
+
+def _count_workers() -> int:
+    # what this process may use, which in a container is less than what there is
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return max(2, min(MOST_WORKERS, cores))
+
+
+WORKERS = _count_workers()
 
 _PR_SET_PDEATHSIG = 1
 
 _work: Callable[[Any], Any]
-"""What forked processes do; they inherit it, so that it need not be picklable."""
+"""What this forked process does; it is inherited, so that it need not be picklable. The parent has none."""
 
 
 def can_fork() -> bool:
@@ -40,22 +53,23 @@ def workers(work: Callable[[Any], Any], *, fork: bool) -> Iterator[Callable[[Any
     """Open workers: the function that is given hands them an item; leaving drops what was not begun.
 
     Args:
-        work: What to do; with `fork` items and results must be picklable.
-        fork: Use processes, which end with this one, even if it is killed.
+        work: What to do; with `fork` items, results and errors travel, so they must be picklable. An error that is not
+            arrives as a RuntimeError with its text.
+        fork: Use processes, which end with this one, even if it is killed; only where `can_fork` says so.
     """
-    global _work
-    _work = work
     pool: Executor
     if fork:
         context = multiprocessing.get_context('fork')
-        pool = ProcessPoolExecutor(WORKERS, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
+        # given to each process and not kept in this one: workers within workers would take each other's
+        pool = ProcessPoolExecutor(WORKERS, mp_context=context, initializer=_begin, initargs=(os.getpid(), work))
     else:
         pool = ThreadPoolExecutor(WORKERS)
 
     def submit(item: Any) -> Future[Any]:
-        with warnings.catch_warnings() if fork else nullcontext():
-            if fork:  # Python warns of forks beside threads, which `can_fork` has looked at
-                warnings.simplefilter('ignore', DeprecationWarning)
+        if not fork:
+            return pool.submit(work, item)
+        with warnings.catch_warnings():  # Python warns of forks beside threads, which `can_fork` has looked at
+            warnings.simplefilter('ignore', DeprecationWarning)
             return pool.submit(_do, item)
 
     try:
@@ -65,12 +79,30 @@ def workers(work: Callable[[Any], Any], *, fork: bool) -> Iterator[Callable[[Any
 
 
 def _do(item: Any) -> Any:
-    return _work(item)
+    try:
+        return _work(item)
+    except BaseException as error:
+        # one that cannot be made again over there would break the pool, as if this process had died
+        if _travels(error):
+            raise
+        raise RuntimeError(f'{type(error).__name__}: {error}') from error
 
 
-def _begin(parent: int) -> None:
-    """Let a forked process end with its parent, and leave Ctrl-C to it."""
+def _travels(error: BaseException) -> bool:
+    try:
+        ForkingPickler.dumps(error)
+        copy(error)  # made again in the way of unpickling
+    except (TypeError, AttributeError, ValueError, LookupError, RuntimeError, OSError, PickleError):
+        return False
+    return True
+
+
+def _begin(parent: int, work: Callable[[Any], Any]) -> None:
+    """Let a forked process end with its parent or at its word, and leave Ctrl-C to it."""
+    global _work
+    _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler may do anything but end this process
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died in between
         os._exit(1)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -10,6 +10,12 @@ import platformdirs
 from geolearn.chips.source import Listing
 
 CACHE_VARIABLE = 'GEOLEARN_CACHE'
+
+_BEHIND_NAME = ('.aux.xml', '.msk')
+_BEHIND_STEM = tuple(
+    '.aux.xml .wld .tfw .tifw .tiffw .pgw .pngw .jgw .jpgw .jpegw .idx .til .ppg .pjg .pzp .lrc .tst'.split()
+)
+"""Files beside a raster that GDAL takes NoData, mask, place or, for MRF, pixels from."""
 
 
 def cache_folder() -> Path:
@@ -20,23 +26,59 @@ def cache_folder() -> Path:
 def pack_path(folder: Path, dataset_type: str, listing: Listing, *, version: int) -> Path:
     """Return where the pack of a chip folder belongs.
 
-    The parent is the folder's own; the name changes with the files' names, sizes and times, the classes and the
-    pack's version.
+    The parent is the folder's own; the name changes with the names, sizes and times of the chips' files and of the
+    sidecars beside them, the classes and the pack's version.
     """
-    state = cache(_state)  # one file may hold the labels of every chip
+    states = _States()
     digest = hashlib.sha256(repr((version, dataset_type, listing.classes)).encode())
     start = str(folder)
     for source in listing.chips:
+        if source.dates_in_file > 1:
+            digest.update(f'{source.dates_in_file} dates|'.encode())
         for path in (*(path for files in source.dates for path in files), *source.labels):
             # with its folder, which may be the class: a file that is moved keeps name, size and time
             name = str(path).removeprefix(start)
-            digest.update(f'{source.name}|{name}|{state(path)}\n'.encode('utf-8', 'surrogateescape'))
+            digest.update(f'{source.name}|{name}|{states.of(path)}\n'.encode('utf-8', 'surrogateescape'))
     place = hashlib.sha256(str(folder.resolve()).encode('utf-8', 'surrogateescape')).hexdigest()[:12]
     return cache_folder() / 'packs' / f'{place}-{dataset_type}' / f'{digest.hexdigest()[:24]}.pack'
 
 
+class _States:
+    """Size and time of files and of their sidecars; a folder is listed once, as few chips have any."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, str] = {}  # one file may hold the labels of every chip
+        self._listed: dict[str, dict[str, Path]] = {}
+
+    def of(self, path: Path) -> str:
+        """Return the state of a file; one that cannot be seen is told of when it is read."""
+        if path not in self._known:
+            told = [f'{other.name}|{_state(other)}' for other in self._beside(path)]
+            self._known[path] = '|'.join([_state(path), *told])
+        return self._known[path]
+
+    def _beside(self, path: Path) -> list[Path]:
+        found = self._sidecars(os.path.dirname(path))
+        if not found:
+            return []
+        name = path.name.lower()
+        stem = os.path.splitext(name)[0]
+        names = {*(name + end for end in _BEHIND_NAME), *(stem + end for end in _BEHIND_STEM)}
+        return [found[other] for other in sorted(names) if other in found]
+
+    def _sidecars(self, folder: str) -> dict[str, Path]:
+        """Return the sidecars in a folder by their name in lower case."""
+        if folder not in self._listed:
+            self._listed[folder] = found = {}
+            with suppress(OSError), os.scandir(folder or '.') as entries:
+                for entry in entries:
+                    name = entry.name.lower()
+                    if name.endswith(_BEHIND_NAME + _BEHIND_STEM):
+                        found[name] = Path(entry.path)
+        return self._listed[folder]
+
+
 def _state(path: Path) -> str:
-    """Return size and time of a file; one that cannot be seen is told of when it is read."""
     try:
         status = path.stat()
     except OSError:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from geolearn.chips.leaks import count_leaks, leak_note
+from geolearn.chips.leaks import Leaks, count_leaks, leak_note
 from geolearn.chips.lists import split_list
 from geolearn.chips.splits import Split, split_blocks, split_latitude, split_random, split_stratified, take_share
 from geolearn.chips.table import ChipTable
@@ -135,7 +135,7 @@ def divide(
             f'label_fraction={wanted.label_fraction:g}: trained on {len(train)} of {len(split.train)} training chips'
         )
         split = replace(split, train=train)
-    return split, notes + _ground_notes(table, split, wanted)
+    return split, notes + _ground_notes(table, split, wanted, part_of)
 
 
 def _of_trained_classes(split: Split, presence: np.ndarray) -> tuple[Split, int]:
@@ -172,15 +172,23 @@ def _moved(split: Split, positions: np.ndarray) -> Split:
     return Split(*(tuple(positions[list(part)].tolist()) for part in parts))
 
 
-def _ground_notes(table: ChipTable, split: Split, wanted: Division) -> list[str]:
+def _ground_notes(table: ChipTable, split: Split, wanted: Division, part_of: np.ndarray | None) -> list[str]:
     """Tell about chips in no part, and warn where the parts share ground."""
     notes = []
+    named = isinstance(wanted.split, str) and wanted.split in KINDS
     if split.dropped:
-        named = isinstance(wanted.split, str) and wanted.split in KINDS
         why = 'share ground with another part' if named else 'are in no list'
         notes.append(f'{len(split.dropped)} chips {why} and were left out')
-    leak = leak_note(count_leaks(_places(table, range(len(table))), split), split)
-    if leak:
+    leaks = count_leaks(_places(table, range(len(table))), split)
+    if leak := leak_note(leaks, split, _leak_cure(leaks, part_of, named=named)):
         log.warning(leak)
         notes.append(leak)
     return notes
+
+
+def _leak_cure(leaks: Leaks, part_of: np.ndarray | None, *, named: bool) -> str:
+    given = set() if part_of is None else set(part_of.tolist())
+    found = (('valid_path', 1, leaks.valid), ('test_path', 2, leaks.test))
+    if folders := [name for name, part, count in found if count and part in given]:
+        return f'pass folders of other land as {" and ".join(folders)}'
+    return "pass split='blocks' to hold out whole blocks of land" if named else 'list chips of one place in one part'

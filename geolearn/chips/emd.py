@@ -6,7 +6,8 @@ Old ArcGIS Pro writes "e.g. ..." strings where values belong; nothing here assum
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class ExportMetadata:
         band_count: Number of bands that the export states.
         image_space: ImageSpaceUsed; ``'MAP_SPACE'`` where the export does not say.
         cell_size: The MinCellSize object, passed on to saved models.
+        dates: Number of dates of each chip, which geolearn keeps beside the Esri keys.
+        acquired: When the images of each date were taken; empty where it is not said.
     """
 
     metadata_mode: str | None
@@ -53,6 +56,8 @@ class ExportMetadata:
     band_count: int | None
     image_space: str
     cell_size: Mapping[str, Any] | None
+    dates: int | None = None
+    acquired: tuple[date, ...] = ()
 
     @classmethod
     def empty(cls) -> 'ExportMetadata':
@@ -63,6 +68,20 @@ class ExportMetadata:
     def dihedral(self) -> bool:
         """Whether north-up orientation carries no meaning, so chips may be turned."""
         return self.image_space == 'MAP_SPACE'
+
+    def of_one_date(self, count: int) -> 'ExportMetadata':
+        """Return the same of one date's bands, `count` of them, where bands are listed date by date; else as it is."""
+        dates = self.dates or 1
+
+        def cut(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+            return values[:count] if values and values == values[:count] * dates else values
+
+        return replace(
+            self,
+            band_names=cut(self.band_names),
+            wavelengths_um=cut(self.wavelengths_um),
+            band_count=count if self.band_count == count * dates else self.band_count,
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -75,6 +94,8 @@ def read_json(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ChipFolderError(f'{path} is {path.stat().st_size} bytes; metadata of an export is far smaller')
         content = json.loads(path.read_bytes().decode('utf-8-sig'))
+    except ChipFolderError:
+        raise
     except OSError as error:
         raise ChipFolderError(f'cannot read {path}: {error.strerror}') from error
     except (ValueError, RecursionError) as error:
@@ -96,6 +117,7 @@ def read_metadata(folder: Path) -> ExportMetadata:
     properties = _object(emd.get('InputRastersProps')) or _object(stats.get('InputRastersProps')) or {}
     own = _object(emd.get('geolearn')) or {}
     rows = [row for row in _list(emd.get('AllTilesStats')) if isinstance(row, dict)]
+    acquired, dates = _dates(own.get('dates'), path)
     names = _strings(properties.get('BandNames')) or _strings([row.get('BandName') for row in rows])
     statistics = _statistics(rows) or _welford_statistics(_list(stats.get('BandStatsState')))
     band_count = _integer(stats.get('NumBands')) or (len(names) if names else None) or len(rows) or None
@@ -109,6 +131,8 @@ def read_metadata(folder: Path) -> ExportMetadata:
         band_count=band_count,
         image_space=_text(emd.get('ImageSpaceUsed')) or 'MAP_SPACE',
         cell_size=_object(emd.get('MinCellSize')),
+        dates=dates,
+        acquired=acquired,
     )
 
 
@@ -144,6 +168,22 @@ def _wavelengths(value: Any) -> tuple[float | None, ...] | None:
     if not isinstance(value, list):
         return None
     return tuple(number if (number := _number(item)) == number else None for item in value)
+
+
+def _dates(value: Any, path: Path) -> tuple[tuple[date, ...], int | None]:
+    """Read a number of dates, or a list of them; whatever else is refused, as chips would be cut wrongly."""
+    if value is None or (count := _integer(value)):
+        return (), None if value is None else count
+    try:
+        acquired = tuple(datetime.fromisoformat(item).date() for item in _list(value))
+    except (TypeError, ValueError):
+        acquired = ()
+    if not acquired:
+        raise ChipFolderError(
+            f'{path}: "dates" in the geolearn block is {value!r}; it must be a number of dates, or a list of them such '
+            'as ["2021-05-01", "2021-06-10"]'
+        )
+    return acquired, len(acquired)
 
 
 def _classes(rows: Sequence[Any], path: Path) -> tuple[ClassInfo, ...]:

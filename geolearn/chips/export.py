@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geolearn.bands import Band, find_sensor, list_sensors
-from geolearn.chips.exporting.naming import Naming
+from geolearn.chips.exporting.naming import Naming, sensor_notes
 from geolearn.chips.exporting.options import PROCESSING_MODES, ExportOptions
 from geolearn.chips.exporting.plan import Job, NothingThereError
 from geolearn.chips.exporting.plan_jobs import plan_jobs
@@ -145,6 +145,7 @@ def export_training_data(
     with open_raster(scenes[0].raster) as src:
         named = tuple(bands) if bands else raster_bands(src, sensor=None if sensor == 'Undefined' else sensor)
         nodata = src.nodata
+    notes += [] if bands else sensor_notes(sensor, named, _shown(scenes[0].raster))
     for scene in scenes:
         _check_same(scene.raster, scenes[0].raster, len(named))
     facts = ExportFacts(
@@ -216,7 +217,9 @@ def _plan(
 
 
 def _shown(raster: RasterPath) -> str:
-    return str(raster) if isinstance(raster, str | Path) else f'mosaic of {len(raster)} files'
+    if isinstance(raster, str | Path):
+        return str(raster)
+    return str(raster[0]) if len(raster) == 1 else f'mosaic of {len(raster)} files'
 
 
 def _check_raster(src: Any, raster: RasterPath, options: ExportOptions) -> None:
@@ -276,7 +279,7 @@ class _LabelReader:
                 raise ChipFolderError('Export_Tiles have no labels; pass labels=None, or choose a format with labels')
             return LabelSource()
         if self.labels is None:
-            raise ChipFolderError('labels is None, which only Export_Tiles can do without')
+            raise ChipFolderError('no labels are given, which only Export_Tiles can do without')
         vector = is_vector(self.labels, self.layer)
         if self.instances is not None and (options.task is not Task.PANOPTIC or vector):
             raise ChipFolderError(

@@ -16,6 +16,7 @@ from geolearn.chips.reader import Chip
 from geolearn.chips.store import ChipStore
 from geolearn.chips.taxonomy import RASTER_TASKS
 from geolearn.classes import IGNORE_INDEX
+from geolearn.errors import ChipFolderError
 
 LEAST_VISIBLE = 0.3
 """Objects of which a crop leaves less than this share are left out."""
@@ -60,6 +61,26 @@ class GatherPlan:
         known = np.flatnonzero(self.table >= 0)
         shifts = np.unique((known - self.table[known]) % 256)
         return int(shifts[0]) if len(shifts) == 1 and known[-1] < 256 else None
+
+
+def check_rare_crops(task: Task, chip_size: int, largest: int) -> None:
+    """Raise ChipFolderError where crops around rare classes cannot be drawn: by task, or as chips are not cropped.
+
+    Args:
+        task: What the labels teach.
+        chip_size: Side of the items in pixels.
+        largest: Longest side of all chips.
+    """
+    if task not in RASTER_TASKS:
+        raise ChipFolderError(
+            f'rare_class_crops needs a class for each pixel, but these labels teach {task}; pass oversample=True to '
+            'show chips of rare classes more often'
+        )
+    if chip_size >= largest:
+        raise ChipFolderError(
+            f'rare_class_crops has no effect without crops, and chips of {largest} pixels are not cropped to '
+            f'chip_size={chip_size}; pass a smaller chip_size, or oversample=True'
+        )
 
 
 class _Crop(NamedTuple):

@@ -65,6 +65,7 @@ def choose_input(
         kept = [position for position in range(len(indexes)) if position not in flat]
         normalize = _without_flat(normalize, kept, len(indexes))
         statistics, indexes = statistics.select(kept), [indexes[position] for position in kept]
+        counts = _count(chips, indexes)[1]  # what lies under holes of the dropped bands is seen now
     selected = tuple(bands[index] for index in indexes)
     check_normalize(normalize, len(selected))
     percentiles = _percentiles(table.sample, table.dates, indexes)

@@ -30,6 +30,7 @@ def name_bands(
         ChipFolderError: If the .emd states another number of bands than the chips hold.
         BandError: If the number of given names differs.
     """
+    metadata = metadata.of_one_date(count)
     if given is not None:
         bands = _given_bands(given, metadata)
         if len(bands) != count:
@@ -44,10 +45,21 @@ def name_bands(
         )
     names, stored = metadata.band_names, _fitting(metadata.wavelengths_um, count)
     with open_raster(first) as src:
-        own, tagged = raster_bands(src), tag_wavelengths_um(src)
+        own, tagged = _of_one_date(raster_bands(src), count, first), tag_wavelengths_um(src)[:count]
     if names and len(names) == count and (stored or not all(is_placeholder(name) for name in names)):
         return resolve_bands(names, sensor=metadata.sensor, stored_wavelengths_um=stored, tag_wavelengths_um=tagged)
     return own
+
+
+def _of_one_date(bands: tuple[Band, ...], count: int, first: Path) -> tuple[Band, ...]:
+    """Return the bands of the first date in an image that holds several."""
+    names = [band.name for band in bands[:count]]
+    if len(bands) > count and len(set(names)) < count:
+        raise ChipFolderError(
+            f'{first} names the {count} bands of its first date {names}, some of them twice; '
+            'the bands of one date must lie together'
+        )
+    return bands[:count]
 
 
 def scaling_note(first: Path) -> str | None:

@@ -32,8 +32,8 @@ def count_leaks(geoboxes: Sequence[GeoBox], split: Split) -> Leaks:
     return Leaks(valid, test, sum(int(places.groups[p] < 0) for p in (*split.train, *split.valid, *split.test)))
 
 
-def leak_note(leaks: Leaks, split: Split) -> str | None:
-    """Return the warning about chips that share ground, or None where none do."""
+def leak_note(leaks: Leaks, split: Split, cure: str) -> str | None:
+    """Return the warning about chips that share ground, with what to do about it, or None where none do."""
     found = [
         f'{count:,} of {len(part):,} {name} chips'
         for name, count, part in (('validation', leaks.valid, split.valid), ('test', leaks.test, split.test))
@@ -41,7 +41,4 @@ def leak_note(leaks: Leaks, split: Split) -> str | None:
     ]
     if not found:
         return None
-    return (
-        f'{" and ".join(found)} share ground with training chips, so scores will be too good; '
-        "pass split='blocks' to hold out whole blocks of land"
-    )
+    return f'{" and ".join(found)} share ground with training chips, so scores will be too good; {cure}'

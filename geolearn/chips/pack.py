@@ -80,7 +80,7 @@ class PackWriter:
     def __init__(self, file: BinaryIO, *, shared: bool = False) -> None:
         self._file = file
         # a number with a lock, in memory that forked processes share
-        self._end: Any = multiprocessing.Value('Q', 0) if shared else _Number()
+        self._end: Any = multiprocessing.get_context('fork').Value('Q', 0) if shared else _Number()
         self._places: list[Places] = []
         self._write(MAGIC)
 

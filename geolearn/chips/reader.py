@@ -35,6 +35,11 @@ def read_chip(source: ChipSource) -> Chip:
     """
     images = [read_stack(files) for files in source.dates]
     pixels, mask, geobox = images[0]
+    if len(pixels) % source.dates_in_file:
+        raise ChipFolderError(
+            f'{source.image} holds {len(pixels)} bands, which cannot be those of {source.dates_in_file} dates; '
+            'every date needs the same bands'
+        )
     if pixels.dtype.kind == 'c':
         raise ChipFolderError(f'{source.image} holds {pixels.dtype} numbers; export amplitude, or power in dB')
     for (other, _, _), files in zip(images[1:], source.dates[1:]):
@@ -53,7 +58,7 @@ def read_chip(source: ChipSource) -> Chip:
     label = source.read_label(geobox.shape)
     if label.raster is not None:
         label = replace(label, raster=_storable(label.raster, source, geobox.shape))
-    return Chip(pixels, mask, label, geobox, len(images))
+    return Chip(pixels, mask, label, geobox, len(images) * source.dates_in_file)
 
 
 def _shape_text(pixels: np.ndarray) -> str:

@@ -21,12 +21,14 @@ class ChipSource:
         dates: For each date the files of its image: one that holds all bands, or one for each band.
         labels: Files that the label is read from; the pack is made anew when one of them changes.
         read_label: Reads the label.
+        dates_in_file: Dates that the one file in `dates` holds, the bands of a date together.
     """
 
     name: str
     dates: tuple[tuple[Path, ...], ...]
     labels: tuple[Path, ...]
     read_label: LabelReader
+    dates_in_file: int = 1
 
     @property
     def image(self) -> Path:

@@ -258,16 +258,22 @@ def _latitudes(places: Footprints) -> np.ndarray:
 
 def _check(count: int, fraction: float, test_fraction: float) -> None:
     if not 0 < fraction < 1:
-        raise ChipFolderError(f'val_split_pct must lie between 0 and 1, got {fraction}')
+        raise ChipFolderError(f'val_split_pct must lie between 0 and 1, got {fraction}; 20 % is 0.2')
     if not 0 <= test_fraction < 1 or fraction + test_fraction >= 1:
         raise ChipFolderError(
             f'test_split_pct must lie between 0 and 1 and leave chips to train on, got {test_fraction} '
             f'beside val_split_pct={fraction}'
         )
     if count < 2:
-        raise ChipFolderError(f'found {count} chip; at least 2 are needed, one to train and one to validate')
+        raise ChipFolderError(
+            f'found {count} chip; at least 2 are needed, one to train and one to validate: export more chips '
+            '(a smaller tile_size or stride), or pass a folder to validate on as valid_path='
+        )
     if test_fraction and count < 3:
-        raise ChipFolderError(f'found {count} chips; at least 3 are needed, one to train, to validate and to test')
+        raise ChipFolderError(
+            f'found {count} chips; at least 3 are needed, one to train, to validate and to test: export more '
+            'chips (a smaller tile_size or stride), or pass folders as valid_path= and test_path='
+        )
 
 
 def _sizes(count: int, fraction: float, test_fraction: float) -> tuple[int, int]:

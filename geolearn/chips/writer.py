@@ -1,13 +1,17 @@
 """Write chip folders in ArcGIS's layout: images/, labels/, .emd, statistics, map.txt."""
 
+import re
 import shutil
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
 import numpy as np
 
+from geolearn.chips._unnamed import STALE_AFTER_S
 from geolearn.chips.label import Label
 from geolearn.chips.writers import ChipFile, find_writer
 from geolearn.chips.writers.metadata import ExportFacts, metadata_texts
@@ -62,6 +66,7 @@ class ChipWriter:
         self._notes: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
+        self._remove_stale()
         try:
             self._format.prepare()
         except BaseException as error:
@@ -70,6 +75,15 @@ class ChipWriter:
                 raise ChipFolderError(f'cannot write {self.folder}: {error}') from error
             raise
         return self
+
+    def _remove_stale(self) -> None:
+        """Remove what killed exports into this folder left beside it, unless another one may still be at work."""
+        name = re.compile(re.escape(f'.{self.folder.name}-') + r'[0-9a-f]{8}\.part')
+        with suppress(OSError):  # whether the folder can be written to is asked next
+            for part in [path for path in self.folder.parent.iterdir() if name.fullmatch(path.name)]:
+                newest = max(path.stat().st_mtime for path in (part, *part.rglob('*/')))
+                if time.time() - newest > STALE_AFTER_S:
+                    shutil.rmtree(part, ignore_errors=True)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
@@ -129,9 +143,7 @@ class ChipWriter:
             compress=self._compress,
             nodata=self._nodata,
             band_names=[band.name for band in self.facts.bands],
-            mask=None
-            if self._nodata is not None or pixels.dtype.kind == 'f' or self._image_format != 'TIFF'
-            else valid,
+            mask=valid if self._needs_mask(pixels, valid) else None,
         )
         tally.add_chip((image, *self._format.write(chip, label)), band_statistics(pixels, mask), geobox)
         side_x, side_y = geobox.resolution

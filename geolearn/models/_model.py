@@ -1,13 +1,10 @@
 """What every pixel classifier shares: training, looking, saving, mapping. It never asks which subclass it is."""
 
-import math
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from geolearn import plotting
@@ -16,14 +13,16 @@ from geolearn.bundle import write_bundle
 from geolearn.data import ChipData
 from geolearn.errors import BundleError, NotTrainedError
 from geolearn.history import Evaluation, History
-from geolearn.losses import PixelCrossEntropy
 from geolearn.metrics import ConfusionMatrix
+from geolearn.models._describing import require_pixels
+from geolearn.models._fitting import build_learner, check_training, choose_rates
 from geolearn.models._loading import load_model
+from geolearn.models._looking import count_confusion, describe_model, draw_results, tabulate_metrics
 from geolearn.models._mapping import MapOptions, map_with_model
 from geolearn.models._registry import MODELS
 from geolearn.models._saving import choose_target, make_bundle
 from geolearn.models.segmenter import Segmenter
-from geolearn.models.spec import ModelSpec, require_pixels
+from geolearn.models.spec import ModelSpec
 from geolearn.raster.reading import RasterPath
 
 if TYPE_CHECKING:
@@ -55,6 +54,7 @@ class PixelClassifier:
         """What a loaded model's bundle says of it, until it is trained again."""
         self._confusion: ConfusionMatrix | None = None
         self._learner: Any = None
+        self._scales: list[float] | None = None
         self.lr_figure: Figure | None = None
 
     @classmethod
@@ -64,9 +64,14 @@ class PixelClassifier:
 
     @classmethod
     def from_spec(cls, spec: ModelSpec, weights: Mapping[str, Tensor], data: ChipData | None = None) -> Self:
-        """Rebuild a model from its description and weights."""
+        """Rebuild a model from its description and weights.
+
+        Low-rank updates lie merged in the weights; with data to train on, new ones start beside them.
+        """
         network = cls.build(spec)
         load_strict(network, weights, source='of the bundle')
+        if data is not None:
+            network.adapt(spec.adaptation)
         model = cls.__new__(cls)
         model._assemble(spec, network.eval(), data)
         return model
@@ -89,18 +94,11 @@ class PixelClassifier:
     def learner(self) -> Any:
         """fastai's Learner, the door to the layer beneath: callbacks, optimisers, schedules."""
         if self._learner is None:
+            # divided once: `freeze` must not change which groups there are
+            groups = self.network.rate_groups()
+            self._scales = [group.scale for group in groups] if self.network.layer_decay is not None else None
             data = self._needed_data()
-            # fastai takes seconds to import, and mapping does without it
-            from geolearn.training import make_learner
-
-            self._learner = make_learner(
-                self.network,
-                data.train_dl,
-                data.valid_dl,
-                PixelCrossEntropy(self._class_weights()),
-                class_count=data.c,
-                splitter=Segmenter.parameter_groups,
-            )
+            self._learner = build_learner(self.network, data, groups, balanced=self.spec.class_balancing)
         return self._learner
 
     def lr_find(self, allow_plot: bool = True) -> float:
@@ -114,7 +112,7 @@ class PixelClassifier:
         """
         from geolearn.training import find_learning_rate
 
-        rate, rates, losses = find_learning_rate(self.learner)
+        rate, rates, losses = find_learning_rate(self.learner, scales=self._scales)
         self.lr_figure = plotting.show_rate_test(rates, losses, rate) if allow_plot else None
         return rate
 
@@ -131,8 +129,8 @@ class PixelClassifier:
         Args:
             epochs: Passes over the training chips.
             lr: Highest learning rate; None searches for one. A single rate is used as it is for new layers and for a
-                backbone without pretrained weights; a pretrained backbone gets a tenth of it. A slice goes from the
-                backbone's rate to that of new layers.
+                backbone without pretrained weights; a pretrained backbone gets a tenth of it, or what `layer_decay`
+                gives to each of its blocks. A slice goes from the backbone's rate to that of new layers.
             one_cycle: Warm the rate up and anneal it; False keeps it constant.
             weight_decay: Decoupled weight decay of AdamW.
 
@@ -145,20 +143,16 @@ class PixelClassifier:
         """
         from geolearn.training import train
 
-        if epochs < 1:
-            raise ValueError(f'epochs must be at least 1, got {epochs}')
-        _check_rate(lr)
-        _check_batches(self._needed_data())
+        check_training(self._needed_data(), epochs, lr, self.network.layer_decay)
         rate = self.lr_find(allow_plot=False) if lr is None else lr
-        if not isinstance(rate, slice) and self.spec.pretrained:
-            rate = slice(rate / 10, rate)
+        learner = self.learner
         self._confusion = self.evaluation = None
         self.history.learning_rate = float(rate.stop if isinstance(rate, slice) else rate)
         train(
-            self.learner,
+            learner,
             self.history,
             epochs=epochs,
-            learning_rate=rate,
+            learning_rate=choose_rates(rate, scales=self._scales, pretrained=self.spec.pretrained),
             one_cycle=one_cycle,
             weight_decay=weight_decay,
         )
@@ -167,9 +161,12 @@ class PixelClassifier:
     def freeze(self) -> None:
         """Keep the backbone as it is; only what is new learns."""
         self.learner.freeze()
+        for parameter in self.network.parameters():
+            if not parameter.requires_grad:
+                parameter.grad = None  # where there is one, if only zeros, the optimiser decays the weight
 
     def unfreeze(self) -> None:
-        """Let everything learn."""
+        """Let everything learn that the model's adaptation does not keep frozen."""
         self.learner.unfreeze()
 
     # -- looking
@@ -192,21 +189,13 @@ class PixelClassifier:
 
     def per_class_metrics(self) -> pd.DataFrame:
         """Precision, recall, F1 and IoU of each class on the validation chips; NaN where undefined."""
-        m = self.confusion()
-        columns = {'precision': m.precision, 'recall': m.recall, 'f1': m.f1, 'iou': m.iou}
-        table = {name: values.tolist() for name, values in columns.items()}
-        return pd.DataFrame(table, index=pd.Index(self._class_names, name='class'))
+        return tabulate_metrics(self.confusion(), self._class_names)
 
     def confusion(self) -> ConfusionMatrix:
         """Count truth against prediction on the validation chips; computed once after each fit."""
         data = self._needed_data()
         if self._confusion is None:
-            matrix = ConfusionMatrix.empty(data.c)
-            self.network.to(data.valid_dl.device).eval()
-            with torch.inference_mode():
-                for images, masks in data.valid_dl:
-                    matrix.add(self.network(images).max(1).indices, masks)
-            self._confusion = matrix
+            self._confusion = count_confusion(self.network, data.valid_dl, data.c)
         return self._confusion
 
     def show_results(self, rows: int = 4) -> 'Figure':
@@ -215,15 +204,7 @@ class PixelClassifier:
         Args:
             rows: Number of chips.
         """
-        data = self._needed_data()
-        images, masks = next(iter(data.valid_dl))
-        images, masks = images[:rows], masks[:rows]
-        self.network.to(images.device).eval()
-        with torch.inference_mode():
-            predicted = self.network(images).max(1).indices
-        return plotting.show_predictions(
-            images.cpu(), masks.cpu(), predicted.cpu(), self.spec.bands, self.spec.class_infos
-        )
+        return draw_results(self.network, self._needed_data().valid_dl, self.spec, rows)
 
     def plot_losses(self) -> 'Figure':
         """Draw training and validation loss.
@@ -305,39 +286,10 @@ class PixelClassifier:
     def _class_names(self) -> list[str]:
         return [info.name for info in self.spec.class_infos]
 
-    def _class_weights(self) -> Tensor | None:
-        if not self.spec.class_balancing:
-            return None
-        return torch.tensor(self._needed_data().class_weights, dtype=torch.float32)
-
     def _needed_data(self) -> ChipData:
         if self.data is None:
             raise NotTrainedError('this model was loaded without data; pass data= to load_model or from_model')
         return self.data
 
     def __repr__(self) -> str:
-        count = sum(parameter.numel() for parameter in self.network.parameters())
-        bands = ', '.join(band.name for band in self.spec.bands)
-        report = self.network.backbone.load_report
-        return (
-            f'{self.spec.model} on {self.spec.backbone}: {count / 1e6:.1f} M parameters, {len(self.history.epochs)} '
-            f'epochs trained\n  bands    {bands}\n  classes  {", ".join(self._class_names)}'
-            + (f'\n  weights  {report}' if report else '')
-        )
-
-
-def _check_rate(lr: float | slice | None) -> None:
-    rates = [lr.stop if lr.start is None else lr.start, lr.stop] if isinstance(lr, slice) else [lr]
-    if lr is not None and not all(_is_rate(rate) for rate in rates):
-        raise ValueError(f'lr must be a positive number, or a slice of two, got {lr!r}')
-
-
-def _is_rate(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
-
-
-def _check_batches(data: ChipData) -> None:
-    if len(data.train_ds) < 2:
-        raise ValueError(f'{len(data.train_ds)} chip is left to train on; at least 2 are needed: export more chips')
-    if data.batch_size < 2:
-        raise ValueError('batch_size must be at least 2: batch normalisation needs several values per channel')
+        return describe_model(self.spec, self.network, epochs=len(self.history.epochs), trains=self.data is not None)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import geolearn
+from geolearn.backbones.adapt import merged_state_dict
 from geolearn.bundle import FIGURES, SUFFIX, Bundle
 from geolearn.data import ChipData
 from geolearn.errors import NotTrainedError, RasterError
@@ -52,7 +53,7 @@ def make_bundle(model: 'PixelClassifier', *, name: str) -> Bundle:
     if found is not None:
         emd |= found.esri
         emd['geolearn']['metrics'] = dict(found.metrics)
-    return Bundle(_without_nan(emd), model.network.state_dict(), found.figures if found else {})
+    return Bundle(_without_nan(emd), merged_state_dict(model.network), found.figures if found else {})
 
 
 def _evaluate(model: 'PixelClassifier') -> Evaluation:

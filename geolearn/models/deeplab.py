@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geolearn.backbones import Backbone, create_backbone
+from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.data import ChipData
+from geolearn.models._describing import require_pixels, spec_from_data
 from geolearn.models._model import PixelClassifier
 from geolearn.models._registry import register_model
 from geolearn.models.segmenter import Normalise, Segmenter
-from geolearn.models.spec import ModelSpec, require_pixels, spec_from_data
+from geolearn.models.spec import ModelSpec
 
 
 class DeepLabHead(nn.Module):
@@ -68,11 +70,14 @@ class DeepLab(PixelClassifier):
             for radar.
         ignore_classes: Label values to leave out, on top of those that `data` ignores.
         class_balancing: Weigh classes in the loss by their rarity among the training chips.
+        adapt: What of the backbone learns, how fast, and with low-rank updates or in full. The default trains all of
+            it.
 
     Raises:
         ChipFolderError: If the labels are not one class per pixel.
         UnknownNameError: If there is no such backbone.
-        BackboneError: If there is, but it gives no maps that DeepLab can use.
+        BackboneError: If there is, but it gives no maps that DeepLab can use, cannot be adapted as `adapt` says, or
+            states no mean and std for ``normalize='pretraining'``.
         BandError: If bands lack a wavelength that the backbone needs, or `wavelengths` do not fit.
         WeightsError: If weights cannot be had or do not fit.
     """
@@ -87,13 +92,16 @@ class DeepLab(PixelClassifier):
         wavelengths: Sequence[float | None] | None = None,
         ignore_classes: Sequence[int] = (),
         class_balancing: bool = False,
+        adapt: Adaptation = DEFAULT_ADAPTATION,
     ) -> None:
         require_pixels(data, 'DeepLab')
         data = data.ignoring(ignore_classes) if ignore_classes else data
-        spec = spec_from_data(data, model='DeepLab', backbone=backbone, wavelengths=wavelengths)
+        spec = spec_from_data(data, model='DeepLab', backbone=backbone, wavelengths=wavelengths, weights=weights)
         network = self.build(spec, pretrained=pretrained, weights=weights)
+        network.adapt(adapt)
         pretrained = network.backbone.load_report is not None
-        super().__init__(replace(spec, pretrained=pretrained, class_balancing=class_balancing), network, data)
+        spec = replace(spec, pretrained=pretrained, class_balancing=class_balancing, adaptation=adapt)
+        super().__init__(spec, network, data)
 
     @classmethod
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Segmenter:

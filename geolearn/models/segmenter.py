@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geolearn.backbones import Backbone
+from geolearn.backbones.adapt import Adaptation, RateGroup, adapt, rate_groups
 
 
 class Normalise(nn.Module):
@@ -42,6 +43,7 @@ class Segmenter(nn.Module):
     def __init__(self, normalise: Normalise, backbone: Backbone, decoder: nn.Module) -> None:
         super().__init__()
         self.normalise, self.backbone, self.decoder = normalise, backbone, decoder
+        self.layer_decay: float | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute logits (N, classes, H, W) of images (N, bands, H, W) of any size."""
@@ -54,11 +56,28 @@ class Segmenter(nn.Module):
         logits = functional.interpolate(logits, size=x.shape[-2:], mode='bilinear', align_corners=False)
         return logits[..., :height, :width]
 
-    def parameter_groups(self) -> list[list[nn.Parameter]]:
-        """Return the trunk's parameters and all others that can learn, for training at different rates."""
+    def adapt(self, adaptation: Adaptation) -> None:
+        """Freeze parts of the backbone and put in low-rank updates; once, after weights are loaded.
+
+        Raises:
+            BackboneError: If the backbone cannot be so adapted.
+        """
+        adapt(self.backbone, adaptation)
+        self.layer_decay = adaptation.layer_decay
+
+    def rate_groups(self) -> list[RateGroup]:
+        """Divide all parameters that can learn: the trunk's, by depth where rates decay by layer, then all others.
+
+        Returns:
+            At least two groups, that of the trunk first; it is empty where the trunk is frozen.
+        """
         held = {id(parameter) for parameter in self.backbone.trunk.parameters()}
-        groups: list[list[nn.Parameter]] = [[], []]
-        for parameter in self.parameters():
-            if parameter.requires_grad:
-                groups[id(parameter) not in held].append(parameter)
-        return groups
+        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        trunk = [RateGroup([p for p in learning if id(p) in held], 1.0)]
+        if self.layer_decay is not None:
+            trunk = rate_groups(self.backbone, self.layer_decay) or trunk
+        return [*trunk, RateGroup([p for p in learning if id(p) not in held], 1.0)]
+
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of `rate_groups`, for training at different rates."""
+        return [group.parameters for group in self.rate_groups()]

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from geolearn.bands import Band, parse_wavelengths
-from geolearn.chips.label import Task
+from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
+from geolearn.bands import Band
 from geolearn.classes import MAX_CLASSES, ClassInfo, is_unlabelled
-from geolearn.data import ChipData
-from geolearn.errors import BackboneError, BandError, BundleError, ChipFolderError
+from geolearn.errors import BundleError
 from geolearn.normalize import Normalization
 from geolearn.statistics import BandStatistics
 
@@ -36,6 +35,7 @@ class ModelSpec:
         image_space: ArcGIS's ImageSpaceUsed.
         pretrained: Whether the backbone started from published weights, so that it is trained at a lower rate.
         class_balancing: Whether rare classes weigh more in the loss.
+        adaptation: How the backbone is trained.
     """
 
     model: str
@@ -52,6 +52,7 @@ class ModelSpec:
     image_space: str = 'MAP_SPACE'
     pretrained: bool = False
     class_balancing: bool = False
+    adaptation: Adaptation = DEFAULT_ADAPTATION
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'band_indexes', self.band_indexes or tuple(range(len(self.bands))))
@@ -83,6 +84,7 @@ class ModelSpec:
                 image_space=_typed(manifest.get('image_space', 'MAP_SPACE'), str),
                 pretrained=bool(manifest.get('pretrained', False)),
                 class_balancing=bool(manifest.get('class_balancing', False)),
+                adaptation=_adaptation(manifest.get('adaptation')),
             )
         except KeyError as error:
             raise BundleError(f'the manifest lacks {error}; the bundle is broken') from error
@@ -156,89 +158,6 @@ class ModelSpec:
         }
 
 
-_HELD = {
-    Task.CHANGE: 'pairs of images with what changed between them',
-    Task.OBJECTS: 'boxes',
-    Task.INSTANCES: 'outlined objects',
-    Task.PANOPTIC: 'pixels and outlined objects',
-    Task.LABEL: 'one class per chip',
-    Task.LABELS: 'any number of classes per chip',
-    Task.UNLABELLED: 'images without labels',
-}
-
-
-def require_pixels(data: ChipData, model: str) -> None:
-    """Refuse chips whose labels are not one class per pixel.
-
-    Raises:
-        ChipFolderError: If their task is another one; the message says which.
-    """
-    if data.task != Task.PIXELS:
-        raise ChipFolderError(
-            f'{model} learns one class per pixel, but {data.path} ({data.dataset_type}) holds {_HELD[data.task]}; '
-            'export Classified_Tiles'
-        )
-
-
-def spec_from_data(
-    data: ChipData, *, model: str, backbone: str, wavelengths: Sequence[float | None] | None = None
-) -> ModelSpec:
-    """Describe a model for this data; explicit wavelengths replace those of the bands.
-
-    Raises:
-        ChipFolderError: If the labels are not one class per pixel.
-        BackboneError: If the backbone is no name, or states no mean and std and those were asked for.
-        BandError: If the wavelengths are of another number, in mixed units or out of range.
-    """
-    require_pixels(data, model)
-    if not isinstance(backbone, str):
-        raise BackboneError(f"backbone must be a name such as 'dofa_base', got {backbone!r}")
-    return ModelSpec(
-        model=model,
-        backbone=backbone,
-        bands=data.bands if wavelengths is None else _with_wavelengths(data.bands, wavelengths),
-        class_infos=data.class_infos,
-        ignored_values=data.ignored_values,
-        chip_size=data.chip_size,
-        statistics=data.statistics,
-        normalization=_choose_normalization(data, backbone),
-        dtype=data.dtype,
-        cell_size=data.cell_size,
-        band_indexes=data.band_indexes,
-        image_space=data.image_space,
-    )
-
-
-def _choose_normalization(data: ChipData, backbone: str) -> Normalization:
-    if data.normalization is not None:
-        return data.normalization
-    raise BackboneError(
-        f"normalize='pretraining' was asked for, but the weights of {backbone} state no mean and std for these bands; "
-        "pass normalize='dataset' to prepare_data"
-    )
-
-
-def _with_wavelengths(bands: Sequence[Band], wavelengths: Sequence[float | None]) -> tuple[Band, ...]:
-    """Move optical bands to other wavelengths; one that moves far is no longer what it was called."""
-    if len(wavelengths) != len(bands):
-        raise BandError(
-            f'found {len(wavelengths)} wavelengths, needed {len(bands)}; give one per selected band, in band order'
-        )
-    given = [
-        math.nan if wavelength is None else wavelength
-        for band, wavelength in zip(bands, wavelengths)
-        if not band.is_radar
-    ]
-    parsed = iter(parse_wavelengths(given, len(given)))
-    return tuple(band if band.is_radar else _moved(band, next(parsed)) for band in bands)
-
-
-def _moved(band: Band, wavelength_um: float) -> Band:
-    old = band.wavelength_um
-    same = old is None or abs(old - wavelength_um) <= 0.1 * max(old, wavelength_um)
-    return replace(band, wavelength_um=wavelength_um, common_name=band.common_name if same else None)
-
-
 def _typed(value: Any, kind: type) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f'found {value!r} where a {kind.__name__} is needed')
@@ -280,6 +199,11 @@ def _normalization(row: Mapping[str, Any] | None, statistics: Mapping[str, Any])
             found.mean, tuple(std if std > 0 else 1.0 for std in found.std), 'mean and std of the chips'
         )
     return Normalization(_floats(row['mean']), _floats(row['std']), _typed(row['source'], str))
+
+
+def _adaptation(row: Mapping[str, Any] | None) -> Adaptation:
+    # bundles from before there was a choice trained everything at one rate
+    return DEFAULT_ADAPTATION if row is None else Adaptation(**_typed(row, dict))
 
 
 def _floats(values: Sequence[Any]) -> tuple[float, ...]:

@@ -10,7 +10,15 @@ from geolearn.bands import Band
 from geolearn.batch import Batch, Objects
 from geolearn.classes import ClassInfo
 from geolearn.plotting.canvas import add_legend, grid, new_figure, plain, short, wrap
-from geolearn.plotting.colors import class_colors, fractions, instance_colors, natural_colors, to_array
+from geolearn.plotting.colors import (
+    class_colors,
+    date_colors,
+    fractions,
+    instance_colors,
+    natural_colors,
+    overlay_colors,
+    to_array,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +49,7 @@ def show_chips(
     figure, axes = grid(len(images), columns)
     for ax, image, mask in zip(axes, images, masks):
         ax.imshow(natural_colors(image, bands))
-        ax.imshow(class_colors(mask, classes), alpha=alpha, interpolation='nearest')
+        ax.imshow(overlay_colors(mask, classes), alpha=alpha, interpolation='nearest')
     add_legend(figure, classes, np.unique(to_array(masks)).tolist())
     return figure
 
@@ -83,7 +91,7 @@ def show_instances(
     for index, (ax, image, found) in enumerate(zip(axes, images, objects)):
         ax.imshow(natural_colors(image, bands))
         if masks is not None:
-            ax.imshow(class_colors(masks[index], classes), alpha=alpha, interpolation='nearest')
+            ax.imshow(overlay_colors(masks[index], classes), alpha=alpha, interpolation='nearest')
         if found.masks is None:
             _draw_boxes(ax, found, classes)
         else:
@@ -113,8 +121,8 @@ def show_pairs(
         titles.append('change' if dates == 2 else 'label')
     figure, axes = new_figure(max(1, len(images)), len(titles), side=side)
     for index, (row, image) in enumerate(zip(axes, images)):
-        for ax, date in zip(row, image):
-            ax.imshow(natural_colors(date, bands))
+        for ax, date in zip(row, date_colors(image, bands)):
+            ax.imshow(date)
         if masks is not None:
             draw_mask(row[-1], masks[index], classes)
     for ax, title in zip(axes[0], titles):

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from geolearn.bands import Band, rgb_indexes
-from geolearn.classes import IGNORE_INDEX, ClassInfo
+from geolearn.classes import IGNORE_INDEX, UNLABELLED, ClassInfo
 
 NODATA_GREY = 0.5
 _LIKE, _CROSS = ('vv', 'hh'), ('vh', 'hv')
@@ -55,6 +55,13 @@ def natural_colors(image: Tensor | np.ndarray, bands: Sequence[Band]) -> np.ndar
     return stretch(pixels.transpose(1, 2, 0))
 
 
+def date_colors(dates: Tensor | np.ndarray, bands: Sequence[Band]) -> np.ndarray:
+    """Show the dates of one place, (dates, bands, H, W) to (dates, H, W, 3): what did not change looks the same."""
+    pixels = to_array(dates)
+    # side by side they are one image, with one stretch
+    return np.stack(np.split(natural_colors(np.concatenate(list(pixels), axis=-1), bands), len(pixels), axis=1))
+
+
 def _radar(pixels: np.ndarray, bands: Sequence[Band], radar: list[int]) -> np.ndarray:
     pixels = np.where(np.isfinite(pixels), pixels, np.nan)
     names = {bands[index].common_name: index for index in reversed(radar)}
@@ -84,6 +91,15 @@ def class_colors(mask: Tensor | np.ndarray, classes: Sequence[ClassInfo]) -> np.
     for index, info in enumerate(classes[:IGNORE_INDEX]):
         table[index] = [*fractions(info.color), 1]
     return table[np.minimum(to_array(mask), IGNORE_INDEX)]
+
+
+def overlay_colors(mask: Tensor | np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:
+    """Colour class indices as `class_colors`, to lie over an image: the unlabelled class hides nothing of it."""
+    colors = class_colors(mask, classes)
+    for index, info in enumerate(classes):
+        if (info.value, info.name) == (UNLABELLED.value, UNLABELLED.name):
+            colors[to_array(mask) == index] = 0
+    return colors
 
 
 def instance_colors(

@@ -50,10 +50,30 @@ def _finest(paths: Sequence[Path]) -> GeoBox:
     finest = places[best]
     for path, box in zip(paths, places):
         if not _same_crs(box.crs, finest.crs):
-            raise RasterError(f'{path} has the CRS {box.crs}, but {paths[best]} {finest.crs}; warp them to one')
-        if np.abs(np.subtract(box.bounds, finest.bounds)).max() > 0.5 * max(finest.resolution):
-            raise RasterError(f'{path} covers {box.bounds}, but {paths[best]} covers {finest.bounds}')
+            raise RasterError(
+                f'{path} has {_crs_text(box.crs)}, but {paths[best]} {_crs_text(finest.crs)}; '
+                'warp them to one, or fetch again what is truncated'
+            )
+        apart = np.abs(np.subtract(box.bounds, finest.bounds)).max()
+        if apart > 0.5 * max(finest.resolution):
+            raise RasterError(
+                f'{_place_text(path, box)}, but {_place_text(paths[best], finest)}: their edges lie up to {apart:g} '
+                'map units apart; warp them to one extent, or fetch again what is truncated'
+            )
     return finest
+
+
+def _crs_text(crs: str | None) -> str:
+    if crs is None:
+        return 'no CRS'
+    found = CRS.from_wkt(crs)
+    code = found.to_epsg()
+    return f'EPSG:{code}' if code else f'the CRS {crs}'
+
+
+def _place_text(path: Path, box: GeoBox) -> str:
+    width, height = box.resolution
+    return f'{path} covers {box.bounds} in {box.shape[1]}x{box.shape[0]} pixels of {width:g} x {height:g}'
 
 
 def _same_crs(one: str | None, two: str | None) -> bool:

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -367,3 +368,44 @@ def test_bands_given_stay_as_they_are_whatever_the_sensor(tmp_path, image, label
 def test_an_unknown_sensor_is_refused(tmp_path, image, labels):
     with pytest.raises(UnknownNameError, match="unknown sensor 'Sentinl-2'; did you mean 'sentinel"):
         export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2, sensor='Sentinl-2')
+
+
+# --- what killed exports leave, and what people should know
+
+
+def test_what_a_killed_export_left_is_removed_after_an_hour(image, labels, tmp_path):
+    old, young, other = (
+        tmp_path / name for name in ('.out-0123abcd.part', '.out-89abcdef.part', '.out2-0123abcd.part')
+    )
+    for part in (old, young, other):
+        (part / 'images').mkdir(parents=True)
+        (part / 'images/1.tif').touch()
+    for path in (old / 'images', old, young, other / 'images', other):  # somebody still writes images of `young`
+        os.utime(path, (1, 1))
+    export_training_data(image, labels, tmp_path / 'out', classes=CLASSES, tile_size=2)
+    assert not old.exists()
+    assert young.exists()
+    assert other.exists()
+
+
+def test_invalid_pixels_of_floats_stay_invalid(tmp_path):
+    pixels, mask = np.random.default_rng(0).random((2, 8, 8), np.float32), np.ones((8, 8), bool)
+    mask[:3] = False
+    place = {'transform': Affine(10, 0, 0, 0, -10, 0), 'crs': 'EPSG:32633'}
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        profile = {'driver': 'GTiff', 'count': 2, 'height': 8, 'width': 8, 'dtype': 'float32'} | place
+        with rasterio.open(tmp_path / 'a.tif', 'w', **profile) as dst:
+            dst.write(pixels)
+            dst.write_mask(mask)
+    out = export_training_data(tmp_path / 'a.tif', None, tmp_path / 'out', 'Export_Tiles', tile_size=8)
+    with rasterio.open(out / 'images/000000000000.tif') as src:
+        assert np.array_equal(src.dataset_mask() > 0, mask)
+
+
+def test_a_sensor_that_does_not_know_the_bands_is_told(tmp_path, save, labels, caplog):
+    image = save(tmp_path / 'unnamed.tif', IMAGE)
+    export_training_data(image, labels, tmp_path / 'a', classes=CLASSES, tile_size=2, sensor='Sentinel-2')
+    assert 'Sentinel-2 has no band called band_1, band_2, band_3; name the bands in' in caplog.text
+    caplog.clear()
+    export_training_data(image, labels, tmp_path / 'b', classes=CLASSES, tile_size=2)
+    assert caplog.text == ''

@@ -421,7 +421,7 @@ def test_a_failure_in_a_thread_is_raised_and_leaves_nothing(tmp_path, image, mon
         ({'tile_size': 0}, ChipFolderError, 'tile_size is 0; a whole number of at least 1'),
         ({'stride': -1}, ChipFolderError, 'stride is -1'),
         ({'min_polygon_overlap_ratio': 20}, ChipFolderError, 'a share from 0 to 1 is needed'),
-        ({'labels': None}, ChipFolderError, 'labels is None, which only Export_Tiles can do without'),
+        ({'labels': None}, ChipFolderError, 'no labels are given, which only Export_Tiles can do without'),
         ({'metadata_format': 'Export_Tiles'}, ChipFolderError, 'Export_Tiles have no labels'),
         ({'metadata_format': 'CycleGAN'}, UnknownNameError, "unknown metadata format 'CycleGAN'"),
     ],

@@ -1,6 +1,7 @@
 """Gathering: images, masks, boxes and outlines are cut alike, and what is not there says so."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geolearn.chips._buffers import Buffers
 from geolearn.chips.gather import LEAST_VISIBLE, GatherPlan, gather
 from geolearn.chips.label import Label, Task, mask_boxes
 from geolearn.chips.reader import Chip
@@ -239,3 +241,103 @@ def test_every_stored_type_becomes_float32(dtype):
     batch = gather(Chips(make_chip(pixels)), [0], make_plan(Task.UNLABELLED))
     assert batch.images.dtype == torch.float32
     assert (batch.images == 100).all()
+
+
+CASTS = [(task, dtype) for task in Task for dtype in ('uint8', 'uint16', 'float32')]
+CASTS += [(Task.PIXELS, dtype) for dtype in ('int8', 'int16', 'int32', 'uint32', 'float64')]
+
+
+class Typed(Chips):
+    """Chips that also tell how they are stored."""
+
+    @property
+    def table(self):
+        return SimpleNamespace(dtype=str(self.chips[0].pixels.dtype))
+
+
+def varied_chips(task, dtype, *, dates, rng):
+    """Chips smaller than, equal to and larger than an item, with every kind of label and with invalid pixels."""
+    chips = []
+    for height, width in ((8, 8), (5, 8), (11, 9), (20, 30)):
+        pixels = rng.integers(0, 120, (3 * dates, height, width)).astype(dtype)
+        mask = None if height == 8 else rng.random((1 if height == 5 else 3 * dates, height, width)) < 0.8
+        if mask is not None and np.dtype(dtype).kind == 'f':
+            pixels[np.broadcast_to(~mask, pixels.shape)] = np.nan
+        outlines = tuple(rng.random((height, width)) < 0.5 for _ in range(2))
+        raster = rng.integers(0, 6, (height, width)).astype(np.uint8)
+        label = Label(raster, rng.integers(1, 6, 2), mask_boxes(outlines), outlines)
+        if task in (Task.LABEL, Task.LABELS):
+            label = Label(values=label.values)
+        chips.append(make_chip(pixels, mask=mask, label=label, dates=dates))
+    return Typed(*chips)
+
+
+def assert_same(one, two):
+    assert one.holes is None
+    assert two.holes is None
+    assert one.images.dtype == two.images.dtype == torch.float32
+    assert torch.equal(one.images.isnan(), two.images.isnan())
+    assert torch.equal(one.images.nan_to_num(), two.images.nan_to_num())
+    for a, b in ((one.masks, two.masks), (one.labels, two.labels)):
+        assert (a is None) == (b is None)
+        assert a is None or (a.dtype == b.dtype and torch.equal(a, b))
+    for a, b in zip(one.objects or (), two.objects or (), strict=True):
+        assert torch.equal(a.boxes, b.boxes)
+        assert torch.equal(a.labels, b.labels)
+        assert (a.masks is None) == (b.masks is None)
+        assert a.masks is None or torch.equal(a.masks, b.masks)
+
+
+@pytest.mark.parametrize(('task', 'dtype'), CASTS)
+@pytest.mark.parametrize('dates', [1, 2])
+def test_a_batch_cast_later_is_the_batch_cast_at_once(task, dtype, dates):
+    store = varied_chips(task, dtype, dates=dates, rng=np.random.default_rng(5))
+    for planes in ((0, 1, 2), (2, 0), (1,)):
+        chosen = tuple(date * 3 + plane for date in range(dates) for plane in planes)
+        plan = make_plan(task, planes=chosen, dates=dates, random_crop=True, rare_values=(5,))
+        for draw in range(3):
+            plain = gather(store, [0, 1, 2, 3, 0], plan, draw=draw)
+            stored = gather(store, [0, 1, 2, 3, 0], replace(plan, stored=True), draw=draw, buffers=Buffers())
+            assert stored.images.element_size() == np.dtype(dtype).itemsize
+            assert stored.masks is None or stored.masks.dtype == torch.uint8
+            assert_same(plain.cast(), stored.cast())
+
+
+def test_casting_twice_changes_nothing():
+    store = varied_chips(Task.CHANGE, 'uint16', dates=2, rng=np.random.default_rng(6))
+    batch = gather(store, [2, 3], make_plan(Task.CHANGE, planes=(0, 3), dates=2, stored=True)).cast()
+    assert_same(batch, batch.cast())
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_subtracting_is_the_lookup_where_it_is_used(data):
+    values = data.draw(st.lists(st.integers(0, 255), min_size=1, max_size=12, unique=True))
+    ignored = data.draw(st.sets(st.sampled_from(values)))
+    table = np.full(65536, -1, np.int64)
+    trained = [value for value in values if value not in ignored]
+    table[trained] = np.arange(len(trained))
+    table[list(ignored)] = IGNORE_INDEX
+    raster = np.array(data.draw(st.lists(st.sampled_from(values), min_size=64, max_size=64)), np.uint8).reshape(8, 8)
+    plan = make_plan(Task.PIXELS, table=table, stored=data.draw(st.booleans()))
+    found = gather(Typed(make_chip(places(8, 8), label=Label(raster))), [0], plan).cast().masks[0].numpy()
+    assert np.array_equal(found, table[raster])
+
+
+@pytest.mark.parametrize(
+    ('entries', 'shift'),
+    [
+        ({0: 0, 1: 1, 2: 2}, 0),
+        ({1: 0, 2: 1, 3: 2}, 1),
+        ({0: IGNORE_INDEX, 1: 0, 2: 1}, 1),
+        ({1: 0, 3: 1}, None),
+        ({0: 0, 1: 1, 2: IGNORE_INDEX}, None),
+        ({299: 0, 300: 1}, None),
+        ({}, None),
+    ],
+)
+def test_subtracting_is_for_tables_of_one_shift(entries, shift):
+    table = np.full(65536, -1, np.int64)
+    for value, index in entries.items():
+        table[value] = index
+    assert make_plan(Task.PIXELS, table=table).shift == shift

@@ -91,10 +91,9 @@ def test_chips_with_nonsense_for_a_place_have_none():
 
 def test_the_warning_tells_how_many_and_what_to_do():
     split = Split((0,), tuple(range(1, 2001)), tuple(range(2001, 2501)))
-    note = leak_note(Leaks(1234, 0, 0), split)
+    note = leak_note(Leaks(1234, 0, 0), split, 'move them')
     assert note == (
-        '1,234 of 2,000 validation chips share ground with training chips, so scores will be too good; '
-        "pass split='blocks' to hold out whole blocks of land"
+        '1,234 of 2,000 validation chips share ground with training chips, so scores will be too good; move them'
     )
-    assert leak_note(Leaks(1, 2, 0), split).startswith('1 of 2,000 validation chips and 2 of 500 test chips share')
-    assert leak_note(Leaks(0, 0, 5), split) is None
+    assert leak_note(Leaks(1, 2, 0), split, '').startswith('1 of 2,000 validation chips and 2 of 500 test chips share')
+    assert leak_note(Leaks(0, 0, 5), split, '') is None

@@ -255,3 +255,10 @@ def test_chips_that_overlap_more_than_a_block_are_refused():
 def test_a_block_without_a_size_is_refused(side):
     with pytest.raises(ChipFolderError, match=f'block_size must be positive, got {side}'):
         split_blocks(grid(4, 4), fraction=0.5, block_size=side, seed=0)
+
+
+def test_too_few_chips_say_what_to_do():
+    with pytest.raises(ChipFolderError, match='export more chips .* or pass a folder to validate on as valid_path='):
+        split_random(1, fraction=0.5, seed=0)
+    with pytest.raises(ChipFolderError, match='found 2 chips; .* export more chips .* valid_path= and test_path='):
+        split_random(2, fraction=0.3, test_fraction=0.3, seed=0)

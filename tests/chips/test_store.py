@@ -512,3 +512,48 @@ def test_a_bar_shows_for_many_chips_only(folder, monkeypatch, capsys):
     monkeypatch.setattr(store, 'FEW_CHIPS', 2)
     reopen(folder, pack=False)
     assert 'reading chips' in capsys.readouterr().err
+
+
+# --- sidecars
+
+
+@pytest.fixture
+def bare(tmp_path, save):
+    """The key of a chip with a label, as a function of what lies beside them."""
+    image, label = tmp_path / 'images/a.tif', tmp_path / 'labels/a.png'
+    for path in (image, label):
+        path.parent.mkdir()
+        path.write_bytes(b'x')
+    source = ChipSource('a', ((image,),), (label,), partial(Label))
+    return lambda: cache.pack_path(tmp_path, 'x', Listing(Task.PIXELS, (source,), None), version=1)
+
+
+SIDECARS = ['images/a.tif.aux.xml', 'images/a.aux.xml', 'images/a.tfw', 'images/a.TFW', 'images/a.tif.msk']
+SIDECARS += ['images/a.wld', 'images/a.idx', 'labels/a.pgw', 'labels/a.png.aux.xml']
+
+
+@pytest.mark.parametrize('name', SIDECARS)
+def test_a_sidecar_that_comes_changes_or_goes_makes_a_new_pack(bare, tmp_path, name):
+    before, path = bare(), tmp_path / name
+    path.write_text('one')
+    one = bare()
+    touch(path)
+    two = bare()
+    assert len({before, one, two, bare()}) == 3
+    path.unlink()
+    assert bare() == before
+
+
+@pytest.mark.parametrize('name', ['images/b.tfw', 'images/ba.tif.aux.xml', 'images/a.txt', 'images/a.tif.ovr', 'a.tfw'])
+def test_other_files_are_no_sidecars(bare, tmp_path, name):
+    before = bare()
+    (tmp_path / name).write_text('one')
+    assert bare() == before
+
+
+def test_nodata_from_a_sidecar_is_seen_after_packing(folder):
+    before, _ = reopen(folder)
+    sidecar = '<PAMDataset><PAMRasterBand band="1"><NoDataValue>7</NoDataValue></PAMRasterBand></PAMDataset>'
+    (folder / 'images/000000000000.tif.aux.xml').write_text(sidecar)
+    after, _ = reopen(folder)
+    assert before.path != after.path

@@ -193,3 +193,14 @@ def test_rare_class_crops_show_rare_classes_more_often(write_folder, save, tmp_p
         rows = [mask for _ in range(8) for batch in data.train_dl.batches() for mask in batch.masks]
         shares.append(float(np.mean([bool((mask == data.classes.index('pond')).any()) for mask in rows])))
     assert shares[1] > 0.4 > 0.2 > shares[0]
+
+
+@pytest.mark.parametrize('kind', ['PASCAL_VOC_rectangles', 'Labeled_Tiles', 'Export_Tiles'])
+def test_rare_class_crops_need_a_class_per_pixel(prepare, kind):
+    with pytest.raises(ChipFolderError, match='rare_class_crops needs a class for each pixel, but these labels teach'):
+        prepare(kind, rare_class_crops=True, chip_size=8)
+
+
+def test_rare_class_crops_need_crops(prepare):
+    with pytest.raises(ChipFolderError, match='are not cropped to chip_size=512; pass a smaller chip_size, or oversam'):
+        prepare('Classified_Tiles', rare_class_crops=True, chip_size=512)

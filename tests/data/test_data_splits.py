@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -48,6 +49,17 @@ def test_blocks_do_not_leak(overlapping):
     assert not any('share ground with training' in note for note in data.notes)
     assert min(abs(t - v) for t in data.split.train for v in data.split.valid) >= 2
     assert sum(map(len, (data.split.train, data.split.valid, data.split.dropped))) == 20
+
+
+def test_folders_and_lists_that_leak_are_told_what_helps(overlapping, tmp_path):
+    copy = shutil.copytree(overlapping, tmp_path / 'copy')
+    folders = {'valid_path': copy}, {'test_path': copy, 'split': 'blocks'}
+    for options in folders:
+        (note,) = [note for note in divided(overlapping, **options).notes if 'share ground with training' in note]
+        assert note.endswith(f'pass folders of other land as {next(iter(options))}')
+    listed = divided(overlapping, split={'valid': ['000000003']})
+    (note,) = [note for note in listed.notes if 'share ground with training' in note]
+    assert note.endswith('list chips of one place in one part')
 
 
 def test_chips_side_by_side_do_not_leak(export):

@@ -392,7 +392,7 @@ def test_an_unknown_backbone_gets_a_suggestion(scene_data):
 @pytest.mark.parametrize(
     ('backbone', 'message'),
     [
-        ('vit_tiny_patch16_224', 'vit_tiny_patch16_224'),
+        ('beit_base_patch16_224', 'beit_base_patch16_224 cannot take images of any size'),
         (50, "backbone must be a name such as 'dofa_base', got 50"),
         (None, "backbone must be a name such as 'dofa_base', got None"),
     ],

@@ -102,8 +102,18 @@ def test_files_that_do_not_cover_the_same_ground_are_refused(tmp_path, save):
 def test_files_in_other_crs_are_refused(tmp_path, save):
     plane = np.ones((4, 4), np.uint8)
     paths = [save(tmp_path / f'{code}.tif', plane, crs=f'EPSG:{code}') for code in (32633, 32634)]
-    with pytest.raises(RasterError, match=r'32634\.tif has the CRS .*33N.*|warp them'):
+    with pytest.raises(RasterError, match=r'32634\.tif has EPSG:32634, but .*32633\.tif EPSG:32633; warp them to one'):
         read_stack(paths)
+
+
+def test_what_differs_is_said_where_a_file_is_truncated(tmp_path, save):
+    plane = np.ones((4, 4), np.uint8)
+    lost = save(tmp_path / 'lost.tif', plane, crs=None)
+    with pytest.raises(RasterError, match=r'lost\.tif has no CRS, but .*whole\.tif EPSG:32633; .*what is truncated'):
+        read_stack([save(tmp_path / 'whole.tif', np.ones((8, 8), np.uint8), **grid(5)), lost])
+    near = save(tmp_path / 'near.tif', plane, **grid(10, left=6))
+    with pytest.raises(RasterError, match=r'in 4x4 pixels of 10 x 10, but .*: their edges lie up to 6 map units apart'):
+        read_stack([save(tmp_path / 'here.tif', plane, **grid(10)), near])
 
 
 def test_one_crs_in_other_words_is_the_same(tmp_path, save):

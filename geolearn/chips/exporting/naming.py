@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from geolearn.bands import Band
 from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
 
@@ -144,3 +145,12 @@ def _find(frame: Any, wanted: str | None, usual: Sequence[str], shown: str) -> s
         return wanted
     lowered = {field.lower(): field for field in reversed(fields)}
     return next((lowered[name] for name in usual if name in lowered), None)
+
+
+def sensor_notes(sensor: str, bands: Sequence[Band], shown: str) -> list[str]:
+    """Tell where a sensor is named that says nothing about the bands of a raster."""
+    unknown = [band.name for band in bands if band.wavelength_um is None and not band.is_radar]
+    if sensor == 'Undefined' or not unknown:
+        return []
+    named = ', '.join(unknown[:8]) + (', ...' if len(unknown) > 8 else '')
+    return [f'{sensor} has no band called {named}; name the bands in {shown}, or pass bands=']

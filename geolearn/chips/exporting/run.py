@@ -23,6 +23,9 @@ from geolearn.raster import GeoBox, open_raster, raster_geobox, read_window
 WITHOUT_DATA = 'chips without any valid pixel were left out'
 PARTLY_WITHOUT_DATA = 'chips with invalid pixels were left out, as JPEG cannot mark them; use TIFF to keep them'
 
+FEW_CHIPS = 500
+"""Fewer are cut without a progress bar."""
+
 
 class _Read(NamedTuple):
     """Pixels (bands, height, width), their mask and class values (height, width) of a window."""
@@ -96,6 +99,8 @@ class Export:
         waiting = iter(jobs)
         lock = threading.Lock()
         count = sum(len(job.tiles) for job in jobs)
+        # nothing is passed where a bar may show, so that TQDM_DISABLE is heeded
+        quiet: dict[str, Any] = {'disable': True} if count < FEW_CHIPS else {}
 
         def work() -> None:
             try:
@@ -114,7 +119,7 @@ class Export:
                 raise
 
         with (
-            tqdm(total=count, desc='cutting chips', unit='chip', leave=False, disable=count < 500) as bar,
+            tqdm(total=count, desc='cutting chips', unit='chip', leave=False, **quiet) as bar,
             ThreadPoolExecutor(threads, 'geolearn-export') as pool,
         ):
             futures = [pool.submit(work) for _ in range(min(threads, max(1, len(jobs))))]

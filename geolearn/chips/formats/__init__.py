@@ -15,6 +15,7 @@ from geolearn.chips.formats.export_tiles import list_export_tiles
 from geolearn.chips.formats.imagenet import list_imagenet
 from geolearn.chips.formats.kitti import list_kitti
 from geolearn.chips.formats.labeled import list_labeled_tiles, list_multilabeled_tiles
+from geolearn.chips.formats.multitemporal import list_multitemporal_tiles, split_dates
 from geolearn.chips.formats.panoptic import list_panoptic
 from geolearn.chips.formats.rcnn import list_rcnn_masks
 from geolearn.chips.formats.voc import list_voc
@@ -28,6 +29,7 @@ FORMATS: Mapping[str, Callable[[Path, ExportMetadata], Listing]] = MappingProxyT
     {
         'Classified_Tiles': list_classified_tiles,
         'ChangeDetection': list_change_detection,
+        'MultiTemporal_Tiles': list_multitemporal_tiles,
         'PASCAL_VOC_rectangles': list_voc,
         'KITTI_rectangles': list_kitti,
         'RCNN_Masks': list_rcnn_masks,
@@ -86,7 +88,7 @@ def open_chips(path: str | Path, dataset_type: str | None = None) -> OpenedFolde
     kind, notes = _choose_type(found, metadata, wanted, has_emd)
     if has_emd:
         refuse_what_is_not_read(found.folder, kind)
-    listing = FORMATS[kind](found.folder, metadata)
+    listing = split_dates(found.folder, metadata, FORMATS[kind](found.folder, metadata))
     stale = stale_map_notes(found.folder, listing.chips)
     return OpenedFolder(found.folder, kind, metadata, listing, (*found.notes, *notes, *stale))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from geolearn.chips.emd import EMD_NAME, STATS_NAME, ExportMetadata, read_json
-from geolearn.chips.formats._recognise import has_images, recognise
+from geolearn.chips.formats._recognise import find_fault, has_images, recognise
 from geolearn.errors import ChipFolderError
 
 _PARTS = ('images', 'images2', 'labels', 'labels2')
@@ -30,11 +30,14 @@ def find_folder(path: str | Path, wanted: str | None, known: Iterable[str]) -> F
     Raises:
         ChipFolderError: If there is no such folder, or several; the message lists what was found.
     """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise ChipFolderError(f'{folder} is no folder; pass the folder that holds {EMD_NAME} or images/')
+    folder = Path(path)
     try:
+        folder = folder.expanduser()
+        if not folder.is_dir():
+            raise ChipFolderError(f'{folder} is no folder; pass the folder that holds {EMD_NAME} or images/')
         return _with_emd(folder) or _without_emd(folder, wanted) or _refuse(folder, known)
+    except RuntimeError as error:  # ~name of somebody who has no home
+        raise ChipFolderError(f'{folder} is no folder: {error}') from error
     except OSError as error:
         raise ChipFolderError(f'cannot list {error.filename or folder}: {error.strerror}') from error
 
@@ -80,10 +83,12 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _refuse(folder: Path, known: Iterable[str]) -> NoReturn:
+    faults = [fault for place in (folder, *_children(folder)) if (fault := find_fault(place))]
     raise ChipFolderError(
         f'{folder} is no export of training data: no {EMD_NAME} in it or one level down; it holds {_describe(folder)}, '
-        'which is nothing known or could be several things. Pass the folder that "Export Training Data For Deep '
-        f'Learning" or export_training_data wrote, or name the format: dataset_type={" | ".join(known)}'
+        f'which is nothing known or could be several things{f" ({faults[0]})" if faults else ""}. Pass the folder that '
+        '"Export Training Data For Deep Learning" or export_training_data wrote, or name the format: '
+        f'dataset_type={" | ".join(known)}'
     )
 
 
@@ -103,7 +108,7 @@ def _entries(folder: Path) -> str:
 def emd_type(folder: Path, metadata: ExportMetadata) -> str | None:
     """Return the dataset_type that an export's own word amounts to, or None where it says nothing."""
     if metadata.metadata_mode == 'Classified_Tiles' and has_images(folder / 'images2'):
-        return 'ChangeDetection'
+        return 'MultiTemporal_Tiles' if metadata.dates or has_images(folder / 'images3') else 'ChangeDetection'
     return metadata.metadata_mode or recognise(folder)
 
 

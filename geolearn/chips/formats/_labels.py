@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.formats._files import list_files, list_images, pair_notes, require_pairs
-from geolearn.chips.label import class_lookup
+from geolearn.chips.label import Label, Task, class_lookup
+from geolearn.chips.source import ChipSource, Listing
 from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
 
@@ -151,6 +153,33 @@ def label_classes(
     if not names:
         raise ChipFolderError(f'no label below {folder} names a class and no .emd lists any; add labels with objects')
     return found_classes(names)
+
+
+def list_named_boxes(
+    folder: Path,
+    metadata: ExportMetadata,
+    paired: tuple[list[Pair], list[str]],
+    read_names: Callable[[Path], Iterable[str]],
+    read_boxes: Callable[[Path, Mapping[str, int], tuple[int, int]], Label],
+) -> Listing:
+    """List images with a file of boxes each, in which texts name the classes.
+
+    Args:
+        folder: For messages.
+        metadata: Of the .emd.
+        paired: What `pair_files` returns.
+        read_names: As in `label_classes`.
+        read_boxes: Reads a label file, given the class value of each text and the shape of the chip.
+
+    Raises:
+        ChipFolderError: If no class is found.
+    """
+    pairs, notes = paired
+    known = label_classes(folder, metadata, [pair.label for pair in pairs], read_names)
+    chips = tuple(
+        ChipSource(p.name, ((p.image,),), (p.label,), partial(read_boxes, p.label, known.values)) for p in pairs
+    )
+    return Listing(Task.OBJECTS, chips, known.classes, notes=(*notes, *known.notes))
 
 
 def found_classes(names: Iterable[str]) -> LabelClasses:

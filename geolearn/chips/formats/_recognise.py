@@ -11,6 +11,7 @@ from geolearn.chips.formats._files import IMAGE_SUFFIXES
 from geolearn.chips.formats.bigearthnet import is_bigearthnet
 from geolearn.chips.formats.classified import LEGACY_DATES
 from geolearn.chips.formats.coco import JSON_FOLDERS, JSON_NAMES
+from geolearn.chips.formats.voc import ANNOTATIONS
 
 # folders that people name after what is in them, or after what it is for, never after a class
 _NO_CLASSES = frozenset(
@@ -46,13 +47,17 @@ def _recognise_images(folder: Path) -> str | None:
     found = {_by_labels(folder, images, labels)} if kinds else set()
     if has_coco(folder):
         found.add('COCO_rectangles')
+    annotations = next((path for name in ANNOTATIONS if (path := folder / name).is_dir()), None)
+    if not labels and annotations and {kind for kind, _ in _files(annotations)} == {'xml'}:
+        found.add('PASCAL_VOC_rectangles')
     if found:
         return found.pop() if len(found) == 1 else None
     if (folder / 'labels').is_dir():  # it was meant to hold something
         return None
     classes = _are_class_folders(folder / 'images')
     if ('raster', 0) in images:
-        return None if classes else 'Export_Tiles'
+        lost = _coco_files(folder) or annotations  # labels that no reader knows
+        return None if classes or lost else 'Export_Tiles'
     return 'Imagenet' if classes else None
 
 
@@ -73,19 +78,40 @@ def _by_labels(folder: Path, images: _Counts, labels: _Counts) -> str | None:
         return None
     if (folder / 'labels2').is_dir():
         return 'Panoptic_Segmentation'
+    if has_images(folder / 'images2') and has_images(folder / 'images3'):
+        return 'MultiTemporal_Tiles'
     return 'ChangeDetection' if has_images(folder / 'images2') else 'Classified_Tiles'
 
 
 def _by_lines(labels: Path) -> str | None:
-    """Tell KITTI (pixels) from YOLO (shares of the image) by the first lines of some files."""
-    found = set()
+    """Tell KITTI (pixels) from YOLO (shares of the image) by the first lines of some files.
+
+    Lines of neither count as broken while they are not the most: reading the chip tells what is wrong.
+    """
+    found = Counter(_by_columns(line) for _, line in _first_lines(labels))
+    broken = found.pop(None, 0)
+    return next(iter(found)) if len(found) == 1 and broken <= found.total() else None
+
+
+def _first_lines(labels: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the words of the first line of some text files, without those that begin with none."""
     paths = (path for path in sorted(labels.rglob('*.txt')) if path.name.lower() not in _NO_LABELS)
     for _, path in zip(range(_LABEL_FILES), paths):
         with path.open('rb') as file:
             line = file.readline(2**16).decode('utf-8', errors='replace').split()
         if line:
-            found.add(_by_columns(line))
-    return found.pop() if len(found) == 1 else None
+            yield path, line
+
+
+def find_fault(folder: Path) -> str | None:
+    """Say which file of a folder looks like labels and is none, or None where nothing does."""
+    for path in _coco_files(folder):
+        if not _is_coco(path):
+            return f'{path} is no COCO file, which needs "images", "annotations" and "categories"'
+    for path, line in _first_lines(folder / 'labels'):
+        if _by_columns(line) is None:
+            return f'{path} begins with {" ".join(line)[:60]!r}, which is a line of neither YOLO nor KITTI'
+    return None
 
 
 def _by_columns(columns: list[str]) -> str | None:
@@ -98,7 +124,12 @@ def _by_columns(columns: list[str]) -> str | None:
 
 def has_coco(folder: Path) -> bool:
     """Whether a file that COCO's reader would find names what every COCO file has."""
-    return any(_is_coco(path) for place in JSON_FOLDERS for name in JSON_NAMES for path in (folder / place).glob(name))
+    return any(_is_coco(path) for path in _coco_files(folder))
+
+
+def _coco_files(folder: Path) -> list[Path]:
+    """Return the files that COCO's reader would find."""
+    return [path for place in JSON_FOLDERS for name in JSON_NAMES for path in sorted((folder / place).glob(name))]
 
 
 def _is_coco(path: Path) -> bool:

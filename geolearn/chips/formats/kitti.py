@@ -1,15 +1,14 @@
 """KITTI_rectangles: a text file for each image, one box a line."""
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from math import isnan
 from pathlib import Path
 
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.formats._boxes import Box, box_label
-from geolearn.chips.formats._labels import label_classes, pair_files, parse_number, read_lines, unknown_class
-from geolearn.chips.label import Label, Task
-from geolearn.chips.source import ChipSource, Listing
+from geolearn.chips.formats._labels import list_named_boxes, pair_files, parse_number, read_lines, unknown_class
+from geolearn.chips.label import Label
+from geolearn.chips.source import Listing
 from geolearn.errors import ChipFolderError
 
 NUMBERS = 14
@@ -28,12 +27,8 @@ def list_kitti(folder: Path, metadata: ExportMetadata) -> Listing:
     Raises:
         ChipFolderError: If a folder is missing, no image has a text file or no class is known.
     """
-    pairs, notes = pair_files(folder, '.txt', ignored=('classes',))
-    known = label_classes(folder, metadata, [pair.label for pair in pairs], kitti_names)
-    chips = tuple(
-        ChipSource(p.name, ((p.image,),), (p.label,), partial(read_kitti, p.label, known.values)) for p in pairs
-    )
-    return Listing(Task.OBJECTS, chips, known.classes, notes=(*notes, *known.notes))
+    paired = pair_files(folder, '.txt', ignored=('classes',))
+    return list_named_boxes(folder, metadata, paired, kitti_names, read_kitti)
 
 
 def kitti_names(path: Path) -> Iterator[str]:

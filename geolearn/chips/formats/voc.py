@@ -1,19 +1,21 @@
 """PASCAL_VOC_rectangles: an XML file of boxes for each image."""
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.formats._boxes import Box, box_label
-from geolearn.chips.formats._labels import label_classes, pair_files, parse_number, unknown_class
+from geolearn.chips.formats._labels import list_named_boxes, pair_files, parse_number, unknown_class
 from geolearn.chips.formats._xml import element_text, read_xml
-from geolearn.chips.label import Label, Task
-from geolearn.chips.source import ChipSource, Listing
+from geolearn.chips.label import Label
+from geolearn.chips.source import Listing
 from geolearn.errors import ChipFolderError
 
 ROOT = 'annotation'
+
+ANNOTATIONS = ('Annotations', 'annotations')
+"""What others than ArcGIS call labels/."""
 
 
 def list_voc(folder: Path, metadata: ExportMetadata) -> Listing:
@@ -25,14 +27,8 @@ def list_voc(folder: Path, metadata: ExportMetadata) -> Listing:
     Raises:
         ChipFolderError: If a folder is missing, no image has an XML file or no class is known.
     """
-    pairs, notes = pair_files(
-        folder, '.xml', images=('images', 'JPEGImages'), labels=('labels', 'Annotations', 'annotations')
-    )
-    known = label_classes(folder, metadata, [pair.label for pair in pairs], voc_names)
-    chips = tuple(
-        ChipSource(p.name, ((p.image,),), (p.label,), partial(read_voc, p.label, known.values)) for p in pairs
-    )
-    return Listing(Task.OBJECTS, chips, known.classes, notes=(*notes, *known.notes))
+    paired = pair_files(folder, '.xml', images=('images', 'JPEGImages'), labels=('labels', *ANNOTATIONS))
+    return list_named_boxes(folder, metadata, paired, voc_names, read_voc)
 
 
 def voc_names(path: Path) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from geolearn.bands import Band
@@ -17,7 +18,7 @@ class ExportFacts:
 
     Args:
         metadata_format: ArcGIS's name of the format.
-        bands: Bands of the images, in order.
+        bands: Bands of the images, in order; those of each date after one another where a chip has several dates.
         classes: Classes that labels may hold.
         tile_size: Side of the chips in pixels; the largest one where sides vary.
         sensor: As ArcGIS would write it.
@@ -25,6 +26,11 @@ class ExportFacts:
         variable_size: Whether each chip has the size of its feature.
         blackened: Whether pixels outside the feature are 0.
         features: Whether labels come from vectors.
+        dates: Number of dates whose bands lie in each image.
+        acquired: When the images of each date were taken, if that is known.
+
+    Raises:
+        ValueError: If the bands are not those of so many dates, or the times not as many.
     """
 
     metadata_format: str
@@ -36,6 +42,14 @@ class ExportFacts:
     variable_size: bool = False
     blackened: bool = False
     features: bool = False
+    dates: int = 1
+    acquired: tuple[date, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.dates < 1 or self.bands != self.bands[: len(self.bands) // self.dates] * self.dates:
+            raise ValueError(f'{len(self.bands)} bands are not those of {self.dates} dates, each with the same bands')
+        if self.acquired and len(self.acquired) != self.dates:
+            raise ValueError(f'found {len(self.acquired)} acquisition dates of {self.dates} dates')
 
 
 def metadata_texts(
@@ -56,7 +70,10 @@ def metadata_texts(
         notes: What people should know, kept in the .emd.
     """
     emd = _emd(facts, tally) | dict(extra)
-    emd['geolearn'] = {'wavelengths_um': [band.wavelength_um for band in facts.bands], 'notes': list(notes)}
+    own: dict[str, Any] = {'wavelengths_um': [band.wavelength_um for band in facts.bands], 'notes': list(notes)}
+    if facts.dates > 1 or facts.acquired:
+        own['dates'] = [day.isoformat() for day in facts.acquired] or facts.dates
+    emd['geolearn'] = own
     # ArcGIS writes backslashes, two blanks before labels and one at the end; its own reader relies on none of them
     rows = ''.join('  '.join(names).replace('/', '\\') + ' \n' for names in tally.rows)
     return {

@@ -432,3 +432,58 @@ def test_real_folders_without_emd_are_recognised(shared):
     assert open_chips(shared / 'data' / 'bigearthnet' / 'v2' / 'BigEarthNet-S1').listing.sensor == 'Sentinel-1'
     with pytest.raises(ChipFolderError, match=r'holds 2 exports \(src, v2\)'):
         open_chips(shared / 'data' / 'bigearthnet')
+
+
+# --- labels that are none
+
+
+def yolo_folder(folder, lines):
+    for number, line in enumerate(lines):
+        touch(folder, f'images/{number}.tif')
+        path = folder / f'labels/{number}.txt'
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(line)
+    return folder
+
+
+GOOD, JUNK = '0 0.5 0.5 0.1 0.1\n', 'hello world\n'
+
+
+@pytest.mark.parametrize('name', ['labels.json', 'annotations.json', 'annotations/instances_train.json'])
+@pytest.mark.parametrize('content', ['', '{}', 'junk', '{"images": [], "annotations": []}'])
+def test_a_coco_file_that_is_none_is_named_and_not_passed_over(tmp_path, name, content):
+    folder = touch(tmp_path / 'folder', 'images/1.tif', 'images/2.tif', name)
+    (folder / name).write_text(content)
+    with pytest.raises(ChipFolderError, match=f'{name} is no COCO file, which needs "images", "annotations" and "cat'):
+        open_chips(folder)
+    with pytest.raises(ChipFolderError, match=f'{name} is no COCO file'):
+        open_chips(tmp_path)
+    assert open_chips(folder, 'Export_Tiles').listing.task == Task.UNLABELLED
+
+
+def test_annotations_beside_images_are_voc(tmp_path):
+    touch(tmp_path, 'images/1.tif', 'annotations/1.xml')
+    (tmp_path / 'annotations/1.xml').write_text(VOC.format('tree'))
+    assert open_chips(tmp_path).dataset_type == 'PASCAL_VOC_rectangles'
+    (tmp_path / 'annotations/1.xml').rename(tmp_path / 'annotations/1.csv')
+    with pytest.raises(ChipFolderError, match='which is nothing known'):
+        open_chips(tmp_path)
+
+
+def test_one_broken_file_among_labels_is_one_broken_chip(tmp_path):
+    opened = open_chips(yolo_folder(tmp_path, [GOOD, JUNK, GOOD, '']))
+    assert (opened.dataset_type, len(opened.listing.chips)) == ('YOLO_rectangles', 4)
+    with pytest.raises(ChipFolderError, match=r'1\.txt, line 1'):
+        opened.listing.chips[1].read_label((8, 8))
+
+
+@pytest.mark.parametrize('lines', [[JUNK], [JUNK, JUNK, GOOD], [JUNK, '']])
+def test_label_files_that_are_mostly_none_are_refused_by_name(tmp_path, lines):
+    with pytest.raises(ChipFolderError, match=r"labels/0\.txt begins with 'hello world', which is a line of neither"):
+        open_chips(yolo_folder(tmp_path, lines))
+
+
+@pytest.mark.parametrize('path', ['a' * 300, 'a/' * 3000, '~nobody_is_called_so/chips', 'a\0b'])
+def test_a_path_that_cannot_be_is_an_error(path):
+    with pytest.raises(ChipFolderError):
+        open_chips(path)

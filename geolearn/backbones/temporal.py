@@ -1,0 +1,183 @@
+"""Backbones of several dates: one encoder for all of them, and a head that makes one map of the dates' maps."""
+
+import math
+from collections.abc import Sequence
+from datetime import date
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from geolearn.backbones._backbone import Backbone, MapBackbone, TokenBackbone
+from geolearn.backbones.prithvi import Coordinates, PrithviViT
+from geolearn.errors import BackboneError
+
+Temporal = Literal['mean', 'concat', 'ltae']
+"""How the maps of several dates become one."""
+
+MAX_HEADS = 16
+KEY_DIM = 8
+PERIOD = 1000
+"""Heads, width of their keys and longest wave of the positions in days, all as published for L-TAE."""
+
+
+class MeanOfDates(nn.Module):
+    """The mean over the dates, whatever their order."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Turn maps (N, T, C, h, w) into (N, C, h, w)."""
+        return maps.mean(dim=1)
+
+
+class ConcatDates(nn.Module):
+    """A projection of the dates' channels, side by side, to as many as one date has; it starts as the mean.
+
+    Args:
+        channels: Of one date's map.
+        dates: Number of dates T.
+    """
+
+    def __init__(self, channels: int, dates: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(dates * channels, channels, 1)
+        with torch.no_grad():
+            self.proj.weight.copy_(torch.eye(channels).repeat(1, dates)[:, :, None, None] / dates)
+            assert self.proj.bias is not None  # asked for
+            self.proj.bias.zero_()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Turn maps (N, T, C, h, w) into (N, C, h, w)."""
+        return self.proj(maps.flatten(1, 2))
+
+
+class LightTemporalAttention(nn.Module):
+    """L-TAE: at each pixel, every head weighs the dates and takes its own group of channels from them.
+
+    Garnot & Landrieu 2020, "Lightweight Temporal Self-Attention for Classifying Satellite Image Time Series",
+    arXiv:2007.00586. Queries are learned and the same for all pixels, keys come from one projection shared by the
+    heads, and values are the channels as they are. Layer norms stand where the authors have batch norms, which need
+    larger batches than maps allow.
+
+    Args:
+        channels: Of one date's map; there are as many heads, up to 16, as divide them.
+        days: Position of each date, (T) float32.
+    """
+
+    positions: Tensor
+
+    def __init__(self, channels: int, days: Tensor) -> None:
+        super().__init__()
+        self.heads = math.gcd(channels, MAX_HEADS)
+        wave = embed_days(days, channels // self.heads)
+        self.register_buffer('positions', wave.repeat(1, self.heads), persistent=False)
+        self.norm = nn.LayerNorm(channels)
+        self.queries = nn.Parameter(torch.randn(self.heads, KEY_DIM) * math.sqrt(2 / KEY_DIM))
+        self.keys = nn.Linear(channels, self.heads * KEY_DIM)
+        self.mlp = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels), nn.ReLU())
+        self.out = nn.LayerNorm(channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Turn maps (N, T, C, h, w) into (N, C, h, w)."""
+        x = self.norm(maps.permute(0, 3, 4, 1, 2)) + self.positions.to(maps.dtype)
+        values = x.unflatten(-1, (self.heads, -1))
+        pooled = torch.einsum('nhwtk,nhwtkc->nhwkc', self._weigh(x), values).flatten(-2)
+        return self.out(self.mlp(pooled)).permute(0, 3, 1, 2)
+
+    def attention(self, maps: Tensor) -> Tensor:
+        """Return how much each head looks at each date: (N, h, w, T, heads), summing to 1 over the dates."""
+        return self._weigh(self.norm(maps.permute(0, 3, 4, 1, 2)) + self.positions.to(maps.dtype))
+
+    def _weigh(self, x: Tensor) -> Tensor:
+        keys = self.keys(x).unflatten(-1, (self.heads, KEY_DIM))
+        return ((keys * self.queries).sum(dim=-1) / math.sqrt(KEY_DIM)).softmax(dim=-2)
+
+
+def embed_days(days: Tensor, dim: int) -> Tensor:
+    """Embed days (T) as (T, dim) float32: sines at even places, cosines at odd ones."""
+    place = torch.arange(dim, device=days.device)
+    angle = days.float()[:, None] / PERIOD ** (2 * (place // 2) / dim)
+    return torch.where(place % 2 == 0, angle.sin(), angle.cos())
+
+
+class TemporalBackbone(Backbone):
+    """A backbone for images of several dates (N, T, bands, H, W) whose maps are like those of one date.
+
+    Prithvi sees the dates together, as the frames it was trained on, and with their year and day if its weights know
+    those; any other encoder sees one date after the other. The dates' maps then become one, by a head for each stride.
+    Weights have the same names as for one date.
+
+    Args:
+        single: The backbone for one date; it becomes part of this one.
+        dates: Number of dates T, or when each was taken.
+        temporal: The heads: ``'mean'``, ``'concat'`` (`ConcatDates`) or ``'ltae'`` (`LightTemporalAttention`).
+
+    Raises:
+        ValueError: If there is no date, or no such head.
+        BackboneError: If the backbone returns tokens.
+    """
+
+    def __init__(self, single: Backbone, dates: int | Sequence[date], temporal: Temporal = 'mean') -> None:
+        count = dates if isinstance(dates, int) else len(dates)
+        if count < 1:
+            raise ValueError(f'dates must be a number of at least 1, or a list of as many dates, got {dates!r}')
+        if temporal not in get_args(Temporal):
+            raise ValueError(f'temporal must be one of {", ".join(map(repr, get_args(Temporal)))}, got {temporal!r}')
+        if isinstance(single, TokenBackbone):
+            raise BackboneError(f"{single.name} of several dates makes maps; pass form='pyramid' or form='layers'")
+        super().__init__(
+            single.name,
+            single.trunk,
+            channels=single.channels,
+            strides=single.strides,
+            load_report=single.load_report,
+        )
+        for name, part in single.named_children():
+            self.add_module(name, part)
+        # its parts are registered above under the names that they have for one date; as a part itself it would give
+        # every weight a second name
+        object.__setattr__(self, '_single', single)
+        self.has_position_grid = single.has_position_grid
+        self.dates, self.temporal = count, temporal
+        self.acquired = None if isinstance(dates, int) else tuple(dates)
+        days = torch.arange(count) if self.acquired is None else days_of(self.acquired)
+        self.heads = nn.ModuleList(_make_head(temporal, channels, days) for channels in single.channels)
+
+    _single: Backbone
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute maps (N, channels[i], ceil(H/s), ceil(W/s)) at the strides s from images (N, T, bands, H, W).
+
+        Raises:
+            ValueError: If images have another number of dates.
+        """
+        if x.dim() != 5 or x.shape[1] != self.dates:
+            raise ValueError(f'{self.name} needs images (N, {self.dates}, bands, H, W), got {tuple(x.shape)}')
+        maps = self._encode_frames(x) if isinstance(self.trunk, PrithviViT) else self._single(x.flatten(0, 1))
+        return [head(found.unflatten(0, (-1, self.dates))) for head, found in zip(self.heads, maps)]
+
+    def _encode_frames(self, x: Tensor) -> list[Tensor]:
+        """Return Prithvi's maps (N * T, channels[i], h, w), every date having seen the others."""
+        single, trunk = self._single, self.trunk
+        assert isinstance(single, MapBackbone)  # the forms of a transformer's maps
+        assert isinstance(trunk, PrithviViT)
+        frames = trunk.frame_maps(x, single.layers, single.window, self._coordinates(x))
+        return single.finish([found.flatten(0, 1) for found in frames], x)
+
+    def _coordinates(self, x: Tensor) -> Coordinates | None:
+        """Say when the dates of images were, to weights that know what to do with it."""
+        if self.acquired is None or not isinstance(self.trunk, PrithviViT) or self.trunk.temporal_embed_enc is None:
+            return None
+        pairs = [(day.year, day.timetuple().tm_yday) for day in self.acquired]
+        return Coordinates(time=torch.tensor(pairs, dtype=torch.float32, device=x.device).expand(len(x), -1, -1))
+
+
+def days_of(acquired: Sequence[date]) -> Tensor:
+    """Return the day of the year of each date, (T) float32, counted on from the year of the earliest."""
+    start = date(min(acquired).year, 1, 1).toordinal() - 1
+    return torch.tensor([day.toordinal() - start for day in acquired], dtype=torch.float32)
+
+
+def _make_head(temporal: Temporal, channels: int, days: Tensor) -> nn.Module:
+    if temporal == 'mean':
+        return MeanOfDates()
+    return ConcatDates(channels, len(days)) if temporal == 'concat' else LightTemporalAttention(channels, days)
