@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ class ChipData:
         split: Which chips are in which part.
         table: Facts about every chip: name, place, statistics, labels.
         cell_size: The export's MinCellSize, passed on to saved models.
+        acquired: When the images of each date were taken; empty where it is not said or there is one date.
         image_space: The export's ImageSpaceUsed, such as ``'MAP_SPACE'`` or ``'PIXEL_SPACE'``.
         remarks: What was picked, skipped or recounted while reading, for people.
     """
@@ -73,6 +75,7 @@ class ChipData:
     table: ChipTable = field(repr=False)
     cell_size: Mapping[str, Any] | None
     image_space: str
+    acquired: tuple[date, ...]
     remarks: tuple[str, ...]
 
     @property

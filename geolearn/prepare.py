@@ -159,6 +159,7 @@ def prepare_data(
         table=chips.table,
         cell_size=chips.metadata.cell_size,
         image_space=chips.metadata.image_space,
+        acquired=chips.acquired,
         remarks=tuple(remarks),
     )
 

@@ -22,6 +22,7 @@ from geolearn.classes import ClassInfo
 from geolearn.errors import BundleError, RasterError
 from geolearn.models import DeepLab, load_model
 from geolearn.models.spec import ModelSpec
+from geolearn.normalize import Normalization
 from geolearn.statistics import BandStatistics
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -57,6 +58,7 @@ SPEC = ModelSpec(
     ignored_values=(0,),
     chip_size=64,
     statistics=BandStatistics((0, 1.5), (255, 900), (100, 300), (20, 50.5)),
+    normalization=Normalization((100.0, 300.0), (20.0, 50.5), 'mean and std of the chips'),
     dtype='uint16',
     cell_size={'x': 10, 'y': 10, 'spatialReference': {'wkid': 32633}},
     band_indexes=(3, 0),

@@ -23,6 +23,7 @@ from geolearn.inference.raster import MapPlan, map_raster, output_encoding
 from geolearn.inference.tiles import QUEUE_BATCHES, PixelScale, prefetch, read_batches
 from geolearn.models import PixelClassifier
 from geolearn.models.spec import ModelSpec
+from geolearn.normalize import Normalization
 from geolearn.raster import open_raster
 from geolearn.raster.writing import RasterWriter
 from geolearn.statistics import BandStatistics
@@ -109,6 +110,7 @@ def model_of(network, *, bands=('Red', 'Green'), values=(1, 2, 3), mean=20.0, st
         ignored_values=(0,),
         chip_size=64,
         statistics=BandStatistics((0,) * n, (2 * mean,) * n, (mean,) * n, (std,) * n),
+        normalization=Normalization((mean,) * n, (std,) * n, 'the test'),
         dtype='int16',
     )
     return PixelClassifier(spec, network, None)

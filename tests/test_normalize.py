@@ -14,16 +14,15 @@ from geolearn.normalize import (
     zero_range_bands,
     zero_range_note,
 )
-from geolearn.statistics import BandStatistics, Percentiles, PixelSample, RunningStatistics
+from geolearn.statistics import BandStatistics, Percentiles, RunningStatistics, find_percentiles
 
 RGB = (Band('Red', 0.665, 'red'), Band('Green', 0.56, 'green'), Band('Blue', 0.49, 'blue'))
 
 
 def gathered(pixels):
-    running, sample = RunningStatistics(), PixelSample(spacing=1)
+    running = RunningStatistics()
     running.add(pixels)
-    sample.add(pixels)
-    return running.result(), sample.percentiles()
+    return running.result(), find_percentiles(pixels.reshape(len(pixels), -1))
 
 
 def applied(pixels, norm):

@@ -4,7 +4,7 @@ import pytest
 from geolearn.bands import Band, get_bands
 from geolearn.errors import ChipFolderError
 from geolearn.raster import read_image
-from geolearn.statistics import PixelSample
+from geolearn.statistics import find_percentiles
 from geolearn.units import (
     check_radar_scales,
     compare_units,
@@ -73,9 +73,7 @@ VV_VH = (Band('VV', None, 'vv', is_radar=True), Band('VH', None, 'vh', is_radar=
 
 
 def percentiles_of(pixels):
-    sample = PixelSample(spacing=1)
-    sample.add(pixels)
-    return sample.percentiles()
+    return find_percentiles(pixels.reshape(len(pixels), -1))
 
 
 def backscatter(seed=0):
@@ -172,12 +170,11 @@ def test_what_was_recognised_is_said_as_a_likeness():
 
 
 def real_percentiles(*paths):
-    sample = PixelSample(spacing=2)
     pixels = [read_image(path) for path in paths]
     masks = [mask for _, mask, _ in pixels if mask is not None]
     block = np.concatenate([image for image, _, _ in pixels])
-    sample.add(block, np.logical_and.reduce(masks) if masks else None)
-    return sample.percentiles(), str(block.dtype)
+    valid = np.isfinite(block).all(axis=0) & np.logical_and.reduce([np.ones(block.shape[1:], bool), *masks])
+    return find_percentiles(block[:, valid]), str(block.dtype)
 
 
 @pytest.mark.real_data

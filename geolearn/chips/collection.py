@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,12 @@ class Collection:
     def metadata(self) -> ExportMetadata:
         """The first folder's .emd."""
         return self.folders[0].opened.metadata
+
+    @property
+    def acquired(self) -> tuple[date, ...]:
+        """When the images of each date were taken; empty where folders do not say or differ."""
+        found = {part.opened.metadata.acquired for part in self.folders}
+        return found.pop() if len(found) == 1 and self.table.dates > 1 else ()
 
     @property
     def part_of(self) -> np.ndarray:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from geolearn.backbones.temporal import Temporal
 from geolearn.bands import Band, parse_wavelengths
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
@@ -43,6 +44,7 @@ def spec_from_data(
     backbone: str,
     wavelengths: Sequence[float | None] | None = None,
     weights: str | Path | None = None,
+    temporal: Temporal = 'mean',
 ) -> ModelSpec:
     """Describe a model for this data.
 
@@ -52,6 +54,7 @@ def spec_from_data(
         backbone: Name of the backbone.
         wavelengths: Replace those of the bands.
         weights: The user's own for the backbone, where given; for ``normalize='pretraining'``.
+        temporal: How the maps of several dates become one.
 
     Raises:
         ChipFolderError: If the labels are not one class per pixel.
@@ -77,6 +80,9 @@ def spec_from_data(
         cell_size=data.cell_size,
         band_indexes=data.band_indexes,
         image_space=data.image_space,
+        dates=data.table.dates,
+        acquired=tuple(day.isoformat() for day in data.acquired),
+        temporal=temporal,
     )
 
 

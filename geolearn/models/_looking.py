@@ -40,6 +40,8 @@ def draw_results(network: Segmenter, chips: ChipLoader, spec: ModelSpec, rows: i
     network.to(images.device).eval()
     with torch.inference_mode():
         predicted = network(images).max(1).indices
+    if images.dim() == 5:  # of several dates the last is shown
+        images = images[:, -1]
     return plotting.show_predictions(images.cpu(), masks.cpu(), predicted.cpu(), spec.bands, spec.class_infos)
 
 

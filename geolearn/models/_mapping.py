@@ -45,6 +45,11 @@ class MapOptions(NamedTuple):
 
 def map_with_model(spec: ModelSpec, network: Segmenter, src: RasterPath, dst: str | Path, options: MapOptions) -> Path:
     """Do what `PixelClassifier.predict_raster` says."""
+    if spec.dates > 1:
+        raise RasterError(
+            f'this model takes images of {spec.dates} dates, and rasters of several dates are not mapped yet; '
+            'compute batches of data.valid_dl with model.network'
+        )
     _check_numbers(options)
     target = _check_target(src, Path(dst).expanduser())
     side, halo = _choose_tile(spec, network, options)

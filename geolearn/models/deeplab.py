@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from geolearn.backbones import Backbone, create_backbone
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
+from geolearn.backbones.temporal import Temporal
 from geolearn.data import ChipData
 from geolearn.models._describing import require_pixels, spec_from_data
 from geolearn.models._model import PixelClassifier
@@ -69,6 +71,7 @@ class DeepLab(PixelClassifier):
         wavelengths: Centre wavelength of each band in micrometres, where the data does not name the bands well; None
             for radar.
         ignore_classes: Label values to leave out, on top of those that `data` ignores.
+        temporal: How the maps of chips of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
         class_balancing: Weigh classes in the loss by their rarity among the training chips.
         adapt: What of the backbone learns, how fast, and with low-rank updates or in full. The default trains all of
             it.
@@ -93,10 +96,13 @@ class DeepLab(PixelClassifier):
         ignore_classes: Sequence[int] = (),
         class_balancing: bool = False,
         adapt: Adaptation = DEFAULT_ADAPTATION,
+        temporal: Temporal = 'mean',
     ) -> None:
         require_pixels(data, 'DeepLab')
         data = data.ignoring(ignore_classes) if ignore_classes else data
-        spec = spec_from_data(data, model='DeepLab', backbone=backbone, wavelengths=wavelengths, weights=weights)
+        spec = spec_from_data(
+            data, model='DeepLab', backbone=backbone, wavelengths=wavelengths, weights=weights, temporal=temporal
+        )
         network = self.build(spec, pretrained=pretrained, weights=weights)
         network.adapt(adapt)
         pretrained = network.backbone.load_report is not None
@@ -107,7 +113,13 @@ class DeepLab(PixelClassifier):
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Segmenter:
         """Build the network that a spec describes."""
         backbone = create_backbone(
-            spec.backbone, spec.bands, pretrained=pretrained, weights=weights, strides=DeepLabHead.STRIDES
+            spec.backbone,
+            spec.bands,
+            pretrained=pretrained,
+            weights=weights,
+            strides=DeepLabHead.STRIDES,
+            dates=[date.fromisoformat(day) for day in spec.acquired] or spec.dates,
+            temporal=spec.temporal,
         )
         normalise = Normalise(spec.normalization.mean, spec.normalization.std)
         return Segmenter(normalise, backbone, DeepLabHead(backbone, len(spec.class_infos)))

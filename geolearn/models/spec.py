@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from datetime import date
+from typing import Any, get_args
 
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
+from geolearn.backbones.temporal import Temporal
 from geolearn.bands import Band
 from geolearn.classes import MAX_CLASSES, ClassInfo, is_unlabelled
 from geolearn.errors import BundleError
@@ -36,6 +38,9 @@ class ModelSpec:
         pretrained: Whether the backbone started from published weights, so that it is trained at a lower rate.
         class_balancing: Whether rare classes weigh more in the loss.
         adaptation: How the backbone is trained.
+        dates: Dates of each image.
+        acquired: When they were taken, as ISO dates, where that is known.
+        temporal: How the maps of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
     """
 
     model: str
@@ -53,6 +58,9 @@ class ModelSpec:
     pretrained: bool = False
     class_balancing: bool = False
     adaptation: Adaptation = DEFAULT_ADAPTATION
+    dates: int = 1
+    acquired: tuple[str, ...] = ()
+    temporal: Temporal = 'mean'
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'band_indexes', self.band_indexes or tuple(range(len(self.bands))))
@@ -85,6 +93,9 @@ class ModelSpec:
                 pretrained=bool(manifest.get('pretrained', False)),
                 class_balancing=bool(manifest.get('class_balancing', False)),
                 adaptation=_adaptation(manifest.get('adaptation')),
+                dates=_typed(manifest.get('dates', 1), int),
+                acquired=tuple(date.fromisoformat(day).isoformat() for day in manifest.get('acquired', ())),
+                temporal=manifest.get('temporal', 'mean'),
             )
         except KeyError as error:
             raise BundleError(f'the manifest lacks {error}; the bundle is broken') from error
@@ -106,6 +117,8 @@ class ModelSpec:
             raise BundleError(
                 f'the manifest is broken: class values {values} must be 2..255 different ones in 0..65535'
             )
+        if self.dates < 1 or len(self.acquired) not in (0, self.dates) or self.temporal not in get_args(Temporal):
+            raise BundleError(f'the manifest is broken: {self.dates} dates {self.acquired} of {self.temporal!r}')
         if not 1 <= self.chip_size <= MAX_CHIP_SIZE:
             raise BundleError(f'the manifest is broken: chip_size {self.chip_size} must lie in 1..{MAX_CHIP_SIZE}')
 

@@ -212,15 +212,14 @@ def test_statistics_without_emd_are_told(export):
     assert open_chips(export).notes[0] == f'{export} has {STATS_NAME} but no {EMD_NAME}; neither is read'
 
 
-@pytest.mark.slow
-def test_a_million_classes_are_no_hang(tmp_path):
+def test_a_million_classes_are_refused_at_once(tmp_path):
     touch(tmp_path, 'images/1.tif', 'labels/No. 999999/1.tif')
-    rows = ', '.join(f'{{"Value": {value}, "Name": "No. {value}", "Color": [1, 2, 3]}}' for value in range(1, 10**6))
+    rows = ', '.join(f'{{"Value": {value}, "Name": "{value}"}}' for value in range(1, 10**6))
     (tmp_path / EMD_NAME).write_text(f'{{"MetaDataMode": "RCNN_Masks", "Classes": [{rows}]}}')
     start = time.process_time()
-    found = open_chips(tmp_path)
-    assert time.process_time() - start < 60  # five on an idle machine
-    assert len(found.listing.classes) == 999_999
+    with pytest.raises(ChipFolderError, match=EMD_NAME):
+        open_chips(tmp_path)
+    assert time.process_time() - start < 20
 
 
 # --- what the content shows
