@@ -68,9 +68,14 @@ def workers(work: Callable[[Any], Any], *, fork: bool) -> Iterator[Callable[[Any
     def submit(item: Any) -> Future[Any]:
         if not fork:
             return pool.submit(work, item)
-        with warnings.catch_warnings():  # Python warns of forks beside threads, which `can_fork` has looked at
-            warnings.simplefilter('ignore', DeprecationWarning)
-            return pool.submit(_do, item)
+        # the first call forks: no Ctrl-C may reach a process before it knows to leave that to this one
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with warnings.catch_warnings():  # Python warns of forks beside threads, which `can_fork` has looked at
+                warnings.simplefilter('ignore', DeprecationWarning)
+                return pool.submit(_do, item)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     try:
         yield submit
@@ -102,6 +107,7 @@ def _begin(parent: int, work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler may do anything but end this process
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died in between

@@ -67,13 +67,13 @@ def test_class_balancing_weighs_the_loss_by_rarity(prepare, tmp_path):
     balanced.fit(1, lr=1e-3)
     loaded = load_model(balanced.save(tmp_path / 'm.dlpk'), data)
     assert loaded.spec.class_balancing
-    assert loaded._class_weights().tolist() == pytest.approx(data.class_weights.tolist())
+    assert loaded.learner.loss_func.class_weights.tolist() == pytest.approx(data.class_weights.tolist())
 
 
 def test_ignored_classes_have_no_weight(prepare):
     data = prepare('Classified_Tiles', ignore_classes=[0])
     model = make(data, class_balancing=True)
-    assert model._class_weights().shape == (2,)
+    assert model.learner.loss_func.class_weights.shape == (2,)
     assert np.isfinite(data.class_weights).all()
 
 
