@@ -549,7 +549,8 @@ def test_a_manifest_gives_a_usable_spec_or_a_bundle_error(place, value):
         spec = ModelSpec.from_manifest(manifest)
     except BundleError:
         return
-    assert ModelSpec.from_manifest(json.loads(json.dumps(spec.to_manifest()))) == spec
+    again = ModelSpec.from_manifest(json.loads(json.dumps(spec.to_manifest())))
+    assert repr(again) == repr(spec)  # NaN in an Esri object is kept, and differs from itself
     spec.to_emd(chip_name='m')
 
 

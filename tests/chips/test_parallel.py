@@ -157,7 +157,9 @@ def test_leaving_drops_what_was_not_begun(fork):
 @forks
 def test_ctrl_c_is_left_to_the_parent():
     code = (
-        'import time, sys\nfrom geolearn.chips._parallel import workers\n'
+        'import signal, time\nfrom geolearn.chips._parallel import workers\n'
+        # a program that a shell runs in the background begins without Python's handler
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
         'try:\n'
         '    with workers(lambda item: time.sleep(0.2), fork=True) as submit:\n'
         '        futures = [submit(item) for item in range(400)]\n'

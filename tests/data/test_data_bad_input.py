@@ -197,10 +197,10 @@ def test_a_million_classes_are_refused_at_once(write_folder, tmp_path, count):
     folder = write_folder(tmp_path / 'e', 'Classified_Tiles')
     rows = ','.join(f'{{"Value": {i}, "Name": "c{i}", "Color": [1, 2, 3]}}' for i in range(count))
     (folder / EMD_NAME).write_text(f'{{"MetaDataMode": "Classified_Tiles", "Classes": [{rows}]}}')
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ChipFolderError, match=f'{EMD_NAME} (is .* bytes|lists 65537 classes; at most 65536 are read)'):
         prepare_data(folder)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 20  # under one on an idle machine
 
 
 @pytest.mark.parametrize(
