@@ -16,8 +16,11 @@ from rasterio.errors import NotGeoreferencedWarning
 CRS = 'EPSG:32633'
 
 # how long an example takes says more about the machine's other work than about the code
-settings.register_profile('geolearn', deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile('geolearn')
+_ANY_MACHINE = {'deadline': None, 'suppress_health_check': [HealthCheck.too_slow]}
+# the same commit gives the same answer; HYPOTHESIS_PROFILE=search looks for examples that nobody has seen yet
+settings.register_profile('geolearn', derandomize=True, **_ANY_MACHINE)
+settings.register_profile('search', **_ANY_MACHINE)
+settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'geolearn'))
 
 
 @pytest.fixture(scope='session', autouse=True)

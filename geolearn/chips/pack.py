@@ -258,8 +258,9 @@ def _check_places(table: ChipTable, arrays: Mapping[str, np.ndarray], size: int)
     inside = all((start + length <= size).all() for start, length in ends) and (place['pixels'] >= 0).all()
     ordered = ((top >= 0) & (left >= 0) & (top <= bottom) & (left <= right)).all() and (outlines[:, 0] >= 0).all()
     fitting = (np.stack([bottom, right], axis=1) <= limit).all()
-    known = (
-        np.isin(place['raster_bytes'], (0, 1, 2)).all() and np.isin(place['mask_planes'], (0, 1, table.planes)).all()
-    )
+    # what is absent, its place negative, has no size; what is there has one
+    raster_bytes, mask_planes = place['raster_bytes'], place['mask_planes']
+    known = np.where(place['raster'] >= 0, np.isin(raster_bytes, (1, 2)), raster_bytes == 0).all()
+    known &= np.where(place['mask'] >= 0, np.isin(mask_planes, (1, table.planes)), mask_planes == 0).all()
     if not (inside and ordered and fitting and known):
         raise ValueError('chips lie outside the file')

@@ -209,6 +209,15 @@ def test_a_hostile_table_is_refused_or_harmless(tmp_path_factory, whole_file, da
     _open_or_refuse(tmp_path_factory, content)
 
 
+@pytest.mark.parametrize('column', ['place_raster_bytes', 'place_mask_planes'])
+def test_parts_that_are_there_but_have_no_size_are_refused(tmp_path_factory, whole_file, column):
+    content = _with_columns(whole_file.read_bytes(), lambda columns: columns[column].__setitem__(0, 0))
+    path = tmp_path_factory.mktemp('hostile') / 'a.pack'
+    path.write_bytes(content)
+    with pytest.raises(ChipFolderError, match='no whole pack'):
+        Pack(path)
+
+
 @pytest.mark.parametrize('lie', ['object', 'complex64', 'nonsense', ''])
 def test_pixels_of_a_strange_type_are_refused(tmp_path, whole, lie):
     start = int.from_bytes(whole[-16:-8], 'little')
@@ -261,6 +270,17 @@ def test_memory_does_not_grow_with_what_is_read_of_a_pack(tmp_path, rng):
     for position in range(len(pack)):
         assert pack.chip(position).pixels.sum() == total
     assert own() - before < 8 * 1024  # of 57 MB that were read
+
+
+def _with_columns(whole, change):
+    """The pack with its columns changed, sound in everything else."""
+    start = int.from_bytes(whole[-16:-8], 'little')
+    with np.load(io.BytesIO(whole[start:-16])) as archive:
+        columns = {name: archive[name].copy() for name in archive}
+    change(columns)
+    tail = io.BytesIO()
+    np.savez(tail, **columns)
+    return whole[:start] + tail.getvalue() + start.to_bytes(8, 'little') + MAGIC
 
 
 def _open_or_refuse(tmp_path_factory, content):
