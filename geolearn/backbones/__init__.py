@@ -14,6 +14,7 @@ from geolearn.backbones import (  # noqa: F401 - each registers its names
     dofa,
     galileo,
     panopticon,
+    plain_cnn,
     prithvi,
     satlas,
     scalemae,
@@ -21,18 +22,12 @@ from geolearn.backbones import (  # noqa: F401 - each registers its names
     ssl4eo,
     terramind,
 )
-from geolearn.backbones._backbone import (
-    BUILDERS,
-    Backbone,
-    BackboneOptions,
-    Builder,
-    Form,
-    register_backbone,
-)
+from geolearn.backbones._backbone import BUILDERS, Backbone, Builder, register_backbone
 from geolearn.backbones.bundled import build_from_bundle, is_bundle
 from geolearn.backbones.catalog import read_aliases, read_catalog
 from geolearn.backbones.compiling import CompiledNetwork, compile_for_inference
 from geolearn.backbones.describe import BackboneInfo, describe_record, tabulate
+from geolearn.backbones.options import BackboneOptions, Form
 from geolearn.backbones.pyramid import STRIDES
 from geolearn.backbones.temporal import Temporal, TemporalBackbone
 from geolearn.backbones.timm import build_timm, is_timm_model, list_timm_models
@@ -69,7 +64,7 @@ def create_backbone(
     form: Form = 'pyramid',
     window: int | None = None,
     drop_path: float = 0.0,
-    strides: Sequence[int] = STRIDES,
+    strides: Sequence[int] | None = STRIDES,
     layers: Sequence[int] | None = None,
     relative_positions: bool = False,
     checkpointing: bool = False,
@@ -87,10 +82,12 @@ def create_backbone(
         weights: A file, a folder that holds a published one, or a .dlpk of geolearn whose backbone to take, to load
             instead of fetching; implies `pretrained`.
         form: ``'pyramid'`` for feature maps at strides 4 to 32; ``'layers'`` for such maps of a transformer from four
-            of its layers, as UperNet takes them; ``'tokens'`` for a transformer's native tokens.
+            of its layers, as UperNet takes them, and a convolutional network's own; ``'tokens'`` for a transformer's
+            native tokens.
         window: Side of a transformer's attention windows, in tokens: None to choose per image, 0 for global attention.
         drop_path: Rate of stochastic depth at the last block.
-        strides: Of the maps, some of 4, 8, 16, 32. A convolutional network's last map is its coarsest: where 16 is the
+        strides: Of the maps, finest first: some of 4, 8, 16, 32, or None for all that the network has, which may begin
+            at 2 (the result's `strides` tell). A convolutional network's last map is its coarsest: where 16 is the
             coarsest asked for, its last stage is dilated to stay there; one that cannot be dilated gives stride 32.
         layers: Blocks of a transformer, counted from 0: four for the form ``'layers'`` (None spaces them evenly); any
             for ``'tokens'``, which then returns a list of their outputs before the final norm.
@@ -105,7 +102,7 @@ def create_backbone(
 
     Raises:
         UnknownNameError: If no registry holds `name`.
-        BackboneError: If the model cannot serve as a backbone.
+        BackboneError: If the model cannot serve as a backbone, or has no maps at the strides asked for.
         BandError: If bands lack a wavelength that the backbone needs.
         WeightsError: If weights cannot be had or do not fit.
     """
@@ -117,7 +114,7 @@ def create_backbone(
         form,
         window,
         drop_path,
-        tuple(strides),
+        None if strides is None else tuple(strides),
         None if layers is None else tuple(layers),
         relative_positions,
         checkpointing,

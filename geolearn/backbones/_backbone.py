@@ -1,22 +1,18 @@
 """What every backbone promises, the shapes that transformers come in, and the registry of builders."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geolearn.backbones.options import BackboneOptions, choose_strides
+from geolearn.backbones.padding import crop_maps, pad_to_multiple
 from geolearn.backbones.pyramid import STRIDES, LayerPyramid, SimpleFeaturePyramid
 from geolearn.backbones.trunk import Trunk
 from geolearn.backbones.vit import global_blocks
 from geolearn.backbones.weights import LoadReport
 from geolearn.bands import Band
 from geolearn.errors import BackboneError
-
-Form = Literal['pyramid', 'layers', 'tokens']
-"""What a backbone returns: ``'pyramid'`` and ``'layers'`` feature maps, finest first; ``'tokens'`` native tokens."""
 
 
 class Backbone(nn.Module):
@@ -104,7 +100,8 @@ class LayerBackbone(MapBackbone):
     Args:
         name: As given to `create_backbone`.
         trunk: The transformer.
-        layers: Four blocks, counted from 0, the one for the finest map first; None spaces them evenly.
+        layers: Four blocks, counted from 0, the one for the finest map first; None spaces them evenly,
+            and takes the last for one map alone.
         strides: Of the maps, some of 4, 8, 16, 32.
         window: Side of the attention windows, as for `PyramidBackbone`.
         load_report: What loading the weights did.
@@ -122,7 +119,9 @@ class LayerBackbone(MapBackbone):
     ) -> None:
         pyramid = LayerPyramid(trunk.dim, trunk.patch, strides=strides)
         super().__init__(name, trunk, channels=pyramid.channels, strides=pyramid.strides, load_report=load_report)
-        chosen = tuple(layers) if layers is not None else _four_layers(trunk.depth)
+        if layers is None:
+            layers = _four_layers(trunk.depth) if len(pyramid.strides) > 1 else [trunk.depth - 1] * len(STRIDES)
+        chosen = tuple(layers)
         _check_layers(name, chosen, trunk.depth)
         if len(chosen) != len(STRIDES):
             raise BackboneError(f"the form 'layers' of {name} needs four layers, got {chosen}")
@@ -190,63 +189,26 @@ class ConvBackbone(Backbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute one map per stride from images (N, bands, H, W), padded with zeros to the coarsest stride."""
-        step = max(self.strides)
-        padded = F.pad(x, (0, -x.shape[-1] % step, 0, -x.shape[-2] % step))
-        return crop_maps(self.trunk(padded), x, self.strides)
-
-
-def crop_maps(maps: Sequence[Tensor], x: Tensor, strides: Sequence[int]) -> list[Tensor]:
-    """Cut maps of the padded image to ceil(H / stride), ceil(W / stride) of the image `x` (N, bands, H, W)."""
-    return [m[..., : -(-x.shape[-2] // s), : -(-x.shape[-1] // s)] for m, s in zip(maps, strides)]
-
-
-@dataclass(frozen=True, slots=True)
-class BackboneOptions:
-    """How to build a backbone; the arguments of `create_backbone`, checked."""
-
-    pretrained: bool = True
-    weights: str | Path | None = None
-    form: Form = 'pyramid'
-    window: int | None = None
-    drop_path: float = 0.0
-    strides: tuple[int, ...] = STRIDES
-    layers: tuple[int, ...] | None = None
-    relative_positions: bool = False
-    checkpointing: bool = False
-
-    def __post_init__(self) -> None:
-        forms = get_args(Form)
-        if self.form not in forms:
-            raise ValueError(f'form must be {", ".join(map(repr, forms[:-1]))} or {forms[-1]!r}, got {self.form!r}')
-        if self.window is not None and self.window < 0:
-            raise ValueError(f'window must be None, 0 for global attention, or a side in tokens, got {self.window}')
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f'drop_path must lie in 0..1, got {self.drop_path}')
-        if not self.strides or list(self.strides) != [s for s in STRIDES if s in self.strides]:
-            raise ValueError(f'strides must be some of {STRIDES}, finest first, got {self.strides}')
-        if self.layers is not None and self.form == 'pyramid':
-            raise ValueError("layers goes with the forms 'layers' and 'tokens'; the pyramid stands on the last layer")
-        if self.relative_positions and self.form == 'tokens':
-            raise ValueError("relative_positions go with the forms 'pyramid' and 'layers'; native tokens have none")
-
-    @property
-    def wants_weights(self) -> bool:
-        """Whether the trunk is to be filled with pretrained weights."""
-        return self.pretrained or self.weights is not None
+        return crop_maps(self.trunk(pad_to_multiple(x, max(self.strides))), x, self.strides)
 
 
 def finish_backbone(
     name: str, trunk: Trunk, options: BackboneOptions, *, load_report: LoadReport | None = None
 ) -> Backbone:
-    """Put a trunk into the form that the options ask for."""
+    """Put a trunk into the form that the options ask for.
+
+    Raises:
+        BackboneError: If a map is asked for at a stride that is not 4, 8, 16 or 32.
+    """
+    strides = choose_strides(name, options.strides)
     if options.form == 'pyramid':
-        return PyramidBackbone(name, trunk, strides=options.strides, window=options.window, load_report=load_report)
+        return PyramidBackbone(name, trunk, strides=strides, window=options.window, load_report=load_report)
     if options.form == 'layers':
         return LayerBackbone(
             name,
             trunk,
             layers=options.layers,
-            strides=options.strides,
+            strides=strides,
             window=options.window,
             load_report=load_report,
         )

@@ -32,6 +32,8 @@ class Adaptation:
         lora_rank: Rank of low-rank updates (Hu et al. 2021, arXiv:2106.09685) of attention and perceptron; with one,
             the rest of the trunk is frozen, but for the norms with ``freeze='all but norms'``. 0 for none.
         lora_alpha: Strength of the updates, which are multiplied by lora_alpha / lora_rank; None means twice the rank.
+        drop_path: Rate of stochastic depth at the last block, 0..1.
+        checkpointing: Whether training computes activations again instead of keeping them: less memory, more time.
 
     Raises:
         ValueError: If a value makes no sense.
@@ -41,8 +43,12 @@ class Adaptation:
     layer_decay: float | None = None
     lora_rank: int = 0
     lora_alpha: float | None = None
+    drop_path: float = 0.0
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        if not (_is_number(self.drop_path) and 0 <= self.drop_path < 1):
+            raise ValueError(f'drop_path must lie in 0..1, got {self.drop_path!r}')
         counted = _is_whole(self.freeze) and int(self.freeze) >= 0
         if not counted and self.freeze not in FREEZE_WORDS:
             raise ValueError(f'freeze must be one of {FREEZE_WORDS} or a number of blocks, got {self.freeze!r}')
@@ -175,6 +181,17 @@ def merged_state_dict(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def own_parameters(backbone: Backbone) -> list[nn.Parameter]:
+    """List the trunk's own parameters, which weights fill: all but low-rank updates, which are as new as a decoder."""
+    updates = {
+        id(parameter)
+        for module in backbone.trunk.modules()
+        if isinstance(module, LoraLinear)
+        for parameter in (module.lora_a, module.lora_b)
+    }
+    return [parameter for parameter in backbone.trunk.parameters() if id(parameter) not in updates]
+
+
 class RateGroup(NamedTuple):
     """Parameters that learn at one share of the learning rate."""
 
@@ -183,10 +200,11 @@ class RateGroup(NamedTuple):
 
 
 def rate_groups(backbone: Backbone, decay: float) -> list[RateGroup]:
-    """Divide what learns in a backbone's trunk by depth, the patch embedding first.
+    """Divide what learns of the trunk's own parameters by depth, the patch embedding first.
 
     A parameter of block i of L (from 0) learns at decay ** (L - i), the patch embedding and whatever else comes before
-    the blocks at decay ** (L + 1), as in detectron2's ViTDet; what comes after them at 1.
+    the blocks at decay ** (L + 1), as in detectron2's ViTDet; what comes after them at 1. Low-rank updates are in no
+    group: they are new layers, which learn at the full rate (see `own_parameters`).
 
     Returns:
         Groups that are not empty, by depth.
@@ -197,7 +215,7 @@ def rate_groups(backbone: Backbone, decay: float) -> list[RateGroup]:
     last = len(_stages(backbone)) + 1
     depths = _depths(backbone)
     groups: dict[int, list[nn.Parameter]] = {}
-    for parameter in backbone.trunk.parameters():
+    for parameter in own_parameters(backbone):
         if parameter.requires_grad:
             groups.setdefault(depths[id(parameter)], []).append(parameter)
     return [RateGroup(groups[depth], decay ** (last - depth)) for depth in sorted(groups)]

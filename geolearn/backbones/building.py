@@ -1,7 +1,8 @@
 """What the builders of all families share: read a record's weights, fit them to the bands, give the trunk its form."""
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import cast
@@ -9,8 +10,9 @@ from typing import cast
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, BackboneOptions, finish_backbone
+from geolearn.backbones._backbone import Backbone, Builder, finish_backbone, register_backbone
 from geolearn.backbones.kernels import adapt_input_kernel, resample_kernel
+from geolearn.backbones.options import BackboneOptions
 from geolearn.backbones.trunk import Trunk
 from geolearn.backbones.weights import LoadReport, fetch, load_strict, load_weights_file, unwrap
 from geolearn.bands import Band
@@ -142,8 +144,30 @@ def build_fixed_band(
     return finish_backbone(record.name, trunk, options, load_report=report)
 
 
+def rename(checkpoint: Checkpoint, patterns: Sequence[tuple[str, str]]) -> Checkpoint:
+    """Change the names of a checkpoint's tensors by regular expressions and what replaces them, applied in order."""
+    state = {}
+    for name, value in checkpoint.state.items():
+        for pattern, replacement in patterns:
+            name = re.sub(pattern, replacement, name)
+        state[name] = value
+    return replace(checkpoint, state=state)
+
+
+def register_family(*families: str) -> Callable[[Builder], Builder]:
+    """Decorate the function that builds every backbone that the catalog holds of some families."""
+
+    def add(build: Builder) -> Builder:
+        for record in catalog.read_catalog().values():
+            if record.family in families:
+                register_backbone(record.name)(build)
+        return build
+
+    return add
+
+
 def load_checkpoint(
-    trunk: Trunk, checkpoint: Checkpoint, options: BackboneOptions, *, may_be_missing: Sequence[str] = ()
+    trunk: Trunk | nn.Module, checkpoint: Checkpoint, options: BackboneOptions, *, may_be_missing: Sequence[str] = ()
 ) -> LoadReport:
     """Load a checkpoint into a trunk strictly; relative positions, which no checkpoint has, may be missing."""
     new = ('*.rel_pos_h', '*.rel_pos_w') if options.relative_positions else ()

@@ -77,12 +77,13 @@ class WeightsRecord:
         family: Which code builds it.
         dim: Width.
         depth: Number of blocks.
-        heads: Attention heads.
+        heads: Attention heads; 0 for a convolutional network, whose `patch` and `grid` say nothing.
         patch: Patch side, in pixels.
         grid: Side of the token grid at pretraining.
         licence: SPDX name of the weights' licence.
         paper: Where it was published.
-        parameters: Number of parameters of the trunk, for its own bands; 0 where nobody counted.
+        parameters: Number of parameters of the trunk, for its own bands, or three where it has none; 0 where nobody
+            counted.
         aliases: Other names for `create_backbone`, such as ArcGIS's.
         sources: Published files, the preferred one first; empty where none are published.
         wrappers: Keys that may hold the state dict inside a file.

@@ -6,9 +6,7 @@ resolution, and the last eight features of a position hold the time and the plac
 """
 
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 
 import torch
@@ -16,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, BackboneOptions, finish_backbone, register_backbone
-from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint
+from geolearn.backbones._backbone import Backbone, finish_backbone
+from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint, register_family, rename
 from geolearn.backbones.dofa import GENERATOR_DIM, DynamicPatchEmbed, WaveResidual, call_float32
+from geolearn.backbones.options import BackboneOptions
+from geolearn.backbones.plain import make_config
 from geolearn.backbones.trunk import ViT, ViTConfig
 from geolearn.backbones.vit import Block, init_linear
 from geolearn.bands import Band, require_wavelengths
@@ -98,16 +98,12 @@ class ClayViT(ViT):
             block.attn.proj = nn.Linear(config.dim, config.dim, bias=False)
         self.blocks.apply(init_linear)
         self.ground_resolution_m = BASE_RESOLUTION_M
+        # that of the class token, which has none
         self.register_buffer('pos_embed', torch.zeros(1, 1, config.dim), persistent=False)
         self.register_buffer('context', torch.zeros(CONTEXT), persistent=False)
 
     context: Tensor
     """Time and place of all images, as `encode_context` makes them; zeros where they are unknown."""
-
-    def first_tokens(self, x: Tensor) -> Tensor:
-        """Return what the first block takes in the native form; the class token has no position."""
-        tokens = self.place(self.embed(x)).flatten(1, 2)
-        return torch.cat([self.cls_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
     def place(self, patches: Tensor) -> Tensor:
         """Add positions to a map of patches (B, D, h, w), giving the grid (B, h, w, D) without a class token."""
@@ -184,27 +180,14 @@ _RENAMES = (
 
 def convert_clay(checkpoint: Checkpoint) -> Checkpoint:
     """Turn the names of the published encoder, their prefix off, into those of `ClayViT`; own names stay."""
-    state = {}
-    for name, value in checkpoint.state.items():
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        state[name] = value
-    return replace(checkpoint, state=state)
+    return rename(checkpoint, _RENAMES)
 
 
+@register_family('clay')
 def build_clay(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build Clay v1.5."""
     record = catalog.get_record(name)
-    config = ViTConfig(
-        record.dim,
-        record.depth,
-        record.heads,
-        grid=record.grid,
-        eps=1e-5,
-        qkv_bias=False,
-        drop_path=options.drop_path,
-        relative_positions=options.relative_positions,
-    )
+    config = make_config(record, options, eps=1e-5, qkv_bias=False)
     patch_embed = ClayPatchEmbed(clay_wavelengths(bands, name), record.dim, record.patch)
     trunk = ClayViT(config, patch_embed, record.patch)
     checkpoint, report = read_checkpoint(record, options), None
@@ -213,6 +196,3 @@ def build_clay(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> 
     else:
         report = load_checkpoint(trunk, convert_clay(checkpoint), options)
     return finish_backbone(name, trunk, options, load_report=report)
-
-
-register_backbone('clay_large')(build_clay)

@@ -7,20 +7,21 @@ both the joint one. Weights are read in the official layout (five state dicts in
 saves them.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, BackboneOptions, finish_backbone, register_backbone
+from geolearn.backbones._backbone import Backbone, finish_backbone
 from geolearn.backbones.alibi import AlibiAttention, AlibiCrossAttention
-from geolearn.backbones.building import Checkpoint, load_checkpoint, tell_licence
+from geolearn.backbones.building import Checkpoint, load_checkpoint, register_family, rename, tell_licence
 from geolearn.backbones.kernels import adapt_input_kernel
+from geolearn.backbones.options import BackboneOptions
+from geolearn.backbones.padding import pad_to_multiple
+from geolearn.backbones.plain import make_config
 from geolearn.backbones.trunk import ViTConfig
 from geolearn.backbones.vit import (
     Block,
@@ -183,7 +184,7 @@ class Croma(nn.Module):
 
     def _states(self, x: Tensor, count: int, window: Size | None) -> list[Tensor]:
         """Return the outputs (B, h, w, D) of the first `count` layers; images are padded to whole patches."""
-        x = F.pad(x, (0, -x.shape[-1] % PATCH, 0, -x.shape[-2] % PATCH))
+        x = pad_to_multiple(x, PATCH)
         if self.optical is None or self.radar is None:
             only = self.optical if self.optical is not None else self.radar
             assert only is not None  # one of them holds the bands
@@ -232,7 +233,7 @@ def convert_croma(checkpoint: Checkpoint, record: catalog.WeightsRecord, bands: 
     Raises:
         WeightsError: If a needed patch embedding is missing or has another shape.
     """
-    state = {_rename(name): value for name, value in checkpoint.state.items()}
+    state = rename(checkpoint, _RENAMES).state
     needed = {'radar' if band.is_radar else 'optical' for band in bands}
     parts = {*needed, *(('joint', 'norm') if len(needed) == 2 else ())}
     unused = [name for name in state if name.split('.')[0] in {'optical', 'radar', 'joint', 'norm'} - parts]
@@ -254,12 +255,6 @@ def convert_croma(checkpoint: Checkpoint, record: catalog.WeightsRecord, bands: 
     return Checkpoint(kept, (*checkpoint.dropped, *unused), tuple(notes), text)
 
 
-def _rename(name: str) -> str:
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
 def _flatten(content: Mapping[str, Any]) -> dict[str, Any]:
     """Join the names of a dict of state dicts; what is flat stays as it is."""
     flat: dict[str, Any] = {}
@@ -268,12 +263,13 @@ def _flatten(content: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+@register_family('croma')
 def build_croma(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build CROMA for optical bands, radar bands or both."""
     if options.relative_positions:
         raise BackboneError(f'{name} has distances in its attention already; pass relative_positions=False')
     record = catalog.get_record(name)
-    config = ViTConfig(record.dim, record.depth, record.heads, eps=1e-5, drop_path=options.drop_path)
+    config = make_config(record, options, eps=1e-5)
     optical, radar = ([i for i, band in enumerate(bands) if band.is_radar == kind] for kind in (False, True))
     trunk = Croma(config, optical, radar)
     checkpoint, report = _read(record, options), None
@@ -290,7 +286,3 @@ def _read(record: catalog.WeightsRecord, options: BackboneOptions) -> Checkpoint
     content = _flatten(load_weights_file(path))
     state, dropped = unwrap(content, wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop)
     return Checkpoint(state, dropped, source=str(path))
-
-
-for _name in ('croma_base', 'croma_large'):
-    register_backbone(_name)(build_croma)

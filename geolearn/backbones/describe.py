@@ -9,6 +9,7 @@ from geolearn.backbones import catalog
 from geolearn.backbones.store import find_weights
 
 ANY_BANDS = 'any with a wavelength, or radar'
+ANY_CHANNELS = 'any'
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,12 @@ class BackboneInfo:
     def __str__(self) -> str:
         """Lay it out in lines, for people."""
         r = self.record
+        attention = f', {r.heads} heads, patches of {r.patch} px' if r.heads else ''
         lines = {
             'also called': ', '.join(self.aliases),
-            'network': f'{r.family}: width {r.dim}, {r.depth} blocks, {r.heads} heads, patches of {r.patch} px',
+            'network': f'{r.family}: width {r.dim}, {r.depth} blocks{attention}',
             'parameters': f'{self.parameters / 1e6:.1f} M' if self.parameters else '',
-            'bands': ANY_BANDS if r.any_bands else ', '.join(self.bands),
+            'bands': ANY_BANDS if r.any_bands else ', '.join(self.bands) or ANY_CHANNELS,
             'licence': r.licence + (f' ({self.restrictions})' if self.restrictions else ''),
             'weights': _weights_line(r, self.weights),
             'paper': r.paper,
@@ -80,7 +82,7 @@ def tabulate(names: list[str]) -> pd.DataFrame:
                 'name': info.name,
                 'aliases': ', '.join(info.aliases),
                 'parameters_m': round(info.parameters / 1e6, 1) if info.parameters else None,
-                'bands': 'any' if info.record.any_bands else ' '.join(info.bands),
+                'bands': ' '.join(info.bands) or ANY_CHANNELS,
                 'licence': info.record.licence + (f' ({info.restrictions})' if info.restrictions else ''),
                 'weights': 'cached' if info.weights else 'published' if info.record.sources else 'none',
             }

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, BackboneOptions, finish_backbone, register_backbone
-from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint
-from geolearn.backbones.trunk import ViT, ViTConfig
+from geolearn.backbones._backbone import Backbone, finish_backbone
+from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint, register_family
+from geolearn.backbones.options import BackboneOptions
+from geolearn.backbones.plain import make_config
+from geolearn.backbones.trunk import ViT
 from geolearn.bands import Band, require_wavelengths
 from geolearn.errors import BandError
 
@@ -208,6 +210,7 @@ def dofa_wavelengths(
     return tuple(radar_um if b.is_radar else float(b.wavelength_um or 0) for b in bands)
 
 
+@register_family('dofa', 'dofa_v2')
 def build_dofa(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build one of DOFA's variants."""
     record = catalog.get_record(name)
@@ -217,17 +220,7 @@ def build_dofa(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> 
     if checkpoint is not None and second:
         checkpoint = _keep_inner_norm(checkpoint)
     tokens = options.form == 'tokens'
-    config = ViTConfig(
-        record.dim,
-        record.depth,
-        record.heads,
-        grid=record.grid,
-        layer_scale=LAYER_SCALE if second else None,
-        drop_path=options.drop_path,
-        # the pyramid never uses it; having it there always lets one bundle layout serve both published layouts
-        final_norm=not tokens or checkpoint is None or 'norm.weight' in checkpoint.state,
-        relative_positions=options.relative_positions,
-    )
+    config = make_config(record, options, checkpoint=checkpoint, layer_scale=LAYER_SCALE if second else None)
     # The pyramid needs stride 16, so kernels of another side are resampled to it; native tokens keep their patch.
     stride = record.patch if tokens else 16
     patch_embed = DynamicPatchEmbed(wavelengths, record.dim, record.patch, stride)
@@ -250,7 +243,3 @@ def _keep_inner_norm(checkpoint: Checkpoint) -> Checkpoint:
     outer = {name: tensor for name, tensor in checkpoint.state.items() if not name.startswith('model.')}
     unused = tuple(name for name in outer if name in inner)
     return replace(checkpoint, state={**outer, **inner}, dropped=(*checkpoint.dropped, *unused))
-
-
-for _name in ('dofa_tiny', 'dofa_small', 'dofa_base', 'dofa_large', 'dofa_huge', 'dofa_v2_base', 'dofa_v2_large'):
-    register_backbone(_name)(build_dofa)

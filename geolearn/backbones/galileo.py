@@ -6,19 +6,21 @@ are left out, as in pretraining. The tokens of a place are averaged to one map, 
 What is no image (weather, night lights, population, location) and the two land cover products take no part.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, BackboneOptions, finish_backbone, register_backbone
-from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint
+from geolearn.backbones._backbone import Backbone, finish_backbone
+from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint, register_family
 from geolearn.backbones.kernels import adapt_input_kernel
-from geolearn.backbones.plain import join_qkv
-from geolearn.backbones.trunk import ViTConfig
-from geolearn.backbones.vit import Block, choose_windows, global_blocks, init_linear, windowed_states
+from geolearn.backbones.options import BackboneOptions
+from geolearn.backbones.padding import pad_to_multiple
+from geolearn.backbones.plain import join_qkv, make_config
+from geolearn.backbones.trunk import BlockTrunk, ViTConfig, make_blocks
+from geolearn.backbones.vit import choose_windows, windowed_states
 from geolearn.bands import Band, get_bands, match_bands
 from geolearn.errors import BackboneError, BandError, WeightsError
 
@@ -47,7 +49,7 @@ _STATIC = ('SRTM',)
 _CHANNEL_TABLES = ('s_t_channel_embed', 'sp_channel_embed')
 
 
-class Galileo(nn.Module):
+class Galileo(BlockTrunk):
     """Galileo's encoder for images of one date, of any size.
 
     Args:
@@ -59,7 +61,6 @@ class Galileo(nn.Module):
 
     pos_embed: Tensor
     month_embed: Tensor
-    prefix = 0
 
     def __init__(
         self,
@@ -69,8 +70,8 @@ class Galileo(nn.Module):
         patch: int = KERNEL,
         ground_resolution_m: float = BASE_RESOLUTION_M,
     ) -> None:
-        super().__init__()
-        self.config, self.patch, self.ground_resolution_m = config, patch, ground_resolution_m
+        super().__init__(config, patch)
+        self.ground_resolution_m = ground_resolution_m
         self.groups = {name: tuple(positions) for name, positions in groups.items()}
         self.month = DEFAULT_MONTH
         d = config.dim
@@ -80,40 +81,21 @@ class Galileo(nn.Module):
         self.group_embed = nn.Parameter(torch.empty(len(groups), d // 4))
         self.register_buffer('pos_embed', _sincos(torch.arange(24), d // 4))
         self.register_buffer('month_embed', _month_table(d // 4))
-        rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
-        self.blocks = nn.ModuleList(Block(d, config.heads, eps=config.eps, drop_path=rate) for rate in rates)
+        self.blocks = make_blocks(config)
         self.norm = nn.LayerNorm(d, eps=config.eps)
         nn.init.normal_(self.group_embed, std=0.02)
-        self.blocks.apply(init_linear)
 
-    @property
-    def dim(self) -> int:
-        """Width D."""
-        return self.config.dim
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.blocks)
-
-    @property
-    def stages(self) -> nn.ModuleList:
-        """The blocks in order."""
-        return self.blocks
+    def first_tokens(self, x: Tensor) -> Tensor:
+        """Return what the first block takes in the native form: tokens (B, h*w*groups, D), place by place."""
+        return self.embed(x).flatten(1, 3)
 
     def hidden_states(self, x: Tensor) -> list[Tensor]:
         """Run the native form: the output of every block, averaged over groups, (B, h*w, D), before the final norm."""
-        states = [self.embed(x).flatten(1, 3)]
-        for block in self.blocks:
-            states.append(block(states[-1]))
-        return [self._average(state) for state in states[1:]]
+        return [self._average(state) for state in super().hidden_states(x)]
 
     def tokens(self, x: Tensor) -> Tensor:
         """Run the native form: the last block's tokens after the final norm, averaged over groups, (B, h*w, D)."""
-        tokens = self.embed(x).flatten(1, 3)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self._average(self.norm(tokens))
+        return self._average(super().tokens(x))
 
     def _average(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(1, (-1, len(self.groups))).mean(dim=2)
@@ -134,21 +116,17 @@ class Galileo(nn.Module):
             self.blocks,
             y.reshape(b, h, w * g, d),
             window=None if size is None else (size[0], size[1] * g),
-            global_at=global_blocks(self.depth),
+            global_at=self.global_at,
             layers=layers,
         )
         return [state.reshape(b, h, w, g, d).mean(dim=3).permute(0, 3, 1, 2) for state in states]
-
-    def native_parameters(self) -> Iterator[nn.Parameter]:
-        """Go through the parameters that only the native form uses: the final norm."""
-        yield from self.norm.parameters()
 
     def embed(self, x: Tensor) -> Tensor:
         """Turn images (B, bands, H, W) of any size into tokens with positions (B, h, w, groups, D).
 
         Images are padded right and bottom with zeros to whole patches.
         """
-        x = F.pad(x, (0, -x.shape[-1] % self.patch, 0, -x.shape[-2] % self.patch))
+        x = pad_to_multiple(x, self.patch)
         maps = [self.embeds[name](x[:, list(at)]) for name, at in self.groups.items()]
         tokens = torch.stack(maps, dim=-1).permute(0, 2, 3, 4, 1)
         return tokens + self._encodings((tokens.shape[1], tokens.shape[2])).to(tokens.dtype)
@@ -278,19 +256,16 @@ def resample_patch_kernel(kernel: Tensor, patch: int) -> Tensor:
     return rows.reshape(*kernel.shape[:2], patch, patch).to(kernel.dtype)
 
 
+@register_family('galileo')
 def build_galileo(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build one of Galileo's sizes."""
     if options.relative_positions:
         raise BackboneError(f'{name} knows no relative positions; pass relative_positions=False')
     record = catalog.get_record(name)
-    config = ViTConfig(record.dim, record.depth, record.heads, eps=1e-5, drop_path=options.drop_path)
+    config = make_config(record, options, eps=1e-5)
     trunk = Galileo(config, assign_groups(bands), patch=record.patch)
     checkpoint = read_checkpoint(record, options)
     report = None
     if checkpoint is not None:
         report = load_checkpoint(trunk, convert_galileo(checkpoint, bands, patch=record.patch), options)
     return finish_backbone(name, trunk, options, load_report=report)
-
-
-for _name in ('galileo_nano', 'galileo_tiny', 'galileo_base'):
-    register_backbone(_name)(build_galileo)

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, BackboneOptions, finish_backbone, register_backbone
-from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint
+from geolearn.backbones._backbone import Backbone, finish_backbone
+from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint, register_family, rename
 from geolearn.backbones.kernels import resample_kernel
-from geolearn.backbones.plain import plain_config
+from geolearn.backbones.options import BackboneOptions
+from geolearn.backbones.plain import make_config
 from geolearn.backbones.positions import embed_numbers
 from geolearn.backbones.trunk import ViT
 from geolearn.bands import Band, require_wavelengths
@@ -25,13 +26,13 @@ ATTENTION_HEADS = 16
 POLARISATIONS = {'vv': (0, 0), 'vh': (0, 1), 'hh': (1, 1), 'hv': (1, 0)}
 """Rows of the tables of sent and received waves: 0 vertical, 1 horizontal."""
 
-_RENAMED = {
-    'patch_embed.conv3d.conv3d.': 'patch_embed.conv.',
-    'patch_embed.chnfus.xattn.inproj_k.': 'patch_embed.key.',
-    'patch_embed.chnfus.xattn.inproj_v.': 'patch_embed.value.',
-    'patch_embed.chnfus.query': 'patch_embed.query',
-    'patch_embed.chnfus.chnemb.embed_': 'patch_embed.',
-}
+_RENAMES = (
+    (r'^patch_embed\.conv3d\.conv3d\.', 'patch_embed.conv.'),
+    (r'^patch_embed\.chnfus\.xattn\.inproj_k\.', 'patch_embed.key.'),
+    (r'^patch_embed\.chnfus\.xattn\.inproj_v\.', 'patch_embed.value.'),
+    (r'^patch_embed\.chnfus\.query', 'patch_embed.query'),
+    (r'^patch_embed\.chnfus\.chnemb\.embed_', 'patch_embed.'),
+)
 
 
 class BandAttentionEmbed(nn.Module):
@@ -113,36 +114,26 @@ def check_bands(bands: Sequence[Band], needed_by: str) -> None:
 
 def convert_panopticon(checkpoint: Checkpoint, patch: int) -> Checkpoint:
     """Rename tensors of the published layout, and resample the kernel to another side of the patches."""
-    state = {}
-    for name, value in checkpoint.state.items():
-        for old, new in _RENAMED.items():
-            name = name.replace(old, new) if name.startswith(old) else name
-        if name == 'patch_embed.conv.weight' and value.dim() == 5:
-            value = resample_kernel(value.squeeze(2), patch)
-        state[name] = value
-    return replace(checkpoint, state=state)
+    renamed = rename(checkpoint, _RENAMES)
+    kernel = renamed.state.get('patch_embed.conv.weight')
+    if kernel is None or kernel.dim() != 5:
+        return renamed
+    fitted = resample_kernel(kernel.squeeze(2), patch)
+    return replace(renamed, state={**renamed.state, 'patch_embed.conv.weight': fitted})
 
 
+@register_family('panopticon')
 def build_panopticon(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build Panopticon for these bands."""
     record = catalog.get_record(name)
     check_bands(bands, name)
     patch = record.patch if options.form == 'tokens' else 16
     checkpoint = read_checkpoint(record, options)
-    config = plain_config(
-        record,
-        checkpoint,
-        tokens=options.form == 'tokens',
-        drop_path=options.drop_path,
-        relative_positions=options.relative_positions,
-    )
+    config = make_config(record, options, checkpoint=checkpoint, layer_scale=1e-5 if checkpoint else 1.0)
     # the width of the attention over bands is three times that of the tokens
     embed = BandAttentionEmbed(bands, record.dim, patch, width=3 * record.dim)
-    trunk = ViT(replace(config, layer_scale=1e-5 if checkpoint else 1.0), embed, patch)
+    trunk = ViT(config, embed, patch)
     report = None
     if checkpoint is not None:
         report = load_checkpoint(trunk, convert_panopticon(checkpoint, patch), options)
     return finish_backbone(name, trunk, options, load_report=report)
-
-
-register_backbone('panopticon')(build_panopticon)

@@ -1,10 +1,11 @@
-"""A plain transformer over fixed bands: the patch embedding, and the trunk from its record in the catalog."""
+"""What plain transformers share: a patch embedding for fixed bands, their shape by the catalog, joined projections."""
 
 import torch
 from torch import Tensor, nn
 
 from geolearn.backbones.building import Checkpoint
 from geolearn.backbones.catalog import WeightsRecord
+from geolearn.backbones.options import BackboneOptions
 from geolearn.backbones.trunk import ViTConfig
 from geolearn.errors import WeightsError
 
@@ -29,25 +30,37 @@ class PatchEmbed(nn.Module):
         return self.proj(x)
 
 
-def plain_config(
+def make_config(
     record: WeightsRecord,
-    checkpoint: Checkpoint | None,
+    options: BackboneOptions,
     *,
-    tokens: bool,
-    drop_path: float = 0.0,
-    relative_positions: bool = False,
+    checkpoint: Checkpoint | None = None,
     eps: float = 1e-6,
+    qkv_bias: bool = True,
+    layer_scale: float | None = None,
 ) -> ViTConfig:
-    """Describe the transformer of a record; one that returns tokens has a final norm where its weights have one."""
+    """Describe the transformer of a record, as the options want it.
+
+    Args:
+        record: Gives width, depth, heads and grid.
+        options: Give drop path and relative positions.
+        checkpoint: Of weights that come with and without a final norm: tokens are normed only by one that they have.
+        eps: Of the layer norms.
+        qkv_bias: Whether queries, keys and values have a bias.
+        layer_scale: First value of LayerScale, or None for none.
+    """
     return ViTConfig(
         record.dim,
         record.depth,
         record.heads,
         grid=record.grid,
         eps=eps,
-        drop_path=drop_path,
-        final_norm=not tokens or checkpoint is None or 'norm.weight' in checkpoint.state,
-        relative_positions=relative_positions,
+        qkv_bias=qkv_bias,
+        layer_scale=layer_scale,
+        drop_path=options.drop_path,
+        # maps never use it; having it there always lets one bundle layout serve both published layouts
+        final_norm=options.form != 'tokens' or checkpoint is None or 'norm.weight' in checkpoint.state,
+        relative_positions=options.relative_positions,
     )
 
 

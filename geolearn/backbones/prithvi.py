@@ -8,19 +8,21 @@ grid of 224 is interpolated (bicubic, corners kept in place) as the authors' own
 it anew for the larger grid, as PANGAEA does, would give the same token quite other numbers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, BackboneOptions, register_backbone
-from geolearn.backbones.building import build_fixed_band, read_checkpoint
+from geolearn.backbones._backbone import Backbone
+from geolearn.backbones.building import build_fixed_band, read_checkpoint, register_family
+from geolearn.backbones.options import BackboneOptions
+from geolearn.backbones.padding import pad_to_multiple
+from geolearn.backbones.plain import make_config
 from geolearn.backbones.positions import embed_numbers, resize_position_grid, sincos_position_grid
-from geolearn.backbones.trunk import ViTConfig, make_blocks
-from geolearn.backbones.vit import choose_windows, global_blocks, last_attention, windowed_states
+from geolearn.backbones.trunk import BlockTrunk, ViTConfig, make_blocks
+from geolearn.backbones.vit import choose_windows, last_attention, windowed_states
 from geolearn.bands import Band
 from geolearn.errors import BackboneError
 
@@ -71,7 +73,7 @@ class NumberPair(nn.Module):
         return self.scale * embed_numbers(pairs.float(), self.dim // 2).flatten(-2)
 
 
-class PrithviViT(nn.Module):
+class PrithviViT(BlockTrunk):
     """Prithvi's encoder, over any image size and any number of dates.
 
     Images are (B, bands, H, W), or (B, T, bands, H, W). Tokens of the native form are the class token, then date by
@@ -85,34 +87,17 @@ class PrithviViT(nn.Module):
     """
 
     space: Tensor
-    prefix = 1
 
     def __init__(self, config: ViTConfig, bands: int, patch: int, *, coordinates: bool = False) -> None:
-        super().__init__()
-        self.config, self.patch = config, patch
+        super().__init__(config, patch, class_token=True)
+        assert self.cls_token is not None  # just asked for
         self.patch_embed = PatchEmbed(bands, config.dim, patch)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         nn.init.normal_(self.cls_token, std=0.02)
         self.temporal_embed_enc = NumberPair(config.dim) if coordinates else None
         self.location_embed_enc = NumberPair(config.dim) if coordinates else None
         self.register_buffer('space', _space_grid(config.dim, config.grid), persistent=False)
         self.blocks = make_blocks(config)
         self.norm = nn.LayerNorm(config.dim, eps=config.eps)
-
-    @property
-    def dim(self) -> int:
-        """Width D."""
-        return self.config.dim
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.blocks)
-
-    @property
-    def stages(self) -> nn.ModuleList:
-        """The blocks in order."""
-        return self.blocks
 
     def hidden_states(self, x: Tensor, where: Coordinates | None = None) -> list[Tensor]:
         """Run the native form: the output (B, 1 + T*h*w, D) of every block, class token first, before the final norm.
@@ -121,17 +106,11 @@ class PrithviViT(nn.Module):
             x: Images (B, bands, H, W) or (B, T, bands, H, W).
             where: When and where they were taken, for weights that know what to do with it.
         """
-        states = [self.first_tokens(x, where)]
-        for block in self.blocks:
-            states.append(block(states[-1]))
-        return states[1:]
+        return self.run_each(self.first_tokens(x, where))
 
     def tokens(self, x: Tensor, where: Coordinates | None = None) -> Tensor:
         """Run the native form: the last block's output (B, 1 + T*h*w, D) after the final norm."""
-        y = self.first_tokens(x, where)
-        for block in self.blocks:
-            y = block(y)
-        return self.norm(y)
+        return self.run_all(self.first_tokens(x, where))
 
     def attention_maps(self, x: Tensor, where: Coordinates | None = None) -> Tensor:
         """Return the last block's attention (B, heads, 1 + T*h*w, 1 + T*h*w) in the native form; rows sum to 1."""
@@ -171,9 +150,7 @@ class PrithviViT(nn.Module):
 
     def first_tokens(self, x: Tensor, where: Coordinates | None = None) -> Tensor:
         """Return what the first block takes in the native form: tokens (B, 1 + T*h*w, D) with positions."""
-        tokens = self.place(x, where).flatten(1, 3)
-        cls = self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1)  # its position is zero
-        return torch.cat([cls, tokens], dim=1)
+        return self.add_class_token(self.place(x, where).flatten(1, 3))
 
     def place(self, x: Tensor, where: Coordinates | None = None) -> Tensor:
         """Turn images into a grid of patches (B, T, h, w, D) with positions, dates and places added.
@@ -181,20 +158,9 @@ class PrithviViT(nn.Module):
         Images are padded right and bottom with zeros, the mean of normalised pixels, to whole patches.
         """
         frames = (x[:, None] if x.dim() == 4 else x).transpose(1, 2)
-        padded = F.pad(frames, (0, -x.shape[-1] % self.patch, 0, -x.shape[-2] % self.patch))
-        grid = self.patch_embed(padded).permute(0, 2, 3, 4, 1)
+        grid = self.patch_embed(pad_to_multiple(frames, self.patch)).permute(0, 2, 3, 4, 1)
         grid = grid + self._positions(grid.shape[1], (grid.shape[2], grid.shape[3]))
         return grid if where is None else grid + self._embed_coordinates(where, grid)
-
-    @property
-    def global_at(self) -> tuple[int, ...]:
-        """Blocks that attend globally in the windowed form, counted from 0."""
-        return global_blocks(self.depth)
-
-    def native_parameters(self) -> Iterator[nn.Parameter]:
-        """Go through the parameters that only the native form uses: class token and final norm."""
-        yield self.cls_token
-        yield from self.norm.parameters()
 
     def _positions(self, frames: int, grid: tuple[int, int]) -> Tensor:
         """Return the positions (T, h, w, D): column and row, six parts of sixteen each, then the date, four."""
@@ -226,23 +192,11 @@ def _space_grid(dim: int, side: int) -> Tensor:
     return sincos_position_grid(dim // 16 * 12, (side, side), cls=False)
 
 
+@register_family('prithvi')
 def build_prithvi(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build one of Prithvi's variants."""
     record = catalog.get_record(name)
-    config = ViTConfig(
-        record.dim,
-        record.depth,
-        record.heads,
-        grid=record.grid,
-        eps=EPS,
-        drop_path=options.drop_path,
-        relative_positions=options.relative_positions,
-    )
+    config = make_config(record, options, eps=EPS)
     patch = record.patch if options.form == 'tokens' else 16
     trunk = PrithviViT(config, len(bands), patch, coordinates=name.endswith('_TL'))
     return build_fixed_band(record, trunk, bands, options, checkpoint=read_checkpoint(record, options))
-
-
-for _record in catalog.read_catalog().values():
-    if _record.family == 'prithvi':
-        register_backbone(_record.name)(build_prithvi)

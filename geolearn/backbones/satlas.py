@@ -10,12 +10,13 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint_sequential
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, BackboneOptions, ConvBackbone, register_backbone
-from geolearn.backbones.building import Checkpoint, fit_stem, read_checkpoint, require_kinds
+from geolearn.backbones._backbone import Backbone, ConvBackbone
+from geolearn.backbones.building import Checkpoint, fit_stem, read_checkpoint, register_family, require_kinds
+from geolearn.backbones.options import BackboneOptions, choose_strides, end_at_coarsest
 from geolearn.backbones.pyramid import STRIDES
 from geolearn.backbones.weights import LoadReport, load_strict
 from geolearn.bands import Band
@@ -79,12 +80,14 @@ class SwinMaps(nn.Module):
         maps = []
         again = self.checkpointing and self.training and torch.is_grad_enabled()
         for i, layer in enumerate(self.features):
-            x = checkpoint_sequential(layer, len(layer), x, use_reentrant=False) if again and i % 2 else layer(x)
+            for part in layer if i % 2 else [layer]:  # a stage's blocks; patches are merged between stages
+                x = checkpoint(part, x, use_reentrant=False) if again and i % 2 else part(x)
             if i in self.taken:
                 maps.append(x.permute(0, 3, 1, 2))
         return maps
 
 
+@register_family('satlas')
 def build_satlas(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build one of Satlas's Swin transformers; its own four stages are the maps."""
     record = catalog.get_record(name)
@@ -94,9 +97,8 @@ def build_satlas(name: str, bands: tuple[Band, ...], options: BackboneOptions) -
             "form must be 'pyramid', and window, layers and relative_positions cannot be chosen"
         )
     require_kinds(record, bands)
+    strides = end_at_coarsest(choose_strides(name, options.strides), STRIDES)
     checkpoint = read_checkpoint(record, options)
-    # as with other networks of several resolutions, the last map is the coarsest
-    strides = (*options.strides[:-1], STRIDES[-1]) if options.strides[-1] >= 16 else options.strides
     trunk = SwinMaps(
         len(bands),
         record.dim,
@@ -117,8 +119,3 @@ def _load(trunk: SwinMaps, checkpoint: Checkpoint) -> LoadReport:
     kept = {n: value for n, value in checkpoint.state.items() if n not in unused}
     checkpoint = replace(checkpoint, state=kept, dropped=(*checkpoint.dropped, *unused))
     return load_strict(trunk, kept, dropped=checkpoint.dropped, resized=checkpoint.resized, source=checkpoint.source)
-
-
-for _record in catalog.read_catalog().values():
-    if _record.family == 'satlas':
-        register_backbone(_record.name)(build_satlas)

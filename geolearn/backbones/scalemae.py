@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, BackboneOptions, register_backbone
-from geolearn.backbones.building import build_fixed_band, read_checkpoint, require_kinds
-from geolearn.backbones.plain import PatchEmbed, plain_config
+from geolearn.backbones._backbone import Backbone
+from geolearn.backbones.building import build_fixed_band, read_checkpoint, register_family, require_kinds
+from geolearn.backbones.options import BackboneOptions
+from geolearn.backbones.plain import PatchEmbed, make_config
 from geolearn.backbones.trunk import ViT, ViTConfig
 from geolearn.bands import Band
 
@@ -30,12 +31,8 @@ class ScaleMaeViT(ViT):
         if not ground_resolution_m > 0:
             raise ValueError(f'ground_resolution_m must be above 0 metres, got {ground_resolution_m}')
         self.ground_resolution_m = ground_resolution_m
+        # that of the class token, which has none
         self.register_buffer('pos_embed', torch.zeros(1, 1, config.dim), persistent=False)
-
-    def first_tokens(self, x: Tensor) -> Tensor:
-        """Return what the first block takes in the native form; the class token has no position."""
-        tokens = self.place(self.embed(x)).flatten(1, 2)
-        return torch.cat([self.cls_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
     def place(self, patches: Tensor) -> Tensor:
         """Add positions to a map of patches (B, D, h, w), giving the grid (B, h, w, D) without a class token."""
@@ -58,18 +55,13 @@ def ground_positions(
     return torch.cat([columns[None, :].expand(h, -1, -1), rows[:, None].expand(-1, w, -1)], dim=2)[None]
 
 
+@register_family('scalemae')
 def build_scalemae(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build ScaleMAE; the ground resolution starts at the catalog's and can be set on the trunk."""
     record = catalog.get_record(name)
     require_kinds(record, bands)
     checkpoint = read_checkpoint(record, options)
-    config = plain_config(
-        record,
-        checkpoint,
-        tokens=options.form == 'tokens',
-        drop_path=options.drop_path,
-        relative_positions=options.relative_positions,
-    )
+    config = make_config(record, options, checkpoint=checkpoint)
     trunk = ScaleMaeViT(
         config,
         PatchEmbed(len(bands), record.dim, record.patch),
@@ -77,6 +69,3 @@ def build_scalemae(name: str, bands: tuple[Band, ...], options: BackboneOptions)
         ground_resolution_m=record.inputs[0].gsd_m or 1.0,
     )
     return build_fixed_band(record, trunk, bands, options, checkpoint=checkpoint, may_be_missing=('norm.*',))
-
-
-register_backbone('scalemae_large')(build_scalemae)

@@ -6,29 +6,20 @@ and in torchgeo's.
 """
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, BackboneOptions, register_backbone
-from geolearn.backbones.building import build_fixed_band, read_checkpoint, require_kinds
-from geolearn.backbones.plain import PatchEmbed, plain_config
+from geolearn.backbones._backbone import Backbone
+from geolearn.backbones.building import build_fixed_band, read_checkpoint, register_family, require_kinds
+from geolearn.backbones.options import BackboneOptions
+from geolearn.backbones.plain import PatchEmbed, make_config
 from geolearn.backbones.trunk import ViT
 from geolearn.bands import Band
 
 
+@register_family('ssl4eo')
 def build_ssl4eo(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build one of SSL4EO-S12's transformers."""
     record = catalog.get_record(name)
     require_kinds(record, bands)
     checkpoint = read_checkpoint(record, options)
-    config = plain_config(
-        record,
-        checkpoint,
-        tokens=options.form == 'tokens',
-        drop_path=options.drop_path,
-        relative_positions=options.relative_positions,
-    )
+    config = make_config(record, options, checkpoint=checkpoint)
     trunk = ViT(config, PatchEmbed(len(bands), record.dim, record.patch), record.patch)
     return build_fixed_band(record, trunk, bands, options, checkpoint=checkpoint, may_be_missing=('norm.*',))
-
-
-for _record in catalog.read_catalog().values():
-    if _record.family == 'ssl4eo':
-        register_backbone(_record.name)(build_ssl4eo)

@@ -5,7 +5,7 @@ sensor has a patch embedding of its own; the outputs at one place are averaged o
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,12 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, BackboneOptions, finish_backbone, register_backbone
-from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint
+from geolearn.backbones._backbone import Backbone, finish_backbone
+from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint, register_family
+from geolearn.backbones.grouped import GroupedTrunk
 from geolearn.backbones.kernels import adapt_input_kernel
+from geolearn.backbones.options import BackboneOptions
+from geolearn.backbones.padding import pad_to_multiple
+from geolearn.backbones.plain import make_config
 from geolearn.backbones.positions import resize_position_grid, sincos_position_grid
 from geolearn.backbones.trunk import ViTConfig
-from geolearn.backbones.vit import Block, choose_windows, global_blocks, init_linear, windowed_states
+from geolearn.backbones.vit import Block, init_linear
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError
 
@@ -86,10 +90,8 @@ class SensorEmbedding(nn.Module):
         return patches + (resize_position_grid(self.pos_emb, (h, w), prefix=0) + self.mod_emb).reshape(1, h, w, -1)
 
 
-class TerraMind(nn.Module):
+class TerraMind(GroupedTrunk):
     """TerraMind's encoder over one or more sensors, whose bands come in one image.
-
-    The native form returns the tokens of all sensors, one sensor after the other; maps are averaged over the sensors.
 
     Args:
         config: Shape of the transformer.
@@ -98,13 +100,10 @@ class TerraMind(nn.Module):
         gated: Whether blocks are gated and without biases, as in base and large.
     """
 
-    prefix = 0
-
     def __init__(
         self, config: ViTConfig, sensors: Mapping[str, Sequence[int]], patch: int = 16, *, gated: bool = True
     ) -> None:
-        super().__init__()
-        self.config, self.patch = config, patch
+        super().__init__(config, patch, len(sensors))
         self.sensors = {key: list(places) for key, places in sensors.items()}
         self.encoder_embeddings = nn.ModuleDict(
             {key: SensorEmbedding(len(places), config.dim, patch, config.grid) for key, places in sensors.items()}
@@ -114,61 +113,20 @@ class TerraMind(nn.Module):
         self.encoder.apply(init_linear)
 
     @property
-    def dim(self) -> int:
-        """Width D."""
-        return self.config.dim
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.encoder)
-
-    @property
     def stages(self) -> nn.ModuleList:
         """The blocks in order."""
         return self.encoder
 
     @property
-    def global_at(self) -> tuple[int, ...]:
-        """Blocks that attend globally in the windowed form, counted from 0."""
-        return global_blocks(self.depth)
+    def final_norm(self) -> nn.Module:
+        """What follows the last block in the native form."""
+        return self.encoder_norm
 
     def embed(self, x: Tensor) -> Tensor:
         """Turn images (B, bands, H, W) of any size into grids (B * sensors, h, w, D), an image's side by side."""
-        x = F.pad(x, (0, -x.shape[-1] % self.patch, 0, -x.shape[-2] % self.patch))
+        x = pad_to_multiple(x, self.patch)
         grids = [embedding(x[:, self.sensors[key]]) for key, embedding in self.encoder_embeddings.items()]
         return torch.stack(grids, dim=1).flatten(0, 1)
-
-    def hidden_states(self, x: Tensor) -> list[Tensor]:
-        """Run the native form: the output (B, sensors * h*w, D) of every block, before the final norm."""
-        states = [self.embed(x).reshape(x.shape[0], -1, self.dim)]
-        for block in self.encoder:
-            states.append(block(states[-1]))
-        return states[1:]
-
-    def tokens(self, x: Tensor) -> Tensor:
-        """Run the native form: the last block's output (B, sensors * h*w, D) after the final norm."""
-        y = self.embed(x).reshape(x.shape[0], -1, self.dim)
-        for block in self.encoder:
-            y = block(y)
-        return self.encoder_norm(y)
-
-    def maps(self, x: Tensor, layers: Sequence[int], window: int | None = None) -> list[Tensor]:
-        """Run the windowed form: the outputs of some blocks as maps (B, D, h, w), averaged over the sensors.
-
-        Args:
-            x: Images (B, bands, H, W).
-            layers: Blocks, counted from 0.
-            window: Side of the windows, as for `ViT.maps`; global blocks attend over the tokens of all sensors.
-        """
-        y, count = self.embed(x), len(self.sensors)
-        size = choose_windows((y.shape[1], y.shape[2]), window)
-        states = windowed_states(self.encoder, y, window=size, global_at=self.global_at, layers=layers, frames=count)
-        return [s.reshape(-1, count, *s.shape[1:]).mean(dim=1).permute(0, 3, 1, 2) for s in states]
-
-    def native_parameters(self) -> Iterator[nn.Parameter]:
-        """Go through the parameters that only the native form uses: the final norm."""
-        yield from self.encoder_norm.parameters()
 
 
 def assign_sensors(bands: Sequence[Band]) -> dict[str, list[int]]:
@@ -236,20 +194,14 @@ def _source_bands(record: catalog.WeightsRecord, key: str) -> tuple[Band, ...]:
     return (Band('DEM'),) if key == ELEVATION else record.inputs[KEYS.index(key)].get_bands()
 
 
+@register_family('terramind')
 def build_terramind(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build one of TerraMind's sizes for the sensors that the bands come from."""
     record = catalog.get_record(name)
     sensors = assign_sensors(bands)
     if options.relative_positions and len(sensors) > 1:
         raise BackboneError(f'{name} sees {len(sensors)} sensors at once, among which relative_positions mean nothing')
-    config = ViTConfig(
-        record.dim,
-        record.depth,
-        record.heads,
-        grid=record.grid,
-        drop_path=options.drop_path,
-        relative_positions=options.relative_positions,
-    )
+    config = make_config(record, options)
     trunk = TerraMind(config, sensors, record.patch, gated=name in ('terramind_base', 'terramind_large'))
     report = None
     checkpoint = read_checkpoint(record, options)
@@ -257,8 +209,3 @@ def build_terramind(name: str, bands: tuple[Band, ...], options: BackboneOptions
         checkpoint = convert_terramind(checkpoint, record, bands, sensors, record.patch)
         report = load_checkpoint(trunk, checkpoint, options)
     return finish_backbone(record.name, trunk, options, load_report=report)
-
-
-for _record in catalog.read_catalog().values():
-    if _record.family == 'terramind':
-        register_backbone(_record.name)(build_terramind)

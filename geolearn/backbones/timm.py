@@ -7,20 +7,19 @@ from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import (
-    Backbone,
-    BackboneOptions,
-    ConvBackbone,
-    crop_maps,
-    finish_backbone,
-    register_backbone,
-)
-from geolearn.backbones.building import tell_licence
+from geolearn.backbones._backbone import Backbone, ConvBackbone, finish_backbone
+from geolearn.backbones.building import register_family, tell_licence
 from geolearn.backbones.kernels import RGB, adapt_input_kernel
+from geolearn.backbones.options import (
+    BackboneOptions,
+    choose_strides,
+    end_at_coarsest,
+    refuse_transformer_options,
+)
+from geolearn.backbones.padding import crop_maps, pad_to_multiple
 from geolearn.backbones.pyramid import STRIDES
 from geolearn.backbones.timm_transformer import TimmTransformer
 from geolearn.backbones.weights import DOWNLOAD_ERRORS, LoadReport, load_strict, load_weights_file, unwrap
@@ -66,7 +65,7 @@ class HierarchicalBackbone(ConvBackbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute one map per stride from images (N, bands, H, W), padded with zeros right and bottom."""
-        maps = self.trunk(F.pad(x, (0, -x.shape[-1] % self.step, 0, -x.shape[-2] % self.step)))
+        maps = self.trunk(pad_to_multiple(x, self.step))
         maps = [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
         return crop_maps(maps, x, self.strides)
 
@@ -86,6 +85,7 @@ def build_timm(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> 
     return _build(name, name, bands, options)
 
 
+@register_family('timm')
 def _build_alias(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     record = catalog.get_record(name)
     if options.pretrained and options.weights is None:
@@ -96,10 +96,7 @@ def _build_alias(name: str, bands: tuple[Band, ...], options: BackboneOptions) -
 def _build(name: str, model: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     if len(_survey(model)) == 1:
         return _build_transformer(name, model, bands, options)
-    if options.form == 'tokens':
-        raise BackboneError(f'{name} is a network of several resolutions without tokens; form must be pyramid')
-    if options.layers is not None or options.relative_positions or options.window:
-        raise BackboneError(f'{name} is no plain transformer; layers, window and relative_positions do not apply')
+    refuse_transformer_options(name, options)
     plan = _plan_maps(model, options)
     net = _create(model, plan.arguments, features_only=True, in_chans=len(bands))
     report = _load(model, net, bands, plan.arguments | {'features_only': True}, options)
@@ -139,12 +136,12 @@ def _plan_maps(model: str, options: BackboneOptions) -> _Plan:
     last = _survey(model)
     if not {4, 8, 16} <= set(last) or max(last) > 32:
         raise BackboneError(f'{model} offers maps at strides {list(last)}, needed 4 to 32; take another model')
+    strides = choose_strides(model, options.strides, sorted(last))
     layout: dict[str, Any] = {'drop_path_rate': options.drop_path} if options.drop_path else {}
-    if options.strides[-1] == 16 and _can_dilate(model):
+    if strides[-1] == 16 and _can_dilate(model):
         layout['output_stride'], last = 16, _survey(model, 16)
-    coarsest = max(last) if options.strides[-1] >= 16 else options.strides[-1]
-    layout['out_indices'] = [last[stride] for stride in (*options.strides[:-1], coarsest)]
-    taken = (*options.strides[:-1], coarsest)
+    taken = end_at_coarsest(strides, tuple(last))
+    layout['out_indices'] = [last[stride] for stride in taken]
     found: _Plan | str = ''
     for flexible in _ANY_SIZE:
         found = _try_sizes(model, layout | flexible, taken)
@@ -262,8 +259,3 @@ def _stem_keys(model: str, arguments: dict[str, Any]) -> list[str]:
     with torch.device('meta'):
         three, four = (_create(model, arguments, in_chans=n).state_dict() for n in (3, 4))
     return [key for key, value in three.items() if value.shape != four[key].shape]
-
-
-for _record in catalog.read_catalog().values():
-    if _record.family == 'timm':
-        register_backbone(_record.name)(_build_alias)

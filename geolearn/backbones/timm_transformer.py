@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from geolearn.backbones.padding import pad_to_multiple
 from geolearn.backbones.vit import (
     Size,
     choose_windows,
@@ -73,10 +73,14 @@ class TimmTransformer(nn.Module):
         """
         if not self.can_window:
             found = self.net.forward_intermediates(
-                self._pad(x), indices=sorted(set(layers)), norm=False, stop_early=True, intermediates_only=True
+                pad_to_multiple(x, self.patch),
+                indices=sorted(set(layers)),
+                norm=False,
+                stop_early=True,
+                intermediates_only=True,
             )
             return [found[sorted(set(layers)).index(layer)] for layer in layers]
-        y = self._grid(self._pad(x))
+        y = self._grid(pad_to_multiple(x, self.patch))
         size = choose_windows((y.shape[1], y.shape[2]), window)
         blocks = [_WindowedBlock(self, block) for block in self.net.blocks]
         states = windowed_states(blocks, y, window=size, global_at=self.global_at, layers=layers)  # type: ignore[arg-type]
@@ -108,12 +112,13 @@ class TimmTransformer(nn.Module):
         self.train(training)
         return taken
 
-    def _pad(self, x: Tensor) -> Tensor:
-        return F.pad(x, (0, -x.shape[-1] % self.patch, 0, -x.shape[-2] % self.patch))
-
     def _intermediates(self, x: Tensor, layers: list[int], *, norm: bool) -> list[Tensor]:
         found = self.net.forward_intermediates(
-            self._pad(x), indices=layers, norm=norm, intermediates_only=True, return_prefix_tokens=self.prefix > 0
+            pad_to_multiple(x, self.patch),
+            indices=layers,
+            norm=norm,
+            intermediates_only=True,
+            return_prefix_tokens=self.prefix > 0,
         )
         if not self.prefix:
             return [state.flatten(2).transpose(1, 2) for state in found]

@@ -1,14 +1,21 @@
 """Convolutional trunks from torchvision, for names that timm lacks: models that run their layers in one chain."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 from urllib.error import URLError
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from geolearn.backbones._backbone import Backbone, BackboneOptions, ConvBackbone
+from geolearn.backbones._backbone import Backbone, ConvBackbone
 from geolearn.backbones.kernels import RGB, adapt_input_kernel
+from geolearn.backbones.options import (
+    BackboneOptions,
+    choose_strides,
+    end_at_coarsest,
+    refuse_transformer_options,
+)
 from geolearn.backbones.pyramid import STRIDES
 from geolearn.backbones.weights import LoadReport, load_strict, load_weights_file, unwrap
 from geolearn.bands import Band
@@ -16,13 +23,17 @@ from geolearn.errors import BackboneError, WeightsError
 
 
 class FeatureChain(nn.Module):
-    """Run layers in a chain and collect the last map at each of some strides."""
+    """Run layers in a chain and collect the outputs of some of them.
 
-    def __init__(self, layers: nn.Sequential, bands: int, strides: Sequence[int]) -> None:
+    Args:
+        layers: The chain.
+        taken: Layers whose outputs are wanted, counted from 0; those after the last of them are left out.
+    """
+
+    def __init__(self, layers: nn.Sequential, taken: Sequence[int]) -> None:
         super().__init__()
-        last, self.channels = _last_at_stride(layers, bands, strides)
-        self.taken = frozenset(last)
-        self.features = layers[: max(last) + 1]
+        self.taken = frozenset(taken)
+        self.features = layers[: max(taken) + 1]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute maps (N, channels[i], H/s, W/s) from images (N, bands, H, W), sides multiples of 32."""
@@ -41,16 +52,19 @@ def list_torchvision_models() -> list[str]:
 
 def build_torchvision(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build a torchvision model as a backbone; pretrained RGB stems are carried over band by band."""
-    if options.form != 'pyramid' or options.drop_path or options.relative_positions:
-        raise BackboneError(f'{name} comes from torchvision; form, drop_path and relative_positions cannot be changed')
+    refuse_transformer_options(name, options)
+    if options.drop_path:
+        raise BackboneError(f'{name} comes from torchvision; drop_path cannot be changed')
     net = torchvision.models.get_model(name, weights=None)
     layers = _chain(net)
     report = _load(name, net, options) if options.pretrained or options.weights is not None else None
     _set_input(layers, bands, adapt=report is not None)
+    maps = _last_at_stride(layers, len(bands))
     # these chains cannot be dilated: the coarsest map is the last one
-    strides = (*options.strides[:-1], STRIDES[-1])
-    trunk = FeatureChain(layers, len(bands), strides)
-    return ConvBackbone(name, trunk, channels=trunk.channels, strides=strides, load_report=report)
+    strides = end_at_coarsest(choose_strides(name, options.strides, tuple(maps)), tuple(maps))
+    trunk = FeatureChain(layers, [maps[stride].layer for stride in strides])
+    channels = [maps[stride].channels for stride in strides]
+    return ConvBackbone(name, trunk, channels=channels, strides=strides, load_report=report)
 
 
 def _chain(net: nn.Module) -> nn.Sequential:
@@ -90,9 +104,14 @@ def _set_input(layers: nn.Sequential, bands: tuple[Band, ...], *, adapt: bool) -
         nn.init.kaiming_normal_(stem.weight, mode='fan_out', nonlinearity='relu')
 
 
-def _last_at_stride(layers: nn.Sequential, bands: int, strides: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
-    """Find the last layer at each stride, and its channels, by watching a blank image shrink."""
-    last: dict[int, tuple[int, int]] = {}
+class _Map(NamedTuple):
+    layer: int
+    channels: int
+
+
+def _last_at_stride(layers: nn.Sequential, bands: int) -> dict[int, _Map]:
+    """Find the last layer at each stride up to 32, finest first, by watching a blank image shrink."""
+    last: dict[int, _Map] = {}
     side, training = 128, layers.training
     x = torch.zeros(1, bands, side, side)
     layers.eval()
@@ -101,10 +120,10 @@ def _last_at_stride(layers: nn.Sequential, bands: int, strides: Sequence[int]) -
             for i, layer in enumerate(layers):
                 x = layer(x)
                 if x.dim() == 4 and x.shape[2] == x.shape[3] and side % x.shape[2] == 0:
-                    last[side // x.shape[2]] = i, x.shape[1]
+                    last[side // x.shape[2]] = _Map(i, x.shape[1])
     except (RuntimeError, AssertionError) as error:
         raise BackboneError(f'the model does not run its layers in one chain ({error}); take another model') from error
     layers.train(training)
     if not set(STRIDES) <= set(last):
         raise BackboneError(f'the chain has maps at strides {sorted(last)}, needed {list(STRIDES)}; take another model')
-    return [last[s][0] for s in strides], tuple(last[s][1] for s in strides)
+    return {stride: last[stride] for stride in sorted(last) if stride <= max(STRIDES)}

@@ -1,13 +1,13 @@
-"""What every transformer trunk promises, and the plain one: one set of weights, run natively or within windows."""
+"""What every transformer trunk promises, what those of blocks in a row share, and the plain one."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geolearn.backbones.padding import pad_to_multiple
 from geolearn.backbones.positions import resize_position_grid, sincos_position_grid
 from geolearn.backbones.vit import Block, choose_windows, global_blocks, init_linear, last_attention, windowed_states
 
@@ -81,7 +81,95 @@ class ViTConfig:
     relative_positions: bool = False
 
 
-class ViT(nn.Module):
+class BlockTrunk(nn.Module):
+    """A trunk whose tokens go through blocks in a row; the native form is the same for all such trunks.
+
+    Subclasses fill `blocks` and `norm` (or say in `stages` and `final_norm` where else they are), and write
+    `first_tokens` and `maps`.
+
+    Args:
+        config: Shape of the transformer.
+        patch: Side of the patches, in pixels.
+        class_token: Whether a class token, zero until it is filled, goes in front of the native form's tokens.
+    """
+
+    blocks: nn.ModuleList
+    norm: nn.Module
+
+    def __init__(self, config: ViTConfig, patch: int, *, class_token: bool = False) -> None:
+        super().__init__()
+        self.config, self.patch = config, patch
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if class_token else None
+
+    @property
+    def dim(self) -> int:
+        """Width D."""
+        return self.config.dim
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.stages)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens in front of the native form that belong to no place: 1 with a class token, else 0."""
+        return 0 if self.cls_token is None else 1
+
+    @property
+    def stages(self) -> nn.ModuleList:
+        """The blocks in order."""
+        return self.blocks
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """What follows the last block in the native form."""
+        return self.norm
+
+    @property
+    def global_at(self) -> tuple[int, ...]:
+        """Blocks that attend globally in the windowed form, counted from 0."""
+        return global_blocks(self.depth)
+
+    def first_tokens(self, x: Tensor) -> Tensor:
+        """Return what the first block takes in the native form: tokens (B, prefix + n, D) with positions."""
+        raise NotImplementedError
+
+    def hidden_states(self, x: Tensor) -> list[Tensor]:
+        """Run the native form: the output (B, prefix + n, D) of every block, before any final norm."""
+        return self.run_each(self.first_tokens(x))
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Run the native form: the last block's output (B, prefix + n, D) after the final norm, if there is one."""
+        return self.run_all(self.first_tokens(x))
+
+    def run_each(self, tokens: Tensor) -> list[Tensor]:
+        """Run the blocks over tokens (B, N, D), all of them global; return every output."""
+        states = [tokens]
+        for block in self.stages:
+            states.append(block(states[-1]))
+        return states[1:]
+
+    def run_all(self, tokens: Tensor) -> Tensor:
+        """Run the blocks and the final norm over tokens (B, N, D), keeping nothing on the way."""
+        for block in self.stages:
+            tokens = block(tokens)
+        return self.final_norm(tokens)
+
+    def add_class_token(self, tokens: Tensor, position: Tensor | float = 0.0) -> Tensor:
+        """Put the class token, at its own position (1, 1, D) where it has one, in front of tokens (B, n, D)."""
+        assert self.cls_token is not None  # only trunks that have one call this
+        cls = (self.cls_token + position).to(tokens.dtype).expand(len(tokens), -1, -1)
+        return torch.cat([cls, tokens], dim=1)
+
+    def native_parameters(self) -> Iterator[nn.Parameter]:
+        """Go through the parameters that only the native form uses: class token and final norm."""
+        if self.cls_token is not None:
+            yield self.cls_token
+        yield from self.final_norm.parameters()
+
+
+class ViT(BlockTrunk):
     """A vision transformer over any image size, with a class token and fixed positions.
 
     `hidden_states` and `tokens` run the native form: class token kept, every block global. `maps` runs the
@@ -95,53 +183,22 @@ class ViT(nn.Module):
     """
 
     pos_embed: Tensor
-    prefix = 1
 
     def __init__(self, config: ViTConfig, patch_embed: nn.Module, patch: int) -> None:
-        super().__init__()
-        self.config, self.patch = config, patch
+        super().__init__(config, patch, class_token=True)
+        assert self.cls_token is not None  # just asked for
         self.patch_embed = patch_embed
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.register_buffer('pos_embed', sincos_position_grid(config.dim, (config.grid, config.grid)))
         self.blocks = make_blocks(config)
         self.norm = nn.LayerNorm(config.dim, eps=config.eps) if config.final_norm else nn.Identity()
         nn.init.normal_(self.cls_token, std=0.02)
-
-    @property
-    def dim(self) -> int:
-        """Width D."""
-        return self.config.dim
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.blocks)
-
-    @property
-    def stages(self) -> nn.ModuleList:
-        """The blocks in order."""
-        return self.blocks
 
     def embed(self, x: Tensor) -> Tensor:
         """Turn images (B, bands, H, W) of any size into a map of patches (B, D, h, w), before positions.
 
         Images are padded right and bottom with zeros, the mean of normalised pixels, to whole patches.
         """
-        return self.patch_embed(F.pad(x, (0, -x.shape[-1] % self.patch, 0, -x.shape[-2] % self.patch)))
-
-    def hidden_states(self, x: Tensor) -> list[Tensor]:
-        """Run the native form: the output (B, 1 + h*w, D) of every block, class token first, before any final norm."""
-        states = [self.first_tokens(x)]
-        for block in self.blocks:
-            states.append(block(states[-1]))
-        return states[1:]
-
-    def tokens(self, x: Tensor) -> Tensor:
-        """Run the native form: the last block's output (B, 1 + h*w, D) after the final norm, if there is one."""
-        y = self.first_tokens(x)
-        for block in self.blocks:
-            y = block(y)
-        return self.norm(y)
+        return self.patch_embed(pad_to_multiple(x, self.patch))
 
     def attention_maps(self, x: Tensor) -> Tensor:
         """Return the last block's attention (B, heads, 1 + n, 1 + n) in the native form; rows sum to 1.
@@ -163,33 +220,15 @@ class ViT(nn.Module):
         states = windowed_states(self.blocks, y, window=size, global_at=self.global_at, layers=layers)
         return [state.permute(0, 3, 1, 2) for state in states]
 
-    def last_map(self, x: Tensor, window: int | None = None) -> Tensor:
-        """Run the windowed form: the last block's output as a map (B, D, h, w); see `maps`."""
-        return self.maps(x, [self.depth - 1], window)[0]
-
     def first_tokens(self, x: Tensor) -> Tensor:
         """Return what the first block takes in the native form: tokens (B, 1 + h*w, D) with positions."""
-        grid = self.embed(x)
-        pos = resize_position_grid(self.pos_embed, (grid.shape[2], grid.shape[3]))
-        tokens = grid.flatten(2).transpose(1, 2) + pos[:, 1:]
-        cls = (self.cls_token + pos[:, :1]).to(tokens.dtype).expand(tokens.shape[0], -1, -1)
-        return torch.cat([cls, tokens], dim=1)
+        return self.add_class_token(self.place(self.embed(x)).flatten(1, 2), self.pos_embed[:, :1])
 
     def place(self, patches: Tensor) -> Tensor:
         """Add positions to a map of patches (B, D, h, w), giving the grid (B, h, w, D) without a class token."""
         h, w = patches.shape[2:]
         pos = resize_position_grid(self.pos_embed[:, 1:], (h, w), prefix=0)
         return patches.permute(0, 2, 3, 1) + pos.reshape(1, h, w, -1)
-
-    @property
-    def global_at(self) -> tuple[int, ...]:
-        """Blocks that attend globally in the windowed form, counted from 0."""
-        return global_blocks(self.config.depth)
-
-    def native_parameters(self) -> Iterator[nn.Parameter]:
-        """Go through the parameters that only the native form uses: class token and final norm."""
-        yield self.cls_token
-        yield from self.norm.parameters()
 
 
 def make_blocks(config: ViTConfig) -> nn.ModuleList:

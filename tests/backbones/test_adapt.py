@@ -15,6 +15,7 @@ from geolearn.backbones.adapt import (
     LoraLinear,
     adapt,
     merged_state_dict,
+    own_parameters,
     rate_groups,
 )
 from geolearn.bands import get_bands
@@ -217,6 +218,15 @@ def test_rates_fall_from_block_to_block_and_cover_what_learns_once(small, name, 
                 assert group.scale == 0.5 ** (depth + 1)
 
 
+def test_blocks_of_a_convolutional_network_count_too():
+    backbone = create_backbone('plain_unet', BANDS, pretrained=False, strides=None)
+    adapt(backbone, Adaptation(2, layer_decay=0.5))
+    assert {name.split('.')[1] for name in learning(backbone.trunk)} == {'2', '3'}
+    assert [group.scale for group in rate_groups(backbone, 0.5)] == [0.25, 0.5]
+    with pytest.raises(BackboneError, match='plain_unet has no linear layers'):
+        adapt(backbone, Adaptation(lora_rank=2))
+
+
 def test_frozen_blocks_have_no_rate(small):
     backbone = small('dofa_tiny')
     adapt(backbone, Adaptation(2, layer_decay=0.5))
@@ -321,6 +331,34 @@ def test_updates_of_blocks_that_are_frozen_or_not_run_are_left_out(small):
     backbone = small('dofa_tiny', depth=6, form='layers', layers=(0, 1, 2, 3))
     adapt(backbone, Adaptation(lora_rank=2))
     assert {block_of(n) for n in learning(backbone.trunk)} == {0, 1, 2, 3}
+
+
+def test_updates_are_no_parameters_of_the_trunks_own(small):
+    backbone = small('dofa_tiny')
+    adapt(backbone, Adaptation('all but norms', lora_rank=2))
+    names = {id(p): n for n, p in backbone.trunk.named_parameters()}
+    own = {names[id(p)] for p in own_parameters(backbone)}
+    assert own == {n for n in names.values() if 'lora' not in n}
+    grouped = {names[id(p)] for group in rate_groups(backbone, 0.5) for p in group.parameters}
+    assert grouped == {n for n in learning(backbone.trunk) if 'lora' not in n}
+    assert grouped
+
+
+@pytest.mark.parametrize('decay', [None, 0.5])
+def test_a_network_trains_updates_with_its_new_layers(small, decay):
+    from geolearn.models.network import Network, Normalise  # layers above, for this test alone
+
+    backbone = small('dofa_tiny')
+    adapt(backbone, Adaptation('all but norms', lora_rank=2, layer_decay=decay))
+    names = {id(p): n for n, p in backbone.trunk.named_parameters()}
+    network = Network(Normalise([0.0] * len(BANDS), [1.0] * len(BANDS)), backbone)
+    network.layer_decay = decay
+    *trunk, new = network.rate_groups()
+    assert new.scale == 1
+    assert {n for n in learning(backbone.trunk) if 'lora' in n} == {
+        names[id(p)] for p in new.parameters if id(p) in names
+    }
+    assert not any('lora' in names[id(p)] for group in trunk for p in group.parameters)
 
 
 def test_updates_are_a_small_share_of_a_large_network():

@@ -18,7 +18,7 @@ class BackboneContract:
     """Subclass, set `name`, and pytest runs every promise a backbone makes."""
 
     name: str
-    asked: tuple[int, ...] = (4, 8, 16, 32)
+    asked: tuple[int, ...] | None = (4, 8, 16, 32)
     offered: tuple[int, ...] = (4, 8, 16, 32)
 
     def build(self):
@@ -106,6 +106,26 @@ class TestShuffleNetOfTorchvision(BackboneContract):
     name = 'shufflenet_v2_x0_5'
 
 
+class TestEveryMapOfAResNet(BackboneContract):
+    name = 'resnet18'
+    asked, offered = None, (2, 4, 8, 16, 32)
+
+
+class TestEveryMapOfAResNetOfTorchvision(BackboneContract):
+    name = 'torchvision:resnet18'
+    asked, offered = None, (2, 4, 8, 16, 32)
+
+
+class TestPlainCnn(BackboneContract):
+    name = 'plain_unet'
+    asked, offered = None, (1, 2, 4, 8)
+
+
+class TestFirstBlocksOfThePlainCnn(BackboneContract):
+    name = 'plain_unet'
+    asked = offered = (1, 4)
+
+
 @pytest.mark.parametrize('name', ['vgg11', 'torchvision:vgg11'])
 def test_chains_with_finer_strides_start_at_4(name):
     net = create_backbone(name, BANDS, pretrained=False)
@@ -162,6 +182,11 @@ def test_impossible_options_are_refused(arguments, message):
     [
         ('resnet18', {'form': 'tokens'}, 'without tokens'),
         ('mobilenet_v3_small', {'drop_path': 0.1}, 'comes from torchvision'),
+        ('mobilenet_v3_small', {'window': 7}, 'is no plain transformer'),
+        ('plain_unet', {'drop_path': 0.1}, 'has no residuals to drop'),
+        ('plain_unet', {'form': 'tokens'}, 'without tokens'),
+        ('plain_unet', {'form': 'layers', 'layers': (0, 1, 2, 3)}, 'is no plain transformer'),
+        ('plain_unet', {'pretrained': True, 'strides': None}, 'no weights are published for plain_unet; pass pretrain'),
         ('alexnet', {}, 'needed .4, 8, 16, 32.; take another model'),
         ('torchvision:vit_b_16', {}, 'does not run its layers in one chain'),
         ('maxvit_t', {}, 'does not run its layers in one chain'),
@@ -169,7 +194,7 @@ def test_impossible_options_are_refused(arguments, message):
 )
 def test_models_that_cannot_serve_say_why(name, arguments, message):
     with pytest.raises(ValueError, match=message):
-        create_backbone(name, BANDS, pretrained=False, **arguments)
+        create_backbone(name, BANDS, **({'pretrained': False} | arguments))
 
 
 def test_no_bands_is_an_error():
@@ -178,6 +203,12 @@ def test_no_bands_is_an_error():
 
 
 class TestPretrainedConvolutions:
+    def test_weights_of_the_plain_cnn_come_from_files_of_ones_own(self, tmp_path):
+        donor = create_backbone('plain_unet', BANDS, pretrained=False, strides=None)
+        torch.save(donor.trunk.state_dict(), tmp_path / 'w.pth')
+        net = create_backbone('plain_unet', BANDS, weights=tmp_path / 'w.pth', strides=None)
+        assert torch.equal(net.trunk.stages[3][0].weight, donor.trunk.stages[3][0].weight)
+
     def test_rgb_weights_of_timm_are_carried_over_by_band(self, tmp_path):
         donor = timm.create_model('resnet18', pretrained=False)
         torch.save({'state_dict': donor.state_dict()}, tmp_path / 'w.pth')

@@ -100,6 +100,16 @@ class TestDescribing:
         assert info.bands == ()
         assert 'bands:       any with a wavelength, or radar' in str(info)
 
+    def test_convolutional_networks_have_no_heads_and_any_bands(self):
+        text = str(describe_backbone('plain_unet'))
+        assert 'network:     plain_cnn: width 512, 4 blocks\n' in text
+        assert 'bands:       any\n' in text
+        assert 'weights:     none are published' in text
+        assert backbone_table('plain_unet').loc['plain_unet', 'bands'] == 'any'
+        with torch.device('meta'):
+            trunk = create_backbone('plain_unet', RGB, pretrained=False, strides=None).trunk
+        assert sum(p.numel() for p in trunk.parameters()) == catalog.get_record('plain_unet').parameters
+
     def test_restrictions_are_named(self, monkeypatch):
         record = replace(catalog.get_record('dofa_tiny'), non_commercial=True, gated=True)
         monkeypatch.setattr(catalog, 'get_record', lambda name: record)

@@ -14,8 +14,9 @@ from geolearn.backbones.compiling import CompiledNetwork, compile_for_inference
 from geolearn.backbones.dofa import DynamicPatchEmbed
 from geolearn.backbones.trunk import ViT, ViTConfig
 from geolearn.classes import ClassInfo
+from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.raster import MapPlan, map_raster
-from geolearn.inference.tiles import PixelScale
+from geolearn.inference.tiles import PixelScale, Source
 from geolearn.raster import GeoBox, RasterWriter, open_raster
 from geolearn.tiling import make_grid
 
@@ -184,11 +185,13 @@ def test_a_map_by_a_compiled_network_is_the_same_map(monkeypatch, tmp_path):
     classes = tuple(ClassInfo(value, f'class {value}', (value, 0, 0)) for value in (1, 2))
     with open_raster(tmp_path / 'scene.tif') as src:
         grid = make_grid((60, 100), tile_size=32, halo=4)
-        plan = MapPlan((1, 2), grid, 5, PixelScale(), classes)
+        plan = MapPlan(grid, 5, PixelScale(), ClassEncoding(classes))
         network = nn.Conv2d(2, 2, 3, padding=1)
-        plain = map_raster(src, network, plan, tmp_path / 'plain.tif', tags={})
+        plain = map_raster([Source(src, (1, 2))], network, plan, tmp_path / 'plain.tif', tags={})
         assert not shapes
-        compiled = map_raster(src, network, replace(plan, compile=True), tmp_path / 'compiled.tif', tags={})
+        compiled = map_raster(
+            [Source(src, (1, 2))], network, replace(plan, compile=True), tmp_path / 'compiled.tif', tags={}
+        )
     assert set(shapes) == {(5, 2, *grid.tile_shape)}
     assert plain.read_bytes() == compiled.read_bytes()
 

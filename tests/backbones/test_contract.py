@@ -7,51 +7,84 @@ import pytest
 import torch
 
 from geolearn.backbones import catalog, create_backbone
+from geolearn.backbones.catalog import WeightsSource
 from geolearn.bands import get_bands
 
 S2 = get_bands('sentinel2_l2a', ['B04', 'B03', 'B02', 'B08'])
+S1 = get_bands('sentinel1', ['VV', 'VH'])
 SMALL = {'dim': 48, 'depth': 4, 'heads': 3}
 
-# Name, changes that make it small, bands.
-VARIANTS = [
+# Name, changes that make it small, bands: of every family of the catalog.
+TRANSFORMERS = [
     pytest.param(('dofa_base', SMALL, S2), id='dofa'),
     pytest.param(('dofa_v2_base', SMALL, S2), id='dofa-v2-patch-14'),
     pytest.param(('prithvi_v1_100M', SMALL, S2), id='prithvi'),
     pytest.param(('prithvi_v2_600M_TL', SMALL, S2), id='prithvi-patch-14-coordinates'),
     pytest.param(('clay_large', SMALL, S2), id='clay'),
     pytest.param(('croma_base', SMALL | {'heads': 4}, S2), id='croma'),
+    pytest.param(('croma_base', SMALL | {'heads': 4, 'depth': 8}, S1), id='croma-radar'),
     pytest.param(('galileo_nano', {'depth': 4}, S2), id='galileo'),
+    pytest.param(('panopticon', SMALL, S2), id='panopticon'),
+    pytest.param(('panopticon', SMALL, S1), id='panopticon-radar'),
     pytest.param(('scalemae_large', SMALL, S2), id='scalemae'),
     pytest.param(('spectralgpt', SMALL, S2), id='spectralgpt'),
     pytest.param(('ssl4eo_dino', SMALL, S2), id='ssl4eo'),
     pytest.param(('terramind_tiny', SMALL, S2), id='terramind'),
+    pytest.param(('terramind_base', SMALL, S2 + S1), id='terramind-gated-two-sensors'),
+    pytest.param(('vit_tiny', {'sources': (WeightsSource('timm/test_vit', 'main', ''),)}, S2), id='timm'),
+]
+NETWORKS = [
+    pytest.param(('plain_unet', {}, S2), id='plain-cnn'),
+    pytest.param(('satlas_tiny', {'dim': 24, 'depth': 8, 'heads': 3}, S2), id='satlas'),
+    pytest.param(('swin_tiny', {'sources': (WeightsSource('timm/test_convnext', 'main', ''),)}, S2), id='timm-network'),
 ]
 MAPS = ['pyramid', 'layers']
 
 
-@pytest.fixture(params=VARIANTS)
-def build(request, use_record):
-    """A function that builds the small variant at random values."""
+def small(request, use_record):
     name, changes, bands = request.param
     use_record(replace(catalog.read_catalog()[name], **changes))
 
     def make(**options):
         torch.manual_seed(0)
-        return create_backbone(name, bands, pretrained=False, **options)
+        return create_backbone(name, bands, pretrained=False, **({'strides': None} | options))
 
     make.name, make.count = name, len(bands)
     return make
 
 
+@pytest.fixture(params=TRANSFORMERS)
+def build(request, use_record):
+    """A function that builds a small transformer at random values, with all maps that it has."""
+    return small(request, use_record)
+
+
+@pytest.fixture(params=[*TRANSFORMERS, *NETWORKS])
+def build_any(request, use_record):
+    """The same of all networks, those of several resolutions too, which have no tokens."""
+    return small(request, use_record)
+
+
+@pytest.fixture(params=NETWORKS)
+def build_network(request, use_record):
+    """The same of networks of several resolutions alone."""
+    return small(request, use_record)
+
+
+def test_every_family_is_here():
+    tested = {catalog.get_record(variant.values[0][0]).family for variant in (*TRANSFORMERS, *NETWORKS)}
+    assert tested == {record.family for record in catalog.read_catalog().values()}
+
+
 @pytest.mark.parametrize('form', MAPS)
 @pytest.mark.parametrize('size', [(64, 96), (65, 97), (33, 32)])
-def test_maps_have_the_declared_channels_and_strides(build, form, size):
-    net = build(form=form).eval()
+def test_maps_have_the_declared_channels_and_strides(build_any, form, size):
+    net = build_any(form=form).eval()
     with torch.no_grad():
-        shapes = [tuple(m.shape) for m in net(torch.randn(2, build.count, *size))]
+        shapes = [tuple(m.shape) for m in net(torch.randn(2, build_any.count, *size))]
     expected = [(2, c, math.ceil(size[0] / s), math.ceil(size[1] / s)) for c, s in zip(net.channels, net.strides)]
     assert shapes == expected
-    assert net.strides == (4, 8, 16, 32)
+    assert net.strides == ((1, 2, 4, 8) if build_any.name == 'plain_unet' else (4, 8, 16, 32))
 
 
 @pytest.mark.parametrize('size', [(64, 96), (65, 97)])
@@ -80,6 +113,17 @@ def test_gradients_reach_every_trainable_parameter_and_no_other(build, options, 
     assert any(n.startswith('trunk.') for n, p in named if p.requires_grad)
 
 
+@pytest.mark.parametrize('checkpointing', [False, True])
+@pytest.mark.parametrize('strides', [None, (4, 8), (8,)])
+def test_gradients_reach_every_parameter_of_a_network_of_several_resolutions(build_network, strides, checkpointing):
+    if checkpointing and build_network.name == 'plain_unet':
+        pytest.skip('keeps its activations')
+    net = build_network(strides=strides, checkpointing=checkpointing).train()
+    maps = net(torch.randn(2, build_network.count, 64, 48))
+    sum((m * torch.randn_like(m)).sum() for m in maps).backward()
+    assert [n for n, p in net.named_parameters() if not p.requires_grad or p.grad is None] == []
+
+
 @pytest.mark.parametrize('form', [*MAPS, 'tokens'])
 def test_evaluation_repeats_itself_bit_for_bit(build, form):
     net, x = build(form=form, drop_path=0.3).eval(), torch.randn(2, build.count, 48, 64)
@@ -88,8 +132,16 @@ def test_evaluation_repeats_itself_bit_for_bit(build, form):
     assert all(torch.equal(a, b) for a, b in zip(first, second))
 
 
-@pytest.mark.parametrize('form', [*MAPS, 'tokens'])
-def test_a_state_dict_round_trip_gives_equal_results(build, form):
+@pytest.mark.parametrize('form', MAPS)
+def test_a_state_dict_round_trip_gives_equal_maps(build_any, form):
+    check_round_trip(build_any, form)
+
+
+def test_a_state_dict_round_trip_gives_equal_tokens(build):
+    check_round_trip(build, 'tokens')
+
+
+def check_round_trip(build, form):
     net, other, x = build(form=form).eval(), build(form=form).eval(), torch.randn(1, build.count, 48, 64)
     for parameter in other.parameters():
         torch.nn.init.normal_(parameter)
@@ -99,8 +151,8 @@ def test_a_state_dict_round_trip_gives_equal_results(build, form):
 
 
 @pytest.mark.parametrize('form', MAPS)
-def test_images_of_a_batch_do_not_mix(build, form):
-    net, x = build(form=form).eval(), torch.randn(2, build.count, 64, 64)
+def test_images_of_a_batch_do_not_mix(build_any, form):
+    net, x = build_any(form=form).eval(), torch.randn(2, build_any.count, 64, 64)
     with torch.no_grad():
         for both, one in zip(net(x), net(x[1:])):
             torch.testing.assert_close(both[1:], one, atol=1e-4, rtol=1e-4)

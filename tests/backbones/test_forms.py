@@ -39,6 +39,10 @@ class TestLayers:
         assert build(form='layers', strides=(8, 32)).layers == (1, 3)
         assert build(form='layers', layers=(0, 0, 2, 2)).layers == (0, 0, 2, 2)
 
+    def test_one_map_comes_from_the_last_layer(self, build):
+        assert build(form='layers', strides=(16,)).layers == (3,)
+        assert build(form='layers', strides=(8,), layers=(0, 1, 2, 3)).layers == (1,)
+
     def test_blocks_after_the_last_layer_do_not_run_and_do_not_learn(self, build):
         net = build(form='layers', layers=(0, 0, 1, 1))
         assert [any(p.requires_grad for p in s.parameters()) for s in net.trunk.stages] == [True, True, False, False]

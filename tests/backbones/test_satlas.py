@@ -98,6 +98,34 @@ class TestSatlas:
             create_backbone('satlas_tiny', S2, pretrained=False, **arguments)
 
 
+class TestCheckpointing:
+    def test_gradients_are_the_same(self):
+        x, gradients = torch.rand(2, 2, 64, 48), []
+        for enable in (False, True):
+            torch.manual_seed(0)
+            net = SwinMaps(2, 24, (2, 2, 2, 2), 3, drop_path=0.3).train()
+            net.set_grad_checkpointing(enable)
+            sum(m.square().mean() for m in net(x)).backward()
+            gradients.append([p.grad for p in net.parameters()])
+        for kept, made_again in zip(*gradients):
+            torch.testing.assert_close(kept, made_again)
+
+    def test_little_of_any_block_is_kept_for_the_way_back(self):
+        def kept(enable):
+            net = SwinMaps(2, 24, (2, 2, 2, 2), 3).train()
+            net.set_grad_checkpointing(enable)
+            seen = []
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.numel()) or t, lambda t: t):
+                net(torch.randn(1, 2, 128, 128))
+            return sum(seen)
+
+        assert kept(True) < 0.2 * kept(False)
+
+    def test_the_backbone_takes_the_switch(self):
+        net = create_backbone('satlas_tiny', S2, pretrained=False, checkpointing=True, strides=(4,))
+        assert net.trunk.checkpointing
+
+
 def test_odd_sizes_and_all_parameters_learn():
     net = SwinMaps(2, 16, (1, 1, 1, 1), 1)
     maps = net(torch.rand(1, 2, 68, 100))
