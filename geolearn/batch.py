@@ -40,6 +40,7 @@ class Batch:
             fractions after mixing.
         holes: (n, height, width) bool, True where images in their stored dtype hold no data; None once `cast` has made
             NaN of them.
+        values: (n, height, width) float32 numbers to learn in their stored units, NaN where there is no truth.
     """
 
     images: Tensor
@@ -47,6 +48,7 @@ class Batch:
     objects: tuple[Objects, ...] | None = None
     labels: Tensor | None = None
     holes: Tensor | None = None
+    values: Tensor | None = None
 
     def to(self, device: torch.device) -> 'Batch':
         """Return the same batch on a device."""
@@ -56,6 +58,7 @@ class Batch:
             None if self.objects is None else tuple(objects.to(device) for objects in self.objects),
             None if self.labels is None else self.labels.to(device),
             None if self.holes is None else self.holes.to(device),
+            None if self.values is None else self.values.to(device),
         )
 
     def cast(self) -> 'Batch':
@@ -69,5 +72,5 @@ class Batch:
 
     @property
     def targets(self) -> tuple[Tensor | tuple[Objects, ...], ...]:
-        """What is known, in the order masks, objects, labels; empty for images alone."""
-        return tuple(known for known in (self.masks, self.objects, self.labels) if known is not None)
+        """What is known, in the order masks, values, objects, labels; empty for images alone."""
+        return tuple(known for known in (self.masks, self.values, self.objects, self.labels) if known is not None)

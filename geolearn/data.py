@@ -1,7 +1,7 @@
 """ChipData: batches of chips with everything a model must know about them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from geolearn.chips.balance import class_weights
 from geolearn.chips.label import Task
 from geolearn.chips.loader import ChipDataset, ChipLoader
 from geolearn.chips.splits import Split
-from geolearn.chips.table import ChipTable
+from geolearn.chips.table import ChipTable, TargetStatistics
 from geolearn.classes import ClassInfo
 from geolearn.normalize import Normalization
 from geolearn.statistics import BandStatistics
@@ -112,6 +112,11 @@ class ChipData:
         return class_weights([counts[info.value] for info in self.class_infos])
 
     @property
+    def target_statistics(self) -> TargetStatistics | None:
+        """What the numbers to learn are, over the training chips' pixels that have one; None where labels hold none."""
+        return self.table.target_statistics(self.split.train)
+
+    @property
     def batch_size(self) -> int:
         """Chips per batch."""
         return self.train_dl.batch_size
@@ -172,11 +177,15 @@ class ChipData:
 
         Returns:
             A row for each trained class and column pairs by part: how many pixels (or objects, or chips) are of the
-            class, and how many chips hold it.
+            class, and how many chips hold it. Of numbers to learn, a row for each part with its `TargetStatistics`.
         """
         import pandas as pd
 
         parts = {'train': self.split.train, 'valid': self.split.valid, 'test': self.split.test}
+        if self.task == Task.VALUES:
+            found = {name: self.table.target_statistics(positions) for name, positions in parts.items()}
+            rows = {name: asdict(statistics) for name, statistics in found.items() if statistics is not None}
+            return pd.DataFrame.from_dict(rows, orient='index').rename_axis('part')
         unit = 'pixels' if self.task in taxonomy.RASTER_TASKS else 'labels'
         amounts = self.table.amounts([info.value for info in self.class_infos])
         columns: dict[str, Any] = {'value': [info.value for info in self.class_infos]}
@@ -206,6 +215,11 @@ class ChipData:
             f'  ignored  {value:>5}  {"":<24}{self.value_counts.get(value, 0) / total:>8.2%} of {unit}'
             for value in self.ignored_values
         )
+        if (target := self.target_statistics) is not None:
+            lines.append(
+                f'  target   {target.minimum:g} to {target.maximum:g}, mean {target.mean:g}, std {target.std:g} over '
+                f'{target.count:,} training pixels'
+            )
         lines.extend(f'  note     {note}' for note in self.notes)
         return '\n'.join(lines)
 

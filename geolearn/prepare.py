@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from geolearn.augment import BatchTransform
 from geolearn.chips import taxonomy
 from geolearn.chips.augmenting import Transforms, check_transforms, choose_transform
 from geolearn.chips.balance import rare_values, repeat_factors
@@ -17,9 +18,10 @@ from geolearn.chips.dividing import Division, SplitChoice, divide
 from geolearn.chips.gather import GatherPlan, check_rare_crops
 from geolearn.chips.inputs import ChosenInput, choose_input
 from geolearn.chips.interpret import BandChoice
-from geolearn.chips.label import Task
+from geolearn.chips.label import Target, Task
 from geolearn.chips.loader import ChipDataset, ChipLoader, LoaderOptions
 from geolearn.chips.splits import Split
+from geolearn.chips.targets import check_values, refuse_class_options
 from geolearn.classes import ClassInfo
 from geolearn.data import ChipData
 from geolearn.device import choose_device
@@ -41,6 +43,7 @@ def prepare_data(
     seed: int = 42,
     dataset_type: str | None = None,
     *,
+    target: Target | None = None,
     working_dir: str | Path | None = None,
     ignore_classes: Sequence[int | str] = (),
     split: SplitChoice = 'random',
@@ -73,6 +76,9 @@ def prepare_data(
             generator that returns the batch changed.
         seed: Fixes split, order, crops and augmentation.
         dataset_type: Format of the folders, such as ``'Classified_Tiles'``; None takes their own word, else their look.
+        target: What the pixels of label rasters are: ``'classes'``, or ``'values'`` for numbers to learn, such as
+            biomass, in stored units; NaN and NoData mean no truth. None takes floating-point rasters as numbers unless
+            the .emd lists classes, and integers as classes.
         working_dir: Models go to ``<working_dir>/models/<name>``; None means the chip folder.
         ignore_classes: Label values or class names to leave out of training, metrics and predictions; 0 for sparse
             labels.
@@ -101,7 +107,7 @@ def prepare_data(
     Raises:
         ChipFolderError: If a folder holds no chips, its content does not fit together or an argument makes no sense.
         TypeError: If `normalize` or `transforms` is none, or names an option that there is not.
-        UnknownNameError: If there is no such dataset_type, split or normalisation.
+        UnknownNameError: If there is no such dataset_type, target, split or normalisation.
         BandError: If bands do not fit.
     """
     _check_numbers(chip_size=chip_size, batch_size=batch_size, seed=seed, num_workers=num_workers)
@@ -111,23 +117,16 @@ def prepare_data(
     division = Division(split, val_split_pct, test_split_pct, block_size, label_fraction, seed)
     parts = [_paths(path), _paths(valid_path), _paths(test_path)]
     division.check_folders(valid=bool(parts[1]), test=bool(parts[2]))
-    chips = open_collection([p for part in parts for p in part], dataset_type, pack=pack)
+    chips = open_collection([p for part in parts for p in part], dataset_type, pack=pack, target=target)
+    about_classes = {'class_mapping': class_mapping, 'ignore_classes': ignore_classes, 'oversample': oversample}
+    refuse_class_options(chips.task, about_classes | {"split='stratified'": split == 'stratified'})
     choice = choose_input(chips, bands, extract_bands, normalize)
     classes = _choose_classes(chips, choice, class_mapping or {}, ignore_classes)
-    part_of = np.repeat([0, 1, 2], [len(part) for part in parts])[chips.part_of] if any(parts[1:]) else None
-    found, split_notes = divide(chips.table, classes.presence, division, part_of, whole=chips.task == Task.LABEL)
+    found, split_notes = _divide(chips, classes, division, parts)
     options = LoaderOptions(
         batch_size=batch_size or DEFAULT_BATCH_SIZE,
         shuffle=True,
-        transform=choose_transform(
-            transforms,
-            chips.task,
-            choice.bands,
-            choice.statistics,
-            class_count=len(classes.infos),
-            dates=chips.table.dates,
-            dihedral=chips.metadata.dihedral,
-        ),
+        transform=_make_transform(transforms, chips, choice, classes),
         seed=seed,
         num_workers=num_workers,
         device=choose_device(),
@@ -135,9 +134,8 @@ def prepare_data(
     )
     plan = _make_plan(chips, choice, classes, options, chip_size=chip_size, rare=rare_class_crops)
     train_dl, valid_dl, test_dl = _make_loaders(chips, found, plan, options)
-    remarks = [*_tell_folders(chips), *choice.remarks, *split_notes]
-    if batch_size is None:
-        remarks.insert(0, f'batch_size=None means batches of {DEFAULT_BATCH_SIZE}, or fewer where chips are fewer')
+    sized = f'batch_size=None means batches of {DEFAULT_BATCH_SIZE}, or fewer where chips are fewer'
+    told = [sized] if batch_size is None else []
     return ChipData(
         path=chips.folders[0].opened.folder,
         working_dir=Path(working_dir) if working_dir else None,
@@ -160,7 +158,7 @@ def prepare_data(
         cell_size=chips.metadata.cell_size,
         image_space=chips.metadata.image_space,
         acquired=chips.acquired,
-        remarks=tuple(remarks),
+        remarks=(*told, *_tell_folders(chips), *choice.remarks, *split_notes),
     )
 
 
@@ -181,6 +179,29 @@ def _choose_classes(
     ignored = taxonomy.ignored_values(ignore, listed, renamed, counts)
     infos = taxonomy.choose_classes(chips.task, listed, renamed, ignored, counts, _finder(chips))
     return _Classes(infos, ignored, chips.table.amounts([info.value for info in infos]) > 0)
+
+
+def _divide(
+    chips: Collection, classes: _Classes, division: Division, parts: Sequence[Sequence[str | Path]]
+) -> tuple[Split, list[str]]:
+    """Divide the chips, of which folders may say the part, and make sure that numbers to learn are in each."""
+    part_of = np.repeat([0, 1, 2], [len(part) for part in parts])[chips.part_of] if any(parts[1:]) else None
+    split, notes = divide(chips.table, classes.presence, division, part_of, whole=chips.task == Task.LABEL)
+    return split, notes + (check_values(chips.table, split) if chips.task == Task.VALUES else [])
+
+
+def _make_transform(
+    given: Transforms, chips: Collection, choice: ChosenInput, classes: _Classes
+) -> BatchTransform | None:
+    return choose_transform(
+        given,
+        chips.task,
+        choice.bands,
+        choice.statistics,
+        class_count=len(classes.infos),
+        dates=chips.table.dates,
+        dihedral=chips.metadata.dihedral,
+    )
 
 
 def _make_plan(

@@ -1,4 +1,4 @@
-"""Change whole batches at random, on their device: images, masks, boxes, outlines and labels together.
+"""Change whole batches at random, on their device: images, masks, values, boxes, outlines and labels together.
 
 Every change takes a batch and a generator on the CPU and returns a changed batch. All randomness comes from the
 generator, so a seed repeats exactly. Where images have several dates, all of them move together.

@@ -1,4 +1,4 @@
-"""Move pixels: flips, quarter turns, zoom. Images, masks, boxes and outlines move together."""
+"""Move pixels: flips, quarter turns, zoom. Images, masks, values, boxes and outlines move together."""
 
 import math
 from dataclasses import dataclass, replace
@@ -64,6 +64,7 @@ class Dihedral:
             batch,
             images=_turned(batch.images, turns),
             masks=None if batch.masks is None else _turned(batch.masks, turns),
+            values=None if batch.values is None else _turned(batch.values, turns),
             objects=objects and tuple(turn.objects(found, shape) for turn, found in zip(turns, objects)),
         )
 
@@ -125,7 +126,8 @@ class _Window(NamedTuple):
 class ScaleCrop:
     """Zoom each image by its own factor, and cut or pad it to the size it had.
 
-    Images are resampled bilinearly, masks to the nearest pixel. What lies beyond the image is NaN and IGNORE_INDEX.
+    Images are resampled bilinearly, masks and values to the nearest pixel. What lies beyond the image is NaN, in masks
+    IGNORE_INDEX.
     Labels of whole images stay as they are.
 
     Args:
@@ -145,15 +147,14 @@ class ScaleCrop:
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return a zoomed copy."""
-        images, masks, objects = batch.images, batch.masks, batch.objects
+        images, objects = batch.images, batch.objects
         windows = self._draw(len(images), images.shape[-2], images.shape[-1], generator)
         holes = images.isnan().flatten(1).any(1).tolist()
         return replace(
             batch,
             images=torch.stack([w.bilinear(image, holes=hole) for w, image, hole in zip(windows, images, holes)]),
-            masks=masks
-            if masks is None
-            else torch.stack([window.nearest(mask, IGNORE_INDEX) for window, mask in zip(windows, masks)]),
+            masks=_nearest(windows, batch.masks, IGNORE_INDEX),
+            values=_nearest(windows, batch.values, math.nan),
             objects=objects and tuple(self._objects(w, o, images.shape) for w, o in zip(windows, objects)),
         )
 
@@ -179,6 +180,12 @@ class ScaleCrop:
             masks = masks[kept]
             return Objects(tight_boxes(masks), found.labels[kept], masks)
         return Objects(boxes[kept], found.labels[kept])
+
+
+def _nearest(windows: list[_Window], planes: Tensor | None, fill: float) -> Tensor | None:
+    if planes is None:
+        return None
+    return torch.stack([window.nearest(plane, fill) for window, plane in zip(windows, planes)])
 
 
 def _area(boxes: Tensor) -> Tensor:

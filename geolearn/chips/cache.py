@@ -7,6 +7,7 @@ from pathlib import Path
 
 import platformdirs
 
+from geolearn.chips.label import Task
 from geolearn.chips.source import Listing
 
 CACHE_VARIABLE = 'GEOLEARN_CACHE'
@@ -27,7 +28,7 @@ def pack_path(folder: Path, dataset_type: str, listing: Listing, *, version: int
     """Return where the pack of a chip folder belongs.
 
     The parent is the folder's own; the name changes with the names, sizes and times of the chips' files and of the
-    sidecars beside them, the classes and the pack's version.
+    sidecars beside them, the classes and the pack's version. Labels read as numbers have a pack of their own.
     """
     states = _States()
     digest = hashlib.sha256(repr((version, dataset_type, listing.classes)).encode())
@@ -39,8 +40,9 @@ def pack_path(folder: Path, dataset_type: str, listing: Listing, *, version: int
             # with its folder, which may be the class: a file that is moved keeps name, size and time
             name = str(path).removeprefix(start)
             digest.update(f'{source.name}|{name}|{states.of(path)}\n'.encode('utf-8', 'surrogateescape'))
+    kind = dataset_type if listing.task != Task.VALUES else f'{dataset_type}-{listing.task}'
     place = hashlib.sha256(str(folder.resolve()).encode('utf-8', 'surrogateescape')).hexdigest()[:12]
-    return cache_folder() / 'packs' / f'{place}-{dataset_type}' / f'{digest.hexdigest()[:24]}.pack'
+    return cache_folder() / 'packs' / f'{place}-{kind}' / f'{digest.hexdigest()[:24]}.pack'
 
 
 class _States:

@@ -12,14 +12,13 @@ from geolearn.bands import Band
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.formats import OpenedFolder, open_chips
 from geolearn.chips.interpret import BandChoice, name_bands, scaling_note
-from geolearn.chips.label import Task
+from geolearn.chips.label import Target, Task
 from geolearn.chips.source import ChipSource
 from geolearn.chips.store import ChipStore, JoinedChips, open_store
 from geolearn.chips.table import ChipTable
 from geolearn.chips.taxonomy import unite_classes
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError
-from geolearn.statistics import find_percentiles
 from geolearn.units import RadarScale, check_radar_scales, compare_units, radar_scale, reflectance_scale
 
 
@@ -113,11 +112,13 @@ class Collection:
 
     def _check_units(self, bands: Sequence[Band]) -> None:
         """Refuse folders whose pixels are in units known to differ, such as decibels and linear power."""
+        if len(self.folders) == 1:
+            return
         radar: dict[str, RadarScale | None] = {}
         fractions: dict[bool, Path] = {}
         for part in self.folders:
             table = part.store.table
-            found = find_percentiles(table.sample.reshape(-1, table.band_count).T)
+            found = table.percentiles()
             if found is None:
                 continue
             radar[str(part.opened.folder)] = radar_scale(found, bands, dtype=table.dtype)
@@ -152,15 +153,23 @@ def _losses(table: ChipTable) -> list[str]:
     return notes
 
 
-def open_collection(paths: Sequence[str | Path], dataset_type: str | None, *, pack: bool) -> Collection:
+def open_collection(
+    paths: Sequence[str | Path], dataset_type: str | None, *, pack: bool, target: Target | None = None
+) -> Collection:
     """Open chip folders as one.
+
+    Args:
+        paths: The folders.
+        dataset_type: Of all of them; None takes their own word.
+        pack: Whether to copy chips into the cache.
+        target: What the pixels of label rasters are.
 
     Raises:
         ChipFolderError: If one is no chip folder, or they do not fit together.
     """
     if not paths:
         raise ChipFolderError('path is an empty list; pass at least one chip folder')
-    listed = [open_chips(path, dataset_type) for path in paths]
+    listed = [open_chips(path, dataset_type, target=target) for path in paths]
     _check_alike(listed)
     folders = []
     for opened in listed:

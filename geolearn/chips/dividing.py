@@ -115,6 +115,7 @@ def divide(
         ChipFolderError: If the chips cannot be divided so.
     """
     positions = np.arange(len(table)) if part_of is None else np.flatnonzero(part_of == 0)
+    places = [table.geobox(position) for position in range(len(table))]
     if part_of is not None and (part_of == 1).any():
         split = Split(
             tuple(positions.tolist()),
@@ -122,7 +123,7 @@ def divide(
             tuple(np.flatnonzero(part_of == 2).tolist()),
         )
     else:
-        split = _moved(_divide(table, positions, presence, wanted), positions)
+        split = _moved(_divide(table.names, places, positions, presence, wanted), positions)
         if part_of is not None:
             split = replace(split, test=tuple(np.flatnonzero(part_of == 2).tolist()))
     notes = []
@@ -135,7 +136,7 @@ def divide(
             f'label_fraction={wanted.label_fraction:g}: trained on {len(train)} of {len(split.train)} training chips'
         )
         split = replace(split, train=train)
-    return split, notes + _ground_notes(table, split, wanted, part_of)
+    return split, notes + _ground_notes(places, split, wanted, part_of)
 
 
 def _of_trained_classes(split: Split, presence: np.ndarray) -> tuple[Split, int]:
@@ -148,22 +149,21 @@ def _of_trained_classes(split: Split, presence: np.ndarray) -> tuple[Split, int]
     return replace(split, train=train, valid=valid, test=test), unused
 
 
-def _divide(table: ChipTable, positions: np.ndarray, presence: np.ndarray, wanted: Division) -> Split:
+def _divide(
+    names: Sequence[str], places: Sequence[GeoBox], positions: np.ndarray, presence: np.ndarray, wanted: Division
+) -> Split:
+    """Divide the chips at some positions of all; the split counts these alone."""
     shares = {'fraction': wanted.valid_fraction, 'test_fraction': wanted.test_fraction}
     if not isinstance(wanted.split, str) or wanted.split not in KINDS:
-        return split_list([table.names[p] for p in positions.tolist()], wanted.split)
+        return split_list([names[p] for p in positions.tolist()], wanted.split)
     if wanted.split == 'random':
         return split_random(len(positions), seed=wanted.seed, **shares)
     if wanted.split == 'stratified':
         return split_stratified(presence[positions], seed=wanted.seed, **shares)
-    places = _places(table, positions.tolist())
+    chosen = [places[p] for p in positions.tolist()]
     if wanted.split == 'blocks':
-        return split_blocks(places, block_size=wanted.block_size, seed=wanted.seed, **shares)
-    return split_latitude(places, fraction=wanted.valid_fraction, test_fraction=wanted.test_fraction)
-
-
-def _places(table: ChipTable, positions: Sequence[int]) -> list[GeoBox]:
-    return [table.geobox(position) for position in positions]
+        return split_blocks(chosen, block_size=wanted.block_size, seed=wanted.seed, **shares)
+    return split_latitude(chosen, fraction=wanted.valid_fraction, test_fraction=wanted.test_fraction)
 
 
 def _moved(split: Split, positions: np.ndarray) -> Split:
@@ -172,14 +172,14 @@ def _moved(split: Split, positions: np.ndarray) -> Split:
     return Split(*(tuple(positions[list(part)].tolist()) for part in parts))
 
 
-def _ground_notes(table: ChipTable, split: Split, wanted: Division, part_of: np.ndarray | None) -> list[str]:
+def _ground_notes(places: Sequence[GeoBox], split: Split, wanted: Division, part_of: np.ndarray | None) -> list[str]:
     """Tell about chips in no part, and warn where the parts share ground."""
     notes = []
     named = isinstance(wanted.split, str) and wanted.split in KINDS
     if split.dropped:
         why = 'share ground with another part' if named else 'are in no list'
         notes.append(f'{len(split.dropped)} chips {why} and were left out')
-    leaks = count_leaks(_places(table, range(len(table))), split)
+    leaks = count_leaks(places, split)
     if leak := leak_note(leaks, split, _leak_cure(leaks, part_of, named=named)):
         log.warning(leak)
         notes.append(leak)

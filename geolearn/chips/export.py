@@ -3,27 +3,25 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from geolearn.bands import Band, find_sensor, list_sensors
+from geolearn.chips.exporting.label_reader import LabelReader, shown_name
 from geolearn.chips.exporting.naming import Naming, sensor_notes
 from geolearn.chips.exporting.options import PROCESSING_MODES, ExportOptions
 from geolearn.chips.exporting.plan import Job, NothingThereError
 from geolearn.chips.exporting.plan_jobs import plan_jobs
-from geolearn.chips.exporting.regions import RasterLabels
 from geolearn.chips.exporting.run import Export, count_threads
 from geolearn.chips.exporting.sources import LabelSource
-from geolearn.chips.exporting.vectors import Layer, is_vector, place_areas, place_vectors, read_layers
-from geolearn.chips.label import Task
+from geolearn.chips.exporting.vectors import is_vector
+from geolearn.chips.label import Target, Task, check_target
 from geolearn.chips.writer import ChipWriter
 from geolearn.chips.writers import find_writer
 from geolearn.chips.writers.metadata import ExportFacts
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, UnknownNameError
-from geolearn.raster import open_raster, raster_bands, raster_geobox, require_place
+from geolearn.raster import open_raster, raster_bands, require_place
 from geolearn.raster.images import check_image_format
 
 log = logging.getLogger('geolearn')
@@ -40,6 +38,7 @@ def export_training_data(
     stride: int | None = None,
     class_value_field: str | None = None,
     *,
+    target: Target = 'classes',
     processing_mode: str = 'mosaic',
     class_name_field: str | None = None,
     classes: Sequence[ClassInfo] | None = None,
@@ -82,6 +81,8 @@ def export_training_data(
         class_value_field: Field of vector labels that holds class values 1..65535, or texts, which become classes
             1, 2, 3, ... in order of the alphabet. None looks for classvalue, class_value, value, classname and
             class_name in this order; without any, all features are class 1.
+        target: ``'classes'``, or ``'values'`` where `labels` is a raster of numbers to learn, such as biomass; they are
+            written as float32, NaN where there is no truth (Classified_Tiles).
         processing_mode: ``'mosaic'`` takes several rasters as one; ``'collection'`` cuts each by itself, so that their
             grids and CRS may differ. Labels are then vectors, and rasters without labels are passed over.
         class_name_field: Field that names the class values; None looks for classname and class_name.
@@ -116,12 +117,12 @@ def export_training_data(
         RasterError: If a raster cannot be read or a chip not written.
         ChipFolderError: If labels cannot be read, placed or stored in this format, no chip results or `out` is not
             empty; nothing is left behind.
-        UnknownNameError: If a format, sensor or mode is none that geolearn knows.
+        UnknownNameError: If a format, target, sensor or mode is none that geolearn knows.
         MissingExtraError: If vector labels are given and ``geolearn[vector]`` is not installed.
     """
     if sensor != 'Undefined' and find_sensor(sensor) is None:
         raise UnknownNameError('sensor', sensor, [*list_sensors(), 'Undefined'])
-    task = find_writer(metadata_format).task
+    task = _choose_task(metadata_format, target, classes)
     options = ExportOptions(
         task=task,
         tile_size=tile_size,
@@ -139,13 +140,13 @@ def export_training_data(
         start_index=start_index,
     )
     naming = Naming(class_value_field, class_name_field, None if classes is None else tuple(classes))
-    reader = _LabelReader(labels, instance_labels, mask_polygons, naming, layer, labels_crs, buffer_radius)
+    reader = LabelReader(labels, instance_labels, mask_polygons, naming, layer, labels_crs, buffer_radius)
     threads = count_threads(num_workers)
     scenes, notes = _plan(_scenes(raster, labels, processing_mode), reader, options, threads)
     with open_raster(scenes[0].raster) as src:
         named = tuple(bands) if bands else raster_bands(src, sensor=None if sensor == 'Undefined' else sensor)
         nodata = src.nodata
-    notes += [] if bands else sensor_notes(sensor, named, _shown(scenes[0].raster))
+    notes += [] if bands else sensor_notes(sensor, named, shown_name(scenes[0].raster))
     for scene in scenes:
         _check_same(scene.raster, scenes[0].raster, len(named))
     facts = ExportFacts(
@@ -162,18 +163,7 @@ def export_training_data(
     writer = ChipWriter(
         out, facts, image_format=image_format, compress=compress, nodata=nodata, start_index=start_index
     )
-    with writer:
-        skipped = Counter[str]()
-        for scene in scenes:
-            tallies, left_out = Export(scene.raster, scene.labels, writer, options).run(
-                scene.jobs, threads, start_index + writer.count
-            )
-            writer.take(tallies)
-            skipped.update(left_out)
-        notes += [f'{count} x {reason}' for reason, count in sorted(skipped.items())]
-        for note in notes:
-            log.warning('export to %s: %s', out, note)
-        writer.take((), notes)
+    _write(writer, scenes, options, threads, notes)
     return writer.folder
 
 
@@ -183,6 +173,37 @@ class _Scene(NamedTuple):
     raster: RasterPath
     labels: LabelSource
     jobs: tuple[Job, ...]
+
+
+def _choose_task(metadata_format: str, target: Target, classes: Sequence[ClassInfo] | None) -> Task:
+    """Return what the labels of a format teach, numbers where they are asked for and possible."""
+    check_target(target)
+    task = find_writer(metadata_format).task
+    if target != 'values':
+        return task
+    if task is not Task.PIXELS:
+        raise ChipFolderError(f"target='values' needs a number per pixel: Classified_Tiles, not {metadata_format}")
+    if classes:
+        raise ChipFolderError("classes= and target='values' exclude each other: numbers have no classes; pass one")
+    return Task.VALUES
+
+
+def _write(
+    writer: ChipWriter, scenes: Sequence[_Scene], options: ExportOptions, threads: int, notes: Sequence[str]
+) -> None:
+    """Cut all rasters and finish the folder, with notes for people."""
+    with writer:
+        skipped = Counter[str]()
+        for scene in scenes:
+            tallies, left_out = Export(scene.raster, scene.labels, writer, options).run(
+                scene.jobs, threads, options.start_index + writer.count
+            )
+            writer.take(tallies)
+            skipped.update(left_out)
+        told = [*notes, *(f'{count} x {reason}' for reason, count in sorted(skipped.items()))]
+        for note in told:
+            log.warning('export to %s: %s', writer.folder, note)
+        writer.take((), told)
 
 
 def _scenes(raster: RasterPath, labels: Any, processing_mode: str) -> list[RasterPath]:
@@ -196,7 +217,7 @@ def _scenes(raster: RasterPath, labels: Any, processing_mode: str) -> list[Raste
 
 
 def _plan(
-    rasters: Sequence[RasterPath], reader: '_LabelReader', options: ExportOptions, threads: int
+    rasters: Sequence[RasterPath], reader: LabelReader, options: ExportOptions, threads: int
 ) -> tuple[list[_Scene], list[str]]:
     """Return the rasters of which chips can be cut, and what people should know."""
     scenes, passed, notes = list[_Scene](), 0, list[str]()
@@ -204,7 +225,7 @@ def _plan(
         with open_raster(raster) as src:
             _check_raster(src, raster, options)
             try:
-                labels, areas = reader.read(src, _shown(raster), options)
+                labels, areas = reader.read(src, shown_name(raster), options)
                 features = labels.vectors.features if labels.vectors else None
                 scenes.append(_Scene(raster, labels, plan_jobs(src, options, features, areas, threads)))
             except NothingThereError:
@@ -216,16 +237,10 @@ def _plan(
     return scenes, [*notes, *(scenes[0].labels.vectors.notes if scenes[0].labels.vectors else ())]
 
 
-def _shown(raster: RasterPath) -> str:
-    if isinstance(raster, str | Path):
-        return str(raster)
-    return str(raster[0]) if len(raster) == 1 else f'mosaic of {len(raster)} files'
-
-
 def _check_raster(src: Any, raster: RasterPath, options: ExportOptions) -> None:
     require_place(src)
     if strange := sorted(dtype for dtype in set(src.dtypes) if 'complex' in dtype):
-        raise ChipFolderError(f'{_shown(raster)} holds {strange[0]} numbers, which no chip can; export amplitudes')
+        raise ChipFolderError(f'{shown_name(raster)} holds {strange[0]} numbers, which no chip can; export amplitudes')
     dtype = src.dtypes[0] if len(set(src.dtypes)) == 1 else 'several types'
     check_image_format(options.image_format, compress=options.compress, count=src.count, dtype=dtype)
 
@@ -234,7 +249,7 @@ def _check_same(raster: RasterPath, first: RasterPath, bands: int) -> None:
     """Refuse rasters whose chips cannot lie in one folder."""
     with open_raster(raster) as src, open_raster(first) as other:
         if src.count != bands:
-            raise ChipFolderError(f'{bands} bands are named but {_shown(raster)} holds {src.count}')
+            raise ChipFolderError(f'{bands} bands are named but {shown_name(raster)} holds {src.count}')
         for what, found, wanted in (
             ('types', src.dtypes, other.dtypes),
             ('NoData', repr(src.nodata), repr(other.nodata)),  # NaN differs from itself
@@ -242,54 +257,6 @@ def _check_same(raster: RasterPath, first: RasterPath, bands: int) -> None:
         ):
             if found != wanted:
                 raise ChipFolderError(
-                    f'{_shown(raster)} has {what} {found} but {_shown(first)} has {wanted}; export them to two folders'
+                    f'{shown_name(raster)} has {what} {found} but {shown_name(first)} has {wanted}; '
+                    'export them to two folders'
                 )
-
-
-@dataclass(frozen=True)
-class _LabelReader:
-    """What the user said about labels; files are read once, whatever the number of rasters."""
-
-    labels: Any
-    instances: Any
-    mask_polygons: Any
-    naming: Naming
-    layer: str | None
-    crs: str | None
-    buffer_radius: float | None
-
-    def read(self, src: Any, shown: str, options: ExportOptions) -> tuple[LabelSource, Any]:
-        """Return the labels of a raster and the polygon, in its pixels, that chips must lie within."""
-        areas = None if self.mask_polygons is None else place_areas(self._areas, raster_geobox(src), self.crs)
-        return self.label_source(src, shown, options), areas
-
-    @cached_property
-    def _layers(self) -> tuple[Layer, ...]:
-        vector = is_vector(self.labels, self.layer)
-        return tuple(read_layers(self.labels if vector else self.instances, self.layer if vector else None))
-
-    @cached_property
-    def _areas(self) -> tuple[Layer, ...]:
-        return tuple(read_layers(self.mask_polygons, None))
-
-    def label_source(self, src: Any, shown: str, options: ExportOptions) -> LabelSource:
-        """Return the labels of a raster."""
-        if options.task is Task.UNLABELLED:
-            if self.labels is not None:
-                raise ChipFolderError('Export_Tiles have no labels; pass labels=None, or choose a format with labels')
-            return LabelSource()
-        if self.labels is None:
-            raise ChipFolderError('no labels are given, which only Export_Tiles can do without')
-        vector = is_vector(self.labels, self.layer)
-        if self.instances is not None and (options.task is not Task.PANOPTIC or vector):
-            raise ChipFolderError(
-                'instance_labels are the objects of Panoptic_Segmentation beside a class raster; drop them, or pass a '
-                'class raster as labels'
-            )
-        regions = None if vector else RasterLabels(self.labels, src, shown, self.naming.classes)
-        if not vector and self.instances is None:
-            return LabelSource(raster=regions)
-        found = place_vectors(
-            self._layers, raster_geobox(src), self.naming, crs=self.crs, buffer_radius=self.buffer_radius
-        )
-        return LabelSource(found, regions)

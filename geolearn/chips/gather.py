@@ -72,10 +72,10 @@ def check_rare_crops(task: Task, chip_size: int, largest: int) -> None:
         largest: Longest side of all chips.
     """
     if task not in RASTER_TASKS:
-        raise ChipFolderError(
-            f'rare_class_crops needs a class for each pixel, but these labels teach {task}; pass oversample=True to '
-            'show chips of rare classes more often'
+        cure = (
+            'leave it out' if task == Task.VALUES else 'pass oversample=True to show chips of rare classes more often'
         )
+        raise ChipFolderError(f'rare_class_crops needs a class for each pixel, but these labels teach {task}; {cure}')
     if chip_size >= largest:
         raise ChipFolderError(
             f'rare_class_crops has no effect without crops, and chips of {largest} pixels are not cropped to '
@@ -116,13 +116,17 @@ def gather(
     holes = np.zeros((count, side, side), bool) if plan.stored else None
     mask_type = np.dtype(np.uint8 if plan.stored else np.int64)
     masks = empty((count, side, side), mask_type) if plan.task in RASTER_TASKS else None
+    values = empty((count, side, side), np.dtype(np.float32)) if plan.task == Task.VALUES else None
     labels = []
     for row, position in enumerate(positions):
         chip = store.chip(position)
-        crop = _choose_crop(chip, plan, rng)
-        _fill_image(images[row], None if holes is None else holes[row], chip, crop, plan)
+        valid = valid_pixels(chip, plan)
+        crop = _choose_crop(chip, valid, plan, rng)
+        _fill_image(images[row], None if holes is None else holes[row], chip, valid, crop, plan)
         if masks is not None:
-            _fill_mask(masks[row], chip, crop, plan)
+            _fill_mask(masks[row], chip, valid, crop, plan)
+        if values is not None:
+            _fill_values(values[row], chip, valid, crop)
         labels.append(
             chip.label if crop[:2] == (0, 0) and crop[2:] == chip.pixels.shape[1:] else _cut(chip.label, crop)
         )
@@ -131,11 +135,12 @@ def gather(
         torch.from_numpy(images.reshape(shape)),
         None if masks is None else torch.from_numpy(masks),
         holes=torch.from_numpy(holes) if holes is not None and holes.any() else None,
+        values=None if values is None else torch.from_numpy(values),
     )
     return _with_labels(batch, labels, plan)
 
 
-def _choose_crop(chip: Chip, plan: GatherPlan, rng: np.random.Generator) -> _Crop:
+def _choose_crop(chip: Chip, valid: np.ndarray | None, plan: GatherPlan, rng: np.random.Generator) -> _Crop:
     height, width = chip.pixels.shape[1:]
     size = min(height, plan.chip_size), min(width, plan.chip_size)
     spare = height - size[0], width - size[1]
@@ -147,14 +152,16 @@ def _choose_crop(chip: Chip, plan: GatherPlan, rng: np.random.Generator) -> _Cro
     top, left, lot = int(rng.integers(spare[0] + 1)), int(rng.integers(spare[1] + 1)), rng.random()
     seed = int(rng.integers(2**32))
     if plan.rare_values and lot < RARE_CROP_SHARE and chip.label.raster is not None:
-        raster, valid = chip.label.raster, valid_pixels(chip, plan)
+        raster = chip.label.raster
         seen = raster if valid is None else np.where(valid, raster, np.int32(-1))
         found = rare_class_corner(seen, plan.rare_values, size, np.random.default_rng(seed))
         top, left = found if found is not None else (top, left)
     return _Crop(top, left, *size)
 
 
-def _fill_image(image: np.ndarray, holes: np.ndarray | None, chip: Chip, crop: _Crop, plan: GatherPlan) -> None:
+def _fill_image(
+    image: np.ndarray, holes: np.ndarray | None, chip: Chip, valid: np.ndarray | None, crop: _Crop, plan: GatherPlan
+) -> None:
     rows, cols = crop.part
     whole = crop.height == crop.width == plan.chip_size
     if not whole:
@@ -167,7 +174,6 @@ def _fill_image(image: np.ndarray, holes: np.ndarray | None, chip: Chip, crop: _
     else:
         for index, plane in enumerate(plan.planes):
             target[index] = chip.pixels[plane, rows, cols]
-    valid = valid_pixels(chip, plan)
     if valid is None:
         return
     if holes is None:
@@ -184,7 +190,7 @@ def valid_pixels(chip: Chip, plan: GatherPlan) -> np.ndarray | None:
     return None if used.all() else np.logical_and.reduce(used, axis=0)
 
 
-def _fill_mask(mask: np.ndarray, chip: Chip, crop: _Crop, plan: GatherPlan) -> None:
+def _fill_mask(mask: np.ndarray, chip: Chip, valid: np.ndarray | None, crop: _Crop, plan: GatherPlan) -> None:
     if crop[2:] != mask.shape:
         mask[...] = IGNORE_INDEX
     raster = chip.label.raster
@@ -194,9 +200,18 @@ def _fill_mask(mask: np.ndarray, chip: Chip, crop: _Crop, plan: GatherPlan) -> N
         target[...] = raster[crop.part] - np.uint8(plan.shift)
     else:
         target[...] = np.take(plan.table, raster[crop.part])
-    valid = valid_pixels(chip, plan)
     if valid is not None:
         target[~valid[crop.part]] = IGNORE_INDEX
+
+
+def _fill_values(values: np.ndarray, chip: Chip, valid: np.ndarray | None, crop: _Crop) -> None:
+    if crop[2:] != values.shape:
+        values[...] = np.nan
+    assert chip.label.raster is not None
+    target = values[: crop.height, : crop.width]
+    target[...] = chip.label.raster[crop.part]
+    if valid is not None:
+        target[~valid[crop.part]] = np.nan
 
 
 def _cut(label: Label, crop: _Crop) -> Label:

@@ -10,11 +10,11 @@ import numpy as np
 from geolearn.bands import Band
 from geolearn.chips.collection import Collection
 from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.facts import find_facts
 from geolearn.chips.interpret import BandChoice, choose_bands, choose_statistics
-from geolearn.chips.table import find_facts
 from geolearn.errors import ChipFolderError
 from geolearn.normalize import Normalize, check_normalize, zero_range_bands, zero_range_note
-from geolearn.statistics import BandStatistics, Percentiles, find_percentiles
+from geolearn.statistics import BandStatistics, Percentiles
 from geolearn.units import radar_note, radar_scale, reflectance_note, reflectance_scale
 
 log = logging.getLogger('geolearn')
@@ -68,7 +68,7 @@ def choose_input(
         counts = _count(chips, indexes)[1]  # what lies under holes of the dropped bands is seen now
     selected = tuple(bands[index] for index in indexes)
     check_normalize(normalize, len(selected))
-    percentiles = _percentiles(table.sample, table.dates, indexes)
+    percentiles = table.percentiles(indexes)
     if percentiles is not None:
         remarks[:0] = _unit_notes(percentiles, selected, table.dtype)
     planes = _planes(chips, indexes)
@@ -124,8 +124,3 @@ def _unit_notes(percentiles: Percentiles, bands: Sequence[Band], dtype: str) -> 
     radar = radar_note(radar_scale(percentiles, bands, dtype=dtype), bands)
     optical = reflectance_note(reflectance_scale(percentiles, bands, dtype=dtype))
     return [note for note in (radar, optical) if note]
-
-
-def _percentiles(sample: np.ndarray, dates: int, indexes: Sequence[int]) -> Percentiles | None:
-    """Return percentiles of the chosen bands over all dates, from sampled pixels (k, planes)."""
-    return find_percentiles(sample.reshape(len(sample) * dates, -1).T[list(indexes)]) if len(sample) else None

@@ -3,10 +3,21 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal, get_args
 
 import numpy as np
 
 from geolearn.classes import ClassInfo
+from geolearn.errors import UnknownNameError
+
+Target = Literal['classes', 'values']
+"""What the pixels of label rasters are: values of classes, or numbers to learn as they are."""
+
+
+def check_target(target: object) -> None:
+    """Raise UnknownNameError unless `target` is None or one of `Target`."""
+    if target is not None and target not in get_args(Target):
+        raise UnknownNameError('target', str(target), get_args(Target))
 
 
 class Task(StrEnum):
@@ -14,6 +25,8 @@ class Task(StrEnum):
 
     PIXELS = 'pixels'
     """A class per pixel: `Label.raster`."""
+    VALUES = 'values'
+    """A number per pixel, such as biomass or height: `Label.raster` of float32."""
     CHANGE = 'change'
     """Two dates of one place and a class per pixel of what changed: `Label.raster`."""
     OBJECTS = 'objects'
@@ -39,7 +52,7 @@ class Label:
     """The truth about one chip, in class values and in pixels of the chip.
 
     Args:
-        raster: (height, width) integers, 0 where unlabelled; or None.
+        raster: (height, width) integers, 0 where unlabelled; or float32 numbers, NaN where there is no truth; or None.
         values: (n,) int64 class values of the objects, or of the chip as a whole.
         boxes: (n, 4) float32 left, top, right, bottom, 0 <= left < right <= width and so downwards; or None.
         masks: For each object a boolean (height, width); objects may overlap. None where objects have no outline.

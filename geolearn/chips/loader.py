@@ -39,7 +39,7 @@ class ChipDataset(Dataset[tuple[Any, ...]]):
         return len(self.positions)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """Return image and target of one chip: (bands, S, S) and, by task, mask (S, S), Objects, or label."""
+        """Return image and target of one chip: (bands, S, S) and, by task, mask or values (S, S), Objects, or label."""
         batch = self.gather([index], draw=index % max(len(self), 1)).cast()
         return batch.images[0], *(target[0] for target in batch.targets)
 
@@ -118,8 +118,9 @@ class ChipLoader:
     """Batches of chips on a device.
 
     Iterating gives a tuple of images (N, bands, S, S) float32, NaN where there is no data, and what the task teaches:
-    masks (N, S, S) int64, a tuple of `Objects`, labels (N,) int64 or (N, classes) float32, or nothing. Each pass over a
-    training loader is a new epoch with its own order, crops and augmentation, all fixed by the seed.
+    masks (N, S, S) int64, values (N, S, S) float32 with NaN where there is no truth, a tuple of `Objects`, labels (N,)
+    int64 or (N, classes) float32, or nothing. Each pass over a training loader is a new epoch with its own order, crops
+    and augmentation, all fixed by the seed.
 
     Args:
         dataset: The chips.
@@ -154,6 +155,11 @@ class ChipLoader:
         """Return the first chips of the coming epoch (None: a batch), without making it the epoch that was."""
         first = [index for order in self._orders(self.epoch) for index in order][: count or self.batch_size]
         return self._finish(self.dataset.gather(first, draw=self.epoch * 2**20), self._changes(self.epoch))
+
+    def batch_names(self, number: int) -> list[str]:
+        """Return the chips' names in a batch, numbered from 0, of the epoch that was last begun."""
+        order = self._orders(self.epoch - self.options.shuffle)[number]
+        return [self.dataset.store.table.names[self.dataset.positions[index]] for index in order]
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         for batch in self.batches():

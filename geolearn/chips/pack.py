@@ -1,6 +1,6 @@
 """The pack: all chips of a folder in one file that is mapped into memory, so that training never waits for decoding.
 
-The file is a magic word, the chips' arrays as they are (each at a multiple of 64 bytes), the columns of the chips'
+The file is a magic word, the chips' arrays as they are (each at a multiple of 4096 bytes), the columns of the chips'
 table and of the arrays' places as an .npz without pickles, and its offset with the magic word again. It is one file for
 a folder and not for a split: another split, seed or share of labels then needs no new pack.
 """
@@ -25,10 +25,13 @@ from geolearn.chips.reader import Chip
 from geolearn.chips.table import ChipTable
 from geolearn.errors import ChipFolderError
 
-MAGIC = b'geopack1'
+MAGIC = b'geopack2'
 _FOOTER = struct.Struct('<Q8s')
 _ALIGNMENT = 4096
 _COLUMNS = ('pixels', 'mask', 'mask_planes', 'raster', 'raster_bytes')
+_RASTER_TYPES = {1: 'u1', 2: 'u2', 4: 'f4'}
+"""Types of label rasters by the bytes of a pixel: class values, and numbers."""
+
 _BROKEN = (
     OSError,
     ValueError,
@@ -186,7 +189,7 @@ class Pack:
             shape = (place['mask_planes'], height, width)
             mask = self._bits(place['mask'], shape)
         if place['raster'] >= 0:
-            raster = self._view(f'u{place["raster_bytes"]}', place['raster'], (height, width))
+            raster = self._view(_RASTER_TYPES[place['raster_bytes']], place['raster'], (height, width))
         return Chip(pixels, mask, self._label(position, raster), self.table.geobox(position), self.table.dates)
 
     def _label(self, position: int, raster: np.ndarray | None) -> Label:
@@ -223,7 +226,8 @@ def _check_columns(table: ChipTable, arrays: Mapping[str, np.ndarray]) -> None:
     whole = ('shapes', 'crs_indexes', 'value_offsets', 'object_offsets', 'label_values', 'label_pixels')
     placed = [name for name in arrays if name.startswith('place_')]
     wrong += [name for name in (*whole, 'object_values', *placed) if arrays[name].dtype != np.int64]
-    wrong += [name for name in (*shapes, 'boxes', 'sample') if arrays[name].dtype.kind not in 'biuf']
+    numeric = (*shapes, 'boxes', 'sample', 'label_statistics')
+    wrong += [name for name in numeric if arrays[name].dtype.kind not in 'biuf']
     if wrong or not count or not table.planes or table.dates < 1 or table.planes % table.dates:
         raise ValueError(f'columns do not fit one another: {", ".join(wrong) or "no chips, bands or dates"}')
     for offsets, held in ((table.value_offsets, table.label_values), (table.object_offsets, table.object_values)):
@@ -234,6 +238,8 @@ def _check_columns(table: ChipTable, arrays: Mapping[str, np.ndarray]) -> None:
         raise ValueError('boxes do not belong to objects')
     if outlines.ndim != 2 or outlines.shape[1] != 5 or len(outlines) not in (0, objects):
         raise ValueError('outlines do not belong to objects')
+    if table.label_statistics.shape not in ((0, 5), (count, 5)):
+        raise ValueError('statistics of labels do not belong to chips')
     if len(table.label_pixels) != len(table.label_values) or table.sample.shape[1:] != (table.planes,):
         raise ValueError('values or samples are missing')
     if table.crs_indexes.min() < 0 or table.crs_indexes.max() >= len(table.crs):
@@ -260,7 +266,10 @@ def _check_places(table: ChipTable, arrays: Mapping[str, np.ndarray], size: int)
     fitting = (np.stack([bottom, right], axis=1) <= limit).all()
     # what is absent, its place negative, has no size; what is there has one
     raster_bytes, mask_planes = place['raster_bytes'], place['mask_planes']
-    known = np.where(place['raster'] >= 0, np.isin(raster_bytes, (1, 2)), raster_bytes == 0).all()
+    known = np.where(place['raster'] >= 0, np.isin(raster_bytes, list(_RASTER_TYPES)), raster_bytes == 0).all()
     known &= np.where(place['mask'] >= 0, np.isin(mask_planes, (1, table.planes)), mask_planes == 0).all()
     if not (inside and ordered and fitting and known):
         raise ValueError('chips lie outside the file')
+    # numbers have statistics, and class values have none
+    if ((raster_bytes == 4) != (len(table.label_statistics) > 0)).any():
+        raise ValueError('statistics of labels do not belong to them')

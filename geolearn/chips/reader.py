@@ -73,13 +73,15 @@ def _join_masks(images: list[tuple[np.ndarray, np.ndarray | None, GeoBox]]) -> n
 
 
 def _storable(raster: np.ndarray, source: ChipSource, shape: tuple[int, int]) -> np.ndarray:
-    """Check a label raster and return it in 8 or 16 bits."""
+    """Check a label raster and return class values in 8 or 16 bits; numbers stay float32."""
     name = source.labels[0] if source.labels else source.image
     if raster.shape != shape:
         raise ChipFolderError(
             f'{name} is {raster.shape[1]}x{raster.shape[0]} pixels but its image is {shape[1]}x{shape[0]}; '
             'export both with one tile size'
         )
+    if raster.dtype == np.float32:
+        return raster
     low, high = (int(raster.min()), int(raster.max())) if raster.size else (0, 0)
     if low < 0 or high > 65535:
         raise ChipFolderError(f'{name} holds values from {low} to {high}; class values lie in 0..65535')

@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from geolearn.chips._parallel import WORKERS, can_fork, workers
+from geolearn.chips._progress import progress_bar
 from geolearn.chips._unnamed import UnnamedFile
 from geolearn.chips.cache import pack_path
+from geolearn.chips.facts import SAMPLED_PIXELS, ChipFacts, TableBuilder, find_facts
 from geolearn.chips.pack import Pack, PackWriter, Places
 from geolearn.chips.reader import Chip, read_chip
 from geolearn.chips.source import ChipSource, Listing
-from geolearn.chips.table import SAMPLED_PIXELS, ChipFacts, ChipTable, TableBuilder, find_facts, join_tables
+from geolearn.chips.table import ChipTable, join_tables
 from geolearn.errors import ChipFolderError
 from geolearn.raster import many_files
 
 log = logging.getLogger('geolearn')
 
-PACK_VERSION = 1
+PACK_VERSION = 2
 AT_ONCE = 8
 """So many chips a worker reads in one go."""
 
@@ -192,11 +193,9 @@ def _read_all(listing: Listing, writer: PackWriter | None, folder: Path, *, fork
     first: ChipFacts | None = None
     kept: list[ChipSource] = []
     sampled = max(1, min(256, SAMPLED_PIXELS // max(len(listing.chips), 1)))
-    # nothing is passed where a bar may show, so that TQDM_DISABLE is heeded
-    quiet: dict[str, Any] = {'disable': True} if len(listing.chips) < FEW_CHIPS else {}
     does = 'reading' if writer is None else 'packing'
     ahead = _read_ahead(listing.chips, lambda source: _try_read(source, sampled=sampled, writer=writer), fork=fork)
-    with tqdm(total=len(listing.chips), desc=f'{does} {folder.name}', leave=False, **quiet) as bar, closing(ahead):
+    with progress_bar(len(listing.chips), f'{does} {folder.name}', few=FEW_CHIPS) as bar, closing(ahead):
         for source, found in ahead:
             bar.update()
             if isinstance(found, str):

@@ -9,12 +9,27 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
-from geolearn.chips.reader import Chip
 from geolearn.raster import GeoBox
-from geolearn.statistics import BandStatistics, RunningStatistics, count_values
+from geolearn.statistics import BandStatistics, Percentiles, RunningStatistics, find_percentiles
 
-SAMPLED_PIXELS = 200_000
-"""About how many pixels of a folder are kept in `ChipTable.sample`."""
+
+@dataclass(frozen=True, slots=True)
+class TargetStatistics:
+    """What the numbers in label rasters are, in their stored units.
+
+    Args:
+        count: Pixels that have a number.
+        mean: Of these pixels.
+        std: Standard deviation of all of them (not of a sample).
+        minimum: Of these pixels.
+        maximum: Of these pixels.
+    """
+
+    count: int
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +53,8 @@ class ChipTable:
         value_offsets: (n + 1,) where each chip's part of `label_values` and `label_pixels` starts.
         label_values: Values of the label rasters, by chip.
         label_pixels: Valid pixels that hold them.
+        label_statistics: (n, 5) count, mean, sum of squared deviations, minimum and maximum of the numbers in each
+            label raster, over pixels that are valid in all planes; no rows where labels hold no numbers.
         object_offsets: (n + 1,) where each chip's part of `object_values` and `boxes` starts.
         object_values: Class values of the objects, or of chips as a whole.
         boxes: Left, top, right, bottom of the objects; no rows where they have none.
@@ -62,6 +79,7 @@ class ChipTable:
     value_offsets: np.ndarray
     label_values: np.ndarray
     label_pixels: np.ndarray
+    label_statistics: np.ndarray
     object_offsets: np.ndarray
     object_values: np.ndarray
     boxes: np.ndarray
@@ -108,6 +126,23 @@ class ChipTable:
         running.m2 = (m2 + count * (mean - pooled) ** 2).sum(axis=0)
         running.minimum, running.maximum = low.min(axis=0), high.max(axis=0)
         return running if total.all() else RunningStatistics()
+
+    def percentiles(self, indexes: Sequence[int] | None = None) -> Percentiles | None:
+        """Return the percentiles of some bands (None: all) over all dates, from the sample; None where it is empty."""
+        by_band = self.sample.reshape(-1, self.band_count).T
+        return find_percentiles(by_band if indexes is None else by_band[list(indexes)])
+
+    def target_statistics(self, positions: Sequence[int]) -> TargetStatistics | None:
+        """Pool the numbers in the label rasters of some chips; None where none of them holds one."""
+        chosen = self.label_statistics[list(positions)] if len(self.label_statistics) else self.label_statistics
+        chosen = chosen[chosen[:, 0] > 0]
+        if not len(chosen):
+            return None
+        count, mean, m2, low, high = chosen.T
+        total = count.sum()
+        pooled = (count * mean).sum() / total
+        std = np.sqrt((m2 + count * (mean - pooled) ** 2).sum() / total)
+        return TargetStatistics(int(total), float(pooled), float(std), float(low.min()), float(high.max()))
 
     def value_counts(self, positions: Sequence[int] | None = None) -> Counter[int]:
         """Count label values over some chips (None: all): pixels of rasters, else objects or chips."""
@@ -184,129 +219,3 @@ def join_tables(tables: Sequence[ChipTable], prefixes: Sequence[str]) -> ChipTab
         skipped=sum((Counter(table.skipped) for table in tables), Counter()),
         unreadable=tuple(reason for table in tables for reason in table.unreadable),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class ChipFacts:
-    """The row of one chip, found while it was read; it holds on to nothing large.
-
-    Args:
-        geobox: Where the chip lies.
-        dtype: Stored dtype of its pixels.
-        planes: Number of planes.
-        dates: Number of dates.
-        holed: Whether what is valid differs from plane to plane.
-        statistics: Of each plane, over pixels that are valid in all of them.
-        pixels_by_value: How often each value of the label raster occurs, over the same pixels.
-        sample: (k, planes) float32 pixels.
-        values: Class values of objects, or of the chip.
-        boxes: Of the objects, or None.
-        skipped: Why something in the label was left out.
-    """
-
-    geobox: GeoBox
-    dtype: str
-    planes: int
-    dates: int
-    holed: bool
-    statistics: RunningStatistics
-    pixels_by_value: Mapping[int, int]
-    sample: np.ndarray
-    values: np.ndarray
-    boxes: np.ndarray | None
-    skipped: tuple[str, ...]
-
-
-def find_facts(chip: Chip, *, sampled: int) -> ChipFacts:
-    """Gather the facts of one chip; `sampled` is how many of its pixels to keep."""
-    raster = chip.label.raster
-    valid: np.ndarray | None = None if chip.mask is None else np.logical_and.reduce(chip.mask, axis=0)
-    counted: Mapping[int, int] = {}
-    if raster is not None and not np.issubdtype(raster.dtype, np.floating):
-        held = raster if valid is None else raster[valid]
-        counted = count_values(held)
-    running = RunningStatistics()
-    running.add(chip.pixels, valid)
-    return ChipFacts(
-        GeoBox(chip.pixels.shape[1:], chip.geobox.transform, chip.geobox.crs),
-        str(chip.pixels.dtype),
-        len(chip.pixels),
-        chip.dates,
-        chip.mask is not None and len(chip.mask) > 1,
-        running,
-        counted,
-        _sample(chip, valid, sampled),
-        chip.label.values,
-        chip.label.boxes,
-        chip.label.skipped,
-    )
-
-
-def _sample(chip: Chip, valid: np.ndarray | None, size: int) -> np.ndarray:
-    """Take pixels evenly from those that are valid in all planes: (k, planes) float32."""
-    flat = chip.pixels.reshape(len(chip.pixels), -1)
-    places = None if valid is None else np.flatnonzero(valid)
-    count = flat.shape[1] if places is None else len(places)
-    if not count:
-        return np.zeros((0, len(flat)), np.float32)
-    picked = np.linspace(0, count - 1, min(size, count)).astype(np.int64)
-    return flat[:, picked if places is None else places[picked]].T.astype(np.float32)
-
-
-_STATISTICS = (
-    ('counts', 'count', 0.0),
-    ('means', 'mean', 0.0),
-    ('m2s', 'm2', 0.0),
-    ('minimums', 'minimum', np.inf),
-    ('maximums', 'maximum', -np.inf),
-)
-
-
-class TableBuilder:
-    """Collect chips and their facts, in order, into a table."""
-
-    def __init__(self) -> None:
-        self._names: list[str] = []
-        self._facts: list[ChipFacts] = []
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def add(self, name: str, facts: ChipFacts) -> None:
-        """Take in one chip; all are of one dtype and number of planes and dates."""
-        self._names.append(name)
-        self._facts.append(facts)
-
-    def result(self, unreadable: Sequence[str]) -> ChipTable:
-        """Return the table of what was collected."""
-        first, boxes = self._facts[0], [facts.geobox for facts in self._facts]
-        crs = tuple(dict.fromkeys(box.crs for box in boxes))
-        found = [facts.statistics for facts in self._facts]
-        # chips without a valid pixel have no statistics; they count for nothing
-        none = np.zeros(first.planes)
-        columns = {
-            name: np.stack([getattr(running, short) if len(running.count) else none + fill for running in found])
-            for name, short, fill in _STATISTICS
-        }
-        counted = [facts.pixels_by_value for facts in self._facts]
-        framed = [facts.boxes for facts in self._facts if facts.boxes is not None]
-        return ChipTable(
-            names=tuple(self._names),
-            shapes=np.array([box.shape for box in boxes], np.int64),
-            transforms=np.array([tuple(box.transform)[:6] for box in boxes], np.float64),
-            crs=crs,
-            crs_indexes=np.array([crs.index(box.crs) for box in boxes], np.int64),
-            dtype=first.dtype,
-            dates=first.dates,
-            holed=np.array([facts.holed for facts in self._facts], bool),
-            **columns,
-            value_offsets=np.cumsum([0, *map(len, counted)]),
-            label_values=np.array([value for counts in counted for value in counts], np.int64),
-            label_pixels=np.array([pixels for counts in counted for pixels in counts.values()], np.int64),
-            object_offsets=np.cumsum([0, *(len(facts.values) for facts in self._facts)]),
-            object_values=np.concatenate([facts.values for facts in self._facts]).astype(np.int64),
-            boxes=np.concatenate(framed).astype(np.float32) if framed else np.zeros((0, 4), np.float32),
-            sample=np.concatenate([facts.sample for facts in self._facts]),
-            skipped=dict(Counter(text for facts in self._facts for text in facts.skipped)),
-            unreadable=tuple(unreadable),
-        )

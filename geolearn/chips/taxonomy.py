@@ -13,7 +13,7 @@ from geolearn.errors import ChipFolderError
 RASTER_TASKS = frozenset({Task.PIXELS, Task.CHANGE, Task.PANOPTIC})
 NO_CHANGE = ClassInfo(0, 'NoChange', (0, 0, 0))
 MAX_OBJECT_CLASSES = 2**15 - 1
-_FEWEST = {Task.PIXELS: 2, Task.LABEL: 2, Task.CHANGE: 2, Task.UNLABELLED: 0}
+_FEWEST = {Task.PIXELS: 2, Task.LABEL: 2, Task.CHANGE: 2, Task.UNLABELLED: 0, Task.VALUES: 0}
 
 
 def check_mapping(renamed: Mapping[int, str]) -> None:

@@ -170,7 +170,7 @@ class ChipWriter:
                 f'{len(self.facts.bands)} bands'
             )
         found = set(label.values.tolist())
-        if label.raster is not None:
+        if label.raster is not None and label.raster.dtype.kind != 'f':
             found |= set(count_values(label.raster))
         if unknown := found - self._listed:
             raise ChipFolderError(f'label holds {sorted(unknown)}, which are no class values: {sorted(self._listed)}')
@@ -185,7 +185,7 @@ class ChipWriter:
     def _count(
         self, tally: Tally, label: Label, features: tuple[np.ndarray, np.ndarray] | None, cell_area: float
     ) -> None:
-        if label.raster is not None:
+        if label.raster is not None and label.raster.dtype.kind != 'f':
             tally.add_raster(count_values(label.raster))
         if features is not None:
             tally.add_features(features[0], features[1] * cell_area)

@@ -268,6 +268,8 @@ def varied_chips(task, dtype, *, dates, rng):
         label = Label(raster, rng.integers(1, 6, 2), mask_boxes(outlines), outlines)
         if task in (Task.LABEL, Task.LABELS):
             label = Label(values=label.values)
+        if task == Task.VALUES:
+            label = Label(np.where(raster == 0, np.nan, raster / 3).astype(np.float32))
         chips.append(make_chip(pixels, mask=mask, label=label, dates=dates))
     return Typed(*chips)
 
@@ -278,9 +280,9 @@ def assert_same(one, two):
     assert one.images.dtype == two.images.dtype == torch.float32
     assert torch.equal(one.images.isnan(), two.images.isnan())
     assert torch.equal(one.images.nan_to_num(), two.images.nan_to_num())
-    for a, b in ((one.masks, two.masks), (one.labels, two.labels)):
+    for a, b in ((one.masks, two.masks), (one.labels, two.labels), (one.values, two.values)):
         assert (a is None) == (b is None)
-        assert a is None or (a.dtype == b.dtype and torch.equal(a, b))
+        assert a is None or (a.dtype == b.dtype and torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)))
     for a, b in zip(one.objects or (), two.objects or (), strict=True):
         assert torch.equal(a.boxes, b.boxes)
         assert torch.equal(a.labels, b.labels)

@@ -12,10 +12,10 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geolearn.chips.facts import TableBuilder, find_facts
 from geolearn.chips.label import Label, mask_boxes
 from geolearn.chips.pack import MAGIC, Pack, PackWriter
 from geolearn.chips.reader import Chip
-from geolearn.chips.table import TableBuilder, find_facts
 from geolearn.errors import ChipFolderError
 from geolearn.raster import GeoBox
 
@@ -80,7 +80,7 @@ def chip_lists(draw):
     dates, bands = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     dtype, kind = (
         draw(st.sampled_from(DTYPES)),
-        draw(st.sampled_from(['raster', 'objects', 'outlines', 'values', 'all'])),
+        draw(st.sampled_from(['raster', 'numbers', 'objects', 'outlines', 'values', 'all'])),
     )
     chips = []
     for _ in range(draw(st.integers(1, 5))):
@@ -92,6 +92,7 @@ def chip_lists(draw):
         boxes = mask_boxes(masks)
         label = {
             'raster': Label(raster.astype(np.uint8 if raster.max() < 256 else np.uint16)),
+            'numbers': Label(np.where(rng.random(shape) < 0.2, np.nan, rng.normal(0, 9, shape)).astype(np.float32)),
             'objects': Label(None, values, boxes),
             'outlines': Label(None, values, boxes, masks),
             'values': Label(None, values),
@@ -170,14 +171,15 @@ def test_a_damaged_pack_opens_or_is_refused_and_never_anything_else(tmp_path_fac
     content = bytearray(whole_bytes)
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(start, len(content) - 1))] = data.draw(st.integers(0, 255))
-    _open_or_refuse(tmp_path_factory, bytes(content))
+    pack = _open(tmp_path_factory, bytes(content))
+    assert pack is None or _is_readable(pack)
 
 
 @settings(max_examples=60)
 @given(tail=st.binary(max_size=200), start=st.integers(0, 2**64 - 1))
 def test_a_hostile_end_is_refused(tmp_path_factory, tail, start):
     for place in (start, 8):
-        _open_or_refuse(tmp_path_factory, MAGIC + tail + place.to_bytes(8, 'little') + MAGIC)
+        assert _open(tmp_path_factory, MAGIC + tail + place.to_bytes(8, 'little') + MAGIC) is None
 
 
 @settings(max_examples=150)
@@ -193,7 +195,7 @@ def test_a_hostile_table_is_refused_or_harmless(tmp_path_factory, whole_file, da
     column = columns.pop(name)
     if change == 'shorten':
         columns[name] = column[: len(column) // 2]
-    elif change == 'number':
+    elif change == 'number' and column.size:
         column = column.copy()
         lies = [-1, 0, 1, 2**31, 2**62, -(2**63)] if column.dtype.kind == 'i' else [0, 1, 255]
         column.reshape(-1)[data.draw(st.integers(0, max(column.size - 1, 0)))] = data.draw(st.sampled_from(lies))
@@ -206,7 +208,8 @@ def test_a_hostile_table_is_refused_or_harmless(tmp_path_factory, whole_file, da
     tail = io.BytesIO()
     np.savez(tail, **columns)
     content = whole_bytes[:start] + tail.getvalue() + start.to_bytes(8, 'little') + MAGIC
-    _open_or_refuse(tmp_path_factory, content)
+    pack = _open(tmp_path_factory, content)
+    assert pack is None or _is_readable(pack)
 
 
 @pytest.mark.parametrize('column', ['place_raster_bytes', 'place_mask_planes'])
@@ -216,6 +219,18 @@ def test_parts_that_are_there_but_have_no_size_are_refused(tmp_path_factory, who
     path.write_bytes(content)
     with pytest.raises(ChipFolderError, match='no whole pack'):
         Pack(path)
+
+
+def test_statistics_of_numbers_belong_to_rasters_of_numbers(tmp_path, rng, whole):
+    label = Label(rng.normal(0, 1, (9, 7)).astype(np.float32))
+    numbers = write_pack(
+        tmp_path / 'a.pack', [make_chip(rng, shape=(9, 7), label=label) for _ in range(3)]
+    ).read_bytes()
+    for content, lie in ((whole, np.zeros((3, 5))), (numbers, np.zeros((0, 5))), (numbers, np.zeros((2, 5)))):
+        path = tmp_path / 'b.pack'
+        path.write_bytes(_with_columns(content, lambda columns, lie=lie: columns.update(label_statistics=lie)))
+        with pytest.raises(ChipFolderError, match='no whole pack of chips: statistics of labels'):
+            Pack(path)
 
 
 @pytest.mark.parametrize('lie', ['object', 'complex64', 'nonsense', ''])
@@ -283,16 +298,25 @@ def _with_columns(whole, change):
     return whole[:start] + tail.getvalue() + start.to_bytes(8, 'little') + MAGIC
 
 
-def _open_or_refuse(tmp_path_factory, content):
+def _open(tmp_path_factory, content):
+    """The pack, or None where it is refused; any other error is a failure."""
     path = tmp_path_factory.mktemp('hostile') / 'a.pack'
     path.write_bytes(content)
     try:
-        pack = Pack(path)
+        return Pack(path)
     except ChipFolderError:
-        return
-    for position in range(len(pack)):
-        pack.chip(position).pixels.sum(dtype=float)
+        return None
+
+
+def _is_readable(pack):
+    """Whether every chip of a pack can be read, to its last pixel, and has the shape that the table tells."""
     pack.table.value_counts()
+    for position, shape in enumerate(pack.table.shapes.tolist()):
+        pixels = pack.chip(position).pixels
+        pixels.sum(dtype=float)
+        if pixels.shape != (pack.table.planes, *shape):
+            return False
+    return True
 
 
 @pytest.fixture(scope='module')

@@ -6,9 +6,10 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geolearn.chips.facts import TableBuilder, find_facts
 from geolearn.chips.label import Label
 from geolearn.chips.reader import Chip
-from geolearn.chips.table import ChipTable, TableBuilder, find_facts, join_tables
+from geolearn.chips.table import ChipTable, join_tables
 from geolearn.raster import GeoBox
 from geolearn.statistics import count_values
 

@@ -1,4 +1,4 @@
-"""Class rasters as labels: which classes they hold, and their values in a window."""
+"""Rasters as labels: which classes they hold, and their class values or numbers in a window."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from rasterio.windows import Window
 
+from geolearn.chips.targets import as_numbers
 from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
 from geolearn.raster import open_raster, raster_geobox, read_window
@@ -16,24 +17,28 @@ RasterPath = str | Path | Sequence[str | Path]
 
 
 class RasterLabels:
-    """A class raster on the grid of the image.
+    """A raster of class values, or of numbers to learn, on the grid of the image.
 
     Args:
         path: The raster, or several that make one mosaic.
         image: Dataset of the image, whose grid it must have.
         shown: What the image is called in messages.
         classes: Classes; None takes the values found, with the raster's own names and colours.
+        numbers: Whether pixels are numbers to learn; then there are no classes.
 
     Raises:
         ChipFolderError: If it has several bands, another grid, or values that are no class values.
     """
 
-    def __init__(self, path: RasterPath, image: Any, shown: str, classes: Sequence[ClassInfo] | None) -> None:
-        self.path = path
+    def __init__(
+        self, path: RasterPath, image: Any, shown: str, classes: Sequence[ClassInfo] | None, *, numbers: bool = False
+    ) -> None:
+        self.path, self.numbers = path, numbers
         self.shown = str(path) if isinstance(path, str | Path) else f'mosaic of {len(path)} files'
         with open_raster(path) as src:
             _check_grids(image, src, f'image {shown} and labels {self.shown}')
-            self.classes = tuple(classes) if classes is not None else _find_classes(src, self.shown)
+            known = () if numbers else classes
+            self.classes = tuple(known) if known is not None else _find_classes(src, self.shown)
 
     @contextmanager
     def open(self) -> Iterator[Any]:
@@ -42,7 +47,9 @@ class RasterLabels:
             yield src
 
 
-def read_values(src: Any, window: tuple[int, int, int, int], mask: np.ndarray | None, shown: str) -> np.ndarray:
+def read_values(
+    src: Any, window: tuple[int, int, int, int], mask: np.ndarray | None, shown: str, *, numbers: bool = False
+) -> np.ndarray:
     """Return class values (height, width) of a window, 0 where labels or image have no data.
 
     Args:
@@ -50,14 +57,19 @@ def read_values(src: Any, window: tuple[int, int, int, int], mask: np.ndarray | 
         window: Row, column, height and width.
         mask: True where the image has data; None where it has everywhere.
         shown: What the labels are called in messages.
+        numbers: Return numbers to learn instead, float32 with NaN where there is no data.
     """
     row, col, height, width = window
-    pixels, label_mask = read_window(src, Window(col, row, width, height), [1])
-    values = pixels[0]
-    for valid in (mask, label_mask):
-        values = values if valid is None else np.where(valid, values, 0).astype(values.dtype)
+    pixels, valid = read_window(src, Window(col, row, width, height), [1])
+    if mask is not None:
+        valid = mask if valid is None else mask & valid
+    if numbers:
+        return as_numbers(pixels[0], valid, f'labels {shown}')
+    values = pixels[0] if valid is None else np.where(valid, pixels[0], 0).astype(pixels.dtype)
     if values.dtype.kind == 'f' and (np.rint(values) != values).any():
-        raise ChipFolderError(f'labels {shown} hold fractions; class values are whole numbers')
+        raise ChipFolderError(
+            f"labels {shown} hold fractions; class values are whole numbers; pass target='values' to export numbers"
+        )
     if values.dtype.itemsize > 1 or values.dtype.kind == 'i':
         low, high = values.min(), values.max()
         if low < 0 or high > 65535:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rasterio.windows import Window
-from tqdm.auto import tqdm
 
+from geolearn.chips._progress import progress_bar
 from geolearn.chips.exporting.options import ExportOptions
 from geolearn.chips.exporting.plan import Job, Tile, compose
 from geolearn.chips.exporting.sources import LabelSource, Truth, turned
@@ -99,8 +99,6 @@ class Export:
         waiting = iter(jobs)
         lock = threading.Lock()
         count = sum(len(job.tiles) for job in jobs)
-        # nothing is passed where a bar may show, so that TQDM_DISABLE is heeded
-        quiet: dict[str, Any] = {'disable': True} if count < FEW_CHIPS else {}
 
         def work() -> None:
             try:
@@ -119,7 +117,7 @@ class Export:
                 raise
 
         with (
-            tqdm(total=count, desc='cutting chips', unit='chip', leave=False, **quiet) as bar,
+            progress_bar(count, 'cutting chips', few=FEW_CHIPS, unit='chip') as bar,
             ThreadPoolExecutor(threads, 'geolearn-export') as pool,
         ):
             futures = [pool.submit(work) for _ in range(min(threads, max(1, len(jobs))))]

@@ -41,7 +41,7 @@ class LabelSource:
 
     Args:
         vectors: Features; the objects of a panoptic label where `raster` gives the classes of pixels.
-        raster: A class raster.
+        raster: Class values, or numbers to learn.
     """
 
     vectors: VectorLabels | None = None
@@ -67,8 +67,10 @@ class LabelSource:
             yield stack.enter_context(self.raster.open()) if self.raster else None
 
     def values(self, src: Any, window: tuple[int, int, int, int], mask: np.ndarray | None) -> np.ndarray | None:
-        """Read the class raster in a window; None where there is none."""
-        return read_values(src, window, mask, self.raster.shown) if self.raster else None
+        """Read the raster of class values or numbers in a window; None where there is none."""
+        if self.raster is None:
+            return None
+        return read_values(src, window, mask, self.raster.shown, numbers=self.raster.numbers)
 
     def truth(self, tile: Tile, mask: np.ndarray | None, values: np.ndarray | None, options: ExportOptions) -> Truth:
         """Make the label of a chip.
@@ -76,7 +78,7 @@ class LabelSource:
         Args:
             tile: Where it lies.
             mask: (height, width) of the chip, True where the raster has data.
-            values: (height, width) of the class raster in the chip.
+            values: (height, width) of class values or numbers in the chip.
             options: The form of the label.
         """
         if self.vectors is None:
@@ -100,6 +102,9 @@ def is_empty(label: Label, min_labelled: float) -> bool:
     """Whether nothing is labelled, or less than the share of pixels that is asked for."""
     if label.raster is None:
         return len(label.values) == 0
+    if label.raster.dtype.kind == 'f':
+        share = 1 - float(np.isnan(label.raster).mean())
+        return not share or share < min_labelled
     return not (label.raster.any() and float((label.raster > 0).mean()) >= min_labelled) and not (
         len(label.values) and not min_labelled
     )

@@ -99,11 +99,11 @@ def _instance(geometry: Any, shape: tuple[int, int]) -> np.ndarray:
 
 
 def raster_label(task: Task, values: np.ndarray) -> Label:
-    """Return the label of a chip from class values (height, width), 0 where unlabelled.
+    """Return the label of a chip from class values (height, width), 0 where unlabelled, or from numbers to learn.
 
     Objects are groups of pixels of one class that share edges. The class of a whole chip is the one with most pixels.
     """
-    if task is Task.PIXELS:
+    if task in (Task.PIXELS, Task.VALUES):
         return Label(raster=values)
     if task in (Task.LABEL, Task.LABELS):
         found, counts = np.unique(values[values > 0], return_counts=True)

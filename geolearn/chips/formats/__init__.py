@@ -18,8 +18,10 @@ from geolearn.chips.formats.labeled import list_labeled_tiles, list_multilabeled
 from geolearn.chips.formats.multitemporal import list_multitemporal_tiles, split_dates
 from geolearn.chips.formats.panoptic import list_panoptic
 from geolearn.chips.formats.rcnn import list_rcnn_masks
+from geolearn.chips.formats.values import choose_target
 from geolearn.chips.formats.voc import list_voc
 from geolearn.chips.formats.yolo import list_yolo
+from geolearn.chips.label import Target, check_target
 from geolearn.chips.source import Listing
 from geolearn.errors import ChipFolderError, UnknownNameError
 
@@ -68,17 +70,20 @@ class OpenedFolder:
     notes: tuple[str, ...]
 
 
-def open_chips(path: str | Path, dataset_type: str | None = None) -> OpenedFolder:
+def open_chips(path: str | Path, dataset_type: str | None = None, *, target: Target | None = None) -> OpenedFolder:
     """Find a folder of chips and list what is in it; nothing is written there.
 
     Args:
         path: The folder, its ``images/``, or the folder above it.
         dataset_type: A key of `FORMATS`; None takes the .emd's word, or else what the content shows beyond doubt.
+        target: What the pixels of label rasters are; see `choose_target`.
 
     Raises:
-        UnknownNameError: If `dataset_type` is none that geolearn reads.
-        ChipFolderError: If there are no chips or the format cannot be told; the message says what was found.
+        UnknownNameError: If `dataset_type` is none that geolearn reads, or there is no such `target`.
+        ChipFolderError: If there are no chips, the format cannot be told or labels are not what `target` says; the
+            message says what was found.
     """
+    check_target(target)
     wanted = None if dataset_type is None else _ALIASES.get(dataset_type, dataset_type)
     if wanted is not None and wanted not in FORMATS:
         raise UnknownNameError('dataset_type', wanted, [*FORMATS, *_ALIASES])
@@ -88,7 +93,7 @@ def open_chips(path: str | Path, dataset_type: str | None = None) -> OpenedFolde
     kind, notes = _choose_type(found, metadata, wanted, has_emd)
     if has_emd:
         refuse_what_is_not_read(found.folder, kind)
-    listing = split_dates(found.folder, metadata, FORMATS[kind](found.folder, metadata))
+    listing = choose_target(split_dates(found.folder, metadata, FORMATS[kind](found.folder, metadata)), target)
     stale = stale_map_notes(found.folder, listing.chips)
     return OpenedFolder(found.folder, kind, metadata, listing, (*found.notes, *notes, *stale))
 

@@ -95,10 +95,10 @@ class FormatWriter:
             raise ChipFolderError(f'cannot write {self.root / relative}: {error.strerror}') from error
         return relative
 
-    def write_raster(self, relative: str, raster: np.ndarray, chip: ChipFile) -> str:
-        """Write (bands, height, width) or (height, width) integers as a GeoTIFF below the root; return its name."""
+    def write_raster(self, relative: str, raster: np.ndarray, chip: ChipFile, *, nodata: float | None = None) -> str:
+        """Write (bands, height, width) or (height, width) pixels as a GeoTIFF below the root; return its name."""
         block = raster if raster.ndim == 3 else raster[None]
-        write_image(self.root / relative, block, chip.place, compress=self.compress)
+        write_image(self.root / relative, block, chip.place, compress=self.compress, nodata=nodata)
         return relative
 
 

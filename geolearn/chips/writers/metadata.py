@@ -141,15 +141,21 @@ def _accumulated(facts: ExportFacts, tally: Tally, next_index: int) -> dict[str,
     return found
 
 
+def _totals(values: Sequence[int], tally: Tally) -> dict[str, Any]:
+    return {'NumClasses': len(values), 'NumImagesTotal': len(tally.rows)}
+
+
+def _counts(found: Mapping[int, Summary], values: Sequence[int]) -> list[int]:
+    return [found[value].count if value in found else 0 for value in values]
+
+
 def _feature_stats(facts: ExportFacts, tally: Tally) -> dict[str, Any]:
     values = [info.value for info in facts.classes]
-    empty = Summary()
     return {
-        'NumClasses': len(values),
-        'NumImagesTotal': len(tally.rows),
+        **_totals(values, tally),
         'NumFeaturesTotal': sum(summary.count for summary in tally.areas.values()),
-        'NumImagesPerClass': [tally.chips_with.get(value, empty).count for value in values],
-        'NumFeaturesPerClass': [tally.areas.get(value, empty).count for value in values],
+        'NumImagesPerClass': _counts(tally.chips_with, values),
+        'NumFeaturesPerClass': _counts(tally.areas, values),
         'NumFeaturesPerImage': tally.features_per_chip.as_dict(),
         'FeatureAreaPerClass': summaries(tally.areas, values),
     }
@@ -157,12 +163,10 @@ def _feature_stats(facts: ExportFacts, tally: Tally) -> dict[str, Any]:
 
 def _pixel_stats(facts: ExportFacts, tally: Tally) -> dict[str, Any]:
     values = [info.value for info in facts.classes]
-    empty = Summary()
     return {
-        'NumClasses': len(values),
-        'NumImagesTotal': len(tally.rows),
-        'NumImagesPerClass': [tally.pixels.get(value, empty).count for value in values],
-        'NumPixelsPerClass': [int(tally.pixels.get(value, empty).total) for value in values],
+        **_totals(values, tally),
+        'NumImagesPerClass': _counts(tally.pixels, values),
+        'NumPixelsPerClass': [int(tally.pixels[value].total) if value in tally.pixels else 0 for value in values],
         'NumClassesPerImage': tally.classes_per_chip.as_dict(),
         'PixelsPerClass': summaries(tally.pixels, values, len(tally.rows)),
     }

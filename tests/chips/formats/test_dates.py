@@ -91,7 +91,8 @@ def test_a_third_folder_shows_that_this_is_no_change(export, emd):
     folder = export('folders')
     if not emd:
         (folder / 'esri_model_definition.emd').unlink()
-    check_pixels(folder)
+    assert check_pixels(folder).task is Task.PIXELS
+    assert open_chips(folder).dataset_type == 'MultiTemporal_Tiles'
 
 
 def test_two_folders_stay_change_until_the_emd_tells_of_dates(export):
@@ -143,7 +144,8 @@ def test_images_alone_are_single_dates_where_classified_tiles_are_asked_for(expo
 @pytest.mark.parametrize('dates', [3, DAYS])
 @pytest.mark.parametrize('dataset_type', [None, 'MultiTemporal_Tiles'])
 def test_files_hold_the_dates_that_the_emd_tells_of(export, dates, dataset_type):
-    check_pixels(export('files', block={'dates': dates}), dataset_type=dataset_type)
+    listing = check_pixels(export('files', block={'dates': dates}), dataset_type=dataset_type)
+    assert {chip.dates_in_file for chip in listing.chips} == {3}
 
 
 def test_bands_that_do_not_share_out_among_the_dates_are_refused(tmp_path, save):

@@ -1,4 +1,5 @@
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,23 +20,14 @@ def line(name, *box, score=''):
     return f'  {name} 0.00 0 0 {corners} 0 0 0 0 0 0 0 {score}\n'
 
 
-def write(folder, labels):
-    for name in ('images', 'labels'):
-        (folder / name).mkdir(parents=True)
-    for name, text in labels.items():
-        (folder / 'images' / f'{name}.tif').touch()
-        (folder / 'labels' / f'{name}.txt').write_text(text, encoding='utf-8')
-    return folder
+@pytest.fixture
+def write(write_pairs):
+    return partial(write_pairs, suffix='.txt')
 
 
 @pytest.fixture
-def read(tmp_path):
-    def read(text, shape=(100, 200)):
-        path = tmp_path / 'chip.txt'
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return read_kitti(path, VALUES, shape)
-
-    return read
+def read(text_reader):
+    return text_reader(read_kitti, VALUES, '.txt')
 
 
 def test_a_class_is_a_value_or_a_name_of_any_number_of_words(read):
@@ -95,7 +87,7 @@ def test_bytes_that_are_no_text_are_named(read):
         read(b'\xff\xfe1\x00')
 
 
-def test_a_folder_lists_its_pairs(tmp_path):
+def test_a_folder_lists_its_pairs(tmp_path, write):
     folder = write(tmp_path, {'a': line(255, 0, 0, 5, 5), 'b': ''})
     (folder / 'images' / 'c.tif').touch()
     listing = list_kitti(folder, ExportMetadata.empty())
@@ -110,7 +102,7 @@ def test_a_folder_lists_its_pairs(tmp_path):
     assert again.read_label((9, 9)).values.tolist() == [255]
 
 
-def test_without_an_emd_a_score_cannot_be_told_from_a_class(tmp_path):
+def test_without_an_emd_a_score_cannot_be_told_from_a_class(tmp_path, write):
     folder = write(tmp_path / 'scores', {'a': line('car', 0, 0, 5, 5, score=0.5)})
     with pytest.raises(ChipFolderError, match=r"a.txt, line 1: either the class is 'car 0.00' or the last column"):
         list_kitti(folder, ExportMetadata.empty())

@@ -1,4 +1,5 @@
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,13 +24,9 @@ def tile(*names):
     return f'<annotation><filename>1.jpg</filename>{objects}</annotation>'
 
 
-def write(folder, labels):
-    for name in ('images', 'labels'):
-        (folder / name).mkdir(parents=True)
-    for name, text in labels.items():
-        (folder / 'images' / f'{name}.tif').touch()
-        (folder / 'labels' / f'{name}.xml').write_text(text, encoding='utf-8')
-    return folder
+@pytest.fixture
+def write(write_pairs):
+    return partial(write_pairs, suffix='.xml')
 
 
 @pytest.fixture
@@ -103,7 +100,7 @@ def test_a_list_of_many_commas_is_no_burden(saved):
     assert read_multilabeled_tile(saved(tile('Water' + ',' * 100_000)), VALUES, (8, 8)).values.tolist() == [1]
 
 
-def test_folders_without_an_emd_take_the_classes_from_the_labels(tmp_path):
+def test_folders_without_an_emd_take_the_classes_from_the_labels(tmp_path, write):
     one = list_labeled_tiles(write(tmp_path / 'one', {'a': tile('b, c', 'x'), 'd': tile('a')}), ExportMetadata.empty())
     assert one.task is Task.LABEL
     assert [(info.value, info.name) for info in one.classes] == [(1, 'a'), (2, 'b, c')]

@@ -1,4 +1,5 @@
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,24 +33,14 @@ def voc(*objects, size=None):
     return f'<annotation><filename>0.jpg</filename>{stated}{rows}</annotation>'
 
 
-def write(folder, labels, *, images=None):
-    for name in ('images', 'labels'):
-        (folder / name).mkdir()
-    for name in labels if images is None else images:
-        (folder / 'images' / f'{name}.tif').touch()
-    for name, text in labels.items():
-        (folder / 'labels' / f'{name}.xml').write_text(text, encoding='utf-8')
-    return folder
+@pytest.fixture
+def write(write_pairs):
+    return partial(write_pairs, suffix='.xml')
 
 
 @pytest.fixture
-def read(tmp_path):
-    def read(text, shape=(100, 200)):
-        path = tmp_path / 'chip.xml'
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return read_voc(path, VALUES, shape)
-
-    return read
+def read(text_reader):
+    return text_reader(read_voc, VALUES, '.xml')
 
 
 def test_a_name_is_a_class_value_or_a_class_name(read):
@@ -63,7 +54,7 @@ def test_a_name_is_a_class_value_or_a_class_name(read):
     assert label.skipped == ()
 
 
-def test_a_value_goes_before_a_name_that_looks_like_one(tmp_path):
+def test_a_value_goes_before_a_name_that_looks_like_one(tmp_path, write):
     folder = write(tmp_path, {'a': voc(('2', 0, 0, 5, 5))})
     (chip,) = list_voc(folder, metadata(ClassInfo(1, '2', (0, 0, 0)), ClassInfo(2, '1', (0, 0, 0)))).chips
     assert chip.read_label((9, 9)).values.tolist() == [2]
@@ -161,7 +152,7 @@ def test_a_label_that_is_a_folder_or_missing_is_named(tmp_path):
             read_voc(tmp_path / name, VALUES, (5, 5))
 
 
-def test_a_folder_lists_its_pairs_and_counts_the_rest(tmp_path):
+def test_a_folder_lists_its_pairs_and_counts_the_rest(tmp_path, write):
     folder = write(tmp_path, {'b': voc((1, 0, 0, 5, 5)), 'a': voc(), 'lonely': voc()}, images=['a', 'b', 'c', 'd'])
     (folder / 'labels' / 'a.tif.aux.xml').write_text('<PAMDataset/>')
     listing = list_voc(folder, metadata(PALM, HOUSE))
@@ -173,12 +164,12 @@ def test_a_folder_lists_its_pairs_and_counts_the_rest(tmp_path):
     assert [note[:8] for note in listing.notes] == ['2 images', '1 labels']
 
 
-def test_the_reader_of_a_chip_travels_to_other_processes(tmp_path):
+def test_the_reader_of_a_chip_travels_to_other_processes(tmp_path, write):
     (chip,) = list_voc(write(tmp_path, {'a': voc((7, 0, 0, 5, 5))}), metadata(PALM, HOUSE)).chips
     assert pickle.loads(pickle.dumps(chip)).read_label((9, 9)).values.tolist() == [7]  # noqa: S301
 
 
-def test_without_an_emd_names_become_classes(tmp_path):
+def test_without_an_emd_names_become_classes(tmp_path, write):
     folder = write(tmp_path, {'a': voc(('Öl palm', 0, 0, 5, 5), ('3', 0, 0, 5, 5)), 'b': voc(('Dead', 0, 0, 5, 5))})
     listing = list_voc(folder, ExportMetadata.empty())
     assert [(info.value, info.name) for info in listing.classes] == [(1, '3'), (2, 'Dead'), (3, 'Öl palm')]
@@ -186,21 +177,21 @@ def test_without_an_emd_names_become_classes(tmp_path):
     assert listing.notes == ('no .emd lists classes; they were taken from the labels',)
 
 
-def test_without_an_emd_numbers_are_the_values(tmp_path):
+def test_without_an_emd_numbers_are_the_values(tmp_path, write):
     folder = write(tmp_path, {'a': voc(('255', 0, 0, 5, 5), ('07', 0, 0, 5, 5), ('7', 0, 0, 5, 5))})
     listing = list_voc(folder, ExportMetadata.empty())
     assert [(info.value, info.name) for info in listing.classes] == [(7, '7'), (255, '255')]
     assert listing.chips[0].read_label((9, 9)).values.tolist() == [255, 7, 7]
 
 
-def test_one_broken_label_does_not_hide_the_classes_of_the_others(tmp_path):
+def test_one_broken_label_does_not_hide_the_classes_of_the_others(tmp_path, write):
     listing = list_voc(write(tmp_path, {'a': '', 'b': voc(('tree', 0, 0, 5, 5))}), ExportMetadata.empty())
     assert [info.name for info in listing.classes] == ['tree']
     with pytest.raises(ChipFolderError, match='a.xml is empty'):
         listing.chips[0].read_label((9, 9))
 
 
-def test_folders_without_classes_pairs_or_labels_are_refused(tmp_path):
+def test_folders_without_classes_pairs_or_labels_are_refused(tmp_path, write):
     for name in ('none', 'broken', 'apart', 'bare'):
         (tmp_path / name).mkdir()
     with pytest.raises(ChipFolderError, match='no label below .*none names a class'):
