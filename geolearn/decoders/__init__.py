@@ -1,0 +1,33 @@
+"""Decoders: networks that turn a backbone's feature maps into outputs per pixel, by name."""
+
+from geolearn.decoders import (  # noqa: F401 - each registers its names
+    deeplab,
+    fcn,
+    fpn,
+    muster,
+    pspnet,
+    segformer,
+    unet,
+    upernet,
+)
+from geolearn.decoders._decoder import (
+    DECODERS,
+    Decoder,
+    create_decoder,
+    decoder_options,
+    get_decoder,
+    register_decoder,
+)
+from geolearn.decoders._options import Option
+from geolearn.decoders.attention_input import AttentionInput
+
+__all__ = [
+    'DECODERS',
+    'AttentionInput',
+    'Decoder',
+    'Option',
+    'create_decoder',
+    'decoder_options',
+    'get_decoder',
+    'register_decoder',
+]

@@ -1,0 +1,154 @@
+"""Losses that are an average of what each pixel costs."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geolearn.classes import IGNORE_INDEX
+
+
+class PixelLoss(nn.Module):
+    """The average cost of the pixels that count, weighted by their classes; subclasses say what a pixel costs.
+
+    Args:
+        class_weights: (classes,) weight of each class, or None for equal weights. The sum of the weighted costs is
+            divided by the sum of the weights of the pixels, as torch does, so that a class of weight 0 does not count.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, class_weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer('class_weights', class_weights, persistent=False)
+
+    def costs(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return what each pixel costs.
+
+        Args:
+            logits: (N, classes, H, W), at least float32.
+            target: (N, H, W) int64 class indices or IGNORE_INDEX.
+
+        Returns:
+            (N, H, W) costs >= 0, times the weight of the pixel's class; 0 where the pixel is ignored.
+        """
+        raise NotImplementedError
+
+    def shares(self, target: Tensor) -> Tensor:
+        """Return the weight (N, H, W) that each pixel has in the average; 0 where it is ignored."""
+        counted = target != IGNORE_INDEX
+        if self.class_weights is None:
+            return counted.float()
+        return self.class_weights[torch.where(counted, target, 0)] * counted
+
+    def counted(self, target: Tensor) -> Tensor:
+        """Return what the mean is over: the sum of the weights of the pixels (N, H, W) that count."""
+        return self.shares(target).sum()
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean cost of logits (N, classes, H, W) against indices (N, H, W); 0 if no pixel counts."""
+        return weighted_mean(self.costs(full_precision(logits), target), self.shares(target))
+
+
+class PixelCrossEntropy(PixelLoss):
+    """Cross-entropy averaged over the pixels that count.
+
+    Args:
+        class_weights: (classes,) weight of each class, or None; the average is weighted by the targets' weights.
+        label_smoothing: Share of the target, 0..1, that is spread evenly over all classes (Szegedy et al. 2016,
+            arXiv:1512.00567).
+    """
+
+    def __init__(self, class_weights: Tensor | None = None, *, label_smoothing: float = 0.0) -> None:
+        super().__init__(class_weights)
+        self.label_smoothing = label_smoothing
+
+    def costs(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the weighted cross-entropy of each pixel, (N, H, W)."""
+        return _cross_entropies(logits, target, self.class_weights, label_smoothing=self.label_smoothing)
+
+
+class PixelFocal(PixelLoss):
+    """Focal loss of each pixel: cross-entropy times (1 - p)^gamma, p being the probability of the true class.
+
+    Lin et al. 2017, arXiv:1708.02002. Pixels that are already right cost next to nothing. ArcGIS applies the factor
+    to the average of the batch, where it focuses on nothing.
+
+    Args:
+        gamma: How strongly easy pixels are discounted, >= 0; 0 is cross-entropy.
+        class_weights: (classes,) weight of each class, or None.
+    """
+
+    def __init__(self, gamma: float = 2.0, class_weights: Tensor | None = None) -> None:
+        super().__init__(class_weights)
+        self.gamma = gamma
+
+    def costs(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the weighted focal loss of each pixel, (N, H, W)."""
+        entropy = _cross_entropies(logits, target)
+        # below a gamma of 1 the slope at p = 1 is infinite, and infinity times a cost of 0 is NaN
+        doubt = (-torch.expm1(-entropy)).clamp(min=1e-12)
+        costs = doubt**self.gamma * entropy
+        return costs if self.class_weights is None else costs * self.shares(target)
+
+
+class HardPixels(nn.Module):
+    """Average only the costliest pixels of a batch (online hard examples, Shrivastava et al. 2016, arXiv:1604.03540).
+
+    Args:
+        base: Says what a pixel costs.
+        fraction: Share of the counted pixels that is kept, 0..1 without 0.
+        min_kept: Fewest pixels of a batch that are kept, as long as so many count.
+    """
+
+    def __init__(self, base: PixelLoss, fraction: float = 0.25, *, min_kept: int = 1) -> None:
+        super().__init__()
+        self.base, self.fraction, self.min_kept = base, fraction, min_kept
+
+    def counted(self, target: Tensor) -> Tensor:
+        """Return the weight of all pixels that could be among the hardest."""
+        return self.base.counted(target)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean cost of the hardest pixels of logits (N, classes, H, W); 0 if no pixel counts."""
+        costs = self.base.costs(full_precision(logits), target).flatten()
+        shares = self.base.shares(target).flatten()
+        return weighted_mean(costs, shares * self._hardest(costs.detach(), shares > 0))
+
+    def _hardest(self, costs: Tensor, counted: Tensor) -> Tensor:
+        """Mark the costliest of the counted pixels, without asking the device how many there are."""
+        most = min(len(costs), max(math.ceil(self.fraction * len(costs)), self.min_kept))
+        order = costs.masked_fill(~counted, -1).topk(most).indices  # costs are never negative: ignored pixels are last
+        kept = (counted.sum() * self.fraction).ceil().clamp(min=self.min_kept)
+        chosen = torch.arange(most, device=costs.device) < kept
+        return torch.zeros_like(counted).scatter(0, order, chosen) & counted
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    """Return logits in float32 at least: sums over a million pixels are wrong in half precision."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def weighted_mean(costs: Tensor, shares: Tensor) -> Tensor:
+    """Divide the sum of costs that are weighted already by the sum of their weights; 0 where that is 0.
+
+    Args:
+        costs: Any shape; where the weight is 0 they do not count.
+        shares: Weights of the same shape.
+    """
+    # the plain mean of torch is 0/0 where a batch has no labelled pixel
+    return costs.where(shares > 0, 0).sum() / shares.sum().clamp(min=1e-8)
+
+
+def _cross_entropies(
+    logits: Tensor, target: Tensor, weights: Tensor | None = None, *, label_smoothing: float = 0.0
+) -> Tensor:
+    rows, indices = logits, target
+    if logits.is_cuda and torch.are_deterministic_algorithms_enabled():
+        # torch has a deterministic kernel for rows of pixels, and none for maps
+        rows, indices = logits.movedim(1, -1).flatten(0, -2), target.flatten()
+    costs = functional.cross_entropy(
+        rows, indices, weights, ignore_index=IGNORE_INDEX, reduction='none', label_smoothing=label_smoothing
+    )
+    return costs.view_as(target)
