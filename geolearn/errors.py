@@ -9,6 +9,8 @@ GeoLearnError
     BundleError          a .dlpk that is broken, hostile or too new           (ValueError)
     UnknownNameError     a name that no registry holds                        (ValueError)
     NotTrainedError      a result asked of a model before `fit`               (RuntimeError)
+    TrainingError        a training that cannot go on                         (RuntimeError)
+    CheckpointError      a checkpoint that cannot be written, read or resumed (OSError)
     MissingExtraError    an optional library that is not installed            (ImportError)
 """
 
@@ -48,6 +50,14 @@ class NotTrainedError(GeoLearnError, RuntimeError):
     """A result was asked of a model that has not been trained."""
 
 
+class TrainingError(GeoLearnError, RuntimeError):
+    """A training cannot go on: a loss that is no number, or memory that holds not even one chip."""
+
+
+class CheckpointError(GeoLearnError, OSError):
+    """A checkpoint cannot be written, read, or resumed by this training."""
+
+
 class MissingExtraError(GeoLearnError, ImportError):
     """An optional library is needed and not installed; the message holds the install line."""
 
@@ -63,9 +73,10 @@ class UnknownNameError(GeoLearnError, ValueError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         options = sorted(known)
-        near = difflib.get_close_matches(name.lower(), options, n=3, cutoff=0.5)
+        spelt = {option.lower(): option for option in options}
+        near = difflib.get_close_matches(name.lower(), spelt, n=3, cutoff=0.5)
         if near:
-            hint = 'did you mean ' + ' or '.join(repr(n) for n in near) + '?'
+            hint = 'did you mean ' + ' or '.join(repr(spelt[n]) for n in near) + '?'
         else:
             hint = 'known: ' + ', '.join(options[:20]) + (', ...' if len(options) > 20 else '')
         super().__init__(f'unknown {kind} {name!r}; {hint}')

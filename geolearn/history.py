@@ -11,7 +11,8 @@ class History:
 
     Args:
         batch_losses: Smoothed training loss after each batch.
-        epochs: One row per epoch: epoch, train_loss, valid_loss, accuracy, miou, seconds.
+        epochs: One row per epoch: epoch, train_loss, valid_loss, the task's scores, parts of the loss if it has some,
+            learning_rate, seconds.
         learning_rate: Highest learning rate of the last fit.
         loaded: How many of the rows came with the bundle, without their batches' losses.
     """
@@ -28,10 +29,10 @@ class Evaluation:
 
     Args:
         metrics: ``'accuracy'`` and ``'miou'``, None where undefined.
-        esri: The same in Esri's words: ``'accuracy'`` and ``'per_class_metrics'`` as text.
+        esri: The same in Esri's words, such as ``'accuracy'`` and ``'per_class_metrics'`` as text.
         figures: PNGs by their name in the bundle.
     """
 
     metrics: Mapping[str, Any]
-    esri: Mapping[str, str] = field(default_factory=dict)
+    esri: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, bytes] = field(default_factory=dict)

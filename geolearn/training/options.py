@@ -1,0 +1,113 @@
+"""FitOptions: how a network is to be trained."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Literal
+
+import torch
+
+Rate = float | slice | Sequence[float]
+"""One learning rate, a slice from the first group's to the last one's, or one for each parameter group."""
+
+Precision = Literal['bf16', 'fp16']
+
+EMA_DECAY = 0.999
+"""Share of the average that each step keeps, where ``ema=True``."""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a network is to be trained.
+
+    Args:
+        epochs: Passes over the training chips.
+        learning_rate: Highest rate, or a slice from the trunk's to the head's, or one for each parameter group; None
+            where a checkpoint is resumed, for the rate that it was written with.
+        one_cycle: Warm up and anneal (Smith & Topin 2017, arXiv:1708.07120) instead of a constant rate.
+        weight_decay: Decoupled weight decay; biases and norms have none.
+        early_stopping: End when `monitor` has not got better for `patience` epochs.
+        patience: So many epochs may pass without getting better.
+        min_delta: By less than this is not better.
+        checkpoint: Write the last and the best state after each epoch, and end with the best weights; ``'all'`` also
+            keeps the weights of every epoch.
+        monitor: Column of the epoch table that says what is best.
+        mixed_precision: ``'bf16'``, ``'fp16'`` (CUDA only), True for the better of them on a GPU, None or False for
+            float32 throughout.
+        accumulate: So many batches make one step, which is that of one batch of all their chips (but for batch
+            normalisation, which sees each batch by itself).
+        ema: Keep a running mean of the weights, and end with it: True, or how much of it each step keeps.
+        clip: Longest norm of the gradient; None for any.
+        seed: Fixes dropout and whatever else is drawn at random; None leaves the generators as they are. Order and
+            augmentation of the chips are fixed by the data's own seed.
+        deterministic: Only algorithms that give the same numbers each time; slower on a GPU. Without a seed, 0.
+        callbacks: fastai's, for whatever is not here.
+        verbose: Show a bar over the batches and a row for each epoch.
+
+    Raises:
+        ValueError: If a value makes no sense.
+    """
+
+    epochs: int
+    learning_rate: Rate | None = None
+    one_cycle: bool = True
+    weight_decay: float = 0.01
+    early_stopping: bool = False
+    patience: int = 5
+    min_delta: float = 0.001
+    checkpoint: bool | Literal['all'] = False
+    monitor: str = 'valid_loss'
+    mixed_precision: Precision | bool | None = None
+    accumulate: int = 1
+    ema: bool | float = False
+    clip: float | None = 1.0
+    seed: int | None = None
+    deterministic: bool = False
+    callbacks: tuple[Any, ...] = ()
+    verbose: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ('epochs', 'accumulate', 'patience'):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f'{name} must be a whole number from 1, got {value!r}')
+        for name in ('weight_decay', 'min_delta'):
+            if not _is_number(getattr(self, name)) or getattr(self, name) < 0:
+                raise ValueError(f'{name} must be a number from 0, got {getattr(self, name)!r}')
+        if self.clip is not None and not (_is_number(self.clip) and self.clip > 0):
+            raise ValueError(f'clip must be a number over 0, or None, got {self.clip!r}')
+        if not isinstance(self.ema, bool) and not (_is_number(self.ema) and 0 < self.ema < 1):
+            raise ValueError(f'ema must be True, False or a number between 0 and 1, got {self.ema!r}')
+        if self.mixed_precision not in (None, True, False, 'bf16', 'fp16'):
+            raise ValueError(f"mixed_precision must be 'bf16', 'fp16', a bool or None, got {self.mixed_precision!r}")
+        if self.checkpoint not in (True, False, 'all'):
+            raise ValueError(f"checkpoint must be True, False or 'all', got {self.checkpoint!r}")
+
+    @property
+    def ema_decay(self) -> float | None:
+        """Share of the mean weights that each step keeps, or None for no mean."""
+        if isinstance(self.ema, bool):
+            return EMA_DECAY if self.ema else None
+        return self.ema
+
+    def precision_on(self, device: torch.device) -> Precision | None:
+        """Return what to compute in on a device, None for float32.
+
+        Raises:
+            ValueError: If the device has no scaled float16.
+        """
+        wish = self.mixed_precision or None
+        if wish == 'fp16' and device.type != 'cuda':
+            raise ValueError(
+                f"mixed_precision='fp16' needs a CUDA device and this is {device.type!r}; pass 'bf16' or None"
+            )
+        if wish is True:
+            if device.type != 'cuda':
+                return None  # on CPUs it is slower without special hardware
+            return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp16'
+        return wish
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
