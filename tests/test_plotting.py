@@ -21,10 +21,7 @@ from geolearn.plotting import (
     show_images,
     show_instances,
     show_labels,
-    show_losses,
     show_pairs,
-    show_predictions,
-    show_rate_test,
     stretch,
 )
 
@@ -322,19 +319,6 @@ def test_a_single_pixel_can_be_drawn():
     one = Objects(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0]), torch.ones(1, 1, 1, dtype=torch.bool))
     for batch in (Batch(images(1, size=1), masks(1, 1)), Batch(images(1, size=1), objects=(one,))):
         drawn(show_batch(batch, RGBN, CLASSES, columns=3, alpha=0.5))
-
-
-def test_predictions_stand_beside_the_truth():
-    figure = show_predictions(images(3), masks(3), masks(3, value=2), RGBN, CLASSES)
-    assert len(figure.axes) == 9
-    assert [ax.get_title() for ax in figure.axes[:3]] == ['image', 'truth', 'prediction']
-    assert legend(figure) == ['Wald', 'Straße']
-
-
-def test_training_is_drawn_with_axes():
-    figure = show_losses([3.0, 2.0, 1.0, 0.5], [{'valid_loss': 2.0}, {'valid_loss': 1.0}])
-    assert [line.get_xdata().tolist() for line in figure.axes[0].lines] == [[1, 2, 3, 4], [2, 4]]
-    assert show_rate_test([1e-4, 1e-3], [1.0, 2.0], 5e-4).axes[0].get_xscale() == 'log'
 
 
 def test_drawing_takes_no_pyplot_and_importing_no_matplotlib():

@@ -8,17 +8,40 @@ from geolearn.plotting.chips import (
     show_instances,
     show_labels,
     show_pairs,
+    show_values,
 )
 from geolearn.plotting.colors import class_colors, instance_colors, natural_colors, stretch
-from geolearn.plotting.results import show_losses, show_predictions, show_rate_test
+from geolearn.plotting.confusion import show_confusion_matrix
+from geolearn.plotting.fitting import best_epoch, name_score, show_losses, show_rate_test
+from geolearn.plotting.places import show_split_map
+from geolearn.plotting.reliability import show_reliability
+from geolearn.plotting.results import (
+    choose_typical,
+    describe_chip,
+    error_map,
+    rank_chips,
+    score_chips,
+    show_hard_examples,
+    show_predictions,
+)
+from geolearn.plotting.values import show_value_predictions, show_value_scatter
 
 __all__ = [
+    'best_epoch',
+    'choose_typical',
     'class_colors',
+    'describe_chip',
+    'error_map',
     'instance_colors',
+    'name_score',
     'natural_colors',
+    'rank_chips',
+    'score_chips',
     'show_batch',
     'show_boxes',
     'show_chips',
+    'show_confusion_matrix',
+    'show_hard_examples',
     'show_images',
     'show_instances',
     'show_labels',
@@ -26,5 +49,10 @@ __all__ = [
     'show_pairs',
     'show_predictions',
     'show_rate_test',
+    'show_reliability',
+    'show_split_map',
+    'show_value_predictions',
+    'show_value_scatter',
+    'show_values',
     'stretch',
 ]

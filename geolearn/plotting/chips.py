@@ -54,6 +54,23 @@ def show_chips(
     return figure
 
 
+def show_values(images: Tensor, values: Tensor, bands: Sequence[Band], *, columns: int) -> 'Figure':
+    """Draw chips with the numbers to learn beside them: images (n, bands, H, W), values (n, H, W), NaN left white."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    numbers = to_array(values)
+    known = numbers[np.isfinite(numbers)]
+    low, high = np.percentile(known, [2, 98]) if known.size else (0.0, 1.0)
+    ramp = ScalarMappable(Normalize(low, high), 'viridis')
+    figure, axes = grid(2 * len(images), 2 * columns)
+    for index, (image, number) in enumerate(zip(images, numbers)):
+        axes[2 * index].imshow(natural_colors(image, bands))
+        axes[2 * index + 1].imshow(number, cmap=ramp.cmap, norm=ramp.norm, interpolation='nearest')
+    figure.colorbar(ramp, ax=axes, shrink=0.6, extend='both')
+    return figure
+
+
 def show_boxes(
     images: Tensor, objects: Sequence[Objects], bands: Sequence[Band], classes: Sequence[ClassInfo], *, columns: int
 ) -> 'Figure':
@@ -61,7 +78,7 @@ def show_boxes(
     figure, axes = grid(len(images), columns)
     for ax, image, found in zip(axes, images, objects):
         ax.imshow(natural_colors(image, bands))
-        _draw_boxes(ax, found, classes)
+        draw_boxes(ax, found, classes)
     add_legend(figure, classes, _object_classes(objects))
     return figure
 
@@ -93,7 +110,7 @@ def show_instances(
         if masks is not None:
             ax.imshow(overlay_colors(masks[index], classes), alpha=alpha, interpolation='nearest')
         if found.masks is None:
-            _draw_boxes(ax, found, classes)
+            draw_boxes(ax, found, classes)
         else:
             # over a mask the fill would only double its colour
             fill = alpha if masks is None else 0.0
@@ -171,7 +188,7 @@ def show_batch(
         batch: On any device.
         bands: Of the images.
         classes: Of masks, objects and labels.
-        columns: Chips per row; chips of several dates take a row each.
+        columns: Chips per row; chips of several dates take a row each, or show the last one beside numbers to learn.
         alpha: Opacity of masks and outlines, 0..1.
         rows: At most so many rows; None draws the whole batch.
     """
@@ -179,7 +196,7 @@ def show_batch(
     count = len(batch.images) if rows is None else min(len(batch.images), rows * (1 if dated else columns))
     images = batch.images[:count]
     masks = None if batch.masks is None else batch.masks[:count]
-    if dated:
+    if dated and batch.values is None:
         return show_pairs(images, masks, bands, classes)
     if batch.objects is not None:
         objects = batch.objects[:count]
@@ -188,6 +205,8 @@ def show_batch(
         return show_instances(images, objects, bands, classes, columns=columns, alpha=alpha, masks=masks)
     if masks is not None:
         return show_chips(images, masks, bands, classes, columns=columns, alpha=alpha)
+    if batch.values is not None:
+        return show_values(images[:, -1] if dated else images, batch.values[:count], bands, columns=columns)
     if batch.labels is not None:
         return show_labels(images, batch.labels[:count], bands, classes, columns=columns)
     return show_images(images, bands, columns=columns)
@@ -200,7 +219,8 @@ def draw_mask(ax: 'Axes', mask: Tensor, classes: Sequence[ClassInfo]) -> None:
     ax.set(xticks=[], yticks=[])
 
 
-def _draw_boxes(ax: 'Axes', objects: Objects, classes: Sequence[ClassInfo]) -> None:
+def draw_boxes(ax: 'Axes', objects: Objects, classes: Sequence[ClassInfo]) -> None:
+    """Draw the boxes of an image's objects with their class names."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import Normal, Stroke
 

@@ -1,20 +1,25 @@
-"""Figures of predictions and of training."""
+"""Figures of what a pixel classifier did to chips."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from geolearn.bands import Band
-from geolearn.classes import ClassInfo
-from geolearn.plotting.canvas import add_legend, new_figure
+from geolearn.classes import IGNORE_INDEX, ClassInfo
+from geolearn.metrics import ConfusionMatrix
+from geolearn.plotting.canvas import add_legend, new_figure, plain, short
 from geolearn.plotting.chips import draw_mask
 from geolearn.plotting.colors import natural_colors, to_array
+from geolearn.plotting.palette import NOT_LABELLED, RIGHT, SURE, WRONG
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_NO_LOSS = '#d9d9d9'
+_ROW_STYLE: dict[str, Any] = {'fontsize': 10, 'color': '0.25'}
 
 
 def show_predictions(
@@ -24,44 +29,151 @@ def show_predictions(
     bands: Sequence[Band],
     classes: Sequence[ClassInfo],
     *,
+    titles: Sequence[str] = (),
     side: float = 3.0,
 ) -> 'Figure':
-    """Draw image, truth and prediction side by side, one row per image, each `side` inches."""
-    figure, axes = new_figure(len(images), 3, side=side)
+    """Draw image, truth, prediction and where they differ side by side, one row per chip.
+
+    Args:
+        images: (n, bands, height, width), NaN where there is no data.
+        masks: (n, height, width) class indices, IGNORE_INDEX where nothing is labelled.
+        predictions: (n, height, width) class indices.
+        bands: Of the images.
+        classes: Of masks and predictions.
+        titles: Above each row, such as the chip's name and score; see `describe_chip`.
+        side: Of each image, in inches.
+    """
+    from matplotlib.colors import ListedColormap
+
+    figure, axes = new_figure(max(1, len(images)), 4, side=side)
+    verdicts = ListedColormap([RIGHT, WRONG, NOT_LABELLED])
     for row, image, mask, prediction in zip(axes, images, masks, predictions):
-        row[0].imshow(natural_colors(image, bands))
-        draw_mask(row[1], mask, classes)
-        draw_mask(row[2], prediction, classes)
-    for ax, title in zip(axes[0], ('image', 'truth', 'prediction')):
-        ax.set_title(title)
-    add_legend(
-        figure, classes, [index for part in (masks, predictions) for index in np.unique(to_array(part)).tolist()]
-    )
+        _draw_pair(row, image, mask, prediction, bands, classes)
+        row[3].imshow(error_map(prediction, mask), cmap=verdicts, vmin=0, vmax=2, interpolation='nearest')
+        _frame(row[3])
+    name_rows(axes, ('image', 'truth', 'prediction', 'errors'), titles)
+    others = {'right': RIGHT, 'wrong': WRONG}
+    if (to_array(masks) == IGNORE_INDEX).any():
+        others['not labelled'] = NOT_LABELLED
+    add_legend(figure, classes, _shown(masks, predictions), others=others)
     return figure
 
 
-def show_losses(batch_losses: Sequence[float], epochs: Sequence[Mapping[str, float]]) -> 'Figure':
-    """Draw the training loss by batch and the validation loss by epoch."""
-    figure, axes = new_figure(1, 1, side=5)
-    ax: Axes = axes[0, 0]
+def show_hard_examples(
+    images: Tensor,
+    masks: Tensor,
+    predictions: Tensor,
+    losses: Tensor,
+    bands: Sequence[Band],
+    classes: Sequence[ClassInfo],
+    *,
+    titles: Sequence[str] = (),
+) -> 'Figure':
+    """Draw chips with what each of their pixels costs: where the model is sure and wrong, or cannot decide.
+
+    Args:
+        images: (n, bands, height, width), NaN where there is no data.
+        masks: (n, height, width) class indices, IGNORE_INDEX where nothing is labelled.
+        predictions: (n, height, width) class indices.
+        losses: (n, height, width) loss of each pixel; grey where nothing is labelled.
+        bands: Of the images.
+        classes: Of masks and predictions.
+        titles: Above each row; see `describe_chip`.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    figure, axes = new_figure(max(1, len(images)), 4)
+    costs = np.where(to_array(masks) == IGNORE_INDEX, np.nan, to_array(losses))
+    known = costs[np.isfinite(costs)]
+    ramp = ScalarMappable(Normalize(0, max(float(np.percentile(known, 99.5)), 1e-6) if known.size else 1.0), SURE)
+    for row, image, mask, prediction, cost in zip(axes, images, masks, predictions, costs):
+        _draw_pair(row, image, mask, prediction, bands, classes)
+        row[3].imshow(cost, cmap=ramp.cmap, norm=ramp.norm, interpolation='nearest')
+        row[3].set_facecolor(_NO_LOSS)
+        _frame(row[3])
+    figure.colorbar(ramp, ax=axes[:, 3], shrink=0.6, extend='max', label='loss')
+    name_rows(axes, ('image', 'truth', 'prediction', 'loss'), titles)
+    add_legend(figure, classes, _shown(masks, predictions))
+    return figure
+
+
+def error_map(prediction: Tensor | np.ndarray, mask: Tensor | np.ndarray) -> np.ndarray:
+    """Compare class indices of one shape: 0 where they are equal, 1 where not, 2 where nothing is labelled; uint8."""
+    truth = to_array(mask)
+    return np.where(truth == IGNORE_INDEX, 2, to_array(prediction) != truth).astype(np.uint8)
+
+
+def score_chips(predictions: Tensor, masks: Tensor, class_count: int) -> list[float]:
+    """Return the mean IoU of each chip over the classes in its truth or prediction; NaN where nothing is labelled.
+
+    Args:
+        predictions: (n, height, width) class indices.
+        masks: (n, height, width) class indices or IGNORE_INDEX.
+        class_count: Number of classes.
+    """
+    scores = []
+    for prediction, mask in zip(predictions, masks):
+        matrix = ConfusionMatrix.empty(class_count)
+        matrix.add(prediction, mask)
+        scores.append(matrix.miou)
+    return scores
+
+
+def rank_chips(scores: Sequence[float], *, highest_first: bool) -> list[int]:
+    """Order chips by a score each; those of NaN, where nothing could be judged, come last.
+
+    Args:
+        scores: One for each chip, such as its IoU or its loss.
+        highest_first: True for the worst first by loss, False for the worst first by IoU.
+    """
+    values = np.asarray(scores, np.float64)
+    # stable, so that equal chips keep their order whatever their number
+    return np.argsort(-values if highest_first else values, kind='stable').tolist()
+
+
+def choose_typical(scores: Sequence[float], count: int) -> list[int]:
+    """Return up to `count` chips around the middle of all that have a score, the worst first by IoU."""
+    ranked = [index for index in rank_chips(scores, highest_first=False) if not np.isnan(scores[index])]
+    start = max(0, (len(ranked) - count) // 2)
+    return ranked[start : start + count]
+
+
+def describe_chip(name: str, **scores: float) -> str:
+    """Return a row's title: the chip's name and its scores, such as ``'000012 · IoU 0.31'``."""
+    texts = [f'{label.replace("_", " ")} {value:.2f}' for label, value in scores.items()]
+    return ' · '.join([short(name, 60), *texts])
+
+
+def name_rows(axes: np.ndarray, headings: Sequence[str], titles: Sequence[str]) -> None:
+    """Write headings above the columns of axes (rows, columns), and a title above each row, over its full width."""
+    for ax, heading in zip(axes[0], headings):
+        ax.set_title(heading)
+    for row, title in zip(axes, titles):
+        plain(row[0].set_title(title, loc='left', **_ROW_STYLE))
+    if titles:
+        # in the first row the title stands above the headings, which all keep one height
+        for ax, line in zip(axes[0], [titles[0], *[' '] * (len(headings) - 1)]):
+            plain(ax.set_title(f'{line}\n', loc='left', linespacing=1.9, **_ROW_STYLE))
+
+
+def _draw_pair(
+    row: np.ndarray,
+    image: Tensor,
+    mask: Tensor,
+    prediction: Tensor,
+    bands: Sequence[Band],
+    classes: Sequence[ClassInfo],
+) -> None:
+    row[0].imshow(natural_colors(image, bands))
+    draw_mask(row[1], mask, classes)
+    draw_mask(row[2], prediction, classes)
+
+
+def _frame(ax: 'Axes') -> None:
     ax.set_axis_on()
-    ax.plot(range(1, len(batch_losses) + 1), batch_losses, label='training (smoothed)')
-    if epochs:
-        per_epoch = len(batch_losses) / len(epochs)
-        steps = [per_epoch * (index + 1) for index in range(len(epochs))]
-        ax.plot(steps, [row['valid_loss'] for row in epochs], 'o-', label='validation')
-    ax.set(xlabel='batch', ylabel='loss')
-    ax.legend()
-    return figure
+    ax.set(xticks=[], yticks=[])
 
 
-def show_rate_test(rates: Sequence[float], losses: Sequence[float], suggestion: float) -> 'Figure':
-    """Draw the learning-rate range test with its suggestion."""
-    figure, axes = new_figure(1, 1, side=5)
-    ax: Axes = axes[0, 0]
-    ax.set_axis_on()
-    ax.plot(rates, losses)
-    ax.axvline(suggestion, linestyle=':', color='tab:red', label=f'suggestion {suggestion:.1e}')
-    ax.set(xscale='log', xlabel='learning rate', ylabel='loss')
-    ax.legend()
-    return figure
+def _shown(*masks: Tensor) -> list[int]:
+    return [index for mask in masks for index in np.unique(to_array(mask)).tolist()]
