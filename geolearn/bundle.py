@@ -29,8 +29,10 @@ MAX_BYTES = 16 * 2**30
 """Of all members together, unpacked."""
 FIGURES = 'ModelCharacteristics/'
 """Folder of the figures, as Esri calls it."""
+REPORT = 'model_metrics.html'
+"""The report, as Esri calls it."""
 MAX_FIGURE_BYTES = 64 * 2**20
-"""Of all figures together."""
+"""Of all figures and the report together."""
 MAX_RATIO = 200
 """A member that unpacks to more than this times its packed size is a decompression bomb."""
 
@@ -53,7 +55,8 @@ class Bundle:
     Args:
         emd: The model definition, strict JSON: Esri's keys, and geolearn's manifest under ``'geolearn'``.
         weights: Parameters and buffers of the network by name.
-        extras: Other members by their name in the bundle; only figures, PNGs in `FIGURES`, are read back.
+        extras: Other members by their name in the bundle; only `REPORT` and figures, PNGs in
+            `FIGURES`, are read back. Neither is trusted for it.
     """
 
     emd: Mapping[str, Any]
@@ -167,7 +170,8 @@ def _check_members(members: list[zipfile.ZipInfo], path: Path) -> None:
 
 
 def _is_figure(member: zipfile.ZipInfo) -> bool:
-    return member.filename.startswith(FIGURES) and member.filename.endswith('.png')
+    name = member.filename
+    return name == REPORT or (name.startswith(FIGURES) and name.endswith('.png'))
 
 
 def _find_emd(members: list[zipfile.ZipInfo], path: Path) -> zipfile.ZipInfo:

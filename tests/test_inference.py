@@ -19,9 +19,10 @@ from torch import nn
 from geolearn.bands import Band
 from geolearn.classes import ClassInfo
 from geolearn.errors import RasterError
-from geolearn.inference.raster import MapPlan, map_raster, output_encoding
-from geolearn.inference.tiles import QUEUE_BATCHES, PixelScale, prefetch, read_batches
-from geolearn.models import PixelClassifier
+from geolearn.inference.encoding import ClassEncoding, output_encoding
+from geolearn.inference.raster import MapPlan, map_raster
+from geolearn.inference.tiles import QUEUE_BATCHES, PixelScale, Source, prefetch, read_batches
+from geolearn.models import DeepLab
 from geolearn.models.spec import ModelSpec
 from geolearn.normalize import Normalization
 from geolearn.raster import open_raster
@@ -79,8 +80,8 @@ def expected_map(network, pixels, values, *, nodata=-1, out_nodata=0):
 def run_map(path, network, dst, *, classes, tile_size=64, halo=FIELD, batch_size=2, wrap=lambda src: src):
     with open_raster(path) as src:
         grid = make_grid((src.height, src.width), tile_size=tile_size, halo=halo)
-        plan = MapPlan(tuple(src.indexes), grid, batch_size, PixelScale(), classes)
-        return map_raster(wrap(src), network, plan, dst, tags={})
+        plan = MapPlan(grid, batch_size, PixelScale(), ClassEncoding(classes))
+        return map_raster([Source(wrap(src), tuple(src.indexes))], network, plan, dst, tags={})
 
 
 def read(path):
@@ -113,7 +114,7 @@ def model_of(network, *, bands=('Red', 'Green'), values=(1, 2, 3), mean=20.0, st
         normalization=Normalization((mean,) * n, (std,) * n, 'the test'),
         dtype='int16',
     )
-    return PixelClassifier(spec, network, None)
+    return DeepLab.of(spec, network)
 
 
 # -- the map is that of the whole
@@ -419,7 +420,7 @@ def test_batches_are_full_but_for_the_last(tmp_path, save):
     path = save(tmp_path / 'src.tif', make_pixels((128, 160), empty=0), nodata=-1)
     with open_raster(path) as src:
         grid = make_grid((128, 160), tile_size=32, halo=0)
-        batches = list(read_batches(src, [1, 2], grid, batch_size=3, scale=PixelScale()))
+        batches = list(read_batches([Source(src, (1, 2))], grid, batch_size=3, scale=PixelScale()))
     assert [len(batch.tiles) for batch in batches] == [3] * 6 + [2]
     assert all(batch.pixels.shape == (len(batch.tiles), 2, 32, 32) for batch in batches)
 

@@ -22,7 +22,7 @@ class MapAssembler:
         nodata: Value of pixels that no tile covers.
     """
 
-    def __init__(self, writer: RasterWriter, grid: TileGrid, shape: tuple[int, int], dtype: str, nodata: int) -> None:
+    def __init__(self, writer: RasterWriter, grid: TileGrid, shape: tuple[int, int], dtype: str, nodata: float) -> None:
         self._writer, self._shape = writer, shape
         self._bands = [(top, bottom) for _, top, bottom in grid.rows]
         self._nodata, self._dtype = nodata, dtype

@@ -18,8 +18,15 @@ QUEUE_BATCHES = 2
 MAX_BLOCK_ROWS = 2048
 
 
+class Source(NamedTuple):
+    """An open raster, or one date of it, and its 1-based bands in the network's order."""
+
+    dataset: Any
+    indexes: tuple[int, ...]
+
+
 class TileBatch(NamedTuple):
-    """Tiles that are computed together: pixels (n, bands, h, w) float32, NaN where there is no data."""
+    """Tiles that are computed together: pixels (n, [dates,] bands, h, w) float32, NaN where there is no data."""
 
     tiles: list[Tile]
     pixels: torch.Tensor
@@ -82,32 +89,52 @@ class RollingRows:
 
 
 def read_batches(
-    src: Any, indexes: Sequence[int], grid: TileGrid, *, batch_size: int, scale: PixelScale
+    sources: Sequence[Source], grid: TileGrid, *, batch_size: int, scale: PixelScale
 ) -> Iterator[TileBatch]:
-    """Yield full batches of tiles in file order; tiles without a valid pixel are left out."""
+    """Yield full batches of tiles in file order; tiles without a valid pixel are left out.
+
+    Args:
+        sources: One for each date, all on one grid of pixels; tiles of several dates are (n, dates, bands, h, w).
+        grid: How the raster is cut.
+        batch_size: Tiles in a batch.
+        scale: From stored values to the network's units.
+    """
     height, width = grid.tile_shape
-    rolling = RollingRows(src, indexes, height)
+    rolling = [RollingRows(source.dataset, source.indexes, height) for source in sources]
+    shape = sources[0].dataset.shape
+    dates = (len(sources),) if len(sources) > 1 else ()
     tiles: list[Tile] = []
-    batch = torch.empty((batch_size, len(indexes), height, width))
+    batch = torch.empty((batch_size, *dates, len(sources[0].indexes), height, width))
     for tile in grid:
         top, left = int(tile.read.row_off), int(tile.read.col_off)
-        bottom, right = min(top + height, src.height), min(left + width, src.width)
-        pixels, valid = rolling.rows(top, bottom)
-        inside = valid[:, left:right]
-        if not inside.any():
+        inside = np.s_[top : min(top + height, shape[0]), left : min(left + width, shape[1])]
+        targets = batch[len(tiles)].numpy().reshape(len(sources), -1, height, width)
+        # every date is read, so that all of them stay in step
+        if not any([_fill(target, rows, inside, scale) for target, rows in zip(targets, rolling)]):
             continue
-        target = batch[len(tiles)].numpy()
-        target[:, : bottom - top, : right - left] = scale.apply(pixels[:, :, left:right])
-        target[:, bottom - top :] = np.nan
-        target[:, :, right - left :] = np.nan
-        if not inside.all():
-            target[:, : bottom - top, : right - left][:, ~inside] = np.nan
         tiles.append(tile)
         if len(tiles) == batch_size:
             yield TileBatch(tiles, batch)
             tiles, batch = [], torch.empty_like(batch)
     if tiles:
         yield TileBatch(tiles, batch[: len(tiles)])
+
+
+def _fill(target: np.ndarray, rolling: RollingRows, inside: tuple[slice, slice], scale: PixelScale) -> bool:
+    """Put the pixels of a tile into `target` (bands, h, w), NaN for no data; returns whether there is any."""
+    rows, cols = inside
+    pixels, valid = rolling.rows(rows.start, rows.stop)
+    valid = valid[:, cols]
+    if not valid.any():
+        target[:] = np.nan
+        return False
+    height, width = valid.shape
+    target[:, :height, :width] = scale.apply(pixels[:, :, cols])
+    target[:, height:] = np.nan
+    target[:, :, width:] = np.nan
+    if not valid.all():
+        target[:, :height, :width][:, ~valid] = np.nan
+    return True
 
 
 def prefetch(batches: Iterator[TileBatch]) -> Generator[TileBatch, None, None]:

@@ -1,18 +1,21 @@
 """Check what a training is asked for, build its learner, and choose the rate of each parameter group."""
 
 import math
+import re
 from collections.abc import Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
 from geolearn.backbones.adapt import RateGroup
 from geolearn.data import ChipData
-from geolearn.losses import PixelCrossEntropy
-from geolearn.models.segmenter import Segmenter
+from geolearn.metrics import Scores
+from geolearn.models.network import Network
+from geolearn.models.spec import ModelSpec
 
-Rate = float | slice | list[float]
+Rate = float | slice | Sequence[float]
 """One rate, a slice from the trunk's to that of new layers, or one for each parameter group."""
 
 
@@ -35,26 +38,36 @@ def check_training(data: ChipData, epochs: int, lr: float | slice | None, layer_
         raise ValueError('batch_size must be at least 2: batch normalisation needs several values per channel')
 
 
-def build_learner(network: Segmenter, data: ChipData, groups: Sequence[RateGroup], *, balanced: bool) -> Any:
+def build_learner(
+    network: Network,
+    data: ChipData,
+    groups: Sequence[RateGroup],
+    *,
+    loss: nn.Module,
+    scores: Scores,
+    gives_targets: bool,
+) -> Any:
     """Build fastai's Learner.
 
     Args:
         network: To train.
         data: To train it on.
         groups: Of the network's parameters.
-        balanced: Whether rare classes weigh more in the loss.
+        loss: Of its output and the targets.
+        scores: Count the validation chips.
+        gives_targets: Whether the network takes the targets too.
     """
     # fastai takes seconds to import, and mapping does without it
     from geolearn.training import make_learner
 
-    weights = torch.tensor(data.class_weights, dtype=torch.float32) if balanced else None
     return make_learner(
         network,
         data.train_dl,
         data.valid_dl,
-        PixelCrossEntropy(weights),
-        class_count=data.c,
+        loss,
+        scores=scores,
         splitter=lambda _: [group.parameters for group in groups],
+        gives_targets=gives_targets,
     )
 
 
@@ -73,6 +86,13 @@ def choose_rates(rate: float | slice, *, scales: Sequence[float] | None, pretrai
     return slice(rate / 10, rate) if pretrained else rate
 
 
+def top_rate(rate: Rate) -> float:
+    """Return the highest of some rates."""
+    if isinstance(rate, slice):
+        return float(rate.stop)
+    return float(max(rate)) if isinstance(rate, Sequence) else float(rate)
+
+
 def _check_rate(lr: float | slice | None) -> None:
     rates = [lr.stop if lr.start is None else lr.start, lr.stop] if isinstance(lr, slice) else [lr]
     if lr is not None and not all(_is_rate(rate) for rate in rates):
@@ -81,3 +101,9 @@ def _check_rate(lr: float | slice | None) -> None:
 
 def _is_rate(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
+
+
+def training_folder(data: ChipData, spec: ModelSpec) -> Path:
+    """Return where checkpoints of a model go: beside its data, apart from those of other models and backbones."""
+    name = re.sub(r'[^\w.-]+', '_', f'{spec.model}-{spec.backbone}')
+    return (data.working_dir or data.path) / 'models' / 'training' / name

@@ -1,23 +1,29 @@
 """Load models from bundles."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geolearn.bands import Band, is_placeholder, match_bands
-from geolearn.bundle import Bundle, read_bundle
+from geolearn.bundle import REPORT, Bundle, read_bundle
 from geolearn.data import ChipData
 from geolearn.errors import BandError, BundleError, UnknownNameError
 from geolearn.history import Evaluation, History
 from geolearn.models._registry import MODELS
 from geolearn.models.spec import ModelSpec
+from geolearn.report import is_report
 from geolearn.units import compare_units
 
 if TYPE_CHECKING:
-    from geolearn.models._model import PixelClassifier
+    from geolearn.models._model import Model
 
 
-def load_model(path: str | Path, data: ChipData | None = None) -> 'PixelClassifier':
+_EVALUATED = ('accuracy', 'per_class_metrics', 'average_precision_score')
+"""What Esri calls the figures of merit that a bundle carries."""
+
+
+def load_model(path: str | Path, data: ChipData | None = None) -> 'Model':
     """Load a model from a .dlpk; nothing in it is unpickled or run.
 
     Args:
@@ -33,6 +39,7 @@ def load_model(path: str | Path, data: ChipData | None = None) -> 'PixelClassifi
     bundle = read_bundle(path)
     spec = ModelSpec.from_manifest(bundle.manifest)
     if data is not None:
+        data = _leave_out(spec, data)
         _check_fits(spec, data)
     try:
         if spec.model not in MODELS:
@@ -45,18 +52,32 @@ def load_model(path: str | Path, data: ChipData | None = None) -> 'PixelClassifi
     return model
 
 
+def _leave_out(spec: ModelSpec, data: ChipData) -> ChipData:
+    """Leave out of the data what the model was told to, on top of what the data leaves out."""
+    more = [info.value for info in data.class_infos if info.value in spec.ignored_values]
+    return data.ignoring(more) if more else data
+
+
 def _read_history(bundle: Bundle) -> History:
     rows, rate = bundle.manifest.get('history'), bundle.manifest.get('learning_rate')
-    epochs = [row for row in (rows if isinstance(rows, list) else []) if isinstance(row, dict)]
+    epochs = [_read_row(row) for row in (rows if isinstance(rows, list) else []) if isinstance(row, dict)]
     return History(epochs=epochs, loaded=len(epochs), learning_rate=rate if isinstance(rate, float) else None)
+
+
+def _read_row(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return an epoch's numbers; what JSON could not say, and what is no number, is NaN."""
+    numbers = {name: value for name, value in row.items() if isinstance(value, int | float) or value is None}
+    return {name: math.nan if value is None else float(value) for name, value in numbers.items()}
 
 
 def _read_evaluation(bundle: Bundle) -> Evaluation | None:
     metrics = bundle.manifest.get('metrics')
     if not isinstance(metrics, dict):
         return None
-    texts = {key: bundle.emd.get(key) for key in ('accuracy', 'per_class_metrics')}
-    return Evaluation(metrics, {key: text for key, text in texts.items() if isinstance(text, str)}, bundle.extras)
+    esri = {key: bundle.emd[key] for key in _EVALUATED if isinstance(bundle.emd.get(key), str | dict)}
+    # a report of others could hold anything that a browser runs
+    figures = {name: content for name, content in bundle.extras.items() if name != REPORT or is_report(content)}
+    return Evaluation(metrics, esri, figures)
 
 
 def _check_fits(spec: ModelSpec, data: ChipData) -> None:

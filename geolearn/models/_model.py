@@ -1,105 +1,75 @@
-"""What every pixel classifier shares: training, looking, saving, mapping. It never asks which subclass it is."""
+"""What models of every task share: training. It never asks which subclass it is."""
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import pandas as pd
-from torch import Tensor
+from torch import nn
 
 from geolearn import plotting
-from geolearn.backbones.weights import load_strict
-from geolearn.bundle import write_bundle
+from geolearn.backbones import list_backbones
 from geolearn.data import ChipData
-from geolearn.errors import BundleError, NotTrainedError
-from geolearn.history import Evaluation, History
-from geolearn.metrics import ConfusionMatrix
-from geolearn.models._describing import require_pixels
-from geolearn.models._fitting import build_learner, check_training, choose_rates
-from geolearn.models._loading import load_model
-from geolearn.models._looking import count_confusion, describe_model, draw_results, tabulate_metrics
-from geolearn.models._mapping import MapOptions, map_with_model
-from geolearn.models._registry import MODELS
-from geolearn.models._saving import choose_target, make_bundle
-from geolearn.models.segmenter import Segmenter
+from geolearn.errors import NotTrainedError
+from geolearn.metrics import Scores
+from geolearn.models._fitting import Rate, build_learner, check_training, choose_rates, top_rate, training_folder
+from geolearn.models._stored import StoredModel
+from geolearn.models.network import Network
 from geolearn.models.spec import ModelSpec
-from geolearn.raster.reading import RasterPath
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from geolearn.training import BatchSize
+    from geolearn.training.options import Precision
 
-class PixelClassifier:
-    """A network that gives every pixel a class, with what it needs to be trained, saved and used.
 
-    Subclasses say how their network is built; everything else is here. A subclass's constructor makes spec and network
-    of arguments of its own and keeps nothing else, because a loaded model is assembled without it.
+class Model(StoredModel):
+    """A network that is trained on chips; subclasses say what it learns by and how each epoch is judged."""
 
-    Args:
-        spec: What the model is.
-        network: The network that `spec` describes.
-        data: Chips to train and validate on; None for a model that is only used.
-    """
+    gives_targets: ClassVar[bool] = False
+    """Whether the network takes the targets too, as detectors do that sample proposals by them."""
 
-    def __init__(self, spec: ModelSpec, network: Segmenter, data: ChipData | None) -> None:
-        self._assemble(spec, network, data)
-
-    def _assemble(self, spec: ModelSpec, network: Segmenter, data: ChipData | None) -> None:
-        """Set every attribute: the one way to a model, new or loaded."""
-        if data is not None:
-            require_pixels(data, spec.model)
-        self.spec, self.network, self.data = spec, network, data
-        self.history = History()
-        self.evaluation: Evaluation | None = None
-        """What a loaded model's bundle says of it, until it is trained again."""
-        self._confusion: ConfusionMatrix | None = None
+    def _assemble(self, spec: ModelSpec, network: Network, data: ChipData | None) -> None:
+        super()._assemble(spec, network, data)
         self._learner: Any = None
         self._scales: list[float] | None = None
         self.lr_figure: Figure | None = None
 
-    @classmethod
-    def build(cls, spec: ModelSpec) -> Segmenter:
-        """Build the network that a spec describes, with random weights."""
-        raise TypeError(f'{cls.__name__} builds no network; use one of {sorted(MODELS)}')
+    # -- what a task says
 
-    @classmethod
-    def from_spec(cls, spec: ModelSpec, weights: Mapping[str, Tensor], data: ChipData | None = None) -> Self:
-        """Rebuild a model from its description and weights.
+    @abstractmethod
+    def make_loss(self) -> nn.Module:
+        """Make what training minimises: a module of the network's output and the targets."""
 
-        Low-rank updates lie merged in the weights; with data to train on, new ones start beside them.
-        """
-        network = cls.build(spec)
-        load_strict(network, weights, source='of the bundle')
-        if data is not None:
-            network.adapt(spec.adaptation)
-        model = cls.__new__(cls)
-        model._assemble(spec, network.eval(), data)
-        return model
-
-    @classmethod
-    def from_model(cls, path: str | Path, data: ChipData | None = None) -> 'PixelClassifier':
-        """Load a model that `save` wrote; see `load_model`.
-
-        Raises:
-            BundleError: If the bundle is broken or holds another class of model.
-        """
-        model = load_model(path, data)
-        if not isinstance(model, cls):
-            raise BundleError(f'{path} holds a {type(model).__name__}; load it with geolearn.load_model')
-        return model
+    @abstractmethod
+    def make_scores(self) -> Scores:
+        """Make what counts the validation chips in each epoch."""
 
     # -- training
 
     @property
     def learner(self) -> Any:
         """fastai's Learner, the door to the layer beneath: callbacks, optimisers, schedules."""
+        self._prepare()
+        return self._learner
+
+    def _prepare(self) -> None:
+        """Build the learner and divide the parameters, once."""
         if self._learner is None:
             # divided once: `freeze` must not change which groups there are
             groups = self.network.rate_groups()
             self._scales = [group.scale for group in groups] if self.network.layer_decay is not None else None
             data = self._needed_data()
-            self._learner = build_learner(self.network, data, groups, balanced=self.spec.class_balancing)
-        return self._learner
+            self._learner = build_learner(
+                self.network,
+                data,
+                groups,
+                loss=self.make_loss(),
+                scores=self.make_scores(),
+                gives_targets=self.gives_targets,
+            )
 
     def lr_find(self, allow_plot: bool = True) -> float:
         """Search for a learning rate; weights are unchanged afterwards.
@@ -122,7 +92,18 @@ class PixelClassifier:
         lr: float | slice | None = None,
         *,
         one_cycle: bool = True,
+        early_stopping: bool = False,
+        checkpoint: bool | Literal['all'] = True,
+        monitor: str = 'valid_loss',
+        mixed_precision: 'Precision | bool | None' = None,
+        accumulate: int = 1,
+        ema: bool | float = False,
+        tensorboard: bool = False,
+        callbacks: Sequence[Any] = (),
         weight_decay: float = 0.01,
+        resume: bool = False,
+        seed: int | None = None,
+        deterministic: bool = False,
     ) -> Self:
         """Train for `epochs` more epochs, going on from where the model is: a second call does not start over.
 
@@ -132,79 +113,81 @@ class PixelClassifier:
                 backbone without pretrained weights; a pretrained backbone gets a tenth of it, or what `layer_decay`
                 gives to each of its blocks. A slice goes from the backbone's rate to that of new layers.
             one_cycle: Warm the rate up and anneal it; False keeps it constant.
+            early_stopping: End when `monitor` has not got better by 0.001 for 5 epochs.
+            checkpoint: Keep the last and the best state on disk after each epoch, and end with the best weights;
+                ``'all'`` keeps the weights of every epoch. They go to ``models/training`` beside the data.
+            monitor: Column of the printed table that says what is best, such as ``'valid_loss'``.
+            mixed_precision: ``'bf16'``, ``'fp16'`` (CUDA only), or True for the better of them on a GPU.
+            accumulate: So many batches make one step.
+            ema: Keep a running mean of the weights, and end with it: True, or how much of it each step keeps.
+            tensorboard: Write a TensorBoard log beside the checkpoints.
+            callbacks: fastai's, for whatever is not here; see `geolearn.training` for MLflow and Weights & Biases.
             weight_decay: Decoupled weight decay of AdamW.
+            resume: Go on from the last checkpoint of the same training, which was interrupted: same data, model and
+                arguments.
+            seed: Fixes whatever is drawn at random while training; order and augmentation have the data's seed.
+            deterministic: Use only algorithms that give the same numbers each time; slower on a GPU.
 
         Returns:
             The model itself; the rows that are printed stay in `history`.
 
         Raises:
-            ValueError: If `epochs` or `lr` is no such number, or batches would be of one chip.
+            ValueError: If an argument makes no sense, or batches would be of one chip.
             NotTrainedError: If the model was loaded without data.
+            TrainingError: If a loss is no number, or memory does not hold one chip.
+            CheckpointError: If a checkpoint cannot be written, or resumed.
+            UnknownNameError: If there is no such monitor.
         """
-        from geolearn.training import train
+        from geolearn.training import FitOptions, tensorboard_logger, train
 
-        check_training(self._needed_data(), epochs, lr, self.network.layer_decay)
-        rate = self.lr_find(allow_plot=False) if lr is None else lr
-        learner = self.learner
-        self._confusion = self.evaluation = None
-        self.history.learning_rate = float(rate.stop if isinstance(rate, slice) else rate)
-        train(
-            learner,
-            self.history,
-            epochs=epochs,
-            learning_rate=choose_rates(rate, scales=self._scales, pretrained=self.spec.pretrained),
+        data = self._needed_data()
+        check_training(data, epochs, lr, self.network.layer_decay)
+        folder = training_folder(data, self.spec)
+        options = FitOptions(
+            epochs,
             one_cycle=one_cycle,
             weight_decay=weight_decay,
+            early_stopping=early_stopping,
+            checkpoint=checkpoint,
+            monitor=monitor,
+            mixed_precision=mixed_precision,
+            accumulate=accumulate,
+            ema=ema,
+            seed=seed,
+            deterministic=deterministic,
+            callbacks=(*callbacks, *([tensorboard_logger(folder / 'tensorboard')] if tensorboard else [])),
         )
+        rates = self._rates(lr, folder, resume=resume)
+        self._forget()
+        self.history.learning_rate = top_rate(rates)
+        train(self.learner, self.history, replace(options, learning_rate=rates), folder=folder, resume=resume)
         return self
+
+    def _rates(self, lr: float | slice | None, folder: Path, *, resume: bool) -> Rate:
+        """Return the rate of each parameter group: as asked for, as a checkpoint says, or as a search finds."""
+        from geolearn.training import read_rate
+
+        if lr is None and resume:
+            return read_rate(folder)
+        self._prepare()  # divides the parameters
+        rate = self.lr_find(allow_plot=False) if lr is None else lr
+        return choose_rates(rate, scales=self._scales, pretrained=self.spec.pretrained)
+
+    def _forget(self) -> None:
+        """Drop what was computed with weights that are about to change."""
+        self.evaluation = None
 
     def freeze(self) -> None:
         """Keep the backbone as it is; only what is new learns."""
-        self.learner.freeze()
-        for parameter in self.network.parameters():
-            if not parameter.requires_grad:
-                parameter.grad = None  # where there is one, if only zeros, the optimiser decays the weight
+        learner = self.learner  # first: its parameter groups hold what learns now
+        learner.create_opt()
+        for parameter in self.network.backbone.trunk.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None  # where there is one, if only zeros, the optimiser decays the weight
 
     def unfreeze(self) -> None:
         """Let everything learn that the model's adaptation does not keep frozen."""
         self.learner.unfreeze()
-
-    # -- looking
-
-    def accuracy(self) -> float:
-        """Share of the labelled validation pixels that are right."""
-        return self.confusion().accuracy
-
-    def mIOU(self, mean: bool = False) -> dict[str, float] | float:
-        """Intersection over union on the validation chips.
-
-        Args:
-            mean: One number: the mean over the classes that occur in truth or prediction.
-
-        Returns:
-            IoU by class name, NaN for classes that do not occur; or their mean.
-        """
-        matrix = self.confusion()
-        return matrix.miou if mean else dict(zip(self._class_names, matrix.iou.tolist()))
-
-    def per_class_metrics(self) -> pd.DataFrame:
-        """Precision, recall, F1 and IoU of each class on the validation chips; NaN where undefined."""
-        return tabulate_metrics(self.confusion(), self._class_names)
-
-    def confusion(self) -> ConfusionMatrix:
-        """Count truth against prediction on the validation chips; computed once after each fit."""
-        data = self._needed_data()
-        if self._confusion is None:
-            self._confusion = count_confusion(self.network, data.valid_dl, data.c)
-        return self._confusion
-
-    def show_results(self, rows: int = 4) -> 'Figure':
-        """Draw validation chips with truth and prediction.
-
-        Args:
-            rows: Number of chips.
-        """
-        return draw_results(self.network, self._needed_data().valid_dl, self.spec, rows)
 
     def plot_losses(self) -> 'Figure':
         """Draw training and validation loss.
@@ -216,80 +199,30 @@ class PixelClassifier:
             raise NotTrainedError('there are no losses to plot; call fit() first')
         return plotting.show_losses(self.history.batch_losses, self.history.epochs[self.history.loaded :])
 
-    # -- keeping
-
-    def save(self, name_or_path: str | Path) -> Path:
-        """Write the model as one .dlpk.
-
-        Args:
-            name_or_path: A bare name goes beside the data: ``<working_dir>/models/<name>/<name>.dlpk``, where the
-                working_dir of the data is the chip folder if none was given. Whatever has a separator or ends in
-                .dlpk is a path: ``'lc.dlpk'`` is that file, ``'./lc'`` the folder of lc.dlpk.
-
-        Returns:
-            The .dlpk written.
-
-        Raises:
-            RasterError: If it cannot be written.
-            NotTrainedError: If a bare name is given to a model without data.
-        """
-        target = choose_target(name_or_path, self.data)
-        return write_bundle(target, make_bundle(self, name=target.stem))
-
-    # -- mapping
-
-    def predict_raster(
-        self,
-        src: RasterPath,
-        dst: str | Path,
-        *,
-        bands: Sequence[str] | None = None,
-        sensor: str | None = None,
-        scale: float | None = None,
-        offset: float = 0.0,
-        tile_size: int | None = None,
-        halo: int | None = None,
-        batch_size: int = 4,
-        device: str | None = None,
-    ) -> Path:
-        """Map a raster of any size to a GeoTIFF of class values.
-
-        Memory depends on the tile size and the raster's width, never on its area. Bands are matched by name, else by
-        count, else refused. Pixels without data come out as NoData.
-
-        Args:
-            src: A raster, or several that make one mosaic.
-            dst: GeoTIFF to write; it appears only when it is whole.
-            bands: Names of the raster's bands in file order, where the file names none or wrong ones.
-            sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``; colour names need none.
-            scale: Multiplies pixel values, where the raster's units are not those of the training chips. Values far
-                from what the model was trained on are refused, unless 1 is given, which says that they are right.
-            offset: Is added after that.
-            tile_size: Side of the tiles in pixels; None takes twice the chip size for backbones with a position grid
-                and at least 512 for others.
-            halo: Pixels dropped at inner tile edges; None takes an eighth of the chip size, or 32 for CNNs.
-            batch_size: Tiles computed together.
-            device: Torch device; None means CUDA where there is one.
-
-        Returns:
-            The path written.
-
-        Raises:
-            RasterError: If bands or units do not fit, or reading or writing fails; no part of `dst` is left.
-        """
-        options = MapOptions(bands, sensor, scale, offset, tile_size, halo, batch_size, device)
-        return map_with_model(self.spec, self.network, src, dst, options)
-
-    # -- inside
+    # -- what there is to choose from
 
     @property
-    def _class_names(self) -> list[str]:
-        return [info.name for info in self.spec.class_infos]
+    def available_metrics(self) -> list[str]:
+        """Columns of the epoch table, for ``fit(monitor=...)``."""
+        return ['train_loss', 'valid_loss', *self.make_scores().names]
 
-    def _needed_data(self) -> ChipData:
-        if self.data is None:
-            raise NotTrainedError('this model was loaded without data; pass data= to load_model or from_model')
-        return self.data
+    @property
+    def supported_backbones(self) -> list[str]:
+        """Names of geolearn's own backbones; most models of timm and torchvision serve too."""
+        return list_backbones()
 
-    def __repr__(self) -> str:
-        return describe_model(self.spec, self.network, epochs=len(self.history.epochs), trains=self.data is not None)
+    def estimate_batch_size(self, mode: Literal['train', 'eval'] = 'train') -> 'BatchSize':
+        """Estimate by measuring how many chips go into memory at once.
+
+        Args:
+            mode: For training or for looking.
+
+        Raises:
+            ValueError: If training also needs the targets, whose number differs from chip to chip.
+        """
+        from geolearn.training import estimate_batch_size
+
+        if self.gives_targets and mode == 'train':
+            raise ValueError(f"{self.spec.model} trains on targets too; pass mode='eval', or try a batch_size")
+        shape = (len(self.spec.bands), self.spec.chip_size, self.spec.chip_size)
+        return estimate_batch_size(self.network, shape, mode=mode)

@@ -17,7 +17,6 @@ from geolearn.bands import Band, match_bands
 from geolearn.data import ChipData
 from geolearn.errors import BackboneError, BandError
 from geolearn.normalize import IMAGENET, Normalization, match_pretraining
-from geolearn.statistics import Percentiles, find_percentiles
 from geolearn.units import RadarScale, radar_scale, reflectance_scale
 
 log = logging.getLogger('geolearn')
@@ -114,10 +113,7 @@ def _find_inputs(backbone: str) -> tuple[InputStatistics, ...]:
 
 
 def _find_units(data: ChipData, bands: Sequence[Band]) -> _Units:
-    sample, dates = data.table.sample, data.table.dates
-    percentiles: Percentiles | None = None
-    if len(sample):
-        percentiles = find_percentiles(sample.reshape(len(sample) * dates, -1).T[list(data.band_indexes)])
+    percentiles = data.table.percentiles(data.band_indexes)
     eight_bit = data.dtype == 'uint8'
     if percentiles is None:
         return _Units(255 if eight_bit else None, None, eight_bit)

@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from geolearn.models._model import PixelClassifier
+    from geolearn.models._model import Model
 
-MODELS: dict[str, type['PixelClassifier']] = {}
+MODELS: dict[str, type['Model']] = {}
 """Filled by `register_model`."""
 
-M = TypeVar('M', bound='type[PixelClassifier]')
+M = TypeVar('M', bound='type[Model]')
 
 
 def register_model(cls: M) -> M:

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import geolearn
 from geolearn.backbones.adapt import merged_state_dict
-from geolearn.bundle import FIGURES, SUFFIX, Bundle
+from geolearn.bundle import SUFFIX, Bundle
 from geolearn.data import ChipData
 from geolearn.errors import NotTrainedError, RasterError
-from geolearn.history import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from geolearn.models._model import PixelClassifier
+    from geolearn.models._stored import StoredModel
 
 
 def choose_target(name_or_path: str | Path, data: ChipData | None) -> Path:
@@ -26,12 +25,7 @@ def choose_target(name_or_path: str | Path, data: ChipData | None) -> Path:
         NotTrainedError: If a bare name is given and there is no data.
         RasterError: If the folder cannot be made.
     """
-    path = Path(name_or_path).expanduser()
-    # a Path drops the './' that makes a name a path
-    if str(name_or_path) == path.name != os.pardir and path.suffix != SUFFIX:
-        if data is None:
-            raise NotTrainedError(f'save({str(name_or_path)!r}) goes beside the data, which is not here; pass a path')
-        path = (data.working_dir or data.path) / 'models' / path.name
+    path = _beside_data(name_or_path, data)
     target = path if path.suffix == SUFFIX else path / f'{Path(os.path.abspath(path)).name}{SUFFIX}'
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -40,37 +34,44 @@ def choose_target(name_or_path: str | Path, data: ChipData | None) -> Path:
     return target
 
 
-def make_bundle(model: 'PixelClassifier', *, name: str) -> Bundle:
+def find_saved(name_or_path: str | Path, data: ChipData | None) -> Path:
+    """Return where `save` put a model, by what it was given."""
+    return _beside_data(name_or_path, data)
+
+
+def _beside_data(name_or_path: str | Path, data: ChipData | None) -> Path:
+    """Return a path as it is, and for a bare name its folder beside the data."""
+    path = Path(name_or_path).expanduser()
+    # a Path drops the './' that makes a name a path
+    if str(name_or_path) != path.name or path.name == os.pardir or path.suffix == SUFFIX:
+        return path
+    if data is None:
+        raise NotTrainedError(
+            f'{str(name_or_path)!r} is the name of a model beside its data, which is not here; pass a path'
+        )
+    return (data.working_dir or data.path) / 'models' / path.name
+
+
+def make_bundle(model: 'StoredModel', *, name: str, judged: bool) -> Bundle:
     """Collect what a bundle holds: definition, weights, and, after training, metrics and figures."""
-    emd = model.spec.to_emd(chip_name=name)
+    emd = model.spec.to_emd(chip_name=name) | model.emd_fields(model.spec)
     emd['geolearn'] = {'version': geolearn.__version__, **model.spec.to_manifest(), 'history': model.history.epochs}
     if model.history.learning_rate is not None:
         emd['LearningRate'] = repr(model.history.learning_rate)  # ArcGIS keeps this and the metrics as text
         emd['geolearn']['learning_rate'] = model.history.learning_rate
     found = model.evaluation
-    if found is None and model.data is not None and model.history.epochs:
-        found = _evaluate(model)
+    if found is None and judged and model.data is not None and model.history.epochs:
+        found = model.evaluate()
     if found is not None:
         emd |= found.esri
         emd['geolearn']['metrics'] = dict(found.metrics)
     return Bundle(_without_nan(emd), merged_state_dict(model.network), found.figures if found else {})
 
 
-def _evaluate(model: 'PixelClassifier') -> Evaluation:
-    table = model.per_class_metrics().drop(columns='iou').rename(index=str)
-    figures = {f'{FIGURES}show_results.png': _png(model.show_results())}
-    if model.history.batch_losses:
-        figures[f'{FIGURES}loss_graph.png'] = _png(model.plot_losses())
-    return Evaluation(
-        metrics={'accuracy': model.accuracy(), 'miou': model.mIOU(mean=True)},
-        esri={'accuracy': f'{model.accuracy():.4e}', 'per_class_metrics': table.T.to_json()},
-        figures=figures,
-    )
-
-
-def _png(figure: 'Figure') -> bytes:
+def png(figure: 'Figure', *, dpi: float = 100) -> bytes:
+    """Return a figure as the bytes of a PNG of `dpi` pixels an inch."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=100)
+    figure.savefig(buffer, format='png', dpi=dpi)
     return buffer.getvalue()
 
 

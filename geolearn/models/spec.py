@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any, get_args
 
@@ -41,6 +41,9 @@ class ModelSpec:
         dates: Dates of each image.
         acquired: When they were taken, as ISO dates, where that is known.
         temporal: How the maps of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
+        resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it; None leaves that of
+            their pretraining.
+        options: What else the class of model was told, as plain JSON; the class reads and checks it.
     """
 
     model: str
@@ -61,6 +64,8 @@ class ModelSpec:
     dates: int = 1
     acquired: tuple[str, ...] = ()
     temporal: Temporal = 'mean'
+    resolution_m: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'band_indexes', self.band_indexes or tuple(range(len(self.bands))))
@@ -96,6 +101,8 @@ class ModelSpec:
                 dates=_typed(manifest.get('dates', 1), int),
                 acquired=tuple(date.fromisoformat(day).isoformat() for day in manifest.get('acquired', ())),
                 temporal=manifest.get('temporal', 'mean'),
+                resolution_m=_resolution(manifest.get('resolution_m')),
+                options=_typed(manifest.get('options', {}), dict),
             )
         except KeyError as error:
             raise BundleError(f'the manifest lacks {error}; the bundle is broken') from error
@@ -113,9 +120,9 @@ class ModelSpec:
             )
         if len(self.band_indexes) != bands or min(self.band_indexes) < 0:
             raise BundleError(f'the manifest is broken: {bands} bands at the positions {self.band_indexes}')
-        if not 2 <= len(set(values)) == len(values) <= MAX_CLASSES or not all(0 <= value < 65536 for value in values):
+        if not len(set(values)) == len(values) <= MAX_CLASSES or not all(0 <= value < 65536 for value in values):
             raise BundleError(
-                f'the manifest is broken: class values {values} must be 2..255 different ones in 0..65535'
+                f'the manifest is broken: class values {values} must be up to 255 different ones in 0..65535'
             )
         if self.dates < 1 or len(self.acquired) not in (0, self.dates) or self.temporal not in get_args(Temporal):
             raise BundleError(f'the manifest is broken: {self.dates} dates {self.acquired} of {self.temporal!r}')
@@ -123,20 +130,17 @@ class ModelSpec:
             raise BundleError(f'the manifest is broken: chip_size {self.chip_size} must lie in 1..{MAX_CHIP_SIZE}')
 
     def to_emd(self, *, chip_name: str) -> dict[str, Any]:
-        """Return Esri's keys for this model; `chip_name` is the model's name."""
+        """Return Esri's keys that every model has; `chip_name` is the model's name."""
         s = self.statistics
         spans = [high - low or 1.0 for low, high in zip(s.minimum, s.maximum)]
         scaled_mean = [(mean - low) / span for mean, low, span in zip(s.mean, s.minimum, spans)]
         scaled_std = [std / span for std, span in zip(s.std, spans)]
         return {
             'Framework': 'geolearn',
-            'ModelType': 'ImageClassification',
             'ModelName': self.model,
             'Name': chip_name,
             'ModelFormat': 'NCHW',
             'ExtractBands': list(self.band_indexes),
-            'ignore_mapped_class': list(self.ignored_values),
-            'SupportsVariableTileSize': True,
             'Classes': [
                 {'Value': info.value, 'Name': info.name, 'Color': list(info.color)}
                 for info in self.class_infos
@@ -179,6 +183,14 @@ def _typed(value: Any, kind: type) -> Any:
 
 def _optional(value: Any, kind: type) -> Any:
     return None if value is None else _typed(value, kind)
+
+
+def _resolution(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not (math.isfinite(float(value)) and float(value) > 0):
+        raise ValueError(f'resolution_m {value!r} must be above 0')
+    return float(value)
 
 
 def _band(row: Mapping[str, Any]) -> Band:

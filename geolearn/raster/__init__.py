@@ -1,6 +1,7 @@
 """The only door to raster files: pixels travel with their place (GeoBox) and their mask."""
 
 from geolearn.raster._opening import many_files
+from geolearn.raster.alignment import require_same_grid
 from geolearn.raster.geobox import GeoBox
 from geolearn.raster.mosaic import mosaic
 from geolearn.raster.reading import (
@@ -37,6 +38,7 @@ __all__ = [
     'read_window_masks',
     'replacing',
     'require_place',
+    'require_same_grid',
     'sample_pixels',
     'tag_wavelengths_um',
     'write_raster',

@@ -10,6 +10,7 @@ from rasterio.errors import RasterioError
 
 from geolearn.errors import RasterError
 from geolearn.raster._opening import open_quietly
+from geolearn.raster.alignment import MISFIT_PX
 
 _GDAL_TYPES = {
     'uint8': 'Byte',
@@ -23,10 +24,6 @@ _GDAL_TYPES = {
     'float32': 'Float32',
     'float64': 'Float64',
 }
-
-
-MISFIT_PX = 0.1
-"""Files may lie so far off the first one's grid: web map tiles in degrees grow by some millionths from row to row."""
 
 
 class _Source(NamedTuple):

@@ -289,7 +289,10 @@ def read_label(path: str | Path) -> np.ndarray:
     if not np.issubdtype(label.dtype, np.floating):
         raise RasterError(f'label {path} holds {label.dtype} numbers; class values are whole numbers')
     if not (np.abs(label) < 2**53).all() or (np.rint(label) != label).any():
-        raise RasterError(f'label {path} holds fractions, NaN or infinity; class values are whole numbers')
+        raise RasterError(
+            f'label {path} holds fractions, NaN or infinity; class values are whole numbers; '
+            "pass target='values' to learn numbers"
+        )
     return label.astype(np.int64)
 
 

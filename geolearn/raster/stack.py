@@ -11,6 +11,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geolearn.errors import RasterError
+from geolearn.raster.alignment import same_crs
 from geolearn.raster.geobox import GeoBox
 from geolearn.raster.reading import open_raster, raster_geobox, read_window_masks
 
@@ -49,7 +50,7 @@ def _finest(paths: Sequence[Path]) -> GeoBox:
     best = max(range(len(places)), key=lambda index: places[index].shape[0] * places[index].shape[1])
     finest = places[best]
     for path, box in zip(paths, places):
-        if not _same_crs(box.crs, finest.crs):
+        if not same_crs(box.crs, finest.crs):
             raise RasterError(
                 f'{path} has {_crs_text(box.crs)}, but {paths[best]} {_crs_text(finest.crs)}; '
                 'warp them to one, or fetch again what is truncated'
@@ -74,12 +75,6 @@ def _crs_text(crs: str | None) -> str:
 def _place_text(path: Path, box: GeoBox) -> str:
     width, height = box.resolution
     return f'{path} covers {box.bounds} in {box.shape[1]}x{box.shape[0]} pixels of {width:g} x {height:g}'
-
-
-def _same_crs(one: str | None, two: str | None) -> bool:
-    if one == two or one is None or two is None:
-        return one == two
-    return bool(CRS.from_wkt(one) == CRS.from_wkt(two))
 
 
 def _read_resampled(path: Path, place: GeoBox) -> tuple[np.ndarray, np.ndarray]:

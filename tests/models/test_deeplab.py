@@ -75,7 +75,7 @@ class DeepLabContract:
         PixelCrossEntropy()(model.network.train()(images(2, 10, 64, 64)), target).backward()
         trainable = {n: p for n, p in model.network.named_parameters() if p.requires_grad}
         assert [n for n, p in trainable.items() if p.grad is None] == []
-        assert {id(p) for group in model.network.parameter_groups() for p in group} == {
+        assert {id(p) for group in model.network.rate_groups() for p in group.parameters} == {
             id(p) for p in trainable.values()
         }
 
@@ -94,7 +94,7 @@ class DeepLabContract:
 
     def test_a_saved_model_loads_with_equal_logits(self, model, tmp_path):
         model.fit(1, lr=1e-3)
-        loaded = load_model(model.save(tmp_path / 'm.dlpk'))
+        loaded = load_model(model.save(tmp_path / 'm.dlpk', compute_metrics=False))
         x = images(2, 10, 65, 97)
         assert isinstance(loaded, DeepLab)
         assert loaded.spec == model.spec
@@ -155,9 +155,9 @@ def test_a_second_fit_goes_on_from_the_first(scene_data):
 
 
 def test_rows_of_the_history_are_what_the_validation_chips_say(scene_data):
-    model = make(scene_data).fit(2, lr=1e-3)
+    model = make(scene_data).fit(2, lr=1e-3, checkpoint=False)
     row = model.history.epochs[-1]
-    assert list(row) == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'miou', 'seconds']
+    assert list(row) == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'miou', 'dice', 'learning_rate', 'seconds']
     assert row['accuracy'] == pytest.approx(model.accuracy())
     assert row['miou'] == pytest.approx(model.mIOU(mean=True))
     assert row['seconds'] > 0
@@ -203,7 +203,7 @@ def short_search(monkeypatch):
 
 def test_the_rate_search_changes_neither_weights_nor_optimiser_nor_leaves_files(scene_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = make(scene_data).fit(1, lr=1e-3)
+    model = make(scene_data).fit(1, lr=1e-3, checkpoint=False)
     weights, optimiser = state(model.network), copy.deepcopy(model.learner.opt.state_dict())
     rows, losses = len(model.history.epochs), len(model.history.batch_losses)
     rate = model.lr_find()
@@ -308,7 +308,7 @@ def test_figures_are_drawn(scene_data, tmp_path):
     for name, figure in [('results', model.show_results(rows=2)), ('losses', model.plot_losses())]:
         assert isinstance(figure, Figure)
         figure.savefig(tmp_path / f'{name}.png')
-    assert len(model.show_results(rows=3).axes) == 9
+    assert len(model.show_results(rows=3).axes) == 12
 
 
 # -- bands and classes
@@ -394,7 +394,6 @@ def test_an_unknown_backbone_gets_a_suggestion(scene_data):
     [
         ('beit_base_patch16_224', 'beit_base_patch16_224 cannot take images of any size'),
         (50, "backbone must be a name such as 'dofa_base', got 50"),
-        (None, "backbone must be a name such as 'dofa_base', got None"),
     ],
 )
 def test_what_cannot_be_a_backbone_is_refused_in_geolearns_words(scene_data, backbone, message):

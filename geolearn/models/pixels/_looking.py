@@ -1,15 +1,17 @@
 """What a pixel classifier does on validation chips, counted and drawn."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 
 from geolearn import plotting
-from geolearn.backbones.adapt import DEFAULT_ADAPTATION
 from geolearn.chips.loader import ChipLoader
+from geolearn.data import ChipData
 from geolearn.metrics import ConfusionMatrix
-from geolearn.models.segmenter import Segmenter
+from geolearn.models.pixels._judging import look_at
+from geolearn.models.pixels.segmenter import Segmenter
 from geolearn.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -33,35 +35,30 @@ def tabulate_metrics(matrix: ConfusionMatrix, class_names: list[str]) -> pd.Data
     return pd.DataFrame(table, index=pd.Index(class_names, name='class'))
 
 
-def draw_results(network: Segmenter, chips: ChipLoader, spec: ModelSpec, rows: int) -> 'Figure':
-    """Draw the first chips with truth and prediction."""
-    images, masks = next(iter(chips))
-    images, masks = images[:rows], masks[:rows]
-    network.to(images.device).eval()
-    with torch.inference_mode():
-        predicted = network(images).max(1).indices
-    if images.dim() == 5:  # of several dates the last is shown
-        images = images[:, -1]
-    return plotting.show_predictions(images.cpu(), masks.cpu(), predicted.cpu(), spec.bands, spec.class_infos)
-
-
-def describe_model(spec: ModelSpec, network: Segmenter, *, epochs: int, trains: bool) -> str:
-    """Lay out in lines what a model is.
+def draw_results(network: Segmenter, data: ChipData, spec: ModelSpec, indexes: Sequence[int]) -> 'Figure':
+    """Draw validation chips with truth, prediction and where they differ.
 
     Args:
+        network: To look at.
+        data: Whose validation chips are drawn.
         spec: Of the model.
-        network: Of the model.
-        epochs: Number of epochs trained.
-        trains: Whether there is data to train on, so that it matters which parameters learn.
+        indexes: Positions of the chips in `data.valid_ds`.
     """
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
-    counts = f'{sum(size for size, _ in sizes) / 1e6:.1f} M parameters'
-    if trains and spec.adaptation != DEFAULT_ADAPTATION:
-        counts += f' ({sum(size for size, learns in sizes if learns) / 1e6:.2f} M of them learn)'
-    report = network.backbone.load_report
-    lines = [
-        f'{spec.model} on {spec.backbone}: {counts}, {epochs} epochs trained',
-        f'  bands    {", ".join(band.name for band in spec.bands)}',
-        f'  classes  {", ".join(info.name for info in spec.class_infos)}',
-    ]
-    return '\n'.join(lines + ([f'  weights  {report}'] if report else []))
+    seen = look_at(network, data.valid_dl, indexes)
+    scores = plotting.score_chips(seen.predictions, seen.masks, len(spec.class_infos))
+    titles = [plotting.describe_chip(name, IoU=score) for name, score in zip(chip_names(data, indexes), scores)]
+    return plotting.show_predictions(
+        seen.images, seen.masks, seen.predictions, spec.bands, spec.class_infos, titles=titles
+    )
+
+
+def draw_hard_examples(network: Segmenter, data: ChipData, spec: ModelSpec, indexes: Sequence[int]) -> 'Figure':
+    """Draw validation chips with what each of their pixels costs; arguments as in `draw_results`."""
+    seen = look_at(network, data.valid_dl, indexes)
+    titles = chip_names(data, indexes)
+    return plotting.show_hard_examples(*seen, spec.bands, spec.class_infos, titles=titles)
+
+
+def chip_names(data: ChipData, indexes: Sequence[int]) -> list[str]:
+    """Return the names of validation chips."""
+    return [data.table.names[data.valid_ds.positions[index]] for index in indexes]

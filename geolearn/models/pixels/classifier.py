@@ -1,125 +1,108 @@
-"""DeepLab: atrous spatial pyramid pooling over any backbone's maps."""
+"""Pixel classifiers: any decoder on any backbone, judged by one confusion matrix, mapped over rasters."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import date
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
-from torch import Tensor, nn
-from torch.nn import functional
-
-from geolearn.backbones import Backbone, create_backbone
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.backbones.temporal import Temporal
+from geolearn.chips.label import Task
 from geolearn.data import ChipData
-from geolearn.models._describing import require_pixels, spec_from_data
-from geolearn.models._model import PixelClassifier
-from geolearn.models._registry import register_model
-from geolearn.models.segmenter import Normalise, Segmenter
+from geolearn.errors import BundleError
+from geolearn.inference.encoding import ClassEncoding
+from geolearn.losses import PixelLossOptions
+from geolearn.models._describing import BackboneChoice, require_task
+from geolearn.models.mapping import MapModel
+from geolearn.models.pixels.base import PixelModel
+from geolearn.models.pixels.judged import JudgedClassifier
+from geolearn.models.pixels.options import PixelOptions
+from geolearn.models.pixels.segmenter import Segmenter, build_segmenter
 from geolearn.models.spec import ModelSpec
 
-
-class DeepLabHead(nn.Module):
-    """The DeepLabV3+ decoder (Chen et al. 2018, arXiv:1802.02611) and a 1x1 classifier.
-
-    Pooling works on the map of stride 16, the skip connection is the map of stride 4. A convolutional network that
-    cannot keep its last stage at stride 16 gives it at stride 32, enlarged to 16.
-
-    Args:
-        backbone: Whose maps are taken; it must offer those of `STRIDES`.
-        class_count: Number of output channels.
-    """
-
-    STRIDES = (4, 16)
-
-    def __init__(self, backbone: Backbone, class_count: int) -> None:
-        super().__init__()
-        fine, coarse = backbone.channels
-        self._enlarge = backbone.strides[1] / 16
-        self.decoder = DeepLabV3PlusDecoder(
-            (0, 0, fine, coarse),
-            encoder_depth=4,
-            out_channels=256,
-            atrous_rates=(12, 24, 36),
-            output_stride=16,
-            aspp_separable=True,
-            aspp_dropout=0.1,
-        )
-        self.classifier = nn.Conv2d(256, class_count, 1)
-
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Compute logits (N, classes, H/4, W/4) from feature maps, finest first."""
-        fine, coarse = maps
-        if self._enlarge != 1:
-            coarse = functional.interpolate(coarse, scale_factor=self._enlarge, mode='bilinear', align_corners=False)
-        # smp's decoder looks at position 2 for the skip and at the last for pooling
-        unused = torch.empty(0)
-        return self.classifier(self.decoder([unused, unused, fine, coarse]))
+if TYPE_CHECKING:
+    pass
 
 
-@register_model
-class DeepLab(PixelClassifier):
-    """Label every pixel with DeepLabV3+ on a foundation model's feature pyramid, or on any CNN.
+class PixelClassifier(JudgedClassifier, PixelModel):
+    """Label every pixel with a decoder on any backbone's maps; the subclasses name the decoder.
 
     Args:
         data: From `prepare_data`.
-        backbone: Such as ``'dofa_base'`` or ``'resnet50'``; see `geolearn.list_backbones`.
+        backbone: Such as ``'dofa_base'`` or ``'resnet50'``; see `geolearn.list_backbones`. None takes the class's own.
         pretrained: Fill the backbone with its published weights.
-        weights: A file or folder with the backbone's weights, instead of fetching them.
+        weights: A file or folder with the backbone's weights, or another model's .dlpk, instead of fetching them.
         wavelengths: Centre wavelength of each band in micrometres, where the data does not name the bands well; None
             for radar.
         ignore_classes: Label values to leave out, on top of those that `data` ignores.
-        temporal: How the maps of chips of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
         class_balancing: Weigh classes in the loss by their rarity among the training chips.
+        focal_loss: Let pixels that are right already count less (Lin et al. 2017, arXiv:1708.02002); gamma is 2.
+        dice_loss_fraction: Share of the dice loss in the whole, 0..1.
+        dice_loss_average: Dice over all pixels together (``'micro'``) or by class (``'macro'``).
+        loss: All that can be said of the loss, in place of the three before it.
+        auxiliary_head: Train a small head on the map of stride 16 beside the decoder, with 0.4 of its loss.
+        decoder_options: Passed to the decoder; see its class in `geolearn.decoders`.
         adapt: What of the backbone learns, how fast, and with low-rank updates or in full. The default trains all of
             it.
+        temporal: How the maps of chips of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
+        resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it.
 
     Raises:
         ChipFolderError: If the labels are not one class per pixel.
         UnknownNameError: If there is no such backbone.
-        BackboneError: If there is, but it gives no maps that DeepLab can use, cannot be adapted as `adapt` says, or
+        BackboneError: If there is, but it gives no maps that the decoder can use, cannot be adapted as `adapt` says, or
             states no mean and std for ``normalize='pretraining'``.
         BandError: If bands lack a wavelength that the backbone needs, or `wavelengths` do not fit.
         WeightsError: If weights cannot be had or do not fit.
+        ValueError: If an option of loss or decoder makes no sense.
     """
+
+    tasks = (Task.PIXELS,)
+    default_backbone: ClassVar[str] = 'resnet50'
 
     def __init__(
         self,
         data: ChipData,
-        backbone: str = 'dofa_base',
+        backbone: str | None = None,
         *,
         pretrained: bool = True,
         weights: str | Path | None = None,
         wavelengths: Sequence[float | None] | None = None,
         ignore_classes: Sequence[int] = (),
         class_balancing: bool = False,
+        focal_loss: bool = False,
+        dice_loss_fraction: float = 0.0,
+        dice_loss_average: Literal['micro', 'macro'] = 'micro',
+        loss: PixelLossOptions | None = None,
+        auxiliary_head: bool = False,
+        decoder_options: Mapping[str, Any] | None = None,
         adapt: Adaptation = DEFAULT_ADAPTATION,
         temporal: Temporal = 'mean',
+        resolution_m: float | None = None,
     ) -> None:
-        require_pixels(data, 'DeepLab')
+        require_task(data, type(self).__name__, self.tasks)
         data = data.ignoring(ignore_classes) if ignore_classes else data
-        spec = spec_from_data(
-            data, model='DeepLab', backbone=backbone, wavelengths=wavelengths, weights=weights, temporal=temporal
+        name = self.default_backbone if backbone is None else backbone
+        choice = BackboneChoice(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
+        short = PixelLossOptions(
+            loss='focal' if focal_loss else 'cross_entropy',
+            dice_fraction=dice_loss_fraction,
+            dice_average=dice_loss_average,
         )
-        network = self.build(spec, pretrained=pretrained, weights=weights)
-        network.adapt(adapt)
-        pretrained = network.backbone.load_report is not None
-        spec = replace(spec, pretrained=pretrained, class_balancing=class_balancing, adaptation=adapt)
-        super().__init__(spec, network, data)
+        if loss is not None and short != PixelLossOptions():
+            raise ValueError('pass either loss, or focal_loss and dice_loss_fraction; loss holds what they say')
+        options = PixelOptions(self.decoder, decoder_options or {}, loss or short, auxiliary_head=auxiliary_head)
+        super().__init__(data, choice, options=options.to_json(), class_balancing=class_balancing)
+
+    # -- what a task says
 
     @classmethod
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Segmenter:
         """Build the network that a spec describes."""
-        backbone = create_backbone(
-            spec.backbone,
-            spec.bands,
-            pretrained=pretrained,
-            weights=weights,
-            strides=DeepLabHead.STRIDES,
-            dates=[date.fromisoformat(day) for day in spec.acquired] or spec.dates,
-            temporal=spec.temporal,
-        )
-        normalise = Normalise(spec.normalization.mean, spec.normalization.std)
-        return Segmenter(normalise, backbone, DeepLabHead(backbone, len(spec.class_infos)))
+        if len(spec.class_infos) < 2:
+            raise BundleError(f'the manifest is broken: {spec.model} needs 2 classes or more, found {spec.class_infos}')
+        return build_segmenter(spec, cls._options(spec), len(spec.class_infos), pretrained=pretrained, weights=weights)
+
+    # -- mapping
+
+    def _map_model(self) -> MapModel:
+        return MapModel(self.spec, self.network, ClassEncoding(self.spec.class_infos))

@@ -1,83 +1,103 @@
-"""The network of every pixel classifier: normalise, backbone, decoder, logits at the image's own size."""
+"""The network of every pixel model: normalise, backbone, decoder, outputs at the image's own size."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from geolearn.backbones import Backbone
-from geolearn.backbones.adapt import Adaptation, RateGroup, adapt, rate_groups
+from geolearn.backbones.padding import pad_to_multiple
+from geolearn.decoders import create_decoder, get_decoder
+from geolearn.models.network import Network, Normalise, build_backbone, build_normalise
+from geolearn.models.pixels.options import PixelOptions
+from geolearn.models.spec import ModelSpec
+
+AUXILIARY_STRIDE = 16
+"""The auxiliary head stands on the map of this stride, or else on the next finer one."""
 
 
-class Normalise(nn.Module):
-    """(x - mean) / std per band; NaN, which stands for no data, becomes 0, the mean.
-
-    Args:
-        mean: Of each band.
-        std: Of each band; 0 counts as 1, because such a band is constant.
-    """
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        spread = [value if value > 0 else 1.0 for value in std]
-        self.register_buffer('std', torch.tensor(spread, dtype=torch.float32).view(1, -1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise images (N, bands, H, W) in stored units."""
-        return torch.nan_to_num((x - self.mean) / self.std, nan=0.0)
-
-
-class Segmenter(nn.Module):
-    """Images in stored units, NaN where there is no data, to class logits.
+class Segmenter(Network):
+    """Images in stored units, NaN where there is no data, to outputs per pixel: class logits, or a value.
 
     Args:
         normalise: Takes the images first.
         backbone: Gives feature maps.
-        decoder: Takes the maps, finest first, and gives logits at the finest map's stride.
+        decoder: Takes the maps, finest first, and gives outputs at one stride.
+        auxiliary: Takes the map at the position `auxiliary_map` while the network trains, and gives outputs too.
+        auxiliary_map: Which of the backbone's maps that is.
     """
 
-    def __init__(self, normalise: Normalise, backbone: Backbone, decoder: nn.Module) -> None:
-        super().__init__()
-        self.normalise, self.backbone, self.decoder = normalise, backbone, decoder
-        self.layer_decay: float | None = None
+    def __init__(
+        self,
+        normalise: Normalise,
+        backbone: Backbone,
+        decoder: nn.Module,
+        *,
+        auxiliary: nn.Module | None = None,
+        auxiliary_map: int = -1,
+    ) -> None:
+        super().__init__(normalise, backbone)
+        self.decoder, self.auxiliary, self._auxiliary_map = decoder, auxiliary, auxiliary_map
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute logits (N, classes, H, W) of images (N, bands, H, W) of any size."""
-        height, width = x.shape[-2:]
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Compute outputs (N, outputs, H, W) of images (N, bands, H, W) of any size.
+
+        In training with an auxiliary head they come as a pair with those of the head.
+        """
+        size = x.shape[-2:]
         x = self.normalise(x)
         # decoders combine maps of several strides, which fit together only where the coarsest divides the image
-        step = 32
-        x = functional.pad(x, (0, -width % step, 0, -height % step))
-        logits = self.decoder(self.backbone(x))
-        logits = functional.interpolate(logits, size=x.shape[-2:], mode='bilinear', align_corners=False)
-        return logits[..., :height, :width]
+        x = pad_to_multiple(x, 32)
+        maps = self.backbone(x)
+        outputs = _enlarged(self.decoder(maps), x, size)
+        if self.auxiliary is None or not self.training:
+            return outputs
+        return outputs, _enlarged(self.auxiliary([maps[self._auxiliary_map]]), x, size)
 
-    def adapt(self, adaptation: Adaptation) -> None:
-        """Freeze parts of the backbone and put in low-rank updates; once, after weights are loaded.
 
-        Raises:
-            BackboneError: If the backbone cannot be so adapted.
-        """
-        adapt(self.backbone, adaptation)
-        self.layer_decay = adaptation.layer_decay
+def _enlarged(outputs: Tensor, x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring outputs to the size of the padded image `x`, and cut them to that of the image."""
+    if outputs.shape[-2:] != x.shape[-2:]:
+        outputs = functional.interpolate(outputs, size=x.shape[-2:], mode='bilinear', align_corners=False)
+    return outputs[..., : size[0], : size[1]]
 
-    def rate_groups(self) -> list[RateGroup]:
-        """Divide all parameters that can learn: the trunk's, by depth where rates decay by layer, then all others.
 
-        Returns:
-            At least two groups, that of the trunk first; it is empty where the trunk is frozen.
-        """
-        held = {id(parameter) for parameter in self.backbone.trunk.parameters()}
-        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        trunk = [RateGroup([p for p in learning if id(p) in held], 1.0)]
-        if self.layer_decay is not None:
-            trunk = rate_groups(self.backbone, self.layer_decay) or trunk
-        return [*trunk, RateGroup([p for p in learning if id(p) not in held], 1.0)]
+def build_segmenter(
+    spec: ModelSpec, options: PixelOptions, output_count: int, *, pretrained: bool, weights: str | Path | None
+) -> Segmenter:
+    """Build the network that a spec describes.
 
-    def parameter_groups(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of `rate_groups`, for training at different rates."""
-        return [group.parameters for group in self.rate_groups()]
+    Args:
+        spec: Of the model.
+        options: Those in the spec, read.
+        output_count: Outputs per pixel.
+        pretrained: Whether to fill the backbone with its published weights.
+        weights: The user's own, instead of fetching them.
+
+    Raises:
+        UnknownNameError: If there is no such decoder or backbone.
+        BackboneError: If the backbone does not offer the maps that the decoder takes.
+    """
+    decoder = get_decoder(options.decoder)
+    backbone = build_backbone(spec, pretrained=pretrained, weights=weights, form=decoder.form, strides=decoder.strides)
+    return put_decoder(spec, options, backbone, output_count)
+
+
+def put_decoder(spec: ModelSpec, options: PixelOptions, backbone: Backbone, output_count: int) -> Segmenter:
+    """Put the decoder that the options name on a backbone, with the auxiliary head where they ask for one.
+
+    Raises:
+        UnknownNameError: If there is no such decoder.
+        BackboneError: If the backbone does not offer the maps that the decoder takes.
+    """
+    head = create_decoder(
+        options.decoder, backbone.channels, backbone.strides, output_count, options=options.decoder_options
+    )
+    auxiliary, position = None, -1
+    if options.auxiliary_head:
+        position = max((i for i, stride in enumerate(backbone.strides) if stride <= AUXILIARY_STRIDE), default=0)
+        auxiliary = create_decoder(
+            'auxiliary', [backbone.channels[position]], [backbone.strides[position]], output_count, options={}
+        )
+    return Segmenter(build_normalise(spec), backbone, head, auxiliary=auxiliary, auxiliary_map=position)

@@ -1,0 +1,197 @@
+"""Compute the ground around polygons of a layer, in batches of chips that are read in the order of the file."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from rasterio.windows import Window
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from geolearn.chips.exporting.vectors import read_layers
+from geolearn.errors import ChipFolderError, RasterError
+from geolearn.extras import require
+from geolearn.inference.tiles import PixelScale, Source
+from geolearn.raster import GeoBox, raster_geobox, read_window
+
+Crop = Literal['fixed', 'bounding_box']
+"""What of the ground is seen: a chip around a polygon's middle, or what its bounding box holds."""
+
+
+@dataclass(frozen=True)
+class ChipPlan:
+    """How chips around polygons are cut and computed.
+
+    Args:
+        size: Side of the chips in pixels.
+        batch_size: Chips computed together.
+        scale: From stored values to the network's units.
+        crop: Which window of the raster becomes a chip; see `chip_windows`.
+
+    Raises:
+        ValueError: If a value makes no sense.
+    """
+
+    size: int
+    batch_size: int
+    scale: PixelScale
+    crop: Crop = 'fixed'
+
+    def __post_init__(self) -> None:
+        if self.crop not in get_args(Crop):
+            raise ValueError(f'crop must be one of {", ".join(map(repr, get_args(Crop)))}, got {self.crop!r}')
+        if self.batch_size < 1:
+            raise ValueError(f'batch_size must be at least 1, got {self.batch_size}')
+
+
+class _Chip(NamedTuple):
+    """A window to read, and whose chip it is: the row of the layer."""
+
+    row: int
+    window: Window
+
+
+def read_polygons(polygons: Any, layer: str | None) -> Any:
+    """Read a layer as a GeoDataFrame.
+
+    Args:
+        polygons: A file that OGR reads, a GeoParquet, or a GeoDataFrame, which is returned as it is.
+        layer: Layer of the file; None takes the only one.
+
+    Raises:
+        RasterError: If it cannot be read, or holds no geometries.
+        MissingExtraError: If ``geolearn[vector]`` is not installed.
+    """
+    try:
+        return next(iter(read_layers(polygons, layer))).frame
+    except ChipFolderError as error:
+        raise RasterError(f'cannot take polygons: {error}') from error
+
+
+def pixel_bounds(frame: Any, box: GeoBox) -> np.ndarray:
+    """Return the left, top, right and bottom (n, 4) of each geometry in pixels of a raster.
+
+    Args:
+        frame: GeoDataFrame.
+        box: Place of the raster; geometries are brought to its CRS.
+
+    Returns:
+        float64; NaN for geometries that are missing, empty or have no place in the raster's CRS.
+
+    Raises:
+        RasterError: If one of the two has a CRS and the other none.
+    """
+    shapely = require('shapely', extra='vector', to='classify polygons')
+    if (frame.crs is None) != (box.crs is None):
+        lacks, has = ('the layer', 'the raster') if frame.crs is None else ('the raster', 'the layer')
+        raise RasterError(f'{lacks} names no CRS, but {has} does, so their places cannot be compared; give it its CRS')
+    placed = frame if box.crs is None else frame.to_crs(box.crs)
+    geometry = shapely.force_2d(np.asarray(placed.geometry.values, dtype=object))
+    inverse = ~box.transform
+
+    def move(points: np.ndarray) -> np.ndarray:
+        x, y = points.T
+        columns, rows = inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
+        return np.stack([columns, rows], axis=1)
+
+    bounds: np.ndarray = shapely.bounds(shapely.transform(geometry, move)).reshape(-1, 4)
+    bounds[~np.isfinite(bounds).all(axis=1)] = np.nan
+    return bounds
+
+
+def chip_windows(bounds: np.ndarray, shape: tuple[int, int], plan: ChipPlan) -> Iterator[tuple[int, Window]]:
+    """Choose the window of the chip of each polygon, as `export_training_data` does for chips of features.
+
+    With ``crop='fixed'`` a chip lies around the middle of its polygon, and moves inwards at the raster's edges; with
+    ``'bounding_box'`` it is the polygon's bounding box, or the middle of that where it is larger than a chip.
+
+    Args:
+        bounds: From `pixel_bounds`.
+        shape: Height and width of the raster.
+        plan: Says how chips are cut.
+
+    Yields:
+        Row of the layer and window, within the raster; polygons outside of the raster are passed over.
+    """
+    height, width = shape
+    for row, (left, top, right, bottom) in enumerate(bounds.tolist()):
+        if math.isnan(left) or right <= 0 or bottom <= 0 or left >= width or top >= height:
+            continue
+        across, down = (left, right), (top, bottom)
+        if plan.crop == 'bounding_box':
+            across, down = _whole_pixels(across, width), _whole_pixels(down, height)
+        (col, columns), (line, lines) = _span(across, width, plan), _span(down, height, plan)
+        yield row, Window(col, line, columns, lines)
+
+
+def _whole_pixels(span: tuple[float, float], length: int) -> tuple[float, float]:
+    first = min(max(0, math.floor(span[0])), length - 1)
+    return first, max(first + 1, min(length, math.ceil(span[1])))
+
+
+def _span(span: tuple[float, float], length: int, plan: ChipPlan) -> tuple[int, int]:
+    """Return where a chip begins along one axis and how long it is."""
+    size = min(plan.size, length)
+    if plan.crop == 'bounding_box' and span[1] - span[0] <= size:
+        return int(span[0]), int(span[1] - span[0])
+    return min(max(0, round((span[0] + span[1]) / 2 - size / 2)), length - size), size
+
+
+@torch.inference_mode()
+def compute_chips(
+    source: Source, bounds: np.ndarray, compute: Callable[[Tensor], Tensor], plan: ChipPlan
+) -> np.ndarray:
+    """Compute the chip of each polygon.
+
+    Args:
+        source: The raster and its bands.
+        bounds: From `pixel_bounds`.
+        compute: Takes chips (n, bands, size, size) float32 on the CPU, NaN where there is no data, to rows (n, k).
+        plan: How to go about it.
+
+    Returns:
+        (polygons, k) float32; NaN for polygons outside of the raster, and where it has no data.
+
+    Raises:
+        RasterError: If the raster cannot be read.
+    """
+    windows = [_Chip(*found) for found in chip_windows(bounds, raster_geobox(source.dataset).shape, plan)]
+    block = max(1, source.dataset.block_shapes[0][0])
+    # blocks are decompressed once where chips come row by row of blocks
+    windows.sort(key=lambda chip: (chip.window.row_off // block, chip.window.col_off))
+    rows: list[np.ndarray] = []
+    owners: list[int] = []
+    with tqdm(total=len(windows), desc='classifying', unit='polygon', leave=False) as bar:
+        for chips, pixels in _batches(source, windows, plan):
+            rows.append(compute(pixels).float().cpu().numpy())
+            owners += [chip.row for chip in chips]
+            bar.update(len(chips))
+    found = np.full((len(bounds), rows[0].shape[1] if rows else 0), np.nan, np.float32)
+    if rows:
+        found[owners] = np.concatenate(rows)
+    return found
+
+
+def _batches(source: Source, windows: list[_Chip], plan: ChipPlan) -> Iterator[tuple[list[_Chip], Tensor]]:
+    """Yield chips that hold data in full batches; only one batch is held."""
+    shape = (plan.batch_size, len(source.indexes), plan.size, plan.size)
+    chips: list[_Chip] = []
+    batch = torch.full(shape, torch.nan)
+    for chip in windows:
+        pixels, valid = read_window(source.dataset, chip.window, source.indexes)
+        if valid is not None and not valid.any():
+            continue
+        # smaller ones lie at the upper left, as in training
+        target = batch[len(chips)].numpy()[:, : pixels.shape[1], : pixels.shape[2]]
+        target[...] = plan.scale.apply(pixels)
+        if valid is not None:
+            target[:, ~valid] = np.nan
+        chips.append(chip)
+        if len(chips) == plan.batch_size:
+            yield chips, batch
+            chips, batch = [], torch.full(shape, torch.nan)
+    if chips:
+        yield chips, batch[: len(chips)]

@@ -1,0 +1,91 @@
+"""Write layers of features by suffix: GeoPackage, GeoJSON, GeoParquet or Shapefile."""
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from geolearn.errors import RasterError
+from geolearn.extras import require
+
+DRIVERS = {'.gpkg': 'GPKG', '.geojson': 'GeoJSON', '.shp': 'ESRI Shapefile', '.parquet': None, '.geoparquet': None}
+"""OGR's driver by suffix; GeoParquet is written by geopandas itself."""
+
+SHAPEFILE_PARTS = ('.shp', '.shx', '.dbf', '.prj', '.cpg', '.qix', '.sbn', '.sbx')
+
+WGS84 = 'EPSG:4326'
+"""What GeoJSON is in (RFC 7946), longitude before latitude."""
+
+
+def check_vector_target(dst: str | Path) -> Path:
+    """Refuse before hours of work what could not be written after them.
+
+    Args:
+        dst: File to write; its suffix is one of `DRIVERS`.
+
+    Raises:
+        RasterError: If the suffix is another one, `dst` is a folder, or its folder is missing.
+        MissingExtraError: If the library that writes such files is not installed.
+    """
+    path = Path(dst).expanduser()
+    if path.suffix.lower() not in DRIVERS:
+        raise RasterError(f'{path} has no suffix that says how to write it; pass one of {", ".join(DRIVERS)}')
+    if path.is_dir():
+        raise RasterError(f'{path} is a folder; pass the file to write, such as {path.with_suffix(".gpkg").name}')
+    if not path.parent.is_dir():
+        raise RasterError(f'{path.parent} is no folder; make it first')
+    require('geopandas', extra='vector', to='write vector layers')
+    if DRIVERS[path.suffix.lower()] is None:
+        require('pyarrow', extra='vector', to='write GeoParquet')
+    return path
+
+
+def write_layer(frame: Any, dst: str | Path) -> Path:
+    """Write a layer; it appears under its name only when it is whole, and replaces one that is there.
+
+    Args:
+        frame: GeoDataFrame; without rows it becomes a layer with its columns and no feature.
+        dst: File to write, with one of the suffixes in `DRIVERS`. GeoJSON is brought to WGS84; the others keep the
+            CRS. Shapefiles cut the names of columns to ten letters.
+
+    Returns:
+        The path written.
+
+    Raises:
+        RasterError: If it cannot be written; no part of it is left.
+        MissingExtraError: If the library that writes such files is not installed.
+    """
+    path = check_vector_target(dst)
+    pyogrio = require('pyogrio', extra='vector', to='write vector layers')
+    driver = DRIVERS[path.suffix.lower()]
+    if driver == 'GeoJSON' and frame.crs is not None:
+        frame = frame.to_crs(WGS84)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix='.geolearn-') as folder:
+            part = Path(folder) / path.name
+            if driver is None:
+                frame.to_parquet(part)
+            else:
+                _write(frame, part, driver)
+            _move(part, path)
+    except (OSError, ValueError, pyogrio.errors.DataSourceError, pyogrio.errors.FieldError) as error:
+        raise RasterError(f'cannot write {path}: {error}') from error
+    return path
+
+
+def _write(frame: Any, part: Path, driver: str) -> None:
+    options = {'RFC7946': 'YES'} if driver == 'GeoJSON' else {}
+    with warnings.catch_warnings():
+        # names of columns in shapefiles, which the docstring tells of, and layers in no CRS, which are as given
+        warnings.filterwarnings('ignore', message='(Normalized/laundered field name|.*crs. was not provided)')
+        warnings.filterwarnings('ignore', message='Column names longer than 10 characters')
+        frame.to_file(part, driver=driver, engine='pyogrio', **options)
+
+
+def _move(part: Path, path: Path) -> None:
+    """Move a file with its sidecars to its place, the file itself last."""
+    if path.suffix.lower() == '.shp':
+        for suffix in SHAPEFILE_PARTS:  # an index of older features would be believed
+            path.with_suffix(suffix).unlink(missing_ok=True)
+    for item in sorted(part.parent.iterdir(), key=lambda item: item.name == part.name):
+        item.replace(path.parent / item.name)

@@ -1,0 +1,1 @@
+"""Change detectors: a class per pixel of what changed between two dates."""

@@ -1,0 +1,1 @@
+"""Classifiers of whole chips, and of the ground around polygons."""

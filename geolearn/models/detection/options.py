@@ -1,0 +1,189 @@
+"""What a detector was told besides its backbone, kept in its spec."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from geolearn.errors import BundleError, UnknownNameError
+
+HeadStyle = Literal['plain', 'vitdet']
+"""How the heads of an R-CNN are built: as in torchvision, or deeper and with layer norms as in ViTDet."""
+
+MOST_ANCHORS = 64
+"""Per place and level; more would be a mistake."""
+
+
+@dataclass(frozen=True)
+class RCNNOptions:
+    """The numbers of a Faster or Mask R-CNN, by torchvision's names, which ArcGIS uses too.
+
+    Args:
+        style: ``'plain'``: one convolution for proposals and two linear layers for boxes. ``'vitdet'``: two
+            convolutions, and four with layer norm and one linear layer; layer norms in the mask head too (Li et al.
+            2022, arXiv:2203.16527).
+        rpn_pre_nms_top_n_train: Proposals per level before non-maximum suppression, in training.
+        rpn_pre_nms_top_n_test: The same in use.
+        rpn_post_nms_top_n_train: Proposals per image after it, in training.
+        rpn_post_nms_top_n_test: The same in use.
+        rpn_nms_thresh: Overlap from which on the less sure of two proposals goes.
+        rpn_fg_iou_thresh: Overlap from which on an anchor is an object.
+        rpn_bg_iou_thresh: Overlap below which it is background.
+        rpn_batch_size_per_image: Anchors that the loss samples.
+        rpn_positive_fraction: Largest share of objects among them.
+        box_score_thresh: Objects with a lower score are never found.
+        box_nms_thresh: Overlap from which on the less sure of two objects of one class goes.
+        box_detections_per_img: Most objects per image.
+        box_fg_iou_thresh: Overlap from which on a proposal is an object.
+        box_bg_iou_thresh: Overlap below which it is background.
+        box_batch_size_per_image: Proposals that the loss samples.
+        box_positive_fraction: Largest share of objects among them.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    style: HeadStyle = 'plain'
+    rpn_pre_nms_top_n_train: int = 2000
+    rpn_pre_nms_top_n_test: int = 1000
+    rpn_post_nms_top_n_train: int = 2000
+    rpn_post_nms_top_n_test: int = 1000
+    rpn_nms_thresh: float = 0.7
+    rpn_fg_iou_thresh: float = 0.7
+    rpn_bg_iou_thresh: float = 0.3
+    rpn_batch_size_per_image: int = 256
+    rpn_positive_fraction: float = 0.5
+    box_score_thresh: float = 0.05
+    box_nms_thresh: float = 0.5
+    box_detections_per_img: int = 300
+    box_fg_iou_thresh: float = 0.5
+    box_bg_iou_thresh: float = 0.5
+    box_batch_size_per_image: int = 512
+    box_positive_fraction: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.style not in get_args(HeadStyle):
+            raise UnknownNameError('style of heads', str(self.style), get_args(HeadStyle))
+        _check_numbers(self)
+
+    @property
+    def most(self) -> int:
+        """Most objects per image."""
+        return self.box_detections_per_img
+
+
+@dataclass(frozen=True)
+class SingleStageOptions:
+    """The numbers of a detector without proposals, by torchvision's names.
+
+    Args:
+        score_thresh: Objects with a lower score are never found.
+        nms_thresh: Overlap from which on the less sure of two objects of one class goes.
+        detections_per_img: Most objects per image.
+        topk_candidates: Objects per level (SSD: per class) before non-maximum suppression.
+        fg_iou_thresh: Overlap from which on an anchor is an object; FCOS has no anchors.
+        bg_iou_thresh: Overlap below which it is background; the SSD takes the former.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    score_thresh: float = 0.05
+    nms_thresh: float = 0.5
+    detections_per_img: int = 300
+    topk_candidates: int = 1000
+    fg_iou_thresh: float = 0.5
+    bg_iou_thresh: float = 0.4
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+
+    @property
+    def most(self) -> int:
+        """Most objects per image."""
+        return self.detections_per_img
+
+
+HeadOptions = RCNNOptions | SingleStageOptions
+
+
+@dataclass(frozen=True)
+class DetectorOptions:
+    """What a detector was told, and what it took from the training boxes.
+
+    Args:
+        anchor_sizes: Sides of square anchors in pixels by level, finest first; empty for detectors without anchors.
+        aspect_ratios: Height over width of the anchors.
+        resize_to: Side in pixels to which images of `chip_size` are brought, and others as much; None leaves them.
+        typical_side: Side in pixels that 98 of 100 training boxes do not exceed.
+        head: The numbers of the head.
+    """
+
+    anchor_sizes: tuple[tuple[float, ...], ...] = ()
+    aspect_ratios: tuple[float, ...] = ()
+    resize_to: int | None = None
+    typical_side: float = 64.0
+    head: HeadOptions = field(default_factory=RCNNOptions)
+
+    def __post_init__(self) -> None:
+        for what, numbers in (*(('anchor_sizes', row) for row in self.anchor_sizes), ('ratios', self.aspect_ratios)):
+            if not all(0 < number < math.inf for number in numbers):
+                raise ValueError(f'{what} must be numbers above 0, got {numbers}')
+        counts = {len(row) * len(self.aspect_ratios) for row in self.anchor_sizes}
+        if len(counts) > 1 or (counts and not 0 < min(counts) <= MOST_ANCHORS):
+            raise ValueError(
+                f'each level needs the same number of anchors, 1..{MOST_ANCHORS}, '
+                f'got {self.anchor_sizes} in the ratios {self.aspect_ratios}'
+            )
+        if self.resize_to is not None and not 1 <= self.resize_to <= 16384:
+            raise ValueError(f'resize_to must be in 1..16384 pixels, got {self.resize_to}')
+        if not 0 < self.typical_side < math.inf:
+            raise ValueError(f'typical_side must be above 0, got {self.typical_side}')
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as plain JSON."""
+        return asdict(self) | {
+            'anchor_sizes': [list(row) for row in self.anchor_sizes],
+            'aspect_ratios': list(self.aspect_ratios),
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any], *, head: type[HeadOptions]) -> 'DetectorOptions':
+        """Read the options that a spec carries.
+
+        Args:
+            row: The spec's options.
+            head: The class of the head's numbers.
+
+        Raises:
+            BundleError: If they are not what `to_json` returns.
+        """
+        try:
+            resize_to = row['resize_to']
+            return cls(
+                anchor_sizes=tuple(_numbers(sizes) for sizes in row['anchor_sizes']),
+                aspect_ratios=_numbers(row['aspect_ratios']),
+                resize_to=None if resize_to is None else int(resize_to),
+                typical_side=float(row['typical_side']),
+                head=head(**row['head']),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f'the manifest is broken: options {dict(row)}: {error!r}') from error
+
+
+def _numbers(values: Sequence[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _check_numbers(options: HeadOptions) -> None:
+    """Counts are at least 1, and all else lies in 0..1."""
+    for item in fields(options):
+        value = getattr(options, item.name)
+        if isinstance(value, str):
+            continue
+        if item.type in (int, 'int') and not (isinstance(value, int) and value >= 1):
+            raise ValueError(f'{item.name} must be a whole number, at least 1, got {value!r}')
+        if not (isinstance(value, int | float) and not isinstance(value, bool)):
+            raise ValueError(f'{item.name} must be a number, got {value!r}')
+        if item.type in (float, 'float') and not 0 <= value <= 1:
+            raise ValueError(f'{item.name} must be in 0..1, got {value!r}')

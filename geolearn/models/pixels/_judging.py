@@ -1,0 +1,96 @@
+"""Go through validation chips once and count all that a report says of a pixel classifier."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from geolearn import plotting
+from geolearn.chips.loader import ChipLoader
+from geolearn.classes import IGNORE_INDEX
+from geolearn.metrics import BoundaryIoU, Calibration, ConfusionMatrix
+from geolearn.models.pixels.segmenter import Segmenter
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What a pixel classifier does on some chips.
+
+    Args:
+        confusion: Of all labelled pixels.
+        calibration: Of the same.
+        boundaries: Of the same.
+        losses: Mean cross-entropy of each chip, NaN where nothing is labelled.
+        scores: Mean IoU of each chip, NaN where nothing is labelled.
+    """
+
+    confusion: ConfusionMatrix
+    calibration: Calibration
+    boundaries: BoundaryIoU
+    losses: list[float]
+    scores: list[float]
+
+
+class JudgedChips(NamedTuple):
+    """Some chips with what the network makes of them, on the CPU: what figures are drawn from.
+
+    Args:
+        images: (n, bands, height, width); of several dates the last.
+        masks: (n, height, width) class indices or IGNORE_INDEX.
+        predictions: (n, height, width) class indices.
+        losses: (n, height, width) cross-entropy of each pixel, 0 where nothing is labelled.
+    """
+
+    images: Tensor
+    masks: Tensor
+    predictions: Tensor
+    losses: Tensor
+
+
+@torch.inference_mode()
+def judge_chips(network: Segmenter, chips: ChipLoader, class_count: int) -> Judgement:
+    """Count everything over all chips, on the loader's device; chips come in the order of the loader's data set.
+
+    Args:
+        network: To judge.
+        chips: That are not shuffled.
+        class_count: Number of classes.
+    """
+    found = Judgement(ConfusionMatrix.empty(class_count), Calibration(), BoundaryIoU(class_count), [], [])
+    network.to(chips.device).eval()
+    for images, masks in chips:
+        logits = network(images).float()
+        predicted = logits.max(1).indices
+        found.confusion.add(predicted, masks)
+        found.calibration.add(logits, masks)
+        found.boundaries.add(logits, masks)
+        counted = (masks != IGNORE_INDEX).sum((1, 2))
+        found.losses.extend((_costs(logits, masks).sum((1, 2)) / counted).tolist())
+        found.scores.extend(plotting.score_chips(predicted, masks, class_count))
+    return found
+
+
+@torch.inference_mode()
+def look_at(network: Segmenter, chips: ChipLoader, indexes: Sequence[int]) -> JudgedChips:
+    """Predict some chips of a loader's data set, one after the other.
+
+    Args:
+        network: To look at.
+        chips: Whose data set holds the chips.
+        indexes: Their positions in it, at least one.
+    """
+    network.to(chips.device).eval()
+    rows = []
+    for index in indexes:
+        image, mask = (part[None] for part in chips.dataset[index])
+        logits = network(image.to(chips.device)).float().cpu()
+        shown = image[:, -1] if image.dim() == 5 else image
+        rows.append((shown, mask, logits.max(1).indices, _costs(logits, mask)))
+    return JudgedChips(*(torch.cat(column) for column in zip(*rows)))
+
+
+def _costs(logits: Tensor, masks: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, masks, ignore_index=IGNORE_INDEX, reduction='none')

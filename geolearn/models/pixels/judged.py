@@ -1,0 +1,204 @@
+"""What models share that give every pixel a class: their loss, and all that validation chips say of them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+import torch
+from torch import nn
+
+from geolearn import plotting
+from geolearn.bundle import FIGURES, REPORT
+from geolearn.data import ChipData
+from geolearn.history import Evaluation
+from geolearn.losses import make_pixel_loss
+from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature
+from geolearn.models._model import Model
+from geolearn.models._saving import png
+from geolearn.models.network import Network
+from geolearn.models.pixels._judging import Judgement, judge_chips
+from geolearn.models.pixels._looking import count_confusion, draw_hard_examples, draw_results, tabulate_metrics
+from geolearn.models.pixels._report import report_pixel_classifier
+from geolearn.models.pixels.options import PixelOptions
+from geolearn.models.pixels.segmenter import Segmenter
+from geolearn.models.spec import ModelSpec
+from geolearn.report import render_report, write_report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class JudgedClassifier(Model):
+    """A model whose network gives every pixel a class, judged by one confusion matrix."""
+
+    decoder: ClassVar[str]
+    """Name of the decoder, where the options name none."""
+    network: Segmenter
+    _confusion: ConfusionMatrix | None = None
+    _judgement: Judgement | None = None
+
+    # -- what a task says
+
+    @classmethod
+    def _options(cls, spec: ModelSpec) -> PixelOptions:
+        return PixelOptions.from_json(spec.options, decoder=cls.decoder)
+
+    def make_loss(self) -> nn.Module:
+        """Make the loss that the options name, with a weight for each class where classes are balanced."""
+        weights = None
+        if self.spec.class_balancing:
+            weights = torch.tensor(self._needed_data().class_weights, dtype=torch.float32)
+        return make_pixel_loss(self._options(self.spec).loss, weights)
+
+    def make_scores(self) -> PixelScores:
+        """Make what counts the validation pixels in each epoch."""
+        return PixelScores(self._needed_data().c)
+
+    @classmethod
+    def emd_fields(cls, spec: ModelSpec) -> dict[str, Any]:
+        """Return the keys of Esri's model definition that belong to pixel classifiers."""
+        return {
+            'ModelType': 'ImageClassification',
+            'ignore_mapped_class': list(spec.ignored_values),
+            'SupportsVariableTileSize': True,
+        }
+
+    def evaluate(self) -> Evaluation:
+        """Judge the model on the validation chips, for its bundle."""
+        table = self.per_class_metrics().drop(columns='iou').rename(index=str)
+        figures = {f'{FIGURES}show_results.png': png(self.show_results())}
+        if self.history.batch_losses:
+            figures[f'{FIGURES}loss_graph.png'] = png(self.plot_losses())
+        figures[REPORT] = render_report(report_pixel_classifier(self, made=date.today()))
+        return Evaluation(
+            metrics={'accuracy': self.accuracy(), 'miou': self.mIOU(mean=True)},
+            esri={'accuracy': f'{self.accuracy():.4e}', 'per_class_metrics': table.T.to_json()},
+            figures=figures,
+        )
+
+    def _assemble(self, spec: ModelSpec, network: Network, data: ChipData | None) -> None:
+        super()._assemble(spec, network, data)
+        self._forget()
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._confusion = self._judgement = None
+
+    # -- looking
+
+    def accuracy(self) -> float:
+        """Share of the labelled validation pixels that are right."""
+        return self.confusion().accuracy
+
+    def mIOU(self, mean: bool = False) -> dict[str, float] | float:
+        """Intersection over union on the validation chips.
+
+        Args:
+            mean: One number: the mean over the classes that occur in truth or prediction.
+
+        Returns:
+            IoU by class name, NaN for classes that do not occur; or their mean.
+        """
+        matrix = self.confusion()
+        return matrix.miou if mean else dict(zip(self._class_names, matrix.iou.tolist()))
+
+    def per_class_metrics(self, ignore_classes: Sequence[int] = ()) -> pd.DataFrame:
+        """Precision, recall, F1 and IoU of each class on the validation chips; NaN where undefined.
+
+        Args:
+            ignore_classes: Values of classes whose rows are left out.
+        """
+        table = tabulate_metrics(self.confusion(), self._class_names)
+        return table.loc[[info.name for info in self.spec.class_infos if info.value not in ignore_classes]]
+
+    def confusion(self) -> ConfusionMatrix:
+        """Count truth against prediction on the validation chips; computed once after each fit."""
+        data = self._needed_data()
+        if self._judgement is not None:
+            return self._judgement.confusion
+        if self._confusion is None:
+            self._confusion = count_confusion(self.network, data.valid_dl, data.c)
+        return self._confusion
+
+    def judge(self) -> Judgement:
+        """Count confusion, calibration, outlines and what each validation chip costs; once after each fit."""
+        data = self._needed_data()
+        if self._judgement is None:
+            self._judgement = judge_chips(self.network, data.valid_dl, data.c)
+        return self._judgement
+
+    def boundary_iou(self, mean: bool = False) -> dict[str, float] | float:
+        """IoU of the classes' outlines on the validation chips (Cheng et al. 2021, arXiv:2103.16562).
+
+        Args:
+            mean: One number: the mean over the classes that occur.
+        """
+        found = self.judge().boundaries.iou
+        return float(found.nanmean()) if mean else dict(zip(self._class_names, found.tolist()))
+
+    def calibrate(self) -> float:
+        """Fit a temperature on the validation chips, by which logits are divided to say how sure the model is.
+
+        Classes stay as they are (Guo et al. 2017, arXiv:1706.04599). The temperature is kept with the model until it
+        is trained again.
+
+        Returns:
+            The temperature: over 1 for a model that was too sure of itself.
+        """
+        chips = self._needed_data().valid_dl
+        self.network.to(chips.device).eval()
+        with torch.inference_mode():
+            temperature = fit_temperature((self.network(images), masks) for images, masks in chips)
+        self.spec = replace(self.spec, options={**self.spec.options, 'temperature': temperature})
+        return temperature
+
+    def show_results(self, rows: int = 4, *, worst_first: bool = False) -> 'Figure':
+        """Draw validation chips with truth, prediction and where they differ.
+
+        Args:
+            rows: Number of chips.
+            worst_first: Those of the lowest mean IoU, instead of the first.
+        """
+        indexes = self._order(worst_first=worst_first)[:rows]
+        return draw_results(self.network, self._needed_data(), self.spec, indexes)
+
+    def _order(self, *, worst_first: bool) -> list[int]:
+        """Return the positions of the validation chips, the first or the worst first."""
+        if worst_first:
+            return plotting.rank_chips(self.judge().scores, highest_first=False)
+        return list(range(len(self._needed_data().valid_ds)))
+
+    def plot_confusion_matrix(self) -> 'Figure':
+        """Draw truth against prediction on the validation chips: pixels, and shares of each true class."""
+        return plotting.show_confusion_matrix(self.confusion().counts, self._class_names)
+
+    def plot_hard_examples(self, num_examples: int = 4) -> 'Figure':
+        """Draw the validation chips of the highest loss, with what each pixel costs.
+
+        Args:
+            num_examples: Number of chips.
+        """
+        order = plotting.rank_chips(self.judge().losses, highest_first=True)
+        return draw_hard_examples(self.network, self._needed_data(), self.spec, order[:num_examples])
+
+    def plot_calibration(self) -> 'Figure':
+        """Draw how often the model is right against how sure it is."""
+        return plotting.show_reliability(self.judge().calibration.table())
+
+    def report(self, path: str | Path) -> Path:
+        """Write all that there is to say of the model as one HTML page that needs no other file.
+
+        Args:
+            path: The page, such as ``'report.html'``.
+
+        Returns:
+            The path written.
+
+        Raises:
+            NotTrainedError: If the model was loaded without data.
+            RasterError: If the page cannot be written.
+        """
+        return write_report(Path(path), report_pixel_classifier(self, made=date.today()))

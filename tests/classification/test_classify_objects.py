@@ -1,0 +1,203 @@
+"""Polygons over a raster get the class of the ground around them."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+
+from geolearn.errors import RasterError, UnknownNameError
+from geolearn.inference.polygons import ChipPlan, chip_windows, pixel_bounds
+from geolearn.inference.tiles import PixelScale
+from geolearn.inference.vectors import write_layer
+from geolearn.models.classification._objects import name_rows
+from geolearn.models.classification.classifier import FeatureClassifier
+from geolearn.raster import GeoBox
+
+geopandas = pytest.importorskip('geopandas')
+shapely = pytest.importorskip('shapely')
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+CRS = 'EPSG:32633'
+PLACE = Affine(10, 0, 500_000, 0, -10, 5_400_000)
+
+
+class Brightest(torch.nn.Module):
+    """A stand-in for a network: the logit of a class is the mean of its band, without pixels that have no data."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x.shape)
+        return x.nanmean((2, 3)) / 100
+
+
+@pytest.fixture
+def model(one_folder, prepare):
+    found = FeatureClassifier(prepare(one_folder), 'test_resnet', pretrained=False)
+    found.network = Brightest()
+    return found
+
+
+@pytest.fixture
+def raster(save, tmp_path):
+    """Water, forest and field side by side, 100 columns each, and 60 columns without data at the right."""
+    pixels = np.zeros((3, 120, 360), np.uint16)
+    for band in range(3):
+        pixels[:, :, 100 * band : 100 * band + 100] = 400
+        pixels[band, :, 100 * band : 100 * band + 100] = 900
+    return save(tmp_path / 'r.tif', pixels, transform=PLACE, crs=CRS, nodata=0, names=['Blue', 'Green', 'Red'])
+
+
+def squares(*centres, side=12, crs=CRS, **columns):
+    """Squares of some pixels around (column, row) of the raster."""
+    shapes = [
+        shapely.box(
+            500_000 + 10 * (x - side / 2),
+            5_400_000 - 10 * (y + side / 2),
+            500_000 + 10 * (x + side / 2),
+            5_400_000 - 10 * (y - side / 2),
+        )
+        for x, y in centres
+    ]
+    return geopandas.GeoDataFrame(columns, geometry=shapes, crs=crs)
+
+
+@pytest.mark.parametrize('suffix', ['.gpkg', '.geojson', '.shp'])
+@pytest.mark.parametrize('crs', [CRS, 'EPSG:4326', 'EPSG:3857'])
+def test_each_polygon_gets_the_class_of_its_ground(model, raster, tmp_path, suffix, crs):
+    layer = squares((250, 60), (50, 20), (150, 100), (20, 60), number=[7, 8, 9, 10]).to_crs(crs)
+    source = write_layer(layer, tmp_path / 'in.gpkg')
+    out = geopandas.read_file(model.classify_objects(raster, source, tmp_path / f'out{suffix}', batch_size=3))
+    assert out['ClassLabel'].tolist() == ['field', 'water', 'forest', 'water']
+    assert out['number'].tolist() == [7, 8, 9, 10], 'in the order of the layer'
+    # the logits are 9, 4 and 4
+    assert np.allclose(out['Confidence'], 100 / (1 + 2 * np.exp(-5)), atol=0.1)
+    assert out.crs == ('EPSG:4326' if suffix == '.geojson' else crs)
+    moved = out.to_crs(CRS).geometry.centroid.distance(layer.to_crs(CRS).geometry.centroid)
+    assert moved.max() < 0.1
+    assert model.network.seen == [(3, 3, 32, 32), (1, 3, 32, 32)]
+
+
+def test_polygons_outside_or_without_data_get_no_label_and_are_told(model, raster, tmp_path, caplog):
+    layer = squares((50, 60), (-90, 60), (150, 900), (340, 60), (2, 2))
+    layer.loc[len(layer), 'geometry'] = None
+    layer.loc[len(layer), 'geometry'] = shapely.Polygon()
+    with caplog.at_level(logging.WARNING):
+        out = geopandas.read_file(model.classify_objects(raster, layer, tmp_path / 'out.gpkg'))
+    assert out['ClassLabel'].fillna('').tolist() == ['water', '', '', '', 'water', '', '']
+    assert out['Confidence'].isna().tolist() == [False, True, True, True, False, True, True]
+    assert '5 of 7 polygons lie outside of the raster or where it has no data' in caplog.text
+
+
+def test_a_layer_without_polygons_gives_one_with_the_columns(model, raster, tmp_path):
+    out = geopandas.read_file(model.classify_objects(raster, squares(), tmp_path / 'out.gpkg'))
+    assert len(out) == 0
+    assert {'ClassLabel', 'Confidence'} <= set(out.columns)
+
+
+def test_the_bounding_box_alone_is_seen_where_training_chips_were_such(model, raster, tmp_path):
+    layer = squares((95, 60), side=10)  # its box is water, the chip around its middle is forest too
+    model.classify_objects(raster, layer, tmp_path / 'a.gpkg')
+    model.classify_objects(raster, layer, tmp_path / 'b.gpkg', crop='bounding_box')
+    fixed, box = (geopandas.read_file(tmp_path / name)['Confidence'][0] for name in ('a.gpkg', 'b.gpkg'))
+    assert fixed < box
+    assert box == pytest.approx(100 / (1 + 2 * np.exp(-5)), abs=0.1)
+
+
+def test_columns_of_an_earlier_run_are_replaced_and_told(model, raster, tmp_path, caplog):
+    layer = squares((50, 60), ClassLabel=['marsh'])
+    with caplog.at_level(logging.WARNING):
+        out = geopandas.read_file(model.classify_objects(raster, layer, tmp_path / 'out.gpkg'))
+    assert out['ClassLabel'].tolist() == ['water']
+    assert 'new values in the columns ClassLabel' in caplog.text
+
+
+def test_what_does_not_fit_is_refused_and_leaves_nothing(model, raster, save, tmp_path):
+    layer = squares((50, 60))
+    cases = [
+        ({'dst': tmp_path / 'out.txt'}, 'has no suffix that says how to write it; pass one of .gpkg'),
+        ({'dst': tmp_path}, 'has no suffix'),
+        ({'dst': tmp_path / 'none' / 'out.gpkg'}, 'is no folder; make it first'),
+        ({'polygons': tmp_path / 'missing.gpkg'}, 'cannot take polygons'),
+        ({'polygons': layer.set_crs(None, allow_override=True)}, 'the layer names no CRS, but the raster does'),
+        ({'scale': 1e-4}, 'in other units than the training chips'),
+        ({'bands': ['Blue', 'Green']}, 'bands= names 2 bands'),
+    ]
+    for changes, match in cases:
+        given = {'raster': raster, 'polygons': layer, 'dst': tmp_path / 'out.gpkg'} | changes
+        with pytest.raises(RasterError, match=match):
+            model.classify_objects(**given)
+    with pytest.raises(ValueError, match="crop must be one of 'fixed', 'bounding_box', got 'circle'"):
+        model.classify_objects(raster, layer, tmp_path / 'out.gpkg', crop='circle')
+    with pytest.raises(ValueError, match='batch_size must be at least 1'):
+        model.classify_objects(raster, layer, tmp_path / 'out.gpkg', batch_size=0)
+    with pytest.raises(ValueError, match='chip_size must be at least 1'):
+        model.classify_objects(raster, layer, tmp_path / 'out.gpkg', chip_size=0)
+    with pytest.raises(UnknownNameError, match='unknown sensor'):
+        model.classify_objects(raster, layer, tmp_path / 'out.gpkg', sensor='no-such-sensor')
+    assert not list(tmp_path.glob('*out*'))
+
+
+def test_a_target_that_is_there_is_replaced_and_its_neighbours_stay(tmp_path):
+    (tmp_path / 'out.tif').write_text('a raster of the same name')
+    for count in (3, 1):
+        write_layer(squares(*[(5 * i, 5) for i in range(count)]), tmp_path / 'out.shp')
+    assert len(geopandas.read_file(tmp_path / 'out.shp')) == 1
+    assert (tmp_path / 'out.tif').exists()
+    assert not list(tmp_path.glob('.geolearn*'))
+
+
+def test_geoparquet_keeps_its_crs(tmp_path):
+    pytest.importorskip('pyarrow')
+    assert geopandas.read_parquet(write_layer(squares((5, 5)), tmp_path / 'out.parquet')).crs == CRS
+
+
+# -- where chips lie
+
+
+def plan(size=10, crop='fixed'):
+    return ChipPlan(size, 4, PixelScale(), crop)
+
+
+@pytest.mark.parametrize(
+    ('bounds', 'crop', 'window'),
+    [
+        ((20, 30, 24, 40), 'fixed', (17, 30, 10, 10)),
+        ((-5, -5, 3, 3), 'fixed', (0, 0, 10, 10)),
+        ((98, 45, 99, 49), 'fixed', (90, 40, 10, 10)),
+        ((20.2, 30.7, 24.1, 33), 'bounding_box', (20, 30, 5, 3)),
+        ((-5, 46, 3, 80), 'bounding_box', (0, 46, 3, 4)),
+        ((0, 0, 60, 40), 'bounding_box', (25, 15, 10, 10)),
+        ((20.5, 30.5, 20.5, 30.5), 'bounding_box', (20, 30, 1, 1)),
+    ],
+)
+def test_chips_lie_as_the_export_puts_them(bounds, crop, window):
+    ((row, found),) = chip_windows(np.array([bounds], float), (50, 100), plan(crop=crop))
+    assert row == 0
+    assert (found.col_off, found.row_off, found.width, found.height) == window
+
+
+def test_a_chip_is_no_larger_than_the_raster():
+    ((_, found),) = chip_windows(np.array([[1.0, 1, 3, 3]]), (6, 8), plan())
+    assert (found.col_off, found.row_off, found.width, found.height) == (0, 0, 8, 6)
+
+
+def test_bounds_are_in_pixels_and_nan_where_there_is_no_place():
+    frame = squares((50, 20), side=4)
+    frame.loc[1, 'geometry'] = None
+    found = pixel_bounds(frame, GeoBox((120, 360), PLACE, CRS))
+    assert np.allclose(found[0], [48, 18, 52, 22])
+    assert np.isnan(found[1]).all()
+
+
+def test_several_classes_are_joined_and_the_least_certain_decision_counts():
+    logits = np.log(np.array([[9, 1 / 4, 3], [1 / 9, 1 / 4, 1 / 9], [np.nan] * 3]))
+    labels, confidences = name_rows(logits, ['a', 'b', 'c'], multi_label=True, threshold=0.5)
+    assert labels == ['a;c', '', None]
+    assert confidences[:2] == pytest.approx([75, 80])
+    assert np.isnan(confidences[2])

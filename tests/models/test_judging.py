@@ -1,0 +1,132 @@
+"""What a trained pixel classifier says of itself: order of chips, outlines, certainty, a page for others."""
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from geolearn.bundle import REPORT, read_bundle, write_bundle
+from geolearn.errors import BundleError, NotTrainedError, UnknownNameError
+from geolearn.models import DeepLab, UNet, load_model
+from geolearn.report import is_report
+
+
+@pytest.fixture
+def model(scene_data, one_thread):
+    torch.manual_seed(0)
+    return UNet(scene_data, 'resnet18', pretrained=False).fit(2, lr=1e-3, checkpoint=False)
+
+
+def test_the_full_judgement_agrees_with_the_quick_one(model):
+    quick = model.confusion()
+    assert torch.equal(model.judge().confusion.counts, quick.counts)
+    assert model.judge() is model.judge(), 'computed once'
+    assert len(model.judge().scores) == len(model.data.valid_ds)
+    assert model.boundary_iou(mean=True) <= model.mIOU(mean=True)
+    assert list(model.boundary_iou()) == list(model.mIOU())
+
+
+def test_a_fit_forgets_the_judgement(model):
+    before = model.judge()
+    model.fit(1, lr=1e-3, checkpoint=False)
+    assert model.judge() is not before
+
+
+def test_figures_show_the_worst_chips_on_request(model):
+    names = [model.data.table.names[position] for position in model.data.split.valid]
+    scores = model.judge().scores
+    worst = names[min(range(len(scores)), key=scores.__getitem__)]
+    figure = model.show_results(rows=1, worst_first=True)
+    assert worst in ' '.join(text.get_text() for text in figure.findobj(lambda o: hasattr(o, 'get_text')))
+    costly = names[max(range(len(scores)), key=model.judge().losses.__getitem__)]
+    figure = model.plot_hard_examples(num_examples=1)
+    assert costly in ' '.join(text.get_text() for text in figure.findobj(lambda o: hasattr(o, 'get_text')))
+    for drawn in (model.plot_confusion_matrix(), model.plot_calibration(), model.plot_losses()):
+        assert isinstance(drawn, Figure)
+
+
+def test_a_temperature_is_kept_and_changes_no_class(model, tmp_path):
+    before = model.confusion().counts.clone()
+    temperature = model.calibrate()
+    assert 0.01 <= temperature <= 100
+    again = load_model(model.save(tmp_path / 'm.dlpk'), model.data)
+    assert again.spec.options['temperature'] == pytest.approx(temperature)
+    assert torch.equal(again.confusion().counts, before)
+
+
+def test_the_report_is_a_page_and_lies_in_the_bundle(model, tmp_path):
+    page = model.report(tmp_path / 'report.html').read_bytes()
+    assert is_report(page)
+    for info in model.spec.class_infos:
+        assert info.name.encode() in page
+    path = model.save(tmp_path / 'm.dlpk')
+    assert is_report(read_bundle(path).extras[REPORT])
+    loaded = load_model(path)
+    assert read_bundle(loaded.save(tmp_path / 'again.dlpk')).extras[REPORT] == read_bundle(path).extras[REPORT]
+    with pytest.raises(NotTrainedError):
+        loaded.report(tmp_path / 'no.html')
+
+
+def test_a_page_of_others_is_not_passed_on(model, tmp_path):
+    bundle = read_bundle(model.save(tmp_path / 'm.dlpk'))
+    hostile = dict(bundle.extras) | {REPORT: b'<html><script>alert(1)</script></html>'}
+    write_bundle(tmp_path / 'odd.dlpk', type(bundle)(bundle.emd, bundle.weights, hostile))
+    assert REPORT not in load_model(tmp_path / 'odd.dlpk').evaluation.figures
+
+
+def test_metrics_can_be_left_out_of_the_bundle(model, tmp_path):
+    bundle = read_bundle(model.save(tmp_path / 'm.dlpk', compute_metrics=False))
+    assert not bundle.extras
+    assert 'metrics' not in bundle.manifest
+
+
+def test_monitors_and_backbones_are_listed(model):
+    assert model.available_metrics == ['train_loss', 'valid_loss', 'accuracy', 'miou', 'dice']
+    assert {'dofa_base', 'plain_unet'} <= set(model.supported_backbones)
+    with pytest.raises(UnknownNameError, match='mio'):
+        model.fit(1, lr=1e-3, monitor='mio', checkpoint=False)
+
+
+def test_rows_of_classes_can_be_left_out(model):
+    first = model.spec.class_infos[0]
+    table = model.per_class_metrics(ignore_classes=[first.value])
+    assert first.name not in table.index
+    assert len(table) == len(model.spec.class_infos) - 1
+
+
+def test_a_saved_model_is_loaded_into_another_by_name(model, scene_data):
+    model.save('first', compute_metrics=False)
+    torch.manual_seed(1)
+    other = UNet(scene_data, 'resnet18', pretrained=False).load('first')
+    assert torch.equal(other.confusion().counts, model.confusion().counts)
+    assert [row['epoch'] for row in other.history.epochs] == [1, 2]
+    with pytest.raises(BundleError, match=r'this model has backbone resnet34 and the saved one resnet18'):
+        UNet(scene_data, 'resnet34', pretrained=False).load('first')
+    with pytest.raises(BundleError, match=r'holds a UNet; load it with geolearn.load_model'):
+        DeepLab(scene_data, 'resnet18', pretrained=False).load('first')
+
+
+def test_a_killed_fit_is_resumed_and_ends_as_the_unbroken_one(scene_data, one_thread):
+    def fresh():
+        torch.manual_seed(0)
+        return UNet(scene_data, 'test_resnet', pretrained=False)
+
+    class Kill(Exception):
+        pass
+
+    from geolearn.training import Callback
+
+    class Killer(Callback):
+        def before_batch(self):
+            if self.epoch == 2 and self.training:
+                raise Kill('here')
+
+    start = scene_data.train_dl.epoch
+    unbroken = fresh().fit(3, lr=1e-3, seed=1)
+    expected = {name: tensor.clone() for name, tensor in unbroken.network.state_dict().items()}
+    scene_data.train_dl.epoch = start
+    with pytest.raises(Kill):
+        fresh().fit(3, lr=1e-3, seed=1, callbacks=[Killer()])
+    resumed = fresh().fit(3, resume=True, seed=1)
+    for name, tensor in resumed.network.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
+    assert len(resumed.history.epochs) == 3
