@@ -1,13 +1,19 @@
 """The command line: the whole path on small data, and errors in one line."""
 
+import functools
+import shutil
 import subprocess
 import sys
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 
+from geolearn.chips.synthetic import CLASSES
 from geolearn.cli import main
+from geolearn.training import Callback
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -138,3 +144,218 @@ def test_the_package_is_a_command():
     done = subprocess.run([sys.executable, '-m', 'geolearn', '--help'], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert all(name in done.stdout for name in ('train', 'predict', 'info', 'demo'))
+
+
+# -- every kind of model
+
+
+@pytest.fixture(scope='module')
+def make_bundle(scene_files, scene_chips, tmp_path_factory):
+    """Save an untrained model of a class, on chips of the scene that fit it."""
+    import geolearn
+
+    @functools.cache
+    def make(name):
+        folder = tmp_path_factory.mktemp(name)
+        chips = folder / 'chips'
+        if name in ('ChangeDetector', 'DeepLab'):  # of two dates
+            shutil.copytree(scene_chips, chips)
+            shutil.copytree(chips / 'images', chips / 'images2')
+        else:
+            kind = {'FeatureClassifier': 'Labeled_Tiles', 'FasterRCNN': 'PASCAL_VOC_rectangles'}[name]
+            options = {'classes': CLASSES, 'tile_size': 32, 'sensor': 'Sentinel-2'}
+            geolearn.export_training_data(*scene_files, chips, kind, **options)
+        kind = 'MultiTemporal_Tiles' if name == 'DeepLab' else None
+        data = geolearn.prepare_data(chips, chip_size=32, batch_size=4, val_split_pct=0.25, dataset_type=kind)
+        model = getattr(geolearn, name)(data, 'test_resnet', pretrained=False)
+        return model.save(folder / 'm.dlpk')
+
+    return make
+
+
+@pytest.fixture
+def parcels(scene_files, tmp_path):
+    """A layer of two squares in the scene."""
+    with rasterio.open(scene_files[0]) as src:
+        west, north, pixel = src.transform.c, src.transform.f, src.transform.a
+        squares = [shapely.box(west + pixel * x, north - pixel * 60, west + pixel * (x + 20), north - pixel * 40)
+                   for x in (30, 70)]  # fmt: skip
+        frame = geopandas.GeoDataFrame({'id': [1, 2]}, geometry=squares, crs=src.crs)
+    frame.to_file(tmp_path / 'parcels.gpkg')
+    return tmp_path / 'parcels.gpkg'
+
+
+def test_detectors_write_a_layer(make_bundle, scene_files, tmp_path, capsys):
+    dst = tmp_path / 'objects.gpkg'
+    argv = ['predict', make_bundle('FasterRCNN'), scene_files[0], dst, '--tile-size', 128, '--threshold', 0.9]
+    main([str(word) for word in argv])
+    assert capsys.readouterr().out.startswith(f'wrote {dst} in ')
+    assert {'Class', 'Confidence'} <= set(geopandas.read_file(dst).columns)
+
+
+def test_feature_classifiers_name_polygons(make_bundle, scene_files, parcels, tmp_path):
+    dst = tmp_path / 'named.geojson'
+    argv = ['predict', make_bundle('FeatureClassifier'), scene_files[0], dst, '--polygons', parcels]
+    main([str(word) for word in argv])
+    named = geopandas.read_file(dst)
+    assert len(named) == 2
+    assert set(named['ClassLabel']) <= {info.name for info in CLASSES}
+
+
+def test_change_detectors_take_two_rasters(make_bundle, scene_files, tmp_path):
+    image = scene_files[0]
+    main([str(word) for word in ['predict', make_bundle('ChangeDetector'), image, image, tmp_path / 'change.tif']])
+    with rasterio.open(tmp_path / 'change.tif') as found:
+        assert found.shape == (128, 128)
+
+
+def test_the_dates_of_a_model_of_several_are_rasters_of_their_own(make_bundle, scene_files, tmp_path, capsys):
+    image, several = scene_files[0], make_bundle('DeepLab')
+    main([str(word) for word in ['predict', several, image, image, tmp_path / 'map.tif', '--batch-size', 2]])
+    with rasterio.open(tmp_path / 'map.tif') as found:
+        assert found.shape == (128, 128)
+    err = fails(capsys, 'predict', several, image, tmp_path / 'other.tif')
+    assert 'takes 2 dates of 10 bands, found one raster of 10 bands' in err
+
+
+@pytest.mark.parametrize(
+    ('name', 'count', 'rest', 'said'),
+    [
+        ('FasterRCNN', 1, ['map.tif'], 'a FasterRCNN finds objects; map.tif should end in one of .gpkg, .geojson'),
+        ('FasterRCNN', 1, ['x.gpkg', '--halo', '8'], '--halo means nothing to a FasterRCNN, which finds objects'),
+        ('FasterRCNN', 1, ['x.gpkg', '--compile'], '--compile means nothing to a FasterRCNN'),
+        ('FeatureClassifier', 1, ['x.gpkg'], 'a FeatureClassifier names polygons; pass --polygons'),
+        ('FeatureClassifier', 1, ['x.tif'], 'a FeatureClassifier names polygons; x.tif should end in one of'),
+        ('ChangeDetector', 1, ['x.tif'], 'needs two rasters, before and after, got 1'),
+        ('ChangeDetector', 2, ['x.gpkg'], 'a ChangeDetector maps what changed; x.gpkg should end in one of .tif'),
+    ],
+)
+def test_models_and_targets_that_do_not_fit_are_told(make_bundle, scene_files, capsys, name, count, rest, said):
+    assert said in fails(capsys, 'predict', make_bundle(name), *[scene_files[0]] * count, *rest)
+
+
+def test_options_of_objects_mean_nothing_to_maps(bundle, scene_files, tmp_path, capsys):
+    err = fails(capsys, 'predict', bundle, scene_files[0], tmp_path / 'map.tif', '--threshold', '0.5')
+    assert '--threshold means nothing to a DeepLab, which maps pixels' in err
+
+
+def test_any_class_of_models_is_trained_by_name(scene_chips, tmp_path, capsys):
+    page = tmp_path / 'report.html'
+    extra = '--model UnetClassifier --loss focal --dice-fraction 0.5 --class-balancing --early-stopping --epochs 1'
+    extra += f' --monitor miou --lr 1e-3 --report {page}'
+    main(['train', str(scene_chips), str(tmp_path / 'm.dlpk'), *TRAIN, *extra.split()])
+    assert f'wrote {page}' in capsys.readouterr().out
+    assert page.read_text(encoding='utf-8').startswith('<!doctype html>')
+    from geolearn.models import UNet, load_model
+
+    model = load_model(tmp_path / 'm.dlpk')
+    assert isinstance(model, UNet)
+    assert model.spec.options['loss']['loss'] == 'focal'
+    assert model.spec.options['loss']['dice_fraction'] == 0.5
+    assert model.spec.class_balancing
+
+
+def test_numbers_are_learned_too(scene_chips, tmp_path, capsys):
+    options = '--backbone test_resnet --from-scratch --chip-size 32 --batch-size 4 --valid 0.25 --epochs 1 --lr 1e-3'
+    extra = f'{options} --model PixelRegressor --values --loss huber --decoder fpn'
+    main(['train', str(scene_chips), str(tmp_path / 'm.dlpk'), *extra.split()])
+    assert 'rmse' in capsys.readouterr().out
+
+
+def test_an_interrupted_training_is_resumed(scene_chips, tmp_path, capsys, monkeypatch):
+    from geolearn.models import Model
+
+    argv = ['train', str(scene_chips), str(tmp_path / 'm.dlpk'), *TRAIN, '--epochs', '2', '--lr', '1e-3']
+    chips = tmp_path / 'chips'
+    shutil.copytree(scene_chips, chips)  # checkpoints go beside the chips
+    argv[1] = str(chips)
+    fit = Model.fit
+
+    def interrupted(self, *args, **options):
+        class Stop(Callback):
+            def before_batch(self):
+                if self.learn.epoch == 1:
+                    raise KeyboardInterrupt
+
+        return fit(self, *args, **options, callbacks=[Stop()])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, 'fit', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main(argv)
+    capsys.readouterr()
+    main([*argv, '--resume'])
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.split()[:1] in (['1'], ['2'])]
+    assert rows == ['2']
+
+
+@pytest.mark.parametrize(
+    ('argv', 'said'),
+    [
+        (['--model', 'Unett'], "did you mean 'UNet'"),
+        (['--model', 'UNet', '--mixup'], '--mixup is nothing that UNet takes'),
+        (['--model', 'FasterRCNN', '--loss', 'focal'], 'FasterRCNN has a loss of its own'),
+        (['--model', 'PixelRegressor', '--loss', 'mse', '--dice-fraction', '0.5'], 'takes no more than --loss mse'),
+        (['--loss', 'focal', '--label-smoothing', '0.1'], "label_smoothing works with loss='cross_entropy' alone"),
+        (['--loss', 'odd'], "unknown loss 'odd'"),
+        (['--freeze', 'some'], 'freeze must be one of'),
+        (['--model', 'FasterRCNN', '--report', 'x.html'], 'there is no report on a FasterRCNN yet'),
+        (['--dice-fraction', '2'], '--dice-fraction: must be a number in 0..1'),
+        (['--lr', 'fast'], '--lr: must be a number from 1e-12'),
+    ],
+)
+def test_trainings_that_make_no_sense_are_refused_before_chips_are_read(capsys, argv, said):
+    assert said in fails(capsys, 'train', 'no_such_chips', 'm', *argv)
+
+
+def test_a_report_is_written_from_bundle_and_chips(bundle, scene_chips, tmp_path, capsys):
+    page = tmp_path / 'report.html'
+    main(['report', str(bundle), str(scene_chips), str(page), '--batch-size', '4', '--valid', '0.25'])
+    assert capsys.readouterr().out == f'wrote {page}\n'
+    text = page.read_text(encoding='utf-8')
+    assert text.startswith('<!doctype html>')
+    assert 'built-up' in text
+
+
+def test_there_is_no_report_on_a_detector(make_bundle, scene_chips, tmp_path, capsys):
+    err = fails(capsys, 'report', make_bundle('FasterRCNN'), scene_chips, tmp_path / 'report.html')
+    assert 'there is no report on a FasterRCNN yet' in err
+
+
+# -- weights
+
+
+@pytest.fixture
+def no_weights(tmp_path, monkeypatch):
+    """A machine without any weights."""
+    monkeypatch.setenv('GEOLEARN_WEIGHTS_DIR', str(tmp_path))
+    monkeypatch.setattr('geolearn.backbones.store.hub_cache', lambda: tmp_path / 'hub')
+
+
+@pytest.mark.usefixtures('no_weights')
+def test_weights_are_listed_with_where_they_are(tmp_path, capsys):
+    main(['weights', 'list', 'dofa_base'])
+    out = capsys.readouterr().out
+    assert 'dofa_base  not here: ' in out
+    assert '0 of 1 are on this machine' in out
+    name = out.split('not here: ')[1].split(' of ')[0]
+    (tmp_path / name.rpartition('/')[2]).write_bytes(b'')
+    main(['weights', 'list', 'dofa_base'])
+    assert '1 of 1 are on this machine' in capsys.readouterr().out
+    assert 'is not the published' in fails(capsys, 'weights', 'verify')
+
+
+@pytest.mark.usefixtures('no_weights')
+def test_weights_that_are_not_here_or_do_not_exist_are_told(capsys):
+    assert 'the weights of dofa_base are not on this machine' in fails(capsys, 'weights', 'verify', 'dofa_base')
+    assert "did you mean 'dofa_base'" in fails(capsys, 'weights', 'verify', 'dofa_bse')
+    main(['weights', 'verify'])
+    assert capsys.readouterr().out == ''
+
+
+def test_downloaded_weights_are_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr('geolearn.backbones.store.download_weights', lambda name: tmp_path / f'{name}.pth')
+    main(['weights', 'download', 'dofa_base', 'prithvi'])
+    assert capsys.readouterr().out.splitlines() == [
+        f'{name}: {tmp_path / name}.pth' for name in ('dofa_base', 'prithvi')
+    ]

@@ -1,0 +1,65 @@
+"""geolearn predict: use any model on rasters."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from geolearn.cli._arguments import add_reading, number, whole
+
+HELP = 'map a raster, find objects in it, or name polygons'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes; options that only some models have are None where they are not given."""
+    parser.add_argument('model', help='the .dlpk')
+    parser.add_argument(
+        'src', nargs='+', help='raster; several make one mosaic, or are the dates of a model of several, oldest first'
+    )
+    parser.add_argument(
+        'dst', help='the last of the files: .tif for maps; .gpkg, .geojson, .parquet or .shp for objects and polygons'
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace the result if it exists')
+    add_reading(parser)
+    _add_running(parser.add_argument_group('the work'))
+    _add_objects(parser.add_argument_group('objects'))
+    _add_polygons(parser.add_argument_group('polygons'))
+    parser.set_defaults(run=run, refuse=parser.error)
+
+
+def _add_running(group: Any) -> None:
+    group.add_argument('--tile-size', type=whole(1), help='side of the tiles in pixels')
+    group.add_argument('--halo', type=whole(0), help='pixels dropped at inner tile edges')
+    group.add_argument('--batch-size', type=whole(1), help='tiles or chips computed together')
+    group.add_argument('--device', help='torch device; CUDA where there is one')
+    compiling = 'compile the network first: up to a minute, then faster on CNNs'
+    group.add_argument('--compile', action='store_true', default=None, help=compiling)
+
+
+def _add_objects(group: Any) -> None:
+    group.add_argument('--threshold', type=number(0, 1), help='lowest score of an object or class (default 0.5)')
+    group.add_argument('--nms-overlap', type=number(0, 1), help='objects that overlap more are one')
+    group.add_argument('--overlap', type=whole(0), help='pixels that neighbouring tiles share')
+    group.add_argument('--outline', choices=['exact', 'simplified', 'orthogonal'], help='of objects with masks')
+    group.add_argument('--augment', action='store_true', default=None, help='look at each tile four times, flipped')
+
+
+def _add_polygons(group: Any) -> None:
+    group.add_argument('--polygons', help='layer of polygons to name, for a FeatureClassifier')
+    group.add_argument('--layer', help='layer of that file, needed if it has several')
+    group.add_argument('--crop', choices=['fixed', 'bounding_box'], help='what is seen of the ground of a polygon')
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the map or the layer, and say how long it took."""
+    if arguments.halo and arguments.tile_size and 2 * arguments.halo >= arguments.tile_size:
+        arguments.refuse('--halo must be under half of --tile-size')
+    if Path(arguments.dst).exists() and not arguments.overwrite:
+        # a forgotten target would make the last image the target
+        arguments.refuse(f'{arguments.dst} exists; name the result to write last, or pass --overwrite to replace it')
+    from geolearn.cli._using import use_model
+    from geolearn.models import load_model
+
+    started = time.perf_counter()
+    written = use_model(load_model(arguments.model), arguments)
+    print(f'wrote {written} in {time.perf_counter() - started:.1f} s')
