@@ -22,8 +22,9 @@ from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick
 from affine import Affine
 
 from geolearn.classes import ClassInfo
+from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.raster import MapPlan, map_raster
-from geolearn.inference.tiles import PixelScale
+from geolearn.inference.tiles import PixelScale, Source
 from geolearn.raster import GeoBox, RasterWriter, open_raster
 from geolearn.raster.writing import BLOCK_SIZE
 from geolearn.tiling import make_grid
@@ -68,8 +69,8 @@ def map_file(path: Path, network: torch.nn.Module, out: Path) -> None:
     """Map a file as predict_raster does."""
     with open_raster(path) as src:
         grid = make_grid((src.height, src.width), tile_size=TILE_SIZE, halo=HALO)
-        plan = MapPlan(tuple(src.indexes), grid, BATCH_SIZE, PixelScale(), CLASSES)
-        map_raster(src, network, plan, out, tags={})
+        plan = MapPlan(grid, BATCH_SIZE, PixelScale(), ClassEncoding(CLASSES))
+        map_raster([Source(src, tuple(src.indexes))], network, plan, out, tags={})
 
 
 def read_and_write(path: Path, out: Path) -> None:

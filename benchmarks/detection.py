@@ -1,0 +1,198 @@
+"""detect_objects against the model alone, training against a bare torchvision loop, windows against global attention.
+
+Prints, as its last line, one JSON object of {name: {value, bar, ok}}.
+
+    limit_ratio     detect_objects on a raster / the model alone on the same tiles in full batches
+    memory_growth   peak memory of detect_objects on a large raster / on a small one
+    training_step   speed of a training step / that of torchvision's Faster R-CNN in a bare loop, of the same sizes
+    windowed        time of ViT-B (quick: ViT-S) Faster R-CNN on 1024 pixels with global attention / with windows
+    suppression     seconds for 50,000 boxes
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ['TQDM_DISABLE'] = '1'  # bars would mix with the figures
+
+import numpy as np
+import torch
+from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, peak_mb, report
+from affine import Affine
+from torch import nn
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+from geolearn.backbones import create_backbone
+from geolearn.bands import Band, resolve_bands
+from geolearn.batch import Objects
+from geolearn.classes import ClassInfo
+from geolearn.inference.features import objects_to_features
+from geolearn.inference.merging import suppress
+from geolearn.inference.objects import DetectPlan, detect_raster
+from geolearn.inference.tiles import PixelScale, Source
+from geolearn.inference.vectors import write_layer
+from geolearn.models.detection.anchors import LevelAnchors
+from geolearn.models.detection.detector import DetectionLoss, Detector
+from geolearn.models.detection.levels import Levels
+from geolearn.models.detection.options import RCNNOptions
+from geolearn.models.detection.two_stage import TwoStageHead
+from geolearn.models.network import Normalise
+from geolearn.raster import GeoBox, RasterWriter, open_raster, raster_geobox
+from geolearn.raster.writing import BLOCK_SIZE
+from geolearn.tiling import TileGrid, make_grid
+
+BANDS: tuple[Band, ...] = tuple(resolve_bands(['Red', 'Green', 'Blue']))
+CLASSES = (ClassInfo(1, 'object', (200, 0, 0)),)
+TILE_SIZE, HALO, BATCH_SIZE = 512, 32, 4
+PLACE = {'transform': Affine(0.1, 0, 400000, 0, -0.1, 5400000), 'crs': 'EPSG:32633'}
+SIZES, RATIOS = [(32.0,), (64.0,), (128.0,), (256.0,), (512.0,)], (0.5, 1.0, 2.0)
+
+
+def write_noise(path: Path, side: int) -> None:
+    """Write a tiled deflate raster of correlated noise, which packs about as well as imagery."""
+    rng = np.random.default_rng(0)
+    block = rng.normal(0, 12, (3, BLOCK_SIZE, side)) + 100 + 30 * np.sin(np.arange(side) / 37)
+    with RasterWriter(path, GeoBox((side, side), **PLACE), dtype='uint8', count=3, compress='deflate') as writer:
+        for row in range(0, side, BLOCK_SIZE):
+            rows = min(BLOCK_SIZE, side - row)
+            writer.write(row, np.clip(np.roll(block, row, axis=2)[:, :rows], 0, 255).astype(np.uint8))
+
+
+def make_detector(backbone: str = 'resnet18', **options: int) -> Detector:
+    """A Faster R-CNN with random weights; on random weights every proposal becomes a few objects."""
+    torch.manual_seed(0)
+    maps = create_backbone(backbone, BANDS, pretrained=False, strides=(4, 8, 16, 32), **options)
+    levels = Levels(maps.channels, maps.strides, pooled=1)
+    head = TwoStageHead(LevelAnchors(SIZES, RATIOS, levels.strides), 1, RCNNOptions(), masks=False)
+    return Detector(Normalise([100.0] * 3, [30.0] * 3), maps, levels, head).eval()
+
+
+def cut(shape: tuple[int, int]) -> TileGrid:
+    """Return the tiles of a raster."""
+    return make_grid(shape, tile_size=TILE_SIZE, halo=HALO)
+
+
+def detect_file(path: Path, network: nn.Module, out: Path) -> None:
+    """Detect as detect_objects does."""
+    with open_raster(path) as src:
+        plan = DetectPlan(cut(src.shape), BATCH_SIZE, PixelScale(), 0.5, 0.3)
+        found = detect_raster([Source(src, (1, 2, 3))], network, plan)
+        write_layer(objects_to_features(found, raster_geobox(src), CLASSES, outlined=False), out)
+
+
+def run_model(network: nn.Module, tiles: int, tile_shape: tuple[int, int]) -> None:
+    """Run tiles that are already in memory, as float32, in full batches."""
+    batch = torch.rand(BATCH_SIZE, 3, *tile_shape) * 90 + 55
+    with torch.inference_mode():
+        for done in range(0, tiles, BATCH_SIZE):
+            network(batch[: tiles - done])
+
+
+def make_boxes(count: int, side: int) -> torch.Tensor:
+    """Boxes of 16 to 64 pixels."""
+    corners = torch.rand(count, 2) * (side - 64)
+    return torch.cat([corners, corners + 16 + 48 * torch.rand(count, 2)], 1)
+
+
+def make_our_step(side: int) -> Callable[[], None]:
+    """Return a training step of geolearn's Faster R-CNN on ResNet-18."""
+    network, loss = make_detector().train(), DetectionLoss()
+    optimiser = torch.optim.SGD(network.parameters(), lr=1e-5)
+    images = torch.rand(2, 3, side, side) * 90 + 55
+    targets = [Objects(make_boxes(8, side), torch.zeros(8, dtype=torch.int64)) for _ in range(2)]
+
+    def step() -> None:
+        torch.manual_seed(0)
+        optimiser.zero_grad()
+        loss(network(images, targets)).backward()
+        optimiser.step()
+
+    return step
+
+
+def make_bare_step(side: int) -> Callable[[], None]:
+    """Return a training step of torchvision's own, with batch normalisation that trains as ours does."""
+    torch.manual_seed(0)
+    backbone = resnet_fpn_backbone(
+        backbone_name='resnet18', weights=None, trainable_layers=5, norm_layer=nn.BatchNorm2d
+    )
+    network = TorchvisionFasterRCNN(backbone, 2, min_size=side, max_size=side).train()
+    optimiser = torch.optim.SGD(network.parameters(), lr=1e-5)
+    images = list(torch.rand(2, 3, side, side))
+    targets = [{'boxes': make_boxes(8, side), 'labels': torch.ones(8, dtype=torch.int64)} for _ in range(2)]
+
+    def step() -> None:
+        torch.manual_seed(0)
+        optimiser.zero_grad()
+        sum(network(images, targets).values()).backward()
+        optimiser.step()
+
+    return step
+
+
+def run_vit(network: Detector, side: int) -> None:
+    """Run one image."""
+    with torch.inference_mode():
+        network(torch.rand(1, 3, side, side) * 90 + 55)
+
+
+def time_suppression(count: int = 50_000) -> float:
+    """Return the seconds that so many boxes take, a few of which overlap each one."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 12_000, (count, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(10, 60, (count, 2))], axis=1)
+    started = time.perf_counter()
+    suppress(boxes, np.zeros(count, np.int64), rng.random(count), overlap=0.3)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Measure and report."""
+    quick = parse_quick(__doc__)
+    side, rounds = (1024, 1) if quick else (8192, 3)
+    small, large = (1024, 1536) if quick else (2048, 8192)
+    chip = 256 if quick else 512
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        image, out = folder / 'image.tif', folder / 'found.gpkg'
+        write_noise(image, side)
+        network, grid = make_detector(), cut((side, side))
+        jobs = {
+            'detect': lambda: detect_file(image, network, out),
+            'model': lambda: run_model(network, len(grid.rows) * len(grid.cols), grid.tile_shape),
+        }
+        steps = {'ours': make_our_step(chip), 'bare': make_bare_step(chip)}
+        vit = 'dofa_small' if quick else 'dofa_base'
+        windowed, everywhere = make_detector(vit), make_detector(vit, window=0)
+        looks = {'windowed': lambda: run_vit(windowed, 1024), 'global': lambda: run_vit(everywhere, 1024)}
+        seconds: dict[str, list[float]] = {}
+        for group in (jobs, steps, looks):
+            seconds |= interleave(group, rounds=rounds)
+        for name, values in seconds.items():
+            print(f'{name:<10} ' + ' '.join(f'{value:7.2f}' for value in values) + ' s')
+        peaks = []
+        for length in (small, large):
+            write_noise(image, length)
+            peaks.append(child_peak_mb(__file__, '--child', str(image), str(out)))
+            print(f'peak memory at {length} x {length}: {peaks[-1]:.0f} MB')
+    report(
+        {
+            'limit_ratio': Check(median_ratio(seconds, 'detect', 'model'), 1.25),
+            'memory_growth': Check(peaks[1] / peaks[0], 1.1),
+            'training_step': Check(median_ratio(seconds, 'bare', 'ours'), 0.95, at_least=True),
+            'windowed': Check(median_ratio(seconds, 'global', 'windowed'), 1.3, at_least=True),
+            'suppression': Check(time_suppression()),
+        }
+    )
+
+
+if __name__ == '__main__':
+    if sys.argv[1:2] == ['--child']:
+        detect_file(Path(sys.argv[2]), make_detector(), Path(sys.argv[3]))
+        print(peak_mb())
+    else:
+        main()
