@@ -46,9 +46,7 @@ def _beside_data(name_or_path: str | Path, data: ChipData | None) -> Path:
     if str(name_or_path) != path.name or path.name == os.pardir or path.suffix == SUFFIX:
         return path
     if data is None:
-        raise NotTrainedError(
-            f'{str(name_or_path)!r} is the name of a model beside its data, which is not here; pass a path'
-        )
+        raise NotTrainedError(f'save({str(name_or_path)!r}) goes beside the data, which is not here; pass a path')
     return (data.working_dir or data.path) / 'models' / path.name
 
 

@@ -21,7 +21,7 @@ from geolearn.models._reporting import (
 )
 from geolearn.models.pixels._judging import Judgement, look_at
 from geolearn.models.pixels.options import PixelOptions
-from geolearn.report import Cell, Facts, ReportContents, Section, Share, Swatch, Table
+from geolearn.report import Cell, Facts, Picture, ReportContents, Section, Share, Swatch, Table
 
 if TYPE_CHECKING:
     from geolearn.models.pixels.judged import JudgedClassifier
@@ -119,6 +119,20 @@ def _sample_sections(model: 'JudgedClassifier', data: ChipData, judged: Judgemen
     figure = plotting.show_hard_examples(*found, spec.bands, spec.class_infos, titles=_titles(data, judged, hard))
     told = 'Those of the highest loss (cross-entropy): here the model is sure and wrong, or the label is.'
     return [*sections, Section('Hardest chips', (told, picture(figure, 'Hardest chips')))]
+
+
+_ESRI_FIGURES = {
+    'loss_graph.png': ('Training',),
+    'show_results.png': ('Typical chips', 'Worst chips'),  # of few chips the worst are all
+}
+
+
+def esri_figures(report: ReportContents) -> dict[str, bytes]:
+    """Return the figures of a report that Esri's bundles hold too, as PNGs by Esri's names."""
+    drawn = [(section.title, part) for section in report.sections for part in section.parts]
+    pictures = {title: part.png for title, part in reversed(drawn) if isinstance(part, Picture)}
+    found = {name: [pictures[title] for title in titles if title in pictures] for name, titles in _ESRI_FIGURES.items()}
+    return {name: shown[0] for name, shown in found.items() if shown}
 
 
 def _titles(data: ChipData, judged: Judgement, indexes: Sequence[int]) -> list[str]:

@@ -17,11 +17,10 @@ from geolearn.history import Evaluation
 from geolearn.losses import make_pixel_loss
 from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature
 from geolearn.models._model import Model
-from geolearn.models._saving import png
 from geolearn.models.network import Network
 from geolearn.models.pixels._judging import Judgement, judge_chips
 from geolearn.models.pixels._looking import count_confusion, draw_hard_examples, draw_results, tabulate_metrics
-from geolearn.models.pixels._report import report_pixel_classifier
+from geolearn.models.pixels._report import esri_figures, report_pixel_classifier
 from geolearn.models.pixels.options import PixelOptions
 from geolearn.models.pixels.segmenter import Segmenter
 from geolearn.models.spec import ModelSpec
@@ -69,10 +68,9 @@ class JudgedClassifier(Model):
     def evaluate(self) -> Evaluation:
         """Judge the model on the validation chips, for its bundle."""
         table = self.per_class_metrics().drop(columns='iou').rename(index=str)
-        figures = {f'{FIGURES}show_results.png': png(self.show_results())}
-        if self.history.batch_losses:
-            figures[f'{FIGURES}loss_graph.png'] = png(self.plot_losses())
-        figures[REPORT] = render_report(report_pixel_classifier(self, made=date.today()))
+        report = report_pixel_classifier(self, made=date.today())
+        figures = {f'{FIGURES}{name}': png for name, png in esri_figures(report).items()}
+        figures[REPORT] = render_report(report)
         return Evaluation(
             metrics={'accuracy': self.accuracy(), 'miou': self.mIOU(mean=True)},
             esri={'accuracy': f'{self.accuracy():.4e}', 'per_class_metrics': table.T.to_json()},
