@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m geolearn demo --out demo_output
 
 test: $(VENV)/.installed-test
-	@echo '== tests (about 5 minutes on 2 cores)'
+	@echo '== tests (about 10 minutes on 2 cores)'
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not gpu and not network'
 
 lint: $(VENV)/.installed-test
