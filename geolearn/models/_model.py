@@ -36,6 +36,7 @@ class Model(StoredModel):
         self._learner: Any = None
         self._scales: list[float] | None = None
         self.lr_figure: Figure | None = None
+        self._forget()
 
     # -- what a task says
 
@@ -159,6 +160,7 @@ class Model(StoredModel):
         )
         rates = self._rates(lr, folder, resume=resume)
         self._forget()
+        self.spec = replace(self.spec, temperature=1.0)  # fitted to the weights as they were
         self.history.learning_rate = top_rate(rates)
         train(self.learner, self.history, replace(options, learning_rate=rates), folder=folder, resume=resume)
         return self

@@ -43,6 +43,7 @@ class ModelSpec:
         temporal: How the maps of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
         resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it; None leaves that of
             their pretraining.
+        temperature: Logits are divided by it to say how sure the model is; 1 until it is calibrated.
         options: What else the class of model was told, as plain JSON; the class reads and checks it.
     """
 
@@ -65,6 +66,7 @@ class ModelSpec:
     acquired: tuple[str, ...] = ()
     temporal: Temporal = 'mean'
     resolution_m: float | None = None
+    temperature: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,7 +103,8 @@ class ModelSpec:
                 dates=_typed(manifest.get('dates', 1), int),
                 acquired=tuple(date.fromisoformat(day).isoformat() for day in manifest.get('acquired', ())),
                 temporal=manifest.get('temporal', 'mean'),
-                resolution_m=_resolution(manifest.get('resolution_m')),
+                resolution_m=_positive('resolution_m', manifest.get('resolution_m')),
+                temperature=_positive('temperature', manifest.get('temperature')) or 1.0,
                 options=_typed(manifest.get('options', {}), dict),
             )
         except KeyError as error:
@@ -185,11 +188,11 @@ def _optional(value: Any, kind: type) -> Any:
     return None if value is None else _typed(value, kind)
 
 
-def _resolution(value: Any) -> float | None:
+def _positive(name: str, value: Any) -> float | None:
     if value is None:
         return None
     if not (math.isfinite(float(value)) and float(value) > 0):
-        raise ValueError(f'resolution_m {value!r} must be above 0')
+        raise ValueError(f'{name} {value!r} must be above 0')
     return float(value)
 
 

@@ -49,8 +49,11 @@ def test_a_temperature_is_kept_and_changes_no_class(model, tmp_path):
     temperature = model.calibrate()
     assert 0.01 <= temperature <= 100
     again = load_model(model.save(tmp_path / 'm.dlpk'), model.data)
-    assert again.spec.options['temperature'] == pytest.approx(temperature)
+    assert again.spec.temperature == pytest.approx(temperature)
+    assert again.judge().calibration.temperature == pytest.approx(temperature)
     assert torch.equal(again.confusion().counts, before)
+    model.fit(1, lr=1e-3, checkpoint=False)
+    assert model.spec.temperature == 1, 'it belonged to the weights before'
 
 
 def test_the_report_is_a_page_and_lies_in_the_bundle(model, tmp_path):

@@ -105,7 +105,6 @@ class ChipModel(Model):
             data = shown_as(data, options)
         super()._assemble(spec, network, data)
         self._options = options
-        self._forget()
 
     def _forget(self) -> None:
         super()._forget()

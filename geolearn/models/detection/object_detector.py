@@ -23,7 +23,6 @@ from geolearn.models.detection.detector import DetectionLoss, Detector
 from geolearn.models.detection.options import DetectorOptions, HeadOptions
 from geolearn.models.images import Image
 from geolearn.models.mapping import RasterSource, Reading, Running
-from geolearn.models.network import Network
 from geolearn.models.spec import ModelSpec
 from geolearn.plotting.detection import show_precision_recall
 
@@ -136,10 +135,6 @@ class ObjectDetector(Model):
     def evaluate(self) -> Evaluation:
         """Judge the model on the validation chips, for its bundle."""
         return evaluate_objects(self)
-
-    def _assemble(self, spec: ModelSpec, network: Network, data: ChipData | None) -> None:
-        super()._assemble(spec, network, data)
-        self._forget()
 
     def _forget(self) -> None:
         super()._forget()

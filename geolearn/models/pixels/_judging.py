@@ -51,15 +51,17 @@ class JudgedChips(NamedTuple):
 
 
 @torch.inference_mode()
-def judge_chips(network: Segmenter, chips: ChipLoader, class_count: int) -> Judgement:
+def judge_chips(network: Segmenter, chips: ChipLoader, class_count: int, *, temperature: float = 1.0) -> Judgement:
     """Count everything over all chips, on the loader's device; chips come in the order of the loader's data set.
 
     Args:
         network: To judge.
         chips: That are not shuffled.
         class_count: Number of classes.
+        temperature: Logits are divided by it to say how sure the network is.
     """
-    found = Judgement(ConfusionMatrix.empty(class_count), Calibration(), BoundaryIoU(class_count), [], [])
+    calibration = Calibration(temperature=temperature)
+    found = Judgement(ConfusionMatrix.empty(class_count), calibration, BoundaryIoU(class_count), [], [])
     network.to(chips.device).eval()
     for images, masks in chips:
         logits = network(images).float()

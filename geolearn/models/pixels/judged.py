@@ -12,12 +12,10 @@ from torch import nn
 
 from geolearn import plotting
 from geolearn.bundle import FIGURES, REPORT
-from geolearn.data import ChipData
 from geolearn.history import Evaluation
 from geolearn.losses import make_pixel_loss
 from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature
 from geolearn.models._model import Model
-from geolearn.models.network import Network
 from geolearn.models.pixels._judging import Judgement, judge_chips
 from geolearn.models.pixels._looking import count_confusion, draw_hard_examples, draw_results, tabulate_metrics
 from geolearn.models.pixels._report import esri_figures, report_pixel_classifier
@@ -77,10 +75,6 @@ class JudgedClassifier(Model):
             figures=figures,
         )
 
-    def _assemble(self, spec: ModelSpec, network: Network, data: ChipData | None) -> None:
-        super()._assemble(spec, network, data)
-        self._forget()
-
     def _forget(self) -> None:
         super()._forget()
         self._confusion = self._judgement = None
@@ -125,7 +119,7 @@ class JudgedClassifier(Model):
         """Count confusion, calibration, outlines and what each validation chip costs; once after each fit."""
         data = self._needed_data()
         if self._judgement is None:
-            self._judgement = judge_chips(self.network, data.valid_dl, data.c)
+            self._judgement = judge_chips(self.network, data.valid_dl, data.c, temperature=self.spec.temperature)
         return self._judgement
 
     def boundary_iou(self, mean: bool = False) -> dict[str, float] | float:
@@ -150,7 +144,7 @@ class JudgedClassifier(Model):
         self.network.to(chips.device).eval()
         with torch.inference_mode():
             temperature = fit_temperature((self.network(images), masks) for images, masks in chips)
-        self.spec = replace(self.spec, options={**self.spec.options, 'temperature': temperature})
+        self.spec, self._judgement = replace(self.spec, temperature=temperature), None
         return temperature
 
     def show_results(self, rows: int = 4, *, worst_first: bool = False) -> 'Figure':

@@ -18,7 +18,6 @@ class PixelOptions:
         loss: What classification minimises.
         value_loss: What regression minimises.
         auxiliary_head: Whether a small head on a coarse map learns beside the decoder.
-        temperature: Logits are divided by it to say how sure the model is.
     """
 
     decoder: str
@@ -26,7 +25,6 @@ class PixelOptions:
     loss: PixelLossOptions = field(default_factory=PixelLossOptions)
     value_loss: ValueLossOptions = field(default_factory=ValueLossOptions)
     auxiliary_head: bool = False
-    temperature: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as plain JSON."""
@@ -50,7 +48,6 @@ class PixelOptions:
                 loss=PixelLossOptions(**row.get('loss', {})),
                 value_loss=ValueLossOptions(**row.get('value_loss', {})),
                 auxiliary_head=bool(row.get('auxiliary_head', False)),
-                temperature=float(row.get('temperature', 1.0)),
             )
         except (TypeError, ValueError) as error:
             raise BundleError(f'the manifest is broken: options {dict(row)}: {error}') from error

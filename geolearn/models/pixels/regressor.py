@@ -24,7 +24,6 @@ from geolearn.models._describing import BackboneChoice, require_task
 from geolearn.models._registry import register_model
 from geolearn.models._saving import png
 from geolearn.models.mapping import MapModel
-from geolearn.models.network import Network
 from geolearn.models.pixels.base import PixelModel
 from geolearn.models.pixels.options import PixelOptions
 from geolearn.models.pixels.segmenter import Segmenter, build_segmenter
@@ -170,13 +169,9 @@ class PixelRegressor(PixelModel):
             figures[f'{FIGURES}loss_graph.png'] = png(self.plot_losses())
         return Evaluation(metrics=self.scores(), figures=figures)
 
-    def _assemble(self, spec: ModelSpec, network: Network, data: ChipData | None) -> None:
-        super()._assemble(spec, network, data)
-        self._scores: dict[str, float] | None = None
-
     def _forget(self) -> None:
         super()._forget()
-        self._scores = None
+        self._scores: dict[str, float] | None = None
 
     # -- looking
 
