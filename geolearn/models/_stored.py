@@ -1,7 +1,7 @@
 """What models of every task share: how they are built, saved and loaded. It never asks which subclass it is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -35,16 +35,24 @@ class StoredModel(ABC):
         choice: The backbone, and how it is trained.
         options: What else the class of model was told, as plain JSON.
         class_balancing: Whether rare classes weigh more in the loss.
+        ignore_classes: Label values to leave out, on top of those that `data` ignores.
     """
 
     tasks: ClassVar[tuple[Task, ...]]
     """What the labels of its chips may teach."""
 
     def __init__(
-        self, data: ChipData, choice: BackboneChoice, *, options: Mapping[str, Any], class_balancing: bool = False
+        self,
+        data: ChipData,
+        choice: BackboneChoice,
+        *,
+        options: Mapping[str, Any],
+        class_balancing: bool = False,
+        ignore_classes: Sequence[int] = (),
     ) -> None:
         name = type(self).__name__
         require_task(data, name, self.tasks)
+        data = data.ignoring(ignore_classes) if ignore_classes else data
         spec = replace(spec_from_data(data, choice, model=name), options=dict(options), class_balancing=class_balancing)
         network = self.build(spec, pretrained=choice.pretrained, weights=choice.weights)
         network.adapt(spec.adaptation)

@@ -17,7 +17,7 @@ from geolearn.device import choose_device
 from geolearn.errors import BundleError, RasterError
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.losses import PixelLossOptions
-from geolearn.models._describing import BackboneChoice, require_task
+from geolearn.models._describing import BackboneChoice
 from geolearn.models._registry import register_model
 from geolearn.models.change.options import ChangeOptions
 from geolearn.models.change.siamese import Fusion, SiameseBackbone
@@ -91,13 +91,13 @@ class ChangeDetector(JudgedClassifier):
         adapt: Adaptation = DEFAULT_ADAPTATION,
         resolution_m: float | None = None,
     ) -> None:
-        require_task(data, type(self).__name__, self.tasks)
-        data = data.ignoring(ignore_classes) if ignore_classes else data
         name = self.default_backbone if backbone is None else backbone
         choice = BackboneChoice(name, pretrained, weights, wavelengths, adapt, resolution_m=resolution_m)
         pixels = PixelOptions(decoder, decoder_options or {}, loss or PixelLossOptions(), auxiliary_head=auxiliary_head)
         options = ChangeOptions(fusion, pixels)
-        super().__init__(data, choice, options=options.to_json(), class_balancing=class_balancing)
+        super().__init__(
+            data, choice, options=options.to_json(), class_balancing=class_balancing, ignore_classes=ignore_classes
+        )
 
     # -- what a task says
 

@@ -115,10 +115,9 @@ class AttentionUNet(JudgedClassifier, PixelModel):
         require_task(data, type(self).__name__, self.tasks)
         if data.table.dates > 1:
             raise ValueError(f'AttentionUNet takes images of one date, and these chips have {data.table.dates}')
-        data = data.ignoring(ignore_classes) if ignore_classes else data
         choice = BackboneChoice(backbone, pretrained, weights, wavelengths, Adaptation(freeze='all'))
         options = PixelOptions(self.decoder, loss=loss or PixelLossOptions()).to_json() | {'attention': attention}
-        super().__init__(data, choice, options=options, class_balancing=class_balancing)
+        super().__init__(data, choice, options=options, class_balancing=class_balancing, ignore_classes=ignore_classes)
 
     @classmethod
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Segmenter:

@@ -11,7 +11,7 @@ from geolearn.data import ChipData
 from geolearn.errors import BundleError
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.losses import PixelLossOptions
-from geolearn.models._describing import BackboneChoice, require_task
+from geolearn.models._describing import BackboneChoice
 from geolearn.models.mapping import MapModel
 from geolearn.models.pixels.base import PixelModel
 from geolearn.models.pixels.judged import JudgedClassifier
@@ -79,8 +79,6 @@ class PixelClassifier(JudgedClassifier, PixelModel):
         temporal: Temporal = 'mean',
         resolution_m: float | None = None,
     ) -> None:
-        require_task(data, type(self).__name__, self.tasks)
-        data = data.ignoring(ignore_classes) if ignore_classes else data
         name = self.default_backbone if backbone is None else backbone
         choice = BackboneChoice(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
         short = PixelLossOptions(
@@ -91,7 +89,9 @@ class PixelClassifier(JudgedClassifier, PixelModel):
         if loss is not None and short != PixelLossOptions():
             raise ValueError('pass either loss, or focal_loss and dice_loss_fraction; loss holds what they say')
         options = PixelOptions(self.decoder, decoder_options or {}, loss or short, auxiliary_head=auxiliary_head)
-        super().__init__(data, choice, options=options.to_json(), class_balancing=class_balancing)
+        super().__init__(
+            data, choice, options=options.to_json(), class_balancing=class_balancing, ignore_classes=ignore_classes
+        )
 
     # -- what a task says
 
