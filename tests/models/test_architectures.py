@@ -104,6 +104,11 @@ def test_losses_are_chosen_by_arcgis_words_or_in_full(scene_data, tmp_path):
         make(UNet, scene_data, 'resnet18', dice_loss_fraction=1.5)
 
 
+def test_a_loss_by_its_bare_name_is_refused_with_what_to_pass(scene_data):
+    with pytest.raises(ValueError, match=r"loss must be PixelLossOptions, such as PixelLossOptions\(.*, got 'focal'"):
+        make(UNet, scene_data, 'resnet18', loss='focal')
+
+
 def test_decoder_options_are_kept_and_checked(scene_data, tmp_path):
     made = make(PSPNet, scene_data, 'resnet18', decoder_options={'pyramid_sizes': (1, 2)})
     again = load_model(made.save(tmp_path / 'm.dlpk', compute_metrics=False))

@@ -18,6 +18,9 @@ class PixelOptions:
         loss: What classification minimises.
         value_loss: What regression minimises.
         auxiliary_head: Whether a small head on a coarse map learns beside the decoder.
+
+    Raises:
+        ValueError: If a loss is no options of one.
     """
 
     decoder: str
@@ -25,6 +28,11 @@ class PixelOptions:
     loss: PixelLossOptions = field(default_factory=PixelLossOptions)
     value_loss: ValueLossOptions = field(default_factory=ValueLossOptions)
     auxiliary_head: bool = False
+
+    def __post_init__(self) -> None:
+        for given, kind in ((self.loss, PixelLossOptions), (self.value_loss, ValueLossOptions)):
+            if not isinstance(given, kind):
+                raise ValueError(f'loss must be {kind.__name__}, such as {kind()}, got {given!r}')
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as plain JSON."""
