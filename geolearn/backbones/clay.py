@@ -53,6 +53,8 @@ class ClayPatchEmbed(DynamicPatchEmbed):
         patch: Side of the patches, in pixels.
     """
 
+    padding = 0
+
     def __init__(self, wavelengths_um: Sequence[float], dim: int, patch: int) -> None:
         super().__init__(wavelengths_um, dim, patch)
         self.fclayer = ClayWaveResidual()
@@ -61,17 +63,6 @@ class ClayPatchEmbed(DynamicPatchEmbed):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Embed images (B, C, H, W), sides multiples of the patch p, as maps (B, D, H/p, W/p)."""
-        weight, bias = self.kernel()
-        return F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), stride=self.stride)
-
-    def folded(self) -> nn.Conv2d:
-        """Make the plain convolution that computes the same, without the generator, for export."""
-        conv = super().folded()
-        conv.padding = (0, 0)
-        return conv
-
     def _generate(self) -> tuple[Tensor, Tensor]:
         device = self.weight_generator.weight_tokens.device
         with torch.autocast(device.type, enabled=False):
@@ -79,7 +70,7 @@ class ClayPatchEmbed(DynamicPatchEmbed):
             waves = call_float32(self.fclayer, waves)
             rows, bias = call_float32(self.weight_generator, waves)
             weight = rows.reshape(-1, self.dim, self.stride, self.stride).transpose(0, 1)
-            return weight * KERNEL_SCALE, bias
+            return (weight * KERNEL_SCALE).contiguous(), bias
 
 
 class ClayViT(ViT):

@@ -99,6 +99,9 @@ class DynamicPatchEmbed(nn.Module):
         stride: Side of the patches; a kernel of another side is resampled to it (bicubic).
     """
 
+    padding = 1
+    """Pixels; DOFA's own: its patches lie one pixel up and left of a plain transformer's."""
+
     def __init__(self, wavelengths_um: Sequence[float], dim: int, kernel: int = 16, stride: int | None = None) -> None:
         super().__init__()
         if bad := [w for w in wavelengths_um if not 0.2 < w < 20]:
@@ -113,8 +116,7 @@ class DynamicPatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, C, H, W), sides multiples of the stride s, as maps (B, D, H/s, W/s)."""
         weight, bias = self.kernel()
-        # Padding 1 is DOFA's own: patches lie one pixel up and left of a plain transformer's.
-        return F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), stride=self.stride, padding=1)
+        return embed_patches(x, weight.to(x.dtype), bias.to(x.dtype), padding=self.padding)
 
     def kernel(self) -> tuple[Tensor, Tensor]:
         """Return the kernel (D, C, s, s) and bias (D) in float32, from the cache where that is exact."""
@@ -131,7 +133,7 @@ class DynamicPatchEmbed(nn.Module):
 
     def folded(self) -> nn.Conv2d:
         """Make the plain convolution that computes the same, without the generator, for export."""
-        conv = nn.Conv2d(len(self.wavelengths_um), self.dim, self.stride, stride=self.stride, padding=1)
+        conv = nn.Conv2d(len(self.wavelengths_um), self.dim, self.stride, stride=self.stride, padding=self.padding)
         with torch.no_grad():
             weight, bias = self.kernel()
             conv.weight.copy_(weight)
@@ -178,6 +180,28 @@ class DynamicPatchEmbed(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, '_cached': None}
+
+
+def embed_patches(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
+    """Do what a convolution with stride s does, as one matrix product over the patches.
+
+    A generated kernel lies in memory band by band, which a convolution would have to copy before each use and again
+    on the way back; as a matrix it is read as it lies.
+
+    Args:
+        x: Images (B, C, H, W), sides multiples of s.
+        weight: Kernel (D, C, s, s).
+        bias: (D).
+        padding: Zeros before the first row and column, in pixels, fewer than s / 2; as many pixels at the end are cut.
+
+    Returns:
+        Maps (B, D, H/s, W/s).
+    """
+    s = weight.shape[-1]
+    if padding:
+        x = F.pad(x, (padding, -padding, padding, -padding))
+    patches = x.unflatten(3, (-1, s)).unflatten(2, (-1, s)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+    return F.linear(patches, weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 def embed_wavelengths(wavelengths_um: Tensor) -> Tensor:
