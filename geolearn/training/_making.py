@@ -7,6 +7,7 @@ from geolearn.metrics.scores import Scores
 from geolearn.training import _distributed as processes
 from geolearn.training._contracts import Splitter
 from geolearn.training._fastai import DataLoaders
+from geolearn.training._layout import lay_channels_last, prefers_channels_last
 from geolearn.training._learner import ChipLearner
 
 
@@ -38,6 +39,8 @@ def make_learner(
     if processes.process_count() > 1:
         index, count = processes.process_index(), processes.process_count()
         train_dl, valid_dl = (processes.SharedLoader(loader, index, count) for loader in (train_dl, valid_dl))
+    if prefers_channels_last(train_dl.device):
+        lay_channels_last(network)
     learner = ChipLearner(
         DataLoaders(train_dl, valid_dl),
         network.to(train_dl.device),

@@ -17,7 +17,7 @@ from training_tools import Batches, assert_equal, build, fit, make_network, stat
 
 from geolearn.errors import CheckpointError
 from geolearn.history import History
-from geolearn.training import Callback, FitOptions, _snapshots, read_rate, train
+from geolearn.training import Callback, FitOptions, _making, _snapshots, read_rate, train
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -46,7 +46,9 @@ class StopsAt(Callback):
 @pytest.mark.parametrize(
     'options', [{}, EVERYTHING, {'one_cycle': False, 'learning_rate': [1e-3, 1e-2], 'mixed_precision': 'bf16'}], ids=str
 )
-def test_a_resumed_training_ends_as_the_unbroken_one(tmp_path, options):
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_a_resumed_training_ends_as_the_unbroken_one(tmp_path, monkeypatch, options, channels_last):
+    monkeypatch.setattr(_making, 'prefers_channels_last', lambda device: channels_last)
     options = {'epochs': 4, 'checkpoint': True} | options
     learner, history = build(make_network(dropout=0.3))
     torch.manual_seed(0)
