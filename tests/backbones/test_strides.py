@@ -37,6 +37,15 @@ def test_finer_maps_come_where_they_are_asked_for(name):
         assert [m.shape[2:] for m in net(torch.rand(1, 4, 33, 64))] == [(17, 32), (5, 8)]
 
 
+@pytest.mark.parametrize('name', ['resnet18', 'test_efficientnet', 'mobilenetv3_small_050', 'test_convnext'])
+def test_nothing_is_kept_behind_the_coarsest_map_that_is_taken(name):
+    net = create_backbone(name, BANDS, pretrained=False, strides=(4, 8)).train()
+    whole = create_backbone(name, BANDS, pretrained=False)
+    sum(m.square().mean() for m in net(torch.rand(2, 4, 64, 64))).backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None] == []
+    assert len(list(net.parameters())) < len(list(whole.parameters()))
+
+
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize(
     ('name', 'asked', 'offered'),
