@@ -31,8 +31,8 @@ from geolearn.bands import Band, resolve_bands
 from geolearn.batch import Objects
 from geolearn.classes import ClassInfo
 from geolearn.inference.features import objects_to_features
-from geolearn.inference.merging import suppress
 from geolearn.inference.objects import DetectPlan, detect_raster
+from geolearn.inference.overlaps import suppress
 from geolearn.inference.tiles import PixelScale, Source
 from geolearn.inference.vectors import write_layer
 from geolearn.models.detection.anchors import LevelAnchors

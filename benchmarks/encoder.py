@@ -10,6 +10,8 @@ Prints, as its last line, one JSON object of {name: {value, bar, ok}}; <model> i
     eager_<model>_<px>        the same, not compiled
     matmul_share_<model>_<px> share of the device's matrix rate, measured in the same rounds
     peer_share_<model>_<px>   the peer's own share: no speed-up can exceed one over it
+    products_<model>_<px>     images/s of the blocks' linear layers alone, as plain matrix products, over the peer's:
+                              the speed-up if all else cost nothing and packed weights gained nothing
     compile_s_<model>_<px>    seconds to compile, and break_even_<model>_<px>, images that win them back from eager
     training_<model>_<px>     the peer's time for a training step over geolearn's
     windowed_flatness         windowed blocks' time per pixel over that at 512 px, the worst of the sizes
@@ -22,11 +24,12 @@ import os
 import statistics
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, peak_mb, report
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -135,6 +138,22 @@ def matmul_job() -> tuple[Callable[[], None], float]:
     return partial(multiply, repeats, a, b), repeats * 2.0 * n**3
 
 
+def multiply_linears(tokens: Tensor, hidden: Tensor, weights: Sequence[Tensor]) -> None:
+    """Run tokens (n, D) and hidden tokens (n, 4 D) through linear layers, whichever fits."""
+    with torch.inference_mode(), autocast():
+        for weight in weights:
+            F.linear(tokens if weight.shape[1] == tokens.shape[1] else hidden, weight)
+    wait()
+
+
+def linears_job(net: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A job that runs the linear layers of a trunk's blocks and nothing else, on as many tokens as x has."""
+    weights = [layer.weight for layer in net.trunk.blocks.modules() if isinstance(layer, nn.Linear)]
+    dim, count = weights[0].shape[1], len(x) * ((x.shape[-1] // 16) ** 2 + 1)
+    tokens, hidden = (torch.rand(count, width, device=DEVICE) for width in (dim, 4 * dim))
+    return partial(multiply_linears, tokens, hidden, weights)
+
+
 def compare_forward(case: Case, size: int, rounds: int) -> dict[str, Check]:
     """Forward passes of the compiled encoder, the plain one and the peer, beside plain matrix products."""
     net, peer, x = case.build().eval(), case.build_peer(size), case.images(size)
@@ -142,6 +161,7 @@ def compare_forward(case: Case, size: int, rounds: int) -> dict[str, Check]:
         compiled = compile_for_inference(net, x)
     product, product_flop = matmul_job()
     jobs = {'compiled': partial(infer, compiled, x), 'eager': partial(infer, net, x), 'matmul': product}
+    jobs['linears'] = linears_job(net, x)
     if peer is not None:
         jobs['peer'] = partial(infer, peer.eval(), x)
     seconds = interleave(jobs, rounds=rounds)
@@ -158,10 +178,11 @@ def compare_forward(case: Case, size: int, rounds: int) -> dict[str, Check]:
         f'eager_{key}': Check(peer and median_ratio(seconds, 'peer', 'eager')),
         f'matmul_share_{key}': Check(share('compiled'), SHARE_BAR, at_least=True),
         f'peer_share_{key}': Check(peer and share('peer')),
+        f'products_{key}': Check(peer and median_ratio(seconds, 'peer', 'linears')),
         f'compile_s_{key}': Check(compiled.seconds),
         f'break_even_{key}': Check(compiled.seconds / saved if saved > 0 else None),
     }
-    for name in jobs.keys() - {'matmul'}:
+    for name in jobs.keys() - {'matmul', 'linears'}:
         say(f'{key} forward, {name}: {len(x) / statistics.median(seconds[name]):.2f} images/s')
     rate = product_flop / statistics.median(seconds['matmul']) / 1e9
     say(f'{key} matrix rate {rate:.0f} GFLOP/s; {compiled.reason or "compiled"}', checks)

@@ -5,8 +5,8 @@ Prints, as its last line, one JSON object of {name: {value, bar, ok}}.
     fit_<decoder>_<backbone>       images/s of `fit` (chips from their pack, augmentation, clipping, AdamW, scores, bar)
                                    over those of a bare loop: the same network and loss, torch's fused AdamW, batches
                                    that are in memory already and as they are
-    torchgeo_<decoder>_<backbone>  images/s of `fit` over those of torchgeo's SemanticSegmentationTask with its own
-                                   metrics in the same bare loop, for networks that both have, weight for weight
+    torchgeo_<decoder>_<backbone>  images/s of `fit` over those of torchgeo's SemanticSegmentationTask under Lightning's
+                                   Trainer, with its own metrics, for networks that both have, weight for weight
 
 All train on the same number of 6-band chips (256 px, batches of 8) and then go through the same validation chips; they
 take turns in one process. --decoder and --backbone choose, and may be repeated; --quick takes small backbones, chips of
@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import importlib.util
 import io
+import logging
 import os
 import statistics
 import sys
@@ -119,21 +120,16 @@ def run_bare(network: nn.Module, loss: nn.Module, optimiser: torch.optim.Optimiz
             loss(network(images), masks)
 
 
-def run_torchgeo(task: nn.Module, optimiser: torch.optim.Optimizer, parts: Sequence[Batches]) -> None:
-    """The same epoch by the steps of a Lightning task, without Lightning's Trainer."""
-    train, valid = parts
-    task.train()
-    for number, (images, masks) in enumerate(train):
-        optimiser.zero_grad()
-        task.training_step({'image': images, 'mask': masks}, number).backward()
-        optimiser.step()
-    task.eval()
-    with torch.no_grad():
-        for number, (images, masks) in enumerate(valid):
-            task.test_step({'image': images, 'mask': masks}, number)  # validation_step asks for a Trainer
-    for metrics in (task.train_metrics, task.test_metrics):
-        metrics.compute()
-        metrics.reset()
+def run_torchgeo(task: nn.Module, parts: Sequence[Sequence[dict[str, Tensor]]]) -> None:
+    """The same epoch of a Lightning task as its users run it, without its checkpoints and logs."""
+    from lightning.pytorch import Trainer
+    from torch.utils.data import DataLoader
+
+    off = {'logger': False, 'enable_checkpointing': False, 'enable_model_summary': False, 'num_sanity_val_steps': 0}
+    loaders = [DataLoader(batches, batch_size=None) for batches in parts]  # type: ignore[arg-type]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        trainer = Trainer(max_epochs=1, devices=1, **off)  # type: ignore[arg-type]
+        trainer.fit(task, *loaders)  # type: ignore[arg-type]
 
 
 def make_torchgeo_job(decoder: str, backbone: str, parts: Sequence[Batches]) -> Callable[[], None] | None:
@@ -143,10 +139,10 @@ def make_torchgeo_job(decoder: str, backbone: str, parts: Sequence[Batches]) -> 
     from torchgeo.trainers import SemanticSegmentationTask
 
     task = SemanticSegmentationTask(
-        TORCHGEO[decoder], backbone, in_channels=len(HLS_BANDS), num_classes=len(CLASSES), ignore_index=-100
+        TORCHGEO[decoder], backbone, in_channels=len(HLS_BANDS), num_classes=len(CLASSES), ignore_index=-100, lr=LR
     )
-    task.to(parts[0][0][0].device)
-    return partial(run_torchgeo, task, torch.optim.AdamW(task.parameters(), lr=LR, fused=True), parts)
+    named = [[{'image': images, 'mask': masks} for images, masks in part] for part in parts]
+    return partial(run_torchgeo, task, named)
 
 
 def compare(decoder: str, backbone: str, data: ChipData, plan: Plan) -> dict[str, Check]:
@@ -218,6 +214,8 @@ def measure(plan: Plan) -> Iterator[dict[str, Check]]:
 def main() -> None:
     """Measure and report."""
     warnings.filterwarnings('ignore', module='torchgeo|lightning|pytorch_lightning|torchmetrics')
+    logging.getLogger('lightning').setLevel(logging.ERROR)
+    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
     checks: dict[str, Check] = {}
     for found in measure(read_plan()):
         checks |= found

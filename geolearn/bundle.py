@@ -1,4 +1,8 @@
-"""The .dlpk: a stored zip of JSON and safetensors, safe by construction. No pickle, no code is read from it."""
+"""The .dlpk: a stored zip of JSON and safetensors, safe by construction. No pickle, no code is read from it.
+
+It may carry a Python file for ArcGIS Pro, which is written and never read. ArcGIS Pro unpacks bundles before it runs
+that file, so an unpacked bundle, the .emd beside its weights, is read as well.
+"""
 
 import json
 import re
@@ -104,14 +108,17 @@ def write_bundle(path: str | Path, bundle: Bundle) -> Path:
 def find_bundle(path: str | Path) -> Path:
     """Return the .dlpk that `path` is, that lies beside the .emd it names, or that is alone in the folder it names.
 
+    Where a folder holds no .dlpk, it is the .emd of an unpacked bundle.
+
     Raises:
         BundleError: If there is none, or several.
     """
     path = Path(path).expanduser()
-    if path.is_file() and path.suffix == '.emd':
+    unpacked = [path] if path.is_file() and path.suffix == '.emd' else sorted(path.glob('*.emd'))
+    if path in unpacked:
         path = path.parent
     if path.is_dir():
-        found = sorted(path.glob(f'*{SUFFIX}'))
+        found = sorted(path.glob(f'*{SUFFIX}')) or unpacked
         if len(found) != 1:
             names = ', '.join(p.name for p in found) or 'none'
             raise BundleError(f'{path} must hold exactly one {SUFFIX} file, found {names}; pass the file itself')
@@ -122,7 +129,7 @@ def find_bundle(path: str | Path) -> Path:
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Read a bundle, trusting nothing in it.
+    """Read a bundle, packed or unpacked, trusting nothing in it.
 
     Raises:
         BundleError: If the file is no zip, is truncated, holds unsafe or duplicate names, unpacks to an absurd size,
@@ -130,19 +137,33 @@ def read_bundle(path: str | Path) -> Bundle:
     """
     path = find_bundle(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            _check_members(archive.infolist(), path)
-            emd = _read_emd(archive, path)
-            weights_name = _weights_name(emd, archive.namelist(), path)
-            weights = parse_safetensors(archive.read(weights_name))
-            figures = {member.filename: archive.read(member) for member in archive.infolist() if _is_figure(member)}
+        return _read_folder(path) if path.suffix == '.emd' else _read_zip(path)
     except _BROKEN_ZIP as error:
         raise BundleError(f'{path} is no readable {SUFFIX}: {error}; it may be truncated, copy it again') from error
     except (SafetensorError, ValueError, KeyError) as error:
         if isinstance(error, BundleError):
             raise
         raise BundleError(f'the weights in {path} are broken: {error}; copy the file again') from error
+
+
+def _read_zip(path: Path) -> Bundle:
+    with zipfile.ZipFile(path) as archive:
+        _check_members(archive.infolist(), path)
+        member = _find_emd(archive.infolist(), path)
+        emd = _parse_emd(archive.read(member), f'{path}: {member.filename}')
+        weights = parse_safetensors(archive.read(_weights_name(emd, archive.namelist(), path)))
+        figures = {member.filename: archive.read(member) for member in archive.infolist() if _is_figure(member)}
     return Bundle(emd, weights, figures)
+
+
+def _read_folder(path: Path) -> Bundle:
+    """Read the bundle whose .emd this is; figures are left where they are."""
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f'{path} is {path.stat().st_size} bytes; that is no model definition')
+    emd = _parse_emd(path.read_bytes(), str(path))
+    # names of files in the folder, so that no name leads out of it
+    weights = path.parent / _weights_name(emd, [item.name for item in path.parent.iterdir()], path)
+    return Bundle(emd, parse_safetensors(weights.read_bytes()))
 
 
 def _check_members(members: list[zipfile.ZipInfo], path: Path) -> None:
@@ -183,23 +204,22 @@ def _find_emd(members: list[zipfile.ZipInfo], path: Path) -> zipfile.ZipInfo:
     return found[0]
 
 
-def _read_emd(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
-    member = _find_emd(archive.infolist(), path)
+def _parse_emd(content: bytes, name: str) -> dict[str, Any]:
     try:
-        emd = json.loads(archive.read(member))
+        emd = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f'{path}: {member.filename} is not valid JSON: {error}') from error
+        raise BundleError(f'{name} is not valid JSON: {error}') from error
     manifest = emd.get('geolearn') if isinstance(emd, dict) else None
     if not isinstance(manifest, dict):
         raise BundleError(
-            f'{path} was not written by geolearn: its .emd has no "geolearn" block. Weights of other software have '
+            f'{name} was not written by geolearn: it has no "geolearn" block. Weights of other software have '
             'other layers; train the model again with geolearn'
         )
     number = manifest.get('format')
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise BundleError(f'{path}: the manifest has format {number!r}; a whole number from 1 is needed')
+        raise BundleError(f'{name}: the manifest has format {number!r}; a whole number from 1 is needed')
     if number > FORMAT:
-        raise BundleError(f'{path} has format {number} but this geolearn reads up to {FORMAT}; upgrade geolearn')
+        raise BundleError(f'{name} has format {number} but this geolearn reads up to {FORMAT}; upgrade geolearn')
     return emd
 
 

@@ -52,6 +52,8 @@ class ChipData:
         cell_size: The export's MinCellSize, passed on to saved models.
         acquired: When the images of each date were taken; empty where it is not said or there is one date.
         image_space: The export's ImageSpaceUsed, such as ``'MAP_SPACE'`` or ``'PIXEL_SPACE'``.
+        variable_size: Whether each chip was cut to the size of its feature.
+        blackened: Whether pixels around the feature of a chip were set to 0.
         remarks: What was picked, skipped or recounted while reading, for people.
     """
 
@@ -75,6 +77,8 @@ class ChipData:
     table: ChipTable = field(repr=False)
     cell_size: Mapping[str, Any] | None
     image_space: str
+    variable_size: bool
+    blackened: bool
     acquired: tuple[date, ...]
     remarks: tuple[str, ...]
 

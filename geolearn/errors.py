@@ -55,7 +55,7 @@ class TrainingError(GeoLearnError, RuntimeError):
 
 
 class CheckpointError(GeoLearnError, OSError):
-    """A checkpoint cannot be written, read, or resumed by this training."""
+    """A checkpoint cannot be written, read, or resumed by this run."""
 
 
 class MissingExtraError(GeoLearnError, ImportError):

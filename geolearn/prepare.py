@@ -157,6 +157,8 @@ def prepare_data(
         table=chips.table,
         cell_size=chips.metadata.cell_size,
         image_space=chips.metadata.image_space,
+        variable_size=chips.metadata.variable_size,
+        blackened=chips.metadata.blackened,
         acquired=chips.acquired,
         remarks=(*told, *_tell_folders(chips), *choice.remarks, *split_notes),
     )

@@ -1,6 +1,7 @@
 """The .dlpk: what goes in comes out, and nothing in it is trusted."""
 
 import errno
+import importlib.util
 import io
 import json
 import pickle
@@ -15,12 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as format_safetensors
 
+from geolearn import arcgis
 from geolearn import bundle as bundle_module
 from geolearn.bands import Band
 from geolearn.bundle import FORMAT, Bundle, find_bundle, read_bundle, write_bundle
 from geolearn.classes import ClassInfo
 from geolearn.errors import BundleError, RasterError
 from geolearn.models import DeepLab, load_model
+from geolearn.models._inference_file import inference_file
 from geolearn.models.spec import ModelSpec
 from geolearn.normalize import Normalization
 from geolearn.statistics import BandStatistics
@@ -206,7 +209,8 @@ def test_the_model_definition_has_esris_keys(scene_data, tmp_path):
     assert set(json.loads(emd['per_class_metrics'])['water']) == {'precision', 'recall', 'f1'}
     assert emd['LearningRate'] == '0.001'
     assert emd['resize_to'] is None
-    assert not {'ArcGISLearnVersion', 'InferenceFunction', 'ModelConfiguration'} & set(emd)
+    assert emd['InferenceFunction'] == 'GeolearnClassifyPixels.py'
+    assert not {'ArcGISLearnVersion', 'ModelConfiguration'} & set(emd)
     stats = emd['NormalizationStats']
     assert {len(column) for column in stats.values()} == {10}
     assert set(stats) == {
@@ -234,6 +238,79 @@ def test_a_bundle_is_found_by_its_folder_and_beside_its_emd(tmp_path):
     write_zip(tmp_path / 'second.dlpk', members())
     assert_refused(tmp_path, r'must hold exactly one .dlpk file, found golden.dlpk, second.dlpk; pass the file itself')
     assert_refused(tmp_path / 'none.dlpk', r'does not exist; pass the .dlpk that model.save\(\) wrote')
+
+
+@pytest.mark.parametrize(
+    ('model_type', 'base'),
+    [
+        ('ImageClassification', 'ClassifyPixels'),
+        ('ObjectDetection', 'DetectObjects'),
+        ('InstanceDetection', 'DetectInstances'),
+        ('ObjectClassification', 'ClassifyObjects'),
+    ],
+)
+def test_arcgis_finds_a_class_that_is_called_as_its_file(tmp_path, model_type, base):
+    name, content = inference_file(model_type)
+    (tmp_path / name).write_bytes(content)
+    spec = importlib.util.spec_from_file_location(name.removesuffix('.py'), tmp_path / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = getattr(module, name.removesuffix('.py'))
+    assert found.__base__ is getattr(arcgis, base)
+    assert found.home == str(tmp_path / name)
+
+
+# -- unpacked, as ArcGIS Pro keeps them
+
+
+def unpack(path, folder):
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def test_an_unpacked_bundle_is_read_by_its_folder_or_its_emd(tmp_path, network_weights):
+    packed = write_zip(tmp_path / 'golden.dlpk', members(weights=network_weights))
+    folder = unpack(packed, tmp_path / 'unpacked')
+    for start in (folder, folder / 'golden.emd'):
+        assert load_model(start).spec == SPEC
+    (folder / 'second.emd').write_text(GOLDEN)
+    assert load_model(folder / 'golden.emd').spec == SPEC
+    assert_refused(folder, 'must hold exactly one .dlpk file, found golden.emd, second.emd; pass the file itself')
+
+
+@pytest.mark.parametrize('name', ['../secret.safetensors', 'none.safetensors', '/etc/x.safetensors', 'golden.emd', 5])
+def test_the_weights_of_an_unpacked_bundle_lie_in_its_folder(tmp_path, name):
+    (tmp_path / 'secret.safetensors').write_bytes(format_safetensors(WEIGHTS))
+    folder = unpack(write_zip(tmp_path / 'm.dlpk', members()), tmp_path / 'unpacked')
+    (folder / 'golden.emd').write_text(json.dumps(golden() | {'ModelFile': name}))
+    assert_refused(folder, 'the name of a .safetensors member is needed')
+
+
+def test_a_broken_unpacked_bundle_is_refused(tmp_path, monkeypatch):
+    folder = unpack(write_zip(tmp_path / 'm.dlpk', members()), tmp_path / 'unpacked')
+    (folder / 'golden.safetensors').write_bytes(b'x')
+    assert_refused(folder, 'the weights in .*golden.emd are broken')
+    (folder / 'golden.emd').write_text('{')
+    assert_refused(folder, 'golden.emd is not valid JSON')
+    monkeypatch.setattr(bundle_module, 'MAX_MANIFEST_BYTES', 0)
+    assert_refused(folder, 'golden.emd is 1 bytes; that is no model definition')
+
+
+@pytest.mark.parametrize('unpacked', [False, True])
+def test_the_file_for_arcgis_is_never_run_by_geolearn(tmp_path, network_weights, unpacked):
+    trap = tmp_path / 'sprung'
+    code = f"""open({str(trap)!r}, 'w').close()\nraise SystemExit('run')"""
+    names = ['Trap.py', 'golden.py', 'sitecustomize.py', '__init__.py', 'ModelConfiguration.py', 'safetensors.py']
+    emd = golden() | {'InferenceFunction': 'Trap.py', 'ModelConfiguration': 'ModelConfiguration', 'Framework': 'Trap'}
+    path = write_zip(tmp_path / 'm.dlpk', [*members(emd, network_weights), *((name, code) for name in names)])
+    before = list(sys.path)
+    model = load_model(unpack(path, tmp_path / 'unpacked') if unpacked else path)
+    assert not trap.exists()
+    assert sys.path == before
+    with zipfile.ZipFile(model.save(tmp_path / 'again.dlpk')) as archive:
+        written = {name: archive.read(name) for name in archive.namelist() if name.endswith('.py')}
+    assert written == dict([inference_file('ImageClassification')]), 'nor carried on'
 
 
 # -- writing is atomic

@@ -203,7 +203,6 @@ def test_an_interrupted_training_is_resumed(scene_chips, tmp_path, capsys, monke
         (['--loss', 'focal', '--label-smoothing', '0.1'], "label_smoothing works with loss='cross_entropy' alone"),
         (['--loss', 'odd'], "unknown loss 'odd'"),
         (['--freeze', 'some'], 'freeze must be one of'),
-        (['--model', 'FasterRCNN', '--report', 'x.html'], 'there is no report on a FasterRCNN yet'),
         (['--dice-fraction', '2'], '--dice-fraction: must be a number in 0..1'),
         (['--lr', 'fast'], '--lr: must be a number from 1e-12'),
     ],

@@ -66,6 +66,27 @@ def test_detectors_write_a_layer(make_bundle, scene_files, tmp_path, capsys):
     assert {'Class', 'Confidence'} <= set(geopandas.read_file(dst).columns)
 
 
+def test_detectors_take_how_to_merge_and_whether_to_resume(make_bundle, scene_files, tmp_path, monkeypatch, capsys):
+    bundle, dst, taken = make_bundle('FasterRCNN'), tmp_path / 'objects.gpkg', []
+
+    def note(self, src, dst, **options):
+        taken.append(options)
+        return dst
+
+    with monkeypatch.context() as patch:
+        patch.setattr('geolearn.models.detection.object_detector.ObjectDetector.detect_objects', note)
+        for more in ([], ['--merge', 'soft_nms', '--nms-overlap', '0.4', '--resume']):
+            main([str(word) for word in ['predict', bundle, scene_files[0], dst, *more]])
+    reading = {'bands': None, 'sensor': None, 'scale': None, 'offset': 0.0}
+    assert taken == [reading, reading | {'merge': 'soft_nms', 'nms_overlap': 0.4, 'resume': True}]
+    assert 'there is no' in fails(capsys, 'predict', bundle, scene_files[0], dst, '--resume')
+    assert "invalid choice: 'soft'" in fails(capsys, 'predict', bundle, scene_files[0], dst, '--merge', 'soft')
+    argv = ['predict', bundle, scene_files[0], dst, '--tile-size', 128, '--threshold', 0.9, '--merge', 'weighted']
+    main([str(word) for word in argv])
+    assert dst.exists()
+    assert not list(tmp_path.glob('*.part'))
+
+
 def test_feature_classifiers_name_polygons(make_bundle, scene_files, parcels, tmp_path):
     dst = tmp_path / 'named.geojson'
     argv = ['predict', make_bundle('FeatureClassifier'), scene_files[0], dst, '--polygons', parcels]
@@ -98,6 +119,7 @@ def test_the_dates_of_a_model_of_several_are_rasters_of_their_own(make_bundle, s
         ('FasterRCNN', 1, ['map.tif'], 'a FasterRCNN finds objects; map.tif should end in one of .gpkg, .geojson'),
         ('FasterRCNN', 1, ['x.gpkg', '--halo', '8'], '--halo means nothing to a FasterRCNN, which finds objects'),
         ('FasterRCNN', 1, ['x.gpkg', '--compile'], '--compile means nothing to a FasterRCNN'),
+        ('FeatureClassifier', 1, ['x.gpkg', '--resume'], '--resume means nothing to a FeatureClassifier'),
         ('FeatureClassifier', 1, ['x.gpkg'], 'a FeatureClassifier names polygons; pass --polygons'),
         ('FeatureClassifier', 1, ['x.tif'], 'a FeatureClassifier names polygons; x.tif should end in one of'),
         ('ChangeDetector', 1, ['x.tif'], 'needs two rasters, before and after, got 1'),
@@ -112,8 +134,3 @@ def test_options_of_objects_mean_nothing_to_maps(make_bundle, scene_files, tmp_p
     image = scene_files[0]
     err = fails(capsys, 'predict', make_bundle('DeepLab'), image, image, tmp_path / 'map.tif', '--threshold', '0.5')
     assert '--threshold means nothing to a DeepLab, which maps pixels' in err
-
-
-def test_there_is_no_report_on_a_detector(make_bundle, scene_chips, tmp_path, capsys):
-    err = fails(capsys, 'report', make_bundle('FasterRCNN'), scene_chips, tmp_path / 'report.html')
-    assert 'there is no report on a FasterRCNN yet' in err

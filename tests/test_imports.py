@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parents[1] / 'geolearn'
 FILES = sorted(PACKAGE.rglob('*.py'))
 LAYERS = (
     'errors extras device classes bands raster statistics units normalize tiling batch augment chips backbones '
-    'decoders losses metrics plotting data prepare history training bundle inference report models demo cli __main__'
+    'decoders losses metrics plotting data prepare history training bundle inference report models arcgis demo cli '
+    '__main__'
 ).split()
 
 

@@ -425,6 +425,23 @@ def test_batches_are_full_but_for_the_last(tmp_path, save):
     assert all(batch.pixels.shape == (len(batch.tiles), 2, 32, 32) for batch in batches)
 
 
+@pytest.mark.parametrize('first', [3, 6, 18])
+def test_batches_from_a_tile_on_are_those_of_the_whole_run(tmp_path, save, first):
+    path = save(tmp_path / 'src.tif', make_pixels((300, 90)), nodata=-1, blockysize=7)
+    grid = make_grid((300, 90), tile_size=64, halo=8)
+    with open_raster(path) as src:
+        whole = list(read_batches([Source(src, (1, 2))], grid, batch_size=3, scale=PixelScale()))
+        counting = Counting(src)
+        rest = list(read_batches([Source(counting, (1, 2))], grid, batch_size=3, scale=PixelScale(), first=first))
+    tiles = list(grid)
+    begin = [batch.tiles[0] for batch in whole].index(tiles[first]) if first < len(tiles) else len(whole)
+    assert [batch.tiles for batch in rest] == [batch.tiles for batch in whole[begin:]]
+    for one, other in zip(rest, whole[begin:]):
+        assert torch.equal(one.pixels.nan_to_num(-9), other.pixels.nan_to_num(-9))
+    # rows of tiles that are done are not read again
+    assert all(window.row_off >= tiles[first].read.row_off for window in counting.windows)
+
+
 # -- failing
 
 

@@ -168,7 +168,7 @@ class TemporalBackbone(Backbone):
         if self.acquired is None or not isinstance(self.trunk, PrithviViT) or self.trunk.temporal_embed_enc is None:
             return None
         pairs = [(day.year, day.timetuple().tm_yday) for day in self.acquired]
-        return Coordinates(time=torch.tensor(pairs, dtype=torch.float32, device=x.device).expand(len(x), -1, -1))
+        return Coordinates(time=torch.tensor(pairs, dtype=torch.float32, device=x.device).expand(x.shape[0], -1, -1))
 
 
 def days_of(acquired: Sequence[date]) -> Tensor:

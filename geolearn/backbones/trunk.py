@@ -159,7 +159,8 @@ class BlockTrunk(nn.Module):
     def add_class_token(self, tokens: Tensor, position: Tensor | float = 0.0) -> Tensor:
         """Put the class token, at its own position (1, 1, D) where it has one, in front of tokens (B, n, D)."""
         assert self.cls_token is not None  # only trunks that have one call this
-        cls = (self.cls_token + position).to(tokens.dtype).expand(len(tokens), -1, -1)
+        # len() would write the number of images into an exported graph
+        cls = (self.cls_token + position).to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         return torch.cat([cls, tokens], dim=1)
 
     def native_parameters(self) -> Iterator[nn.Parameter]:

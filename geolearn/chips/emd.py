@@ -45,6 +45,8 @@ class ExportMetadata:
         cell_size: The MinCellSize object, passed on to saved models.
         dates: Number of dates of each chip, which geolearn keeps beside the Esri keys.
         acquired: When the images of each date were taken; empty where it is not said.
+        variable_size: Whether chips are of the sizes of their features.
+        blackened: Whether pixels around the feature of a chip were set to 0.
     """
 
     metadata_mode: str | None
@@ -58,6 +60,8 @@ class ExportMetadata:
     cell_size: Mapping[str, Any] | None
     dates: int | None = None
     acquired: tuple[date, ...] = ()
+    variable_size: bool = False
+    blackened: bool = False
 
     @classmethod
     def empty(cls) -> 'ExportMetadata':
@@ -133,6 +137,8 @@ def read_metadata(folder: Path) -> ExportMetadata:
         cell_size=_object(emd.get('MinCellSize')),
         dates=dates,
         acquired=acquired,
+        variable_size=emd.get('CropTileMode') == 'Variable_Size',
+        blackened=emd.get('BlackenAroundFeature') is True,
     )
 
 

@@ -1,8 +1,5 @@
-"""Say how good a model is: a table and a line for the terminal, and the report."""
+"""Say how good a model is: a table and a line for the terminal."""
 
-from pathlib import Path
-
-from geolearn.errors import NotTrainedError
 from geolearn.models import FeatureClassifier, Model, PixelRegressor
 from geolearn.models.detection.object_detector import ObjectDetector
 from geolearn.models.pixels.judged import JudgedClassifier
@@ -23,24 +20,3 @@ def _scores(model: Model) -> dict[str, float]:
     if isinstance(model, FeatureClassifier | PixelRegressor):
         return model.scores()
     return {}
-
-
-def require_report(cls: type[Model]) -> None:
-    """Refuse classes of models that have no report.
-
-    Raises:
-        NotTrainedError: If `cls` is one.
-    """
-    if not issubclass(cls, JudgedClassifier):
-        raise NotTrainedError(f'there is no report on a {cls.__name__} yet; leave it out')
-
-
-def write_report(model: Model, path: str | Path) -> Path:
-    """Write the report of a model.
-
-    Raises:
-        NotTrainedError: If there is none for its class.
-    """
-    if not isinstance(model, JudgedClassifier):
-        raise NotTrainedError(f'there is no report on a {type(model).__name__} yet')
-    return model.report(path)

@@ -14,7 +14,7 @@ from geolearn.models.pixels.base import PixelModel
 
 OPTIONS = (
     *('tile_size', 'halo', 'batch_size', 'device', 'compile'),
-    *('threshold', 'nms_overlap', 'overlap', 'outline', 'augment'),
+    *('threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume'),
     *('polygons', 'layer', 'crop'),
 )
 """What only some models take; None where it is not given."""
@@ -95,7 +95,10 @@ WORKS: dict[type, Work] = {
     ChangeDetector: Work('maps what changed', _RASTERS, (*_TILES, 'halo', 'compile'), _map_changes),
     PixelModel: Work('maps pixels', _RASTERS, (*_TILES, 'halo', 'compile'), _map),
     ObjectDetector: Work(
-        'finds objects', _LAYERS, (*_TILES, 'threshold', 'nms_overlap', 'overlap', 'outline', 'augment'), _find_objects
+        'finds objects',
+        _LAYERS,
+        (*_TILES, 'threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume'),
+        _find_objects,
     ),
     FeatureClassifier: Work(
         'names polygons',

@@ -38,10 +38,13 @@ def _add_running(group: Any) -> None:
 
 def _add_objects(group: Any) -> None:
     group.add_argument('--threshold', type=number(0, 1), help='lowest score of an object or class (default 0.5)')
-    group.add_argument('--nms-overlap', type=number(0, 1), help='objects that overlap more are one')
+    group.add_argument('--nms-overlap', type=number(0, 1), help='objects that overlap more are merged (default 0.3)')
+    merging = 'of objects that overlap keep the surest (nms, the default), lower the others, or take their mean'
+    group.add_argument('--merge', choices=['nms', 'soft_nms', 'weighted'], help=merging)
     group.add_argument('--overlap', type=whole(0), help='pixels that neighbouring tiles share')
     group.add_argument('--outline', choices=['exact', 'simplified', 'orthogonal'], help='of objects with masks')
     group.add_argument('--augment', action='store_true', default=None, help='look at each tile four times, flipped')
+    group.add_argument('--resume', action='store_true', default=None, help='go on with a run that was killed')
 
 
 def _add_polygons(group: Any) -> None:

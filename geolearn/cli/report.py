@@ -18,11 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Judge the model on the validation chips and write the page."""
-    from geolearn.cli._judging import require_report, write_report
+    from geolearn.chips.label import Task
     from geolearn.models import load_model
 
     model = load_model(arguments.model)
-    require_report(type(model))
     spec = model.spec
     data = read_chips(
         arguments,
@@ -31,5 +30,6 @@ def run(arguments: argparse.Namespace) -> None:
         class_mapping={info.value: info.name for info in spec.class_infos},
         ignore_classes=spec.ignored_values,
         extract_bands=spec.band_indexes,
+        target='values' if Task.VALUES in model.tasks else None,
     )
-    print(f'wrote {write_report(load_model(arguments.model, data), arguments.out)}')
+    print(f'wrote {load_model(arguments.model, data).report(arguments.out)}')

@@ -65,11 +65,9 @@ def _add_fit(group: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Train, save, and say how good the model is."""
     from geolearn.cli._building import choose_options, construct, find_model
-    from geolearn.cli._judging import print_scores, require_report, write_report
+    from geolearn.cli._judging import print_scores
 
     cls = find_model(arguments.model)
-    if arguments.report:
-        require_report(cls)
     try:
         options = choose_options(cls, arguments)
     except ValueError as error:
@@ -98,4 +96,4 @@ def run(arguments: argparse.Namespace) -> None:
     print_scores(model)
     print(f'wrote {model.save(arguments.name)}')
     if arguments.report:
-        print(f'wrote {write_report(model, arguments.report)}')
+        print(f'wrote {model.report(arguments.report)}')

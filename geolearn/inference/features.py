@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from geolearn.classes import ClassInfo
 from geolearn.extras import require
@@ -44,7 +45,8 @@ def objects_to_features(objects: Pieces, box: GeoBox, classes: Sequence[ClassInf
     geometry = shapely.normalize(geometry)
     frame = geopandas.GeoDataFrame(
         {
-            'Class': np.array([classes[label].name for label in objects.labels], object),
+            # the type of text is said, for a column without rows cannot show it
+            'Class': pd.array([classes[label].name for label in objects.labels], 'string'),
             'value': np.array([classes[label].value for label in objects.labels], np.int32),
             'Confidence': np.round(100 * objects.scores, 2),
         },

@@ -1,21 +1,32 @@
-"""Make one object of what overlaps: in several looks at an image, and across the edges of tiles."""
+"""Make each object of a raster one, of what its tiles show of it."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from geolearn.extras import require
+from geolearn.inference.overlaps import (
+    cluster,
+    intersect,
+    intersection_over_union,
+    mean_boxes,
+    mean_scores,
+    soften,
+    suppress,
+    touching_pairs,
+)
 from geolearn.tiling import TileGrid
+
+Merge = Literal['nms', 'soft_nms', 'weighted']
+"""Of objects that overlap the surest stays; or the others lose in score; or they become their mean."""
 
 EDGE_MARGIN = 4.0
 """A box that ends within so many pixels of its tile's edge may be cut by it."""
 
 SAME_OVERLAP = 0.5
 """Overlap, in what two tiles both see, from which on two boxes are parts of one object."""
-
-FEW = 400
-"""So many boxes are compared each with each; more through a tree."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +54,21 @@ class Pieces:
         """Return some of them, by mask or number."""
         outlines = None if self.outlines is None else self.outlines[rows]
         return Pieces(self.boxes[rows], self.labels[rows], self.scores[rows], self.tiles[rows], outlines)
+
+
+def join_pieces(parts: Sequence[Pieces]) -> Pieces:
+    """Put the objects of several tiles together."""
+    if not parts:
+        nothing = np.zeros(0, np.int64)
+        return Pieces(np.zeros((0, 4)), nothing, np.zeros(0), nothing)
+    outlines = [part.outlines for part in parts if part.outlines is not None]
+    return Pieces(
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.tiles for part in parts]),
+        np.concatenate(outlines) if outlines else None,
+    )
 
 
 def tile_windows(grid: TileGrid) -> np.ndarray:
@@ -76,124 +102,113 @@ def seen_better_elsewhere(boxes: np.ndarray, tiles: np.ndarray, grid: TileGrid) 
     return better
 
 
-def merge_pieces(pieces: Pieces, grid: TileGrid, *, overlap: float, weighted: bool = False) -> Pieces:
+def merge_pieces(
+    pieces: Pieces, grid: TileGrid, *, overlap: float, merge: Merge = 'nms', threshold: float = 0.0
+) -> Pieces:
     """Make each object come once and whole.
 
     What is cut by the edge of its tile is joined with its other parts: objects of one class in two tiles whose
-    outlines, or else boxes, agree in what both tiles see. Then, of objects of one class that overlap, the surest stays.
-    n log n in the number of pieces, unless very many of them overlap each other.
+    outlines, or else boxes, agree in what both tiles see. Then `merge` says what becomes of objects of one class that
+    overlap. n log n in the number of pieces, unless very many of them overlap each other.
 
     Args:
         pieces: Of all tiles, without those that `seen_better_elsewhere` names.
         grid: The tiles.
-        overlap: Of two objects of one class, intersection over union, from which on the less sure goes.
-        weighted: Whether the surest takes the mean box of those that go for it, weighted by their scores.
+        overlap: Intersection over union above which two objects of one class are merged.
+        merge: ``'nms'``: the surest stays. ``'soft_nms'``: the others lose in score, and go if that falls below
+            `threshold`; two tiles' views of one object become the surer one first. ``'weighted'``: they become their
+            mean box, weighted by scores, with their mean score; outlines have no mean, so the surest's stays.
+        threshold: Lowest score of an object, 0..1.
     """
     if not len(pieces):
         return pieces
+    if merge == 'soft_nms':
+        joined = _join_parts(pieces, grid, copies=min(overlap, SAME_OVERLAP))
+        scores = soften(joined.boxes, joined.labels, joined.scores, overlap=overlap, least=threshold)
+        return replace(joined, scores=scores).select((scores >= threshold) & (scores > 0))
     joined = _join_parts(pieces, grid)
-    kept, owners = suppress(joined.boxes, joined.labels, joined.scores, overlap=overlap)
-    if weighted and joined.outlines is None:
-        joined = Pieces(mean_boxes(joined.boxes, joined.scores, owners), joined.labels, joined.scores, joined.tiles)
-    return joined.select(kept)
+    if merge == 'nms':
+        return joined.select(suppress(joined.boxes, joined.labels, joined.scores, overlap=overlap)[0])
+    kept, owners = cluster(joined.boxes, joined.labels, joined.scores, overlap=overlap)
+    boxes = joined.boxes if joined.outlines is not None else mean_boxes(joined.boxes, joined.scores, owners)
+    return replace(joined, boxes=boxes, scores=mean_scores(joined.scores, owners)).select(kept)
 
 
-def suppress(
-    boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, *, overlap: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the surest of boxes of one class that overlap (greedy non-maximum suppression).
+def _join_parts(pieces: Pieces, grid: TileGrid, *, copies: float | None = None) -> Pieces:
+    """Join what several tiles each show a part of.
 
     Args:
-        boxes: (n, 4).
-        labels: (n,).
-        scores: (n,).
-        overlap: Intersection over union above which the less sure goes.
-
-    Returns:
-        The numbers of those that stay, surest first, and for each box (n,) the number of the one that it goes for: its
-        own where it stays.
+        pieces: Of all tiles.
+        grid: The tiles.
+        copies: Intersection over union above which objects that two tiles show whole, each the other's nearest in its
+            tile, are one too. None leaves these to what follows.
     """
-    order = np.argsort(-scores, kind='stable')
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    first, second = _pairs(boxes, labels)
-    close = intersection_over_union(boxes[first], boxes[second]) > overlap
-    first, second = first[close], second[close]
-    swapped = rank[first] > rank[second]
-    surer, other = np.where(swapped, second, first), np.where(swapped, first, second)
-    by_rank = np.argsort(rank[surer], kind='stable')
-    surer, other = surer[by_rank], other[by_rank]
-    owners = np.arange(len(boxes))
-    heads, starts = np.unique(rank[surer], return_index=True)
-    for head, rivals in zip(order[heads], np.split(other, starts[1:])):
-        if owners[head] == head:
-            owners[rivals[owners[rivals] == rivals]] = head
-    return order[owners[order] == order], owners
-
-
-def mean_boxes(boxes: np.ndarray, scores: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """Return for each box the mean of those that go for it, weighted by their scores (Solovyev et al. 2021)."""
-    sums, weights = np.zeros_like(boxes), np.zeros(len(boxes))
-    np.add.at(sums, owners, boxes * scores[:, None])
-    np.add.at(weights, owners, scores)
-    mean: np.ndarray = np.where(weights[:, None] > 0, sums / np.maximum(weights, 1e-12)[:, None], boxes)
-    return mean
-
-
-def intersection_over_union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the overlap (n,) of boxes (n, 4) with boxes (n, 4), 0..1."""
-    shared = _areas(_intersect(first, second))
-    found: np.ndarray = shared / np.maximum(_areas(first) + _areas(second) - shared, 1e-12)
-    return found
-
-
-def _join_parts(pieces: Pieces, grid: TileGrid) -> Pieces:
-    """Join what several tiles each show a part of."""
     windows = tile_windows(grid)
-    first, second = _pairs(pieces.boxes, pieces.labels)
+    first, second = touching_pairs(pieces.boxes, pieces.labels)
+    apart = pieces.tiles[first] != pieces.tiles[second]
+    first, second = first[apart], second[apart]
     cut = _is_cut(pieces, grid, windows)
-    chosen = (pieces.tiles[first] != pieces.tiles[second]) & (cut[first] | cut[second])
-    first, second = first[chosen], second[chosen]
-    both_see = _intersect(windows[pieces.tiles[first]], windows[pieces.tiles[second]])
-    same = _agreement(pieces, first, second, both_see) >= SAME_OVERLAP
-    if not same.any():
-        return pieces
+    parts = cut[first] | cut[second]
+    both_see = intersect(windows[pieces.tiles[first[parts]]], windows[pieces.tiles[second[parts]]])
+    same = np.zeros(len(first), bool)
+    same[parts] = _agreement(pieces, first[parts], second[parts], both_see) >= SAME_OVERLAP
+    if copies is not None:
+        same[~parts] = _nearest(pieces, first[~parts], second[~parts], overlap=copies)
+    return _as_one(pieces, first[same], second[same], cut) if same.any() else pieces
+
+
+def _nearest(pieces: Pieces, first: np.ndarray, second: np.ndarray, *, overlap: float) -> np.ndarray:
+    """Say of which pairs (n,) each overlaps no other object of its partner's tile more than its partner."""
+    shared = intersection_over_union(pieces.boxes[first], pieces.boxes[second])
+    nearest = shared > overlap
+    for one, other in ((first, second), (second, first)):
+        places = one * (pieces.tiles.max() + 1) + pieces.tiles[other]
+        _, place = np.unique(places, return_inverse=True)
+        most = np.zeros(place.max(initial=-1) + 1)
+        np.maximum.at(most, place, shared)
+        nearest &= shared >= most[place]
+    return nearest
+
+
+def _as_one(pieces: Pieces, first: np.ndarray, second: np.ndarray, cut: np.ndarray) -> Pieces:
+    """Make one of pieces that pairs link: what parts cover together, or the surest of copies."""
     from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
     from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
-    count = len(pieces)
-    links = coo_matrix((np.ones(int(same.sum()), bool), (first[same], second[same])), (count, count))
+    links = coo_matrix((np.ones(len(first), bool), (first, second)), (len(pieces), len(pieces)))
     groups, group_of = connected_components(links, directed=False)
-    boxes = np.concatenate([np.full((groups, 2), np.inf), np.full((groups, 2), -np.inf)], axis=1)
-    np.minimum.at(boxes[:, :2], group_of, pieces.boxes[:, :2])
-    np.maximum.at(boxes[:, 2:], group_of, pieces.boxes[:, 2:])
-    scores = np.zeros(groups)
-    np.maximum.at(scores, group_of, pieces.scores)
-    _, one_of = np.unique(group_of, return_index=True)
-    outlines = None if pieces.outlines is None else _join_outlines(pieces.outlines, group_of, one_of)
-    return Pieces(boxes, pieces.labels[one_of], scores, pieces.tiles[one_of], outlines)
+    by_score = np.argsort(-pieces.scores, kind='stable')
+    surest = by_score[np.unique(group_of[by_score], return_index=True)[1]]
+    covered = np.concatenate([np.full((groups, 2), np.inf), np.full((groups, 2), -np.inf)], axis=1)
+    np.minimum.at(covered[:, :2], group_of, pieces.boxes[:, :2])
+    np.maximum.at(covered[:, 2:], group_of, pieces.boxes[:, 2:])
+    in_parts = np.bincount(group_of, cut, minlength=groups) > 0
+    joined = pieces.select(surest)
+    outlines = None if joined.outlines is None else joined.outlines.copy()
+    if outlines is not None and pieces.outlines is not None:
+        _cover(outlines, pieces.outlines, group_of, in_parts)
+    return replace(joined, boxes=np.where(in_parts[:, None], covered, joined.boxes), outlines=outlines)
+
+
+def _cover(joined: np.ndarray, outlines: np.ndarray, group_of: np.ndarray, in_parts: np.ndarray) -> None:
+    """Put what the outlines (n,) of a group cover together into `joined` (groups,), where the group has parts."""
+    shapely = require('shapely', extra='vector', to='join outlines')
+    counts = np.bincount(group_of)
+    members = np.split(np.argsort(group_of, kind='stable'), np.cumsum(counts)[:-1])
+    for group in np.flatnonzero((counts > 1) & in_parts):
+        joined[group] = shapely.union_all(outlines[members[group]])
 
 
 def _agreement(pieces: Pieces, first: np.ndarray, second: np.ndarray, windows: np.ndarray) -> np.ndarray:
     """Return the overlap (n,) of pairs in windows (n, 4): of outlines, which may bend, else of boxes."""
     if pieces.outlines is None:
-        return intersection_over_union(*(_intersect(pieces.boxes[rows], windows) for rows in (first, second)))
+        return intersection_over_union(*(intersect(pieces.boxes[rows], windows) for rows in (first, second)))
     shapely = require('shapely', extra='vector', to='compare outlines')
     frames = shapely.box(*windows.T)
     parts = [shapely.intersection(shapely.make_valid(pieces.outlines[rows]), frames) for rows in (first, second)]
     union = shapely.area(shapely.union(*parts))
     found: np.ndarray = shapely.area(shapely.intersection(*parts)) / np.maximum(union, 1e-12)
     return found
-
-
-def _join_outlines(outlines: np.ndarray, group_of: np.ndarray, one_of: np.ndarray) -> np.ndarray:
-    shapely = require('shapely', extra='vector', to='join outlines')
-    joined = outlines[one_of]
-    several = np.flatnonzero(np.bincount(group_of) > 1)
-    members = np.split(np.argsort(group_of, kind='stable'), np.cumsum(np.bincount(group_of))[:-1])
-    for group in several:
-        joined[group] = shapely.union_all(outlines[members[group]])
-    return joined
 
 
 def _is_cut(pieces: Pieces, grid: TileGrid, windows: np.ndarray) -> np.ndarray:
@@ -204,32 +219,3 @@ def _is_cut(pieces: Pieces, grid: TileGrid, windows: np.ndarray) -> np.ndarray:
     inner = np.stack([cols > 0, rows > 0, cols < len(grid.cols) - 1, rows < len(grid.rows) - 1], axis=1)
     cut: np.ndarray = (near & inner).any(axis=1)
     return cut
-
-
-def _pairs(boxes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of all pairs of boxes of one class that touch each other."""
-    if len(boxes) <= FEW:
-        first, second = np.nonzero(_touch(boxes[:, None], boxes[None]))
-    else:
-        shapely: Any = require('shapely', extra='vector', to='compare thousands of boxes')
-        shapes = shapely.box(*boxes.T)
-        first, second = shapely.STRtree(shapes).query(shapes)
-    chosen = (first < second) & (labels[first] == labels[second])
-    return first[chosen], second[chosen]
-
-
-def _touch(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    inner = _intersect(first, second)
-    touching: np.ndarray = (inner[..., 2] >= inner[..., 0]) & (inner[..., 3] >= inner[..., 1])
-    return touching
-
-
-def _intersect(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    low = np.maximum(first[..., :2], second[..., :2])
-    return np.concatenate([low, np.minimum(first[..., 2:], second[..., 2:])], axis=-1)
-
-
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    sides = np.clip(boxes[..., 2:] - boxes[..., :2], 0, None)
-    areas: np.ndarray = sides[..., 0] * sides[..., 1]
-    return areas

@@ -11,8 +11,17 @@ from tqdm.auto import tqdm
 
 from geolearn.extras import require
 from geolearn.inference.found import Found, join_found
-from geolearn.inference.merging import Pieces, mean_boxes, merge_pieces, seen_better_elsewhere, suppress
+from geolearn.inference.merging import (
+    SAME_OVERLAP,
+    Merge,
+    Pieces,
+    join_pieces,
+    merge_pieces,
+    seen_better_elsewhere,
+)
 from geolearn.inference.outlines import Outline, outline_mask
+from geolearn.inference.overlaps import mean_boxes, suppress
+from geolearn.inference.progress import Progress
 from geolearn.inference.tiles import PixelScale, Source, prefetch, read_batches
 from geolearn.tiling import TileGrid
 
@@ -32,10 +41,10 @@ class DetectPlan:
         batch_size: Tiles computed together.
         scale: From stored values to the network's units.
         threshold: Lowest score of an object, 0..1.
-        nms_overlap: Of two objects of one class, from which on the less sure goes, 0..1.
+        nms_overlap: Of two objects of one class, above which they are merged, 0..1.
         outline: How plain outlines are; objects without masks are boxes.
         augment: Whether each tile is looked at four times, flipped.
-        weighted: Whether boxes that are one object are averaged, instead of taking the surest.
+        merge: What becomes of objects of one class that overlap; see `merge_pieces`.
     """
 
     grid: TileGrid
@@ -45,7 +54,17 @@ class DetectPlan:
     nms_overlap: float
     outline: Outline = 'exact'
     augment: bool = False
-    weighted: bool = False
+    merge: Merge = 'nms'
+
+    @property
+    def overlap_in_tile(self) -> float:
+        """Overlap from which on, in one tile, the less sure goes.
+
+        Soft-NMS looks at all objects of the raster at once, so tiles leave it all that the network found.
+        """
+        if self.merge != 'soft_nms':
+            return self.nms_overlap
+        return SAME_OVERLAP if self.augment else 1.0
 
 
 def looker(network: nn.Module, *, threshold: float, nms_overlap: float, augment: bool) -> Look:
@@ -102,7 +121,9 @@ def fuse_looks(looks: list[Found], *, overlap: float) -> Found:
     return both.select(torch.from_numpy(kept))
 
 
-def detect_raster(sources: Sequence[Source], network: nn.Module, plan: DetectPlan) -> Pieces:
+def detect_raster(
+    sources: Sequence[Source], network: nn.Module, plan: DetectPlan, progress: Progress | None = None
+) -> Pieces:
     """Return the objects of an open raster in its pixels.
 
     Memory depends on the tiles, the raster's width and the number of objects, some hundred bytes each, and more where
@@ -112,29 +133,40 @@ def detect_raster(sources: Sequence[Source], network: nn.Module, plan: DetectPla
         sources: From `open_dates`.
         network: Maps (N, bands, H, W) float32, NaN where there is no data, to objects and losses.
         plan: How to go about it.
+        progress: Keeps what is finished, and holds what an earlier run had finished.
 
     Raises:
         RasterError: If reading fails.
+        CheckpointError: If what is finished cannot be kept.
     """
     network.eval()
-    look = looker(network, threshold=plan.threshold, nms_overlap=plan.nms_overlap, augment=plan.augment)
-    shape = sources[0].dataset.shape
-    parts = list(_look_at_tiles(sources, look, plan, (shape[0], shape[1])))
-    pieces = join_pieces(parts)
-    return merge_pieces(pieces, plan.grid, overlap=plan.nms_overlap, weighted=plan.weighted)
+    look = looker(network, threshold=plan.threshold, nms_overlap=plan.overlap_in_tile, augment=plan.augment)
+    parts = [] if progress is None else list(progress.pieces)
+    for pieces, tiles_done in _look_at_tiles(sources, look, plan, first=progress.tiles_done if progress else 0):
+        parts.append(pieces)
+        if progress is not None:
+            progress.add(pieces, tiles_done)
+    return merge_pieces(
+        join_pieces(parts), plan.grid, overlap=plan.nms_overlap, merge=plan.merge, threshold=plan.threshold
+    )
 
 
-def _look_at_tiles(sources: Sequence[Source], look: Look, plan: DetectPlan, shape: tuple[int, int]) -> Iterator[Pieces]:
+def _look_at_tiles(
+    sources: Sequence[Source], look: Look, plan: DetectPlan, *, first: int
+) -> Iterator[tuple[Pieces, int]]:
+    """Yield the objects of each batch of tiles, and how many tiles are done with it."""
     corners = [(row, col) for row, _, _ in plan.grid.rows for col, _, _ in plan.grid.cols]
     numbers = {corner: number for number, corner in enumerate(corners)}
-    batches = prefetch(read_batches(sources, plan.grid, batch_size=plan.batch_size, scale=plan.scale))
+    height, width = sources[0].dataset.shape
+    batches = prefetch(read_batches(sources, plan.grid, batch_size=plan.batch_size, scale=plan.scale, first=first))
+    bar = tqdm(total=len(numbers), initial=first, desc='detecting', unit='tile', leave=False)
     try:
-        with tqdm(total=len(numbers), desc='detecting', unit='tile', leave=False) as bar, torch.inference_mode():
+        with bar, torch.inference_mode():
             for batch in batches:
-                for tile, found in zip(batch.tiles, look(batch.pixels)):
-                    corner = int(tile.read.row_off), int(tile.read.col_off)
-                    if len(found):
-                        yield _place(found, plan, corner, numbers[corner], shape)
+                spots = [(int(tile.read.row_off), int(tile.read.col_off)) for tile in batch.tiles]
+                places = zip(look(batch.pixels), spots)
+                parts = [_place(found, plan, spot, numbers[spot], (height, width)) for found, spot in places]
+                yield join_pieces(parts), numbers[spots[-1]] + 1
                 bar.update(len(batch.tiles))
     finally:
         batches.close()
@@ -164,18 +196,3 @@ def _outlines(masks: np.ndarray, boxes: np.ndarray, kind: Outline, offset: np.nd
         outlines[number] = outline_mask(mask, box, kind=kind)
     moved: np.ndarray = shapely.transform(outlines, lambda points: points + offset) if len(masks) else outlines
     return moved
-
-
-def join_pieces(parts: Sequence[Pieces]) -> Pieces:
-    """Put the objects of all tiles into one."""
-    if not parts:
-        nothing = np.zeros(0, np.int64)
-        return Pieces(np.zeros((0, 4)), nothing, np.zeros(0), nothing)
-    outlines = [part.outlines for part in parts if part.outlines is not None]
-    return Pieces(
-        np.concatenate([part.boxes for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.tiles for part in parts]),
-        np.concatenate(outlines) if outlines else None,
-    )

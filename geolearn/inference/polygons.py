@@ -1,7 +1,7 @@
 """Compute the ground around polygons of a layer, in batches of chips that are read in the order of the file."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -16,6 +16,7 @@ from geolearn.errors import ChipFolderError, RasterError
 from geolearn.extras import require
 from geolearn.inference.tiles import PixelScale, Source
 from geolearn.raster import GeoBox, raster_geobox, read_window
+from geolearn.raster.burning import burn_polygons
 
 Crop = Literal['fixed', 'bounding_box']
 """What of the ground is seen: a chip around a polygon's middle, or what its bounding box holds."""
@@ -30,6 +31,8 @@ class ChipPlan:
         batch_size: Chips computed together.
         scale: From stored values to the network's units.
         crop: Which window of the raster becomes a chip; see `chip_windows`.
+        blacken: Whether pixels around the polygon are set to 0, as `export_training_data` can do; they have no data
+            where 0 is the raster's NoData value, as in the chips of such a raster.
 
     Raises:
         ValueError: If a value makes no sense.
@@ -39,6 +42,7 @@ class ChipPlan:
     batch_size: int
     scale: PixelScale
     crop: Crop = 'fixed'
+    blacken: bool = False
 
     def __post_init__(self) -> None:
         if self.crop not in get_args(Crop):
@@ -71,15 +75,12 @@ def read_polygons(polygons: Any, layer: str | None) -> Any:
         raise RasterError(f'cannot take polygons: {error}') from error
 
 
-def pixel_bounds(frame: Any, box: GeoBox) -> np.ndarray:
-    """Return the left, top, right and bottom (n, 4) of each geometry in pixels of a raster.
+def pixel_outlines(frame: Any, box: GeoBox) -> np.ndarray:
+    """Return the geometries (n,) in pixels of a raster.
 
     Args:
         frame: GeoDataFrame.
         box: Place of the raster; geometries are brought to its CRS.
-
-    Returns:
-        float64; NaN for geometries that are missing, empty or have no place in the raster's CRS.
 
     Raises:
         RasterError: If one of the two has a CRS and the other none.
@@ -97,7 +98,17 @@ def pixel_bounds(frame: Any, box: GeoBox) -> np.ndarray:
         columns, rows = inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
         return np.stack([columns, rows], axis=1)
 
-    bounds: np.ndarray = shapely.bounds(shapely.transform(geometry, move)).reshape(-1, 4)
+    outlines: np.ndarray = shapely.transform(geometry, move)
+    return outlines
+
+
+def pixel_bounds(outlines: np.ndarray) -> np.ndarray:
+    """Return the left, top, right and bottom (n, 4) of geometries (n,).
+
+    They are NaN where geometries are missing or empty, or have no place in the raster's CRS.
+    """
+    shapely = require('shapely', extra='vector', to='classify polygons')
+    bounds: np.ndarray = shapely.bounds(outlines).reshape(-1, 4)
     bounds[~np.isfinite(bounds).all(axis=1)] = np.nan
     return bounds
 
@@ -142,14 +153,15 @@ def _span(span: tuple[float, float], length: int, plan: ChipPlan) -> tuple[int, 
 
 @torch.inference_mode()
 def compute_chips(
-    source: Source, bounds: np.ndarray, compute: Callable[[Tensor], Tensor], plan: ChipPlan
+    sources: Sequence[Source], outlines: np.ndarray, compute: Callable[[Tensor], Tensor], plan: ChipPlan
 ) -> np.ndarray:
     """Compute the chip of each polygon.
 
     Args:
-        source: The raster and its bands.
-        bounds: From `pixel_bounds`.
-        compute: Takes chips (n, bands, size, size) float32 on the CPU, NaN where there is no data, to rows (n, k).
+        sources: The raster and its bands, or those of each date.
+        outlines: From `pixel_outlines`.
+        compute: Takes chips (n, [dates,] bands, size, size) float32 on the CPU, NaN where there is no data, to rows
+            (n, k).
         plan: How to go about it.
 
     Returns:
@@ -158,14 +170,15 @@ def compute_chips(
     Raises:
         RasterError: If the raster cannot be read.
     """
-    windows = [_Chip(*found) for found in chip_windows(bounds, raster_geobox(source.dataset).shape, plan)]
-    block = max(1, source.dataset.block_shapes[0][0])
+    first, bounds = sources[0].dataset, pixel_bounds(outlines)
+    windows = [_Chip(*found) for found in chip_windows(bounds, raster_geobox(first).shape, plan)]
+    block = max(1, first.block_shapes[0][0])
     # blocks are decompressed once where chips come row by row of blocks
     windows.sort(key=lambda chip: (chip.window.row_off // block, chip.window.col_off))
     rows: list[np.ndarray] = []
     owners: list[int] = []
     with tqdm(total=len(windows), desc='classifying', unit='polygon', leave=False) as bar:
-        for chips, pixels in _batches(source, windows, plan):
+        for chips, pixels in _batches(sources, windows, outlines, plan):
             rows.append(compute(pixels).float().cpu().numpy())
             owners += [chip.row for chip in chips]
             bar.update(len(chips))
@@ -175,23 +188,57 @@ def compute_chips(
     return found
 
 
-def _batches(source: Source, windows: list[_Chip], plan: ChipPlan) -> Iterator[tuple[list[_Chip], Tensor]]:
-    """Yield chips that hold data in full batches; only one batch is held."""
-    shape = (plan.batch_size, len(source.indexes), plan.size, plan.size)
+def _batches(
+    sources: Sequence[Source], windows: list[_Chip], outlines: np.ndarray, plan: ChipPlan
+) -> Iterator[tuple[list[_Chip], Tensor]]:
+    """Yield chips that hold data at any date in full batches; only one batch is held."""
+    shape = (plan.batch_size, len(sources), len(sources[0].indexes), plan.size, plan.size)
     chips: list[_Chip] = []
     batch = torch.full(shape, torch.nan)
     for chip in windows:
-        pixels, valid = read_window(source.dataset, chip.window, source.indexes)
-        if valid is not None and not valid.any():
+        inside = _inside(outlines[chip.row], chip.window) if plan.blacken else None
+        targets = batch[len(chips)].numpy()
+        # every date is read: a chip needs data at one of them
+        if not any([_fill(*pair, chip.window, plan.scale, inside) for pair in zip(targets, sources)]):
             continue
-        # smaller ones lie at the upper left, as in training
-        target = batch[len(chips)].numpy()[:, : pixels.shape[1], : pixels.shape[2]]
-        target[...] = plan.scale.apply(pixels)
-        if valid is not None:
-            target[:, ~valid] = np.nan
         chips.append(chip)
         if len(chips) == plan.batch_size:
-            yield chips, batch
+            yield chips, _without_lone_date(batch)
             chips, batch = [], torch.full(shape, torch.nan)
     if chips:
-        yield chips, batch[: len(chips)]
+        yield chips, _without_lone_date(batch[: len(chips)])
+
+
+def _fill(target: np.ndarray, source: Source, window: Window, scale: PixelScale, inside: np.ndarray | None) -> bool:
+    """Put a window into the upper left, as in training, of `target` (bands, size, size); returns whether it has data.
+
+    Args:
+        target: NaN everywhere.
+        source: The raster, or one date of it.
+        window: Of the raster, no larger than the target.
+        scale: From stored values to the network's units.
+        inside: (height, width), False where pixels become 0; None leaves all as they are.
+    """
+    pixels, valid = read_window(source.dataset, window, source.indexes)
+    if valid is not None and not valid.any():
+        return False
+    part = target[:, : pixels.shape[1], : pixels.shape[2]]
+    part[...] = scale.apply(pixels)
+    if inside is not None:
+        part[:, ~inside] = np.nan if source.dataset.nodata == 0 else 0
+    if valid is not None:
+        part[:, ~valid] = np.nan
+    return True
+
+
+def _inside(outline: Any, window: Window) -> np.ndarray:
+    """Return where (height, width) pixels of a window have their middle in a geometry in pixels of the raster."""
+    shapely = require('shapely', extra='vector', to='classify polygons')
+    corner = (window.col_off, window.row_off)
+    moved = shapely.transform(outline, lambda points: points - corner)
+    inside: np.ndarray = burn_polygons([(moved, 1)], (int(window.height), int(window.width))) > 0
+    return inside
+
+
+def _without_lone_date(batch: Tensor) -> Tensor:
+    return batch[:, 0] if batch.shape[1] == 1 else batch

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from queue import Full, Queue
 from typing import Any, NamedTuple
 
@@ -70,9 +71,10 @@ class RollingRows:
     def rows(self, top: int, bottom: int) -> tuple[np.ndarray, np.ndarray]:
         """Return pixels (bands, rows, width) and validity (rows, width) of rows top..bottom.
 
-        Both are views that the next call overwrites; `top` must not go back.
+        Both are views that the next call overwrites; `top` must not go back. Rows that are passed over are not read.
         """
         if bottom > self._end:
+            self._end = max(self._end, top)
             held = self._end - top
             self._pixels[:, :held] = self._pixels[:, top - self._first : self._end - self._first]
             self._valid[:held] = self._valid[top - self._first : self._end - self._first]
@@ -89,7 +91,7 @@ class RollingRows:
 
 
 def read_batches(
-    sources: Sequence[Source], grid: TileGrid, *, batch_size: int, scale: PixelScale
+    sources: Sequence[Source], grid: TileGrid, *, batch_size: int, scale: PixelScale, first: int = 0
 ) -> Iterator[TileBatch]:
     """Yield full batches of tiles in file order; tiles without a valid pixel are left out.
 
@@ -98,6 +100,7 @@ def read_batches(
         grid: How the raster is cut.
         batch_size: Tiles in a batch.
         scale: From stored values to the network's units.
+        first: Number of the tile to begin with, counted row by row.
     """
     height, width = grid.tile_shape
     rolling = [RollingRows(source.dataset, source.indexes, height) for source in sources]
@@ -105,7 +108,7 @@ def read_batches(
     dates = (len(sources),) if len(sources) > 1 else ()
     tiles: list[Tile] = []
     batch = torch.empty((batch_size, *dates, len(sources[0].indexes), height, width))
-    for tile in grid:
+    for tile in islice(iter(grid), first, None):
         top, left = int(tile.read.row_off), int(tile.read.col_off)
         inside = np.s_[top : min(top + height, shape[0]), left : min(left + width, shape[1])]
         targets = batch[len(tiles)].numpy().reshape(len(sources), -1, height, width)

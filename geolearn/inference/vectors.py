@@ -40,13 +40,16 @@ def check_vector_target(dst: str | Path) -> Path:
     return path
 
 
-def write_layer(frame: Any, dst: str | Path) -> Path:
+def write_layer(frame: Any, dst: str | Path, *, geometry_type: str | None = None) -> Path:
     """Write a layer; it appears under its name only when it is whole, and replaces one that is there.
 
     Args:
-        frame: GeoDataFrame; without rows it becomes a layer with its columns and no feature.
+        frame: GeoDataFrame; without rows it becomes a layer with its columns and no feature (GeoJSON names columns
+            with features only).
         dst: File to write, with one of the suffixes in `DRIVERS`. GeoJSON is brought to WGS84; the others keep the
             CRS. Shapefiles cut the names of columns to ten letters.
+        geometry_type: What all geometries are, such as ``'Polygon'``, which a layer without rows cannot show. None
+            takes it from the rows.
 
     Returns:
         The path written.
@@ -66,15 +69,18 @@ def write_layer(frame: Any, dst: str | Path) -> Path:
             if driver is None:
                 frame.to_parquet(part)
             else:
-                _write(frame, part, driver)
+                _write(frame, part, driver, geometry_type)
             _move(part, path)
     except (OSError, ValueError, pyogrio.errors.DataSourceError, pyogrio.errors.FieldError) as error:
         raise RasterError(f'cannot write {path}: {error}') from error
     return path
 
 
-def _write(frame: Any, part: Path, driver: str) -> None:
-    options = {'RFC7946': 'YES'} if driver == 'GeoJSON' else {}
+def _write(frame: Any, part: Path, driver: str, geometry_type: str | None) -> None:
+    options: dict[str, str | None] = {'RFC7946': 'YES'} if driver == 'GeoJSON' else {}
+    if geometry_type is not None:
+        # polygons of shapefiles may have several parts, and have no name of their own then
+        options['geometry_type'] = geometry_type.removeprefix('Multi') if driver == 'ESRI Shapefile' else geometry_type
     with warnings.catch_warnings():
         # names of columns in shapefiles, which the docstring tells of, and layers in no CRS, which are as given
         warnings.filterwarnings('ignore', message='(Normalized/laundered field name|.*crs. was not provided)')

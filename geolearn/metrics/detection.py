@@ -9,6 +9,7 @@ from torch import Tensor, distributed
 
 from geolearn.extras import require
 from geolearn.metrics._counting import is_shared
+from geolearn.metrics._matching import Image, count_image
 
 COCO_IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """The overlaps 0.5, 0.55, ... 0.95 over which COCO averages."""
@@ -155,6 +156,25 @@ class DetectionScores:
             for k, label in enumerate(self._labels)
         }
 
+    def count_cases(self, *, iou: float = 0.5, score: float = 0.5) -> Tensor:
+        """Count what was found, what was found wrongly and what was missed, image by image and class by class.
+
+        Args:
+            iou: Overlap from which on an object is found, 0..1 without 0.
+            score: Objects with a lower score are left out.
+
+        Returns:
+            (images, classes, 3) int64: objects found, false alarms, objects missed; images in the order of `add`.
+        """
+        _check_iou(iou)
+        state = self._kept.metric_state
+        shape = 'mask' if self.iou_type == 'segm' else 'box'
+        found = [state[f'detection_{name}'] for name in (shape, 'labels', 'scores')]
+        truth = [state[f'groundtruth_{name}'] for name in (shape, 'labels')]
+        images = [Image(*map(_as_array, parts)) for parts in zip(*found, *truth)]
+        counted = [torch.from_numpy(count_image(image, self.count, iou=iou, score=score)) for image in images]
+        return torch.stack(counted) if counted else torch.zeros(0, self.count, 3, dtype=torch.int64)
+
     @property
     def _labels(self) -> list[int]:
         """Classes that occur, in COCO's order."""
@@ -171,8 +191,7 @@ class DetectionScores:
 
     def _at(self, iou: float, score: float) -> _Curves:
         """Evaluate once more, at another overlap and without the objects of a lower score."""
-        if not 0 < iou <= 1:
-            raise ValueError(f'iou must be above 0 and at most 1, got {iou}')
+        _check_iou(iou)
         state = dict(self._kept.metric_state)
         chosen = [(scores >= score).nonzero()[:, 0].tolist() for scores in state['detection_scores']]
         for name in ('detection_scores', 'detection_labels', 'detection_box'):
@@ -212,6 +231,16 @@ class DetectionScores:
         if objects.masks is None:
             raise ValueError("iou_type 'segm' compares masks, and an image's objects have none; use 'bbox'")
         return held | {'masks': objects.masks.detach().cpu().bool()}
+
+
+def _check_iou(iou: float) -> None:
+    if not 0 < iou <= 1:
+        raise ValueError(f'iou must be above 0 and at most 1, got {iou}')
+
+
+def _as_array(items: Any) -> Any:
+    """Return a tensor as an array; encoded masks are left as they are."""
+    return items.numpy() if isinstance(items, Tensor) else items
 
 
 def _curves(metric: Any) -> _Curves:

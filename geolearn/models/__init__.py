@@ -5,6 +5,7 @@ from geolearn.models._model import Model
 from geolearn.models.change.detector import ChangeDetector
 from geolearn.models.classification.classifier import FeatureClassifier
 from geolearn.models.detection.architectures import FCOS, FasterRCNN, MaskRCNN, RetinaNet, SingleShotDetector
+from geolearn.models.detection.transformer import RTDetr
 from geolearn.models.pixels.architectures import (
     FCN,
     FPN,
@@ -41,6 +42,7 @@ __all__ = [
     'PSPNetClassifier',
     'PixelClassifier',
     'PixelRegressor',
+    'RTDetr',
     'RetinaNet',
     'SegFormer',
     'SingleShotDetector',

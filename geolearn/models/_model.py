@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -14,9 +15,11 @@ from geolearn.data import ChipData
 from geolearn.errors import NotTrainedError
 from geolearn.metrics import Scores
 from geolearn.models._fitting import Rate, build_learner, check_training, choose_rates, top_rate, training_folder
+from geolearn.models._report import Findings, make_report
 from geolearn.models._stored import StoredModel
 from geolearn.models.network import Network
 from geolearn.models.spec import ModelSpec
+from geolearn.report import write_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +50,10 @@ class Model(StoredModel):
     @abstractmethod
     def make_scores(self) -> Scores:
         """Make what counts the validation chips in each epoch."""
+
+    @abstractmethod
+    def findings(self) -> Findings:
+        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
 
     # -- training
 
@@ -200,6 +207,21 @@ class Model(StoredModel):
         if not self.history.batch_losses:
             raise NotTrainedError('there are no losses to plot; call fit() first')
         return plotting.show_losses(self.history.batch_losses, self.history.epochs[self.history.loaded :])
+
+    def report(self, path: str | Path) -> Path:
+        """Write all that there is to say of the model as one HTML page that needs no other file.
+
+        Args:
+            path: The page, such as ``'report.html'``.
+
+        Returns:
+            The path written.
+
+        Raises:
+            NotTrainedError: If the model was loaded without data.
+            RasterError: If the page cannot be written.
+        """
+        return write_report(path, make_report(self, made=date.today()))
 
     # -- what there is to choose from
 

@@ -1,4 +1,4 @@
-"""Sections that the reports of all tasks share: data, training, backbone, how to do it again."""
+"""Sections that the reports of all tasks share: training, backbone, settings, how to do it again."""
 
 import hashlib
 import math
@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 import geolearn
@@ -16,51 +15,39 @@ from geolearn import plotting
 from geolearn.backbones import describe_backbone
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION
 from geolearn.backbones.weights import LoadReport
-from geolearn.bands import Band
-from geolearn.chips import taxonomy
-from geolearn.chips.leaks import count_leaks, leak_note
+from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BackboneError
 from geolearn.history import History
 from geolearn.models._saving import png
 from geolearn.models.spec import ModelSpec
-from geolearn.report import Cell, Code, Facts, Notes, Part, Picture, Section, Swatch, Table
+from geolearn.report import Cell, Code, Facts, Notes, Part, Picture, Section, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FEW_CHIPS = 10
-"""Scores of fewer validation chips than this say little."""
-
 _DENSITY = 1.5
 _LIBRARIES = ('torch', 'torchvision', 'timm', 'segmentation_models_pytorch', 'fastai', 'rasterio', 'numpy')
-_PARTS = {'train': 'training', 'valid': 'validation', 'test': 'test'}
+
+PARTS = {'train': 'training', 'valid': 'validation', 'test': 'test'}
+"""What the parts of a split are called."""
 
 
-def data_section(data: ChipData) -> Section:
-    """Tell what the chips are, which are in which part, and where they lie.
+def picture(figure: 'Figure', alt: str, caption: str = '', *, name: str = '') -> Picture:
+    """Take a figure into a report, sharp enough for print.
 
     Args:
-        data: From `prepare_data`.
+        figure: From `geolearn.plotting`.
+        alt: What it shows, for those who do not see it.
+        caption: Below it.
+        name: By which a bundle keeps it by itself too; Esri's, such as ``'show_results'``, where there is one.
     """
-    counts = {words: len(getattr(data.split, part)) for part, words in _PARTS.items()}
-    facts = (
-        ('folder', f'{data.path.name} ({data.dataset_type})'),
-        ('chips', ', '.join(f'{count:,} {words}' for words, count in counts.items() if count)),
-        ('chip size', f'{data.chip_size} pixels, {data.dtype}'),
-        ('bands', ', '.join(_band_text(band) for band in data.bands)),
-        ('normalised by', data.normalization.source if data.normalization else "the backbone's own statistics"),
-        ('left out', ', '.join(f'label value {value}' for value in data.ignored_values)),
-    )
-    parts: list[Part] = [Facts(tuple(row for row in facts if row[1]))]
-    if data.class_infos:
-        parts.append(_class_table(data))
-    figure = plotting.show_split_map([data.table.geobox(position) for position in range(len(data.table))], data.split)
-    if figure is None:
-        parts.append('The chips have no place on the ground, so there is no map of the parts.')
-    else:
-        parts.append(picture(figure, 'Map of the chips by part', 'Where the chips of each part lie.'))
-    return Section('Data', (*parts, Notes(data.notes)) if data.notes else tuple(parts))
+    return Picture(png(figure, dpi=100 * _DENSITY), alt, caption, _DENSITY, name)
+
+
+def tell(score: float, form: str = '.4f') -> str:
+    """Return a score as text; a dash where it is not defined."""
+    return '\N{EN DASH}' if math.isnan(score) else format(score, form)
 
 
 def training_section(history: History, *, monitor: str = 'valid_loss') -> Section:
@@ -82,7 +69,7 @@ def training_section(history: History, *, monitor: str = 'valid_loss') -> Sectio
     parts: list[Part] = [Facts(tuple(facts))]
     if history.batch_losses:
         curves = plotting.show_losses(history.batch_losses, rows[history.loaded :], monitor=monitor)
-        parts.append(picture(curves, 'Losses and scores by epoch'))
+        parts.append(picture(curves, 'Losses and scores by epoch', name='loss_graph'))
     columns = tuple(dict.fromkeys(name for row in rows for name in row))
     cells = tuple(tuple(_number(name, row.get(name)) for name in columns) for row in rows)
     parts.append(Table(tuple(plotting.name_score(name) for name in columns), cells, 'Each epoch'))
@@ -122,6 +109,15 @@ def backbone_section(spec: ModelSpec, load_report: LoadReport | None) -> Section
     return Section('Backbone and weights', (*parts, Notes(notes)) if notes else parts)
 
 
+def settings_section(settings: Mapping[str, str]) -> Section:
+    """Tell what the network and its loss were told.
+
+    Args:
+        settings: Texts by label; empty ones are left out.
+    """
+    return Section('Settings', (Facts(tuple((name, text) for name, text in settings.items() if text)),))
+
+
 def reproduce_section(
     spec: ModelSpec, data: ChipData, history: History, *, arguments: Mapping[str, object] | None = None
 ) -> Section:
@@ -137,6 +133,8 @@ def reproduce_section(
     chips: dict[str, object] = {'chip_size': data.chip_size, 'batch_size': data.batch_size, 'seed': options.seed}
     if data.ignored_values:
         chips['ignore_classes'] = list(data.ignored_values)
+    if data.task == Task.VALUES:
+        chips['target'] = 'values'
     if data.band_indexes != tuple(range(data.table.band_count)):
         chips['extract_bands'] = [band.name for band in data.bands]
     given: dict[str, object] = {'backbone': spec.backbone}
@@ -146,6 +144,10 @@ def reproduce_section(
         given['class_balancing'] = True
     if spec.adaptation != DEFAULT_ADAPTATION:
         given['adapt'] = spec.adaptation
+    if spec.temporal != 'mean':
+        given['temporal'] = spec.temporal
+    if spec.resolution_m is not None:
+        given['resolution_m'] = spec.resolution_m
     given |= arguments or {}
     fit: dict[str, object] = {'epochs': len(history.epochs)}
     if history.learning_rate is not None:
@@ -156,7 +158,7 @@ def reproduce_section(
         f'model = {spec.model}({_call(["data"], given)})\n'
         f'model.fit({_call([], fit)})\n'
     )
-    marks = tuple((words, fingerprint(data, part)) for part, words in _PARTS.items() if getattr(data.split, part))
+    marks = tuple((words, fingerprint(data, part)) for part, words in PARTS.items() if getattr(data.split, part))
     return Section(
         'To do it again',
         (
@@ -182,41 +184,6 @@ def environment_section() -> Section:
     return Section('Versions and hardware', (Facts(facts), 'Those of the machine on which this report was made.'))
 
 
-def find_warnings(data: ChipData, spec: ModelSpec) -> tuple[str, ...]:
-    """Tell what makes scores too good, or say little: leaks between parts, few chips, classes nobody judged."""
-    found = []
-    boxes = [data.table.geobox(position) for position in range(len(data.table))]
-    cure = "divide them again with split='blocks'"
-    if note := leak_note(count_leaks(boxes, data.split), data.split, cure):
-        found.append(note)
-    count = len(data.split.valid)
-    if count < FEW_CHIPS:
-        found.append(f'The number of validation chips is {count}; scores of fewer than {FEW_CHIPS} say little.')
-    if data.class_infos:
-        amounts = data.table.amounts([info.value for info in data.class_infos])
-        for part, what in (('train', 'could not be learned'), ('valid', 'was not judged')):
-            held = amounts[list(getattr(data.split, part))].sum(axis=0)
-            found += [
-                f'No {_PARTS[part]} chip holds the class {info.name!r}, so it {what}.'
-                for info, amount in zip(data.class_infos, held.tolist())
-                if not amount
-            ]
-    if spec.pretrained and _forbids_sale(spec.backbone):
-        found.append(f'The licence of the weights of {spec.backbone} forbids commercial use.')
-    return tuple(found)
-
-
-def picture(figure: 'Figure', alt: str, caption: str = '') -> Picture:
-    """Take a figure into a report, sharp enough for print.
-
-    Args:
-        figure: From `geolearn.plotting`.
-        alt: What it shows, for those who do not see it.
-        caption: Below it.
-    """
-    return Picture(png(figure, dpi=100 * _DENSITY), alt, caption, _DENSITY)
-
-
 def fingerprint(data: ChipData, part: str) -> str:
     """Return the first 16 digits of the SHA-256 of the sorted names of the chips in a part, a name a line."""
     names = sorted(data.table.names[position] for position in getattr(data.split, part))
@@ -235,27 +202,6 @@ def duration(seconds: float) -> str:
         return f'{seconds:.1f} s'
     minutes, rest = divmod(round(seconds), 60)
     return f'{minutes} min {rest} s' if minutes < 60 else f'{minutes // 60} h {minutes % 60} min'
-
-
-def _class_table(data: ChipData) -> Table:
-    unit = 'pixels' if data.task in taxonomy.RASTER_TASKS else 'labels'
-    shown = {part: words for part, words in _PARTS.items() if getattr(data.split, part)}
-    amounts = data.table.amounts([info.value for info in data.class_infos])
-    columns: list[np.ndarray] = [amounts[list(getattr(data.split, part))] for part in shown]
-    rows = []
-    for index, info in enumerate(data.class_infos):
-        cells: list[Cell] = [Swatch(info.name, info.color), info.value]
-        for held in columns:
-            cells += [int(held[:, index].sum()), int((held[:, index] > 0).sum())]
-        rows.append(tuple(cells))
-    header = ['class', 'value', *(f'{words} {what}' for words in shown.values() for what in (unit, 'chips'))]
-    return Table(tuple(header), tuple(rows), f'Classes: how many {unit}, and how many chips that hold them')
-
-
-def _band_text(band: Band) -> str:
-    if band.is_radar:
-        return f'{band.name} (radar)'
-    return f'{band.name} ({band.wavelength_um:g} µm)' if band.wavelength_um else band.name
 
 
 def _numbers(rows: Sequence[Mapping[str, object]]) -> list[dict[str, float]]:
@@ -279,10 +225,3 @@ def _call(first: Sequence[str], named: Mapping[str, object]) -> str:
 def _imports(values: Iterable[object]) -> str:
     kinds = {type(value) for value in values if type(value).__module__.startswith('geolearn.')}
     return ''.join(sorted(f'from {kind.__module__} import {kind.__name__}\n' for kind in kinds))
-
-
-def _forbids_sale(backbone: str) -> bool:
-    try:
-        return describe_backbone(backbone).record.non_commercial
-    except BackboneError:
-        return False

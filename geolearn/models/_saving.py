@@ -11,6 +11,7 @@ from geolearn.backbones.adapt import merged_state_dict
 from geolearn.bundle import SUFFIX, Bundle
 from geolearn.data import ChipData
 from geolearn.errors import NotTrainedError, RasterError
+from geolearn.models._inference_file import inference_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,8 +52,11 @@ def _beside_data(name_or_path: str | Path, data: ChipData | None) -> Path:
 
 
 def make_bundle(model: 'StoredModel', *, name: str, judged: bool) -> Bundle:
-    """Collect what a bundle holds: definition, weights, and, after training, metrics and figures."""
+    """Collect what a bundle holds: definition, weights, ArcGIS's file, and, after training, metrics and figures."""
     emd = model.spec.to_emd(chip_name=name) | model.emd_fields(model.spec)
+    extras: dict[str, bytes] = {}
+    if (file := inference_file(emd['ModelType'])) is not None:
+        emd['InferenceFunction'], extras[file[0]] = file
     emd['geolearn'] = {'version': geolearn.__version__, **model.spec.to_manifest(), 'history': model.history.epochs}
     if model.history.learning_rate is not None:
         emd['LearningRate'] = repr(model.history.learning_rate)  # ArcGIS keeps this and the metrics as text
@@ -63,7 +67,8 @@ def make_bundle(model: 'StoredModel', *, name: str, judged: bool) -> Bundle:
     if found is not None:
         emd |= found.esri
         emd['geolearn']['metrics'] = dict(found.metrics)
-    return Bundle(_without_nan(emd), merged_state_dict(model.network), found.figures if found else {})
+        extras |= found.figures
+    return Bundle(_without_nan(emd), merged_state_dict(model.network), extras)
 
 
 def png(figure: 'Figure', *, dpi: float = 100) -> bytes:

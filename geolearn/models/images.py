@@ -1,5 +1,7 @@
-"""Take one image for a model, from an array or a file: bands in order, units checked, NaN where there is no data."""
+"""Take an image for a model, from an array or a file: bands in order, units checked, NaN where there is no data."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +12,7 @@ from torch import Tensor
 from geolearn.errors import RasterError
 from geolearn.models.mapping import Reading, check_reading, check_units, match_raster
 from geolearn.models.spec import ModelSpec
-from geolearn.raster import GeoBox, open_raster, raster_geobox, read_window
+from geolearn.raster import GeoBox, open_raster, raster_geobox, read_window, require_same_grid
 from geolearn.raster.reading import RasterPath
 
 Image = np.ndarray | Tensor | RasterPath
@@ -49,6 +51,33 @@ def load_image(image: Image, spec: ModelSpec, reading: Reading) -> LoadedImage:
     # what lacks data in one band lacks it in all, as in training
     pixels[:, ~np.isfinite(pixels).all(0)] = np.nan
     return LoadedImage(torch.from_numpy(pixels), place)
+
+
+def load_dates(images: Sequence[Image], spec: ModelSpec, reading: Reading) -> Tensor:
+    """Take images of several dates, which lie on one grid, as `load_image` takes each.
+
+    Args:
+        images: One for each date, oldest first; an array may be (dates, bands, H, W).
+        spec: Of the model that is to see them.
+        reading: How bands and values are understood.
+
+    Returns:
+        (dates, bands, H, W) float32, NaN where there is no data.
+
+    Raises:
+        RasterError: If dates, grids, bands or units do not fit, or a date has no data.
+        ValueError: If an array has another shape.
+    """
+    if isinstance(images, str | Path) or len(images) != spec.dates:
+        raise RasterError(f'this model takes images of {spec.dates} dates; pass a list of one for each, oldest first')
+    loaded = [load_image(image, spec, reading) for image in images]
+    places = [image.place for image in loaded if image.place is not None]
+    for place in places[1:]:
+        require_same_grid(places[0], place)
+    if len({image.pixels.shape for image in loaded}) > 1:
+        sizes = ' and '.join(f'{image.pixels.shape[2]}x{image.pixels.shape[1]}' for image in loaded)
+        raise RasterError(f'images of all dates must be of one size, got {sizes} pixels')
+    return torch.stack([image.pixels for image in loaded])
 
 
 def _from_array(image: np.ndarray | Tensor, spec: ModelSpec) -> np.ndarray:

@@ -143,7 +143,8 @@ class ModelSpec:
             'ModelName': self.model,
             'Name': chip_name,
             'ModelFormat': 'NCHW',
-            'ExtractBands': list(self.band_indexes),
+            # several dates are one raster for ArcGIS, whose number of bands at each date nobody knows
+            'ExtractBands': list(self.band_indexes if self.dates == 1 else range(self.dates * len(self.bands))),
             'Classes': [
                 {'Value': info.value, 'Name': info.name, 'Color': list(info.color)}
                 for info in self.class_infos

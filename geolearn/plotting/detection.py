@@ -9,9 +9,10 @@ from geolearn.bands import Band
 from geolearn.batch import Objects
 from geolearn.classes import ClassInfo
 from geolearn.metrics import PrecisionRecall, TrueObjects
-from geolearn.plotting.canvas import add_legend, new_figure, short
+from geolearn.plotting.canvas import add_legend, new_figure, short, tidy
 from geolearn.plotting.chips import draw_boxes
 from geolearn.plotting.colors import fractions, instance_colors, natural_colors, to_array
+from geolearn.plotting.results import name_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,7 @@ def show_detections(
     bands: Sequence[Band],
     classes: Sequence[ClassInfo],
     *,
+    titles: Sequence[str] = (),
     side: float = 4.0,
 ) -> 'Figure':
     """Draw each image (n, bands, H, W) with its true objects and, beside it, with those that were found.
@@ -37,6 +39,7 @@ def show_detections(
         found: Objects of each image.
         bands: Of the images.
         classes: Of the objects.
+        titles: Above each row, such as the chip's name.
         side: Width of each picture in inches.
     """
     figure, axes = new_figure(len(images), 2, side=side)
@@ -44,8 +47,7 @@ def show_detections(
         for ax, objects in zip(row, both):
             ax.imshow(natural_colors(image, bands))
             _draw(ax, Objects(objects.boxes, objects.labels, objects.masks), classes)
-    for ax, title in zip(axes[0], ('truth', 'found')):
-        ax.set_title(title)
+    name_rows(axes, ('truth', 'found'), titles)
     shown = [label for part in (*truth, *found) for label in to_array(part.labels).tolist()]
     add_legend(figure, classes, shown)
     return figure
@@ -71,6 +73,7 @@ def show_precision_recall(
     figure, axes = new_figure(1, 1, side=5)
     ax: Axes = axes[0, 0]
     ax.set_axis_on()
+    tidy(ax)
     for index, curve in curves.items():
         if curve.precision.isnan().all():
             continue

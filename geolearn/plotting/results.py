@@ -43,18 +43,11 @@ def show_predictions(
         titles: Above each row, such as the chip's name and score; see `describe_chip`.
         side: Of each image, in inches.
     """
-    from matplotlib.colors import ListedColormap
-
     figure, axes = new_figure(max(1, len(images)), 4, side=side)
-    verdicts = ListedColormap([RIGHT, WRONG, NOT_LABELLED])
     for row, image, mask, prediction in zip(axes, images, masks, predictions):
         _draw_pair(row, image, mask, prediction, bands, classes)
-        row[3].imshow(error_map(prediction, mask), cmap=verdicts, vmin=0, vmax=2, interpolation='nearest')
-        _frame(row[3])
+    others = draw_errors(axes[:, 3], masks, predictions)
     name_rows(axes, ('image', 'truth', 'prediction', 'errors'), titles)
-    others = {'right': RIGHT, 'wrong': WRONG}
-    if (to_array(masks) == IGNORE_INDEX).any():
-        others['not labelled'] = NOT_LABELLED
     add_legend(figure, classes, _shown(masks, predictions), others=others)
     return figure
 
@@ -80,22 +73,56 @@ def show_hard_examples(
         classes: Of masks and predictions.
         titles: Above each row; see `describe_chip`.
     """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
     figure, axes = new_figure(max(1, len(images)), 4)
-    costs = np.where(to_array(masks) == IGNORE_INDEX, np.nan, to_array(losses))
-    known = costs[np.isfinite(costs)]
-    ramp = ScalarMappable(Normalize(0, max(float(np.percentile(known, 99.5)), 1e-6) if known.size else 1.0), SURE)
-    for row, image, mask, prediction, cost in zip(axes, images, masks, predictions, costs):
+    for row, image, mask, prediction in zip(axes, images, masks, predictions):
         _draw_pair(row, image, mask, prediction, bands, classes)
-        row[3].imshow(cost, cmap=ramp.cmap, norm=ramp.norm, interpolation='nearest')
-        row[3].set_facecolor(_NO_LOSS)
-        _frame(row[3])
-    figure.colorbar(ramp, ax=axes[:, 3], shrink=0.6, extend='max', label='loss')
+    draw_costs(figure, axes[:, 3], masks, losses)
     name_rows(axes, ('image', 'truth', 'prediction', 'loss'), titles)
     add_legend(figure, classes, _shown(masks, predictions))
     return figure
+
+
+def draw_errors(axes: np.ndarray, masks: Tensor, predictions: Tensor) -> dict[str, str]:
+    """Draw in each of the axes (n,) where a prediction is wrong.
+
+    Args:
+        axes: One for each chip.
+        masks: (n, height, width) class indices, IGNORE_INDEX where nothing is labelled.
+        predictions: (n, height, width) class indices.
+
+    Returns:
+        Colours by name, for a legend.
+    """
+    from matplotlib.colors import ListedColormap
+
+    verdicts = ListedColormap([RIGHT, WRONG, NOT_LABELLED])
+    for ax, mask, prediction in zip(axes, masks, predictions):
+        ax.imshow(error_map(prediction, mask), cmap=verdicts, vmin=0, vmax=2, interpolation='nearest')
+        _frame(ax)
+    unlabelled = (to_array(masks) == IGNORE_INDEX).any()
+    return {'right': RIGHT, 'wrong': WRONG} | ({'not labelled': NOT_LABELLED} if unlabelled else {})
+
+
+def draw_costs(figure: 'Figure', axes: np.ndarray, masks: Tensor, losses: Tensor) -> None:
+    """Draw in each of the axes (n,) what each pixel costs, on one scale.
+
+    Args:
+        figure: Of the axes.
+        axes: One for each chip.
+        masks: (n, height, width) class indices, IGNORE_INDEX where nothing is labelled.
+        losses: (n, height, width).
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    costs = np.where(to_array(masks) == IGNORE_INDEX, np.nan, to_array(losses))
+    known = costs[np.isfinite(costs)]
+    ramp = ScalarMappable(Normalize(0, max(float(np.percentile(known, 99.5)), 1e-6) if known.size else 1.0), SURE)
+    for ax, cost in zip(axes, costs):
+        ax.imshow(cost, cmap=ramp.cmap, norm=ramp.norm, interpolation='nearest')
+        ax.set_facecolor(_NO_LOSS)
+        _frame(ax)
+    figure.colorbar(ramp, ax=list(axes), shrink=0.6, extend='max', label='loss')
 
 
 def error_map(prediction: Tensor | np.ndarray, mask: Tensor | np.ndarray) -> np.ndarray:
@@ -141,8 +168,13 @@ def choose_typical(scores: Sequence[float], count: int) -> list[int]:
 
 def describe_chip(name: str, **scores: float) -> str:
     """Return a row's title: the chip's name and its scores, such as ``'000012 · IoU 0.31'``."""
-    texts = [f'{label.replace("_", " ")} {value:.2f}' for label, value in scores.items()]
+    texts = [f'{label.replace("_", " ")} {_two_digits(value)}' for label, value in scores.items()]
     return ' · '.join([short(name, 60), *texts])
+
+
+def _two_digits(value: float) -> str:
+    """Return a number with two decimals, or two digits where it is too small for them, as errors in metres may be."""
+    return f'{value:.2g}' if 0 < abs(value) < 0.1 else f'{value:.2f}'
 
 
 def name_rows(axes: np.ndarray, headings: Sequence[str], titles: Sequence[str]) -> None:

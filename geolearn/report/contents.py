@@ -66,12 +66,14 @@ class Picture:
         alt: What it shows, for those who do not see it.
         caption: Below it.
         density: Pixels of the PNG for each pixel of the page; 2 keeps lines sharp on fine screens and in print.
+        name: By which a bundle keeps the picture by itself too, such as ``'loss_graph'``; empty for none.
     """
 
     png: bytes
     alt: str
     caption: str = ''
     density: float = 1.0
+    name: str = ''
 
     def __post_init__(self) -> None:
         if not self.png.startswith(_PNG) or len(self.png) < 24:

@@ -199,7 +199,7 @@ def test_a_map_of_two_rasters_is_what_prediction_says_of_them(model, save, make_
 def test_arrays_are_compared_as_they_are(model, make_pair):
     before, after, change = make_pair(4)
     assert ((model.predict(before, after) == 2) == (change == 2)).all()
-    with pytest.raises(RasterError, match='before and after must be of one size, got 32x32 and 30x32 pixels'):
+    with pytest.raises(RasterError, match='images of all dates must be of one size, got 32x32 and 30x32 pixels'):
         model.predict(before, after[:, :, :30])
     with pytest.raises(ValueError, match='an image must be an array of 3 bands'):
         model.predict(before[:2], after)

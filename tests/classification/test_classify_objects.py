@@ -1,16 +1,20 @@
 """Polygons over a raster get the class of the ground around them."""
 
+import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from affine import Affine
 
+from geolearn.bundle import read_bundle
 from geolearn.errors import RasterError, UnknownNameError
-from geolearn.inference.polygons import ChipPlan, chip_windows, pixel_bounds
+from geolearn.inference.polygons import ChipPlan, chip_windows, pixel_bounds, pixel_outlines
 from geolearn.inference.tiles import PixelScale
 from geolearn.inference.vectors import write_layer
+from geolearn.models import load_model
 from geolearn.models.classification._objects import name_rows
 from geolearn.models.classification.classifier import FeatureClassifier
 from geolearn.raster import GeoBox
@@ -34,6 +38,18 @@ class Brightest(torch.nn.Module):
     def forward(self, x):
         self.seen.append(x.shape)
         return x.nanmean((2, 3)) / 100
+
+
+class Keeper(torch.nn.Module):
+    """A stand-in for a network that keeps what it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.chips = []
+
+    def forward(self, x):
+        self.chips.append(x.clone())
+        return torch.zeros(len(x), 3)
 
 
 @pytest.fixture
@@ -107,6 +123,55 @@ def test_the_bounding_box_alone_is_seen_where_training_chips_were_such(model, ra
     fixed, box = (geopandas.read_file(tmp_path / name)['Confidence'][0] for name in ('a.gpkg', 'b.gpkg'))
     assert fixed < box
     assert box == pytest.approx(100 / (1 + 2 * np.exp(-5)), abs=0.1)
+
+
+def as_exported(folder, tmp_path, **keys):
+    """A copy of a folder of chips whose .emd says how chips were cut."""
+    copy = shutil.copytree(folder, tmp_path / 'as_exported')
+    emd = copy / 'esri_model_definition.emd'
+    emd.write_text(json.dumps(json.loads(emd.read_text()) | keys))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ('keys', 'crop', 'blackened'),
+    [
+        ({}, 'fixed', False),
+        ({'CropTileMode': 'Fixed_Size', 'BlackenAroundFeature': True}, 'fixed', True),
+        ({'CropTileMode': 'Variable_Size', 'BlackenAroundFeature': False}, 'bounding_box', False),
+        ({'CropTileMode': 'e.g. Fixed_Size', 'BlackenAroundFeature': 'e.g. true'}, 'fixed', False),
+    ],
+)
+def test_how_chips_were_cut_stays_with_the_model(one_folder, prepare, tmp_path, keys, crop, blackened):
+    data = prepare(as_exported(one_folder, tmp_path, **keys))
+    path = FeatureClassifier(data, 'test_resnet', pretrained=False).save(tmp_path / 'm.dlpk')
+    options = load_model(path).spec.options
+    assert (options['crop'], options['blackened']) == (crop, blackened)
+    emd = read_bundle(path).emd
+    assert (emd['CropSizeFixed'], emd['BlackenAroundFeature']) == (int(crop == 'fixed'), int(blackened))
+
+
+def test_polygons_are_seen_as_the_training_chips_were(one_folder, prepare, raster, tmp_path):
+    data = prepare(as_exported(one_folder, tmp_path, CropTileMode='Variable_Size', BlackenAroundFeature=True))
+    model = FeatureClassifier(data, 'test_resnet', pretrained=False)
+    model.network = keeper = Keeper()
+    triangle = squares((50, 60)).set_geometry([shapely.Polygon([(0, 0), (98, 0), (0, 98)])])
+    layer = triangle.translate(500_400, 5_399_400).to_frame('geometry')
+    for options, count in (({}, 45), ({'blacken': False}, 100), ({'crop': 'fixed', 'blacken': False}, 32 * 32)):
+        model.classify_objects(raster, layer, tmp_path / 'out.gpkg', **options)
+        # the raster's NoData value is 0, so black is no data, as in chips of such a raster
+        assert int((~keeper.chips[-1][0, 1].isnan()).sum()) == count, options
+
+
+def test_black_is_the_value_0_where_that_is_no_nodata(one_folder, prepare, save, tmp_path):
+    model = FeatureClassifier(prepare(one_folder), 'test_resnet', pretrained=False)
+    model.network = keeper = Keeper()
+    pixels = np.full((3, 120, 120), 700, np.uint16)
+    plain = save(tmp_path / 'plain.tif', pixels, transform=PLACE, crs=CRS, names=['Blue', 'Green', 'Red'])
+    model.classify_objects(plain, squares((50, 60)), tmp_path / 'out.gpkg', blacken=True)
+    values, counts = keeper.chips[-1][0].unique(return_counts=True)
+    assert values.tolist() == [0, 700]
+    assert counts.tolist() == [3 * (32 * 32 - 12 * 12), 3 * 12 * 12]
 
 
 def test_columns_of_an_earlier_run_are_replaced_and_told(model, raster, tmp_path, caplog):
@@ -190,7 +255,7 @@ def test_a_chip_is_no_larger_than_the_raster():
 def test_bounds_are_in_pixels_and_nan_where_there_is_no_place():
     frame = squares((50, 20), side=4)
     frame.loc[1, 'geometry'] = None
-    found = pixel_bounds(frame, GeoBox((120, 360), PLACE, CRS))
+    found = pixel_bounds(pixel_outlines(frame, GeoBox((120, 360), PLACE, CRS)))
     assert np.allclose(found[0], [48, 18, 52, 22])
     assert np.isnan(found[1]).all()
 

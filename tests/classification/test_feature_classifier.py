@@ -228,6 +228,8 @@ def test_label_smoothing_is_for_one_class_per_chip(one_folder, several_folder, p
         ({'pooling': ['cls']}, 'pooling must be one of'),
         ({'dropout': 1e9}, 'dropout must be a number'),
         ({'mixup': 'rm -rf'}, 'mixup must be'),
+        ({'crop': 'circle'}, "crop must be one of 'fixed', 'bounding_box', got 'circle'"),
+        ({'blackened': 1}, 'blackened must be True or False'),
         ({'exec': 'x'}, "it has the option 'exec', which no classifier has"),
     ],
 )

@@ -6,43 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from affine import Affine
-from scipy import ndimage
+from finding_tools import SquareFinder
 from torch import nn
 
 from geolearn.backbones import catalog
-from geolearn.inference.found import Found
 
 CRS = 'EPSG:32633'
 PLACE = Affine(10, 0, 500_000, 0, -10, 5_000_000)
-
-
-class SquareFinder(nn.Module):
-    """Finds what is brighter than 0.5, pixel by pixel connected; sure of it by its size."""
-
-    def __init__(self, *, masks: bool = False) -> None:
-        super().__init__()
-        self.masks = masks
-        self.weight = nn.Parameter(torch.zeros(1))
-
-    def forward(self, images):
-        return [self._look(image.nan_to_num(0).numpy()[0] > 0.5) for image in images], {}
-
-    def _look(self, bright):
-        numbered, count = ndimage.label(bright, np.ones((3, 3)))
-        boxes = [
-            [cols.start, rows.start, cols.stop, rows.stop] for rows, cols in ndimage.find_objects(numbered) if count
-        ]
-        masks = torch.from_numpy(np.stack([numbered == n + 1 for n in range(count)])) if count else None
-        if masks is None:
-            masks = torch.zeros((0, *bright.shape), dtype=torch.bool)
-        return Found(
-            torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-            torch.zeros(count, dtype=torch.int64),
-            torch.full((count,), 0.9),
-            masks if self.masks else None,
-        )
 
 
 @pytest.fixture

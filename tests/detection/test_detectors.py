@@ -1,5 +1,7 @@
 """What every detector promises, on a transformer and on a convolutional network, and what is special to each."""
 
+import importlib.util
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,9 +10,11 @@ import torch
 from geolearn.backbones.adapt import Adaptation
 from geolearn.batch import Objects
 from geolearn.errors import BundleError, ChipFolderError, UnknownNameError
+from geolearn.inference.found import Found
 from geolearn.models import load_model
 from geolearn.models.detection.architectures import FCOS, FasterRCNN, MaskRCNN, RetinaNet, SingleShotDetector
-from geolearn.models.detection.options import DetectorOptions, RCNNOptions, SingleStageOptions
+from geolearn.models.detection.options import DetectorOptions, RCNNOptions, SingleStageOptions, TransformerOptions
+from geolearn.models.detection.transformer import RTDetr
 from geolearn.prepare import prepare_data
 
 FEW = RCNNOptions(
@@ -27,7 +31,12 @@ DETECTORS = {
     RetinaNet: SingleStageOptions(detections_per_img=20, score_thresh=0.001),
     FCOS: SingleStageOptions(detections_per_img=20, score_thresh=0.001),
     SingleShotDetector: SingleStageOptions(detections_per_img=20, score_thresh=0.001),
+    RTDetr: TransformerOptions(detections_per_img=20, score_thresh=0.001, num_queries=30, decoder_layers=2),
 }
+needs_transformers = pytest.mark.skipif(
+    importlib.util.find_spec('transformers') is None, reason="needs transformers: pip install 'geolearn[detr]'"
+)
+EVERY = [pytest.param(cls, marks=needs_transformers) if cls is RTDetr else cls for cls in DETECTORS]
 BACKBONES = ('dofa_tiny', 'resnet18')
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'small_dofa')
@@ -64,13 +73,17 @@ def objects(boxes, *, shape=(64, 64), masks=False):
     return Objects(held, torch.arange(len(held)) % 2, outlines if masks else None)
 
 
-@pytest.fixture(
-    params=[(cls, backbone) for cls in DETECTORS for backbone in BACKBONES], ids=lambda p: f'{p[0].__name__}-{p[1]}'
-)
-def model(request, data):
-    cls, backbone = request.param
+@pytest.fixture(params=EVERY, ids=lambda cls: cls.__name__)
+def detector(request):
+    """A class of detectors."""
+    return request.param
+
+
+@pytest.fixture(params=BACKBONES)
+def model(request, detector, data):
+    """A detector on a backbone."""
     torch.manual_seed(0)
-    return make(cls, data, backbone)
+    return make(detector, data, request.param)
 
 
 class TestEveryDetector:
@@ -131,9 +144,8 @@ class TestEveryDetector:
         assert torch.equal(one.scores, other.scores)
 
 
-@pytest.mark.parametrize('cls', DETECTORS)
-def test_boxes_without_area_are_left_out(cls, data):
-    model = make(cls, data)
+def test_boxes_without_area_are_left_out(detector, data):
+    model = make(detector, data)
     model.network.train()
     masks = model.recipe.masks
     flat = objects([[5, 5, 25, 30], [8, 8, 8, 20]], masks=masks)
@@ -233,6 +245,29 @@ def test_resized_images_give_boxes_in_their_own_pixels(data):
         found, losses = model.network.eval()(torch.rand(1, 3, 64, 48), [objects([[5, 5, 25, 30]])])
     assert (found[0].boxes <= torch.tensor([48, 64, 48, 64])).all()
     assert all(loss.isfinite() for loss in losses.values())
+
+
+@pytest.mark.parametrize('resize_to', [None, 32])
+def test_what_is_found_in_the_padding_is_no_object(data, resize_to):
+    network = make(FasterRCNN, data, resize_to=resize_to).network.eval()
+    # 50 x 70 pixels are padded to 64 x 96: across the right edge, across the lower one, beyond both, mostly inside
+    boxes = torch.tensor([[60, 5, 90, 30], [5, 45, 30, 60], [75, 55, 90, 62], [50, 20, 85, 40]], dtype=torch.float32)
+    made = Found(boxes * network.zoom, torch.zeros(4, dtype=torch.int64), torch.ones(4))
+    network.head = PlacingHead(made)
+    with torch.inference_mode():
+        (found,), _ = network(torch.rand(1, 3, 50, 70) * 200)
+    assert found.boxes.tolist() == [[50, 20, 70, 40]]
+
+
+class PlacingHead(torch.nn.Module):
+    """Finds what it is told."""
+
+    def __init__(self, found):
+        super().__init__()
+        self.found = found
+
+    def forward(self, images, levels, targets):
+        return [self.found], {}
 
 
 @pytest.mark.parametrize(

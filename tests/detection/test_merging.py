@@ -1,24 +1,32 @@
-"""An object comes once and whole, wherever the edges of tiles fall."""
+"""An object comes once and whole, wherever the edges of tiles fall and however duplicates are merged."""
+
+import time
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
+import shapely
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms, box_iou
 
 from geolearn.inference.found import Found
-from geolearn.inference.merging import (
+from geolearn.inference.merging import Merge, Pieces, merge_pieces, seen_better_elsewhere
+from geolearn.inference.objects import fuse_looks
+from geolearn.inference.overlaps import (
     FEW,
-    Pieces,
+    cluster,
     intersection_over_union,
     mean_boxes,
-    merge_pieces,
-    seen_better_elsewhere,
+    mean_scores,
+    soften,
     suppress,
 )
-from geolearn.inference.objects import fuse_looks
 from geolearn.tiling import make_grid
+
+MERGES = get_args(Merge)
 
 
 def random_boxes(seed, count, *, side=500, largest=60):
@@ -47,7 +55,7 @@ def cut_by_tiles(boxes, grid, *, jitter=0.0, rng=None):
 
 def merged(pieces, grid, **options):
     kept = pieces.select(~seen_better_elsewhere(pieces.boxes, pieces.tiles, grid))
-    return merge_pieces(kept, grid, overlap=0.3, **options)
+    return merge_pieces(kept, grid, **{'overlap': 0.3, 'threshold': 0.5} | options)
 
 
 def same_boxes(found, boxes, tolerance=0.0):
@@ -61,46 +69,67 @@ def same_boxes(found, boxes, tolerance=0.0):
     width=st.integers(3, 39),
     height=st.integers(3, 39),
     tile=st.sampled_from([96, 128]),
+    merge=st.sampled_from(MERGES),
 )
 @settings(max_examples=60)
-def test_an_object_no_larger_than_the_overlap_comes_once_and_whole(left, top, width, height, tile):
+def test_an_object_no_larger_than_the_overlap_comes_once_and_whole(left, top, width, height, tile, merge):
     box = np.array([[left, top, left + width, top + height]], float)
     grid = make_grid((300, 400), tile_size=tile, halo=24)
-    assert same_boxes(merged(cut_by_tiles(box, grid), grid).boxes, box)
+    found = merged(cut_by_tiles(box, grid), grid, merge=merge)
+    assert same_boxes(found.boxes, box, tolerance=1e-9)
+    assert found.scores.tolist() == pytest.approx([0.9])
 
 
 @given(
-    left=st.integers(0, 100), top=st.integers(0, 60), width=st.integers(20, 299), height=st.integers(20, 239)
-)  # fmt: skip
+    left=st.integers(0, 100),
+    top=st.integers(0, 60),
+    width=st.integers(20, 299),
+    height=st.integers(20, 239),
+    merge=st.sampled_from(MERGES),
+)
 @settings(max_examples=60)
-def test_an_object_larger_than_a_tile_is_put_together(left, top, width, height):
+def test_an_object_larger_than_a_tile_is_put_together(left, top, width, height, merge):
     box = np.array([[left, top, left + width, top + height]], float)
     grid = make_grid((300, 400), tile_size=96, halo=16)
-    assert same_boxes(merged(cut_by_tiles(box, grid), grid).boxes, box)
+    assert same_boxes(merged(cut_by_tiles(box, grid), grid, merge=merge).boxes, box, tolerance=1e-9)
 
 
-@given(seed=st.integers(0, 10_000))
-@settings(max_examples=30)
-def test_boxes_that_tiles_see_a_little_differently_still_come_once(seed):
+@given(seed=st.integers(0, 10_000), merge=st.sampled_from(MERGES), threshold=st.sampled_from([0.05, 0.5]))
+@settings(max_examples=60)
+def test_boxes_that_tiles_see_a_little_differently_still_come_once(seed, merge, threshold):
     rng = np.random.default_rng(seed)
     corners = rng.uniform(0, 340, 2)
     box = np.concatenate([corners, corners + rng.uniform(15, 50, 2)])[None]
     grid = make_grid((400, 400), tile_size=128, halo=24)
-    found = merged(cut_by_tiles(box, grid, jitter=1.5, rng=rng), grid).boxes
+    pieces = cut_by_tiles(box, grid, jitter=1.5, rng=rng)
+    found = merged(pieces, grid, merge=merge, threshold=threshold).boxes
     assert same_boxes(found, box, tolerance=3.5)
 
 
-def test_neighbours_at_a_seam_stay_apart():
+@pytest.mark.parametrize('merge', MERGES)
+def test_neighbours_at_a_seam_stay_apart(merge):
     boxes = np.array([[100.0, 100, 140, 140], [141, 100, 181, 140], [100, 141, 140, 181]])
     grid = make_grid((300, 300), tile_size=128, halo=24)
-    assert same_boxes(merged(cut_by_tiles(boxes, grid), grid).boxes, boxes)
+    assert same_boxes(merged(cut_by_tiles(boxes, grid), grid, merge=merge).boxes, boxes, tolerance=1e-9)
 
 
-def test_objects_of_two_classes_at_one_place_both_stay():
+@given(left=st.integers(0, 350), top=st.integers(0, 250))
+@settings(max_examples=60)
+def test_crowded_objects_at_a_seam_come_once_each_with_soft_nms(left, top):
+    boxes = np.array([[left, top, left + 30, top + 30], [left + 14, top, left + 44, top + 30]], float)  # overlap 0.36
+    grid = make_grid((300, 400), tile_size=128, halo=24)
+    pieces = cut_by_tiles(boxes, grid)
+    assert same_boxes(merged(pieces, grid, merge='soft_nms', threshold=0.05).boxes, boxes)
+    assert len(merged(pieces, grid)) == 1
+
+
+@pytest.mark.parametrize('merge', MERGES)
+def test_objects_of_two_classes_at_one_place_both_stay(merge):
     grid = make_grid((64, 64), tile_size=64, halo=0)
     box = np.array([[10.0, 10, 30, 30]] * 2)
     pieces = Pieces(box, np.array([0, 1]), np.array([0.9, 0.8]), np.zeros(2, np.int64))
-    assert len(merge_pieces(pieces, grid, overlap=0.3)) == 2
+    found = merge_pieces(pieces, grid, overlap=0.3, merge=merge)
+    assert found.scores.tolist() == pytest.approx([0.9, 0.8])
 
 
 @pytest.mark.parametrize('count', [300, 3 * FEW])
@@ -115,11 +144,63 @@ def test_suppression_is_that_of_torchvision(count, overlap):
     assert set(owners.tolist()) == set(kept.tolist())
 
 
-def test_tens_of_thousands_of_boxes_take_seconds():
+@given(seed=st.integers(0, 10_000), overlap=st.sampled_from([0.0, 0.2, 0.5]))
+@settings(max_examples=40)
+def test_soft_suppression_is_that_of_the_paper(seed, overlap):
+    boxes = random_boxes(seed, 40, side=150)
+    rng = np.random.default_rng(seed)
+    labels, scores = rng.integers(0, 2, 40), rng.random(40)
+    wanted, rest = scores.copy(), list(range(40))
+    while rest:  # as Bodla et al. (2017) write it, with the linear penalty
+        surest = max(rest, key=lambda number: wanted[number])
+        rest.remove(surest)
+        for number in rest:
+            shared = intersection_over_union(boxes[surest], boxes[number])
+            if labels[number] == labels[surest] and shared > overlap:
+                wanted[number] *= 1 - shared
+    found = soften(boxes, labels, scores, overlap=overlap)
+    assert found == pytest.approx(wanted)
+    least = soften(boxes, labels, scores, overlap=overlap, least=0.4)
+    assert (least >= 0.4).tolist() == (found >= 0.4).tolist()
+
+
+@given(seed=st.integers(0, 10_000), overlap=st.sampled_from([0.2, 0.55]))
+@settings(max_examples=40)
+def test_clusters_are_those_of_the_paper(seed, overlap):
+    boxes = random_boxes(seed, 40, side=150)
+    rng = np.random.default_rng(seed)
+    labels, scores = rng.integers(0, 2, 40), rng.random(40)
+    clusters = []  # as Solovyev et al. (2021) write it
+    for number in np.argsort(-scores):
+        shared = [
+            intersection_over_union(np.average(boxes[members], axis=0, weights=scores[members]), boxes[number])
+            if labels[members[0]] == labels[number] else 0.0
+            for members in clusters
+        ]  # fmt: skip
+        if max(shared, default=0) > overlap:
+            clusters[int(np.argmax(shared))].append(number)
+        else:
+            clusters.append([number])
+    kept, owners = cluster(boxes, labels, scores, overlap=overlap)
+    assert kept.tolist() == [members[0] for members in clusters]
+    assert all((owners[members] == members[0]).all() for members in clusters)
+    assert mean_scores(scores, owners)[kept] == pytest.approx([scores[members].mean() for members in clusters])
+
+
+@pytest.mark.parametrize('merge', MERGES)
+@pytest.mark.parametrize('outlined', [False, True])
+def test_tens_of_thousands_of_objects_take_seconds(merge, outlined):
     boxes = random_boxes(3, 40_000, side=12_000)
-    scores = np.random.default_rng(4).random(40_000)
-    kept, _ = suppress(boxes, np.zeros(40_000, np.int64), scores, overlap=0.3)
-    assert 20_000 < len(kept) < 40_000
+    grid = make_grid((12_000, 12_000), tile_size=512, halo=32)
+    rng = np.random.default_rng(4)
+    tiles = np.array([int(top // 448) * len(grid.cols) + int(left // 448) for left, top in boxes[:, :2]])
+    pieces = Pieces(boxes, rng.integers(0, 2, 40_000), rng.uniform(0.5, 1, 40_000), tiles % len(list(grid)))
+    if outlined:
+        pieces = replace(pieces, outlines=shapely.box(*boxes.T))
+    started = time.perf_counter()
+    found = merge_pieces(pieces, grid, overlap=0.3, merge=merge)
+    assert 20_000 < len(found) <= 40_000
+    assert time.perf_counter() - started < 30
 
 
 def test_overlaps_are_those_of_torchvision():
@@ -135,12 +216,41 @@ def test_a_mean_box_is_weighted_by_scores():
     assert found[2].tolist() == [50, 50, 60, 60]
 
 
-def test_weighted_merging_averages_what_two_tiles_see():
-    grid = make_grid((64, 160), tile_size=96, halo=16)
+@pytest.fixture
+def seen_twice():
+    """A box that two tiles see at places two pixels apart, the second surer, and the tiles."""
     boxes = np.array([[70.0, 10, 80, 20], [72, 10, 82, 20]])
-    pieces = Pieces(boxes, np.zeros(2, np.int64), np.array([0.8, 0.8]), np.array([0, 1]))
-    found = merge_pieces(pieces, grid, overlap=0.3, weighted=True)
-    assert found.boxes.ravel().tolist() == pytest.approx([71, 10, 81, 20])
+    pieces = Pieces(boxes, np.zeros(2, np.int64), np.array([0.6, 0.9]), np.array([0, 1]))
+    return pieces, make_grid((64, 160), tile_size=96, halo=16)
+
+
+@pytest.mark.parametrize(
+    ('merge', 'left', 'score'), [('nms', 72, 0.9), ('soft_nms', 72, 0.9), ('weighted', 71.2, 0.75)]
+)
+def test_of_two_views_the_surer_stays_or_their_mean(seen_twice, merge, left, score):
+    found = merge_pieces(*seen_twice, overlap=0.3, merge=merge)
+    assert found.boxes.ravel().tolist() == pytest.approx([left, 10, left + 10, 20])
+    assert found.scores.tolist() == pytest.approx([score])
+
+
+@pytest.mark.parametrize(('merge', 'score'), [('nms', 0.9), ('soft_nms', 0.9), ('weighted', 0.75)])
+def test_outlines_have_no_mean_so_the_surest_stays_with_its_box(seen_twice, merge, score):
+    pieces, grid = seen_twice
+    pieces = replace(pieces, outlines=shapely.box(*pieces.boxes.T))
+    found = merge_pieces(pieces, grid, overlap=0.3, merge=merge)
+    assert found.outlines[0].bounds == tuple(found.boxes[0]) == (72, 10, 82, 20)
+    assert found.scores.tolist() == pytest.approx([score])
+
+
+def test_soft_nms_leaves_out_what_falls_below_the_threshold():
+    boxes = np.array([[10.0, 10, 30, 30], [10, 20, 30, 40]])  # overlap 1/3
+    pieces = Pieces(boxes, np.zeros(2, np.int64), np.array([0.9, 0.6]), np.zeros(2, np.int64))
+    grid = make_grid((64, 64), tile_size=64, halo=0)
+    lowered = merge_pieces(pieces, grid, overlap=0.3, merge='soft_nms', threshold=0.3)
+    assert lowered.scores.tolist() == pytest.approx([0.9, 0.4])
+    assert len(merge_pieces(pieces, grid, overlap=0.3, merge='soft_nms', threshold=0.5)) == 1
+    untouched = merge_pieces(pieces, grid, overlap=0.4, merge='soft_nms', threshold=0.5)
+    assert untouched.scores.tolist() == [0.9, 0.6]
 
 
 def test_an_object_seen_in_half_of_the_looks_loses_half_of_its_score():
@@ -150,9 +260,10 @@ def test_an_object_seen_in_half_of_the_looks_loses_half_of_its_score():
     assert fuse_looks([one] * 4, overlap=0.3).scores.tolist() == pytest.approx([0.8])
 
 
-def test_nothing_merges_to_nothing():
+@pytest.mark.parametrize('merge', MERGES)
+def test_nothing_merges_to_nothing(merge):
     nothing = np.zeros(0, np.int64)
     pieces = Pieces(np.zeros((0, 4)), nothing, np.zeros(0), nothing)
     grid = make_grid((64, 64), tile_size=64, halo=0)
-    assert not len(merge_pieces(pieces, grid, overlap=0.3))
+    assert not len(merge_pieces(pieces, grid, overlap=0.3, merge=merge))
     assert not seen_better_elsewhere(pieces.boxes, nothing, grid).any()

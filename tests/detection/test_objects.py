@@ -1,5 +1,7 @@
 """Objects of whole rasters: found once, in the right place, written as layers."""
 
+from typing import get_args
+
 import geopandas
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from geolearn.classes import ClassInfo
 from geolearn.inference.features import objects_to_features
+from geolearn.inference.merging import Merge
 from geolearn.inference.objects import DetectPlan, detect_raster
 from geolearn.inference.outlines import outline_mask
 from geolearn.inference.tiles import PixelScale, Source
@@ -42,33 +45,40 @@ PLACED = st.tuples(st.integers(0, 6), st.integers(0, 4), st.integers(4, 20))
     places=st.lists(PLACED, max_size=8, unique_by=lambda place: place[:2]),
     shift=st.integers(0, 8),
     tile=st.sampled_from([64, 96]),
+    masks=st.booleans(),
+    merge=st.sampled_from(get_args(Merge)),
 )
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_each_square_is_found_once_wherever_tiles_meet(places, shift, tile, draw, save, finder, tmp_path):
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_each_square_is_found_once_wherever_tiles_meet(places, shift, tile, masks, merge, draw, save, finder, tmp_path):
     boxes = [
         (30 * c + shift, 30 * r + shift, 30 * c + shift + side, 30 * r + shift + side) for c, r, side in places
     ]  # fmt: skip
     image = draw((160, 220), boxes)
-    found, _ = detect(save(tmp_path / 'squares.tif', image), finder(), tile=tile)
+    found, _ = detect(save(tmp_path / 'squares.tif', image), finder(masks=masks), tile=tile, merge=merge)
     assert sorted_boxes(found) == sorted(map(list, boxes))
+    if masks and boxes:
+        assert sorted(outline.bounds for outline in found.outlines) == sorted(boxes)
 
 
-def test_a_long_object_is_put_together_from_many_tiles(draw, save, finder, tmp_path):
-    found, _ = detect(save(tmp_path / 'road.tif', draw((200, 300), [(5, 90, 290, 100)])), finder())
+@pytest.mark.parametrize('merge', get_args(Merge))
+def test_a_long_object_is_put_together_from_many_tiles(draw, save, finder, tmp_path, merge):
+    found, _ = detect(save(tmp_path / 'road.tif', draw((200, 300), [(5, 90, 290, 100)])), finder(), merge=merge)
     assert sorted_boxes(found) == [[5, 90, 290, 100]]
 
 
-def test_outlines_that_bend_are_put_together_from_many_tiles(draw, save, finder, tmp_path):
+@pytest.mark.parametrize('merge', get_args(Merge))
+def test_outlines_that_bend_are_put_together_from_many_tiles(draw, save, finder, tmp_path, merge):
     image = draw((200, 300), [(5, 90, 290, 100), (150, 20, 160, 90)])  # a T upside down, in one piece
-    found, _ = detect(save(tmp_path / 'road.tif', image), finder(masks=True))
+    found, _ = detect(save(tmp_path / 'road.tif', image), finder(masks=True), merge=merge)
     assert sorted_boxes(found) == [[5, 20, 290, 100]]
     assert found.outlines[0].area == 285 * 10 + 10 * 70
 
 
-def test_flipped_looks_find_the_same(draw, save, finder, tmp_path):
+@pytest.mark.parametrize('merge', get_args(Merge))
+def test_flipped_looks_find_the_same(draw, save, finder, tmp_path, merge):
     boxes = [(3, 4, 20, 14), (60, 50, 75, 70), (100, 90, 118, 96)]
     path = save(tmp_path / 'a.tif', draw((128, 128), boxes))
-    found, _ = detect(path, finder(), augment=True)
+    found, _ = detect(path, finder(), augment=True, merge=merge)
     assert sorted_boxes(found) == sorted(map(list, boxes))
     assert found.scores == pytest.approx([0.9] * 3)
 
@@ -84,11 +94,6 @@ def test_nothing_is_found_where_nothing_is(draw, save, finder, tmp_path):
     frame = objects_to_features(found, box, CLASSES, outlined=False)
     assert len(frame) == 0
     assert list(frame.columns) == ['Class', 'value', 'Confidence', 'area', 'geometry']
-    for suffix in ('.gpkg', '.shp'):  # GeoJSON has no columns without features
-        path = write_layer(frame, tmp_path / f'nothing{suffix}')
-        read = geopandas.read_file(path)
-        assert len(read) == 0
-        assert set(read.columns) >= {'Class', 'value', 'Confidence', 'area'}
 
 
 def test_features_carry_class_confidence_and_area(draw, save, finder, tmp_path):
@@ -118,6 +123,13 @@ def test_in_degrees_areas_are_square_metres(draw, save, finder, tmp_path):
     frame = objects_to_features(*detect(path, finder()), CLASSES, outlined=False)
     metres = frame.to_crs(CRS).geometry.area
     assert frame['area'][0] == pytest.approx(metres[0], rel=2e-3)
+
+
+def test_in_feet_areas_are_square_feet(draw, save, finder, tmp_path):
+    place = Affine(2, 0, 900_000, 0, -2, 200_000)
+    path = save(tmp_path / 'feet.tif', draw((100, 100), [(10, 20, 30, 50)]), transform=place, crs='EPSG:2263')
+    frame = objects_to_features(*detect(path, finder()), CLASSES, outlined=False)
+    assert frame['area'][0] == 20 * 30 * 2 * 2
 
 
 def test_outlines_become_multipolygons(draw, save, finder, tmp_path):

@@ -481,7 +481,7 @@ def test_a_loaded_model_with_data_goes_on_training(scene_data, tmp_path):
 def test_what_a_bundle_says_of_a_model_stays_until_it_is_trained_again(scene_data, tmp_path):
     first = make(scene_data).fit(1, lr=3e-3).save(tmp_path / 'm.dlpk')
     said = read_bundle(first)
-    figures = {f'ModelCharacteristics/{name}.png' for name in ('loss_graph', 'show_results')}
+    figures = {f'ModelCharacteristics/{name}.png' for name in ('loss_graph', 'show_results', 'confusion_matrix')}
     assert set(said.extras) == {*figures, 'model_metrics.html'}
     for data in (None, scene_data):
         model = load_model(first, data)

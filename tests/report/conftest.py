@@ -1,9 +1,12 @@
 """A browser, where the machine has one, and the report of a small model."""
 
+import functools
+import io
 import shutil
 from datetime import date
 
 import pytest
+from report_kinds import KINDS
 
 BROWSERS = ('chromium-headless-shell', 'chromium', 'chromium-browser', 'google-chrome')
 
@@ -47,6 +50,63 @@ def pixel_model(scene_chips, tmp_path_factory):
 @pytest.fixture(scope='session')
 def pixel_report(pixel_model):
     """What there is to say of it."""
-    from geolearn.models.pixels._report import report_pixel_classifier
+    from geolearn.models._report import make_report
 
-    return report_pixel_classifier(pixel_model, made=date(2026, 1, 2))
+    return make_report(pixel_model, made=date(2026, 1, 2))
+
+
+@pytest.fixture(scope='session')
+def make_model(scene_files, scene_chips, tmp_path_factory):
+    """Train a small model of a kind for an epoch on chips of the scene; returns it and the folder of its chips.
+
+    Kinds are names of classes, or ``'several labels'`` for a classifier of chips that hold any number of classes.
+    """
+    import torch
+
+    import geolearn
+    from geolearn.chips.synthetic import CLASSES
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    @functools.cache
+    def make(kind):
+        folder = tmp_path_factory.mktemp('kind')
+        chips, name = folder / 'chips', KINDS[kind].model
+        if name == 'ChangeDetector':
+            shutil.copytree(scene_chips, chips)
+            shutil.copytree(chips / 'images', chips / 'images2')
+        elif export := KINDS[kind].export:
+            options = {'classes': CLASSES, 'tile_size': 32, 'sensor': 'Sentinel-2'}
+            geolearn.export_training_data(*scene_files, chips, export, **options)
+        else:
+            chips = scene_chips
+        options = {'chip_size': 32, 'batch_size': 4, 'val_split_pct': 0.25, 'working_dir': folder}
+        data = geolearn.prepare_data(chips, **options, **KINDS[kind].chips)
+        torch.manual_seed(0)
+        model = getattr(geolearn, name)(data, 'test_resnet', pretrained=False, **KINDS[kind].options)
+        return model.fit(1, lr=1e-3, checkpoint=False), chips
+
+    yield make
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope='session')
+def report_of(make_model):
+    """What there is to say of the model of a kind."""
+    from geolearn.models._report import make_report
+
+    return functools.cache(lambda kind: make_report(make_model(kind)[0], made=date(2026, 1, 2)))
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+    """Pictures of one pixel, for tests in which it does not matter what they show."""
+    from PIL import Image
+
+    def dot(figure, *, dpi=100):
+        buffer = io.BytesIO()
+        Image.new('L', (1, 1)).save(buffer, 'PNG')
+        return buffer.getvalue()
+
+    monkeypatch.setattr('geolearn.models._reporting.png', dot)

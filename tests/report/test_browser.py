@@ -2,7 +2,7 @@
 
 import pytest
 
-from geolearn.report import render_report, write_report
+from geolearn.report import Picture, render_report, write_report
 
 LOOK = """() => ({
   images: [...document.images].map(image => image.complete && image.naturalWidth > 0),
@@ -44,6 +44,19 @@ def test_a_browser_shows_the_whole_page_without_complaint(browser, path, width, 
     assert found['links']
     assert found['height'] > 2000
     assert found['shot'].startswith(b'\x89PNG')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'kind', ['PixelRegressor', 'ChangeDetector', 'FeatureClassifier', 'several labels', 'FasterRCNN', 'MaskRCNN']
+)
+def test_a_browser_shows_the_page_of_every_kind_of_model(browser, report_of, kind, tmp_path):
+    report = report_of(kind)
+    found = look(browser, write_report(tmp_path / 'report.html', report), viewport={'width': 390, 'height': 900})
+    pictures = [part for section in report.sections for part in section.parts if isinstance(part, Picture)]
+    assert found['images'] == [True] * len(pictures)
+    assert len(pictures) >= 4
+    assert (found['told'], found['asked'], found['scripts'], found['empty'], found['wide']) == ([], [], 0, 0, 0)
 
 
 def test_day_and_night_differ(browser, path):

@@ -14,18 +14,17 @@ from geolearn.chips.splits import Split
 from geolearn.errors import NotTrainedError
 from geolearn.history import History
 from geolearn.losses import PixelLossOptions
+from geolearn.models._report import make_report
+from geolearn.models._report_data import data_section, find_warnings
 from geolearn.models._reporting import (
     backbone_section,
-    data_section,
     duration,
     environment_section,
-    find_warnings,
     fingerprint,
     reproduce_section,
     training_section,
 )
 from geolearn.models.pixels._judging import judge_chips, look_at
-from geolearn.models.pixels._report import report_pixel_classifier
 from geolearn.report import Code, Facts, Notes, Picture, Share, Table, is_report, render_report
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -76,7 +75,7 @@ def test_the_page_is_sound_though_the_class_names_are_hostile(pixel_report):
 
 
 def test_the_same_model_makes_the_same_page(pixel_model, pixel_report):
-    again = report_pixel_classifier(pixel_model, made=date(2026, 1, 2))
+    again = make_report(pixel_model, made=date(2026, 1, 2))
     assert render_report(again) == render_report(pixel_report)
 
 
@@ -94,12 +93,12 @@ def test_scores_are_those_of_the_model(pixel_model, pixel_report):
 def test_a_model_without_chips_cannot_be_reported(pixel_model, tmp_path):
     loaded = load_model(pixel_model.save(tmp_path / 'm.dlpk'))
     with pytest.raises(NotTrainedError, match='a report needs the chips; pass data='):
-        report_pixel_classifier(loaded, made=date(2026, 1, 2))
+        make_report(loaded, made=date(2026, 1, 2))
 
 
 def test_a_loaded_model_can_be_reported_with_its_chips(pixel_model, tmp_path):
     loaded = load_model(pixel_model.save(tmp_path / 'm.dlpk'), pixel_model.data)
-    report = report_pixel_classifier(loaded, made=date(2026, 1, 2))
+    report = make_report(loaded, made=date(2026, 1, 2))
     training = section(report, 'Training')
     assert facts(training)['epochs'] == '1'
     assert not [part for part in training.parts if isinstance(part, Picture)]  # batches' losses are not kept
@@ -110,7 +109,7 @@ def test_a_transformer_on_more_chips_shows_typical_ones_too(scene_chips, tmp_pat
     options = {'chip_size': 32, 'batch_size': 4, 'val_split_pct': 0.5, 'ignore_classes': [0], 'working_dir': tmp_path}
     data = prepare_data(scene_chips, **options)
     model = DeepLab(data, backbone='dofa_tiny', pretrained=False).fit(2, lr=1e-3)
-    report = report_pixel_classifier(model, made=date(2026, 1, 2))
+    report = make_report(model, made=date(2026, 1, 2))
     titles = [found.title for found in report.sections]
     assert titles[4:7] == ['Typical chips', 'Worst chips', 'Hardest chips']
     assert is_report(render_report(report))

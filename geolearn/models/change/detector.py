@@ -14,22 +14,24 @@ from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.decoders import get_decoder
 from geolearn.device import choose_device
-from geolearn.errors import BundleError, RasterError
+from geolearn.errors import BundleError
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.losses import PixelLossOptions
 from geolearn.models._describing import BackboneChoice
 from geolearn.models._registry import register_model
+from geolearn.models._report import Findings
+from geolearn.models.change._report import find_in_changes
 from geolearn.models.change.options import ChangeOptions
 from geolearn.models.change.siamese import Fusion, SiameseBackbone
-from geolearn.models.images import Image, load_image
+from geolearn.models.images import Image, load_dates
 from geolearn.models.mapping import MapModel, Reading, Running, map_with_model
 from geolearn.models.network import build_backbone
+from geolearn.models.pixels._judging import JudgedChips
 from geolearn.models.pixels.judged import JudgedClassifier
 from geolearn.models.pixels.options import PixelOptions
 from geolearn.models.pixels.segmenter import Segmenter, put_decoder
 from geolearn.models.spec import ModelSpec
 from geolearn.plotting.change import show_changes
-from geolearn.raster import require_same_grid
 from geolearn.raster.reading import RasterPath
 
 if TYPE_CHECKING:
@@ -124,10 +126,11 @@ class ChangeDetector(JudgedClassifier):
     def emd_fields(cls, spec: ModelSpec) -> dict[str, Any]:
         """Return the keys of Esri's model definition that belong to change detectors."""
         fusion = ChangeOptions.from_json(spec.options, decoder=cls.decoder).fusion
-        return super().emd_fields(spec) | {
-            'ExtractBands': list(range(DATES * len(spec.bands))),
-            'attention_type': 'PAM' if fusion == 'attention' else fusion,
-        }
+        return super().emd_fields(spec) | {'attention_type': 'PAM' if fusion == 'attention' else fusion}
+
+    def findings(self) -> Findings:
+        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
+        return find_in_changes(super().findings(), ChangeOptions.from_json(self.spec.options, decoder=self.decoder))
 
     # -- looking
 
@@ -136,20 +139,9 @@ class ChangeDetector(JudgedClassifier):
         changes = [info.name for info in self.spec.class_infos if info.value != 0]
         return self.per_class_metrics().loc[changes, ['precision', 'recall', 'f1']]
 
-    def show_results(self, rows: int = 4, *, worst_first: bool = False) -> 'Figure':
-        """Draw validation chips: before, after, truth and prediction.
-
-        Args:
-            rows: Number of pairs.
-            worst_first: Those of the lowest mean IoU, instead of the first.
-        """
-        data = self._needed_data()
-        shown = [data.valid_ds[index] for index in self._order(worst_first=worst_first)[:rows]]
-        images, masks = (torch.stack(part) for part in zip(*shown))
-        self.network.to(data.valid_dl.device).eval()
-        with torch.inference_mode():
-            found = self.network(images.to(data.valid_dl.device)).max(1).indices
-        return show_changes(images, masks, found.cpu(), self.spec.bands, self.spec.class_infos)
+    def _draw(self, seen: JudgedChips, titles: Sequence[str], *, losses: bool) -> 'Figure':
+        costs = seen.losses if losses else None
+        return show_changes(*seen[:3], self.spec.bands, self.spec.class_infos, titles=titles, losses=costs)
 
     # -- using
 
@@ -183,13 +175,7 @@ class ChangeDetector(JudgedClassifier):
             ValueError: If arrays have other shapes.
         """
         reading = Reading(bands, sensor, scale, offset)
-        first, second = (load_image(image, self.spec, reading) for image in (before, after))
-        if first.place is not None and second.place is not None:
-            require_same_grid(first.place, second.place)
-        if first.pixels.shape != second.pixels.shape:
-            sizes = ' and '.join(f'{p.shape[2]}x{p.shape[1]}' for p in (first.pixels, second.pixels))
-            raise RasterError(f'before and after must be of one size, got {sizes} pixels')
-        pair = torch.stack([first.pixels, second.pixels])
+        pair = load_dates([before, after], self.spec, reading)
         model, target = self._map_model(), choose_device(device)
         network = self.network.to(target).eval()
         with torch.inference_mode():

@@ -56,7 +56,8 @@ class RegionAttention(nn.Module):
         n, h, w, dates, channels = grid.shape
         window = (min(self.side, h), min(self.side, w))
         regions = window_partition(grid.flatten(3), window)
-        x = regions.reshape(len(regions), -1, channels)
+        # len() would write the number of images into an exported graph
+        x = regions.reshape(regions.shape[0], -1, channels)
         found = F.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x))
         return window_unpartition(found.reshape(regions.shape), window, (h, w)).reshape(n, h, w, dates, channels)
 

@@ -11,7 +11,7 @@ from geolearn.errors import UnknownNameError
 from geolearn.models.classification._outputs import ChipOutputs, case_matrices, count_confusion
 from geolearn.models.classification.explain import heat_map
 from geolearn.models.classification.network import ChipNetwork
-from geolearn.plotting import show_confusion_matrix
+from geolearn.plotting import describe_chip, show_confusion_matrix
 from geolearn.plotting.classification import Verdict, show_cases, show_explained, show_verdicts
 
 if TYPE_CHECKING:
@@ -39,13 +39,25 @@ def draw_hard_examples(outputs: ChipOutputs, data: ChipData, count: int) -> 'Fig
     """Draw the validation chips of the highest loss, the highest first."""
     if count < 1:
         raise ValueError(f'num_examples must be at least 1, got {count}')
-    losses = outputs.losses
-    hardest = losses.argsort(descending=True)[:count].tolist()
+    return draw_chips(outputs, data, outputs.losses.argsort(descending=True)[:count].tolist())
+
+
+def draw_chips(outputs: ChipOutputs, data: ChipData, positions: Sequence[int]) -> 'Figure':
+    """Draw validation chips with truth, prediction, name and loss.
+
+    Args:
+        outputs: Of all validation chips.
+        data: Whose validation chips they are.
+        positions: Of the chips among these, at least one.
+    """
+    names = [data.table.names[data.valid_ds.positions[position]] for position in positions]
     verdicts = [
-        verdict._replace(text=f'{verdict.text}\nloss {losses[position]:.2f}')
-        for position, verdict in zip(hardest, _verdicts(outputs, data.classes, hardest))
+        verdict._replace(text=f'{verdict.text}\n{describe_chip(name, loss=loss)}')
+        for name, loss, verdict in zip(
+            names, outputs.losses[positions].tolist(), _verdicts(outputs, data.classes, positions)
+        )
     ]
-    return show_verdicts(_images(data, hardest), verdicts, data.bands)
+    return show_verdicts(_images(data, positions), verdicts, data.bands)
 
 
 def draw_results(outputs: ChipOutputs, data: ChipData, rows: int, *, network: ChipNetwork | None) -> 'Figure':

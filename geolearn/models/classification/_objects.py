@@ -1,6 +1,7 @@
 """Classify the polygons of a layer: check that layer, raster and model fit together, compute, write the copy."""
 
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,16 +9,14 @@ import numpy as np
 import torch
 
 from geolearn.device import choose_device
-from geolearn.errors import RasterError
-from geolearn.inference.polygons import ChipPlan, Crop, compute_chips, pixel_bounds, read_polygons
+from geolearn.inference.polygons import ChipPlan, Crop, compute_chips, pixel_outlines, read_polygons
 from geolearn.inference.vectors import check_vector_target, write_layer
 from geolearn.models.classification._outputs import class_probabilities, decide
 from geolearn.models.classification.network import ChipNetwork
 from geolearn.models.classification.options import ChipOptions
-from geolearn.models.mapping import Reading, check_reading, check_target, match_raster
+from geolearn.models.mapping import RasterSource, Reading, check_reading, check_target, open_dates
 from geolearn.models.spec import ModelSpec
-from geolearn.raster import open_raster, raster_geobox
-from geolearn.raster.reading import RasterPath
+from geolearn.raster import raster_geobox
 
 log = logging.getLogger('geolearn')
 
@@ -29,7 +28,8 @@ class PolygonJob(NamedTuple):
     """What the caller of `classify_objects` asked for."""
 
     layer: str | None
-    crop: Crop
+    crop: Crop | None
+    blacken: bool | None
     chip_size: int
     threshold: float
     batch_size: int
@@ -39,30 +39,30 @@ class PolygonJob(NamedTuple):
 def classify_layer(
     spec: ModelSpec,
     network: ChipNetwork,
-    raster: RasterPath,
+    raster: RasterSource,
     polygons: Any,
     dst: str | Path,
     reading: Reading,
     job: PolygonJob,
 ) -> Path:
     """Do what `FeatureClassifier.classify_objects` says."""
-    if spec.dates > 1:
-        raise RasterError(f'this model takes images of {spec.dates} dates; polygons are classified on one date only')
     if job.chip_size < 1:
         raise ValueError(f'chip_size must be at least 1 pixel, got {job.chip_size}')
     check_reading(reading)
     target = check_target(raster, check_vector_target(dst))
-    plan = ChipPlan(job.chip_size, job.batch_size, reading.pixel_scale, job.crop)
+    options = ChipOptions.from_json(spec.options)
+    crop = options.crop if job.crop is None else job.crop
+    blacken = options.blackened if job.blacken is None else job.blacken
+    plan = ChipPlan(job.chip_size, job.batch_size, reading.pixel_scale, crop, blacken)
     frame = read_polygons(polygons, job.layer)
     device = choose_device(job.device)
     network.to(device).eval()
-    with open_raster(raster) as dataset:
-        source = match_raster(dataset, spec, reading)
-        bounds = pixel_bounds(frame, raster_geobox(dataset))
-        logits = compute_chips(source, bounds, lambda chips: network(chips.to(device)), plan)
+    with ExitStack() as stack:
+        sources = open_dates(raster, spec, reading, stack)
+        outlines = pixel_outlines(frame, raster_geobox(sources[0].dataset))
+        logits = compute_chips(sources, outlines, lambda chips: network(chips.to(device)), plan)
     names = [info.name for info in spec.class_infos]
-    multi_label = ChipOptions.from_json(spec.options).multi_label
-    labels, confidences = name_rows(logits, names, multi_label=multi_label, threshold=job.threshold)
+    labels, confidences = name_rows(logits, names, multi_label=options.multi_label, threshold=job.threshold)
     missing = sum(label is None for label in labels)
     if missing:
         log.warning(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from geolearn.chips.label import Task
 from geolearn.classes import MAX_CLASSES
 from geolearn.data import ChipData
 from geolearn.device import choose_device
-from geolearn.errors import RasterError
 from geolearn.inference.polygons import Crop
 from geolearn.models._describing import BackboneChoice, require_task
 from geolearn.models._registry import register_model
@@ -24,9 +23,8 @@ from geolearn.models.classification._outputs import THRESHOLD, check_threshold, 
 from geolearn.models.classification.explain import Explanation, heat_map
 from geolearn.models.classification.model import ChipModel
 from geolearn.models.classification.options import ChipOptions, Pooling, mixup_strength
-from geolearn.models.images import Image, load_image
-from geolearn.models.mapping import Reading
-from geolearn.raster.reading import RasterPath
+from geolearn.models.images import Image, load_dates, load_image
+from geolearn.models.mapping import RasterSource, Reading
 
 
 class ChipPrediction(NamedTuple):
@@ -101,14 +99,23 @@ class FeatureClassifier(ChipModel):
         name = self.default_backbone if backbone is None else backbone
         choice = BackboneChoice(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
         multi_label = data.task == Task.LABELS
-        options = ChipOptions(multi_label, pooling, dropout, label_smoothing, mixup_strength(mixup), oversample)
+        options = ChipOptions(
+            multi_label,
+            pooling,
+            dropout,
+            label_smoothing,
+            mixup_strength(mixup),
+            oversample,
+            crop='bounding_box' if data.variable_size else 'fixed',
+            blackened=data.blackened,
+        )
         super().__init__(data, choice, options=options.to_json(), class_balancing=class_balancing)
 
     # -- using
 
     def predict(
         self,
-        image: Image,
+        image: Image | Sequence[Image],
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
@@ -120,7 +127,8 @@ class FeatureClassifier(ChipModel):
         """Classify one image, best of about the size of the training chips.
 
         Args:
-            image: Array (bands, H, W), bands as in training and NaN where there is no data; or a raster file.
+            image: Array (bands, H, W), bands as in training and NaN where there is no data; or a raster file. For
+                models of several dates one such for each date, oldest first.
             bands: Names of the file's bands in their order, where it names none or wrong ones.
             sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``.
             scale: Multiplies pixel values, where they are not in the units of the training chips.
@@ -147,7 +155,12 @@ class FeatureClassifier(ChipModel):
         return ChipPrediction(names, dict(zip(self._class_names, likely[0].tolist())))
 
     def explain(
-        self, image: Image, *, class_name: str | None = None, method: Explanation = 'auto', device: str | None = None
+        self,
+        image: Image | Sequence[Image],
+        *,
+        class_name: str | None = None,
+        method: Explanation = 'auto',
+        device: str | None = None,
     ) -> np.ndarray:
         """Show where the model looks in an image.
 
@@ -169,22 +182,21 @@ class FeatureClassifier(ChipModel):
         index = _looking.choose_class(network, pixels, self._class_names, class_name)
         return heat_map(network, pixels, index, method).numpy()
 
-    def _load(self, image: Image, reading: Reading) -> Tensor:
+    def _load(self, image: Image | Sequence[Image], reading: Reading) -> Tensor:
+        """Return pixels ([dates,] bands, H, W)."""
         if self.spec.dates > 1:
-            raise RasterError(
-                f'this model takes chips of {self.spec.dates} dates, and single images show one; compute batches of '
-                'data.valid_dl with model.network'
-            )
-        return load_image(image, self.spec, reading).pixels
+            return load_dates(cast(Sequence[Image], image), self.spec, reading)
+        return load_image(cast(Image, image), self.spec, reading).pixels
 
     def classify_objects(
         self,
-        raster: RasterPath,
+        raster: RasterSource,
         polygons: Any,
         dst: str | Path,
         *,
         layer: str | None = None,
-        crop: Crop = 'fixed',
+        crop: Crop | None = None,
+        blacken: bool | None = None,
         chip_size: int | None = None,
         threshold: float = THRESHOLD,
         bands: Sequence[str] | None = None,
@@ -201,12 +213,14 @@ class FeatureClassifier(ChipModel):
         data, get neither; they are counted and told.
 
         Args:
-            raster: A raster, or several that make one mosaic.
+            raster: A raster, or several that make one mosaic; for models of several dates a list of one such for each
+                date, oldest first, or one raster of all.
             polygons: A file that OGR reads, a GeoParquet, or a GeoDataFrame, in any CRS.
             dst: Layer to write: .gpkg, .geojson (in WGS84), .parquet or .shp.
             layer: Layer of the file; None takes the only one.
-            crop: ``'fixed'`` sees a chip around each polygon's middle, ``'bounding_box'`` its bounding box alone: what
-                the training chips were exported with.
+            crop: ``'fixed'`` sees a chip around each polygon's middle, ``'bounding_box'`` its bounding box alone; None
+                takes what the training chips were exported with.
+            blacken: Set pixels around each polygon to 0; None does as the training chips were exported.
             chip_size: Side of the chips in pixels; None takes that of the training chips.
             threshold: Probability from which on a class is there, where a chip may hold several.
             bands: Names of the raster's bands in file order, where the file names none or wrong ones.
@@ -225,6 +239,6 @@ class FeatureClassifier(ChipModel):
         """
         check_threshold(threshold)
         size = self.spec.chip_size if chip_size is None else chip_size
-        job = PolygonJob(layer, crop, size, threshold, batch_size, device)
+        job = PolygonJob(layer, crop, blacken, size, threshold, batch_size, device)
         reading = Reading(bands, sensor, scale, offset)
         return classify_layer(self.spec, self.network, raster, polygons, dst, reading, job)

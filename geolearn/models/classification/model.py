@@ -7,7 +7,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from geolearn.bundle import FIGURES
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError, ChipFolderError
@@ -16,7 +15,7 @@ from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy
 from geolearn.metrics import ChipScores, ConfusionMatrix, MultiLabelScores
 from geolearn.models._describing import require_task
 from geolearn.models._model import Model
-from geolearn.models._saving import png
+from geolearn.models._report import Findings, bundled_report
 from geolearn.models.classification import _looking
 from geolearn.models.classification._outputs import (
     ChipOutputs,
@@ -25,6 +24,7 @@ from geolearn.models.classification._outputs import (
     score_chips,
     tabulate_classes,
 )
+from geolearn.models.classification._report import find_in_chips
 from geolearn.models.classification._training_data import shown_as
 from geolearn.models.classification.network import ChipNetwork, build_chip_network
 from geolearn.models.classification.options import ChipOptions
@@ -72,28 +72,26 @@ class ChipModel(Model):
     @classmethod
     def emd_fields(cls, spec: ModelSpec) -> dict[str, Any]:
         """Return the keys of Esri's model definition that belong to classifiers of features."""
-        multi_label = ChipOptions.from_json(spec.options).multi_label
+        options = ChipOptions.from_json(spec.options)
         return {
             'ModelType': 'ObjectClassification',
-            'MetaDataMode': 'MultiLabeled_Tiles' if multi_label else 'Labeled_Tiles',
-            'CropSizeFixed': 1,
-            'BlackenAroundFeature': 0,
+            'MetaDataMode': 'MultiLabeled_Tiles' if options.multi_label else 'Labeled_Tiles',
+            'CropSizeFixed': int(options.crop == 'fixed'),
+            'BlackenAroundFeature': int(options.blackened),
         }
 
     def evaluate(self) -> Evaluation:
         """Judge the model on the validation chips, for its bundle."""
         table = self.per_class_metrics().drop(columns=['f2', 'support']).rename(index=str)
-        figures = {
-            f'{FIGURES}show_results.png': png(self.show_results()),
-            f'{FIGURES}confusion_matrix.png': png(self.plot_confusion_matrix()),
-        }
-        if self.history.batch_losses:
-            figures[f'{FIGURES}loss_graph.png'] = png(self.plot_losses())
         return Evaluation(
             metrics=self.scores(),
             esri={'accuracy': f'{self.accuracy():.4e}', 'per_class_metrics': table.T.to_json()},
-            figures=figures,
+            figures=bundled_report(self),
         )
+
+    def findings(self) -> Findings:
+        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
+        return find_in_chips(self, self._needed_data(), self._options)
 
     def _assemble(self, spec: ModelSpec, network: Network, data: ChipData | None) -> None:
         options = ChipOptions.from_json(spec.options)

@@ -1,4 +1,4 @@
-"""What a classifier of chips was told besides its backbone, kept in its spec."""
+"""What a classifier of chips was told besides its backbone, and how its chips were cut, kept in its spec."""
 
 import math
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from geolearn.errors import BundleError
+from geolearn.inference.polygons import Crop
 
 Pooling = Literal['auto', 'mean', 'cls']
 """What of a backbone's output stands for the image."""
@@ -16,7 +17,7 @@ USUAL_MIXUP = 0.4
 
 @dataclass(frozen=True)
 class ChipOptions:
-    """Head and training of a classifier of chips.
+    """Head, training and chips of a classifier of chips.
 
     Args:
         multi_label: Whether a chip may hold any number of classes instead of one.
@@ -26,6 +27,8 @@ class ChipOptions:
         label_smoothing: Share of each target, 0..1, that is spread over all classes; for one class per chip.
         mixup: Strength of `geolearn.augment.Mixup`, 0 for none.
         oversample: Whether chips of rare classes are shown several times in an epoch.
+        crop: What of the ground around a feature the training chips show.
+        blackened: Whether pixels around the feature were set to 0 in them.
 
     Raises:
         ValueError: If a value makes no sense.
@@ -37,6 +40,8 @@ class ChipOptions:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     oversample: bool = False
+    crop: Crop = 'fixed'
+    blackened: bool = False
 
     def __post_init__(self) -> None:
         if self.pooling not in get_args(Pooling):
@@ -47,7 +52,9 @@ class ChipOptions:
                 raise ValueError(f'{name} must be a number of 0 or more and below 1, got {value!r}')
         if not _is_number(self.mixup) or not (self.mixup == 0 or 1e-3 <= self.mixup < math.inf):
             raise ValueError(f'mixup must be True, False or a strength such as 0.4, got {self.mixup!r}')
-        for name in ('multi_label', 'oversample'):
+        if self.crop not in get_args(Crop):
+            raise ValueError(f'crop must be one of {", ".join(map(repr, get_args(Crop)))}, got {self.crop!r}')
+        for name in ('multi_label', 'oversample', 'blackened'):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f'{name} must be True or False, got {getattr(self, name)!r}')
         if self.multi_label and self.label_smoothing:

@@ -1,1 +1,1 @@
-"""Detectors: torchvision's heads on any backbone's pyramid, for images of any bands."""
+"""Detectors: heads of torchvision and transformers on any backbone's pyramid, for images of any bands."""

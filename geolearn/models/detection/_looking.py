@@ -1,18 +1,20 @@
 """What a detector does on validation chips, counted and drawn."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 
-from geolearn.bundle import FIGURES
 from geolearn.chips.loader import ChipLoader
+from geolearn.data import ChipData
 from geolearn.history import Evaluation
 from geolearn.inference.found import Found
 from geolearn.metrics import DetectionScores
-from geolearn.models._saving import png
+from geolearn.models._report import bundled_report
 from geolearn.models.detection.detector import Detector
 from geolearn.models.spec import ModelSpec
+from geolearn.plotting import describe_chip
 from geolearn.plotting.detection import show_detections
 
 if TYPE_CHECKING:
@@ -49,6 +51,37 @@ def draw_results(network: Detector, chips: ChipLoader, spec: ModelSpec, *, rows:
     return show_detections(images.cpu(), truth, shown, spec.bands, spec.class_infos)
 
 
+@torch.inference_mode()
+def draw_chips(
+    network: Detector,
+    data: ChipData,
+    spec: ModelSpec,
+    indexes: Sequence[int],
+    notes: Sequence[str],
+    *,
+    threshold: float,
+) -> 'Figure':
+    """Draw validation chips by their positions with true and found objects.
+
+    Args:
+        network: To look at.
+        data: Whose validation chips are drawn.
+        spec: Of the model.
+        indexes: Positions among the validation chips, at least one.
+        notes: What to say beside the name of each.
+        threshold: Lowest score of what is drawn.
+    """
+    device = data.valid_dl.device
+    network.to(device).eval()
+    pairs = [data.valid_ds[index] for index in indexes]
+    found = [surer(network(image[None].to(device))[0][0], threshold).cpu() for image, _ in pairs]
+    images = torch.stack([image[-1] if image.dim() == 4 else image for image, _ in pairs])
+    truth = [objects for _, objects in pairs]
+    names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]
+    titles = [f'{describe_chip(name)} · {note}' for name, note in zip(names, notes)]
+    return show_detections(images, truth, found, spec.bands, spec.class_infos, titles=titles, side=3.0)
+
+
 def surer(found: Found, threshold: float) -> Found:
     """Return the objects of at least this score."""
     return found.select(found.scores >= threshold)
@@ -57,14 +90,8 @@ def surer(found: Found, threshold: float) -> Found:
 def evaluate_objects(model: 'ObjectDetector') -> Evaluation:
     """Judge a detector on its validation chips, for its bundle."""
     found = model.average_precision_score()
-    figures = {
-        f'{FIGURES}show_results.png': png(model.show_results()),
-        f'{FIGURES}precision_recall.png': png(model.plot_precision_recall()),
-    }
-    if model.history.batch_losses:
-        figures[f'{FIGURES}loss_graph.png'] = png(model.plot_losses())
     return Evaluation(
         metrics=model.scores().values() | {'average_precision_score': found},
         esri={'average_precision_score': found, 'per_class_metrics': model.per_class_metrics().T.to_json()},
-        figures=figures,
+        figures=bundled_report(model),
     )

@@ -4,7 +4,7 @@ import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -13,9 +13,11 @@ from geolearn.device import choose_device
 from geolearn.errors import RasterError, UnknownNameError
 from geolearn.inference.features import objects_to_features
 from geolearn.inference.found import Found
-from geolearn.inference.merging import EDGE_MARGIN
+from geolearn.inference.merging import EDGE_MARGIN, Merge
 from geolearn.inference.objects import DetectPlan, detect_raster, looker
 from geolearn.inference.outlines import Outline
+from geolearn.inference.progress import Progress, source_facts, weights_digest
+from geolearn.inference.tiles import Source
 from geolearn.inference.vectors import check_vector_target, write_layer
 from geolearn.models.detection.detector import Detector
 from geolearn.models.images import Image, load_image
@@ -60,7 +62,8 @@ class DetectOptions(NamedTuple):
     augment: bool = False
     outline: Outline = 'exact'
     overlap: int | None = None
-    weighted: bool = False
+    merge: Merge = 'nms'
+    resume: bool = False
 
 
 def detect_in_image(
@@ -134,10 +137,32 @@ def detect_to_layer(
             options.nms_overlap,
             options.outline,
             options.augment,
-            options.weighted,
+            options.merge,
         )
-        objects = detect_raster(sources, network.to(choose_device(running.device)), plan)
-    return write_layer(objects_to_features(objects, box, spec.class_infos, outlined=model.masks), target)
+        progress = stack.enter_context(Progress(target, _run_facts(model, sources, plan), resume=options.resume))
+        objects = detect_raster(sources, network.to(choose_device(running.device)), plan, progress)
+        write_layer(
+            objects_to_features(objects, box, spec.class_infos, outlined=model.masks),
+            target,
+            geometry_type='MultiPolygon' if model.masks else 'Polygon',
+        )
+        progress.remove()
+    return target
+
+
+def _run_facts(model: DetectModel, sources: list[Source], plan: DetectPlan) -> dict[str, Any]:
+    """Return what must be equal for a run to be gone on with; the device may be another."""
+    names = ('batch_size', 'threshold', 'nms_overlap', 'outline', 'augment', 'merge')
+    return {
+        'model': model.spec.model,
+        'options of the model': model.spec.options,
+        'weights': weights_digest(model.network),
+        'raster': [source_facts(source) for source in sources],
+        'tiles': [plan.grid.tile_shape, plan.grid.rows, plan.grid.cols],
+        'scale': plan.scale.scale,
+        'offset': plan.scale.offset,
+        **{name: getattr(plan, name) for name in names},
+    }
 
 
 def choose_grid(shape: tuple[int, int], model: DetectModel, running: Running, *, overlap: int | None) -> TileGrid:
@@ -165,7 +190,8 @@ def _check(options: DetectOptions, *, has_masks: bool) -> None:
     for name, value in (('threshold', options.threshold), ('nms_overlap', options.nms_overlap)):
         if not 0 <= value <= 1:
             raise ValueError(f'{name} must be in 0..1, got {value}')
-    if options.outline not in get_args(Outline):
-        raise UnknownNameError('outline', str(options.outline), get_args(Outline))
+    for name, choices in (('outline', Outline), ('merge', Merge)):
+        if getattr(options, name) not in get_args(choices):
+            raise UnknownNameError(name, str(getattr(options, name)), get_args(choices))
     if options.outline != 'exact' and not has_masks:
         raise ValueError(f'outline={options.outline!r} is for models that draw masks; the others give boxes')

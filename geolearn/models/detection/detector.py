@@ -84,6 +84,9 @@ class Detector(Network):
         found = Found(found.boxes / self.zoom, found.labels, found.scores, found.masks)
         inside = clip_boxes_to_image(found.boxes, size)
         real = ((inside[:, 2:] - inside[:, :2]) >= SMALLEST_SIDE).all(1)
+        # what has its middle in the padding is the edge between it and the image
+        middle = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+        real &= (middle <= middle.new_tensor([size[1], size[0]])).all(1)
         found, inside = found.select(real), inside[real]
         if found.masks is None:
             return Found(inside, found.labels, found.scores)

@@ -22,8 +22,12 @@ LOSS_NAMES = {
     'classification': 'classes',
     'bbox_regression': 'boxes',
     'bbox_ctrness': 'centres',
+    'loss_vfl': 'classes',
+    'loss_bbox': 'boxes',
+    'loss_giou': 'overlap',
+    'loss_dn': 'denoising',
 }
-"""torchvision's names of losses, and the columns that they get."""
+"""torchvision's and transformers' names of losses, and the columns that they get."""
 
 
 class DetectionHead(nn.Module):

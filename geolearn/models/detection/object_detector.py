@@ -1,4 +1,4 @@
-"""Object detectors: any of torchvision's heads on any backbone, judged as in COCO, run over rasters."""
+"""Object detectors: any head on any backbone, judged as in COCO, run over rasters."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,14 @@ from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.history import Evaluation
+from geolearn.inference.merging import Merge
 from geolearn.inference.outlines import Outline
 from geolearn.metrics import DetectionScores
 from geolearn.models._describing import BackboneChoice, require_task
 from geolearn.models._model import Model
+from geolearn.models._report import Findings
 from geolearn.models.detection._looking import count_objects, draw_results, evaluate_objects, tabulate_scores
+from geolearn.models.detection._report import find_in_objects
 from geolearn.models.detection.building import AnchorChoice, Recipe, as_row, as_rows, build_detector, choose_options
 from geolearn.models.detection.detecting import Detections, DetectModel, DetectOptions, detect_in_image, detect_to_layer
 from geolearn.models.detection.detector import DetectionLoss, Detector
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class ObjectDetector(Model):
-    """Find objects with one of torchvision's heads on any backbone's pyramid; the subclasses name the head.
+    """Find objects with a head on any backbone's pyramid; the subclasses name the head.
 
     Images keep their size and their bands; torchvision's resizing and its mean of three bands take no part. Chips
     without objects train too: they show what is no object.
@@ -136,6 +139,10 @@ class ObjectDetector(Model):
         """Judge the model on the validation chips, for its bundle."""
         return evaluate_objects(self)
 
+    def findings(self) -> Findings:
+        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
+        return find_in_objects(self, self._needed_data(), self._options(self.spec))
+
     def _forget(self) -> None:
         super()._forget()
         self._counted = None
@@ -143,10 +150,7 @@ class ObjectDetector(Model):
     # -- looking
 
     def scores(self) -> DetectionScores:
-        """Compare what is found with the truth on the validation chips; computed once after each fit.
-
-        By boxes, or by masks where the model draws them.
-        """
+        """Compare found boxes, or masks if drawn, with the truth on the validation chips; once after each fit."""
         data = self._needed_data()
         if self._counted is None:
             self._counted = count_objects(self.network, data.valid_dl, self.make_scores())
@@ -249,47 +253,48 @@ class ObjectDetector(Model):
         device: str | None = None,
         outline: Outline = 'exact',
         augment: bool = False,
-        weighted: bool = False,
+        merge: Merge = 'nms',
+        resume: bool = False,
     ) -> Path:
         """Find the objects in a raster of any size and write them as a layer of polygons.
 
         Tiles overlap; an object that the edge of a tile cuts comes from the tile that shows it whole, and one that is
-        larger than the overlap is put together. Memory depends on the tile size, the raster's width and the number of
-        objects, never on the raster's area. Columns are ``Class`` (its name), ``value`` (its value), ``area`` (square
-        units of the CRS; square metres where these are degrees) and ``Confidence`` (percent), the surest first. Without
-        any object the layer is empty. A run that is interrupted starts over.
+        larger than the overlap is put together. Memory grows with the tile size, the raster's width and the number of
+        objects, never with its area. Columns are ``Class`` (name), ``value`` (its number), ``area`` (square units of
+        the CRS; square metres where these are degrees) and ``Confidence`` (percent), the surest first. Without any
+        object the layer is empty. What is finished stays in `dst` with ``.part`` behind until the layer is there.
 
         Args:
             src: A raster, or several that make one mosaic; for models of several dates one such for each date.
-            dst: Layer to write: .gpkg, .geojson (which is in WGS84), .parquet or .shp; it appears only when it is
-                whole.
+            dst: Layer to write when all is found: .gpkg, .geojson (which is in WGS84), .parquet or .shp.
             threshold: Lowest score of an object, 0..1.
-            nms_overlap: Of two objects of one class that overlap more, intersection over union, the less sure goes.
+            nms_overlap: Two objects of one class that overlap more, intersection over union, are merged.
             bands: Names of the raster's bands in file order, where the file names none or wrong ones.
             sensor: Whose names they are, such as ``'Sentinel-2'`` for ``'B04'``; colour names need none.
-            scale: Multiplies pixel values, where the raster's units are not those of the training chips. Values far
-                from what the model was trained on are refused, unless 1 is given, which says that they are right.
+            scale: Multiplies pixel values, where units are not those of the training chips. Values far from these are
+                refused, unless 1 is given, which says that they are right.
             offset: Is added after that.
-            tile_size: Side of the tiles in pixels; None takes twice the chip size for backbones with a position grid
-                and at least 512 for others.
-            overlap: Pixels that neighbouring tiles share; None takes the size that 98 of 100 training boxes do not
-                exceed, at most half a tile.
+            tile_size: Side in pixels; None takes twice the chips' for backbones with a position grid, else 512 or more.
+            overlap: Pixels that tiles share; None takes what 98 of 100 training boxes fit in, at most half a tile.
             batch_size: Tiles computed together.
             device: Torch device; None means CUDA where there is one.
-            outline: Of models that draw masks: ``'exact'`` along the pixels, ``'simplified'``, or ``'orthogonal'`` as
-                buildings are.
+            outline: Of masks: ``'exact'`` along the pixels, ``'simplified'``, or ``'orthogonal'`` as buildings are.
             augment: Look at each tile four times, flipped, and take the mean.
-            weighted: Take the mean of boxes that are one object, weighted by score, instead of the surest.
+            merge: Of objects that overlap, ``'nms'`` leaves the surest; ``'soft_nms'``, for crowds, lowers the scores
+                of the others and leaves what stays above `threshold`; ``'weighted'`` makes them one, of their mean box
+                and score (outlines have no mean: the surest's stays).
+            resume: Go on with a run that was killed: same raster, model and options.
 
         Returns:
             The path written.
 
         Raises:
             RasterError: If bands or units do not fit, or reading or writing fails; no part of `dst` is left.
+            CheckpointError: If there is no such run to resume, or what is finished cannot be kept.
             MissingExtraError: If ``geolearn[vector]`` is not installed.
             ValueError: If a number is out of its range.
         """
-        options = DetectOptions(threshold, nms_overlap, augment, outline, overlap, weighted)
+        options = DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume)
         model = DetectModel(self.spec, self.network, self._options(self.spec).typical_side, masks=self.recipe.masks)
         running = Running(tile_size, batch_size=batch_size, device=device)
         return detect_to_layer(model, src, dst, Reading(bands, sensor, scale, offset), running, options)

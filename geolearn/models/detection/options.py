@@ -104,7 +104,37 @@ class SingleStageOptions:
         return self.detections_per_img
 
 
-HeadOptions = RCNNOptions | SingleStageOptions
+@dataclass(frozen=True)
+class TransformerOptions:
+    """The numbers of a detection transformer, by the names of the library transformers.
+
+    Args:
+        score_thresh: Objects with a lower score are never found.
+        detections_per_img: Most objects per image of the size of the training images.
+        num_queries: Objects that the network can speak of in such an image; fewer where it has fewer places.
+        num_denoising: Boxes with noise on them that help in training.
+        decoder_layers: How often boxes are corrected.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    score_thresh: float = 0.01
+    detections_per_img: int = 300
+    num_queries: int = 300
+    num_denoising: int = 100
+    decoder_layers: int = 6
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+
+    @property
+    def most(self) -> int:
+        """Most objects per image."""
+        return self.detections_per_img
+
+
+HeadOptions = RCNNOptions | SingleStageOptions | TransformerOptions
 
 
 @dataclass(frozen=True)

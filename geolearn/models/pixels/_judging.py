@@ -38,7 +38,7 @@ class JudgedChips(NamedTuple):
     """Some chips with what the network makes of them, on the CPU: what figures are drawn from.
 
     Args:
-        images: (n, bands, height, width); of several dates the last.
+        images: (n, bands, height, width), or (n, dates, bands, height, width) of several dates.
         masks: (n, height, width) class indices or IGNORE_INDEX.
         predictions: (n, height, width) class indices.
         losses: (n, height, width) cross-entropy of each pixel, 0 where nothing is labelled.
@@ -69,8 +69,7 @@ def judge_chips(network: Segmenter, chips: ChipLoader, class_count: int, *, temp
         found.confusion.add(predicted, masks)
         found.calibration.add(logits, masks)
         found.boundaries.add(logits, masks)
-        counted = (masks != IGNORE_INDEX).sum((1, 2))
-        found.losses.extend((_costs(logits, masks).sum((1, 2)) / counted).tolist())
+        found.losses.extend(mean_costs(_costs(logits, masks), masks))
         found.scores.extend(plotting.score_chips(predicted, masks, class_count))
     return found
 
@@ -89,9 +88,18 @@ def look_at(network: Segmenter, chips: ChipLoader, indexes: Sequence[int]) -> Ju
     for index in indexes:
         image, mask = (part[None] for part in chips.dataset[index])
         logits = network(image.to(chips.device)).float().cpu()
-        shown = image[:, -1] if image.dim() == 5 else image
-        rows.append((shown, mask, logits.max(1).indices, _costs(logits, mask)))
+        rows.append((image, mask, logits.max(1).indices, _costs(logits, mask)))
     return JudgedChips(*(torch.cat(column) for column in zip(*rows)))
+
+
+def mean_costs(losses: Tensor, masks: Tensor) -> list[float]:
+    """Return the mean loss of each chip over its labelled pixels; NaN where nothing is labelled.
+
+    Args:
+        losses: (n, height, width), 0 where nothing is labelled.
+        masks: (n, height, width) class indices or IGNORE_INDEX.
+    """
+    return (losses.sum((1, 2)) / (masks != IGNORE_INDEX).sum((1, 2))).tolist()
 
 
 def _costs(logits: Tensor, masks: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from geolearn import plotting
 from geolearn.chips.loader import ChipLoader
 from geolearn.data import ChipData
 from geolearn.metrics import ConfusionMatrix
-from geolearn.models.pixels._judging import look_at
+from geolearn.models.pixels._judging import JudgedChips, mean_costs
 from geolearn.models.pixels.segmenter import Segmenter
 from geolearn.models.spec import ModelSpec
 
@@ -35,30 +35,33 @@ def tabulate_metrics(matrix: ConfusionMatrix, class_names: list[str]) -> pd.Data
     return pd.DataFrame(table, index=pd.Index(class_names, name='class'))
 
 
-def draw_results(network: Segmenter, data: ChipData, spec: ModelSpec, indexes: Sequence[int]) -> 'Figure':
-    """Draw validation chips with truth, prediction and where they differ.
+def draw_chips(seen: JudgedChips, spec: ModelSpec, titles: Sequence[str], *, losses: bool) -> 'Figure':
+    """Draw chips with truth, prediction and where they differ, or what each pixel costs.
 
     Args:
-        network: To look at.
-        data: Whose validation chips are drawn.
+        seen: The chips; of several dates the last is drawn.
         spec: Of the model.
-        indexes: Positions of the chips in `data.valid_ds`.
+        titles: Above the rows.
+        losses: Show what each pixel costs, not where it is wrong.
     """
-    seen = look_at(network, data.valid_dl, indexes)
-    scores = plotting.score_chips(seen.predictions, seen.masks, len(spec.class_infos))
-    titles = [plotting.describe_chip(name, IoU=score) for name, score in zip(chip_names(data, indexes), scores)]
-    return plotting.show_predictions(
-        seen.images, seen.masks, seen.predictions, spec.bands, spec.class_infos, titles=titles
-    )
+    images = seen.images[:, -1] if seen.images.dim() == 5 else seen.images
+    if losses:
+        return plotting.show_hard_examples(images, *seen[1:], spec.bands, spec.class_infos, titles=titles)
+    return plotting.show_predictions(images, *seen[1:3], spec.bands, spec.class_infos, titles=titles)
 
 
-def draw_hard_examples(network: Segmenter, data: ChipData, spec: ModelSpec, indexes: Sequence[int]) -> 'Figure':
-    """Draw validation chips with what each of their pixels costs; arguments as in `draw_results`."""
-    seen = look_at(network, data.valid_dl, indexes)
-    titles = chip_names(data, indexes)
-    return plotting.show_hard_examples(*seen, spec.bands, spec.class_infos, titles=titles)
+def name_chips(seen: JudgedChips, data: ChipData, indexes: Sequence[int]) -> list[str]:
+    """Return for each chip its name, IoU and mean loss, as titles.
 
-
-def chip_names(data: ChipData, indexes: Sequence[int]) -> list[str]:
-    """Return the names of validation chips."""
-    return [data.table.names[data.valid_ds.positions[index]] for index in indexes]
+    Args:
+        seen: The chips.
+        data: Whose validation chips they are.
+        indexes: Their positions among these.
+    """
+    names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]
+    scores = plotting.score_chips(seen.predictions, seen.masks, data.c)
+    losses = mean_costs(seen.losses, seen.masks)
+    return [
+        plotting.describe_chip(name, IoU=score, loss=loss)
+        for name, score, loss in zip(names, scores, losses, strict=True)
+    ]

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
@@ -11,18 +9,17 @@ import torch
 from torch import nn
 
 from geolearn import plotting
-from geolearn.bundle import FIGURES, REPORT
 from geolearn.history import Evaluation
 from geolearn.losses import make_pixel_loss
 from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature
 from geolearn.models._model import Model
-from geolearn.models.pixels._judging import Judgement, judge_chips
-from geolearn.models.pixels._looking import count_confusion, draw_hard_examples, draw_results, tabulate_metrics
-from geolearn.models.pixels._report import esri_figures, report_pixel_classifier
+from geolearn.models._report import Findings, bundled_report
+from geolearn.models.pixels._judging import JudgedChips, Judgement, judge_chips, look_at
+from geolearn.models.pixels._looking import count_confusion, draw_chips, name_chips, tabulate_metrics
+from geolearn.models.pixels._report import find_in_pixels
 from geolearn.models.pixels.options import PixelOptions
 from geolearn.models.pixels.segmenter import Segmenter
 from geolearn.models.spec import ModelSpec
-from geolearn.report import render_report, write_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,15 +62,17 @@ class JudgedClassifier(Model):
 
     def evaluate(self) -> Evaluation:
         """Judge the model on the validation chips, for its bundle."""
+        figures = bundled_report(self)
         table = self.per_class_metrics().drop(columns='iou').rename(index=str)
-        report = report_pixel_classifier(self, made=date.today())
-        figures = {f'{FIGURES}{name}': png for name, png in esri_figures(report).items()}
-        figures[REPORT] = render_report(report)
         return Evaluation(
             metrics={'accuracy': self.accuracy(), 'miou': self.mIOU(mean=True)},
             esri={'accuracy': f'{self.accuracy():.4e}', 'per_class_metrics': table.T.to_json()},
             figures=figures,
         )
+
+    def findings(self) -> Findings:
+        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
+        return find_in_pixels(self, self._needed_data(), self._options(self.spec))
 
     def _forget(self) -> None:
         super()._forget()
@@ -154,8 +153,21 @@ class JudgedClassifier(Model):
             rows: Number of chips.
             worst_first: Those of the lowest mean IoU, instead of the first.
         """
-        indexes = self._order(worst_first=worst_first)[:rows]
-        return draw_results(self.network, self._needed_data(), self.spec, indexes)
+        return self.draw_chips(self._order(worst_first=worst_first)[:rows])
+
+    def draw_chips(self, indexes: Sequence[int], *, losses: bool = False) -> 'Figure':
+        """Draw validation chips by their positions, with name, IoU and loss above each.
+
+        Args:
+            indexes: Positions among the validation chips, at least one.
+            losses: Show what each pixel costs, not where it is wrong.
+        """
+        data = self._needed_data()
+        seen = look_at(self.network, data.valid_dl, indexes)
+        return self._draw(seen, name_chips(seen, data, indexes), losses=losses)
+
+    def _draw(self, seen: JudgedChips, titles: Sequence[str], *, losses: bool) -> 'Figure':
+        return draw_chips(seen, self.spec, titles, losses=losses)
 
     def _order(self, *, worst_first: bool) -> list[int]:
         """Return the positions of the validation chips, the first or the worst first."""
@@ -174,23 +186,8 @@ class JudgedClassifier(Model):
             num_examples: Number of chips.
         """
         order = plotting.rank_chips(self.judge().losses, highest_first=True)
-        return draw_hard_examples(self.network, self._needed_data(), self.spec, order[:num_examples])
+        return self.draw_chips(order[:num_examples], losses=True)
 
     def plot_calibration(self) -> 'Figure':
         """Draw how often the model is right against how sure it is."""
         return plotting.show_reliability(self.judge().calibration.table())
-
-    def report(self, path: str | Path) -> Path:
-        """Write all that there is to say of the model as one HTML page that needs no other file.
-
-        Args:
-            path: The page, such as ``'report.html'``.
-
-        Returns:
-            The path written.
-
-        Raises:
-            NotTrainedError: If the model was loaded without data.
-            RasterError: If the page cannot be written.
-        """
-        return write_report(Path(path), report_pixel_classifier(self, made=date.today()))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from geolearn import plotting
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.backbones.temporal import Temporal
-from geolearn.bundle import FIGURES
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError
@@ -22,8 +21,10 @@ from geolearn.losses import ValueLossOptions, make_value_loss
 from geolearn.metrics import RegressionScores
 from geolearn.models._describing import BackboneChoice, require_task
 from geolearn.models._registry import register_model
-from geolearn.models._saving import png
+from geolearn.models._report import Findings, bundled_report
 from geolearn.models.mapping import MapModel
+from geolearn.models.pixels._judging_values import ValueJudgement, judge_values, predict_chips
+from geolearn.models.pixels._report_values import find_in_values
 from geolearn.models.pixels.base import PixelModel
 from geolearn.models.pixels.options import PixelOptions
 from geolearn.models.pixels.segmenter import Segmenter, build_segmenter
@@ -102,6 +103,7 @@ class PixelRegressor(PixelModel):
     """
 
     tasks = (Task.VALUES,)
+    _judgement: ValueJudgement | None = None
 
     def __init__(
         self,
@@ -164,46 +166,60 @@ class PixelRegressor(PixelModel):
 
     def evaluate(self) -> Evaluation:
         """Judge the model on the validation chips, for its bundle."""
-        figures = {f'{FIGURES}show_results.png': png(self.show_results())}
-        if self.history.batch_losses:
-            figures[f'{FIGURES}loss_graph.png'] = png(self.plot_losses())
-        return Evaluation(metrics=self.scores(), figures=figures)
+        return Evaluation(metrics=self.scores(), figures=bundled_report(self))
+
+    def findings(self) -> Findings:
+        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
+        return find_in_values(self, PixelOptions.from_json(self.spec.options, decoder='unet'))
 
     def _forget(self) -> None:
         super()._forget()
-        self._scores: dict[str, float] | None = None
+        self._judgement = None
 
     # -- looking
+
+    def judge(self) -> ValueJudgement:
+        """Compare predictions with the truth on the validation chips; once after each fit."""
+        data = self._needed_data()
+        if self._judgement is None:
+            self._judgement = judge_values(self.network, data.valid_dl)
+        return self._judgement
 
     def scores(self) -> dict[str, float]:
         """Return rmse, mae and bias, in units of the target, and r2 on the validation chips.
 
         They are computed once after each fit.
         """
-        chips = self._needed_data().valid_dl
-        if self._scores is None:
-            found = self.make_scores()
-            self.network.to(chips.device).eval()
-            with torch.inference_mode():
-                for images, values in chips:
-                    found.add(self.network(images), values)
-            self._scores = found.values()
-        return self._scores
+        return self.judge().scores
 
-    def show_results(self, rows: int = 4) -> 'Figure':
+    def show_results(self, rows: int = 4, *, worst_first: bool = False) -> 'Figure':
         """Draw validation chips with truth, prediction and their difference.
 
         Args:
             rows: Number of chips.
+            worst_first: Those of the highest root mean square error, instead of the first.
         """
-        chips = self._needed_data().valid_dl
-        images, values = (part[:rows] for part in next(iter(chips)))
-        self.network.to(chips.device).eval()
-        with torch.inference_mode():
-            predicted = self.network(images)[:, 0]
-        if images.dim() == 5:  # of several dates the last is shown
-            images = images[:, -1]
-        return plotting.show_value_predictions(images.cpu(), values.cpu(), predicted.cpu(), self.spec.bands)
+        if worst_first:
+            return self.draw_chips(plotting.rank_chips(self.judge().errors, highest_first=True)[:rows])
+        return self.draw_chips(range(min(rows, len(self._needed_data().valid_ds))))
+
+    def draw_chips(self, indexes: Sequence[int]) -> 'Figure':
+        """Draw validation chips by their positions, with name and root mean square error above each.
+
+        Args:
+            indexes: Positions among the validation chips, at least one.
+        """
+        data = self._needed_data()
+        seen = predict_chips(self.network, data.valid_dl, indexes)
+        errors = (seen.predictions - seen.values).square().nanmean((1, 2)).sqrt().tolist()
+        names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]
+        titles = [plotting.describe_chip(name, RMSE=error) for name, error in zip(names, errors)]
+        return plotting.show_value_predictions(*seen, self.spec.bands, titles=titles)
+
+    def plot_scatter(self) -> 'Figure':
+        """Draw prediction against truth on the validation chips; of a million pixels, where there are more."""
+        judged = self.judge()
+        return plotting.show_value_scatter(judged.truth, judged.predicted)
 
     def _map_model(self) -> MapModel:
         return MapModel(self.spec, self.network, ValueEncoding())

@@ -1,0 +1,189 @@
+"""What a run over a raster has found so far, in a file beside its result, so that a killed run can go on."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from geolearn.errors import CheckpointError
+from geolearn.extras import require
+from geolearn.inference.merging import Pieces
+from geolearn.inference.tiles import Source
+
+log = logging.getLogger('geolearn')
+
+FORMAT = 1
+
+
+class Progress:
+    """The objects of finished tiles, in a file of text that grows by a line for each batch.
+
+    The first line says of which run it is. Each other is what one batch found, as JSON: numbers in full, outlines as
+    well-known binary in hex. A last line that a kill broke off counts as never written.
+
+    Args:
+        target: Result of the run; the file is named after it, with ``.part`` behind.
+        run: What must be equal for a run to be gone on with, as JSON.
+        resume: Go on with the file, instead of beginning another.
+
+    Raises:
+        CheckpointError: If the file cannot be written; or is to be gone on with and absent, broken, or of another run.
+    """
+
+    def __init__(self, target: Path, run: Mapping[str, Any], *, resume: bool) -> None:
+        self.path = target.with_name(f'{target.name}.part')
+        self.pieces: list[Pieces] = []
+        self.tiles_done = 0
+        header = json.loads(json.dumps({'geolearn': FORMAT, **run}))
+        try:
+            if resume:
+                self._read(header)
+            elif self.path.exists():
+                log.warning('%s of an unfinished run is replaced; resume=True goes on with such a run', self.path)
+            self._file = self.path.open('a' if resume else 'w', encoding='ascii')
+        except CheckpointError:
+            raise
+        except OSError as error:
+            raise CheckpointError(f'{self.path}, which keeps what is finished, cannot be opened: {error}') from error
+        if not resume:
+            self._write(header)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, pieces: Pieces, tiles_done: int) -> None:
+        """Keep what a batch found.
+
+        Args:
+            pieces: Of its tiles.
+            tiles_done: How many tiles of the raster, counted row by row, are done with it.
+
+        Raises:
+            CheckpointError: If it cannot be written, such as on a full disk.
+        """
+        self._write({'tiles_done': tiles_done, **_as_json(pieces)})
+
+    def remove(self) -> None:
+        """Delete the file: the result is there."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(row) + '\n')
+            self._file.flush()
+        except OSError as error:
+            raise CheckpointError(f'{self.path}, which keeps what is finished, cannot be written: {error}') from error
+
+    def _read(self, header: Mapping[str, Any]) -> None:
+        """Take what is finished, and cut off a line that is not whole."""
+        if not self.path.is_file():
+            raise CheckpointError(f'there is no {self.path} to resume; run without resume=True')
+        whole = 0
+        with self.path.open('rb') as file:
+            for line in file:
+                if not line.endswith(b'\n'):
+                    break
+                if whole:
+                    self._take(line)
+                else:
+                    _check_same(self.path, _parse(self.path, line), header)
+                whole += len(line)
+        if not whole:
+            raise CheckpointError(f'{self.path} holds nothing to resume; run without resume=True')
+        with self.path.open('r+b') as file:
+            file.truncate(whole)
+        log.info('resumed after %s tiles', self.tiles_done)
+
+    def _take(self, line: bytes) -> None:
+        row = _parse(self.path, line)
+        try:
+            pieces, done = _from_json(row), int(row['tiles_done'])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(_broken(self.path)) from error
+        if done <= self.tiles_done:
+            raise CheckpointError(_broken(self.path))
+        self.pieces.append(pieces)
+        self.tiles_done = done
+
+
+def source_facts(source: Source) -> dict[str, Any]:
+    """Return by what a raster is known again, as JSON: its files' names, sizes and times, its place and bands."""
+    src = source.dataset
+    # sidecars are written by whoever looks at a raster
+    files = [path for path in map(Path, src.files) if path.is_file() and path.suffix.lower() not in ('.xml', '.ovr')]
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    place = [*src.shape, *src.transform[:6], src.crs.to_wkt() if src.crs else None]
+    return {'files': states or src.name, 'place': place, 'bands': source.indexes}
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Return a number, in hex, that differs when any weight does."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in network.state_dict().items():
+        digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _as_json(pieces: Pieces) -> dict[str, Any]:
+    row = {name: getattr(pieces, name).tolist() for name in ('boxes', 'labels', 'scores', 'tiles')}
+    if pieces.outlines is None:
+        return row
+    shapely = require('shapely', extra='vector', to='keep outlines')
+    return row | {'outlines': shapely.to_wkb(pieces.outlines, hex=True).tolist()}
+
+
+def _from_json(row: Mapping[str, Any]) -> Pieces:
+    """Undo `_as_json`; ValueError where the numbers are not those of objects."""
+    boxes = np.array(row['boxes'], np.float64).reshape(-1, 4)
+    labels, tiles = (np.array(row[name], np.int64) for name in ('labels', 'tiles'))
+    scores = np.array(row['scores'], np.float64)
+    outlines = None
+    if 'outlines' in row:
+        shapely = require('shapely', extra='vector', to='keep outlines')
+        outlines = np.array(shapely.from_wkb(np.array(row['outlines'], object), on_invalid='ignore'), object)
+        if shapely.is_missing(outlines).any():
+            raise ValueError('an outline is no well-known binary')
+    columns = [labels, tiles, scores] + ([] if outlines is None else [outlines])
+    if any(column.shape != (len(boxes),) for column in columns) or not np.isfinite(boxes).all():
+        raise ValueError(f'{len(boxes)} boxes do not go with {[column.shape for column in columns]}')
+    return Pieces(boxes, labels, scores, tiles, outlines)
+
+
+def _parse(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise CheckpointError(_broken(path)) from error
+    if not isinstance(row, dict):
+        raise CheckpointError(_broken(path))
+    return row
+
+
+def _broken(path: Path) -> str:
+    return f'{path} is broken, or nothing that geolearn wrote; run without resume=True'
+
+
+def _check_same(path: Path, written: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    differing = [name for name in ours if written.get(name) != ours[name]]
+    if differing:
+        texts = [_difference(name, written.get(name), ours[name]) for name in differing]
+        raise CheckpointError(
+            f'{path} is of another run; what differs: {", ".join(texts)}. Resume with what it was begun with, or run '
+            'without resume=True'
+        )
+
+
+def _difference(name: str, then: Any, now: Any) -> str:
+    short = all(isinstance(value, str | int | float | None) for value in (then, now))
+    return f'{name} (then {then}, now {now})' if short else name
