@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geolearn.arcgis._esri import POLYGON, fields_text
 from geolearn.device import choose_device
 from geolearn.errors import BundleError
 from geolearn.models import Model, load_model
@@ -169,6 +170,21 @@ class RasterFunction:
             self._units_checked = True
         image = torch.from_numpy(np.where(known, self._reading.pixel_scale.apply(stored), np.nan).astype(np.float32))
         return image if spec.dates > 1 else image[0]
+
+
+class VectorFunction(RasterFunction):
+    """A raster function whose results are polygons with attributes; subclasses write `vectorize`."""
+
+    columns: ClassVar[dict[str, type]] = {}
+    """Attributes by name."""
+
+    def getFields(self) -> str:
+        """Return the attributes as Esri's text."""
+        return fields_text(self.columns)
+
+    def getGeometryType(self) -> int:
+        """Return ArcGIS's number of polygons."""
+        return POLYGON
 
 
 def find_device(number: int) -> torch.device:

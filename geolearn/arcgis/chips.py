@@ -1,21 +1,19 @@
 """Classify objects in ArcGIS Pro: chips around features to their classes."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from geolearn.arcgis._esri import POLYGON, box_rings, feature_set, fields_text
-from geolearn.arcgis._function import RasterFunction, Tiling, describe, read_number
+from geolearn.arcgis._esri import box_rings, feature_set
+from geolearn.arcgis._function import Tiling, VectorFunction, describe, read_number
 from geolearn.models import FeatureClassifier, Model
 from geolearn.models.classification._objects import name_rows
 from geolearn.models.classification._outputs import THRESHOLD, check_threshold
 from geolearn.models.classification.options import ChipOptions
 
-COLUMNS = {'Label': str, 'Confidence': float}
 
-
-class ClassifyObjects(RasterFunction):
+class ClassifyObjects(VectorFunction):
     """Classifiers of chips.
 
     ArcGIS Pro cuts the chips, and blackens what is around a feature where the .emd says so.
@@ -23,6 +21,7 @@ class ClassifyObjects(RasterFunction):
 
     serves = (FeatureClassifier,)
     raster = 'rasters'
+    columns: ClassVar[dict[str, type]] = {'Label': str, 'Confidence': float}
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,14 +37,6 @@ class ClassifyObjects(RasterFunction):
         # not known to be asked for here, but how else would chips be cut as in training
         told = {name: self._emd[name] for name in ('CropSizeFixed', 'BlackenAroundFeature')}
         return configuration | told
-
-    def getFields(self) -> str:
-        """Return the fields of the classified chips as Esri's text."""
-        return fields_text(COLUMNS)
-
-    def getGeometryType(self) -> int:
-        """Return ArcGIS's number of polygons."""
-        return POLYGON
 
     def vectorize(self, **blocks: Any) -> dict[str, str]:
         """Classify chips.
@@ -68,7 +59,7 @@ class ClassifyObjects(RasterFunction):
             for label, confidence in zip(labels, confidences)
         ]
         shapes = [box_rings(0, 0, pixels.shape[-1], pixels.shape[-2]) for pixels in blocks['rasters_pixels']]
-        return {'output_vectors': feature_set(COLUMNS, rows, shapes)}
+        return {'output_vectors': feature_set(self.columns, rows, shapes)}
 
     def _fit(self, pixels: np.ndarray, mask: np.ndarray) -> torch.Tensor:
         """Return a chip of the size of those in training: smaller ones at the upper left, of larger ones the middle."""

@@ -1,12 +1,12 @@
 """Detect objects in ArcGIS Pro: blocks of pixels to boxes or outlines."""
 
 import math
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 
-from geolearn.arcgis._esri import POLYGON, Ring, box_rings, feature_set, fields_text, outline_rings
-from geolearn.arcgis._function import RasterFunction, Tiling, describe, read_number
+from geolearn.arcgis._esri import Ring, box_rings, feature_set, outline_rings
+from geolearn.arcgis._function import Tiling, VectorFunction, describe, read_number
 from geolearn.inference.found import Found
 from geolearn.inference.merging import EDGE_MARGIN
 from geolearn.inference.objects import looker
@@ -15,13 +15,11 @@ from geolearn.models import Model
 from geolearn.models.detection.object_detector import ObjectDetector
 from geolearn.models.detection.options import DetectorOptions
 
-COLUMNS = {'Class': str, 'Confidence': float}
-
 MOST_PADDING = 0.25
 """Share of a block's side; more would look at each pixel four times and over."""
 
 
-class DetectObjects(RasterFunction):
+class DetectObjects(VectorFunction):
     """Detectors, which give boxes.
 
     Blocks overlap by their padding. An object is given by the block in whose inner part its middle lies, so that each
@@ -29,6 +27,7 @@ class DetectObjects(RasterFunction):
     """
 
     serves = (ObjectDetector,)
+    columns: ClassVar[dict[str, type]] = {'Class': str, 'Confidence': float}
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,14 +44,6 @@ class DetectObjects(RasterFunction):
         self._nms_overlap = _or(read_number(scalars, 'nms_overlap'), self._nms_overlap)
         self._augment = str(scalars.get('test_time_augmentation', self._augment)).lower() == 'true'
         return configuration | {'threshold': self._threshold, 'nms_overlap': self._nms_overlap}
-
-    def getFields(self) -> str:
-        """Return the fields of the objects as Esri's text."""
-        return fields_text(COLUMNS)
-
-    def getGeometryType(self) -> int:
-        """Return ArcGIS's number of polygons."""
-        return POLYGON
 
     def vectorize(self, **blocks: Any) -> dict[str, str]:
         """Find the objects of a block.
@@ -71,7 +62,7 @@ class DetectObjects(RasterFunction):
             {'Class': names[label], 'Confidence': round(100 * score, 2)}
             for label, score in zip(found.labels.tolist(), found.scores.tolist())
         ]
-        return {'output_vectors': feature_set(COLUMNS, rows, self._shapes(found))}
+        return {'output_vectors': feature_set(self.columns, rows, self._shapes(found))}
 
     def _look(self, image: torch.Tensor) -> Found:
         """Return the objects whose middle lies in the inner part of a block."""
