@@ -4,7 +4,8 @@ The peer of DOFA is torchgeo's class. terratorch, whose Prithvi would be the pee
 torchgeo, so Prithvi stands beside timm's plain ViT of the same width, depth and bands. On a CUDA device everything
 runs under autocast to bfloat16, on larger batches.
 
-Prints, as its last line, one JSON object of {name: {value, bar, ok}}; <model> is dofa, prithvi_100M or prithvi_300M:
+--model, --part and --size choose, and may be repeated. Prints, as its last line, one JSON object of
+{name: {value, bar, ok}}; <model> is dofa, prithvi_100M or prithvi_300M:
 
     speedup_<model>_<px>      images/s of the compiled encoder over the peer's; null without torchgeo
     eager_<model>_<px>        the same, not compiled
@@ -19,18 +20,19 @@ Prints, as its last line, one JSON object of {name: {value, bar, ok}}; <model> i
     memory_...                peak memory of a forward pass in MB, windowed and global
 """
 
+import argparse
 import importlib.util
 import os
 import statistics
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, peak_mb, report
+from _measure import Check, child_peak_mb, interleave, median_ratio, peak_mb, report
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -46,6 +48,7 @@ SHARE_BAR = 0.8
 TRAINING_BAR = 1.0
 """No slower, within what one machine's noise leaves of a ratio of 1."""
 
+PARTS = ('forward', 'training', 'windows')
 WINDOW_BARS = {1024: 1.35, 1536: 1.75, 2048: 1.95}
 
 
@@ -265,30 +268,53 @@ def say(line: str, checks: dict[str, Check] | None = None) -> None:
     print(line + (f': {figures}' if figures else '') + load, flush=True)
 
 
-def plan(quick: bool) -> Iterator[dict[str, Check]]:
-    """Measure one thing after the other; quick keeps the smallest size, five of DOFA's blocks and three of the others'.
+@dataclass(frozen=True)
+class Plan:
+    """What to measure; quick keeps the smallest size, five of DOFA's blocks and three of the others'.
 
     With fewer blocks DOFA's kept kernels count for more: its quick speed-up is higher than that of the whole encoder.
     """
-    for case in CASES:
-        if quick:
-            depth = 5 if case.label == 'dofa' else 3
-            case = Case(case.label, case.name, case.bands, case.dim, depth, case.heads)
-        for size in (224,) if quick else (224, 512, 1024):
-            rounds = 3 if quick else {224: 15, 512: 7, 1024: 3}[size]
-            yield compare_forward(case, size, rounds)
-            yield compare_training(case, size, 2 if quick else max(2, rounds // 2))
-    yield compare_blocks((512, 1024) if quick else (512, 1024, 1536), rounds=2 if quick else 5)
-    # three blocks, two of them windowed, stand for twelve
-    sizes = (1024,) if quick else (512, 1024, 1536, 2048)
-    yield compare_windows(sizes, depth=3 if quick else 12, rounds=1 if quick else 2)
+
+    quick: bool
+    models: Sequence[str]
+    parts: Sequence[str]
+    sizes: Sequence[int]
+
+    def measure(self) -> Iterator[dict[str, Check]]:
+        """Measure one thing after the other."""
+        for case in CASES:
+            if self.quick:
+                case = replace(case, depth=5 if case.label == 'dofa' else 3)
+            for size in self.sizes if case.label in self.models else ():
+                rounds = 3 if self.quick else {224: 15, 512: 7}.get(size, 3)
+                if 'forward' in self.parts:
+                    yield compare_forward(case, size, rounds)
+                if 'training' in self.parts:
+                    yield compare_training(case, size, 2 if self.quick else max(2, rounds // 2))
+        if 'windows' in self.parts:
+            yield compare_blocks((512, 1024) if self.quick else (512, 1024, 1536), rounds=2 if self.quick else 5)
+            # three blocks, two of them windowed, stand for twelve
+            sizes = (1024,) if self.quick else (512, 1024, 1536, 2048)
+            yield compare_windows(sizes, depth=3 if self.quick else 12, rounds=1 if self.quick else 2)
+
+
+def read_plan() -> Plan:
+    """Read the arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--quick', action='store_true', help='smaller sizes, same checks, under 2 minutes')
+    parser.add_argument('--model', action='append', choices=[case.label for case in CASES], help='only this one')
+    parser.add_argument('--part', action='append', choices=PARTS, help='only this one')
+    parser.add_argument('--size', action='append', type=int, help='image side in pixels; only this one')
+    given = parser.parse_args()
+    sizes = given.size or ((224,) if given.quick else (224, 512, 1024))
+    return Plan(given.quick, given.model or [case.label for case in CASES], given.part or PARTS, sizes)
 
 
 def main() -> None:
     """Measure and report."""
     warnings.filterwarnings('ignore', module='torchgeo')
     checks: dict[str, Check] = {}
-    for found in plan(parse_quick(__doc__)):
+    for found in read_plan().measure():
         checks |= found
     report(checks)
 
