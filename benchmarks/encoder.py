@@ -1,13 +1,12 @@
 """Encoders against peers and the machine's matrix rate, forward and training; windowed against global attention.
 
-The peer of DOFA is torchgeo's class. terratorch, whose Prithvi would be the peer, needs Python 3.12 through its own
-torchgeo, so Prithvi stands beside timm's plain ViT of the same width, depth and bands. On a CUDA device everything
-runs under autocast to bfloat16, on larger batches.
+The peers are torchgeo's DOFA and terratorch's Prithvi; without terratorch (Python 3.12), timm's plain ViT of its shape.
+Printed lines name the peer's library. On a CUDA device everything runs under autocast to bfloat16, on larger batches.
 
 --model, --part and --size choose, and may be repeated. Prints, as its last line, one JSON object of
 {name: {value, bar, ok}}; <model> is dofa, prithvi_100M or prithvi_300M:
 
-    speedup_<model>_<px>      images/s of the compiled encoder over the peer's; null without torchgeo
+    speedup_<model>_<px>      images/s of the compiled encoder over the peer's; dofa: null without torchgeo
     eager_<model>_<px>        the same, not compiled
     matmul_share_<model>_<px> share of the device's matrix rate, measured in the same rounds
     peer_share_<model>_<px>   the peer's own share: no speed-up can exceed one over it
@@ -45,11 +44,9 @@ DEVICE = 'cuda' if ON_GPU else 'cpu'
 
 SPEEDUP_BAR = 1.3
 SHARE_BAR = 0.8
-TRAINING_BAR = 1.0
-"""No slower, within what one machine's noise leaves of a ratio of 1."""
-
-PARTS = ('forward', 'training', 'windows')
+TRAINING_BAR = 1.0  # no slower, within what one machine's noise leaves of a ratio of 1
 WINDOW_BARS = {1024: 1.35, 1536: 1.75, 2048: 1.95}
+PARTS = ('forward', 'training', 'windows')
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,14 @@ class Case:
         backbone.trunk.blocks = backbone.trunk.blocks[: self.depth]
         return backbone.to(DEVICE)
 
-    def build_peer(self, size: int) -> nn.Module | None:
-        """The peer for one image size, as a module of images alone; None where it is not installed."""
-        if self.label != 'dofa':
-            shape = {'embed_dim': self.dim, 'depth': self.depth, 'num_heads': self.heads}
-            vit = VisionTransformer(size, 16, len(self.bands), num_classes=0, global_pool='', **shape)
-            return vit.to(DEVICE)
-        return build_torchgeo(self, size) if importlib.util.find_spec('torchgeo') else None
+    def build_peer(self, size: int) -> tuple[str, nn.Module | None]:
+        """The peer's library, and the peer as a module of images alone of one size; None where it is not installed."""
+        if self.label == 'dofa':
+            return 'torchgeo', build_torchgeo(self, size) if importlib.util.find_spec('torchgeo') else None
+        if importlib.util.find_spec('terratorch'):
+            return 'terratorch', build_terratorch(self)
+        shape = {'embed_dim': self.dim, 'depth': self.depth, 'num_heads': self.heads}
+        return 'timm', VisionTransformer(size, 16, len(self.bands), num_classes=0, global_pool='', **shape).to(DEVICE)
 
     def images(self, size: int) -> Tensor:
         """A batch of random images: one on a CPU, as many on a GPU as keep it busy."""
@@ -111,6 +109,16 @@ def build_torchgeo(case: Case, size: int) -> nn.Module:
     return net.to(DEVICE)
 
 
+def build_terratorch(case: Case) -> nn.Module:
+    """terratorch's Prithvi, made for 224 pixels as published; like geolearn's it interpolates positions elsewhere."""
+    from terratorch.models.backbones.prithvi_mae import PrithviViT
+
+    torch.set_float32_matmul_precision('highest')  # the import lowers it for all that runs after
+    net = PrithviViT(in_chans=len(case.bands), embed_dim=case.dim, depth=case.depth, num_heads=case.heads)
+    net.forward = lambda x: net.forward_features(x)[-1]
+    return net.to(DEVICE)
+
+
 def wait() -> None:
     """Let the GPU finish, so that clocks tell the truth."""
     if ON_GPU:
@@ -141,12 +149,10 @@ def matmul_job() -> tuple[Callable[[], None], float]:
     return partial(multiply, repeats, a, b), repeats * 2.0 * n**3
 
 
-def multiply_linears(tokens: Tensor, hidden: Tensor, weights: Sequence[Tensor]) -> None:
+def multiply_linears(weights: Sequence[Tensor], hidden: Tensor, tokens: Tensor) -> None:
     """Run tokens (n, D) and hidden tokens (n, 4 D) through linear layers, whichever fits."""
-    with torch.inference_mode(), autocast():
-        for weight in weights:
-            F.linear(tokens if weight.shape[1] == tokens.shape[1] else hidden, weight)
-    wait()
+    for weight in weights:
+        F.linear(tokens if weight.shape[1] == tokens.shape[1] else hidden, weight)
 
 
 def linears_job(net: nn.Module, x: Tensor) -> Callable[[], None]:
@@ -154,34 +160,33 @@ def linears_job(net: nn.Module, x: Tensor) -> Callable[[], None]:
     weights = [layer.weight for layer in net.trunk.blocks.modules() if isinstance(layer, nn.Linear)]
     dim, count = weights[0].shape[1], len(x) * ((x.shape[-1] // 16) ** 2 + 1)
     tokens, hidden = (torch.rand(count, width, device=DEVICE) for width in (dim, 4 * dim))
-    return partial(multiply_linears, tokens, hidden, weights)
+    return partial(infer, partial(multiply_linears, weights, hidden), tokens)
 
 
 def compare_forward(case: Case, size: int, rounds: int) -> dict[str, Check]:
     """Forward passes of the compiled encoder, the plain one and the peer, beside plain matrix products."""
-    net, peer, x = case.build().eval(), case.build_peer(size), case.images(size)
+    net, (library, peer), x = case.build().eval(), case.build_peer(size), case.images(size)
     with autocast():
         compiled = compile_for_inference(net, x)
     product, product_flop = matmul_job()
     jobs = {'compiled': partial(infer, compiled, x), 'eager': partial(infer, net, x), 'matmul': product}
     jobs['linears'] = linears_job(net, x)
     if peer is not None:
-        jobs['peer'] = partial(infer, peer.eval(), x)
+        jobs[library] = partial(infer, peer.eval(), x)
     seconds = interleave(jobs, rounds=rounds)
 
     def share(name: str) -> float:
-        rates = (case.flop(x) / a * b / product_flop for a, b in zip(seconds[name], seconds['matmul']))
-        return statistics.median(rates)
+        return statistics.median(case.flop(x) / a * b / product_flop for a, b in zip(seconds[name], seconds['matmul']))
 
     key = f'{case.label}_{size}'
     saved = (statistics.median(seconds['eager']) - statistics.median(seconds['compiled'])) / len(x)
     bar = SPEEDUP_BAR if case.label == 'dofa' and peer is not None else None
     checks = {
-        f'speedup_{key}': Check(peer and median_ratio(seconds, 'peer', 'compiled'), bar, at_least=True),
-        f'eager_{key}': Check(peer and median_ratio(seconds, 'peer', 'eager')),
+        f'speedup_{key}': Check(peer and median_ratio(seconds, library, 'compiled'), bar, at_least=True),
+        f'eager_{key}': Check(peer and median_ratio(seconds, library, 'eager')),
         f'matmul_share_{key}': Check(share('compiled'), SHARE_BAR, at_least=True),
-        f'peer_share_{key}': Check(peer and share('peer')),
-        f'products_{key}': Check(peer and median_ratio(seconds, 'peer', 'linears')),
+        f'peer_share_{key}': Check(peer and share(library)),
+        f'products_{key}': Check(peer and median_ratio(seconds, library, 'linears')),
         f'compile_s_{key}': Check(compiled.seconds),
         f'break_even_{key}': Check(compiled.seconds / saved if saved > 0 else None),
     }
@@ -211,12 +216,11 @@ def make_step(net: nn.Module, x: Tensor) -> Callable[[], None]:
 
 def compare_training(case: Case, size: int, rounds: int) -> dict[str, Check]:
     """Training steps of the encoder and its peer, neither compiled."""
-    peer, x = case.build_peer(size), case.images(size)
+    (library, peer), x = case.build_peer(size), case.images(size)
     if peer is None:
         return {f'training_{case.label}_{size}': Check(None)}
-    steps = {'geolearn': make_step(case.build(), x), 'peer': make_step(peer, x)}
-    seconds = interleave(steps, rounds=rounds)
-    check = Check(median_ratio(seconds, 'peer', 'geolearn'), TRAINING_BAR, at_least=True)
+    seconds = interleave({'geolearn': make_step(case.build(), x), library: make_step(peer, x)}, rounds=rounds)
+    check = Check(median_ratio(seconds, library, 'geolearn'), TRAINING_BAR, at_least=True)
     times = ', '.join(f'{name} {statistics.median(values):.2f} s' for name, values in seconds.items())
     say(f'{case.label}_{size} training step: {times}', {f'training_{case.label}_{size}': check})
     return {f'training_{case.label}_{size}': check}
@@ -230,8 +234,7 @@ def compare_blocks(sizes: tuple[int, ...], rounds: int) -> dict[str, Check]:
         grid, side = torch.rand(1, size // 16, size // 16, CASES[0].dim, device=DEVICE), choose_window(size // 16)
         jobs[str(size)] = partial(infer, partial(run_windowed, blocks, window=(side, side), global_at=()), grid)
     seconds = interleave(jobs, rounds=rounds)
-    first = sizes[0]
-    ratios = [median_ratio(seconds, str(size), str(first)) / (size / first) ** 2 for size in sizes[1:]]
+    ratios = [median_ratio(seconds, str(size), str(sizes[0])) / (size / sizes[0]) ** 2 for size in sizes[1:]]
     say('windowed blocks, time per pixel over that at 512 px: ' + ', '.join(f'{ratio:.2f}' for ratio in ratios))
     return {'windowed_flatness': Check(max(*ratios, *(1 / ratio for ratio in ratios)), 1.25)}
 
