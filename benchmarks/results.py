@@ -1,9 +1,9 @@
-"""Train decoders on backbones over two real data sets, from random weights, and write the table of docs/results.md.
+"""Train decoders on backbones over two real data sets, from random weights, and write their section of docs/results.md.
 
     python benchmarks/results.py path/to/clouds_s2_l5 path/to/aberystwyth_s2 --rows rows.jsonl
 
 Each training adds a line to the file of rows, and what has a line there is not trained again: a run can be interrupted,
-and divided with --dataset, --decoder and --backbone. The page is written anew after each training.
+and divided with --dataset, --decoder and --backbone. The section is written anew after each training.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import torch
 from _clouds import export_clouds, read_clouds
+from _page import format_table, write_section
 
 import geolearn
 from geolearn import ChipData, export_training_data, get_bands, prepare_data
@@ -27,7 +28,6 @@ from geolearn.metrics import ConfusionMatrix
 from geolearn.models import PixelClassifier
 from geolearn.raster import read_label
 
-PAGE = Path(__file__).parents[1] / 'docs' / 'results.md'
 DECODERS = ('UNet', 'DeepLab', 'UPerNet', 'SegFormer')
 BACKBONES = ('resnet50', 'dofa_tiny', 'prithvi_v2_tiny_TL')
 BASELINE = ('UNet', 'resnet18')
@@ -183,7 +183,7 @@ def read_rows(path: Path) -> list[Row]:
     return [Row(**(row | {'case': Case(*row['case'])})) for row in map(json.loads, lines)]
 
 
-HEAD = """# Results on real imagery
+HEAD = """## Maps of classes
 
 Written by `benchmarks/results.py`. Every backbone started from **random weights**: these figures compare decoders and
 show that training works; they say nothing of what pretrained weights would reach. All models had the same chips, order,
@@ -196,7 +196,7 @@ measured on {machine}: read them as rough ratios.
 """
 
 CLOUDS = """
-## Clouds: learnt from Sentinel-2, tried on Landsat 5
+### Clouds: learnt from Sentinel-2, tried on Landsat 5
 
 Reference masks of Wieland et al. 2019 as ukis-csmask ships them: one Sentinel-2 and one Landsat-5 image of 512 x 512
 pixels, six bands of top-of-atmosphere reflectance. Chips of 128 px with a stride of 64 from the Sentinel-2 image, in
@@ -214,7 +214,7 @@ likeliest reason where the IoU of Landsat's land is low: it is taken for shadow.
 """
 
 ABERYSTWYTH = """
-## Aberystwyth: land cover from sparse polygons
+### Aberystwyth: land cover from sparse polygons
 
 Sentinel-2 of 27 May 2021 (rsgislib's test data): a mosaic of 16 tiles, ten bands (Prithvi takes six of them), and 40
 hand-drawn polygons of forest, grass, urban and water that cover under 1 % of it. All other pixels are unlabelled and
@@ -228,14 +228,14 @@ borders and mixed pixels are not. A class has a handful of polygons in the held-
 """
 
 
-def write_page(rows: Sequence[Row], cases: Sequence[Case], machine: str) -> None:
-    """Write the page: what was trained, and what was not."""
+def write_results(rows: Sequence[Row], cases: Sequence[Case], machine: str) -> None:
+    """Write the section: what was trained, and what was not."""
     rows = [row for case in cases for row in rows if row.case == case]
     epochs = ' or '.join(str(count) for count in sorted({row.epochs for row in rows}))
-    page = HEAD.format(rate=LR, epochs=epochs, machine=machine)
+    section = HEAD.format(rate=LR, epochs=epochs, machine=machine)
     for dataset, text in (('clouds', CLOUDS), ('aberystwyth', ABERYSTWYTH)):
         if found := [row for row in rows if row.case.dataset == dataset]:
-            page += text.format(table=_table(found), train=found[0].train_chips, valid=found[0].valid_chips)
+            section += text.format(table=_table(found), train=found[0].train_chips, valid=found[0].valid_chips)
     trained = {row.case for row in rows}
     left: dict[str, list[str]] = {}
     for case in cases:
@@ -243,9 +243,8 @@ def write_page(rows: Sequence[Row], cases: Sequence[Case], machine: str) -> None
             left.setdefault(f'- {case.dataset}, {case.decoder}: ', []).append(f'`{case.backbone}`')
     if left:
         names = '\n'.join(start + ', '.join(backbones) for start, backbones in left.items())
-        page += f'\n## Not trained yet\n\nThe script trains these too; there was no time for them.\n\n{names}\n'
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page)
+        section += f'\n### Not trained yet\n\nThe script trains these too; there was no time for them.\n\n{names}\n'
+    write_section('maps', section)
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -253,14 +252,14 @@ def _table(rows: Sequence[Row]) -> str:
     other = rows[0].other_miou is not None
     columns = ['decoder', 'backbone', 'parameters', 's / epoch', 'mIoU held-out', *classes]
     columns += ['mIoU Landsat 5', *classes] if other else []
-    lines = ['| ' + ' | '.join(columns) + ' |', '| --- | --- |' + ' ---: |' * (len(columns) - 2)]
+    lines = []
     for row in rows:
         cells = [row.case.decoder, f'`{row.case.backbone}`', f'{row.parameters / 1e6:.1f} M', f'{row.seconds:.0f}']
         cells += [f'**{row.miou:.3f}**', *(_text(row.iou[name]) for name in classes)]
         if row.other_miou is not None and row.other_iou is not None:
             cells += [f'**{row.other_miou:.3f}**', *(_text(row.other_iou[name]) for name in classes)]
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+        lines.append(cells)
+    return format_table(columns, lines)
 
 
 def _text(iou: float | None) -> str:
@@ -292,8 +291,8 @@ def main() -> None:
             row = train(case, data, given.epochs)
             with given.rows.open('a') as lines:
                 lines.write(json.dumps(asdict(row)) + '\n')
-            write_page(read_rows(given.rows), everything, given.machine)
-    write_page(read_rows(given.rows), everything, given.machine)
+            write_results(read_rows(given.rows), everything, given.machine)
+    write_results(read_rows(given.rows), everything, given.machine)
 
 
 if __name__ == '__main__':

@@ -99,7 +99,6 @@ def _build(name: str, model: str, bands: tuple[Band, ...], options: BackboneOpti
     refuse_transformer_options(name, options)
     plan = _plan_maps(model, options)
     net = _create(model, plan.arguments, features_only=True, in_chans=len(bands))
-    _open_branches(net)
     report = _load(model, net, bands, plan.arguments | {'features_only': True}, options)
     _cut_unused(net)
     return HierarchicalBackbone(name, net, plan, load_report=report)
@@ -110,17 +109,6 @@ def _cut_unused(net: Any) -> None:
     stage, _, index = net.feature_info.module_name()[-1].partition('.')
     if stage == 'blocks' and index.isdecimal() and isinstance(net.blocks, nn.Sequential):
         net.blocks = net.blocks[: int(index) + 1]
-
-
-def _open_branches(net: nn.Module) -> None:
-    """Let residual branches count from the first step, as in torchvision; weights that are loaded overwrite this.
-
-    timm starts the last norm of each at 0 (Goyal et al. 2017, arXiv:1706.02677), which is for long trainings: AdamW
-    moves a weight by about the learning rate in a step, so in a short one the branches would stay all but closed.
-    """
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.affine and not module.weight.any():
-            nn.init.ones_(module.weight)
 
 
 def _build_transformer(name: str, model: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:

@@ -46,20 +46,6 @@ def test_windows_that_must_fill_the_image_pad_it():
     assert (sides(maps), net.step) == ([(16, 24), (8, 12), (4, 6), (2, 3)], 256)
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'regnety_002'])
-def test_without_weights_every_residual_branch_counts_from_the_first_step(name):
-    net = create_backbone(name, RGB, pretrained=False)
-    closed = [key for key, value in net.named_parameters() if key.endswith('weight') and not value.any()]
-    assert closed == []
-
-
-def test_weights_that_are_loaded_keep_their_closed_branches(tmp_path):
-    trained = timm.create_model('resnet18', features_only=True)  # its last norms are 0
-    torch.save(trained.state_dict(), tmp_path / 'w.pt')
-    net = create_backbone('resnet18', RGB, pretrained=False, weights=tmp_path / 'w.pt')
-    assert not net.trunk.layer1[0].bn2.weight.any()
-
-
 def test_swin_equals_timms_own_at_its_own_size():
     torch.manual_seed(0)
     net = create_backbone('swin_tiny_patch4_window7_224', RGB, pretrained=False).eval()
