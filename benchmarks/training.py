@@ -125,6 +125,7 @@ def run_torchgeo(task: nn.Module, parts: Sequence[Sequence[dict[str, Tensor]]]) 
     from lightning.pytorch import Trainer
     from torch.utils.data import DataLoader
 
+    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)  # after the import, which sets it too
     off = {'logger': False, 'enable_checkpointing': False, 'enable_model_summary': False, 'num_sanity_val_steps': 0}
     loaders = [DataLoader(batches, batch_size=None) for batches in parts]  # type: ignore[arg-type]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -214,8 +215,6 @@ def measure(plan: Plan) -> Iterator[dict[str, Check]]:
 def main() -> None:
     """Measure and report."""
     warnings.filterwarnings('ignore', module='torchgeo|lightning|pytorch_lightning|torchmetrics')
-    logging.getLogger('lightning').setLevel(logging.ERROR)
-    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
     checks: dict[str, Check] = {}
     for found in measure(read_plan()):
         checks |= found
