@@ -318,7 +318,9 @@ def test_names_of_any_letters_and_length_are_shown_as_they_are():
 def test_a_single_pixel_can_be_drawn():
     one = Objects(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0]), torch.ones(1, 1, 1, dtype=torch.bool))
     for batch in (Batch(images(1, size=1), masks(1, 1)), Batch(images(1, size=1), objects=(one,))):
-        drawn(show_batch(batch, RGBN, CLASSES, columns=3, alpha=0.5))
+        figure = show_batch(batch, RGBN, CLASSES, columns=3, alpha=0.5)
+        assert drawn(figure).std() > 0
+        assert figure.axes[0].images[0].get_array().shape[:2] == (1, 1)
 
 
 def test_drawing_takes_no_pyplot_and_importing_no_matplotlib():

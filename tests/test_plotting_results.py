@@ -116,8 +116,12 @@ def test_hard_examples_show_what_each_pixel_costs_and_not_what_is_unlabelled():
 
 def test_chips_without_any_label_can_be_drawn():
     nothing = masks(1, value=IGNORE_INDEX)
-    drawn(show_predictions(images(1), nothing, masks(1), RGBN, CLASSES))
-    drawn(show_hard_examples(images(1), nothing, masks(1), torch.zeros(1, 16, 16), RGBN, CLASSES))
+    for figure in (
+        show_predictions(images(1), nothing, masks(1), RGBN, CLASSES),
+        show_hard_examples(images(1), nothing, masks(1), torch.zeros(1, 16, 16), RGBN, CLASSES),
+    ):
+        assert drawn(figure).std() > 0
+        assert len(figure.axes) >= 4
 
 
 # -- which chips
@@ -197,8 +201,10 @@ def test_a_peak_at_the_start_does_not_flatten_the_rest():
 
 @pytest.mark.parametrize('losses', [[], [1.0], [math.nan, math.nan]])
 def test_hardly_any_training_can_be_drawn(losses):
-    drawn(show_losses(losses, []))
-    drawn(show_losses(losses, [{'valid_loss': math.nan}]))
+    for epochs in ([], [{'valid_loss': math.nan}]):
+        figure = show_losses(losses, epochs)
+        assert drawn(figure).std() > 0
+        assert figure.axes[0].get_xlabel()
 
 
 def test_the_rate_test_is_drawn_over_decades():
