@@ -46,7 +46,7 @@ from geolearn.models import FasterRCNN
 from geolearn.models.detection._looking import count_objects
 from geolearn.models.detection.options import RCNNOptions
 
-LR, EPOCHS, SEEDS, RESIZE_TO = 5e-4, 3, (0, 1, 2), 96
+LR, EPOCHS, SEEDS, RESIZE_TO = 5e-4, 10, (0, 1, 2), 96
 HEAD = RCNNOptions(box_batch_size_per_image=32)
 """torchvision's numbers, but for fewer samples: chips of this size hold a handful of crowns."""
 
