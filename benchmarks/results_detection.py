@@ -148,8 +148,8 @@ through `fit`. AP50 on OSBS_029 after the last epoch, and on the training chips 
 {tables}
 **What to keep in mind.** With 61 crowns and scores this low, a difference of the means below the deviation does not say
 which is better, and longer training helps neither on a forest of another kind. That ours fits the training chips sooner
-comes in part from its start: timm, from which its ResNet comes, begins with closed residual branches (the scale of their
-last norm is 0), torchvision with open ones.
+comes in part from its start: timm, from which its ResNet comes, begins with closed residual branches (the scale of
+their last norm is 0), torchvision with open ones.
 """
 
 BUILDINGS = """
