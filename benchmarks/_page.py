@@ -1,7 +1,9 @@
-"""docs/results.md, of which each script writes its own section: between two markers, the rest stays as it is."""
+"""Rows of figures in files, and docs/results.md, of which each script writes a section and leaves the rest as it is."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'results.md'
 TITLE = '# Results on real imagery\n'
@@ -30,6 +32,11 @@ def write_section(name: str, text: str, *, page: Path = PAGE) -> None:
         content = f'{content.rstrip()}\n\n{section}\n'
     page.parent.mkdir(exist_ok=True)
     page.write_text(content)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file with a JSON object on each line; nothing where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 2) -> str:

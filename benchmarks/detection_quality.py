@@ -33,6 +33,7 @@ from pathlib import Path
 import torch
 from _measure import Check, report
 from _objects import export_trees, read_trees
+from _page import read_lines
 from torch import Tensor
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -154,7 +155,7 @@ def judge(network: torch.nn.Module, chips: ChipLoader, classes: int) -> Detectio
 
 def read_trainings(path: Path) -> list[Trained]:
     """Read what earlier runs wrote."""
-    return [Trained(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    return [Trained(**row) for row in read_lines(path)]
 
 
 def train_all(data: ChipData, epochs: int, rows: Path) -> list[Trained]:

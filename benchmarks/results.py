@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 from _clouds import export_clouds, read_clouds
-from _page import format_table, write_section
+from _page import format_table, read_lines, write_section
 
 import geolearn
 from geolearn import ChipData, export_training_data, get_bands, prepare_data
@@ -179,8 +179,7 @@ def _by_class(names: Sequence[str], matrix: ConfusionMatrix) -> dict[str, float 
 
 def read_rows(path: Path) -> list[Row]:
     """Read the rows that earlier runs wrote."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [Row(**(row | {'case': Case(*row['case'])})) for row in map(json.loads, lines)]
+    return [Row(**(row | {'case': Case(*row['case'])})) for row in read_lines(path)]
 
 
 HEAD = """## Maps of classes

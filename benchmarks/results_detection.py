@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 from _objects import BUILDING_CHIP, TREE_CHIP, TREE_STRIDE, export_buildings, export_trees, read_buildings, read_trees
-from _page import format_table, write_section
+from _page import format_table, read_lines, write_section
 from detection_quality import HEAD, LR, RESIZE_TO, SEEDS, Trained, read_trainings
 
 from geolearn import ChipData
@@ -110,8 +110,7 @@ def train(case: Case, chips: ChipData) -> Row:
 
 def read_rows(path: Path) -> list[Row]:
     """Read the rows that earlier runs wrote."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [Row(**(row | {'case': Case(*row['case'])})) for row in map(json.loads, lines)]
+    return [Row(**(row | {'case': Case(*row['case'])})) for row in read_lines(path)]
 
 
 INTRO = """## Objects

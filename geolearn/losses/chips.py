@@ -1,13 +1,14 @@
 """Losses of whole chips."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from geolearn.losses.per_pixel import full_precision, weighted_mean
+from geolearn.losses.weighted import ClassWeighted
 
 
-class SoftCrossEntropy(nn.Module):
+class SoftCrossEntropy(ClassWeighted):
     """Cross-entropy of chips that belong to one class each, or to several in shares after mixing.
 
     No index is ignored: chips may be of more classes than fit a byte.
@@ -17,12 +18,9 @@ class SoftCrossEntropy(nn.Module):
         label_smoothing: Share of the target, 0..1, that is spread evenly over all classes.
     """
 
-    class_weights: Tensor | None
-
     def __init__(self, class_weights: Tensor | None = None, *, label_smoothing: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(class_weights)
         self.label_smoothing = label_smoothing
-        self.register_buffer('class_weights', class_weights, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss; 0 for a batch without chips.
@@ -40,18 +38,12 @@ class SoftCrossEntropy(nn.Module):
         return weighted_mean(costs, weights[target] if target.dim() == 1 else target.to(weights) @ weights)
 
 
-class MultiLabelCrossEntropy(nn.Module):
+class MultiLabelCrossEntropy(ClassWeighted):
     """Binary cross-entropy of chips in which any number of classes is present.
 
     Args:
         class_weights: (classes,) weight of each class in the average, or None.
     """
-
-    class_weights: Tensor | None
-
-    def __init__(self, class_weights: Tensor | None = None) -> None:
-        super().__init__()
-        self.register_buffer('class_weights', class_weights, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss; 0 for a batch without chips.

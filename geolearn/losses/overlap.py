@@ -3,16 +3,25 @@
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geolearn.classes import IGNORE_INDEX
 from geolearn.losses.per_pixel import full_precision, weighted_mean
+from geolearn.losses.weighted import ClassWeighted
 
 Average = Literal['micro', 'macro']
 """Whether pixels of all classes are summed before dividing, or each class is divided and then counts the same."""
 
 
-class Tversky(nn.Module):
+class OverlapLoss(ClassWeighted):
+    """A loss of all labelled pixels of a batch together."""
+
+    def counted(self, target: Tensor) -> Tensor:
+        """Return the number of labelled pixels, by which batches weigh where they are added up."""
+        return (target != IGNORE_INDEX).sum()
+
+
+class Tversky(OverlapLoss):
     """1 - hits / (hits + alpha * false alarms + beta * misses), of probabilities.
 
     Salehi et al. 2017, arXiv:1706.05721. Classes that the truth of a batch does not hold are left out of the macro
@@ -25,8 +34,6 @@ class Tversky(nn.Module):
         class_weights: (classes,) weight of each class in the average, or None.
     """
 
-    class_weights: Tensor | None
-
     def __init__(
         self,
         alpha: float = 0.3,
@@ -35,15 +42,10 @@ class Tversky(nn.Module):
         average: Average = 'macro',
         class_weights: Tensor | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(class_weights)
         if average not in ('micro', 'macro'):
             raise ValueError(f"average must be 'micro' or 'macro', got {average!r}")
         self.alpha, self.beta, self.average = alpha, beta, average
-        self.register_buffer('class_weights', class_weights, persistent=False)
-
-    def counted(self, target: Tensor) -> Tensor:
-        """Return the number of labelled pixels, by which batches weigh where they are added up."""
-        return (target != IGNORE_INDEX).sum()
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of logits (N, classes, H, W) against indices (N, H, W), 0..1; 0 if no pixel counts."""
@@ -71,7 +73,7 @@ class Dice(Tversky):
         super().__init__(0.5, 0.5, average=average, class_weights=class_weights)
 
 
-class Lovasz(nn.Module):
+class Lovasz(OverlapLoss):
     """Lovasz-Softmax: a convex surrogate of 1 - IoU, averaged over classes (Berman et al. 2018, arXiv:1705.08790).
 
     Classes that the truth of a batch does not hold are left out.
@@ -79,16 +81,6 @@ class Lovasz(nn.Module):
     Args:
         class_weights: (classes,) weight of each class in the average, or None.
     """
-
-    class_weights: Tensor | None
-
-    def __init__(self, class_weights: Tensor | None = None) -> None:
-        super().__init__()
-        self.register_buffer('class_weights', class_weights, persistent=False)
-
-    def counted(self, target: Tensor) -> Tensor:
-        """Return the number of labelled pixels, by which batches weigh where they are added up."""
-        return (target != IGNORE_INDEX).sum()
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of logits (N, classes, H, W) against indices (N, H, W), 0..1; 0 if no pixel counts."""

@@ -7,21 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geolearn.classes import IGNORE_INDEX
+from geolearn.losses.weighted import ClassWeighted
 
 
-class PixelLoss(nn.Module):
+class PixelLoss(ClassWeighted):
     """The average cost of the pixels that count, weighted by their classes; subclasses say what a pixel costs.
 
     Args:
         class_weights: (classes,) weight of each class, or None for equal weights. The sum of the weighted costs is
             divided by the sum of the weights of the pixels, as torch does, so that a class of weight 0 does not count.
     """
-
-    class_weights: Tensor | None
-
-    def __init__(self, class_weights: Tensor | None = None) -> None:
-        super().__init__()
-        self.register_buffer('class_weights', class_weights, persistent=False)
 
     def costs(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return what each pixel costs.

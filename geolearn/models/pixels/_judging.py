@@ -1,6 +1,6 @@
 """Go through validation chips once and count all that a report says of a pixel classifier."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,6 +75,23 @@ def judge_chips(network: Segmenter, chips: ChipLoader, class_count: int, *, temp
 
 
 @torch.inference_mode()
+def predict_each(
+    network: Segmenter, chips: ChipLoader, indexes: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield image, truth and output, each of one chip and on the CPU, of some chips of a loader's data set.
+
+    Args:
+        network: To look at.
+        chips: Whose data set holds the chips.
+        indexes: Their positions in it.
+    """
+    network.to(chips.device).eval()
+    for index in indexes:
+        image, truth = (part[None] for part in chips.dataset[index])
+        yield image, truth, network(image.to(chips.device)).float().cpu()
+
+
+@torch.inference_mode()
 def look_at(network: Segmenter, chips: ChipLoader, indexes: Sequence[int]) -> JudgedChips:
     """Predict some chips of a loader's data set, one after the other.
 
@@ -83,11 +100,8 @@ def look_at(network: Segmenter, chips: ChipLoader, indexes: Sequence[int]) -> Ju
         chips: Whose data set holds the chips.
         indexes: Their positions in it, at least one.
     """
-    network.to(chips.device).eval()
     rows = []
-    for index in indexes:
-        image, mask = (part[None] for part in chips.dataset[index])
-        logits = network(image.to(chips.device)).float().cpu()
+    for image, mask, logits in predict_each(network, chips, indexes):
         rows.append((image, mask, logits.max(1).indices, _costs(logits, mask)))
     return JudgedChips(*(torch.cat(column) for column in zip(*rows)))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from geolearn.chips.loader import ChipLoader
 from geolearn.metrics import RegressionScores
+from geolearn.models.pixels._judging import predict_each
 from geolearn.models.pixels.segmenter import Segmenter
 
 MOST_PIXELS = 1_000_000
@@ -80,10 +81,7 @@ def predict_chips(network: Segmenter, chips: ChipLoader, indexes: Sequence[int])
         chips: Whose data set holds the chips.
         indexes: Their positions in it, at least one.
     """
-    network.to(chips.device).eval()
     rows = []
-    for index in indexes:
-        image, values = (part[None] for part in chips.dataset[index])
-        predicted = network(image.to(chips.device))[:, 0].float().cpu()
-        rows.append((image[:, -1] if image.dim() == 5 else image, values, predicted))
+    for image, values, predicted in predict_each(network, chips, indexes):
+        rows.append((image[:, -1] if image.dim() == 5 else image, values, predicted[:, 0]))
     return PredictedChips(*(torch.cat(column) for column in zip(*rows)))
