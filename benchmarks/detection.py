@@ -30,17 +30,15 @@ from geolearn.backbones import create_backbone
 from geolearn.bands import Band, resolve_bands
 from geolearn.batch import Objects
 from geolearn.classes import ClassInfo
-from geolearn.inference.features import objects_to_features
-from geolearn.inference.objects import DetectPlan, detect_raster
-from geolearn.inference.overlaps import suppress
+from geolearn.inference.detecting import DetectPlan, detect_raster
+from geolearn.inference.merging import suppress
 from geolearn.inference.tiles import PixelScale, Source
-from geolearn.inference.vectors import write_layer
-from geolearn.models.detection.anchors import LevelAnchors
-from geolearn.models.detection.detector import DetectionLoss, Detector
-from geolearn.models.detection.levels import Levels
-from geolearn.models.detection.options import RCNNOptions
-from geolearn.models.detection.two_stage import TwoStageHead
-from geolearn.models.network import Normalise
+from geolearn.inference.vectors import objects_to_features, write_layer
+from geolearn.networks.detection.anchors import LevelAnchors
+from geolearn.networks.detection.detector import DetectionLoss, Detector, Levels
+from geolearn.networks.detection.options import RCNNOptions
+from geolearn.networks.detection.two_stage import TwoStageHead
+from geolearn.networks.network import Normalise
 from geolearn.raster import GeoBox, RasterWriter, open_raster, raster_geobox
 from geolearn.raster.writing import BLOCK_SIZE
 from geolearn.tiling import TileGrid, make_grid

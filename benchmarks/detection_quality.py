@@ -39,13 +39,12 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from geolearn import ChipData
-from geolearn.batch import Objects
-from geolearn.chips.loader import ChipLoader
-from geolearn.inference.found import Found
+from geolearn.batch import Found, Objects
+from geolearn.chips.batches.loader import ChipLoader
 from geolearn.metrics import DetectionScores
 from geolearn.models import FasterRCNN
-from geolearn.models.detection._looking import count_objects
-from geolearn.models.detection.options import RCNNOptions
+from geolearn.models.evaluation.objects import count_objects
+from geolearn.networks.detection.options import RCNNOptions
 
 LR, EPOCHS, SEEDS, RESIZE_TO = 5e-4, 10, (0, 1, 2), 96
 HEAD = RCNNOptions(box_batch_size_per_image=32)

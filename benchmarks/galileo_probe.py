@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import BackboneOptions
+from geolearn.backbones.backbone import BackboneOptions
 from geolearn.backbones.building import load_checkpoint, read_checkpoint
 from geolearn.backbones.galileo import Galileo, assign_groups, convert_galileo
 from geolearn.backbones.trunk import ViTConfig

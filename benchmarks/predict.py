@@ -23,7 +23,7 @@ from affine import Affine
 
 from geolearn.classes import ClassInfo
 from geolearn.inference.encoding import ClassEncoding
-from geolearn.inference.raster import MapPlan, map_raster
+from geolearn.inference.mapping import MapPlan, map_raster
 from geolearn.inference.tiles import PixelScale, Source
 from geolearn.raster import GeoBox, RasterWriter, open_raster
 from geolearn.raster.writing import BLOCK_SIZE

@@ -37,11 +37,11 @@ from torch import nn
 from torch.nn import functional
 
 from geolearn import ChipData, UNet, export_training_data, prepare_data
-from geolearn.chips.loader import ChipLoader
-from geolearn.chips.synthetic import CLASSES, make_scene, write_scene
+from geolearn.chips.batches.loader import ChipLoader
 from geolearn.classes import IGNORE_INDEX
 from geolearn.metrics import ConfusionMatrix
-from geolearn.models.network import Normalise
+from geolearn.networks.network import Normalise
+from geolearn.synthetic import CLASSES, make_scene, write_scene
 
 BACKBONE, LR, SEEDS = 'resnet18', 1e-3, (0, 1, 2)
 

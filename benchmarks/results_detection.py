@@ -26,8 +26,8 @@ from detection_quality import HEAD, LR, RESIZE_TO, SEEDS, Trained, read_training
 from geolearn import ChipData
 from geolearn.metrics import DetectionScores
 from geolearn.models import FasterRCNN, MaskRCNN
-from geolearn.models.detection._looking import count_objects
-from geolearn.models.detection.object_detector import ObjectDetector
+from geolearn.models.evaluation.objects import count_objects
+from geolearn.models.object_detector import ObjectDetector
 
 BACKBONES = ('resnet50', 'dofa_tiny')
 MODELS: dict[str, type[ObjectDetector]] = {'trees': FasterRCNN, 'buildings': MaskRCNN}

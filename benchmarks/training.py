@@ -36,8 +36,8 @@ from torch import Tensor, nn
 
 import geolearn
 from geolearn import ChipData, export_training_data, prepare_data
-from geolearn.chips.synthetic import CLASSES, make_scene, write_scene
 from geolearn.models import PixelClassifier
+from geolearn.synthetic import CLASSES, make_scene, write_scene
 
 BARE_BAR, PEER_BAR = 0.95, 1.05
 HLS_BANDS = ('B02', 'B03', 'B04', 'B8A', 'B11', 'B12')

@@ -15,7 +15,7 @@ import shapely
 import torch
 
 from geolearn import FeatureClassifier, export_training_data, load_model, prepare_data
-from geolearn.chips.synthetic import CLASSES, Scene, make_scene, write_scene
+from geolearn.synthetic import CLASSES, Scene, make_scene, write_scene
 
 SIDE, CHIP_SIZE = 12, 32
 """Pixels of a parcel, and of what is seen of it and around it."""

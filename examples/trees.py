@@ -18,11 +18,11 @@ import shapely
 import torch
 from affine import Affine
 
-import geolearn.models.detection.architectures as detectors
+import geolearn.models.detectors as detectors
 from geolearn import ClassInfo, export_training_data, load_model, prepare_data
 from geolearn.bands import resolve_bands
 from geolearn.batch import Objects
-from geolearn.models.detection.object_detector import ObjectDetector
+from geolearn.models.object_detector import ObjectDetector
 from geolearn.plotting import show_boxes
 from geolearn.raster import read_image, write_raster
 

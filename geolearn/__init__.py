@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = '0.1.0'
+from geolearn._version import __version__
 
 _HOMES = {
     'Adaptation': 'backbones.adapt',

@@ -11,12 +11,12 @@ import torch
 
 from geolearn import plotting
 from geolearn.bands import Band
-from geolearn.chips import taxonomy
-from geolearn.chips.balance import class_weights
+from geolearn.chips.batches.balance import class_weights
+from geolearn.chips.batches.loader import ChipDataset, ChipLoader
 from geolearn.chips.label import Task
-from geolearn.chips.loader import ChipDataset, ChipLoader
-from geolearn.chips.splits import Split
-from geolearn.chips.table import ChipTable, TargetStatistics
+from geolearn.chips.meaning import classes as taxonomy
+from geolearn.chips.packing.table import ChipTable, TargetStatistics
+from geolearn.chips.splits.split import Split
 from geolearn.classes import ClassInfo
 from geolearn.normalize import Normalization
 from geolearn.statistics import BandStatistics

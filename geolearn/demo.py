@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from geolearn.chips.export import export_training_data
-from geolearn.chips.synthetic import CLASSES, make_scene, write_scene
 from geolearn.classes import IGNORE_INDEX, index_table
 from geolearn.errors import ChipFolderError
 from geolearn.metrics import ConfusionMatrix
@@ -18,6 +17,7 @@ from geolearn.models import DeepLab
 from geolearn.plotting import show_predictions
 from geolearn.prepare import prepare_data
 from geolearn.raster import open_raster, raster_bands, read_image, read_label
+from geolearn.synthetic import CLASSES, make_scene, write_scene
 
 Say = Callable[[str], None]
 

@@ -10,18 +10,18 @@ from typing import NamedTuple
 import numpy as np
 
 from geolearn.augment import BatchTransform
-from geolearn.chips import taxonomy
-from geolearn.chips.augmenting import Transforms, check_transforms, choose_transform
-from geolearn.chips.balance import rare_values, repeat_factors
-from geolearn.chips.collection import Collection, open_collection
-from geolearn.chips.dividing import Division, SplitChoice, divide
-from geolearn.chips.gather import GatherPlan, check_rare_crops
-from geolearn.chips.inputs import ChosenInput, choose_input
-from geolearn.chips.interpret import BandChoice
+from geolearn.chips.batches.balance import rare_values, repeat_factors
+from geolearn.chips.batches.collate import GatherPlan, check_rare_crops
+from geolearn.chips.batches.loader import ChipDataset, ChipLoader, LoaderOptions
 from geolearn.chips.label import Target, Task
-from geolearn.chips.loader import ChipDataset, ChipLoader, LoaderOptions
-from geolearn.chips.splits import Split
-from geolearn.chips.targets import check_values, refuse_class_options
+from geolearn.chips.meaning import classes as taxonomy
+from geolearn.chips.meaning.augmentation import Transforms, check_transforms, choose_transform
+from geolearn.chips.meaning.bands import BandChoice
+from geolearn.chips.meaning.inputs import ChosenInput, choose_input
+from geolearn.chips.meaning.values import check_values, refuse_class_options
+from geolearn.chips.packing.collection import Collection, open_collection
+from geolearn.chips.splits.divide import Division, SplitChoice, divide
+from geolearn.chips.splits.split import Split
 from geolearn.classes import ClassInfo
 from geolearn.data import ChipData
 from geolearn.device import choose_device

@@ -66,7 +66,7 @@ def one_thread():
 @pytest.fixture(scope='session')
 def scene_files(tmp_path_factory) -> tuple[Path, Path]:
     """A synthetic Sentinel-2 scene of 128 pixels a side, and its labels: ten bands, six classes, a NoData border."""
-    from geolearn.chips.synthetic import make_scene, write_scene
+    from geolearn.synthetic import make_scene, write_scene
 
     folder = tmp_path_factory.mktemp('scene')
     write_scene(make_scene(128, seed=1), folder / 'scene.tif', folder / 'labels.tif')
@@ -77,7 +77,7 @@ def scene_files(tmp_path_factory) -> tuple[Path, Path]:
 def scene_chips(scene_files, tmp_path_factory) -> Path:
     """The scene as 16 chips of 32 pixels."""
     from geolearn.chips.export import export_training_data
-    from geolearn.chips.synthetic import CLASSES
+    from geolearn.synthetic import CLASSES
 
     out = tmp_path_factory.mktemp('export') / 'chips'
     return export_training_data(*scene_files, out, classes=CLASSES, tile_size=32, sensor='Sentinel-2')

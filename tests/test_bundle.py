@@ -23,8 +23,8 @@ from geolearn.bundle import FORMAT, Bundle, find_bundle, read_bundle, write_bund
 from geolearn.classes import ClassInfo
 from geolearn.errors import BundleError, RasterError
 from geolearn.models import DeepLab, load_model
-from geolearn.models._inference_file import inference_file
-from geolearn.models.spec import ModelSpec
+from geolearn.models.bundling import inference_file
+from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import Normalization
 from geolearn.statistics import BandStatistics
 

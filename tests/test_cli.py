@@ -227,7 +227,7 @@ def test_a_report_is_written_from_bundle_and_chips(bundle, scene_chips, tmp_path
 def no_weights(tmp_path, monkeypatch):
     """A machine without any weights."""
     monkeypatch.setenv('GEOLEARN_WEIGHTS_DIR', str(tmp_path))
-    monkeypatch.setattr('geolearn.backbones.store.hub_cache', lambda: tmp_path / 'hub')
+    monkeypatch.setattr('geolearn.backbones.weights.hub_cache', lambda: tmp_path / 'hub')
 
 
 @pytest.mark.usefixtures('no_weights')
@@ -252,7 +252,7 @@ def test_weights_that_are_not_here_or_do_not_exist_are_told(capsys):
 
 
 def test_downloaded_weights_are_named(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr('geolearn.backbones.store.download_weights', lambda name: tmp_path / f'{name}.pth')
+    monkeypatch.setattr('geolearn.backbones.weights.download_weights', lambda name: tmp_path / f'{name}.pth')
     main(['weights', 'download', 'dofa_base', 'prithvi'])
     assert capsys.readouterr().out.splitlines() == [
         f'{name}: {tmp_path / name}.pth' for name in ('dofa_base', 'prithvi')

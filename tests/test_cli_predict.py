@@ -8,8 +8,8 @@ import pytest
 import rasterio
 import shapely
 
-from geolearn.chips.synthetic import CLASSES
 from geolearn.cli import main
+from geolearn.synthetic import CLASSES
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -74,7 +74,7 @@ def test_detectors_take_how_to_merge_and_whether_to_resume(make_bundle, scene_fi
         return dst
 
     with monkeypatch.context() as patch:
-        patch.setattr('geolearn.models.detection.object_detector.ObjectDetector.detect_objects', note)
+        patch.setattr('geolearn.models.object_detector.ObjectDetector.detect_objects', note)
         for more in ([], ['--merge', 'soft_nms', '--nms-overlap', '0.4', '--resume']):
             main([str(word) for word in ['predict', bundle, scene_files[0], dst, *more]])
     reading = {'bands': None, 'sensor': None, 'scale': None, 'offset': 0.0}

@@ -20,10 +20,10 @@ from geolearn.bands import Band
 from geolearn.classes import ClassInfo
 from geolearn.errors import RasterError
 from geolearn.inference.encoding import ClassEncoding, output_encoding
-from geolearn.inference.raster import MapPlan, map_raster
+from geolearn.inference.mapping import MapPlan, map_raster
 from geolearn.inference.tiles import QUEUE_BATCHES, PixelScale, Source, prefetch, read_batches
 from geolearn.models import DeepLab
-from geolearn.models.spec import ModelSpec
+from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import Normalization
 from geolearn.raster import open_raster
 from geolearn.raster.writing import RasterWriter

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection, PolyCollection
 
 from geolearn.bands import get_bands
-from geolearn.chips.splits import Split
+from geolearn.chips.splits.split import Split
 from geolearn.classes import IGNORE_INDEX, ClassInfo, default_color
 from geolearn.errors import UnknownNameError
 from geolearn.metrics import ReliabilityBin

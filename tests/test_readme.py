@@ -10,7 +10,7 @@ import rasterio
 import shapely
 
 import geolearn
-from geolearn.chips.synthetic import CLASSES, make_scene, write_scene
+from geolearn.synthetic import CLASSES, make_scene, write_scene
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -120,7 +120,7 @@ def test_its_links_lead_somewhere(page):
 
 
 def test_every_class_of_models_is_named():
-    from geolearn.models._registry import MODELS
+    from geolearn.models.base import MODELS
 
     assert [name for name in MODELS if f'`{name}`' not in TEXT] == []
 

@@ -5,8 +5,6 @@ calls `initialize`, `getParameterInfo` and `getConfiguration`, and then `updateP
 No one has tried that here for want of a licence: these functions hold to what is known of the calls.
 """
 
-from geolearn.arcgis.chips import ClassifyObjects
-from geolearn.arcgis.objects import DetectInstances, DetectObjects
-from geolearn.arcgis.pixels import ClassifyPixels
+from geolearn.arcgis.functions import ClassifyObjects, ClassifyPixels, DetectInstances, DetectObjects
 
 __all__ = ['ClassifyObjects', 'ClassifyPixels', 'DetectInstances', 'DetectObjects']

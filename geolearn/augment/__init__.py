@@ -4,11 +4,19 @@ Every change takes a batch and a generator on the CPU and returns a changed batc
 generator, so a seed repeats exactly. Where images have several dates, all of them move together.
 """
 
-from geolearn.augment.augmentation import Augmentation, OneOf
-from geolearn.augment.geometry import Dihedral, ScaleCrop
-from geolearn.augment.mixing import CutMix, Mixup
-from geolearn.augment.radiometry import BandDropout, Clouds, Noise, Radiometry, cloud_brightness
-from geolearn.augment.step import BatchTransform, Chain, PixelStep
+from geolearn.augment.augmentation import Augmentation, CutMix, Mixup, OneOf
+from geolearn.augment.transforms import (
+    BandDropout,
+    BatchTransform,
+    Chain,
+    Clouds,
+    Dihedral,
+    Noise,
+    PixelStep,
+    Radiometry,
+    ScaleCrop,
+    cloud_brightness,
+)
 
 __all__ = [
     'Augmentation',

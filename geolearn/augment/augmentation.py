@@ -1,16 +1,140 @@
 """The changes that training uses unless told otherwise, with the rest as options."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
 
-from geolearn.augment.geometry import Dihedral, ScaleCrop
-from geolearn.augment.mixing import CutMix, Mixup
-from geolearn.augment.radiometry import BandDropout, Clouds, Noise, Radiometry
-from geolearn.augment.step import BatchTransform, Chain
+from geolearn.augment.transforms import (
+    BandDropout,
+    BatchTransform,
+    Chain,
+    Clouds,
+    Dihedral,
+    Noise,
+    Radiometry,
+    ScaleCrop,
+    check_between,
+)
 from geolearn.batch import Batch
+
+
+@dataclass(frozen=True)
+class _Mix:
+    """Each image takes something of another one of its batch.
+
+    Args:
+        alpha: The share of the other image follows Beta(alpha, alpha), at most one half; 0.2 mixes little, 1 evenly.
+        class_count: Needed where labels are class indices; the changed ones are (n, classes) float32.
+    """
+
+    alpha: float
+    class_count: int | None = None
+
+    def __post_init__(self) -> None:
+        check_between('alpha', self.alpha, 1e-3)
+
+    def _draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, np.ndarray]:
+        """Return for each image which other one it takes from, and the share that it takes."""
+        partner = torch.randperm(count, generator=generator)
+        # torch's own Beta takes no generator
+        seed = int(torch.randint(2**62, (), generator=generator))
+        shares = np.random.default_rng(seed).beta(self.alpha, self.alpha, count)
+        return partner, np.minimum(shares, 1 - shares)
+
+
+@dataclass(frozen=True)
+class Mixup(_Mix):
+    """Blend each image with another one of its batch, and their labels in the same shares.
+
+    Only for labels of whole images. Where the other image has no data, the image stays as it is; its own NaN stays.
+
+    Args:
+        alpha: The share of the other image follows Beta(alpha, alpha), at most one half; 0.2 blends little, 1 evenly.
+        class_count: Needed where labels are class indices; the changed ones are (n, classes) float32.
+    """
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return a blended copy.
+
+        Raises:
+            ValueError: If the batch has masks, values or objects, or the number of classes is needed and unknown.
+        """
+        _refuse(batch, 'mixup', pixels='a pixel of two blended images would belong to two classes or places')
+        partner, shares = self._draw(len(batch.images), generator)
+        partner = partner.to(batch.images.device)
+        weight = torch.from_numpy(shares).to(batch.images)
+        images, other = batch.images, batch.images[partner]
+        other = torch.where(other.isnan(), images, other)
+        mixed = torch.lerp(images, other, weight.view(-1, *[1] * (images.ndim - 1)))
+        return replace(batch, images=mixed, labels=_mixed(batch.labels, partner, weight, self.class_count))
+
+
+@dataclass(frozen=True)
+class CutMix(_Mix):
+    """Paste into each image a rectangle of another one of its batch: all bands and dates, mask and values with them.
+
+    Labels of whole images are mixed by the share of the area. NoData moves with its pixels.
+
+    Args:
+        alpha: The share of the other image follows Beta(alpha, alpha), at most one half; 1 is usual.
+        class_count: Needed where labels are class indices; the changed ones are (n, classes) float32.
+    """
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return a copy with rectangles pasted.
+
+        Raises:
+            ValueError: If the batch has objects, or the number of classes is needed and unknown.
+        """
+        _refuse(batch, 'cutmix')
+        count, height, width = len(batch.images), batch.images.shape[-2], batch.images.shape[-1]
+        partner, shares = self._draw(count, generator)
+        images = batch.images.clone()
+        masks, values = (None if planes is None else planes.clone() for planes in (batch.masks, batch.values))
+        areas = []
+        for index, (other, share, place) in enumerate(
+            zip(partner.tolist(), shares.tolist(), torch.rand((count, 2), generator=generator).tolist())
+        ):
+            rows, cols = _piece(height, place[0], share), _piece(width, place[1], share)
+            images[index, ..., rows, cols] = batch.images[other, ..., rows, cols]
+            for planes, given in ((masks, batch.masks), (values, batch.values)):
+                if planes is not None and given is not None:
+                    planes[index, rows, cols] = given[other, rows, cols]
+            areas.append((rows.stop - rows.start) * (cols.stop - cols.start) / (height * width))
+        weight, partner = torch.tensor(areas).to(images), partner.to(images.device)
+        labels = _mixed(batch.labels, partner, weight, self.class_count)
+        return replace(batch, images=images, masks=masks, values=values, labels=labels)
+
+
+def _piece(size: int, place: float, share: float) -> slice:
+    length = round(size * math.sqrt(share))
+    start = round(place * (size - length))
+    return slice(start, start + length)
+
+
+def _refuse(batch: Batch, name: str, *, pixels: str | None = None) -> None:
+    if batch.objects is not None:
+        raise ValueError(f'{name} is not defined for objects: their boxes would cover pixels of another image')
+    if pixels is not None and (batch.masks is not None or batch.values is not None):
+        what = 'masks' if batch.masks is not None else 'values'
+        raise ValueError(f'{name} is not defined for {what}: {pixels}; use cutmix')
+
+
+def _mixed(labels: Tensor | None, partner: Tensor, weight: Tensor, class_count: int | None) -> Tensor | None:
+    """Return labels (n, classes) float32, of which `weight` (n,) comes from the partner."""
+    if labels is None:
+        return None
+    if labels.ndim == 1:
+        if class_count is None:
+            raise ValueError('labels that are class indices can be mixed only if class_count is given')
+        labels = one_hot(labels, class_count).to(torch.float32)
+    return torch.lerp(labels, labels[partner], weight.to(labels)[:, None])
 
 
 @dataclass(frozen=True)

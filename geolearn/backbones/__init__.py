@@ -14,7 +14,7 @@ from geolearn.backbones import (  # noqa: F401 - each registers its names
     dofa,
     galileo,
     panopticon,
-    plain_cnn,
+    plain,
     prithvi,
     satlas,
     scalemae,
@@ -22,7 +22,7 @@ from geolearn.backbones import (  # noqa: F401 - each registers its names
     ssl4eo,
     terramind,
 )
-from geolearn.backbones._backbone import BUILDERS, Backbone, Builder, register_backbone
+from geolearn.backbones.backbone import BUILDERS, Backbone, Builder, register_backbone
 from geolearn.backbones.bundled import build_from_bundle, is_bundle
 from geolearn.backbones.catalog import read_aliases, read_catalog
 from geolearn.backbones.compiling import CompiledNetwork, compile_for_inference

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geolearn.backbones._backbone import Backbone
+from geolearn.backbones.backbone import Backbone
 from geolearn.errors import BackboneError
 
 LORA_TARGETS = ('qkv', 'q', 'k', 'v', 'proj', 'fc1', 'fc2', 'fc3')

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
-from geolearn.backbones._backbone import Backbone
-from geolearn.backbones.kernels import adapt_input_kernel, resample_kernel
+from geolearn.backbones.backbone import Backbone
+from geolearn.backbones.building import adapt_input_kernel, resample_kernel
 from geolearn.backbones.options import BackboneOptions
 from geolearn.backbones.weights import load_strict
 from geolearn.bands import Band

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, finish_backbone
+from geolearn.backbones.backbone import Backbone, finish_backbone
 from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint, register_family, rename
 from geolearn.backbones.dofa import GENERATOR_DIM, DynamicPatchEmbed, WaveResidual, call_float32
 from geolearn.backbones.options import BackboneOptions

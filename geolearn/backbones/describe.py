@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from geolearn.backbones import catalog
-from geolearn.backbones.store import find_weights
+from geolearn.backbones.weights import find_weights
 
 ANY_BANDS = 'any with a wavelength, or radar'
 ANY_CHANNELS = 'any'

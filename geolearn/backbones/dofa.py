@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, finish_backbone
+from geolearn.backbones.backbone import Backbone, finish_backbone
 from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint, register_family
 from geolearn.backbones.options import BackboneOptions
 from geolearn.backbones.plain import make_config

@@ -13,12 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, finish_backbone
-from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint, register_family
-from geolearn.backbones.kernels import adapt_input_kernel
+from geolearn.backbones.backbone import Backbone, finish_backbone
+from geolearn.backbones.building import (
+    Checkpoint,
+    adapt_input_kernel,
+    load_checkpoint,
+    read_checkpoint,
+    register_family,
+)
 from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.padding import pad_to_multiple
 from geolearn.backbones.plain import join_qkv, make_config
+from geolearn.backbones.token_grid import pad_to_multiple
 from geolearn.backbones.trunk import BlockTrunk, ViTConfig, make_blocks
 from geolearn.backbones.vit import choose_windows, windowed_states
 from geolearn.bands import Band, get_bands, match_bands

@@ -12,12 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, finish_backbone
-from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint, register_family, rename
-from geolearn.backbones.kernels import resample_kernel
+from geolearn.backbones.backbone import Backbone, finish_backbone
+from geolearn.backbones.building import (
+    Checkpoint,
+    load_checkpoint,
+    read_checkpoint,
+    register_family,
+    rename,
+    resample_kernel,
+)
 from geolearn.backbones.options import BackboneOptions
 from geolearn.backbones.plain import make_config
-from geolearn.backbones.positions import embed_numbers
+from geolearn.backbones.token_grid import embed_numbers
 from geolearn.backbones.trunk import ViT
 from geolearn.bands import Band, require_wavelengths
 from geolearn.errors import BandError

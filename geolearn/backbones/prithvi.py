@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone
+from geolearn.backbones.backbone import Backbone
 from geolearn.backbones.building import build_fixed_band, read_checkpoint, register_family
 from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.padding import pad_to_multiple
 from geolearn.backbones.plain import make_config
-from geolearn.backbones.positions import embed_numbers, resize_position_grid, sincos_position_grid
+from geolearn.backbones.token_grid import embed_numbers, pad_to_multiple, resize_position_grid, sincos_position_grid
 from geolearn.backbones.trunk import BlockTrunk, ViTConfig, make_blocks
 from geolearn.backbones.vit import choose_windows, last_attention, windowed_states
 from geolearn.bands import Band

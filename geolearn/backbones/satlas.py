@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, ConvBackbone
+from geolearn.backbones.backbone import Backbone, ConvBackbone
 from geolearn.backbones.building import Checkpoint, fit_stem, read_checkpoint, register_family, require_kinds
 from geolearn.backbones.options import BackboneOptions, choose_strides, end_at_coarsest
 from geolearn.backbones.pyramid import STRIDES

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone
+from geolearn.backbones.backbone import Backbone
 from geolearn.backbones.building import build_fixed_band, read_checkpoint, register_family, require_kinds
 from geolearn.backbones.options import BackboneOptions
 from geolearn.backbones.plain import PatchEmbed, make_config

@@ -12,16 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, finish_backbone
-from geolearn.backbones.building import load_checkpoint, read_checkpoint, register_family, require_kinds
-from geolearn.backbones.grouped import GroupedTrunk
-from geolearn.backbones.kernels import adapt_input_kernel
+from geolearn.backbones.backbone import Backbone, finish_backbone
+from geolearn.backbones.building import (
+    adapt_input_kernel,
+    load_checkpoint,
+    read_checkpoint,
+    register_family,
+    require_kinds,
+)
 from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.padding import pad_to_multiple
 from geolearn.backbones.plain import join_qkv, make_config
-from geolearn.backbones.positions import resize_position_grid, sincos_position_grid
-from geolearn.backbones.store import find_weights
-from geolearn.backbones.trunk import ViTConfig, make_blocks
+from geolearn.backbones.token_grid import pad_to_multiple, resize_position_grid, sincos_position_grid
+from geolearn.backbones.trunk import GroupedTrunk, ViTConfig, make_blocks
+from geolearn.backbones.weights import find_weights
 from geolearn.bands import Band, require_wavelengths
 from geolearn.errors import BackboneError, WeightsError
 

@@ -6,7 +6,7 @@ and in torchgeo's.
 """
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone
+from geolearn.backbones.backbone import Backbone
 from geolearn.backbones.building import build_fixed_band, read_checkpoint, register_family, require_kinds
 from geolearn.backbones.options import BackboneOptions
 from geolearn.backbones.plain import PatchEmbed, make_config

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from geolearn.backbones._backbone import Backbone, MapBackbone, TokenBackbone
+from geolearn.backbones.backbone import Backbone, MapBackbone, TokenBackbone
 from geolearn.backbones.prithvi import Coordinates, PrithviViT
 from geolearn.errors import BackboneError
 

@@ -13,15 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones._backbone import Backbone, finish_backbone
-from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint, register_family
-from geolearn.backbones.grouped import GroupedTrunk
-from geolearn.backbones.kernels import adapt_input_kernel
+from geolearn.backbones.backbone import Backbone, finish_backbone
+from geolearn.backbones.building import (
+    Checkpoint,
+    adapt_input_kernel,
+    load_checkpoint,
+    read_checkpoint,
+    register_family,
+)
 from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.padding import pad_to_multiple
 from geolearn.backbones.plain import make_config
-from geolearn.backbones.positions import resize_position_grid, sincos_position_grid
-from geolearn.backbones.trunk import ViTConfig
+from geolearn.backbones.token_grid import pad_to_multiple, resize_position_grid, sincos_position_grid
+from geolearn.backbones.trunk import GroupedTrunk, ViTConfig
 from geolearn.backbones.vit import Block, init_linear
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError

@@ -8,8 +8,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from geolearn.backbones._backbone import Backbone, ConvBackbone
-from geolearn.backbones.kernels import RGB, adapt_input_kernel
+from geolearn.backbones.backbone import Backbone, ConvBackbone
+from geolearn.backbones.building import RGB, adapt_input_kernel
 from geolearn.backbones.options import (
     BackboneOptions,
     choose_strides,

@@ -7,8 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from geolearn.backbones.padding import pad_to_multiple
-from geolearn.backbones.positions import resize_position_grid, sincos_position_grid
+from geolearn.backbones.token_grid import pad_to_multiple, resize_position_grid, sincos_position_grid
 from geolearn.backbones.vit import Block, choose_windows, global_blocks, init_linear, last_attention, windowed_states
 
 
@@ -247,3 +246,40 @@ def make_blocks(config: ViTConfig) -> nn.ModuleList:
         for index in range(config.depth)
     )
     return blocks.apply(init_linear)
+
+
+class GroupedTrunk(BlockTrunk):
+    """A trunk over several groups of bands, such as sensors; subclasses write `embed`.
+
+    The native form returns the tokens of one group after the other; maps are averaged over the groups.
+
+    Args:
+        config: Shape of the transformer.
+        patch: Side of the patches, in pixels.
+        groups: Number of groups.
+    """
+
+    def __init__(self, config: ViTConfig, patch: int, groups: int) -> None:
+        super().__init__(config, patch)
+        self.group_count = groups
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Turn images (B, bands, H, W) of any size into grids (B * groups, h, w, D), an image's side by side."""
+        raise NotImplementedError
+
+    def first_tokens(self, x: Tensor) -> Tensor:
+        """Return what the first block takes in the native form: tokens (B, groups * h*w, D) with positions."""
+        return self.embed(x).reshape(x.shape[0], -1, self.dim)
+
+    def maps(self, x: Tensor, layers: Sequence[int], window: int | None = None) -> list[Tensor]:
+        """Run the windowed form: the outputs of some blocks as maps (B, D, h, w), averaged over the groups.
+
+        Args:
+            x: Images (B, bands, H, W).
+            layers: Blocks, counted from 0.
+            window: Side of the windows, as for `ViT.maps`; global blocks attend over the tokens of all groups.
+        """
+        y, count = self.embed(x), self.group_count
+        size = choose_windows((y.shape[1], y.shape[2]), window)
+        states = windowed_states(self.stages, y, window=size, global_at=self.global_at, layers=layers, frames=count)
+        return [s.reshape(-1, count, *s.shape[1:]).mean(dim=1).permute(0, 3, 1, 2) for s in states]

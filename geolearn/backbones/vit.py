@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from geolearn.backbones.positions import relative_position_bias
+from geolearn.backbones.token_grid import relative_position_bias
 
 Size = tuple[int, int]
 """Height and width, in tokens."""

@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geolearn.bands import Band, find_sensor, list_sensors
-from geolearn.chips.exporting.label_reader import LabelReader, shown_name
+from geolearn.chips.exporting.jobs import plan_jobs
+from geolearn.chips.exporting.labels import LabelReader, LabelSource, shown_name
+from geolearn.chips.exporting.metadata import ExportFacts
 from geolearn.chips.exporting.naming import Naming, sensor_notes
 from geolearn.chips.exporting.options import PROCESSING_MODES, ExportOptions
-from geolearn.chips.exporting.plan import Job, NothingThereError
-from geolearn.chips.exporting.plan_jobs import plan_jobs
+from geolearn.chips.exporting.placement import Job, NothingThereError
 from geolearn.chips.exporting.run import Export, count_threads
-from geolearn.chips.exporting.sources import LabelSource
-from geolearn.chips.exporting.vectors import is_vector
+from geolearn.chips.exporting.vector_labels import is_vector
+from geolearn.chips.exporting.writer import ChipWriter
+from geolearn.chips.formats.write import find_writer
 from geolearn.chips.label import Target, Task, check_target
-from geolearn.chips.writer import ChipWriter
-from geolearn.chips.writers import find_writer
-from geolearn.chips.writers.metadata import ExportFacts
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, UnknownNameError
 from geolearn.raster import open_raster, raster_bands, require_place

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from geolearn.cli._arguments import whole
+from geolearn.cli.arguments import whole
 
 if TYPE_CHECKING:
     from geolearn.bands import Band

@@ -2,7 +2,7 @@
 
 import argparse
 
-from geolearn.cli._arguments import add_division, read_chips
+from geolearn.cli.arguments import add_division, read_chips
 
 HELP = 'write a page on a model and its chips'
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_list(arguments: argparse.Namespace) -> None:
     """Print a row for each backbone with published weights."""
-    from geolearn.backbones.store import list_weights
+    from geolearn.backbones.weights import list_weights
 
     rows = list_weights(arguments.pattern)
     width = max((len(row.name) for row in rows), default=0)
@@ -32,7 +32,7 @@ def run_list(arguments: argparse.Namespace) -> None:
 
 def run_download(arguments: argparse.Namespace) -> None:
     """Fetch weights, unless they are here."""
-    from geolearn.backbones.store import download_weights
+    from geolearn.backbones.weights import download_weights
 
     for name in arguments.names:
         print(f'{name}: {download_weights(name)}', flush=True)
@@ -40,7 +40,7 @@ def run_download(arguments: argparse.Namespace) -> None:
 
 def run_verify(arguments: argparse.Namespace) -> None:
     """Hash weights, and say that they are what was published."""
-    from geolearn.backbones.store import list_weights, verify_weights
+    from geolearn.backbones.weights import list_weights, verify_weights
 
     for name in arguments.names or [row.name for row in list_weights() if row.path is not None]:
         print(f'{name}: {verify_weights(name)} is what was published', flush=True)

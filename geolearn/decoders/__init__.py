@@ -10,16 +10,16 @@ from geolearn.decoders import (  # noqa: F401 - each registers its names
     unet,
     upernet,
 )
-from geolearn.decoders._decoder import (
+from geolearn.decoders.attention_input import AttentionInput
+from geolearn.decoders.decoder import (
     DECODERS,
     Decoder,
+    Option,
     create_decoder,
     decoder_options,
     get_decoder,
     register_decoder,
 )
-from geolearn.decoders._options import Option
-from geolearn.decoders.attention_input import AttentionInput
 
 __all__ = [
     'DECODERS',

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import Backbone
-from geolearn.backbones._backbone import TokenBackbone
+from geolearn.backbones.backbone import TokenBackbone
 from geolearn.errors import BackboneError
 
 AttentionMode = Literal['extra', 'only']

@@ -6,9 +6,7 @@ import torch
 from segmentation_models_pytorch.decoders.deeplabv3 import decoder as smp
 from torch import Tensor, nn
 
-from geolearn.decoders._decoder import Decoder, register_decoder
-from geolearn.decoders._options import check_wholes
-from geolearn.decoders._parts import enlarge_to, take_single_values
+from geolearn.decoders.decoder import Decoder, check_wholes, enlarge_to, register_decoder, take_single_values
 
 _WIDTH = 256
 _STRIDE = 16

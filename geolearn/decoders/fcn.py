@@ -5,9 +5,14 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.models.segmentation.fcn import FCNHead
 
-from geolearn.decoders._decoder import Decoder, register_decoder
-from geolearn.decoders._options import check_rate, check_whole
-from geolearn.decoders._parts import PooledBatchNorm2d, take_single_values
+from geolearn.decoders.decoder import (
+    Decoder,
+    PooledBatchNorm2d,
+    check_rate,
+    check_whole,
+    register_decoder,
+    take_single_values,
+)
 
 _STRIDE = 16
 

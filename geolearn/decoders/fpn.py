@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder as SmpFPNDecoder
 from torch import Tensor, nn
 
-from geolearn.decoders._decoder import Decoder, register_decoder
-from geolearn.decoders._options import check_rate
+from geolearn.decoders.decoder import Decoder, check_rate, register_decoder
 
 
 @register_decoder('fpn')

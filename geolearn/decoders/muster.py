@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones.vit import Mlp, init_linear, window_partition, window_unpartition
-from geolearn.decoders._decoder import Decoder, register_decoder
-from geolearn.decoders._options import check_whole
+from geolearn.decoders.decoder import Decoder, check_whole, register_decoder
 
 _HEAD = 32
 """Channels of an attention head, as in Swin transformers."""

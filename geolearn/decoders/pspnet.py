@@ -6,9 +6,14 @@ from segmentation_models_pytorch.base.modules import Conv2dReLU
 from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule
 from torch import Tensor, nn
 
-from geolearn.decoders._decoder import Decoder, register_decoder
-from geolearn.decoders._options import check_rate, check_whole, check_wholes
-from geolearn.decoders._parts import take_single_values
+from geolearn.decoders.decoder import (
+    Decoder,
+    check_rate,
+    check_whole,
+    check_wholes,
+    register_decoder,
+    take_single_values,
+)
 
 
 @register_decoder('pspnet')

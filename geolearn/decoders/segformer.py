@@ -5,9 +5,14 @@ from collections.abc import Sequence
 from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
 from torch import Tensor, nn
 
-from geolearn.decoders._decoder import Decoder, register_decoder
-from geolearn.decoders._options import check_rate, check_whole
-from geolearn.decoders._parts import fill_levels, take_single_values
+from geolearn.decoders.decoder import (
+    Decoder,
+    check_rate,
+    check_whole,
+    fill_levels,
+    register_decoder,
+    take_single_values,
+)
 
 
 @register_decoder('segformer')

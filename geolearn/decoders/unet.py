@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 
-from geolearn.decoders._decoder import Decoder, register_decoder
-from geolearn.decoders._options import check_wholes
-from geolearn.decoders._parts import fill_levels, take_single_values
+from geolearn.decoders.decoder import Decoder, check_wholes, fill_levels, register_decoder, take_single_values
 
 
 @register_decoder('unet')

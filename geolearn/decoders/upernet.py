@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder as SmpUPerNetDecoder
 from torch import Tensor, nn
 
-from geolearn.decoders._decoder import Decoder, register_decoder
-from geolearn.decoders._options import check_rate, check_whole
-from geolearn.decoders._parts import take_single_values
+from geolearn.decoders.decoder import Decoder, check_rate, check_whole, register_decoder, take_single_values
 
 
 @register_decoder('upernet')

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import numpy as np
 
 from geolearn.extras import require
-from geolearn.raster.burning import group_pixels
+from geolearn.raster.opening import group_pixels
 
 Outline = Literal['exact', 'simplified', 'orthogonal']
 """Along the edges of pixels; with few corners; or with right angles, as buildings have."""

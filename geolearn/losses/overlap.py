@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from geolearn.classes import IGNORE_INDEX
-from geolearn.losses.per_pixel import full_precision, weighted_mean
-from geolearn.losses.weighted import ClassWeighted
+from geolearn.losses.per_pixel import ClassWeighted, full_precision, weighted_mean
 
 Average = Literal['micro', 'macro']
 """Whether pixels of all classes are summed before dividing, or each class is divided and then counts the same."""

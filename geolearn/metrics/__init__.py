@@ -5,14 +5,12 @@ take no part. Counts stay on the device of the network until `values()` reads th
 """
 
 from geolearn.metrics.boundary import BoundaryIoU
-from geolearn.metrics.calibration import Calibration, ReliabilityBin
-from geolearn.metrics.chips import ChipScores, MultiLabelScores
-from geolearn.metrics.confusion import ConfusionMatrix, reduce
+from geolearn.metrics.calibration import Calibration, PixelSample, ReliabilityBin, fit_temperature
+from geolearn.metrics.classification import ChipScores, MultiLabelScores
 from geolearn.metrics.detection import DetectionScores, FoundObjects, PrecisionRecall, TrueObjects
-from geolearn.metrics.pixels import PixelScores
+from geolearn.metrics.pixels import ConfusionMatrix, PixelScores, reduce
+from geolearn.metrics.regression import RegressionScores
 from geolearn.metrics.scores import HIGHER_IS_BETTER, Scores, higher_is_better
-from geolearn.metrics.temperature import PixelSample, fit_temperature
-from geolearn.metrics.values import RegressionScores
 
 __all__ = [
     'HIGHER_IS_BETTER',

@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geolearn.classes import IGNORE_INDEX
-from geolearn.metrics._counting import add_to, count_indices, sum_over_processes
-from geolearn.metrics.scores import main_output
+from geolearn.metrics.scores import add_to, count_indices, main_output, sum_over_processes
 
 _ABOVE_ALL = 1000
 """Larger than any class index, so that a minimum does not see it."""

@@ -1,11 +1,124 @@
 """Scores of pixel classification."""
 
+from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from geolearn.metrics.confusion import ConfusionMatrix, reduce
-from geolearn.metrics.scores import main_output
+from geolearn.classes import IGNORE_INDEX
+from geolearn.metrics.scores import add_to, count_indices, main_output, sum_over_processes
+
+
+@dataclass(eq=False)
+class ConfusionMatrix:
+    """Counts of truth (rows) against prediction (columns), added to batch by batch.
+
+    Metrics are computed in float64 on the CPU; reading one is the first time that a device is waited for.
+
+    Args:
+        count: Number of classes.
+        counts: (classes, classes) int64, rows are truth; on the device of the first batch that is added.
+    """
+
+    count: int
+    counts: Tensor
+
+    @classmethod
+    def empty(cls, count: int) -> 'ConfusionMatrix':
+        """Start without any pixel."""
+        return cls(count, torch.zeros(count, count, dtype=torch.int64))
+
+    def add(self, predicted: Tensor, target: Tensor, *, ignored: int = IGNORE_INDEX) -> None:
+        """Count class indices of any equal shape.
+
+        Args:
+            predicted: Indices, 0..classes-1 wherever the target is not ignored.
+            target: Indices, 0..classes-1 or `ignored`.
+            ignored: Index of targets that are left out.
+
+        Raises:
+            ValueError: If an index is no class; on the CPU alone, because other devices would have to be waited for.
+        """
+        counted = target != ignored
+        if target.device.type == 'cpu':
+            self._check('predicted', predicted[counted])
+            self._check('target', target[counted])
+        pairs = torch.where(counted, target.long() * self.count + predicted.long(), self.count**2)
+        found = count_indices(pairs, self.count**2 + 1)[:-1]  # the last counter takes what is ignored
+        self.counts = add_to(self.counts, found.view(self.count, self.count))
+
+    def _check(self, name: str, indices: Tensor) -> None:
+        if indices.numel() and not (indices.min() >= 0 and indices.max() < self.count):
+            found = f'{int(indices.min())}..{int(indices.max())}'
+            raise ValueError(f'{name} classes must lie in 0..{self.count - 1}, got {found}')
+
+    def __add__(self, other: 'ConfusionMatrix') -> 'ConfusionMatrix':
+        if other.count != self.count:
+            raise ValueError(f'matrices of {self.count} and {other.count} classes cannot be added')
+        return ConfusionMatrix(self.count, add_to(self.counts, other.counts.to(self.counts.device)))
+
+    @property
+    def _cells(self) -> Tensor:
+        return self.counts.cpu().double()
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the counted pixels that are right; NaN if there are none."""
+        return float(self._cells.diagonal().sum() / self._cells.sum())
+
+    @property
+    def kappa(self) -> float:
+        """Cohen's kappa (1960), accuracy beyond chance; NaN if chance alone would be right everywhere."""
+        shares = self._cells / self._cells.sum()
+        chance = shares.sum(0) @ shares.sum(1)
+        return float((shares.diagonal().sum() - chance) / (1 - chance))
+
+    @property
+    def iou(self) -> Tensor:
+        """Intersection over union per class; NaN for classes in neither truth nor prediction."""
+        cells = self._cells
+        return cells.diagonal() / (cells.sum(0) + cells.sum(1) - cells.diagonal())
+
+    @property
+    def precision(self) -> Tensor:
+        """Share of the pixels predicted as a class that are of it; NaN where none is predicted."""
+        return self._cells.diagonal() / self._cells.sum(0)
+
+    @property
+    def recall(self) -> Tensor:
+        """Share of the pixels of a class that are found; NaN for absent classes."""
+        return self._cells.diagonal() / self._cells.sum(1)
+
+    @property
+    def f1(self) -> Tensor:
+        """Harmonic mean of precision and recall (dice); NaN for classes in neither truth nor prediction."""
+        return 2 * self._cells.diagonal() / (self._cells.sum(0) + self._cells.sum(1))
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the classes that occur in truth or prediction."""
+        return float(self.iou.nanmean())
+
+    @property
+    def mean_precision(self) -> float:
+        """Mean precision over the classes that are predicted."""
+        return float(self.precision.nanmean())
+
+    @property
+    def mean_recall(self) -> float:
+        """Mean recall over the classes that occur in the truth (balanced accuracy)."""
+        return float(self.recall.nanmean())
+
+    @property
+    def mean_f1(self) -> float:
+        """Mean F1 over the classes that occur in truth or prediction."""
+        return float(self.f1.nanmean())
+
+
+def reduce(matrix: ConfusionMatrix) -> ConfusionMatrix:
+    """Return the matrix of all processes, each of which must call this; alone, the matrix of this one."""
+    return ConfusionMatrix(matrix.count, sum_over_processes(matrix.counts))
 
 
 class PixelScores:

@@ -1,18 +1,18 @@
 """Models: what the user holds, trains, saves and maps rasters with."""
 
-from geolearn.models._loading import load_model
-from geolearn.models._model import Model
-from geolearn.models.change.detector import ChangeDetector
-from geolearn.models.classification.classifier import FeatureClassifier
-from geolearn.models.detection.architectures import FCOS, FasterRCNN, MaskRCNN, RetinaNet, SingleShotDetector
-from geolearn.models.detection.transformer import RTDetr
-from geolearn.models.pixels.architectures import (
+from geolearn.models.attention_unet import AttentionUNet
+from geolearn.models.base import Model, load_model
+from geolearn.models.change_detector import ChangeDetector
+from geolearn.models.detectors import FCOS, FasterRCNN, MaskRCNN, RetinaNet, RTDetr, SingleShotDetector
+from geolearn.models.feature_classifier import FeatureClassifier
+from geolearn.models.pixel_classifiers import (
     FCN,
     FPN,
     MUSTER,
     DeepLab,
     DeepLabV3,
     LinearProbe,
+    PixelClassifier,
     PSPNet,
     PSPNetClassifier,
     SegFormer,
@@ -20,9 +20,7 @@ from geolearn.models.pixels.architectures import (
     UnetClassifier,
     UPerNet,
 )
-from geolearn.models.pixels.attention import AttentionUNet
-from geolearn.models.pixels.classifier import PixelClassifier
-from geolearn.models.pixels.regressor import PixelRegressor
+from geolearn.models.pixel_regressor import PixelRegressor
 
 __all__ = [
     'FCN',

@@ -1,5 +1,7 @@
 """Figures of chips, results and training. The only place that imports matplotlib, and only when something is drawn."""
 
+from geolearn.metrics.per_chip import choose_typical, rank_chips, score_chips
+from geolearn.plotting.canvas import class_colors, instance_colors, natural_colors, stretch
 from geolearn.plotting.chips import (
     show_batch,
     show_boxes,
@@ -10,21 +12,11 @@ from geolearn.plotting.chips import (
     show_pairs,
     show_values,
 )
-from geolearn.plotting.colors import class_colors, instance_colors, natural_colors, stretch
-from geolearn.plotting.confusion import show_confusion_matrix
+from geolearn.plotting.confusion import show_confusion_matrix, show_reliability
 from geolearn.plotting.fitting import best_epoch, name_score, show_losses, show_rate_test
 from geolearn.plotting.places import show_split_map
-from geolearn.plotting.reliability import show_reliability
-from geolearn.plotting.results import (
-    choose_typical,
-    describe_chip,
-    error_map,
-    rank_chips,
-    score_chips,
-    show_hard_examples,
-    show_predictions,
-)
-from geolearn.plotting.values import show_value_predictions, show_value_scatter
+from geolearn.plotting.regression import show_value_predictions, show_value_scatter
+from geolearn.plotting.results import describe_chip, error_map, show_hard_examples, show_predictions
 
 __all__ = [
     'best_epoch',

@@ -6,19 +6,160 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
-from geolearn.classes import ClassInfo
-from geolearn.plotting.colors import fractions
+from geolearn.bands import Band, rgb_indexes
+from geolearn.classes import IGNORE_INDEX, UNLABELLED, ClassInfo
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
+
+BLUE, ORANGE, GREEN, VERMILION, GREY = '#0072b2', '#e69f00', '#009e73', '#d55e00', '#8c8c8c'
+"""From the palette of Okabe and Ito (2008), 'Color Universal Design'."""
+
+RIGHT, WRONG, NOT_LABELLED = '#a6cee3', '#b2340a', '#ffffff'
+"""Of the pixels of an error map; their lightness differs too."""
+
+PART_COLORS = {'train': BLUE, 'valid': ORANGE, 'test': GREEN, 'dropped': GREY}
+"""Of the parts of a split."""
+
+SURE = 'magma'
+"""Colour map of what is small nearly everywhere, such as a loss."""
+
+AMOUNT, DIFFERENCE, SHARE = 'viridis', 'PuOr', 'Blues'
+"""Colour maps of values, of differences around 0, and of shares."""
+
+NODATA_GREY = 0.5
+
+_LIKE, _CROSS = ('vv', 'hh'), ('vh', 'hv')
+
+
+def to_array(values: Tensor | np.ndarray) -> np.ndarray:
+    """Return a NumPy array of a tensor on any device."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def stretch(image: np.ndarray) -> np.ndarray:
+    """Scale each band from its 2nd percentile to its 98th, or less where clouds would leave the land in the dark.
+
+    Args:
+        image: (height, width, bands) float, NaN where there is no data.
+
+    Returns:
+        The same shape in 0..1; grey where any band has no data.
+    """
+    valid = np.isfinite(image).all(-1)
+    if not valid.any():
+        return np.full(image.shape, NODATA_GREY)
+    floor, lower, median, upper, ceiling = np.percentile(image[valid], [2, 25, 50, 75, 98], axis=0)
+    # beyond four interquartile ranges lie clouds, snow and roofs, which may be white
+    ceiling = np.where(upper > lower, np.minimum(ceiling, median + 4 * (upper - lower)), ceiling)
+    spread = ceiling - floor
+    with np.errstate(invalid='ignore'):
+        scaled = np.clip((image - floor) / np.where(spread > 0, spread, 1), 0, 1)
+    return np.where(valid[..., None], np.where(spread > 0, scaled, NODATA_GREY), NODATA_GREY)
+
+
+def natural_colors(image: Tensor | np.ndarray, bands: Sequence[Band]) -> np.ndarray:
+    """Show an image as people expect it: (bands, H, W) to (H, W, 3) in 0..1, stretched, grey where there is no data.
+
+    Red, green and blue by wavelength where the bands have them. Radar alone as like-polarised, cross-polarised and
+    the ratio of both, in decibels. One or two other bands as the first one in grey, more as the first three.
+    """
+    pixels = to_array(image).astype(np.float32, copy=False)
+    radar = [index for index, band in enumerate(bands) if band.is_radar]
+    if radar and (len(radar) == len(bands) or len(bands) - len(radar) < 3):
+        pixels = _radar(pixels, bands, radar)
+    else:
+        optical = [index for index in range(len(bands)) if index not in radar]
+        chosen = rgb_indexes([bands[index] for index in optical])
+        pixels = pixels[[optical[index] for index in chosen]]
+    return stretch(pixels.transpose(1, 2, 0))
+
+
+def date_colors(dates: Tensor | np.ndarray, bands: Sequence[Band]) -> np.ndarray:
+    """Show the dates of one place, (dates, bands, H, W) to (dates, H, W, 3): what did not change looks the same."""
+    pixels = to_array(dates)
+    # side by side they are one image, with one stretch
+    return np.stack(np.split(natural_colors(np.concatenate(list(pixels), axis=-1), bands), len(pixels), axis=1))
+
+
+def _radar(pixels: np.ndarray, bands: Sequence[Band], radar: list[int]) -> np.ndarray:
+    pixels = np.where(np.isfinite(pixels), pixels, np.nan)
+    names = {bands[index].common_name: index for index in reversed(radar)}
+    like = next((names[name] for name in _LIKE if name in names), None)
+    cross = next((names[name] for name in _CROSS if name in names), None)
+    if like is None or cross is None:
+        return _decibels(pixels[radar[:1] * 3])
+    pair = _decibels(pixels[[like, cross]])
+    return np.concatenate((pair, pair[:1] - pair[1:]))
+
+
+def _decibels(pixels: np.ndarray) -> np.ndarray:
+    """Take the logarithm of linear backscatter; values below zero are decibels already."""
+    if (pixels < 0).any():
+        return pixels
+    return 10 * np.log10(np.where(pixels > 0, pixels, np.nan))
+
+
+def fractions(color: tuple[int, int, int]) -> tuple[float, float, float]:
+    """Return a colour in 0..1."""
+    return color[0] / 255, color[1] / 255, color[2] / 255
+
+
+def class_colors(mask: Tensor | np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:
+    """Colour class indices (H, W) as (H, W, 4) in 0..1, transparent where ignored."""
+    table = np.zeros((256, 4))
+    for index, info in enumerate(classes[:IGNORE_INDEX]):
+        table[index] = [*fractions(info.color), 1]
+    return table[np.minimum(to_array(mask), IGNORE_INDEX)]
+
+
+def overlay_colors(mask: Tensor | np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:
+    """Colour class indices as `class_colors`, to lie over an image: the unlabelled class hides nothing of it."""
+    colors = class_colors(mask, classes)
+    for index, info in enumerate(classes):
+        if (info.value, info.name) == (UNLABELLED.value, UNLABELLED.name):
+            colors[to_array(mask) == index] = 0
+    return colors
+
+
+def instance_colors(
+    masks: Tensor | np.ndarray, labels: Tensor | np.ndarray, classes: Sequence[ClassInfo], *, alpha: float
+) -> np.ndarray:
+    """Colour outlines as (H, W, 4) in 0..1: fills of opacity `alpha`, edges opaque, later ones over earlier ones.
+
+    Args:
+        masks: (n, height, width) bool.
+        labels: (n,) class indices.
+        classes: Their colours.
+        alpha: Opacity of the fill.
+    """
+    outlines = to_array(masks).astype(bool)
+    canvas = np.zeros((*outlines.shape[1:], 4))
+    thickness = -(-max(outlines.shape[1:]) // 100)  # so that a line is seen when the image is drawn small
+    for mask, label in zip(outlines, to_array(labels).tolist()):
+        color = fractions(classes[label].color)
+        canvas[mask] = [*color, alpha]
+        canvas[mask & ~_eroded(mask, thickness)] = [*color, 1]
+    return canvas
+
+
+def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
+    for _ in range(times):
+        inner = np.pad(mask, 1)
+        mask = mask & inner[2:, 1:-1] & inner[:-2, 1:-1] & inner[1:-1, 2:] & inner[1:-1, :-2]
+    return mask
+
+
 LEGEND_LIMIT = 30
 """A legend names at most so many classes, and says how many more there are."""
 
 _NAME_LENGTH = 28
+
 _NO_COLORS: Mapping[str, str] = MappingProxyType({})
 
 

@@ -9,15 +9,20 @@ from torch import Tensor
 from geolearn.bands import Band
 from geolearn.batch import Batch, Objects
 from geolearn.classes import ClassInfo
-from geolearn.plotting.canvas import add_legend, grid, new_figure, plain, short, wrap
-from geolearn.plotting.colors import (
+from geolearn.plotting.canvas import (
+    add_legend,
     class_colors,
     date_colors,
     fractions,
+    grid,
     instance_colors,
     natural_colors,
+    new_figure,
     overlay_colors,
+    plain,
+    short,
     to_array,
+    wrap,
 )
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from geolearn.bands import Band
-from geolearn.plotting.canvas import grid, plain, short, wrap
-from geolearn.plotting.colors import natural_colors
+from geolearn.plotting.canvas import grid, natural_colors, plain, short, wrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from geolearn.plotting.canvas import amount, plain, short
-from geolearn.plotting.colors import to_array
-from geolearn.plotting.palette import SHARE
+from geolearn.metrics import ReliabilityBin
+from geolearn.plotting.canvas import BLUE, GREY, SHARE, VERMILION, amount, plain, short, tidy, to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 COUNT_LIMIT = 12
 """Up to so many classes each cell holds its count as well as its share."""
+
 TURN_LIMIT = 8
 """With more classes, names below the columns stand upright."""
+
 NUMBER_LIMIT = 30
 """Up to so many classes cells hold numbers; beyond, colour alone."""
 
@@ -94,3 +96,41 @@ def _write_numbers(ax: 'Axes', cells: np.ndarray, shares: np.ndarray) -> None:
         color = 'white' if share > 0.55 else '0.1'
         written = ax.text(column, row, text, ha='center', va='center', color=color, fontsize=7.5)
         written.set_in_layout(False)  # hundreds of them take long to measure, and none leaves its cell
+
+
+def show_reliability(bins: Sequence[ReliabilityBin]) -> 'Figure':
+    """Draw accuracy against confidence, and how many predictions have which confidence.
+
+    Bars below the diagonal: the model is surer than it is right. The title gives the expected calibration error.
+
+    Args:
+        bins: From `geolearn.metrics.Calibration.table`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5.2), layout='constrained')
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    filled = [row for row in bins if row.predictions]
+    total = sum(row.predictions for row in filled)
+    for ax in (upper, lower):
+        tidy(ax)
+    for row in filled:
+        upper.bar(row.low, row.accuracy, row.high - row.low, align='edge', color=BLUE, edgecolor='white')
+        lower.bar(row.low, row.predictions / total, row.high - row.low, align='edge', color=GREY, edgecolor='white')
+    upper.plot(
+        [row.confidence for row in filled],
+        [row.accuracy for row in filled],
+        'o',
+        color=VERMILION,
+        markeredgecolor='white',
+        label='accuracy at mean confidence',
+    )
+    upper.plot([0, 1], [0, 1], '--', color='0.2', linewidth=1.2, label='as sure as right')
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel='accuracy')
+    upper.legend(loc='upper left', frameon=False, fontsize=9)
+    if total:
+        error = sum(row.predictions * abs(row.confidence - row.accuracy) for row in filled) / total
+        upper.set_title(f'expected calibration error {error:.3f}', fontsize=11)
+    lower.set(xlabel='confidence', ylabel='share')
+    lower.yaxis.set_major_formatter(lambda value, _: f'{value:.0%}')
+    return figure

@@ -9,9 +9,17 @@ from geolearn.bands import Band
 from geolearn.batch import Objects
 from geolearn.classes import ClassInfo
 from geolearn.metrics import PrecisionRecall, TrueObjects
-from geolearn.plotting.canvas import add_legend, new_figure, short, tidy
+from geolearn.plotting.canvas import (
+    add_legend,
+    fractions,
+    instance_colors,
+    natural_colors,
+    new_figure,
+    short,
+    tidy,
+    to_array,
+)
 from geolearn.plotting.chips import draw_boxes
-from geolearn.plotting.colors import fractions, instance_colors, natural_colors, to_array
 from geolearn.plotting.results import name_rows
 
 if TYPE_CHECKING:

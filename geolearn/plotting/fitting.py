@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geolearn.metrics import HIGHER_IS_BETTER, higher_is_better
-from geolearn.plotting.canvas import new_chart
-from geolearn.plotting.palette import BLUE, GREEN, GREY, ORANGE, VERMILION
+from geolearn.plotting.canvas import BLUE, GREEN, GREY, ORANGE, VERMILION, new_chart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

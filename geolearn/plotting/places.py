@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geolearn.chips.footprints import find_footprints
-from geolearn.chips.splits import Split
-from geolearn.plotting.canvas import plain, short, tidy
-from geolearn.plotting.palette import PART_COLORS
+from geolearn.chips.splits.overlaps import find_footprints
+from geolearn.chips.splits.split import Split
+from geolearn.plotting.canvas import PART_COLORS, plain, short, tidy
 from geolearn.raster import GeoBox
 
 if TYPE_CHECKING:

@@ -8,17 +8,28 @@ from torch import Tensor
 
 from geolearn.bands import Band
 from geolearn.classes import IGNORE_INDEX, ClassInfo
-from geolearn.metrics import ConfusionMatrix
-from geolearn.plotting.canvas import add_legend, new_figure, plain, short
+from geolearn.plotting.canvas import (
+    NOT_LABELLED,
+    RIGHT,
+    SURE,
+    WRONG,
+    add_legend,
+    date_colors,
+    natural_colors,
+    new_figure,
+    plain,
+    short,
+    to_array,
+)
 from geolearn.plotting.chips import draw_mask
-from geolearn.plotting.colors import natural_colors, to_array
-from geolearn.plotting.palette import NOT_LABELLED, RIGHT, SURE, WRONG
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 _NO_LOSS = '#d9d9d9'
+
 _ROW_STYLE: dict[str, Any] = {'fontsize': 10, 'color': '0.25'}
 
 
@@ -131,41 +142,6 @@ def error_map(prediction: Tensor | np.ndarray, mask: Tensor | np.ndarray) -> np.
     return np.where(truth == IGNORE_INDEX, 2, to_array(prediction) != truth).astype(np.uint8)
 
 
-def score_chips(predictions: Tensor, masks: Tensor, class_count: int) -> list[float]:
-    """Return the mean IoU of each chip over the classes in its truth or prediction; NaN where nothing is labelled.
-
-    Args:
-        predictions: (n, height, width) class indices.
-        masks: (n, height, width) class indices or IGNORE_INDEX.
-        class_count: Number of classes.
-    """
-    scores = []
-    for prediction, mask in zip(predictions, masks):
-        matrix = ConfusionMatrix.empty(class_count)
-        matrix.add(prediction, mask)
-        scores.append(matrix.miou)
-    return scores
-
-
-def rank_chips(scores: Sequence[float], *, highest_first: bool) -> list[int]:
-    """Order chips by a score each; those of NaN, where nothing could be judged, come last.
-
-    Args:
-        scores: One for each chip, such as its IoU or its loss.
-        highest_first: True for the worst first by loss, False for the worst first by IoU.
-    """
-    values = np.asarray(scores, np.float64)
-    # stable, so that equal chips keep their order whatever their number
-    return np.argsort(-values if highest_first else values, kind='stable').tolist()
-
-
-def choose_typical(scores: Sequence[float], count: int) -> list[int]:
-    """Return up to `count` chips around the middle of all that have a score, the worst first by IoU."""
-    ranked = [index for index in rank_chips(scores, highest_first=False) if not np.isnan(scores[index])]
-    start = max(0, (len(ranked) - count) // 2)
-    return ranked[start : start + count]
-
-
 def describe_chip(name: str, **scores: float) -> str:
     """Return a row's title: the chip's name and its scores, such as ``'000012 · IoU 0.31'``."""
     texts = [f'{label.replace("_", " ")} {_two_digits(value)}' for label, value in scores.items()]
@@ -209,3 +185,42 @@ def _frame(ax: 'Axes') -> None:
 
 def _shown(*masks: Tensor) -> list[int]:
     return [index for mask in masks for index in np.unique(to_array(mask)).tolist()]
+
+
+def show_changes(
+    images: Tensor,
+    masks: Tensor,
+    predictions: Tensor,
+    bands: Sequence[Band],
+    classes: Sequence[ClassInfo],
+    *,
+    titles: Sequence[str] = (),
+    losses: Tensor | None = None,
+) -> 'Figure':
+    """Draw pairs of images with truth, prediction and where they differ, one row per pair.
+
+    Args:
+        images: (n, 2, bands, height, width).
+        masks: (n, height, width) class indices, IGNORE_INDEX where nothing is labelled.
+        predictions: (n, height, width) class indices.
+        bands: Of each date.
+        classes: Of masks and predictions.
+        titles: Above each row; see `describe_chip`.
+        losses: (n, height, width) what each pixel costs, shown in place of where it is wrong.
+    """
+    figure, axes = new_figure(max(1, len(images)), 5, side=2.4)
+    for row, pair, mask, prediction in zip(axes, images, masks, predictions):
+        for ax, date in zip(row, date_colors(pair, bands)):
+            ax.imshow(date)
+        draw_mask(row[2], mask, classes)
+        draw_mask(row[3], prediction, classes)
+    last = 'errors' if losses is None else 'loss'
+    if losses is None:
+        others = draw_errors(axes[:, 4], masks, predictions)
+    else:
+        others = {}
+        draw_costs(figure, axes[:, 4], masks, losses)
+    name_rows(axes, ('before', 'after', 'truth', 'prediction', last), titles)
+    seen = [index for part in (masks, predictions) for index in np.unique(to_array(part)).tolist()]
+    add_legend(figure, classes, seen, others=others)
+    return figure

@@ -1,9 +1,9 @@
 """The only door to raster files: pixels travel with their place (GeoBox) and their mask."""
 
-from geolearn.raster._opening import many_files
-from geolearn.raster.alignment import require_same_grid
-from geolearn.raster.geobox import GeoBox
+from geolearn.files import replacing
+from geolearn.raster.geobox import GeoBox, require_same_grid
 from geolearn.raster.mosaic import mosaic
+from geolearn.raster.opening import many_files
 from geolearn.raster.reading import (
     common_dtype,
     find_band_indexes,
@@ -19,7 +19,7 @@ from geolearn.raster.reading import (
     tag_wavelengths_um,
 )
 from geolearn.raster.stack import read_stack
-from geolearn.raster.writing import RasterWriter, replacing, write_raster
+from geolearn.raster.writing import RasterWriter, write_raster
 
 __all__ = [
     'GeoBox',

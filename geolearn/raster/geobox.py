@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 from affine import Affine
+from rasterio.crs import CRS
+
+from geolearn.errors import RasterError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +45,50 @@ class GeoBox:
         """Return the box of the window whose upper-left pixel is (row, col)."""
         (x, y), t = self._place(row, col), self.transform
         return GeoBox(shape, Affine(t.a, t.b, x, t.d, t.e, y), self.crs)
+
+
+MISFIT_PX = 0.1
+"""By how much two grids may be apart: web tiles and products of one agency differ by some thousandths."""
+
+
+def same_crs(one: str | None, two: str | None) -> bool:
+    """Tell whether two CRSs, as WKT, are one."""
+    if one == two or one is None or two is None:
+        return one == two
+    return bool(CRS.from_user_input(one) == CRS.from_user_input(two))
+
+
+def require_same_grid(first: GeoBox, other: GeoBox) -> None:
+    """Refuse two dates of a place whose pixels do not lie on each other.
+
+    Args:
+        first: Place of one raster.
+        other: Place of the other.
+
+    Raises:
+        RasterError: If CRS or size differ, or a corner is more than `MISFIT_PX` pixels away; the message says how far.
+    """
+    advice = 'warp them to one grid first (gdalwarp -t_srs -te -tr)'
+    if not same_crs(first.crs, other.crs):
+        raise RasterError(f'the rasters have different CRSs, {first.crs} and {other.crs}; {advice}')
+    if first.shape != other.shape:
+        raise RasterError(
+            f'the rasters are of {first.shape[1]}x{first.shape[0]} and {other.shape[1]}x{other.shape[0]} pixels, '
+            f'bounds {first.bounds} and {other.bounds}; {advice}'
+        )
+    inverse = ~first.transform
+    height, width = first.shape
+    worst = (0.0, 0.0)
+    for row, col in ((0, 0), (0, width), (height, 0), (height, width)):
+        corner = other.crop(row, col, (0, 0)).transform
+        x, y = corner.c, corner.f
+        shift = (
+            inverse.a * x + inverse.b * y + inverse.c - col,
+            inverse.d * x + inverse.e * y + inverse.f - row,
+        )
+        worst = max(worst, shift, key=lambda pair: max(map(abs, pair)))
+    if max(map(abs, worst)) > MISFIT_PX:
+        raise RasterError(
+            f'the rasters do not lie on each other: one is {worst[0]:+.2f} pixels across and {worst[1]:+.2f} down from '
+            f'the other; {advice}'
+        )

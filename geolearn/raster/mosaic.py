@@ -9,8 +9,8 @@ from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 
 from geolearn.errors import RasterError
-from geolearn.raster._opening import open_quietly
-from geolearn.raster.alignment import MISFIT_PX
+from geolearn.raster.geobox import MISFIT_PX
+from geolearn.raster.opening import open_quietly
 
 _GDAL_TYPES = {
     'uint8': 'Byte',

@@ -14,9 +14,9 @@ from rasterio.windows import Window
 
 from geolearn.bands import Band, find_sensor, is_placeholder, list_sensors, match_bands, resolve_bands
 from geolearn.errors import BandError, RasterError, UnknownNameError
-from geolearn.raster._opening import open_quietly, small_cache
 from geolearn.raster.geobox import GeoBox
 from geolearn.raster.mosaic import mosaic
+from geolearn.raster.opening import open_quietly, small_cache
 
 log = logging.getLogger('geolearn')
 

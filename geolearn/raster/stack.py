@@ -11,8 +11,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geolearn.errors import RasterError
-from geolearn.raster.alignment import same_crs
-from geolearn.raster.geobox import GeoBox
+from geolearn.raster.geobox import GeoBox, same_crs
 from geolearn.raster.reading import open_raster, raster_geobox, read_window_masks
 
 

@@ -1,47 +1,37 @@
 """Write GeoTIFFs beside their target and rename them when they are whole."""
 
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
+from xml.etree import ElementTree
 
 import numpy as np
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geolearn.errors import RasterError
-from geolearn.raster._opening import open_quietly
+from geolearn.files import replacing
 from geolearn.raster.geobox import GeoBox
-from geolearn.raster.sidecar import replace_sidecars
+from geolearn.raster.opening import open_quietly
+
+MAX_CATEGORY = 255
+"""The list of names counts from 0 without gaps; beyond a byte it would be mostly empty lines."""
+
+
+def replace_sidecars(path: Path, class_names: Mapping[int, str] | None) -> None:
+    """Remove what lies beside `path` from an older file of that name, and write the names of its pixel values."""
+    for suffix in ('.aux.xml', '.ovr', '.msk'):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    if class_names and max(class_names) <= MAX_CATEGORY:
+        root = ElementTree.Element('PAMDataset')
+        names = ElementTree.SubElement(ElementTree.SubElement(root, 'PAMRasterBand', band='1'), 'CategoryNames')
+        for value in range(max(class_names) + 1):
+            ElementTree.SubElement(names, 'Category').text = class_names.get(value, '')
+        ElementTree.ElementTree(root).write(path.with_name(f'{path.name}.aux.xml'), encoding='utf-8')
+
 
 BLOCK_SIZE = 256
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a new empty file beside `path`; rename it to `path` on success, delete it on any failure."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise RasterError(f'cannot write {path}: the folder {path.parent} does not exist; create it first')
-    try:
-        handle, name = tempfile.mkstemp(prefix=f'.{path.stem}-', suffix=f'.part{path.suffix}', dir=path.parent)
-    except OSError as error:
-        raise RasterError(f'cannot write {path}: {error.strerror}') from error
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        try:
-            umask = os.umask(0)
-            os.umask(umask)
-            part.chmod(0o666 & ~umask)  # mkstemp makes files private; a map is for sharing
-            part.replace(path)
-        except OSError as error:
-            raise RasterError(f'cannot write {path}: {error.strerror}') from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class RasterWriter:

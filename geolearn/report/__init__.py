@@ -18,8 +18,7 @@ from geolearn.report.contents import (
     Swatch,
     Table,
 )
-from geolearn.report.page import render_report
-from geolearn.report.writing import write_report
+from geolearn.report.page import render_report, write_report
 
 __all__ = [
     'Cell',

@@ -4,14 +4,13 @@
 a rate. Checkpoints, resuming, several processes and what happens when memory or numbers run out are all in `train`.
 """
 
-from geolearn.training._fastai import Callback, LRFinder
-from geolearn.training._finder import find_learning_rate
-from geolearn.training._fit import read_rate, train
-from geolearn.training._learner import ChipLearner
-from geolearn.training._making import make_learner
-from geolearn.training.batch_size import BatchSize, estimate_batch_size
+from geolearn.training.fastai import Callback, LRFinder
+from geolearn.training.learner import ChipLearner, make_learner
 from geolearn.training.loggers import mlflow_logger, tensorboard_logger, wandb_logger
+from geolearn.training.lr_finder import find_learning_rate
+from geolearn.training.memory import BatchSize, estimate_batch_size
 from geolearn.training.options import FitOptions
+from geolearn.training.train import read_rate, train
 
 __all__ = [
     'BatchSize',

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from geolearn.extras import require
-from geolearn.training._distributed import process_index
-from geolearn.training._fastai import Callback, QuickCallback
+from geolearn.training.distributed import process_index
+from geolearn.training.fastai import Callback, QuickCallback
 
 
 def tensorboard_logger(folder: str | Path) -> Callback:

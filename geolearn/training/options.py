@@ -111,3 +111,35 @@ class FitOptions:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
+
+
+def choose_rates(rate: float | slice, *, scales: Sequence[float] | None, pretrained: bool) -> Rate:
+    """Spread a rate over the parameter groups.
+
+    Args:
+        rate: Of the new layers; a slice stays as it is.
+        scales: Share of the rate that each group learns at, where rates decay by layer.
+        pretrained: Whether the trunk holds published weights: without `scales` it then learns at a tenth.
+    """
+    if isinstance(rate, slice):
+        return rate
+    if scales is not None:
+        return [rate * scale for scale in scales]
+    return slice(rate / 10, rate) if pretrained else rate
+
+
+def top_rate(rate: Rate) -> float:
+    """Return the highest of some rates."""
+    if isinstance(rate, slice):
+        return float(rate.stop)
+    return float(max(rate)) if isinstance(rate, Sequence) else float(rate)
+
+
+def _check_rate(lr: float | slice | None) -> None:
+    rates = [lr.stop if lr.start is None else lr.start, lr.stop] if isinstance(lr, slice) else [lr]
+    if lr is not None and not all(_is_rate(rate) for rate in rates):
+        raise ValueError(f'lr must be a positive number, or a slice of two, got {lr!r}')
+
+
+def _is_rate(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf

@@ -10,10 +10,10 @@ import torch
 from affine import Affine
 from scipy import ndimage
 
+from geolearn.batch import Found
 from geolearn.chips.export import export_training_data
-from geolearn.inference.found import Found
 from geolearn.models import FasterRCNN, MaskRCNN
-from geolearn.models.detection.options import RCNNOptions
+from geolearn.networks.detection.options import RCNNOptions
 from geolearn.prepare import prepare_data
 
 pytestmark = pytest.mark.usefixtures('one_thread')

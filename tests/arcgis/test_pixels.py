@@ -10,7 +10,7 @@ import torch
 from geolearn.arcgis import ClassifyPixels, DetectObjects
 from geolearn.errors import BundleError, RasterError
 from geolearn.models import ChangeDetector, UNet
-from geolearn.models._inference_file import inference_file
+from geolearn.models.bundling import inference_file
 from geolearn.prepare import prepare_data
 
 pytestmark = pytest.mark.usefixtures('one_thread')

@@ -346,7 +346,10 @@ def test_updates_are_no_parameters_of_the_trunks_own(small):
 
 @pytest.mark.parametrize('decay', [None, 0.5])
 def test_a_network_trains_updates_with_its_new_layers(small, decay):
-    from geolearn.models.network import Network, Normalise  # layers above, for this test alone
+    from geolearn.networks.network import (
+        Network,  # layers above, for this test alone
+        Normalise,  # layers above, for this test alone
+    )
 
     backbone = small('dofa_tiny')
     adapt(backbone, Adaptation('all but norms', lora_rank=2, layer_decay=decay))

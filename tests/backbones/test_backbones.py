@@ -7,7 +7,8 @@ import timm
 import torch
 import torchvision
 
-from geolearn.backbones import _backbone, create_backbone, list_backbones, register_backbone
+from geolearn.backbones import backbone as _backbone
+from geolearn.backbones import create_backbone, list_backbones, register_backbone
 from geolearn.bands import Band, get_bands
 from geolearn.errors import BandError, UnknownNameError, WeightsError
 

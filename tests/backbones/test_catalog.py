@@ -8,8 +8,14 @@ import pytest
 import torch
 
 from geolearn.backbones import backbone_table, building, catalog, create_backbone, describe_backbone, list_backbones
-from geolearn.backbones.store import WeightsStatus, download_weights, find_weights, list_weights, verify_weights
-from geolearn.backbones.weights import WEIGHTS_DIR
+from geolearn.backbones.weights import (
+    WEIGHTS_DIR,
+    WeightsStatus,
+    download_weights,
+    find_weights,
+    list_weights,
+    verify_weights,
+)
 from geolearn.bands import Band, get_bands
 from geolearn.errors import BackboneError, UnknownNameError, WeightsError
 

@@ -9,13 +9,13 @@ import torch
 from affine import Affine
 from torch import nn
 
-from geolearn.backbones._backbone import PyramidBackbone, TokenBackbone
+from geolearn.backbones.backbone import PyramidBackbone, TokenBackbone
 from geolearn.backbones.compiling import CompiledNetwork, compile_for_inference
 from geolearn.backbones.dofa import DynamicPatchEmbed
 from geolearn.backbones.trunk import ViT, ViTConfig
 from geolearn.classes import ClassInfo
 from geolearn.inference.encoding import ClassEncoding
-from geolearn.inference.raster import MapPlan, map_raster
+from geolearn.inference.mapping import MapPlan, map_raster
 from geolearn.inference.tiles import PixelScale, Source
 from geolearn.raster import GeoBox, RasterWriter, open_raster
 from geolearn.tiling import make_grid

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from geolearn.backbones import alibi, catalog, create_backbone
-from geolearn.backbones.alibi import AlibiAttention, alibi_bias
+from geolearn.backbones import catalog, create_backbone
+from geolearn.backbones import croma as alibi
+from geolearn.backbones.croma import AlibiAttention, alibi_bias
 from geolearn.bands import get_bands
 from geolearn.errors import BackboneError, WeightsError
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geolearn.backbones import catalog, create_backbone
-from geolearn.backbones._backbone import BackboneOptions
+from geolearn.backbones.backbone import BackboneOptions
 from geolearn.backbones.building import load_checkpoint, read_checkpoint
 from geolearn.backbones.galileo import GROUPS, Galileo, assign_groups, convert_galileo, resample_patch_kernel
 from geolearn.backbones.trunk import ViTConfig

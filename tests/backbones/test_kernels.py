@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from geolearn.backbones.kernels import RGB, adapt_input_kernel
+from geolearn.backbones.building import RGB, adapt_input_kernel
 from geolearn.bands import Band, get_bands
 from geolearn.errors import BandError
 

@@ -8,8 +8,8 @@ import torch
 
 from geolearn.backbones import building, catalog, create_backbone
 from geolearn.backbones import timm as own
-from geolearn.backbones.kernels import RGB
-from geolearn.backbones.timm_transformer import TimmTransformer
+from geolearn.backbones.building import RGB
+from geolearn.backbones.timm import TimmTransformer
 from geolearn.bands import Band, get_bands
 from geolearn.errors import BackboneError
 

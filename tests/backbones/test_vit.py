@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.models.vision_transformer import Block as TimmBlock
 
-from geolearn.backbones.positions import resize_position_grid, sincos_position_grid
+from geolearn.backbones.token_grid import resize_position_grid, sincos_position_grid
 from geolearn.backbones.vit import (
     Attention,
     Block,

@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geolearn.chips.balance import class_weights, oversample_order, rare_class_corner, rare_values, repeat_factors
+from geolearn.chips.batches.balance import (
+    class_weights,
+    oversample_order,
+    rare_class_corner,
+    rare_values,
+    repeat_factors,
+)
 
 
 @given(st.lists(st.integers(0, 10**12), min_size=1, max_size=20).filter(any))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from geolearn.chips._buffers import KEPT, Buffers
+from geolearn.chips.batches.collate import KEPT, Buffers
 
 HOLDERS = {
     'array': lambda array: array,

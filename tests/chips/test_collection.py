@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from geolearn.chips.collection import open_collection
+from geolearn.chips.packing.collection import open_collection
 from geolearn.errors import BandError, ChipFolderError
 from geolearn.prepare import prepare_data
 

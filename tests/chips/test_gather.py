@@ -10,10 +10,9 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geolearn.chips._buffers import Buffers
-from geolearn.chips.gather import LEAST_VISIBLE, GatherPlan, gather
+from geolearn.chips.batches.collate import LEAST_VISIBLE, Buffers, GatherPlan, gather
 from geolearn.chips.label import Label, Task, mask_boxes
-from geolearn.chips.reader import Chip
+from geolearn.chips.packing.read_chip import Chip
 from geolearn.classes import IGNORE_INDEX
 from geolearn.raster import GeoBox
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 
-from geolearn.chips.footprints import overlap_any
-from geolearn.chips.leaks import Leaks, count_leaks, leak_note
-from geolearn.chips.splits import Split
+from geolearn.chips.splits.divide import Leaks, count_leaks, leak_note
+from geolearn.chips.splits.overlaps import overlap_any
+from geolearn.chips.splits.split import Split
 from geolearn.raster import GeoBox
 
 

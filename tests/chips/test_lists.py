@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geolearn.chips.lists import split_list
-from geolearn.chips.splits import Split
+from geolearn.chips.splits.by_list import split_list
+from geolearn.chips.splits.split import Split
 from geolearn.errors import ChipFolderError, UnknownNameError
 
 NAMES = [f'forest/{i:03d}' for i in range(6)]

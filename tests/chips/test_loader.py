@@ -13,12 +13,12 @@ import torch
 from affine import Affine
 
 from geolearn.batch import Batch
-from geolearn.chips.facts import TableBuilder, find_facts
-from geolearn.chips.gather import GatherPlan
+from geolearn.chips.batches.collate import GatherPlan
+from geolearn.chips.batches.loader import ChipDataset, ChipLoader, LoaderOptions
 from geolearn.chips.label import Label, Task, mask_boxes
-from geolearn.chips.loader import ChipDataset, ChipLoader, LoaderOptions
-from geolearn.chips.pack import Pack, PackWriter
-from geolearn.chips.reader import Chip
+from geolearn.chips.packing.chip_statistics import TableBuilder, find_facts
+from geolearn.chips.packing.pack import Pack, PackWriter
+from geolearn.chips.packing.read_chip import Chip
 from geolearn.prepare import prepare_data
 from geolearn.raster import GeoBox
 

@@ -12,10 +12,10 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geolearn.chips.facts import TableBuilder, find_facts
 from geolearn.chips.label import Label, mask_boxes
-from geolearn.chips.pack import MAGIC, Pack, PackWriter
-from geolearn.chips.reader import Chip
+from geolearn.chips.packing.chip_statistics import TableBuilder, find_facts
+from geolearn.chips.packing.pack import MAGIC, Pack, PackWriter
+from geolearn.chips.packing.read_chip import Chip
 from geolearn.errors import ChipFolderError
 from geolearn.raster import GeoBox
 

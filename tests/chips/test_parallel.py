@@ -11,9 +11,9 @@ from contextlib import suppress
 
 import pytest
 
-from geolearn.chips import _parallel
-from geolearn.chips._parallel import WORKERS, can_fork, workers
+from geolearn import parallel as _parallel
 from geolearn.errors import UnknownNameError
+from geolearn.parallel import WORKERS, can_fork, workers
 
 KINDS = [False, pytest.param(True, marks=pytest.mark.skipif(sys.platform != 'linux', reason='forks on Linux only'))]
 forks = KINDS[1].marks[0]
@@ -158,7 +158,7 @@ def test_leaving_drops_what_was_not_begun(fork):
 @forks
 def test_ctrl_c_is_left_to_the_parent():
     code = (
-        'import signal, time\nfrom geolearn.chips._parallel import workers\n'
+        'import signal, time\nfrom geolearn.parallel import workers\n'
         # a program that a shell runs in the background begins without Python's handler
         'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
         'try:\n'
@@ -185,7 +185,7 @@ def test_ctrl_c_is_left_to_the_parent():
 @forks
 def test_processes_end_with_a_killed_parent():
     program = run(
-        'import os, time\nfrom geolearn.chips._parallel import workers\n'
+        'import os, time\nfrom geolearn.parallel import workers\n'
         'with workers(lambda item: os.getpid() if item == 0 else time.sleep(600), fork=True) as submit:\n'
         '    print(submit(0).result(), flush=True)\n'
         '    submit(1).result()\n'
@@ -228,7 +228,7 @@ def test_forks_only_where_nobody_else_is_at_work():
 @forks
 def test_packing_leaves_the_start_method_to_the_program():
     program = run(
-        'import multiprocessing, tempfile\nfrom geolearn.chips.pack import PackWriter\n'
+        'import multiprocessing, tempfile\nfrom geolearn.chips.packing.pack import PackWriter\n'
         'PackWriter(tempfile.TemporaryFile(), shared=True)\n'
         'multiprocessing.set_start_method("spawn")\n'
     )

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 
-from geolearn.chips.splits import split_blocks, split_latitude, split_random
+from geolearn.chips.splits.split import split_blocks, split_latitude, split_random
 from geolearn.errors import ChipFolderError
 from geolearn.raster import GeoBox
 

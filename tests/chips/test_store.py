@@ -17,15 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geolearn.chips import cache, store
-from geolearn.chips._unnamed import STALE_AFTER_S, UnnamedFile
 from geolearn.chips.formats import open_chips
 from geolearn.chips.label import Label, Task
-from geolearn.chips.pack import Pack, PackWriter
-from geolearn.chips.reader import read_chip
+from geolearn.chips.packing import store
+from geolearn.chips.packing import store as cache
+from geolearn.chips.packing.pack import Pack, PackWriter
+from geolearn.chips.packing.read_chip import read_chip
+from geolearn.chips.packing.store import DirectChips, JoinedChips, open_store
 from geolearn.chips.source import ChipSource, Listing
-from geolearn.chips.store import DirectChips, JoinedChips, open_store
 from geolearn.errors import ChipFolderError, RasterError
+from geolearn.files import STALE_AFTER_S, UnnamedFile
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ import pytest
 import rasterio
 from rasterio.features import sieve
 
-from geolearn.chips.synthetic import BAND_NAMES, CLASSES, MIN_REGION, Scene, make_scene, write_scene
+from geolearn.synthetic import BAND_NAMES, CLASSES, MIN_REGION, Scene, make_scene, write_scene
 
 WATER, FOREST, GRASS, CROP, SOIL, BUILT = range(1, 7)
 

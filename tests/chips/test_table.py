@@ -6,10 +6,10 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geolearn.chips.facts import TableBuilder, find_facts
 from geolearn.chips.label import Label
-from geolearn.chips.reader import Chip
-from geolearn.chips.table import ChipTable, join_tables
+from geolearn.chips.packing.chip_statistics import TableBuilder, find_facts
+from geolearn.chips.packing.read_chip import Chip
+from geolearn.chips.packing.table import ChipTable, join_tables
 from geolearn.raster import GeoBox
 from geolearn.statistics import count_values
 

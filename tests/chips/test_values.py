@@ -12,7 +12,7 @@ from geolearn.augment import CutMix, Dihedral, Mixup, ScaleCrop
 from geolearn.batch import Batch
 from geolearn.chips.export import export_training_data
 from geolearn.chips.label import Task
-from geolearn.chips.targets import as_numbers
+from geolearn.chips.meaning.values import as_numbers
 from geolearn.errors import ChipFolderError, UnknownNameError
 from geolearn.prepare import prepare_data
 

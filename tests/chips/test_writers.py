@@ -11,8 +11,11 @@ from hypothesis.extra.numpy import arrays
 
 from geolearn.bands import Band
 from geolearn.chips.emd import read_metadata
+from geolearn.chips.exporting.metadata import ExportFacts, band_statistics
+from geolearn.chips.exporting.writer import ChipWriter
+from geolearn.chips.formats._writer import number_objects
 from geolearn.chips.formats.classified import list_classified_tiles
-from geolearn.chips.formats.coco import list_coco
+from geolearn.chips.formats.coco import list_coco, run_lengths
 from geolearn.chips.formats.export_tiles import list_export_tiles
 from geolearn.chips.formats.imagenet import list_imagenet
 from geolearn.chips.formats.kitti import list_kitti
@@ -20,14 +23,9 @@ from geolearn.chips.formats.labeled import list_labeled_tiles, list_multilabeled
 from geolearn.chips.formats.panoptic import list_panoptic
 from geolearn.chips.formats.rcnn import list_rcnn_masks
 from geolearn.chips.formats.voc import list_voc
+from geolearn.chips.formats.write import FORMATS, find_writer
 from geolearn.chips.formats.yolo import list_yolo
 from geolearn.chips.label import Label, Task, mask_boxes
-from geolearn.chips.writer import ChipWriter
-from geolearn.chips.writers import FORMATS, find_writer
-from geolearn.chips.writers._masks import number_objects
-from geolearn.chips.writers.coco import run_lengths
-from geolearn.chips.writers.metadata import ExportFacts
-from geolearn.chips.writers.tally import band_statistics
 from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError, RasterError, UnknownNameError
 from geolearn.raster import GeoBox, read_image

@@ -11,12 +11,11 @@ from affine import Affine
 
 from geolearn.bundle import read_bundle
 from geolearn.errors import RasterError, UnknownNameError
-from geolearn.inference.polygons import ChipPlan, chip_windows, pixel_bounds, pixel_outlines
+from geolearn.inference.classify_polygons import ChipPlan, chip_windows, name_rows, pixel_bounds, pixel_outlines
 from geolearn.inference.tiles import PixelScale
 from geolearn.inference.vectors import write_layer
 from geolearn.models import load_model
-from geolearn.models.classification._objects import name_rows
-from geolearn.models.classification.classifier import FeatureClassifier
+from geolearn.models.feature_classifier import FeatureClassifier
 from geolearn.raster import GeoBox
 
 geopandas = pytest.importorskip('geopandas')

@@ -8,9 +8,9 @@ from torch import nn
 from geolearn.backbones import create_backbone
 from geolearn.bands import get_bands
 from geolearn.errors import BackboneError
-from geolearn.models.classification.explain import _rollout, heat_map
-from geolearn.models.classification.network import ChipNetwork
-from geolearn.models.network import Normalise
+from geolearn.inference.explain import _rollout, heat_map
+from geolearn.networks.classification import ChipNetwork
+from geolearn.networks.network import Normalise
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'small_dofa')
 

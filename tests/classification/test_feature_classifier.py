@@ -10,11 +10,11 @@ from geolearn import Adaptation
 from geolearn.bundle import read_bundle
 from geolearn.errors import BackboneError, BundleError, ChipFolderError, RasterError, UnknownNameError
 from geolearn.models import load_model
-from geolearn.models._registry import MODELS
-from geolearn.models.classification._outputs import collect_outputs, score_chips
-from geolearn.models.classification.classifier import FeatureClassifier
-from geolearn.models.classification.options import ChipOptions
-from geolearn.models.spec import ModelSpec
+from geolearn.models.base import MODELS
+from geolearn.models.evaluation.classification import collect_outputs, score_chips
+from geolearn.models.feature_classifier import FeatureClassifier
+from geolearn.networks.classification import ChipOptions
+from geolearn.networks.spec import ModelSpec
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'small_dofa')
 

@@ -8,15 +8,15 @@ from torch import nn
 
 from geolearn.errors import BackboneError
 from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy
-from geolearn.models.classification._outputs import (
+from geolearn.models.evaluation.classification import (
     ChipOutputs,
     case_matrices,
     count_confusion,
     score_chips,
     tabulate_classes,
 )
-from geolearn.models.classification.network import ChipNetwork
-from geolearn.models.network import Normalise
+from geolearn.networks.classification import ChipNetwork
+from geolearn.networks.network import Normalise
 
 NAMES = ['a', 'b', 'c', 'd']
 

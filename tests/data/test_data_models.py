@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional
 
 from geolearn.errors import BundleError, ChipFolderError
-from geolearn.models import DeepLab, load_model, network
+from geolearn.models import DeepLab, load_model
+from geolearn.networks import network
 from geolearn.prepare import prepare_data
 
 pytestmark = pytest.mark.usefixtures('one_thread')

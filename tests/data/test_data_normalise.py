@@ -10,7 +10,7 @@ import torch
 from geolearn.bundle import read_bundle
 from geolearn.errors import BackboneError, BandError, ChipFolderError, UnknownNameError
 from geolearn.models import DeepLab, load_model
-from geolearn.models.spec import ModelSpec
+from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import SPREAD_98, Normalization
 from geolearn.prepare import prepare_data
 

@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from geolearn.inference.found import Found
+from geolearn.batch import Found
 
 
 class SquareFinder(nn.Module):

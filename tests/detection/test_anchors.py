@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from geolearn.models.detection.anchors import LevelAnchors, choose_ratios, choose_sizes
-from geolearn.models.detection.levels import Levels
+from geolearn.networks.detection.anchors import LevelAnchors, choose_ratios, choose_sizes
+from geolearn.networks.detection.detector import Levels
 
 STRIDES = (4, 8, 16, 32, 64)
 SIZES = [(32.0,), (64.0,), (128.0,), (256.0,), (512.0,)]

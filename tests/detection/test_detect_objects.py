@@ -18,7 +18,7 @@ from finding_tools import SquareFinder
 
 from geolearn.errors import CheckpointError, UnknownNameError
 from geolearn.models import load_model
-from geolearn.models.detection.architectures import FasterRCNN, MaskRCNN
+from geolearn.models.detectors import FasterRCNN, MaskRCNN
 from geolearn.prepare import prepare_data
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -244,7 +244,7 @@ def test_a_line_that_a_kill_broke_off_counts_as_never_written(make, scene, tmp_p
 def test_a_layer_that_could_not_be_written_is_written_without_looking_again(make, scene, tmp_path, monkeypatch):
     dst = tmp_path / 'full.gpkg'
     with monkeypatch.context() as patch:
-        patch.setattr('geolearn.models.detection.detecting.write_layer', lambda *_, **__: stop())
+        patch.setattr('geolearn.inference.detecting.write_layer', lambda *_, **__: stop())
         with pytest.raises(Stopped):
             detect(make(), scene, dst)
     rest = make()

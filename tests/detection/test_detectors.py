@@ -8,13 +8,11 @@ import pytest
 import torch
 
 from geolearn.backbones.adapt import Adaptation
-from geolearn.batch import Objects
+from geolearn.batch import Found, Objects
 from geolearn.errors import BundleError, ChipFolderError, UnknownNameError
-from geolearn.inference.found import Found
 from geolearn.models import load_model
-from geolearn.models.detection.architectures import FCOS, FasterRCNN, MaskRCNN, RetinaNet, SingleShotDetector
-from geolearn.models.detection.options import DetectorOptions, RCNNOptions, SingleStageOptions, TransformerOptions
-from geolearn.models.detection.transformer import RTDetr
+from geolearn.models.detectors import FCOS, FasterRCNN, MaskRCNN, RetinaNet, RTDetr, SingleShotDetector
+from geolearn.networks.detection.options import DetectorOptions, RCNNOptions, SingleStageOptions, TransformerOptions
 from geolearn.prepare import prepare_data
 
 FEW = RCNNOptions(

@@ -4,9 +4,8 @@ import matplotlib.figure
 import torch
 
 from geolearn.bands import resolve_bands
-from geolearn.batch import Objects
+from geolearn.batch import Found, Objects
 from geolearn.classes import ClassInfo
-from geolearn.inference.found import Found
 from geolearn.metrics import DetectionScores
 from geolearn.plotting.detection import show_detections, show_precision_recall
 

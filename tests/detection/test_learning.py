@@ -8,8 +8,8 @@ from affine import Affine
 
 from geolearn.errors import RasterError
 from geolearn.models import load_model
-from geolearn.models.detection.architectures import FasterRCNN, RetinaNet
-from geolearn.models.detection.options import RCNNOptions, SingleStageOptions
+from geolearn.models.detectors import FasterRCNN, RetinaNet
+from geolearn.networks.detection.options import RCNNOptions, SingleStageOptions
 from geolearn.prepare import prepare_data
 
 FEW = RCNNOptions(

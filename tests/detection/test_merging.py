@@ -12,15 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms, box_iou
 
-from geolearn.inference.found import Found
-from geolearn.inference.merging import Merge, Pieces, merge_pieces, seen_better_elsewhere
-from geolearn.inference.objects import fuse_looks
-from geolearn.inference.overlaps import (
+from geolearn.batch import Found
+from geolearn.inference.detecting import fuse_looks
+from geolearn.inference.merging import (
     FEW,
+    Merge,
+    Pieces,
     cluster,
     intersection_over_union,
     mean_boxes,
     mean_scores,
+    merge_pieces,
+    seen_better_elsewhere,
     soften,
     suppress,
 )

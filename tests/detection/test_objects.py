@@ -11,12 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from geolearn.classes import ClassInfo
-from geolearn.inference.features import objects_to_features
+from geolearn.inference.detecting import DetectPlan, detect_raster
 from geolearn.inference.merging import Merge
-from geolearn.inference.objects import DetectPlan, detect_raster
 from geolearn.inference.outlines import outline_mask
 from geolearn.inference.tiles import PixelScale, Source
-from geolearn.inference.vectors import write_layer
+from geolearn.inference.vectors import objects_to_features, write_layer
 from geolearn.raster import open_raster, raster_geobox
 from geolearn.tiling import make_grid
 

@@ -15,8 +15,9 @@ from torchvision.ops import box_iou
 
 from geolearn.backbones.adapt import Adaptation
 from geolearn.errors import MissingExtraError
-from geolearn.models.detection.options import TransformerOptions
-from geolearn.models.detection.transformer import RTDetr, RTDetrHead, spread_windows
+from geolearn.models.detectors import RTDetr
+from geolearn.networks.detection.options import TransformerOptions
+from geolearn.networks.detection.rtdetr import RTDetrHead, spread_windows
 from geolearn.prepare import prepare_data
 
 FEW = TransformerOptions(num_queries=20, num_denoising=10, decoder_layers=1, detections_per_img=10)

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geolearn.batch import Objects
-from geolearn.inference.found import Found
+from geolearn.batch import Found, Objects
 from geolearn.metrics import DetectionScores
 
 

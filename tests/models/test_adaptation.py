@@ -11,7 +11,7 @@ from geolearn.backbones.adapt import DEFAULT_ADAPTATION, merged_state_dict
 from geolearn.bundle import read_bundle
 from geolearn.errors import BackboneError, BundleError
 from geolearn.models import DeepLab, load_model
-from geolearn.models.spec import ModelSpec
+from geolearn.networks.spec import ModelSpec
 
 pytestmark = [pytest.mark.usefixtures('one_thread', 'small_dofa')]
 

@@ -17,7 +17,8 @@ from geolearn.bands import Band, get_bands
 from geolearn.bundle import read_bundle
 from geolearn.errors import BackboneError, BandError, BundleError, NotTrainedError, RasterError, UnknownNameError
 from geolearn.losses import PixelCrossEntropy
-from geolearn.models import DeepLab, PixelClassifier, _registry, load_model
+from geolearn.models import DeepLab, PixelClassifier, load_model
+from geolearn.models import base as _registry
 from geolearn.prepare import prepare_data
 
 pytestmark = pytest.mark.usefixtures('one_thread')

@@ -24,8 +24,8 @@ from geolearn.models import (
     UNet,
     UPerNet,
 )
-from geolearn.models.classification.options import ChipOptions
-from geolearn.models.spec import ModelSpec
+from geolearn.networks.classification import ChipOptions
+from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import Normalization
 from geolearn.statistics import BandStatistics
 

@@ -9,7 +9,7 @@ from geolearn.backbones.catalog import get_record
 from geolearn.bands import Band, get_bands
 from geolearn.errors import BackboneError
 from geolearn.models import DeepLab
-from geolearn.models._pretraining import pretraining_normalization
+from geolearn.models.new_spec import pretraining_normalization
 from geolearn.prepare import prepare_data
 
 PRITHVI = ('B02', 'B03', 'B04', 'B8A', 'B11', 'B12')

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geolearn.raster import GeoBox
-from geolearn.raster.images import write_image
-from geolearn.raster.stamping import find_stamp
+from geolearn.raster.images import find_stamp, write_image
 
 PLACES = {
     'north-up': Affine(10, 0, 400000, 0, -10, 5400000),

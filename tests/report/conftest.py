@@ -50,7 +50,7 @@ def pixel_model(scene_chips, tmp_path_factory):
 @pytest.fixture(scope='session')
 def pixel_report(pixel_model):
     """What there is to say of it."""
-    from geolearn.models._report import make_report
+    from geolearn.models.reports.report import make_report
 
     return make_report(pixel_model, made=date(2026, 1, 2))
 
@@ -64,7 +64,7 @@ def make_model(scene_files, scene_chips, tmp_path_factory):
     import torch
 
     import geolearn
-    from geolearn.chips.synthetic import CLASSES
+    from geolearn.synthetic import CLASSES
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -94,7 +94,7 @@ def make_model(scene_files, scene_chips, tmp_path_factory):
 @pytest.fixture(scope='session')
 def report_of(make_model):
     """What there is to say of the model of a kind."""
-    from geolearn.models._report import make_report
+    from geolearn.models.reports.report import make_report
 
     return functools.cache(lambda kind: make_report(make_model(kind)[0], made=date(2026, 1, 2)))
 
@@ -109,4 +109,4 @@ def no_drawing(monkeypatch):
         Image.new('L', (1, 1)).save(buffer, 'PNG')
         return buffer.getvalue()
 
-    monkeypatch.setattr('geolearn.models._reporting.png', dot)
+    monkeypatch.setattr('geolearn.models.reports.sections.png', dot)

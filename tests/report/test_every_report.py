@@ -8,12 +8,12 @@ import torch
 from report_kinds import KINDS
 
 from geolearn.bundle import FIGURES, REPORT, read_bundle
-from geolearn.chips.synthetic import CLASSES
 from geolearn.cli import main
-from geolearn.models._registry import MODELS
-from geolearn.models._report import sample_sections
-from geolearn.models._reporting import tell
+from geolearn.models.base import MODELS
+from geolearn.models.reports.report import sample_sections
+from geolearn.models.reports.sections import tell
 from geolearn.report import Code, Facts, Picture, Share, Table, is_report, render_report
+from geolearn.synthetic import CLASSES
 
 DETECTORS = ('FasterRCNN', 'FCOS', 'MaskRCNN')
 SHARED = ['Data', 'Training', 'Scores']
@@ -227,8 +227,8 @@ def test_samples_are_the_middle_and_the_lower_end():
 
 
 def test_ranges_of_the_truth_hold_all_pixels_whatever_they_are():
-    from geolearn.models.pixels._judging_values import ValueJudgement
-    from geolearn.models.pixels._report_values import tabulate_ranges
+    from geolearn.models.evaluation.regression import ValueJudgement
+    from geolearn.models.reports.regression import tabulate_ranges
 
     for truth in ([], [3.0], [1.0] * 5, [0.0, 1.0, 1.0, 1.0, 9.0], list(range(50))):
         true = torch.tensor(truth, dtype=torch.float32)

@@ -10,13 +10,14 @@ import torch
 
 from geolearn import DeepLab, load_model, prepare_data
 from geolearn.backbones.adapt import Adaptation
-from geolearn.chips.splits import Split
+from geolearn.chips.splits.split import Split
 from geolearn.errors import NotTrainedError
 from geolearn.history import History
 from geolearn.losses import PixelLossOptions
-from geolearn.models._report import make_report
-from geolearn.models._report_data import data_section, find_warnings
-from geolearn.models._reporting import (
+from geolearn.models.evaluation.pixels import judge_chips, look_at
+from geolearn.models.reports.data import data_section, find_warnings
+from geolearn.models.reports.report import make_report
+from geolearn.models.reports.sections import (
     backbone_section,
     duration,
     environment_section,
@@ -24,7 +25,6 @@ from geolearn.models._reporting import (
     reproduce_section,
     training_section,
 )
-from geolearn.models.pixels._judging import judge_chips, look_at
 from geolearn.report import Code, Facts, Notes, Picture, Share, Table, is_report, render_report
 
 pytestmark = pytest.mark.usefixtures('one_thread')

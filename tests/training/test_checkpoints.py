@@ -17,7 +17,9 @@ from training_tools import Batches, assert_equal, build, fit, make_network, stat
 
 from geolearn.errors import CheckpointError
 from geolearn.history import History
-from geolearn.training import Callback, FitOptions, _making, _snapshots, read_rate, train
+from geolearn.training import Callback, FitOptions, read_rate, train
+from geolearn.training import checkpoints as _snapshots
+from geolearn.training import learner as _making
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from training_tools import assert_equal, build, fit, make_network, state
 
-from geolearn.training import _making
-from geolearn.training._layout import lay_channels_last, prefers_channels_last
+from geolearn.training import learner as _making
+from geolearn.training.learner import lay_channels_last, prefers_channels_last
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -7,7 +7,7 @@ from training_tools import Batches, PixelLoss, assert_equal, build, fit, make_ne
 
 from geolearn.errors import TrainingError
 from geolearn.training import estimate_batch_size
-from geolearn.training.batch_size import free_memory
+from geolearn.training.memory import free_memory
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from geolearn.training._optimiser import AdamW
+from geolearn.training.optimization import AdamW
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

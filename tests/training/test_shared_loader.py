@@ -2,7 +2,7 @@
 
 import pytest
 
-from geolearn.training._distributed import SharedLoader
+from geolearn.training.distributed import SharedLoader
 
 
 @pytest.mark.parametrize('count', [1, 2, 3])

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from geolearn.history import History
 from geolearn.training import FitOptions, make_learner, train
-from geolearn.training._distributed import add_up
+from geolearn.training.distributed import add_up
 
 
 class Batches:

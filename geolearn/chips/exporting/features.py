@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
-from geolearn.chips.exporting.plan import Tile, apply_affine
+from geolearn.chips.exporting.placement import Tile, apply_affine
 from geolearn.extras import require
 
 _PURPOSE = 'export vector labels'

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from rasterio.windows import Window
 
-from geolearn.chips._progress import progress_bar
+from geolearn.chips.exporting.labels import LabelSource, Truth, turned
+from geolearn.chips.exporting.metadata import Tally
 from geolearn.chips.exporting.options import ExportOptions
-from geolearn.chips.exporting.plan import Job, Tile, compose
-from geolearn.chips.exporting.sources import LabelSource, Truth, turned
-from geolearn.chips.writer import ChipWriter
-from geolearn.chips.writers.tally import Tally
+from geolearn.chips.exporting.placement import Job, Tile, compose
+from geolearn.chips.exporting.writer import ChipWriter
+from geolearn.progress import progress_bar
 from geolearn.raster import GeoBox, open_raster, raster_geobox, read_window
 
 WITHOUT_DATA = 'chips without any valid pixel were left out'

@@ -6,11 +6,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from geolearn.chips.emd import EMD_NAME, STATS_NAME, ExportMetadata, read_metadata
-from geolearn.chips.formats._discover import Found, emd_type, find_folder, refuse_what_is_not_read
-from geolearn.chips.formats._map_text import stale_map_notes
+from geolearn.chips.formats._files import stale_map_notes
 from geolearn.chips.formats.bigearthnet import list_bigearthnet, list_bigearthnet_43
 from geolearn.chips.formats.classified import list_change_detection, list_classified_tiles
 from geolearn.chips.formats.coco import list_coco
+from geolearn.chips.formats.discover import Found, emd_type, find_folder, refuse_what_is_not_read
 from geolearn.chips.formats.export_tiles import list_export_tiles
 from geolearn.chips.formats.imagenet import list_imagenet
 from geolearn.chips.formats.kitti import list_kitti

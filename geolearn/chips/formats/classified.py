@@ -3,8 +3,11 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.formats._files import list_files, list_images, pair_notes, require_pairs
+from geolearn.chips.formats._writer import ChipFile, FormatWriter, need
 from geolearn.chips.label import Label, Task
 from geolearn.chips.source import ChipSource, Listing
 from geolearn.errors import ChipFolderError
@@ -89,3 +92,20 @@ def require_shape(path: Path, found: tuple[int, ...], shape: tuple[int, int]) ->
             f'{path} is {found[1]}x{found[0]} pixels but its image is {shape[1]}x{shape[0]}; '
             'export both with one tile size'
         )
+
+
+class ClassifiedWriter(FormatWriter):
+    """``labels/<chip>.tif`` holds class values, 0 where unlabelled; one byte a pixel unless a class needs two.
+
+    Or numbers to learn, float32 with NaN as NoData.
+    """
+
+    task = Task.PIXELS
+
+    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+        """Write the class values or numbers."""
+        raster = need(label.raster, 'raster', chip)
+        if raster.dtype.kind == 'f':
+            return (self.write_raster(f'labels/{chip.stem}.tif', raster.astype(np.float32), chip, nodata=np.nan),)
+        dtype = np.uint8 if max(self.names, default=0) < 256 else np.uint16
+        return (self.write_raster(f'labels/{chip.stem}.tif', raster.astype(dtype), chip),)

@@ -8,6 +8,8 @@ import numpy as np
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata
 from geolearn.chips.formats._files import classes_of_folders, list_images, match_class_folders
+from geolearn.chips.formats._writer import ChipFile, FormatWriter, check_folders
+from geolearn.chips.formats.labeled import only_value
 from geolearn.chips.label import Label, Task
 from geolearn.chips.source import ChipSource, Listing
 from geolearn.errors import ChipFolderError
@@ -53,3 +55,24 @@ def _unknown_notes(images: Mapping[str, Path], values: Mapping[str, int]) -> lis
 def read_chip_value(value: int, shape: tuple[int, int]) -> Label:
     """Return the label of a chip that is one class as a whole, whatever its shape."""
     return Label(values=np.array([value], np.int64))
+
+
+class ImagenetWriter(FormatWriter):
+    """``images/<class name>/<chip>``."""
+
+    task = Task.LABEL
+    folders = ('images',)
+
+    def check(self) -> None:
+        """Refuse names that are no folder names."""
+        check_folders(self.classes, 'Imagenet')
+
+    def image(self, chip: ChipFile, label: Label) -> str:
+        """Return where the image goes: the folder of its class."""
+        folder = f'images/{self.names[only_value(label, chip)]}'
+        self.make(folder)
+        return f'{folder}/{chip.file}'
+
+    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+        """Write nothing; the folder is the label."""
+        return ()

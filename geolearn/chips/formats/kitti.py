@@ -5,9 +5,10 @@ from math import isnan
 from pathlib import Path
 
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.formats._boxes import Box, box_label
 from geolearn.chips.formats._labels import list_named_boxes, pair_files, parse_number, read_lines, unknown_class
-from geolearn.chips.label import Label
+from geolearn.chips.formats._shapes import Box, box_label
+from geolearn.chips.formats._writer import ChipFile, FormatWriter, boxes_of, digits
+from geolearn.chips.label import Label, Task
 from geolearn.chips.source import Listing
 from geolearn.errors import ChipFolderError
 
@@ -90,3 +91,16 @@ def _split(words: list[str], path: Path, number: int, values: Mapping[str, int])
         )
     left, top, right, bottom = columns[3:7]
     return name, (left, top, right, bottom)
+
+
+class KittiWriter(FormatWriter):
+    """``labels/<chip>.txt``, a line for each object; empty for a chip without objects."""
+
+    task = Task.OBJECTS
+
+    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+        """Write the boxes."""
+        lines = [
+            f'{value} 0.00 0 0 {" ".join(map(digits, box))} 0 0 0 0 0 0 0\n' for value, box in boxes_of(label, chip)
+        ]
+        return (self.write_text(f'labels/{chip.stem}.txt', ''.join(lines)),)

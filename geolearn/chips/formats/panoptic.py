@@ -1,9 +1,10 @@
 """Panoptic_Segmentation: a raster of class values, and for the countable classes rasters that number their objects."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata, read_json
 from geolearn.chips.formats._files import (
@@ -14,7 +15,8 @@ from geolearn.chips.formats._files import (
     pair_notes,
     require_pairs,
 )
-from geolearn.chips.formats.classified import read_class_raster
+from geolearn.chips.formats._writer import ChipFile, check_folders, write_masks
+from geolearn.chips.formats.classified import ClassifiedWriter, read_class_raster
 from geolearn.chips.formats.rcnn import MaskFile, mask_files, read_instances, unknown_folder_notes
 from geolearn.chips.label import Label, Task
 from geolearn.chips.source import ChipSource, Listing
@@ -95,3 +97,28 @@ def read_panoptic(label: Path, files: tuple[MaskFile, ...], shape: tuple[int, in
         ChipFolderError: If a file does not fit the image.
     """
     return replace(read_instances(files, shape), raster=read_class_raster(label, shape).raster)
+
+
+class PanopticWriter(ClassifiedWriter):
+    """``labels/<chip>.tif`` and ``labels2/<class name>/<chip>.tif``; the .emd lists the classes that have objects."""
+
+    task = Task.PANOPTIC
+    folders = ('images', 'labels', 'labels2')
+
+    def __init__(self, root: Path, classes: Sequence[ClassInfo], compress: str) -> None:
+        super().__init__(root, classes, compress)
+        self._seen = set[int]()
+
+    def check(self) -> None:
+        """Refuse names that are no folder names."""
+        check_folders(self.classes, 'Panoptic_Segmentation')
+
+    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+        """Write class values and numbered objects."""
+        self._seen.update(label.values.tolist())
+        return super().write(chip, label) + write_masks(self, 'labels2', chip, label)
+
+    def emd(self) -> Mapping[str, Any]:
+        """Return the classes that have objects."""
+        rows = [{'Value': info.value, 'Name': info.name} for info in self.classes if info.value in self._seen]
+        return {'Panoptic_Segmentation_Instance_Classes': rows}

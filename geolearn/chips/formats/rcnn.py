@@ -16,6 +16,7 @@ from geolearn.chips.formats._files import (
     match_class_folders,
     require_pairs,
 )
+from geolearn.chips.formats._writer import ChipFile, FormatWriter, check_folders, write_masks
 from geolearn.chips.formats.classified import require_shape
 from geolearn.chips.label import Label, Task, mask_boxes
 from geolearn.chips.source import ChipSource, Listing
@@ -137,3 +138,17 @@ def _read_bands(path: Path, shape: tuple[int, int], skipped: list[str]) -> Itera
                 continue
             earlier.append(band)
             yield band
+
+
+class RcnnWriter(FormatWriter):
+    """``labels/<class name>/<chip>.tif`` for the classes that occur in a chip."""
+
+    task = Task.INSTANCES
+
+    def check(self) -> None:
+        """Refuse names that are no folder names."""
+        check_folders(self.classes, 'RCNN_Masks')
+
+    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+        """Write the numbered objects."""
+        return write_masks(self, 'labels', chip, label)

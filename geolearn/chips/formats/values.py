@@ -6,8 +6,8 @@ from pathlib import Path
 
 from geolearn.chips.formats.classified import require_shape
 from geolearn.chips.label import Label, Target, Task
+from geolearn.chips.meaning.values import as_numbers
 from geolearn.chips.source import Listing
-from geolearn.chips.targets import as_numbers
 from geolearn.errors import ChipFolderError, RasterError
 from geolearn.raster import open_raster, read_image
 

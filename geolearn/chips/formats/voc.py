@@ -1,14 +1,22 @@
 """PASCAL_VOC_rectangles: an XML file of boxes for each image."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from xml.etree.ElementTree import Element
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
 
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.formats._boxes import Box, box_label
-from geolearn.chips.formats._labels import list_named_boxes, pair_files, parse_number, unknown_class
-from geolearn.chips.formats._xml import element_text, read_xml
-from geolearn.chips.label import Label
+from geolearn.chips.formats._labels import (
+    element_text,
+    list_named_boxes,
+    pair_files,
+    parse_number,
+    read_xml,
+    unknown_class,
+)
+from geolearn.chips.formats._shapes import Box, box_label
+from geolearn.chips.formats._writer import ChipFile, FormatWriter, boxes_of, digits
+from geolearn.chips.label import Label, Task
 from geolearn.chips.source import Listing
 from geolearn.errors import ChipFolderError
 
@@ -83,3 +91,32 @@ def _check_size(root: Element, path: Path, shape: tuple[int, int]) -> None:
             f'{path} was made for an image of {width:g} x {height:g} pixels, but its image has '
             f'{shape[1]} x {shape[0]}; export image and label together'
         )
+
+
+class VocWriter(FormatWriter):
+    """``labels/<chip>.xml``; a chip without objects gets a file without objects."""
+
+    task = Task.OBJECTS
+
+    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+        """Write the boxes."""
+        objects = [(str(value), box) for value, box in boxes_of(label, chip)]
+        return (self.write_text(f'labels/{chip.stem}.xml', annotation(chip, objects)),)
+
+
+def annotation(chip: ChipFile, objects: Iterable[tuple[str, Sequence[float]]]) -> str:
+    """Return the XML of a chip with named boxes left, top, right, bottom."""
+    root = Element('annotation')
+    SubElement(root, 'filename').text = chip.file
+    SubElement(SubElement(root, 'source'), 'annotation').text = 'geolearn'
+    size = SubElement(root, 'size')
+    for tag, number in (('width', chip.shape[1]), ('height', chip.shape[0]), ('depth', chip.bands)):
+        SubElement(size, tag).text = str(number)
+    for name, box in objects:
+        item = SubElement(root, 'object')
+        SubElement(item, 'name').text = name
+        corners = SubElement(item, 'bndbox')
+        for tag, value in zip(('xmin', 'ymin', 'xmax', 'ymax'), box):
+            SubElement(corners, tag).text = digits(value)
+    ElementTree.indent(root)
+    return '<?xml version="1.0"?>\n' + ElementTree.tostring(root, encoding='unicode') + '\n'

@@ -9,8 +9,16 @@ import pandas as pd
 import pytest
 
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.formats._corine import CLASSES_19, CLASSES_43, CORINE, VALUE_19
-from geolearn.chips.formats.bigearthnet import BANDS, is_bigearthnet, list_bigearthnet, list_bigearthnet_43
+from geolearn.chips.formats.bigearthnet import (
+    BANDS,
+    CLASSES_19,
+    CLASSES_43,
+    CORINE,
+    VALUE_19,
+    is_bigearthnet,
+    list_bigearthnet,
+    list_bigearthnet_43,
+)
 from geolearn.chips.label import Task
 from geolearn.errors import ChipFolderError, RasterError
 

@@ -9,14 +9,14 @@ import pytest
 from affine import Affine
 
 from geolearn.bands import Band
-from geolearn.chips.cache import pack_path
+from geolearn.chips.exporting.metadata import ExportFacts
+from geolearn.chips.exporting.writer import ChipWriter
 from geolearn.chips.formats import open_chips
-from geolearn.chips.interpret import name_bands
 from geolearn.chips.label import Label, Task
-from geolearn.chips.reader import read_chip
+from geolearn.chips.meaning.bands import name_bands
+from geolearn.chips.packing.read_chip import read_chip
+from geolearn.chips.packing.store import pack_path
 from geolearn.chips.source import ChipSource, read_no_label
-from geolearn.chips.writer import ChipWriter
-from geolearn.chips.writers.metadata import ExportFacts
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError
 from geolearn.prepare import prepare_data

@@ -1,0 +1,287 @@
+"""What all functions for ArcGIS Pro share: they find their bundle, say what they take, and read blocks of pixels."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geolearn.classes import ClassInfo, is_unlabelled
+from geolearn.device import choose_device
+from geolearn.errors import BundleError
+from geolearn.extras import require
+from geolearn.inference.mapping import Running, choose_tile
+from geolearn.inference.reading import Reading, check_reading, check_units
+from geolearn.models import Model, load_model
+from geolearn.networks.spec import ModelSpec
+
+POLYGON = 4
+"""ArcGIS's number of that type of geometry."""
+
+Ring = list[list[float]]
+
+_TYPES = {int: 'esriFieldTypeInteger', float: 'esriFieldTypeDouble', str: 'esriFieldTypeString'}
+
+
+def list_fields(columns: Mapping[str, type], *, shape: bool = True) -> list[dict[str, str]]:
+    """Return Esri's fields: the number of the row, the columns, and the geometry where there is one."""
+    typed = {'OID': 'esriFieldTypeOID'} | {name: _TYPES[kind] for name, kind in columns.items()}
+    if shape:
+        typed['Shape'] = 'esriFieldTypeGeometry'
+    return [{'name': name, 'type': kind, 'alias': name} for name, kind in typed.items()]
+
+
+def fields_text(columns: Mapping[str, type]) -> str:
+    """Return the fields of features with these columns as Esri's text."""
+    return json.dumps({'fields': list_fields(columns)})
+
+
+def feature_set(columns: Mapping[str, type], rows: Sequence[Mapping[str, Any]], shapes: Sequence[list[Ring]]) -> str:
+    """Return features with their polygons, in pixels of a block, as Esri's text.
+
+    Args:
+        columns: Type of each attribute.
+        rows: Attributes of each feature.
+        shapes: Rings of each feature.
+    """
+    features = [
+        {'attributes': {'OID': number, **row}, 'geometry': {'rings': rings}}
+        for number, (row, rings) in enumerate(zip(rows, shapes), 1)
+    ]
+    return _text(list_fields(columns), features, geometryType='esriGeometryPolygon')
+
+
+def attribute_table(classes: Sequence[ClassInfo]) -> str:
+    """Return the attribute table of a raster of class values as Esri's text."""
+    columns = {'Value': int, 'Class': str, 'Red': int, 'Green': int, 'Blue': int}
+    named = [info for info in classes if not is_unlabelled(info)]
+    rows = [dict(zip(columns, (info.value, info.name, *info.color))) for info in named]
+    features = [{'attributes': {'OID': number, **row}} for number, row in enumerate(rows, 1)]
+    return _text(list_fields(columns, shape=False), features)
+
+
+def _text(fields: list[dict[str, str]], features: list[dict[str, Any]], **more: str) -> str:
+    aliases = {field['name']: field['alias'] for field in fields}
+    header = {'displayFieldName': '', 'fieldAliases': aliases, **more, 'fields': fields}
+    return json.dumps({**header, 'features': features}, allow_nan=False)
+
+
+def box_rings(left: float, top: float, right: float, bottom: float) -> list[Ring]:
+    """Return the ring of a box, clockwise on the image, as Esri wants outer rings."""
+    return [[[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]]
+
+
+def outline_rings(outline: Any) -> list[Ring]:
+    """Return the rings of a shapely polygon or several: outer ones clockwise on the image, holes the other way."""
+    shapely = require('shapely', extra='vector', to='outline objects')
+    rings: list[Ring] = []
+    for part in shapely.get_parts(outline):
+        # rows count downwards, so what shapely calls counter-clockwise is clockwise on the image
+        turned = shapely.geometry.polygon.orient(part, sign=1.0)
+        rings += [[list(point) for point in ring.coords] for ring in (turned.exterior, *turned.interiors)]
+    return rings
+
+
+NOT_GIVEN = ('', '#', 'None')
+"""What an argument that its user left empty may come as."""
+
+MOST_FREE_GPU, CPU = -2, -1
+"""ArcGIS's numbers for devices; 0 and above are GPUs."""
+
+
+class Tiling(NamedTuple):
+    """The side of the blocks that are asked for, and how much of it at each edge is for looking only; in pixels."""
+
+    side: int
+    padding: int
+
+
+class RasterFunction:
+    """A bundle's model, called by ArcGIS Pro. Names of methods, arguments and results are ArcGIS's."""
+
+    home: ClassVar[str] = ''
+    """The Python file in the bundle, beside the .emd."""
+    serves: ClassVar[tuple[type, ...]] = (Model,)
+    """Classes of models."""
+    raster: ClassVar[str] = 'raster'
+    """What ArcGIS calls the input; pixels come as ``<raster>_pixels``."""
+
+    def __init__(self) -> None:
+        self.name = 'geolearn'
+        self.description = 'Runs a model of geolearn'
+        self._emd: dict[str, Any] = {}
+        self._model: Model | None = None
+        self._tiling = Tiling(0, 0)
+        self._reading = Reading()
+        self._units_checked = False
+
+    # -- what ArcGIS calls
+
+    def initialize(self, **arguments: Any) -> None:
+        """Load the model.
+
+        Args:
+            arguments: ``model``, the path of the .emd or its text; ``device``, the number of a GPU, -1 for the CPU, or
+                -2 for the GPU that has most memory free. Without a model, nothing happens.
+
+        Raises:
+            BundleError: If the bundle is broken, or holds another kind of model.
+        """
+        if 'model' not in arguments:
+            return
+        given = str(arguments['model'])
+        is_text = given.lstrip().startswith('{')
+        path = Path(self.home).parent if is_text else Path(given)
+        # of its own, because users may change ExtractBands in it
+        self._emd = json.loads(given if is_text else path.read_text(encoding='utf-8'))
+        model = load_model(path)
+        if not isinstance(model, self.serves):
+            raise BundleError(f'{type(self).__name__} does not run a {type(model).__name__}; save the model again')
+        model.network.to(find_device(int(arguments.get('device', MOST_FREE_GPU)))).eval()
+        self._model, self._tiling = model, self._usual_tiling(model)
+
+    def getParameterInfo(self) -> list[dict[str, Any]]:
+        """Return what the tool asks its user for, as ArcGIS describes parameters."""
+        listed = [
+            {'name': self.raster, 'dataType': self.raster, 'required': True, 'displayName': 'Raster'},
+            {'name': 'model', 'dataType': 'string', 'required': True, 'displayName': 'Model definition'},
+            {'name': 'device', 'dataType': 'numeric', 'required': False, 'displayName': 'Device'},
+        ]
+        described = [parameter | {'description': parameter['displayName']} for parameter in listed]
+        return described if self._model is None else [*described, *self._parameters()]
+
+    def getConfiguration(self, **scalars: str) -> dict[str, Any]:
+        """Take what the user said, as text, and return what blocks are wanted.
+
+        Raises:
+            BundleError: If the .emd asks for another number of bands than the model takes.
+            ValueError: If an argument makes no sense.
+        """
+        spec, bands = self._spec, self._emd['ExtractBands']
+        if len(bands) != spec.dates * len(spec.bands):
+            raise BundleError(
+                f'ExtractBands in the .emd are {bands}; the model takes {spec.dates * len(spec.bands)} bands: '
+                f'{", ".join(band.name for band in spec.bands)}' + (f', at {spec.dates} dates' * (spec.dates > 1))
+            )
+        self._reading = Reading(scale=read_number(scalars, 'scale'), offset=read_number(scalars, 'offset') or 0.0)
+        check_reading(self._reading)
+        side, padding = (
+            int(usual if (given := read_number(scalars, name)) is None else given)
+            for name, usual in zip(('tile_size', 'padding'), self._tiling)
+        )
+        if not 0 <= 2 * padding < side:
+            raise ValueError(f'padding must be at least 0 and under half of tile_size {side}, got {padding}')
+        self._tiling = Tiling(side, padding)
+        return {
+            'extractBands': tuple(bands),
+            'padding': padding,
+            'tx': side - 2 * padding,
+            'ty': side - 2 * padding,
+            'fixedTileSize': 1,
+            # of the input raster: all but its pixel type and its attribute table
+            'inheritProperties': 2 | 4 | 8,
+            'inputMask': True,
+        }
+
+    # -- what the kinds of functions say
+
+    def _usual_tiling(self, model: Model) -> Tiling:
+        """Return how blocks are cut unless the user says otherwise."""
+        return Tiling(*choose_tile(model.spec, model.network, Running()))
+
+    def _parameters(self) -> list[dict[str, Any]]:
+        """Return the parameters of this kind of function."""
+        return [
+            describe('tile_size', 'GPLong', self._tiling.side, 'Side of the blocks in pixels'),
+            describe('padding', 'GPLong', self._tiling.padding, 'Pixels that neighbouring blocks look into each other'),
+            *self._unit_parameters(),
+        ]
+
+    def _unit_parameters(self) -> list[dict[str, Any]]:
+        return [
+            describe('scale', 'GPString', '', 'Multiplies pixel values; 1 says that they are as in training'),
+            describe('offset', 'GPDouble', 0, 'Is added after that'),
+        ]
+
+    # -- inside
+
+    @property
+    def _spec(self) -> ModelSpec:
+        return self._loaded.spec
+
+    @property
+    def _loaded(self) -> Model:
+        if self._model is None:
+            raise BundleError('no model is loaded; call initialize(model=<path of the .emd>) first')
+        return self._model
+
+    def _read_block(self, pixels: np.ndarray, mask: np.ndarray) -> Tensor:
+        """Return an image ([dates,] bands, h, w) in the model's units, NaN where there is no data.
+
+        Args:
+            pixels: (bands, h, w); of models of several dates all bands of the first date, then all of the next.
+            mask: The same shape, 0 where there is no data.
+
+        Raises:
+            RasterError: If values are in other units than the training chips.
+        """
+        spec = self._spec
+        shape = (spec.dates, len(spec.bands), *pixels.shape[-2:])
+        stored = np.asarray(pixels).reshape(shape)
+        known = (np.broadcast_to(mask, pixels.shape).reshape(shape) != 0) & np.isfinite(stored)
+        known = known.all(axis=1, keepdims=True)
+        if known.any() and not self._units_checked:
+            for values, there in zip(stored, known[:, 0]):
+                check_units(values[:, there].astype(np.float32), spec, self._reading)
+            # one raster is in one unit, and single blocks may be odd
+            self._units_checked = True
+        image = torch.from_numpy(np.where(known, self._reading.pixel_scale.apply(stored), np.nan).astype(np.float32))
+        return image if spec.dates > 1 else image[0]
+
+
+class VectorFunction(RasterFunction):
+    """A raster function whose results are polygons with attributes; subclasses write `vectorize`."""
+
+    columns: ClassVar[dict[str, type]] = {}
+    """Attributes by name."""
+
+    def getFields(self) -> str:
+        """Return the attributes as Esri's text."""
+        return fields_text(self.columns)
+
+    def getGeometryType(self) -> int:
+        """Return ArcGIS's number of polygons."""
+        return POLYGON
+
+
+def find_device(number: int) -> torch.device:
+    """Return the device that ArcGIS means; the CPU where there is no GPU."""
+    if number == CPU or not torch.cuda.is_available():
+        return choose_device('cpu')
+    if number == MOST_FREE_GPU:
+        number = max(range(torch.cuda.device_count()), key=lambda gpu: torch.cuda.mem_get_info(gpu)[0])
+    return choose_device(f'cuda:{number}')
+
+
+def describe(name: str, kind: str, value: Any, text: str, *, domain: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Describe a parameter that may be left out, as ArcGIS does."""
+    what = {'name': name, 'dataType': kind, 'required': False, 'value': value}
+    return what | ({'domain': domain} if domain else {}) | {'displayName': name, 'description': text}
+
+
+def read_number(scalars: dict[str, str], name: str) -> float | None:
+    """Return an argument that came as text, or None where its user left it empty.
+
+    Raises:
+        ValueError: If it is no number.
+    """
+    text = str(scalars.get(name, '')).strip()
+    if text in NOT_GIVEN:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f'{name} must be a number, got {text!r}') from None

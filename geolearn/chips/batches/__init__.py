@@ -1,0 +1,1 @@
+"""From packed chips to batches on a device."""

@@ -1,0 +1,314 @@
+"""Gather chips into whole batches: cropped, padded, in class indices."""
+
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from geolearn.batch import Batch, Objects
+from geolearn.chips.batches.balance import rare_class_corner
+from geolearn.chips.label import Label, Task, mask_boxes
+from geolearn.chips.meaning.classes import RASTER_TASKS
+from geolearn.chips.packing.read_chip import Chip
+from geolearn.chips.packing.store import ChipStore
+from geolearn.classes import IGNORE_INDEX
+from geolearn.errors import ChipFolderError
+
+KEPT = 12
+"""So many arrays are kept at most: a few for each batch that is on its way."""
+
+
+def _references(arrays: Sequence[np.ndarray], place: int) -> int:
+    """Count who refers to an array of a list, with the list and this function's own part of it."""
+    array = arrays[place]
+    return sys.getrefcount(array)
+
+
+_UNUSED = _references([np.empty(0)], 0)
+"""The count where nobody else refers to it; it differs between versions of Python."""
+
+
+class Buffers:
+    """Arrays to fill with batches; one is given out again once nothing else refers to it, neither array nor tensor.
+
+    Threads may share one. A copy, also in another process, begins without any.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: list[np.ndarray] = []
+
+    def __reduce__(self) -> tuple[type['Buffers'], tuple[()]]:
+        return Buffers, ()
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Return an array of any content, as `numpy.empty` does."""
+        with self._lock:
+            for place, (kept_shape, kept_dtype) in enumerate([(kept.shape, kept.dtype) for kept in self._kept]):
+                if kept_shape == shape and kept_dtype == dtype and _references(self._kept, place) <= _UNUSED:
+                    return self._kept[place]
+            fresh = np.empty(shape, dtype)
+            self._kept = [*self._kept[-KEPT + 1 :], fresh]
+            return fresh
+
+
+LEAST_VISIBLE = 0.3
+"""Objects of which a crop leaves less than this share are left out."""
+
+RARE_CROP_SHARE = 0.5
+"""Share of the random crops that are drawn around a rare class where such are asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class GatherPlan:
+    """How chips become items of one size.
+
+    Args:
+        task: What the labels teach.
+        planes: Planes to take, 0-based; those of one date lie together.
+        dates: Number of dates.
+        class_count: Number of trained classes.
+        table: Class index of each label value, from `index_table`.
+        left_out: What the table says of values that take no part.
+        chip_size: Side of the items in pixels; larger chips are cropped, smaller ones padded.
+        random_crop: Crop at random places (training) instead of the centre.
+        rare_values: Label values around which half of the random crops are drawn.
+        seed: Makes crops repeatable.
+        stored: Leave images in their stored dtype and masks in bytes, to be cast on a GPU: fewer bytes go there.
+    """
+
+    task: Task
+    planes: tuple[int, ...]
+    dates: int
+    class_count: int
+    table: np.ndarray
+    chip_size: int
+    left_out: int = IGNORE_INDEX
+    random_crop: bool = False
+    rare_values: tuple[int, ...] = ()
+    seed: int = 0
+    stored: bool = False
+
+    @cached_property
+    def shift(self) -> int | None:
+        """What label values are over their indices, modulo 256, if it is one number for all: subtracting is fastest."""
+        known = np.flatnonzero(self.table >= 0)
+        shifts = np.unique((known - self.table[known]) % 256)
+        return int(shifts[0]) if len(shifts) == 1 and known[-1] < 256 else None
+
+
+def check_rare_crops(task: Task, chip_size: int, largest: int) -> None:
+    """Raise ChipFolderError where crops around rare classes cannot be drawn: by task, or as chips are not cropped.
+
+    Args:
+        task: What the labels teach.
+        chip_size: Side of the items in pixels.
+        largest: Longest side of all chips.
+    """
+    if task not in RASTER_TASKS:
+        cure = (
+            'leave it out' if task == Task.VALUES else 'pass oversample=True to show chips of rare classes more often'
+        )
+        raise ChipFolderError(f'rare_class_crops needs a class for each pixel, but these labels teach {task}; {cure}')
+    if chip_size >= largest:
+        raise ChipFolderError(
+            f'rare_class_crops has no effect without crops, and chips of {largest} pixels are not cropped to '
+            f'chip_size={chip_size}; pass a smaller chip_size, or oversample=True'
+        )
+
+
+class _Crop(NamedTuple):
+    """Rows and columns of a chip that go to the upper left of an item."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def part(self) -> tuple[slice, slice]:
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+
+def gather(
+    store: ChipStore, positions: Sequence[int], plan: GatherPlan, *, draw: int = 0, buffers: Buffers | None = None
+) -> Batch:
+    """Copy chips into a batch on the CPU.
+
+    Args:
+        store: The chips.
+        positions: Which of them.
+        plan: What to make of them.
+        draw: Number of this batch over all epochs; crops follow from it and the plan's seed.
+        buffers: Gives the arrays to fill; None makes new ones.
+    """
+    empty = np.empty if buffers is None else buffers.empty
+    rng = np.random.default_rng((plan.seed, draw))
+    side, count = plan.chip_size, len(positions)
+    # numpy gets large arrays in large pages, which torch.empty does not
+    images = empty((count, len(plan.planes), side, side), np.dtype(store.table.dtype if plan.stored else np.float32))
+    holes = np.zeros((count, side, side), bool) if plan.stored else None
+    mask_type = np.dtype(np.uint8 if plan.stored else np.int64)
+    masks = empty((count, side, side), mask_type) if plan.task in RASTER_TASKS else None
+    values = empty((count, side, side), np.dtype(np.float32)) if plan.task == Task.VALUES else None
+    labels = []
+    for row, position in enumerate(positions):
+        chip = store.chip(position)
+        valid = valid_pixels(chip, plan)
+        crop = _choose_crop(chip, valid, plan, rng)
+        _fill_image(images[row], None if holes is None else holes[row], chip, valid, crop, plan)
+        if masks is not None:
+            _fill_mask(masks[row], chip, valid, crop, plan)
+        if values is not None:
+            _fill_values(values[row], chip, valid, crop)
+        labels.append(
+            chip.label if crop[:2] == (0, 0) and crop[2:] == chip.pixels.shape[1:] else _cut(chip.label, crop)
+        )
+    shape = (count, plan.dates, -1, side, side) if plan.dates > 1 else images.shape
+    batch = Batch(
+        torch.from_numpy(images.reshape(shape)),
+        None if masks is None else torch.from_numpy(masks),
+        holes=torch.from_numpy(holes) if holes is not None and holes.any() else None,
+        values=None if values is None else torch.from_numpy(values),
+    )
+    return _with_labels(batch, labels, plan)
+
+
+def _choose_crop(chip: Chip, valid: np.ndarray | None, plan: GatherPlan, rng: np.random.Generator) -> _Crop:
+    height, width = chip.pixels.shape[1:]
+    size = min(height, plan.chip_size), min(width, plan.chip_size)
+    spare = height - size[0], width - size[1]
+    if not any(spare):
+        return _Crop(0, 0, *size)
+    if not plan.random_crop:
+        return _Crop(spare[0] // 2, spare[1] // 2, *size)
+    # both are drawn whatever the label holds, so that one chip's label does not move the next chip's crop
+    top, left, lot = int(rng.integers(spare[0] + 1)), int(rng.integers(spare[1] + 1)), rng.random()
+    seed = int(rng.integers(2**32))
+    if plan.rare_values and lot < RARE_CROP_SHARE and chip.label.raster is not None:
+        raster = chip.label.raster
+        seen = raster if valid is None else np.where(valid, raster, np.int32(-1))
+        found = rare_class_corner(seen, plan.rare_values, size, np.random.default_rng(seed))
+        top, left = found if found is not None else (top, left)
+    return _Crop(top, left, *size)
+
+
+def _fill_image(
+    image: np.ndarray, holes: np.ndarray | None, chip: Chip, valid: np.ndarray | None, crop: _Crop, plan: GatherPlan
+) -> None:
+    rows, cols = crop.part
+    whole = crop.height == crop.width == plan.chip_size
+    if not whole:
+        image[...] = np.nan if holes is None else 0
+        if holes is not None:
+            holes[crop.height :] = holes[:, crop.width :] = True
+    target = image if whole else image[:, : crop.height, : crop.width]
+    if plan.planes == tuple(range(len(chip.pixels))):
+        target[...] = chip.pixels[:, rows, cols]
+    else:
+        for index, plane in enumerate(plan.planes):
+            target[index] = chip.pixels[plane, rows, cols]
+    if valid is None:
+        return
+    if holes is None:
+        target[:, ~valid[rows, cols]] = np.nan
+    else:
+        holes[: crop.height, : crop.width] = ~valid[rows, cols]
+
+
+def valid_pixels(chip: Chip, plan: GatherPlan) -> np.ndarray | None:
+    """Return where a chip (height, width) is valid in all planes that are used, or None where it is everywhere."""
+    if chip.mask is None:
+        return None
+    used = chip.mask if len(chip.mask) == 1 else chip.mask[list(plan.planes)]
+    return None if used.all() else np.logical_and.reduce(used, axis=0)
+
+
+def _fill_mask(mask: np.ndarray, chip: Chip, valid: np.ndarray | None, crop: _Crop, plan: GatherPlan) -> None:
+    if crop[2:] != mask.shape:
+        mask[...] = IGNORE_INDEX
+    raster = chip.label.raster
+    assert raster is not None
+    target = mask[: crop.height, : crop.width]
+    if raster.dtype == np.uint8 and plan.shift is not None:
+        target[...] = raster[crop.part] - np.uint8(plan.shift)
+    else:
+        target[...] = np.take(plan.table, raster[crop.part])
+    if valid is not None:
+        target[~valid[crop.part]] = IGNORE_INDEX
+
+
+def _fill_values(values: np.ndarray, chip: Chip, valid: np.ndarray | None, crop: _Crop) -> None:
+    if crop[2:] != values.shape:
+        values[...] = np.nan
+    assert chip.label.raster is not None
+    target = values[: crop.height, : crop.width]
+    target[...] = chip.label.raster[crop.part]
+    if valid is not None:
+        target[~valid[crop.part]] = np.nan
+
+
+def _cut(label: Label, crop: _Crop) -> Label:
+    """Return the part of a label's objects that a crop shows; labels of whole chips stay."""
+    if label.boxes is None or not len(label.boxes):
+        return label
+    place = np.array([crop.left, crop.top, crop.left, crop.top], np.float32)
+    limit = np.array([crop.width, crop.height, crop.width, crop.height], np.float32)
+    moved = np.clip(label.boxes - place, 0, limit)
+    whole = _areas(label.boxes)
+    if label.masks is None:
+        kept = (_areas(moved) >= LEAST_VISIBLE * whole) & (_areas(moved) > 0)
+        return replace(label, values=label.values[kept], boxes=moved[kept])
+    cut = [mask[crop.part] for mask in label.masks]
+    seen = np.array([np.count_nonzero(mask) for mask in cut])
+    kept = (seen >= LEAST_VISIBLE * np.array([np.count_nonzero(mask) for mask in label.masks])) & (seen > 0)
+    # what is left of an outline may be smaller than what is left of its box
+    for row in np.flatnonzero(kept & (_areas(moved) < whole)).tolist():
+        moved[row] = mask_boxes([cut[row]])[0]
+    masks = tuple(mask for mask, keep in zip(cut, kept) if keep)
+    return replace(label, values=label.values[kept], boxes=moved[kept], masks=masks)
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    areas: np.ndarray = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return areas
+
+
+def _with_labels(batch: Batch, labels: Sequence[Label], plan: GatherPlan) -> Batch:
+    if plan.task in (Task.OBJECTS, Task.INSTANCES, Task.PANOPTIC):
+        return replace(batch, objects=tuple(_objects(label, plan) for label in labels))
+    if plan.task == Task.LABEL:
+        return replace(
+            batch, labels=torch.from_numpy(plan.table[np.array([label.values[0] for label in labels])]).long()
+        )
+    if plan.task == Task.LABELS:
+        present = torch.zeros(len(labels), plan.class_count)
+        for row, label in zip(present, labels):
+            indexes = plan.table[label.values]
+            row[torch.from_numpy(indexes[_takes_part(indexes, plan)]).long()] = 1
+        return replace(batch, labels=present)
+    return batch
+
+
+def _takes_part(indexes: np.ndarray, plan: GatherPlan) -> np.ndarray:
+    kept: np.ndarray = (indexes != plan.left_out) & (indexes >= 0)
+    return kept
+
+
+def _objects(label: Label, plan: GatherPlan) -> Objects:
+    indexes = plan.table[label.values]
+    kept = _takes_part(indexes, plan)
+    boxes = label.boxes if label.boxes is not None else np.zeros((0, 4), np.float32)
+    masks = None
+    if plan.task != Task.OBJECTS:
+        side = plan.chip_size
+        outlines = np.zeros((int(kept.sum()), side, side), bool)
+        for target, mask in zip(outlines, (mask for mask, keep in zip(label.masks or (), kept) if keep)):
+            target[: mask.shape[0], : mask.shape[1]] = mask
+        masks = torch.from_numpy(outlines)
+    return Objects(torch.from_numpy(boxes[kept].copy()), torch.from_numpy(indexes[kept]).long(), masks)

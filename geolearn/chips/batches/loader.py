@@ -1,0 +1,229 @@
+"""Batches of chips on a device: ordered, gathered ahead, augmented, repeatable from a seed."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from geolearn.augment import BatchTransform
+from geolearn.batch import Batch, Objects
+from geolearn.chips.batches.balance import oversample_order
+from geolearn.chips.batches.collate import Buffers, GatherPlan, gather
+from geolearn.chips.packing.store import ChipStore
+
+AHEAD = 2
+"""Batches that are gathered while the last one is used."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChipDataset(Dataset[tuple[Any, ...]]):
+    """Chips as items of one size, on the CPU and without augmentation.
+
+    Args:
+        store: All chips of the folder.
+        positions: Those of this part.
+        plan: What to make of them.
+    """
+
+    store: ChipStore
+    positions: tuple[int, ...]
+    plan: GatherPlan
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        """Return image and target of one chip: (bands, S, S) and, by task, mask or values (S, S), Objects, or label."""
+        batch = self.gather([index], draw=index % max(len(self), 1)).cast()
+        return batch.images[0], *(target[0] for target in batch.targets)
+
+    @property
+    def chip_size(self) -> int:
+        """Side of the items in pixels."""
+        return self.plan.chip_size
+
+    def gather(self, indexes: Sequence[int], *, draw: int, buffers: Buffers | None = None) -> Batch:
+        """Return a batch of items; `draw` numbers the batch, for repeatable crops."""
+        chosen = [self.positions[index] for index in indexes]
+        return gather(self.store, chosen, self.plan, draw=draw, buffers=buffers)
+
+
+class _Batches(Dataset[Batch]):
+    """Whole batches by number, for worker processes."""
+
+    def __init__(self, dataset: ChipDataset, orders: Sequence[Sequence[int]], draw: int) -> None:
+        self._dataset, self._orders, self._draw = dataset, orders, draw
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    def __getitem__(self, number: int) -> Batch:
+        return self._dataset.gather(self._orders[number], draw=self._draw + number)
+
+
+def _join_objects(batch: Any) -> tuple[Batch, list[int]]:
+    """Put the objects of all images into one; returns how many each image had.
+
+    A tensor that goes from a worker to this process costs an open file, and a system allows a process few of them.
+    """
+    found = batch.objects or ()
+    if not found:
+        return batch, []
+    masks = [objects.masks for objects in found if objects.masks is not None]
+    boxes, labels = torch.cat([objects.boxes for objects in found]), torch.cat([objects.labels for objects in found])
+    joined = Objects(boxes, labels, torch.cat(masks) if masks else None)
+    return replace(batch, objects=(joined,)), [len(objects.labels) for objects in found]
+
+
+def _part_objects(batch: Batch, counts: list[int]) -> Batch:
+    """Undo `_join_objects`."""
+    if not counts or batch.objects is None:
+        return batch
+    (joined,) = batch.objects
+    boxes, labels = joined.boxes.split(counts), joined.labels.split(counts)
+    masks = [None] * len(counts) if joined.masks is None else joined.masks.split(counts)
+    return replace(batch, objects=tuple(Objects(*row) for row in zip(boxes, labels, masks)))
+
+
+@dataclass(frozen=True, eq=False)
+class LoaderOptions:
+    """How batches are made.
+
+    Args:
+        batch_size: Chips per batch.
+        shuffle: New order in each epoch (training).
+        transform: Augmentation of whole batches, or None.
+        seed: Fixes order, crops and augmentation.
+        num_workers: Processes that gather; 0 gathers in threads of this one.
+        device: Where batches are put before they are augmented.
+        repeats: How often to show each chip in an epoch, on average; None for once.
+    """
+
+    batch_size: int
+    shuffle: bool
+    transform: BatchTransform | None
+    seed: int
+    num_workers: int
+    device: torch.device
+    repeats: np.ndarray | None = None
+
+
+class ChipLoader:
+    """Batches of chips on a device.
+
+    Iterating gives a tuple of images (N, bands, S, S) float32, NaN where there is no data, and what the task teaches:
+    masks (N, S, S) int64, values (N, S, S) float32 with NaN where there is no truth, a tuple of `Objects`, labels (N,)
+    int64 or (N, classes) float32, or nothing. Each pass over a training loader is a new epoch with its own order, crops
+    and augmentation, all fixed by the seed.
+
+    Args:
+        dataset: The chips.
+        options: How batches are made.
+    """
+
+    n_inp = 1  # fastai: the first item of a batch is the input, the rest is the target
+
+    def __init__(self, dataset: ChipDataset, options: LoaderOptions) -> None:
+        self.dataset, self.options = dataset, options
+        self.epoch = 0
+        self._buffers = Buffers()
+
+    @property
+    def batch_size(self) -> int:
+        """Chips per batch."""
+        return self.options.batch_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return self.options.device
+
+    def with_plan(self, plan: GatherPlan) -> 'ChipLoader':
+        """Return a loader of the same chips that makes other items of them."""
+        return ChipLoader(replace(self.dataset, plan=plan), self.options)
+
+    def __len__(self) -> int:
+        return len(self._orders(self.epoch))
+
+    def peek(self, count: int | None = None) -> Batch:
+        """Return the first chips of the coming epoch (None: a batch), without making it the epoch that was."""
+        first = [index for order in self._orders(self.epoch) for index in order][: count or self.batch_size]
+        return self._finish(self.dataset.gather(first, draw=self.epoch * 2**20), self._changes(self.epoch))
+
+    def batch_names(self, number: int) -> list[str]:
+        """Return the chips' names in a batch, numbered from 0, of the epoch that was last begun."""
+        order = self._orders(self.epoch - self.options.shuffle)[number]
+        return [self.dataset.store.table.names[self.dataset.positions[index]] for index in order]
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        for batch in self.batches():
+            yield batch.images, *batch.targets
+
+    def batches(self) -> Iterator[Batch]:
+        """Go through an epoch, as batches with names."""
+        changes = self._changes(self.epoch)
+        for batch in self.gathered():
+            yield self._finish(batch, changes)
+
+    def gathered(self) -> Iterator[Batch]:
+        """Go through an epoch of batches as they were gathered: on the CPU, not cast and not augmented."""
+        epoch = self.epoch
+        self.epoch += self.options.shuffle
+        return self._gathered(self._orders(epoch), draw=epoch * 2**20)
+
+    def _changes(self, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed((self.options.seed * 1_000_003 + epoch + 2**40) % 2**63)
+
+    def _finish(self, gathered: Batch, changes: torch.Generator) -> Batch:
+        batch = gathered.to(self.device).cast()
+        return batch if self.options.transform is None else self.options.transform(batch, changes)
+
+    def _orders(self, epoch: int) -> list[list[int]]:
+        """Return the positions of each batch of an epoch."""
+        count, size = len(self.dataset), self.batch_size
+        order = np.arange(count)
+        if self.options.shuffle:
+            rng = np.random.default_rng((self.options.seed, epoch))
+            repeats = self.options.repeats
+            order = rng.permutation(count) if repeats is None else oversample_order(repeats, rng)
+        orders = [part.tolist() for part in np.split(order, range(size, len(order), size))]
+        # a last batch of one chip would stop batch normalisation
+        if self.options.shuffle and size > 1 and len(orders) > 1 and len(orders[-1]) == 1:
+            orders.pop()
+        return orders
+
+    def _gathered(self, orders: Sequence[Sequence[int]], *, draw: int) -> Iterator[Batch]:
+        if self.options.num_workers:
+            items = _Batches(self.dataset, orders, draw)
+            # with a generator of its own it does not draw from the one that fixes weights and dropout
+            workers = DataLoader(
+                items,
+                batch_size=None,
+                num_workers=self.options.num_workers,
+                collate_fn=_join_objects,
+                generator=torch.Generator(),
+            )
+            try:
+                for batch, counts in workers:
+                    yield _part_objects(batch, counts)
+            except Exception as error:
+                # the message holds the worker's traceback; ours would keep the workers alive for as long as itself
+                error.__traceback__ = None
+                raise
+            return
+        waiting: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(AHEAD, 'gather') as pool:
+            try:
+                for number, order in enumerate(orders):
+                    waiting.append(pool.submit(self.dataset.gather, order, draw=draw + number, buffers=self._buffers))
+                    if len(waiting) > AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)

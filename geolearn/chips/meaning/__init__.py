@@ -1,0 +1,1 @@
+"""What the content of chips means: bands, classes, values, augmentation."""

@@ -1,0 +1,101 @@
+"""Choose how training batches are changed, and find out before training whether that fits the task."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from geolearn.augment import Augmentation, BatchTransform, cloud_brightness
+from geolearn.bands import Band
+from geolearn.batch import Batch, Objects
+from geolearn.chips.label import Task
+from geolearn.chips.meaning.classes import RASTER_TASKS
+from geolearn.errors import ChipFolderError
+from geolearn.statistics import BandStatistics
+
+Transforms = BatchTransform | Mapping[str, Any] | bool | None
+
+_KNOWN_FROM_DATA = ('band_std', 'band_mean', 'class_count')
+
+_OPTIONS = tuple(f.name for f in dataclasses.fields(Augmentation) if f.name not in _KNOWN_FROM_DATA)
+
+
+def check_transforms(given: Transforms) -> None:
+    """Refuse what cannot be a transform, before any chip is read.
+
+    Raises:
+        TypeError: If it is none, or names an option that there is not.
+    """
+    if given is None or isinstance(given, bool) or callable(given):
+        return
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            'transforms must be None, False, options of geolearn.augment.Augmentation, or a function of a batch and '
+            f'a generator, got {given!r}'
+        )
+    unknown = [name for name in given if name not in _OPTIONS]
+    if unknown:
+        raise TypeError(f'transforms has no option {unknown[0]!r}; there are {", ".join(_OPTIONS)}')
+
+
+def choose_transform(
+    given: Transforms,
+    task: Task,
+    bands: Sequence[Band],
+    statistics: BandStatistics,
+    *,
+    class_count: int,
+    dates: int,
+    dihedral: bool,
+) -> BatchTransform | None:
+    """Make the transform of training batches, and try it on a batch of this task.
+
+    Args:
+        given: What the user asked for; see `prepare_data`.
+        task: What the labels teach.
+        bands: Of the images.
+        statistics: Of these bands.
+        class_count: Number of trained classes.
+        dates: Number of dates.
+        dihedral: Whether images may be turned.
+
+    Raises:
+        ChipFolderError: If an option has a value that makes no sense, or does not fit the task.
+    """
+    if given is False:
+        return None
+    if callable(given):
+        return given
+    options = dict(given) if isinstance(given, Mapping) else {}
+    known: dict[str, Any] = {
+        'band_std': statistics.std,
+        'band_mean': statistics.mean,
+        'class_count': class_count,
+        'dihedral': dihedral,
+    }
+    try:
+        if options.get('clouds') and 'cloud_brightness' not in options:
+            known['cloud_brightness'] = cloud_brightness(bands, statistics)
+        transform = Augmentation(**(known | options))
+        transform(_example(task, len(bands), class_count, dates), torch.Generator().manual_seed(0))
+    except (TypeError, ValueError) as error:
+        raise ChipFolderError(f'transforms={dict(options)!r} does not fit: {error}') from error
+    return transform
+
+
+def _example(task: Task, band_count: int, class_count: int, dates: int) -> Batch:
+    """Return two images of nothing with the labels of a task."""
+    side = 8
+    images = torch.zeros((2, dates, band_count, side, side) if dates > 1 else (2, band_count, side, side))
+    masks = torch.zeros(2, side, side, dtype=torch.int64) if task in RASTER_TASKS else None
+    objects = labels = None
+    if task in (Task.OBJECTS, Task.INSTANCES, Task.PANOPTIC):
+        outlines = None if task == Task.OBJECTS else torch.zeros(0, side, side, dtype=torch.bool)
+        objects = (Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), outlines),) * 2
+    elif task == Task.LABEL:
+        labels = torch.zeros(2, dtype=torch.int64)
+    elif task == Task.LABELS:
+        labels = torch.zeros(2, class_count)
+    values = torch.zeros(2, side, side) if task == Task.VALUES else None
+    return Batch(images, masks, objects, labels, values=values)

@@ -1,0 +1,200 @@
+"""Decide which classes are trained and which label values take no part; never by guessing."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral
+
+import numpy as np
+
+from geolearn.chips.label import Task
+from geolearn.classes import IGNORE_INDEX, MAX_CLASSES, UNLABELLED, ClassInfo, default_color, index_table
+from geolearn.errors import ChipFolderError
+
+RASTER_TASKS = frozenset({Task.PIXELS, Task.CHANGE, Task.PANOPTIC})
+
+NO_CHANGE = ClassInfo(0, 'NoChange', (0, 0, 0))
+
+MAX_OBJECT_CLASSES = 2**15 - 1
+
+_FEWEST = {Task.PIXELS: 2, Task.LABEL: 2, Task.CHANGE: 2, Task.UNLABELLED: 0, Task.VALUES: 0}
+
+
+def check_mapping(renamed: Mapping[int, str]) -> None:
+    """Raise ChipFolderError unless `renamed` goes from label values to names."""
+    hint = "class_mapping is {value: name}, such as {1: 'water', 2: 'forest'}"
+    if not isinstance(renamed, Mapping):
+        raise ChipFolderError(f'{hint}; got {renamed!r}')
+    for value, name in renamed.items():
+        if not str(value).strip().isdecimal() or not isinstance(name, str) or not name.strip():
+            raise ChipFolderError(f'{hint}; got {value!r}: {name!r}')
+
+
+def unite_classes(lists: Mapping[str, Sequence[ClassInfo]], renamed: Mapping[int, str]) -> tuple[ClassInfo, ...]:
+    """Unite the classes of several folders by value.
+
+    Args:
+        lists: Classes of each folder, by its path.
+        renamed: The user's class_mapping, which settles what a value is called.
+
+    Raises:
+        ChipFolderError: If folders call one value by different names and `renamed` does not settle it.
+    """
+    united: dict[int, ClassInfo] = {}
+    homes: dict[int, str] = {}
+    settled = {int(value) for value in renamed}
+    for folder, infos in lists.items():
+        for info in infos:
+            known = united.setdefault(info.value, info)
+            home = homes.setdefault(info.value, folder)
+            if known.name != info.name and info.value not in settled:
+                raise ChipFolderError(
+                    f'label value {info.value} is {known.name!r} in {home} but {info.name!r} in {folder}; '
+                    f'pass class_mapping={{{info.value}: ...}} with its name if both mean the same'
+                )
+    return tuple(united.values())
+
+
+def list_found(task: Task, counts: Mapping[int, int]) -> tuple[ClassInfo, ...]:
+    """Make classes of the values that label rasters hold, where nothing lists them."""
+    found = sorted(value for value in counts if value)
+    if task == Task.CHANGE:
+        return (NO_CHANGE, *(ClassInfo(value, 'Change', (255, 0, 0)) for value in found[-1:]))
+    return tuple(ClassInfo(value, str(value), default_color(index)) for index, value in enumerate(found))
+
+
+def ignored_values(
+    given: Sequence[int | str], listed: Sequence[ClassInfo], renamed: Mapping[int, str], counts: Mapping[int, int]
+) -> tuple[int, ...]:
+    """Return the label values to leave out, given as values or class names, in ascending order.
+
+    Raises:
+        ChipFolderError: If neither .emd nor labels hold one, or `given` is no list.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ChipFolderError(f'ignore_classes is {given!r}; pass a list, such as [{given!r}]')
+    names = {info.value: info.name for info in listed} | {int(value): name for value, name in renamed.items()}
+    by_name = {name: value for value, name in [(0, UNLABELLED.name), *names.items()]}
+    values: set[int] = set()
+    for item in given:
+        value = by_name.get(item) if isinstance(item, str) else item
+        if (
+            not isinstance(value, Integral)
+            or isinstance(value, bool)
+            or (value and value not in names and value not in counts)
+        ):
+            known = [f'{v} ({names[v]})' if v in names else str(v) for v in sorted({*names, *counts})]
+            raise ChipFolderError(f'ignore_classes holds {item!r}, which neither .emd nor labels hold: {_few(known)}')
+        values.add(int(value))
+    return tuple(sorted(values))
+
+
+def _few(texts: Sequence[str]) -> str:
+    """Show the first texts and how many more there are."""
+    return (', '.join(texts[:20]) or 'none') + (f' and {len(texts) - 20} more' if len(texts) > 20 else '')
+
+
+def choose_classes(
+    task: Task,
+    listed: Sequence[ClassInfo],
+    renamed: Mapping[int, str],
+    ignored: Sequence[int],
+    counts: Mapping[int, int],
+    find_chip: Callable[[int], str],
+) -> tuple[ClassInfo, ...]:
+    """Return the classes to train, in the order listed; value 0 of a class raster comes first where it is trained.
+
+    Args:
+        task: What the labels teach.
+        listed: Classes of the folder.
+        renamed: The user's class_mapping.
+        ignored: Values to leave out.
+        counts: How often each value occurs.
+        find_chip: Returns the name of a chip that holds a value, for messages.
+
+    Raises:
+        ChipFolderError: If labels hold values that are no class, or too few classes are left to train.
+    """
+    names = {int(value): name for value, name in renamed.items()}
+    infos = {info.value: replace(info, name=names.get(info.value, info.name)) for info in listed}
+    for value, name in names.items():
+        if value not in infos:
+            if value not in counts:
+                raise ChipFolderError(
+                    f'class_mapping names value {value}, which neither .emd nor labels hold: '
+                    f'{_few(list(map(str, sorted(infos))))}'
+                )
+            infos[value] = ClassInfo(value, name, default_color(len(infos)))
+    listing = _few(list(map(str, sorted(infos))))
+    unknown = sorted(set(counts) - set(infos) - {0, *ignored})
+    if unknown and not _is_all_change(task, listed):
+        raise ChipFolderError(
+            f'labels hold values {unknown[:10]} that are no class ({listing}), first in {find_chip(unknown[0])}; '
+            f'name them with class_mapping= or leave them out with ignore_classes='
+        )
+    if task in RASTER_TASKS and (0 in counts or 0 in infos):
+        infos = {0: infos.get(0, NO_CHANGE if task == Task.CHANGE else UNLABELLED)} | infos
+    trained = tuple(info for info in infos.values() if info.value not in ignored)
+    check_trainable(task, trained)
+    _check_names(trained)
+    return trained
+
+
+def _check_names(infos: Iterable[ClassInfo]) -> None:
+    homes: dict[str, int] = {}
+    for info in infos:
+        other = homes.setdefault(info.name, info.value)
+        if other != info.value:
+            raise ChipFolderError(
+                f'label values {other} and {info.value} are both called {info.name!r}, and classes are not merged; '
+                f'pass class_mapping={{{other}: ..., {info.value}: ...}} with a name for each'
+            )
+
+
+def _is_all_change(task: Task, listed: Sequence[ClassInfo]) -> bool:
+    """Whether any value but 0 means change, as in ArcGIS: one class at most is listed beside NoChange."""
+    return task == Task.CHANGE and sum(info.value != 0 for info in listed) <= 1
+
+
+def check_trainable(task: Task, infos: Sequence[ClassInfo]) -> None:
+    """Raise ChipFolderError unless enough classes are left, two to tell apart or one to find, and not too many."""
+    fewest = _FEWEST.get(task, 1)
+    most = MAX_CLASSES if task in RASTER_TASKS else MAX_OBJECT_CLASSES
+    if len(infos) > most:
+        raise ChipFolderError(f'found {len(infos)} classes, but at most {most} can be trained; merge some')
+    if len(infos) < fewest:
+        named = ', '.join(info.name for info in infos) or 'none'
+        needed = 'at least two classes are needed to tell apart' if fewest > 1 else 'at least one class is needed'
+        raise ChipFolderError(f'{needed}, found {len(infos)}: {named}')
+
+
+def make_table(task: Task, infos: Sequence[ClassInfo], ignored: Iterable[int], counts: Mapping[int, int]) -> np.ndarray:
+    """Return the int64 lookup from label value to class index; what takes no part is `left_out_index(task)`."""
+    if task in RASTER_TASKS:
+        table = index_table(infos, ignored)
+        if _is_all_change(task, infos):
+            change = next((index for index, info in enumerate(infos) if info.value), IGNORE_INDEX)
+            for value in counts:
+                table[value] = change if value and value not in set(ignored) else table[value]
+    else:
+        table = index_table(infos, ignored, most=MAX_OBJECT_CLASSES, left_out=left_out_index(task))
+    return table.astype(np.int64)
+
+
+def left_out_index(task: Task) -> int:
+    """Return what the table of a task holds for values that take no part."""
+    return IGNORE_INDEX if task in RASTER_TASKS else -1
+
+
+def class_notes(task: Task, infos: Sequence[ClassInfo], counts: Mapping[int, int]) -> list[str]:
+    """Tell about value 0 and about classes that do not occur."""
+    notes, total = [], sum(counts.values())
+    if any(info == UNLABELLED for info in infos):
+        notes.append(
+            f'label value 0 ({counts[0] / total:.1%} of pixels) is trained as class {UNLABELLED.name!r}; '
+            'pass ignore_classes=[0] if it means unlabelled'
+        )
+    empty = [info.name for info in infos if not counts.get(info.value)]
+    if empty:
+        what = 'no pixel of' if task in RASTER_TASKS else 'no label of'
+        notes.append(f'{what}: {_few(empty)}')
+    return notes

@@ -1,0 +1,1 @@
+"""Chips as one memory-mapped file: read, packed, stored, measured."""

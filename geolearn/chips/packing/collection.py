@@ -1,0 +1,217 @@
+"""Open one chip folder, or several as one: their chips, classes and metadata."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from geolearn.bands import Band
+from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.formats import OpenedFolder, open_chips
+from geolearn.chips.label import Target, Task
+from geolearn.chips.meaning.bands import BandChoice, name_bands, scaling_note
+from geolearn.chips.meaning.classes import unite_classes
+from geolearn.chips.packing.store import ChipStore, JoinedChips, open_store
+from geolearn.chips.packing.table import ChipTable
+from geolearn.chips.source import ChipSource
+from geolearn.classes import ClassInfo
+from geolearn.errors import ChipFolderError
+from geolearn.units import RadarScale, check_radar_scales, compare_units, radar_scale, reflectance_scale
+
+
+@dataclass(frozen=True)
+class OpenChips:
+    """One folder with its chips, ready to be read."""
+
+    opened: OpenedFolder
+    store: ChipStore
+    remarks: tuple[str, ...]
+
+    @property
+    def first(self) -> ChipSource:
+        """The first chip that could be read."""
+        wanted = self.store.table.names[0]
+        return next(source for source in self.opened.listing.chips if source.name == wanted)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The chips of one or several folders, one folder after the other.
+
+    Args:
+        folders: The folders in order.
+        store: All their chips.
+    """
+
+    folders: tuple[OpenChips, ...]
+    store: ChipStore
+
+    @property
+    def table(self) -> ChipTable:
+        """Facts about every chip."""
+        return self.store.table
+
+    @property
+    def task(self) -> Task:
+        """What the labels teach."""
+        return self.folders[0].opened.listing.task
+
+    @property
+    def metadata(self) -> ExportMetadata:
+        """The first folder's .emd."""
+        return self.folders[0].opened.metadata
+
+    @property
+    def acquired(self) -> tuple[date, ...]:
+        """When the images of each date were taken; empty where folders do not say or differ."""
+        found = {part.opened.metadata.acquired for part in self.folders}
+        return found.pop() if len(found) == 1 and self.table.dates > 1 else ()
+
+    @property
+    def part_of(self) -> np.ndarray:
+        """Position of each chip's folder: (chips,) int64."""
+        return np.repeat(np.arange(len(self.folders)), [len(part.store.table) for part in self.folders])
+
+    def file_of(self, position: int) -> str:
+        """Return the label file of a chip, or its image, for messages."""
+        part = self.folders[int(self.part_of[position])]
+        inner = position - int(np.flatnonzero(self.part_of == self.part_of[position])[0])
+        name = part.store.table.names[inner]
+        source = next(source for source in part.opened.listing.chips if source.name == name)
+        return str(source.labels[0] if source.labels else source.image)
+
+    def listed_classes(self, renamed: Mapping[int, str]) -> tuple[ClassInfo, ...] | None:
+        """Return the classes of all folders, united by value; None where only the label rasters tell."""
+        lists = {str(part.opened.folder): part.opened.listing.classes for part in self.folders}
+        if any(infos is None for infos in lists.values()):
+            return None
+        return unite_classes({name: infos or () for name, infos in lists.items()}, renamed)
+
+    def name_bands(self, given: BandChoice) -> tuple[Band, ...]:
+        """Name the bands; folders must agree.
+
+        Raises:
+            ChipFolderError: If folders name different bands.
+            BandError: If names do not fit the chips.
+        """
+        named = [
+            name_bands(given, part.opened.metadata, part.opened.listing, part.first.image, self.table.band_count)
+            for part in self.folders
+        ]
+        for bands, part in zip(named, self.folders):
+            if [band.name for band in bands] != [band.name for band in named[0]]:
+                raise ChipFolderError(
+                    f'{self.folders[0].opened.folder} names its bands {[band.name for band in named[0]]} but '
+                    f'{part.opened.folder} {[band.name for band in bands]}; pass bands= if they are the same'
+                )
+        self._check_units(named[0])
+        return named[0]
+
+    def _check_units(self, bands: Sequence[Band]) -> None:
+        """Refuse folders whose pixels are in units known to differ, such as decibels and linear power."""
+        if len(self.folders) == 1:
+            return
+        radar: dict[str, RadarScale | None] = {}
+        fractions: dict[bool, Path] = {}
+        for part in self.folders:
+            table = part.store.table
+            found = table.percentiles()
+            if found is None:
+                continue
+            radar[str(part.opened.folder)] = radar_scale(found, bands, dtype=table.dtype)
+            scale = reflectance_scale(found, bands, dtype=table.dtype)
+            if scale in (1, 1000, 10_000):
+                fractions[scale == 1] = part.opened.folder
+        check_radar_scales(radar)
+        if len(fractions) == 2:
+            raise ChipFolderError(
+                f'{fractions[True]} holds reflectance as fractions of 1 but {fractions[False]} as thousands; '
+                'bring them to one scale first'
+            )
+
+    def notes(self) -> list[str]:
+        """Say what was picked, left out or is odd, folder by folder; several folders are named."""
+        several, told = len(self.folders) > 1, []
+        for part in self.folders:
+            table = part.store.table
+            found = [*part.opened.notes, *part.opened.listing.notes, *_losses(table), *part.remarks]
+            if scaled := scaling_note(part.first.image):
+                found.append(scaled)
+            told += [f'{part.opened.folder.name}: {note}' if several else note for note in found]
+        return told
+
+
+def _losses(table: ChipTable) -> list[str]:
+    notes = []
+    if table.unreadable:
+        count, reason = len(table.unreadable), table.unreadable[0]
+        notes.append(f'{count} chips cannot be read and were left out; the first: {reason}')
+    notes += [f'left out of labels, {count} times: {text}' for text, count in Counter(table.skipped).most_common(10)]
+    return notes
+
+
+def open_collection(
+    paths: Sequence[str | Path], dataset_type: str | None, *, pack: bool, target: Target | None = None
+) -> Collection:
+    """Open chip folders as one.
+
+    Args:
+        paths: The folders.
+        dataset_type: Of all of them; None takes their own word.
+        pack: Whether to copy chips into the cache.
+        target: What the pixels of label rasters are.
+
+    Raises:
+        ChipFolderError: If one is no chip folder, or they do not fit together.
+    """
+    if not paths:
+        raise ChipFolderError('path is an empty list; pass at least one chip folder')
+    listed = [open_chips(path, dataset_type, target=target) for path in paths]
+    _check_alike(listed)
+    folders = []
+    for opened in listed:
+        store, remarks = open_store(opened.folder, opened.dataset_type, opened.listing, pack=pack)
+        folders.append(OpenChips(opened, store, tuple(remarks)))
+    for other in folders[1:]:
+        _check_fit(folders[0], other)
+    if len(folders) == 1:
+        return Collection((folders[0],), folders[0].store)
+    names = [opened.folder.resolve().name for opened in listed]
+    prefixes = names if len(set(names)) == len(names) else [str(opened.folder) for opened in listed]
+    return Collection(tuple(folders), JoinedChips([part.store for part in folders], prefixes))
+
+
+def _check_alike(listed: Sequence[OpenedFolder]) -> None:
+    """Refuse before any image is read what file names and metadata show."""
+    seen, first = set[Path](), listed[0]
+    for opened in listed:
+        if opened.folder.resolve() in seen:
+            raise ChipFolderError(f'{opened.folder} is given twice; its chips would count twice')
+        seen.add(opened.folder.resolve())
+        if opened.listing.task != first.listing.task:
+            raise ChipFolderError(
+                f'{first.folder} is of type {first.dataset_type} but {opened.folder} {opened.dataset_type} '
+                f'(labels teach {first.listing.task} and {opened.listing.task}); folders must be of one type'
+            )
+
+
+def _check_fit(first: OpenChips, other: OpenChips) -> None:
+    here, there = first.opened, other.opened
+    a, b = first.store.table, other.store.table
+    if (a.band_count, a.dates) != (b.band_count, b.dates):
+        dates = '' if a.dates == b.dates else f' of {a.dates} and {b.dates} dates'
+        raise ChipFolderError(
+            f'{here.folder} holds {a.band_count} bands and {there.folder} {b.band_count}{dates}; '
+            'folders must have the same'
+        )
+    one, two = a.statistics(), b.statistics()
+    if a.dtype != b.dtype and one.mean and two.mean:
+        verdict = compare_units(two.mean, one.mean, one.std, [f'band {i}' for i in range(a.band_count)])
+        if verdict.far:
+            raise ChipFolderError(
+                f'{here.folder} holds {a.dtype} pixels and {there.folder} {b.dtype}, in other units; '
+                f'bring them to one scale first\n{verdict.table}'
+            )

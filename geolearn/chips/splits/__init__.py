@@ -1,0 +1,1 @@
+"""Divide chips into training, validation and test chips without leaks."""

@@ -1,0 +1,231 @@
+"""Divide a collection's chips into training, validation and test, as the user asked."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Real
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from geolearn.chips.packing.table import ChipTable
+from geolearn.chips.splits.by_list import split_list
+from geolearn.chips.splits.overlaps import find_footprints, find_overlaps
+from geolearn.chips.splits.split import Split, split_blocks, split_latitude, split_random, split_stratified, take_share
+from geolearn.errors import ChipFolderError, UnknownNameError
+from geolearn.raster import GeoBox
+
+
+class Leaks(NamedTuple):
+    """How many chips of each part overlap a training chip; `unplaced` chips of all parts have no place to compare."""
+
+    valid: int
+    test: int
+    unplaced: int
+
+    @property
+    def total(self) -> int:
+        """Chips of both parts that overlap a training chip."""
+        return self.valid + self.test
+
+
+def count_leaks(geoboxes: Sequence[GeoBox], split: Split) -> Leaks:
+    """Count validation and test chips whose footprint shares area with that of a training chip.
+
+    Only chips of one CRS are compared, and rotated chips by their hull. Chips without a place (pixel space) are counted
+    apart: whether they leak is unknown.
+    """
+    places = find_footprints(geoboxes)
+    valid, test = (int(find_overlaps(places, part, split.train).sum()) for part in (split.valid, split.test))
+    return Leaks(valid, test, sum(int(places.groups[p] < 0) for p in (*split.train, *split.valid, *split.test)))
+
+
+def leak_note(leaks: Leaks, split: Split, cure: str) -> str | None:
+    """Return the warning about chips that share ground, with what to do about it, or None where none do."""
+    found = [
+        f'{count:,} of {len(part):,} {name} chips'
+        for name, count, part in (('validation', leaks.valid, split.valid), ('test', leaks.test, split.test))
+        if count
+    ]
+    if not found:
+        return None
+    return f'{" and ".join(found)} share ground with training chips, so scores will be too good; {cure}'
+
+
+log = logging.getLogger('geolearn')
+
+KINDS = ('random', 'stratified', 'blocks', 'latitude')
+
+SplitChoice = str | Path | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Division:
+    """What the user asked for.
+
+    Args:
+        split: One of `KINDS`, lists of chip names by part, or a file of such lists.
+        valid_fraction: Share of the chips to validate on.
+        test_fraction: Share to test on.
+        block_size: Side of a block in map units, for ``'blocks'``.
+        label_fraction: Share of the training chips to train on; None for all.
+        seed: Chooses the chips.
+    """
+
+    split: SplitChoice = 'random'
+    valid_fraction: float = 0.1
+    test_fraction: float = 0.0
+    block_size: float | None = None
+    label_fraction: float | None = None
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.split, str | Path) and not _are_lists(self.split):
+            raise ChipFolderError(
+                f"split must be one of {KINDS}, a file of names, or lists of names by part such as {{'valid': [...]}}, "
+                f'got {self.split!r}'
+            )
+        if isinstance(self.split, str) and self.split not in KINDS and not Path(self.split).suffix:
+            raise UnknownNameError('split', self.split, KINDS)
+        if self.block_size is not None and self.split != 'blocks':
+            raise ChipFolderError(
+                f"block_size={self.block_size} has no effect without split='blocks'; pass both or neither"
+            )
+        numbers = {
+            'val_split_pct': self.valid_fraction,
+            'test_split_pct': self.test_fraction,
+            'label_fraction': 1 if self.label_fraction is None else self.label_fraction,
+            'block_size': 1 if self.block_size is None else self.block_size,
+        }
+        for name, value in numbers.items():
+            if not isinstance(value, Real) or isinstance(value, bool):
+                raise ChipFolderError(f'{name} must be a number, got {value!r}')
+
+    def check_folders(self, *, valid: bool, test: bool) -> None:
+        """Refuse shares and kinds of split that folders for validation or for testing leave without effect.
+
+        Args:
+            valid: Whether there are folders to validate on.
+            test: Whether there are folders to test on.
+
+        Raises:
+            ChipFolderError: If one part would come from two places.
+        """
+        if test and self.test_fraction:
+            raise ChipFolderError(
+                f'test_path and test_split_pct={self.test_fraction} both say what to test on; pass one'
+            )
+        if valid and self.test_fraction:
+            raise ChipFolderError(
+                f'test_split_pct={self.test_fraction} has no effect beside valid_path; pass the chips to test on as '
+                'test_path'
+            )
+        if valid and self.split != 'random':
+            raise ChipFolderError(f'valid_path and split={self.split!r} both say what to validate on; pass one')
+
+
+def _are_lists(given: object) -> bool:
+    return isinstance(given, Mapping) and all(
+        isinstance(part, str)
+        and (isinstance(names, str | Path) or (isinstance(names, Sequence) and all(isinstance(n, str) for n in names)))
+        for part, names in given.items()
+    )
+
+
+def divide(
+    table: ChipTable, presence: np.ndarray, wanted: Division, part_of: np.ndarray | None, *, whole: bool = False
+) -> tuple[Split, list[str]]:
+    """Divide chips.
+
+    Args:
+        table: Facts about them.
+        presence: (chips, classes) bool.
+        wanted: How.
+        part_of: For each chip 0 to divide, 1 for validation and 2 for test, where folders say so; None to divide all.
+        whole: Whether a chip has one class as a whole; then those of ignored classes are in no part.
+
+    Returns:
+        The parts, and what a person should know about them.
+
+    Raises:
+        ChipFolderError: If the chips cannot be divided so.
+    """
+    positions = np.arange(len(table)) if part_of is None else np.flatnonzero(part_of == 0)
+    places = [table.geobox(position) for position in range(len(table))]
+    if part_of is not None and (part_of == 1).any():
+        split = Split(
+            tuple(positions.tolist()),
+            tuple(np.flatnonzero(part_of == 1).tolist()),
+            tuple(np.flatnonzero(part_of == 2).tolist()),
+        )
+    else:
+        split = _moved(_divide(table.names, places, positions, presence, wanted), positions)
+        if part_of is not None:
+            split = replace(split, test=tuple(np.flatnonzero(part_of == 2).tolist()))
+    notes = []
+    if whole:
+        split, unused = _of_trained_classes(split, presence)
+        notes = [f'{unused} chips of ignored classes were left out'] if unused else []
+    if wanted.label_fraction is not None:
+        train = take_share(split.train, wanted.label_fraction, seed=wanted.seed, presence=presence)
+        notes.append(
+            f'label_fraction={wanted.label_fraction:g}: trained on {len(train)} of {len(split.train)} training chips'
+        )
+        split = replace(split, train=train)
+    return split, notes + _ground_notes(places, split, wanted, part_of)
+
+
+def _of_trained_classes(split: Split, presence: np.ndarray) -> tuple[Split, int]:
+    """Return the chips of trained classes, and how many others there are."""
+    kept: np.ndarray = np.logical_or.reduce(presence, axis=1)
+    train, valid, test = (tuple(p for p in part if kept[p]) for part in (split.train, split.valid, split.test))
+    if not train or not valid:
+        raise ChipFolderError('no chip of a trained class is left to train or to validate on; ignore fewer classes')
+    unused = sum(map(len, (split.train, split.valid, split.test))) - len(train) - len(valid) - len(test)
+    return replace(split, train=train, valid=valid, test=test), unused
+
+
+def _divide(
+    names: Sequence[str], places: Sequence[GeoBox], positions: np.ndarray, presence: np.ndarray, wanted: Division
+) -> Split:
+    """Divide the chips at some positions of all; the split counts these alone."""
+    shares = {'fraction': wanted.valid_fraction, 'test_fraction': wanted.test_fraction}
+    if not isinstance(wanted.split, str) or wanted.split not in KINDS:
+        return split_list([names[p] for p in positions.tolist()], wanted.split)
+    if wanted.split == 'random':
+        return split_random(len(positions), seed=wanted.seed, **shares)
+    if wanted.split == 'stratified':
+        return split_stratified(presence[positions], seed=wanted.seed, **shares)
+    chosen = [places[p] for p in positions.tolist()]
+    if wanted.split == 'blocks':
+        return split_blocks(chosen, block_size=wanted.block_size, seed=wanted.seed, **shares)
+    return split_latitude(chosen, fraction=wanted.valid_fraction, test_fraction=wanted.test_fraction)
+
+
+def _moved(split: Split, positions: np.ndarray) -> Split:
+    """Return a split of some chips in positions of all."""
+    parts = (split.train, split.valid, split.test, split.dropped)
+    return Split(*(tuple(positions[list(part)].tolist()) for part in parts))
+
+
+def _ground_notes(places: Sequence[GeoBox], split: Split, wanted: Division, part_of: np.ndarray | None) -> list[str]:
+    """Tell about chips in no part, and warn where the parts share ground."""
+    notes = []
+    named = isinstance(wanted.split, str) and wanted.split in KINDS
+    if split.dropped:
+        why = 'share ground with another part' if named else 'are in no list'
+        notes.append(f'{len(split.dropped)} chips {why} and were left out')
+    leaks = count_leaks(places, split)
+    if leak := leak_note(leaks, split, _leak_cure(leaks, part_of, named=named)):
+        log.warning(leak)
+        notes.append(leak)
+    return notes
+
+
+def _leak_cure(leaks: Leaks, part_of: np.ndarray | None, *, named: bool) -> str:
+    given = set() if part_of is None else set(part_of.tolist())
+    found = (('valid_path', 1, leaks.valid), ('test_path', 2, leaks.test))
+    if folders := [name for name, part, count in found if count and part in given]:
+        return f'pass folders of other land as {" and ".join(folders)}'
+    return "pass split='blocks' to hold out whole blocks of land" if named else 'list chips of one place in one part'

@@ -1,0 +1,327 @@
+"""Classify the polygons of a layer: check that layer, raster and model fit together, compute, write the copy."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import torch
+from rasterio.windows import Window
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from geolearn.chips.exporting.vector_labels import read_layers
+from geolearn.device import choose_device
+from geolearn.errors import ChipFolderError, RasterError
+from geolearn.extras import require
+from geolearn.inference.reading import RasterSource, Reading, check_reading, check_target, open_dates
+from geolearn.inference.tiles import PixelScale, Source
+from geolearn.inference.vectors import check_vector_target, write_layer
+from geolearn.networks.classification import ChipNetwork, ChipOptions, Crop, class_probabilities, decide
+from geolearn.networks.spec import ModelSpec
+from geolearn.raster import GeoBox, raster_geobox, read_window
+from geolearn.raster.opening import burn_polygons
+
+
+@dataclass(frozen=True)
+class ChipPlan:
+    """How chips around polygons are cut and computed.
+
+    Args:
+        size: Side of the chips in pixels.
+        batch_size: Chips computed together.
+        scale: From stored values to the network's units.
+        crop: Which window of the raster becomes a chip; see `chip_windows`.
+        blacken: Whether pixels around the polygon are set to 0, as `export_training_data` can do; they have no data
+            where 0 is the raster's NoData value, as in the chips of such a raster.
+
+    Raises:
+        ValueError: If a value makes no sense.
+    """
+
+    size: int
+    batch_size: int
+    scale: PixelScale
+    crop: Crop = 'fixed'
+    blacken: bool = False
+
+    def __post_init__(self) -> None:
+        if self.crop not in get_args(Crop):
+            raise ValueError(f'crop must be one of {", ".join(map(repr, get_args(Crop)))}, got {self.crop!r}')
+        if self.batch_size < 1:
+            raise ValueError(f'batch_size must be at least 1, got {self.batch_size}')
+
+
+class _Chip(NamedTuple):
+    """A window to read, and whose chip it is: the row of the layer."""
+
+    row: int
+    window: Window
+
+
+def read_polygons(polygons: Any, layer: str | None) -> Any:
+    """Read a layer as a GeoDataFrame.
+
+    Args:
+        polygons: A file that OGR reads, a GeoParquet, or a GeoDataFrame, which is returned as it is.
+        layer: Layer of the file; None takes the only one.
+
+    Raises:
+        RasterError: If it cannot be read, or holds no geometries.
+        MissingExtraError: If ``geolearn[vector]`` is not installed.
+    """
+    try:
+        return next(iter(read_layers(polygons, layer))).frame
+    except ChipFolderError as error:
+        raise RasterError(f'cannot take polygons: {error}') from error
+
+
+def pixel_outlines(frame: Any, box: GeoBox) -> np.ndarray:
+    """Return the geometries (n,) in pixels of a raster.
+
+    Args:
+        frame: GeoDataFrame.
+        box: Place of the raster; geometries are brought to its CRS.
+
+    Raises:
+        RasterError: If one of the two has a CRS and the other none.
+    """
+    shapely = require('shapely', extra='vector', to='classify polygons')
+    if (frame.crs is None) != (box.crs is None):
+        lacks, has = ('the layer', 'the raster') if frame.crs is None else ('the raster', 'the layer')
+        raise RasterError(f'{lacks} names no CRS, but {has} does, so their places cannot be compared; give it its CRS')
+    placed = frame if box.crs is None else frame.to_crs(box.crs)
+    geometry = shapely.force_2d(np.asarray(placed.geometry.values, dtype=object))
+    inverse = ~box.transform
+
+    def move(points: np.ndarray) -> np.ndarray:
+        x, y = points.T
+        columns, rows = inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
+        return np.stack([columns, rows], axis=1)
+
+    outlines: np.ndarray = shapely.transform(geometry, move)
+    return outlines
+
+
+def pixel_bounds(outlines: np.ndarray) -> np.ndarray:
+    """Return the left, top, right and bottom (n, 4) of geometries (n,).
+
+    They are NaN where geometries are missing or empty, or have no place in the raster's CRS.
+    """
+    shapely = require('shapely', extra='vector', to='classify polygons')
+    bounds: np.ndarray = shapely.bounds(outlines).reshape(-1, 4)
+    bounds[~np.isfinite(bounds).all(axis=1)] = np.nan
+    return bounds
+
+
+def chip_windows(bounds: np.ndarray, shape: tuple[int, int], plan: ChipPlan) -> Iterator[tuple[int, Window]]:
+    """Choose the window of the chip of each polygon, as `export_training_data` does for chips of features.
+
+    With ``crop='fixed'`` a chip lies around the middle of its polygon, and moves inwards at the raster's edges; with
+    ``'bounding_box'`` it is the polygon's bounding box, or the middle of that where it is larger than a chip.
+
+    Args:
+        bounds: From `pixel_bounds`.
+        shape: Height and width of the raster.
+        plan: Says how chips are cut.
+
+    Yields:
+        Row of the layer and window, within the raster; polygons outside of the raster are passed over.
+    """
+    height, width = shape
+    for row, (left, top, right, bottom) in enumerate(bounds.tolist()):
+        if math.isnan(left) or right <= 0 or bottom <= 0 or left >= width or top >= height:
+            continue
+        across, down = (left, right), (top, bottom)
+        if plan.crop == 'bounding_box':
+            across, down = _whole_pixels(across, width), _whole_pixels(down, height)
+        (col, columns), (line, lines) = _span(across, width, plan), _span(down, height, plan)
+        yield row, Window(col, line, columns, lines)
+
+
+def _whole_pixels(span: tuple[float, float], length: int) -> tuple[float, float]:
+    first = min(max(0, math.floor(span[0])), length - 1)
+    return first, max(first + 1, min(length, math.ceil(span[1])))
+
+
+def _span(span: tuple[float, float], length: int, plan: ChipPlan) -> tuple[int, int]:
+    """Return where a chip begins along one axis and how long it is."""
+    size = min(plan.size, length)
+    if plan.crop == 'bounding_box' and span[1] - span[0] <= size:
+        return int(span[0]), int(span[1] - span[0])
+    return min(max(0, round((span[0] + span[1]) / 2 - size / 2)), length - size), size
+
+
+@torch.inference_mode()
+def compute_chips(
+    sources: Sequence[Source], outlines: np.ndarray, compute: Callable[[Tensor], Tensor], plan: ChipPlan
+) -> np.ndarray:
+    """Compute the chip of each polygon.
+
+    Args:
+        sources: The raster and its bands, or those of each date.
+        outlines: From `pixel_outlines`.
+        compute: Takes chips (n, [dates,] bands, size, size) float32 on the CPU, NaN where there is no data, to rows
+            (n, k).
+        plan: How to go about it.
+
+    Returns:
+        (polygons, k) float32; NaN for polygons outside of the raster, and where it has no data.
+
+    Raises:
+        RasterError: If the raster cannot be read.
+    """
+    first, bounds = sources[0].dataset, pixel_bounds(outlines)
+    windows = [_Chip(*found) for found in chip_windows(bounds, raster_geobox(first).shape, plan)]
+    block = max(1, first.block_shapes[0][0])
+    # blocks are decompressed once where chips come row by row of blocks
+    windows.sort(key=lambda chip: (chip.window.row_off // block, chip.window.col_off))
+    rows: list[np.ndarray] = []
+    owners: list[int] = []
+    with tqdm(total=len(windows), desc='classifying', unit='polygon', leave=False) as bar:
+        for chips, pixels in _batches(sources, windows, outlines, plan):
+            rows.append(compute(pixels).float().cpu().numpy())
+            owners += [chip.row for chip in chips]
+            bar.update(len(chips))
+    found = np.full((len(bounds), rows[0].shape[1] if rows else 0), np.nan, np.float32)
+    if rows:
+        found[owners] = np.concatenate(rows)
+    return found
+
+
+def _batches(
+    sources: Sequence[Source], windows: list[_Chip], outlines: np.ndarray, plan: ChipPlan
+) -> Iterator[tuple[list[_Chip], Tensor]]:
+    """Yield chips that hold data at any date in full batches; only one batch is held."""
+    shape = (plan.batch_size, len(sources), len(sources[0].indexes), plan.size, plan.size)
+    chips: list[_Chip] = []
+    batch = torch.full(shape, torch.nan)
+    for chip in windows:
+        inside = _inside(outlines[chip.row], chip.window) if plan.blacken else None
+        targets = batch[len(chips)].numpy()
+        # every date is read: a chip needs data at one of them
+        if not any([_fill(*pair, chip.window, plan.scale, inside) for pair in zip(targets, sources)]):
+            continue
+        chips.append(chip)
+        if len(chips) == plan.batch_size:
+            yield chips, _without_lone_date(batch)
+            chips, batch = [], torch.full(shape, torch.nan)
+    if chips:
+        yield chips, _without_lone_date(batch[: len(chips)])
+
+
+def _fill(target: np.ndarray, source: Source, window: Window, scale: PixelScale, inside: np.ndarray | None) -> bool:
+    """Put a window into the upper left, as in training, of `target` (bands, size, size); returns whether it has data.
+
+    Args:
+        target: NaN everywhere.
+        source: The raster, or one date of it.
+        window: Of the raster, no larger than the target.
+        scale: From stored values to the network's units.
+        inside: (height, width), False where pixels become 0; None leaves all as they are.
+    """
+    pixels, valid = read_window(source.dataset, window, source.indexes)
+    if valid is not None and not valid.any():
+        return False
+    part = target[:, : pixels.shape[1], : pixels.shape[2]]
+    part[...] = scale.apply(pixels)
+    if inside is not None:
+        part[:, ~inside] = np.nan if source.dataset.nodata == 0 else 0
+    if valid is not None:
+        part[:, ~valid] = np.nan
+    return True
+
+
+def _inside(outline: Any, window: Window) -> np.ndarray:
+    """Return where (height, width) pixels of a window have their middle in a geometry in pixels of the raster."""
+    shapely = require('shapely', extra='vector', to='classify polygons')
+    corner = (window.col_off, window.row_off)
+    moved = shapely.transform(outline, lambda points: points - corner)
+    inside: np.ndarray = burn_polygons([(moved, 1)], (int(window.height), int(window.width))) > 0
+    return inside
+
+
+def _without_lone_date(batch: Tensor) -> Tensor:
+    return batch[:, 0] if batch.shape[1] == 1 else batch
+
+
+log = logging.getLogger('geolearn')
+
+LABEL, CONFIDENCE = 'ClassLabel', 'Confidence'
+"""Columns of the copy; ArcGIS's names, which fit into shapefiles."""
+
+
+class PolygonJob(NamedTuple):
+    """What the caller of `classify_objects` asked for."""
+
+    layer: str | None
+    crop: Crop | None
+    blacken: bool | None
+    chip_size: int
+    threshold: float
+    batch_size: int
+    device: str | None
+
+
+def classify_layer(
+    spec: ModelSpec,
+    network: ChipNetwork,
+    raster: RasterSource,
+    polygons: Any,
+    dst: str | Path,
+    reading: Reading,
+    job: PolygonJob,
+) -> Path:
+    """Do what `FeatureClassifier.classify_objects` says."""
+    if job.chip_size < 1:
+        raise ValueError(f'chip_size must be at least 1 pixel, got {job.chip_size}')
+    check_reading(reading)
+    target = check_target(raster, check_vector_target(dst))
+    options = ChipOptions.from_json(spec.options)
+    crop = options.crop if job.crop is None else job.crop
+    blacken = options.blackened if job.blacken is None else job.blacken
+    plan = ChipPlan(job.chip_size, job.batch_size, reading.pixel_scale, crop, blacken)
+    frame = read_polygons(polygons, job.layer)
+    device = choose_device(job.device)
+    network.to(device).eval()
+    with ExitStack() as stack:
+        sources = open_dates(raster, spec, reading, stack)
+        outlines = pixel_outlines(frame, raster_geobox(sources[0].dataset))
+        logits = compute_chips(sources, outlines, lambda chips: network(chips.to(device)), plan)
+    names = [info.name for info in spec.class_infos]
+    labels, confidences = name_rows(logits, names, multi_label=options.multi_label, threshold=job.threshold)
+    missing = sum(label is None for label in labels)
+    if missing:
+        log.warning(
+            '%s of %s polygons lie outside of the raster or where it has no data; they get no label',
+            missing,
+            len(labels),
+        )
+    replaced = [name for name in (LABEL, CONFIDENCE) if name in frame.columns]
+    if replaced:
+        log.warning('the copy holds new values in the columns %s of the layer', ' and '.join(replaced))
+    return write_layer(frame.assign(**{LABEL: labels, CONFIDENCE: confidences}), target)
+
+
+def name_rows(
+    logits: np.ndarray, class_names: list[str], *, multi_label: bool, threshold: float
+) -> tuple[list[str | None], np.ndarray]:
+    """Turn logits (n, classes), NaN where nothing was seen, into labels and confidences in percent (n,).
+
+    Where several classes may be there, the confidence is that of the least certain decision: present or absent.
+    """
+    labels: list[str | None] = [None] * len(logits)
+    confidences = np.full(len(logits), np.nan)
+    seen = np.flatnonzero(~np.isnan(logits).any(1)) if logits.size else np.zeros(0, int)
+    if len(seen):
+        likely = class_probabilities(torch.from_numpy(logits[seen]), multi_label=multi_label)
+        found = decide(likely, multi_label=multi_label, threshold=threshold)
+        sure = torch.where(found, likely, 1 - likely).min(1).values if multi_label else likely.max(1).values
+        confidences[seen] = 100 * sure.numpy()
+        for row, present in zip(seen.tolist(), found.tolist()):
+            labels[row] = ';'.join(name for name, there in zip(class_names, present) if there)
+    return labels, confidences

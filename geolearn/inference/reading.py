@@ -1,0 +1,257 @@
+"""Map a raster with a trained network: check that it fits the model, choose tiles, stream."""
+
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rasterio.windows import Window
+from torch import Tensor
+
+from geolearn.errors import RasterError
+from geolearn.inference.tiles import PixelScale, Source
+from geolearn.networks.spec import ModelSpec
+from geolearn.raster import (
+    GeoBox,
+    find_band_indexes,
+    open_raster,
+    raster_geobox,
+    read_window,
+    require_place,
+    require_same_grid,
+    sample_pixels,
+)
+from geolearn.raster.reading import RasterPath
+from geolearn.units import compare_units, typical_values
+
+log = logging.getLogger('geolearn')
+
+
+class Reading(NamedTuple):
+    """How a raster's bands and values are understood; None leaves it to the file.
+
+    Args:
+        bands: Names of the bands in file order.
+        sensor: Whose names they are.
+        scale: Multiplies values; 1 says that they are in the model's units already.
+        offset: Is added after that.
+    """
+
+    bands: Sequence[str] | None = None
+    sensor: str | None = None
+    scale: float | None = None
+    offset: float = 0.0
+
+    @property
+    def pixel_scale(self) -> PixelScale:
+        """From stored values to the model's units."""
+        return PixelScale(1.0 if self.scale is None else self.scale, self.offset)
+
+
+RasterSource = RasterPath | Sequence[RasterPath]
+"""A raster, or several that make one mosaic; for models of several dates one such for each date, or one file of all."""
+
+
+def open_dates(src: RasterSource, spec: ModelSpec, reading: Reading, stack: ExitStack) -> list[Source]:
+    """Open a raster, or one of each date, and find the model's bands in it.
+
+    Args:
+        src: What the caller of `predict_raster` passed.
+        spec: Of the model.
+        reading: How the raster is understood.
+        stack: Closes what is opened.
+
+    Raises:
+        RasterError: If bands, units, dates or grids do not fit.
+    """
+    if spec.dates == 1:
+        return [match_raster(stack.enter_context(open_raster(src)), spec, reading)]  # type: ignore[arg-type]
+    if isinstance(src, str | Path):
+        return _dates_in_one(stack.enter_context(open_raster(src)), spec, reading)
+    if len(src) != spec.dates:
+        raise RasterError(
+            f'this model takes images of {spec.dates} dates, found {len(src)} rasters; pass one for each date, oldest '
+            'first, or a list of tiles for each date'
+        )
+    sources = [match_raster(stack.enter_context(open_raster(date)), spec, reading) for date in src]
+    first = raster_geobox(sources[0].dataset)
+    for source in sources[1:]:
+        require_same_grid(first, raster_geobox(source.dataset))
+    return sources
+
+
+def match_raster(dataset: Any, spec: ModelSpec, reading: Reading) -> Source:
+    """Find a model's bands in an open raster, and check that its values are in the units of the training chips.
+
+    Raises:
+        RasterError: If it has no place, or bands or units do not fit.
+    """
+    require_place(dataset)
+    indexes = find_band_indexes(dataset, spec.bands, names=reading.bands, sensor=reading.sensor)
+    _check_units(dataset, indexes, spec, reading)
+    return Source(dataset, tuple(indexes))
+
+
+def _dates_in_one(dataset: Any, spec: ModelSpec, reading: Reading) -> list[Source]:
+    """Part a file that holds all bands of the first date, then all of the second, and so on."""
+    require_place(dataset)
+    bands = len(spec.bands)
+    if dataset.count != spec.dates * bands:
+        raise RasterError(
+            f'this model takes {spec.dates} dates of {bands} bands, found one raster of {dataset.count} bands; pass a '
+            'list of one raster for each date'
+        )
+    sources = [Source(dataset, tuple(range(1 + date * bands, 1 + (date + 1) * bands))) for date in range(spec.dates)]
+    log.warning('%s bands taken as %s dates of %s bands, one date after the other', dataset.count, spec.dates, bands)
+    for source in sources:
+        _check_units(dataset, source.indexes, spec, reading)
+    return sources
+
+
+def check_reading(reading: Reading) -> None:
+    """Refuse numbers that no value can be scaled by."""
+    if reading.scale == 0 or not math.isfinite(reading.scale or 1.0):
+        raise ValueError(f'scale must be a finite number other than 0, got {reading.scale}')
+    if not math.isfinite(reading.offset):
+        raise ValueError(f'offset must be a finite number, got {reading.offset}')
+
+
+def check_target(src: RasterSource, dst: Path) -> Path:
+    """Refuse before hours of work what could not be written after them.
+
+    Raises:
+        RasterError: If the target is one of the sources, or a folder.
+    """
+    if any(os.path.realpath(source) == os.path.realpath(dst) for source in _all_files(src)):
+        raise RasterError(f'{dst} is the raster to map; write the map to another file')
+    if dst.is_dir():
+        raise RasterError(f'{dst} is a folder; pass the GeoTIFF to write, such as {dst / "map.tif"}')
+    return dst
+
+
+def _all_files(src: RasterSource) -> Iterator[str | Path]:
+    if isinstance(src, str | Path):
+        yield src
+    else:
+        for part in src:
+            yield from _all_files(part)
+
+
+def _check_units(dataset: Any, indexes: Sequence[int], spec: ModelSpec, reading: Reading) -> None:
+    check_units(sample_pixels(dataset, indexes), spec, reading)
+
+
+def check_units(sample: np.ndarray, spec: ModelSpec, reading: Reading) -> None:
+    """Refuse pixels in other units than the training chips; a caller who says scale=1 is only told.
+
+    Args:
+        sample: Valid pixels (bands, n) in stored units, n possibly 0.
+        spec: Of the model.
+        reading: How the pixels are understood.
+
+    Raises:
+        RasterError: If they are in other units.
+    """
+    typical = typical_values(sample)
+    if typical is None:
+        return
+    statistics, names = spec.statistics, [band.name for band in spec.bands]
+    verdict = compare_units(reading.pixel_scale.apply(typical), statistics.mean, statistics.std, names)
+    if verdict.far and reading.scale != 1:
+        raise RasterError(
+            f"the raster's values are in other units than the training chips: medians {verdict.table}. Pass scale= "
+            '(and offset=) so that value * scale + offset is what the model was trained on; scale=1 if it is already'
+        )
+    if verdict.odd:
+        log.warning('the raster may be in other units than the training chips: medians %s', verdict.table)
+
+
+Image = np.ndarray | Tensor | RasterPath
+"""Pixels (bands, H, W) in the model's order of bands, NaN where there is no data, or a raster file."""
+
+
+class LoadedImage(NamedTuple):
+    """Pixels (bands, H, W) float32 in the model's units, NaN where there is no data; and their place, if known."""
+
+    pixels: Tensor
+    place: GeoBox | None
+
+
+def load_image(image: Image, spec: ModelSpec, reading: Reading) -> LoadedImage:
+    """Take an image of one date whole.
+
+    Args:
+        image: An array, or a file that is small enough for memory.
+        spec: Of the model that is to see it.
+        reading: How bands and values are understood; names of bands are for files.
+
+    Raises:
+        RasterError: If bands or units do not fit, there is no data, or the file cannot be read.
+        ValueError: If an array has another shape.
+    """
+    check_reading(reading)
+    if isinstance(image, np.ndarray | Tensor):
+        pixels, place = _from_array(image, spec), None
+        known = pixels[:, np.isfinite(pixels).all(0)]
+        check_units(known, spec, reading)
+        pixels = reading.pixel_scale.apply(pixels)
+    else:
+        pixels, place = _from_file(image, spec, reading)
+    if not np.isfinite(pixels).all(0).any():
+        raise RasterError('the image holds no pixel with data in all bands')
+    # what lacks data in one band lacks it in all, as in training
+    pixels[:, ~np.isfinite(pixels).all(0)] = np.nan
+    return LoadedImage(torch.from_numpy(pixels), place)
+
+
+def load_dates(images: Sequence[Image], spec: ModelSpec, reading: Reading) -> Tensor:
+    """Take images of several dates, which lie on one grid, as `load_image` takes each.
+
+    Args:
+        images: One for each date, oldest first; an array may be (dates, bands, H, W).
+        spec: Of the model that is to see them.
+        reading: How bands and values are understood.
+
+    Returns:
+        (dates, bands, H, W) float32, NaN where there is no data.
+
+    Raises:
+        RasterError: If dates, grids, bands or units do not fit, or a date has no data.
+        ValueError: If an array has another shape.
+    """
+    if isinstance(images, str | Path) or len(images) != spec.dates:
+        raise RasterError(f'this model takes images of {spec.dates} dates; pass a list of one for each, oldest first')
+    loaded = [load_image(image, spec, reading) for image in images]
+    places = [image.place for image in loaded if image.place is not None]
+    for place in places[1:]:
+        require_same_grid(places[0], place)
+    if len({image.pixels.shape for image in loaded}) > 1:
+        sizes = ' and '.join(f'{image.pixels.shape[2]}x{image.pixels.shape[1]}' for image in loaded)
+        raise RasterError(f'images of all dates must be of one size, got {sizes} pixels')
+    return torch.stack([image.pixels for image in loaded])
+
+
+def _from_array(image: np.ndarray | Tensor, spec: ModelSpec) -> np.ndarray:
+    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if pixels.ndim != 3 or len(pixels) != len(spec.bands) or 0 in pixels.shape:
+        names = ', '.join(band.name for band in spec.bands)
+        raise ValueError(f'an image must be an array of {len(spec.bands)} bands ({names}), H, W; got {pixels.shape}')
+    if pixels.dtype.kind not in 'iuf':
+        raise ValueError(f'an image must hold real numbers, got {pixels.dtype}')
+    return pixels.astype(np.float32)
+
+
+def _from_file(path: RasterPath, spec: ModelSpec, reading: Reading) -> tuple[np.ndarray, GeoBox]:
+    with open_raster(path) as dataset:
+        source = match_raster(dataset, spec, reading)
+        window = Window(0, 0, dataset.width, dataset.height)
+        stored, valid = read_window(dataset, window, source.indexes)
+        pixels = reading.pixel_scale.apply(stored)
+        if valid is not None:
+            pixels[:, ~valid] = np.nan
+        return pixels, raster_geobox(dataset)

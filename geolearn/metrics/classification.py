@@ -1,0 +1,119 @@
+"""Scores of whole chips: of one class each, or of any number of classes."""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from geolearn.metrics.pixels import ConfusionMatrix, reduce
+from geolearn.metrics.scores import add_to, sum_over_processes
+
+_NOTHING_IGNORED = -100
+"""No chip is left out; IGNORE_INDEX may be one of their classes, because their indices need not fit a byte."""
+
+
+class ChipScores:
+    """Accuracy and mean F1 of chips that belong to one class each, from one confusion matrix; see `Scores`.
+
+    Args:
+        count: Number of classes.
+    """
+
+    names: ClassVar = ('accuracy', 'f1')
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.matrix = ConfusionMatrix.empty(count)
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.matrix = ConfusionMatrix.empty(self.count)
+
+    def add(self, output: Tensor, target: Tensor) -> None:
+        """Count logits (n, classes) against indices (n,), or shares (n, classes) of which the largest counts."""
+        truth = target if target.dim() == 1 else target.max(1).indices
+        self.matrix.add(output.max(1).indices, truth, ignored=_NOTHING_IGNORED)
+
+    def reduce(self) -> None:
+        """Add up the matrices of all processes."""
+        self.matrix = reduce(self.matrix)
+
+    def values(self) -> dict[str, float]:
+        """Return the scores; NaN if nothing was counted."""
+        matrix = ConfusionMatrix(self.count, self.matrix.counts.cpu())
+        return dict(zip(self.names, (matrix.accuracy, matrix.mean_f1)))
+
+
+class MultiLabelScores:
+    """Scores of chips in which any number of classes is present; see `Scores`.
+
+    Micro scores, precision and recall pool the decisions on all classes; macro scores are means over the classes that
+    occur in truth or prediction. F2 weighs recall above precision. Hamming loss is the share of wrong decisions.
+
+    Args:
+        count: Number of classes.
+        threshold: Probability from which on a class is predicted, 0..1.
+    """
+
+    names: ClassVar = ('f1_micro', 'f1_macro', 'f2_micro', 'f2_macro', 'precision', 'recall', 'hamming_loss')
+
+    def __init__(self, count: int, *, threshold: float = 0.5) -> None:
+        if not 0 < threshold < 1:
+            raise ValueError(f'threshold must be a probability between 0 and 1, got {threshold}')
+        self.count, self.threshold = count, threshold
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.counts = torch.zeros(4, self.count, dtype=torch.int64)  # hits, false alarms, misses, rightly absent
+
+    def add(self, output: Tensor, target: Tensor) -> None:
+        """Count logits (n, classes) against (n, classes), of which 0.5 and more is present."""
+        found, there = output >= math.log(self.threshold / (1 - self.threshold)), target >= 0.5
+        cases = torch.stack([found & there, found & ~there, ~found & there, ~found & ~there])
+        self.counts = add_to(self.counts, cases.sum(1))
+
+    def reduce(self) -> None:
+        """Add up the counts of all processes."""
+        self.counts = sum_over_processes(self.counts)
+
+    @property
+    def precision(self) -> Tensor:
+        """Share of the chips predicted to hold a class that do; float64, NaN where none is."""
+        hits, alarms, _, _ = self._cases
+        return hits / (hits + alarms)
+
+    @property
+    def recall(self) -> Tensor:
+        """Share of the chips that hold a class where it is found; float64, NaN where none does."""
+        hits, _, misses, _ = self._cases
+        return hits / (hits + misses)
+
+    def f_score(self, beta: float = 1.0) -> Tensor:
+        """Return F-beta of each class, float64; NaN for classes in neither truth nor prediction."""
+        return _f_score(self._cases, beta)
+
+    def values(self) -> dict[str, float]:
+        """Return the scores; NaN where undefined."""
+        pooled = self._cases.sum(1)
+        hits, alarms, misses, _ = pooled
+        found = {
+            'f1_micro': _f_score(pooled, 1),
+            'f1_macro': self.f_score(1).nanmean(),
+            'f2_micro': _f_score(pooled, 2),
+            'f2_macro': self.f_score(2).nanmean(),
+            'precision': hits / (hits + alarms),
+            'recall': hits / (hits + misses),
+            'hamming_loss': (alarms + misses) / pooled.sum(),
+        }
+        return {name: float(found[name]) for name in self.names}
+
+    @property
+    def _cases(self) -> Tensor:
+        return self.counts.cpu().double()
+
+
+def _f_score(cases: Tensor, beta: float) -> Tensor:
+    hits, alarms, misses, _ = cases
+    return (1 + beta**2) * hits / ((1 + beta**2) * hits + beta**2 * misses + alarms)

@@ -1,0 +1,532 @@
+"""What models of every task share: training. It never asks which subclass it is."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+
+from torch import Tensor, nn
+
+from geolearn import plotting
+from geolearn.backbones import list_backbones
+from geolearn.backbones.adapt import RateGroup
+from geolearn.backbones.weights import load_strict
+from geolearn.bundle import read_bundle, write_bundle
+from geolearn.chips.label import Task
+from geolearn.data import ChipData
+from geolearn.errors import BundleError, NotTrainedError, UnknownNameError
+from geolearn.history import Evaluation, History
+from geolearn.metrics import Scores
+from geolearn.models.bundling import (
+    _check_fits,
+    _leave_out,
+    _read_evaluation,
+    _read_history,
+    choose_target,
+    find_saved,
+    make_bundle,
+)
+from geolearn.models.new_spec import BackboneChoice, describe_model, require_task, spec_from_data
+from geolearn.models.reports.report import Findings, make_report
+from geolearn.networks.network import Network
+from geolearn.networks.spec import ModelSpec
+from geolearn.report import write_report
+from geolearn.training.options import Rate, _check_rate, choose_rates, top_rate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from geolearn.training import BatchSize
+    from geolearn.training.options import Precision
+
+
+MODELS: dict[str, type['Model']] = {}
+"""Filled by `register_model`."""
+
+M = TypeVar('M', bound='type[Model]')
+
+
+def register_model(cls: M) -> M:
+    """Make a model class known to `load_model` under its name."""
+    if cls.__name__ in MODELS:
+        raise ValueError(f'model {cls.__name__!r} is already registered by {MODELS[cls.__name__].__module__}')
+    MODELS[cls.__name__] = cls
+    return cls
+
+
+class StoredModel(ABC):
+    """A network with what it needs to be built, saved and loaded.
+
+    Subclasses say how their network is built, what it learns by and how it is judged; everything else is here. A
+    subclass's constructor keeps nothing but what goes into the spec, because a loaded model is assembled without it.
+
+    Args:
+        data: Chips to train and validate on.
+        choice: The backbone, and how it is trained.
+        options: What else the class of model was told, as plain JSON.
+        class_balancing: Whether rare classes weigh more in the loss.
+        ignore_classes: Label values to leave out, on top of those that `data` ignores.
+    """
+
+    tasks: ClassVar[tuple[Task, ...]]
+    """What the labels of its chips may teach."""
+
+    def __init__(
+        self,
+        data: ChipData,
+        choice: BackboneChoice,
+        *,
+        options: Mapping[str, Any],
+        class_balancing: bool = False,
+        ignore_classes: Sequence[int] = (),
+    ) -> None:
+        name = type(self).__name__
+        require_task(data, name, self.tasks)
+        data = data.ignoring(ignore_classes) if ignore_classes else data
+        spec = replace(spec_from_data(data, choice, model=name), options=dict(options), class_balancing=class_balancing)
+        network = self.build(spec, pretrained=choice.pretrained, weights=choice.weights)
+        network.adapt(spec.adaptation)
+        spec = replace(spec, pretrained=network.backbone.load_report is not None)
+        self._assemble(spec, network, data)
+
+    def _assemble(self, spec: ModelSpec, network: Network, data: ChipData | None) -> None:
+        """Set every attribute: the one way to a model, new or loaded."""
+        if data is not None:
+            require_task(data, spec.model, self.tasks)
+        self.spec, self.network, self.data = spec, network, data
+        self.history = History()
+        self.evaluation: Evaluation | None = None
+        """What a loaded model's bundle says of it, until it is trained again."""
+
+    # -- what a task says
+
+    @classmethod
+    @abstractmethod
+    def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Network:
+        """Build the network that a spec describes; with random weights, unless the backbone's are asked for."""
+
+    @abstractmethod
+    def evaluate(self) -> Evaluation:
+        """Judge the model on the validation chips, for its bundle."""
+
+    @classmethod
+    @abstractmethod
+    def emd_fields(cls, spec: ModelSpec) -> dict[str, Any]:
+        """Return the keys of Esri's model definition that belong to this class of model."""
+
+    @abstractmethod
+    def show_results(self, rows: int = 4) -> 'Figure':
+        """Draw validation chips with truth and prediction.
+
+        Args:
+            rows: Number of chips.
+        """
+
+    # -- loading
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec, weights: Mapping[str, Tensor], data: ChipData | None = None) -> Self:
+        """Rebuild a model from its description and weights.
+
+        Low-rank updates lie merged in the weights; with data to train on, new ones start beside them.
+        """
+        network = cls.build(spec)
+        load_strict(network, weights, source='of the bundle')
+        if data is not None:
+            network.adapt(spec.adaptation)
+        return cls.of(spec, network.eval(), data)
+
+    @classmethod
+    def of(cls, spec: ModelSpec, network: Network, data: ChipData | None = None) -> Self:
+        """Make a model of a network that is already there.
+
+        Args:
+            spec: What the model is.
+            network: The network that `spec` describes.
+            data: Chips to train and validate on; None for a model that is only used.
+        """
+        model = cls.__new__(cls)
+        model._assemble(spec, network, data)
+        return model
+
+    @classmethod
+    def from_model(cls, path: str | Path, data: ChipData | None = None) -> Self:
+        """Load a model that `save` wrote; see `load_model`.
+
+        Raises:
+            BundleError: If the bundle is broken or holds another class of model.
+        """
+        model = load_model(path, data)
+        if not isinstance(model, cls):
+            raise BundleError(f'{path} holds a {type(model).__name__}; load it with geolearn.load_model')
+        return model
+
+    # -- keeping
+
+    def save(self, name_or_path: str | Path, *, compute_metrics: bool = True) -> Path:
+        """Write the model as one .dlpk.
+
+        Args:
+            name_or_path: A bare name goes beside the data: ``<working_dir>/models/<name>/<name>.dlpk``, where the
+                working_dir of the data is the chip folder if none was given. Whatever has a separator or ends in
+                .dlpk is a path: ``'lc.dlpk'`` is that file, ``'./lc'`` the folder of lc.dlpk.
+            compute_metrics: Judge the model on the validation chips, and put figures and report into the bundle.
+
+        Returns:
+            The .dlpk written.
+
+        Raises:
+            RasterError: If it cannot be written.
+            NotTrainedError: If a bare name is given to a model without data.
+        """
+        target = choose_target(name_or_path, self.data)
+        return write_bundle(target, make_bundle(self, name=target.stem, judged=compute_metrics))
+
+    def load(self, name_or_path: str | Path) -> Self:
+        """Take the weights, classes and history of a saved model of the same class, backbone and options.
+
+        Args:
+            name_or_path: What `save` was given: a bare name is looked for beside the data.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            BundleError: If there is no such bundle, it is broken, or it holds another model.
+        """
+        found = self.from_model(find_saved(name_or_path, self.data), self.data)
+        for what in ('backbone', 'options'):
+            ours, theirs = getattr(self.spec, what), getattr(found.spec, what)
+            if ours != theirs:
+                raise BundleError(f'this model has {what} {ours} and the saved one {theirs}; load it with from_model')
+        self._assemble(found.spec, found.network, self.data)
+        self.history, self.evaluation = found.history, found.evaluation
+        return self
+
+    # -- inside
+
+    @property
+    def _class_names(self) -> list[str]:
+        return [info.name for info in self.spec.class_infos]
+
+    def _needed_data(self) -> ChipData:
+        if self.data is None:
+            raise NotTrainedError('this model was loaded without data; pass data= to load_model or from_model')
+        return self.data
+
+    def __repr__(self) -> str:
+        return describe_model(self.spec, self.network, epochs=len(self.history.epochs), trains=self.data is not None)
+
+
+def check_training(data: ChipData, epochs: int, lr: float | slice | None, layer_decay: float | None) -> None:
+    """Refuse trainings that cannot be.
+
+    Raises:
+        ValueError: If there are too few epochs or chips, or the learning rate is none.
+    """
+    if epochs < 1:
+        raise ValueError(f'epochs must be at least 1, got {epochs}')
+    _check_rate(lr)
+    if layer_decay is not None and isinstance(lr, slice):
+        raise ValueError(
+            f'lr must be one number where layer_decay ({layer_decay}) sets the rate of each block, got {lr}'
+        )
+    if len(data.train_ds) < 2:
+        raise ValueError(f'{len(data.train_ds)} chip is left to train on; at least 2 are needed: export more chips')
+    if data.batch_size < 2:
+        raise ValueError('batch_size must be at least 2: batch normalisation needs several values per channel')
+
+
+def build_learner(
+    network: Network,
+    data: ChipData,
+    groups: Sequence[RateGroup],
+    *,
+    loss: nn.Module,
+    scores: Scores,
+    gives_targets: bool,
+) -> Any:
+    """Build fastai's Learner.
+
+    Args:
+        network: To train.
+        data: To train it on.
+        groups: Of the network's parameters.
+        loss: Of its output and the targets.
+        scores: Count the validation chips.
+        gives_targets: Whether the network takes the targets too.
+    """
+    # fastai takes seconds to import, and mapping does without it
+    from geolearn.training import make_learner
+
+    return make_learner(
+        network,
+        data.train_dl,
+        data.valid_dl,
+        loss,
+        scores=scores,
+        splitter=lambda _: [group.parameters for group in groups],
+        gives_targets=gives_targets,
+    )
+
+
+def training_folder(data: ChipData, spec: ModelSpec) -> Path:
+    """Return where checkpoints of a model go: beside its data, apart from those of other models and backbones."""
+    name = re.sub(r'[^\w.-]+', '_', f'{spec.model}-{spec.backbone}')
+    return (data.working_dir or data.path) / 'models' / 'training' / name
+
+
+class Model(StoredModel):
+    """A network that is trained on chips; subclasses say what it learns by and how each epoch is judged."""
+
+    gives_targets: ClassVar[bool] = False
+    """Whether the network takes the targets too, as detectors do that sample proposals by them."""
+
+    def _assemble(self, spec: ModelSpec, network: Network, data: ChipData | None) -> None:
+        super()._assemble(spec, network, data)
+        self._learner: Any = None
+        self._scales: list[float] | None = None
+        self.lr_figure: Figure | None = None
+        self._forget()
+
+    # -- what a task says
+
+    @abstractmethod
+    def make_loss(self) -> nn.Module:
+        """Make what training minimises: a module of the network's output and the targets."""
+
+    @abstractmethod
+    def make_scores(self) -> Scores:
+        """Make what counts the validation chips in each epoch."""
+
+    @abstractmethod
+    def findings(self) -> Findings:
+        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
+
+    # -- training
+
+    @property
+    def learner(self) -> Any:
+        """fastai's Learner, the door to the layer beneath: callbacks, optimisers, schedules."""
+        self._prepare()
+        return self._learner
+
+    def _prepare(self) -> None:
+        """Build the learner and divide the parameters, once."""
+        if self._learner is None:
+            # divided once: `freeze` must not change which groups there are
+            groups = self.network.rate_groups()
+            self._scales = [group.scale for group in groups] if self.network.layer_decay is not None else None
+            data = self._needed_data()
+            self._learner = build_learner(
+                self.network,
+                data,
+                groups,
+                loss=self.make_loss(),
+                scores=self.make_scores(),
+                gives_targets=self.gives_targets,
+            )
+
+    def lr_find(self, allow_plot: bool = True) -> float:
+        """Search for a learning rate; weights are unchanged afterwards.
+
+        Args:
+            allow_plot: Keep a figure of the search in `lr_figure`.
+
+        Returns:
+            The rate half-way down the longest falling stretch of the loss.
+        """
+        from geolearn.training import find_learning_rate
+
+        rate, rates, losses = find_learning_rate(self.learner, scales=self._scales)
+        self.lr_figure = plotting.show_rate_test(rates, losses, rate) if allow_plot else None
+        return rate
+
+    def fit(
+        self,
+        epochs: int = 10,
+        lr: float | slice | None = None,
+        *,
+        one_cycle: bool = True,
+        early_stopping: bool = False,
+        checkpoint: bool | Literal['all'] = True,
+        monitor: str = 'valid_loss',
+        mixed_precision: 'Precision | bool | None' = None,
+        accumulate: int = 1,
+        ema: bool | float = False,
+        tensorboard: bool = False,
+        callbacks: Sequence[Any] = (),
+        weight_decay: float = 0.01,
+        resume: bool = False,
+        seed: int | None = None,
+        deterministic: bool = False,
+    ) -> Self:
+        """Train for `epochs` more epochs, going on from where the model is: a second call does not start over.
+
+        Args:
+            epochs: Passes over the training chips.
+            lr: Highest learning rate; None searches for one. A single rate is used as it is for new layers and for a
+                backbone without pretrained weights; a pretrained backbone gets a tenth of it, or what `layer_decay`
+                gives to each of its blocks. A slice goes from the backbone's rate to that of new layers.
+            one_cycle: Warm the rate up and anneal it; False keeps it constant.
+            early_stopping: End when `monitor` has not got better by 0.001 for 5 epochs.
+            checkpoint: Keep the last and the best state on disk after each epoch, and end with the best weights;
+                ``'all'`` keeps the weights of every epoch. They go to ``models/training`` beside the data.
+            monitor: Column of the printed table that says what is best, such as ``'valid_loss'``.
+            mixed_precision: ``'bf16'``, ``'fp16'`` (CUDA only), or True for the better of them on a GPU.
+            accumulate: So many batches make one step.
+            ema: Keep a running mean of the weights, and end with it: True, or how much of it each step keeps.
+            tensorboard: Write a TensorBoard log beside the checkpoints.
+            callbacks: fastai's, for whatever is not here; see `geolearn.training` for MLflow and Weights & Biases.
+            weight_decay: Decoupled weight decay of AdamW.
+            resume: Go on from the last checkpoint of the same training, which was interrupted: same data, model and
+                arguments.
+            seed: Fixes whatever is drawn at random while training; order and augmentation have the data's seed.
+            deterministic: Use only algorithms that give the same numbers each time; slower on a GPU.
+
+        Returns:
+            The model itself; the rows that are printed stay in `history`.
+
+        Raises:
+            ValueError: If an argument makes no sense, or batches would be of one chip.
+            NotTrainedError: If the model was loaded without data.
+            TrainingError: If a loss is no number, or memory does not hold one chip.
+            CheckpointError: If a checkpoint cannot be written, or resumed.
+            UnknownNameError: If there is no such monitor.
+        """
+        from geolearn.training import FitOptions, tensorboard_logger, train
+
+        data = self._needed_data()
+        check_training(data, epochs, lr, self.network.layer_decay)
+        folder = training_folder(data, self.spec)
+        options = FitOptions(
+            epochs,
+            one_cycle=one_cycle,
+            weight_decay=weight_decay,
+            early_stopping=early_stopping,
+            checkpoint=checkpoint,
+            monitor=monitor,
+            mixed_precision=mixed_precision,
+            accumulate=accumulate,
+            ema=ema,
+            seed=seed,
+            deterministic=deterministic,
+            callbacks=(*callbacks, *([tensorboard_logger(folder / 'tensorboard')] if tensorboard else [])),
+        )
+        rates = self._rates(lr, folder, resume=resume)
+        self._forget()
+        self.spec = replace(self.spec, temperature=1.0)  # fitted to the weights as they were
+        self.history.learning_rate = top_rate(rates)
+        train(self.learner, self.history, replace(options, learning_rate=rates), folder=folder, resume=resume)
+        return self
+
+    def _rates(self, lr: float | slice | None, folder: Path, *, resume: bool) -> Rate:
+        """Return the rate of each parameter group: as asked for, as a checkpoint says, or as a search finds."""
+        from geolearn.training import read_rate
+
+        if lr is None and resume:
+            return read_rate(folder)
+        self._prepare()  # divides the parameters
+        rate = self.lr_find(allow_plot=False) if lr is None else lr
+        return choose_rates(rate, scales=self._scales, pretrained=self.spec.pretrained)
+
+    def _forget(self) -> None:
+        """Drop what was computed with weights that are about to change."""
+        self.evaluation = None
+
+    def freeze(self) -> None:
+        """Keep the backbone as it is; only what is new learns."""
+        learner = self.learner  # first: its parameter groups hold what learns now
+        learner.create_opt()
+        for parameter in self.network.backbone.trunk.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None  # where there is one, if only zeros, the optimiser decays the weight
+
+    def unfreeze(self) -> None:
+        """Let everything learn that the model's adaptation does not keep frozen."""
+        self.learner.unfreeze()
+
+    def plot_losses(self) -> 'Figure':
+        """Draw training and validation loss.
+
+        Raises:
+            NotTrainedError: Before the first `fit`.
+        """
+        if not self.history.batch_losses:
+            raise NotTrainedError('there are no losses to plot; call fit() first')
+        return plotting.show_losses(self.history.batch_losses, self.history.epochs[self.history.loaded :])
+
+    def report(self, path: str | Path) -> Path:
+        """Write all that there is to say of the model as one HTML page that needs no other file.
+
+        Args:
+            path: The page, such as ``'report.html'``.
+
+        Returns:
+            The path written.
+
+        Raises:
+            NotTrainedError: If the model was loaded without data.
+            RasterError: If the page cannot be written.
+        """
+        return write_report(path, make_report(self, made=date.today()))
+
+    # -- what there is to choose from
+
+    @property
+    def available_metrics(self) -> list[str]:
+        """Columns of the epoch table, for ``fit(monitor=...)``."""
+        return ['train_loss', 'valid_loss', *self.make_scores().names]
+
+    @property
+    def supported_backbones(self) -> list[str]:
+        """Names of geolearn's own backbones; most models of timm and torchvision serve too."""
+        return list_backbones()
+
+    def estimate_batch_size(self, mode: Literal['train', 'eval'] = 'train') -> 'BatchSize':
+        """Estimate by measuring how many chips go into memory at once.
+
+        Args:
+            mode: For training or for looking.
+
+        Raises:
+            ValueError: If training also needs the targets, whose number differs from chip to chip.
+        """
+        from geolearn.training import estimate_batch_size
+
+        if self.gives_targets and mode == 'train':
+            raise ValueError(f"{self.spec.model} trains on targets too; pass mode='eval', or try a batch_size")
+        shape = (len(self.spec.bands), self.spec.chip_size, self.spec.chip_size)
+        return estimate_batch_size(self.network, shape, mode=mode)
+
+
+def load_model(path: str | Path, data: ChipData | None = None) -> 'Model':
+    """Load a model from a .dlpk; nothing in it is unpickled or run.
+
+    Args:
+        path: The .dlpk, the .emd beside it, or the folder that holds one.
+        data: Chips to go on training or to validate with.
+
+    Returns:
+        The model, of the class that the bundle names.
+
+    Raises:
+        BundleError: If the bundle is broken, hostile or too new, or names a model or backbone that does not exist.
+    """
+    bundle = read_bundle(path)
+    spec = ModelSpec.from_manifest(bundle.manifest)
+    if data is not None:
+        data = _leave_out(spec, data)
+        _check_fits(spec, data)
+    try:
+        if spec.model not in MODELS:
+            raise UnknownNameError('model', spec.model, MODELS)
+        model = MODELS[spec.model].from_spec(spec, bundle.weights, data)
+    except ValueError as error:  # also what a library says of a backbone that cannot be built
+        raise BundleError(f'{path} cannot be loaded: {error}') from error
+    model.history = _read_history(bundle)
+    model.evaluation = _read_evaluation(bundle)
+    return model

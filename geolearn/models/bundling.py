@@ -1,0 +1,169 @@
+"""Turn a model into a bundle, and decide where it goes."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geolearn._version import __version__
+from geolearn.backbones.adapt import merged_state_dict
+from geolearn.bands import Band, is_placeholder, match_bands
+from geolearn.bundle import REPORT, SUFFIX, Bundle
+from geolearn.data import ChipData
+from geolearn.errors import BandError, BundleError, NotTrainedError, RasterError
+from geolearn.history import Evaluation, History
+from geolearn.networks.spec import ModelSpec
+from geolearn.report import is_report
+from geolearn.units import compare_units
+
+if TYPE_CHECKING:
+    from geolearn.models.base import StoredModel
+
+
+RASTER_FUNCTIONS = {
+    'ImageClassification': 'ClassifyPixels',
+    'ObjectDetection': 'DetectObjects',
+    'InstanceDetection': 'DetectInstances',
+    'ObjectClassification': 'ClassifyObjects',
+}
+"""The class of `geolearn.arcgis` that serves each ModelType. Esri has no word for others, such as regression."""
+
+_SOURCE = '''\
+"""What ArcGIS Pro runs to use this model. It needs geolearn in the Python environment of ArcGIS Pro."""
+
+from geolearn.arcgis import {base}
+
+
+class {name}({base}):
+    """ArcGIS Pro looks for a class that is called as its file."""
+
+    home = __file__
+'''
+
+
+def inference_file(model_type: str) -> tuple[str, bytes] | None:
+    """Return name and content of the file for models of a type; None where ArcGIS has no such models."""
+    base = RASTER_FUNCTIONS.get(model_type)
+    if base is None:
+        return None
+    name = f'Geolearn{base}'
+    return f'{name}.py', _SOURCE.format(base=base, name=name).encode()
+
+
+def choose_target(name_or_path: str | Path, data: ChipData | None) -> Path:
+    """Return the .dlpk to write: beside the data for a bare name; its folder is made.
+
+    Raises:
+        NotTrainedError: If a bare name is given and there is no data.
+        RasterError: If the folder cannot be made.
+    """
+    path = _beside_data(name_or_path, data)
+    target = path if path.suffix == SUFFIX else path / f'{Path(os.path.abspath(path)).name}{SUFFIX}'
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RasterError(f'cannot write {target}: {error.strerror}; save to another folder') from error
+    return target
+
+
+def find_saved(name_or_path: str | Path, data: ChipData | None) -> Path:
+    """Return where `save` put a model, by what it was given."""
+    return _beside_data(name_or_path, data)
+
+
+def _beside_data(name_or_path: str | Path, data: ChipData | None) -> Path:
+    """Return a path as it is, and for a bare name its folder beside the data."""
+    path = Path(name_or_path).expanduser()
+    # a Path drops the './' that makes a name a path
+    if str(name_or_path) != path.name or path.name == os.pardir or path.suffix == SUFFIX:
+        return path
+    if data is None:
+        raise NotTrainedError(f'save({str(name_or_path)!r}) goes beside the data, which is not here; pass a path')
+    return (data.working_dir or data.path) / 'models' / path.name
+
+
+def make_bundle(model: 'StoredModel', *, name: str, judged: bool) -> Bundle:
+    """Collect what a bundle holds: definition, weights, ArcGIS's file, and, after training, metrics and figures."""
+    emd = model.spec.to_emd(chip_name=name) | model.emd_fields(model.spec)
+    extras: dict[str, bytes] = {}
+    if (file := inference_file(emd['ModelType'])) is not None:
+        emd['InferenceFunction'], extras[file[0]] = file
+    emd['geolearn'] = {'version': __version__, **model.spec.to_manifest(), 'history': model.history.epochs}
+    if model.history.learning_rate is not None:
+        emd['LearningRate'] = repr(model.history.learning_rate)  # ArcGIS keeps this and the metrics as text
+        emd['geolearn']['learning_rate'] = model.history.learning_rate
+    found = model.evaluation
+    if found is None and judged and model.data is not None and model.history.epochs:
+        found = model.evaluate()
+    if found is not None:
+        emd |= found.esri
+        emd['geolearn']['metrics'] = dict(found.metrics)
+        extras |= found.figures
+    return Bundle(_without_nan(emd), merged_state_dict(model.network), extras)
+
+
+def _without_nan(value: Any) -> Any:
+    """Replace NaN by None: strict JSON readers, ArcGIS's among them, refuse NaN."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
+
+
+_EVALUATED = ('accuracy', 'per_class_metrics', 'average_precision_score')
+"""What Esri calls the figures of merit that a bundle carries."""
+
+
+def _leave_out(spec: ModelSpec, data: ChipData) -> ChipData:
+    """Leave out of the data what the model was told to, on top of what the data leaves out."""
+    more = [info.value for info in data.class_infos if info.value in spec.ignored_values]
+    return data.ignoring(more) if more else data
+
+
+def _read_history(bundle: Bundle) -> History:
+    rows, rate = bundle.manifest.get('history'), bundle.manifest.get('learning_rate')
+    epochs = [_read_row(row) for row in (rows if isinstance(rows, list) else []) if isinstance(row, dict)]
+    return History(epochs=epochs, loaded=len(epochs), learning_rate=rate if isinstance(rate, float) else None)
+
+
+def _read_row(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return an epoch's numbers; what JSON could not say, and what is no number, is NaN."""
+    numbers = {name: value for name, value in row.items() if isinstance(value, int | float) or value is None}
+    return {name: math.nan if value is None else float(value) for name, value in numbers.items()}
+
+
+def _read_evaluation(bundle: Bundle) -> Evaluation | None:
+    metrics = bundle.manifest.get('metrics')
+    if not isinstance(metrics, dict):
+        return None
+    esri = {key: bundle.emd[key] for key in _EVALUATED if isinstance(bundle.emd.get(key), str | dict)}
+    # a report of others could hold anything that a browser runs
+    figures = {name: content for name, content in bundle.extras.items() if name != REPORT or is_report(content)}
+    return Evaluation(metrics, esri, figures)
+
+
+def _check_fits(spec: ModelSpec, data: ChipData) -> None:
+    ours, theirs = [c.value for c in spec.class_infos], [c.value for c in data.class_infos]
+    if ours != theirs or not _same_order(spec.bands, data.bands):
+        raise BundleError(
+            f'the model has bands {[band.name for band in spec.bands]} and class values {ours}; the data has bands '
+            f'{[band.name for band in data.bands]} and class values {theirs}. Prepare the data with the same bands, '
+            'class_mapping and ignore_classes'
+        )
+    names = [band.name for band in spec.bands]
+    verdict = compare_units(data.statistics.mean, spec.statistics.mean, spec.statistics.std, names)
+    if verdict.far:
+        raise BundleError(
+            f'the chips are in other units than those that the model was trained on: means {verdict.table}. Export '
+            'them in the same units, or train a new model'
+        )
+
+
+def _same_order(ours: Sequence[Band], theirs: Sequence[Band]) -> bool:
+    if len(ours) != len(theirs) or [band.name for band in ours] == [band.name for band in theirs]:
+        return len(ours) == len(theirs)
+    if any(all(is_placeholder(band.name) for band in bands) for bands in (ours, theirs)):
+        return True
+    try:
+        return match_bands(theirs, ours) == list(range(len(ours)))
+    except BandError:
+        return False

@@ -1,1 +1,0 @@
-"""Change detectors: a class per pixel of what changed between two dates."""

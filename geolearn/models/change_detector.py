@@ -1,0 +1,232 @@
+"""ChangeDetector: what changed between two dates, pixel by pixel."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
+from geolearn.chips.label import Task
+from geolearn.data import ChipData
+from geolearn.decoders import get_decoder
+from geolearn.device import choose_device
+from geolearn.errors import BundleError
+from geolearn.inference.encoding import ClassEncoding
+from geolearn.inference.mapping import MapModel, Running, map_with_model
+from geolearn.inference.reading import Image, Reading, load_dates
+from geolearn.losses import PixelLossOptions
+from geolearn.models.base import register_model
+from geolearn.models.evaluation.pixels import JudgedChips
+from geolearn.models.new_spec import BackboneChoice
+from geolearn.models.reports.changes import find_in_changes
+from geolearn.models.reports.report import Findings
+from geolearn.models.segmentation import JudgedClassifier
+from geolearn.networks.network import build_backbone
+from geolearn.networks.segmentation import PixelOptions, Segmenter, put_decoder
+from geolearn.networks.siamese import ChangeOptions, Fusion, SiameseBackbone
+from geolearn.networks.spec import ModelSpec
+from geolearn.plotting.results import show_changes
+from geolearn.raster.reading import RasterPath
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+DATES = 2
+
+
+@register_model
+class ChangeDetector(JudgedClassifier):
+    """Tell what changed between two dates: one encoder for both, a fusion of their maps, any decoder on it.
+
+    Args:
+        data: From `prepare_data`: pairs of images with a class per pixel of what changed, two classes or more.
+        backbone: Such as ``'resnet18'`` or ``'dofa_base'``; see `geolearn.list_backbones`.
+        fusion: ``'difference'`` of the dates' maps; ``'concat'``, both side by side, for changes that have a direction;
+            ``'attention'``, the difference after each place has looked around in both dates.
+        decoder: One of `geolearn.decoders.DECODERS`.
+        pretrained: Fill the backbone with its published weights.
+        weights: A file or folder with the backbone's weights, or another model's .dlpk, instead of fetching them.
+        wavelengths: Centre wavelength of each band in micrometres, where the data does not name the bands well; None
+            for radar.
+        ignore_classes: Label values to leave out, on top of those that `data` ignores.
+        class_balancing: Weigh classes in the loss by their rarity among the training chips; changes are rare.
+        loss: What training minimises; None takes cross-entropy.
+        auxiliary_head: Train a small head on the map of stride 16 beside the decoder, with 0.4 of its loss.
+        decoder_options: Passed to the decoder; see its class in `geolearn.decoders`.
+        adapt: What of the backbone learns, how fast, and with low-rank updates or in full.
+        resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it.
+
+    Raises:
+        ChipFolderError: If the chips are no pairs of images with what changed between them.
+        UnknownNameError: If there is no such backbone or decoder.
+        BackboneError: If there is, but it gives no maps that the decoder can use, or cannot be adapted as `adapt` says.
+        BandError: If bands lack a wavelength that the backbone needs, or `wavelengths` do not fit.
+        WeightsError: If weights cannot be had or do not fit.
+        ValueError: If an option makes no sense.
+    """
+
+    tasks = (Task.CHANGE,)
+    decoder: ClassVar[str] = 'unet'
+    default_backbone: ClassVar[str] = 'resnet18'
+
+    def __init__(
+        self,
+        data: ChipData,
+        backbone: str | None = None,
+        *,
+        fusion: Fusion = 'difference',
+        decoder: str = 'unet',
+        pretrained: bool = True,
+        weights: str | Path | None = None,
+        wavelengths: Sequence[float | None] | None = None,
+        ignore_classes: Sequence[int] = (),
+        class_balancing: bool = False,
+        loss: PixelLossOptions | None = None,
+        auxiliary_head: bool = False,
+        decoder_options: Mapping[str, Any] | None = None,
+        adapt: Adaptation = DEFAULT_ADAPTATION,
+        resolution_m: float | None = None,
+    ) -> None:
+        name = self.default_backbone if backbone is None else backbone
+        choice = BackboneChoice(name, pretrained, weights, wavelengths, adapt, resolution_m=resolution_m)
+        pixels = PixelOptions(decoder, decoder_options or {}, loss or PixelLossOptions(), auxiliary_head=auxiliary_head)
+        options = ChangeOptions(fusion, pixels)
+        super().__init__(
+            data, choice, options=options.to_json(), class_balancing=class_balancing, ignore_classes=ignore_classes
+        )
+
+    # -- what a task says
+
+    @classmethod
+    def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Segmenter:
+        """Build the network that a spec describes."""
+        if len(spec.class_infos) < 2 or spec.dates != DATES:
+            raise BundleError(
+                f'the manifest is broken: {spec.model} needs 2 classes or more and 2 dates, found '
+                f'{len(spec.class_infos)} and {spec.dates}'
+            )
+        options = ChangeOptions.from_json(spec.options, decoder=cls.decoder)
+        decoder = get_decoder(options.pixels.decoder)
+        single = build_backbone(
+            replace(spec, dates=1, acquired=()),
+            pretrained=pretrained,
+            weights=weights,
+            form=decoder.form,
+            strides=decoder.strides,
+        )
+        return put_decoder(spec, options.pixels, SiameseBackbone(single, options.fusion), len(spec.class_infos))
+
+    @classmethod
+    def emd_fields(cls, spec: ModelSpec) -> dict[str, Any]:
+        """Return the keys of Esri's model definition that belong to change detectors."""
+        fusion = ChangeOptions.from_json(spec.options, decoder=cls.decoder).fusion
+        return super().emd_fields(spec) | {'attention_type': 'PAM' if fusion == 'attention' else fusion}
+
+    def findings(self) -> Findings:
+        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
+        return find_in_changes(super().findings(), ChangeOptions.from_json(self.spec.options, decoder=self.decoder))
+
+    # -- looking
+
+    def precision_recall_score(self) -> pd.DataFrame:
+        """Precision, recall and F1 of each kind of change on the validation chips; NaN where undefined."""
+        changes = [info.name for info in self.spec.class_infos if info.value != 0]
+        return self.per_class_metrics().loc[changes, ['precision', 'recall', 'f1']]
+
+    def _draw(self, seen: JudgedChips, titles: Sequence[str], *, losses: bool) -> 'Figure':
+        costs = seen.losses if losses else None
+        return show_changes(*seen[:3], self.spec.bands, self.spec.class_infos, titles=titles, losses=costs)
+
+    # -- using
+
+    def predict(
+        self,
+        before: Image,
+        after: Image,
+        *,
+        bands: Sequence[str] | None = None,
+        sensor: str | None = None,
+        scale: float | None = None,
+        offset: float = 0.0,
+        device: str | None = None,
+    ) -> np.ndarray:
+        """Tell what changed between two small images; larger ones are for `predict_raster`.
+
+        Args:
+            before: Array (bands, H, W), bands as in training and NaN where there is no data; or a raster file.
+            after: The same of the later date; files lie on one grid.
+            bands: Names of the files' bands in their order, where they name none or wrong ones.
+            sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``.
+            scale: Multiplies pixel values, where they are not in the units of the training chips.
+            offset: Is added after that.
+            device: Torch device; None means CUDA where there is one.
+
+        Returns:
+            Class values (H, W), and the map's NoData value where a date has no data.
+
+        Raises:
+            RasterError: If bands, units or grids do not fit, or there is no data.
+            ValueError: If arrays have other shapes.
+        """
+        reading = Reading(bands, sensor, scale, offset)
+        pair = load_dates([before, after], self.spec, reading)
+        model, target = self._map_model(), choose_device(device)
+        network = self.network.to(target).eval()
+        with torch.inference_mode():
+            found = model.encoding.encode(network(pair[None].to(target)))[0]
+        found[pair.isnan().any((0, 1)).numpy()] = model.encoding.nodata
+        return found
+
+    def predict_raster(
+        self,
+        before: RasterPath,
+        after: RasterPath,
+        dst: str | Path,
+        *,
+        bands: Sequence[str] | None = None,
+        sensor: str | None = None,
+        scale: float | None = None,
+        offset: float = 0.0,
+        tile_size: int | None = None,
+        halo: int | None = None,
+        batch_size: int = 4,
+        device: str | None = None,
+        compile: bool = False,
+    ) -> Path:
+        """Map what changed between two rasters of any size to a GeoTIFF of class values.
+
+        Pixels without data at one of the dates come out as NoData. See `PixelClassifier.predict_raster` for memory,
+        bands, units and the arguments that are not here.
+
+        Args:
+            before: A raster, or several that make one mosaic.
+            after: The same of the later date, on the same grid to within a tenth of a pixel.
+            dst: GeoTIFF to write; it appears only when it is whole.
+            bands: Names of the rasters' bands in file order, where the files name none or wrong ones.
+            sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``.
+            scale: Multiplies pixel values of both, where they are not in the units of the training chips.
+            offset: Is added after that.
+            tile_size: Side of the tiles in pixels.
+            halo: Pixels dropped at inner tile edges.
+            batch_size: Tiles computed together.
+            device: Torch device; None means CUDA where there is one.
+            compile: Compile the network first.
+
+        Returns:
+            The path written.
+
+        Raises:
+            RasterError: If bands, units or grids do not fit, which tells how far they are apart, or reading or writing
+                fails; no part of `dst` is left.
+        """
+        reading = Reading(bands, sensor, scale, offset)
+        running = Running(tile_size, halo, batch_size, device, compile)
+        return map_with_model(self._map_model(), [before, after], dst, reading, running)
+
+    def _map_model(self) -> MapModel:
+        return MapModel(self.spec, self.network, ClassEncoding(self.spec.class_infos), every_date=True)

@@ -1,1 +1,0 @@
-"""Classifiers of whole chips, and of the ground around polygons."""

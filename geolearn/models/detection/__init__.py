@@ -1,1 +1,0 @@
-"""Detectors: heads of torchvision and transformers on any backbone's pyramid, for images of any bands."""

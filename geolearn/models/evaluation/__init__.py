@@ -1,0 +1,1 @@
+"""Evaluate trained models on validation chips: metrics, and what figures are drawn from."""

@@ -1,0 +1,192 @@
+"""What a classifier says of the validation chips, counted and tabulated."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from geolearn.chips.batches.loader import ChipLoader
+from geolearn.data import ChipData
+from geolearn.errors import UnknownNameError
+from geolearn.inference.explain import heat_map
+from geolearn.metrics import ConfusionMatrix, MultiLabelScores
+from geolearn.networks.classification import ChipNetwork, _one_hot, class_probabilities, decide
+from geolearn.plotting import describe_chip, show_confusion_matrix
+from geolearn.plotting.classification import Verdict, show_cases, show_explained, show_verdicts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+_SURE = 20.0
+"""A logit that is beyond any threshold, for decisions that are made already."""
+
+
+class ChipOutputs(NamedTuple):
+    """Logits and truth of some chips, in their order, on the CPU.
+
+    Args:
+        logits: (n, classes) float32.
+        truth: (n,) class indices, or (n, classes) with 1 where a class is present.
+    """
+
+    logits: Tensor
+    truth: Tensor
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether chips hold any number of classes."""
+        return self.truth.dim() == 2
+
+    @property
+    def probabilities(self) -> Tensor:
+        """(n, classes) float32: which class a chip is of, or of each class whether it is there."""
+        return class_probabilities(self.logits, multi_label=self.multi_label)
+
+    @property
+    def found(self) -> Tensor:
+        """(n, classes) bool: what is predicted."""
+        return decide(self.probabilities, multi_label=self.multi_label)
+
+    @property
+    def there(self) -> Tensor:
+        """(n, classes) bool: what is true."""
+        return self.truth >= 0.5 if self.multi_label else _one_hot(self.truth, self.logits.shape[1])
+
+    @property
+    def losses(self) -> Tensor:
+        """(n,) float32 cross-entropy of each chip; the mean over the classes where it may hold several."""
+        if self.multi_label:
+            return functional.binary_cross_entropy_with_logits(self.logits, self.truth, reduction='none').mean(1)
+        return functional.cross_entropy(self.logits, self.truth, reduction='none')
+
+
+@torch.inference_mode()
+def collect_outputs(network: ChipNetwork, chips: ChipLoader) -> ChipOutputs:
+    """Compute all chips of a loader in their order, on its device."""
+    network.to(chips.device).eval()
+    rows = [(network(images).float().cpu(), labels.cpu()) for images, labels in chips]
+    logits, truth = zip(*rows)
+    return ChipOutputs(torch.cat(logits), torch.cat(truth))
+
+
+def count_confusion(outputs: ChipOutputs) -> ConfusionMatrix:
+    """Count truth against prediction of chips that are of one class each."""
+    matrix = ConfusionMatrix.empty(outputs.logits.shape[1])
+    matrix.add(outputs.logits.argmax(1), outputs.truth, ignored=-1)
+    return matrix
+
+
+def count_cases(outputs: ChipOutputs) -> MultiLabelScores:
+    """Count for each class where it was found, rightly or not, and where it was missed."""
+    scores = MultiLabelScores(outputs.logits.shape[1])
+    scores.add(torch.where(outputs.found, _SURE, -_SURE), outputs.there.float())
+    return scores
+
+
+def case_matrices(outputs: ChipOutputs) -> np.ndarray:
+    """Return for each class the matrix (classes, 2, 2) of absent and present: truth (rows) against prediction."""
+    hits, alarms, misses, absent = count_cases(outputs).counts
+    return torch.stack([absent, alarms, misses, hits], dim=1).reshape(-1, 2, 2).numpy()
+
+
+def score_chips(outputs: ChipOutputs) -> dict[str, float]:
+    """Return the scores of all classes together by name; NaN where undefined."""
+    right = (outputs.found == outputs.there).all(1).float().mean()
+    return {'accuracy': float(right), **count_cases(outputs).values()}
+
+
+def tabulate_classes(outputs: ChipOutputs, class_names: list[str]) -> pd.DataFrame:
+    """Make a table of precision, recall, F1, F2 and the number of chips that hold each class; NaN where undefined."""
+    cases = count_cases(outputs)
+    columns = {
+        'precision': cases.precision.tolist(),
+        'recall': cases.recall.tolist(),
+        'f1': cases.f_score(1).tolist(),
+        'f2': cases.f_score(2).tolist(),
+        'support': outputs.there.sum(0).tolist(),
+    }
+    return pd.DataFrame(columns, index=pd.Index(class_names, name='class'))
+
+
+def choose_class(network: ChipNetwork, pixels: Tensor, class_names: Sequence[str], class_name: str | None) -> int:
+    """Return the index of a class, or of the likeliest one in an image (bands, H, W)."""
+    if class_name is None:
+        with torch.inference_mode():
+            return int(network(pixels[None]).argmax())
+    if class_name not in class_names:
+        raise UnknownNameError('class', class_name, class_names)
+    return list(class_names).index(class_name)
+
+
+def draw_confusion(outputs: ChipOutputs, class_names: Sequence[str]) -> 'Figure':
+    """Draw the confusion matrix, or that of each class where chips may hold several."""
+    if outputs.multi_label:
+        return show_cases(case_matrices(outputs), class_names)
+    return show_confusion_matrix(count_confusion(outputs).counts, class_names, unit='chips')
+
+
+def draw_hard_examples(outputs: ChipOutputs, data: ChipData, count: int) -> 'Figure':
+    """Draw the validation chips of the highest loss, the highest first."""
+    if count < 1:
+        raise ValueError(f'num_examples must be at least 1, got {count}')
+    return draw_chips(outputs, data, outputs.losses.argsort(descending=True)[:count].tolist())
+
+
+def draw_chips(outputs: ChipOutputs, data: ChipData, positions: Sequence[int]) -> 'Figure':
+    """Draw validation chips with truth, prediction, name and loss.
+
+    Args:
+        outputs: Of all validation chips.
+        data: Whose validation chips they are.
+        positions: Of the chips among these, at least one.
+    """
+    names = [data.table.names[data.valid_ds.positions[position]] for position in positions]
+    verdicts = [
+        verdict._replace(text=f'{verdict.text}\n{describe_chip(name, loss=loss)}')
+        for name, loss, verdict in zip(
+            names, outputs.losses[positions].tolist(), _verdicts(outputs, data.classes, positions)
+        )
+    ]
+    return show_verdicts(_images(data, positions), verdicts, data.bands)
+
+
+def draw_results(outputs: ChipOutputs, data: ChipData, rows: int, *, network: ChipNetwork | None) -> 'Figure':
+    """Draw the first validation chips; with a network, where it looks for the likeliest class."""
+    if rows < 1:
+        raise ValueError(f'rows must be at least 1, got {rows}')
+    shown = list(range(min(rows, len(outputs.truth))))
+    verdicts = _verdicts(outputs, data.classes, shown)
+    if network is None:
+        return show_verdicts(_images(data, shown), verdicts, data.bands)
+    device = next(network.parameters()).device
+    heats = [
+        heat_map(network.eval(), data.valid_ds[position][0].to(device), int(outputs.logits[position].argmax()))
+        for position in shown
+    ]
+    return show_explained(_images(data, shown), heats, verdicts, data.bands)
+
+
+def _images(data: ChipData, positions: Sequence[int]) -> Tensor:
+    images = torch.stack([data.valid_ds[position][0] for position in positions])
+    return images[:, -1] if images.dim() == 5 else images  # of several dates the last is shown
+
+
+def _verdicts(outputs: ChipOutputs, class_names: Sequence[str], positions: Sequence[int]) -> list[Verdict]:
+    found, there, probabilities = outputs.found, outputs.there, outputs.probabilities
+    verdicts = []
+    for position in positions:
+        truth = _names(there[position], class_names)
+        guess = _names(found[position], class_names)
+        if not outputs.multi_label:
+            guess += f' ({probabilities[position].max():.0%})'
+        verdicts.append(Verdict(f'truth: {truth}\nmodel: {guess}', bool((found[position] == there[position]).all())))
+    return verdicts
+
+
+def _names(present: Tensor, class_names: Sequence[str]) -> str:
+    return ', '.join(name for name, there in zip(class_names, present.tolist()) if there) or 'no class'

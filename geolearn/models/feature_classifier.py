@@ -1,0 +1,427 @@
+"""FeatureClassifier: one class, or any number of classes, for a whole chip or for the ground around a polygon."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from geolearn.augment import Augmentation, Chain, Mixup
+from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
+from geolearn.backbones.temporal import Temporal
+from geolearn.chips.batches.balance import repeat_factors
+from geolearn.chips.batches.loader import ChipLoader
+from geolearn.chips.label import Task
+from geolearn.classes import MAX_CLASSES
+from geolearn.data import ChipData
+from geolearn.device import choose_device
+from geolearn.errors import BundleError, ChipFolderError
+from geolearn.history import Evaluation
+from geolearn.inference.classify_polygons import PolygonJob, classify_layer
+from geolearn.inference.explain import Explanation, heat_map
+from geolearn.inference.reading import Image, RasterSource, Reading, load_dates, load_image
+from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy
+from geolearn.metrics import ChipScores, ConfusionMatrix, MultiLabelScores
+from geolearn.models.base import Model, register_model
+from geolearn.models.evaluation import classification as _looking
+from geolearn.models.evaluation.classification import (
+    ChipOutputs,
+    collect_outputs,
+    count_confusion,
+    score_chips,
+    tabulate_classes,
+)
+from geolearn.models.new_spec import BackboneChoice, require_task
+from geolearn.models.reports.classification import find_in_chips
+from geolearn.models.reports.report import Findings, bundled_report
+from geolearn.networks.classification import (
+    THRESHOLD,
+    ChipNetwork,
+    ChipOptions,
+    Crop,
+    Pooling,
+    build_chip_network,
+    check_threshold,
+    class_probabilities,
+    decide,
+    mixup_strength,
+)
+from geolearn.networks.network import Network
+from geolearn.networks.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def shown_as(data: ChipData, options: ChipOptions) -> ChipData:
+    """Return the chips as the options show them while training; validation stays as it is.
+
+    Raises:
+        ValueError: If mixup is asked for and the data mixes its chips already.
+    """
+    loading = data.train_dl.options
+    if options.mixup:
+        transform = loading.transform
+        if isinstance(transform, Augmentation) and (transform.mixup_alpha or transform.cutmix_alpha):
+            raise ValueError('the data mixes its chips already (transforms=); leave out mixup here or there')
+        mixup = Mixup(options.mixup, data.c)
+        loading = replace(loading, transform=mixup if transform is None else Chain([transform, mixup]))
+    if options.oversample and loading.repeats is None:
+        held = data.table.amounts([info.value for info in data.class_infos])[list(data.split.train)] > 0
+        loading = replace(loading, repeats=repeat_factors(held))
+    if loading is data.train_dl.options:
+        return data
+    return replace(data, train_dl=ChipLoader(data.train_dl.dataset, loading))
+
+
+class ChipModel(Model):
+    """A model that says of whole chips which class, or which classes, they hold; see `Model` for its arguments."""
+
+    tasks = (Task.LABEL, Task.LABELS)
+
+    network: ChipNetwork
+    _options: ChipOptions
+    _outputs: ChipOutputs | None = None
+
+    # -- what a task says
+
+    @classmethod
+    def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> ChipNetwork:
+        """Build the network that a spec describes."""
+        options = ChipOptions.from_json(spec.options)
+        least = 1 if options.multi_label else 2
+        if len(spec.class_infos) < least:
+            raise BundleError(f'the manifest is broken: {spec.model} needs {least} classes or more, found fewer')
+        return build_chip_network(spec, options, pretrained=pretrained, weights=weights)
+
+    def make_loss(self) -> nn.Module:
+        """Make the cross-entropy of one class per chip or of many, weighted where classes are balanced."""
+        weights = None
+        if self.spec.class_balancing:
+            weights = torch.tensor(self._needed_data().class_weights, dtype=torch.float32)
+        if self._options.multi_label:
+            return MultiLabelCrossEntropy(weights)
+        return SoftCrossEntropy(weights, label_smoothing=self._options.label_smoothing)
+
+    def make_scores(self) -> ChipScores | MultiLabelScores:
+        """Make what counts the validation chips in each epoch."""
+        count = self._needed_data().c
+        return MultiLabelScores(count) if self._options.multi_label else ChipScores(count)
+
+    @classmethod
+    def emd_fields(cls, spec: ModelSpec) -> dict[str, Any]:
+        """Return the keys of Esri's model definition that belong to classifiers of features."""
+        options = ChipOptions.from_json(spec.options)
+        return {
+            'ModelType': 'ObjectClassification',
+            'MetaDataMode': 'MultiLabeled_Tiles' if options.multi_label else 'Labeled_Tiles',
+            'CropSizeFixed': int(options.crop == 'fixed'),
+            'BlackenAroundFeature': int(options.blackened),
+        }
+
+    def evaluate(self) -> Evaluation:
+        """Judge the model on the validation chips, for its bundle."""
+        table = self.per_class_metrics().drop(columns=['f2', 'support']).rename(index=str)
+        return Evaluation(
+            metrics=self.scores(),
+            esri={'accuracy': f'{self.accuracy():.4e}', 'per_class_metrics': table.T.to_json()},
+            figures=bundled_report(self),
+        )
+
+    def findings(self) -> Findings:
+        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
+        return find_in_chips(self, self._needed_data(), self._options)
+
+    def _assemble(self, spec: ModelSpec, network: Network, data: ChipData | None) -> None:
+        options = ChipOptions.from_json(spec.options)
+        if data is not None:
+            require_task(data, spec.model, self.tasks)
+            if options.multi_label != (data.task == Task.LABELS):
+                held = 'any number of classes' if options.multi_label else 'one class'
+                raise ChipFolderError(f'this model learned {held} per chip, and {data.path} ({data.task}) does not')
+            data = shown_as(data, options)
+        super()._assemble(spec, network, data)
+        self._options = options
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._outputs = None
+
+    # -- looking
+
+    def outputs(self) -> ChipOutputs:
+        """Logits and truth of the validation chips in their order; computed once after each fit."""
+        data = self._needed_data()
+        if self._outputs is None:
+            self._outputs = collect_outputs(self.network, data.valid_dl)
+        return self._outputs
+
+    def accuracy(self) -> float:
+        """Share of the validation chips that are right, with all their classes where they hold several."""
+        return self.scores()['accuracy']
+
+    def scores(self) -> dict[str, float]:
+        """Score the validation chips.
+
+        Returns:
+            ``accuracy``, ``f1_micro``, ``f1_macro``, ``f2_micro``, ``f2_macro``, ``precision``, ``recall`` and
+            ``hamming_loss``, NaN where undefined; see `geolearn.metrics.MultiLabelScores`.
+        """
+        return score_chips(self.outputs())
+
+    def per_class_metrics(self) -> pd.DataFrame:
+        """Precision, recall, F1, F2 and number of the validation chips of each class; NaN where undefined."""
+        return tabulate_classes(self.outputs(), self._class_names)
+
+    def confusion(self) -> ConfusionMatrix:
+        """Count truth against prediction on the validation chips.
+
+        Raises:
+            ValueError: If chips hold any number of classes, for which there is no such matrix.
+        """
+        if self._options.multi_label:
+            raise ValueError('chips of several classes have no one confusion matrix; see per_class_metrics()')
+        return count_confusion(self.outputs())
+
+    def plot_confusion_matrix(self) -> 'Figure':
+        """Draw the confusion matrix; where chips may hold several classes, one of absent and present for each class."""
+        return _looking.draw_confusion(self.outputs(), self._class_names)
+
+    def plot_hard_examples(self, num_examples: int = 5) -> 'Figure':
+        """Draw the validation chips of the highest loss, with truth and prediction.
+
+        Args:
+            num_examples: Number of chips.
+        """
+        return _looking.draw_hard_examples(self.outputs(), self._needed_data(), num_examples)
+
+    def show_results(self, rows: int = 4, explain: bool = False) -> 'Figure':
+        """Draw validation chips with truth and prediction.
+
+        Args:
+            rows: Number of chips.
+            explain: Draw beside each where the model looks.
+        """
+        network = self.network if explain else None
+        return _looking.draw_results(self.outputs(), self._needed_data(), rows, network=network)
+
+
+class ChipPrediction(NamedTuple):
+    """What an image is taken for.
+
+    Args:
+        names: The likeliest class; or, where an image may hold several, all that are likely, in the order of classes.
+        confidences: Probability of each class by name, 0..1.
+    """
+
+    names: tuple[str, ...]
+    confidences: dict[str, float]
+
+
+@register_model
+class FeatureClassifier(ChipModel):
+    """Name the class of a whole chip, or all classes in it: a linear layer on any backbone.
+
+    Of a plain transformer it takes the class token or the mean of the tokens, of other networks the mean of the
+    coarsest map.
+
+    Args:
+        data: From `prepare_data`, of Labeled_Tiles, MultiLabeled_Tiles, Imagenet or BigEarthNet.
+        backbone: Such as ``'dofa_base'`` or ``'resnet50'``; see `geolearn.list_backbones`.
+        pretrained: Fill the backbone with its published weights.
+        weights: A file or folder with the backbone's weights, or another model's .dlpk, instead of fetching them.
+        wavelengths: Centre wavelength of each band in micrometres, where the data does not name the bands well; None
+            for radar.
+        pooling: ``'mean'``, ``'cls'``, or ``'auto'`` for what the transformer was pretrained with.
+        dropout: Rate before the linear layer.
+        class_balancing: Weigh classes in the loss by their rarity among the training chips.
+        label_smoothing: Share of each target, 0..1, that is spread over all classes; for one class per chip.
+        mixup: Blend training chips with one another (Zhang et al. 2017, arXiv:1710.09412): True, or how strongly; see
+            `geolearn.augment.Mixup`.
+        oversample: Show chips of rare classes several times in an epoch, as ``prepare_data(oversample=True)`` does.
+        adapt: What of the backbone learns, how fast, and with low-rank updates or in full.
+        temporal: How the maps of chips of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
+        resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it.
+
+    Raises:
+        ChipFolderError: If the labels are not classes of whole chips.
+        UnknownNameError: If there is no such backbone.
+        BackboneError: If there is, but it cannot be adapted as `adapt` says, or has no class token to take.
+        BandError: If bands lack a wavelength that the backbone needs, or `wavelengths` do not fit.
+        WeightsError: If weights cannot be had or do not fit.
+        ValueError: If another option makes no sense, or there are more than 255 classes.
+    """
+
+    default_backbone: ClassVar[str] = 'resnet34'
+
+    def __init__(
+        self,
+        data: ChipData,
+        backbone: str | None = None,
+        *,
+        pretrained: bool = True,
+        weights: str | Path | None = None,
+        wavelengths: Sequence[float | None] | None = None,
+        pooling: Pooling = 'auto',
+        dropout: float = 0.2,
+        class_balancing: bool = False,
+        label_smoothing: float = 0.0,
+        mixup: bool | float = False,
+        oversample: bool = False,
+        adapt: Adaptation = DEFAULT_ADAPTATION,
+        temporal: Temporal = 'mean',
+        resolution_m: float | None = None,
+    ) -> None:
+        require_task(data, type(self).__name__, self.tasks)
+        if data.c > MAX_CLASSES:
+            raise ValueError(f'found {data.c} classes, but a model tells at most {MAX_CLASSES} apart; merge some')
+        name = self.default_backbone if backbone is None else backbone
+        choice = BackboneChoice(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
+        multi_label = data.task == Task.LABELS
+        options = ChipOptions(
+            multi_label,
+            pooling,
+            dropout,
+            label_smoothing,
+            mixup_strength(mixup),
+            oversample,
+            crop='bounding_box' if data.variable_size else 'fixed',
+            blackened=data.blackened,
+        )
+        super().__init__(data, choice, options=options.to_json(), class_balancing=class_balancing)
+
+    # -- using
+
+    def predict(
+        self,
+        image: Image | Sequence[Image],
+        *,
+        bands: Sequence[str] | None = None,
+        sensor: str | None = None,
+        scale: float | None = None,
+        offset: float = 0.0,
+        threshold: float = THRESHOLD,
+        device: str | None = None,
+    ) -> ChipPrediction:
+        """Classify one image, best of about the size of the training chips.
+
+        Args:
+            image: Array (bands, H, W), bands as in training and NaN where there is no data; or a raster file. For
+                models of several dates one such for each date, oldest first.
+            bands: Names of the file's bands in their order, where it names none or wrong ones.
+            sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``.
+            scale: Multiplies pixel values, where they are not in the units of the training chips.
+            offset: Is added after that.
+            threshold: Probability from which on a class is there, where a chip may hold several.
+            device: Torch device; None means CUDA where there is one.
+
+        Returns:
+            ``(names, confidences)``.
+
+        Raises:
+            RasterError: If bands or units do not fit, or there is no data.
+            ValueError: If an array has another shape, or the threshold is no probability.
+        """
+        check_threshold(threshold)
+        pixels = self._load(image, Reading(bands, sensor, scale, offset))
+        network = self.network.to(choose_device(device)).eval()
+        multi_label = self._options.multi_label
+        with torch.inference_mode():
+            logits = network(pixels[None].to(choose_device(device)))
+            likely = class_probabilities(logits, multi_label=multi_label).cpu()
+        found = decide(likely, multi_label=multi_label, threshold=threshold)[0].tolist()
+        names = tuple(name for name, there in zip(self._class_names, found) if there)
+        return ChipPrediction(names, dict(zip(self._class_names, likely[0].tolist())))
+
+    def explain(
+        self,
+        image: Image | Sequence[Image],
+        *,
+        class_name: str | None = None,
+        method: Explanation = 'auto',
+        device: str | None = None,
+    ) -> np.ndarray:
+        """Show where the model looks in an image.
+
+        Args:
+            image: As for `predict`, in the units of the training chips.
+            class_name: What Grad-CAM shows the places of; None takes the likeliest class.
+            method: ``'gradcam'``, ``'rollout'`` (attention of plain transformers, whatever the class), or ``'auto'``.
+            device: Torch device; None means CUDA where there is one.
+
+        Returns:
+            Heat map (H, W) float32 in 0..1.
+
+        Raises:
+            UnknownNameError: If there is no such class.
+            BackboneError: If the backbone does not offer its attention.
+        """
+        pixels = self._load(image, Reading()).to(choose_device(device))
+        network = self.network.to(choose_device(device)).eval()
+        index = _looking.choose_class(network, pixels, self._class_names, class_name)
+        return heat_map(network, pixels, index, method).numpy()
+
+    def _load(self, image: Image | Sequence[Image], reading: Reading) -> Tensor:
+        """Return pixels ([dates,] bands, H, W)."""
+        if self.spec.dates > 1:
+            return load_dates(cast(Sequence[Image], image), self.spec, reading)
+        return load_image(cast(Image, image), self.spec, reading).pixels
+
+    def classify_objects(
+        self,
+        raster: RasterSource,
+        polygons: Any,
+        dst: str | Path,
+        *,
+        layer: str | None = None,
+        crop: Crop | None = None,
+        blacken: bool | None = None,
+        chip_size: int | None = None,
+        threshold: float = THRESHOLD,
+        bands: Sequence[str] | None = None,
+        sensor: str | None = None,
+        scale: float | None = None,
+        offset: float = 0.0,
+        batch_size: int = 16,
+        device: str | None = None,
+    ) -> Path:
+        """Classify the ground around each polygon of a layer, and write a copy of the layer that says so.
+
+        The copy has the columns ``ClassLabel``, the names of several classes joined by ``;``, and ``Confidence``, in
+        percent: of the class, or of the least certain decision. Polygons outside of the raster, or where it has no
+        data, get neither; they are counted and told.
+
+        Args:
+            raster: A raster, or several that make one mosaic; for models of several dates a list of one such for each
+                date, oldest first, or one raster of all.
+            polygons: A file that OGR reads, a GeoParquet, or a GeoDataFrame, in any CRS.
+            dst: Layer to write: .gpkg, .geojson (in WGS84), .parquet or .shp.
+            layer: Layer of the file; None takes the only one.
+            crop: ``'fixed'`` sees a chip around each polygon's middle, ``'bounding_box'`` its bounding box alone; None
+                takes what the training chips were exported with.
+            blacken: Set pixels around each polygon to 0; None does as the training chips were exported.
+            chip_size: Side of the chips in pixels; None takes that of the training chips.
+            threshold: Probability from which on a class is there, where a chip may hold several.
+            bands: Names of the raster's bands in file order, where the file names none or wrong ones.
+            sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``.
+            scale: Multiplies pixel values, where they are not in the units of the training chips.
+            offset: Is added after that.
+            batch_size: Chips computed together.
+            device: Torch device; None means CUDA where there is one.
+
+        Returns:
+            The path written.
+
+        Raises:
+            RasterError: If bands, units or places do not fit, or reading or writing fails; no part of `dst` is left.
+            MissingExtraError: If ``geolearn[vector]`` is not installed.
+        """
+        check_threshold(threshold)
+        size = self.spec.chip_size if chip_size is None else chip_size
+        job = PolygonJob(layer, crop, blacken, size, threshold, batch_size, device)
+        reading = Reading(bands, sensor, scale, offset)
+        return classify_layer(self.spec, self.network, raster, polygons, dst, reading, job)

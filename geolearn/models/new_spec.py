@@ -1,0 +1,338 @@
+"""Describe a model: as the spec of a new one for some data, and in words."""
+
+import logging
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import timm
+
+from geolearn.backbones import catalog
+from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
+from geolearn.backbones.bundled import is_bundle
+from geolearn.backbones.catalog import InputStatistics
+from geolearn.backbones.temporal import Temporal
+from geolearn.backbones.timm import is_timm_model
+from geolearn.backbones.torchvision import list_torchvision_models
+from geolearn.bands import Band, match_bands, parse_wavelengths
+from geolearn.chips.label import Task
+from geolearn.data import ChipData
+from geolearn.errors import BackboneError, BandError, ChipFolderError
+from geolearn.networks.network import Network
+from geolearn.networks.spec import ModelSpec
+from geolearn.normalize import IMAGENET, Normalization, match_pretraining
+from geolearn.units import RadarScale, radar_scale, reflectance_scale
+
+_HELD = {
+    Task.PIXELS: 'one class per pixel',
+    Task.CHANGE: 'pairs of images with what changed between them',
+    Task.VALUES: 'a number per pixel',
+    Task.OBJECTS: 'boxes',
+    Task.INSTANCES: 'outlined objects',
+    Task.PANOPTIC: 'pixels and outlined objects',
+    Task.LABEL: 'one class per chip',
+    Task.LABELS: 'any number of classes per chip',
+    Task.UNLABELLED: 'images without labels',
+}
+
+_EXPORTS = {
+    Task.PIXELS: 'Classified_Tiles',
+    Task.CHANGE: 'Classified_Tiles of two dates',
+    Task.OBJECTS: 'PASCAL_VOC_rectangles',
+    Task.INSTANCES: 'RCNN_Masks',
+    Task.PANOPTIC: 'Panoptic_Segmentation',
+    Task.LABEL: 'Labeled_Tiles',
+    Task.LABELS: 'MultiLabeled_Tiles',
+    Task.VALUES: 'Classified_Tiles of float labels',
+    Task.UNLABELLED: 'images',
+}
+
+
+@dataclass(frozen=True)
+class BackboneChoice:
+    """The backbone of a new model, and how it is trained.
+
+    Args:
+        name: Such as ``'dofa_base'``.
+        pretrained: Whether to fill it with its published weights.
+        weights: A file or folder with its weights, or a .dlpk, instead of fetching them.
+        wavelengths: Replace those of the bands, in micrometres; None for radar.
+        adapt: What of it learns, how fast, and with low-rank updates or in full.
+        temporal: How the maps of several dates become one.
+        resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it.
+    """
+
+    name: str
+    pretrained: bool = True
+    weights: str | Path | None = None
+    wavelengths: Sequence[float | None] | None = None
+    adapt: Adaptation = DEFAULT_ADAPTATION
+    temporal: Temporal = 'mean'
+    resolution_m: float | None = None
+
+
+def require_task(data: ChipData, model: str, tasks: Sequence[Task]) -> None:
+    """Refuse chips whose labels teach something else.
+
+    Args:
+        data: The chips.
+        model: Name of the class of model.
+        tasks: What it can learn.
+
+    Raises:
+        ChipFolderError: If their task is another one; the message says which.
+    """
+    if data.task not in tasks:
+        wanted = ' or '.join(_HELD[task] for task in tasks)
+        raise ChipFolderError(
+            f'{model} learns {wanted}, but {data.path} ({data.dataset_type}) holds {_HELD[data.task]}; '
+            f'export {" or ".join(_EXPORTS[task] for task in tasks)}'
+        )
+
+
+def spec_from_data(data: ChipData, choice: BackboneChoice, *, model: str) -> ModelSpec:
+    """Describe a model for this data.
+
+    Args:
+        data: To train on.
+        choice: The backbone, and how it is trained.
+        model: Name of the class.
+
+    Raises:
+        UnknownNameError: If pretraining's statistics are asked for and there is no such backbone.
+        BackboneError: If the backbone is no name, or those statistics do not fit the data.
+        BandError: If the wavelengths are of another number, in mixed units or out of range, or pretraining's
+            statistics are asked for and lack a band.
+    """
+    if not isinstance(choice.name, str):
+        raise BackboneError(f"backbone must be a name such as 'dofa_base', got {choice.name!r}")
+    bands = data.bands if choice.wavelengths is None else _with_wavelengths(data.bands, choice.wavelengths)
+    normalization = data.normalization or pretraining_normalization(data, bands, choice.name, weights=choice.weights)
+    return ModelSpec(
+        model=model,
+        backbone=choice.name,
+        bands=bands,
+        class_infos=data.class_infos,
+        ignored_values=data.ignored_values,
+        chip_size=data.chip_size,
+        statistics=data.statistics,
+        normalization=normalization,
+        dtype=data.dtype,
+        cell_size=data.cell_size,
+        band_indexes=data.band_indexes,
+        image_space=data.image_space,
+        adaptation=choice.adapt,
+        dates=data.table.dates,
+        acquired=tuple(day.isoformat() for day in data.acquired),
+        temporal=choice.temporal,
+        resolution_m=choice.resolution_m,
+    )
+
+
+def _with_wavelengths(bands: Sequence[Band], wavelengths: Sequence[float | None]) -> tuple[Band, ...]:
+    """Move optical bands to other wavelengths; one that moves far is no longer what it was called."""
+    if len(wavelengths) != len(bands):
+        raise BandError(
+            f'found {len(wavelengths)} wavelengths, needed {len(bands)}; give one per selected band, in band order'
+        )
+    given = [
+        math.nan if wavelength is None else wavelength
+        for band, wavelength in zip(bands, wavelengths)
+        if not band.is_radar
+    ]
+    parsed = iter(parse_wavelengths(given, len(given)))
+    return tuple(band if band.is_radar else _moved(band, next(parsed)) for band in bands)
+
+
+def _moved(band: Band, wavelength_um: float) -> Band:
+    old = band.wavelength_um
+    same = old is None or abs(old - wavelength_um) <= 0.1 * max(old, wavelength_um)
+    return replace(band, wavelength_um=wavelength_um, common_name=band.common_name if same else None)
+
+
+def describe_model(spec: ModelSpec, network: Network, *, epochs: int, trains: bool) -> str:
+    """Lay out in lines what a model is.
+
+    Args:
+        spec: Of the model.
+        network: Of the model.
+        epochs: Number of epochs trained.
+        trains: Whether there is data to train on, so that it matters which parameters learn.
+    """
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    counts = f'{sum(size for size, _ in sizes) / 1e6:.1f} M parameters'
+    if trains and spec.adaptation != DEFAULT_ADAPTATION:
+        counts += f' ({sum(size for size, learns in sizes if learns) / 1e6:.2f} M of them learn)'
+    report = network.backbone.load_report
+    lines = [
+        f'{spec.model} on {spec.backbone}: {counts}, {epochs} epochs trained',
+        f'  bands    {", ".join(band.name for band in spec.bands)}',
+        f'  classes  {", ".join(info.name for info in spec.class_infos)}',
+    ]
+    return '\n'.join(lines + ([f'  weights  {report}'] if report else []))
+
+
+log = logging.getLogger('geolearn')
+
+
+class _Units(NamedTuple):
+    """What the chips are stored in; None where it was not recognised."""
+
+    white: int | None
+    """Value that stands for reflectance 1; 255 for 8-bit images."""
+    radar: RadarScale | None
+    eight_bit: bool
+
+
+class _Fit(NamedTuple):
+    """Statistics of pretraining that serve a group of bands, and the values that stood for white there and here."""
+
+    inputs: InputStatistics
+    trained_white: float
+    white: float
+
+
+def pretraining_normalization(
+    data: ChipData, bands: Sequence[Band], backbone: str, *, weights: str | Path | None = None
+) -> Normalization:
+    """Choose mean and std of each band by the statistics that belong to a backbone's weights.
+
+    Optical and radar bands are served apart: each by the statistics of one pretraining sensor, that whose wavelengths
+    are nearest. Reflectance is scaled between its stored forms; 8-bit images match 8-bit images, and radar in dB
+    statistics in dB. Statistics of 8-bit images serve reflectance as if 255 stood for 1, which is logged.
+
+    Args:
+        data: The chips, whose units are recognised by their values.
+        bands: Of the images, in order.
+        backbone: Name of the backbone.
+        weights: The user's own, where given.
+
+    Raises:
+        UnknownNameError: If there is no such backbone.
+        BackboneError: If the weights state no mean and std for a band, or not in units that fit the chips'.
+    """
+    if is_bundle(weights):
+        raise _refusal(f'{weights} is a model of geolearn, which was not trained with the statistics of {backbone}')
+    inputs, units = _find_inputs(backbone), _find_units(data, bands)
+    mean, std, sources = [0.0] * len(bands), [1.0] * len(bands), []
+    for is_radar in (False, True):
+        positions = [i for i, band in enumerate(bands) if band.is_radar == is_radar]
+        if not positions:
+            continue
+        group = [bands[i] for i in positions]
+        fit = _choose(backbone, inputs, group, units)
+        found = match_pretraining(
+            group,
+            trained_bands=fit.inputs.get_bands(),
+            mean=fit.inputs.mean,
+            std=fit.inputs.std,
+            trained_scale=fit.trained_white,
+            full_scale=fit.white,
+        )
+        for position, center, spread in zip(positions, found.mean, found.std):
+            mean[position], std[position] = center, spread
+        sources.append(_describe(backbone, fit))
+    return Normalization(tuple(mean), tuple(std), '; '.join(sources))
+
+
+def _refusal(reason: str) -> BackboneError:
+    return BackboneError(
+        f"normalize='pretraining' was asked for, but {reason}; pass normalize='dataset' to prepare_data"
+    )
+
+
+def _find_inputs(backbone: str) -> tuple[InputStatistics, ...]:
+    """Return what pretraining fed: of geolearn's own backbones from the catalog, else as timm and torchvision say."""
+    name = catalog.read_aliases().get(backbone, backbone)
+    if name in catalog.read_catalog():
+        return catalog.get_record(name).inputs
+    library, _, bare = name.rpartition(':')
+    colours = list(IMAGENET.values())
+    mean, std = ([colour[i] for colour in colours] for i in (0, 1))
+    if library in ('', 'timm') and is_timm_model(bare):
+        known = timm.get_pretrained_cfg(bare)
+        if known is None or len(known.mean) != len(known.std) or len(known.mean) != len(colours):
+            return ()
+        mean, std = list(known.mean), list(known.std)
+    elif library not in ('', 'torchvision') or bare not in list_torchvision_models():
+        return ()  # building it says so
+    white = 255.0
+    names, center, spread = (
+        ('Red', 'Green', 'Blue'),
+        [white * value for value in mean],
+        [white * value for value in std],
+    )
+    return (InputStatistics('naip', '0-255', names, tuple(center), tuple(spread)),)
+
+
+def _find_units(data: ChipData, bands: Sequence[Band]) -> _Units:
+    percentiles = data.table.percentiles(data.band_indexes)
+    eight_bit = data.dtype == 'uint8'
+    if percentiles is None:
+        return _Units(255 if eight_bit else None, None, eight_bit)
+    white = 255 if eight_bit else reflectance_scale(percentiles, bands, dtype=data.dtype)
+    return _Units(white, radar_scale(percentiles, bands, dtype=data.dtype), eight_bit)
+
+
+def _choose(backbone: str, inputs: Sequence[InputStatistics], bands: Sequence[Band], units: _Units) -> _Fit:
+    """Choose the statistics for optical bands, or for radar bands."""
+    names = ', '.join(repr(band.name) for band in bands)
+    matched = [(distance, entry) for entry in inputs if (distance := _distance(entry, bands)) is not None]
+    if not matched:
+        raise _refusal(f'the weights of {backbone} state no mean and std for {names} together')
+    scaled = [(distance, scales, entry) for distance, entry in matched if (scales := _find_scales(entry, units, bands))]
+    if not scaled:
+        stated = ' or '.join(dict.fromkeys(entry.scale for _, entry in matched))
+        raise _refusal(f'the weights of {backbone} state them in {stated}, and {names} {_say(units, bands)}')
+    # of equally near sensors, the one with no other bands: TerraMind embeds red, green and blue alone differently
+    _, scales, entry = min(scaled, key=lambda row: (row[0], len(row[2].bands) != len(bands)))
+    return _Fit(entry, *scales)
+
+
+def _distance(entry: InputStatistics, bands: Sequence[Band]) -> float | None:
+    """Return how far a sensor's wavelengths are from the bands', in micrometres; None where it cannot serve them."""
+    if not entry.mean:
+        return None
+    trained = entry.get_bands()
+    try:
+        index = match_bands(trained, bands)
+    except BandError:
+        return None
+    if trained[0].is_radar:  # terrain-corrected backscatter is told from ground-range by its bands' names
+        return float(('RTC' in entry.scale) != any('gamma0' in b.name.lower().replace('_', '') for b in bands))
+    pairs = [(trained[i].wavelength_um, band.wavelength_um) for i, band in zip(index, bands)]
+    return round(sum(abs(a - b) for a, b in pairs if a and b) / len(pairs), 3)
+
+
+def _find_scales(entry: InputStatistics, units: _Units, bands: Sequence[Band]) -> tuple[float, float] | None:
+    """Return the values that stood for white in pretraining and stand for it here; None where units do not fit."""
+    if bands[0].is_radar:
+        same = entry.scale.startswith('dB') and units.radar == 'dB'
+        return (1.0, 1.0) if same or (entry.scale == '0-255' and units.eight_bit) else None
+    if units.white is None:
+        return None
+    if found := re.fullmatch(r'reflectance x (\d+)', entry.scale):
+        return (float(found[1]), float(units.white)) if units.white != 255 else None
+    # a picture with a stretch of its own, such as Sentinel-2's true colour, is no reflectance
+    plain, picture = entry.scale == '0-255', re.fullmatch(r'0-255( \([^()]*\))?', entry.scale)
+    return (255.0, float(units.white)) if plain or (picture and units.white == 255) else None
+
+
+def _say(units: _Units, bands: Sequence[Band]) -> str:
+    if bands[0].is_radar:
+        return f'are {"8-bit or " * units.eight_bit}{units.radar or "in units that were not recognised"}'
+    if units.white is None:
+        return 'are in units that were not recognised (neither 8-bit nor reflectance 0..1, x 1000 or x 10000)'
+    return 'are 8-bit images' if units.white == 255 else f'are reflectance x {units.white}'
+
+
+def _describe(backbone: str, fit: _Fit) -> str:
+    text = f"{fit.inputs.sensor}'s mean and std of the pretraining of {backbone}"
+    if fit.trained_white == 255 and fit.white != 255:
+        note = 'its 8-bit images taken as if 255 were reflectance 1'
+        log.warning('normalize=pretraining: %s, %s', text, note)
+        return f'{text}, {note}'
+    return text if fit.trained_white == fit.white else f'{text}, x {fit.white / fit.trained_white:g}'

@@ -1,0 +1,311 @@
+"""Object detectors: any head on any backbone, judged as in COCO, run over rasters."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+from torch import nn
+
+from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
+from geolearn.backbones.temporal import Temporal
+from geolearn.chips.label import Task
+from geolearn.data import ChipData
+from geolearn.history import Evaluation
+from geolearn.inference.detecting import Detections, DetectModel, DetectOptions, detect_in_image, detect_to_layer
+from geolearn.inference.mapping import Running
+from geolearn.inference.merging import Merge
+from geolearn.inference.outlines import Outline
+from geolearn.inference.reading import Image, RasterSource, Reading
+from geolearn.metrics import DetectionScores
+from geolearn.models.anchor_choice import AnchorChoice, as_row, as_rows, choose_options
+from geolearn.models.base import Model
+from geolearn.models.evaluation.objects import count_objects, draw_results, tabulate_scores
+from geolearn.models.new_spec import BackboneChoice, require_task
+from geolearn.models.reports.objects import find_in_objects
+from geolearn.models.reports.report import Findings, bundled_report
+from geolearn.networks.detection.build import Recipe, build_detector
+from geolearn.networks.detection.detector import DetectionLoss, Detector
+from geolearn.networks.detection.options import DetectorOptions, HeadOptions
+from geolearn.networks.spec import ModelSpec
+from geolearn.plotting.detection import show_precision_recall
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class ObjectDetector(Model):
+    """Find objects with a head on any backbone's pyramid; the subclasses name the head.
+
+    Images keep their size and their bands; torchvision's resizing and its mean of three bands take no part. Chips
+    without objects train too: they show what is no object.
+
+    Args:
+        data: From `prepare_data`.
+        backbone: Such as ``'dofa_base'`` or ``'resnet50'``; see `geolearn.list_backbones`. None takes the class's own.
+        scales: Sizes of anchors on each level, as factors of 32 pixels on the finest and twice that on each coarser
+            one; None takes them from the training boxes.
+        ratios: Heights over widths of anchors; None takes them from the training boxes.
+        anchor_sizes: Sides of square anchors in pixels for each level, finest first, instead of `scales`.
+        resize_to: Side in pixels to which chips are brought, and rasters as much; None leaves them as they are.
+        head: The numbers of the head: thresholds, samples, most objects.
+        pretrained: Fill the backbone with its published weights.
+        weights: A file or folder with the backbone's weights, or another model's .dlpk, instead of fetching them.
+        wavelengths: Centre wavelength of each band in micrometres, where the data does not name the bands well; None
+            for radar.
+        ignore_classes: Label values to leave out, on top of those that `data` ignores.
+        adapt: What of the backbone learns, how fast, and with low-rank updates or in full. The default trains all of
+            it.
+        temporal: How the maps of chips of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
+        resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it.
+
+    Raises:
+        ChipFolderError: If the labels are no objects.
+        UnknownNameError: If there is no such backbone.
+        BackboneError: If there is, but it gives no maps at the strides needed, or cannot be adapted as `adapt` says.
+        BandError: If bands lack a wavelength that the backbone needs.
+        WeightsError: If weights cannot be had or do not fit.
+        ValueError: If anchors or numbers of the head make no sense.
+    """
+
+    tasks: ClassVar[tuple[Task, ...]] = (Task.OBJECTS, Task.INSTANCES)
+    gives_targets = True
+    recipe: ClassVar[Recipe]
+    """What makes this detector different from the others."""
+    default_backbone: ClassVar[str] = 'resnet50'
+
+    network: Detector
+    _counted: DetectionScores | None = None
+
+    def __init__(
+        self,
+        data: ChipData,
+        backbone: str | None = None,
+        *,
+        scales: Sequence[float] | None = None,
+        ratios: Sequence[float] | None = None,
+        anchor_sizes: Sequence[float] | Sequence[Sequence[float]] | None = None,
+        resize_to: int | None = None,
+        head: HeadOptions | None = None,
+        pretrained: bool = True,
+        weights: str | Path | None = None,
+        wavelengths: Sequence[float | None] | None = None,
+        ignore_classes: Sequence[int] = (),
+        adapt: Adaptation = DEFAULT_ADAPTATION,
+        temporal: Temporal = 'mean',
+        resolution_m: float | None = None,
+    ) -> None:
+        require_task(data, type(self).__name__, self.tasks)
+        data = data.ignoring(ignore_classes) if ignore_classes else data
+        if scales is not None and anchor_sizes is not None:
+            raise ValueError('pass either scales or anchor_sizes; both say how large anchors are')
+        if head is not None and not isinstance(head, self.recipe.options):
+            raise ValueError(f'head must be {self.recipe.options.__name__}, got {head!r}')
+        anchors = AnchorChoice(as_rows(anchor_sizes), as_row(scales), as_row(ratios))
+        numbers = self.recipe.options() if head is None else head
+        options = choose_options(data, self.recipe, anchors, resize_to=resize_to, head=numbers)
+        name = self.default_backbone if backbone is None else backbone
+        choice = BackboneChoice(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
+        super().__init__(data, choice, options=options.to_json())
+
+    @classmethod
+    def _options(cls, spec: ModelSpec) -> DetectorOptions:
+        return DetectorOptions.from_json(spec.options, head=cls.recipe.options)
+
+    @classmethod
+    def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Detector:
+        """Build the network that a spec describes."""
+        return build_detector(spec, cls._options(spec), cls.recipe, pretrained=pretrained, weights=weights)
+
+    def make_loss(self) -> nn.Module:
+        """Make what adds up the losses that the network computes."""
+        return DetectionLoss()
+
+    def make_scores(self) -> DetectionScores:
+        """Make what compares the objects of the validation chips in each epoch."""
+        count, most = len(self.spec.class_infos), self._options(self.spec).head.most
+        return DetectionScores(count, iou_type='segm' if self.recipe.masks else 'bbox', most=most)
+
+    @classmethod
+    def emd_fields(cls, spec: ModelSpec) -> dict[str, Any]:
+        """Return the keys of Esri's model definition that belong to detectors."""
+        options = cls._options(spec)
+        return {
+            'ModelType': 'InstanceDetection' if cls.recipe.masks else 'ObjectDetection',
+            'SupportsVariableTileSize': True,
+            'resize_to': options.resize_to,
+        }
+
+    def evaluate(self) -> Evaluation:
+        """Judge the model on the validation chips, for its bundle."""
+        return evaluate_objects(self)
+
+    def findings(self) -> Findings:
+        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
+        return find_in_objects(self, self._needed_data(), self._options(self.spec))
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._counted = None
+
+    # -- looking
+
+    def scores(self) -> DetectionScores:
+        """Compare found boxes, or masks if drawn, with the truth on the validation chips; once after each fit."""
+        data = self._needed_data()
+        if self._counted is None:
+            self._counted = count_objects(self.network, data.valid_dl, self.make_scores())
+        return self._counted
+
+    def average_precision_score(
+        self, detect_thresh: float = 0.0, iou_thresh: float = 0.5, mean: bool = False
+    ) -> dict[str, float] | float:
+        """Average precision on the validation chips, by boxes, or by masks where the model draws them.
+
+        The defaults give AP50 as it is usual, and as the table of `fit` shows it. ArcGIS leaves out unsure objects
+        (0.2) and takes objects as found from an overlap of 0.1.
+
+        Args:
+            detect_thresh: Objects with a lower score are left out, 0..1. The unsure ones count in the usual AP.
+            iou_thresh: Overlap from which on an object is found.
+            mean: One number: the mean over the classes that have true objects.
+
+        Returns:
+            By class name, NaN for classes without true objects; or their mean.
+        """
+        found = self.scores().average_precision(iou=iou_thresh, score=detect_thresh)
+        known = [value for value in found if value == value]
+        if mean:
+            return sum(known) / len(known) if known else float('nan')
+        return dict(zip(self._class_names, found))
+
+    def per_class_metrics(self) -> pd.DataFrame:
+        """COCO's mAP, AP50 and recall of each class on the validation chips; NaN without true objects."""
+        return tabulate_scores(self.scores(), self._class_names)
+
+    def plot_precision_recall(self, iou_thresh: float = 0.5) -> 'Figure':
+        """Draw precision over recall of each class on the validation chips.
+
+        Args:
+            iou_thresh: Overlap from which on an object is found.
+        """
+        curves = self.scores().precision_recall(iou=iou_thresh)
+        return show_precision_recall(curves, self.spec.class_infos, iou=iou_thresh)
+
+    def show_results(self, rows: int = 4, *, threshold: float = 0.5) -> 'Figure':
+        """Draw validation chips with true and found objects.
+
+        Args:
+            rows: Number of chips.
+            threshold: Lowest score of what is drawn.
+        """
+        return draw_results(self.network, self._needed_data().valid_dl, self.spec, rows=rows, threshold=threshold)
+
+    # -- detecting
+
+    def predict(
+        self,
+        image: Image,
+        threshold: float = 0.5,
+        nms_overlap: float = 0.3,
+        *,
+        bands: Sequence[str] | None = None,
+        sensor: str | None = None,
+        scale: float | None = None,
+        offset: float = 0.0,
+        augment: bool = False,
+        device: str | None = None,
+    ) -> Detections:
+        """Find the objects in one image that memory holds; for rasters see `detect_objects`.
+
+        Args:
+            image: Pixels (bands, H, W) in the model's order of bands, NaN where there is no data; or a file.
+            threshold: Lowest score of an object, 0..1.
+            nms_overlap: Of two objects of one class that overlap more, intersection over union, the less sure goes.
+            bands: Names of the file's bands; see `detect_objects` for this, `sensor`, `scale` and `offset`.
+            sensor: Whose names they are.
+            scale: Multiplies pixel values.
+            offset: Is added after that.
+            augment: Look four times, flipped, and take the mean: slower, and a little better.
+            device: Torch device; None means CUDA where there is one.
+
+        Raises:
+            RasterError: If bands or units do not fit, or the file cannot be read.
+            ValueError: If an array has another shape, or a number is out of its range.
+        """
+        options = DetectOptions(threshold, nms_overlap, augment)
+        reading = Reading(bands, sensor, scale, offset)
+        return detect_in_image(self.spec, self.network, image, reading, options, device=device)
+
+    def detect_objects(
+        self,
+        src: RasterSource,
+        dst: str | Path,
+        *,
+        threshold: float = 0.5,
+        nms_overlap: float = 0.3,
+        bands: Sequence[str] | None = None,
+        sensor: str | None = None,
+        scale: float | None = None,
+        offset: float = 0.0,
+        tile_size: int | None = None,
+        overlap: int | None = None,
+        batch_size: int = 4,
+        device: str | None = None,
+        outline: Outline = 'exact',
+        augment: bool = False,
+        merge: Merge = 'nms',
+        resume: bool = False,
+    ) -> Path:
+        """Find the objects in a raster of any size and write them as a layer of polygons.
+
+        Tiles overlap; an object that the edge of a tile cuts comes from the tile that shows it whole, and one that is
+        larger than the overlap is put together. Memory grows with the tile size, the raster's width and the number of
+        objects, never with its area. Columns are ``Class`` (name), ``value`` (its number), ``area`` (square units of
+        the CRS; square metres where these are degrees) and ``Confidence`` (percent), the surest first. Without any
+        object the layer is empty. What is finished stays in `dst` with ``.part`` behind until the layer is there.
+
+        Args:
+            src: A raster, or several that make one mosaic; for models of several dates one such for each date.
+            dst: Layer to write when all is found: .gpkg, .geojson (which is in WGS84), .parquet or .shp.
+            threshold: Lowest score of an object, 0..1.
+            nms_overlap: Two objects of one class that overlap more, intersection over union, are merged.
+            bands: Names of the raster's bands in file order, where the file names none or wrong ones.
+            sensor: Whose names they are, such as ``'Sentinel-2'`` for ``'B04'``; colour names need none.
+            scale: Multiplies pixel values, where units are not those of the training chips. Values far from these are
+                refused, unless 1 is given, which says that they are right.
+            offset: Is added after that.
+            tile_size: Side in pixels; None takes twice the chips' for backbones with a position grid, else 512 or more.
+            overlap: Pixels that tiles share; None takes what 98 of 100 training boxes fit in, at most half a tile.
+            batch_size: Tiles computed together.
+            device: Torch device; None means CUDA where there is one.
+            outline: Of masks: ``'exact'`` along the pixels, ``'simplified'``, or ``'orthogonal'`` as buildings are.
+            augment: Look at each tile four times, flipped, and take the mean.
+            merge: Of objects that overlap, ``'nms'`` leaves the surest; ``'soft_nms'``, for crowds, lowers the scores
+                of the others and leaves what stays above `threshold`; ``'weighted'`` makes them one, of their mean box
+                and score (outlines have no mean: the surest's stays).
+            resume: Go on with a run that was killed: same raster, model and options.
+
+        Returns:
+            The path written.
+
+        Raises:
+            RasterError: If bands or units do not fit, or reading or writing fails; no part of `dst` is left.
+            CheckpointError: If there is no such run to resume, or what is finished cannot be kept.
+            MissingExtraError: If ``geolearn[vector]`` is not installed.
+            ValueError: If a number is out of its range.
+        """
+        options = DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume)
+        model = DetectModel(self.spec, self.network, self._options(self.spec).typical_side, masks=self.recipe.masks)
+        running = Running(tile_size, batch_size=batch_size, device=device)
+        return detect_to_layer(model, src, dst, Reading(bands, sensor, scale, offset), running, options)
+
+
+def evaluate_objects(model: 'ObjectDetector') -> Evaluation:
+    """Judge a detector on its validation chips, for its bundle."""
+    found = model.average_precision_score()
+    return Evaluation(
+        metrics=model.scores().values() | {'average_precision_score': found},
+        esri={'average_precision_score': found, 'per_class_metrics': model.per_class_metrics().T.to_json()},
+        figures=bundled_report(model),
+    )

@@ -1,1 +1,0 @@
-"""Models that give every pixel a class or a value."""

@@ -1,0 +1,1 @@
+"""Networks of object detectors: anchors, heads and how they are built."""

@@ -1,0 +1,208 @@
+"""The network of every detector: normalise, backbone, levels, head."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
+
+from geolearn.backbones import Backbone
+from geolearn.backbones.token_grid import pad_to_multiple
+from geolearn.batch import Found, Objects
+from geolearn.networks.network import Network, Normalise
+
+WIDTH = 256
+"""Channels of every level."""
+
+
+class Levels(nn.Module):
+    """Bring a backbone's maps to one width, and add coarser levels.
+
+    Convolutional networks' maps go through a feature pyramid network (Lin et al. 2017, arXiv:1612.03144); maps that
+    already are of that width are a simple feature pyramid, and stay as they are.
+
+    Args:
+        channels: Of the maps, finest first.
+        strides: Of the maps.
+        pooled: How many levels to add, each every second pixel of the one before.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], *, pooled: int) -> None:
+        super().__init__()
+        self.strides = (*strides, *(strides[-1] * 2**step for step in range(1, pooled + 1)))
+        self.fpn = None if set(channels) == {WIDTH} else FeaturePyramidNetwork(list(channels), WIDTH)
+        self._pooled = pooled
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the levels (N, 256, ceil(H / stride), ceil(W / stride)), finest first."""
+        if self.fpn is not None:
+            maps = list(self.fpn(OrderedDict((str(i), found) for i, found in enumerate(maps))).values())
+        levels = list(maps)
+        for _ in range(self._pooled):
+            levels.append(levels[-1][..., ::2, ::2])
+        return levels
+
+
+Targets = list[dict[str, Tensor]]
+"""What torchvision calls targets: `boxes` (n, 4), `labels` (n,), and `masks` (n, H, W) where there are any."""
+
+LOSS_NAMES = {
+    'loss_objectness': 'objectness',
+    'loss_rpn_box_reg': 'proposals',
+    'loss_classifier': 'classes',
+    'loss_box_reg': 'boxes',
+    'loss_mask': 'masks',
+    'classification': 'classes',
+    'bbox_regression': 'boxes',
+    'bbox_ctrness': 'centres',
+    'loss_vfl': 'classes',
+    'loss_bbox': 'boxes',
+    'loss_giou': 'overlap',
+    'loss_dn': 'denoising',
+}
+"""torchvision's and transformers' names of losses, and the columns that they get."""
+
+
+class DetectionHead(nn.Module):
+    """Turns levels into objects.
+
+    Args:
+        background: Whether torchvision counts the classes of this head from 1, and 0 is background.
+    """
+
+    def __init__(self, *, background: bool) -> None:
+        super().__init__()
+        self._first = int(background)
+
+    def forward(
+        self, images: Tensor, levels: list[Tensor], targets: Sequence[Objects] | None
+    ) -> tuple[list[Found], dict[str, Tensor]]:
+        """Return what is found, unless the head is training, and the losses, if there are targets.
+
+        Args:
+            images: (N, bands, H, W), H and W multiples of the coarsest stride of the backbone.
+            levels: Of the images, finest first.
+            targets: Objects of each image in its pixels.
+
+        Returns:
+            Objects of each image, with masks (n, 28, 28) float32 of what is inside the box, 0..1; and losses by name.
+        """
+        shape = (images.shape[-2], images.shape[-1])
+        sizes = ImageList(images, [shape] * len(images))
+        known = None if targets is None else [self._as_target(objects) for objects in targets]
+        found, losses = self.compute(sizes, levels, known)
+        return [self._as_found(row) for row in found], {LOSS_NAMES[name]: loss for name, loss in losses.items()}
+
+    def compute(
+        self, images: ImageList, levels: list[Tensor], targets: Targets | None
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Do the same in torchvision's terms."""
+        raise NotImplementedError
+
+    def _as_target(self, objects: Objects) -> dict[str, Tensor]:
+        # what has no area has no logarithm of it either
+        real = (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(1)
+        target = {'boxes': objects.boxes[real].float(), 'labels': objects.labels[real] + self._first}
+        return target if objects.masks is None else target | {'masks': objects.masks[real].to(torch.uint8)}
+
+    def _as_found(self, row: dict[str, Any]) -> Found:
+        masks = row.get('masks')
+        labels = row['labels'] - self._first
+        return Found(row['boxes'], labels, row['scores'], None if masks is None else masks[:, 0])
+
+
+SMALLEST_SIDE = 0.5
+"""Boxes narrower than this, in pixels, show nothing."""
+
+DetectorOutput = tuple[list[Found], dict[str, Tensor]]
+"""Objects of each image, none in training; and losses by name, none without targets."""
+
+
+class Detector(Network):
+    """Images in stored units, NaN where there is no data, to objects.
+
+    Args:
+        normalise: Takes the images first.
+        backbone: Gives feature maps.
+        levels: Brings them to one width.
+        head: Finds objects on the levels.
+        zoom: Factor by which images are resampled before; 1 leaves them as they are.
+    """
+
+    def __init__(
+        self, normalise: Normalise, backbone: Backbone, levels: Levels, head: DetectionHead, *, zoom: float = 1.0
+    ) -> None:
+        super().__init__(normalise, backbone)
+        self.levels, self.head, self.zoom = levels, head, zoom
+
+    def forward(self, images: Tensor, targets: Sequence[Objects] | None = None) -> DetectorOutput:
+        """Find objects in images (N, bands, H, W) of any size, and compare them with the truth where it is given.
+
+        Args:
+            images: (N, bands, H, W), or with several dates (N, dates, bands, H, W).
+            targets: Objects of each image; training needs them.
+
+        Returns:
+            Objects of each image in its pixels, none in training; and losses by name, none without targets.
+        """
+        if self.training and targets is None:
+            raise ValueError('a detector in training needs targets; call eval() to use it')
+        size = (images.shape[-2], images.shape[-1])
+        x = pad_to_multiple(self._zoomed(self.normalise(images)), 32)
+        levels = self.levels(self.backbone(x))
+        # half precision holds coordinates to a few pixels only
+        with torch.autocast(x.device.type, enabled=False):
+            known = None if targets is None else [self._zoomed_objects(objects) for objects in targets]
+            found, losses = self.head(x, [level.float() for level in levels], known)
+            return [self._placed(objects, size) for objects in found], losses
+
+    def _zoomed(self, x: Tensor) -> Tensor:
+        if self.zoom == 1:
+            return x
+        size = [max(1, round(side * self.zoom)) for side in x.shape[-2:]]
+        flat = functional.interpolate(
+            x.flatten(0, -4), size=size, mode='bilinear', align_corners=False, antialias=self.zoom < 1
+        )
+        return flat.view(*x.shape[:-2], *size)
+
+    def _zoomed_objects(self, objects: Objects) -> Objects:
+        if self.zoom == 1:
+            return objects
+        masks = objects.masks
+        if masks is not None:
+            size = [max(1, round(side * self.zoom)) for side in masks.shape[-2:]]
+            masks = functional.interpolate(masks[:, None].to(torch.uint8), size=size, mode='nearest')[:, 0] > 0
+        return Objects(objects.boxes * self.zoom, objects.labels, masks)
+
+    def _placed(self, found: Found, size: tuple[int, int]) -> Found:
+        """Bring objects from the padded image to the given one; their masks to its size."""
+        found = Found(found.boxes / self.zoom, found.labels, found.scores, found.masks)
+        inside = clip_boxes_to_image(found.boxes, size)
+        real = ((inside[:, 2:] - inside[:, :2]) >= SMALLEST_SIDE).all(1)
+        # what has its middle in the padding is the edge between it and the image
+        middle = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+        real &= (middle <= middle.new_tensor([size[1], size[0]])).all(1)
+        found, inside = found.select(real), inside[real]
+        if found.masks is None:
+            return Found(inside, found.labels, found.scores)
+        masks = paste_masks_in_image(found.masks[:, None], found.boxes, size)[:, 0] > 0.5
+        return Found(inside, found.labels, found.scores, masks).select(masks.flatten(1).any(1))
+
+
+class DetectionLoss(nn.Module):
+    """The sum of the losses that a detector computes; `parts` holds them after each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: dict[str, Tensor] = {}
+
+    def forward(self, output: DetectorOutput) -> Tensor:
+        """Return the sum over a detector's output."""
+        losses = output[1]
+        self.parts = {name: loss.detach() for name, loss in losses.items()}
+        return torch.stack(list(losses.values())).sum()

@@ -1,0 +1,108 @@
+"""What every model's network starts with: images in stored units, normalised, to a backbone's maps."""
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from geolearn.backbones import Backbone, Form, create_backbone
+from geolearn.backbones.adapt import Adaptation, RateGroup, adapt, own_parameters, rate_groups
+from geolearn.networks.spec import ModelSpec
+
+
+class Normalise(nn.Module):
+    """(x - mean) / std per band; NaN, which stands for no data, becomes 0, the mean.
+
+    Args:
+        mean: Of each band.
+        std: Of each band; 0 counts as 1, because such a band is constant.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        spread = [value if value > 0 else 1.0 for value in std]
+        self.register_buffer('std', torch.tensor(spread, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise images (N, bands, H, W) in stored units."""
+        return torch.nan_to_num((x - self.mean) / self.std, nan=0.0)
+
+
+class Network(nn.Module):
+    """A normalisation, a backbone, and what a task puts on top.
+
+    Args:
+        normalise: Takes the images first.
+        backbone: Takes the normalised images.
+    """
+
+    def __init__(self, normalise: Normalise, backbone: Backbone) -> None:
+        super().__init__()
+        self.normalise, self.backbone = normalise, backbone
+        self.layer_decay: float | None = None
+
+    def adapt(self, adaptation: Adaptation) -> None:
+        """Freeze parts of the backbone and put in low-rank updates; once, after weights are loaded.
+
+        Raises:
+            BackboneError: If the backbone cannot be so adapted.
+        """
+        adapt(self.backbone, adaptation)
+        self.layer_decay = adaptation.layer_decay
+
+    def rate_groups(self) -> list[RateGroup]:
+        """Divide all parameters that can learn: the trunk's own, by depth where rates decay by layer, then all others.
+
+        Low-rank updates of the trunk are among the others: they are new, so they learn at the full rate.
+
+        Returns:
+            At least two groups, that of the trunk first; it is empty where the trunk is frozen.
+        """
+        held = {id(parameter) for parameter in own_parameters(self.backbone)}
+        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        trunk = [RateGroup([p for p in learning if id(p) in held], 1.0)]
+        if self.layer_decay is not None:
+            trunk = rate_groups(self.backbone, self.layer_decay) or trunk
+        return [*trunk, RateGroup([p for p in learning if id(p) not in held], 1.0)]
+
+
+def build_normalise(spec: ModelSpec) -> Normalise:
+    """Build the first layer of the network that a spec describes."""
+    return Normalise(spec.normalization.mean, spec.normalization.std)
+
+
+def build_backbone(
+    spec: ModelSpec,
+    *,
+    pretrained: bool,
+    weights: str | Path | None,
+    form: Form = 'pyramid',
+    strides: Sequence[int] | None = None,
+) -> Backbone:
+    """Build the backbone of the network that a spec describes.
+
+    Args:
+        spec: Names it, its bands and its dates.
+        pretrained: Whether to fill it with its published weights.
+        weights: The user's own, instead of fetching them.
+        form: What the task takes of it.
+        strides: Of the maps that the task takes; None takes all that it offers.
+    """
+    return create_backbone(
+        spec.backbone,
+        spec.bands,
+        pretrained=pretrained,
+        weights=weights,
+        form=form,
+        strides=strides,
+        drop_path=spec.adaptation.drop_path,
+        checkpointing=spec.adaptation.checkpointing,
+        resolution_m=spec.resolution_m,
+        dates=[date.fromisoformat(day) for day in spec.acquired] or spec.dates,
+        temporal=spec.temporal,
+    )

@@ -1,0 +1,130 @@
+"""Open files with rasterio, and put back what that changes for the whole process: warnings and GDAL's cache."""
+
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.env import get_gdal_config, set_gdal_config
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.features import rasterize, shapes
+
+# GDAL's default cache is 5 % of the machine's memory; block rows are read once here, so little is enough.
+CACHE_BYTES = 32 * 2**20
+
+_lock = threading.Lock()
+
+
+class _Cache:
+    """How many contexts want a small cache, and the size to go back to when none does."""
+
+    users = 0
+    former = 0
+
+
+class _Filter:
+    """How many threads are opening a file, and the warnings filter that they share."""
+
+    changed = threading.Condition()
+    users = 0
+    entry: Any = None
+
+
+def open_quietly(path: str | Path, mode: str = 'r', profile: Mapping[str, Any] | None = None) -> Any:
+    """Open with rasterio; a raster without a place is refused where a place is needed, not warned of here."""
+    with _unwarned():
+        if mode == 'r' and str(path).lower().endswith(('.tif', '.tiff')):
+            # naming the driver spares GDAL from asking all of them, a third of the time that a small file takes
+            with suppress(RasterioError):
+                return rasterio.open(path, driver='GTiff')
+        return rasterio.open(path, mode, **(profile or {}))
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Ignore warnings of missing places while any thread is inside.
+
+    warnings.catch_warnings copies the filters and puts the copy back, and two threads would undo each other's change;
+    a lock around it would let files be opened one at a time only. So one entry is shared, and taken out by the last.
+    """
+    with _Filter.changed:
+        if _Filter.users == 0:
+            # the message, which matches everything, tells this entry from a user's own
+            warnings.filterwarnings('ignore', message='(?#geolearn)', category=NotGeoreferencedWarning)
+            _Filter.entry = warnings.filters[0]
+        _Filter.users += 1
+    try:
+        yield
+    finally:
+        with _Filter.changed:
+            _Filter.users -= 1
+            if _Filter.users == 0:
+                with suppress(ValueError):  # somebody else has put other filters in
+                    warnings.filters.remove(_Filter.entry)  # type: ignore[attr-defined]
+                _Filter.changed.notify_all()
+
+
+@contextmanager
+def filters_to_oneself() -> Iterator[None]:
+    """Keep other threads from opening files, for functions of rasterio that copy the warnings filters themselves."""
+    with _Filter.changed:
+        while _Filter.users:
+            _Filter.changed.wait()
+        yield
+
+
+@contextmanager
+def many_files() -> Iterator[None]:
+    """Prepare a thread for opening many small files: what rasterio and geolearn set up for each is set up once."""
+    with small_cache(), rasterio.Env():
+        yield
+
+
+@contextmanager
+def small_cache() -> Iterator[None]:
+    """Keep GDAL's block cache small while any thread is inside; the last to leave restores its size."""
+    with _lock:
+        if _Cache.users == 0:
+            _Cache.former = get_gdal_config('GDAL_CACHEMAX')
+            set_gdal_config('GDAL_CACHEMAX', min(_Cache.former, CACHE_BYTES))
+        _Cache.users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _Cache.users -= 1
+            if _Cache.users == 0:
+                set_gdal_config('GDAL_CACHEMAX', _Cache.former)
+
+
+def burn_polygons(
+    pairs: Iterable[tuple[Any, int]], shape: tuple[int, ...], *, dtype: type = np.uint8, all_touched: bool = False
+) -> np.ndarray:
+    """Return (height, width) with the number of the last polygon that holds each pixel's centre, else 0.
+
+    Args:
+        pairs: Polygon in pixels (x = columns, y = rows) and number of each.
+        shape: Height and width.
+        dtype: Type of the result.
+        all_touched: Whether pixels count that a polygon only touches.
+    """
+    listed = list(pairs)
+    if not listed:
+        return np.zeros(shape, dtype)
+    with filters_to_oneself():
+        burnt: np.ndarray = rasterize(listed, out_shape=shape, dtype=dtype, all_touched=all_touched)
+    return burnt
+
+
+def group_pixels(values: np.ndarray) -> list[tuple[Any, int]]:
+    """Return the outline and the value of each group of pixels of one value above 0 that share edges.
+
+    Args:
+        values: (height, width) unsigned integers of at most 16 bits.
+    """
+    with filters_to_oneself():
+        return [(outline, int(value)) for outline, value in shapes(values, mask=values > 0, connectivity=4)]

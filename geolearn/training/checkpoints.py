@@ -1,0 +1,381 @@
+"""Keep the last and the best state of a training on disk, resume from the last, and stop when nothing gets better."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from geolearn.errors import CheckpointError, UnknownNameError
+from geolearn.history import History
+from geolearn.metrics.scores import higher_is_better
+from geolearn.training import distributed as processes
+from geolearn.training.fastai import CancelFitException, QuickCallback
+from geolearn.training.optimization import MeanWeights
+from geolearn.training.options import FitOptions
+from geolearn.training.progress import tell
+from geolearn.training.random_state import random_facts, random_tensors, restore_random
+
+FORMAT = 1
+
+_KEY = 'geolearn'
+
+
+class Snapshot(NamedTuple):
+    """What a file held.
+
+    Args:
+        tensors: By name, on the CPU.
+        facts: The rest, as JSON.
+    """
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors under a name, by what follows it."""
+        start = f'{prefix}/'
+        return {name.removeprefix(start): tensor for name, tensor in self.tensors.items() if name.startswith(start)}
+
+
+def write_snapshot(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write a snapshot; a crash half way leaves any older one as it was.
+
+    Raises:
+        CheckpointError: If it cannot be written, such as on a full disk.
+    """
+    header = {_KEY: json.dumps({'format': FORMAT, **facts})}
+    partial = path.with_name(f'{path.name}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(_unshared(tensors), partial, metadata=header)
+        with partial.open('rb') as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True) if path.parent.is_dir() else None
+        kept = 'the one before it is whole' if path.is_file() else 'there is none before it'
+        raise CheckpointError(
+            f'the checkpoint {path} cannot be written ({error}); {kept}. Make room in {path.parent}, or pass '
+            'checkpoint=False'
+        ) from error
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """Read a snapshot.
+
+    Raises:
+        CheckpointError: If it is not there, broken, or of a newer geolearn.
+    """
+    if not path.is_file():
+        raise CheckpointError(f'there is no checkpoint {path} to resume; call fit with checkpoint=True first')
+    try:
+        with safe_open(path, framework='pt') as file:
+            facts = json.loads((file.metadata() or {})[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f'{path} is not a checkpoint of geolearn, or broken: {error}') from error
+    if facts.get('format') != FORMAT:
+        raise CheckpointError(
+            f'{path} has format {facts.get("format")} and this geolearn reads {FORMAT}; train anew, or use the '
+            'geolearn that wrote it'
+        )
+    return Snapshot(tensors, facts)
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring tensors to the CPU; those that share memory are copied, for the format knows no sharing."""
+    seen: set[int] = set()
+    ready = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        ready[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return ready
+
+
+def resolve_monitor(name: str, columns: Sequence[str]) -> str:
+    """Return the column that a monitor means; ``'valid_miou'`` is what ArcGIS calls ``'miou'``.
+
+    Raises:
+        UnknownNameError: If there is no such column; the message holds those there are.
+    """
+    for candidate in (name, name.removeprefix('valid_')):
+        if candidate in columns:
+            return candidate
+    raise UnknownNameError('monitor', name, columns)
+
+
+class Monitor:
+    """Follows one column of the epoch table.
+
+    Args:
+        column: Its name.
+        min_delta: By less than this is not better, for `waited`; for `best` every bit counts.
+        parts: Columns that are parts of the loss, of which less is better.
+
+    Raises:
+        UnknownNameError: If the column has no better side.
+    """
+
+    def __init__(self, column: str, min_delta: float, *, parts: Sequence[str] = ()) -> None:
+        self.column = column
+        self._sign = 1.0 if column not in parts and higher_is_better(column) else -1.0
+        self._min_delta, self._parts = min_delta, parts
+        self.best, self.best_epoch = math.nan, 0
+        self._mark, self.waited = math.nan, 0
+
+    def take(self, row: Mapping[str, float]) -> bool:
+        """Look at an epoch's row; returns whether it is the best so far."""
+        value = row[self.column]
+        gain = self._sign * (value - self._mark)
+        if math.isnan(self._mark) or gain > self._min_delta:
+            self._mark, self.waited = value, 0
+        else:
+            self.waited += 1
+        if math.isnan(value) or self._sign * (value - self.best) <= 0:
+            return False
+        self.best, self.best_epoch = value, int(row['epoch'])
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """Return what it has seen, as JSON."""
+        return {
+            'column': self.column,
+            'parts': [*self._parts],
+            'best': self.best,
+            'best_epoch': self.best_epoch,
+            'mark': self._mark,
+            'waited': self.waited,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what was seen."""
+        self.best, self.best_epoch = state['best'], state['best_epoch']
+        self._mark, self.waited = state['mark'], state['waited']
+
+
+FREE_TO_CHANGE = ('callbacks', 'verbose', 'checkpoint', 'seed')
+"""Options that a resumed training may differ in: they change nothing that is computed."""
+
+
+def checkpoint_path(folder: Path, name: str) -> Path:
+    """Return where a checkpoint lies: ``'last'``, ``'best'`` or ``'epoch-0003'``."""
+    return folder / 'checkpoints' / f'{name}.safetensors'
+
+
+class Keeper(QuickCallback):
+    """Keep states, resume, and stop early.
+
+    Args:
+        options: How the network is trained.
+        history: Saved with the state, and put back.
+        folder: Checkpoints go to ``<folder>/checkpoints``; None if there are none.
+        mean: The running mean of the weights, if there is one.
+        resume: Go on from the last checkpoint.
+    """
+
+    order = 70  # after the row of the epoch is written
+
+    def __init__(
+        self,
+        options: FitOptions,
+        history: History,
+        *,
+        folder: Path | None,
+        mean: MeanWeights | None,
+        resume: Snapshot | None,
+    ) -> None:
+        self.options, self.history, self.folder, self.mean = options, history, folder, mean
+        self._resume = resume
+        self._monitor: Monitor | None = None
+
+    def before_fit(self) -> None:
+        """Go on from the last checkpoint, if that was asked for."""
+        if self._resume is not None:
+            self._load(self._resume)
+            self._stop_if_due()
+
+    def before_validate(self) -> None:
+        """Validate the mean of the weights, and one network in all processes."""
+        processes.average_buffers(self.learn.model)
+        if self.mean is not None:
+            self.mean.swap()
+
+    def after_validate(self) -> None:
+        """Train on with the weights themselves."""
+        if self.mean is not None:
+            self.mean.swap()
+
+    def after_epoch(self) -> None:
+        """Write what is to be kept; stop if nothing gets better."""
+        row = self.history.epochs[-1]
+        if self._monitor is None:
+            recorder = self.learn.recorder
+            column = resolve_monitor(self.options.monitor, recorder.columns)
+            self._monitor = Monitor(column, self.options.min_delta, parts=recorder.part_names)
+        better = self._monitor.take(row)
+        if self.folder is not None and self.options.checkpoint:
+            self._write(self.folder, better=better)
+        self._stop_if_due()
+
+    def finish(self, network: nn.Module) -> None:
+        """Put the weights that are to stay into the network: the best ones, else their mean."""
+        if self.options.checkpoint and self.folder is not None and self._monitor and self._monitor.best_epoch:
+            self._take_best(network, self.folder, self._monitor)
+        elif self.mean is not None:
+            self.mean.swap()
+        processes.take_from_first(network)
+
+    def undo_swap(self) -> None:
+        """Leave the weights themselves in the network where a validation was interrupted."""
+        if self.mean is not None and self.mean.swapped:
+            self.mean.swap()
+
+    def _stop_if_due(self) -> None:
+        monitor, options = self._monitor, self.options
+        if options.early_stopping and monitor is not None and monitor.waited >= options.patience:
+            tell(f'stopped: {monitor.column} has not got better by {options.min_delta:g} for {monitor.waited} epochs')
+            raise CancelFitException
+
+    # -- writing
+
+    def _write(self, folder: Path, *, better: bool) -> None:
+        if processes.process_index() == 0:
+            epoch = self.history.epochs[-1]['epoch']
+            facts = {'epoch': epoch, 'row': self.history.epochs[-1]}
+            if better:
+                write_snapshot(checkpoint_path(folder, 'best'), _prefixed('network', self._kept()), facts)
+            if self.options.checkpoint == 'all':
+                name = f'epoch-{int(epoch):04d}'
+                write_snapshot(checkpoint_path(folder, name), _prefixed('network', self._kept()), facts)
+            # last, so that it never knows of a best one that is not there
+            write_snapshot(checkpoint_path(folder, 'last'), self._tensors(), self._facts())
+        processes.wait_for_all()
+
+    def _kept(self) -> dict[str, Tensor]:
+        """Return the weights that were validated."""
+        return self.learn.model.state_dict() | (self.mean.mean if self.mean is not None else {})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        learn = self.learn
+        tensors = _prefixed('network', learn.model.state_dict())
+        for index, state in enumerate(learn.opt.state_dict()['state']):
+            tensors |= _prefixed(f'optimiser/{index}', {k: v for k, v in state.items() if isinstance(v, Tensor)})
+        tensors |= _prefixed('mean', {} if self.mean is None else self.mean.mean)
+        tensors |= _prefixed('random', random_tensors())
+        tensors['history/batch_losses'] = torch.tensor(self.history.batch_losses, dtype=torch.float64)
+        return tensors | _prefixed('recorder', learn.recorder.state())
+
+    def _facts(self) -> dict[str, Any]:
+        learn, monitor = self.learn, self._monitor
+        return {
+            'fingerprint': fingerprint(learn, self.options),
+            'learning_rate': rate_as_json(self.options.learning_rate),
+            'epoch': learn.epoch + 1,
+            'loader_epoch': learn.dls.train.epoch,
+            'random': random_facts(),
+            'mean_steps': 0 if self.mean is None else self.mean.steps,
+            'monitor': None if monitor is None else monitor.state(),
+            'portion': learn.portions.size,
+            'scaler': None if learn.scaler is None else learn.scaler.state_dict(),
+            'recorded': learn.recorder.count,
+            'history': {
+                'epochs': self.history.epochs,
+                'learning_rate': self.history.learning_rate,
+                'loaded': self.history.loaded,
+            },
+        }
+
+    # -- reading
+
+    def _load(self, snapshot: Snapshot) -> None:
+        learn, facts = self.learn, snapshot.facts
+        check_same(facts['fingerprint'], fingerprint(learn, self.options))
+        learn.model.load_state_dict(snapshot.part('network'))
+        for index, parameter in enumerate(p for group in learn.opt.param_lists for p in group):
+            for name, tensor in snapshot.part(f'optimiser/{index}').items():
+                learn.opt.state[parameter][name] = tensor.to(parameter.device)
+        if self.mean is not None:
+            self.mean.load(snapshot.part('mean'), facts['mean_steps'])
+        if learn.scaler is not None:
+            learn.scaler.load_state_dict(facts['scaler'])
+        learn.recorder.load(snapshot.part('recorder'), facts['recorded'])
+        learn.portions.size, learn.start_epoch = facts['portion'], facts['epoch']
+        learn.dls.train.epoch = facts['loader_epoch']
+        kept = facts['history']
+        self.history.epochs[:] = kept['epochs']
+        self.history.batch_losses[:] = snapshot.tensors['history/batch_losses'].tolist()
+        self.history.learning_rate, self.history.loaded = kept['learning_rate'], kept['loaded']
+        if (state := facts['monitor']) is not None:
+            self._monitor = Monitor(state['column'], self.options.min_delta, parts=state['parts'])
+            self._monitor.load(state)
+        restore_random(snapshot.part('random'), facts['random'])
+        if processes.process_index():  # the others draw other numbers than the first
+            torch.manual_seed(torch.initial_seed() + processes.process_index())
+        tell(f'resumed after epoch {facts["epoch"]} of {self.options.epochs}')
+
+    def _take_best(self, network: nn.Module, folder: Path, monitor: Monitor) -> None:
+        if monitor.best_epoch == self.history.epochs[-1]['epoch'] and self.mean is None:
+            return
+        if processes.process_index() == 0:
+            network.load_state_dict(read_snapshot(checkpoint_path(folder, 'best')).part('network'))
+        tell(f'the weights are those of epoch {monitor.best_epoch}, whose {monitor.column} {monitor.best:.4f} was best')
+
+
+def fingerprint(learn: Any, options: FitOptions) -> dict[str, Any]:
+    """Return what must be equal for a training to be gone on with, as JSON."""
+    told = {name: value for name, value in asdict(replace(options, callbacks=())).items() if name not in FREE_TO_CHANGE}
+    return {
+        **(told | {'learning_rate': rate_as_json(options.learning_rate)}),
+        'network': _digest(learn.model),
+        'learning weights': sum(p.numel() for p in learn.model.parameters() if p.requires_grad),
+        'batches per epoch': len(learn.dls.train),
+        'batch_size': learn.dls.train.batch_size,
+        'processes': processes.process_count(),
+    }
+
+
+def check_same(written: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another training.
+
+    Raises:
+        CheckpointError: Naming what differs.
+    """
+    differing = [name for name in ours if written.get(name) != ours[name]]
+    if differing:
+        texts = [f'{name} (then {written.get(name)}, now {ours[name]})' for name in differing]
+        raise CheckpointError(
+            f'the checkpoint is of another training; what differs: {", ".join(texts)}. Resume with what it was begun '
+            'with, or fit without resume=True'
+        )
+
+
+def rate_as_json(rate: Any) -> Any:
+    """Return a learning rate as JSON; a slice becomes a mapping."""
+    if isinstance(rate, slice):
+        return {'start': rate.start, 'stop': rate.stop}
+    return list(map(float, rate)) if isinstance(rate, Sequence) else rate
+
+
+def rate_from_json(found: Any) -> Any:
+    """Undo `rate_as_json`."""
+    return slice(found['start'], found['stop']) if isinstance(found, dict) else found
+
+
+def _digest(network: nn.Module) -> str:
+    shapes = sorted((name, list(tensor.shape)) for name, tensor in network.state_dict().items())
+    return hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f'{prefix}/{name}': tensor for name, tensor in tensors.items()}

@@ -1,0 +1,221 @@
+"""What a person sees of a training: a bar over the batches, a row for each epoch."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from geolearn.history import History
+from geolearn.metrics.scores import Scores
+from geolearn.training.distributed import add_up, process_index
+from geolearn.training.fastai import QuickCallback, Recorder
+
+SMOOTHING = 0.98
+"""Share of the running training loss that each batch keeps, as in fastai."""
+
+
+class LossRecorder(QuickCallback, Recorder):
+    """fastai's Recorder, except that it reads nothing from the device before the epoch ends.
+
+    Args:
+        scores: Of the validation chips.
+    """
+
+    name = 'recorder'  # where fastai's other callbacks look for it
+
+    def __init__(self, scores: Scores) -> None:
+        super().__init__()
+        self.scores = scores
+        self._smooth: Tensor | None = None
+        self._count = 0
+        self.part_names: list[str] = []
+
+    def before_fit(self) -> None:
+        """Begin a new list of losses."""
+        self.lrs: list[float] = []
+        self.iters: list[int] = []
+        self.losses: list[Any] = []
+        self.values: list[list[float]] = []
+        self._smooth, self._count = None, 0
+        self.part_names = []
+        self._name_columns()
+
+    def before_epoch(self) -> None:
+        """Note the time."""
+        self.cancel_train = self.cancel_valid = False
+        self._started = time.perf_counter()
+        self.log: list[Any] = [self.learn.epoch]
+
+    def before_train(self) -> None:
+        """Forget the losses' parts."""
+        self._parts: dict[str, Tensor] = {}
+        self._batches = 0
+
+    def before_validate(self) -> None:
+        """Forget what was validated."""
+        self.scores.reset()
+        self._total = torch.zeros(2, device=self.learn.device)
+
+    def after_batch(self) -> None:
+        """Take in a batch."""
+        if not self.learn.training:
+            weight = self.learn.batch_weight
+            loss = self.learn.loss.float()
+            self._total += torch.stack([loss, torch.ones_like(loss)]) * weight
+            return
+        loss = self.learn.loss.float()
+        start = torch.zeros_like(loss) if self._smooth is None else self._smooth
+        self._smooth, self._count = torch.lerp(loss, start, SMOOTHING), self._count + 1
+        self.learn.smooth_loss = self._smooth / (1 - SMOOTHING**self._count)
+        self.lrs.append(float(self.learn.opt.hypers[-1]['lr']))
+        self.losses.append(self.learn.smooth_loss)
+        for name, part in self.learn.loss_parts.items():
+            self._parts[name] = self._parts[name] + part if name in self._parts else part
+        self._batches += 1
+
+    def after_train(self) -> None:
+        """Read the training loss."""
+        self.losses = read_losses(self.losses)
+        self.log.append(self.losses[-1] if self._batches else float('nan'))
+        if self.part_names != [*self._parts]:
+            self.part_names = [*self._parts]
+            self._name_columns()
+
+    def after_validate(self) -> None:
+        """Read the validation loss, the scores, and the parts of the training loss."""
+        total, weight = add_up(self._total).tolist()
+        self.scores.reduce()
+        values = self.scores.values()
+        self.log += [total / weight if weight else float('nan'), *(float(values[name]) for name in self.scores.names)]
+        self.log += [float(self._parts[name]) / max(self._batches, 1) for name in self.part_names]
+
+    def after_epoch(self) -> None:
+        """Close the row."""
+        row = self.log[1:]
+        self.learn.final_record = row.copy()
+        self.values.append(row)
+        self.log.append(f'{time.perf_counter() - self._started:.1f}')
+        self.learn.logger(self.log)
+        self.iters.append(self._count)
+
+    @property
+    def count(self) -> int:
+        """Batches so far, over which the loss is smoothed."""
+        return self._count
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the smoothed loss."""
+        return {} if self._smooth is None else {'smooth': self._smooth}
+
+    def load(self, state: dict[str, Tensor], count: int) -> None:
+        """Go on smoothing from a loss that was kept."""
+        self._smooth, self._count = state.get('smooth'), count
+        if self._smooth is not None:
+            self._smooth = self._smooth.to(self.learn.device)
+
+    @property
+    def row(self) -> dict[str, float]:
+        """The epoch's numbers by column: losses, scores, parts of the training loss."""
+        return dict(zip(self.metric_names[1:-1], self.values[-1]))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names that a monitor may have."""
+        return 'train_loss', 'valid_loss', *self.scores.names, *self.part_names
+
+    def _name_columns(self) -> None:
+        self.metric_names = ['epoch', 'train_loss', 'valid_loss', *self.scores.names, *self.part_names, 'time']
+
+
+def read_losses(losses: list[Any]) -> list[float]:
+    """Read losses that still are on the device, all at once."""
+    waiting = [loss for loss in losses if isinstance(loss, Tensor)]
+    read = iter(torch.stack(waiting).tolist() if waiting else [])
+    return [next(read) if isinstance(loss, Tensor) else cast(float, loss) for loss in losses]
+
+
+WHOLE = ('epoch', 'seconds')
+"""Columns of whole numbers."""
+
+
+class Watch(QuickCallback):
+    """Show a bar over the batches, write a row per epoch, and keep both in the history.
+
+    Args:
+        history: Extended in place.
+        verbose: Show anything at all.
+    """
+
+    order = 60  # after the recorder, whose numbers it shows
+
+    def __init__(self, history: History, *, verbose: bool = True) -> None:
+        self.history = history
+        self._silent = not verbose or process_index() > 0
+        self._bar: tqdm | None = None
+        self._header: list[str] = []
+        self._read = 0
+        self._title = ''
+
+    def before_fit(self) -> None:
+        """Begin a new table."""
+        self._header, self._read = [], 0
+
+    def before_epoch(self) -> None:
+        """Begin a new bar."""
+        self._started = time.perf_counter()
+        self._title = f'epoch {len(self.history.epochs) + 1}'
+        batches = len(self.learn.dls.train)
+        self._bar = tqdm(total=batches, desc=self._title, unit='batch', leave=False, disable=self._silent)
+
+    def after_batch(self) -> None:
+        """Move the bar."""
+        if self.learn.training and self._bar is not None:
+            if (reading := self.learn.last_reading) is not None:
+                self._bar.set_postfix(loss=f'{reading.loss:.3f}', refresh=False)
+            self._bar.update()
+
+    def before_validate(self) -> None:
+        """Say that the bar stands still because of the validation."""
+        if self._bar is not None:
+            self._bar.set_description(f'{self._title} validates')
+
+    def after_epoch(self) -> None:
+        """Close the bar and write the row."""
+        self.close()
+        recorder = self.learn.recorder
+        self.history.batch_losses.extend(read_losses(recorder.losses[self._read :]))
+        self._read = len(recorder.losses)
+        row: dict[str, float] = {'epoch': len(self.history.epochs) + 1} | recorder.row
+        row['learning_rate'] = float(recorder.lrs[-1]) if recorder.lrs else float('nan')
+        row['seconds'] = time.perf_counter() - self._started
+        self.history.epochs.append(row)
+        if not self._silent:
+            self._write(row)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _write(self, row: Mapping[str, float]) -> None:
+        widths = {name: max(12, len(name) + 2) for name in row}
+        if self._header != [*row]:
+            self._header = [*row]
+            tqdm.write(''.join(f'{name:>{width}}' for name, width in widths.items()))
+        tqdm.write(''.join(f'{_number_text(name, value):>{widths[name]}}' for name, value in row.items()))
+
+
+def tell(text: str) -> None:
+    """Write a line above the bar; only the first of several processes does."""
+    if process_index() == 0:
+        tqdm.write(text)
+
+
+def _number_text(name: str, value: float) -> str:
+    if name in WHOLE:
+        return f'{value:.0f}'
+    return f'{value:.2e}' if name == 'learning_rate' else f'{value:.4f}'

@@ -1,0 +1,105 @@
+"""Train a network as it was told, from where it is or from where a killed training was."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from geolearn.errors import CheckpointError
+from geolearn.history import History
+from geolearn.metrics.scores import higher_is_better
+from geolearn.training import distributed as processes
+from geolearn.training.checkpoints import (
+    Keeper,
+    Snapshot,
+    checkpoint_path,
+    rate_from_json,
+    read_snapshot,
+    resolve_monitor,
+)
+from geolearn.training.learner import ChipLearner, PartedLoss
+from geolearn.training.optimization import MeanWeights, OneCycle
+from geolearn.training.options import FitOptions, Rate
+from geolearn.training.progress import Watch, tell
+from geolearn.training.random_state import deterministic_algorithms, seed_all
+
+
+def train(
+    learner: ChipLearner, history: History, options: FitOptions, *, folder: Path | None = None, resume: bool = False
+) -> None:
+    """Train for some epochs from where the network is now; rows are added to `history`.
+
+    With checkpoints the network ends with the weights of the epoch that `options.monitor` liked best.
+
+    Args:
+        learner: From `make_learner`.
+        history: Extended in place.
+        options: How to train.
+        folder: Checkpoints go to ``<folder>/checkpoints``: ``last.safetensors`` and ``best.safetensors``.
+        resume: Go on from the last checkpoint, as if the training had never been interrupted.
+
+    Raises:
+        TrainingError: If a loss is no number, or memory does not hold one chip.
+        CheckpointError: If a checkpoint cannot be written, or resumed.
+        UnknownNameError: If there is no such monitor.
+        ValueError: If the options do not go together.
+    """
+    snapshot = _find_snapshot(options, folder) if resume else None
+    if snapshot is not None and options.learning_rate is None:
+        options = replace(options, learning_rate=rate_from_json(snapshot.facts['learning_rate']))
+    _check(learner, options, folder)
+    device = learner.device
+    if options.mixed_precision is True and options.precision_on(device) is None:
+        tell(f'mixed precision is for GPUs and this is {device.type!r}: computing in float32')
+    processes.take_from_first(learner.model)
+    mean = None if options.ema_decay is None else MeanWeights(learner.model, options.ema_decay)
+    learner.use(precision=options.precision_on(device), accumulate=options.accumulate, clip=options.clip, mean=mean)
+    watch = Watch(history, verbose=options.verbose)
+    keeper = Keeper(options, history, folder=folder, mean=mean, resume=snapshot)
+    if options.seed is not None or options.deterministic:
+        seed_all((options.seed or 0) + processes.process_index())
+    try:
+        with deterministic_algorithms(options.deterministic), learner.no_logging():
+            _run(learner, options, [watch, keeper, *options.callbacks])
+    finally:
+        watch.close()
+        keeper.undo_swap()
+        learner.use()
+    keeper.finish(learner.model)
+
+
+def read_rate(folder: Path) -> Rate:
+    """Return the learning rate that the last checkpoint in a folder was trained with.
+
+    Raises:
+        CheckpointError: If there is no checkpoint, or it is broken.
+    """
+    return rate_from_json(read_snapshot(checkpoint_path(folder, 'last')).facts['learning_rate'])
+
+
+def _find_snapshot(options: FitOptions, folder: Path | None) -> Snapshot:
+    if folder is None:
+        raise CheckpointError('there is no folder to resume from; pass the one that the training was begun with')
+    return read_snapshot(checkpoint_path(folder, 'last'))
+
+
+def _check(learner: ChipLearner, options: FitOptions, folder: Path | None) -> None:
+    if options.learning_rate is None:
+        raise ValueError('learning_rate is missing; pass one, or find one with find_learning_rate')
+    if options.checkpoint and folder is None:
+        raise ValueError(f'checkpoint={options.checkpoint!r} needs a folder to write to; pass one, or checkpoint=False')
+    # parts of the loss are columns too, but known only after the first batch
+    if not isinstance(learner.loss_func, PartedLoss):
+        higher_is_better(resolve_monitor(options.monitor, learner.recorder.columns))
+
+
+def _run(learner: ChipLearner, options: FitOptions, callbacks: Sequence[Any]) -> None:
+    if learner.opt is None:
+        learner.create_opt()
+    rate = [*options.learning_rate] if isinstance(options.learning_rate, Sequence) else options.learning_rate
+    if not options.one_cycle:
+        learner.fit(options.epochs, rate, wd=options.weight_decay, cbs=callbacks)
+        return
+    learner.opt.set_hyper('lr', rate)  # spreads a slice over the groups
+    cycle = OneCycle([hyper['lr'] for hyper in learner.opt.hypers])
+    learner.fit(options.epochs, wd=options.weight_decay, cbs=[cycle, *callbacks])
