@@ -30,9 +30,10 @@ from geolearn.backbones import create_backbone
 from geolearn.bands import Band, resolve_bands
 from geolearn.batch import Objects
 from geolearn.classes import ClassInfo
-from geolearn.inference.detecting import DetectPlan, detect_raster
-from geolearn.inference.merging import suppress
-from geolearn.inference.tiles import PixelScale, Source
+from geolearn.inference.detecting import DetectOptions, detect_sources
+from geolearn.inference.merging import nms
+from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.tiles import Source
 from geolearn.inference.vectors import objects_to_features, write_layer
 from geolearn.networks.detection.anchors import LevelAnchors
 from geolearn.networks.detection.detector import DetectionLoss, Detector, Levels
@@ -77,8 +78,15 @@ def cut(shape: tuple[int, int]) -> TileGrid:
 def detect_file(path: Path, network: nn.Module, out: Path) -> None:
     """Detect as detect_objects does."""
     with open_raster(path) as src:
-        plan = DetectPlan(cut(src.shape), BATCH_SIZE, PixelScale(), 0.5, 0.3)
-        found = detect_raster([Source(src, (1, 2, 3))], network, plan)
+        tiling = TilingOptions(batch_size=BATCH_SIZE)
+        found = detect_sources(
+            [Source(src, (1, 2, 3))],
+            network,
+            cut(src.shape),
+            read=ReadOptions(),
+            tiling=tiling,
+            options=DetectOptions(),
+        )
         write_layer(objects_to_features(found, raster_geobox(src), CLASSES, outlined=False), out)
 
 
@@ -144,7 +152,7 @@ def time_suppression(count: int = 50_000) -> float:
     corners = rng.uniform(0, 12_000, (count, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(10, 60, (count, 2))], axis=1)
     started = time.perf_counter()
-    suppress(boxes, np.zeros(count, np.int64), rng.random(count), overlap=0.3)
+    nms(boxes, np.zeros(count, np.int64), rng.random(count), overlap=0.3)
     return time.perf_counter() - started
 
 

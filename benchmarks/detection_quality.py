@@ -39,7 +39,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from geolearn import ChipData
-from geolearn.batch import Found, Objects
+from geolearn.batch import Detections, Objects
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.metrics import DetectionScores
 from geolearn.models import FasterRCNN
@@ -148,7 +148,7 @@ def judge(network: torch.nn.Module, chips: ChipLoader, classes: int) -> Detectio
     scores = DetectionScores(classes, most=HEAD.most)
     for images, objects in chips:
         found = network(list(images))
-        scores.add([Found(item['boxes'], item['labels'] - 1, item['scores']) for item in found], objects)
+        scores.add([Detections(item['boxes'], item['labels'] - 1, item['scores']) for item in found], objects)
     return scores
 
 

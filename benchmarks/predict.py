@@ -2,8 +2,8 @@
 
 Prints, as its last line, one JSON object of {name: {value, bar, ok}}.
 
-    limit_ratio     map_raster / max(read + write alone, model alone on the same tiles in full batches)
-    end_to_end      map_raster / model alone on tiles that do not overlap
+    limit_ratio     map_sources / max(read + write alone, model alone on the same tiles in full batches)
+    end_to_end      map_sources / model alone on tiles that do not overlap
     overhead        share of pixels computed twice
     memory_growth   peak memory of the large raster / that of the small one, GDAL's cache included
 """
@@ -23,8 +23,9 @@ from affine import Affine
 
 from geolearn.classes import ClassInfo
 from geolearn.inference.encoding import ClassEncoding
-from geolearn.inference.mapping import MapPlan, map_raster
-from geolearn.inference.tiles import PixelScale, Source
+from geolearn.inference.mapping import map_sources
+from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.tiles import Source
 from geolearn.raster import GeoBox, RasterWriter, open_raster
 from geolearn.raster.writing import BLOCK_SIZE
 from geolearn.tiling import make_grid
@@ -69,8 +70,8 @@ def map_file(path: Path, network: torch.nn.Module, out: Path) -> None:
     """Map a file as predict_raster does."""
     with open_raster(path) as src:
         grid = make_grid((src.height, src.width), tile_size=TILE_SIZE, halo=HALO)
-        plan = MapPlan(grid, BATCH_SIZE, PixelScale(), ClassEncoding(CLASSES))
-        map_raster([Source(src, tuple(src.indexes))], network, plan, out, tags={})
+        sources, tiling = [Source(src, tuple(src.indexes))], TilingOptions(batch_size=BATCH_SIZE)
+        map_sources(sources, network, ClassEncoding(CLASSES), grid, out, read=ReadOptions(), tiling=tiling)
 
 
 def read_and_write(path: Path, out: Path) -> None:

@@ -1,5 +1,6 @@
 """Batch: images and what is known about them, on one device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -77,8 +78,8 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The objects that a network found in one image.
+class Detections:
+    """The objects that a network detected in one image.
 
     Args:
         boxes: (n, 4) float32 left, top, right, bottom in pixels.
@@ -95,23 +96,27 @@ class Found:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def select(self, rows: Tensor) -> 'Found':
+    def select(self, rows: Tensor) -> 'Detections':
         """Return some of the objects, by a boolean mask (n,) or by their numbers."""
         masks = None if self.masks is None else self.masks[rows]
-        return Found(self.boxes[rows], self.labels[rows], self.scores[rows], masks)
+        return Detections(self.boxes[rows], self.labels[rows], self.scores[rows], masks)
 
-    def cpu(self) -> 'Found':
+    def filter_by_score(self, threshold: float) -> 'Detections':
+        """Return the objects of this score or a higher one."""
+        return self.select(self.scores >= threshold)
+
+    def cpu(self) -> 'Detections':
         """Return the same objects on the CPU."""
         masks = None if self.masks is None else self.masks.cpu()
-        return Found(self.boxes.cpu(), self.labels.cpu(), self.scores.cpu(), masks)
+        return Detections(self.boxes.cpu(), self.labels.cpu(), self.scores.cpu(), masks)
 
-
-def join_found(parts: list[Found]) -> Found:
-    """Put what was found in several looks at one image into one."""
-    masks = [part.masks for part in parts if part.masks is not None]
-    return Found(
-        torch.cat([part.boxes for part in parts]),
-        torch.cat([part.labels for part in parts]),
-        torch.cat([part.scores for part in parts]),
-        torch.cat(masks) if masks else None,
-    )
+    @classmethod
+    def concatenate(cls, parts: Sequence['Detections']) -> 'Detections':
+        """Return the objects of several detections in one image together."""
+        masks = [part.masks for part in parts if part.masks is not None]
+        return cls(
+            torch.cat([part.boxes for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            torch.cat([part.scores for part in parts]),
+            torch.cat(masks) if masks else None,
+        )

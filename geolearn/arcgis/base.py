@@ -1,4 +1,4 @@
-"""What all functions for ArcGIS Pro share: they find their bundle, say what they take, and read blocks of pixels."""
+"""The base of the raster functions: load the bundle, describe parameters, read blocks of pixels."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,12 @@ from geolearn.classes import ClassInfo, is_unlabelled
 from geolearn.device import choose_device
 from geolearn.errors import BundleError
 from geolearn.extras import require
-from geolearn.inference.mapping import Running, choose_tile
-from geolearn.inference.reading import Reading, check_reading, check_units
+from geolearn.inference.mapping import choose_tile
+from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.reading import check_units
 from geolearn.models import Model, load_model
 from geolearn.networks.spec import ModelSpec
+from geolearn.raster.nodata import valid_in_all_bands
 
 POLYGON = 4
 """ArcGIS's number of that type of geometry."""
@@ -93,7 +95,7 @@ MOST_FREE_GPU, CPU = -2, -1
 
 
 class Tiling(NamedTuple):
-    """The side of the blocks that are asked for, and how much of it at each edge is for looking only; in pixels."""
+    """The side of the blocks that are requested, and the padding at each edge that gives context only; in pixels."""
 
     side: int
     padding: int
@@ -104,8 +106,8 @@ class RasterFunction:
 
     home: ClassVar[str] = ''
     """The Python file in the bundle, beside the .emd."""
-    serves: ClassVar[tuple[type, ...]] = (Model,)
-    """Classes of models."""
+    model_types: ClassVar[tuple[str, ...]] = ()
+    """Esri's ModelType of the models that it runs."""
     raster: ClassVar[str] = 'raster'
     """What ArcGIS calls the input; pixels come as ``<raster>_pixels``."""
 
@@ -115,7 +117,7 @@ class RasterFunction:
         self._emd: dict[str, Any] = {}
         self._model: Model | None = None
         self._tiling = Tiling(0, 0)
-        self._reading = Reading()
+        self._read = ReadOptions()
         self._units_checked = False
 
     # -- what ArcGIS calls
@@ -138,7 +140,7 @@ class RasterFunction:
         # of its own, because users may change ExtractBands in it
         self._emd = json.loads(given if is_text else path.read_text(encoding='utf-8'))
         model = load_model(path)
-        if not isinstance(model, self.serves):
+        if model.emd_fields(model.spec)['ModelType'] not in self.model_types:
             raise BundleError(f'{type(self).__name__} does not run a {type(model).__name__}; save the model again')
         model.network.to(find_device(int(arguments.get('device', MOST_FREE_GPU)))).eval()
         self._model, self._tiling = model, self._usual_tiling(model)
@@ -166,8 +168,7 @@ class RasterFunction:
                 f'ExtractBands in the .emd are {bands}; the model takes {spec.dates * len(spec.bands)} bands: '
                 f'{", ".join(band.name for band in spec.bands)}' + (f', at {spec.dates} dates' * (spec.dates > 1))
             )
-        self._reading = Reading(scale=read_number(scalars, 'scale'), offset=read_number(scalars, 'offset') or 0.0)
-        check_reading(self._reading)
+        self._read = ReadOptions(scale=read_number(scalars, 'scale'), offset=read_number(scalars, 'offset') or 0.0)
         side, padding = (
             int(usual if (given := read_number(scalars, name)) is None else given)
             for name, usual in zip(('tile_size', 'padding'), self._tiling)
@@ -190,20 +191,20 @@ class RasterFunction:
 
     def _usual_tiling(self, model: Model) -> Tiling:
         """Return how blocks are cut unless the user says otherwise."""
-        return Tiling(*choose_tile(model.spec, model.network, Running()))
+        return Tiling(*choose_tile(model.spec, model.network, TilingOptions()))
 
     def _parameters(self) -> list[dict[str, Any]]:
         """Return the parameters of this kind of function."""
         return [
             describe('tile_size', 'GPLong', self._tiling.side, 'Side of the blocks in pixels'),
-            describe('padding', 'GPLong', self._tiling.padding, 'Pixels that neighbouring blocks look into each other'),
+            describe('padding', 'GPLong', self._tiling.padding, 'Pixels of context around each block'),
             *self._unit_parameters(),
         ]
 
     def _unit_parameters(self) -> list[dict[str, Any]]:
         return [
-            describe('scale', 'GPString', '', 'Multiplies pixel values; 1 says that they are as in training'),
-            describe('offset', 'GPDouble', 0, 'Is added after that'),
+            describe('scale', 'GPString', '', 'Factor of the pixel values; 1 where they are in the units of training'),
+            describe('offset', 'GPDouble', 0, 'Added after scaling'),
         ]
 
     # -- inside
@@ -231,14 +232,14 @@ class RasterFunction:
         spec = self._spec
         shape = (spec.dates, len(spec.bands), *pixels.shape[-2:])
         stored = np.asarray(pixels).reshape(shape)
-        known = (np.broadcast_to(mask, pixels.shape).reshape(shape) != 0) & np.isfinite(stored)
-        known = known.all(axis=1, keepdims=True)
+        finite = (np.broadcast_to(mask, pixels.shape).reshape(shape) != 0) & np.isfinite(stored)
+        known = np.stack([valid_in_all_bands(date) for date in finite])[:, None]
         if known.any() and not self._units_checked:
             for values, there in zip(stored, known[:, 0]):
-                check_units(values[:, there].astype(np.float32), spec, self._reading)
+                check_units(values[:, there].astype(np.float32), spec, self._read)
             # one raster is in one unit, and single blocks may be odd
             self._units_checked = True
-        image = torch.from_numpy(np.where(known, self._reading.pixel_scale.apply(stored), np.nan).astype(np.float32))
+        image = torch.from_numpy(np.where(known, self._read.to_model_units(stored), np.nan).astype(np.float32))
         return image if spec.dates > 1 else image[0]
 
 

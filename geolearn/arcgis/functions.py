@@ -1,7 +1,7 @@
-"""Classify pixels in ArcGIS Pro: blocks of pixels to blocks of class values."""
+"""The raster functions: classify pixels, classify chips, detect objects as boxes or outlines."""
 
 import math
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,24 +18,21 @@ from geolearn.arcgis.base import (
     outline_rings,
     read_number,
 )
-from geolearn.batch import Found
+from geolearn.batch import Detections
 from geolearn.inference.classify_polygons import name_rows
-from geolearn.inference.detecting import looker
+from geolearn.inference.detecting import make_predict_fn
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.merging import EDGE_MARGIN
 from geolearn.inference.outlines import outline_mask
-from geolearn.models import FeatureClassifier, Model
-from geolearn.models.change_detector import ChangeDetector
-from geolearn.models.object_detector import ObjectDetector
-from geolearn.models.segmentation import JudgedClassifier
+from geolearn.models import Model
 from geolearn.networks.classification import THRESHOLD, ChipOptions, check_threshold
-from geolearn.networks.detection.options import DetectorOptions
+from geolearn.raster.nodata import missing
 
 
 class ClassifyPixels(RasterFunction):
     """Pixel classifiers and change detectors; before and after are the first and the last bands of one raster."""
 
-    serves = (JudgedClassifier,)
+    model_types = ('ImageClassification',)
 
     def updateRasterInfo(self, **arguments: Any) -> dict[str, Any]:
         """Say that the output has one band of class values, and what they mean."""
@@ -60,30 +57,22 @@ class ClassifyPixels(RasterFunction):
         """
         image = self._read_block(blocks['raster_pixels'], blocks['raster_mask'])
         model, encoding = self._loaded, self._encoding
-        missing = self._missing(image)
-        found = np.full(missing.shape, encoding.nodata, encoding.dtype)
-        if not missing.all():
+        absent = missing(image.numpy(), every_date=model.needs_every_date)
+        mapped = np.full(absent.shape, encoding.nodata, encoding.dtype)
+        if not absent.all():
             device = next(model.network.parameters()).device
             with torch.inference_mode():
-                found = encoding.encode(model.network(image[None].to(device)))[0]
-            found[missing] = encoding.nodata
+                mapped = encoding.encode(model.network(image[None].to(device)))[0]
+            mapped[absent] = encoding.nodata
         edge = self._tiling.padding
-        inner = tuple(slice(edge, length - edge) for length in missing.shape)
-        blocks['output_pixels'] = found[inner][None].astype(props['pixelType'], copy=False)
-        blocks['output_mask'] = (~missing[inner])[None].astype('u1')
+        inner = tuple(slice(edge, length - edge) for length in absent.shape)
+        blocks['output_pixels'] = mapped[inner][None].astype(props['pixelType'], copy=False)
+        blocks['output_mask'] = (~absent[inner])[None].astype('u1')
         return blocks
 
     @property
     def _encoding(self) -> ClassEncoding:
         return ClassEncoding(self._spec.class_infos)
-
-    def _missing(self, image: torch.Tensor) -> np.ndarray:
-        """Return where (h, w) data does not tell what a pixel is: change needs both dates, a class needs one."""
-        absent = image.isnan().all(-3)
-        if absent.dim() == 3:
-            absent = absent.any(0) if isinstance(self._loaded, ChangeDetector) else absent.all(0)
-        missing: np.ndarray = absent.numpy()
-        return missing
 
 
 class ClassifyObjects(VectorFunction):
@@ -92,7 +81,7 @@ class ClassifyObjects(VectorFunction):
     ArcGIS Pro cuts the chips, and blackens what is around a feature where the .emd says so.
     """
 
-    serves = (FeatureClassifier,)
+    model_types = ('ObjectClassification',)
     raster = 'rasters'
     columns: ClassVar[dict[str, type]] = {'Label': str, 'Confidence': float}
 
@@ -108,8 +97,8 @@ class ClassifyObjects(VectorFunction):
         check_threshold(self._threshold)
         self._batch_size = max(1, int(self._batch_size if batch_size is None else batch_size))
         # not known to be asked for here, but how else would chips be cut as in training
-        told = {name: self._emd[name] for name in ('CropSizeFixed', 'BlackenAroundFeature')}
-        return configuration | told
+        cropping = {name: self._emd[name] for name in ('CropSizeFixed', 'BlackenAroundFeature')}
+        return configuration | cropping
 
     def vectorize(self, **blocks: Any) -> dict[str, str]:
         """Classify chips.
@@ -120,7 +109,7 @@ class ClassifyObjects(VectorFunction):
 
         Returns:
             Under ``output_vectors`` a feature for each chip in their order, with its class, several joined by ``;``,
-            how sure the model is in percent, and the chip's edges in pixels. Chips without data have neither.
+            the confidence in percent, and the chip's edges in pixels. Chips without data have neither.
         """
         chips = [self._fit(*block) for block in zip(blocks['rasters_pixels'], blocks['rasters_mask'])]
         logits = self._classify(chips)
@@ -150,9 +139,9 @@ class ClassifyObjects(VectorFunction):
         network = self._loaded.network
         device = next(network.parameters()).device
         logits = np.full((len(chips), len(self._spec.class_infos)), np.nan, np.float32)
-        seen = [number for number, chip in enumerate(chips) if not chip.isnan().all()]
-        for start in range(0, len(seen), self._batch_size):
-            rows = seen[start : start + self._batch_size]
+        known = [number for number, chip in enumerate(chips) if not chip.isnan().all()]
+        for start in range(0, len(known), self._batch_size):
+            rows = known[start : start + self._batch_size]
             batch = torch.stack([chips[row] for row in rows]).to(device)
             logits[rows] = network(batch).float().cpu().numpy()
         return logits
@@ -169,7 +158,7 @@ class ClassifyObjects(VectorFunction):
 
 
 MOST_PADDING = 0.25
-"""Share of a block's side; more would look at each pixel four times and over."""
+"""Share of a block's side; with more, each pixel would be computed four times and over."""
 
 
 class DetectObjects(VectorFunction):
@@ -179,7 +168,7 @@ class DetectObjects(VectorFunction):
     comes once; one of more than twice the padding may be cut off.
     """
 
-    serves = (ObjectDetector,)
+    model_types = ('ObjectDetection', 'InstanceDetection')
     columns: ClassVar[dict[str, type]] = {'Class': str, 'Confidence': float}
 
     def __init__(self) -> None:
@@ -205,39 +194,40 @@ class DetectObjects(VectorFunction):
             blocks: ``raster_pixels`` (bands, h, w) and ``raster_mask``, 0 where there is no data.
 
         Returns:
-            Under ``output_vectors`` a feature for each object, with its class, how sure the model is in percent, and
+            Under ``output_vectors`` a feature for each object, with its class, its confidence in percent, and
             its outline in pixels of the block, padding and all.
         """
         image = self._read_block(blocks['raster_pixels'], blocks['raster_mask'])
-        found = self._look(image)
+        detections = self._detect(image)
         names = [info.name for info in self._spec.class_infos]
         rows = [
             {'Class': names[label], 'Confidence': round(100 * score, 2)}
-            for label, score in zip(found.labels.tolist(), found.scores.tolist())
+            for label, score in zip(detections.labels.tolist(), detections.scores.tolist())
         ]
-        return {'output_vectors': feature_set(self.columns, rows, self._shapes(found))}
+        return {'output_vectors': feature_set(self.columns, rows, self._shapes(detections))}
 
-    def _look(self, image: torch.Tensor) -> Found:
-        """Return the objects whose middle lies in the inner part of a block."""
+    def _detect(self, image: torch.Tensor) -> Detections:
+        """Return the objects whose center lies in the inner part of a block."""
         nothing = torch.zeros(0)
         if image.isnan().all():
-            return Found(nothing.view(0, 4), nothing.long(), nothing)
+            return Detections(nothing.view(0, 4), nothing.long(), nothing)
         network = self._loaded.network
-        look = looker(network, threshold=self._threshold, nms_overlap=self._nms_overlap, augment=self._augment)
+        predict = make_predict_fn(
+            network, threshold=self._threshold, nms_overlap=self._nms_overlap, augment=self._augment
+        )
         with torch.inference_mode():
-            (found,) = look(image[None])
-        middles = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+            (detections,) = predict(image[None])
+        centers = (detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2
         start = self._tiling.padding
         end = torch.tensor([image.shape[-1] - start, image.shape[-2] - start])
-        return found.select(((middles >= start) & (middles < end)).all(1))
+        return detections.select(((centers >= start) & (centers < end)).all(1))
 
-    def _shapes(self, found: Found) -> list[list[Ring]]:
-        return [box_rings(*box) for box in found.boxes.tolist()]
+    def _shapes(self, detections: Detections) -> list[list[Ring]]:
+        return [box_rings(*box) for box in detections.boxes.tolist()]
 
     def _usual_tiling(self, model: Model) -> Tiling:
         side, halo = super()._usual_tiling(model)
-        options = DetectorOptions.from_json(model.spec.options, head=cast(ObjectDetector, model).recipe.options)
-        half = math.ceil(options.typical_side / 2 + EDGE_MARGIN)
+        half = math.ceil(model.spec.options['typical_side'] / 2 + EDGE_MARGIN)
         return Tiling(side, max(halo, min(half, int(side * MOST_PADDING))))
 
     def _parameters(self) -> list[dict[str, Any]]:
@@ -249,7 +239,7 @@ class DetectObjects(VectorFunction):
                 'test_time_augmentation',
                 'GPString',
                 str(self._augment),
-                'Look four times, flipped',
+                'Predict four times, flipped',
                 domain=('True', 'False'),
             ),
         ]
@@ -258,10 +248,10 @@ class DetectObjects(VectorFunction):
 class DetectInstances(DetectObjects):
     """Detectors that draw masks, which give outlines along the pixels."""
 
-    def _shapes(self, found: Found) -> list[list[Ring]]:
-        if found.masks is None:  # nothing was found
-            return super()._shapes(found)
-        pairs = zip(found.masks.numpy(), found.boxes.numpy())
+    def _shapes(self, detections: Detections) -> list[list[Ring]]:
+        if detections.masks is None:  # no detections
+            return super()._shapes(detections)
+        pairs = zip(detections.masks.numpy(), detections.boxes.numpy())
         return [
             outline_rings(outline_mask(mask, box)) if mask.any() else box_rings(*box.tolist()) for mask, box in pairs
         ]

@@ -18,42 +18,62 @@ from geolearn.chips.exporting.vector_labels import read_layers
 from geolearn.device import choose_device
 from geolearn.errors import ChipFolderError, RasterError
 from geolearn.extras import require
-from geolearn.inference.reading import RasterSource, Reading, check_reading, check_target, open_dates
-from geolearn.inference.tiles import PixelScale, Source
+from geolearn.inference.options import ReadOptions
+from geolearn.inference.reading import RasterSource, check_target, open_dates
+from geolearn.inference.tiles import Source
 from geolearn.inference.vectors import check_vector_target, write_layer
-from geolearn.networks.classification import ChipNetwork, ChipOptions, Crop, class_probabilities, decide
+from geolearn.networks.classification import (
+    THRESHOLD,
+    ChipNetwork,
+    ChipOptions,
+    Crop,
+    check_threshold,
+    class_probabilities,
+    decide,
+)
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import GeoBox, raster_geobox, read_window
 from geolearn.raster.opening import burn_polygons
 
+log = logging.getLogger('geolearn')
+
+LABEL, CONFIDENCE = 'ClassLabel', 'Confidence'
+"""Columns of the copy; ArcGIS's names, which fit into shapefiles."""
+
 
 @dataclass(frozen=True)
-class ChipPlan:
-    """How chips around polygons are cut and computed.
+class PolygonOptions:
+    """How chips around polygons are cut and classified.
 
     Args:
-        size: Side of the chips in pixels.
-        batch_size: Chips computed together.
-        scale: From stored values to the network's units.
+        chip_size: Side of the chips in pixels.
         crop: Which window of the raster becomes a chip; see `chip_windows`.
         blacken: Whether pixels around the polygon are set to 0, as `export_training_data` can do; they have no data
             where 0 is the raster's NoData value, as in the chips of such a raster.
+        layer: Layer of the file of polygons; None takes the only one.
+        threshold: Probability from which on a class is present, where chips may hold several.
+        batch_size: Chips computed together.
+        device: Torch device; None means CUDA where there is one.
 
     Raises:
-        ValueError: If a value makes no sense.
+        ValueError: If a value is not valid.
     """
 
-    size: int
-    batch_size: int
-    scale: PixelScale
+    chip_size: int
     crop: Crop = 'fixed'
     blacken: bool = False
+    layer: str | None = None
+    threshold: float = THRESHOLD
+    batch_size: int = 16
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if self.crop not in get_args(Crop):
             raise ValueError(f'crop must be one of {", ".join(map(repr, get_args(Crop)))}, got {self.crop!r}')
-        if self.batch_size < 1:
-            raise ValueError(f'batch_size must be at least 1, got {self.batch_size}')
+        for name, unit in (('batch_size', ''), ('chip_size', ' pixel')):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} must be at least 1{unit}, got {getattr(self, name)}')
+        check_threshold(self.threshold)
 
 
 class _Chip(NamedTuple):
@@ -118,7 +138,7 @@ def pixel_bounds(outlines: np.ndarray) -> np.ndarray:
     return bounds
 
 
-def chip_windows(bounds: np.ndarray, shape: tuple[int, int], plan: ChipPlan) -> Iterator[tuple[int, Window]]:
+def chip_windows(bounds: np.ndarray, shape: tuple[int, int], options: PolygonOptions) -> Iterator[tuple[int, Window]]:
     """Choose the window of the chip of each polygon, as `export_training_data` does for chips of features.
 
     With ``crop='fixed'`` a chip lies around the middle of its polygon, and moves inwards at the raster's edges; with
@@ -127,19 +147,19 @@ def chip_windows(bounds: np.ndarray, shape: tuple[int, int], plan: ChipPlan) -> 
     Args:
         bounds: From `pixel_bounds`.
         shape: Height and width of the raster.
-        plan: Says how chips are cut.
+        options: How chips are cut.
 
     Yields:
-        Row of the layer and window, within the raster; polygons outside of the raster are passed over.
+        Row of the layer and window, within the raster; polygons outside of the raster are skipped.
     """
     height, width = shape
     for row, (left, top, right, bottom) in enumerate(bounds.tolist()):
         if math.isnan(left) or right <= 0 or bottom <= 0 or left >= width or top >= height:
             continue
         across, down = (left, right), (top, bottom)
-        if plan.crop == 'bounding_box':
+        if options.crop == 'bounding_box':
             across, down = _whole_pixels(across, width), _whole_pixels(down, height)
-        (col, columns), (line, lines) = _span(across, width, plan), _span(down, height, plan)
+        (col, columns), (line, lines) = _span(across, width, options), _span(down, height, options)
         yield row, Window(col, line, columns, lines)
 
 
@@ -148,17 +168,22 @@ def _whole_pixels(span: tuple[float, float], length: int) -> tuple[float, float]
     return first, max(first + 1, min(length, math.ceil(span[1])))
 
 
-def _span(span: tuple[float, float], length: int, plan: ChipPlan) -> tuple[int, int]:
+def _span(span: tuple[float, float], length: int, options: PolygonOptions) -> tuple[int, int]:
     """Return where a chip begins along one axis and how long it is."""
-    size = min(plan.size, length)
-    if plan.crop == 'bounding_box' and span[1] - span[0] <= size:
+    size = min(options.chip_size, length)
+    if options.crop == 'bounding_box' and span[1] - span[0] <= size:
         return int(span[0]), int(span[1] - span[0])
     return min(max(0, round((span[0] + span[1]) / 2 - size / 2)), length - size), size
 
 
 @torch.inference_mode()
 def compute_chips(
-    sources: Sequence[Source], outlines: np.ndarray, compute: Callable[[Tensor], Tensor], plan: ChipPlan
+    sources: Sequence[Source],
+    outlines: np.ndarray,
+    compute: Callable[[Tensor], Tensor],
+    *,
+    read: ReadOptions,
+    options: PolygonOptions,
 ) -> np.ndarray:
     """Compute the chip of each polygon.
 
@@ -167,7 +192,8 @@ def compute_chips(
         outlines: From `pixel_outlines`.
         compute: Takes chips (n, [dates,] bands, size, size) float32 on the CPU, NaN where there is no data, to rows
             (n, k).
-        plan: How to go about it.
+        read: How stored values become the network's units.
+        options: How chips are cut, and how many are computed together.
 
     Returns:
         (polygons, k) float32; NaN for polygons outside of the raster, and where it has no data.
@@ -176,59 +202,59 @@ def compute_chips(
         RasterError: If the raster cannot be read.
     """
     first, bounds = sources[0].dataset, pixel_bounds(outlines)
-    windows = [_Chip(*found) for found in chip_windows(bounds, raster_geobox(first).shape, plan)]
+    windows = [_Chip(*pair) for pair in chip_windows(bounds, raster_geobox(first).shape, options)]
     block = max(1, first.block_shapes[0][0])
     # blocks are decompressed once where chips come row by row of blocks
     windows.sort(key=lambda chip: (chip.window.row_off // block, chip.window.col_off))
     rows: list[np.ndarray] = []
     owners: list[int] = []
     with tqdm(total=len(windows), desc='classifying', unit='polygon', leave=False) as bar:
-        for chips, pixels in _batches(sources, windows, outlines, plan):
+        for chips, pixels in _batches(sources, windows, outlines, read, options):
             rows.append(compute(pixels).float().cpu().numpy())
             owners += [chip.row for chip in chips]
             bar.update(len(chips))
-    found = np.full((len(bounds), rows[0].shape[1] if rows else 0), np.nan, np.float32)
+    outputs = np.full((len(bounds), rows[0].shape[1] if rows else 0), np.nan, np.float32)
     if rows:
-        found[owners] = np.concatenate(rows)
-    return found
+        outputs[owners] = np.concatenate(rows)
+    return outputs
 
 
 def _batches(
-    sources: Sequence[Source], windows: list[_Chip], outlines: np.ndarray, plan: ChipPlan
+    sources: Sequence[Source], windows: list[_Chip], outlines: np.ndarray, read: ReadOptions, options: PolygonOptions
 ) -> Iterator[tuple[list[_Chip], Tensor]]:
     """Yield chips that hold data at any date in full batches; only one batch is held."""
-    shape = (plan.batch_size, len(sources), len(sources[0].indexes), plan.size, plan.size)
+    shape = (options.batch_size, len(sources), len(sources[0].indexes), options.chip_size, options.chip_size)
     chips: list[_Chip] = []
     batch = torch.full(shape, torch.nan)
     for chip in windows:
-        inside = _inside(outlines[chip.row], chip.window) if plan.blacken else None
+        inside = _inside(outlines[chip.row], chip.window) if options.blacken else None
         targets = batch[len(chips)].numpy()
         # every date is read: a chip needs data at one of them
-        if not any([_fill(*pair, chip.window, plan.scale, inside) for pair in zip(targets, sources)]):
+        if not any([_fill(*pair, chip.window, read, inside) for pair in zip(targets, sources)]):
             continue
         chips.append(chip)
-        if len(chips) == plan.batch_size:
+        if len(chips) == options.batch_size:
             yield chips, _without_lone_date(batch)
             chips, batch = [], torch.full(shape, torch.nan)
     if chips:
         yield chips, _without_lone_date(batch[: len(chips)])
 
 
-def _fill(target: np.ndarray, source: Source, window: Window, scale: PixelScale, inside: np.ndarray | None) -> bool:
+def _fill(target: np.ndarray, source: Source, window: Window, read: ReadOptions, inside: np.ndarray | None) -> bool:
     """Put a window into the upper left, as in training, of `target` (bands, size, size); returns whether it has data.
 
     Args:
         target: NaN everywhere.
         source: The raster, or one date of it.
         window: Of the raster, no larger than the target.
-        scale: From stored values to the network's units.
+        read: How stored values become the network's units.
         inside: (height, width), False where pixels become 0; None leaves all as they are.
     """
     pixels, valid = read_window(source.dataset, window, source.indexes)
     if valid is not None and not valid.any():
         return False
     part = target[:, : pixels.shape[1], : pixels.shape[2]]
-    part[...] = scale.apply(pixels)
+    part[...] = read.to_model_units(pixels)
     if inside is not None:
         part[:, ~inside] = np.nan if source.dataset.nodata == 0 else 0
     if valid is not None:
@@ -249,51 +275,44 @@ def _without_lone_date(batch: Tensor) -> Tensor:
     return batch[:, 0] if batch.shape[1] == 1 else batch
 
 
-log = logging.getLogger('geolearn')
-
-LABEL, CONFIDENCE = 'ClassLabel', 'Confidence'
-"""Columns of the copy; ArcGIS's names, which fit into shapefiles."""
-
-
-class PolygonJob(NamedTuple):
-    """What the caller of `classify_objects` asked for."""
-
-    layer: str | None
-    crop: Crop | None
-    blacken: bool | None
-    chip_size: int
-    threshold: float
-    batch_size: int
-    device: str | None
-
-
-def classify_layer(
+def classify_polygons(
     spec: ModelSpec,
     network: ChipNetwork,
     raster: RasterSource,
     polygons: Any,
     dst: str | Path,
-    reading: Reading,
-    job: PolygonJob,
+    *,
+    read: ReadOptions,
+    options: PolygonOptions,
 ) -> Path:
-    """Do what `FeatureClassifier.classify_objects` says."""
-    if job.chip_size < 1:
-        raise ValueError(f'chip_size must be at least 1 pixel, got {job.chip_size}')
-    check_reading(reading)
+    """Classify the ground around each polygon of a layer, and write a copy of the layer with class and confidence.
+
+    Args:
+        spec: What the network was trained on.
+        network: Classifies chips.
+        raster: A raster, several that make one mosaic, or one such for each date.
+        polygons: A file that OGR reads, a GeoParquet, or a GeoDataFrame.
+        dst: Layer to write.
+        read: How the raster is read.
+        options: How chips are cut and classified.
+
+    Returns:
+        The path written.
+
+    Raises:
+        RasterError: If bands, units or places do not fit, or reading or writing fails; no part of `dst` is left.
+    """
     target = check_target(raster, check_vector_target(dst))
-    options = ChipOptions.from_json(spec.options)
-    crop = options.crop if job.crop is None else job.crop
-    blacken = options.blackened if job.blacken is None else job.blacken
-    plan = ChipPlan(job.chip_size, job.batch_size, reading.pixel_scale, crop, blacken)
-    frame = read_polygons(polygons, job.layer)
-    device = choose_device(job.device)
+    frame = read_polygons(polygons, options.layer)
+    device = choose_device(options.device)
     network.to(device).eval()
     with ExitStack() as stack:
-        sources = open_dates(raster, spec, reading, stack)
+        sources = open_dates(raster, spec, read, stack)
         outlines = pixel_outlines(frame, raster_geobox(sources[0].dataset))
-        logits = compute_chips(sources, outlines, lambda chips: network(chips.to(device)), plan)
+        logits = compute_chips(sources, outlines, lambda chips: network(chips.to(device)), read=read, options=options)
     names = [info.name for info in spec.class_infos]
-    labels, confidences = name_rows(logits, names, multi_label=options.multi_label, threshold=job.threshold)
+    multi_label = ChipOptions.from_json(spec.options).multi_label
+    labels, confidences = name_rows(logits, names, multi_label=multi_label, threshold=options.threshold)
     missing = sum(label is None for label in labels)
     if missing:
         log.warning(
@@ -310,18 +329,18 @@ def classify_layer(
 def name_rows(
     logits: np.ndarray, class_names: list[str], *, multi_label: bool, threshold: float
 ) -> tuple[list[str | None], np.ndarray]:
-    """Turn logits (n, classes), NaN where nothing was seen, into labels and confidences in percent (n,).
+    """Turn logits (n, classes), NaN where there is no data, into labels and confidences in percent (n,).
 
-    Where several classes may be there, the confidence is that of the least certain decision: present or absent.
+    Where chips may hold several classes, the confidence is that of the least certain decision: present or absent.
     """
     labels: list[str | None] = [None] * len(logits)
     confidences = np.full(len(logits), np.nan)
-    seen = np.flatnonzero(~np.isnan(logits).any(1)) if logits.size else np.zeros(0, int)
-    if len(seen):
-        likely = class_probabilities(torch.from_numpy(logits[seen]), multi_label=multi_label)
-        found = decide(likely, multi_label=multi_label, threshold=threshold)
-        sure = torch.where(found, likely, 1 - likely).min(1).values if multi_label else likely.max(1).values
-        confidences[seen] = 100 * sure.numpy()
-        for row, present in zip(seen.tolist(), found.tolist()):
+    known = np.flatnonzero(~np.isnan(logits).any(1)) if logits.size else np.zeros(0, int)
+    if len(known):
+        likely = class_probabilities(torch.from_numpy(logits[known]), multi_label=multi_label)
+        chosen = decide(likely, multi_label=multi_label, threshold=threshold)
+        certain = torch.where(chosen, likely, 1 - likely).min(1).values if multi_label else likely.max(1).values
+        confidences[known] = 100 * certain.numpy()
+        for row, present in zip(known.tolist(), chosen.tolist()):
             labels[row] = ';'.join(name for name, there in zip(class_names, present) if there)
     return labels, confidences

@@ -1,4 +1,4 @@
-"""What a map's pixels are: class values with names and colours, or values of a continuous target."""
+"""How a network's outputs become a map's pixels: class values with names and colors, or a regressed quantity."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Encoding(Protocol):
 
     @property
     def colors(self) -> Mapping[int, tuple[int, int, int]] | None:
-        """Colour of each pixel value, where they are classes."""
+        """Color of each pixel value, where they are classes."""
 
     @property
     def class_names(self) -> Mapping[int, str] | None:
@@ -53,8 +53,8 @@ class ClassEncoding:
 
 
 @dataclass(frozen=True)
-class ValueEncoding:
-    """The value of each pixel as it is; NaN where there is no data."""
+class RegressionEncoding:
+    """The regressed quantity of each pixel; NaN where there is no data."""
 
     dtype: str = 'float32'
     nodata: float = float('nan')
@@ -62,7 +62,7 @@ class ValueEncoding:
     class_names: None = None
 
     def encode(self, outputs: Tensor) -> np.ndarray:
-        """Turn values (N, 1, H, W) into (N, H, W) float32."""
+        """Turn outputs (N, 1, H, W) into (N, H, W) float32."""
         return outputs[:, 0].float().cpu().numpy()
 
 

@@ -1,11 +1,10 @@
 """Map a raster of any size: one thread reads block rows, this one computes, one thread writes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +16,13 @@ from geolearn._version import __version__
 from geolearn.backbones.compiling import compile_for_inference
 from geolearn.device import choose_device
 from geolearn.inference.encoding import Encoding
-from geolearn.inference.reading import RasterSource, Reading, check_reading, check_target, open_dates
-from geolearn.inference.tiles import PixelScale, Source, TileBatch, prefetch, read_batches
+from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.reading import RasterSource, check_target, open_dates
+from geolearn.inference.tiles import Source, TileBatch, prefetch, read_batches
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import RasterWriter, raster_geobox
+from geolearn.raster.nodata import missing
 from geolearn.raster.writing import BLOCK_SIZE
 from geolearn.tiling import TileGrid, make_grid
 
@@ -91,30 +92,58 @@ class MapAssembler:
             self._pending = None
 
 
-@dataclass(frozen=True)
-class MapPlan:
-    """Everything about a run but the raster's content.
+def map_raster(
+    spec: ModelSpec,
+    network: Network,
+    encoding: Encoding,
+    src: RasterSource,
+    dst: str | Path,
+    *,
+    read: ReadOptions,
+    tiling: TilingOptions,
+    every_date: bool = False,
+) -> Path:
+    """Write the map of a raster of any size, or of rasters of several dates of one grid.
 
     Args:
-        grid: How the raster is cut.
-        batch_size: Tiles computed together.
-        scale: From stored values to the network's units.
-        encoding: From the network's outputs to the map's pixels.
-        compile: Whether to compile the network first. It takes up to a minute and gave convolutions 1.1 to 1.4 times
-            the speed, plain transformers hardly any on processors without AVX-512: for thousands of tiles.
+        spec: What the network was trained on.
+        network: Maps images to outputs (N, C, H, W).
+        encoding: From its outputs to the map's pixels.
+        src: A raster, several that make one mosaic, or one such for each date.
+        dst: GeoTIFF to write.
+        read: How the raster is read.
+        tiling: How tiles are cut and computed.
         every_date: Whether a pixel needs data at every date, as change does; else one date is enough.
+
+    Returns:
+        The path written.
+
+    Raises:
+        RasterError: If bands, units or dates do not fit, or reading or writing fails; no part of `dst` is left.
     """
+    target = check_target(src, Path(dst).expanduser())
+    side, halo = choose_tile(spec, network, tiling)
+    tags = {'MODEL': spec.model, 'BACKBONE': spec.backbone, 'SOFTWARE': f'geolearn {__version__}'}
+    with ExitStack() as stack:
+        sources = open_dates(src, spec, read, stack)
+        grid = make_grid(sources[0].dataset.shape, tile_size=side, halo=halo)
+        network = network.to(choose_device(tiling.device))
+        return map_sources(
+            sources, network, encoding, grid, target, read=read, tiling=tiling, every_date=every_date, tags=tags
+        )
 
-    grid: TileGrid
-    batch_size: int
-    scale: PixelScale
-    encoding: Encoding
-    compile: bool = False
-    every_date: bool = False
 
-
-def map_raster(
-    sources: Sequence[Source], network: nn.Module, plan: MapPlan, dst: str | Path, *, tags: dict[str, str]
+def map_sources(
+    sources: Sequence[Source],
+    network: nn.Module,
+    encoding: Encoding,
+    grid: TileGrid,
+    dst: str | Path,
+    *,
+    read: ReadOptions,
+    tiling: TilingOptions,
+    every_date: bool = False,
+    tags: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the map of an open raster, or of several dates of one grid.
 
@@ -122,9 +151,13 @@ def map_raster(
         sources: One for each date.
         network: Maps (N, bands, H, W) float32, or (N, dates, bands, H, W) where there are several, NaN where there is
             no data, to outputs (N, C, H, W).
-        plan: How to go about it.
+        encoding: From the network's outputs to the map's pixels.
+        grid: How the raster is cut.
         dst: GeoTIFF to write.
-        tags: Metadata to store in it.
+        read: How stored values become the network's units.
+        tiling: Its batch size and whether to compile; the network stays on its device.
+        every_date: Whether a pixel needs data at every date.
+        tags: Metadata to store in the map.
 
     Returns:
         The path written.
@@ -132,7 +165,7 @@ def map_raster(
     Raises:
         RasterError: If reading or writing fails; no part of `dst` is left.
     """
-    encoding, geobox = plan.encoding, raster_geobox(sources[0].dataset)
+    geobox = raster_geobox(sources[0].dataset)
     writer = RasterWriter(
         dst,
         geobox,
@@ -145,18 +178,19 @@ def map_raster(
     device = next(network.parameters()).device
     network.eval()
     compute: Callable[[torch.Tensor], Any] = network
-    if plan.compile:
+    if tiling.compile:
         dates = (len(sources),) if len(sources) > 1 else ()
-        shape = (plan.batch_size, *dates, len(sources[0].indexes), *plan.grid.tile_shape)
+        shape = (tiling.batch_size, *dates, len(sources[0].indexes), *grid.tile_shape)
         compute = compile_for_inference(network, torch.zeros(shape, device=device))
     with writer:
-        assembler = MapAssembler(writer, plan.grid, geobox.shape, encoding.dtype, encoding.nodata)
-        batches = prefetch(read_batches(sources, plan.grid, batch_size=plan.batch_size, scale=plan.scale))
-        total = len(plan.grid.rows) * len(plan.grid.cols)
+        assembler = MapAssembler(writer, grid, geobox.shape, encoding.dtype, encoding.nodata)
+        batches = prefetch(read_batches(sources, grid, batch_size=tiling.batch_size, read=read))
+        total = len(grid.rows) * len(grid.cols)
         try:
             with tqdm(total=total, desc='mapping', unit='tile', leave=False) as bar, torch.inference_mode():
                 for batch in batches:
-                    _place(assembler, batch, encoding.encode(compute(batch.pixels.to(device))), plan)
+                    for core, pixels in _cores(batch, compute, encoding, device, every_date=every_date):
+                        assembler.put(core, pixels)
                     bar.update(len(batch.tiles))
             assembler.finish()
         finally:
@@ -165,22 +199,23 @@ def map_raster(
     return Path(dst)
 
 
-def _place(assembler: MapAssembler, batch: TileBatch, found: np.ndarray, plan: MapPlan) -> None:
-    for tile, mapped, pixels in zip(batch.tiles, found, batch.pixels):
+def _cores(
+    batch: TileBatch,
+    compute: Callable[[torch.Tensor], Any],
+    encoding: Encoding,
+    device: torch.device,
+    *,
+    every_date: bool,
+) -> Iterator[tuple[Window, np.ndarray]]:
+    """Compute a batch of tiles, and yield the core of each with its pixels (height, width) of the map."""
+    encoded = encoding.encode(compute(batch.pixels.to(device)))
+    for tile, mapped, pixels in zip(batch.tiles, encoded, batch.pixels):
         row, col = int(tile.core.row_off - tile.read.row_off), int(tile.core.col_off - tile.read.col_off)
         part = np.s_[row : row + int(tile.core.height), col : col + int(tile.core.width)]
-        core, missing = mapped[part], _missing(pixels, every_date=plan.every_date)[part]
-        if missing.any():
-            core[missing] = plan.encoding.nodata
-        assembler.put(tile.core, core)
-
-
-def _missing(pixels: torch.Tensor, *, every_date: bool) -> np.ndarray:
-    """Return where a tile (bands, H, W) or (dates, bands, H, W) has no data; a date lacks all bands or none."""
-    if pixels.dim() == 3:
-        return np.isnan(pixels[0].numpy())
-    missing = np.isnan(pixels[:, 0].numpy())
-    return missing.any(axis=0) if every_date else missing.all(axis=0)
+        core, absent = mapped[part], missing(pixels.numpy(), every_date=every_date)[part]
+        if absent.any():
+            core[absent] = encoding.nodata
+        yield tile.core, core
 
 
 CONVOLUTION_TILE = 512
@@ -192,61 +227,12 @@ POSITION_GRID_SIDES = 2
 """Tiles of networks with embedded positions, in sides of the training chips: as accurate, with half the overlap."""
 
 
-class Running(NamedTuple):
-    """How tiles are cut and computed; None leaves it to the model."""
-
-    tile_size: int | None = None
-    halo: int | None = None
-    batch_size: int = 4
-    device: str | None = None
-    compile: bool = False
-
-
-class MapModel(NamedTuple):
-    """What maps: a network, what it was trained on, and what its outputs mean.
-
-    Args:
-        spec: Of the model.
-        network: Of the model.
-        encoding: From its outputs to the map's pixels.
-        every_date: Whether a pixel needs data at every date.
-    """
-
-    spec: ModelSpec
-    network: Network
-    encoding: Encoding
-    every_date: bool = False
-
-
-def map_with_model(model: MapModel, src: RasterSource, dst: str | Path, reading: Reading, running: Running) -> Path:
-    """Do what `predict_raster` says."""
-    spec, network = model.spec, model.network
-    check_reading(reading)
-    _check_running(running)
-    target = check_target(src, Path(dst).expanduser())
-    side, halo = choose_tile(spec, network, running)
-    with ExitStack() as stack:
-        sources = open_dates(src, spec, reading, stack)
-        first = sources[0].dataset
-        grid = make_grid((first.height, first.width), tile_size=side, halo=halo)
-        plan = MapPlan(grid, running.batch_size, reading.pixel_scale, model.encoding, running.compile, model.every_date)
-        tags = {'MODEL': spec.model, 'BACKBONE': spec.backbone, 'SOFTWARE': f'geolearn {__version__}'}
-        return map_raster(sources, network.to(choose_device(running.device)), plan, target, tags=tags)
-
-
-def _check_running(running: Running) -> None:
-    if running.batch_size < 1:
-        raise ValueError(f'batch_size must be at least 1, got {running.batch_size}')
-    if running.tile_size is not None and running.tile_size < 1:
-        raise ValueError(f'tile_size must be at least 1 pixel, got {running.tile_size}')
-
-
-def choose_tile(spec: ModelSpec, network: Network, running: Running) -> tuple[int, int]:
+def choose_tile(spec: ModelSpec, network: Network, tiling: TilingOptions) -> tuple[int, int]:
     """Return tile side and halo: near the training size where positions are embedded, else what is fastest."""
     if network.backbone.has_position_grid:
         side, halo = POSITION_GRID_SIDES * spec.chip_size, spec.chip_size // 8
     else:
         side = max(spec.chip_size, CONVOLUTION_TILE)
         halo = CONVOLUTION_HALO
-    side = side if running.tile_size is None else running.tile_size
-    return side, min(halo, side // 8) if running.halo is None else running.halo
+    side = side if tiling.tile_size is None else tiling.tile_size
+    return side, min(halo, side // 8) if tiling.halo is None else tiling.halo

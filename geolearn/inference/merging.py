@@ -1,4 +1,4 @@
-"""Make each object of a raster one, of what its tiles show of it."""
+"""Merge the detections of tiles, so that each object of a raster comes once and whole."""
 
 import heapq
 from collections.abc import Sequence
@@ -10,58 +10,56 @@ import numpy as np
 from geolearn.extras import require
 from geolearn.tiling import TileGrid
 
-FEW = 400
-"""So many boxes are compared each with each; more through a tree."""
+DENSE_LIMIT = 400
+"""Up to so many boxes are compared each with each; more through a spatial index."""
 
 
-def suppress(
-    boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, *, overlap: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the surest of boxes of one class that overlap (greedy non-maximum suppression).
+def nms(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, *, overlap: float) -> tuple[np.ndarray, np.ndarray]:
+    """Greedy non-maximum suppression: of boxes of one class that overlap, keep the highest-scoring.
 
     Args:
         boxes: (n, 4) left, top, right, bottom.
         labels: (n,).
         scores: (n,).
-        overlap: Intersection over union above which the less sure goes.
+        overlap: Intersection over union above which the lower-scoring is suppressed.
 
     Returns:
-        The numbers of those that stay, surest first, and for each box (n,) the number of the one that it goes for: its
-        own where it stays.
+        The indices of the boxes that are kept, by descending score, and for each box (n,) the index of the one that
+        represents it: its own where it is kept.
     """
     order = np.argsort(-scores, kind='stable')
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     first, second, _ = _overlapping(boxes, labels, overlap)
     swapped = rank[first] > rank[second]
-    surer, other = np.where(swapped, second, first), np.where(swapped, first, second)
-    by_rank = np.argsort(rank[surer], kind='stable')
-    surer, other = surer[by_rank], other[by_rank]
+    higher, other = np.where(swapped, second, first), np.where(swapped, first, second)
+    by_rank = np.argsort(rank[higher], kind='stable')
+    higher, other = higher[by_rank], other[by_rank]
     owners = np.arange(len(boxes))
-    heads, starts = np.unique(rank[surer], return_index=True)
+    heads, starts = np.unique(rank[higher], return_index=True)
     for head, rivals in zip(order[heads], np.split(other, starts[1:])):
         if owners[head] == head:
             owners[rivals[owners[rivals] == rivals]] = head
     return order[owners[order] == order], owners
 
 
-def soften(
+def soft_nms(
     boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, *, overlap: float, least: float = 0.0
 ) -> np.ndarray:
-    """Lower the scores of boxes that a surer one of their class overlaps (soft-NMS, linear; Bodla et al. 2017).
+    """Lower the scores of boxes that a higher-scoring one of their class overlaps (linear soft-NMS; Bodla et al. 2017).
 
-    The surest box stays as it is. Each that overlaps it by more than `overlap` has its score multiplied by one minus
-    their intersection over union. Then the surest of the rest is taken, and so on.
+    The highest-scoring box stays as it is. Each that overlaps it by more than `overlap` has its score multiplied by one
+    minus their intersection over union. Then the highest-scoring of the rest is taken, and so on.
 
     Args:
         boxes: (n, 4).
         labels: (n,).
         scores: (n,), 0..1.
-        overlap: Intersection over union above which the less sure counts less.
-        least: Boxes that fall below this lower no other; they are for the caller to leave out.
+        overlap: Intersection over union above which the score of the lower-scoring is lowered.
+        least: Boxes that fall below this lower no other; the caller drops them.
 
     Returns:
-        (n,) float64. A box whose twin is surer has 0.
+        (n,) float64. A box with a higher-scoring twin has 0.
     """
     first, second, shared = _overlapping(boxes, labels, overlap)
     starts, rivals, pairs = _neighbours(len(boxes), first, second)
@@ -83,13 +81,13 @@ def soften(
     return np.array(lowered, np.float64)
 
 
-def cluster(
+def cluster_boxes(
     boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, *, overlap: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gather the boxes that are one object, as weighted boxes fusion does (Solovyev et al. 2021).
+    """Group the boxes that are one object, as weighted boxes fusion does (Solovyev et al. 2021).
 
-    Surest first, each box goes to the cluster of its class whose mean box, weighted by scores, it overlaps most, if by
-    more than `overlap`; else it begins one. Clusters are asked only where one of their boxes touches it.
+    By descending score, each box joins the cluster of its class whose mean box, weighted by scores, it overlaps most,
+    if by more than `overlap`; else it begins one. Only clusters with a box that touches it are compared.
 
     Args:
         boxes: (n, 4).
@@ -98,8 +96,8 @@ def cluster(
         overlap: Intersection over union with the mean box.
 
     Returns:
-        The numbers of the boxes that began a cluster, each the surest of its own, surest first; and for each box (n,)
-        the number of the one that began its cluster. `mean_boxes` and `mean_scores` say what clusters become.
+        The indices of the boxes that began a cluster, each the highest-scoring of its own, by descending score; and for
+        each box (n,) the index of the one that began its cluster. `mean_boxes` and `mean_scores` merge the clusters.
     """
     order = np.argsort(-scores, kind='stable')
     starts, near, _ = _neighbours(len(boxes), *touching_pairs(boxes, labels))
@@ -121,7 +119,7 @@ def cluster(
 
 
 def mean_boxes(boxes: np.ndarray, scores: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """Return for each box the mean of those that go for it, weighted by their scores (Solovyev et al. 2021)."""
+    """Return for each box the mean of those that it represents, weighted by their scores (Solovyev et al. 2021)."""
     sums, weights = np.zeros_like(boxes), np.zeros(len(boxes))
     np.add.at(sums, owners, boxes * scores[:, None])
     np.add.at(weights, owners, scores)
@@ -130,7 +128,7 @@ def mean_boxes(boxes: np.ndarray, scores: np.ndarray, owners: np.ndarray) -> np.
 
 
 def mean_scores(scores: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """Return for each box the mean score (n,) of those that go for it; 0 for boxes that go for another."""
+    """Return for each box the mean score (n,) of those that it represents; 0 for boxes that another represents."""
     counts = np.bincount(owners, minlength=len(scores))
     mean: np.ndarray = np.bincount(owners, scores, minlength=len(scores)) / np.maximum(counts, 1)
     return mean
@@ -151,7 +149,7 @@ def intersect(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def touching_pairs(boxes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of all pairs of boxes of one class that touch each other, the smaller number first."""
-    if len(boxes) <= FEW:
+    if len(boxes) <= DENSE_LIMIT:
         first, second = np.nonzero(_touch(boxes[:, None], boxes[None]))
     else:
         shapely: Any = require('shapely', extra='vector', to='compare thousands of boxes')
@@ -189,18 +187,18 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 
 Merge = Literal['nms', 'soft_nms', 'weighted']
-"""Of objects that overlap the surest stays; or the others lose in score; or they become their mean."""
+"""Of objects that overlap the highest-scoring stays; or the scores of the others fall; or they become their mean."""
 
 EDGE_MARGIN = 4.0
 """A box that ends within so many pixels of its tile's edge may be cut by it."""
 
 SAME_OVERLAP = 0.5
-"""Overlap, in what two tiles both see, from which on two boxes are parts of one object."""
+"""Overlap, in the window that two tiles share, from which on two boxes are parts of one object."""
 
 
 @dataclass(frozen=True, eq=False)
-class Pieces:
-    """Objects in pixels of a raster, as its tiles show them.
+class TileDetections:
+    """Detections of tiles in pixels of the raster; an object may come from several tiles, or in parts.
 
     Args:
         boxes: (n, 4) float64 left, top, right, bottom.
@@ -219,25 +217,25 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def select(self, rows: np.ndarray) -> 'Pieces':
+    def select(self, rows: np.ndarray) -> 'TileDetections':
         """Return some of them, by mask or number."""
         outlines = None if self.outlines is None else self.outlines[rows]
-        return Pieces(self.boxes[rows], self.labels[rows], self.scores[rows], self.tiles[rows], outlines)
+        return TileDetections(self.boxes[rows], self.labels[rows], self.scores[rows], self.tiles[rows], outlines)
 
-
-def join_pieces(parts: Sequence[Pieces]) -> Pieces:
-    """Put the objects of several tiles together."""
-    if not parts:
-        nothing = np.zeros(0, np.int64)
-        return Pieces(np.zeros((0, 4)), nothing, np.zeros(0), nothing)
-    outlines = [part.outlines for part in parts if part.outlines is not None]
-    return Pieces(
-        np.concatenate([part.boxes for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.tiles for part in parts]),
-        np.concatenate(outlines) if outlines else None,
-    )
+    @classmethod
+    def concatenate(cls, parts: Sequence['TileDetections']) -> 'TileDetections':
+        """Return the detections of several batches of tiles together."""
+        if not parts:
+            nothing = np.zeros(0, np.int64)
+            return cls(np.zeros((0, 4)), nothing, np.zeros(0), nothing)
+        outlines = [part.outlines for part in parts if part.outlines is not None]
+        return cls(
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.tiles for part in parts]),
+            np.concatenate(outlines) if outlines else None,
+        )
 
 
 def tile_windows(grid: TileGrid) -> np.ndarray:
@@ -247,8 +245,8 @@ def tile_windows(grid: TileGrid) -> np.ndarray:
     return np.array(corners, np.float64).reshape(-1, 4)
 
 
-def seen_better_elsewhere(boxes: np.ndarray, tiles: np.ndarray, grid: TileGrid) -> np.ndarray:
-    """Say which boxes are cut by an edge of their tile, while the tile beyond that edge shows all of the object.
+def shown_whole_elsewhere(boxes: np.ndarray, tiles: np.ndarray, grid: TileGrid) -> np.ndarray:
+    """Find boxes that are cut by an edge of their tile, while the tile beyond that edge shows the whole object.
 
     Args:
         boxes: (n, 4) in pixels of the raster.
@@ -256,7 +254,7 @@ def seen_better_elsewhere(boxes: np.ndarray, tiles: np.ndarray, grid: TileGrid) 
         grid: The tiles.
 
     Returns:
-        (n,) bool. What is cut in both tiles is larger than their overlap; `merge_pieces` joins it.
+        (n,) bool. What is cut in both tiles is larger than their overlap; `merge_detections` joins it.
     """
     better = np.zeros(len(boxes), bool)
     rows, cols = np.divmod(tiles, max(len(grid.cols), 1))
@@ -271,67 +269,68 @@ def seen_better_elsewhere(boxes: np.ndarray, tiles: np.ndarray, grid: TileGrid) 
     return better
 
 
-def merge_pieces(
-    pieces: Pieces, grid: TileGrid, *, overlap: float, merge: Merge = 'nms', threshold: float = 0.0
-) -> Pieces:
+def merge_detections(
+    detections: TileDetections, grid: TileGrid, *, overlap: float, merge: Merge = 'nms', threshold: float = 0.0
+) -> TileDetections:
     """Make each object come once and whole.
 
     What is cut by the edge of its tile is joined with its other parts: objects of one class in two tiles whose
-    outlines, or else boxes, agree in what both tiles see. Then `merge` says what becomes of objects of one class that
-    overlap. n log n in the number of pieces, unless very many of them overlap each other.
+    outlines, or else boxes, agree in the window that both tiles share. Then objects of one class that overlap are
+    merged as `merge` says. n log n in the number of detections, unless very many of them overlap each other.
 
     Args:
-        pieces: Of all tiles, without those that `seen_better_elsewhere` names.
+        detections: Of all tiles, without those that `shown_whole_elsewhere` names.
         grid: The tiles.
         overlap: Intersection over union above which two objects of one class are merged.
-        merge: ``'nms'``: the surest stays. ``'soft_nms'``: the others lose in score, and go if that falls below
-            `threshold`; two tiles' views of one object become the surer one first. ``'weighted'``: they become their
-            mean box, weighted by scores, with their mean score; outlines have no mean, so the surest's stays.
+        merge: ``'nms'``: the highest-scoring stays. ``'soft_nms'``: the scores of the others fall, and they are dropped
+            below `threshold`; two tiles' detections of one object become the higher-scoring one first. ``'weighted'``:
+            they become their mean box, weighted by scores, with their mean score; outlines have no mean, so that of the
+            highest-scoring stays.
         threshold: Lowest score of an object, 0..1.
     """
-    if not len(pieces):
-        return pieces
+    if not len(detections):
+        return detections
     if merge == 'soft_nms':
-        joined = _join_parts(pieces, grid, copies=min(overlap, SAME_OVERLAP))
-        scores = soften(joined.boxes, joined.labels, joined.scores, overlap=overlap, least=threshold)
+        joined = _join_parts(detections, grid, copies=min(overlap, SAME_OVERLAP))
+        scores = soft_nms(joined.boxes, joined.labels, joined.scores, overlap=overlap, least=threshold)
         return replace(joined, scores=scores).select((scores >= threshold) & (scores > 0))
-    joined = _join_parts(pieces, grid)
+    joined = _join_parts(detections, grid)
     if merge == 'nms':
-        return joined.select(suppress(joined.boxes, joined.labels, joined.scores, overlap=overlap)[0])
-    kept, owners = cluster(joined.boxes, joined.labels, joined.scores, overlap=overlap)
+        return joined.select(nms(joined.boxes, joined.labels, joined.scores, overlap=overlap)[0])
+    kept, owners = cluster_boxes(joined.boxes, joined.labels, joined.scores, overlap=overlap)
     boxes = joined.boxes if joined.outlines is not None else mean_boxes(joined.boxes, joined.scores, owners)
     return replace(joined, boxes=boxes, scores=mean_scores(joined.scores, owners)).select(kept)
 
 
-def _join_parts(pieces: Pieces, grid: TileGrid, *, copies: float | None = None) -> Pieces:
+def _join_parts(detections: TileDetections, grid: TileGrid, *, copies: float | None = None) -> TileDetections:
     """Join what several tiles each show a part of.
 
     Args:
-        pieces: Of all tiles.
+        detections: Of all tiles.
         grid: The tiles.
         copies: Intersection over union above which objects that two tiles show whole, each the other's nearest in its
             tile, are one too. None leaves these to what follows.
     """
     windows = tile_windows(grid)
-    first, second = touching_pairs(pieces.boxes, pieces.labels)
-    apart = pieces.tiles[first] != pieces.tiles[second]
+    first, second = touching_pairs(detections.boxes, detections.labels)
+    apart = detections.tiles[first] != detections.tiles[second]
     first, second = first[apart], second[apart]
-    cut = _is_cut(pieces, grid, windows)
+    cut = _is_cut(detections, grid, windows)
     parts = cut[first] | cut[second]
-    both_see = intersect(windows[pieces.tiles[first[parts]]], windows[pieces.tiles[second[parts]]])
+    shared_windows = intersect(windows[detections.tiles[first[parts]]], windows[detections.tiles[second[parts]]])
     same = np.zeros(len(first), bool)
-    same[parts] = _agreement(pieces, first[parts], second[parts], both_see) >= SAME_OVERLAP
+    same[parts] = _agreement(detections, first[parts], second[parts], shared_windows) >= SAME_OVERLAP
     if copies is not None:
-        same[~parts] = _nearest(pieces, first[~parts], second[~parts], overlap=copies)
-    return _as_one(pieces, first[same], second[same], cut) if same.any() else pieces
+        same[~parts] = _nearest(detections, first[~parts], second[~parts], overlap=copies)
+    return _as_one(detections, first[same], second[same], cut) if same.any() else detections
 
 
-def _nearest(pieces: Pieces, first: np.ndarray, second: np.ndarray, *, overlap: float) -> np.ndarray:
-    """Say of which pairs (n,) each overlaps no other object of its partner's tile more than its partner."""
-    shared = intersection_over_union(pieces.boxes[first], pieces.boxes[second])
+def _nearest(detections: TileDetections, first: np.ndarray, second: np.ndarray, *, overlap: float) -> np.ndarray:
+    """Find the pairs (n,) in which each overlaps its partner more than any other object of the partner's tile."""
+    shared = intersection_over_union(detections.boxes[first], detections.boxes[second])
     nearest = shared > overlap
     for one, other in ((first, second), (second, first)):
-        places = one * (pieces.tiles.max() + 1) + pieces.tiles[other]
+        places = one * (detections.tiles.max() + 1) + detections.tiles[other]
         _, place = np.unique(places, return_inverse=True)
         most = np.zeros(place.max(initial=-1) + 1)
         np.maximum.at(most, place, shared)
@@ -339,23 +338,23 @@ def _nearest(pieces: Pieces, first: np.ndarray, second: np.ndarray, *, overlap: 
     return nearest
 
 
-def _as_one(pieces: Pieces, first: np.ndarray, second: np.ndarray, cut: np.ndarray) -> Pieces:
-    """Make one of pieces that pairs link: what parts cover together, or the surest of copies."""
+def _as_one(detections: TileDetections, first: np.ndarray, second: np.ndarray, cut: np.ndarray) -> TileDetections:
+    """Join detections that pairs link: what parts cover together, or the highest-scoring of copies."""
     from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
     from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
-    links = coo_matrix((np.ones(len(first), bool), (first, second)), (len(pieces), len(pieces)))
+    links = coo_matrix((np.ones(len(first), bool), (first, second)), (len(detections), len(detections)))
     groups, group_of = connected_components(links, directed=False)
-    by_score = np.argsort(-pieces.scores, kind='stable')
-    surest = by_score[np.unique(group_of[by_score], return_index=True)[1]]
+    by_score = np.argsort(-detections.scores, kind='stable')
+    highest = by_score[np.unique(group_of[by_score], return_index=True)[1]]
     covered = np.concatenate([np.full((groups, 2), np.inf), np.full((groups, 2), -np.inf)], axis=1)
-    np.minimum.at(covered[:, :2], group_of, pieces.boxes[:, :2])
-    np.maximum.at(covered[:, 2:], group_of, pieces.boxes[:, 2:])
+    np.minimum.at(covered[:, :2], group_of, detections.boxes[:, :2])
+    np.maximum.at(covered[:, 2:], group_of, detections.boxes[:, 2:])
     in_parts = np.bincount(group_of, cut, minlength=groups) > 0
-    joined = pieces.select(surest)
+    joined = detections.select(highest)
     outlines = None if joined.outlines is None else joined.outlines.copy()
-    if outlines is not None and pieces.outlines is not None:
-        _cover(outlines, pieces.outlines, group_of, in_parts)
+    if outlines is not None and detections.outlines is not None:
+        _cover(outlines, detections.outlines, group_of, in_parts)
     return replace(joined, boxes=np.where(in_parts[:, None], covered, joined.boxes), outlines=outlines)
 
 
@@ -368,23 +367,23 @@ def _cover(joined: np.ndarray, outlines: np.ndarray, group_of: np.ndarray, in_pa
         joined[group] = shapely.union_all(outlines[members[group]])
 
 
-def _agreement(pieces: Pieces, first: np.ndarray, second: np.ndarray, windows: np.ndarray) -> np.ndarray:
+def _agreement(detections: TileDetections, first: np.ndarray, second: np.ndarray, windows: np.ndarray) -> np.ndarray:
     """Return the overlap (n,) of pairs in windows (n, 4): of outlines, which may bend, else of boxes."""
-    if pieces.outlines is None:
-        return intersection_over_union(*(intersect(pieces.boxes[rows], windows) for rows in (first, second)))
+    if detections.outlines is None:
+        return intersection_over_union(*(intersect(detections.boxes[rows], windows) for rows in (first, second)))
     shapely = require('shapely', extra='vector', to='compare outlines')
     frames = shapely.box(*windows.T)
-    parts = [shapely.intersection(shapely.make_valid(pieces.outlines[rows]), frames) for rows in (first, second)]
+    parts = [shapely.intersection(shapely.make_valid(detections.outlines[rows]), frames) for rows in (first, second)]
     union = shapely.area(shapely.union(*parts))
     found: np.ndarray = shapely.area(shapely.intersection(*parts)) / np.maximum(union, 1e-12)
     return found
 
 
-def _is_cut(pieces: Pieces, grid: TileGrid, windows: np.ndarray) -> np.ndarray:
-    """Say which boxes (n,) end at an edge of their tile beyond which there is another tile."""
-    rows, cols = np.divmod(pieces.tiles, len(grid.cols))
-    near = np.abs(pieces.boxes - windows[pieces.tiles]) <= EDGE_MARGIN
-    near |= np.sign(pieces.boxes - windows[pieces.tiles]) == np.array([-1, -1, 1, 1])
+def _is_cut(detections: TileDetections, grid: TileGrid, windows: np.ndarray) -> np.ndarray:
+    """Find the boxes (n,) that end at an edge of their tile beyond which there is another tile."""
+    rows, cols = np.divmod(detections.tiles, len(grid.cols))
+    near = np.abs(detections.boxes - windows[detections.tiles]) <= EDGE_MARGIN
+    near |= np.sign(detections.boxes - windows[detections.tiles]) == np.array([-1, -1, 1, 1])
     inner = np.stack([cols > 0, rows > 0, cols < len(grid.cols) - 1, rows < len(grid.rows) - 1], axis=1)
     cut: np.ndarray = (near & inner).any(axis=1)
     return cut

@@ -1,7 +1,6 @@
-"""Map a raster with a trained network: check that it fits the model, choose tiles, stream."""
+"""Open rasters for a model: find its bands in them, and check units, dates and grids."""
 
 import logging
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -14,7 +13,8 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from geolearn.errors import RasterError
-from geolearn.inference.tiles import PixelScale, Source
+from geolearn.inference.options import ReadOptions
+from geolearn.inference.tiles import Source
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import (
     GeoBox,
@@ -32,72 +32,51 @@ from geolearn.units import compare_units, typical_values
 log = logging.getLogger('geolearn')
 
 
-class Reading(NamedTuple):
-    """How a raster's bands and values are understood; None leaves it to the file.
-
-    Args:
-        bands: Names of the bands in file order.
-        sensor: Whose names they are.
-        scale: Multiplies values; 1 says that they are in the model's units already.
-        offset: Is added after that.
-    """
-
-    bands: Sequence[str] | None = None
-    sensor: str | None = None
-    scale: float | None = None
-    offset: float = 0.0
-
-    @property
-    def pixel_scale(self) -> PixelScale:
-        """From stored values to the model's units."""
-        return PixelScale(1.0 if self.scale is None else self.scale, self.offset)
-
-
 RasterSource = RasterPath | Sequence[RasterPath]
 """A raster, or several that make one mosaic; for models of several dates one such for each date, or one file of all."""
 
 
-def open_dates(src: RasterSource, spec: ModelSpec, reading: Reading, stack: ExitStack) -> list[Source]:
+def open_dates(src: RasterSource, spec: ModelSpec, read: ReadOptions, stack: ExitStack) -> list[Source]:
     """Open a raster, or one of each date, and find the model's bands in it.
 
     Args:
         src: What the caller of `predict_raster` passed.
         spec: Of the model.
-        reading: How the raster is understood.
+        read: How the raster is read.
         stack: Closes what is opened.
 
     Raises:
         RasterError: If bands, units, dates or grids do not fit.
     """
     if spec.dates == 1:
-        return [match_raster(stack.enter_context(open_raster(src)), spec, reading)]  # type: ignore[arg-type]
+        return [match_raster(stack.enter_context(open_raster(src)), spec, read)]  # type: ignore[arg-type]
     if isinstance(src, str | Path):
-        return _dates_in_one(stack.enter_context(open_raster(src)), spec, reading)
+        return _dates_in_one(stack.enter_context(open_raster(src)), spec, read)
     if len(src) != spec.dates:
         raise RasterError(
             f'this model takes images of {spec.dates} dates, found {len(src)} rasters; pass one for each date, oldest '
             'first, or a list of tiles for each date'
         )
-    sources = [match_raster(stack.enter_context(open_raster(date)), spec, reading) for date in src]
+    sources = [match_raster(stack.enter_context(open_raster(date)), spec, read) for date in src]
     first = raster_geobox(sources[0].dataset)
     for source in sources[1:]:
         require_same_grid(first, raster_geobox(source.dataset))
     return sources
 
 
-def match_raster(dataset: Any, spec: ModelSpec, reading: Reading) -> Source:
+def match_raster(dataset: Any, spec: ModelSpec, read: ReadOptions) -> Source:
     """Find a model's bands in an open raster, and check that its values are in the units of the training chips.
 
     Raises:
         RasterError: If it has no place, or bands or units do not fit.
     """
     require_place(dataset)
-    indexes = find_band_indexes(dataset, spec.bands, names=reading.bands, sensor=reading.sensor)
-    _check_units(dataset, indexes, spec, reading)
+    indexes = find_band_indexes(dataset, spec.bands, names=read.bands, sensor=read.sensor)
+    check_units(sample_pixels(dataset, indexes), spec, read)
     return Source(dataset, tuple(indexes))
 
 
-def _dates_in_one(dataset: Any, spec: ModelSpec, reading: Reading) -> list[Source]:
+def _dates_in_one(dataset: Any, spec: ModelSpec, read: ReadOptions) -> list[Source]:
     """Part a file that holds all bands of the first date, then all of the second, and so on."""
     require_place(dataset)
     bands = len(spec.bands)
@@ -109,16 +88,8 @@ def _dates_in_one(dataset: Any, spec: ModelSpec, reading: Reading) -> list[Sourc
     sources = [Source(dataset, tuple(range(1 + date * bands, 1 + (date + 1) * bands))) for date in range(spec.dates)]
     log.warning('%s bands taken as %s dates of %s bands, one date after the other', dataset.count, spec.dates, bands)
     for source in sources:
-        _check_units(dataset, source.indexes, spec, reading)
+        check_units(sample_pixels(dataset, source.indexes), spec, read)
     return sources
-
-
-def check_reading(reading: Reading) -> None:
-    """Refuse numbers that no value can be scaled by."""
-    if reading.scale == 0 or not math.isfinite(reading.scale or 1.0):
-        raise ValueError(f'scale must be a finite number other than 0, got {reading.scale}')
-    if not math.isfinite(reading.offset):
-        raise ValueError(f'offset must be a finite number, got {reading.offset}')
 
 
 def check_target(src: RasterSource, dst: Path) -> Path:
@@ -142,17 +113,13 @@ def _all_files(src: RasterSource) -> Iterator[str | Path]:
             yield from _all_files(part)
 
 
-def _check_units(dataset: Any, indexes: Sequence[int], spec: ModelSpec, reading: Reading) -> None:
-    check_units(sample_pixels(dataset, indexes), spec, reading)
-
-
-def check_units(sample: np.ndarray, spec: ModelSpec, reading: Reading) -> None:
+def check_units(sample: np.ndarray, spec: ModelSpec, read: ReadOptions) -> None:
     """Refuse pixels in other units than the training chips; a caller who says scale=1 is only told.
 
     Args:
         sample: Valid pixels (bands, n) in stored units, n possibly 0.
         spec: Of the model.
-        reading: How the pixels are understood.
+        read: How the pixels are read.
 
     Raises:
         RasterError: If they are in other units.
@@ -161,8 +128,8 @@ def check_units(sample: np.ndarray, spec: ModelSpec, reading: Reading) -> None:
     if typical is None:
         return
     statistics, names = spec.statistics, [band.name for band in spec.bands]
-    verdict = compare_units(reading.pixel_scale.apply(typical), statistics.mean, statistics.std, names)
-    if verdict.far and reading.scale != 1:
+    verdict = compare_units(read.to_model_units(typical), statistics.mean, statistics.std, names)
+    if verdict.far and read.scale != 1:
         raise RasterError(
             f"the raster's values are in other units than the training chips: medians {verdict.table}. Pass scale= "
             '(and offset=) so that value * scale + offset is what the model was trained on; scale=1 if it is already'
@@ -182,26 +149,25 @@ class LoadedImage(NamedTuple):
     place: GeoBox | None
 
 
-def load_image(image: Image, spec: ModelSpec, reading: Reading) -> LoadedImage:
+def load_image(image: Image, spec: ModelSpec, read: ReadOptions) -> LoadedImage:
     """Take an image of one date whole.
 
     Args:
         image: An array, or a file that is small enough for memory.
         spec: Of the model that is to see it.
-        reading: How bands and values are understood; names of bands are for files.
+        read: How bands and values are read; names of bands are for files.
 
     Raises:
         RasterError: If bands or units do not fit, there is no data, or the file cannot be read.
         ValueError: If an array has another shape.
     """
-    check_reading(reading)
     if isinstance(image, np.ndarray | Tensor):
         pixels, place = _from_array(image, spec), None
         known = pixels[:, np.isfinite(pixels).all(0)]
-        check_units(known, spec, reading)
-        pixels = reading.pixel_scale.apply(pixels)
+        check_units(known, spec, read)
+        pixels = read.to_model_units(pixels)
     else:
-        pixels, place = _from_file(image, spec, reading)
+        pixels, place = _from_file(image, spec, read)
     if not np.isfinite(pixels).all(0).any():
         raise RasterError('the image holds no pixel with data in all bands')
     # what lacks data in one band lacks it in all, as in training
@@ -209,13 +175,13 @@ def load_image(image: Image, spec: ModelSpec, reading: Reading) -> LoadedImage:
     return LoadedImage(torch.from_numpy(pixels), place)
 
 
-def load_dates(images: Sequence[Image], spec: ModelSpec, reading: Reading) -> Tensor:
+def load_dates(images: Sequence[Image], spec: ModelSpec, read: ReadOptions) -> Tensor:
     """Take images of several dates, which lie on one grid, as `load_image` takes each.
 
     Args:
         images: One for each date, oldest first; an array may be (dates, bands, H, W).
         spec: Of the model that is to see them.
-        reading: How bands and values are understood.
+        read: How bands and values are read.
 
     Returns:
         (dates, bands, H, W) float32, NaN where there is no data.
@@ -226,7 +192,7 @@ def load_dates(images: Sequence[Image], spec: ModelSpec, reading: Reading) -> Te
     """
     if isinstance(images, str | Path) or len(images) != spec.dates:
         raise RasterError(f'this model takes images of {spec.dates} dates; pass a list of one for each, oldest first')
-    loaded = [load_image(image, spec, reading) for image in images]
+    loaded = [load_image(image, spec, read) for image in images]
     places = [image.place for image in loaded if image.place is not None]
     for place in places[1:]:
         require_same_grid(places[0], place)
@@ -246,12 +212,12 @@ def _from_array(image: np.ndarray | Tensor, spec: ModelSpec) -> np.ndarray:
     return pixels.astype(np.float32)
 
 
-def _from_file(path: RasterPath, spec: ModelSpec, reading: Reading) -> tuple[np.ndarray, GeoBox]:
+def _from_file(path: RasterPath, spec: ModelSpec, read: ReadOptions) -> tuple[np.ndarray, GeoBox]:
     with open_raster(path) as dataset:
-        source = match_raster(dataset, spec, reading)
+        source = match_raster(dataset, spec, read)
         window = Window(0, 0, dataset.width, dataset.height)
         stored, valid = read_window(dataset, window, source.indexes)
-        pixels = reading.pixel_scale.apply(stored)
+        pixels = read.to_model_units(stored)
         if valid is not None:
             pixels[:, ~valid] = np.nan
         return pixels, raster_geobox(dataset)

@@ -1,4 +1,4 @@
-"""What a run over a raster has found so far, in a file beside its result, so that a killed run can go on."""
+"""Checkpoints of a detection run: the objects of finished tiles, in a file beside the result, to resume from."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from torch import nn
 
 from geolearn.errors import CheckpointError
 from geolearn.extras import require
-from geolearn.inference.merging import Pieces
+from geolearn.inference.merging import TileDetections
 from geolearn.inference.tiles import Source
 
 log = logging.getLogger('geolearn')
@@ -21,36 +21,36 @@ log = logging.getLogger('geolearn')
 FORMAT = 1
 
 
-class Progress:
+class RunCheckpoint:
     """The objects of finished tiles, in a file of text that grows by a line for each batch.
 
-    The first line says of which run it is. Each other is what one batch found, as JSON: numbers in full, outlines as
-    well-known binary in hex. A last line that a kill broke off counts as never written.
+    The first line identifies the run. Each other line holds the detections of one batch, as JSON: numbers in full,
+    outlines as well-known binary in hex. A last line that is incomplete, after a kill, is ignored.
 
     Args:
         target: Result of the run; the file is named after it, with ``.part`` behind.
-        run: What must be equal for a run to be gone on with, as JSON.
-        resume: Go on with the file, instead of beginning another.
+        run: What must be equal for a run to be resumed, as JSON.
+        resume: Continue with the file, instead of starting another.
 
     Raises:
-        CheckpointError: If the file cannot be written; or is to be gone on with and absent, broken, or of another run.
+        CheckpointError: If the file cannot be written; or cannot be resumed from: absent, broken, or of another run.
     """
 
     def __init__(self, target: Path, run: Mapping[str, Any], *, resume: bool) -> None:
         self.path = target.with_name(f'{target.name}.part')
-        self.pieces: list[Pieces] = []
+        self.detections: list[TileDetections] = []
         self.tiles_done = 0
         header = json.loads(json.dumps({'geolearn': FORMAT, **run}))
         try:
             if resume:
                 self._read(header)
             elif self.path.exists():
-                log.warning('%s of an unfinished run is replaced; resume=True goes on with such a run', self.path)
+                log.warning('%s of an unfinished run is replaced; pass resume=True to continue it', self.path)
             self._file = self.path.open('a' if resume else 'w', encoding='ascii')
         except CheckpointError:
             raise
         except OSError as error:
-            raise CheckpointError(f'{self.path}, which keeps what is finished, cannot be opened: {error}') from error
+            raise CheckpointError(f'{self.path}, which keeps the finished tiles, cannot be opened: {error}') from error
         if not resume:
             self._write(header)
 
@@ -60,20 +60,20 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, pieces: Pieces, tiles_done: int) -> None:
-        """Keep what a batch found.
+    def add(self, detections: TileDetections, tiles_done: int) -> None:
+        """Append the detections of a batch.
 
         Args:
-            pieces: Of its tiles.
+            detections: Of its tiles.
             tiles_done: How many tiles of the raster, counted row by row, are done with it.
 
         Raises:
             CheckpointError: If it cannot be written, such as on a full disk.
         """
-        self._write({'tiles_done': tiles_done, **_as_json(pieces)})
+        self._write({'tiles_done': tiles_done, **_as_json(detections)})
 
     def remove(self) -> None:
-        """Delete the file: the result is there."""
+        """Delete the file, once the result is written."""
         self._file.close()
         self.path.unlink(missing_ok=True)
 
@@ -82,10 +82,10 @@ class Progress:
             self._file.write(json.dumps(row) + '\n')
             self._file.flush()
         except OSError as error:
-            raise CheckpointError(f'{self.path}, which keeps what is finished, cannot be written: {error}') from error
+            raise CheckpointError(f'{self.path}, which keeps the finished tiles, cannot be written: {error}') from error
 
     def _read(self, header: Mapping[str, Any]) -> None:
-        """Take what is finished, and cut off a line that is not whole."""
+        """Read the finished tiles, and cut off an incomplete last line."""
         if not self.path.is_file():
             raise CheckpointError(f'there is no {self.path} to resume; run without resume=True')
         whole = 0
@@ -107,19 +107,19 @@ class Progress:
     def _take(self, line: bytes) -> None:
         row = _parse(self.path, line)
         try:
-            pieces, done = _from_json(row), int(row['tiles_done'])
+            detections, done = _from_json(row), int(row['tiles_done'])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(_broken(self.path)) from error
         if done <= self.tiles_done:
             raise CheckpointError(_broken(self.path))
-        self.pieces.append(pieces)
+        self.detections.append(detections)
         self.tiles_done = done
 
 
 def source_facts(source: Source) -> dict[str, Any]:
-    """Return by what a raster is known again, as JSON: its files' names, sizes and times, its place and bands."""
+    """Return what identifies a raster, as JSON: its files' names, sizes and times, its place and bands."""
     src = source.dataset
-    # sidecars are written by whoever looks at a raster
+    # sidecars are written by any program that opens a raster
     files = [path for path in map(Path, src.files) if path.is_file() and path.suffix.lower() not in ('.xml', '.ovr')]
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     place = [*src.shape, *src.transform[:6], src.crs.to_wkt() if src.crs else None]
@@ -127,7 +127,7 @@ def source_facts(source: Source) -> dict[str, Any]:
 
 
 def weights_digest(network: nn.Module) -> str:
-    """Return a number, in hex, that differs when any weight does."""
+    """Return a hash, in hex, of all weights."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in network.state_dict().items():
         digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
@@ -135,15 +135,15 @@ def weights_digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _as_json(pieces: Pieces) -> dict[str, Any]:
-    row = {name: getattr(pieces, name).tolist() for name in ('boxes', 'labels', 'scores', 'tiles')}
-    if pieces.outlines is None:
+def _as_json(detections: TileDetections) -> dict[str, Any]:
+    row = {name: getattr(detections, name).tolist() for name in ('boxes', 'labels', 'scores', 'tiles')}
+    if detections.outlines is None:
         return row
     shapely = require('shapely', extra='vector', to='keep outlines')
-    return row | {'outlines': shapely.to_wkb(pieces.outlines, hex=True).tolist()}
+    return row | {'outlines': shapely.to_wkb(detections.outlines, hex=True).tolist()}
 
 
-def _from_json(row: Mapping[str, Any]) -> Pieces:
+def _from_json(row: Mapping[str, Any]) -> TileDetections:
     """Undo `_as_json`; ValueError where the numbers are not those of objects."""
     boxes = np.array(row['boxes'], np.float64).reshape(-1, 4)
     labels, tiles = (np.array(row[name], np.int64) for name in ('labels', 'tiles'))
@@ -153,11 +153,11 @@ def _from_json(row: Mapping[str, Any]) -> Pieces:
         shapely = require('shapely', extra='vector', to='keep outlines')
         outlines = np.array(shapely.from_wkb(np.array(row['outlines'], object), on_invalid='ignore'), object)
         if shapely.is_missing(outlines).any():
-            raise ValueError('an outline is no well-known binary')
+            raise ValueError('an outline is not well-known binary')
     columns = [labels, tiles, scores] + ([] if outlines is None else [outlines])
     if any(column.shape != (len(boxes),) for column in columns) or not np.isfinite(boxes).all():
-        raise ValueError(f'{len(boxes)} boxes do not go with {[column.shape for column in columns]}')
-    return Pieces(boxes, labels, scores, tiles, outlines)
+        raise ValueError(f'{len(boxes)} boxes with columns of {[column.shape for column in columns]}')
+    return TileDetections(boxes, labels, scores, tiles, outlines)
 
 
 def _parse(path: Path, line: bytes) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _parse(path: Path, line: bytes) -> dict[str, Any]:
 
 
 def _broken(path: Path) -> str:
-    return f'{path} is broken, or nothing that geolearn wrote; run without resume=True'
+    return f'{path} is broken, or was not written by geolearn; run without resume=True'
 
 
 def _check_same(path: Path, written: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
@@ -179,8 +179,8 @@ def _check_same(path: Path, written: Mapping[str, Any], ours: Mapping[str, Any])
     if differing:
         texts = [_difference(name, written.get(name), ours[name]) for name in differing]
         raise CheckpointError(
-            f'{path} is of another run; what differs: {", ".join(texts)}. Resume with what it was begun with, or run '
-            'without resume=True'
+            f'{path} is of another run; what differs: {", ".join(texts)}. Resume with the same raster, model and '
+            'options, or run without resume=True'
         )
 
 

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from queue import Full, Queue
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from rasterio.windows import Window
 
+from geolearn.inference.options import ReadOptions
 from geolearn.raster import common_dtype, read_window
 from geolearn.tiling import Tile, TileGrid
 
@@ -31,23 +31,6 @@ class TileBatch(NamedTuple):
 
     tiles: list[Tile]
     pixels: torch.Tensor
-
-
-@dataclass(frozen=True)
-class PixelScale:
-    """How stored pixel values become the units that the network was trained on: value * scale + offset."""
-
-    scale: float = 1.0
-    offset: float = 0.0
-
-    def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """Return float32 pixels in the network's units."""
-        values = pixels.astype(np.float32)
-        if self.scale != 1.0:
-            values *= np.float32(self.scale)
-        if self.offset:
-            values += np.float32(self.offset)
-        return values
 
 
 class RollingRows:
@@ -91,7 +74,7 @@ class RollingRows:
 
 
 def read_batches(
-    sources: Sequence[Source], grid: TileGrid, *, batch_size: int, scale: PixelScale, first: int = 0
+    sources: Sequence[Source], grid: TileGrid, *, batch_size: int, read: ReadOptions, first: int = 0
 ) -> Iterator[TileBatch]:
     """Yield full batches of tiles in file order; tiles without a valid pixel are left out.
 
@@ -99,7 +82,7 @@ def read_batches(
         sources: One for each date, all on one grid of pixels; tiles of several dates are (n, dates, bands, h, w).
         grid: How the raster is cut.
         batch_size: Tiles in a batch.
-        scale: From stored values to the network's units.
+        read: How stored values become the network's units.
         first: Number of the tile to begin with, counted row by row.
     """
     height, width = grid.tile_shape
@@ -113,7 +96,7 @@ def read_batches(
         inside = np.s_[top : min(top + height, shape[0]), left : min(left + width, shape[1])]
         targets = batch[len(tiles)].numpy().reshape(len(sources), -1, height, width)
         # every date is read, so that all of them stay in step
-        if not any([_fill(target, rows, inside, scale) for target, rows in zip(targets, rolling)]):
+        if not any([_fill(target, rows, inside, read) for target, rows in zip(targets, rolling)]):
             continue
         tiles.append(tile)
         if len(tiles) == batch_size:
@@ -123,7 +106,7 @@ def read_batches(
         yield TileBatch(tiles, batch[: len(tiles)])
 
 
-def _fill(target: np.ndarray, rolling: RollingRows, inside: tuple[slice, slice], scale: PixelScale) -> bool:
+def _fill(target: np.ndarray, rolling: RollingRows, inside: tuple[slice, slice], read: ReadOptions) -> bool:
     """Put the pixels of a tile into `target` (bands, h, w), NaN for no data; returns whether there is any."""
     rows, cols = inside
     pixels, valid = rolling.rows(rows.start, rows.stop)
@@ -132,7 +115,7 @@ def _fill(target: np.ndarray, rolling: RollingRows, inside: tuple[slice, slice],
         target[:] = np.nan
         return False
     height, width = valid.shape
-    target[:, :height, :width] = scale.apply(pixels[:, :, cols])
+    target[:, :height, :width] = read.to_model_units(pixels[:, :, cols])
     target[:, height:] = np.nan
     target[:, :, width:] = np.nan
     if not valid.all():

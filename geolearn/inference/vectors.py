@@ -12,12 +12,12 @@ import pandas as pd
 from geolearn.classes import ClassInfo
 from geolearn.errors import RasterError
 from geolearn.extras import require
-from geolearn.inference.merging import Pieces
+from geolearn.inference.merging import TileDetections
 from geolearn.raster import GeoBox
 
 
-def objects_to_features(objects: Pieces, box: GeoBox, classes: Sequence[ClassInfo], *, outlined: bool) -> Any:
-    """Make a GeoDataFrame of objects, surest first.
+def objects_to_features(objects: TileDetections, box: GeoBox, classes: Sequence[ClassInfo], *, outlined: bool) -> Any:
+    """Make a GeoDataFrame of objects, by descending confidence.
 
     Args:
         objects: In pixels of the raster.

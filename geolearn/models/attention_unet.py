@@ -9,8 +9,6 @@ from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.decoders.attention_input import AttentionMode
 from geolearn.errors import BundleError
-from geolearn.inference.encoding import ClassEncoding
-from geolearn.inference.mapping import MapModel
 from geolearn.losses import PixelLossOptions
 from geolearn.models.base import register_model
 from geolearn.models.new_spec import BackboneChoice, require_task
@@ -79,6 +77,3 @@ class AttentionUNet(JudgedClassifier, PixelModel):
         looker = build_backbone(spec, pretrained=pretrained, weights=weights, form='tokens')
         encoder = AttentionEncoder(looker, mode, spec.bands)
         return put_decoder(spec, cls._options(spec), encoder, len(spec.class_infos))
-
-    def _map_model(self) -> MapModel:
-        return MapModel(self.spec, self.network, ClassEncoding(self.spec.class_infos))

@@ -73,6 +73,8 @@ class StoredModel(ABC):
 
     tasks: ClassVar[tuple[Task, ...]]
     """What the labels of its chips may teach."""
+    needs_every_date: ClassVar[bool] = False
+    """Whether a prediction needs data at every date, as change does; else one date is enough."""
 
     def __init__(
         self,

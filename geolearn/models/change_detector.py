@@ -15,9 +15,9 @@ from geolearn.data import ChipData
 from geolearn.decoders import get_decoder
 from geolearn.device import choose_device
 from geolearn.errors import BundleError
-from geolearn.inference.encoding import ClassEncoding
-from geolearn.inference.mapping import MapModel, Running, map_with_model
-from geolearn.inference.reading import Image, Reading, load_dates
+from geolearn.inference.mapping import map_raster
+from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.reading import Image, load_dates
 from geolearn.losses import PixelLossOptions
 from geolearn.models.base import register_model
 from geolearn.models.evaluation.pixels import JudgedChips
@@ -30,6 +30,7 @@ from geolearn.networks.segmentation import PixelOptions, Segmenter, put_decoder
 from geolearn.networks.siamese import ChangeOptions, Fusion, SiameseBackbone
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting.results import show_changes
+from geolearn.raster.nodata import missing
 from geolearn.raster.reading import RasterPath
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class ChangeDetector(JudgedClassifier):
 
     tasks = (Task.CHANGE,)
     decoder: ClassVar[str] = 'unet'
+    needs_every_date = True
     default_backbone: ClassVar[str] = 'resnet18'
 
     def __init__(
@@ -173,14 +175,13 @@ class ChangeDetector(JudgedClassifier):
             RasterError: If bands, units or grids do not fit, or there is no data.
             ValueError: If arrays have other shapes.
         """
-        reading = Reading(bands, sensor, scale, offset)
-        pair = load_dates([before, after], self.spec, reading)
-        model, target = self._map_model(), choose_device(device)
+        pair = load_dates([before, after], self.spec, ReadOptions(bands, sensor, scale, offset))
+        encoding, target = self.encoding, choose_device(device)
         network = self.network.to(target).eval()
         with torch.inference_mode():
-            found = model.encoding.encode(network(pair[None].to(target)))[0]
-        found[pair.isnan().any((0, 1)).numpy()] = model.encoding.nodata
-        return found
+            mapped = encoding.encode(network(pair[None].to(target)))[0]
+        mapped[missing(pair.numpy(), every_date=self.needs_every_date)] = encoding.nodata
+        return mapped
 
     def predict_raster(
         self,
@@ -224,9 +225,13 @@ class ChangeDetector(JudgedClassifier):
             RasterError: If bands, units or grids do not fit, which tells how far they are apart, or reading or writing
                 fails; no part of `dst` is left.
         """
-        reading = Reading(bands, sensor, scale, offset)
-        running = Running(tile_size, halo, batch_size, device, compile)
-        return map_with_model(self._map_model(), [before, after], dst, reading, running)
-
-    def _map_model(self) -> MapModel:
-        return MapModel(self.spec, self.network, ClassEncoding(self.spec.class_infos), every_date=True)
+        return map_raster(
+            self.spec,
+            self.network,
+            self.encoding,
+            [before, after],
+            dst,
+            read=ReadOptions(bands, sensor, scale, offset),
+            tiling=TilingOptions(tile_size, halo, batch_size, device, compile),
+            every_date=self.needs_every_date,
+        )

@@ -21,9 +21,10 @@ from geolearn.data import ChipData
 from geolearn.device import choose_device
 from geolearn.errors import BundleError, ChipFolderError
 from geolearn.history import Evaluation
-from geolearn.inference.classify_polygons import PolygonJob, classify_layer
+from geolearn.inference.classify_polygons import PolygonOptions, classify_polygons
 from geolearn.inference.explain import Explanation, heat_map
-from geolearn.inference.reading import Image, RasterSource, Reading, load_dates, load_image
+from geolearn.inference.options import ReadOptions
+from geolearn.inference.reading import Image, RasterSource, load_dates, load_image
 from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy
 from geolearn.metrics import ChipScores, ConfusionMatrix, MultiLabelScores
 from geolearn.models.base import Model, register_model
@@ -327,7 +328,7 @@ class FeatureClassifier(ChipModel):
             ValueError: If an array has another shape, or the threshold is no probability.
         """
         check_threshold(threshold)
-        pixels = self._load(image, Reading(bands, sensor, scale, offset))
+        pixels = self._load(image, ReadOptions(bands, sensor, scale, offset))
         network = self.network.to(choose_device(device)).eval()
         multi_label = self._options.multi_label
         with torch.inference_mode():
@@ -360,16 +361,16 @@ class FeatureClassifier(ChipModel):
             UnknownNameError: If there is no such class.
             BackboneError: If the backbone does not offer its attention.
         """
-        pixels = self._load(image, Reading()).to(choose_device(device))
+        pixels = self._load(image, ReadOptions()).to(choose_device(device))
         network = self.network.to(choose_device(device)).eval()
         index = _looking.choose_class(network, pixels, self._class_names, class_name)
         return heat_map(network, pixels, index, method).numpy()
 
-    def _load(self, image: Image | Sequence[Image], reading: Reading) -> Tensor:
+    def _load(self, image: Image | Sequence[Image], read: ReadOptions) -> Tensor:
         """Return pixels ([dates,] bands, H, W)."""
         if self.spec.dates > 1:
-            return load_dates(cast(Sequence[Image], image), self.spec, reading)
-        return load_image(cast(Image, image), self.spec, reading).pixels
+            return load_dates(cast(Sequence[Image], image), self.spec, read)
+        return load_image(cast(Image, image), self.spec, read).pixels
 
     def classify_objects(
         self,
@@ -420,8 +421,14 @@ class FeatureClassifier(ChipModel):
             RasterError: If bands, units or places do not fit, or reading or writing fails; no part of `dst` is left.
             MissingExtraError: If ``geolearn[vector]`` is not installed.
         """
-        check_threshold(threshold)
-        size = self.spec.chip_size if chip_size is None else chip_size
-        job = PolygonJob(layer, crop, blacken, size, threshold, batch_size, device)
-        reading = Reading(bands, sensor, scale, offset)
-        return classify_layer(self.spec, self.network, raster, polygons, dst, reading, job)
+        options = PolygonOptions(
+            chip_size=self.spec.chip_size if chip_size is None else chip_size,
+            crop=self._options.crop if crop is None else crop,
+            blacken=self._options.blackened if blacken is None else blacken,
+            layer=layer,
+            threshold=threshold,
+            batch_size=batch_size,
+            device=device,
+        )
+        read = ReadOptions(bands, sensor, scale, offset)
+        return classify_polygons(self.spec, self.network, raster, polygons, dst, read=read, options=options)

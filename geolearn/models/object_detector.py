@@ -12,11 +12,11 @@ from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.history import Evaluation
-from geolearn.inference.detecting import Detections, DetectModel, DetectOptions, detect_in_image, detect_to_layer
-from geolearn.inference.mapping import Running
+from geolearn.inference.detecting import DetectOptions, ImageDetections, detect_image, detect_raster
 from geolearn.inference.merging import Merge
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.outlines import Outline
-from geolearn.inference.reading import Image, RasterSource, Reading
+from geolearn.inference.reading import Image, RasterSource
 from geolearn.metrics import DetectionScores
 from geolearn.models.anchor_choice import AnchorChoice, as_row, as_rows, choose_options
 from geolearn.models.base import Model
@@ -215,7 +215,7 @@ class ObjectDetector(Model):
         offset: float = 0.0,
         augment: bool = False,
         device: str | None = None,
-    ) -> Detections:
+    ) -> ImageDetections:
         """Find the objects in one image that memory holds; for rasters see `detect_objects`.
 
         Args:
@@ -234,8 +234,8 @@ class ObjectDetector(Model):
             ValueError: If an array has another shape, or a number is out of its range.
         """
         options = DetectOptions(threshold, nms_overlap, augment)
-        reading = Reading(bands, sensor, scale, offset)
-        return detect_in_image(self.spec, self.network, image, reading, options, device=device)
+        read = ReadOptions(bands, sensor, scale, offset)
+        return detect_image(self.spec, self.network, image, read=read, options=options, device=device)
 
     def detect_objects(
         self,
@@ -295,10 +295,17 @@ class ObjectDetector(Model):
             MissingExtraError: If ``geolearn[vector]`` is not installed.
             ValueError: If a number is out of its range.
         """
-        options = DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume)
-        model = DetectModel(self.spec, self.network, self._options(self.spec).typical_side, masks=self.recipe.masks)
-        running = Running(tile_size, batch_size=batch_size, device=device)
-        return detect_to_layer(model, src, dst, Reading(bands, sensor, scale, offset), running, options)
+        return detect_raster(
+            self.spec,
+            self.network,
+            src,
+            dst,
+            typical_side=self._options(self.spec).typical_side,
+            masks=self.recipe.masks,
+            read=ReadOptions(bands, sensor, scale, offset),
+            tiling=TilingOptions(tile_size, batch_size=batch_size, device=device),
+            options=DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),
+        )
 
 
 def evaluate_objects(model: 'ObjectDetector') -> Evaluation:

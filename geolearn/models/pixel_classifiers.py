@@ -9,8 +9,6 @@ from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError
-from geolearn.inference.encoding import ClassEncoding
-from geolearn.inference.mapping import MapModel
 from geolearn.losses import PixelLossOptions
 from geolearn.models.base import register_model
 from geolearn.models.new_spec import BackboneChoice
@@ -97,11 +95,6 @@ class PixelClassifier(JudgedClassifier, PixelModel):
         if len(spec.class_infos) < 2:
             raise BundleError(f'the manifest is broken: {spec.model} needs 2 classes or more, found {spec.class_infos}')
         return build_segmenter(spec, cls._options(spec), len(spec.class_infos), pretrained=pretrained, weights=weights)
-
-    # -- mapping
-
-    def _map_model(self) -> MapModel:
-        return MapModel(self.spec, self.network, ClassEncoding(self.spec.class_infos))
 
 
 @register_model

@@ -15,8 +15,7 @@ from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError
 from geolearn.history import Evaluation
-from geolearn.inference.encoding import ValueEncoding
-from geolearn.inference.mapping import MapModel
+from geolearn.inference.encoding import RegressionEncoding
 from geolearn.losses import ValueLossOptions, make_value_loss
 from geolearn.losses.regression import InSpreads
 from geolearn.metrics import RegressionScores
@@ -177,5 +176,7 @@ class PixelRegressor(PixelModel):
         judged = self.judge()
         return plotting.show_value_scatter(judged.truth, judged.predicted)
 
-    def _map_model(self) -> MapModel:
-        return MapModel(self.spec, self.network, ValueEncoding())
+    @property
+    def encoding(self) -> RegressionEncoding:
+        """How the network's outputs become a map's pixels."""
+        return RegressionEncoding()

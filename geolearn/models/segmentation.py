@@ -12,8 +12,10 @@ from torch import nn
 
 from geolearn import plotting
 from geolearn.history import Evaluation
-from geolearn.inference.mapping import MapModel, Running, map_with_model
-from geolearn.inference.reading import RasterSource, Reading
+from geolearn.inference.encoding import ClassEncoding, Encoding
+from geolearn.inference.mapping import map_raster
+from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.reading import RasterSource
 from geolearn.losses import make_pixel_loss
 from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature
 from geolearn.models.base import Model
@@ -46,6 +48,11 @@ class JudgedClassifier(Model):
     _judgement: Judgement | None = None
 
     # -- what a task says
+
+    @property
+    def encoding(self) -> ClassEncoding:
+        """How the network's outputs become a map's pixels."""
+        return ClassEncoding(self.spec.class_infos)
 
     @classmethod
     def _options(cls, spec: ModelSpec) -> PixelOptions:
@@ -209,9 +216,10 @@ class PixelModel(Model):
 
     network: Segmenter
 
+    @property
     @abstractmethod
-    def _map_model(self) -> MapModel:
-        """Say what maps, and what its outputs mean."""
+    def encoding(self) -> Encoding:
+        """How the network's outputs become a map's pixels."""
 
     def predict_raster(
         self,
@@ -255,6 +263,6 @@ class PixelModel(Model):
         Raises:
             RasterError: If bands, units or dates do not fit, or reading or writing fails; no part of `dst` is left.
         """
-        reading = Reading(bands, sensor, scale, offset)
-        running = Running(tile_size, halo, batch_size, device, compile)
-        return map_with_model(self._map_model(), src, dst, reading, running)
+        read = ReadOptions(bands, sensor, scale, offset)
+        tiling = TilingOptions(tile_size, halo, batch_size, device, compile)
+        return map_raster(self.spec, self.network, self.encoding, src, dst, read=read, tiling=tiling)

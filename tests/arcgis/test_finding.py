@@ -10,7 +10,7 @@ import torch
 from affine import Affine
 from scipy import ndimage
 
-from geolearn.batch import Found
+from geolearn.batch import Detections
 from geolearn.chips.export import export_training_data
 from geolearn.models import FasterRCNN, MaskRCNN
 from geolearn.networks.detection.options import RCNNOptions
@@ -38,7 +38,7 @@ class Finder(torch.nn.Module):
         places = ndimage.find_objects(numbered)
         boxes = [[cols.start, rows.start, cols.stop, rows.stop] for rows, cols in places]
         masks = np.stack([numbered == n + 1 for n in range(count)]) if count else np.zeros((0, *bright.shape), bool)
-        return Found(
+        return Detections(
             torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             torch.zeros(count, dtype=torch.int64),
             torch.full((count,), 0.9),

@@ -15,8 +15,9 @@ from geolearn.backbones.dofa import DynamicPatchEmbed
 from geolearn.backbones.trunk import ViT, ViTConfig
 from geolearn.classes import ClassInfo
 from geolearn.inference.encoding import ClassEncoding
-from geolearn.inference.mapping import MapPlan, map_raster
-from geolearn.inference.tiles import PixelScale, Source
+from geolearn.inference.mapping import map_sources
+from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.tiles import Source
 from geolearn.raster import GeoBox, RasterWriter, open_raster
 from geolearn.tiling import make_grid
 
@@ -185,13 +186,12 @@ def test_a_map_by_a_compiled_network_is_the_same_map(monkeypatch, tmp_path):
     classes = tuple(ClassInfo(value, f'class {value}', (value, 0, 0)) for value in (1, 2))
     with open_raster(tmp_path / 'scene.tif') as src:
         grid = make_grid((60, 100), tile_size=32, halo=4)
-        plan = MapPlan(grid, 5, PixelScale(), ClassEncoding(classes))
-        network = nn.Conv2d(2, 2, 3, padding=1)
-        plain = map_raster([Source(src, (1, 2))], network, plan, tmp_path / 'plain.tif', tags={})
+        network, tiling = nn.Conv2d(2, 2, 3, padding=1), TilingOptions(batch_size=5)
+        given = ([Source(src, (1, 2))], network, ClassEncoding(classes), grid)
+        plain = map_sources(*given, tmp_path / 'plain.tif', read=ReadOptions(), tiling=tiling)
         assert not shapes
-        compiled = map_raster(
-            [Source(src, (1, 2))], network, replace(plan, compile=True), tmp_path / 'compiled.tif', tags={}
-        )
+        tiling = replace(tiling, compile=True)
+        compiled = map_sources(*given, tmp_path / 'compiled.tif', read=ReadOptions(), tiling=tiling)
     assert set(shapes) == {(5, 2, *grid.tile_shape)}
     assert plain.read_bytes() == compiled.read_bytes()
 

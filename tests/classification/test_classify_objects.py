@@ -11,8 +11,7 @@ from affine import Affine
 
 from geolearn.bundle import read_bundle
 from geolearn.errors import RasterError, UnknownNameError
-from geolearn.inference.classify_polygons import ChipPlan, chip_windows, name_rows, pixel_bounds, pixel_outlines
-from geolearn.inference.tiles import PixelScale
+from geolearn.inference.classify_polygons import PolygonOptions, chip_windows, name_rows, pixel_bounds, pixel_outlines
 from geolearn.inference.vectors import write_layer
 from geolearn.models import load_model
 from geolearn.models.feature_classifier import FeatureClassifier
@@ -224,8 +223,8 @@ def test_geoparquet_keeps_its_crs(tmp_path):
 # -- where chips lie
 
 
-def plan(size=10, crop='fixed'):
-    return ChipPlan(size, 4, PixelScale(), crop)
+def options(size=10, crop='fixed'):
+    return PolygonOptions(size, crop)
 
 
 @pytest.mark.parametrize(
@@ -241,13 +240,13 @@ def plan(size=10, crop='fixed'):
     ],
 )
 def test_chips_lie_as_the_export_puts_them(bounds, crop, window):
-    ((row, found),) = chip_windows(np.array([bounds], float), (50, 100), plan(crop=crop))
+    ((row, found),) = chip_windows(np.array([bounds], float), (50, 100), options(crop=crop))
     assert row == 0
     assert (found.col_off, found.row_off, found.width, found.height) == window
 
 
 def test_a_chip_is_no_larger_than_the_raster():
-    ((_, found),) = chip_windows(np.array([[1.0, 1, 3, 3]]), (6, 8), plan())
+    ((_, found),) = chip_windows(np.array([[1.0, 1, 3, 3]]), (6, 8), options())
     assert (found.col_off, found.row_off, found.width, found.height) == (0, 0, 8, 6)
 
 

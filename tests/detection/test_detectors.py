@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from geolearn.backbones.adapt import Adaptation
-from geolearn.batch import Found, Objects
+from geolearn.batch import Detections, Objects
 from geolearn.errors import BundleError, ChipFolderError, UnknownNameError
 from geolearn.models import load_model
 from geolearn.models.detectors import FCOS, FasterRCNN, MaskRCNN, RetinaNet, RTDetr, SingleShotDetector
@@ -250,7 +250,7 @@ def test_what_is_found_in_the_padding_is_no_object(data, resize_to):
     network = make(FasterRCNN, data, resize_to=resize_to).network.eval()
     # 50 x 70 pixels are padded to 64 x 96: across the right edge, across the lower one, beyond both, mostly inside
     boxes = torch.tensor([[60, 5, 90, 30], [5, 45, 30, 60], [75, 55, 90, 62], [50, 20, 85, 40]], dtype=torch.float32)
-    made = Found(boxes * network.zoom, torch.zeros(4, dtype=torch.int64), torch.ones(4))
+    made = Detections(boxes * network.zoom, torch.zeros(4, dtype=torch.int64), torch.ones(4))
     network.head = PlacingHead(made)
     with torch.inference_mode():
         (found,), _ = network(torch.rand(1, 3, 50, 70) * 200)

@@ -4,7 +4,7 @@ import matplotlib.figure
 import torch
 
 from geolearn.bands import resolve_bands
-from geolearn.batch import Found, Objects
+from geolearn.batch import Detections, Objects
 from geolearn.classes import ClassInfo
 from geolearn.metrics import DetectionScores
 from geolearn.plotting.detection import show_detections, show_precision_recall
@@ -23,7 +23,7 @@ def objects(count, *, masks=False):
 
 def found(count, *, masks=False):
     known = objects(count, masks=masks)
-    return Found(known.boxes, known.labels, torch.linspace(0.9, 0.5, count), known.masks)
+    return Detections(known.boxes, known.labels, torch.linspace(0.9, 0.5, count), known.masks)
 
 
 def test_each_image_is_drawn_with_truth_and_what_was_found():

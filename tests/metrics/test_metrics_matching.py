@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geolearn.batch import Found, Objects
+from geolearn.batch import Detections, Objects
 from geolearn.metrics import DetectionScores
 
 
@@ -23,7 +23,7 @@ def truth(boxes, labels):
 
 def found(boxes, labels, scores):
     known = truth(boxes, labels)
-    return Found(known.boxes, known.labels, torch.tensor(scores, dtype=torch.float32), known.masks)
+    return Detections(known.boxes, known.labels, torch.tensor(scores, dtype=torch.float32), known.masks)
 
 
 A, B, C = [0, 0, 10, 10], [20, 20, 30, 30], [0, 1, 10, 10]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from geolearn.batch import Found
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.data import ChipData
 from geolearn.metrics import DetectionScores
@@ -42,7 +41,7 @@ def draw_results(network: Detector, chips: ChipLoader, spec: ModelSpec, *, rows:
         found, _ = network(images)
     if images.dim() == 5:  # of several dates the last is shown
         images = images[:, -1]
-    shown = [surer(objects, threshold).cpu() for objects in found]
+    shown = [objects.filter_by_score(threshold).cpu() for objects in found]
     truth = [known.to(torch.device('cpu')) for known in objects]
     return show_detections(images.cpu(), truth, shown, spec.bands, spec.class_infos)
 
@@ -70,14 +69,9 @@ def draw_chips(
     device = data.valid_dl.device
     network.to(device).eval()
     pairs = [data.valid_ds[index] for index in indexes]
-    found = [surer(network(image[None].to(device))[0][0], threshold).cpu() for image, _ in pairs]
+    found = [network(image[None].to(device))[0][0].filter_by_score(threshold).cpu() for image, _ in pairs]
     images = torch.stack([image[-1] if image.dim() == 4 else image for image, _ in pairs])
     truth = [objects for _, objects in pairs]
     names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]
     titles = [f'{describe_chip(name)} · {note}' for name, note in zip(names, notes)]
     return show_detections(images, truth, found, spec.bands, spec.class_infos, titles=titles, side=3.0)
-
-
-def surer(found: Found, threshold: float) -> Found:
-    """Return the objects of at least this score."""
-    return found.select(found.scores >= threshold)

@@ -13,7 +13,7 @@ from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
 
 from geolearn.backbones import Backbone
 from geolearn.backbones.token_grid import pad_to_multiple
-from geolearn.batch import Found, Objects
+from geolearn.batch import Detections, Objects
 from geolearn.networks.network import Network, Normalise
 
 WIDTH = 256
@@ -81,7 +81,7 @@ class DetectionHead(nn.Module):
 
     def forward(
         self, images: Tensor, levels: list[Tensor], targets: Sequence[Objects] | None
-    ) -> tuple[list[Found], dict[str, Tensor]]:
+    ) -> tuple[list[Detections], dict[str, Tensor]]:
         """Return what is found, unless the head is training, and the losses, if there are targets.
 
         Args:
@@ -110,16 +110,16 @@ class DetectionHead(nn.Module):
         target = {'boxes': objects.boxes[real].float(), 'labels': objects.labels[real] + self._first}
         return target if objects.masks is None else target | {'masks': objects.masks[real].to(torch.uint8)}
 
-    def _as_found(self, row: dict[str, Any]) -> Found:
+    def _as_found(self, row: dict[str, Any]) -> Detections:
         masks = row.get('masks')
         labels = row['labels'] - self._first
-        return Found(row['boxes'], labels, row['scores'], None if masks is None else masks[:, 0])
+        return Detections(row['boxes'], labels, row['scores'], None if masks is None else masks[:, 0])
 
 
 SMALLEST_SIDE = 0.5
 """Boxes narrower than this, in pixels, show nothing."""
 
-DetectorOutput = tuple[list[Found], dict[str, Tensor]]
+DetectorOutput = tuple[list[Detections], dict[str, Tensor]]
 """Objects of each image, none in training; and losses by name, none without targets."""
 
 
@@ -179,9 +179,9 @@ class Detector(Network):
             masks = functional.interpolate(masks[:, None].to(torch.uint8), size=size, mode='nearest')[:, 0] > 0
         return Objects(objects.boxes * self.zoom, objects.labels, masks)
 
-    def _placed(self, found: Found, size: tuple[int, int]) -> Found:
+    def _placed(self, found: Detections, size: tuple[int, int]) -> Detections:
         """Bring objects from the padded image to the given one; their masks to its size."""
-        found = Found(found.boxes / self.zoom, found.labels, found.scores, found.masks)
+        found = Detections(found.boxes / self.zoom, found.labels, found.scores, found.masks)
         inside = clip_boxes_to_image(found.boxes, size)
         real = ((inside[:, 2:] - inside[:, :2]) >= SMALLEST_SIDE).all(1)
         # what has its middle in the padding is the edge between it and the image
@@ -189,9 +189,9 @@ class Detector(Network):
         real &= (middle <= middle.new_tensor([size[1], size[0]])).all(1)
         found, inside = found.select(real), inside[real]
         if found.masks is None:
-            return Found(inside, found.labels, found.scores)
+            return Detections(inside, found.labels, found.scores)
         masks = paste_masks_in_image(found.masks[:, None], found.boxes, size)[:, 0] > 0.5
-        return Found(inside, found.labels, found.scores, masks).select(masks.flatten(1).any(1))
+        return Detections(inside, found.labels, found.scores, masks).select(masks.flatten(1).any(1))
 
 
 class DetectionLoss(nn.Module):

@@ -12,20 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms, box_iou
 
-from geolearn.batch import Found
-from geolearn.inference.detecting import fuse_looks
+from geolearn.batch import Detections
+from geolearn.inference.detecting import merge_augmented
 from geolearn.inference.merging import (
-    FEW,
+    DENSE_LIMIT,
     Merge,
-    Pieces,
-    cluster,
+    TileDetections,
+    cluster_boxes,
     intersection_over_union,
     mean_boxes,
     mean_scores,
-    merge_pieces,
-    seen_better_elsewhere,
-    soften,
-    suppress,
+    merge_detections,
+    nms,
+    shown_whole_elsewhere,
+    soft_nms,
 )
 from geolearn.tiling import make_grid
 
@@ -39,7 +39,7 @@ def random_boxes(seed, count, *, side=500, largest=60):
 
 
 def cut_by_tiles(boxes, grid, *, jitter=0.0, rng=None):
-    """What each tile shows of each box, as pieces; boxes of which a tile shows nothing have none there."""
+    """What each tile shows of each box, as detections; boxes of which a tile shows nothing have none there."""
     parts, tiles = [], []
     for number, tile in enumerate(grid):
         low = np.array([tile.read.col_off, tile.read.row_off])
@@ -53,12 +53,12 @@ def cut_by_tiles(boxes, grid, *, jitter=0.0, rng=None):
         tiles.append(np.full(len(part), number))
     every, tiles = np.concatenate(parts), np.concatenate(tiles)
     count = len(every)
-    return Pieces(every, np.zeros(count, np.int64), np.full(count, 0.9), tiles)
+    return TileDetections(every, np.zeros(count, np.int64), np.full(count, 0.9), tiles)
 
 
-def merged(pieces, grid, **options):
-    kept = pieces.select(~seen_better_elsewhere(pieces.boxes, pieces.tiles, grid))
-    return merge_pieces(kept, grid, **{'overlap': 0.3, 'threshold': 0.5} | options)
+def merged(detections, grid, **options):
+    kept = detections.select(~shown_whole_elsewhere(detections.boxes, detections.tiles, grid))
+    return merge_detections(kept, grid, **{'overlap': 0.3, 'threshold': 0.5} | options)
 
 
 def same_boxes(found, boxes, tolerance=0.0):
@@ -104,8 +104,8 @@ def test_boxes_that_tiles_see_a_little_differently_still_come_once(seed, merge, 
     corners = rng.uniform(0, 340, 2)
     box = np.concatenate([corners, corners + rng.uniform(15, 50, 2)])[None]
     grid = make_grid((400, 400), tile_size=128, halo=24)
-    pieces = cut_by_tiles(box, grid, jitter=1.5, rng=rng)
-    found = merged(pieces, grid, merge=merge, threshold=threshold).boxes
+    detections = cut_by_tiles(box, grid, jitter=1.5, rng=rng)
+    found = merged(detections, grid, merge=merge, threshold=threshold).boxes
     assert same_boxes(found, box, tolerance=3.5)
 
 
@@ -121,27 +121,27 @@ def test_neighbours_at_a_seam_stay_apart(merge):
 def test_crowded_objects_at_a_seam_come_once_each_with_soft_nms(left, top):
     boxes = np.array([[left, top, left + 30, top + 30], [left + 14, top, left + 44, top + 30]], float)  # overlap 0.36
     grid = make_grid((300, 400), tile_size=128, halo=24)
-    pieces = cut_by_tiles(boxes, grid)
-    assert same_boxes(merged(pieces, grid, merge='soft_nms', threshold=0.05).boxes, boxes)
-    assert len(merged(pieces, grid)) == 1
+    detections = cut_by_tiles(boxes, grid)
+    assert same_boxes(merged(detections, grid, merge='soft_nms', threshold=0.05).boxes, boxes)
+    assert len(merged(detections, grid)) == 1
 
 
 @pytest.mark.parametrize('merge', MERGES)
 def test_objects_of_two_classes_at_one_place_both_stay(merge):
     grid = make_grid((64, 64), tile_size=64, halo=0)
     box = np.array([[10.0, 10, 30, 30]] * 2)
-    pieces = Pieces(box, np.array([0, 1]), np.array([0.9, 0.8]), np.zeros(2, np.int64))
-    found = merge_pieces(pieces, grid, overlap=0.3, merge=merge)
+    detections = TileDetections(box, np.array([0, 1]), np.array([0.9, 0.8]), np.zeros(2, np.int64))
+    found = merge_detections(detections, grid, overlap=0.3, merge=merge)
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
 
 
-@pytest.mark.parametrize('count', [300, 3 * FEW])
+@pytest.mark.parametrize('count', [300, 3 * DENSE_LIMIT])
 @pytest.mark.parametrize('overlap', [0.2, 0.5])
 def test_suppression_is_that_of_torchvision(count, overlap):
     boxes = random_boxes(1, count)
     rng = np.random.default_rng(2)
     labels, scores = rng.integers(0, 3, count), rng.permutation(count) / count
-    kept, owners = suppress(boxes, labels, scores, overlap=overlap)
+    kept, owners = nms(boxes, labels, scores, overlap=overlap)
     wanted = batched_nms(*(torch.from_numpy(a) for a in (boxes, scores, labels)), overlap)
     assert kept.tolist() == wanted.tolist()
     assert set(owners.tolist()) == set(kept.tolist())
@@ -161,9 +161,9 @@ def test_soft_suppression_is_that_of_the_paper(seed, overlap):
             shared = intersection_over_union(boxes[surest], boxes[number])
             if labels[number] == labels[surest] and shared > overlap:
                 wanted[number] *= 1 - shared
-    found = soften(boxes, labels, scores, overlap=overlap)
+    found = soft_nms(boxes, labels, scores, overlap=overlap)
     assert found == pytest.approx(wanted)
-    least = soften(boxes, labels, scores, overlap=overlap, least=0.4)
+    least = soft_nms(boxes, labels, scores, overlap=overlap, least=0.4)
     assert (least >= 0.4).tolist() == (found >= 0.4).tolist()
 
 
@@ -184,7 +184,7 @@ def test_clusters_are_those_of_the_paper(seed, overlap):
             clusters[int(np.argmax(shared))].append(number)
         else:
             clusters.append([number])
-    kept, owners = cluster(boxes, labels, scores, overlap=overlap)
+    kept, owners = cluster_boxes(boxes, labels, scores, overlap=overlap)
     assert kept.tolist() == [members[0] for members in clusters]
     assert all((owners[members] == members[0]).all() for members in clusters)
     assert mean_scores(scores, owners)[kept] == pytest.approx([scores[members].mean() for members in clusters])
@@ -197,11 +197,11 @@ def test_tens_of_thousands_of_objects_take_seconds(merge, outlined):
     grid = make_grid((12_000, 12_000), tile_size=512, halo=32)
     rng = np.random.default_rng(4)
     tiles = np.array([int(top // 448) * len(grid.cols) + int(left // 448) for left, top in boxes[:, :2]])
-    pieces = Pieces(boxes, rng.integers(0, 2, 40_000), rng.uniform(0.5, 1, 40_000), tiles % len(list(grid)))
+    detections = TileDetections(boxes, rng.integers(0, 2, 40_000), rng.uniform(0.5, 1, 40_000), tiles % len(list(grid)))
     if outlined:
-        pieces = replace(pieces, outlines=shapely.box(*boxes.T))
+        detections = replace(detections, outlines=shapely.box(*boxes.T))
     started = time.perf_counter()
-    found = merge_pieces(pieces, grid, overlap=0.3, merge=merge)
+    found = merge_detections(detections, grid, overlap=0.3, merge=merge)
     assert 20_000 < len(found) <= 40_000
     assert time.perf_counter() - started < 30
 
@@ -223,50 +223,50 @@ def test_a_mean_box_is_weighted_by_scores():
 def seen_twice():
     """A box that two tiles see at places two pixels apart, the second surer, and the tiles."""
     boxes = np.array([[70.0, 10, 80, 20], [72, 10, 82, 20]])
-    pieces = Pieces(boxes, np.zeros(2, np.int64), np.array([0.6, 0.9]), np.array([0, 1]))
-    return pieces, make_grid((64, 160), tile_size=96, halo=16)
+    detections = TileDetections(boxes, np.zeros(2, np.int64), np.array([0.6, 0.9]), np.array([0, 1]))
+    return detections, make_grid((64, 160), tile_size=96, halo=16)
 
 
 @pytest.mark.parametrize(
     ('merge', 'left', 'score'), [('nms', 72, 0.9), ('soft_nms', 72, 0.9), ('weighted', 71.2, 0.75)]
 )
 def test_of_two_views_the_surer_stays_or_their_mean(seen_twice, merge, left, score):
-    found = merge_pieces(*seen_twice, overlap=0.3, merge=merge)
+    found = merge_detections(*seen_twice, overlap=0.3, merge=merge)
     assert found.boxes.ravel().tolist() == pytest.approx([left, 10, left + 10, 20])
     assert found.scores.tolist() == pytest.approx([score])
 
 
 @pytest.mark.parametrize(('merge', 'score'), [('nms', 0.9), ('soft_nms', 0.9), ('weighted', 0.75)])
 def test_outlines_have_no_mean_so_the_surest_stays_with_its_box(seen_twice, merge, score):
-    pieces, grid = seen_twice
-    pieces = replace(pieces, outlines=shapely.box(*pieces.boxes.T))
-    found = merge_pieces(pieces, grid, overlap=0.3, merge=merge)
+    detections, grid = seen_twice
+    detections = replace(detections, outlines=shapely.box(*detections.boxes.T))
+    found = merge_detections(detections, grid, overlap=0.3, merge=merge)
     assert found.outlines[0].bounds == tuple(found.boxes[0]) == (72, 10, 82, 20)
     assert found.scores.tolist() == pytest.approx([score])
 
 
 def test_soft_nms_leaves_out_what_falls_below_the_threshold():
     boxes = np.array([[10.0, 10, 30, 30], [10, 20, 30, 40]])  # overlap 1/3
-    pieces = Pieces(boxes, np.zeros(2, np.int64), np.array([0.9, 0.6]), np.zeros(2, np.int64))
+    detections = TileDetections(boxes, np.zeros(2, np.int64), np.array([0.9, 0.6]), np.zeros(2, np.int64))
     grid = make_grid((64, 64), tile_size=64, halo=0)
-    lowered = merge_pieces(pieces, grid, overlap=0.3, merge='soft_nms', threshold=0.3)
+    lowered = merge_detections(detections, grid, overlap=0.3, merge='soft_nms', threshold=0.3)
     assert lowered.scores.tolist() == pytest.approx([0.9, 0.4])
-    assert len(merge_pieces(pieces, grid, overlap=0.3, merge='soft_nms', threshold=0.5)) == 1
-    untouched = merge_pieces(pieces, grid, overlap=0.4, merge='soft_nms', threshold=0.5)
+    assert len(merge_detections(detections, grid, overlap=0.3, merge='soft_nms', threshold=0.5)) == 1
+    untouched = merge_detections(detections, grid, overlap=0.4, merge='soft_nms', threshold=0.5)
     assert untouched.scores.tolist() == [0.9, 0.6]
 
 
 def test_an_object_seen_in_half_of_the_looks_loses_half_of_its_score():
-    one = Found(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0]), torch.tensor([0.8]))
+    one = Detections(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0]), torch.tensor([0.8]))
     none = one.select(torch.zeros(1, dtype=torch.bool))
-    assert fuse_looks([one, none, one, none], overlap=0.3).scores.tolist() == pytest.approx([0.4])
-    assert fuse_looks([one] * 4, overlap=0.3).scores.tolist() == pytest.approx([0.8])
+    assert merge_augmented([one, none, one, none], overlap=0.3).scores.tolist() == pytest.approx([0.4])
+    assert merge_augmented([one] * 4, overlap=0.3).scores.tolist() == pytest.approx([0.8])
 
 
 @pytest.mark.parametrize('merge', MERGES)
 def test_nothing_merges_to_nothing(merge):
     nothing = np.zeros(0, np.int64)
-    pieces = Pieces(np.zeros((0, 4)), nothing, np.zeros(0), nothing)
+    detections = TileDetections(np.zeros((0, 4)), nothing, np.zeros(0), nothing)
     grid = make_grid((64, 64), tile_size=64, halo=0)
-    assert not len(merge_pieces(pieces, grid, overlap=0.3, merge=merge))
-    assert not seen_better_elsewhere(pieces.boxes, nothing, grid).any()
+    assert not len(merge_detections(detections, grid, overlap=0.3, merge=merge))
+    assert not shown_whole_elsewhere(detections.boxes, nothing, grid).any()

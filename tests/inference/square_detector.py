@@ -1,4 +1,4 @@
-"""A network that finds bright squares exactly, and can be made to fail."""
+"""A network that detects bright squares exactly, and can be made to fail."""
 
 import os
 import signal
@@ -9,11 +9,11 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from geolearn.batch import Found
+from geolearn.batch import Detections
 
 
-class SquareFinder(nn.Module):
-    """Finds what is brighter than 0.5, pixel by pixel connected.
+class SquareDetector(nn.Module):
+    """Detects what is brighter than 0.5, pixel by pixel connected.
 
     Args:
         masks: Whether it draws outlines.
@@ -43,7 +43,7 @@ class SquareFinder(nn.Module):
         masks = torch.from_numpy(np.stack([numbered == n + 1 for n in range(count)])) if count else None
         if masks is None:
             masks = torch.zeros((0, *bright.shape), dtype=torch.bool)
-        return Found(
+        return Detections(
             torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             torch.zeros(count, dtype=torch.int64),
             torch.full((count,), 0.9),

@@ -20,8 +20,9 @@ from geolearn.bands import Band
 from geolearn.classes import ClassInfo
 from geolearn.errors import RasterError
 from geolearn.inference.encoding import ClassEncoding, output_encoding
-from geolearn.inference.mapping import MapPlan, map_raster
-from geolearn.inference.tiles import QUEUE_BATCHES, PixelScale, Source, prefetch, read_batches
+from geolearn.inference.mapping import map_sources
+from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.tiles import QUEUE_BATCHES, Source, prefetch, read_batches
 from geolearn.models import DeepLab
 from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import Normalization
@@ -80,8 +81,8 @@ def expected_map(network, pixels, values, *, nodata=-1, out_nodata=0):
 def run_map(path, network, dst, *, classes, tile_size=64, halo=FIELD, batch_size=2, wrap=lambda src: src):
     with open_raster(path) as src:
         grid = make_grid((src.height, src.width), tile_size=tile_size, halo=halo)
-        plan = MapPlan(grid, batch_size, PixelScale(), ClassEncoding(classes))
-        return map_raster([Source(wrap(src), tuple(src.indexes))], network, plan, dst, tags={})
+        given = {'read': ReadOptions(), 'tiling': TilingOptions(batch_size=batch_size)}
+        return map_sources([Source(wrap(src), tuple(src.indexes))], network, ClassEncoding(classes), grid, dst, **given)
 
 
 def read(path):
@@ -420,7 +421,7 @@ def test_batches_are_full_but_for_the_last(tmp_path, save):
     path = save(tmp_path / 'src.tif', make_pixels((128, 160), empty=0), nodata=-1)
     with open_raster(path) as src:
         grid = make_grid((128, 160), tile_size=32, halo=0)
-        batches = list(read_batches([Source(src, (1, 2))], grid, batch_size=3, scale=PixelScale()))
+        batches = list(read_batches([Source(src, (1, 2))], grid, batch_size=3, read=ReadOptions()))
     assert [len(batch.tiles) for batch in batches] == [3] * 6 + [2]
     assert all(batch.pixels.shape == (len(batch.tiles), 2, 32, 32) for batch in batches)
 
@@ -430,9 +431,9 @@ def test_batches_from_a_tile_on_are_those_of_the_whole_run(tmp_path, save, first
     path = save(tmp_path / 'src.tif', make_pixels((300, 90)), nodata=-1, blockysize=7)
     grid = make_grid((300, 90), tile_size=64, halo=8)
     with open_raster(path) as src:
-        whole = list(read_batches([Source(src, (1, 2))], grid, batch_size=3, scale=PixelScale()))
+        whole = list(read_batches([Source(src, (1, 2))], grid, batch_size=3, read=ReadOptions()))
         counting = Counting(src)
-        rest = list(read_batches([Source(counting, (1, 2))], grid, batch_size=3, scale=PixelScale(), first=first))
+        rest = list(read_batches([Source(counting, (1, 2))], grid, batch_size=3, read=ReadOptions(), first=first))
     tiles = list(grid)
     begin = [batch.tiles[0] for batch in whole].index(tiles[first]) if first < len(tiles) else len(whole)
     assert [batch.tiles for batch in rest] == [batch.tiles for batch in whole[begin:]]

@@ -14,7 +14,7 @@ import pyogrio
 import pytest
 import shapely
 from affine import Affine
-from finding_tools import SquareFinder
+from square_detector import SquareDetector
 
 from geolearn.errors import CheckpointError, UnknownNameError
 from geolearn.models import load_model
@@ -47,7 +47,7 @@ def make(bundles):
 
     def make(*, masks=False, **options):
         model = load_model(bundles[masks])
-        model.network = SquareFinder(masks=masks, **options)
+        model.network = SquareDetector(masks=masks, **options)
         return model
 
     return make
@@ -165,7 +165,7 @@ def test_ways_to_merge_that_do_not_exist_are_refused(make, scene, tmp_path):
         detect(make(), scene, tmp_path / 'found.gpkg', merge='soft-nms')
 
 
-# -- going on
+# -- resuming
 
 
 class Stopped(Exception):
@@ -185,10 +185,10 @@ def begin(model_of, scene, dst, *, ends_at=4, **options):
 SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from finding_tools import SquareFinder
+from square_detector import SquareDetector
 from geolearn.models import load_model
 model = load_model(sys.argv[2])
-model.network = SquareFinder(masks=True, ends_at=4)
+model.network = SquareDetector(masks=True, ends_at=4)
 options = {'scale': 1, 'bands': ['Red', 'Green', 'Blue'], 'tile_size': 64, 'overlap': 32, 'batch_size': 2}
 model.detect_objects(sys.argv[3], sys.argv[4], **options)
 """
@@ -287,7 +287,7 @@ def test_a_run_of_another_raster_or_other_weights_is_refused(make, scene, tmp_pa
     with pytest.raises(CheckpointError, match='what differs: weights'):
         detect(other, scene, dst, resume=True)
     os.utime(scene, (1, 1))
-    with pytest.raises(CheckpointError, match=r'what differs: raster\. Resume with what it was begun with'):
+    with pytest.raises(CheckpointError, match=r'what differs: raster\. Resume with the same raster, model and options'):
         detect(make(), scene, dst, resume=True)
 
 
@@ -309,7 +309,7 @@ def test_what_geolearn_did_not_write_is_refused(make, scene, tmp_path, line):
     dst = tmp_path / 'broken.gpkg'
     part = begin(make, scene, dst, ends_at=1)
     part.write_bytes(part.read_bytes() + line + b'\n')
-    with pytest.raises(CheckpointError, match='is broken, or nothing that geolearn wrote; run without resume=True'):
+    with pytest.raises(CheckpointError, match='is broken, or was not written by geolearn; run without resume=True'):
         detect(make(), scene, dst, resume=True)
 
 
@@ -318,7 +318,7 @@ def test_a_new_run_replaces_an_unfinished_one_and_says_so(make, scene, tmp_path,
     begin(make, scene, dst)
     model = make()
     assert len(read(detect(model, scene, dst))) == len(BOXES)
-    assert 'of an unfinished run is replaced; resume=True goes on' in caplog.text
+    assert 'of an unfinished run is replaced; pass resume=True to continue' in caplog.text
     whole = make()
     detect(whole, scene, tmp_path / 'whole.gpkg')
     assert model.network.calls == whole.network.calls
@@ -327,6 +327,6 @@ def test_a_new_run_replaces_an_unfinished_one_and_says_so(make, scene, tmp_path,
 def test_a_folder_that_cannot_be_written_to_is_told_before_the_work(make, scene, tmp_path):
     (tmp_path / 'found.gpkg.part').mkdir()
     model = make()
-    with pytest.raises(CheckpointError, match=r'found\.gpkg\.part, which keeps what is finished, cannot be opened'):
+    with pytest.raises(CheckpointError, match=r'found\.gpkg\.part, which keeps the finished tiles, cannot be opened'):
         detect(model, scene, tmp_path / 'found.gpkg')
     assert model.network.calls == 0
