@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from rasterio.windows import Window
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from geolearn.chips.exporting.vector_labels import read_layers
 from geolearn.device import choose_device
@@ -32,6 +31,7 @@ from geolearn.networks.classification import (
     decide,
 )
 from geolearn.networks.spec import ModelSpec
+from geolearn.progress import ProgressBar
 from geolearn.raster import GeoBox, raster_geobox, read_window
 from geolearn.raster.opening import burn_polygons
 
@@ -208,7 +208,7 @@ def compute_chips(
     windows.sort(key=lambda chip: (chip.window.row_off // block, chip.window.col_off))
     rows: list[np.ndarray] = []
     owners: list[int] = []
-    with tqdm(total=len(windows), desc='classifying', unit='polygon', leave=False) as bar:
+    with ProgressBar(len(windows), 'classifying', 'polygon') as bar:
         for chips, pixels in _batches(sources, windows, outlines, read, options):
             rows.append(compute(pixels).float().cpu().numpy())
             owners += [chip.row for chip in chips]

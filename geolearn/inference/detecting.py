@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
-from tqdm.auto import tqdm
 
 from geolearn.batch import Detections
 from geolearn.device import choose_device
@@ -36,6 +35,7 @@ from geolearn.inference.tiles import Source, prefetch, read_batches
 from geolearn.inference.vectors import check_vector_target, objects_to_features, write_layer
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
+from geolearn.progress import ProgressBar
 from geolearn.raster import raster_geobox
 from geolearn.tiling import TileGrid, make_grid
 
@@ -210,7 +210,7 @@ def _detect_in_tiles(
     corners = [(row, col) for row, _, _ in grid.rows for col, _, _ in grid.cols]
     numbers = {corner: number for number, corner in enumerate(corners)}
     ahead = prefetch(batches)
-    bar = tqdm(total=len(numbers), initial=first, desc='detecting', unit='tile', leave=False)
+    bar = ProgressBar(len(numbers), initial=first, 'detecting', 'tile')
     try:
         with bar, torch.inference_mode():
             for batch in ahead:

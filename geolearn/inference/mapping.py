@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from rasterio.windows import Window
 from torch import nn
-from tqdm.auto import tqdm
 
 from geolearn._version import __version__
 from geolearn.backbones.compiling import compile_for_inference
@@ -21,6 +20,7 @@ from geolearn.inference.reading import RasterSource, check_target, open_dates
 from geolearn.inference.tiles import Source, TileBatch, prefetch, read_batches
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
+from geolearn.progress import ProgressBar
 from geolearn.raster import RasterWriter, raster_geobox
 from geolearn.raster.nodata import missing
 from geolearn.raster.writing import BLOCK_SIZE
@@ -187,7 +187,7 @@ def map_sources(
         batches = prefetch(read_batches(sources, grid, batch_size=tiling.batch_size, read=read))
         total = len(grid.rows) * len(grid.cols)
         try:
-            with tqdm(total=total, desc='mapping', unit='tile', leave=False) as bar, torch.inference_mode():
+            with ProgressBar(total, 'mapping', 'tile') as bar, torch.inference_mode():
                 for batch in batches:
                     for core, pixels in _cores(batch, compute, encoding, device, every_date=every_date):
                         assembler.put(core, pixels)

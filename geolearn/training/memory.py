@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from geolearn.errors import TrainingError
+from geolearn.progress import print_line
 
 Result = TypeVar('Result')
 
@@ -61,7 +61,7 @@ class Portions:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        tqdm.write(f'out of memory with {size} chips at once: from here on {self.size} at a time, with the same steps')
+        print_line(f'out of memory with {size} chips at once: from here on {self.size} at a time, with the same steps')
 
 
 MEASURED = (2, 3)

@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from geolearn.history import History
 from geolearn.metrics.scores import Scores
+from geolearn.progress import ProgressBar, print_line
 from geolearn.training.distributed import add_up, process_index
 from geolearn.training.fastai import QuickCallback, Recorder
 
@@ -154,7 +154,7 @@ class Watch(QuickCallback):
     def __init__(self, history: History, *, verbose: bool = True) -> None:
         self.history = history
         self._silent = not verbose or process_index() > 0
-        self._bar: tqdm | None = None
+        self._bar: ProgressBar | None = None
         self._header: list[str] = []
         self._read = 0
         self._title = ''
@@ -168,19 +168,18 @@ class Watch(QuickCallback):
         self._started = time.perf_counter()
         self._title = f'epoch {len(self.history.epochs) + 1}'
         batches = len(self.learn.dls.train)
-        self._bar = tqdm(total=batches, desc=self._title, unit='batch', leave=False, disable=self._silent)
+        self._bar = ProgressBar(batches, self._title, 'batch', show=not self._silent, lines=False)
 
     def after_batch(self) -> None:
         """Move the bar."""
         if self.learn.training and self._bar is not None:
-            if (reading := self.learn.last_reading) is not None:
-                self._bar.set_postfix(loss=f'{reading.loss:.3f}', refresh=False)
-            self._bar.update()
+            reading = self.learn.last_reading
+            self._bar.update(detail=None if reading is None else f'loss={reading.loss:.3f}')
 
     def before_validate(self) -> None:
         """Say that the bar stands still because of the validation."""
         if self._bar is not None:
-            self._bar.set_description(f'{self._title} validates')
+            self._bar.update(0, label=f'{self._title} validates')
 
     def after_epoch(self) -> None:
         """Close the bar and write the row."""
@@ -205,14 +204,14 @@ class Watch(QuickCallback):
         widths = {name: max(12, len(name) + 2) for name in row}
         if self._header != [*row]:
             self._header = [*row]
-            tqdm.write(''.join(f'{name:>{width}}' for name, width in widths.items()))
-        tqdm.write(''.join(f'{_number_text(name, value):>{widths[name]}}' for name, value in row.items()))
+            print_line(''.join(f'{name:>{width}}' for name, width in widths.items()))
+        print_line(''.join(f'{_number_text(name, value):>{widths[name]}}' for name, value in row.items()))
 
 
 def tell(text: str) -> None:
     """Write a line above the bar; only the first of several processes does."""
     if process_index() == 0:
-        tqdm.write(text)
+        print_line(text)
 
 
 def _number_text(name: str, value: float) -> str:

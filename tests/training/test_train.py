@@ -1,6 +1,9 @@
 """What a training does to a network, step by step."""
 
+import io
 import math
+import os
+import sys
 
 import pytest
 import torch
@@ -278,15 +281,30 @@ def test_a_network_may_take_the_targets():
     assert history.epochs[-1]['accuracy'] == plain_history.epochs[-1]['accuracy']
 
 
-def test_a_bar_and_a_table_unless_it_is_to_be_quiet(capsys):
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+    def fileno(self):
+        return 2
+
+
+def test_a_bar_and_a_table_unless_it_is_to_be_quiet(capsys, monkeypatch):
     learner, history = build()
     fit(learner, history, verbose=True, epochs=2)
     shown = capsys.readouterr()
     rows = shown.out.strip().splitlines()
     assert rows[0].split() == list(history.epochs[0])
     assert [row.split()[0] for row in rows[1:]] == ['1', '2']
-    assert 'epoch 1' in shown.err
-    assert 'batch/s' in shown.err or 's/batch' in shown.err or '?batch/s' in shown.err
+    assert shown.err == '', 'without a terminal the rows say enough'
+    monkeypatch.setattr(sys, 'stderr', Terminal())
+    monkeypatch.setattr(os, 'get_terminal_size', lambda *_: os.terminal_size((100, 24)))
+    fit(learner, history, verbose=True, epochs=1)
+    bar = sys.stderr.getvalue()
+    assert 'epoch 3' in bar
+    assert 'batch/s' in bar or 's/batch' in bar or '?batch/s' in bar
+    monkeypatch.undo()
+    capsys.readouterr()
     fit(learner, history, epochs=1)
     shown = capsys.readouterr()
     assert shown.out == shown.err == ''

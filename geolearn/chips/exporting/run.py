@@ -17,7 +17,7 @@ from geolearn.chips.exporting.metadata import Tally
 from geolearn.chips.exporting.options import ExportOptions
 from geolearn.chips.exporting.placement import Job, Tile, compose
 from geolearn.chips.exporting.writer import ChipWriter
-from geolearn.progress import progress_bar
+from geolearn.progress import ProgressBar
 from geolearn.raster import GeoBox, open_raster, raster_geobox, read_window
 
 WITHOUT_DATA = 'chips without any valid pixel were left out'
@@ -117,7 +117,7 @@ class Export:
                 raise
 
         with (
-            progress_bar(count, 'cutting chips', few=FEW_CHIPS, unit='chip') as bar,
+            ProgressBar(count, 'cutting chips', 'chip', at_least=FEW_CHIPS) as bar,
             ThreadPoolExecutor(threads, 'geolearn-export') as pool,
         ):
             futures = [pool.submit(work) for _ in range(min(threads, max(1, len(jobs))))]

@@ -25,7 +25,7 @@ from geolearn.chips.source import ChipSource, Listing
 from geolearn.errors import ChipFolderError
 from geolearn.files import UnnamedFile
 from geolearn.parallel import WORKERS, can_fork, workers
-from geolearn.progress import progress_bar
+from geolearn.progress import ProgressBar
 from geolearn.raster import many_files
 
 CACHE_VARIABLE = 'GEOLEARN_CACHE'
@@ -277,7 +277,7 @@ def _read_all(listing: Listing, writer: PackWriter | None, folder: Path, *, fork
     sampled = max(1, min(256, SAMPLED_PIXELS // max(len(listing.chips), 1)))
     does = 'reading' if writer is None else 'packing'
     ahead = _read_ahead(listing.chips, lambda source: _try_read(source, sampled=sampled, writer=writer), fork=fork)
-    with progress_bar(len(listing.chips), f'{does} {folder.name}', few=FEW_CHIPS) as bar, closing(ahead):
+    with ProgressBar(len(listing.chips), f'{does} {folder.name}', 'chip', at_least=FEW_CHIPS) as bar, closing(ahead):
         for source, found in ahead:
             bar.update()
             if isinstance(found, str):
