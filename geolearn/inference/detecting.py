@@ -210,7 +210,7 @@ def _detect_in_tiles(
     corners = [(row, col) for row, _, _ in grid.rows for col, _, _ in grid.cols]
     numbers = {corner: number for number, corner in enumerate(corners)}
     ahead = prefetch(batches)
-    bar = ProgressBar(len(numbers), initial=first, 'detecting', 'tile')
+    bar = ProgressBar(len(numbers), 'detecting', 'tile', initial=first)
     try:
         with bar, torch.inference_mode():
             for batch in ahead:
