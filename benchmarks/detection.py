@@ -36,8 +36,8 @@ from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.tiles import Source
 from geolearn.inference.vectors import objects_to_features, write_layer
 from geolearn.networks.detection.anchors import LevelAnchors
+from geolearn.networks.detection.architecture import RCNNOptions
 from geolearn.networks.detection.detector import DetectionLoss, Detector, Levels
-from geolearn.networks.detection.options import RCNNOptions
 from geolearn.networks.detection.two_stage import TwoStageHead
 from geolearn.networks.network import Normalise
 from geolearn.raster import GeoBox, RasterWriter, open_raster, raster_geobox

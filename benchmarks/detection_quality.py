@@ -44,7 +44,7 @@ from geolearn.chips.batches.loader import ChipLoader
 from geolearn.metrics import DetectionScores
 from geolearn.models import FasterRCNN
 from geolearn.models.evaluation.objects import count_objects
-from geolearn.networks.detection.options import RCNNOptions
+from geolearn.networks.detection.architecture import RCNNOptions
 
 LR, EPOCHS, SEEDS, RESIZE_TO = 5e-4, 10, (0, 1, 2), 96
 HEAD = RCNNOptions(box_batch_size_per_image=32)

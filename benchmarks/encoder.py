@@ -36,7 +36,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from geolearn.backbones import compile_for_inference, create_backbone
-from geolearn.backbones.vit import choose_window, run_windowed
+from geolearn.backbones.vit import choose_window, windowed_states
 from geolearn.bands import get_bands
 
 ON_GPU = torch.cuda.is_available()
@@ -232,7 +232,9 @@ def compare_blocks(sizes: tuple[int, ...], rounds: int) -> dict[str, Check]:
     jobs = {}
     for size in sizes:
         grid, side = torch.rand(1, size // 16, size // 16, CASES[0].dim, device=DEVICE), choose_window(size // 16)
-        jobs[str(size)] = partial(infer, partial(run_windowed, blocks, window=(side, side), global_at=()), grid)
+        jobs[str(size)] = partial(
+            infer, partial(windowed_states, blocks, window=(side, side), global_at=(), layers=[1]), grid
+        )
     seconds = interleave(jobs, rounds=rounds)
     ratios = [median_ratio(seconds, str(size), str(sizes[0])) / (size / sizes[0]) ** 2 for size in sizes[1:]]
     say('windowed blocks, time per pixel over that at 512 px: ' + ', '.join(f'{ratio:.2f}' for ratio in ratios))
@@ -243,7 +245,7 @@ def window_jobs(size: int, depth: int) -> dict[str, Callable[[], None]]:
     """ViT-B's blocks over a grid, a third of them global or all."""
     blocks = CASES[0].build().eval().trunk.blocks[:depth]
     grid, side = torch.rand(1, size // 16, size // 16, CASES[0].dim, device=DEVICE), choose_window(size // 16)
-    run = partial(run_windowed, blocks, global_at=tuple(range(2, depth, 3)))
+    run = partial(windowed_states, blocks, global_at=tuple(range(2, depth, 3)), layers=[depth - 1])
     forms = {'windowed': (side, side), 'global': None}
     return {name: partial(infer, partial(run, window=window), grid) for name, window in forms.items()}
 

@@ -13,7 +13,7 @@ from affine import Affine
 import geolearn
 from geolearn.data import ChipData
 from geolearn.models import Model
-from geolearn.networks.detection.options import RCNNOptions
+from geolearn.networks.detection.architecture import RCNNOptions
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

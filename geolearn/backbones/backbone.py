@@ -1,18 +1,212 @@
 """What every backbone promises, the shapes that transformers come in, and the registry of builders."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geolearn.backbones.options import BackboneOptions, choose_strides
-from geolearn.backbones.pyramid import STRIDES, LayerPyramid, SimpleFeaturePyramid
 from geolearn.backbones.token_grid import crop_maps, pad_to_multiple
 from geolearn.backbones.trunk import Trunk
 from geolearn.backbones.vit import global_blocks
 from geolearn.backbones.weights import LoadReport
 from geolearn.bands import Band
 from geolearn.errors import BackboneError
+
+STRIDES = (4, 8, 16, 32)
+"""Strides of the pyramid, in pixels, finest first."""
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of every pixel of a map (B, C, h, w)."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise; the shape is kept."""
+        y = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        return y.permute(0, 3, 1, 2)
+
+
+class SimpleFeaturePyramid(nn.Module):
+    """Build maps at several strides by deconvolution, identity and pooling (Li et al. 2022, arXiv:2203.16527).
+
+    Args:
+        in_channels: Width of the transformer.
+        out_channels: Channels of every map.
+        patch: Stride of the input map, in pixels: 16, or 8, whose map is pooled once more.
+        strides: Of the maps wanted, finest first; what nobody asks for is not computed.
+        top: Whether every second pixel of the last map is added as one more map (P6 of detectors).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int = 256,
+        patch: int = 16,
+        *,
+        strides: Sequence[int] = STRIDES,
+        top: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_patch(patch)
+        self.levels = nn.ModuleList(_level(in_channels, out_channels, patch / stride) for stride in strides)
+        self.top = top
+        self.strides = (*strides, 2 * strides[-1]) if top else tuple(strides)
+        self.channels = (out_channels,) * len(self.strides)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Turn the last map (B, C, h, w) into maps, finest first; halves of odd sizes are rounded up."""
+        maps = [level(x) for level in self.levels]
+        return [*maps, maps[-1][..., ::2, ::2]] if self.top else maps
+
+
+class LayerPyramid(nn.Module):
+    """Bring four maps of one stride, from four layers, to the strides 4, 8, 16 and 32, keeping their width.
+
+    The finest map comes from the earliest layer, by deconvolution; then identity and pooling. Decoders such as
+    UperNet take these maps as they would those of a convolutional network.
+
+    Args:
+        channels: Width of the transformer, and of every map.
+        patch: Stride of the maps that go in, in pixels: 16, or 8.
+        strides: Of the maps wanted, finest first.
+    """
+
+    def __init__(self, channels: int, patch: int = 16, *, strides: Sequence[int] = STRIDES) -> None:
+        super().__init__()
+        _check_patch(patch)
+        self.levels = nn.ModuleList(_scaling(channels, patch / stride) for stride in strides)
+        self.strides = tuple(strides)
+        self.channels = (channels,) * len(self.strides)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Scale one map (B, C, h, w) for each of the strides; halves of odd sizes are rounded up."""
+        return [level(x) for level, x in zip(self.levels, maps)]
+
+
+def _check_patch(patch: int) -> None:
+    if patch not in (8, 16):
+        raise ValueError(f'patch must be 8 or 16 for strides 4 to 32, got {patch}; resample the patch kernel to 16')
+
+
+def _scaling(c: int, scale: float) -> nn.Module:
+    """Make the layers that scale a map of `c` channels and keep their number."""
+    if scale <= 1:
+        step = round(1 / scale)
+        return nn.Identity() if step == 1 else nn.MaxPool2d(step, step, ceil_mode=True)
+    up = [nn.ConvTranspose2d(c, c, 2, stride=2) for _ in range(1 if scale == 2 else 2)]
+    return up[0] if len(up) == 1 else nn.Sequential(up[0], LayerNorm2d(c), nn.GELU(), up[1])
+
+
+def _level(in_channels: int, out_channels: int, scale: float) -> nn.Sequential:
+    resample, channels = _resampling(in_channels, scale)
+    return nn.Sequential(
+        OrderedDict(
+            **resample,
+            lateral=nn.Conv2d(channels, out_channels, 1, bias=False),
+            lateral_norm=LayerNorm2d(out_channels),
+            output=nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            output_norm=LayerNorm2d(out_channels),
+        )
+    )
+
+
+def _resampling(c: int, scale: float) -> tuple[dict[str, nn.Module], int]:
+    """Make the layers that scale a map of `c` channels, and say how many channels come out."""
+    if scale == 4:
+        up1, up2 = nn.ConvTranspose2d(c, c // 2, 2, stride=2), nn.ConvTranspose2d(c // 2, c // 4, 2, stride=2)
+        return {'up1': up1, 'up_norm': LayerNorm2d(c // 2), 'act': nn.GELU(), 'up2': up2}, c // 4
+    if scale == 2:
+        return {'up1': nn.ConvTranspose2d(c, c // 2, 2, stride=2)}, c // 2
+    if scale == 1:
+        return {}, c
+    step = round(1 / scale)
+    return {'pool': nn.MaxPool2d(step, step, ceil_mode=True)}, c
+
+
+Form = Literal['pyramid', 'layers', 'tokens']
+"""What a backbone returns: ``'pyramid'`` and ``'layers'`` feature maps, finest first; ``'tokens'`` native tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneOptions:
+    """How to build a backbone; the arguments of `create_backbone`, checked as far as no network is needed for it."""
+
+    pretrained: bool = True
+    weights: str | Path | None = None
+    form: Form = 'pyramid'
+    window: int | None = None
+    drop_path: float = 0.0
+    strides: tuple[int, ...] | None = STRIDES
+    layers: tuple[int, ...] | None = None
+    relative_positions: bool = False
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        forms = get_args(Form)
+        if self.form not in forms:
+            raise ValueError(f'form must be {", ".join(map(repr, forms[:-1]))} or {forms[-1]!r}, got {self.form!r}')
+        if self.window is not None and self.window < 0:
+            raise ValueError(f'window must be None, 0 for global attention, or a side in tokens, got {self.window}')
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f'drop_path must lie in 0..1, got {self.drop_path}')
+        if self.layers is not None and self.form == 'pyramid':
+            raise ValueError("layers goes with the forms 'layers' and 'tokens'; the pyramid stands on the last layer")
+        if self.relative_positions and self.form == 'tokens':
+            raise ValueError("relative_positions go with the forms 'pyramid' and 'layers'; native tokens have none")
+
+    @property
+    def wants_weights(self) -> bool:
+        """Whether the trunk is to be filled with pretrained weights."""
+        return self.pretrained or self.weights is not None
+
+
+def choose_strides(name: str, asked: Sequence[int] | None, offered: Sequence[int] = STRIDES) -> tuple[int, ...]:
+    """Return the strides that are asked for, finest first; all that a network offers where None are.
+
+    Raises:
+        BackboneError: If one is not offered, or they are out of order; the message names what is offered.
+    """
+    offered = tuple(offered)
+    if asked is None:
+        return offered
+    strides = tuple(asked)
+    if not strides or strides != tuple(stride for stride in offered if stride in strides):
+        raise BackboneError(
+            f'{name} has no such maps: strides must be some of {offered}, finest first, got {strides}; '
+            'strides=None takes all of them'
+        )
+    return strides
+
+
+def end_at_coarsest(strides: Sequence[int], offered: Sequence[int]) -> tuple[int, ...]:
+    """Put a network's own last map in place of the last stride, where that is 16 or more.
+
+    A network of several resolutions was made to end in its coarsest map; what comes before sees too little.
+    """
+    return (*strides[:-1], max(offered)) if strides[-1] >= STRIDES[-2] else tuple(strides)
+
+
+def refuse_transformer_options(name: str, options: BackboneOptions) -> None:
+    """Raise BackboneError where options ask a network of several resolutions for what plain transformers have.
+
+    Its own maps serve as ``'pyramid'`` and as ``'layers'``.
+    """
+    if options.form == 'tokens':
+        raise BackboneError(
+            f"{name} is a network of several resolutions without tokens; form must be 'pyramid' or 'layers'"
+        )
+    if options.layers is not None or options.relative_positions or options.window:
+        raise BackboneError(f'{name} is no plain transformer; layers, window and relative_positions do not apply')
 
 
 class Backbone(nn.Module):
@@ -48,11 +242,21 @@ class Backbone(nn.Module):
         self.strides = tuple(strides)
         self.load_report = load_report
 
+    def enable_checkpointing(self) -> None:
+        """Let training compute activations again instead of keeping them.
+
+        Raises:
+            BackboneError: If the network cannot do that.
+        """
+        if not isinstance(self.trunk, Trunk):
+            raise BackboneError(f'{self.name} cannot recompute activations; pass checkpointing=False')
+        self.trunk.set_grad_checkpointing()
+
 
 class MapBackbone(Backbone):
     """A plain transformer, windowed, with a pyramid on the maps of some of its layers."""
 
-    trunk: Any
+    trunk: Trunk
     layers: tuple[int, ...]
     window: int | None
     pyramid: Any
@@ -76,7 +280,7 @@ class PyramidBackbone(MapBackbone):
     def __init__(
         self,
         name: str,
-        trunk: Any,
+        trunk: Trunk,
         *,
         strides: Sequence[int] = STRIDES,
         window: int | None = None,
@@ -110,7 +314,7 @@ class LayerBackbone(MapBackbone):
     def __init__(
         self,
         name: str,
-        trunk: Any,
+        trunk: Trunk,
         *,
         layers: Sequence[int] | None = None,
         strides: Sequence[int] = STRIDES,
@@ -143,10 +347,10 @@ class TokenBackbone(Backbone):
         load_report: What loading the weights did.
     """
 
-    trunk: Any
+    trunk: Trunk
 
     def __init__(
-        self, name: str, trunk: Any, *, layers: Sequence[int] | None = None, load_report: LoadReport | None = None
+        self, name: str, trunk: Trunk, *, layers: Sequence[int] | None = None, load_report: LoadReport | None = None
     ) -> None:
         count = 1 if layers is None else len(layers)
         super().__init__(
@@ -177,7 +381,7 @@ class TokenBackbone(Backbone):
         Raises:
             BackboneError: If this family does not offer it.
         """
-        if not hasattr(self.trunk, 'attention_maps'):
+        if not self.trunk.offers_attention:
             raise BackboneError(
                 f'{self.name} does not offer attention maps; take a plain transformer such as dofa_base'
             )
@@ -215,13 +419,13 @@ def finish_backbone(
     return TokenBackbone(name, trunk, layers=options.layers, load_report=load_report)
 
 
-def _freeze_native(trunk: Any, *, but_dim: int | None = None) -> None:
+def _freeze_native(trunk: Trunk, *, but_dim: int | None = None) -> None:
     for parameter in trunk.native_parameters():
         if parameter.dim() != but_dim:
             parameter.requires_grad_(False)
 
 
-def _freeze_after(trunk: Any, layers: Sequence[int]) -> None:
+def _freeze_after(trunk: Trunk, layers: Sequence[int]) -> None:
     for stage in trunk.stages[max(layers) + 1 :]:
         stage.requires_grad_(False)
 
@@ -240,17 +444,37 @@ def _check_layers(name: str, layers: Sequence[int], depth: int) -> None:
 Builder = Callable[[str, tuple[Band, ...], BackboneOptions], Backbone]
 """Builds the backbone of a name for images with these bands."""
 
-BUILDERS: dict[str, Builder] = {}
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """How the backbones of one family are built.
+
+    Args:
+        build: Builds one.
+        offers_tokens: Whether the one of a name has the form ``'tokens'``.
+    """
+
+    build: Builder
+    offers_tokens: Callable[[str], bool]
+
+
+BUILDERS: dict[str, Registration] = {}
 """Every registered backbone by name; fill it with `register_backbone`."""
 
 
-def register_backbone(name: str) -> Callable[[Builder], Builder]:
-    """Decorate the function that builds backbone `name`."""
+def register_backbone(name: str, *, tokens: bool | Callable[[str], bool] = True) -> Callable[[Builder], Builder]:
+    """Decorate the function that builds backbone `name`.
+
+    Args:
+        name: For `create_backbone`.
+        tokens: Whether it has the form ``'tokens'``, or a function that says so of its name.
+    """
+    offers = tokens if callable(tokens) else lambda _: tokens
 
     def add(build: Builder) -> Builder:
         if name in BUILDERS:
-            raise ValueError(f'backbone {name!r} is already registered by {BUILDERS[name].__module__}')
-        BUILDERS[name] = build
+            raise ValueError(f'backbone {name!r} is already registered by {BUILDERS[name].build.__module__}')
+        BUILDERS[name] = Registration(build, offers)
         return build
 
     return add

@@ -5,19 +5,26 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, Builder, finish_backbone, register_backbone
-from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.trunk import Trunk
+from geolearn.backbones.backbone import (
+    Backbone,
+    BackboneOptions,
+    Builder,
+    finish_backbone,
+    register_backbone,
+)
+from geolearn.backbones.catalog import WeightsRecord
+from geolearn.backbones.trunk import Trunk, ViTConfig
 from geolearn.backbones.weights import LoadReport, fetch, load_strict, load_weights_file, unwrap
 from geolearn.bands import Band, match_bands
 from geolearn.errors import BandError, WeightsError
+
+log = logging.getLogger('geolearn')
 
 RGB = (Band('red', 0.665, 'red'), Band('green', 0.56, 'green'), Band('blue', 0.49, 'blue'))
 """The bands of ImageNet's weights, in their order."""
@@ -106,9 +113,6 @@ def _nearest(source: Sequence[Band], band: Band) -> int | None:
     w = band.wavelength_um
     gaps = {i: abs(b.wavelength_um - w) for i, b in enumerate(source) if b.wavelength_um is not None and w is not None}
     return None if band.is_radar else min(gaps, key=gaps.__getitem__, default=None)
-
-
-log = logging.getLogger('geolearn')
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,25 +248,30 @@ def rename(checkpoint: Checkpoint, patterns: Sequence[tuple[str, str]]) -> Check
     return replace(checkpoint, state=state)
 
 
-def register_family(*families: str) -> Callable[[Builder], Builder]:
-    """Decorate the function that builds every backbone that the catalog holds of some families."""
+def register_family(*families: str, tokens: bool | Callable[[str], bool] = True) -> Callable[[Builder], Builder]:
+    """Decorate the function that builds every backbone that the catalog holds of some families.
+
+    Args:
+        families: As the catalog names them.
+        tokens: Whether they have the form ``'tokens'``, or a function that says so of a name.
+    """
 
     def add(build: Builder) -> Builder:
         for record in catalog.read_catalog().values():
             if record.family in families:
-                register_backbone(record.name)(build)
+                register_backbone(record.name, tokens=tokens)(build)
         return build
 
     return add
 
 
 def load_checkpoint(
-    trunk: Trunk | nn.Module, checkpoint: Checkpoint, options: BackboneOptions, *, may_be_missing: Sequence[str] = ()
+    trunk: nn.Module, checkpoint: Checkpoint, options: BackboneOptions, *, may_be_missing: Sequence[str] = ()
 ) -> LoadReport:
     """Load a checkpoint into a trunk strictly; relative positions, which no checkpoint has, may be missing."""
     new = ('*.rel_pos_h', '*.rel_pos_w') if options.relative_positions else ()
     return load_strict(
-        cast(nn.Module, trunk),  # every trunk is one; protocols cannot say so
+        trunk,
         checkpoint.state,
         may_be_missing=(*may_be_missing, *new),
         dropped=checkpoint.dropped,
@@ -296,3 +305,76 @@ def tell_licence(record: catalog.WeightsRecord) -> None:
             record.licence,
             record.sources[0].repo if record.sources else 'the hub',
         )
+
+
+class PatchEmbed(nn.Module):
+    """A convolution that turns each patch of an image into one vector.
+
+    Args:
+        bands: Number of bands.
+        dim: Width D.
+        patch: Side of the patches, in pixels.
+    """
+
+    def __init__(self, bands: int, dim: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(bands, dim, patch, stride=patch)
+        nn.init.xavier_uniform_(self.proj.weight.view(dim, -1))
+        nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed images (B, bands, H, W), sides multiples of the patch p, as maps (B, D, H/p, W/p)."""
+        return self.proj(x)
+
+
+def make_config(
+    record: WeightsRecord,
+    options: BackboneOptions,
+    *,
+    checkpoint: Checkpoint | None = None,
+    eps: float = 1e-6,
+    qkv_bias: bool = True,
+    layer_scale: float | None = None,
+) -> ViTConfig:
+    """Describe the transformer of a record, as the options want it.
+
+    Args:
+        record: Gives width, depth, heads and grid.
+        options: Give drop path and relative positions.
+        checkpoint: Of weights that come with and without a final norm: tokens are normed only by one that they have.
+        eps: Of the layer norms.
+        qkv_bias: Whether queries, keys and values have a bias.
+        layer_scale: First value of LayerScale, or None for none.
+    """
+    return ViTConfig(
+        record.dim,
+        record.depth,
+        record.heads,
+        grid=record.grid,
+        eps=eps,
+        qkv_bias=qkv_bias,
+        layer_scale=layer_scale,
+        drop_path=options.drop_path,
+        # maps never use it; having it there always lets one bundle layout serve both published layouts
+        final_norm=options.form != 'tokens' or checkpoint is None or 'norm.weight' in checkpoint.state,
+        relative_positions=options.relative_positions,
+    )
+
+
+def join_qkv(state: dict[str, Tensor], *, separate: tuple[str, str, str] = ('q', 'k', 'v')) -> dict[str, Tensor]:
+    """Join separate projections to queries, keys and values (``attn.q.weight`` ...) into one (``attn.qkv.weight``).
+
+    Raises:
+        WeightsError: If one of the three is missing.
+    """
+    first = f'.attn.{separate[0]}.'
+    joined = {}
+    for name, value in state.items():
+        if first in name:
+            needed = [name.replace(first, f'.attn.{part}.') for part in separate]
+            if missing := [part for part in needed if part not in state]:
+                raise WeightsError(f'the weights hold {name} but no {" and no ".join(missing)}; take the whole file')
+            joined[name.replace(first, '.attn.qkv.')] = torch.cat([state[part] for part in needed])
+        elif not any(f'.attn.{part}.' in name for part in separate):
+            joined[name] = value
+    return joined

@@ -17,9 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
-from geolearn.backbones.backbone import Backbone
+from geolearn.backbones.backbone import Backbone, BackboneOptions
 from geolearn.backbones.building import adapt_input_kernel, resample_kernel
-from geolearn.backbones.options import BackboneOptions
 from geolearn.backbones.weights import load_strict
 from geolearn.bands import Band
 from geolearn.errors import WeightsError

@@ -14,11 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, finish_backbone
-from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint, register_family, rename
+from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbone
+from geolearn.backbones.building import (
+    Checkpoint,
+    load_checkpoint,
+    make_config,
+    read_checkpoint,
+    register_family,
+    rename,
+)
 from geolearn.backbones.dofa import GENERATOR_DIM, DynamicPatchEmbed, WaveResidual, call_float32
-from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.plain import make_config
 from geolearn.backbones.trunk import ViT, ViTConfig
 from geolearn.backbones.vit import Block, init_linear
 from geolearn.bands import Band, require_wavelengths
@@ -81,6 +86,8 @@ class ClayViT(ViT):
         patch_embed: As for `ViT`.
         patch: Stride of `patch_embed`, in pixels.
     """
+
+    knows_resolution = True
 
     def __init__(self, config: ViTConfig, patch_embed: nn.Module, patch: int) -> None:
         super().__init__(config, patch_embed, patch)

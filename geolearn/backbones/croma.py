@@ -16,19 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, finish_backbone
+from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbone
 from geolearn.backbones.building import (
     Checkpoint,
     adapt_input_kernel,
     load_checkpoint,
+    make_config,
     register_family,
     rename,
     tell_licence,
 )
-from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.plain import make_config
 from geolearn.backbones.token_grid import pad_to_multiple
-from geolearn.backbones.trunk import ViTConfig
+from geolearn.backbones.trunk import Trunk, ViTConfig
 from geolearn.backbones.vit import (
     Attention,
     Block,
@@ -167,7 +166,7 @@ class CromaEncoder(nn.Module):
         return states[1:]
 
 
-class Croma(nn.Module):
+class Croma(Trunk):
     """CROMA for images whose bands are optical, radar or both.
 
     With both, the layers are the optical encoder's, then the joint ones. Before the two meet, a layer's map is the mean
@@ -179,7 +178,6 @@ class Croma(nn.Module):
         radar: Positions of the radar bands.
     """
 
-    prefix = 0
     patch = PATCH
 
     def __init__(self, config: ViTConfig, optical: Sequence[int], radar: Sequence[int]) -> None:
@@ -199,11 +197,6 @@ class Croma(nn.Module):
     def dim(self) -> int:
         """Width D."""
         return self.config.dim
-
-    @property
-    def depth(self) -> int:
-        """Number of layers."""
-        return len(self.stages)
 
     @property
     def stages(self) -> nn.ModuleList:

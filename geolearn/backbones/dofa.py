@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, finish_backbone
-from geolearn.backbones.building import Checkpoint, load_checkpoint, read_checkpoint, register_family
-from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.plain import make_config
+from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbone
+from geolearn.backbones.building import Checkpoint, load_checkpoint, make_config, read_checkpoint, register_family
 from geolearn.backbones.trunk import ViT
 from geolearn.bands import Band, require_wavelengths
 from geolearn.errors import BandError

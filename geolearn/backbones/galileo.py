@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, finish_backbone
+from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbone
 from geolearn.backbones.building import (
     Checkpoint,
     adapt_input_kernel,
+    join_qkv,
     load_checkpoint,
+    make_config,
     read_checkpoint,
     register_family,
 )
-from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.plain import join_qkv, make_config
 from geolearn.backbones.token_grid import pad_to_multiple
 from geolearn.backbones.trunk import BlockTrunk, ViTConfig, make_blocks
 from geolearn.backbones.vit import choose_windows, windowed_states
@@ -66,6 +66,7 @@ class Galileo(BlockTrunk):
 
     pos_embed: Tensor
     month_embed: Tensor
+    knows_resolution = True
 
     def __init__(
         self,

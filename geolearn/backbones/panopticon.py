@@ -12,17 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, finish_backbone
+from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbone
 from geolearn.backbones.building import (
     Checkpoint,
     load_checkpoint,
+    make_config,
     read_checkpoint,
     register_family,
     rename,
     resample_kernel,
 )
-from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.plain import make_config
 from geolearn.backbones.token_grid import embed_numbers
 from geolearn.backbones.trunk import ViT
 from geolearn.bands import Band, require_wavelengths
@@ -74,7 +73,7 @@ class BandAttentionEmbed(nn.Module):
         self.transmit = nn.Parameter(torch.zeros(2, third))
         self.receive = nn.Parameter(torch.zeros(2, third))
         self.orbit = nn.Parameter(torch.zeros(2, width - 2 * third))
-        self.register_buffer('optical', embed_nanometres(bands, width), persistent=False)
+        self.register_buffer('optical', embed_nanometers(bands, width), persistent=False)
         if not any(band.is_radar for band in bands):
             for table in (self.transmit, self.receive, self.orbit):
                 table.requires_grad_(False)
@@ -103,7 +102,13 @@ class BandAttentionEmbed(nn.Module):
         return torch.stack(rows)
 
 
-def embed_nanometres(bands: Sequence[Band], width: int) -> Tensor:
+class PanopticonViT(ViT):
+    """Panopticon's transformer, whose class token learned to describe the image, as DINOv2's does."""
+
+    class_token_is_trained = True
+
+
+def embed_nanometers(bands: Sequence[Band], width: int) -> Tensor:
     """Embed wavelengths in whole nanometres as (C, width) float32: sines, then cosines; zeros for radar."""
     nanometres = torch.tensor([float(round(1000 * (band.wavelength_um or 0))) for band in bands])
     return embed_numbers(nanometres, width) * torch.tensor([[not band.is_radar] for band in bands])
@@ -138,7 +143,7 @@ def build_panopticon(name: str, bands: tuple[Band, ...], options: BackboneOption
     config = make_config(record, options, checkpoint=checkpoint, layer_scale=1e-5 if checkpoint else 1.0)
     # the width of the attention over bands is three times that of the tokens
     embed = BandAttentionEmbed(bands, record.dim, patch, width=3 * record.dim)
-    trunk = ViT(config, embed, patch)
+    trunk = PanopticonViT(config, embed, patch)
     report = None
     if checkpoint is not None:
         report = load_checkpoint(trunk, convert_panopticon(checkpoint, patch), options)

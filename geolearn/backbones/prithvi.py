@@ -9,19 +9,18 @@ it anew for the larger grid, as PANGAEA does, would give the same token quite ot
 """
 
 from collections.abc import Sequence
+from datetime import date
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone
-from geolearn.backbones.building import build_fixed_band, read_checkpoint, register_family
-from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.plain import make_config
+from geolearn.backbones.backbone import Backbone, BackboneOptions
+from geolearn.backbones.building import build_fixed_band, make_config, read_checkpoint, register_family
 from geolearn.backbones.token_grid import embed_numbers, pad_to_multiple, resize_position_grid, sincos_position_grid
 from geolearn.backbones.trunk import BlockTrunk, ViTConfig, make_blocks
-from geolearn.backbones.vit import choose_windows, last_attention, windowed_states
+from geolearn.backbones.vit import Block, choose_windows, last_attention, windowed_states
 from geolearn.bands import Band
 from geolearn.errors import BackboneError
 
@@ -86,6 +85,7 @@ class PrithviViT(BlockTrunk):
     """
 
     space: Tensor
+    takes_dates = True
 
     def __init__(self, config: ViTConfig, bands: int, patch: int, *, coordinates: bool = False) -> None:
         super().__init__(config, patch, class_token=True)
@@ -111,6 +111,11 @@ class PrithviViT(BlockTrunk):
         """Run the native form: the last block's output (B, 1 + T*h*w, D) after the final norm."""
         return self.run_all(self.first_tokens(x, where))
 
+    @property
+    def offers_attention(self) -> bool:
+        """Whether every block is a `Block`, whose attention can be read."""
+        return all(isinstance(block, Block) for block in self.blocks)
+
     def attention_maps(self, x: Tensor, where: Coordinates | None = None) -> Tensor:
         """Return the last block's attention (B, heads, 1 + T*h*w, 1 + T*h*w) in the native form; rows sum to 1."""
         return last_attention(self.blocks, self.first_tokens(x, where))
@@ -120,6 +125,20 @@ class PrithviViT(BlockTrunk):
     ) -> list[Tensor]:
         """Run the windowed form: the outputs of some blocks as maps (B, D, h, w), the mean over the dates."""
         return [frames.mean(dim=1) for frames in self.frame_maps(x, layers, window, where)]
+
+    def date_maps(
+        self, x: Tensor, layers: Sequence[int], window: int | None, acquired: Sequence[date] | None
+    ) -> list[Tensor]:
+        """Run the windowed form on images (B, T, bands, H, W): maps (B, T, D, h, w), every date having seen the others.
+
+        Weights that know dates get those in `acquired`.
+        """
+        where = None
+        if acquired is not None and self.temporal_embed_enc is not None:
+            pairs = [(day.year, day.timetuple().tm_yday) for day in acquired]
+            time = torch.tensor(pairs, dtype=torch.float32, device=x.device)
+            where = Coordinates(time=time.expand(x.shape[0], -1, -1))
+        return self.frame_maps(x, layers, window, where)
 
     def frame_maps(
         self, x: Tensor, layers: Sequence[int], window: int | None = None, where: Coordinates | None = None

@@ -14,10 +14,15 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, ConvBackbone
+from geolearn.backbones.backbone import (
+    STRIDES,
+    Backbone,
+    BackboneOptions,
+    ConvBackbone,
+    choose_strides,
+    end_at_coarsest,
+)
 from geolearn.backbones.building import Checkpoint, fit_stem, read_checkpoint, register_family, require_kinds
-from geolearn.backbones.options import BackboneOptions, choose_strides, end_at_coarsest
-from geolearn.backbones.pyramid import STRIDES
 from geolearn.backbones.weights import LoadReport, load_strict
 from geolearn.bands import Band
 from geolearn.errors import BackboneError
@@ -71,10 +76,6 @@ class SwinMaps(nn.Module):
         """The stages, and what merges patches between them, in order."""
         return nn.ModuleList(self.features[1:])
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Let the blocks compute their activations again instead of keeping them while training."""
-        self.checkpointing = enable
-
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute one map (B, channels[i], h, w) per stride from images (B, bands, H, W), sides multiples of 4."""
         maps = []
@@ -87,7 +88,17 @@ class SwinMaps(nn.Module):
         return maps
 
 
-@register_family('satlas')
+class SwinBackbone(ConvBackbone):
+    """A Swin transformer's maps, one per stride."""
+
+    trunk: SwinMaps
+
+    def enable_checkpointing(self) -> None:
+        """Let training compute activations again instead of keeping them."""
+        self.trunk.checkpointing = True
+
+
+@register_family('satlas', tokens=False)
 def build_satlas(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     """Build one of Satlas's Swin transformers; its own four stages are the maps."""
     record = catalog.get_record(name)
@@ -110,7 +121,7 @@ def build_satlas(name: str, bands: tuple[Band, ...], options: BackboneOptions) -
     report = None
     if checkpoint is not None:
         report = _load(trunk, fit_stem(checkpoint, record, bands, key=STEM, patch=4))
-    return ConvBackbone(name, trunk, channels=trunk.channels, strides=strides, load_report=report)
+    return SwinBackbone(name, trunk, channels=trunk.channels, strides=strides, load_report=report)
 
 
 def _load(trunk: SwinMaps, checkpoint: Checkpoint) -> LoadReport:

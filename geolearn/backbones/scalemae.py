@@ -8,10 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone
-from geolearn.backbones.building import build_fixed_band, read_checkpoint, register_family, require_kinds
-from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.plain import PatchEmbed, make_config
+from geolearn.backbones.backbone import Backbone, BackboneOptions
+from geolearn.backbones.building import (
+    PatchEmbed,
+    build_fixed_band,
+    make_config,
+    read_checkpoint,
+    register_family,
+    require_kinds,
+)
 from geolearn.backbones.trunk import ViT, ViTConfig
 from geolearn.bands import Band
 
@@ -25,6 +30,8 @@ class ScaleMaeViT(ViT):
         patch: Stride of `patch_embed`, in pixels.
         ground_resolution_m: Of the images, in metres per pixel. It may be set again for images of another resolution.
     """
+
+    knows_resolution = True
 
     def __init__(self, config: ViTConfig, patch_embed: nn.Module, patch: int, *, ground_resolution_m: float) -> None:
         super().__init__(config, patch_embed, patch)

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, finish_backbone
+from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbone
 from geolearn.backbones.building import (
     adapt_input_kernel,
+    join_qkv,
     load_checkpoint,
+    make_config,
     read_checkpoint,
     register_family,
     require_kinds,
 )
-from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.plain import join_qkv, make_config
 from geolearn.backbones.token_grid import pad_to_multiple, resize_position_grid, sincos_position_grid
 from geolearn.backbones.trunk import GroupedTrunk, ViTConfig, make_blocks
 from geolearn.backbones.weights import find_weights

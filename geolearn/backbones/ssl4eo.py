@@ -6,10 +6,15 @@ and in torchgeo's.
 """
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone
-from geolearn.backbones.building import build_fixed_band, read_checkpoint, register_family, require_kinds
-from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.plain import PatchEmbed, make_config
+from geolearn.backbones.backbone import Backbone, BackboneOptions
+from geolearn.backbones.building import (
+    PatchEmbed,
+    build_fixed_band,
+    make_config,
+    read_checkpoint,
+    register_family,
+    require_kinds,
+)
 from geolearn.backbones.trunk import ViT
 from geolearn.bands import Band
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geolearn.backbones.backbone import Backbone, MapBackbone, TokenBackbone
-from geolearn.backbones.prithvi import Coordinates, PrithviViT
+from geolearn.backbones.trunk import Trunk
 from geolearn.errors import BackboneError
 
 Temporal = Literal['mean', 'concat', 'ltae']
@@ -152,23 +152,16 @@ class TemporalBackbone(Backbone):
         """
         if x.dim() != 5 or x.shape[1] != self.dates:
             raise ValueError(f'{self.name} needs images (N, {self.dates}, bands, H, W), got {tuple(x.shape)}')
-        maps = self._encode_frames(x) if isinstance(self.trunk, PrithviViT) else self._single(x.flatten(0, 1))
+        takes_dates = isinstance(self.trunk, Trunk) and self.trunk.takes_dates
+        maps = self._encode_dates(x) if takes_dates else self._single(x.flatten(0, 1))
         return [head(found.unflatten(0, (-1, self.dates))) for head, found in zip(self.heads, maps)]
 
-    def _encode_frames(self, x: Tensor) -> list[Tensor]:
-        """Return Prithvi's maps (N * T, channels[i], h, w), every date having seen the others."""
-        single, trunk = self._single, self.trunk
+    def _encode_dates(self, x: Tensor) -> list[Tensor]:
+        """Return maps (N * T, channels[i], h, w), every date having seen the others."""
+        single = self._single
         assert isinstance(single, MapBackbone)  # the forms of a transformer's maps
-        assert isinstance(trunk, PrithviViT)
-        frames = trunk.frame_maps(x, single.layers, single.window, self._coordinates(x))
-        return single.finish([found.flatten(0, 1) for found in frames], x)
-
-    def _coordinates(self, x: Tensor) -> Coordinates | None:
-        """Say when the dates of images were, to weights that know what to do with it."""
-        if self.acquired is None or not isinstance(self.trunk, PrithviViT) or self.trunk.temporal_embed_enc is None:
-            return None
-        pairs = [(day.year, day.timetuple().tm_yday) for day in self.acquired]
-        return Coordinates(time=torch.tensor(pairs, dtype=torch.float32, device=x.device).expand(x.shape[0], -1, -1))
+        dated = single.trunk.date_maps(x, single.layers, single.window, self.acquired)
+        return single.finish([found.flatten(0, 1) for found in dated], x)
 
 
 def days_of(acquired: Sequence[date]) -> Tensor:

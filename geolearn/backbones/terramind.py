@@ -13,16 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, finish_backbone
+from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbone
 from geolearn.backbones.building import (
     Checkpoint,
     adapt_input_kernel,
     load_checkpoint,
+    make_config,
     read_checkpoint,
     register_family,
 )
-from geolearn.backbones.options import BackboneOptions
-from geolearn.backbones.plain import make_config
 from geolearn.backbones.token_grid import pad_to_multiple, resize_position_grid, sincos_position_grid
 from geolearn.backbones.trunk import GroupedTrunk, ViTConfig
 from geolearn.backbones.vit import Block, init_linear

@@ -13,11 +13,19 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, ConvBackbone, finish_backbone
+from geolearn.backbones.backbone import (
+    STRIDES,
+    Backbone,
+    BackboneOptions,
+    ConvBackbone,
+    choose_strides,
+    end_at_coarsest,
+    finish_backbone,
+    refuse_transformer_options,
+)
 from geolearn.backbones.building import RGB, adapt_input_kernel, register_family, tell_licence
-from geolearn.backbones.options import BackboneOptions, choose_strides, end_at_coarsest, refuse_transformer_options
-from geolearn.backbones.pyramid import STRIDES
 from geolearn.backbones.token_grid import crop_maps, pad_to_multiple
+from geolearn.backbones.trunk import Trunk
 from geolearn.backbones.vit import (
     Size,
     choose_windows,
@@ -34,7 +42,7 @@ _AFTER_THE_BLOCKS = ('norm.', 'fc_norm.', 'head.', 'head_drop.', 'attn_pool.', '
 """Parameters of timm's transformers that only their heads, or the native form, use."""
 
 
-class TimmTransformer(nn.Module):
+class TimmTransformer(Trunk):
     """A transformer of timm that keeps one resolution, for images of any size.
 
     timm's `VisionTransformer` runs within windows, without prefix tokens, where maps are wanted; the others keep their
@@ -51,11 +59,24 @@ class TimmTransformer(nn.Module):
         self.net = net
         self.patch = patch
         self.native = native
-        self.depth = len(net.feature_info)
-        self.dim = int(net.feature_info[-1]['num_chs'])
-        self.prefix = int(getattr(net, 'num_prefix_tokens', 0))
+        self.class_token_is_trained = getattr(net, 'global_pool', '') == 'token'
         # other classes run more than their blocks (position biases, rotary positions) on the way
         self.can_window = type(net) is VisionTransformer and bool(getattr(net, 'dynamic_img_size', False))
+
+    @property
+    def dim(self) -> int:
+        """Width D."""
+        return int(self.net.feature_info[-1]['num_chs'])
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.net.feature_info)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens in front that belong to no place: class token and registers."""
+        return int(getattr(self.net, 'num_prefix_tokens', 0))
 
     @property
     def stages(self) -> nn.ModuleList:
@@ -200,6 +221,17 @@ class HierarchicalBackbone(ConvBackbone):
         super().__init__(name, trunk, channels=channels, strides=plan.strides, load_report=load_report)
         self.step, self.channels_last = plan.step, plan.channels_last
 
+    def enable_checkpointing(self) -> None:
+        """Let training compute activations again instead of keeping them.
+
+        Raises:
+            BackboneError: If timm's model cannot do that.
+        """
+        switch = getattr(self.trunk, 'set_grad_checkpointing', None)
+        if switch is None:
+            raise BackboneError(f'{self.name} cannot recompute activations; pass checkpointing=False')
+        switch(True)
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute one map per stride from images (N, bands, H, W), padded with zeros right and bottom."""
         maps = self.trunk(pad_to_multiple(x, self.step))
@@ -212,6 +244,17 @@ def is_timm_model(name: str) -> bool:
     return bool(timm.is_model(name))
 
 
+def is_plain_transformer(name: str) -> bool:
+    """Whether a model of timm, or an alias of one in the catalog, keeps one resolution and so has tokens."""
+    return len(_survey(_model_of(name))) == 1
+
+
+def _model_of(name: str) -> str:
+    """Return timm's own name of a model."""
+    record = catalog.read_catalog().get(name)
+    return name if record is None else record.sources[0].repo.rpartition('/')[2]
+
+
 def list_timm_models() -> list[str]:
     """List timm's architectures, whether they offer maps at strides 4 to 32 or not."""
     return list(timm.list_models())
@@ -222,16 +265,16 @@ def build_timm(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> 
     return _build(name, name, bands, options)
 
 
-@register_family('timm')
+@register_family('timm', tokens=is_plain_transformer)
 def _build_alias(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     record = catalog.get_record(name)
     if options.pretrained and options.weights is None:
         tell_licence(record)
-    return _build(name, record.sources[0].repo.rpartition('/')[2], bands, options)
+    return _build(name, _model_of(name), bands, options)
 
 
 def _build(name: str, model: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
-    if len(_survey(model)) == 1:
+    if is_plain_transformer(model):
         return _build_transformer(name, model, bands, options)
     refuse_transformer_options(name, options)
     plan = _plan_maps(model, options)

@@ -8,15 +8,16 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from geolearn.backbones.backbone import Backbone, ConvBackbone
-from geolearn.backbones.building import RGB, adapt_input_kernel
-from geolearn.backbones.options import (
+from geolearn.backbones.backbone import (
+    STRIDES,
+    Backbone,
     BackboneOptions,
+    ConvBackbone,
     choose_strides,
     end_at_coarsest,
     refuse_transformer_options,
 )
-from geolearn.backbones.pyramid import STRIDES
+from geolearn.backbones.building import RGB, adapt_input_kernel
 from geolearn.backbones.weights import LoadReport, load_strict, load_weights_file, unwrap
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError

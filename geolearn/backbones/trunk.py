@@ -1,54 +1,106 @@
-"""What every transformer trunk promises, what those of blocks in a row share, and the plain one."""
+"""What every transformer offers to a backbone, what those of blocks in a row share, and the plain one."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import date
 
 import torch
 from torch import Tensor, nn
 
 from geolearn.backbones.token_grid import pad_to_multiple, resize_position_grid, sincos_position_grid
-from geolearn.backbones.vit import Block, choose_windows, global_blocks, init_linear, last_attention, windowed_states
+from geolearn.backbones.vit import (
+    Block,
+    Stage,
+    choose_windows,
+    global_blocks,
+    init_linear,
+    last_attention,
+    windowed_states,
+)
 
 
-class Trunk(Protocol):
-    """What a transformer offers to the forms of a backbone; an nn.Module besides.
+class Trunk(nn.Module):
+    """What a transformer offers to the forms of a backbone.
 
-    Images are normalised, (B, bands, H, W) of any size, and padded right and bottom with zeros to whole patches;
+    Images are normalized, (B, bands, H, W) of any size, and padded right and bottom with zeros to whole patches;
     trunks of several dates also take (B, T, bands, H, W).
     """
+
+    patch: int
+    """Stride of the tokens, in pixels."""
+
+    knows_resolution = False
+    """Whether positions depend on the resolution of the images, `ground_resolution_m`, which may be set."""
+
+    ground_resolution_m: float
+    """Of the images, in meters per pixel, where `knows_resolution`."""
+
+    takes_dates = False
+    """Whether images of several dates go through the blocks together, see `date_maps`."""
+
+    class_token_is_trained = False
+    """Whether pretraining made the class token describe the image; masked autoencoders leave it to itself."""
 
     @property
     def dim(self) -> int:
         """Width D."""
+        raise NotImplementedError
 
     @property
     def depth(self) -> int:
         """Number of blocks."""
-
-    @property
-    def patch(self) -> int:
-        """Stride of the tokens, in pixels."""
+        return len(self.stages)
 
     @property
     def prefix(self) -> int:
         """Tokens in front of the native form that belong to no place: 1 with a class token, else 0."""
+        return 0
 
     @property
     def stages(self) -> nn.ModuleList:
         """The blocks in order, for freezing and for learning rates by depth."""
+        raise NotImplementedError
+
+    @property
+    def offers_attention(self) -> bool:
+        """Whether `attention_maps` and `first_tokens` can be called, and every block is a `Block`."""
+        return False
+
+    def first_tokens(self, x: Tensor) -> Tensor:
+        """Return what the first block takes in the native form: tokens (B, prefix + n, D) with positions."""
+        raise NotImplementedError
+
+    def attention_maps(self, x: Tensor) -> Tensor:
+        """Return the last block's attention (B, heads, prefix + n, prefix + n) in the native form; rows sum to 1."""
+        raise NotImplementedError
 
     def hidden_states(self, x: Tensor) -> list[Tensor]:
         """Run the native form: the output (B, prefix + n, D) of every block, before any final norm."""
+        raise NotImplementedError
 
     def tokens(self, x: Tensor) -> Tensor:
         """Run the native form: the last block's output (B, prefix + n, D) after the final norm."""
+        raise NotImplementedError
 
     def maps(self, x: Tensor, layers: Sequence[int], window: int | None = None) -> list[Tensor]:
         """Run the windowed form: the outputs of these blocks as maps (B, D, h, w), with no class token."""
+        raise NotImplementedError
+
+    def date_maps(
+        self, x: Tensor, layers: Sequence[int], window: int | None, acquired: Sequence[date] | None
+    ) -> list[Tensor]:
+        """Run the windowed form on images (B, T, bands, H, W), acquired on these dates: maps (B, T, D, h, w)."""
+        raise NotImplementedError
 
     def native_parameters(self) -> Iterable[nn.Parameter]:
         """Go through the parameters that only the native form uses: class token and final norm."""
+        raise NotImplementedError
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Let the blocks compute their activations again instead of keeping them while training."""
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.checkpointing = enable
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +132,7 @@ class ViTConfig:
     relative_positions: bool = False
 
 
-class BlockTrunk(nn.Module):
+class BlockTrunk(Trunk):
     """A trunk whose tokens go through blocks in a row; the native form is the same for all such trunks.
 
     Subclasses fill `blocks` and `norm` (or say in `stages` and `final_norm` where else they are), and write
@@ -106,11 +158,6 @@ class BlockTrunk(nn.Module):
         return self.config.dim
 
     @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.stages)
-
-    @property
     def prefix(self) -> int:
         """Tokens in front of the native form that belong to no place: 1 with a class token, else 0."""
         return 0 if self.cls_token is None else 1
@@ -129,10 +176,6 @@ class BlockTrunk(nn.Module):
     def global_at(self) -> tuple[int, ...]:
         """Blocks that attend globally in the windowed form, counted from 0."""
         return global_blocks(self.depth)
-
-    def first_tokens(self, x: Tensor) -> Tensor:
-        """Return what the first block takes in the native form: tokens (B, prefix + n, D) with positions."""
-        raise NotImplementedError
 
     def hidden_states(self, x: Tensor) -> list[Tensor]:
         """Run the native form: the output (B, prefix + n, D) of every block, before any final norm."""
@@ -199,6 +242,11 @@ class ViT(BlockTrunk):
         Images are padded right and bottom with zeros, the mean of normalised pixels, to whole patches.
         """
         return self.patch_embed(pad_to_multiple(x, self.patch))
+
+    @property
+    def offers_attention(self) -> bool:
+        """Whether every block is a `Block`, whose attention can be read."""
+        return all(isinstance(block, Block) for block in self.stages)
 
     def attention_maps(self, x: Tensor) -> Tensor:
         """Return the last block's attention (B, heads, 1 + n, 1 + n) in the native form; rows sum to 1.

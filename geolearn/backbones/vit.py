@@ -229,12 +229,6 @@ def choose_windows(grid: Size, window: int | None) -> Size | None:
     return (window, window) if window else None
 
 
-def run_windowed(blocks: Iterable[nn.Module], x: Tensor, *, window: Size | None, global_at: Collection[int]) -> Tensor:
-    """Run blocks over a grid (B, h, w, D) within windows, all but those in `global_at`; the shape is kept."""
-    blocks = list(blocks)
-    return windowed_states(blocks, x, window=window, global_at=global_at, layers=[len(blocks) - 1])[0]
-
-
 def windowed_states(
     blocks: Iterable[nn.Module],
     x: Tensor,

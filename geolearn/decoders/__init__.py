@@ -1,16 +1,6 @@
 """Decoders: networks that turn a backbone's feature maps into outputs per pixel, by name."""
 
-from geolearn.decoders import (  # noqa: F401 - each registers its names
-    deeplab,
-    fcn,
-    fpn,
-    muster,
-    pspnet,
-    segformer,
-    unet,
-    upernet,
-)
-from geolearn.decoders.attention_input import AttentionInput
+from geolearn.decoders import deeplab, fcn, muster, smp  # noqa: F401 - each registers its names
 from geolearn.decoders.decoder import (
     DECODERS,
     Decoder,
@@ -23,7 +13,6 @@ from geolearn.decoders.decoder import (
 
 __all__ = [
     'DECODERS',
-    'AttentionInput',
     'Decoder',
     'Option',
     'create_decoder',

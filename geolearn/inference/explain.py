@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geolearn.backbones.backbone import TokenBackbone
-from geolearn.backbones.prithvi import PrithviViT
-from geolearn.backbones.trunk import ViT
-from geolearn.backbones.vit import Block
+from geolearn.backbones import TokenBackbone
 from geolearn.errors import BackboneError
 from geolearn.networks.classification import ChipNetwork
 
@@ -37,7 +34,8 @@ def heat_map(network: ChipNetwork, image: Tensor, class_index: int, method: Expl
     """
     if method not in get_args(Explanation):
         raise ValueError(f'method must be one of {", ".join(map(repr, get_args(Explanation)))}, got {method!r}')
-    able = _offers_attention(network)
+    backbone = network.backbone
+    able = isinstance(backbone, TokenBackbone) and backbone.trunk.offers_attention
     if method == 'rollout' and not able:
         raise BackboneError(
             f"{network.backbone.name} does not offer its attention; pass method='gradcam', or take a plain transformer "
@@ -51,15 +49,6 @@ def heat_map(network: ChipNetwork, image: Tensor, class_index: int, method: Expl
     else:
         places = _map_gradcam(network, batch, class_index)
     return _enlarged(places, network, image)
-
-
-def _offers_attention(network: ChipNetwork) -> bool:
-    trunk = network.backbone.trunk
-    return (
-        isinstance(network.backbone, TokenBackbone)
-        and isinstance(trunk, ViT | PrithviViT)
-        and all(isinstance(stage, Block) for stage in trunk.stages)
-    )
 
 
 @torch.no_grad()

@@ -7,8 +7,7 @@ import numpy as np
 
 from geolearn.data import ChipData
 from geolearn.networks.detection.anchors import USUAL_RATIOS, choose_ratios, choose_sizes
-from geolearn.networks.detection.build import Recipe
-from geolearn.networks.detection.options import DetectorOptions, HeadOptions
+from geolearn.networks.detection.architecture import DetectorOptions, HeadOptions, Recipe
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ from typing import Any
 from geolearn.backbones.adapt import Adaptation
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
-from geolearn.decoders.attention_input import AttentionMode
 from geolearn.errors import BundleError
 from geolearn.losses import PixelLossOptions
 from geolearn.models.base import register_model
 from geolearn.models.new_spec import BackboneChoice, require_task
 from geolearn.models.segmentation import JudgedClassifier, PixelModel
-from geolearn.networks.attention import AttentionEncoder
+from geolearn.networks.attention import AttentionEncoder, AttentionMode
 from geolearn.networks.network import build_backbone
 from geolearn.networks.segmentation import PixelOptions, Segmenter, put_decoder
 from geolearn.networks.spec import ModelSpec

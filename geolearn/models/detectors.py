@@ -7,9 +7,14 @@ from pathlib import Path
 from geolearn.chips.label import Task
 from geolearn.models.base import register_model
 from geolearn.models.object_detector import ObjectDetector
-from geolearn.networks.detection.build import Recipe, build_detector
+from geolearn.networks.detection.architecture import (
+    RCNNOptions,
+    Recipe,
+    SingleStageOptions,
+    TransformerOptions,
+    build_detector,
+)
 from geolearn.networks.detection.detector import Detector
-from geolearn.networks.detection.options import RCNNOptions, SingleStageOptions, TransformerOptions
 from geolearn.networks.detection.rtdetr import STRIDES, RTDetrHead
 from geolearn.networks.detection.single_stage import FCOSHead, RetinaNetHead, SSDHead
 from geolearn.networks.detection.two_stage import TwoStageHead

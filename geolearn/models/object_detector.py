@@ -24,9 +24,8 @@ from geolearn.models.evaluation.objects import count_objects, draw_results, tabu
 from geolearn.models.new_spec import BackboneChoice, require_task
 from geolearn.models.reports.objects import find_in_objects
 from geolearn.models.reports.report import Findings, bundled_report
-from geolearn.networks.detection.build import Recipe, build_detector
+from geolearn.networks.detection.architecture import DetectorOptions, HeadOptions, Recipe, build_detector
 from geolearn.networks.detection.detector import DetectionLoss, Detector
-from geolearn.networks.detection.options import DetectorOptions, HeadOptions
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting.detection import show_precision_recall
 

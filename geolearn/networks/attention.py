@@ -1,13 +1,85 @@
-"""TODO geolearn.networks.attention."""
+"""Attention maps of a frozen transformer as the input of the plain U-Net encoder."""
 
 from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geolearn.backbones import Backbone, create_backbone
+from geolearn.backbones import Backbone, TokenBackbone, create_backbone
 from geolearn.bands import Band
-from geolearn.decoders import AttentionInput
-from geolearn.decoders.attention_input import AttentionMode
+from geolearn.errors import BackboneError
+
+AttentionMode = Literal['extra', 'only']
+"""Whether attention maps join the images' bands or stand in their place."""
+
+
+class AttentionInput(nn.Module):
+    """Turn images into what a transformer pretrained on such images looks at, one channel per head.
+
+    A U-Net on radar images gained most from DINO's attention as extra input (FDL-Europe 2023), more than from
+    training on DINO's features. The channels tell where the class token of the last block looks, or, without a class
+    token, where all tokens look on average. They are scaled so that 0 is a place that gets its equal share of
+    attention, and 1 one that gets twice that, at any image size. The transformer is frozen and stays in evaluation.
+
+    Args:
+        backbone: A plain transformer in its native form, ``create_backbone(..., form='tokens')``.
+        mode: ``'extra'`` appends the maps to the images' bands, ``'only'`` replaces them.
+
+    Raises:
+        BackboneError: If the backbone offers no attention maps.
+    """
+
+    def __init__(self, backbone: Backbone, mode: AttentionMode = 'extra') -> None:
+        super().__init__()
+        if mode not in get_args(AttentionMode):
+            raise ValueError(f"mode must be 'extra' or 'only', got {mode!r}")
+        if not isinstance(backbone, TokenBackbone) or not backbone.trunk.offers_attention:
+            raise BackboneError(
+                f'{backbone.name} offers no attention maps here; pass a plain transformer such as dofa_base, built '
+                "with form='tokens'"
+            )
+        self.mode = mode
+        self.backbone = backbone.requires_grad_(False).eval()
+        last: Any = backbone.trunk.stages[-1]
+        self.heads = int(last.attn.heads)
+
+    def channels(self, bands: int) -> int:
+        """Say how many channels come out for images of so many bands."""
+        return self.heads + (bands if self.mode == 'extra' else 0)
+
+    def train(self, mode: bool = True) -> 'AttentionInput':
+        """Set the mode of training; the transformer stays in evaluation."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn normalised images (N, bands, H, W) of any size into inputs (N, channels(bands), H, W)."""
+        maps = self.attention(x)
+        return torch.cat([x, maps.to(x.dtype)], dim=1) if self.mode == 'extra' else maps.to(x.dtype)
+
+    @torch.no_grad()
+    def attention(self, x: Tensor) -> Tensor:
+        """Compute attention maps (N, heads, H, W) of normalised images (N, bands, H, W), relative to equal shares."""
+        height, width = x.shape[-2:]
+        patch, prefix = self.backbone.strides[0], self.backbone.prefix
+        rows, columns = -(-height // patch), -(-width // patch)
+        attention = self.backbone.attention_maps(x)
+        # a class token asks for the whole image; without one every place asks
+        looks = attention[:, :, :1] if prefix else attention.mean(dim=2, keepdim=True)
+        looks = looks[..., prefix:]
+        if looks.shape[-1] != rows * columns:
+            raise BackboneError(
+                f'{self.backbone.name} has {looks.shape[-1]} tokens for {rows} x {columns} places; take one with a '
+                'token per place, and images of one date'
+            )
+        share = looks / looks.mean(dim=-1, keepdim=True) - 1
+        grid = share.reshape(x.shape[0], self.heads, rows, columns)
+        maps = F.interpolate(grid, scale_factor=patch, mode='bilinear', align_corners=False)
+        return maps[..., :height, :width]
+
 
 ENCODER = 'plain_unet'
 

@@ -9,11 +9,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geolearn.backbones import Backbone
-from geolearn.backbones.backbone import TokenBackbone
-from geolearn.backbones.panopticon import BandAttentionEmbed
-from geolearn.backbones.timm import TimmTransformer
-from geolearn.backbones.trunk import ViT
+from geolearn.backbones import Backbone, TokenBackbone, offers_tokens
 from geolearn.errors import BackboneError, BundleError
 from geolearn.networks.network import Network, Normalise, build_backbone, build_normalise
 from geolearn.networks.spec import ModelSpec
@@ -174,27 +170,17 @@ def build_chip_network(
 
 
 def _build_backbone(spec: ModelSpec, *, pretrained: bool, weights: str | Path | None) -> Backbone:
-    if spec.dates == 1:
-        try:
-            return build_backbone(spec, pretrained=pretrained, weights=weights, form='tokens')
-        except BackboneError:
-            pass  # it has no tokens; whatever else is wrong with it is said below
+    if spec.dates == 1 and offers_tokens(spec.backbone):
+        return build_backbone(spec, pretrained=pretrained, weights=weights, form='tokens')
     return build_backbone(spec, pretrained=pretrained, weights=weights, strides=(COARSEST,))
 
 
 def _takes_class_token(backbone: Backbone, pooling: Pooling) -> bool:
-    has_one = isinstance(backbone, TokenBackbone) and backbone.prefix > 0
-    if pooling == 'cls' and not has_one:
+    if isinstance(backbone, TokenBackbone) and backbone.prefix > 0:
+        return pooling == 'cls' or (pooling == 'auto' and backbone.trunk.class_token_is_trained)
+    if pooling == 'cls':
         raise BackboneError(f"{backbone.name} has no class token here; pooling must be 'auto' or 'mean'")
-    return has_one and (pooling == 'cls' or (pooling == 'auto' and _is_taught_by_class_token(backbone.trunk)))
-
-
-def _is_taught_by_class_token(trunk: Any) -> bool:
-    """Whether pretraining made the class token tell the image; masked autoencoders leave it to itself."""
-    if isinstance(trunk, TimmTransformer):
-        return getattr(trunk.net, 'global_pool', '') == 'token'
-    # Panopticon learned as DINOv2 does
-    return isinstance(trunk, ViT) and isinstance(trunk.patch_embed, BandAttentionEmbed)
+    return False
 
 
 THRESHOLD = 0.5

@@ -13,7 +13,7 @@ from scipy import ndimage
 from geolearn.batch import Detections
 from geolearn.chips.export import export_training_data
 from geolearn.models import FasterRCNN, MaskRCNN
-from geolearn.networks.detection.options import RCNNOptions
+from geolearn.networks.detection.architecture import RCNNOptions
 from geolearn.prepare import prepare_data
 
 pytestmark = pytest.mark.usefixtures('one_thread')

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from geolearn.backbones import create_backbone
-from geolearn.backbones.pyramid import LayerPyramid
+from geolearn.backbones.backbone import LayerPyramid
+from geolearn.backbones.trunk import Trunk
 from geolearn.backbones.vit import Stage
 from geolearn.bands import Band
 from geolearn.errors import BackboneError
@@ -87,7 +88,7 @@ class TestAttention:
 
     def test_trunks_without_them_say_so(self, build):
         net = build(form='tokens')
-        net.trunk = torch.nn.Identity()
+        net.trunk = Trunk()
         with pytest.raises(BackboneError, match='dofa_base does not offer attention maps'):
             net.attention_maps(torch.randn(1, 3, 16, 16))
 

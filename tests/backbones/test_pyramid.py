@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from geolearn.backbones.pyramid import LayerNorm2d, SimpleFeaturePyramid
+from geolearn.backbones.backbone import LayerNorm2d, SimpleFeaturePyramid
 from geolearn.backbones.trunk import ViT, ViTConfig
-from geolearn.backbones.vit import run_windowed
+from geolearn.backbones.vit import windowed_states
 
 NAMES = {
     'simfp_2': ['up1', 'up_norm', 'act', 'up2', 'lateral', 'output'],
@@ -52,7 +52,8 @@ def test_trunk_and_pyramid_match_detectron2(shared, name):
     global_at = [i for i in range(4) if i not in case['window_blocks']]
     with torch.no_grad():
         grid = vit.place(vit.embed(case['x']))
-        last = run_windowed(vit.blocks, grid, window=window, global_at=global_at).permute(0, 3, 1, 2)
+        (last,) = windowed_states(vit.blocks, grid, window=window, global_at=global_at, layers=[3])
+        last = last.permute(0, 3, 1, 2)
         maps = pyramid(last)
     torch.testing.assert_close(last, case['last_feat'], atol=1e-4, rtol=0)
     for i, found in enumerate(maps):

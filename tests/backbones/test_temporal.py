@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from geolearn.backbones import TemporalBackbone, catalog, create_backbone
-from geolearn.backbones.plain import join_qkv
+from geolearn.backbones.building import join_qkv
 from geolearn.backbones.temporal import LightTemporalAttention, days_of, embed_days
 from geolearn.bands import get_bands
 from geolearn.errors import BackboneError, WeightsError

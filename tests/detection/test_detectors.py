@@ -12,7 +12,12 @@ from geolearn.batch import Detections, Objects
 from geolearn.errors import BundleError, ChipFolderError, UnknownNameError
 from geolearn.models import load_model
 from geolearn.models.detectors import FCOS, FasterRCNN, MaskRCNN, RetinaNet, RTDetr, SingleShotDetector
-from geolearn.networks.detection.options import DetectorOptions, RCNNOptions, SingleStageOptions, TransformerOptions
+from geolearn.networks.detection.architecture import (
+    DetectorOptions,
+    RCNNOptions,
+    SingleStageOptions,
+    TransformerOptions,
+)
 from geolearn.prepare import prepare_data
 
 FEW = RCNNOptions(

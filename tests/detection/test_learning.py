@@ -9,7 +9,7 @@ from affine import Affine
 from geolearn.errors import RasterError
 from geolearn.models import load_model
 from geolearn.models.detectors import FasterRCNN, RetinaNet
-from geolearn.networks.detection.options import RCNNOptions, SingleStageOptions
+from geolearn.networks.detection.architecture import RCNNOptions, SingleStageOptions
 from geolearn.prepare import prepare_data
 
 FEW = RCNNOptions(

@@ -16,7 +16,7 @@ from torchvision.ops import box_iou
 from geolearn.backbones.adapt import Adaptation
 from geolearn.errors import MissingExtraError
 from geolearn.models.detectors import RTDetr
-from geolearn.networks.detection.options import TransformerOptions
+from geolearn.networks.detection.architecture import TransformerOptions
 from geolearn.networks.detection.rtdetr import RTDetrHead, spread_windows
 from geolearn.prepare import prepare_data
 

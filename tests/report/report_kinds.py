@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from geolearn.networks.detection.options import RCNNOptions, SingleStageOptions
+from geolearn.networks.detection.architecture import RCNNOptions, SingleStageOptions
 
 
 class Kind(NamedTuple):

@@ -11,7 +11,7 @@ from geolearn.models.anchor_choice import AnchorChoice, choose_options
 from geolearn.models.evaluation.objects import draw_chips
 from geolearn.models.reports.report import Findings, sample_sections
 from geolearn.models.reports.sections import picture, tell
-from geolearn.networks.detection.options import DetectorOptions, HeadOptions
+from geolearn.networks.detection.architecture import DetectorOptions, HeadOptions
 from geolearn.plotting.detection import show_precision_recall
 from geolearn.report import Cell, Facts, Section, Share, Swatch, Table
 

@@ -12,8 +12,8 @@ from torchvision.ops import box_convert
 
 from geolearn.extras import require
 from geolearn.networks.detection.anchors import LevelAnchors
+from geolearn.networks.detection.architecture import TransformerOptions
 from geolearn.networks.detection.detector import WIDTH, DetectionHead, Targets
-from geolearn.networks.detection.options import TransformerOptions
 
 STRIDES = (8, 16, 32)
 

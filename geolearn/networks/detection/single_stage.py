@@ -14,8 +14,8 @@ from torchvision.models.detection.ssd import SSDHead as SSDLayers
 from torchvision.ops import box_iou
 
 from geolearn.networks.detection.anchors import LevelAnchors
+from geolearn.networks.detection.architecture import SingleStageOptions
 from geolearn.networks.detection.detector import WIDTH, DetectionHead, Targets
-from geolearn.networks.detection.options import SingleStageOptions
 
 HARD_NEGATIVES = 32
 """Anchors of an image without objects that teach the SSD what background is."""

@@ -14,10 +14,10 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from geolearn.backbones.pyramid import LayerNorm2d
+from geolearn.backbones.backbone import LayerNorm2d
 from geolearn.networks.detection.anchors import LevelAnchors
+from geolearn.networks.detection.architecture import RCNNOptions
 from geolearn.networks.detection.detector import WIDTH, DetectionHead, Targets
-from geolearn.networks.detection.options import RCNNOptions
 
 POOLED_LEVELS = 4
 """Boxes are pooled from the backbone's own levels; the pooled one after them only proposes."""

@@ -1,0 +1,266 @@
+"""Build, list and describe backbones by name."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pandas as pd
+
+from geolearn.backbones import (  # noqa: F401 - families register their names
+    catalog,
+    clay,
+    croma,
+    dofa,
+    galileo,
+    panopticon,
+    plain_cnn,
+    prithvi,
+    satlas,
+    scalemae,
+    spectralgpt,
+    ssl4eo,
+    terramind,
+)
+from geolearn.backbones.backbone import BUILDERS, STRIDES, Backbone, BackboneOptions, Form, Registration
+from geolearn.backbones.bundled import build_from_bundle, is_bundle
+from geolearn.backbones.temporal import Temporal, TemporalBackbone
+from geolearn.backbones.timm import build_timm, is_plain_transformer, is_timm_model, list_timm_models
+from geolearn.backbones.torchvision import build_torchvision, list_torchvision_models
+from geolearn.backbones.trunk import Trunk
+from geolearn.backbones.weights import find_weights
+from geolearn.bands import Band
+from geolearn.errors import BackboneError, BandError, UnknownNameError
+
+ANY_BANDS = 'any with a wavelength, or radar'
+ANY_CHANNELS = 'any'
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneInfo:
+    """What is known of a backbone before it is built; print it.
+
+    Args:
+        name: For `create_backbone`.
+        aliases: Other names for it, such as ArcGIS's.
+        record: Its entry in the catalog.
+        weights: Published weights that lie on this machine, or None.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    record: catalog.WeightsRecord
+    weights: Path | None
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of parameters of the trunk, where it is known."""
+        return self.record.parameters or None
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands that the weights were made for; empty where any bands will do."""
+        return () if self.record.any_bands or not self.record.inputs else self.record.inputs[0].bands
+
+    @property
+    def restrictions(self) -> str:
+        """What the licence forbids or asks for; empty for free weights."""
+        flags = {'no commercial use': self.record.non_commercial, 'gated': self.record.gated}
+        return ', '.join(text for text, holds in flags.items() if holds)
+
+    def __str__(self) -> str:
+        """Lay it out in lines, for people."""
+        r = self.record
+        attention = f', {r.heads} heads, patches of {r.patch} px' if r.heads else ''
+        lines = {
+            'also called': ', '.join(self.aliases),
+            'network': f'{r.family}: width {r.dim}, {r.depth} blocks{attention}',
+            'parameters': f'{self.parameters / 1e6:.1f} M' if self.parameters else '',
+            'bands': ANY_BANDS if r.any_bands else ', '.join(self.bands) or ANY_CHANNELS,
+            'licence': r.licence + (f' ({self.restrictions})' if self.restrictions else ''),
+            'weights': _weights_line(r, self.weights),
+            'paper': r.paper,
+            'note': r.note,
+        }
+        rows = [f'  {key + ":":<12} {text}' for key, text in lines.items() if text]
+        return '\n'.join([self.name, *rows, *(f'  {"trained on:":<12} {_input_line(i)}' for i in r.inputs)])
+
+
+def _weights_line(record: catalog.WeightsRecord, path: Path | None) -> str:
+    if path is not None:
+        return f'on this machine: {path}'
+    if not record.sources:
+        return 'none are published'
+    source = record.sources[0]
+    return f'{source.file} of huggingface.co/{source.repo}, not on this machine'
+
+
+def _input_line(inputs: catalog.InputStatistics) -> str:
+    text = f'{inputs.sensor} {" ".join(inputs.bands)}, in {inputs.scale}'
+    text += f', {inputs.gsd_m:g} m' if inputs.gsd_m else ''
+    for label, values in (('mean', inputs.mean), ('std', inputs.std)):
+        text += f'; {label} ' + ' '.join(f'{value:.4g}' for value in values) if values else ''
+    return text
+
+
+def create_backbone(
+    name: str,
+    bands: Sequence[Band],
+    *,
+    pretrained: bool = True,
+    weights: str | Path | None = None,
+    form: Form = 'pyramid',
+    window: int | None = None,
+    drop_path: float = 0.0,
+    strides: Sequence[int] | None = STRIDES,
+    layers: Sequence[int] | None = None,
+    relative_positions: bool = False,
+    checkpointing: bool = False,
+    resolution_m: float | None = None,
+    dates: int | Sequence[date] = 1,
+    temporal: Temporal = 'mean',
+) -> Backbone:
+    """Build a backbone for images with these bands.
+
+    Args:
+        name: One of `list_backbones()` or an alias of one (`describe_backbone` shows them), or a model of timm, or
+            else of torchvision; ``'timm:...'`` and ``'torchvision:...'`` say which.
+        bands: The images' bands, in order. Backbones that need wavelengths refuse bands without one.
+        pretrained: Whether to fill the trunk with pretrained weights.
+        weights: A file, a folder that holds a published one, or a .dlpk of geolearn whose backbone to take, to load
+            instead of fetching; implies `pretrained`.
+        form: ``'pyramid'`` for feature maps at strides 4 to 32; ``'layers'`` for such maps of a transformer from four
+            of its layers, as UperNet takes them, and a convolutional network's own; ``'tokens'`` for a transformer's
+            native tokens.
+        window: Side of a transformer's attention windows, in tokens: None to choose per image, 0 for global attention.
+        drop_path: Rate of stochastic depth at the last block.
+        strides: Of the maps, finest first: some of 4, 8, 16, 32, or None for all that the network has, which may begin
+            at 2 (the result's `strides` tell). A convolutional network's last map is its coarsest: where 16 is the
+            coarsest asked for, its last stage is dilated to stay there; one that cannot be dilated gives stride 32.
+        layers: Blocks of a transformer, counted from 0: four for the form ``'layers'`` (None spaces them evenly); any
+            for ``'tokens'``, which then returns a list of their outputs before the final norm.
+        relative_positions: Whether a transformer's maps also see relative positions, learned from zero.
+        checkpointing: Whether training computes activations again instead of keeping them: less memory, more time.
+        resolution_m: Of the images, in metres per pixel, for ScaleMAE, Clay and Galileo, whose positions depend on it;
+            None leaves that of their pretraining.
+        dates: Number of dates of each image, or when each was taken; with several the backbone takes images (N, dates,
+            bands, H, W), and returns maps as for one. Prithvi sees all dates at once, others one after the other.
+        temporal: How the maps of several dates become one: ``'mean'``; ``'concat'``, a learned mixture of the dates in
+            their order; ``'ltae'``, attention over the dates and when they were taken (see `TemporalBackbone`).
+
+    Raises:
+        UnknownNameError: If no registry holds `name`.
+        BackboneError: If the model cannot serve as a backbone, or has no maps at the strides asked for.
+        BandError: If bands lack a wavelength that the backbone needs.
+        WeightsError: If weights cannot be had or do not fit.
+    """
+    if not bands:
+        raise BandError(f'{name} needs at least one band, got none')
+    options = BackboneOptions(
+        pretrained,
+        weights,
+        form,
+        window,
+        drop_path,
+        None if strides is None else tuple(strides),
+        None if layers is None else tuple(layers),
+        relative_positions,
+        checkpointing,
+    )
+    entry, bare = _find(name)
+    if is_bundle(weights):
+        backbone = build_from_bundle(bare, tuple(bands), options, build=entry.build, same_name=lambda n: _find(n)[1])
+    else:
+        backbone = entry.build(bare, tuple(bands), options)
+    if checkpointing:
+        backbone.enable_checkpointing()
+    if resolution_m is not None:
+        _set_resolution(backbone, resolution_m)
+    alone = dates == 1 if isinstance(dates, int) else len(dates) == 1
+    return backbone if alone else TemporalBackbone(backbone, dates, temporal)
+
+
+def _set_resolution(backbone: Backbone, resolution_m: float) -> None:
+    if not (math.isfinite(resolution_m) and resolution_m > 0):
+        raise ValueError(f'resolution_m must be above 0 meters per pixel, got {resolution_m}')
+    trunk = backbone.trunk
+    if not (isinstance(trunk, Trunk) and trunk.knows_resolution):
+        raise BackboneError(f'{backbone.name} knows no ground resolution; leave resolution_m out')
+    trunk.ground_resolution_m = resolution_m
+
+
+def offers_tokens(name: str) -> bool:
+    """Whether a backbone has the form ``'tokens'``: plain transformers do, networks of several resolutions do not.
+
+    Raises:
+        UnknownNameError: If no registry holds `name`.
+    """
+    entry, bare = _find(name)
+    return entry.offers_tokens(bare)
+
+
+def list_backbones(pattern: str = '*') -> list[str]:
+    """List backbones whose names match a shell pattern, sorted: geolearn's own, else those of timm and torchvision.
+
+    ``'timm:*'`` and ``'torchvision:*'`` list those of one library. Not all of them offer maps at strides 4 to 32;
+    `create_backbone` says so where one does not.
+    """
+    for prefix, listed in (('timm:', list_timm_models), ('torchvision:', list_torchvision_models)):
+        if pattern.startswith(prefix):
+            return sorted(prefix + n for n in listed() if fnmatchcase(n, pattern.removeprefix(prefix)))
+    own = sorted(n for n in BUILDERS if fnmatchcase(n, pattern))
+    return own or sorted(n for n in {*list_timm_models(), *list_torchvision_models()} if fnmatchcase(n, pattern))
+
+
+def describe_backbone(name: str) -> BackboneInfo:
+    """Describe one of geolearn's own backbones, by name or alias; nothing is loaded.
+
+    Raises:
+        UnknownNameError: If no registry holds `name`.
+        BackboneError: If it is a model of timm or torchvision that geolearn keeps no record of.
+    """
+    aliases = catalog.read_aliases()
+    if name not in {*catalog.read_catalog(), *aliases}:
+        library = _find(name)[0].build.__module__.rpartition('.')[2]
+        raise BackboneError(f'{name} comes from {library}, and geolearn keeps no record of it; see its own pages')
+    record = catalog.get_record(aliases.get(name, name))
+    return BackboneInfo(record.name, record.aliases, record, find_weights(record))
+
+
+def backbone_table(pattern: str = '*') -> pd.DataFrame:
+    """Tabulate geolearn's own backbones whose names match a shell pattern.
+
+    Returns:
+        A row for each name: aliases, millions of parameters, bands, license, whether the weights are on this machine.
+    """
+    names = sorted(n for n in BUILDERS if n in catalog.read_catalog() and fnmatchcase(n, pattern))
+    rows = []
+    for info in map(describe_backbone, names):
+        rows.append(
+            {
+                'name': info.name,
+                'aliases': ', '.join(info.aliases),
+                'parameters_m': round(info.parameters / 1e6, 1) if info.parameters else None,
+                'bands': ' '.join(info.bands) or ANY_CHANNELS,
+                'licence': info.record.licence + (f' ({info.restrictions})' if info.restrictions else ''),
+                'weights': 'cached' if info.weights else 'published' if info.record.sources else 'none',
+            }
+        )
+    columns = ['name', 'aliases', 'parameters_m', 'bands', 'licence', 'weights']
+    return pd.DataFrame(rows, columns=columns).set_index('name')
+
+
+def _find(name: str) -> tuple[Registration, str]:
+    """Find how a backbone is built, and its name within its library."""
+    library, _, bare = catalog.read_aliases().get(name, name).rpartition(':')
+    if library == '' and bare in BUILDERS:
+        return BUILDERS[bare], bare
+    if library in ('', 'timm') and is_timm_model(bare):
+        return Registration(build_timm, is_plain_transformer), bare
+    if library in ('', 'torchvision') and bare in list_torchvision_models():
+        return Registration(build_torchvision, lambda _: False), bare
+    raise UnknownNameError(
+        'backbone', bare, {*BUILDERS, *catalog.read_aliases(), *list_timm_models(), *list_torchvision_models()}
+    )
