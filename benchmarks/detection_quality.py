@@ -145,7 +145,7 @@ def train_plain(data: ChipData, seed: int, epochs: int) -> Judge:
 def judge(network: torch.nn.Module, chips: ChipLoader, classes: int) -> DetectionScores:
     """Compare what torchvision's network finds with the truth."""
     network.eval()
-    scores = DetectionScores(classes, most=HEAD.most)
+    scores = DetectionScores(classes, max_detections=HEAD.most)
     for images, objects in chips:
         found = network(list(images))
         scores.add([Detections(item['boxes'], item['labels'] - 1, item['scores']) for item in found], objects)

@@ -95,7 +95,7 @@ def train(case: Case, chips: ChipData) -> Row:
     model = MODELS[case.dataset](chips, case.backbone, pretrained=False, resize_to=RESIZE_TO, head=HEAD)
     model.fit(EPOCHS[case.dataset], lr=LR, checkpoint=False, seed=SEED)
     masks = model.scores().values() if model.recipe.masks else None
-    boxes = count_objects(model.network, chips.valid_dl, DetectionScores(chips.c, most=HEAD.most))
+    boxes = count_objects(model.network, chips.valid_dl, DetectionScores(chips.c, max_detections=HEAD.most))
     return Row(
         case,
         EPOCHS[case.dataset],

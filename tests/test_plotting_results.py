@@ -15,15 +15,18 @@ from geolearn.bands import get_bands
 from geolearn.chips.splits.split import Split
 from geolearn.classes import IGNORE_INDEX, ClassInfo, default_color
 from geolearn.errors import UnknownNameError
-from geolearn.metrics import ReliabilityBin
-from geolearn.plotting import (
+from geolearn.metrics import (
+    ReliabilityBin,
     best_epoch,
     choose_typical,
-    describe_chip,
-    error_map,
-    name_score,
+    find_monitor,
+    name_metric,
     rank_chips,
     score_chips,
+)
+from geolearn.plotting import (
+    describe_chip,
+    error_map,
     show_confusion_matrix,
     show_hard_examples,
     show_losses,
@@ -181,11 +184,11 @@ def test_epochs_of_a_loaded_model_keep_their_numbers():
 
 def test_the_best_epoch_follows_the_monitor_whichever_way_it_improves():
     found = rows(1.0, math.nan, 0.5, miou=(0.9, 0.2, 0.3))
-    assert best_epoch(found) == 2
-    assert best_epoch(found, 'miou') == 0
-    assert best_epoch([{'valid_loss': math.nan}]) is None
+    assert best_epoch(found, find_monitor('valid_loss')) == 2
+    assert best_epoch(found, find_monitor('miou')) == 0
+    assert best_epoch([{'valid_loss': math.nan}], find_monitor('valid_loss')) is None
     with pytest.raises(UnknownNameError, match=r"unknown value to monitor 'bias'"):
-        best_epoch(found, 'bias')
+        best_epoch(found, find_monitor('bias'))
 
 
 def test_scores_that_shrink_as_they_improve_are_not_drawn_among_those_that_grow():
@@ -214,7 +217,7 @@ def test_the_rate_test_is_drawn_over_decades():
 
 
 def test_columns_have_names_for_people():
-    assert [name_score(name) for name in ('miou', 'valid_loss', 'f2_micro')] == [
+    assert [name_metric(name) for name in ('miou', 'valid_loss', 'f2_micro')] == [
         'mean IoU',
         'validation loss',
         'f2 micro',

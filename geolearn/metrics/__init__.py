@@ -1,5 +1,6 @@
-"""How good a network is, counted batch by batch: pixels, outlines, values, chips and objects.
+"""How good a network is, counted batch by batch: pixels, boundaries, regression, chips and objects.
 
+Each class of scores says in `columns` what its metrics are called, what people call them, and which way they improve.
 Classes that occur in neither truth nor prediction have no score (NaN) and are left out of means; pixels of IGNORE_INDEX
 take no part. Counts stay on the device of the network until `values()` reads them.
 """
@@ -7,28 +8,40 @@ take no part. Counts stay on the device of the network until `values()` reads th
 from geolearn.metrics.boundary import BoundaryIoU
 from geolearn.metrics.calibration import Calibration, PixelSample, ReliabilityBin, fit_temperature
 from geolearn.metrics.classification import ChipScores, MultiLabelScores
-from geolearn.metrics.detection import DetectionScores, FoundObjects, PrecisionRecall, TrueObjects
-from geolearn.metrics.pixels import ConfusionMatrix, PixelScores, reduce
+from geolearn.metrics.detection import FN, FP, TP, DetectionScores, PrecisionRecall, PredictedObjects, TrueObjects
+from geolearn.metrics.lookup import METRICS, find_metric, find_monitor, name_metric
+from geolearn.metrics.pixels import ConfusionMatrix, PixelScores, choose_typical, rank_chips, reduce, score_chips
 from geolearn.metrics.regression import RegressionScores
-from geolearn.metrics.scores import HIGHER_IS_BETTER, Scores, higher_is_better
+from geolearn.metrics.scores import LOSSES, Metric, Scores, best_epoch
 
 __all__ = [
-    'HIGHER_IS_BETTER',
+    'FN',
+    'FP',
+    'LOSSES',
+    'METRICS',
+    'TP',
     'BoundaryIoU',
     'Calibration',
     'ChipScores',
     'ConfusionMatrix',
     'DetectionScores',
-    'FoundObjects',
+    'Metric',
     'MultiLabelScores',
     'PixelSample',
     'PixelScores',
     'PrecisionRecall',
+    'PredictedObjects',
     'RegressionScores',
     'ReliabilityBin',
     'Scores',
     'TrueObjects',
+    'best_epoch',
+    'choose_typical',
+    'find_metric',
+    'find_monitor',
     'fit_temperature',
-    'higher_is_better',
+    'name_metric',
+    'rank_chips',
     'reduce',
+    'score_chips',
 ]

@@ -1,4 +1,4 @@
-"""How well predicted outlines follow the true ones."""
+"""Boundary IoU: how well predicted boundaries follow the true ones."""
 
 import math
 from typing import ClassVar
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geolearn.classes import IGNORE_INDEX
-from geolearn.metrics.scores import add_to, count_indices, main_output, sum_over_processes
+from geolearn.metrics.scores import Metric, add_to, count_indices, main_output, sum_over_processes
 
 _ABOVE_ALL = 1000
 """Larger than any class index, so that a minimum does not see it."""
@@ -28,7 +28,7 @@ class BoundaryIoU:
             does not: nobody knows what lies beyond.
     """
 
-    names: ClassVar = ('boundary_iou',)
+    columns: ClassVar = (Metric('boundary_iou', 'boundary IoU', True),)
 
     def __init__(self, count: int, *, share: float = 0.02, edges: bool = False) -> None:
         self.count, self.share, self.edges = count, share, edges

@@ -1,4 +1,4 @@
-"""Whether a network is as sure as it is right."""
+"""Calibration: whether confidence agrees with accuracy, and temperature scaling, which makes it agree."""
 
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from geolearn.classes import IGNORE_INDEX
-from geolearn.metrics.scores import add_to, count_indices, main_output, sum_by_index, sum_over_processes
+from geolearn.metrics.scores import Metric, add_to, count_indices, main_output, sum_by_index, sum_over_processes
 
 
 class ReliabilityBin(NamedTuple):
@@ -36,10 +36,10 @@ class Calibration:
 
     Args:
         bins: Number of bins.
-        temperature: Logits are divided by it, as `fit_temperature` found.
+        temperature: Logits are divided by it, from `fit_temperature`.
     """
 
-    names: ClassVar = ('ece',)
+    columns: ClassVar = (Metric('ece', 'calibration error', False),)
 
     def __init__(self, bins: int = 15, *, temperature: float = 1.0) -> None:
         self.bins, self.temperature = bins, temperature
@@ -68,7 +68,7 @@ class Calibration:
         self.counts, self.confidences = sum_over_processes(self.counts), sum_over_processes(self.confidences)
 
     def table(self) -> list[ReliabilityBin]:
-        """Return the bins, the least sure first: what a reliability diagram draws."""
+        """Return the bins, the lowest confidence first: what a reliability diagram draws."""
         counts, right = self.counts.cpu()
         means = zip(counts.tolist(), (self.confidences.cpu() / counts).tolist(), (right / counts).tolist())
         return [ReliabilityBin(i / self.bins, (i + 1) / self.bins, *row) for i, row in enumerate(means)]
@@ -80,29 +80,29 @@ class Calibration:
 
 
 TEMPERATURES = (0.01, 100.0)
-"""Between which temperatures are looked for; a set without any mistake would have none above 0."""
+"""Bounds of the search; for predictions without any mistake the best temperature would be 0."""
 
 
 @torch.no_grad()
 def fit_temperature(
-    batches: Iterable[tuple[Tensor | tuple[Tensor, ...], Tensor]], *, most: int = 200_000, seed: int = 0
+    batches: Iterable[tuple[Tensor | tuple[Tensor, ...], Tensor]], *, max_pixels: int = 200_000, seed: int = 0
 ) -> float:
-    """Find the temperature that logits must be divided by (Guo et al. 2017, arXiv:1706.04599).
+    """Temperature scaling: find what logits must be divided by (Guo et al. 2017, arXiv:1706.04599).
 
-    It minimises the negative log-likelihood of the validation split. Predicted classes do not change.
+    It minimizes the negative log-likelihood of the validation split. Predicted classes do not change.
 
     Args:
         batches: Logits (N, classes, ...), or (main, auxiliary), and (N, ...) indices or IGNORE_INDEX. Read once.
-        most: Pixels to keep, drawn evenly from all batches.
+        max_pixels: Pixels to keep, drawn evenly from all batches.
         seed: Of the draw.
 
     Returns:
-        Above 1 where the network is too sure, below 1 where it is not sure enough; within `TEMPERATURES`.
+        Above 1 where the network is overconfident, below 1 where it is underconfident; within `TEMPERATURES`.
 
     Raises:
         ValueError: If no pixel has a label.
     """
-    sample = PixelSample(most, seed=seed)
+    sample = PixelSample(max_pixels, seed=seed)
     for logits, target in batches:
         sample.add(main_output(logits), target)
     if not len(sample.labels):
@@ -111,17 +111,17 @@ def fit_temperature(
 
 
 class PixelSample:
-    """An even draw, without replacement, of the pixels of a stream whose length nobody knows.
+    """A uniform sample, without replacement, of the pixels of a stream of unknown length.
 
     Each pixel gets a random number, and those with the lowest numbers stay.
 
     Args:
-        most: Number of pixels to keep.
+        max_pixels: Number of pixels to keep.
         seed: Of the draw, which does not depend on the device.
     """
 
-    def __init__(self, most: int, *, seed: int = 0) -> None:
-        self.most = most
+    def __init__(self, max_pixels: int, *, seed: int = 0) -> None:
+        self.max_pixels = max_pixels
         self.logits, self.labels = torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
         self._numbers = torch.empty(0)
         self._generator = torch.Generator().manual_seed(seed)
@@ -130,25 +130,25 @@ class PixelSample:
         """Draw from logits (N, classes, ...) and (N, ...) indices or IGNORE_INDEX; the sample is kept on the CPU."""
         logits, target = logits.reshape(*logits.shape[:2], -1), target.reshape(len(target), -1)
         numbers = torch.rand(target.numel(), generator=self._generator)
-        limit = self._numbers.max() if len(self._numbers) == self.most else torch.inf
+        limit = self._numbers.max() if len(self._numbers) == self.max_pixels else torch.inf
         chosen = ((target != IGNORE_INDEX).flatten().cpu() & (numbers < limit)).nonzero()[:, 0]
         images, pixels = chosen // target.shape[1], chosen % target.shape[1]
         rows = logits[images.to(logits.device), :, pixels.to(logits.device)].float().cpu()
         labels = target.flatten()[chosen.to(target.device)].cpu()
         numbers = torch.cat([self._numbers, numbers[chosen]])
-        kept = numbers.topk(min(self.most, len(numbers)), largest=False).indices
+        kept = numbers.topk(min(self.max_pixels, len(numbers)), largest=False).indices
         self._numbers = numbers[kept]
         self.logits = torch.cat([self.logits.reshape(-1, logits.shape[1]), rows])[kept]
         self.labels = torch.cat([self.labels, labels])[kept]
 
 
 def _best_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Minimise the negative log-likelihood, which is convex in 1 / temperature, by halving the interval."""
+    """Minimize the negative log-likelihood, which is convex in 1 / temperature, by halving the interval."""
     low, high = TEMPERATURES
     true = logits.gather(1, labels[:, None])[:, 0].mean()
     for _ in range(40):
         middle = (low * high) ** 0.5
         expected = ((logits / middle).softmax(1) * logits).sum(1).mean()
-        # a network that is too sure expects a higher logit than the true class has
+        # an overconfident network expects a higher logit than the true class has
         low, high = (middle, high) if expected > true else (low, middle)
     return (low * high) ** 0.5

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from geolearn.metrics.pixels import ConfusionMatrix, reduce
-from geolearn.metrics.scores import add_to, sum_over_processes
+from geolearn.metrics.scores import Metric, add_to, sum_over_processes
 
 _NOTHING_IGNORED = -100
 """No chip is left out; IGNORE_INDEX may be one of their classes, because their indices need not fit a byte."""
@@ -20,7 +20,7 @@ class ChipScores:
         count: Number of classes.
     """
 
-    names: ClassVar = ('accuracy', 'f1')
+    columns: ClassVar = (Metric('accuracy', higher_is_better=True), Metric('f1', 'F1', True))
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -42,7 +42,7 @@ class ChipScores:
     def values(self) -> dict[str, float]:
         """Return the scores; NaN if nothing was counted."""
         matrix = ConfusionMatrix(self.count, self.matrix.counts.cpu())
-        return dict(zip(self.names, (matrix.accuracy, matrix.mean_f1)))
+        return {'accuracy': matrix.accuracy, 'f1': matrix.mean_f1}
 
 
 class MultiLabelScores:
@@ -56,7 +56,15 @@ class MultiLabelScores:
         threshold: Probability from which on a class is predicted, 0..1.
     """
 
-    names: ClassVar = ('f1_micro', 'f1_macro', 'f2_micro', 'f2_macro', 'precision', 'recall', 'hamming_loss')
+    columns: ClassVar = (
+        Metric('f1_micro', higher_is_better=True),
+        Metric('f1_macro', higher_is_better=True),
+        Metric('f2_micro', higher_is_better=True),
+        Metric('f2_macro', higher_is_better=True),
+        Metric('precision', higher_is_better=True),
+        Metric('recall', higher_is_better=True),
+        Metric('hamming_loss', higher_is_better=False),
+    )
 
     def __init__(self, count: int, *, threshold: float = 0.5) -> None:
         if not 0 < threshold < 1:
@@ -66,13 +74,15 @@ class MultiLabelScores:
 
     def reset(self) -> None:
         """Forget all batches."""
-        self.counts = torch.zeros(4, self.count, dtype=torch.int64)  # hits, false alarms, misses, rightly absent
+        self.counts = torch.zeros(
+            4, self.count, dtype=torch.int64
+        )  # true and false positives, false and true negatives
 
     def add(self, output: Tensor, target: Tensor) -> None:
         """Count logits (n, classes) against (n, classes), of which 0.5 and more is present."""
-        found, there = output >= math.log(self.threshold / (1 - self.threshold)), target >= 0.5
-        cases = torch.stack([found & there, found & ~there, ~found & there, ~found & ~there])
-        self.counts = add_to(self.counts, cases.sum(1))
+        predicted, present = output >= math.log(self.threshold / (1 - self.threshold)), target >= 0.5
+        cells = [predicted & present, predicted & ~present, ~predicted & present, ~predicted & ~present]
+        self.counts = add_to(self.counts, torch.stack(cells).sum(1))
 
     def reduce(self) -> None:
         """Add up the counts of all processes."""
@@ -81,39 +91,39 @@ class MultiLabelScores:
     @property
     def precision(self) -> Tensor:
         """Share of the chips predicted to hold a class that do; float64, NaN where none is."""
-        hits, alarms, _, _ = self._cases
-        return hits / (hits + alarms)
+        tp, fp, _, _ = self._cells
+        return tp / (tp + fp)
 
     @property
     def recall(self) -> Tensor:
-        """Share of the chips that hold a class where it is found; float64, NaN where none does."""
-        hits, _, misses, _ = self._cases
-        return hits / (hits + misses)
+        """Share of the chips that hold a class where it is predicted; float64, NaN where none does."""
+        tp, _, fn, _ = self._cells
+        return tp / (tp + fn)
 
     def f_score(self, beta: float = 1.0) -> Tensor:
         """Return F-beta of each class, float64; NaN for classes in neither truth nor prediction."""
-        return _f_score(self._cases, beta)
+        return _f_score(self._cells, beta)
 
     def values(self) -> dict[str, float]:
         """Return the scores; NaN where undefined."""
-        pooled = self._cases.sum(1)
-        hits, alarms, misses, _ = pooled
-        found = {
-            'f1_micro': _f_score(pooled, 1),
-            'f1_macro': self.f_score(1).nanmean(),
-            'f2_micro': _f_score(pooled, 2),
-            'f2_macro': self.f_score(2).nanmean(),
-            'precision': hits / (hits + alarms),
-            'recall': hits / (hits + misses),
-            'hamming_loss': (alarms + misses) / pooled.sum(),
-        }
-        return {name: float(found[name]) for name in self.names}
+        pooled = self._cells.sum(1)
+        tp, fp, fn, _ = pooled
+        scores = (
+            _f_score(pooled, 1),
+            self.f_score(1).nanmean(),
+            _f_score(pooled, 2),
+            self.f_score(2).nanmean(),
+            tp / (tp + fp),
+            tp / (tp + fn),
+            (fp + fn) / pooled.sum(),
+        )
+        return {metric.name: float(score) for metric, score in zip(self.columns, scores)}
 
     @property
-    def _cases(self) -> Tensor:
+    def _cells(self) -> Tensor:
         return self.counts.cpu().double()
 
 
-def _f_score(cases: Tensor, beta: float) -> Tensor:
-    hits, alarms, misses, _ = cases
-    return (1 + beta**2) * hits / ((1 + beta**2) * hits + beta**2 * misses + alarms)
+def _f_score(cells: Tensor, beta: float) -> Tensor:
+    tp, fp, fn, _ = cells
+    return (1 + beta**2) * tp / ((1 + beta**2) * tp + beta**2 * fn + fp)

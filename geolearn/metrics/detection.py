@@ -1,7 +1,10 @@
-"""Scores of detected objects, by boxes or by outlines."""
+"""Average precision of detected objects, by boxes or by masks, and their true and false positives."""
 
+import contextlib
+import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -9,75 +12,19 @@ import torch
 from torch import Tensor, distributed
 
 from geolearn.extras import require
-from geolearn.metrics.scores import is_shared
+from geolearn.metrics.scores import Metric, is_shared
 
-HIT, ALARM, MISS = range(3)
-"""What can become of an object: found, found where there is none, not found."""
+TP, FP, FN = range(3)
+"""Columns of `DetectionScores.count_matches`: true positives, false positives, false negatives."""
 
+COCO_IOUS = tuple(np.linspace(0.5, 0.95, 10).tolist())
+"""The overlaps 0.5, 0.55, ... 0.95 over which COCO averages, as pycocotools rounds them."""
 
-class Image(NamedTuple):
-    """Found and true objects of one image.
+COCO_RECALLS = tuple(np.linspace(0, 1, 101).tolist())
+"""The recalls at which COCO reads precision; rounded to float32, some lie above a recall of exactly k / 100."""
 
-    Args:
-        shapes: Found ones: (n, 4) left, top, width, height; or run-length encoded masks as pycocotools keeps them.
-        labels: (n,) int64 class indices.
-        scores: (n,) float.
-        true_shapes: As `shapes`.
-        true_labels: As `labels`.
-    """
-
-    shapes: Any
-    labels: np.ndarray
-    scores: np.ndarray
-    true_shapes: Any
-    true_labels: np.ndarray
-
-
-def count_image(image: Image, count: int, *, iou: float, score: float) -> np.ndarray:
-    """Return (classes, 3) int64: objects found, false alarms, and objects missed.
-
-    As in COCO the surest object is matched first, to the true one of its class that it overlaps most and that no surer
-    one has taken.
-
-    Args:
-        image: Its objects.
-        count: Number of classes.
-        iou: Overlap from which on an object is found.
-        score: Objects with a lower score are left out.
-    """
-    cases = np.zeros((count, 3), np.int64)
-    order = np.argsort(-image.scores, kind='stable')
-    chosen = order[image.scores[order] >= score]
-    labels = image.labels[chosen]
-    overlaps = _overlaps([image.shapes[i] for i in chosen], list(image.true_shapes))
-    overlaps[labels[:, None] != image.true_labels[None]] = 0
-    for label, row in zip(labels, overlaps):
-        best = int(row.argmax()) if len(row) else -1
-        hit = best >= 0 and row[best] >= iou
-        cases[label, HIT if hit else ALARM] += 1
-        if hit:
-            overlaps[:, best] = 0  # taken
-    cases[:, MISS] = np.bincount(image.true_labels, minlength=count) - cases[:, HIT]
-    return cases
-
-
-def _overlaps(found: Sequence[Any], truth: Sequence[Any]) -> np.ndarray:
-    """Return intersection over union (found, true) of boxes or of masks."""
-    if not found or not truth:
-        return np.zeros((len(found), len(truth)))
-    masks = require('pycocotools.mask', extra='detection', to='score detected objects')
-    both = [_as_coco(shapes) for shapes in (found, truth)]
-    return np.array(masks.iou(*both, [0] * len(truth)))
-
-
-def _as_coco(shapes: Sequence[Any]) -> Any:
-    if isinstance(shapes[0], tuple):
-        return [{'size': size, 'counts': counts} for size, counts in shapes]
-    return np.array([np.asarray(shape) for shape in shapes], np.float64)
-
-
-COCO_IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-"""The overlaps 0.5, 0.55, ... 0.95 over which COCO averages."""
+_HALF, _THREE_QUARTERS = 0, 5
+"""Positions of the overlaps 0.5 and 0.75."""
 
 
 class TrueObjects(Protocol):
@@ -96,8 +43,8 @@ class TrueObjects(Protocol):
         """(n, height, width) bool, or None."""
 
 
-class FoundObjects(TrueObjects, Protocol):
-    """The objects that a network found in one image."""
+class PredictedObjects(TrueObjects, Protocol):
+    """The detections of a network in one image."""
 
     @property
     def scores(self) -> Tensor:
@@ -118,6 +65,204 @@ class PrecisionRecall(NamedTuple):
     score: Tensor
 
 
+class DetectionScores:
+    """COCO's average precision, computed by pycocotools (Lin et al. 2014, arXiv:1405.0312); see `Scores`.
+
+    `map` is the mean over overlaps of `COCO_IOUS` and over the classes with true objects, `ap50` and `ap75` are those
+    of one overlap; small is under 32 x 32 pixels, large above 96 x 96; `recall` is the highest, averaged like `map`.
+
+    Args:
+        count: Number of classes.
+        iou_type: Whether the overlap is that of boxes, `'bbox'`, or of masks, `'segm'`.
+        max_detections: Detections per image and class that count, those of the highest scores; COCO takes 100.
+
+    Raises:
+        MissingExtraError: If pycocotools is not installed.
+    """
+
+    columns: ClassVar = (
+        Metric('map', 'mAP', True),
+        Metric('ap50', 'AP50', True),
+        Metric('ap75', 'AP75', True),
+        Metric('ap_small', 'AP small', True),
+        Metric('ap_medium', 'AP medium', True),
+        Metric('ap_large', 'AP large', True),
+        Metric('recall', higher_is_better=True),
+    )
+
+    def __init__(self, count: int, *, iou_type: Literal['bbox', 'segm'] = 'bbox', max_detections: int = 100) -> None:
+        self._coco = require('pycocotools.mask', extra='detection', to='compute average precision')
+        self.count, self.iou_type, self.max_detections = count, iou_type, max_detections
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._images: list[_Image] = []
+
+    def add(
+        self,
+        output: Sequence[PredictedObjects],
+        target: Sequence[TrueObjects],
+        *,
+        crowds: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Take in the objects of a batch of images; they are kept on the CPU, masks run-length encoded.
+
+        Args:
+            output: Detections of each image.
+            target: True objects of each image.
+            crowds: (n,) bool for each image: true objects that stand for many. Detections within them are neither
+                right nor wrong, and crowds cannot be missed.
+
+        Raises:
+            ValueError: If masks are missing where they are compared.
+        """
+        for index, (predicted, true) in enumerate(zip(output, target, strict=True)):
+            crowd = np.zeros(len(true.labels), bool) if crowds is None else crowds[index].cpu().numpy().astype(bool)
+            scores = predicted.scores.detach().cpu()
+            scores = scores.numpy() if scores.dtype == torch.float64 else scores.float().numpy()
+            self._images.append(
+                _Image(self._shapes(predicted), _labels(predicted), scores, self._shapes(true), _labels(true), crowd)
+            )
+
+    def reduce(self) -> None:
+        """Take in the objects of all processes."""
+        if is_shared():
+            parts: list[Any] = [None] * distributed.get_world_size()
+            distributed.all_gather_object(parts, self._images)
+            self._images = [image for part in parts for image in part]
+
+    def values(self) -> dict[str, float]:
+        """Return the scores; NaN where there is no true object (of the size)."""
+        curves = self._curves()
+        precision = curves.precision[..., 0]
+        means = [
+            precision,
+            precision[_HALF],
+            precision[_THREE_QUARTERS],
+            *curves.precision[..., 1:].unbind(-1),
+            curves.recall[..., 0],
+        ]
+        return {metric.name: float(values.nanmean()) for metric, values in zip(self.columns, means)}
+
+    def per_class(self) -> dict[str, list[float]]:
+        """Return `map`, `ap50` and `recall` of each class, in the order of their indices; NaN without true objects."""
+        curves = self._curves()
+        precision = curves.precision[..., 0]
+        return {
+            'map': self._spread(precision.nanmean((0, 1))),
+            'ap50': self._spread(precision[_HALF].nanmean(0)),
+            'recall': self._spread(curves.recall[..., 0].nanmean(0)),
+        }
+
+    def average_precision(self, *, iou: float = 0.5, score: float = 0.0) -> list[float]:
+        """Return the average precision of each class, as ArcGIS's `average_precision_score` asks for it.
+
+        Args:
+            iou: Lowest overlap of a true positive, 0..1 without 0. ArcGIS takes 0.1, which few others do.
+            score: Objects with a lower score are ignored.
+
+        Returns:
+            One number per class, in the order of their indices; NaN without true objects.
+        """
+        return self._spread(self._curves(iou, score).precision[0, :, :, 0].nanmean(0))
+
+    def precision_recall(self, *, iou: float = 0.5) -> dict[int, PrecisionRecall]:
+        """Return the curve of each class that occurs in truth or prediction, by its index.
+
+        Args:
+            iou: Lowest overlap of a true positive, 0..1 without 0.
+        """
+        curves, recalls = self._curves(iou), torch.tensor(COCO_RECALLS, dtype=torch.float64)
+        return {
+            label: PrecisionRecall(recalls, curves.precision[0, :, k, 0], curves.scores[0, :, k, 0])
+            for k, label in enumerate(self._labels)
+        }
+
+    def count_matches(self, *, iou: float = 0.5, score: float = 0.5) -> Tensor:
+        """Count true positives, false positives and false negatives, image by image and class by class.
+
+        As in COCO the detection of the highest score is matched first, to the true object of its class that it overlaps
+        most and that is not matched yet.
+
+        Args:
+            iou: Lowest overlap of a true positive, 0..1 without 0.
+            score: Detections of a lower score are ignored.
+
+        Returns:
+            (images, classes, 3) int64: `TP`, `FP` and `FN`; images in the order of `add`.
+        """
+        _check_iou(iou)
+        matches = [torch.from_numpy(self._match(image, iou, score)) for image in self._images]
+        return torch.stack(matches) if matches else torch.zeros(0, self.count, 3, dtype=torch.int64)
+
+    def _match(self, image: '_Image', iou: float, score: float) -> np.ndarray:
+        """Return (classes, 3) int64."""
+        counts = np.zeros((self.count, 3), np.int64)
+        order = np.argsort(-image.scores, kind='stable')
+        chosen = order[image.scores[order] >= score]
+        labels, crowd = image.labels[chosen], image.crowd
+        overlaps = np.zeros((len(chosen), len(crowd)))
+        if overlaps.size:
+            shapes = _coco_shapes([image.shapes[i] for i in chosen]), _coco_shapes(image.true_shapes)
+            overlaps = np.array(self._coco.iou(*shapes, crowd.tolist()))
+        overlaps[labels[:, None] != image.true_labels[None]] = 0
+        for label, row in zip(labels, overlaps):
+            single = np.where(crowd, 0, row)
+            best = int(single.argmax()) if len(row) else -1
+            if best >= 0 and single[best] >= iou:
+                counts[label, TP] += 1
+                overlaps[:, best] = 0  # matched
+            elif not (row[crowd] >= iou).any():
+                counts[label, FP] += 1
+        counts[:, FN] = np.bincount(image.true_labels[~crowd], minlength=self.count) - counts[:, TP]
+        return counts
+
+    @property
+    def _labels(self) -> list[int]:
+        """Classes that occur, in order."""
+        labels = [part for image in self._images for part in (image.labels, image.true_labels)]
+        return np.unique(np.concatenate(labels)).tolist() if labels else []
+
+    def _spread(self, found: Tensor) -> list[float]:
+        """Put the values of the classes that occur among all classes."""
+        values = [math.nan] * self.count
+        for label, value in zip(self._labels, found.tolist()):
+            values[label] = value
+        return values
+
+    def _shapes(self, objects: TrueObjects) -> list[Any]:
+        """Return what overlaps are computed of: boxes as left, top, width, height, or encoded masks."""
+        if self.iou_type == 'bbox':
+            corners = objects.boxes.detach().cpu().double()
+            return torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
+        if objects.masks is None:
+            raise ValueError("iou_type 'segm' compares masks, and an image's objects have none; use 'bbox'")
+        masks = objects.masks.detach().cpu().numpy().astype(np.uint8)
+        return self._coco.encode(np.asfortranarray(masks.transpose(1, 2, 0))) if len(masks) else []
+
+    def _curves(self, iou: float | None = None, score: float = -math.inf) -> '_Curves':
+        """Evaluate at one overlap or at all of COCO's, without the detections of a lower score."""
+        if iou is not None:
+            _check_iou(iou)
+        ious = COCO_IOUS if iou is None else (iou,)
+        labels = self._labels
+        if not labels:
+            nothing = torch.full((len(ious), len(COCO_RECALLS), 0, 4), torch.nan)
+            return _Curves(nothing, nothing, nothing[:, 0])
+        images = [image.without_scores_below(score) for image in self._images]
+        evaluate = require('pycocotools.cocoeval', extra='detection', to='compute average precision').COCOeval
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            true, predicted = (_coco_index(images, labels, self.iou_type, true=true) for true in (True, False))
+            run = evaluate(true, predicted, self.iou_type)
+            run.params.iouThrs, run.params.recThrs = np.array(ious), np.array(COCO_RECALLS)
+            run.params.maxDets = [self.max_detections]
+            run.evaluate()
+            run.accumulate()
+        parts = (torch.from_numpy(run.eval[name][..., -1]) for name in ('precision', 'scores', 'recall'))
+        return _Curves(*(part.masked_fill(part == -1, torch.nan) for part in parts))
+
+
 class _Curves(NamedTuple):
     """COCO's arrays, float64, NaN where undefined.
 
@@ -132,170 +277,37 @@ class _Curves(NamedTuple):
     recall: Tensor
 
 
-class DetectionScores:
-    """COCO's average precision, by torchmetrics and pycocotools (Lin et al. 2014, arXiv:1405.0312); see `Scores`.
-
-    `map` is the mean over overlaps of `COCO_IOUS` and over the classes with true objects, `ap50` and `ap75` are those
-    of one overlap; small is under 32 x 32 pixels, large above 96 x 96; `recall` is the highest, averaged like `map`.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Image:
+    """Detections and true objects of one image.
 
     Args:
-        count: Number of classes.
-        iou_type: Whether the overlap is that of boxes, `'bbox'`, or of masks, `'segm'`.
-        most: Objects per image that count, the surest; COCO takes 100.
-
-    Raises:
-        MissingExtraError: If torchmetrics or pycocotools are not installed.
+        shapes: Of detections: left, top, width, height each; or run-length encoded masks.
+        labels: (n,) int64 class indices.
+        scores: (n,) float.
+        true_shapes: As `shapes`.
+        true_labels: As `labels`.
+        crowd: (true,) bool, objects that stand for many.
     """
 
-    names: ClassVar = ('map', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large', 'recall')
+    shapes: list[Any]
+    labels: np.ndarray
+    scores: np.ndarray
+    true_shapes: list[Any]
+    true_labels: np.ndarray
+    crowd: np.ndarray
 
-    def __init__(self, count: int, *, iou_type: Literal['bbox', 'segm'] = 'bbox', most: int = 100) -> None:
-        self.count, self.iou_type, self.most = count, iou_type, most
-        self.reset()
+    def without_scores_below(self, score: float) -> '_Image':
+        """Return the image without the detections of a lower score."""
+        kept = np.flatnonzero(self.scores >= score)
+        if len(kept) == len(self.scores):
+            return self
+        shapes = [self.shapes[index] for index in kept]
+        return replace(self, shapes=shapes, labels=self.labels[kept], scores=self.scores[kept])
 
-    def reset(self) -> None:
-        """Forget all images."""
-        self._kept = self._empty()
 
-    def add(self, output: Sequence[FoundObjects], target: Sequence[TrueObjects]) -> None:
-        """Take in the objects of a batch of images; they are kept on the CPU, masks run-length encoded.
-
-        Raises:
-            ValueError: If masks are missing where they are compared.
-        """
-        found = [self._as_dict(objects) | {'scores': objects.scores.detach().cpu().float()} for objects in output]
-        self._kept.update(found, [self._as_dict(objects) for objects in target])
-
-    def reduce(self) -> None:
-        """Take in the objects of all processes."""
-        if is_shared():
-            parts: list[Any] = [None] * distributed.get_world_size()
-            distributed.all_gather_object(parts, self._kept.metric_state)
-            self._kept = self._holding({name: [item for part in parts for item in part[name]] for name in parts[0]})
-
-    def values(self) -> dict[str, float]:
-        """Return the scores; NaN where there is no true object (of the size)."""
-        curves = _curves(self._kept)
-        every = curves.precision[..., 0]
-        half, three_quarters = COCO_IOUS.index(0.5), COCO_IOUS.index(0.75)
-        means = [
-            every,
-            every[half],
-            every[three_quarters],
-            *curves.precision[..., 1:].unbind(-1),
-            curves.recall[..., 0],
-        ]
-        return {name: float(values.nanmean()) for name, values in zip(self.names, means)}
-
-    def per_class(self) -> dict[str, list[float]]:
-        """Return `map`, `ap50` and `recall` of each class, in the order of their indices; NaN without true objects."""
-        curves = _curves(self._kept)
-        every, half = curves.precision[..., 0], COCO_IOUS.index(0.5)
-        return {
-            'map': self._spread(every.nanmean((0, 1))),
-            'ap50': self._spread(every[half].nanmean(0)),
-            'recall': self._spread(curves.recall[..., 0].nanmean(0)),
-        }
-
-    def average_precision(self, *, iou: float = 0.5, score: float = 0.0) -> list[float]:
-        """Return the average precision of each class, as ArcGIS's `average_precision_score` asks for it.
-
-        Args:
-            iou: Overlap from which on an object is found, 0..1 without 0. ArcGIS takes 0.1, which few others do.
-            score: Objects with a lower score are left out.
-
-        Returns:
-            One number per class, in the order of their indices; NaN without true objects.
-        """
-        return self._spread(self._at(iou, score).precision[0, :, :, 0].nanmean(0))
-
-    def precision_recall(self, *, iou: float = 0.5) -> dict[int, PrecisionRecall]:
-        """Return the curve of each class that occurs in truth or prediction, by its index.
-
-        Args:
-            iou: Overlap from which on an object is found, 0..1 without 0.
-        """
-        curves, recalls = self._at(iou, 0.0), torch.linspace(0, 1, 101, dtype=torch.float64)
-        return {
-            label: PrecisionRecall(recalls, curves.precision[0, :, k, 0], curves.scores[0, :, k, 0])
-            for k, label in enumerate(self._labels)
-        }
-
-    def count_cases(self, *, iou: float = 0.5, score: float = 0.5) -> Tensor:
-        """Count what was found, what was found wrongly and what was missed, image by image and class by class.
-
-        Args:
-            iou: Overlap from which on an object is found, 0..1 without 0.
-            score: Objects with a lower score are left out.
-
-        Returns:
-            (images, classes, 3) int64: objects found, false alarms, objects missed; images in the order of `add`.
-        """
-        _check_iou(iou)
-        state = self._kept.metric_state
-        shape = 'mask' if self.iou_type == 'segm' else 'box'
-        found = [state[f'detection_{name}'] for name in (shape, 'labels', 'scores')]
-        truth = [state[f'groundtruth_{name}'] for name in (shape, 'labels')]
-        images = [Image(*map(_as_array, parts)) for parts in zip(*found, *truth)]
-        counted = [torch.from_numpy(count_image(image, self.count, iou=iou, score=score)) for image in images]
-        return torch.stack(counted) if counted else torch.zeros(0, self.count, 3, dtype=torch.int64)
-
-    @property
-    def _labels(self) -> list[int]:
-        """Classes that occur, in COCO's order."""
-        state = self._kept.metric_state
-        labels = [*state['detection_labels'], *state['groundtruth_labels']]
-        return torch.cat(labels).unique().tolist() if labels else []
-
-    def _spread(self, found: Tensor) -> list[float]:
-        """Put the values of the classes that occur among all classes."""
-        values = [math.nan] * self.count
-        for label, value in zip(self._labels, found.tolist()):
-            values[label] = value
-        return values
-
-    def _at(self, iou: float, score: float) -> _Curves:
-        """Evaluate once more, at another overlap and without the objects of a lower score."""
-        _check_iou(iou)
-        state = dict(self._kept.metric_state)
-        chosen = [(scores >= score).nonzero()[:, 0].tolist() for scores in state['detection_scores']]
-        for name in ('detection_scores', 'detection_labels', 'detection_box'):
-            state[name] = [items[rows] for items, rows in zip(state[name], chosen)]
-        state['detection_mask'] = [
-            tuple(masks[row] for row in rows) for masks, rows in zip(state['detection_mask'], chosen)
-        ]
-        return _curves(self._holding(state, (iou,)))
-
-    def _holding(self, state: dict[str, list[Any]], ious: Sequence[float] = COCO_IOUS) -> Any:
-        """Build a metric that holds what another one held."""
-        metric = self._empty(ious)
-        for name, items in state.items():
-            setattr(metric, name, items)
-        return metric
-
-    def _empty(self, ious: Sequence[float] = COCO_IOUS) -> Any:
-        purpose = 'score detected objects'
-        require('pycocotools', extra='detection', to=purpose)
-        metrics = require('torchmetrics.detection', extra='detection', to=purpose)
-        metric = metrics.MeanAveragePrecision(
-            iou_type=self.iou_type,
-            iou_thresholds=list(ious),
-            max_detection_thresholds=[1, min(10, self.most), self.most],
-            extended_summary=True,
-            backend='pycocotools',
-            sync_on_compute=False,
-        )
-        metric.warn_on_many_detections = False
-        metric.update([], [])  # torchmetrics warns of values without any update
-        return metric
-
-    def _as_dict(self, objects: TrueObjects) -> dict[str, Tensor]:
-        held = {'boxes': objects.boxes.detach().cpu().float(), 'labels': objects.labels.detach().cpu().long()}
-        if self.iou_type == 'bbox':
-            return held
-        if objects.masks is None:
-            raise ValueError("iou_type 'segm' compares masks, and an image's objects have none; use 'bbox'")
-        return held | {'masks': objects.masks.detach().cpu().bool()}
+def _labels(objects: TrueObjects) -> np.ndarray:
+    return objects.labels.detach().cpu().numpy().astype(np.int64)
 
 
 def _check_iou(iou: float) -> None:
@@ -303,16 +315,26 @@ def _check_iou(iou: float) -> None:
         raise ValueError(f'iou must be above 0 and at most 1, got {iou}')
 
 
-def _as_array(items: Any) -> Any:
-    """Return a tensor as an array; encoded masks are left as they are."""
-    return items.numpy() if isinstance(items, Tensor) else items
+def _coco_shapes(shapes: list[Any]) -> Any:
+    return shapes if isinstance(shapes[0], dict) else np.array(shapes, np.float64)
 
 
-def _curves(metric: Any) -> _Curves:
-    """Evaluate a metric: its arrays for the largest number of objects per image."""
-    found = metric.compute()
-    if 'precision' not in found:  # there is no image
-        nothing = torch.full((len(metric.iou_thresholds), 101, 0, 4), torch.nan)
-        return _Curves(nothing, nothing, nothing[:, 0])
-    parts = (found[name][..., -1].double() for name in ('precision', 'scores', 'recall'))
-    return _Curves(*(part.masked_fill(part == -1, torch.nan) for part in parts))
+def _coco_index(images: Sequence[_Image], labels: Sequence[int], iou_type: str, *, true: bool) -> Any:
+    """Return the true objects or the detections of all images as pycocotools keeps them."""
+    area = require('pycocotools.mask', extra='detection', to='compute average precision').area
+    rows = []
+    for number, image in enumerate(images):
+        shapes, classes = (image.true_shapes, image.true_labels) if true else (image.shapes, image.labels)
+        for k, (shape, label) in enumerate(zip(shapes, classes.tolist())):
+            row = {'id': len(rows) + 1, 'image_id': number, 'category_id': label}  # an id of 0 would mean no match
+            if iou_type == 'bbox':
+                row |= {'bbox': shape, 'area': shape[2] * shape[3]}
+            else:
+                row |= {'segmentation': shape, 'area': float(area(shape))}
+            rows.append(row | ({'iscrowd': int(image.crowd[k])} if true else {'score': float(image.scores[k])}))
+    index = require('pycocotools.coco', extra='detection', to='compute average precision').COCO()
+    # sizes are read and not used where masks are encoded
+    sizes = [{'id': number, 'height': 0, 'width': 0} for number in range(len(images))]
+    index.dataset = {'images': sizes, 'categories': [{'id': label} for label in labels], 'annotations': rows}
+    index.createIndex()
+    return index

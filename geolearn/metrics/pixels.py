@@ -1,13 +1,15 @@
-"""Scores of pixel classification."""
+"""Scores of pixel classification, of all chips and of each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from geolearn.classes import IGNORE_INDEX
-from geolearn.metrics.scores import add_to, count_indices, main_output, sum_over_processes
+from geolearn.metrics.scores import Metric, add_to, count_indices, main_output, sum_over_processes
 
 
 @dataclass(eq=False)
@@ -87,7 +89,7 @@ class ConfusionMatrix:
 
     @property
     def recall(self) -> Tensor:
-        """Share of the pixels of a class that are found; NaN for absent classes."""
+        """Share of the pixels of a class that are predicted as such; NaN for absent classes."""
         return self._cells.diagonal() / self._cells.sum(1)
 
     @property
@@ -99,11 +101,6 @@ class ConfusionMatrix:
     def miou(self) -> float:
         """Mean IoU over the classes that occur in truth or prediction."""
         return float(self.iou.nanmean())
-
-    @property
-    def mean_precision(self) -> float:
-        """Mean precision over the classes that are predicted."""
-        return float(self.precision.nanmean())
 
     @property
     def mean_recall(self) -> float:
@@ -128,7 +125,11 @@ class PixelScores:
         count: Number of classes.
     """
 
-    names: ClassVar = ('accuracy', 'miou', 'dice')
+    columns: ClassVar = (
+        Metric('accuracy', higher_is_better=True),
+        Metric('miou', 'mean IoU', True),
+        Metric('dice', higher_is_better=True),
+    )
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -149,4 +150,39 @@ class PixelScores:
     def values(self) -> dict[str, float]:
         """Return the scores; NaN if nothing was counted."""
         matrix = ConfusionMatrix(self.count, self.matrix.counts.cpu())
-        return dict(zip(self.names, (matrix.accuracy, matrix.miou, matrix.mean_f1)))
+        return {'accuracy': matrix.accuracy, 'miou': matrix.miou, 'dice': matrix.mean_f1}
+
+
+def score_chips(predictions: Tensor, masks: Tensor, class_count: int) -> list[float]:
+    """Return the mean IoU of each chip over the classes in its truth or prediction; NaN where nothing is labelled.
+
+    Args:
+        predictions: (n, height, width) class indices.
+        masks: (n, height, width) class indices or IGNORE_INDEX.
+        class_count: Number of classes.
+    """
+    scores = []
+    for prediction, mask in zip(predictions, masks):
+        matrix = ConfusionMatrix.empty(class_count)
+        matrix.add(prediction, mask)
+        scores.append(matrix.miou)
+    return scores
+
+
+def rank_chips(scores: Sequence[float], *, highest_first: bool) -> list[int]:
+    """Order chips by a score each; those of NaN, where nothing is labelled, come last.
+
+    Args:
+        scores: One for each chip, such as its IoU or its loss.
+        highest_first: True for the worst first by loss, False for the worst first by IoU.
+    """
+    values = np.asarray(scores, np.float64)
+    # stable, so that equal chips keep their order whatever their number
+    return np.argsort(-values if highest_first else values, kind='stable').tolist()
+
+
+def choose_typical(scores: Sequence[float], count: int) -> list[int]:
+    """Return up to `count` chips around the middle of all that have a score, the worst first by IoU."""
+    ranked = [index for index in rank_chips(scores, highest_first=False) if not np.isnan(scores[index])]
+    start = max(0, (len(ranked) - count) // 2)
+    return ranked[start : start + count]

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from geolearn.metrics.scores import main_output, sum_over_processes, widest
+from geolearn.metrics.scores import Metric, main_output, sum_over_processes, widest
 
 
 class RegressionScores:
@@ -16,7 +16,12 @@ class RegressionScores:
     (Chan et al. 1983), so that values far from 0 lose no digits.
     """
 
-    names: ClassVar = ('rmse', 'mae', 'bias', 'r2')
+    columns: ClassVar = (
+        Metric('rmse', 'RMSE', False),
+        Metric('mae', 'MAE', False),
+        Metric('bias'),
+        Metric('r2', 'R²', True),
+    )
 
     def __init__(self) -> None:
         self.reset()
@@ -69,4 +74,4 @@ class RegressionScores:
         spread = self.spread.cpu()
         r2 = 1 - squared / spread if spread > 0 else torch.nan
         found = ((squared / count).sqrt(), absolute / count, errors / count, r2)
-        return {name: float(value) for name, value in zip(self.names, found)}
+        return {metric.name: float(value) for metric, value in zip(self.columns, found)}

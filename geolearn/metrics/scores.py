@@ -1,25 +1,55 @@
-"""What the training loop asks of metrics: to see every validation batch, and to return a row of the epoch's table."""
+"""The interface between metrics and the training loop, and what counting batch by batch needs."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, distributed
 
-from geolearn.errors import UnknownNameError
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A column of the epoch table.
+
+    Args:
+        name: Unique, such as ``'miou'``.
+        label: For people, such as ``'mean IoU'``; empty for the name with blanks in place of underscores.
+        higher_is_better: Which way it improves; None where neither way is better, as for a bias.
+    """
+
+    name: str
+    label: str = ''
+    higher_is_better: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            object.__setattr__(self, 'label', self.name.replace('_', ' '))
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether a value is better than another one; a number is better than NaN.
+
+        Raises:
+            ValueError: If neither way is better.
+        """
+        if self.higher_is_better is None:
+            raise ValueError(f'{self.name!r} is best at 0: no value of it is better for being higher or lower')
+        if math.isnan(value) or math.isnan(than):
+            return not math.isnan(value)
+        return value > than if self.higher_is_better else value < than
+
+
+LOSSES = (Metric('train_loss', 'training loss', False), Metric('valid_loss', 'validation loss', False))
+"""The first columns of every epoch table."""
 
 
 class Scores(Protocol):
-    """Metrics that are counted batch by batch.
-
-    Args:
-        names: Of the values, in the order in which they are shown.
-    """
+    """Metrics that are counted batch by batch."""
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the values, in the order in which they are shown."""
+    def columns(self) -> tuple[Metric, ...]:
+        """The metrics, in the order in which they are shown."""
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -31,54 +61,21 @@ class Scores(Protocol):
         """Take in what other processes counted: all must call it, once, after their last batch."""
 
     def values(self) -> dict[str, float]:
-        """Return each name's value, in the order of `names`; NaN where it is undefined."""
+        """Return the value of each metric by name, in the order of `columns`; NaN where it is undefined."""
 
 
-HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
-    {
-        'train_loss': False,
-        'valid_loss': False,
-        'accuracy': True,
-        'miou': True,
-        'dice': True,
-        'kappa': True,
-        'boundary_iou': True,
-        'ece': False,
-        'rmse': False,
-        'mae': False,
-        'r2': True,
-        'f1': True,
-        'f1_micro': True,
-        'f1_macro': True,
-        'f2_micro': True,
-        'f2_macro': True,
-        'precision': True,
-        'recall': True,
-        'hamming_loss': False,
-        'map': True,
-        'ap50': True,
-        'ap75': True,
-        'ap_small': True,
-        'ap_medium': True,
-        'ap_large': True,
-    }
-)
-"""Which way each value improves. `bias` is missing: it is best at 0."""
-
-
-def higher_is_better(name: str) -> bool:
-    """Tell whether a value improves as it grows, for those who keep the best epoch.
+def best_epoch(rows: Sequence[Mapping[str, float]], metric: Metric) -> int | None:
+    """Return the position of the best row by a metric, the first of equals; None where no row has a number there.
 
     Args:
-        name: One of `HIGHER_IS_BETTER`.
-
-    Raises:
-        UnknownNameError: If there is no such value, or it has no better side.
+        rows: Of the epoch table, values by column.
+        metric: Which must have a better side.
     """
-    try:
-        return HIGHER_IS_BETTER[name]
-    except KeyError:
-        raise UnknownNameError('value to monitor', name, HIGHER_IS_BETTER) from None
+    best = None
+    for index, row in enumerate(rows):
+        if metric.is_better(row.get(metric.name, math.nan), math.nan if best is None else rows[best][metric.name]):
+            best = index
+    return best
 
 
 def main_output(output: Tensor | tuple[Tensor, ...]) -> Tensor:

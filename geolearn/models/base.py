@@ -19,7 +19,7 @@ from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError, NotTrainedError, UnknownNameError
 from geolearn.history import Evaluation, History
-from geolearn.metrics import Scores
+from geolearn.metrics import LOSSES, Scores
 from geolearn.models.bundling import (
     _check_fits,
     _leave_out,
@@ -481,7 +481,7 @@ class Model(StoredModel):
     @property
     def available_metrics(self) -> list[str]:
         """Columns of the epoch table, for ``fit(monitor=...)``."""
-        return ['train_loss', 'valid_loss', *self.make_scores().names]
+        return [metric.name for metric in (*LOSSES, *self.make_scores().columns)]
 
     @property
     def supported_backbones(self) -> list[str]:

@@ -123,7 +123,7 @@ class ObjectDetector(Model):
     def make_scores(self) -> DetectionScores:
         """Make what compares the objects of the validation chips in each epoch."""
         count, most = len(self.spec.class_infos), self._options(self.spec).head.most
-        return DetectionScores(count, iou_type='segm' if self.recipe.masks else 'bbox', most=most)
+        return DetectionScores(count, iou_type='segm' if self.recipe.masks else 'bbox', max_detections=most)
 
     @classmethod
     def emd_fields(cls, spec: ModelSpec) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from geolearn.history import Evaluation
 from geolearn.inference.encoding import RegressionEncoding
 from geolearn.losses import ValueLossOptions, make_value_loss
 from geolearn.losses.regression import InSpreads
-from geolearn.metrics import RegressionScores
+from geolearn.metrics import RegressionScores, rank_chips
 from geolearn.models.base import register_model
 from geolearn.models.evaluation.regression import ValueJudgement, judge_values, predict_chips
 from geolearn.models.new_spec import BackboneChoice, require_task
@@ -155,7 +155,7 @@ class PixelRegressor(PixelModel):
             worst_first: Those of the highest root mean square error, instead of the first.
         """
         if worst_first:
-            return self.draw_chips(plotting.rank_chips(self.judge().errors, highest_first=True)[:rows])
+            return self.draw_chips(rank_chips(self.judge().errors, highest_first=True)[:rows])
         return self.draw_chips(range(min(rows, len(self._needed_data().valid_ds))))
 
     def draw_chips(self, indexes: Sequence[int]) -> 'Figure':

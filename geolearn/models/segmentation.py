@@ -17,7 +17,7 @@ from geolearn.inference.mapping import map_raster
 from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.reading import RasterSource
 from geolearn.losses import make_pixel_loss
-from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature
+from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature, rank_chips
 from geolearn.models.base import Model
 from geolearn.models.evaluation.pixels import (
     JudgedChips,
@@ -190,7 +190,7 @@ class JudgedClassifier(Model):
     def _order(self, *, worst_first: bool) -> list[int]:
         """Return the positions of the validation chips, the first or the worst first."""
         if worst_first:
-            return plotting.rank_chips(self.judge().scores, highest_first=False)
+            return rank_chips(self.judge().scores, highest_first=False)
         return list(range(len(self._needed_data().valid_ds)))
 
     def plot_confusion_matrix(self) -> 'Figure':
@@ -203,7 +203,7 @@ class JudgedClassifier(Model):
         Args:
             num_examples: Number of chips.
         """
-        order = plotting.rank_chips(self.judge().losses, highest_first=True)
+        order = rank_chips(self.judge().losses, highest_first=True)
         return self.draw_chips(order[:num_examples], losses=True)
 
     def plot_calibration(self) -> 'Figure':

@@ -1,6 +1,5 @@
 """Figures of chips, results and training. The only place that imports matplotlib, and only when something is drawn."""
 
-from geolearn.metrics.per_chip import choose_typical, rank_chips, score_chips
 from geolearn.plotting.canvas import class_colors, instance_colors, natural_colors, stretch
 from geolearn.plotting.chips import (
     show_batch,
@@ -13,22 +12,17 @@ from geolearn.plotting.chips import (
     show_values,
 )
 from geolearn.plotting.confusion import show_confusion_matrix, show_reliability
-from geolearn.plotting.fitting import best_epoch, name_score, show_losses, show_rate_test
+from geolearn.plotting.fitting import show_losses, show_rate_test
 from geolearn.plotting.places import show_split_map
 from geolearn.plotting.regression import show_value_predictions, show_value_scatter
 from geolearn.plotting.results import describe_chip, error_map, show_hard_examples, show_predictions
 
 __all__ = [
-    'best_epoch',
-    'choose_typical',
     'class_colors',
     'describe_chip',
     'error_map',
     'instance_colors',
-    'name_score',
     'natural_colors',
-    'rank_chips',
-    'score_chips',
     'show_batch',
     'show_boxes',
     'show_chips',

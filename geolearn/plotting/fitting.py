@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geolearn.metrics import HIGHER_IS_BETTER, higher_is_better
+from geolearn.metrics import best_epoch, find_metric, find_monitor, name_metric
 from geolearn.plotting.canvas import BLUE, GREEN, GREY, ORANGE, VERMILION, new_chart
 
 if TYPE_CHECKING:
@@ -16,24 +16,6 @@ if TYPE_CHECKING:
 
 SCORE_LIMIT = 3
 """Scores drawn beside the losses; more would hide one another."""
-
-_NAMES = {
-    'train_loss': 'training loss',
-    'valid_loss': 'validation loss',
-    'miou': 'mean IoU',
-    'boundary_iou': 'boundary IoU',
-    'map': 'mAP',
-    'ap50': 'AP50',
-    'ap75': 'AP75',
-    'ap_small': 'AP small',
-    'ap_medium': 'AP medium',
-    'ap_large': 'AP large',
-    'r2': 'R²',
-    'rmse': 'RMSE',
-    'mae': 'MAE',
-    'f1': 'F1',
-    'ece': 'calibration error',
-}
 
 _SCORE_STYLES = ((GREEN, 's', '--'), (VERMILION, '^', '-.'), ('#7b4ea3', 'D', ':'))
 
@@ -66,9 +48,9 @@ def show_losses(
     lines: list[Line2D] = list(ax.get_lines())
     if names := score_names(epochs):
         lines += _draw_scores(ax, ends, epochs, names)
-    best = best_epoch(epochs, monitor)
+    best = best_epoch(epochs, find_monitor(monitor))
     if best is not None:
-        label = f'best epoch: {ends[best]} (by {name_score(monitor)})'
+        label = f'best epoch: {ends[best]} (by {name_metric(monitor)})'
         lines.append(ax.axvline(ends[best], color=ORANGE, linestyle=':', linewidth=2, zorder=0, label=label))
     figure.legend(handles=lines, loc='outside lower center', ncols=3, frameon=False, fontsize=9)
     if epochs:
@@ -76,27 +58,10 @@ def show_losses(
     return figure
 
 
-def best_epoch(epochs: Sequence[Mapping[str, float]], monitor: str = 'valid_loss') -> int | None:
-    """Return the position of the best row by a column, the first of equals; None where no row has a number there.
-
-    Raises:
-        UnknownNameError: If the column has no better side.
-    """
-    sign = -1 if higher_is_better(monitor) else 1
-    values = [sign * row.get(monitor, math.nan) for row in epochs]
-    known = [index for index, value in enumerate(values) if not math.isnan(value)]
-    return min(known, key=lambda index: values[index]) if known else None
-
-
 def score_names(epochs: Sequence[Mapping[str, float]]) -> list[str]:
     """Return the columns that are drawn beside the losses."""
     names = dict.fromkeys(name for row in epochs for name, value in row.items() if math.isfinite(value))
-    return [name for name in names if HIGHER_IS_BETTER.get(name)][:SCORE_LIMIT]
-
-
-def name_score(column: str) -> str:
-    """Return what people call a column of the epochs' table."""
-    return _NAMES.get(column, column.replace('_', ' '))
+    return [name for name in names if find_metric(name).higher_is_better][:SCORE_LIMIT]
 
 
 def show_rate_test(rates: Sequence[float], losses: Sequence[float], suggestion: float) -> 'Figure':
@@ -116,7 +81,7 @@ def _draw_scores(
     second.spines['top'].set_visible(False)
     for name, (color, marker, dash) in zip(names, _SCORE_STYLES):
         values = [row.get(name, math.nan) for row in epochs]
-        second.plot(ends, values, marker + dash, color=color, markersize=5, linewidth=1.2, label=name_score(name))
+        second.plot(ends, values, marker + dash, color=color, markersize=5, linewidth=1.2, label=name_metric(name))
     low, high = second.get_ylim()
     if low > -0.3 and high < 1.3:
         second.set_ylim(min(low, 0), 1.02)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from geolearn.errors import CheckpointError, UnknownNameError
 from geolearn.history import History
-from geolearn.metrics.scores import higher_is_better
+from geolearn.metrics import Metric, find_metric
 from geolearn.training import distributed as processes
 from geolearn.training.fastai import CancelFitException, QuickCallback
 from geolearn.training.optimization import MeanWeights
@@ -103,46 +103,41 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ready
 
 
-def resolve_monitor(name: str, columns: Sequence[str]) -> str:
+def resolve_monitor(name: str, columns: Sequence[Metric]) -> Metric:
     """Return the column that a monitor means; ``'valid_miou'`` is what ArcGIS calls ``'miou'``.
 
     Raises:
-        UnknownNameError: If there is no such column; the message holds those there are.
+        UnknownNameError: If there is no such column, or neither way is better; the message holds those there are.
     """
+    known = {metric.name: metric for metric in columns if metric.higher_is_better is not None}
     for candidate in (name, name.removeprefix('valid_')):
-        if candidate in columns:
-            return candidate
-    raise UnknownNameError('monitor', name, columns)
+        if candidate in known:
+            return known[candidate]
+    raise UnknownNameError('monitor', name, known)
 
 
 class Monitor:
     """Follows one column of the epoch table.
 
     Args:
-        column: Its name.
+        metric: The column.
         min_delta: By less than this is not better, for `waited`; for `best` every bit counts.
-        parts: Columns that are parts of the loss, of which less is better.
-
-    Raises:
-        UnknownNameError: If the column has no better side.
     """
 
-    def __init__(self, column: str, min_delta: float, *, parts: Sequence[str] = ()) -> None:
-        self.column = column
-        self._sign = 1.0 if column not in parts and higher_is_better(column) else -1.0
-        self._min_delta, self._parts = min_delta, parts
+    def __init__(self, metric: Metric, min_delta: float) -> None:
+        self.metric, self._min_delta = metric, min_delta
         self.best, self.best_epoch = math.nan, 0
         self._mark, self.waited = math.nan, 0
 
     def take(self, row: Mapping[str, float]) -> bool:
         """Look at an epoch's row; returns whether it is the best so far."""
-        value = row[self.column]
-        gain = self._sign * (value - self._mark)
+        value = row[self.metric.name]
+        gain = abs(value - self._mark) if self.metric.is_better(value, self._mark) else 0.0
         if math.isnan(self._mark) or gain > self._min_delta:
             self._mark, self.waited = value, 0
         else:
             self.waited += 1
-        if math.isnan(value) or self._sign * (value - self.best) <= 0:
+        if not self.metric.is_better(value, self.best):
             return False
         self.best, self.best_epoch = value, int(row['epoch'])
         return True
@@ -150,8 +145,8 @@ class Monitor:
     def state(self) -> dict[str, Any]:
         """Return what it has seen, as JSON."""
         return {
-            'column': self.column,
-            'parts': [*self._parts],
+            'column': self.metric.name,
+            'higher_is_better': self.metric.higher_is_better,
             'best': self.best,
             'best_epoch': self.best_epoch,
             'mark': self._mark,
@@ -162,6 +157,14 @@ class Monitor:
         """Go on from what was seen."""
         self.best, self.best_epoch = state['best'], state['best_epoch']
         self._mark, self.waited = state['mark'], state['waited']
+
+
+def _saved_metric(state: Mapping[str, Any]) -> Metric:
+    """Return the metric of a saved monitor; older checkpoints hold the parts of the loss, not the direction."""
+    column = state['column']
+    if 'higher_is_better' in state:
+        return Metric(column, higher_is_better=state['higher_is_better'])
+    return Metric(column, higher_is_better=column not in state['parts'] and bool(find_metric(column).higher_is_better))
 
 
 FREE_TO_CHANGE = ('callbacks', 'verbose', 'checkpoint', 'seed')
@@ -221,8 +224,7 @@ class Keeper(QuickCallback):
         row = self.history.epochs[-1]
         if self._monitor is None:
             recorder = self.learn.recorder
-            column = resolve_monitor(self.options.monitor, recorder.columns)
-            self._monitor = Monitor(column, self.options.min_delta, parts=recorder.part_names)
+            self._monitor = Monitor(resolve_monitor(self.options.monitor, recorder.columns), self.options.min_delta)
         better = self._monitor.take(row)
         if self.folder is not None and self.options.checkpoint:
             self._write(self.folder, better=better)
@@ -244,7 +246,8 @@ class Keeper(QuickCallback):
     def _stop_if_due(self) -> None:
         monitor, options = self._monitor, self.options
         if options.early_stopping and monitor is not None and monitor.waited >= options.patience:
-            tell(f'stopped: {monitor.column} has not got better by {options.min_delta:g} for {monitor.waited} epochs')
+            column = monitor.metric.name
+            tell(f'stopped: {column} has not got better by {options.min_delta:g} for {monitor.waited} epochs')
             raise CancelFitException
 
     # -- writing
@@ -317,7 +320,7 @@ class Keeper(QuickCallback):
         self.history.batch_losses[:] = snapshot.tensors['history/batch_losses'].tolist()
         self.history.learning_rate, self.history.loaded = kept['learning_rate'], kept['loaded']
         if (state := facts['monitor']) is not None:
-            self._monitor = Monitor(state['column'], self.options.min_delta, parts=state['parts'])
+            self._monitor = Monitor(_saved_metric(state), self.options.min_delta)
             self._monitor.load(state)
         restore_random(snapshot.part('random'), facts['random'])
         if processes.process_index():  # the others draw other numbers than the first
@@ -329,7 +332,8 @@ class Keeper(QuickCallback):
             return
         if processes.process_index() == 0:
             network.load_state_dict(read_snapshot(checkpoint_path(folder, 'best')).part('network'))
-        tell(f'the weights are those of epoch {monitor.best_epoch}, whose {monitor.column} {monitor.best:.4f} was best')
+        column = monitor.metric.name
+        tell(f'the weights are those of epoch {monitor.best_epoch}, whose {column} {monitor.best:.4f} was best')
 
 
 def fingerprint(learn: Any, options: FitOptions) -> dict[str, Any]:

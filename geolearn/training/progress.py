@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geolearn.history import History
-from geolearn.metrics.scores import Scores
+from geolearn.metrics.scores import LOSSES, Metric, Scores
 from geolearn.progress import ProgressBar, print_line
 from geolearn.training.distributed import add_up, process_index
 from geolearn.training.fastai import QuickCallback, Recorder
@@ -89,7 +89,10 @@ class LossRecorder(QuickCallback, Recorder):
         total, weight = add_up(self._total).tolist()
         self.scores.reduce()
         values = self.scores.values()
-        self.log += [total / weight if weight else float('nan'), *(float(values[name]) for name in self.scores.names)]
+        self.log += [
+            total / weight if weight else float('nan'),
+            *(float(values[metric.name]) for metric in self.scores.columns),
+        ]
         self.log += [float(self._parts[name]) / max(self._batches, 1) for name in self.part_names]
 
     def after_epoch(self) -> None:
@@ -122,12 +125,13 @@ class LossRecorder(QuickCallback, Recorder):
         return dict(zip(self.metric_names[1:-1], self.values[-1]))
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """Names that a monitor may have."""
-        return 'train_loss', 'valid_loss', *self.scores.names, *self.part_names
+    def columns(self) -> tuple[Metric, ...]:
+        """Losses, scores and parts of the loss, of which less is better."""
+        parts = (Metric(name, higher_is_better=False) for name in self.part_names)
+        return *LOSSES, *self.scores.columns, *parts
 
     def _name_columns(self) -> None:
-        self.metric_names = ['epoch', 'train_loss', 'valid_loss', *self.scores.names, *self.part_names, 'time']
+        self.metric_names = ['epoch', *(metric.name for metric in self.columns), 'time']
 
 
 def read_losses(losses: list[Any]) -> list[float]:

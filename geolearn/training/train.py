@@ -7,7 +7,6 @@ from typing import Any
 
 from geolearn.errors import CheckpointError
 from geolearn.history import History
-from geolearn.metrics.scores import higher_is_better
 from geolearn.training import distributed as processes
 from geolearn.training.checkpoints import (
     Keeper,
@@ -90,7 +89,7 @@ def _check(learner: ChipLearner, options: FitOptions, folder: Path | None) -> No
         raise ValueError(f'checkpoint={options.checkpoint!r} needs a folder to write to; pass one, or checkpoint=False')
     # parts of the loss are columns too, but known only after the first batch
     if not isinstance(learner.loss_func, PartedLoss):
-        higher_is_better(resolve_monitor(options.monitor, learner.recorder.columns))
+        resolve_monitor(options.monitor, learner.recorder.columns)
 
 
 def _run(learner: ChipLearner, options: FitOptions, callbacks: Sequence[Any]) -> None:

@@ -79,10 +79,10 @@ def test_no_other_temperature_is_more_likely():
 
 def test_a_part_of_the_pixels_is_enough_and_the_seed_repeats_it():
     batches = [draw(seed, sharpness=3.0, shape=(4, 50, 50)) for seed in range(3)]
-    found = fit_temperature(batches, most=5000, seed=1)
+    found = fit_temperature(batches, max_pixels=5000, seed=1)
     assert found == pytest.approx(3.0, rel=0.1)
-    assert fit_temperature(batches, most=5000, seed=1) == found
-    assert fit_temperature(batches, most=5000, seed=2) != found
+    assert fit_temperature(batches, max_pixels=5000, seed=1) == found
+    assert fit_temperature(batches, max_pixels=5000, seed=2) != found
 
 
 def test_the_temperature_of_faultless_chips_is_the_lowest():

@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 from geolearn.classes import IGNORE_INDEX
 from geolearn.errors import UnknownNameError
 from geolearn.metrics import (
-    HIGHER_IS_BETTER,
+    METRICS,
     BoundaryIoU,
     Calibration,
     ChipScores,
@@ -22,7 +22,7 @@ from geolearn.metrics import (
     PixelScores,
     RegressionScores,
     Scores,
-    higher_is_better,
+    find_monitor,
     reduce,
 )
 
@@ -36,6 +36,10 @@ def draw(seed, shape=(2, 9, 11), classes=4):
     ignored = torch.rand(shape, generator=generator) < 0.1
     logits = torch.randn(shape[0], classes, *shape[1:], generator=generator)
     return logits, target.masked_fill(ignored, IGNORE_INDEX)
+
+
+def names_of(scores):
+    return tuple(metric.name for metric in scores.columns)
 
 
 def counted_pairs(logits, target):
@@ -52,7 +56,7 @@ def test_kappa_and_means_are_scikit_learns(seed):
     y, p = counted_pairs(logits, target)
     precision, recall, f1, _ = precision_recall_fscore_support(y, p, average='macro', zero_division=np.nan)
     assert matrix.kappa == pytest.approx(cohen_kappa_score(y, p))
-    assert matrix.mean_precision == pytest.approx(precision)
+    assert float(matrix.precision.nanmean()) == pytest.approx(precision)
     assert matrix.mean_recall == pytest.approx(recall) == pytest.approx(balanced_accuracy_score(y, p))
     assert matrix.mean_f1 == pytest.approx(f1)
 
@@ -116,7 +120,7 @@ def test_pixel_scores_are_those_of_the_matrix_of_all_batches(seed):
     logits, target = (torch.cat(parts) for parts in zip(*batches))
     y, p = counted_pairs(logits, target)
     found = scores.values()
-    assert tuple(found) == scores.names == ('accuracy', 'miou', 'dice')
+    assert tuple(found) == names_of(scores) == ('accuracy', 'miou', 'dice')
     assert found['accuracy'] == pytest.approx((y == p).mean())
     expected = multiclass_jaccard_index(logits, target, 4, ignore_index=IGNORE_INDEX)
     assert found['miou'] == pytest.approx(expected.item(), rel=1e-5)
@@ -161,11 +165,11 @@ def a_batch(name, seed):
 def test_scores_keep_their_promises(name):
     scores: Scores = EVERY[name]()
     nothing = scores.values()
-    assert tuple(nothing) == scores.names
+    assert tuple(nothing) == names_of(scores)
     assert all(math.isnan(value) for value in nothing.values())
     scores.add(*a_batch(name, 1))
     once = scores.values()
-    assert tuple(once) == scores.names
+    assert tuple(once) == names_of(scores)
     assert all(type(value) is float and math.isfinite(value) for value in once.values())
     assert scores.values() == once  # looking changes nothing
     scores.reduce()
@@ -206,9 +210,10 @@ def test_counting_on_a_device_never_waits_for_it(name):
 
 
 def test_every_value_but_bias_says_which_way_is_better():
-    named = {name for make in EVERY.values() for name in make().names}
-    assert named - set(HIGHER_IS_BETTER) == {'bias'}
-    assert higher_is_better('miou')
-    assert not higher_is_better('valid_loss')
+    metrics = {metric.name: metric for make in EVERY.values() for metric in make().columns}
+    assert {name for name, metric in metrics.items() if metric.higher_is_better is None} == {'bias'}
+    assert metrics.items() <= METRICS.items()
+    assert find_monitor('miou').higher_is_better
+    assert not find_monitor('valid_loss').higher_is_better
     with pytest.raises(UnknownNameError, match="unknown value to monitor 'mIOU'; did you mean 'miou'"):
-        higher_is_better('mIOU')
+        find_monitor('mIOU')

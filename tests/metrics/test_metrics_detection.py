@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
 from geolearn.batch import Objects
-from geolearn.metrics import HIGHER_IS_BETTER, DetectionScores
+from geolearn.metrics import METRICS, DetectionScores
 
 
 @dataclass
@@ -59,7 +60,9 @@ def test_values_are_torchmetrics(seed):
     scores = DetectionScores(3)
     scores.add(found[:1], truth[:1])
     scores.add(found[1:], truth[1:])
-    metric = MeanAveragePrecision(class_metrics=True, backend='pycocotools')
+    metric = MeanAveragePrecision(
+        class_metrics=True, backend='pycocotools', rec_thresholds=np.linspace(0, 1, 101).tolist()
+    )
     metric.update(
         [{'boxes': f.boxes, 'labels': f.labels, 'scores': f.scores} for f in found],
         [{'boxes': t.boxes, 'labels': t.labels} for t in truth],
@@ -67,7 +70,7 @@ def test_values_are_torchmetrics(seed):
     expected = metric.compute()
     names = {'map': 'map', 'ap50': 'map_50', 'ap75': 'map_75', 'recall': 'mar_100', 'ap_small': 'map_small'}
     values = scores.values()
-    assert tuple(values) == scores.names
+    assert tuple(values) == tuple(metric.name for metric in scores.columns)
     for name, theirs in names.items():
         assert values[name] == pytest.approx(expected[theirs].item(), abs=1e-6)
     each = scores.per_class()
@@ -159,7 +162,7 @@ def test_masks_are_needed_where_they_are_compared():
 def test_as_many_objects_count_as_asked(most):
     boxes = torch.stack([torch.tensor([x, y, x + 5, y + 5]) for x in range(0, 96, 6) for y in range(0, 54, 6)]).float()
     labels = torch.zeros(len(boxes), dtype=torch.int64)
-    scores = DetectionScores(1, most=most)
+    scores = DetectionScores(1, max_detections=most)
     scores.add([Found(boxes, labels, torch.linspace(1, 0.1, len(boxes)))], [Objects(boxes, labels)])
     assert scores.values()['recall'] == pytest.approx(min(most, len(boxes)) / len(boxes))
     assert (scores.values()['map'] > 0.99) == (most == 200)
@@ -175,4 +178,4 @@ def test_reset_forgets_and_looking_does_not():
     scores.reset()
     scores.add(*[[part] for part in image(1)])
     assert scores.values() == pytest.approx(before, nan_ok=True)
-    assert set(scores.names) <= set(HIGHER_IS_BETTER)
+    assert {metric.name: metric for metric in scores.columns}.items() <= METRICS.items()

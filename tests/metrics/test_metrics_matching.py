@@ -32,21 +32,21 @@ A, B, C = [0, 0, 10, 10], [20, 20, 30, 30], [0, 1, 10, 10]
 @pytest.mark.parametrize('iou_type', ['bbox', 'segm'])
 def test_the_surest_takes_the_object_and_classes_do_not_mix(iou_type):
     scores = DetectionScores(3, iou_type=iou_type)
-    assert scores.count_cases().shape == (0, 3, 3)
+    assert scores.count_matches().shape == (0, 3, 3)
     scores.add(
         [found([C, B, A], [0, 1, 0], [0.9, 0.8, 0.95]), found([], [], [])],
         [truth([A, B], [0, 0]), truth([A], [2])],
     )
-    first, second = scores.count_cases()
+    first, second = scores.count_matches()
     assert first.tolist() == [[1, 1, 1], [0, 1, 0], [0, 0, 0]]
     assert second.tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
-    assert scores.count_cases(score=0.92)[0].tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
-    assert scores.count_cases(iou=0.95, score=0.9)[0, 0].tolist() == [1, 1, 1]
+    assert scores.count_matches(score=0.92)[0].tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert scores.count_matches(iou=0.95, score=0.9)[0, 0].tolist() == [1, 1, 1]
 
 
 def test_an_overlap_of_nothing_is_refused():
     with pytest.raises(ValueError, match='iou must be above 0 and at most 1, got 0'):
-        DetectionScores(1).count_cases(iou=0)
+        DetectionScores(1).count_matches(iou=0)
 
 
 corner = st.integers(0, 12)
@@ -62,7 +62,7 @@ def test_counts_add_up_and_reach_the_recall_of_coco(images):
     for known, seen in images:
         sure = [0.9 - 0.1 * i for i in range(len(seen))]
         scores.add([found(seen, [0] * len(seen), sure)], [truth(known, [0] * len(known))])
-    cases = scores.count_cases(score=0.0)[:, 0]
+    cases = scores.count_matches(score=0.0)[:, 0]
     assert (cases[:, 0] + cases[:, 2]).tolist() == [len(known) for known, _ in images]
     assert (cases[:, 0] + cases[:, 1]).tolist() == [len(seen) for _, seen in images]
     hits, _, misses = cases.sum(0).tolist()

@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional
 
 from geolearn.history import History
+from geolearn.metrics import Metric
 from geolearn.training import FitOptions, make_learner, train
 from geolearn.training.distributed import add_up
 
@@ -35,7 +36,7 @@ class Batches:
 class Counts:
     """Accuracy per pixel, as a Scores."""
 
-    names = ('accuracy',)
+    columns = (Metric('accuracy', higher_is_better=True),)
 
     def __init__(self):
         self.reset()

@@ -13,7 +13,7 @@ from geolearn import plotting
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.classes import IGNORE_INDEX
 from geolearn.data import ChipData
-from geolearn.metrics import BoundaryIoU, Calibration, ConfusionMatrix
+from geolearn.metrics import BoundaryIoU, Calibration, ConfusionMatrix, score_chips
 from geolearn.networks.segmentation import Segmenter
 from geolearn.networks.spec import ModelSpec
 
@@ -76,7 +76,7 @@ def judge_chips(network: Segmenter, chips: ChipLoader, class_count: int, *, temp
         found.calibration.add(logits, masks)
         found.boundaries.add(logits, masks)
         found.losses.extend(mean_costs(_costs(logits, masks), masks))
-        found.scores.extend(plotting.score_chips(predicted, masks, class_count))
+        found.scores.extend(score_chips(predicted, masks, class_count))
     return found
 
 
@@ -167,7 +167,7 @@ def name_chips(seen: JudgedChips, data: ChipData, indexes: Sequence[int]) -> lis
         indexes: Their positions among these.
     """
     names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]
-    scores = plotting.score_chips(seen.predictions, seen.masks, data.c)
+    scores = score_chips(seen.predictions, seen.masks, data.c)
     losses = mean_costs(seen.losses, seen.masks)
     return [
         plotting.describe_chip(name, IoU=score, loss=loss)

@@ -37,7 +37,7 @@ def find_in_objects(model: 'ObjectDetector', data: ChipData, options: DetectorOp
         options: Those in its spec, read.
     """
     scores = model.scores()
-    values, cases = scores.values(), scores.count_cases(iou=OVERLAP, score=SURE)
+    values, cases = scores.values(), scores.count_matches(iou=OVERLAP, score=SURE)
 
     def draw(indexes: Sequence[int]) -> 'Figure':
         titles = [_tell_cases(cases[index]) for index in indexes]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from geolearn import plotting
 from geolearn.data import ChipData
 from geolearn.losses import PixelLossOptions, ValueLossOptions
+from geolearn.metrics import rank_chips
 from geolearn.models.evaluation.pixels import Judgement
 from geolearn.models.reports.report import SAMPLES, Findings, calibration_section, sample_sections
 from geolearn.models.reports.sections import picture, tell
@@ -72,7 +73,7 @@ def _confusion_section(judged: Judgement, data: ChipData) -> Section:
 
 
 def _hard_section(model: 'JudgedClassifier', judged: Judgement) -> Section:
-    hardest = plotting.rank_chips(judged.losses, highest_first=True)[:SAMPLES]
+    hardest = rank_chips(judged.losses, highest_first=True)[:SAMPLES]
     told = 'Those of the highest loss (cross-entropy): here the model is sure and wrong, or the label is.'
     return Section('Hardest chips', (told, picture(model.draw_chips(hardest, losses=True), 'Hardest chips')))
 

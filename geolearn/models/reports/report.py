@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from geolearn import plotting
 from geolearn.bundle import FIGURES, REPORT
 from geolearn.errors import NotTrainedError
-from geolearn.metrics import Calibration
+from geolearn.metrics import Calibration, choose_typical, rank_chips
 from geolearn.models.reports.data import data_section, find_warnings
 from geolearn.models.reports.sections import (
     backbone_section,
@@ -115,9 +115,9 @@ def sample_sections(
         count: Chips in each figure.
     """
     end = 'highest' if highest_is_worst else 'lowest'
-    worst = plotting.rank_chips(scores, highest_first=highest_is_worst)[:count]
+    worst = rank_chips(scores, highest_first=highest_is_worst)[:count]
     shown = [('Worst chips', f'Those of the {end} {by}.', worst)]
-    if len(scores) > count and (typical := plotting.choose_typical(scores, count)):
+    if len(scores) > count and (typical := choose_typical(scores, count)):
         shown.insert(0, ('Typical chips', f'Those in the middle when validation chips are ordered by {by}.', typical))
     names = ['show_results', '']  # a bundle keeps the first by itself too, as Esri's do
     return [

@@ -20,6 +20,7 @@ from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BackboneError
 from geolearn.history import History
+from geolearn.metrics import best_epoch, find_monitor, name_metric
 from geolearn.networks.spec import ModelSpec
 from geolearn.report import Cell, Code, Facts, Notes, Part, Picture, Section, Table
 
@@ -72,16 +73,16 @@ def training_section(history: History, *, monitor: str = 'valid_loss') -> Sectio
     facts = [('epochs', str(len(rows))), ('time', training_time(history))]
     if history.learning_rate is not None:
         facts.insert(1, ('highest learning rate', f'{history.learning_rate:.3g}'))
-    best = plotting.best_epoch(rows, monitor)
+    best = best_epoch(rows, find_monitor(monitor))
     if best is not None:
-        facts.append(('best epoch', f'{best + 1}, {plotting.name_score(monitor)} {rows[best][monitor]:.4g}'))
+        facts.append(('best epoch', f'{best + 1}, {name_metric(monitor)} {rows[best][monitor]:.4g}'))
     parts: list[Part] = [Facts(tuple(facts))]
     if history.batch_losses:
         curves = plotting.show_losses(history.batch_losses, rows[history.loaded :], monitor=monitor)
         parts.append(picture(curves, 'Losses and scores by epoch', name='loss_graph'))
     columns = tuple(dict.fromkeys(name for row in rows for name in row))
     cells = tuple(tuple(_number(name, row.get(name)) for name in columns) for row in rows)
-    parts.append(Table(tuple(plotting.name_score(name) for name in columns), cells, 'Each epoch'))
+    parts.append(Table(tuple(name_metric(name) for name in columns), cells, 'Each epoch'))
     return Section('Training', tuple(parts))
 
 
