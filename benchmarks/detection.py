@@ -37,9 +37,9 @@ from geolearn.inference.tiles import Source
 from geolearn.inference.vectors import objects_to_features, write_layer
 from geolearn.networks.detection.anchors import LevelAnchors
 from geolearn.networks.detection.architecture import RCNNOptions
-from geolearn.networks.detection.detector import DetectionLoss, Detector, Levels
+from geolearn.networks.detection.detector import DetectionLoss, Detector, FeaturePyramid
 from geolearn.networks.detection.two_stage import TwoStageHead
-from geolearn.networks.network import Normalise
+from geolearn.networks.network import Normalize
 from geolearn.raster import GeoBox, RasterWriter, open_raster, raster_geobox
 from geolearn.raster.writing import BLOCK_SIZE
 from geolearn.tiling import TileGrid, make_grid
@@ -65,9 +65,9 @@ def make_detector(backbone: str = 'resnet18', **options: int) -> Detector:
     """A Faster R-CNN with random weights; on random weights every proposal becomes a few objects."""
     torch.manual_seed(0)
     maps = create_backbone(backbone, BANDS, pretrained=False, strides=(4, 8, 16, 32), **options)
-    levels = Levels(maps.channels, maps.strides, pooled=1)
+    levels = FeaturePyramid(maps.channels, maps.strides, pooled=1)
     head = TwoStageHead(LevelAnchors(SIZES, RATIOS, levels.strides), 1, RCNNOptions(), masks=False)
-    return Detector(Normalise([100.0] * 3, [30.0] * 3), maps, levels, head).eval()
+    return Detector(Normalize([100.0] * 3, [30.0] * 3), maps, levels, head).eval()
 
 
 def cut(shape: tuple[int, int]) -> TileGrid:

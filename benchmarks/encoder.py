@@ -200,15 +200,15 @@ def compare_forward(case: Case, size: int, rounds: int) -> dict[str, Check]:
 
 def make_step(net: nn.Module, x: Tensor) -> Callable[[], None]:
     """A training step: forward, a mean square, backward, plain descent."""
-    optimiser = torch.optim.SGD((p for p in net.parameters() if p.requires_grad), lr=1e-6)
+    optimizer = torch.optim.SGD((p for p in net.parameters() if p.requires_grad), lr=1e-6)
     net.train()
 
     def step() -> None:
         with autocast():
             loss = net(x).float().square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         wait()
 
     return step

@@ -33,7 +33,7 @@ PATCH = 4  # chips are small, so tokens are finer than the 8 pixels of the publi
 PLACE, BLOCK, PLACE_CHIP, POLYGON_CHIP = 224, 56, 28, 16
 
 
-def normalise(pixels):
+def normalize(pixels):
     shape = (-1, 1, 1)
     shifted = pixels.astype(np.float32) - np.float32(STATISTICS.mean).reshape(shape)
     return shifted / np.float32(STATISTICS.std).reshape(shape)
@@ -46,7 +46,7 @@ def terramesh_chips(step):
     indexes = [order.index(band.common_name) + 1 for band in BANDS]
     for label_path in sorted((SHARED / 'data/terramesh/LULC').glob('*.tif')):
         label = read_image(label_path)[0][0]
-        image = normalise(read_image(label_path.parents[1] / 'S2L2A' / label_path.name, indexes)[0])
+        image = normalize(read_image(label_path.parents[1] / 'S2L2A' / label_path.name, indexes)[0])
         starts = [s for s in range(0, PLACE - PLACE_CHIP + 1, step) if s % BLOCK <= BLOCK - PLACE_CHIP]
         for row, col in [(r, c) for r in starts for c in starts]:
             window = np.s_[row : row + PLACE_CHIP, col : col + PLACE_CHIP]
@@ -74,7 +74,7 @@ def aberystwyth_chips():
             for point in inside[:12] or [shape.representative_point()]:
                 chip = _cut(tiles, point.x, point.y)
                 if chip is not None:
-                    chips.append(normalise(chip * np.float32(10)))  # reflectance x 1000
+                    chips.append(normalize(chip * np.float32(10)))  # reflectance x 1000
                     classes.append(name)
                     polygons.append(f'{name} {number}')
     return np.stack(chips), np.array(classes), np.array(polygons)

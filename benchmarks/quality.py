@@ -40,7 +40,7 @@ from geolearn import ChipData, UNet, export_training_data, prepare_data
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.classes import IGNORE_INDEX
 from geolearn.metrics import ConfusionMatrix
-from geolearn.networks.network import Normalise
+from geolearn.networks.network import Normalize
 from geolearn.synthetic import CLASSES, make_scene, write_scene
 
 BACKBONE, LR, SEEDS = 'resnet18', 1e-3, (0, 1, 2)
@@ -72,7 +72,7 @@ def train_ours(data: ChipData, seed: int, epochs: int) -> float:
 
 def train_plain(data: ChipData, seed: int, epochs: int) -> float:
     """Return the mIoU of plain smp in a bare loop after the last epoch."""
-    normalise = Normalise(data.normalization.mean, data.normalization.std)
+    normalise = Normalize(data.normalization.mean, data.normalization.std)
     unet = smp.Unet(BACKBONE, encoder_weights=None, in_channels=len(data.bands), classes=data.c)
     network = nn.Sequential(normalise, unet).to(data.train_dl.device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=LR)

@@ -94,7 +94,7 @@ def train(case: Case, chips: ChipData) -> Row:
     torch.manual_seed(SEED)
     model = MODELS[case.dataset](chips, case.backbone, pretrained=False, resize_to=RESIZE_TO, head=HEAD)
     model.fit(EPOCHS[case.dataset], lr=LR, checkpoint=False, seed=SEED)
-    masks = model.scores().values() if model.recipe.masks else None
+    masks = model.scores().values() if model.architecture.masks else None
     boxes = count_objects(model.network, chips.valid_dl, DetectionScores(chips.c, max_detections=HEAD.most))
     return Row(
         case,

@@ -157,7 +157,7 @@ def compare(decoder: str, backbone: str, data: ChipData, plan: Plan) -> dict[str
         'fit': partial(run_fit, model),
         'bare': partial(run_bare, model.network, model.make_loss().to(data.train_dl.device), optimiser, parts),
     }
-    scaled = [[(model.network.normalise(images), masks) for images, masks in part] for part in parts]
+    scaled = [[(model.network.normalize(images), masks) for images, masks in part] for part in parts]
     if (peer := make_torchgeo_job(decoder, backbone, scaled)) is not None:
         jobs['torchgeo'] = peer
     seconds = interleave(

@@ -2,7 +2,7 @@
 
 ArcGIS Pro takes the file that the .emd names under InferenceFunction, makes an object of the class of the file's name,
 calls `initialize`, `getParameterInfo` and `getConfiguration`, and then `updatePixels` or `vectorize` block by block.
-No one has tried that here for want of a licence: these functions hold to what is known of the calls.
+No one has tried that here for want of a license: these functions hold to what is known of the calls.
 """
 
 from geolearn.arcgis.functions import ClassifyObjects, ClassifyPixels, DetectInstances, DetectObjects

@@ -192,14 +192,14 @@ def own_parameters(backbone: Backbone) -> list[nn.Parameter]:
     return [parameter for parameter in backbone.trunk.parameters() if id(parameter) not in updates]
 
 
-class RateGroup(NamedTuple):
+class ParamGroup(NamedTuple):
     """Parameters that learn at one share of the learning rate."""
 
     parameters: list[nn.Parameter]
-    scale: float
+    lr_scale: float
 
 
-def rate_groups(backbone: Backbone, decay: float) -> list[RateGroup]:
+def param_groups(backbone: Backbone, decay: float) -> list[ParamGroup]:
     """Divide what learns of the trunk's own parameters by depth, the patch embedding first.
 
     A parameter of block i of L (from 0) learns at decay ** (L - i), the patch embedding and whatever else comes before
@@ -218,7 +218,7 @@ def rate_groups(backbone: Backbone, decay: float) -> list[RateGroup]:
     for parameter in own_parameters(backbone):
         if parameter.requires_grad:
             groups.setdefault(depths[id(parameter)], []).append(parameter)
-    return [RateGroup(groups[depth], decay ** (last - depth)) for depth in sorted(groups)]
+    return [ParamGroup(groups[depth], decay ** (last - depth)) for depth in sorted(groups)]
 
 
 def _depths(backbone: Backbone) -> dict[int, int]:

@@ -31,7 +31,7 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise; the shape is kept."""
+        """Normalize; the shape is kept."""
         y = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
         return y.permute(0, 3, 1, 2)
 
@@ -210,7 +210,7 @@ def refuse_transformer_options(name: str, options: BackboneOptions) -> None:
 
 
 class Backbone(nn.Module):
-    """A network that maps normalised images (N, bands, H, W) of any size to feature maps, finest first.
+    """A network that maps normalized images (N, bands, H, W) of any size to feature maps, finest first.
 
     Called, it returns a list of maps (N, channels[i], ceil(H / strides[i]), ceil(W / strides[i])); in the form
     ``'tokens'`` it returns one tensor (N, prefix + n, D) instead, a class token first where the network has one.

@@ -143,7 +143,7 @@ def read_checkpoint(record: catalog.WeightsRecord, options: BackboneOptions) -> 
     if not record.sources and options.weights is None:
         refuse_unpublished(record)
     path = fetch(record, options.weights)
-    tell_licence(record)
+    announce_license(record)
     state, dropped = unwrap(
         load_weights_file(path), wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop
     )
@@ -290,19 +290,19 @@ def refuse_unpublished(record: catalog.WeightsRecord) -> None:
 
 
 @cache
-def tell_licence(record: catalog.WeightsRecord) -> None:
+def announce_license(record: catalog.WeightsRecord) -> None:
     """Say once, in the log, that weights are not free for every use."""
     if record.non_commercial:
         log.warning(
             'the weights of %s are licensed %s: no commercial use, of what is trained from them either',
             record.name,
-            record.licence,
+            record.license,
         )
     if record.gated:
         log.warning(
-            'the weights of %s are gated: their licence (%s) must be accepted on %s before use',
+            'the weights of %s are gated: their license (%s) must be accepted on %s before use',
             record.name,
-            record.licence,
+            record.license,
             record.sources[0].repo if record.sources else 'the hub',
         )
 

@@ -49,7 +49,7 @@ class InputStatistics:
         bands: Names of the bands, in the order in which the weights take them.
         mean: Of each band, in those units; empty where none is published.
         std: Of each band, in those units; empty where none is published.
-        gsd_m: Ground sample distance in metres, where pretraining had one.
+        gsd_m: Ground sample distance in meters, where pretraining had one.
     """
 
     sensor: str
@@ -80,7 +80,7 @@ class WeightsRecord:
         heads: Attention heads; 0 for a convolutional network, whose `patch` and `grid` say nothing.
         patch: Patch side, in pixels.
         grid: Side of the token grid at pretraining.
-        licence: SPDX name of the weights' licence.
+        license: SPDX name of the weights' license.
         paper: Where it was published.
         parameters: Number of parameters of the trunk, for its own bands, or three where it has none; 0 where nobody
             counted.
@@ -92,7 +92,7 @@ class WeightsRecord:
         refuse: Files that must not be loaded.
         inputs: What pretraining fed; the first is what fixed kernels were made for.
         any_bands: Whether kernels are made from wavelengths, so that any bands will do.
-        non_commercial: Whether the licence forbids commercial use.
+        non_commercial: Whether the license forbids commercial use.
         gated: Whether the hub asks for an agreement and a token first.
         note: What a user should know.
     """
@@ -104,7 +104,7 @@ class WeightsRecord:
     heads: int
     patch: int
     grid: int
-    licence: str
+    license: str
     paper: str
     parameters: int = 0
     aliases: tuple[str, ...] = ()

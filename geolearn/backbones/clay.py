@@ -53,7 +53,7 @@ class ClayPatchEmbed(DynamicPatchEmbed):
     """Clay's patch embedding: kernels generated from wavelengths, and kept while the generator does not learn.
 
     Args:
-        wavelengths_um: Centre wavelength of each band in micrometres, in band order.
+        wavelengths_um: Center wavelength of each band in micrometers, in band order.
         dim: Width D of the tokens.
         patch: Side of the patches, in pixels.
     """
@@ -126,7 +126,7 @@ def encode_context(moment: datetime, latitude: float, longitude: float) -> Tenso
 
 
 def embed_clay_wavelengths(wavelengths_um: Tensor) -> Tensor:
-    """Embed wavelengths (C) in micrometres as (C, 128) float32: sines, then cosines; no nanometres as in DOFA."""
+    """Embed wavelengths (C) in micrometers as (C, 128) float32: sines, then cosines; no nanometers as in DOFA."""
     half = GENERATOR_DIM // 2
     frequency = 1.0 / 10000 ** (torch.arange(half, device=wavelengths_um.device) / (half - 1))
     angle = wavelengths_um.float()[:, None] * frequency
@@ -136,7 +136,7 @@ def embed_clay_wavelengths(wavelengths_um: Tensor) -> Tensor:
 def clay_positions(dim: int, grid: tuple[int, int], resolution_m: float, device: torch.device | None = None) -> Tensor:
     """Make Clay's positions (h, w, dim) in float32: the column's sines and cosines, then the row's.
 
-    All frequencies lie near the ground resolution in metres per patch count, as published.
+    All frequencies lie near the ground resolution in meters per patch count, as published.
     """
     power = torch.arange(dim // 4, device=device) / (dim // 4 - 1)
     frequency = 1.0 / 10000 ** (2 * power / dim) * resolution_m
@@ -149,7 +149,7 @@ def clay_positions(dim: int, grid: tuple[int, int], resolution_m: float, device:
 
 
 def clay_wavelengths(bands: Sequence[Band], needed_by: str = 'Clay') -> tuple[float, ...]:
-    """Resolve the wavelength of every band in micrometres; VV and VH get `RADAR_WAVELENGTHS_UM`.
+    """Resolve the wavelength of every band in micrometers; VV and VH get `RADAR_WAVELENGTHS_UM`.
 
     Raises:
         BandError: If an optical band has no wavelength, or a radar band is neither VV nor VH.

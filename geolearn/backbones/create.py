@@ -66,7 +66,7 @@ class BackboneInfo:
 
     @property
     def restrictions(self) -> str:
-        """What the licence forbids or asks for; empty for free weights."""
+        """What the license forbids or asks for; empty for free weights."""
         flags = {'no commercial use': self.record.non_commercial, 'gated': self.record.gated}
         return ', '.join(text for text, holds in flags.items() if holds)
 
@@ -79,7 +79,7 @@ class BackboneInfo:
             'network': f'{r.family}: width {r.dim}, {r.depth} blocks{attention}',
             'parameters': f'{self.parameters / 1e6:.1f} M' if self.parameters else '',
             'bands': ANY_BANDS if r.any_bands else ', '.join(self.bands) or ANY_CHANNELS,
-            'licence': r.licence + (f' ({self.restrictions})' if self.restrictions else ''),
+            'license': r.license + (f' ({self.restrictions})' if self.restrictions else ''),
             'weights': _weights_line(r, self.weights),
             'paper': r.paper,
             'note': r.note,
@@ -143,7 +143,7 @@ def create_backbone(
             for ``'tokens'``, which then returns a list of their outputs before the final norm.
         relative_positions: Whether a transformer's maps also see relative positions, learned from zero.
         checkpointing: Whether training computes activations again instead of keeping them: less memory, more time.
-        resolution_m: Of the images, in metres per pixel, for ScaleMAE, Clay and Galileo, whose positions depend on it;
+        resolution_m: Of the images, in meters per pixel, for ScaleMAE, Clay and Galileo, whose positions depend on it;
             None leaves that of their pretraining.
         dates: Number of dates of each image, or when each was taken; with several the backbone takes images (N, dates,
             bands, H, W), and returns maps as for one. Prithvi sees all dates at once, others one after the other.
@@ -244,11 +244,11 @@ def backbone_table(pattern: str = '*') -> pd.DataFrame:
                 'aliases': ', '.join(info.aliases),
                 'parameters_m': round(info.parameters / 1e6, 1) if info.parameters else None,
                 'bands': ' '.join(info.bands) or ANY_CHANNELS,
-                'licence': info.record.licence + (f' ({info.restrictions})' if info.restrictions else ''),
+                'license': info.record.license + (f' ({info.restrictions})' if info.restrictions else ''),
                 'weights': 'cached' if info.weights else 'published' if info.record.sources else 'none',
             }
         )
-    columns = ['name', 'aliases', 'parameters_m', 'bands', 'licence', 'weights']
+    columns = ['name', 'aliases', 'parameters_m', 'bands', 'license', 'weights']
     return pd.DataFrame(rows, columns=columns).set_index('name')
 
 

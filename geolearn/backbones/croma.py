@@ -20,11 +20,11 @@ from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbo
 from geolearn.backbones.building import (
     Checkpoint,
     adapt_input_kernel,
+    announce_license,
     load_checkpoint,
     make_config,
     register_family,
     rename,
-    tell_licence,
 )
 from geolearn.backbones.token_grid import pad_to_multiple
 from geolearn.backbones.trunk import Trunk, ViTConfig
@@ -343,7 +343,7 @@ def _read(record: catalog.WeightsRecord, options: BackboneOptions) -> Checkpoint
     if not options.wants_weights:
         return None
     path = fetch(record, options.weights)
-    tell_licence(record)
+    announce_license(record)
     content = _flatten(load_weights_file(path))
     state, dropped = unwrap(content, wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop)
     return Checkpoint(state, dropped, source=str(path))

@@ -91,7 +91,7 @@ class DynamicPatchEmbed(nn.Module):
     the generator (it is frozen, or gradients are off) the kernel is kept, until any weight, dtype or device changes.
 
     Args:
-        wavelengths_um: Centre wavelength of each band in micrometres, in band order.
+        wavelengths_um: Center wavelength of each band in micrometers, in band order.
         dim: Width D of the tokens.
         kernel: Side of the generated kernel, in pixels.
         stride: Side of the patches; a kernel of another side is resampled to it (bicubic).
@@ -103,7 +103,7 @@ class DynamicPatchEmbed(nn.Module):
     def __init__(self, wavelengths_um: Sequence[float], dim: int, kernel: int = 16, stride: int | None = None) -> None:
         super().__init__()
         if bad := [w for w in wavelengths_um if not 0.2 < w < 20]:
-            raise BandError(f'DOFA takes wavelengths in micrometres, between 0.2 and 20, got {bad}')
+            raise BandError(f'DOFA takes wavelengths in micrometers, between 0.2 and 20, got {bad}')
         self.wavelengths_um = tuple(float(w) for w in wavelengths_um)
         self.dim, self.kernel_size, self.stride = dim, kernel, stride or kernel
         self.weight_generator = WeightGenerator(kernel, dim)
@@ -142,7 +142,7 @@ class DynamicPatchEmbed(nn.Module):
     def strengthen(self) -> None:
         """Scale the generator so that white noise gives tokens as strong as the positions, to train from scratch.
 
-        The published initialisation gives tokens of a tenth of that, which the positions drown for many epochs.
+        The published initialization gives tokens of a tenth of that, which the positions drown for many epochs.
         """
         if self.weight_generator.weight_tokens.is_meta:  # a network that is only measured has no values
             return
@@ -165,7 +165,7 @@ class DynamicPatchEmbed(nn.Module):
             return weight * KERNEL_SCALE, bias * KERNEL_SCALE
 
     def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation, forgetting the kernel: some optimisers change weights unseen.
+        """Switch between training and evaluation, forgetting the kernel: some optimizers change weights unseen.
 
         fastai's step writes through ``parameter.data``, which leaves no trace in the parameter's version.
         """
@@ -203,7 +203,7 @@ def embed_patches(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tens
 
 
 def embed_wavelengths(wavelengths_um: Tensor) -> Tensor:
-    """Embed wavelengths (C) in micrometres as (C, 128) float32: sines, then cosines, of nanometres."""
+    """Embed wavelengths (C) in micrometers as (C, 128) float32: sines, then cosines, of nanometers."""
     half = GENERATOR_DIM // 2
     # 1 / 10000**p and 10000**-p differ in the last bit, which 3750 nm turns into 1e-4; the weights saw this one.
     frequency = 1.0 / 10000 ** (torch.arange(half, dtype=torch.float32, device=wavelengths_um.device) / half)
@@ -227,7 +227,7 @@ def _init_generator(module: nn.Module) -> None:
 def dofa_wavelengths(
     bands: Sequence[Band], needed_by: str = 'DOFA', radar_um: float = RADAR_WAVELENGTH_UM
 ) -> tuple[float, ...]:
-    """Resolve the wavelength of every band in micrometres; radar bands get the placeholder `radar_um`."""
+    """Resolve the wavelength of every band in micrometers; radar bands get the placeholder `radar_um`."""
     require_wavelengths(bands, needed_by)
     return tuple(radar_um if b.is_radar else float(b.wavelength_um or 0) for b in bands)
 

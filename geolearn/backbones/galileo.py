@@ -33,7 +33,7 @@ KERNEL = 8
 """Side of the published patch kernels, in pixels."""
 
 BASE_RESOLUTION_M = 10.0
-"""Ground resolution of the pretraining images, in metres per pixel: the unit of the positions."""
+"""Ground resolution of the pretraining images, in meters per pixel: the unit of the positions."""
 
 DEFAULT_MONTH = 6
 """Every token carries a month. Images bring none, so this one (June) is taken; set ``trunk.month`` to 1..12."""
@@ -61,7 +61,7 @@ class Galileo(BlockTrunk):
         config: Shape of the transformer.
         groups: For each group in use, the positions of its bands in the image.
         patch: Side of the patches, in pixels, 1 to 8.
-        ground_resolution_m: Of the images, in metres per pixel.
+        ground_resolution_m: Of the images, in meters per pixel.
     """
 
     pos_embed: Tensor
@@ -192,7 +192,7 @@ def _find_group(band: Band) -> str:
         if (w := band.wavelength_um) is None:
             names = ', '.join(own.name for _, own in known)
             raise BandError(
-                f'Galileo cannot place band {band.name!r}; give it a wavelength in micrometres, or a name of {names}'
+                f'Galileo cannot place band {band.name!r}; give it a wavelength in micrometers, or a name of {names}'
             ) from error
         return min((abs(own.wavelength_um - w), name) for name, own in known if own.wavelength_um is not None)[1]
 

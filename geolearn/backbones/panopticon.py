@@ -1,7 +1,7 @@
 """Panopticon: one transformer for any bands, whose patch embedding attends over the bands at each place.
 
 Waldmann et al. 2025, "Panopticon: Advancing Any-Sensor Foundation Models for Earth Observation", arXiv:2503.10845.
-Optical bands are told apart by their wavelength, radar bands by their polarisation (of any orbit).
+Optical bands are told apart by their wavelength, radar bands by their polarization (of any orbit).
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from geolearn.bands import Band, require_wavelengths
 from geolearn.errors import BandError
 
 ATTENTION_HEADS = 16
-POLARISATIONS = {'vv': (0, 0), 'vh': (0, 1), 'hh': (1, 1), 'hv': (1, 0)}
+POLARIZATIONS = {'vv': (0, 0), 'vh': (0, 1), 'hh': (1, 1), 'hv': (1, 0)}
 """Rows of the tables of sent and received waves: 0 vertical, 1 horizontal."""
 
 _RENAMES = (
@@ -95,7 +95,7 @@ class BandAttentionEmbed(nn.Module):
         rows = []
         for band, optical in zip(self.bands, self.optical):
             if band.is_radar:
-                sent, received = POLARISATIONS[str(band.common_name)]
+                sent, received = POLARIZATIONS[str(band.common_name)]
                 rows.append(torch.cat([self.transmit[sent], self.receive[received], self.orbit.mean(dim=0)]))
             else:
                 rows.append(optical)
@@ -109,17 +109,17 @@ class PanopticonViT(ViT):
 
 
 def embed_nanometers(bands: Sequence[Band], width: int) -> Tensor:
-    """Embed wavelengths in whole nanometres as (C, width) float32: sines, then cosines; zeros for radar."""
-    nanometres = torch.tensor([float(round(1000 * (band.wavelength_um or 0))) for band in bands])
-    return embed_numbers(nanometres, width) * torch.tensor([[not band.is_radar] for band in bands])
+    """Embed wavelengths in whole nanometers as (C, width) float32: sines, then cosines; zeros for radar."""
+    nanometers = torch.tensor([float(round(1000 * (band.wavelength_um or 0))) for band in bands])
+    return embed_numbers(nanometers, width) * torch.tensor([[not band.is_radar] for band in bands])
 
 
 def check_bands(bands: Sequence[Band], needed_by: str) -> None:
-    """Raise BandError unless every band has a wavelength or is radar of a known polarisation."""
+    """Raise BandError unless every band has a wavelength or is radar of a known polarization."""
     require_wavelengths(bands, needed_by)
-    if strange := [b.name for b in bands if b.is_radar and b.common_name not in POLARISATIONS]:
+    if strange := [b.name for b in bands if b.is_radar and b.common_name not in POLARIZATIONS]:
         raise BandError(
-            f'{needed_by} needs the polarisation of every radar band; unknown: {strange}; name them VV, VH, HH or HV'
+            f'{needed_by} needs the polarization of every radar band; unknown: {strange}; name them VV, VH, HH or HV'
         )
 
 

@@ -36,7 +36,7 @@ class Coordinates(NamedTuple):
 
     Args:
         time: (B, T, 2): year, and day of the year.
-        location: (B, 2): latitude, then longitude, in degrees of the image's centre.
+        location: (B, 2): latitude, then longitude, in degrees of the image's center.
     """
 
     time: Tensor | None = None
@@ -173,7 +173,7 @@ class PrithviViT(BlockTrunk):
     def place(self, x: Tensor, where: Coordinates | None = None) -> Tensor:
         """Turn images into a grid of patches (B, T, h, w, D) with positions, dates and places added.
 
-        Images are padded right and bottom with zeros, the mean of normalised pixels, to whole patches.
+        Images are padded right and bottom with zeros, the mean of normalized pixels, to whole patches.
         """
         frames = (x[:, None] if x.dim() == 4 else x).transpose(1, 2)
         grid = self.patch_embed(pad_to_multiple(frames, self.patch)).permute(0, 2, 3, 4, 1)

@@ -28,7 +28,7 @@ class ScaleMaeViT(ViT):
         config: Shape of the transformer.
         patch_embed: As for `ViT`.
         patch: Stride of `patch_embed`, in pixels.
-        ground_resolution_m: Of the images, in metres per pixel. It may be set again for images of another resolution.
+        ground_resolution_m: Of the images, in meters per pixel. It may be set again for images of another resolution.
     """
 
     knows_resolution = True
@@ -36,7 +36,7 @@ class ScaleMaeViT(ViT):
     def __init__(self, config: ViTConfig, patch_embed: nn.Module, patch: int, *, ground_resolution_m: float) -> None:
         super().__init__(config, patch_embed, patch)
         if not ground_resolution_m > 0:
-            raise ValueError(f'ground_resolution_m must be above 0 metres, got {ground_resolution_m}')
+            raise ValueError(f'ground_resolution_m must be above 0 meters, got {ground_resolution_m}')
         self.ground_resolution_m = ground_resolution_m
         # that of the class token, which has none
         self.register_buffer('pos_embed', torch.zeros(1, 1, config.dim), persistent=False)

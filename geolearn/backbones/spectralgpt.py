@@ -1,4 +1,4 @@
-"""SpectralGPT: a transformer over Sentinel-2 whose tokens each see three neighbouring bands.
+"""SpectralGPT: a transformer over Sentinel-2 whose tokens each see three neighboring bands.
 
 Hong et al. 2024, "SpectralGPT: Spectral Remote Sensing Foundation Model", arXiv:2311.07113. One 3-D kernel serves all
 triples of bands, so that bands cannot be matched to kernels: here they are matched by name to their places in the

@@ -23,7 +23,7 @@ from geolearn.backbones.backbone import (
     finish_backbone,
     refuse_transformer_options,
 )
-from geolearn.backbones.building import RGB, adapt_input_kernel, register_family, tell_licence
+from geolearn.backbones.building import RGB, adapt_input_kernel, announce_license, register_family
 from geolearn.backbones.token_grid import crop_maps, pad_to_multiple
 from geolearn.backbones.trunk import Trunk
 from geolearn.backbones.vit import (
@@ -269,7 +269,7 @@ def build_timm(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> 
 def _build_alias(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
     record = catalog.get_record(name)
     if options.pretrained and options.weights is None:
-        tell_licence(record)
+        announce_license(record)
     return _build(name, _model_of(name), bands, options)
 
 

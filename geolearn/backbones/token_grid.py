@@ -12,7 +12,7 @@ from geolearn.errors import WeightsError
 def pad_to_multiple(x: Tensor, step: int) -> Tensor:
     """Pad images (..., H, W) right and bottom with zeros, until both sides are multiples of `step` pixels.
 
-    Zero is the mean of normalised pixels.
+    Zero is the mean of normalized pixels.
     """
     return F.pad(x, (0, -x.shape[-1] % step, 0, -x.shape[-2] % step))
 

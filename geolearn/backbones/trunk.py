@@ -239,7 +239,7 @@ class ViT(BlockTrunk):
     def embed(self, x: Tensor) -> Tensor:
         """Turn images (B, bands, H, W) of any size into a map of patches (B, D, h, w), before positions.
 
-        Images are padded right and bottom with zeros, the mean of normalised pixels, to whole patches.
+        Images are padded right and bottom with zeros, the mean of normalized pixels, to whole patches.
         """
         return self.patch_embed(pad_to_multiple(x, self.patch))
 
@@ -280,7 +280,7 @@ class ViT(BlockTrunk):
 
 
 def make_blocks(config: ViTConfig) -> nn.ModuleList:
-    """Make the blocks of a transformer, freshly initialised, with drop path growing from the first to the last."""
+    """Make the blocks of a transformer, freshly initialized, with drop path growing from the first to the last."""
     blocks = nn.ModuleList(
         Block(
             config.dim,

@@ -242,7 +242,7 @@ def _advise(error: Exception, record: WeightsRecord, source: WeightsSource) -> s
     if is_offline():
         return f'HF_HUB_OFFLINE is set: unset it, or {ADVICE}'
     if record.gated or isinstance(error, GatedRepoError):
-        return f'accept its licence on huggingface.co/{source.repo} and set HF_TOKEN, or {ADVICE}'
+        return f'accept its license on huggingface.co/{source.repo} and set HF_TOKEN, or {ADVICE}'
     return ADVICE
 
 

@@ -58,7 +58,7 @@ def _rollout(network: ChipNetwork, batch: Tensor) -> Tensor:
     Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers", arXiv:2005.00928.
     """
     trunk: Any = network.backbone.trunk
-    tokens = trunk.first_tokens(network.normalise(batch))
+    tokens = trunk.first_tokens(network.normalize(batch))
     flow = torch.eye(tokens.shape[1], device=tokens.device)
     for block in trunk.stages:
         attention = block.attn.weights(block.norm1(tokens))[0].mean(0)

@@ -7,7 +7,7 @@ import numpy as np
 
 from geolearn.data import ChipData
 from geolearn.networks.detection.anchors import USUAL_RATIOS, choose_ratios, choose_sizes
-from geolearn.networks.detection.architecture import DetectorOptions, HeadOptions, Recipe
+from geolearn.networks.detection.architecture import DetectorArchitecture, DetectorOptions, HeadOptions
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,18 @@ class AnchorChoice:
 
 
 def choose_options(
-    data: ChipData, recipe: Recipe, anchors: AnchorChoice, *, resize_to: int | None, head: HeadOptions
+    data: ChipData,
+    architecture: DetectorArchitecture,
+    anchors: AnchorChoice,
+    *,
+    resize_to: int | None,
+    head: HeadOptions,
 ) -> DetectorOptions:
     """Choose what a new detector needs to know from the sizes of the training boxes.
 
     Args:
         data: To train on.
-        recipe: Of the class of model.
+        architecture: Of the class of model.
         anchors: What the user said of them.
         resize_to: Side to which chips are brought, or None.
         head: Numbers of the head.
@@ -43,19 +48,19 @@ def choose_options(
     sides = training_sides(data)
     typical = float(np.percentile(sides.max(axis=1), 98)) if len(sides) else 64.0
     options = DetectorOptions(resize_to=resize_to, typical_side=max(typical, 1.0), head=head)
-    if not recipe.per_level:
+    if not architecture.per_level:
         if anchors != AnchorChoice():
             raise ValueError('this detector has no anchors; leave anchor_sizes, scales and ratios out')
         return options
-    if anchors.sizes is not None and len(anchors.sizes) != recipe.levels:
-        raise ValueError(f'anchor_sizes must have {recipe.levels} levels, finest first, got {len(anchors.sizes)}')
+    if anchors.sizes is not None and len(anchors.sizes) != architecture.levels:
+        raise ValueError(f'anchor_sizes must have {architecture.levels} levels, finest first, got {len(anchors.sizes)}')
     seen = sides * (1.0 if resize_to is None else resize_to / data.chip_size)
     sizes = anchors.sizes
     if anchors.scales is not None:
-        usual = choose_sizes(np.zeros((0, 2)), levels=recipe.levels, per_level=1)
+        usual = choose_sizes(np.zeros((0, 2)), levels=architecture.levels, per_level=1)
         sizes = tuple(tuple(size * scale for scale in anchors.scales) for (size,) in usual)
     if sizes is None:
-        sizes = choose_sizes(seen, levels=recipe.levels, per_level=recipe.per_level)
+        sizes = choose_sizes(seen, levels=architecture.levels, per_level=architecture.per_level)
     ratios = choose_ratios(seen) if anchors.ratios is None else anchors.ratios
     return DetectorOptions(sizes, ratios or USUAL_RATIOS, resize_to, options.typical_side, head)
 

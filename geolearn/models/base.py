@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from geolearn import plotting
 from geolearn.backbones import list_backbones
-from geolearn.backbones.adapt import RateGroup
+from geolearn.backbones.adapt import ParamGroup
 from geolearn.backbones.weights import load_strict
 from geolearn.bundle import read_bundle, write_bundle
 from geolearn.chips.label import Task
@@ -245,7 +245,7 @@ def check_training(data: ChipData, epochs: int, lr: float | slice | None, layer_
 def build_learner(
     network: Network,
     data: ChipData,
-    groups: Sequence[RateGroup],
+    groups: Sequence[ParamGroup],
     *,
     loss: nn.Module,
     scores: Scores,
@@ -320,8 +320,8 @@ class Model(StoredModel):
         """Build the learner and divide the parameters, once."""
         if self._learner is None:
             # divided once: `freeze` must not change which groups there are
-            groups = self.network.rate_groups()
-            self._scales = [group.scale for group in groups] if self.network.layer_decay is not None else None
+            groups = self.network.param_groups()
+            self._scales = [group.lr_scale for group in groups] if self.network.layer_decay is not None else None
             data = self._needed_data()
             self._learner = build_learner(
                 self.network,

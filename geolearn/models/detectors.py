@@ -8,8 +8,8 @@ from geolearn.chips.label import Task
 from geolearn.models.base import register_model
 from geolearn.models.object_detector import ObjectDetector
 from geolearn.networks.detection.architecture import (
+    DetectorArchitecture,
     RCNNOptions,
-    Recipe,
     SingleStageOptions,
     TransformerOptions,
     build_detector,
@@ -31,7 +31,7 @@ class FasterRCNN(ObjectDetector):
     `head` takes `RCNNOptions`, of which ``style='vitdet'`` gives ViTDet's heads.
     """
 
-    recipe = Recipe(partial(TwoStageHead, masks=False), RCNNOptions, FINE, pooled=1, per_level=1)
+    architecture = DetectorArchitecture(partial(TwoStageHead, masks=False), RCNNOptions, FINE, pooled=1, per_level=1)
 
 
 @register_model
@@ -39,21 +39,23 @@ class MaskRCNN(ObjectDetector):
     """Mask R-CNN (He et al. 2017, arXiv:1703.06870): Faster R-CNN with an outline of each object."""
 
     tasks = (Task.INSTANCES,)
-    recipe = Recipe(partial(TwoStageHead, masks=True), RCNNOptions, FINE, pooled=1, per_level=1, masks=True)
+    architecture = DetectorArchitecture(
+        partial(TwoStageHead, masks=True), RCNNOptions, FINE, pooled=1, per_level=1, masks=True
+    )
 
 
 @register_model
 class RetinaNet(ObjectDetector):
     """RetinaNet (Lin et al. 2017, arXiv:1708.02002) on P3 to P7, three sizes of anchors on each."""
 
-    recipe = Recipe(RetinaNetHead, SingleStageOptions, COARSE, pooled=2, per_level=3)
+    architecture = DetectorArchitecture(RetinaNetHead, SingleStageOptions, COARSE, pooled=2, per_level=3)
 
 
 @register_model
 class FCOS(ObjectDetector):
     """FCOS (Tian et al. 2019, arXiv:1904.01355) on P3 to P7; it has no anchors."""
 
-    recipe = Recipe(FCOSHead, SingleStageOptions, COARSE, pooled=2, per_level=0)
+    architecture = DetectorArchitecture(FCOSHead, SingleStageOptions, COARSE, pooled=2, per_level=0)
 
 
 @register_model
@@ -65,7 +67,7 @@ class SingleShotDetector(ObjectDetector):
     """
 
     default_backbone = 'resnet34'
-    recipe = Recipe(SSDHead, SingleStageOptions, COARSE, pooled=2, per_level=3)
+    architecture = DetectorArchitecture(SSDHead, SingleStageOptions, COARSE, pooled=2, per_level=3)
 
 
 @register_model
@@ -79,7 +81,7 @@ class RTDetr(ObjectDetector):
     a part, `denoising`, that the validation loss has not.
     """
 
-    recipe = Recipe(RTDetrHead, TransformerOptions, STRIDES, pooled=0, per_level=0)
+    architecture = DetectorArchitecture(RTDetrHead, TransformerOptions, STRIDES, pooled=0, per_level=0)
 
     @classmethod
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Detector:
@@ -90,5 +92,5 @@ class RTDetr(ObjectDetector):
         """
         options = cls._options(spec)
         side = spec.chip_size if options.resize_to is None else options.resize_to
-        recipe = replace(cls.recipe, head=partial(RTDetrHead, side=side))
-        return build_detector(spec, options, recipe, pretrained=pretrained, weights=weights)
+        architecture = replace(cls.architecture, head=partial(RTDetrHead, side=side))
+        return build_detector(spec, options, architecture, pretrained=pretrained, weights=weights)

@@ -24,7 +24,7 @@ from geolearn.models.evaluation.objects import count_objects, draw_results, tabu
 from geolearn.models.new_spec import BackboneChoice, require_task
 from geolearn.models.reports.objects import find_in_objects
 from geolearn.models.reports.report import Findings, bundled_report
-from geolearn.networks.detection.architecture import DetectorOptions, HeadOptions, Recipe, build_detector
+from geolearn.networks.detection.architecture import DetectorArchitecture, DetectorOptions, HeadOptions, build_detector
 from geolearn.networks.detection.detector import DetectionLoss, Detector
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting.detection import show_precision_recall
@@ -69,7 +69,7 @@ class ObjectDetector(Model):
 
     tasks: ClassVar[tuple[Task, ...]] = (Task.OBJECTS, Task.INSTANCES)
     gives_targets = True
-    recipe: ClassVar[Recipe]
+    architecture: ClassVar[DetectorArchitecture]
     """What makes this detector different from the others."""
     default_backbone: ClassVar[str] = 'resnet50'
 
@@ -98,23 +98,23 @@ class ObjectDetector(Model):
         data = data.ignoring(ignore_classes) if ignore_classes else data
         if scales is not None and anchor_sizes is not None:
             raise ValueError('pass either scales or anchor_sizes; both say how large anchors are')
-        if head is not None and not isinstance(head, self.recipe.options):
-            raise ValueError(f'head must be {self.recipe.options.__name__}, got {head!r}')
+        if head is not None and not isinstance(head, self.architecture.options):
+            raise ValueError(f'head must be {self.architecture.options.__name__}, got {head!r}')
         anchors = AnchorChoice(as_rows(anchor_sizes), as_row(scales), as_row(ratios))
-        numbers = self.recipe.options() if head is None else head
-        options = choose_options(data, self.recipe, anchors, resize_to=resize_to, head=numbers)
+        numbers = self.architecture.options() if head is None else head
+        options = choose_options(data, self.architecture, anchors, resize_to=resize_to, head=numbers)
         name = self.default_backbone if backbone is None else backbone
         choice = BackboneChoice(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
         super().__init__(data, choice, options=options.to_json())
 
     @classmethod
     def _options(cls, spec: ModelSpec) -> DetectorOptions:
-        return DetectorOptions.from_json(spec.options, head=cls.recipe.options)
+        return DetectorOptions.from_json(spec.options, head=cls.architecture.options)
 
     @classmethod
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Detector:
         """Build the network that a spec describes."""
-        return build_detector(spec, cls._options(spec), cls.recipe, pretrained=pretrained, weights=weights)
+        return build_detector(spec, cls._options(spec), cls.architecture, pretrained=pretrained, weights=weights)
 
     def make_loss(self) -> nn.Module:
         """Make what adds up the losses that the network computes."""
@@ -123,14 +123,14 @@ class ObjectDetector(Model):
     def make_scores(self) -> DetectionScores:
         """Make what compares the objects of the validation chips in each epoch."""
         count, most = len(self.spec.class_infos), self._options(self.spec).head.most
-        return DetectionScores(count, iou_type='segm' if self.recipe.masks else 'bbox', max_detections=most)
+        return DetectionScores(count, iou_type='segm' if self.architecture.masks else 'bbox', max_detections=most)
 
     @classmethod
     def emd_fields(cls, spec: ModelSpec) -> dict[str, Any]:
         """Return the keys of Esri's model definition that belong to detectors."""
         options = cls._options(spec)
         return {
-            'ModelType': 'InstanceDetection' if cls.recipe.masks else 'ObjectDetection',
+            'ModelType': 'InstanceDetection' if cls.architecture.masks else 'ObjectDetection',
             'SupportsVariableTileSize': True,
             'resize_to': options.resize_to,
         }
@@ -300,7 +300,7 @@ class ObjectDetector(Model):
             src,
             dst,
             typical_side=self._options(self.spec).typical_side,
-            masks=self.recipe.masks,
+            masks=self.architecture.masks,
             read=ReadOptions(bands, sensor, scale, offset),
             tiling=TilingOptions(tile_size, batch_size=batch_size, device=device),
             options=DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),

@@ -25,7 +25,7 @@ from geolearn.models.new_spec import BackboneChoice, require_task
 from geolearn.models.reports.regression import find_in_values
 from geolearn.models.reports.report import Findings, bundled_report
 from geolearn.models.segmentation import PixelModel
-from geolearn.networks.segmentation import PixelOptions, Segmenter, ToUnits, build_segmenter
+from geolearn.networks.segmentation import Denormalize, PixelOptions, Segmenter, build_segmenter
 from geolearn.networks.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class PixelRegressor(PixelModel):
         """Build the network that a spec describes."""
         options = PixelOptions.from_json(spec.options, decoder='unet')
         network = build_segmenter(spec, options, 1, pretrained=pretrained, weights=weights)
-        network.decoder = ToUnits(network.decoder, *cls._target(spec))
+        network.decoder = Denormalize(network.decoder, *cls._target(spec))
         return network
 
     def make_loss(self) -> nn.Module:

@@ -56,13 +56,13 @@ class AttentionInput(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """Turn normalised images (N, bands, H, W) of any size into inputs (N, channels(bands), H, W)."""
+        """Turn normalized images (N, bands, H, W) of any size into inputs (N, channels(bands), H, W)."""
         maps = self.attention(x)
         return torch.cat([x, maps.to(x.dtype)], dim=1) if self.mode == 'extra' else maps.to(x.dtype)
 
     @torch.no_grad()
     def attention(self, x: Tensor) -> Tensor:
-        """Compute attention maps (N, heads, H, W) of normalised images (N, bands, H, W), relative to equal shares."""
+        """Compute attention maps (N, heads, H, W) of normalized images (N, bands, H, W), relative to equal shares."""
         height, width = x.shape[-2:]
         patch, prefix = self.backbone.strides[0], self.backbone.prefix
         rows, columns = -(-height // patch), -(-width // patch)
@@ -121,5 +121,5 @@ class AttentionEncoder(Backbone):
         return self.inputs.backbone.trunk
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Compute maps at strides 1 to 8 from normalised images (N, bands, H, W)."""
+        """Compute maps at strides 1 to 8 from normalized images (N, bands, H, W)."""
         return self.encoder(self.inputs(x))

@@ -1,4 +1,4 @@
-"""The network of a classifier of chips: normalise, backbone, one vector per image, a linear layer."""
+"""The network of a classifier of chips: normalize, backbone, one vector per image, a linear layer."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from geolearn.backbones import Backbone, TokenBackbone, offers_tokens
 from geolearn.errors import BackboneError, BundleError
-from geolearn.networks.network import Network, Normalise, build_backbone, build_normalise
+from geolearn.networks.network import Network, Normalize, build_backbone, build_normalize
 from geolearn.networks.spec import ModelSpec
 
 Crop = Literal['fixed', 'bounding_box']
@@ -106,7 +106,7 @@ class ChipNetwork(Network):
     """Images in stored units, NaN where there is no data, to class logits of the whole image.
 
     Args:
-        normalise: Takes the images first.
+        normalize: Takes the images first.
         backbone: Gives tokens, or maps of which the last counts.
         class_count: Logits per image.
         pooling: What of the backbone's output stands for the image.
@@ -117,9 +117,9 @@ class ChipNetwork(Network):
     """
 
     def __init__(
-        self, normalise: Normalise, backbone: Backbone, class_count: int, *, pooling: Pooling, dropout: float
+        self, normalize: Normalize, backbone: Backbone, class_count: int, *, pooling: Pooling, dropout: float
     ) -> None:
-        super().__init__(normalise, backbone)
+        super().__init__(normalize, backbone)
         self.takes_class_token = _takes_class_token(backbone, pooling)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(backbone.channels[-1], class_count))
 
@@ -129,7 +129,7 @@ class ChipNetwork(Network):
 
     def encode(self, x: Tensor) -> Tensor:
         """Compute what the head pools: tokens (N, prefix + n, D) or the last map (N, C, h, w)."""
-        found = self.backbone(self.normalise(x))
+        found = self.backbone(self.normalize(x))
         return found if isinstance(found, Tensor) else found[-1]
 
     def classify(self, encoded: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ def build_chip_network(
         BackboneError: If the backbone offers neither tokens nor maps of stride 32, or has no class token to take.
     """
     return ChipNetwork(
-        build_normalise(spec),
+        build_normalize(spec),
         _build_backbone(spec, pretrained=pretrained, weights=weights),
         len(spec.class_infos),
         pooling=options.pooling,

@@ -1,4 +1,4 @@
-"""What every model's network starts with: images in stored units, normalised, to a backbone's maps."""
+"""What every model's network starts with: images in stored units, normalized, to a backbone's maps."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from geolearn.backbones import Backbone, Form, create_backbone
-from geolearn.backbones.adapt import Adaptation, RateGroup, adapt, own_parameters, rate_groups
+from geolearn.backbones.adapt import Adaptation, ParamGroup, adapt, own_parameters, param_groups
 from geolearn.networks.spec import ModelSpec
 
 
-class Normalise(nn.Module):
+class Normalize(nn.Module):
     """(x - mean) / std per band; NaN, which stands for no data, becomes 0, the mean.
 
     Args:
@@ -29,22 +29,29 @@ class Normalise(nn.Module):
         self.register_buffer('std', torch.tensor(spread, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise images (N, bands, H, W) in stored units."""
+        """Normalize images (N, bands, H, W) in stored units."""
         return torch.nan_to_num((x - self.mean) / self.std, nan=0.0)
 
 
 class Network(nn.Module):
-    """A normalisation, a backbone, and what a task puts on top.
+    """A normalization, a backbone, and what a task puts on top.
 
     Args:
-        normalise: Takes the images first.
-        backbone: Takes the normalised images.
+        normalize: Takes the images first.
+        backbone: Takes the normalized images.
     """
 
-    def __init__(self, normalise: Normalise, backbone: Backbone) -> None:
+    def __init__(self, normalize: Normalize, backbone: Backbone) -> None:
         super().__init__()
-        self.normalise, self.backbone = normalise, backbone
+        # under the name that bundles and checkpoints have for it
+        self.normalise = normalize
+        self.backbone = backbone
         self.layer_decay: float | None = None
+
+    @property
+    def normalize(self) -> Normalize:
+        """The first layer."""
+        return self.normalise
 
     def adapt(self, adaptation: Adaptation) -> None:
         """Freeze parts of the backbone and put in low-rank updates; once, after weights are loaded.
@@ -55,7 +62,7 @@ class Network(nn.Module):
         adapt(self.backbone, adaptation)
         self.layer_decay = adaptation.layer_decay
 
-    def rate_groups(self) -> list[RateGroup]:
+    def param_groups(self) -> list[ParamGroup]:
         """Divide all parameters that can learn: the trunk's own, by depth where rates decay by layer, then all others.
 
         Low-rank updates of the trunk are among the others: they are new, so they learn at the full rate.
@@ -65,15 +72,15 @@ class Network(nn.Module):
         """
         held = {id(parameter) for parameter in own_parameters(self.backbone)}
         learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        trunk = [RateGroup([p for p in learning if id(p) in held], 1.0)]
+        trunk = [ParamGroup([p for p in learning if id(p) in held], 1.0)]
         if self.layer_decay is not None:
-            trunk = rate_groups(self.backbone, self.layer_decay) or trunk
-        return [*trunk, RateGroup([p for p in learning if id(p) not in held], 1.0)]
+            trunk = param_groups(self.backbone, self.layer_decay) or trunk
+        return [*trunk, ParamGroup([p for p in learning if id(p) not in held], 1.0)]
 
 
-def build_normalise(spec: ModelSpec) -> Normalise:
+def build_normalize(spec: ModelSpec) -> Normalize:
     """Build the first layer of the network that a spec describes."""
-    return Normalise(spec.normalization.mean, spec.normalization.std)
+    return Normalize(spec.normalization.mean, spec.normalization.std)
 
 
 def build_backbone(

@@ -1,4 +1,4 @@
-"""The network of every pixel model: normalise, backbone, decoder, outputs at the image's own size."""
+"""The network of every pixel model: normalize, backbone, decoder, outputs at the image's own size."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,7 +14,7 @@ from geolearn.backbones.token_grid import pad_to_multiple
 from geolearn.decoders import create_decoder, get_decoder
 from geolearn.errors import BundleError
 from geolearn.losses import PixelLossOptions, ValueLossOptions
-from geolearn.networks.network import Network, Normalise, build_backbone, build_normalise
+from geolearn.networks.network import Network, Normalize, build_backbone, build_normalize
 from geolearn.networks.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class PixelOptions:
     Args:
         decoder: Name of the decoder.
         decoder_options: Passed to it.
-        loss: What classification minimises.
-        value_loss: What regression minimises.
+        loss: What classification minimizes.
+        value_loss: What regression minimizes.
         auxiliary_head: Whether a small head on a coarse map learns beside the decoder.
 
     Raises:
@@ -82,7 +82,7 @@ class Segmenter(Network):
     """Images in stored units, NaN where there is no data, to outputs per pixel: class logits, or a value.
 
     Args:
-        normalise: Takes the images first.
+        normalize: Takes the images first.
         backbone: Gives feature maps.
         decoder: Takes the maps, finest first, and gives outputs at one stride.
         auxiliary: Takes the map at the position `auxiliary_map` while the network trains, and gives outputs too.
@@ -91,14 +91,14 @@ class Segmenter(Network):
 
     def __init__(
         self,
-        normalise: Normalise,
+        normalize: Normalize,
         backbone: Backbone,
         decoder: nn.Module,
         *,
         auxiliary: nn.Module | None = None,
         auxiliary_map: int = -1,
     ) -> None:
-        super().__init__(normalise, backbone)
+        super().__init__(normalize, backbone)
         self.decoder, self.auxiliary, self._auxiliary_map = decoder, auxiliary, auxiliary_map
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -107,7 +107,7 @@ class Segmenter(Network):
         In training with an auxiliary head they come as a pair with those of the head.
         """
         size = x.shape[-2:]
-        x = self.normalise(x)
+        x = self.normalize(x)
         # decoders combine maps of several strides, which fit together only where the coarsest divides the image
         x = pad_to_multiple(x, 32)
         maps = self.backbone(x)
@@ -161,10 +161,10 @@ def put_decoder(spec: ModelSpec, options: PixelOptions, backbone: Backbone, outp
         auxiliary = create_decoder(
             'auxiliary', [backbone.channels[position]], [backbone.strides[position]], output_count, options={}
         )
-    return Segmenter(build_normalise(spec), backbone, head, auxiliary=auxiliary, auxiliary_map=position)
+    return Segmenter(build_normalize(spec), backbone, head, auxiliary=auxiliary, auxiliary_map=position)
 
 
-class ToUnits(nn.Module):
+class Denormalize(nn.Module):
     """Bring a decoder's outputs, which start around 0 with a spread of 1, to the units of the target.
 
     Args:

@@ -42,12 +42,12 @@ def look_at_pixels(model):
     class PixelByPixel(torch.nn.Module):
         def __init__(self, normalise, classes):
             super().__init__()
-            self.normalise, self.head = normalise, torch.nn.Conv2d(10, classes, 1)
+            self.normalize, self.head = normalise, torch.nn.Conv2d(10, classes, 1)
 
         def forward(self, x):
-            return self.head(self.normalise(x))
+            return self.head(self.normalize(x))
 
-    return PixelByPixel(model.network.normalise, len(model.spec.class_infos)).eval()
+    return PixelByPixel(model.network.normalize, len(model.spec.class_infos)).eval()
 
 
 @pytest.mark.parametrize('as_text', [False, True])

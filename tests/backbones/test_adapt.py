@@ -16,7 +16,7 @@ from geolearn.backbones.adapt import (
     adapt,
     merged_state_dict,
     own_parameters,
-    rate_groups,
+    param_groups,
 )
 from geolearn.bands import get_bands
 from geolearn.errors import BackboneError
@@ -202,27 +202,27 @@ def test_rates_fall_from_block_to_block_and_cover_what_learns_once(small, name, 
     else:
         backbone = build(small, name, form=form)
     depth, names = len(backbone.trunk.stages), {id(p): n for n, p in backbone.trunk.named_parameters()}
-    groups = rate_groups(backbone, 0.5)
+    groups = param_groups(backbone, 0.5)
     assert sorted(names[id(p)] for group in groups for p in group.parameters) == sorted(learning(backbone.trunk))
-    scales = [group.scale for group in groups]
+    scales = [group.lr_scale for group in groups]
     assert scales == sorted(set(scales))
     assert scales[: depth + 1] == [0.5 ** (depth + 1 - i) for i in range(depth + 1)]
     for group in groups:
         for parameter in group.parameters:
             block = block_of(names[id(parameter)])
             if block is not None:
-                assert group.scale == 0.5 ** (depth - block)
-            elif group.scale == 1:
+                assert group.lr_scale == 0.5 ** (depth - block)
+            elif group.lr_scale == 1:
                 assert 'norm' in names[id(parameter)]
             elif not name.startswith('satlas'):
-                assert group.scale == 0.5 ** (depth + 1)
+                assert group.lr_scale == 0.5 ** (depth + 1)
 
 
 def test_blocks_of_a_convolutional_network_count_too():
     backbone = create_backbone('plain_unet', BANDS, pretrained=False, strides=None)
     adapt(backbone, Adaptation(2, layer_decay=0.5))
     assert {name.split('.')[1] for name in learning(backbone.trunk)} == {'2', '3'}
-    assert [group.scale for group in rate_groups(backbone, 0.5)] == [0.25, 0.5]
+    assert [group.lr_scale for group in param_groups(backbone, 0.5)] == [0.25, 0.5]
     with pytest.raises(BackboneError, match='plain_unet has no linear layers'):
         adapt(backbone, Adaptation(lora_rank=2))
 
@@ -230,9 +230,9 @@ def test_blocks_of_a_convolutional_network_count_too():
 def test_frozen_blocks_have_no_rate(small):
     backbone = small('dofa_tiny')
     adapt(backbone, Adaptation(2, layer_decay=0.5))
-    assert [group.scale for group in rate_groups(backbone, 0.5)] == [0.25, 0.5]
+    assert [group.lr_scale for group in param_groups(backbone, 0.5)] == [0.25, 0.5]
     adapt(backbone, Adaptation('all'))
-    assert rate_groups(backbone, 0.5) == []
+    assert param_groups(backbone, 0.5) == []
 
 
 @pytest.mark.real_data
@@ -242,7 +242,7 @@ def test_the_rates_are_those_of_vitdet(shared, small):
         name, decay, depth = key.split('|')
         backbone = small('prithvi_v2_tiny', depth=int(depth))
         trunk = dict(backbone.trunk.named_parameters())
-        found = {id(p): group.scale for group in rate_groups(backbone, float(decay)) for p in group.parameters}
+        found = {id(p): group.lr_scale for group in param_groups(backbone, float(decay)) for p in group.parameters}
         own = name.removeprefix('backbone.net.')
         if own in trunk:
             assert found[id(trunk[own])] == pytest.approx(scale, rel=1e-12)
@@ -339,7 +339,7 @@ def test_updates_are_no_parameters_of_the_trunks_own(small):
     names = {id(p): n for n, p in backbone.trunk.named_parameters()}
     own = {names[id(p)] for p in own_parameters(backbone)}
     assert own == {n for n in names.values() if 'lora' not in n}
-    grouped = {names[id(p)] for group in rate_groups(backbone, 0.5) for p in group.parameters}
+    grouped = {names[id(p)] for group in param_groups(backbone, 0.5) for p in group.parameters}
     assert grouped == {n for n in learning(backbone.trunk) if 'lora' not in n}
     assert grouped
 
@@ -348,15 +348,15 @@ def test_updates_are_no_parameters_of_the_trunks_own(small):
 def test_a_network_trains_updates_with_its_new_layers(small, decay):
     from geolearn.networks.network import (
         Network,  # layers above, for this test alone
-        Normalise,  # layers above, for this test alone
+        Normalize,  # layers above, for this test alone
     )
 
     backbone = small('dofa_tiny')
     adapt(backbone, Adaptation('all but norms', lora_rank=2, layer_decay=decay))
     names = {id(p): n for n, p in backbone.trunk.named_parameters()}
-    network = Network(Normalise([0.0] * len(BANDS), [1.0] * len(BANDS)), backbone)
+    network = Network(Normalize([0.0] * len(BANDS), [1.0] * len(BANDS)), backbone)
     network.layer_decay = decay
-    *trunk, new = network.rate_groups()
+    *trunk, new = network.param_groups()
     assert new.scale == 1
     assert {n for n in learning(backbone.trunk) if 'lora' in n} == {
         names[id(p)] for p in new.parameters if id(p) in names

@@ -42,9 +42,9 @@ class TestRecords:
             for inputs in record.inputs:
                 assert len(inputs.get_bands()) == len(inputs.bands), record.name
 
-    def test_every_record_has_a_licence_and_is_a_backbone(self):
+    def test_every_record_has_a_license_and_is_a_backbone(self):
         for record in catalog.read_catalog().values():
-            assert record.licence, record.name
+            assert record.license, record.name
             assert record.name in list_backbones(), record.name
 
     def test_unknown_records_are_named(self):
@@ -95,7 +95,7 @@ class TestDescribing:
             'also called: prithvi, prithvi_eo_v1_100',
             'network:     prithvi: width 768, 12 blocks, 12 heads, patches of 16 px',
             'bands:       B02, B03, B04, B8A, B11, B12',
-            'licence:     Apache-2.0',
+            'license:     Apache-2.0',
             'in reflectance x 10000, 30 m; mean 775 1081 1229 2497 2204 1611; std 1282 ',
             'weights:     Prithvi_EO_V1_100M.pt of huggingface.co/ibm-nasa-geospatial/Prithvi-EO-1.0-100M, not on this',
         ):
@@ -137,7 +137,7 @@ class TestDescribing:
             'aliases': '',
             'parameters_m': 111.2,
             'bands': 'any',
-            'licence': 'CC-BY-4.0',
+            'license': 'CC-BY-4.0',
             'weights': 'published',
         }
         assert table.loc['dofa_tiny', 'weights'] == 'none'
@@ -202,11 +202,11 @@ class TestWeightsOnThisMachine:
             download_weights('dofa_bas')
 
 
-def test_a_licence_with_strings_is_told_once(caplog):
+def test_a_license_with_strings_is_told_once(caplog):
     record = replace(catalog.get_record('dofa_base'), non_commercial=True, gated=True)
-    building.tell_licence.cache_clear()
+    building.announce_license.cache_clear()
     with caplog.at_level(logging.WARNING, logger='geolearn'):
-        building.tell_licence(record)
-        building.tell_licence(record)
+        building.announce_license(record)
+        building.announce_license(record)
     assert caplog.text.count('no commercial use') == 1
     assert caplog.text.count('must be accepted on earthflow/DOFA') == 1

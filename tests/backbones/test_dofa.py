@@ -169,8 +169,8 @@ def test_bands_without_wavelength_are_refused(small_dofa):
         create_backbone('dofa_base', (*RGB, Band('ndvi')), pretrained=False)
 
 
-def test_nanometres_are_refused():
-    with pytest.raises(BandError, match=r'micrometres, between 0.2 and 20'):
+def test_nanometers_are_refused():
+    with pytest.raises(BandError, match=r'micrometers, between 0.2 and 20'):
         DynamicPatchEmbed([665.0], 48)
 
 
@@ -195,7 +195,7 @@ class TestKernelCache:
         embed(torch.randn(1, 2, 8, 8)).sum().backward()
         assert all(p.grad is not None for p in embed.parameters())
 
-    @pytest.mark.parametrize('change', ['load_state_dict', 'optimiser', 'to', 'assign'])
+    @pytest.mark.parametrize('change', ['load_state_dict', 'optimizer', 'to', 'assign'])
     def test_any_change_of_weights_renews_the_kernel(self, change):
         embed, other = self.embed(), self.embed()
         with torch.no_grad():
@@ -204,10 +204,10 @@ class TestKernelCache:
             embed.load_state_dict(other.state_dict())
         elif change == 'assign':
             embed.load_state_dict(other.state_dict(), assign=True)
-        elif change == 'optimiser':
-            optimiser = torch.optim.SGD(embed.parameters(), lr=1.0)
+        elif change == 'optimizer':
+            optimizer = torch.optim.SGD(embed.parameters(), lr=1.0)
             embed(torch.randn(1, 2, 8, 8)).sum().backward()
-            optimiser.step()
+            optimizer.step()
         else:
             embed.to(torch.bfloat16).to(torch.float32)
         with torch.no_grad():
@@ -255,7 +255,7 @@ class TestKernelCache:
             torch.testing.assert_close(embed.folded()(x), embed(x))  # a convolution and a matrix product
 
 
-def test_wavelengths_are_embedded_in_nanometres_sines_first():
+def test_wavelengths_are_embedded_in_nanometers_sines_first():
     e = embed_wavelengths(torch.tensor([0.665]))
     assert e.shape == (1, 128)
     torch.testing.assert_close(e[0, [0, 64]], torch.tensor([665.0, 665.0 + torch.pi / 2]).sin(), atol=1e-4, rtol=0)

@@ -180,7 +180,7 @@ def test_a_full_disk_says_where_there_may_be_room(hub, record, monkeypatch, tmp_
 def test_gated_weights_say_how_to_open_the_gate(hub, record):
     hub.files.clear()
     gated = dataclasses.replace(record, gated=True)
-    with pytest.raises(WeightsError, match=r'accept its licence on huggingface.co/earthflow/DOFA and set HF_TOKEN, or'):
+    with pytest.raises(WeightsError, match=r'accept its license on huggingface.co/earthflow/DOFA and set HF_TOKEN, or'):
         fetch(gated)
 
 

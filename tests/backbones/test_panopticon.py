@@ -7,7 +7,7 @@ import timm
 import torch
 
 from geolearn.backbones import catalog, create_backbone
-from geolearn.backbones.panopticon import embed_nanometres
+from geolearn.backbones.panopticon import embed_nanometers
 from geolearn.bands import Band, get_bands
 from geolearn.errors import BandError
 
@@ -78,8 +78,8 @@ def test_radar_tables_do_not_train_without_radar():
     assert [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def test_wavelengths_are_whole_nanometres():
-    rows = embed_nanometres((Band('a', 0.5601), Band('b', 0.56), Band('VV', None, 'vv', is_radar=True)), 8)
+def test_wavelengths_are_whole_nanometers():
+    rows = embed_nanometers((Band('a', 0.5601), Band('b', 0.56), Band('VV', None, 'vv', is_radar=True)), 8)
     assert torch.equal(rows[0], rows[1])
     assert not rows[2].any()
 
@@ -87,5 +87,5 @@ def test_wavelengths_are_whole_nanometres():
 def test_bands_that_cannot_be_told_apart_are_refused():
     with pytest.raises(BandError, match="panopticon needs a wavelength for every band; unresolved: 'x'"):
         create_backbone('panopticon', (Band('x'),), pretrained=False)
-    with pytest.raises(BandError, match=r"needs the polarisation of every radar band; unknown: \['HHVV'\]"):
+    with pytest.raises(BandError, match=r"needs the polarization of every radar band; unknown: \['HHVV'\]"):
         create_backbone('panopticon', (Band('HHVV', None, None, is_radar=True),), pretrained=False)

@@ -71,8 +71,8 @@ class TestScaleMae:
         with pytest.raises(BandError, match='trained on optical bands only'):
             create_backbone('scalemae_large', get_bands('sentinel1', ['VV', 'VH']), pretrained=False)
 
-    def test_the_licence_is_said_at_load(self, small, tmp_path, caplog):
-        building.tell_licence.cache_clear()
+    def test_the_license_is_said_at_load(self, small, tmp_path, caplog):
+        building.announce_license.cache_clear()
         trunk = create_backbone('scalemae_large', RGB, pretrained=False).trunk
         torch.save(trunk.state_dict(), tmp_path / 'w.pth')
         with caplog.at_level(logging.WARNING, 'geolearn'):
@@ -86,5 +86,5 @@ def test_distances_on_the_ground_decide_positions():
 
 
 def test_a_resolution_of_zero_is_refused():
-    with pytest.raises(ValueError, match='ground_resolution_m must be above 0 metres, got 0'):
+    with pytest.raises(ValueError, match='ground_resolution_m must be above 0 meters, got 0'):
         ScaleMaeViT(ViTConfig(48, 1, 3), torch.nn.Identity(), 16, ground_resolution_m=0)

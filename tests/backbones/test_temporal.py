@@ -262,7 +262,7 @@ def test_a_resolution_that_cannot_be_or_is_not_asked_for_is_refused(small):
     small('dofa_base')
     with pytest.raises(BackboneError, match='dofa_base knows no ground resolution; leave resolution_m out'):
         create_backbone('dofa_base', S2, pretrained=False, resolution_m=10)
-    with pytest.raises(ValueError, match='resolution_m must be above 0 metres per pixel, got 0'):
+    with pytest.raises(ValueError, match='resolution_m must be above 0 meters per pixel, got 0'):
         create_backbone('dofa_base', S2, pretrained=False, resolution_m=0)
 
 

@@ -151,8 +151,8 @@ class TestShortNames:
         net = create_backbone('vit_tiny', get_bands('naip'), pretrained=False)
         assert (net.name, type(net.trunk), net.trunk.dim) == ('vit_tiny', TimmTransformer, 192)
 
-    def test_a_gated_licence_is_said(self, monkeypatch, caplog):
-        building.tell_licence.cache_clear()
+    def test_a_gated_license_is_said(self, monkeypatch, caplog):
+        building.announce_license.cache_clear()
         monkeypatch.setattr(own, '_build', lambda *arguments: None)
         with caplog.at_level(logging.WARNING, 'geolearn'):
             create_backbone('dinov3_sat', RGB)

@@ -10,7 +10,7 @@ from geolearn.bands import get_bands
 from geolearn.errors import BackboneError
 from geolearn.inference.explain import _rollout, heat_map
 from geolearn.networks.classification import ChipNetwork
-from geolearn.networks.network import Normalise
+from geolearn.networks.network import Normalize
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'small_dofa')
 
@@ -21,7 +21,7 @@ def build(name, *, form='tokens', pooling='auto'):
     torch.manual_seed(0)
     options = {'form': 'tokens'} if form == 'tokens' else {'strides': (32,)}
     backbone = create_backbone(name, BANDS, pretrained=False, **options)
-    return ChipNetwork(Normalise([0.0] * 4, [1.0] * 4), backbone, 3, pooling=pooling, dropout=0.5).eval()
+    return ChipNetwork(Normalize([0.0] * 4, [1.0] * 4), backbone, 3, pooling=pooling, dropout=0.5).eval()
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ class OneHotPlaces(nn.Module):
 
 
 def test_gradcam_finds_where_the_band_of_a_class_is_bright():
-    network = ChipNetwork(Normalise([0.0] * 4, [1.0] * 4), OneHotPlaces(), 4, pooling='mean', dropout=0.0).eval()
+    network = ChipNetwork(Normalize([0.0] * 4, [1.0] * 4), OneHotPlaces(), 4, pooling='mean', dropout=0.0).eval()
     with torch.no_grad():
         network.head[1].weight.copy_(torch.eye(4))
     image = torch.zeros(4, 64, 64)

@@ -16,7 +16,7 @@ from geolearn.models.evaluation.classification import (
     tabulate_classes,
 )
 from geolearn.networks.classification import ChipNetwork
-from geolearn.networks.network import Normalise
+from geolearn.networks.network import Normalize
 
 NAMES = ['a', 'b', 'c', 'd']
 
@@ -69,8 +69,8 @@ def test_the_mean_over_places_is_what_a_map_is_pooled_to():
         def forward(self, x):
             return [x]
 
-    network = ChipNetwork(Normalise([0.0] * 3, [1.0] * 3), Map(), 2, pooling='mean', dropout=0.0)
+    network = ChipNetwork(Normalize([0.0] * 3, [1.0] * 3), Map(), 2, pooling='mean', dropout=0.0)
     x = torch.rand(2, 3, 5, 7)
     assert torch.allclose(network.pool(network.encode(x)), x.mean((2, 3)))
     with pytest.raises(BackboneError, match='map has no class token here'):
-        ChipNetwork(Normalise([0.0] * 3, [1.0] * 3), Map(), 2, pooling='cls', dropout=0.0)
+        ChipNetwork(Normalize([0.0] * 3, [1.0] * 3), Map(), 2, pooling='cls', dropout=0.0)

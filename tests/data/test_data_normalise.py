@@ -67,12 +67,12 @@ def test_the_first_layer_does_it_through_saving_and_loading(export, tmp_path, ki
     assert model.spec.normalization == data.normalization
     image = next(iter(data.valid_dl))[0]
     wanted = (image - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
-    torch.testing.assert_close(model.network.normalise(image), wanted.float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.network.normalize(image), wanted.float(), atol=1e-4, rtol=1e-4)
     path = model.save(tmp_path / 'm.dlpk')
     assert read_bundle(path).manifest['normalization']['source'] == data.normalization.source
     loaded = load_model(path)
     assert loaded.spec.normalization == data.normalization
-    torch.testing.assert_close(loaded.network.normalise(image), model.network.normalise(image))
+    torch.testing.assert_close(loaded.network.normalize(image), model.network.normalize(image))
 
 
 @pytest.mark.parametrize('kind', ['minmax', 'robust'])
@@ -182,7 +182,7 @@ def test_numbers_that_are_none_count_for_nothing(export, hole):
     assert image[:, :3, :3].isnan().all()
     assert (mask[:3, :3] == 255).all()
     model = DeepLab(data, 'test_resnet', pretrained=False)
-    assert (model.network.normalise(image[None])[:, :, :3, :3] == 0).all()
+    assert (model.network.normalize(image[None])[:, :, :3, :3] == 0).all()
 
 
 def test_nodata_counts_for_nothing_whatever_the_normalisation(export):

@@ -9,7 +9,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from geolearn.networks.detection.anchors import LevelAnchors, choose_ratios, choose_sizes
-from geolearn.networks.detection.detector import Levels
+from geolearn.networks.detection.detector import FeaturePyramid
 
 STRIDES = (4, 8, 16, 32, 64)
 SIZES = [(32.0,), (64.0,), (128.0,), (256.0,), (512.0,)]
@@ -29,8 +29,8 @@ def test_where_strides_divide_the_image_anchors_are_those_of_torchvision():
 
 def test_elsewhere_they_still_are_a_stride_apart():
     anchors = LevelAnchors(SIZES, (1.0,), STRIDES).by_level(levels_of((96, 96)))
-    centres = (anchors[-1][:, 0] + anchors[-1][:, 2]) / 2
-    assert sorted(set(centres.tolist())) == [0, 64]
+    centers = (anchors[-1][:, 0] + anchors[-1][:, 2]) / 2
+    assert sorted(set(centers.tolist())) == [0, 64]
 
 
 def test_each_level_takes_the_boxes_of_its_size():
@@ -64,13 +64,13 @@ def test_every_level_gets_the_same_number_of_growing_anchors(sides, per_level):
 
 def test_maps_of_one_width_stay_as_they_are_and_others_go_through_a_pyramid():
     maps = [torch.rand(1, 256, side, side) for side in (16, 8, 4, 2)]
-    simple = Levels([256] * 4, (4, 8, 16, 32), pooled=1)
+    simple = FeaturePyramid([256] * 4, (4, 8, 16, 32), pooled=1)
     found = simple(maps)
     assert all(torch.equal(one, other) for one, other in zip(found, maps))
     assert torch.equal(found[4], maps[3][..., ::2, ::2])
     assert simple.strides == (4, 8, 16, 32, 64)
     assert list(simple.parameters()) == []
-    fpn = Levels([8, 16, 32, 64], (4, 8, 16, 32), pooled=2)
+    fpn = FeaturePyramid([8, 16, 32, 64], (4, 8, 16, 32), pooled=2)
     widths = [torch.rand(1, c, s, s) for c, s in zip((8, 16, 32, 64), (16, 8, 4, 2))]
     assert [tuple(level.shape[1:]) for level in fpn(widths)] == [
         (256, 16, 16),

@@ -91,7 +91,7 @@ def model(request, detector, data):
 
 class TestEveryDetector:
     def test_it_learns_from_every_part_and_survives_images_without_objects(self, model):
-        masks = model.recipe.masks
+        masks = model.architecture.masks
         loss = model.make_loss()
         model.network.train()
         images = torch.rand(2, 3, 64, 64) * 200
@@ -102,7 +102,7 @@ class TestEveryDetector:
         assert total.item() == pytest.approx(sum(part.item() for part in loss.parts.values()))
         learning = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
         assert [name for name, p in learning.items() if p.grad is None] == []
-        groups = [p for group in model.network.rate_groups() for p in group.parameters]
+        groups = [p for group in model.network.param_groups() for p in group.parameters]
         assert sorted(map(id, groups)) == sorted(map(id, learning.values()))
         nobody = [objects([], masks=masks)] * 2
         total = loss(model.network(images, nobody))
@@ -112,7 +112,7 @@ class TestEveryDetector:
         assert all(p.grad.isfinite().all() for p in learning.values())
 
     def test_in_use_it_gives_losses_only_with_targets_and_the_same_objects_either_way(self, model):
-        masks = model.recipe.masks
+        masks = model.architecture.masks
         network = model.network.eval()
         images = torch.rand(2, 3, 50, 70) * 200  # no multiple of any stride
         truth = [objects([[5, 5, 25, 30]], shape=(50, 70), masks=masks), objects([], shape=(50, 70), masks=masks)]
@@ -150,7 +150,7 @@ class TestEveryDetector:
 def test_boxes_without_area_are_left_out(detector, data):
     model = make(detector, data)
     model.network.train()
-    masks = model.recipe.masks
+    masks = model.architecture.masks
     flat = objects([[5, 5, 25, 30], [8, 8, 8, 20]], masks=masks)
     losses = model.network(torch.rand(1, 3, 64, 64), [flat])[1]
     assert all(loss.isfinite() for loss in losses.values())
@@ -280,12 +280,12 @@ class PlacingHead(torch.nn.Module):
 )
 def test_adaptations_work_as_everywhere(adapt, data):
     model = make(FasterRCNN, data, 'dofa_tiny', adapt=adapt)
-    groups = model.network.rate_groups()
+    groups = model.network.param_groups()
     held = {id(p) for group in groups for p in group.parameters}
     assert held == {id(p) for p in model.network.parameters() if p.requires_grad}
     assert {id(p) for p in model.network.head.parameters()} <= held
     if adapt.layer_decay:
-        assert len({group.scale for group in groups}) > 2
+        assert len({group.lr_scale for group in groups}) > 2
 
 
 def test_what_is_found_in_an_array_has_names_and_values(data):

@@ -164,7 +164,7 @@ def test_it_is_fitted_as_every_detector_and_sees_the_end_of_a_large_image(data):
     torch.manual_seed(0)
     head = TransformerOptions(**{**FEW.__dict__, 'score_thresh': 0.0})
     model = RTDetr(data, 'dofa_tiny', head=head, pretrained=False, adapt=Adaptation(layer_decay=0.7))
-    assert len({group.scale for group in model.network.rate_groups()}) > 2
+    assert len({group.lr_scale for group in model.network.param_groups()}) > 2
     rows = model.fit(2, lr=3e-4, checkpoint=False, mixed_precision='bf16').history.epochs
     assert {'classes', 'boxes', 'overlap', 'denoising', 'ap50'} <= rows[-1].keys()
     assert rows[-1]['train_loss'] < rows[0]['train_loss']
@@ -180,6 +180,6 @@ def test_a_copy_after_use_is_the_same_and_a_frozen_backbone_learns_nothing(data)
         (one,), _ = network(image)
         (other,), _ = copy.deepcopy(network)(image)
     assert torch.equal(one.boxes, other.boxes)
-    learning = {id(p) for group in network.rate_groups() for p in group.parameters}
+    learning = {id(p) for group in network.param_groups() for p in group.parameters}
     assert {id(p) for p in network.head.parameters()} <= learning
     assert not learning & {id(p) for p in network.backbone.trunk.parameters()}

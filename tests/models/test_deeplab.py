@@ -76,7 +76,7 @@ class DeepLabContract:
         PixelCrossEntropy()(model.network.train()(images(2, 10, 64, 64)), target).backward()
         trainable = {n: p for n, p in model.network.named_parameters() if p.requires_grad}
         assert [n for n, p in trainable.items() if p.grad is None] == []
-        assert {id(p) for group in model.network.rate_groups() for p in group.parameters} == {
+        assert {id(p) for group in model.network.param_groups() for p in group.parameters} == {
             id(p) for p in trainable.values()
         }
 

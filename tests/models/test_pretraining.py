@@ -100,7 +100,7 @@ def test_the_network_gets_them(prepare, small_dofa):
     bands = get_bands('sentinel2_l2a', ['B04', 'B03', 'B02', 'B08'])
     data = prepare(land(bands, 10_000, 'uint16'), bands)
     model = DeepLab(data, 'dofa_tiny', pretrained=False)
-    assert model.network.normalise.mean.flatten().tolist() == pytest.approx(list(model.spec.normalization.mean))
+    assert model.network.normalize.mean.flatten().tolist() == pytest.approx(list(model.spec.normalization.mean))
     assert model.spec.normalization.mean[0] == pytest.approx(114.1099739 * 10_000 / 255)
 
 

@@ -176,15 +176,15 @@ def test_rows_of_a_bundle_need_not_hold_numbers():
     assert tables(found)[0].rows == ((1, None, None, 2.0),)
 
 
-def test_the_backbone_is_told_with_licence_source_and_revision(pixel_model):
+def test_the_backbone_is_told_with_license_source_and_revision(pixel_model):
     spec = replace(pixel_model.spec, backbone='dofa_base', pretrained=True, adaptation=Adaptation(freeze='all'))
     found = facts(backbone_section(spec, None))
-    assert found['licence of the weights'] == 'CC-BY-4.0'
+    assert found['license of the weights'] == 'CC-BY-4.0'
     assert 'huggingface.co/earthflow/DOFA' in found['published as']
     assert len(found['revision']) == 40
     assert "freeze='all'" in found['adapted by']
     other = facts(backbone_section(pixel_model.spec, None))
-    assert other['licence'].startswith('not known to geolearn: resnet18 comes from timm')
+    assert other['license'].startswith('not known to geolearn: resnet18 comes from timm')
     assert other['started from'] == 'random weights'
 
 
@@ -252,4 +252,4 @@ def test_weights_that_must_not_be_sold_are_warned_of(pixel_model, scene_data):
 
     name = next(record.name for record in read_catalog().values() if record.non_commercial)
     told = find_warnings(scene_data, replace(pixel_model.spec, backbone=name, pretrained=True))
-    assert told[-1] == f'The licence of the weights of {name} forbids commercial use.'
+    assert told[-1] == f'The license of the weights of {name} forbids commercial use.'

@@ -67,7 +67,7 @@ def find_warnings(data: ChipData, spec: ModelSpec) -> tuple[str, ...]:
                 if not amount
             ]
     if spec.pretrained and _forbids_sale(spec.backbone):
-        found.append(f'The licence of the weights of {spec.backbone} forbids commercial use.')
+        found.append(f'The license of the weights of {spec.backbone} forbids commercial use.')
     return tuple(found)
 
 

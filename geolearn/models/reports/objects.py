@@ -53,7 +53,7 @@ def find_in_objects(model: 'ObjectDetector', data: ChipData, options: DetectorOp
         Section('Precision and recall', (told, picture(curves, 'Precision over recall', name='precision_recall'))),
         *sample_sections(_f1(cases.sum(1)).tolist(), draw, by='F1'),
     )
-    task = 'instance segmentation' if model.recipe.masks else 'object detection'
+    task = 'instance segmentation' if model.architecture.masks else 'object detection'
     headline = (('mAP', tell(values['map'], '.3f')), ('AP50', tell(values['ap50'], '.3f')))
     return Findings(task, headline, sections, _settings(options), _arguments(model, data, options))
 
@@ -70,7 +70,7 @@ def _score_section(model: 'ObjectDetector', values: dict[str, float], cases: Ten
         ('with a score of 0.5 or more', f'{hits:,} found, {misses:,} missed, {alarms:,} where there is none'),
         ('precision, recall, F1 of these', ', '.join(tell(value) for value in (precision, recall, f1))),
     )
-    shape = 'outlines' if model.recipe.masks else 'boxes'
+    shape = 'outlines' if model.architecture.masks else 'boxes'
     told = (
         f'On the validation chips, as in COCO: overlap is intersection over union of {shape}. AP is average precision, '
         'over all scores; precision, recall and F1 are of objects with a score of 0.5 or more, at overlap 0.5.'
@@ -139,7 +139,7 @@ def _arguments(model: 'ObjectDetector', data: ChipData, options: DetectorOptions
         found['head'] = options.head
     if options.resize_to is not None:
         found['resize_to'] = options.resize_to
-    chosen = choose_options(data, model.recipe, AnchorChoice(), resize_to=options.resize_to, head=options.head)
+    chosen = choose_options(data, model.architecture, AnchorChoice(), resize_to=options.resize_to, head=options.head)
     if options.anchor_sizes != chosen.anchor_sizes:
         found['anchor_sizes'] = options.anchor_sizes
     if options.aspect_ratios != chosen.aspect_ratios:

@@ -87,7 +87,7 @@ def training_section(history: History, *, monitor: str = 'valid_loss') -> Sectio
 
 
 def backbone_section(spec: ModelSpec, load_report: LoadReport | None) -> Section:
-    """Tell what the backbone is, where its weights come from and under which licence.
+    """Tell what the backbone is, where its weights come from and under which license.
 
     Args:
         spec: Of the model.
@@ -98,11 +98,11 @@ def backbone_section(spec: ModelSpec, load_report: LoadReport | None) -> Section
     try:
         record = describe_backbone(spec.backbone).record
     except BackboneError as error:
-        facts.append(('licence', f'not known to geolearn: {error}'))
+        facts.append(('license', f'not known to geolearn: {error}'))
     else:
         facts += [
             ('network', f'{record.family}, width {record.dim}, {record.depth} blocks'),
-            ('licence of the weights', record.licence + (' (no commercial use)' if record.non_commercial else '')),
+            ('license of the weights', record.license + (' (no commercial use)' if record.non_commercial else '')),
             ('paper', record.paper),
         ]
         if spec.pretrained and record.sources:

@@ -63,13 +63,13 @@ def choose_sizes(boxes: np.ndarray, *, levels: int, per_level: int) -> tuple[tup
     level_of = np.clip(np.rint(logs - usual), 0, levels - 1)
     rows = []
     for level in range(levels):
-        centres = _centres(logs[level_of == level], per_level)
-        if not centres:
-            centres = [usual + level + step / 3 for step in range(per_level)]
-        elif len(centres) < per_level:  # too few different sizes to tell apart: thirds of octaves around them
-            middle = sum(centres) / len(centres)
-            centres = [middle + (step - (per_level - 1) / 2) / 3 for step in range(per_level)]
-        rows.append(tuple(round(2**centre, 2) for centre in sorted(centres)))
+        centers = _centers(logs[level_of == level], per_level)
+        if not centers:
+            centers = [usual + level + step / 3 for step in range(per_level)]
+        elif len(centers) < per_level:  # too few different sizes to tell apart: thirds of octaves around them
+            middle = sum(centers) / len(centers)
+            centers = [middle + (step - (per_level - 1) / 2) / 3 for step in range(per_level)]
+        rows.append(tuple(round(2**center, 2) for center in sorted(centers)))
     return tuple(rows)
 
 
@@ -84,13 +84,13 @@ def choose_ratios(boxes: np.ndarray, *, count: int = 3) -> tuple[float, ...]:
         return USUAL_RATIOS
     logs = np.log2(boxes[:, 1] / boxes[:, 0])
     found: list[float] = []
-    for centre in sorted(_centres(logs, count)):
-        if not found or centre - found[-1] > 0.15:  # a tenth longer: the overlap of the two is still 0.9
-            found.append(centre)
-    return tuple(round(2**centre, 3) for centre in found)
+    for center in sorted(_centers(logs, count)):
+        if not found or center - found[-1] > 0.15:  # a tenth longer: the overlap of the two is still 0.9
+            found.append(center)
+    return tuple(round(2**center, 3) for center in found)
 
 
-def _centres(values: np.ndarray, count: int) -> list[float]:
+def _centers(values: np.ndarray, count: int) -> list[float]:
     """Group numbers by k-means; fewer groups where there are fewer different numbers."""
     count = min(count, len(np.unique(values.round(3))))
     if count < 2:
@@ -100,4 +100,4 @@ def _centres(values: np.ndarray, count: int) -> list[float]:
 
     thinned = values[:: -(-len(values) // MOST_BOXES)].reshape(-1, 1)
     groups = KMeans(min(count, len(np.unique(thinned))), n_init=4, random_state=0).fit(thinned)
-    return [float(centre) for centre in groups.cluster_centers_.ravel()]
+    return [float(center) for center in groups.cluster_centers_.ravel()]

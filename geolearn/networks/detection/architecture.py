@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 from geolearn.errors import BundleError, UnknownNameError
 from geolearn.networks.detection.anchors import LevelAnchors
-from geolearn.networks.detection.detector import DetectionHead, Detector, Levels
-from geolearn.networks.network import build_backbone, build_normalise
+from geolearn.networks.detection.detector import DetectionHead, Detector, FeaturePyramid
+from geolearn.networks.network import build_backbone, build_normalize
 from geolearn.networks.spec import ModelSpec
 
 HeadStyle = Literal['plain', 'vitdet']
@@ -225,7 +225,7 @@ def _check_numbers(options: HeadOptions) -> None:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DetectorArchitecture:
     """What makes one detector different from another.
 
     Args:
@@ -251,14 +251,19 @@ class Recipe:
 
 
 def build_detector(
-    spec: ModelSpec, options: DetectorOptions, recipe: Recipe, *, pretrained: bool, weights: str | Path | None
+    spec: ModelSpec,
+    options: DetectorOptions,
+    architecture: DetectorArchitecture,
+    *,
+    pretrained: bool,
+    weights: str | Path | None,
 ) -> Detector:
     """Build the network that a spec describes.
 
     Args:
         spec: Of the model.
         options: Those in the spec, read.
-        recipe: Of the class of model.
+        architecture: Of the class of model.
         pretrained: Whether to fill the backbone with its published weights.
         weights: The user's own, instead of fetching them.
 
@@ -267,13 +272,13 @@ def build_detector(
     """
     if not spec.class_infos:
         raise BundleError(f'the manifest is broken: {spec.model} needs a class, found none')
-    if len(options.anchor_sizes) != (recipe.levels if recipe.per_level else 0):
-        raise BundleError(f'the manifest is broken: {spec.model} has {recipe.levels} levels, found {options}')
-    backbone = build_backbone(spec, pretrained=pretrained, weights=weights, strides=recipe.strides)
-    levels = Levels(backbone.channels, backbone.strides, pooled=recipe.pooled)
+    if len(options.anchor_sizes) != (architecture.levels if architecture.per_level else 0):
+        raise BundleError(f'the manifest is broken: {spec.model} has {architecture.levels} levels, found {options}')
+    backbone = build_backbone(spec, pretrained=pretrained, weights=weights, strides=architecture.strides)
+    levels = FeaturePyramid(backbone.channels, backbone.strides, pooled=architecture.pooled)
     # where there are no anchors, places are anchors as large as the stride
     sizes = options.anchor_sizes or [(float(stride),) for stride in levels.strides]
     anchors = LevelAnchors(sizes, options.aspect_ratios or (1.0,), levels.strides)
-    head = recipe.head(anchors, len(spec.class_infos), options.head)
+    head = architecture.head(anchors, len(spec.class_infos), options.head)
     zoom = 1.0 if options.resize_to is None else options.resize_to / spec.chip_size
-    return Detector(build_normalise(spec), backbone, levels, head, zoom=zoom)
+    return Detector(build_normalize(spec), backbone, levels, head, zoom=zoom)

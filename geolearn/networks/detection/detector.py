@@ -1,4 +1,4 @@
-"""The network of every detector: normalise, backbone, levels, head."""
+"""The network of every detector: normalize, backbone, levels, head."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
 from geolearn.backbones import Backbone
 from geolearn.backbones.token_grid import pad_to_multiple
 from geolearn.batch import Detections, Objects
-from geolearn.networks.network import Network, Normalise
+from geolearn.networks.network import Network, Normalize
 
 WIDTH = 256
 """Channels of every level."""
 
 
-class Levels(nn.Module):
+class FeaturePyramid(nn.Module):
     """Bring a backbone's maps to one width, and add coarser levels.
 
     Convolutional networks' maps go through a feature pyramid network (Lin et al. 2017, arXiv:1612.03144); maps that
@@ -59,7 +59,7 @@ LOSS_NAMES = {
     'loss_mask': 'masks',
     'classification': 'classes',
     'bbox_regression': 'boxes',
-    'bbox_ctrness': 'centres',
+    'bbox_ctrness': 'centers',
     'loss_vfl': 'classes',
     'loss_bbox': 'boxes',
     'loss_giou': 'overlap',
@@ -127,7 +127,7 @@ class Detector(Network):
     """Images in stored units, NaN where there is no data, to objects.
 
     Args:
-        normalise: Takes the images first.
+        normalize: Takes the images first.
         backbone: Gives feature maps.
         levels: Brings them to one width.
         head: Finds objects on the levels.
@@ -135,9 +135,15 @@ class Detector(Network):
     """
 
     def __init__(
-        self, normalise: Normalise, backbone: Backbone, levels: Levels, head: DetectionHead, *, zoom: float = 1.0
+        self,
+        normalize: Normalize,
+        backbone: Backbone,
+        levels: FeaturePyramid,
+        head: DetectionHead,
+        *,
+        zoom: float = 1.0,
     ) -> None:
-        super().__init__(normalise, backbone)
+        super().__init__(normalize, backbone)
         self.levels, self.head, self.zoom = levels, head, zoom
 
     def forward(self, images: Tensor, targets: Sequence[Objects] | None = None) -> DetectorOutput:
@@ -153,7 +159,7 @@ class Detector(Network):
         if self.training and targets is None:
             raise ValueError('a detector in training needs targets; call eval() to use it')
         size = (images.shape[-2], images.shape[-1])
-        x = pad_to_multiple(self._zoomed(self.normalise(images)), 32)
+        x = pad_to_multiple(self._zoomed(self.normalize(images)), 32)
         levels = self.levels(self.backbone(x))
         # half precision holds coordinates to a few pixels only
         with torch.autocast(x.device.type, enabled=False):
