@@ -39,17 +39,17 @@ class Batch:
         objects: Objects of each image.
         labels: Of whole images: (n,) int64 class indices, or (n, classes) float32 with 1 where a class is present and
             fractions after mixing.
-        holes: (n, height, width) bool, True where images in their stored dtype hold no data; None once `cast` has made
+        nodata: (n, height, width) bool, True where images in their stored dtype hold no data; None once `cast` has made
             NaN of them.
-        values: (n, height, width) float32 numbers to learn in their stored units, NaN where there is no truth.
+        regression_targets: (n, height, width) float32 in stored units, NaN where there is no truth.
     """
 
     images: Tensor
     masks: Tensor | None = None
     objects: tuple[Objects, ...] | None = None
     labels: Tensor | None = None
-    holes: Tensor | None = None
-    values: Tensor | None = None
+    nodata: Tensor | None = None
+    regression_targets: Tensor | None = None
 
     def to(self, device: torch.device) -> 'Batch':
         """Return the same batch on a device."""
@@ -58,23 +58,25 @@ class Batch:
             None if self.masks is None else self.masks.to(device),
             None if self.objects is None else tuple(objects.to(device) for objects in self.objects),
             None if self.labels is None else self.labels.to(device),
-            None if self.holes is None else self.holes.to(device),
-            None if self.values is None else self.values.to(device),
+            None if self.nodata is None else self.nodata.to(device),
+            None if self.regression_targets is None else self.regression_targets.to(device),
         )
 
     def cast(self) -> 'Batch':
-        """Return the batch with images as float32, NaN in their holes, and masks as int64, if they are not already."""
+        """Return the batch with images as float32, NaN where there is no data, and masks as int64."""
         images = self.images.to(torch.float32)
-        if self.holes is not None:
-            holes = self.holes.view(len(images), *[1] * (images.dim() - 3), *self.holes.shape[1:])
-            images = images.masked_fill(holes, torch.nan)
+        if self.nodata is not None:
+            nodata = self.nodata.view(len(images), *[1] * (images.dim() - 3), *self.nodata.shape[1:])
+            images = images.masked_fill(nodata, torch.nan)
         masks = None if self.masks is None else self.masks.to(torch.int64)
-        return replace(self, images=images, masks=masks, holes=None)
+        return replace(self, images=images, masks=masks, nodata=None)
 
     @property
     def targets(self) -> tuple[Tensor | tuple[Objects, ...], ...]:
-        """What is known, in the order masks, values, objects, labels; empty for images alone."""
-        return tuple(known for known in (self.masks, self.values, self.objects, self.labels) if known is not None)
+        """What is known, in the order masks, regression_targets, objects, labels; empty for images alone."""
+        return tuple(
+            known for known in (self.masks, self.regression_targets, self.objects, self.labels) if known is not None
+        )
 
 
 @dataclass(frozen=True, slots=True)

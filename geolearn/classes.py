@@ -50,29 +50,29 @@ def index_table(
     classes: Iterable[ClassInfo],
     ignored_values: Iterable[int] = (),
     *,
-    most: int = MAX_CLASSES,
-    left_out: int = IGNORE_INDEX,
+    max_classes: int = MAX_CLASSES,
+    ignored_index: int = IGNORE_INDEX,
 ) -> np.ndarray:
     """Build the lookup from label value to class index.
 
     Args:
         classes: Trained classes; their order gives the index.
         ignored_values: Values that take no part.
-        most: How many classes there may be; more only where indices need not fit a byte.
-        left_out: What ignored values become.
+        max_classes: How many classes there may be; more only where indices need not fit a byte.
+        ignored_index: What ignored values become.
 
     Returns:
-        int16 array of 65,536 entries: index, `left_out`, or -1 for a value that belongs to no class.
+        int16 array of 65,536 entries: index, `ignored_index`, or -1 for a value that belongs to no class.
 
     Raises:
-        ChipFolderError: If there are more than `most` classes or a value does not fit 16 bits.
+        ChipFolderError: If there are more than `max_classes` classes or a value does not fit 16 bits.
     """
     trained = list(classes)
-    if len(trained) > most:
-        raise ChipFolderError(f'found {len(trained)} classes, but at most {most} can be trained; merge some')
+    if len(trained) > max_classes:
+        raise ChipFolderError(f'found {len(trained)} classes, but at most {max_classes} can be trained; merge some')
     table = np.full(65536, -1, np.int16)
     for value in ignored_values:
-        table[_checked(value)] = left_out
+        table[_checked(value)] = ignored_index
     for index, info in enumerate(trained):
         table[_checked(info.value)] = index
     return table

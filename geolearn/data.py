@@ -54,7 +54,7 @@ class ChipData:
         image_space: The export's ImageSpaceUsed, such as ``'MAP_SPACE'`` or ``'PIXEL_SPACE'``.
         variable_size: Whether each chip was cut to the size of its feature.
         blackened: Whether pixels around the feature of a chip were set to 0.
-        remarks: What was picked, skipped or recounted while reading, for people.
+        reading_notes: What was picked, skipped or recounted while reading, for people.
     """
 
     path: Path
@@ -80,12 +80,12 @@ class ChipData:
     variable_size: bool
     blackened: bool
     acquired: tuple[date, ...]
-    remarks: tuple[str, ...]
+    reading_notes: tuple[str, ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know: what was left out while reading, and what is odd about the classes."""
-        return (*taxonomy.class_notes(self.task, self.class_infos, self.value_counts), *self.remarks)
+        return (*taxonomy.class_notes(self.task, self.class_infos, self.value_counts), *self.reading_notes)
 
     @property
     def classes(self) -> list[str]:
@@ -186,7 +186,7 @@ class ChipData:
         import pandas as pd
 
         parts = {'train': self.split.train, 'valid': self.split.valid, 'test': self.split.test}
-        if self.task == Task.VALUES:
+        if self.task == Task.REGRESSION:
             found = {name: self.table.target_statistics(positions) for name, positions in parts.items()}
             rows = {name: asdict(statistics) for name, statistics in found.items() if statistics is not None}
             return pd.DataFrame.from_dict(rows, orient='index').rename_axis('part')

@@ -160,7 +160,7 @@ def prepare_data(
         variable_size=chips.metadata.variable_size,
         blackened=chips.metadata.blackened,
         acquired=chips.acquired,
-        remarks=(*told, *_tell_folders(chips), *choice.remarks, *split_notes),
+        reading_notes=(*told, *_tell_folders(chips), *choice.notes, *split_notes),
     )
 
 
@@ -189,7 +189,7 @@ def _divide(
     """Divide the chips, of which folders may say the part, and make sure that numbers to learn are in each."""
     part_of = np.repeat([0, 1, 2], [len(part) for part in parts])[chips.part_of] if any(parts[1:]) else None
     split, notes = divide(chips.table, classes.presence, division, part_of, whole=chips.task == Task.LABEL)
-    return split, notes + (check_values(chips.table, split) if chips.task == Task.VALUES else [])
+    return split, notes + (check_values(chips.table, split) if chips.task == Task.REGRESSION else [])
 
 
 def _make_transform(
@@ -215,11 +215,11 @@ def _make_plan(
     trained = {value: count for value, count in counts.items() if value not in classes.ignored}
     return GatherPlan(
         task=chips.task,
-        planes=choice.planes,
+        channels=choice.channels,
         dates=chips.table.dates,
         class_count=len(classes.infos),
         table=taxonomy.make_table(chips.task, classes.infos, classes.ignored, counts),
-        left_out=taxonomy.left_out_index(chips.task),
+        ignored_index=taxonomy.ignored_index(chips.task),
         stored=options.device.type == 'cuda',
         chip_size=min(chip_size, int(chips.table.shapes.max())),
         rare_values=rare_values(trained) if rare else (),

@@ -96,20 +96,22 @@ class CutMix(_Mix):
         count, height, width = len(batch.images), batch.images.shape[-2], batch.images.shape[-1]
         partner, shares = self._draw(count, generator)
         images = batch.images.clone()
-        masks, values = (None if planes is None else planes.clone() for planes in (batch.masks, batch.values))
+        masks, values = (
+            None if planes is None else planes.clone() for planes in (batch.masks, batch.regression_targets)
+        )
         areas = []
         for index, (other, share, place) in enumerate(
             zip(partner.tolist(), shares.tolist(), torch.rand((count, 2), generator=generator).tolist())
         ):
             rows, cols = _piece(height, place[0], share), _piece(width, place[1], share)
             images[index, ..., rows, cols] = batch.images[other, ..., rows, cols]
-            for planes, given in ((masks, batch.masks), (values, batch.values)):
+            for planes, given in ((masks, batch.masks), (values, batch.regression_targets)):
                 if planes is not None and given is not None:
                     planes[index, rows, cols] = given[other, rows, cols]
             areas.append((rows.stop - rows.start) * (cols.stop - cols.start) / (height * width))
         weight, partner = torch.tensor(areas).to(images), partner.to(images.device)
         labels = _mixed(batch.labels, partner, weight, self.class_count)
-        return replace(batch, images=images, masks=masks, values=values, labels=labels)
+        return replace(batch, images=images, masks=masks, regression_targets=values, labels=labels)
 
 
 def _piece(size: int, place: float, share: float) -> slice:
@@ -121,7 +123,7 @@ def _piece(size: int, place: float, share: float) -> slice:
 def _refuse(batch: Batch, name: str, *, pixels: str | None = None) -> None:
     if batch.objects is not None:
         raise ValueError(f'{name} is not defined for objects: their boxes would cover pixels of another image')
-    if pixels is not None and (batch.masks is not None or batch.values is not None):
+    if pixels is not None and (batch.masks is not None or batch.regression_targets is not None):
         what = 'masks' if batch.masks is not None else 'values'
         raise ValueError(f'{name} is not defined for {what}: {pixels}; use cutmix')
 

@@ -136,7 +136,7 @@ class Dihedral:
             batch,
             images=_turned(batch.images, turns),
             masks=None if batch.masks is None else _turned(batch.masks, turns),
-            values=None if batch.values is None else _turned(batch.values, turns),
+            regression_targets=None if batch.regression_targets is None else _turned(batch.regression_targets, turns),
             objects=objects and tuple(turn.objects(found, shape) for turn, found in zip(turns, objects)),
         )
 
@@ -172,8 +172,8 @@ class _Window(NamedTuple):
         outside = ((y < 0) | (y >= height))[:, None] | ((x < 0) | (x >= width))
         return picked.masked_fill_(outside, fill)
 
-    def bilinear(self, image: Tensor, *, holes: bool) -> Tensor:
-        """Resample (..., height, width) float; `holes` says that NaN may be among the pixels."""
+    def bilinear(self, image: Tensor, *, has_nodata: bool) -> Tensor:
+        """Resample (..., height, width) float; `has_nodata` says that NaN may be among the pixels."""
         height, width = image.shape[-2:]
         y = self.lines(self.top, height, image.device) * (2 / height) - 1
         x = self.lines(self.left, width, image.device) * (2 / width) - 1
@@ -184,7 +184,7 @@ class _Window(NamedTuple):
             found = grid_sample(planes, grid, mode='bilinear', padding_mode='border', align_corners=False)
             return found.view(image.shape)
 
-        if not holes:
+        if not has_nodata:
             outside = self.nearest(torch.zeros_like(image[(0,) * (image.ndim - 2)], dtype=torch.bool), fill=True)
             return sample(image).masked_fill_(outside, math.nan)
         # A missing neighbour takes no part, and whether a pixel is missing follows the nearest, as in the mask. The
@@ -221,12 +221,12 @@ class ScaleCrop:
         """Return a zoomed copy."""
         images, objects = batch.images, batch.objects
         windows = self._draw(len(images), images.shape[-2], images.shape[-1], generator)
-        holes = images.isnan().flatten(1).any(1).tolist()
+        nodata = images.isnan().flatten(1).any(1).tolist()
         return replace(
             batch,
-            images=torch.stack([w.bilinear(image, holes=hole) for w, image, hole in zip(windows, images, holes)]),
+            images=torch.stack([w.bilinear(image, has_nodata=some) for w, image, some in zip(windows, images, nodata)]),
             masks=_nearest(windows, batch.masks, IGNORE_INDEX),
-            values=_nearest(windows, batch.values, math.nan),
+            regression_targets=_nearest(windows, batch.regression_targets, math.nan),
             objects=objects and tuple(self._objects(w, o, images.shape) for w, o in zip(windows, objects)),
         )
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from geolearn.bands import Band, find_sensor, list_sensors
 from geolearn.chips.exporting.jobs import plan_jobs
 from geolearn.chips.exporting.labels import LabelReader, LabelSource, shown_name
-from geolearn.chips.exporting.metadata import ExportFacts
+from geolearn.chips.exporting.metadata import ExportDescription
 from geolearn.chips.exporting.naming import Naming, sensor_notes
 from geolearn.chips.exporting.options import PROCESSING_MODES, ExportOptions
 from geolearn.chips.exporting.placement import Job, NothingThereError
@@ -148,7 +148,7 @@ def export_training_data(
     notes += [] if bands else sensor_notes(sensor, named, shown_name(scenes[0].raster))
     for scene in scenes:
         _check_same(scene.raster, scenes[0].raster, len(named))
-    facts = ExportFacts(
+    facts = ExportDescription(
         metadata_format,
         named,
         scenes[0].labels.classes,
@@ -184,7 +184,7 @@ def _choose_task(metadata_format: str, target: Target, classes: Sequence[ClassIn
         raise ChipFolderError(f"target='values' needs a number per pixel: Classified_Tiles, not {metadata_format}")
     if classes:
         raise ChipFolderError("classes= and target='values' exclude each other: numbers have no classes; pass one")
-    return Task.VALUES
+    return Task.REGRESSION
 
 
 def _write(
@@ -194,11 +194,11 @@ def _write(
     with writer:
         skipped = Counter[str]()
         for scene in scenes:
-            tallies, left_out = Export(scene.raster, scene.labels, writer, options).run(
+            tallies, ignored = Export(scene.raster, scene.labels, writer, options).run(
                 scene.jobs, threads, options.start_index + writer.count
             )
             writer.take(tallies)
-            skipped.update(left_out)
+            skipped.update(ignored)
         told = [*notes, *(f'{count} x {reason}' for reason, count in sorted(skipped.items()))]
         for note in told:
             log.warning('export to %s: %s', writer.folder, note)

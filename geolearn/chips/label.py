@@ -25,25 +25,25 @@ class Task(StrEnum):
 
     PIXELS = 'pixels'
     """A class per pixel: `Label.raster`."""
-    VALUES = 'values'
+    REGRESSION = 'values'
     """A number per pixel, such as biomass or height: `Label.raster` of float32."""
     CHANGE = 'change'
     """Two dates of one place and a class per pixel of what changed: `Label.raster`."""
     OBJECTS = 'objects'
-    """Boxes: `Label.values` and `Label.boxes`."""
+    """Boxes: `Label.class_ids` and `Label.boxes`."""
     INSTANCES = 'instances'
-    """Outlined objects: `Label.values`, `Label.boxes` and `Label.masks`."""
+    """Outlined objects: `Label.class_ids`, `Label.boxes` and `Label.masks`."""
     PANOPTIC = 'panoptic'
     """A class per pixel and outlined objects: all of them."""
     LABEL = 'label'
-    """One class per chip: a single entry in `Label.values`."""
+    """One class per chip: a single entry in `Label.class_ids`."""
     LABELS = 'labels'
-    """Any number of classes per chip: `Label.values`."""
+    """Any number of classes per chip: `Label.class_ids`."""
     UNLABELLED = 'unlabelled'
     """Images alone, for pretraining and inference."""
 
 
-def _no_values() -> np.ndarray:
+def _no_class_ids() -> np.ndarray:
     return np.zeros(0, np.int64)
 
 
@@ -53,7 +53,7 @@ class Label:
 
     Args:
         raster: (height, width) integers, 0 where unlabelled; or float32 numbers, NaN where there is no truth; or None.
-        values: (n,) int64 class values of the objects, or of the chip as a whole.
+        class_ids: (n,) int64 class values of the objects, or of the chip as a whole.
         boxes: (n, 4) float32 left, top, right, bottom, 0 <= left < right <= width and so downwards; or None.
         masks: For each object a boolean (height, width); objects may overlap. None where objects have no outline.
         skipped: Why something in the label was left out, one text for each thing, such as ``'box outside the chip'``;
@@ -61,7 +61,7 @@ class Label:
     """
 
     raster: np.ndarray | None = None
-    values: np.ndarray = field(default_factory=_no_values)
+    class_ids: np.ndarray = field(default_factory=_no_class_ids)
     boxes: np.ndarray | None = None
     masks: tuple[np.ndarray, ...] | None = None
     skipped: tuple[str, ...] = ()

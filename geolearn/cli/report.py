@@ -30,6 +30,6 @@ def run(arguments: argparse.Namespace) -> None:
         class_mapping={info.value: info.name for info in spec.class_infos},
         ignore_classes=spec.ignored_values,
         extract_bands=spec.band_indexes,
-        target='values' if Task.VALUES in model.tasks else None,
+        target='values' if Task.REGRESSION in model.tasks else None,
     )
     print(f'wrote {load_model(arguments.model, data).report(arguments.out)}')

@@ -29,7 +29,7 @@ from geolearn.units import RadarScale, radar_scale, reflectance_scale
 _HELD = {
     Task.PIXELS: 'one class per pixel',
     Task.CHANGE: 'pairs of images with what changed between them',
-    Task.VALUES: 'a number per pixel',
+    Task.REGRESSION: 'a number per pixel',
     Task.OBJECTS: 'boxes',
     Task.INSTANCES: 'outlined objects',
     Task.PANOPTIC: 'pixels and outlined objects',
@@ -46,7 +46,7 @@ _EXPORTS = {
     Task.PANOPTIC: 'Panoptic_Segmentation',
     Task.LABEL: 'Labeled_Tiles',
     Task.LABELS: 'MultiLabeled_Tiles',
-    Task.VALUES: 'Classified_Tiles of float labels',
+    Task.REGRESSION: 'Classified_Tiles of float labels',
     Task.UNLABELLED: 'images',
 }
 

@@ -57,7 +57,7 @@ class PixelRegressor(PixelModel):
         WeightsError: If weights cannot be had or do not fit.
     """
 
-    tasks = (Task.VALUES,)
+    tasks = (Task.REGRESSION,)
     _judgement: ValueJudgement | None = None
 
     def __init__(

@@ -201,7 +201,7 @@ def show_batch(
     count = len(batch.images) if rows is None else min(len(batch.images), rows * (1 if dated else columns))
     images = batch.images[:count]
     masks = None if batch.masks is None else batch.masks[:count]
-    if dated and batch.values is None:
+    if dated and batch.regression_targets is None:
         return show_pairs(images, masks, bands, classes)
     if batch.objects is not None:
         objects = batch.objects[:count]
@@ -210,8 +210,8 @@ def show_batch(
         return show_instances(images, objects, bands, classes, columns=columns, alpha=alpha, masks=masks)
     if masks is not None:
         return show_chips(images, masks, bands, classes, columns=columns, alpha=alpha)
-    if batch.values is not None:
-        return show_values(images[:, -1] if dated else images, batch.values[:count], bands, columns=columns)
+    if batch.regression_targets is not None:
+        return show_values(images[:, -1] if dated else images, batch.regression_targets[:count], bands, columns=columns)
     if batch.labels is not None:
         return show_labels(images, batch.labels[:count], bands, classes, columns=columns)
     return show_images(images, bands, columns=columns)

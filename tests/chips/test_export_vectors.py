@@ -79,7 +79,7 @@ def test_texts_become_classes_in_order_of_the_alphabet(tmp_path, image):
     labels = frame([box(0, 0, 2, 2), box(2, 2, 4, 4), box(4, 4, 6, 6)], kind=['Wälder', 'a b', 'Wälder'])
     out = export_training_data(image, labels, tmp_path / 'out', 'RCNN_Masks', 16, class_value_field='kind')
     assert [(info.value, info.name) for info in read_metadata(out).classes] == [(1, 'Wälder'), (2, 'a b')]
-    assert chips(list_rcnn_masks, out)[0][2].values.tolist() == [1, 1, 2]
+    assert chips(list_rcnn_masks, out)[0][2].class_ids.tolist() == [1, 1, 2]
 
 
 def test_classes_given_set_values_names_and_colours(tmp_path, image):
@@ -220,7 +220,7 @@ def test_objects_that_overlap_keep_their_outlines(tmp_path, image, metadata_form
     labels = frame([box(0, 0, 4, 4), box(2, 2, 6, 6), box(9, 9, 9.2, 9.2)], value=[2, 2, 2])
     out = export_training_data(image, labels, tmp_path / 'out', metadata_format, 16)
     _, _, label = chips(lister, out)[0]
-    assert label.values.tolist() == [2, 2]
+    assert label.class_ids.tolist() == [2, 2]
     assert label.boxes.tolist() == [[0, 0, 4, 4], [2, 2, 6, 6]]
     assert [int(mask.sum()) for mask in label.masks] == [16, 16]
     stats = json.loads((out / 'esri_accumulated_stats.json').read_text())['FeatureStats']
@@ -239,13 +239,13 @@ def test_panoptic_joins_a_class_raster_with_objects(tmp_path, image, save):
     )
     _, _, label = chips(list_panoptic, out)[0]
     assert (label.raster == 5).all()
-    assert (label.values.tolist(), label.boxes.tolist()) == ([8], [[0, 0, 2, 2]])
+    assert (label.class_ids.tolist(), label.boxes.tolist()) == ([8], [[0, 0, 2, 2]])
 
 
 def test_whole_chips_get_all_classes_in_them(tmp_path, image):
     labels = frame([box(0, 0, 4, 4), box(6, 6, 10, 10)], classname=['a', 'b'])
     out = export_training_data(image, labels, tmp_path / 'out', 'MultiLabeled_Tiles', 8)
-    assert [label.values.tolist() for _, _, label in chips(list_multilabeled_tiles, out)] == [[1, 2], [2], [2], [2]]
+    assert [label.class_ids.tolist() for _, _, label in chips(list_multilabeled_tiles, out)] == [[1, 2], [2], [2], [2]]
 
 
 def test_objects_of_a_class_raster_are_groups_of_pixels(tmp_path, image, save):
@@ -254,10 +254,10 @@ def test_objects_of_a_class_raster_are_groups_of_pixels(tmp_path, image, save):
     labels = save(tmp_path / 'labels.tif', raster, transform=PLACE, crs=CRS)
     out = export_training_data(image, labels, tmp_path / 'out', 'PASCAL_VOC_rectangles', 16)
     _, _, label = chips(list_voc, out)[0]
-    found = dict(zip(map(tuple, label.boxes.astype(int).tolist()), label.values.tolist()))
+    found = dict(zip(map(tuple, label.boxes.astype(int).tolist()), label.class_ids.tolist()))
     assert found == {(1, 1, 4, 3): 2, (6, 5, 7, 6): 3, (5, 5, 6, 7): 2}
     out = export_training_data(image, labels, tmp_path / 'chip', 'Labeled_Tiles', 16)
-    assert chips(list_labeled_tiles, out)[0][2].values.tolist() == [2]
+    assert chips(list_labeled_tiles, out)[0][2].class_ids.tolist() == [2]
 
 
 # --- chips of features
@@ -267,7 +267,7 @@ def test_each_feature_gets_a_chip_centred_on_it(tmp_path, image):
     labels = frame([box(7, 7, 9, 9), box(0, 0, 2, 2)], classname=['a', 'b'])
     out = export_training_data(image, labels, tmp_path / 'out', 'Labeled_Tiles', 4)
     found = chips(list_labeled_tiles, out)
-    assert [label.values.tolist() for *_, label in found] == [[1], [2]]
+    assert [label.class_ids.tolist() for *_, label in found] == [[1], [2]]
     assert [(place.transform.c, place.transform.f) for _, place, _ in found] == [
         (EAST + 60, NORTH - 60),
         (EAST, NORTH),
@@ -289,7 +289,7 @@ def test_a_bounding_box_is_as_large_as_its_feature_and_black_around(tmp_path, im
     assert (first[:, 2, 3] == 0).all()
     assert (first[:, 0, 0] == IMAGE[:, 0, 0]).all()
     assert (second == IMAGE[:, 9:14, 9:12]).all()
-    assert label.values.tolist() == [1]
+    assert label.class_ids.tolist() == [1]
     emd = json.loads((out / 'esri_model_definition.emd').read_text())
     assert (emd['CropTileMode'], emd['BlackenAroundFeature']) == ('Variable_Size', True)
     assert emd['AllTilesStats'][0]['Min'] == 1
@@ -341,7 +341,7 @@ def test_only_chips_within_the_mask_polygons_are_written(tmp_path, image):
 def test_chips_without_features_on_request(tmp_path, image):
     options = {'metadata_format': 'PASCAL_VOC_rectangles', 'tile_size': 8, 'output_nofeature_tiles': True}
     out = export_training_data(image, frame([box(0, 0, 2, 2)]), tmp_path / 'out', start_index=5, **options)
-    assert [len(label.values) for *_, label in chips(list_voc, out)] == [1, 0, 0, 0]
+    assert [len(label.class_ids) for *_, label in chips(list_voc, out)] == [1, 0, 0, 0]
     assert (out / 'images/000000000005.tif').exists()
 
 

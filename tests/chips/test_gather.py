@@ -31,10 +31,10 @@ def make_chip(pixels, *, mask=None, label=None, dates=1):
     return Chip(pixels, mask, label or Label(), GeoBox(pixels.shape[1:], Affine(1, 0, 0, 0, -1, 0), None), dates)
 
 
-def places(height, width, planes=2):
-    """Pixels that know where they are: 100 * row + column, and 10,000 more in each plane."""
+def places(height, width, channels=2):
+    """Pixels that know where they are: 100 * row + column, and 10,000 more in each channel."""
     rows, cols = np.mgrid[:height, :width]
-    return np.stack([plane * 10_000 + rows * 100 + cols for plane in range(planes)]).astype(np.float32)
+    return np.stack([channel * 10_000 + rows * 100 + cols for channel in range(channels)]).astype(np.float32)
 
 
 def make_plan(task, **changes):
@@ -91,7 +91,7 @@ def test_pixels_that_are_invalid_in_a_used_band_take_no_part():
     mask = np.ones((3, 8, 8), bool)
     mask[0, 1, 1] = mask[2, 5, 5] = False
     store = Chips(make_chip(places(8, 8, 3), mask=mask, label=Label(np.ones((8, 8), np.uint8))))
-    batch = gather(store, [0], make_plan(Task.PIXELS, planes=(0, 1)))
+    batch = gather(store, [0], make_plan(Task.PIXELS, channels=(0, 1)))
     assert batch.images.isnan().sum() == 2
     assert batch.images[0, :, 1, 1].isnan().all()
     assert (batch.masks == IGNORE_INDEX).sum() == 1
@@ -99,7 +99,7 @@ def test_pixels_that_are_invalid_in_a_used_band_take_no_part():
 
 def test_chosen_bands_come_in_their_order():
     store = Chips(make_chip(places(8, 8, 3)))
-    batch = gather(store, [0], make_plan(Task.UNLABELLED, planes=(2, 0)))
+    batch = gather(store, [0], make_plan(Task.UNLABELLED, channels=(2, 0)))
     assert batch.images[0, :, 0, 0].tolist() == [20_000, 0]
     assert batch.targets == ()
 
@@ -108,7 +108,7 @@ def test_dates_have_an_axis_of_their_own():
     mask = np.ones((1, 10, 10), bool)
     mask[0, 2, 3] = False
     chip = make_chip(places(10, 10, 6), mask=mask, label=Label(np.ones((10, 10), np.uint8)), dates=3)
-    batch = gather(Chips(chip), [0, 0], make_plan(Task.CHANGE, planes=(1, 0, 3, 2, 5, 4), dates=3))
+    batch = gather(Chips(chip), [0, 0], make_plan(Task.CHANGE, channels=(1, 0, 3, 2, 5, 4), dates=3))
     assert batch.images.shape == (2, 3, 2, 8, 8)
     assert batch.images[0, :, :, 0, 0].tolist() == [[10_101, 101], [30_101, 20_101], [50_101, 40_101]]
     assert batch.images[0, :, :, 1, 2].isnan().all()
@@ -161,13 +161,13 @@ def outlined_chips(draw):
 @settings(max_examples=60)
 @given(chip=outlined_chips(), draw=st.integers(0, 1000), task=st.sampled_from([Task.INSTANCES, Task.PANOPTIC]))
 def test_outlines_and_boxes_agree_with_the_image(chip, draw, task):
-    plan = make_plan(task, random_crop=True, left_out=IGNORE_INDEX)
+    plan = make_plan(task, random_crop=True, ignored_index=IGNORE_INDEX)
     if task == Task.PANOPTIC:
         chip = chip._replace(label=replace(chip.label, raster=np.ones(chip.pixels.shape[1:], np.uint8)))
     batch = gather(Chips(chip), [0], plan, draw=draw)
     image, (objects,) = batch.images[0, 0], batch.objects
     expected = []
-    for value, mask in zip(chip.label.values, chip.label.masks):
+    for value, mask in zip(chip.label.class_ids, chip.label.masks):
         shown = torch.zeros(8, 8, dtype=torch.bool)
         spots = {100 * row + col for row, col in np.argwhere(mask)}
         for row, col in np.argwhere(np.isfinite(image.numpy())):
@@ -215,21 +215,23 @@ def test_values_that_are_left_out_are_no_objects():
     table = np.full(65536, -1, np.int64)
     table[7] = 0
     chip = make_chip(places(8, 8), label=Label(None, np.array([7, 8, 7]), boxes))
-    (objects,) = gather(Chips(chip), [0], make_plan(Task.OBJECTS, table=table, left_out=-1)).objects
+    (objects,) = gather(Chips(chip), [0], make_plan(Task.OBJECTS, table=table, ignored_index=-1)).objects
     assert objects.labels.tolist() == [0, 0]
 
 
 def test_labels_of_whole_chips_survive_a_crop():
-    chips = Chips(*(make_chip(places(20, 20), label=Label(values=np.array(values, np.int64))) for values in ([2], [5])))
+    chips = Chips(
+        *(make_chip(places(20, 20), label=Label(class_ids=np.array(values, np.int64))) for values in ([2], [5]))
+    )
     batch = gather(chips, [0, 1, 0], make_plan(Task.LABEL, random_crop=True))
     assert batch.labels.tolist() == [1, 4, 1]
 
 
 def test_several_labels_become_a_row_of_ones():
     chips = Chips(
-        *(make_chip(places(8, 8), label=Label(values=np.array(values, np.int64))) for values in ([1, 5, 0, 9], []))
+        *(make_chip(places(8, 8), label=Label(class_ids=np.array(values, np.int64))) for values in ([1, 5, 0, 9], []))
     )
-    batch = gather(chips, [0, 1], make_plan(Task.LABELS, left_out=IGNORE_INDEX))
+    batch = gather(chips, [0, 1], make_plan(Task.LABELS, ignored_index=IGNORE_INDEX))
     assert batch.labels.tolist() == [[1, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
 
 
@@ -266,20 +268,20 @@ def varied_chips(task, dtype, *, dates, rng):
         raster = rng.integers(0, 6, (height, width)).astype(np.uint8)
         label = Label(raster, rng.integers(1, 6, 2), mask_boxes(outlines), outlines)
         if task in (Task.LABEL, Task.LABELS):
-            label = Label(values=label.values)
-        if task == Task.VALUES:
+            label = Label(class_ids=label.class_ids)
+        if task == Task.REGRESSION:
             label = Label(np.where(raster == 0, np.nan, raster / 3).astype(np.float32))
         chips.append(make_chip(pixels, mask=mask, label=label, dates=dates))
     return Typed(*chips)
 
 
 def assert_same(one, two):
-    assert one.holes is None
-    assert two.holes is None
+    assert one.nodata is None
+    assert two.nodata is None
     assert one.images.dtype == two.images.dtype == torch.float32
     assert torch.equal(one.images.isnan(), two.images.isnan())
     assert torch.equal(one.images.nan_to_num(), two.images.nan_to_num())
-    for a, b in ((one.masks, two.masks), (one.labels, two.labels), (one.values, two.values)):
+    for a, b in ((one.masks, two.masks), (one.labels, two.labels), (one.regression_targets, two.regression_targets)):
         assert (a is None) == (b is None)
         assert a is None or (a.dtype == b.dtype and torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)))
     for a, b in zip(one.objects or (), two.objects or (), strict=True):
@@ -293,9 +295,9 @@ def assert_same(one, two):
 @pytest.mark.parametrize('dates', [1, 2])
 def test_a_batch_cast_later_is_the_batch_cast_at_once(task, dtype, dates):
     store = varied_chips(task, dtype, dates=dates, rng=np.random.default_rng(5))
-    for planes in ((0, 1, 2), (2, 0), (1,)):
-        chosen = tuple(date * 3 + plane for date in range(dates) for plane in planes)
-        plan = make_plan(task, planes=chosen, dates=dates, random_crop=True, rare_values=(5,))
+    for channels in ((0, 1, 2), (2, 0), (1,)):
+        chosen = tuple(date * 3 + channel for date in range(dates) for channel in channels)
+        plan = make_plan(task, channels=chosen, dates=dates, random_crop=True, rare_values=(5,))
         for draw in range(3):
             plain = gather(store, [0, 1, 2, 3, 0], plan, draw=draw)
             stored = gather(store, [0, 1, 2, 3, 0], replace(plan, stored=True), draw=draw, buffers=Buffers())
@@ -306,7 +308,7 @@ def test_a_batch_cast_later_is_the_batch_cast_at_once(task, dtype, dates):
 
 def test_casting_twice_changes_nothing():
     store = varied_chips(Task.CHANGE, 'uint16', dates=2, rng=np.random.default_rng(6))
-    batch = gather(store, [2, 3], make_plan(Task.CHANGE, planes=(0, 3), dates=2, stored=True)).cast()
+    batch = gather(store, [2, 3], make_plan(Task.CHANGE, channels=(0, 3), dates=2, stored=True)).cast()
     assert_same(batch, batch.cast())
 
 

@@ -16,7 +16,7 @@ from geolearn.batch import Batch
 from geolearn.chips.batches.collate import GatherPlan
 from geolearn.chips.batches.loader import ChipDataset, ChipLoader, LoaderOptions
 from geolearn.chips.label import Label, Task, mask_boxes
-from geolearn.chips.packing.chip_statistics import TableBuilder, find_facts
+from geolearn.chips.packing.chip_statistics import TableBuilder, measure_chip
 from geolearn.chips.packing.pack import Pack, PackWriter
 from geolearn.chips.packing.read_chip import Chip
 from geolearn.prepare import prepare_data
@@ -89,7 +89,7 @@ def test_worker_processes_give_the_same_batches(task, tmp_path):
     with path.open('wb') as file:
         writer, builder = PackWriter(file), TableBuilder()
         for chip in numbered(11, outlines=1):
-            builder.add(str(len(builder)), find_facts(chip, sampled=1))
+            builder.add(str(len(builder)), measure_chip(chip, sampled=1))
             writer.add(chip)
         writer.finish(builder.result(()))
     runs = []

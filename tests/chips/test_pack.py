@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geolearn.chips.label import Label, mask_boxes
-from geolearn.chips.packing.chip_statistics import TableBuilder, find_facts
+from geolearn.chips.packing.chip_statistics import TableBuilder, measure_chip
 from geolearn.chips.packing.pack import MAGIC, Pack, PackWriter
 from geolearn.chips.packing.read_chip import Chip
 from geolearn.errors import ChipFolderError
@@ -26,18 +26,18 @@ def write_pack(path, chips, *, skipped=()):
     with path.open('wb') as file:
         writer, builder = PackWriter(file), TableBuilder()
         for index, chip in enumerate(chips):
-            builder.add(f'chip {index} é', find_facts(chip, sampled=3))
+            builder.add(f'chip {index} é', measure_chip(chip, sampled=3))
             writer.add(chip)
         writer.finish(builder.result(skipped))
     return path
 
 
-def make_chip(rng, *, shape=(8, 8), planes=3, dtype='uint16', mask=0, label=None, dates=1):
+def make_chip(rng, *, shape=(8, 8), channels=3, dtype='uint16', mask=0, label=None, dates=1):
     if np.dtype(dtype).kind == 'f':
-        pixels = rng.normal(0, 1e3, (planes, *shape)).astype(dtype)
+        pixels = rng.normal(0, 1e3, (channels, *shape)).astype(dtype)
     else:
         info = np.iinfo(dtype)
-        pixels = rng.integers(info.min, info.max, (planes, *shape), dtype, endpoint=True)
+        pixels = rng.integers(info.min, info.max, (channels, *shape), dtype, endpoint=True)
     valid = rng.random((mask, *shape)) < 0.7 if mask else None
     place = GeoBox(
         shape, Affine(10, 0, float(rng.integers(1000)), 0, -10, 0), 'EPSG:32633' if rng.random() < 0.5 else None
@@ -65,7 +65,7 @@ def assert_same(found, expected):
     if expected.label.raster is not None:
         np.testing.assert_array_equal(found.label.raster, expected.label.raster)
         assert found.label.raster.dtype == expected.label.raster.dtype
-    assert found.label.values.tolist() == expected.label.values.tolist()
+    assert found.label.class_ids.tolist() == expected.label.class_ids.tolist()
     for name in ('boxes', 'masks'):
         one, two = getattr(found.label, name), getattr(expected.label, name)
         assert len(() if one is None else one) == len(() if two is None else two)
@@ -100,7 +100,7 @@ def chip_lists(draw):
         }[kind]
         mask = draw(st.sampled_from([0, 1, dates * bands]))
         chips.append(
-            make_chip(rng, shape=shape, planes=dates * bands, dtype=dtype, mask=mask, label=label, dates=dates)
+            make_chip(rng, shape=shape, channels=dates * bands, dtype=dtype, mask=mask, label=label, dates=dates)
         )
     return chips
 
@@ -314,7 +314,7 @@ def _is_readable(pack):
     for position, shape in enumerate(pack.table.shapes.tolist()):
         pixels = pack.chip(position).pixels
         pixels.sum(dtype=float)
-        if pixels.shape != (pack.table.planes, *shape):
+        if pixels.shape != (pack.table.channels, *shape):
             return False
     return True
 

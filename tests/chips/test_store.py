@@ -77,7 +77,7 @@ def test_a_pack_gives_what_the_files_give(folder):
     assert isinstance(packed, Pack)
     assert isinstance(direct, DirectChips)
     assert notes == []
-    assert packed.table.holed.tolist() == [False, True, False, False, False]
+    assert packed.table.nodata_varies.tolist() == [False, True, False, False, False]
     assert_equal_stores(packed, direct)
 
 
@@ -146,7 +146,7 @@ def test_a_label_that_moves_to_another_class_makes_a_new_pack(tmp_path, save, ow
 
 
 def _value_of_folder(shape, *, path):
-    return Label(values=np.array([['ash', 'elm'].index(path.parent.name)]))
+    return Label(class_ids=np.array([['ash', 'elm'].index(path.parent.name)]))
 
 
 def test_packs_of_other_folders_and_formats_are_left_alone(folder, tmp_path, own_cache):
@@ -496,7 +496,7 @@ def test_dates_keep_their_own_masks(tmp_path, save, own_cache):
 
 
 def _value_of_all(shape):
-    return Label(values=np.array([7]))
+    return Label(class_ids=np.array([7]))
 
 
 def test_labels_of_sixteen_bits_survive(tmp_path, rng, write_export):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geolearn.chips.label import Label
-from geolearn.chips.packing.chip_statistics import TableBuilder, find_facts
+from geolearn.chips.packing.chip_statistics import TableBuilder, measure_chip
 from geolearn.chips.packing.read_chip import Chip
 from geolearn.chips.packing.table import ChipTable, join_tables
 from geolearn.raster import GeoBox
@@ -17,7 +17,7 @@ from geolearn.statistics import count_values
 def make_table(chips, *, sampled=5, prefix='c'):
     builder = TableBuilder()
     for index, chip in enumerate(chips):
-        builder.add(f'{prefix}{index}', find_facts(chip, sampled=sampled))
+        builder.add(f'{prefix}{index}', measure_chip(chip, sampled=sampled))
     return builder.result(['bad.tif: broken'])
 
 

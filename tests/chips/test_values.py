@@ -47,7 +47,7 @@ def truth_of(chips):
 @pytest.mark.parametrize('pack', [True, False])
 def test_numbers_arrive_as_they_are_stored(write, pack):
     data = prepare_data(write(*pixels()), pack=pack, **PLAIN)
-    assert (data.task, data.c, data.classes, data.class_infos) == (Task.VALUES, 0, [], ())
+    assert (data.task, data.c, data.classes, data.class_infos) == (Task.REGRESSION, 0, [], ())
     assert any('float32 rasters, read as a number per pixel' in note for note in data.notes)
     for images, values in (*data.train_dl, *data.valid_dl):
         assert (values.shape, values.dtype) == (images[:, 0].shape, torch.float32)
@@ -103,7 +103,7 @@ def test_every_stored_type_becomes_float32(write, dtype):
     images, labels = pixels()
     labels = [np.rint(label).astype(dtype) for label in labels]
     data = prepare_data(write(images, labels), target='values', **PLAIN)
-    assert data.task == Task.VALUES
+    assert data.task == Task.REGRESSION
     for batch, values in data.train_dl:
         torch.testing.assert_close(values, (batch[:, 0] / 10).round(), rtol=0, atol=0)
 
@@ -127,7 +127,7 @@ def test_chips_of_several_dates_have_one_truth(tmp_path, save):
         for index, array in enumerate(arrays):
             save(tmp_path / 'chips' / name / f'{index}.tif', array)
     data = prepare_data(tmp_path / 'chips', dataset_type='MultiTemporal_Tiles', bands=NAMES, **PLAIN)
-    assert data.task == Task.VALUES
+    assert data.task == Task.REGRESSION
     for batch, values in data.train_dl:
         torch.testing.assert_close(values, batch[:, 0, 0] / 10)
     assert len(data.show_batch(rows=1).axes) > 1
@@ -142,7 +142,7 @@ def test_integers_are_classes_unless_asked_otherwise(write):
     assert prepare_data(folder, **PLAIN).task == Task.PIXELS
     assert prepare_data(folder, target='classes', **PLAIN).task == Task.PIXELS
     data = prepare_data(folder, target='values', **PLAIN)
-    assert (data.task, data.target_statistics.minimum, data.target_statistics.maximum) == (Task.VALUES, 1, 2)
+    assert (data.task, data.target_statistics.minimum, data.target_statistics.maximum) == (Task.REGRESSION, 1, 2)
 
 
 def test_classes_and_numbers_of_one_folder_stay_in_the_cache_side_by_side(write, cache):
@@ -158,7 +158,7 @@ def test_whole_floating_point_numbers_are_classes_where_asked_or_listed(write):
     images, labels = pixels()
     whole = [(label > 12).astype(np.float32) + 1 for label in labels]
     folder = write(images, whole)
-    assert prepare_data(folder, **PLAIN).task == Task.VALUES
+    assert prepare_data(folder, **PLAIN).task == Task.REGRESSION
     assert prepare_data(folder, target='classes', **PLAIN).classes == ['1', '2']
     listed = prepare_data(
         write(images, whole, name='listed', classes=((1, 'a', [1, 2, 3]), (2, 'b', [4, 5, 6]))), **PLAIN
@@ -296,18 +296,20 @@ def test_numbers_are_float32_or_refused(numbers, holes, dtype):
 def numbered(count=4, side=12):
     """Images that hold their pixels' numbers, and the same as values."""
     plane = torch.arange(float(side * side)).view(side, side)
-    return Batch(plane.expand(count, 1, side, side).clone(), values=plane.expand(count, side, side).clone())
+    return Batch(plane.expand(count, 1, side, side).clone(), regression_targets=plane.expand(count, side, side).clone())
 
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), mixed=st.booleans())
 def test_values_move_with_their_pixels(seed, mixed):
     batch = numbered()
-    batch = Batch(batch.images + 1000 * torch.arange(4.0).view(-1, 1, 1, 1), values=batch.values)
-    batch = Batch(batch.images, values=batch.images[:, 0].clone())
+    batch = Batch(
+        batch.images + 1000 * torch.arange(4.0).view(-1, 1, 1, 1), regression_targets=batch.regression_targets
+    )
+    batch = Batch(batch.images, regression_targets=batch.images[:, 0].clone())
     change = CutMix(1.0) if mixed else Dihedral()
     found = change(batch, torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(found.values, found.images[:, 0], rtol=0, atol=0)
+    torch.testing.assert_close(found.regression_targets, found.images[:, 0], rtol=0, atol=0)
 
 
 @settings(max_examples=25)
@@ -315,10 +317,10 @@ def test_values_move_with_their_pixels(seed, mixed):
 def test_zoomed_values_are_the_nearest_and_nan_outside(seed):
     batch = numbered()
     found = ScaleCrop(0.5, 2.0)(batch, torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(found.values.isnan(), found.images[:, 0].isnan())
-    known = found.values[~found.values.isnan()]
+    torch.testing.assert_close(found.regression_targets.isnan(), found.images[:, 0].isnan())
+    known = found.regression_targets[~found.regression_targets.isnan()]
     assert (known == known.round()).all()  # none is mixed of two
-    assert ((known - found.images[:, 0][~found.values.isnan()]).abs() <= 0.5 * 12 + 0.5 + 1e-3).all()
+    assert ((known - found.images[:, 0][~found.regression_targets.isnan()]).abs() <= 0.5 * 12 + 0.5 + 1e-3).all()
 
 
 def test_mixup_is_refused(write):
@@ -337,10 +339,10 @@ def test_augmented_batches_keep_images_and_values_together(write):
 
 def test_targets_come_in_one_order():
     masks, values, labels = torch.zeros(1, 2, 2, dtype=torch.int64), torch.ones(1, 2, 2), torch.zeros(1)
-    batch = Batch(torch.zeros(1, 1, 2, 2), masks, (), labels, values=values)
+    batch = Batch(torch.zeros(1, 1, 2, 2), masks, (), labels, regression_targets=values)
     assert [target is known for target, known in zip(batch.targets, (masks, values, (), labels))] == [True] * 4
     moved = batch.to(torch.device('cpu')).cast()
-    torch.testing.assert_close(moved.values, values)
+    torch.testing.assert_close(moved.regression_targets, values)
 
 
 # --- figures and exports
@@ -363,7 +365,7 @@ def test_exported_numbers_come_back(tmp_path, save):
     labels = save(tmp_path / 'height.tif', height, nodata=-1)
     out = export_training_data(scene, labels, tmp_path / 'chips', tile_size=16, target='values')
     data = prepare_data(out, **PLAIN)
-    assert (data.task, len(data.table)) == (Task.VALUES, 11)
+    assert (data.task, len(data.table)) == (Task.REGRESSION, 11)
     holes = 0
     for images, values in (*data.train_dl, *data.valid_dl):
         known = ~values.isnan()

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from geolearn.bands import Band
 from geolearn.chips.emd import read_metadata
-from geolearn.chips.exporting.metadata import ExportFacts, band_statistics
+from geolearn.chips.exporting.metadata import ExportDescription, band_statistics
 from geolearn.chips.exporting.writer import ChipWriter
 from geolearn.chips.formats._writer import number_objects
 from geolearn.chips.formats.classified import list_classified_tiles
@@ -51,7 +51,7 @@ PLACE = GeoBox((SIDE, SIDE), Affine(10, 0, 500000, 0, -10, 6000000), 'EPSG:32633
 
 def facts(metadata_format, classes, bands=1, **options):
     listed = tuple(Band(f'band_{at}') for at in range(1, bands + 1))
-    return ExportFacts(metadata_format, listed, tuple(classes), options.pop('tile_size', SIDE), **options)
+    return ExportDescription(metadata_format, listed, tuple(classes), options.pop('tile_size', SIDE), **options)
 
 
 def make_classes(values, names=NAMES):
@@ -60,11 +60,11 @@ def make_classes(values, names=NAMES):
 
 def canonical(label):
     """What a label says, whatever the order of its objects."""
-    count = len(label.values)
+    count = len(label.class_ids)
     boxes = [()] * count if label.boxes is None else [tuple(box.tolist()) for box in label.boxes]
     masks = [b''] * count if label.masks is None else [mask.tobytes() for mask in label.masks]
     raster = None if label.raster is None else label.raster.astype(int).tolist()
-    return raster, sorted(zip(label.values.tolist(), boxes, masks))
+    return raster, sorted(zip(label.class_ids.tolist(), boxes, masks))
 
 
 @st.composite
@@ -76,16 +76,16 @@ def labels(draw, task, values):
     if task is Task.PIXELS:
         return Label(raster=raster)
     if task is Task.LABEL:
-        return Label(values=np.array([draw(st.sampled_from(values))]))
+        return Label(class_ids=np.array([draw(st.sampled_from(values))]))
     if task is Task.LABELS:
-        return Label(values=np.unique(chosen))
+        return Label(class_ids=np.unique(chosen))
     if task is Task.OBJECTS:
         side = st.floats(0, SIDE, width=32).map(lambda x: round(x, 3) + 0.0)
         pairs = st.tuples(side, side).map(sorted).filter(lambda pair: np.float32(pair[0]) + 0.001 < np.float32(pair[1]))
         boxes = [
             (x[0], y[0], x[1], y[1]) for x, y in draw(st.lists(st.tuples(pairs, pairs), min_size=count, max_size=count))
         ]
-        return Label(values=chosen, boxes=np.array(boxes, np.float32).reshape(-1, 4))
+        return Label(class_ids=chosen, boxes=np.array(boxes, np.float32).reshape(-1, 4))
     if task is Task.UNLABELLED:
         return Label()
     masks = [draw(arrays(bool, (SIDE, SIDE))) for _ in chosen]
@@ -114,7 +114,7 @@ def test_what_is_written_is_read(metadata_format, data):
         with ChipWriter(out, facts(metadata_format, make_classes(values), bands), start_index=7) as writer:
             for image, truth in zip(images, truths):
                 writer.add(image, truth, PLACE)
-        if metadata_format == 'RCNN_Masks' and not any(len(truth.values) for truth in truths):
+        if metadata_format == 'RCNN_Masks' and not any(len(truth.class_ids) for truth in truths):
             return
         listing = READERS[metadata_format](out, read_metadata(out))
         found = {source.image.stem: source for source in listing.chips}
@@ -130,11 +130,11 @@ def test_what_is_written_is_read(metadata_format, data):
                 assert canonical(read) == canonical(truth)
             else:
                 assert canonical(read)[0] == canonical(truth)[0]
-                assert read.values.tolist() == truth.values.tolist()
+                assert read.class_ids.tolist() == truth.class_ids.tolist()
 
 
 def test_yolo_keeps_class_values_with_gaps(tmp_path):
-    label = Label(values=np.array([9, 4]), boxes=np.array([[0, 0, 2, 2], [1, 1, 3, 5]], np.float32))
+    label = Label(class_ids=np.array([9, 4]), boxes=np.array([[0, 0, 2, 2], [1, 1, 3, 5]], np.float32))
     with ChipWriter(tmp_path / 'out', facts('YOLO_rectangles', make_classes([9, 4]))) as writer:
         writer.add(np.ones((1, SIDE, SIDE), np.uint8), label, PLACE)
     assert (tmp_path / 'out' / 'classes.txt').read_text(encoding='utf-8') == 'Wälder\nSolar Panel\n'
@@ -172,7 +172,7 @@ def test_band_statistics_are_those_of_the_valid_pixels(data):
 
 
 def test_boxes_are_written_as_arcgis_does(tmp_path):
-    label = Label(values=np.array([3]), boxes=np.array([[0.5, 1, 7.25, 8]], np.float32))
+    label = Label(class_ids=np.array([3]), boxes=np.array([[0.5, 1, 7.25, 8]], np.float32))
     for metadata_format, suffix in (('PASCAL_VOC_rectangles', 'xml'), ('KITTI_rectangles', 'txt')):
         with ChipWriter(tmp_path / suffix, facts(metadata_format, make_classes([3]))) as writer:
             writer.add(np.ones((1, SIDE, SIDE), np.uint8), label, PLACE)
@@ -194,7 +194,7 @@ def test_boxes_are_written_as_arcgis_does(tmp_path):
 
 def test_each_class_folder_has_a_column_in_the_map(tmp_path):
     masks = tuple(np.eye(SIDE, k=k, dtype=bool) for k in (0, 1))
-    label = Label(values=np.array([2, 1]), boxes=mask_boxes(masks), masks=masks)
+    label = Label(class_ids=np.array([2, 1]), boxes=mask_boxes(masks), masks=masks)
     with ChipWriter(tmp_path / 'out', facts('RCNN_Masks', make_classes([1, 2]))) as writer:
         writer.add(np.ones((1, SIDE, SIDE), np.uint8), label, PLACE)
     assert (tmp_path / 'out/map.txt').read_text(encoding='utf-8') == (
@@ -271,8 +271,8 @@ def test_a_chip_that_does_not_fit_is_refused(tmp_path, bands, side):
     ('metadata_format', 'label', 'words'),
     [
         ('Classified_Tiles', Label(), 'has no raster'),
-        ('PASCAL_VOC_rectangles', Label(values=np.array([1])), 'has no boxes'),
-        ('RCNN_Masks', Label(values=np.array([1])), 'has no masks'),
+        ('PASCAL_VOC_rectangles', Label(class_ids=np.array([1])), 'has no boxes'),
+        ('RCNN_Masks', Label(class_ids=np.array([1])), 'has no masks'),
         ('Imagenet', Label(), 'names 0 classes; exactly one'),
     ],
 )

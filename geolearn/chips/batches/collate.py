@@ -70,11 +70,11 @@ class GatherPlan:
 
     Args:
         task: What the labels teach.
-        planes: Planes to take, 0-based; those of one date lie together.
+        channels: Planes to take, 0-based; those of one date lie together.
         dates: Number of dates.
         class_count: Number of trained classes.
         table: Class index of each label value, from `index_table`.
-        left_out: What the table says of values that take no part.
+        ignored_index: What the table says of values that take no part.
         chip_size: Side of the items in pixels; larger chips are cropped, smaller ones padded.
         random_crop: Crop at random places (training) instead of the centre.
         rare_values: Label values around which half of the random crops are drawn.
@@ -83,12 +83,12 @@ class GatherPlan:
     """
 
     task: Task
-    planes: tuple[int, ...]
+    channels: tuple[int, ...]
     dates: int
     class_count: int
     table: np.ndarray
     chip_size: int
-    left_out: int = IGNORE_INDEX
+    ignored_index: int = IGNORE_INDEX
     random_crop: bool = False
     rare_values: tuple[int, ...] = ()
     seed: int = 0
@@ -112,7 +112,9 @@ def check_rare_crops(task: Task, chip_size: int, largest: int) -> None:
     """
     if task not in RASTER_TASKS:
         cure = (
-            'leave it out' if task == Task.VALUES else 'pass oversample=True to show chips of rare classes more often'
+            'leave it out'
+            if task == Task.REGRESSION
+            else 'pass oversample=True to show chips of rare classes more often'
         )
         raise ChipFolderError(f'rare_class_crops needs a class for each pixel, but these labels teach {task}; {cure}')
     if chip_size >= largest:
@@ -151,17 +153,17 @@ def gather(
     rng = np.random.default_rng((plan.seed, draw))
     side, count = plan.chip_size, len(positions)
     # numpy gets large arrays in large pages, which torch.empty does not
-    images = empty((count, len(plan.planes), side, side), np.dtype(store.table.dtype if plan.stored else np.float32))
-    holes = np.zeros((count, side, side), bool) if plan.stored else None
+    images = empty((count, len(plan.channels), side, side), np.dtype(store.table.dtype if plan.stored else np.float32))
+    nodata = np.zeros((count, side, side), bool) if plan.stored else None
     mask_type = np.dtype(np.uint8 if plan.stored else np.int64)
     masks = empty((count, side, side), mask_type) if plan.task in RASTER_TASKS else None
-    values = empty((count, side, side), np.dtype(np.float32)) if plan.task == Task.VALUES else None
+    values = empty((count, side, side), np.dtype(np.float32)) if plan.task == Task.REGRESSION else None
     labels = []
     for row, position in enumerate(positions):
         chip = store.chip(position)
         valid = valid_pixels(chip, plan)
         crop = _choose_crop(chip, valid, plan, rng)
-        _fill_image(images[row], None if holes is None else holes[row], chip, valid, crop, plan)
+        _fill_image(images[row], None if nodata is None else nodata[row], chip, valid, crop, plan)
         if masks is not None:
             _fill_mask(masks[row], chip, valid, crop, plan)
         if values is not None:
@@ -173,8 +175,8 @@ def gather(
     batch = Batch(
         torch.from_numpy(images.reshape(shape)),
         None if masks is None else torch.from_numpy(masks),
-        holes=torch.from_numpy(holes) if holes is not None and holes.any() else None,
-        values=None if values is None else torch.from_numpy(values),
+        nodata=torch.from_numpy(nodata) if nodata is not None and nodata.any() else None,
+        regression_targets=None if values is None else torch.from_numpy(values),
     )
     return _with_labels(batch, labels, plan)
 
@@ -199,33 +201,33 @@ def _choose_crop(chip: Chip, valid: np.ndarray | None, plan: GatherPlan, rng: np
 
 
 def _fill_image(
-    image: np.ndarray, holes: np.ndarray | None, chip: Chip, valid: np.ndarray | None, crop: _Crop, plan: GatherPlan
+    image: np.ndarray, nodata: np.ndarray | None, chip: Chip, valid: np.ndarray | None, crop: _Crop, plan: GatherPlan
 ) -> None:
     rows, cols = crop.part
     whole = crop.height == crop.width == plan.chip_size
     if not whole:
-        image[...] = np.nan if holes is None else 0
-        if holes is not None:
-            holes[crop.height :] = holes[:, crop.width :] = True
+        image[...] = np.nan if nodata is None else 0
+        if nodata is not None:
+            nodata[crop.height :] = nodata[:, crop.width :] = True
     target = image if whole else image[:, : crop.height, : crop.width]
-    if plan.planes == tuple(range(len(chip.pixels))):
+    if plan.channels == tuple(range(len(chip.pixels))):
         target[...] = chip.pixels[:, rows, cols]
     else:
-        for index, plane in enumerate(plan.planes):
-            target[index] = chip.pixels[plane, rows, cols]
+        for index, channel in enumerate(plan.channels):
+            target[index] = chip.pixels[channel, rows, cols]
     if valid is None:
         return
-    if holes is None:
+    if nodata is None:
         target[:, ~valid[rows, cols]] = np.nan
     else:
-        holes[: crop.height, : crop.width] = ~valid[rows, cols]
+        nodata[: crop.height, : crop.width] = ~valid[rows, cols]
 
 
 def valid_pixels(chip: Chip, plan: GatherPlan) -> np.ndarray | None:
-    """Return where a chip (height, width) is valid in all planes that are used, or None where it is everywhere."""
+    """Return where a chip (height, width) is valid in all channels that are used, or None where it is everywhere."""
     if chip.mask is None:
         return None
-    used = chip.mask if len(chip.mask) == 1 else chip.mask[list(plan.planes)]
+    used = chip.mask if len(chip.mask) == 1 else chip.mask[list(plan.channels)]
     return None if used.all() else np.logical_and.reduce(used, axis=0)
 
 
@@ -263,7 +265,7 @@ def _cut(label: Label, crop: _Crop) -> Label:
     whole = _areas(label.boxes)
     if label.masks is None:
         kept = (_areas(moved) >= LEAST_VISIBLE * whole) & (_areas(moved) > 0)
-        return replace(label, values=label.values[kept], boxes=moved[kept])
+        return replace(label, class_ids=label.class_ids[kept], boxes=moved[kept])
     cut = [mask[crop.part] for mask in label.masks]
     seen = np.array([np.count_nonzero(mask) for mask in cut])
     kept = (seen >= LEAST_VISIBLE * np.array([np.count_nonzero(mask) for mask in label.masks])) & (seen > 0)
@@ -271,7 +273,7 @@ def _cut(label: Label, crop: _Crop) -> Label:
     for row in np.flatnonzero(kept & (_areas(moved) < whole)).tolist():
         moved[row] = mask_boxes([cut[row]])[0]
     masks = tuple(mask for mask, keep in zip(cut, kept) if keep)
-    return replace(label, values=label.values[kept], boxes=moved[kept], masks=masks)
+    return replace(label, class_ids=label.class_ids[kept], boxes=moved[kept], masks=masks)
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
@@ -284,24 +286,24 @@ def _with_labels(batch: Batch, labels: Sequence[Label], plan: GatherPlan) -> Bat
         return replace(batch, objects=tuple(_objects(label, plan) for label in labels))
     if plan.task == Task.LABEL:
         return replace(
-            batch, labels=torch.from_numpy(plan.table[np.array([label.values[0] for label in labels])]).long()
+            batch, labels=torch.from_numpy(plan.table[np.array([label.class_ids[0] for label in labels])]).long()
         )
     if plan.task == Task.LABELS:
         present = torch.zeros(len(labels), plan.class_count)
         for row, label in zip(present, labels):
-            indexes = plan.table[label.values]
+            indexes = plan.table[label.class_ids]
             row[torch.from_numpy(indexes[_takes_part(indexes, plan)]).long()] = 1
         return replace(batch, labels=present)
     return batch
 
 
 def _takes_part(indexes: np.ndarray, plan: GatherPlan) -> np.ndarray:
-    kept: np.ndarray = (indexes != plan.left_out) & (indexes >= 0)
+    kept: np.ndarray = (indexes != plan.ignored_index) & (indexes >= 0)
     return kept
 
 
 def _objects(label: Label, plan: GatherPlan) -> Objects:
-    indexes = plan.table[label.values]
+    indexes = plan.table[label.class_ids]
     kept = _takes_part(indexes, plan)
     boxes = label.boxes if label.boxes is not None else np.zeros((0, 4), np.float32)
     masks = None

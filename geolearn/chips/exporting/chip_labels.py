@@ -29,7 +29,7 @@ def feature_label(task: Task, cut: Cut, shape: tuple[int, int], mask: np.ndarray
         ratio: 0..1.
     """
     kept = cut.select(cut.shares >= ratio)
-    skipped = [BELOW_RATIO] * (len(cut.values) - len(kept.values))
+    skipped = [BELOW_RATIO] * (len(cut.class_ids) - len(kept.class_ids))
     if task is Task.PIXELS:
         return Label(raster=burn(cut, shape, mask), skipped=tuple(skipped))
     if task is Task.OBJECTS:
@@ -40,13 +40,13 @@ def feature_label(task: Task, cut: Cut, shape: tuple[int, int], mask: np.ndarray
         found = _boxes(kept, shape, mask, skipped)
         if task is Task.LABEL:
             return found
-        return Label(values=np.unique(found.values), skipped=found.skipped)
+        return Label(class_ids=np.unique(found.class_ids), skipped=found.skipped)
     return Label()
 
 
 def burn(cut: Cut, shape: tuple[int, int], mask: np.ndarray | None) -> np.ndarray:
     """Return the class value of each pixel (height, width) uint16 whose centre lies in a feature, else 0."""
-    raster = burn_polygons(zip(cut.geometry, cut.values.tolist()), shape, dtype=np.uint16)
+    raster = burn_polygons(zip(cut.geometry, cut.class_ids.tolist()), shape, dtype=np.uint16)
     return raster if mask is None else np.where(mask, raster, 0).astype(np.uint16)
 
 
@@ -60,7 +60,7 @@ def _boxes(cut: Cut, shape: tuple[int, int], mask: np.ndarray | None, skipped: l
     seen = np.array([mask is None or bool(_outline(geometry, mask).any()) for geometry in cut.geometry], bool)
     skipped = [*skipped, *[TOO_SMALL] * int((~wide).sum()), *[WITHOUT_DATA] * int((wide & ~seen).sum())]
     kept = wide & seen
-    return Label(values=cut.values[kept], boxes=boxes[kept], skipped=tuple(skipped))
+    return Label(class_ids=cut.class_ids[kept], boxes=boxes[kept], skipped=tuple(skipped))
 
 
 def _outline(geometry: Any, mask: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ def _instances(
             continue
         masks.append(burnt)
         kept.append(position)
-    return Label(raster, cut.values[kept], mask_boxes(masks), tuple(masks), tuple(skipped))
+    return Label(raster, cut.class_ids[kept], mask_boxes(masks), tuple(masks), tuple(skipped))
 
 
 def _instance(geometry: Any, shape: tuple[int, int]) -> np.ndarray:
@@ -105,17 +105,17 @@ def raster_label(task: Task, values: np.ndarray) -> Label:
 
     Objects are groups of pixels of one class that share edges. The class of a whole chip is the one with most pixels.
     """
-    if task in (Task.PIXELS, Task.VALUES):
+    if task in (Task.PIXELS, Task.REGRESSION):
         return Label(raster=values)
     if task in (Task.LABEL, Task.LABELS):
         found, counts = np.unique(values[values > 0], return_counts=True)
         found = found[[counts.argmax()]] if task is Task.LABEL and len(found) else found
-        return Label(values=found.astype(np.int64))
+        return Label(class_ids=found.astype(np.int64))
     if task is Task.UNLABELLED:
         return Label()
     groups = group_pixels(values)
     masks = [burn_polygons([(geometry, 1)], values.shape) > 0 for geometry, _ in groups]
     found = np.array([value for _, value in groups], np.int64)
     if task is Task.OBJECTS:
-        return Label(values=found, boxes=mask_boxes(masks))
+        return Label(class_ids=found, boxes=mask_boxes(masks))
     return Label(values if task is Task.PANOPTIC else None, found, mask_boxes(masks), tuple(masks))

@@ -24,19 +24,19 @@ class Cut:
 
     Args:
         geometry: (n,) polygons in pixels of the chip, clipped to it.
-        values: (n,) int64 class values.
+        class_ids: (n,) int64 class values.
         shares: (n,) how much of each feature's area is in the chip, 0..1.
         whole: (n,) whether all of the feature is.
     """
 
     geometry: np.ndarray
-    values: np.ndarray
+    class_ids: np.ndarray
     shares: np.ndarray
     whole: np.ndarray
 
     def select(self, kept: np.ndarray) -> 'Cut':
         """Return some of the features, by boolean mask."""
-        return Cut(self.geometry[kept], self.values[kept], self.shares[kept], self.whole[kept])
+        return Cut(self.geometry[kept], self.class_ids[kept], self.shares[kept], self.whole[kept])
 
 
 class Features:
@@ -49,12 +49,12 @@ class Features:
 
     def __init__(self, geometry: np.ndarray, values: np.ndarray) -> None:
         shapely = need_shapely()
-        self.geometry, self.values = geometry, values
+        self.geometry, self.class_ids = geometry, values
         self.bounds: np.ndarray = shapely.bounds(geometry).reshape(-1, 4)
         self._areas, self._tree = shapely.area(geometry), shapely.STRtree(geometry)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.class_ids)
 
     def touching(self, tiles: Sequence[Tile]) -> list[int]:
         """Return the positions of the tiles that touch any feature."""
@@ -77,7 +77,7 @@ class Features:
         whole |= shares > 1 - 1e-9
         kept = areas > 0
         moved = move(geometry[kept], invert(tile.to_raster))
-        return Cut(moved, self.values[found][kept], shares[kept], whole[kept])
+        return Cut(moved, self.class_ids[found][kept], shares[kept], whole[kept])
 
 
 def areal(geometry: Any) -> Any:

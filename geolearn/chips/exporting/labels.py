@@ -98,12 +98,12 @@ class LabelSource:
         cut = self.vectors.features.cut(tile)
         label = feature_label(options.task, cut, tile.shape, mask, options.min_polygon_overlap_ratio)
         if values is not None:
-            label = Label(values, label.values, label.boxes, label.masks, label.skipped)
+            label = Label(values, label.class_ids, label.boxes, label.masks, label.skipped)
         enough = values is not None or bool((cut.shares >= options.min_polygon_overlap_ratio).any())
         counted = cut.select(cut.shares >= options.min_polygon_overlap_ratio)
         return Truth(
             label,
-            (counted.values, _areas(counted)) if options.task in (Task.PIXELS, Task.LABELS) else None,
+            (counted.class_ids, _areas(counted)) if options.task in (Task.PIXELS, Task.LABELS) else None,
             burn(cut, tile.shape, None) > 0 if tile.feature is not None else None,
             is_empty(label, options.min_labelled) or not enough,
         )
@@ -112,12 +112,12 @@ class LabelSource:
 def is_empty(label: Label, min_labelled: float) -> bool:
     """Whether nothing is labelled, or less than the share of pixels that is asked for."""
     if label.raster is None:
-        return len(label.values) == 0
+        return len(label.class_ids) == 0
     if label.raster.dtype.kind == 'f':
         share = 1 - float(np.isnan(label.raster).mean())
         return not share or share < min_labelled
     return not (label.raster.any() and float((label.raster > 0).mean()) >= min_labelled) and not (
-        len(label.values) and not min_labelled
+        len(label.class_ids) and not min_labelled
     )
 
 
@@ -171,7 +171,7 @@ class LabelReader:
                 'instance_labels are the objects of Panoptic_Segmentation beside a class raster; drop them, or pass a '
                 'class raster as labels'
             )
-        numbers = options.task is Task.VALUES
+        numbers = options.task is Task.REGRESSION
         if vector and numbers:
             raise ChipFolderError("target='values' needs a raster of numbers as labels, not vectors")
         regions = None if vector else RasterLabels(self.labels, src, shown, self.naming.classes, numbers=numbers)

@@ -148,7 +148,7 @@ def summaries(found: Mapping[int, Summary], values: Iterable[int], count: int | 
 
 
 @dataclass(frozen=True)
-class ExportFacts:
+class ExportDescription:
     """What is true of all chips of an export, known before the first is written.
 
     Args:
@@ -188,7 +188,7 @@ class ExportFacts:
 
 
 def metadata_texts(
-    facts: ExportFacts,
+    facts: ExportDescription,
     tally: Tally,
     *,
     next_index: int,
@@ -219,11 +219,11 @@ def metadata_texts(
     }
 
 
-def _properties(facts: ExportFacts) -> dict[str, Any]:
+def _properties(facts: ExportDescription) -> dict[str, Any]:
     return {'RasterCount': 1, 'SensorName': facts.sensor, 'BandNames': [band.name for band in facts.bands]}
 
 
-def _emd(facts: ExportFacts, tally: Tally) -> dict[str, Any]:
+def _emd(facts: ExportDescription, tally: Tally) -> dict[str, Any]:
     found = tally.bands.result()
     columns = zip(facts.bands, found.minimum, found.maximum, found.mean, found.std)
     return {
@@ -246,7 +246,7 @@ def _emd(facts: ExportFacts, tally: Tally) -> dict[str, Any]:
     }
 
 
-def _accumulated(facts: ExportFacts, tally: Tally, next_index: int) -> dict[str, Any]:
+def _accumulated(facts: ExportDescription, tally: Tally, next_index: int) -> dict[str, Any]:
     s, count = tally.bands, len(tally.rows)
     columns = zip(s.minimum.tolist(), s.maximum.tolist(), s.mean.tolist(), s.m2.tolist(), s.count.tolist())
     found = {
@@ -284,7 +284,7 @@ def _counts(found: Mapping[int, Summary], values: Sequence[int]) -> list[int]:
     return [found[value].count if value in found else 0 for value in values]
 
 
-def _feature_stats(facts: ExportFacts, tally: Tally) -> dict[str, Any]:
+def _feature_stats(facts: ExportDescription, tally: Tally) -> dict[str, Any]:
     values = [info.value for info in facts.classes]
     return {
         **_totals(values, tally),
@@ -296,7 +296,7 @@ def _feature_stats(facts: ExportFacts, tally: Tally) -> dict[str, Any]:
     }
 
 
-def _pixel_stats(facts: ExportFacts, tally: Tally) -> dict[str, Any]:
+def _pixel_stats(facts: ExportDescription, tally: Tally) -> dict[str, Any]:
     values = [info.value for info in facts.classes]
     return {
         **_totals(values, tally),
@@ -307,7 +307,7 @@ def _pixel_stats(facts: ExportFacts, tally: Tally) -> dict[str, Any]:
     }
 
 
-def _stats_text(facts: ExportFacts, tally: Tally) -> str:
+def _stats_text(facts: ExportDescription, tally: Tally) -> str:
     lines = [f'images = {len(tally.rows)} *{len(facts.bands)}*{facts.tile_size}*{facts.tile_size}']
     if tally.features_per_chip.count:
         total = sum(summary.count for summary in tally.areas.values())

@@ -51,7 +51,7 @@ class ExportOptions:
         self._check_together()
 
     def _check_together(self) -> None:
-        if self.min_labelled and self.task not in (Task.PIXELS, Task.VALUES, Task.PANOPTIC):
+        if self.min_labelled and self.task not in (Task.PIXELS, Task.REGRESSION, Task.PANOPTIC):
             raise ChipFolderError('min_labelled needs a format with a class per pixel: Classified_Tiles or Panoptic')
         if not self.per_feature:
             for name, plain in (('crop_mode', 'fixed'), ('blacken_around_feature', False)):

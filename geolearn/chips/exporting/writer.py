@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from geolearn.chips.exporting.metadata import ExportFacts, Tally, band_statistics, metadata_texts
+from geolearn.chips.exporting.metadata import ExportDescription, Tally, band_statistics, metadata_texts
 from geolearn.chips.formats.write import ChipFile, find_writer
 from geolearn.chips.label import Label
 from geolearn.errors import ChipFolderError
@@ -44,7 +44,7 @@ class ChipWriter:
     def __init__(
         self,
         folder: str | Path,
-        facts: ExportFacts,
+        facts: ExportDescription,
         *,
         image_format: str = 'TIFF',
         compress: str = 'none',
@@ -168,7 +168,7 @@ class ChipWriter:
                 f'chip of {pixels.shape} pixels with label {others[0] if others else "of no size"} does not fit '
                 f'{len(self.facts.bands)} bands'
             )
-        found = set(label.values.tolist())
+        found = set(label.class_ids.tolist())
         if label.raster is not None and label.raster.dtype.kind != 'f':
             found |= set(count_values(label.raster))
         if unknown := found - self._listed:
@@ -193,9 +193,9 @@ class ChipWriter:
             areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
             if label.masks is not None:
                 areas = np.array([mask.sum() for mask in label.masks], np.float64)
-            tally.add_features(label.values, areas * cell_area)
+            tally.add_features(label.class_ids, areas * cell_area)
         elif label.raster is None and self.facts.classes:
-            tally.add_features(label.values, np.zeros(len(label.values)))
+            tally.add_features(label.class_ids, np.zeros(len(label.class_ids)))
 
     def _finish(self) -> None:
         if not self._tally.rows:

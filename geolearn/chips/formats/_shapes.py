@@ -30,7 +30,7 @@ def box_label(
         skipped: What was left out already.
     """
     kept, clean, texts = clean_boxes(boxes, shape)
-    return Label(values=np.array(values, np.int64)[kept], boxes=clean, skipped=(*skipped, *texts))
+    return Label(class_ids=np.array(values, np.int64)[kept], boxes=clean, skipped=(*skipped, *texts))
 
 
 def clean_boxes(boxes: ArrayLike, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -126,7 +126,9 @@ def outline_label(objects: Iterable[tuple[int, Outline]], shape: tuple[int, int]
             values.append(value)
         except _UnusableError as error:
             texts.append(str(error))
-    return Label(values=np.array(values, np.int64), boxes=mask_boxes(masks), masks=tuple(masks), skipped=tuple(texts))
+    return Label(
+        class_ids=np.array(values, np.int64), boxes=mask_boxes(masks), masks=tuple(masks), skipped=tuple(texts)
+    )
 
 
 def draw_outline(outline: Outline, shape: tuple[int, int]) -> np.ndarray:

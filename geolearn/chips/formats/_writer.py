@@ -111,10 +111,10 @@ def need(found: np.ndarray | None, what: str, chip: ChipFile) -> np.ndarray:
 
 def boxes_of(label: Label, chip: ChipFile) -> list[tuple[int, tuple[float, ...]]]:
     """Return class value and left, top, right, bottom of each object."""
-    if not len(label.values):
+    if not len(label.class_ids):
         return []
     boxes = need(label.boxes, 'boxes', chip)
-    return [(value, tuple(map(float, box))) for value, box in zip(label.values.tolist(), boxes)]
+    return [(value, tuple(map(float, box))) for value, box in zip(label.class_ids.tolist(), boxes)]
 
 
 def digits(number: float) -> str:
@@ -183,10 +183,10 @@ def check_texts(classes: Iterable[ClassInfo], metadata_format: str, *, forbidden
 
 def write_masks(writer: FormatWriter, folder: str, chip: ChipFile, label: Label) -> tuple[str, ...]:
     """Write a raster for each class that occurs; objects are numbered 1, 2, 3, ... through all bands."""
-    if label.masks is None and len(label.values):
+    if label.masks is None and len(label.class_ids):
         raise ChipFolderError(f'label of chip {chip.stem} has no masks, which this format is made of')
     groups: dict[int, list[np.ndarray]] = {}
-    for value, mask in zip(label.values.tolist(), label.masks or ()):
+    for value, mask in zip(label.class_ids.tolist(), label.masks or ()):
         groups.setdefault(value, []).append(mask)
     written = []
     for value, masks in sorted(groups.items()):

@@ -334,4 +334,4 @@ def _chips(
 
 def read_patch_values(values: tuple[int, ...], shape: tuple[int, int]) -> Label:
     """Return the label of a patch that holds these classes, whatever its shape."""
-    return Label(values=np.array(values, np.int64))
+    return Label(class_ids=np.array(values, np.int64))

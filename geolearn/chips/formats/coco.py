@@ -399,7 +399,7 @@ class CocoWriter(FormatWriter):
         """Keep the objects for `finish`."""
         number = int(chip.stem)
         picture = {'id': number, 'file_name': chip.file, 'width': chip.shape[1], 'height': chip.shape[0]}
-        masks = label.masks or (None,) * len(label.values)
+        masks = label.masks or (None,) * len(label.class_ids)
         rows = []
         for (value, (left, top, right, bottom)), mask in zip(boxes_of(label, chip), masks):
             row: dict[str, Any] = {

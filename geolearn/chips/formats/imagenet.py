@@ -54,7 +54,7 @@ def _unknown_notes(images: Mapping[str, Path], values: Mapping[str, int]) -> lis
 
 def read_chip_value(value: int, shape: tuple[int, int]) -> Label:
     """Return the label of a chip that is one class as a whole, whatever its shape."""
-    return Label(values=np.array([value], np.int64))
+    return Label(class_ids=np.array([value], np.int64))
 
 
 class ImagenetWriter(FormatWriter):

@@ -51,7 +51,7 @@ def read_labeled_tile(path: Path, values: Mapping[str, int], shape: tuple[int, i
         raise ChipFolderError(f'{path} has no <object>; one whose <name> is the class of the chip is needed')
     if name not in values:
         raise ChipFolderError(f'{path} names the class {name[:60]!r}, which is no class of the .emd')
-    return Label(values=np.array([values[name]], np.int64))
+    return Label(class_ids=np.array([values[name]], np.int64))
 
 
 def read_multilabeled_tile(path: Path, values: Mapping[str, int], shape: tuple[int, int]) -> Label:
@@ -75,7 +75,7 @@ def read_multilabeled_tile(path: Path, values: Mapping[str, int], shape: tuple[i
                 found.add(known[name])
             else:
                 unknown.append(f'class {name[:60]!r}, which is no class of the .emd')
-    return Label(values=np.array(sorted(found), np.int64), skipped=tuple(unknown))
+    return Label(class_ids=np.array(sorted(found), np.int64), skipped=tuple(unknown))
 
 
 def _list(
@@ -122,9 +122,9 @@ def _split_names(text: str, known: Mapping[str, int]) -> Iterator[str]:
 
 def only_value(label: Label, chip: ChipFile) -> int:
     """Return the class value of a chip that has one."""
-    if len(label.values) != 1:
-        raise ChipFolderError(f'label of chip {chip.stem} names {len(label.values)} classes; exactly one is needed')
-    return int(label.values[0])
+    if len(label.class_ids) != 1:
+        raise ChipFolderError(f'label of chip {chip.stem} names {len(label.class_ids)} classes; exactly one is needed')
+    return int(label.class_ids[0])
 
 
 class LabeledWriter(FormatWriter):
@@ -149,6 +149,6 @@ class MultiLabeledWriter(FormatWriter):
 
     def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
         """Write the classes; a chip without any has no object."""
-        names = ','.join(self.names[value] for value in label.values.tolist())
+        names = ','.join(self.names[value] for value in label.class_ids.tolist())
         objects = [(names, (0, 0, chip.shape[1], chip.shape[0]))] if names else []
         return (self.write_text(f'labels/{chip.stem}.xml', annotation(chip, objects)),)

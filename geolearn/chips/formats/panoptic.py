@@ -115,7 +115,7 @@ class PanopticWriter(ClassifiedWriter):
 
     def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
         """Write class values and numbered objects."""
-        self._seen.update(label.values.tolist())
+        self._seen.update(label.class_ids.tolist())
         return super().write(chip, label) + write_masks(self, 'labels2', chip, label)
 
     def emd(self) -> Mapping[str, Any]:

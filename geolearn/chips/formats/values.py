@@ -20,7 +20,7 @@ def choose_target(listing: Listing, target: Target | None) -> Listing:
         target: As the user asked; None takes floating-point rasters as numbers unless the .emd lists classes.
 
     Returns:
-        The same listing, or one of `Task.VALUES` whose label readers are `read_value_raster`, with a note on it.
+        The same listing, or one of `Task.REGRESSION` whose label readers are `read_value_raster`, with a note on it.
 
     Raises:
         ChipFolderError: If numbers are asked for and chips have no label raster each.
@@ -49,7 +49,7 @@ def choose_target(listing: Listing, target: Target | None) -> Listing:
     elif target == 'classes':
         return listing
     chips = tuple(replace(chip, read_label=partial(read_value_raster, chip.labels[0])) for chip in listing.chips)
-    return replace(listing, task=Task.VALUES, chips=chips, classes=(), notes=(*listing.notes, *told))
+    return replace(listing, task=Task.REGRESSION, chips=chips, classes=(), notes=(*listing.notes, *told))
 
 
 def _look(listing: Listing) -> tuple[str, str | None]:

@@ -97,5 +97,5 @@ def _example(task: Task, band_count: int, class_count: int, dates: int) -> Batch
         labels = torch.zeros(2, dtype=torch.int64)
     elif task == Task.LABELS:
         labels = torch.zeros(2, class_count)
-    values = torch.zeros(2, side, side) if task == Task.VALUES else None
-    return Batch(images, masks, objects, labels, values=values)
+    values = torch.zeros(2, side, side) if task == Task.REGRESSION else None
+    return Batch(images, masks, objects, labels, regression_targets=values)

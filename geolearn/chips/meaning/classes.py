@@ -16,7 +16,7 @@ NO_CHANGE = ClassInfo(0, 'NoChange', (0, 0, 0))
 
 MAX_OBJECT_CLASSES = 2**15 - 1
 
-_FEWEST = {Task.PIXELS: 2, Task.LABEL: 2, Task.CHANGE: 2, Task.UNLABELLED: 0, Task.VALUES: 0}
+_FEWEST = {Task.PIXELS: 2, Task.LABEL: 2, Task.CHANGE: 2, Task.UNLABELLED: 0, Task.REGRESSION: 0}
 
 
 def check_mapping(renamed: Mapping[int, str]) -> None:
@@ -168,7 +168,7 @@ def check_trainable(task: Task, infos: Sequence[ClassInfo]) -> None:
 
 
 def make_table(task: Task, infos: Sequence[ClassInfo], ignored: Iterable[int], counts: Mapping[int, int]) -> np.ndarray:
-    """Return the int64 lookup from label value to class index; what takes no part is `left_out_index(task)`."""
+    """Return the int64 lookup from label value to class index; what takes no part is `ignored_index(task)`."""
     if task in RASTER_TASKS:
         table = index_table(infos, ignored)
         if _is_all_change(task, infos):
@@ -176,11 +176,11 @@ def make_table(task: Task, infos: Sequence[ClassInfo], ignored: Iterable[int], c
             for value in counts:
                 table[value] = change if value and value not in set(ignored) else table[value]
     else:
-        table = index_table(infos, ignored, most=MAX_OBJECT_CLASSES, left_out=left_out_index(task))
+        table = index_table(infos, ignored, max_classes=MAX_OBJECT_CLASSES, ignored_index=ignored_index(task))
     return table.astype(np.int64)
 
 
-def left_out_index(task: Task) -> int:
+def ignored_index(task: Task) -> int:
     """Return what the table of a task holds for values that take no part."""
     return IGNORE_INDEX if task in RASTER_TASKS else -1
 

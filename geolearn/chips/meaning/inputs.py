@@ -10,7 +10,7 @@ import numpy as np
 from geolearn.bands import Band
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.meaning.bands import BandChoice, choose_bands, choose_statistics
-from geolearn.chips.packing.chip_statistics import find_facts
+from geolearn.chips.packing.chip_statistics import measure_chip
 from geolearn.chips.packing.collection import Collection
 from geolearn.errors import ChipFolderError
 from geolearn.normalize import Normalize, check_normalize, zero_range_bands, zero_range_note
@@ -26,11 +26,11 @@ class ChosenInput:
 
     bands: tuple[Band, ...]
     indexes: tuple[int, ...]
-    planes: tuple[int, ...]
+    channels: tuple[int, ...]
     statistics: BandStatistics
     percentiles: Percentiles | None
     value_counts: Counter[int]
-    remarks: tuple[str, ...]
+    notes: tuple[str, ...]
     normalize: Normalize
     """As the user gave it; means and stds are those of `bands`."""
 
@@ -54,25 +54,25 @@ def choose_input(
             'choose the others with extract_bands'
         )
     statistics, source = _stated_or(counted, chips, indexes)
-    remarks = [source]
+    notes = [source]
     flat = zero_range_bands(statistics)
     if flat:
         note = zero_range_note(statistics, [bands[index] for index in indexes])
         if len(flat) == len(indexes):
             raise ChipFolderError(f'{note}; nothing can be learned from {folder}')
         log.warning(note)
-        remarks.append(str(note))
+        notes.append(str(note))
         kept = [position for position in range(len(indexes)) if position not in flat]
         normalize = _without_flat(normalize, kept, len(indexes))
         statistics, indexes = statistics.select(kept), [indexes[position] for position in kept]
-        counts = _count(chips, indexes)[1]  # what lies under holes of the dropped bands is seen now
+        counts = _count(chips, indexes)[1]  # pixels that only the dropped bands marked as NoData count now
     selected = tuple(bands[index] for index in indexes)
     check_normalize(normalize, len(selected))
     percentiles = table.percentiles(indexes)
     if percentiles is not None:
-        remarks[:0] = _unit_notes(percentiles, selected, table.dtype)
-    planes = _planes(chips, indexes)
-    return ChosenInput(selected, tuple(indexes), planes, statistics, percentiles, counts, tuple(remarks), normalize)
+        notes[:0] = _unit_notes(percentiles, selected, table.dtype)
+    channels = _channels(chips, indexes)
+    return ChosenInput(selected, tuple(indexes), channels, statistics, percentiles, counts, tuple(notes), normalize)
 
 
 def _without_flat(normalize: Normalize, kept: Sequence[int], count: int) -> Normalize:
@@ -98,22 +98,22 @@ def _stated_or(counted: BandStatistics, chips: Collection, indexes: list[int]) -
     return (stated.select(indexes), source) if stated is chips.metadata.statistics else (counted, source)
 
 
-def _planes(chips: Collection, indexes: Sequence[int]) -> tuple[int, ...]:
-    """Return the planes of some bands on every date."""
+def _channels(chips: Collection, indexes: Sequence[int]) -> tuple[int, ...]:
+    """Return the channels of some bands on every date."""
     return tuple(date * chips.table.band_count + index for date in range(chips.table.dates) for index in indexes)
 
 
 def _count(chips: Collection, indexes: Sequence[int]) -> tuple[BandStatistics | None, Counter[int]]:
     """Count bands and label values over pixels that are valid in the chosen bands; None where no pixel is."""
-    table, planes = chips.table, _planes(chips, indexes)
-    # a hole in a band that is not used is none, so chips whose bands differ in what is valid are counted again
-    holed = np.flatnonzero(table.holed).tolist() if len(planes) < table.planes else []
-    whole = sorted(set(range(len(table))) - set(holed))
-    running, counts = table.pooled(whole).select(indexes), table.value_counts(whole if holed else None)
-    for position in holed:
+    table, channels = chips.table, _channels(chips, indexes)
+    # NoData of a band that is not used does not count, so chips whose bands differ in what is valid are counted again
+    varying = np.flatnonzero(table.nodata_varies).tolist() if len(channels) < table.channels else []
+    whole = sorted(set(range(len(table))) - set(varying))
+    running, counts = table.pooled(whole).select(indexes), table.value_counts(whole if varying else None)
+    for position in varying:
         chip = chips.store.chip(position)
-        mask = None if chip.mask is None else chip.mask[list(planes)]
-        facts = find_facts(chip._replace(pixels=chip.pixels[list(planes)], mask=mask), sampled=0)
+        mask = None if chip.mask is None else chip.mask[list(channels)]
+        facts = measure_chip(chip._replace(pixels=chip.pixels[list(channels)], mask=mask), sampled=0)
         for date in range(table.dates):
             running.merge(facts.statistics.select(range(date * len(indexes), (date + 1) * len(indexes))))
         counts.update(facts.pixels_by_value)

@@ -53,7 +53,7 @@ def refuse_class_options(task: Task, given: Mapping[str, object]) -> None:
         ChipFolderError: If one was given.
     """
     named = [name for name, value in given.items() if value]
-    if task == Task.VALUES and named:
+    if task == Task.REGRESSION and named:
         raise ChipFolderError(
             f'{named[0]} is about classes, but these labels hold a number per pixel; leave it out, or pass '
             "target='classes' if the numbers are class values"

@@ -16,39 +16,39 @@ SAMPLED_PIXELS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class ChipFacts:
+class ChipStatistics:
     """The row of one chip, found while it was read; it holds on to nothing large.
 
     Args:
         geobox: Where the chip lies.
         dtype: Stored dtype of its pixels.
-        planes: Number of planes.
+        channels: Number of channels.
         dates: Number of dates.
-        holed: Whether what is valid differs from plane to plane.
-        statistics: Of each plane, over pixels that are valid in all of them.
+        nodata_varies: Whether what is valid differs from channel to channel.
+        statistics: Of each channel, over pixels that are valid in all of them.
         target: Statistics of the numbers in the label raster, over the same pixels; None where it holds classes.
         pixels_by_value: How often each value of the label raster occurs, over the same pixels.
-        sample: (k, planes) float32 pixels.
-        values: Class values of objects, or of the chip.
+        sample: (k, channels) float32 pixels.
+        class_ids: Class values of objects, or of the chip.
         boxes: Of the objects, or None.
         skipped: Why something in the label was left out.
     """
 
     geobox: GeoBox
     dtype: str
-    planes: int
+    channels: int
     dates: int
-    holed: bool
+    nodata_varies: bool
     statistics: RunningStatistics
     target: RunningStatistics | None
     pixels_by_value: Mapping[int, int]
     sample: np.ndarray
-    values: np.ndarray
+    class_ids: np.ndarray
     boxes: np.ndarray | None
     skipped: tuple[str, ...]
 
 
-def find_facts(chip: Chip, *, sampled: int) -> ChipFacts:
+def measure_chip(chip: Chip, *, sampled: int) -> ChipStatistics:
     """Gather the facts of one chip; `sampled` is how many of its pixels to keep."""
     raster = chip.label.raster
     valid: np.ndarray | None = None if chip.mask is None else np.logical_and.reduce(chip.mask, axis=0)
@@ -62,7 +62,7 @@ def find_facts(chip: Chip, *, sampled: int) -> ChipFacts:
         counted = count_values(raster if valid is None else raster[valid])
     running = RunningStatistics()
     running.add(chip.pixels, valid)
-    return ChipFacts(
+    return ChipStatistics(
         GeoBox(chip.pixels.shape[1:], chip.geobox.transform, chip.geobox.crs),
         str(chip.pixels.dtype),
         len(chip.pixels),
@@ -72,14 +72,14 @@ def find_facts(chip: Chip, *, sampled: int) -> ChipFacts:
         target,
         counted,
         _sample(chip, valid, sampled),
-        chip.label.values,
+        chip.label.class_ids,
         chip.label.boxes,
         chip.label.skipped,
     )
 
 
 def _sample(chip: Chip, valid: np.ndarray | None, size: int) -> np.ndarray:
-    """Take pixels evenly from those that are valid in all planes: (k, planes) float32."""
+    """Take pixels evenly from those that are valid in all channels: (k, channels) float32."""
     flat = chip.pixels.reshape(len(chip.pixels), -1)
     places = None if valid is None else np.flatnonzero(valid)
     count = flat.shape[1] if places is None else len(places)
@@ -103,13 +103,13 @@ class TableBuilder:
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self._facts: list[ChipFacts] = []
+        self._facts: list[ChipStatistics] = []
 
     def __len__(self) -> int:
         return len(self._names)
 
-    def add(self, name: str, facts: ChipFacts) -> None:
-        """Take in one chip; all are of one dtype and number of planes and dates."""
+    def add(self, name: str, facts: ChipStatistics) -> None:
+        """Take in one chip; all are of one dtype and number of channels and dates."""
         self._names.append(name)
         self._facts.append(facts)
 
@@ -119,7 +119,7 @@ class TableBuilder:
         crs = tuple(dict.fromkeys(box.crs for box in boxes))
         found = [facts.statistics for facts in self._facts]
         # chips without a valid pixel have no statistics; they count for nothing
-        none = np.zeros(first.planes)
+        none = np.zeros(first.channels)
         columns = {
             name: np.stack([getattr(running, short) if len(running.count) else none + fill for running in found])
             for name, short, fill in _STATISTICS
@@ -134,14 +134,14 @@ class TableBuilder:
             crs_indexes=np.array([crs.index(box.crs) for box in boxes], np.int64),
             dtype=first.dtype,
             dates=first.dates,
-            holed=np.array([facts.holed for facts in self._facts], bool),
+            nodata_varies=np.array([facts.nodata_varies for facts in self._facts], bool),
             **columns,
             value_offsets=np.cumsum([0, *map(len, counted)]),
             label_values=np.array([value for counts in counted for value in counts], np.int64),
             label_statistics=_label_statistics([facts.target for facts in self._facts]),
             label_pixels=np.array([pixels for counts in counted for pixels in counts.values()], np.int64),
-            object_offsets=np.cumsum([0, *(len(facts.values) for facts in self._facts)]),
-            object_values=np.concatenate([facts.values for facts in self._facts]).astype(np.int64),
+            object_offsets=np.cumsum([0, *(len(facts.class_ids) for facts in self._facts)]),
+            object_values=np.concatenate([facts.class_ids for facts in self._facts]).astype(np.int64),
             boxes=np.concatenate(framed).astype(np.float32) if framed else np.zeros((0, 4), np.float32),
             sample=np.concatenate([facts.sample for facts in self._facts]),
             skipped=dict(Counter(text for facts in self._facts for text in facts.skipped)),

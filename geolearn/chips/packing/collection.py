@@ -28,7 +28,7 @@ class OpenChips:
 
     opened: OpenedFolder
     store: ChipStore
-    remarks: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def first(self) -> ChipSource:
@@ -134,14 +134,14 @@ class Collection:
 
     def notes(self) -> list[str]:
         """Say what was picked, left out or is odd, folder by folder; several folders are named."""
-        several, told = len(self.folders) > 1, []
+        several, notes = len(self.folders) > 1, []
         for part in self.folders:
             table = part.store.table
-            found = [*part.opened.notes, *part.opened.listing.notes, *_losses(table), *part.remarks]
+            found = [*part.opened.notes, *part.opened.listing.notes, *_losses(table), *part.notes]
             if scaled := scaling_note(part.first.image):
                 found.append(scaled)
-            told += [f'{part.opened.folder.name}: {note}' if several else note for note in found]
-        return told
+            notes += [f'{part.opened.folder.name}: {note}' if several else note for note in found]
+        return notes
 
 
 def _losses(table: ChipTable) -> list[str]:
@@ -173,8 +173,8 @@ def open_collection(
     _check_alike(listed)
     folders = []
     for opened in listed:
-        store, remarks = open_store(opened.folder, opened.dataset_type, opened.listing, pack=pack)
-        folders.append(OpenChips(opened, store, tuple(remarks)))
+        store, notes = open_store(opened.folder, opened.dataset_type, opened.listing, pack=pack)
+        folders.append(OpenChips(opened, store, tuple(notes)))
     for other in folders[1:]:
         _check_fit(folders[0], other)
     if len(folders) == 1:

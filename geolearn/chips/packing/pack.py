@@ -31,7 +31,7 @@ _FOOTER = struct.Struct('<Q8s')
 
 _ALIGNMENT = 4096
 
-_COLUMNS = ('pixels', 'mask', 'mask_planes', 'raster', 'raster_bytes')
+_COLUMNS = ('pixels', 'mask', 'mask_channels', 'raster', 'raster_bytes')
 
 _RASTER_TYPES = {1: 'u1', 2: 'u2', 4: 'f4'}
 """Types of label rasters by the bytes of a pixel: class values, and numbers."""
@@ -58,7 +58,7 @@ class Places(NamedTuple):
 
     pixels: int
     mask: int
-    mask_planes: int
+    mask_channels: int
     raster: int
     raster_bytes: int
     outlines: tuple[tuple[int, int, int, int, int], ...]
@@ -186,11 +186,11 @@ class Pack:
     def chip(self, position: int) -> Chip:
         """Return one chip; its arrays are read-only."""
         height, width = self._shapes[position]
-        planes, place = self.table.planes, {name: column[position] for name, column in self._places.items()}
-        pixels = self._view(self.table.dtype, place['pixels'], (planes, height, width))
+        channels, place = self.table.channels, {name: column[position] for name, column in self._places.items()}
+        pixels = self._view(self.table.dtype, place['pixels'], (channels, height, width))
         mask = raster = None
         if place['mask'] >= 0:
-            shape = (place['mask_planes'], height, width)
+            shape = (place['mask_channels'], height, width)
             mask = self._bits(place['mask'], shape)
         if place['raster'] >= 0:
             raster = self._view(_RASTER_TYPES[place['raster_bytes']], place['raster'], (height, width))
@@ -223,8 +223,8 @@ def _check_columns(table: ChipTable, arrays: Mapping[str, np.ndarray]) -> None:
     """Raise ValueError where the columns are not of one length, or have another type than they should."""
     count = len(table)
     shapes: dict[str, tuple[int, ...]] = {'shapes': (count, 2), 'transforms': (count, 6)}
-    shapes |= {name: (count,) for name in ('crs_indexes', 'holed', *(f'place_{name}' for name in _COLUMNS))}
-    shapes |= {name: (count, table.planes) for name in ('counts', 'means', 'm2s', 'minimums', 'maximums')}
+    shapes |= {name: (count,) for name in ('crs_indexes', 'nodata_varies', *(f'place_{name}' for name in _COLUMNS))}
+    shapes |= {name: (count, table.channels) for name in ('counts', 'means', 'm2s', 'minimums', 'maximums')}
     shapes |= {name: (count + 1,) for name in ('value_offsets', 'object_offsets')}
     wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
     whole = ('shapes', 'crs_indexes', 'value_offsets', 'object_offsets', 'label_values', 'label_pixels')
@@ -232,7 +232,7 @@ def _check_columns(table: ChipTable, arrays: Mapping[str, np.ndarray]) -> None:
     wrong += [name for name in (*whole, 'object_values', *placed) if arrays[name].dtype != np.int64]
     numeric = (*shapes, 'boxes', 'sample', 'label_statistics')
     wrong += [name for name in numeric if arrays[name].dtype.kind not in 'biuf']
-    if wrong or not count or not table.planes or table.dates < 1 or table.planes % table.dates:
+    if wrong or not count or not table.channels or table.dates < 1 or table.channels % table.dates:
         raise ValueError(f'columns do not fit one another: {", ".join(wrong) or "no chips, bands or dates"}')
     for offsets, held in ((table.value_offsets, table.label_values), (table.object_offsets, table.object_values)):
         if offsets[0] or offsets[-1] != len(held) or (np.diff(offsets) < 0).any():
@@ -244,7 +244,7 @@ def _check_columns(table: ChipTable, arrays: Mapping[str, np.ndarray]) -> None:
         raise ValueError('outlines do not belong to objects')
     if table.label_statistics.shape not in ((0, 5), (count, 5)):
         raise ValueError('statistics of labels do not belong to chips')
-    if len(table.label_pixels) != len(table.label_values) or table.sample.shape[1:] != (table.planes,):
+    if len(table.label_pixels) != len(table.label_values) or table.sample.shape[1:] != (table.channels,):
         raise ValueError('values or samples are missing')
     if table.crs_indexes.min() < 0 or table.crs_indexes.max() >= len(table.crs):
         raise ValueError('CRSs are missing')
@@ -260,8 +260,8 @@ def _check_places(table: ChipTable, arrays: Mapping[str, np.ndarray], size: int)
     top, bottom, left, right = outlines.T[1:]
     limit = np.repeat(table.shapes, np.diff(table.object_offsets), axis=0)[: len(outlines)]
     ends = (
-        (place['pixels'], area * table.planes * np.dtype(table.dtype).itemsize),
-        (place['mask'], area * place['mask_planes'] / 8),
+        (place['pixels'], area * table.channels * np.dtype(table.dtype).itemsize),
+        (place['mask'], area * place['mask_channels'] / 8),
         (place['raster'], area * place['raster_bytes']),
         (outlines[:, 0], (bottom - top).astype(np.float64) * (right - left) / 8),
     )
@@ -269,9 +269,9 @@ def _check_places(table: ChipTable, arrays: Mapping[str, np.ndarray], size: int)
     ordered = ((top >= 0) & (left >= 0) & (top <= bottom) & (left <= right)).all() and (outlines[:, 0] >= 0).all()
     fitting = (np.stack([bottom, right], axis=1) <= limit).all()
     # what is absent, its place negative, has no size; what is there has one
-    raster_bytes, mask_planes = place['raster_bytes'], place['mask_planes']
+    raster_bytes, mask_channels = place['raster_bytes'], place['mask_channels']
     known = np.where(place['raster'] >= 0, np.isin(raster_bytes, list(_RASTER_TYPES)), raster_bytes == 0).all()
-    known &= np.where(place['mask'] >= 0, np.isin(mask_planes, (1, table.planes)), mask_planes == 0).all()
+    known &= np.where(place['mask'] >= 0, np.isin(mask_channels, (1, table.channels)), mask_channels == 0).all()
     if not (inside and ordered and fitting and known):
         raise ValueError('chips lie outside the file')
     # numbers have statistics, and class values have none

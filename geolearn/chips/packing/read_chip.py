@@ -14,9 +14,9 @@ from geolearn.raster import GeoBox, read_stack
 class Chip(NamedTuple):
     """A training image with its label.
 
-    `pixels` is (planes, height, width) in the stored dtype, where a plane is a band of one date and planes of one date
-    lie together; `mask` is (planes, height, width) or (1, height, width), True where valid, or None where everything
-    is; `dates` is their number.
+    `pixels` is (channels, height, width) in the stored dtype, where a channel is a band of one date and channels of one
+    date lie together; `mask` is (channels, height, width) or (1, height, width), True where valid, or None where
+    everything is; `dates` is their number.
     """
 
     pixels: np.ndarray

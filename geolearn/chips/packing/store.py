@@ -17,7 +17,7 @@ import numpy as np
 import platformdirs
 
 from geolearn.chips.label import Task
-from geolearn.chips.packing.chip_statistics import SAMPLED_PIXELS, ChipFacts, TableBuilder, find_facts
+from geolearn.chips.packing.chip_statistics import SAMPLED_PIXELS, ChipStatistics, TableBuilder, measure_chip
 from geolearn.chips.packing.pack import Pack, PackWriter, Places
 from geolearn.chips.packing.read_chip import Chip, read_chip
 from geolearn.chips.packing.table import ChipTable, join_tables
@@ -59,7 +59,7 @@ def pack_path(folder: Path, dataset_type: str, listing: Listing, *, version: int
             # with its folder, which may be the class: a file that is moved keeps name, size and time
             name = str(path).removeprefix(start)
             digest.update(f'{source.name}|{name}|{states.of(path)}\n'.encode('utf-8', 'surrogateescape'))
-    kind = dataset_type if listing.task != Task.VALUES else f'{dataset_type}-{listing.task}'
+    kind = dataset_type if listing.task != Task.REGRESSION else f'{dataset_type}-{listing.task}'
     place = hashlib.sha256(str(folder.resolve()).encode('utf-8', 'surrogateescape')).hexdigest()[:12]
     return cache_folder() / 'packs' / f'{place}-{kind}' / f'{digest.hexdigest()[:24]}.pack'
 
@@ -74,8 +74,8 @@ class _States:
     def of(self, path: Path) -> str:
         """Return the state of a file; one that cannot be seen is told of when it is read."""
         if path not in self._known:
-            told = [f'{other.name}|{_state(other)}' for other in self._beside(path)]
-            self._known[path] = '|'.join([_state(path), *told])
+            states = [f'{other.name}|{_state(other)}' for other in self._beside(path)]
+            self._known[path] = '|'.join([_state(path), *states])
         return self._known[path]
 
     def _beside(self, path: Path) -> list[Path]:
@@ -109,7 +109,7 @@ def _state(path: Path) -> str:
 
 log = logging.getLogger('geolearn')
 
-PACK_VERSION = 2
+PACK_VERSION = 3
 
 AT_ONCE = 8
 """So many chips a worker reads in one go."""
@@ -150,7 +150,7 @@ class DirectChips:
         source, table = self._sources[position], self.table
         chip = read_chip(source)
         found = (str(chip.pixels.dtype), *chip.pixels.shape)
-        known = (table.dtype, table.planes, *table.shapes[position].tolist())
+        known = (table.dtype, table.channels, *table.shapes[position].tolist())
         if found != known:
             raise ChipFolderError(
                 f'{source.image} has changed: it held {_kind_text(known)} and now holds {_kind_text(found)}; '
@@ -160,8 +160,8 @@ class DirectChips:
 
 
 def _kind_text(kind: tuple[Any, ...]) -> str:
-    dtype, planes, height, width = kind
-    return f'{planes} bands of {width}x{height} {dtype} pixels'
+    dtype, channels, height, width = kind
+    return f'{channels} bands of {width}x{height} {dtype} pixels'
 
 
 class JoinedChips:
@@ -254,8 +254,8 @@ def _make_room(path: Path, listing: Listing) -> None:
     for source in listing.chips[:20]:
         found = _try_read(source, sampled=1)
         if not isinstance(found, str):
-            pixels, planes = math.prod(found.facts.geobox.shape), found.facts.planes
-            needed = pixels * (planes * np.dtype(found.facts.dtype).itemsize + 1) * len(listing.chips)
+            pixels, channels = math.prod(found.facts.geobox.shape), found.facts.channels
+            needed = pixels * (channels * np.dtype(found.facts.dtype).itemsize + 1) * len(listing.chips)
             path.parent.mkdir(parents=True, exist_ok=True)
             if needed > shutil.disk_usage(path.parent).free:
                 _remove_older(path)
@@ -265,14 +265,14 @@ def _make_room(path: Path, listing: Listing) -> None:
 
 
 class _Found(NamedTuple):
-    facts: ChipFacts
+    facts: ChipStatistics
     places: Places | None
 
 
 def _read_all(listing: Listing, writer: PackWriter | None, folder: Path, *, fork: bool = False) -> DirectChips:
     """Read every chip once, in order, writing them if there is a writer."""
     builder, unreadable = TableBuilder(), list[str]()
-    first: ChipFacts | None = None
+    first: ChipStatistics | None = None
     kept: list[ChipSource] = []
     sampled = max(1, min(256, SAMPLED_PIXELS // max(len(listing.chips), 1)))
     does = 'reading' if writer is None else 'packing'
@@ -297,10 +297,10 @@ def _read_all(listing: Listing, writer: PackWriter | None, folder: Path, *, fork
     return DirectChips(kept, table)
 
 
-def _check_alike(facts: ChipFacts, source: ChipSource, first: ChipFacts, first_source: ChipSource) -> None:
-    if facts.planes != first.planes:
+def _check_alike(facts: ChipStatistics, source: ChipSource, first: ChipStatistics, first_source: ChipSource) -> None:
+    if facts.channels != first.channels:
         raise ChipFolderError(
-            f'{first_source.image} holds {first.planes} bands but {source.image} {facts.planes}; export one set'
+            f'{first_source.image} holds {first.channels} bands but {source.image} {facts.channels}; export one set'
         )
     if facts.dtype != first.dtype:
         raise ChipFolderError(
@@ -337,4 +337,4 @@ def _try_read(source: ChipSource, *, sampled: int, writer: PackWriter | None = N
     except (OSError, ChipFolderError) as error:  # RasterErrors among them; none may pass for a fault of the cache
         return str(error)
     # only what is small leaves the thread: memory that is freed where it was taken is used again at once
-    return _Found(find_facts(chip, sampled=sampled), None if writer is None else writer.write(chip))
+    return _Found(measure_chip(chip, sampled=sampled), None if writer is None else writer.write(chip))

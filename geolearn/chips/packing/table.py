@@ -34,7 +34,7 @@ class TargetStatistics:
 
 @dataclass(frozen=True, eq=False)
 class ChipTable:
-    """Facts about n chips, in columns. A plane is a band of one date; planes of one date lie together.
+    """Facts about n chips, in columns. A channel is a band of one date; channels of one date lie together.
 
     Args:
         names: Of the chips.
@@ -44,21 +44,21 @@ class ChipTable:
         crs_indexes: (n,) position in `crs`.
         dtype: Stored dtype of the images.
         dates: Number of dates.
-        holed: (n,) bool, True where what is valid differs from plane to plane.
-        counts: (n, planes) pixels that are valid in all planes.
-        means: (n, planes).
-        m2s: (n, planes) sums of squared deviations from the mean.
-        minimums: (n, planes).
-        maximums: (n, planes).
+        nodata_varies: (n,) bool, True where what is valid differs from channel to channel.
+        counts: (n, channels) pixels that are valid in all channels.
+        means: (n, channels).
+        m2s: (n, channels) sums of squared deviations from the mean.
+        minimums: (n, channels).
+        maximums: (n, channels).
         value_offsets: (n + 1,) where each chip's part of `label_values` and `label_pixels` starts.
         label_values: Values of the label rasters, by chip.
         label_pixels: Valid pixels that hold them.
         label_statistics: (n, 5) count, mean, sum of squared deviations, minimum and maximum of the numbers in each
-            label raster, over pixels that are valid in all planes; no rows where labels hold no numbers.
+            label raster, over pixels that are valid in all channels; no rows where labels hold no numbers.
         object_offsets: (n + 1,) where each chip's part of `object_values` and `boxes` starts.
         object_values: Class values of the objects, or of chips as a whole.
         boxes: Left, top, right, bottom of the objects; no rows where they have none.
-        sample: (k, planes) float32 pixels from all over the folder, valid in all planes.
+        sample: (k, channels) float32 pixels from all over the folder, valid in all channels.
         skipped: How often something in a label was left out, by reason.
         unreadable: Chips that were left out, each with the reason.
     """
@@ -70,7 +70,7 @@ class ChipTable:
     crs_indexes: np.ndarray
     dtype: str
     dates: int
-    holed: np.ndarray
+    nodata_varies: np.ndarray
     counts: np.ndarray
     means: np.ndarray
     m2s: np.ndarray
@@ -91,14 +91,14 @@ class ChipTable:
         return len(self.names)
 
     @property
-    def planes(self) -> int:
+    def channels(self) -> int:
         """Bands of all dates."""
         return int(self.means.shape[1])
 
     @property
     def band_count(self) -> int:
         """Bands of one date."""
-        return self.planes // self.dates
+        return self.channels // self.dates
 
     def geobox(self, position: int) -> GeoBox:
         """Return where a chip lies."""

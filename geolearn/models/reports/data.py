@@ -37,7 +37,7 @@ def data_section(data: ChipData) -> Section:
     parts: list[Part] = [Facts(tuple(row for row in facts if row[1]))]
     if data.class_infos:
         parts.append(_class_table(data))
-    if data.task == Task.VALUES:
+    if data.task == Task.REGRESSION:
         parts.append(_value_table(data))
     figure = plotting.show_split_map([data.table.geobox(position) for position in range(len(data.table))], data.split)
     if figure is None:

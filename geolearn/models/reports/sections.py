@@ -143,7 +143,7 @@ def reproduce_section(
     chips: dict[str, object] = {'chip_size': data.chip_size, 'batch_size': data.batch_size, 'seed': options.seed}
     if data.ignored_values:
         chips['ignore_classes'] = list(data.ignored_values)
-    if data.task == Task.VALUES:
+    if data.task == Task.REGRESSION:
         chips['target'] = 'values'
     if data.band_indexes != tuple(range(data.table.band_count)):
         chips['extract_bands'] = [band.name for band in data.bands]

@@ -39,7 +39,7 @@ def write_patch(folder, name, labels=None, bands=None):
 
 
 def label_values(listing):
-    return {chip.name: chip.read_label((120, 120)).values.tolist() for chip in listing.chips}
+    return {chip.name: chip.read_label((120, 120)).class_ids.tolist() for chip in listing.chips}
 
 
 # --- classes
@@ -84,7 +84,7 @@ def test_a_patch_is_twelve_files_and_its_labels(tmp_path):
     assert [path.stem.rsplit('_', 1)[1] for path in chip.dates[0]] == list(BANDS['Sentinel-2'])
     assert chip.labels == (tmp_path / S2 / f'{S2}_labels_metadata.json',)
     label = pickle.loads(pickle.dumps(chip.read_label))((120, 120))  # noqa: S301
-    assert [listing.classes[value - 1].name for value in label.values] == ['Arable land', 'Pastures']
+    assert [listing.classes[value - 1].name for value in label.class_ids] == ['Arable land', 'Pastures']
 
 
 def test_the_43_classes_keep_corine_codes(tmp_path):
@@ -253,9 +253,9 @@ def test_bands_of_another_product_are_no_patch(tmp_path):
 def test_real_patches(shared):
     folder = shared / 'data' / 'bigearthnet'
     listing = list_bigearthnet(folder / 'src', EMPTY)
-    values = listing.chips[0].read_label((120, 120)).values
+    values = listing.chips[0].read_label((120, 120)).class_ids
     assert [listing.classes[value - 1].name for value in values] == ['Arable land', 'Pastures']
-    assert list_bigearthnet_43(folder / 'src', EMPTY).chips[0].read_label((120, 120)).values.tolist() == [211, 231]
+    assert list_bigearthnet_43(folder / 'src', EMPTY).chips[0].read_label((120, 120)).class_ids.tolist() == [211, 231]
     for name, count in (('S2', 12), ('S1', 2)):
         listing = list_bigearthnet(folder / 'v2' / f'BigEarthNet-{name}', EMPTY)
         assert [len(chip.dates[0]) for chip in listing.chips] == [count]

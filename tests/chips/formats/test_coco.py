@@ -60,7 +60,7 @@ def test_boxes_become_corners_and_ids_become_values(tmp_path):
     assert listing.task is Task.OBJECTS
     assert [(info.value, info.name) for info in listing.classes] == [(0, 'building'), (9, 'road')]
     found = label(tmp_path)
-    assert found.values.tolist() == [0, 9]
+    assert found.class_ids.tolist() == [0, 9]
     assert found.boxes.tolist() == [[1, 2, 4.5, 6], [0, 0, 10, 8]]
     assert found.masks is None
     assert listing.chips[0].labels == (tmp_path / 'labels.json',)
@@ -68,7 +68,7 @@ def test_boxes_become_corners_and_ids_become_values(tmp_path):
 
 def test_an_image_without_annotations_holds_no_object(tmp_path):
     found = label(write(tmp_path, content()))
-    assert found.values.shape == (0,)
+    assert found.class_ids.shape == (0,)
     assert found.boxes.shape == (0, 4)
 
 
@@ -106,7 +106,7 @@ def test_polygons_are_drawn(tmp_path):
     found = label(folder)
     expected = np.zeros((8, 10), bool)
     expected[1:5, 2:6] = True
-    assert found.values.tolist() == [9]
+    assert found.class_ids.tolist() == [9]
     assert np.array_equal(found.masks, expected[None])
     assert found.masks[0].dtype == bool
     assert found.boxes.tolist() == [[2, 1, 6, 5]]
@@ -297,13 +297,13 @@ def test_a_chip_carries_its_own_annotations_only(tmp_path):
         write(tmp_path, content(*rows, names=names), images=[f'images/{name}' for name in names]), EMPTY
     )
     assert all(len(pickle.dumps(chip.read_label)) < 10_000 for chip in listing.chips)
-    assert all(len(chip.read_label((8, 10)).values) == 100 for chip in listing.chips)
+    assert all(len(chip.read_label((8, 10)).class_ids) == 100 for chip in listing.chips)
 
 
 def test_images_may_be_known_by_texts(tmp_path):
     found = content({'image_id': 'one', 'bbox': [0, 0, 5, 5]})
     found['images'][0]['id'] = 'one'
-    assert len(label(write(tmp_path, found)).values) == 1
+    assert len(label(write(tmp_path, found)).class_ids) == 1
 
 
 def test_an_endless_zigzag_is_not_drawn():
@@ -321,6 +321,6 @@ def test_the_buildings_of_banepa(shared):
     assert [(info.value, info.name) for info in listing.classes] == [(0, 'building')]
     assert len(listing.chips) == 48
     labels = [chip.read_label((512, 512)) for chip in listing.chips]
-    assert sum(len(found.values) + len(found.skipped) for found in labels) == 1847
+    assert sum(len(found.class_ids) + len(found.skipped) for found in labels) == 1847
     assert sum(len(items) for items in read_coco(path).annotations.values()) == 1847
     assert listing.notes == ()

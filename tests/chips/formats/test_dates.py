@@ -9,7 +9,7 @@ import pytest
 from affine import Affine
 
 from geolearn.bands import Band
-from geolearn.chips.exporting.metadata import ExportFacts
+from geolearn.chips.exporting.metadata import ExportDescription
 from geolearn.chips.exporting.writer import ChipWriter
 from geolearn.chips.formats import open_chips
 from geolearn.chips.label import Label, Task
@@ -210,7 +210,9 @@ def test_batches_have_an_axis_of_dates(export, layout, dataset_type):
 @pytest.mark.parametrize('acquired', [(), tuple(map(date.fromisoformat, DAYS))])
 def test_what_is_written_is_read_again(tmp_path, acquired):
     bands = (Band('Red', 0.66), Band('NIR', 0.84)) * 3
-    facts = ExportFacts('Classified_Tiles', bands, (ClassInfo(1, 'one', (1, 2, 3)),), 8, dates=3, acquired=acquired)
+    facts = ExportDescription(
+        'Classified_Tiles', bands, (ClassInfo(1, 'one', (1, 2, 3)),), 8, dates=3, acquired=acquired
+    )
     place = GeoBox((8, 8), Affine(10, 0, 0, 0, -10, 0), 'EPSG:32633')
     with ChipWriter(tmp_path / 'e', facts) as writer:
         for chip in CHIPS:
@@ -225,6 +227,6 @@ def test_what_is_written_is_read_again(tmp_path, acquired):
 
 def test_an_export_whose_bands_are_not_those_of_its_dates_is_refused():
     with pytest.raises(ValueError, match='3 bands are not those of 2 dates'):
-        ExportFacts('Classified_Tiles', (Band('a'), Band('b'), Band('c')), (), 8, dates=2)
+        ExportDescription('Classified_Tiles', (Band('a'), Band('b'), Band('c')), (), 8, dates=2)
     with pytest.raises(ValueError, match='found 1 acquisition dates of 2 dates'):
-        ExportFacts('Classified_Tiles', (Band('a'),) * 2, (), 8, dates=2, acquired=(date(2021, 1, 1),))
+        ExportDescription('Classified_Tiles', (Band('a'),) * 2, (), 8, dates=2, acquired=(date(2021, 1, 1),))

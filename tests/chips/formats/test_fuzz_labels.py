@@ -128,17 +128,17 @@ def replaced(value, path, new):
 
 def check_label(label):
     height, width = SHAPE
-    assert label.values.dtype == np.int64
+    assert label.class_ids.dtype == np.int64
     assert all(isinstance(text, str) and 0 < len(text) < 200 for text in label.skipped)
     if label.boxes is not None:
-        assert label.boxes.shape == (len(label.values), 4)
+        assert label.boxes.shape == (len(label.class_ids), 4)
         assert label.boxes.dtype == np.float32
         left, top, right, bottom = label.boxes.T
         assert np.isfinite(label.boxes).all()
         assert ((left >= 0) & (left < right) & (right <= width)).all()
         assert ((top >= 0) & (top < bottom) & (bottom <= height)).all()
     if label.masks is not None:
-        assert len(label.masks) == len(label.values)
+        assert len(label.masks) == len(label.class_ids)
         assert all(mask.shape == SHAPE and mask.dtype == bool and mask.any() for mask in label.masks)
 
 
@@ -175,7 +175,7 @@ def check_listing(listing, name):
         with refused_by_name(name):
             label = chip.read_label(SHAPE)
             check_label(label)
-            assert set(label.values.tolist()) <= known
+            assert set(label.class_ids.tolist()) <= known
             assert (label.masks is not None) == (listing.task is Task.INSTANCES)
 
 
@@ -212,7 +212,7 @@ def test_texts_that_were_valid_once(folder, read, values, valid, changes):
 def test_the_texts_are_valid_before_they_are_edited(folder, read, values, valid):
     path = folder / 'valid.text'
     path.write_text(valid, encoding='utf-8')
-    assert len(read(path, values, SHAPE).values) >= 1
+    assert len(read(path, values, SHAPE).class_ids) >= 1
 
 
 @pytest.mark.parametrize(('lister', 'suffix', 'valid'), LISTERS)

@@ -24,7 +24,7 @@ def export(tmp_path):
 
 
 def values(listing):
-    return {chip.name: chip.read_label((4, 5)).values.tolist() for chip in listing.chips}
+    return {chip.name: chip.read_label((4, 5)).class_ids.tolist() for chip in listing.chips}
 
 
 def test_folders_are_the_classes(export):
@@ -32,7 +32,7 @@ def test_folders_are_the_classes(export):
     assert listing.task is Task.LABEL
     assert [(info.value, info.name) for info in listing.classes] == [(1, 'Höfe'), (2, 'Sea Lake')]
     assert values(listing) == {'Höfe/000000002': [1], 'Sea Lake/0': [2], 'Sea Lake/1': [2]}
-    assert pickle.loads(pickle.dumps(listing.chips[0].read_label))((1, 1)).values.dtype == 'int64'  # noqa: S301
+    assert pickle.loads(pickle.dumps(listing.chips[0].read_label))((1, 1)).class_ids.dtype == 'int64'  # noqa: S301
     assert listing.chips[0].labels == ()
 
 

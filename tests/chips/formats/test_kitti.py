@@ -32,7 +32,7 @@ def read(text_reader):
 
 def test_a_class_is_a_value_or_a_name_of_any_number_of_words(read):
     label = read(line(7, 1.5, 2, 30.25, 40) + line('Solar Panel', 0, 0, 9, 9) + line('Zone 4', 0, 0, 5, 5))
-    assert label.values.tolist() == [7, 7, 9]
+    assert label.class_ids.tolist() == [7, 7, 9]
     assert label.boxes.tolist() == [[1.5, 2, 30.25, 40], [0, 0, 9, 9], [0, 0, 5, 5]]
     assert label.skipped == ()
 
@@ -43,7 +43,7 @@ def test_a_score_at_the_end_of_a_line_is_passed_over(read):
         + line('Solar Panel', 5, 6, 7, 8, score=1)
         + line('Zone 4', 1, 1, 2, 2, score=1)
     )
-    assert label.values.tolist() == [7, 7, 9]
+    assert label.class_ids.tolist() == [7, 7, 9]
     assert label.boxes.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [1, 1, 2, 2]]
 
 
@@ -58,7 +58,7 @@ def test_what_cannot_be_used_is_left_out_and_told(read):
     text = line('DontCare', 0, 0, 5, 5) + line('Oak', 0, 0, 5, 5) + line(1, 300, 0, 310, 5) + line(1, 5, 5, 1, 1)
     nan = '1 0 0 0 nan 0 5 5 0 0 0 0 0 0 0'
     label = read(text + nan)
-    assert label.values.shape == (0,)
+    assert label.class_ids.shape == (0,)
     assert label.boxes.shape == (0, 4)
     assert set(label.skipped) == {
         'region marked DontCare',
@@ -71,7 +71,7 @@ def test_what_cannot_be_used_is_left_out_and_told(read):
 
 @pytest.mark.parametrize('ending', ['\n', '\r\n', '\r'])
 def test_every_line_ending_counts(read, ending):
-    assert len(read(line(1, 0, 0, 5, 5).replace('\n', ending) * 3).values) == 3
+    assert len(read(line(1, 0, 0, 5, 5).replace('\n', ending) * 3).class_ids) == 3
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_folder_lists_its_pairs(tmp_path, write):
         'no .emd lists classes; they were taken from the labels',
     ]
     again = pickle.loads(pickle.dumps(listing.chips[0]))  # noqa: S301
-    assert again.read_label((9, 9)).values.tolist() == [255]
+    assert again.read_label((9, 9)).class_ids.tolist() == [255]
 
 
 def test_without_an_emd_a_score_cannot_be_told_from_a_class(tmp_path, write):
@@ -121,7 +121,7 @@ def test_what_is_written_is_read(tmp_path_factory, objects, score):
     path = tmp_path_factory.getbasetemp() / 'round.txt'
     path.write_text(''.join(line(*item, score=score) for item in proper))
     label = read_kitti(path, VALUES, (100, 100))
-    assert label.values.tolist() == [VALUES[item[0]] for item in proper]
+    assert label.class_ids.tolist() == [VALUES[item[0]] for item in proper]
     assert np.array_equal(label.boxes, np.array([item[1:] for item in proper], np.float32).reshape(-1, 4))
 
 
@@ -131,5 +131,5 @@ def test_an_export_of_arcgis_pro(shared):
     values = class_lookup(read_metadata(folder).classes)
     labels = [read_kitti(path, values, (32, 32)) for path in sorted((folder / 'labels').glob('*.txt'))]
     assert len(labels) == 4
-    assert all(len(label.values) >= 1 and not label.skipped for label in labels)
+    assert all(len(label.class_ids) >= 1 and not label.skipped for label in labels)
     assert np.allclose(labels[0].boxes[0], [19.02, 4.71, 32, 32])

@@ -44,8 +44,8 @@ def saved(tmp_path):
 )
 def test_the_first_object_labels_the_chip(saved, names, value):
     label = read_labeled_tile(saved(tile(*names)), VALUES, (8, 8))
-    assert label.values.tolist() == [value]
-    assert label.values.dtype == np.int64
+    assert label.class_ids.tolist() == [value]
+    assert label.class_ids.dtype == np.int64
     assert label.boxes is None
 
 
@@ -78,39 +78,39 @@ def test_a_chip_without_a_known_class_cannot_be_used(saved, text, message):
 )
 def test_a_list_of_names_or_values_gives_each_class_once(saved, text, expected):
     label = read_multilabeled_tile(saved(tile(text)), VALUES, (8, 8))
-    assert label.values.tolist() == expected
+    assert label.class_ids.tolist() == expected
     assert label.skipped == ()
 
 
 def test_a_chip_may_have_no_class_at_all(saved):
-    assert read_multilabeled_tile(saved(tile()), VALUES, (8, 8)).values.shape == (0,)
+    assert read_multilabeled_tile(saved(tile()), VALUES, (8, 8)).class_ids.shape == (0,)
 
 
 def test_classes_of_several_objects_add_up(saved):
-    assert read_multilabeled_tile(saved(tile('Water', 'Öde,3')), VALUES, (8, 8)).values.tolist() == [1, 3, 255]
+    assert read_multilabeled_tile(saved(tile('Water', 'Öde,3')), VALUES, (8, 8)).class_ids.tolist() == [1, 3, 255]
 
 
 def test_unknown_names_in_a_list_are_left_out_and_told(saved):
     label = read_multilabeled_tile(saved(tile('Lava,Water')), VALUES, (8, 8))
-    assert label.values.tolist() == [1]
+    assert label.class_ids.tolist() == [1]
     assert label.skipped == ("class 'Lava', which is no class of the .emd",)
 
 
 def test_a_list_of_many_commas_is_no_burden(saved):
-    assert read_multilabeled_tile(saved(tile('Water' + ',' * 100_000)), VALUES, (8, 8)).values.tolist() == [1]
+    assert read_multilabeled_tile(saved(tile('Water' + ',' * 100_000)), VALUES, (8, 8)).class_ids.tolist() == [1]
 
 
 def test_folders_without_an_emd_take_the_classes_from_the_labels(tmp_path, write):
     one = list_labeled_tiles(write(tmp_path / 'one', {'a': tile('b, c', 'x'), 'd': tile('a')}), ExportMetadata.empty())
     assert one.task is Task.LABEL
     assert [(info.value, info.name) for info in one.classes] == [(1, 'a'), (2, 'b, c')]
-    assert [chip.read_label((8, 8)).values.tolist() for chip in one.chips] == [[2], [1]]
+    assert [chip.read_label((8, 8)).class_ids.tolist() for chip in one.chips] == [[2], [1]]
     labels = {'a': tile('b, c'), 'd': tile('a,c')}
     many = list_multilabeled_tiles(write(tmp_path / 'many', labels), ExportMetadata.empty())
     assert many.task is Task.LABELS
     assert [(info.value, info.name) for info in many.classes] == [(1, 'a'), (2, 'b'), (3, 'c')]
     again = pickle.loads(pickle.dumps(many.chips))  # noqa: S301
-    assert [chip.read_label((8, 8)).values.tolist() for chip in again] == [[2, 3], [1, 3]]
+    assert [chip.read_label((8, 8)).class_ids.tolist() for chip in again] == [[2, 3], [1, 3]]
 
 
 @given(st.lists(st.sampled_from(sorted(VALUES)), max_size=6), st.sampled_from([',', ', ', ' , ']))
@@ -119,5 +119,5 @@ def test_what_is_written_is_read(tmp_path_factory, names, comma):
     path = tmp_path_factory.getbasetemp() / 'round.xml'
     path.write_text(tile(comma.join(names)), encoding='utf-8')
     label = read_multilabeled_tile(path, VALUES, (8, 8))
-    assert label.values.tolist() == sorted({VALUES[name] for name in names})
+    assert label.class_ids.tolist() == sorted({VALUES[name] for name in names})
     assert label.skipped == ()

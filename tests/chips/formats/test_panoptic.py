@@ -41,7 +41,7 @@ def test_a_chip_has_class_values_and_objects(export):
     assert [(info.value, info.name) for info in listing.classes] == [(3, 'Road'), (8, 'Small Car')]
     label = pickle.loads(pickle.dumps(listing.chips[0].read_label))((2, 4))  # noqa: S301
     assert (label.raster == GROUND).all()
-    assert label.values.tolist() == [8, 8]
+    assert label.class_ids.tolist() == [8, 8]
     assert label.boxes.tolist() == [[2, 0, 3, 1], [3, 0, 4, 1]]
     assert listing.chips[0].labels == (export / 'labels' / '0.tif', export / 'labels2' / 'Small Car' / '0.tif')
 
@@ -59,7 +59,7 @@ def test_countable_classes_that_classes_leaves_out_are_added(export):
     (export / EMD_NAME).write_text(json.dumps(changed))
     listing = list_panoptic(export, read_metadata(export))
     assert [info.value for info in listing.classes] == [3, 8]
-    assert listing.chips[0].read_label((2, 4)).values.tolist() == [8, 8]
+    assert listing.chips[0].read_label((2, 4)).class_ids.tolist() == [8, 8]
 
 
 def test_a_value_with_two_names_is_told(export):
@@ -67,13 +67,13 @@ def test_a_value_with_two_names_is_told(export):
     listing = list_panoptic(export, read_metadata(export))
     assert [info.name for info in listing.classes] == ['Vehicle']
     assert f"{EMD_NAME} calls class 8 'Vehicle' in Classes but 'Small Car' in" in listing.notes[0]
-    assert listing.chips[0].read_label((2, 4)).values.tolist() == [8, 8]
+    assert listing.chips[0].read_label((2, 4)).class_ids.tolist() == [8, 8]
 
 
 @pytest.mark.parametrize('rows', ['e.g. []', [1], [{'Value': 'x'}], [{'Value': -1, 'Name': 'y'}], None])
 def test_countable_classes_that_make_no_sense_leave_it_to_classes(export, rows):
     (export / EMD_NAME).write_text(json.dumps(EMD | {'Panoptic_Segmentation_Instance_Classes': rows}))
-    assert list_panoptic(export, read_metadata(export)).chips[0].read_label((2, 4)).values.tolist() == [8, 8]
+    assert list_panoptic(export, read_metadata(export)).chips[0].read_label((2, 4)).class_ids.tolist() == [8, 8]
 
 
 def test_without_emd_folders_must_be_named_after_values(export):
@@ -85,7 +85,7 @@ def test_without_emd_folders_must_be_named_after_values(export):
     (export / 'labels2' / 'Small Car').rename(export / 'labels2' / '8')
     listing = list_panoptic(export, EMPTY)
     assert listing.classes is None
-    assert listing.chips[0].read_label((2, 4)).values.tolist() == [8, 8]
+    assert listing.chips[0].read_label((2, 4)).class_ids.tolist() == [8, 8]
 
 
 def test_a_folder_of_no_class_is_told(export, save):

@@ -44,7 +44,7 @@ def test_each_number_in_each_class_folder_is_an_object(export):
     chip = listing.chips[0]
     assert chip.labels == tuple(export / 'labels' / name / '000000000.tif' for name in ('Solar Panel', 'Häuser'))
     label = pickle.loads(pickle.dumps(chip.read_label))((3, 4))  # noqa: S301 - worker processes get it so
-    assert label.values.tolist() == [5, 5, 9]
+    assert label.class_ids.tolist() == [5, 5, 9]
     assert label.boxes.tolist() == [[0, 0, 2, 1], [3, 2, 4, 3], [0, 0, 4, 3]]
     assert [int(mask.sum()) for mask in label.masks] == [2, 1, 12]
     assert all(mask.dtype == bool and mask.shape == (3, 4) for mask in label.masks)
@@ -54,7 +54,7 @@ def test_each_number_in_each_class_folder_is_an_object(export):
 def test_an_image_without_label_files_holds_no_object_and_is_told(export):
     listing = list_rcnn_masks(export, read_metadata(export))
     label = listing.chips[2].read_label((3, 4))
-    assert (len(label.values), label.boxes.shape, label.masks) == (0, (0, 4), ())
+    assert (len(label.class_ids), label.boxes.shape, label.masks) == (0, (0, 4), ())
     assert listing.notes == (
         '1 images have no file in any class folder and count as images without objects, the first is 000000002',
     )
@@ -65,7 +65,7 @@ def test_extra_bands_hold_objects_that_overlap(tmp_path, save):
     bands[0, :2], bands[1, 1:], bands[3, 0, 0] = 1, 1, 1
     path = save(tmp_path / '1.tif', bands, photometric='RGB', alpha='yes')
     label = read_instances(((2, path),), (3, 4))
-    assert label.values.tolist() == [2, 2, 2]
+    assert label.class_ids.tolist() == [2, 2, 2]
     assert [int(mask.sum()) for mask in label.masks] == [8, 8, 1]
     assert int((label.masks[0] & label.masks[1]).sum()) == 4
 
@@ -131,7 +131,7 @@ def test_without_emd_the_folders_are_the_classes(export):
 
 def test_a_folder_may_be_named_after_the_value(export):
     (export / 'labels' / 'Häuser').rename(export / 'labels' / '9')
-    assert set(list_rcnn_masks(export, read_metadata(export)).chips[0].read_label((3, 4)).values) == {5, 9}
+    assert set(list_rcnn_masks(export, read_metadata(export)).chips[0].read_label((3, 4)).class_ids) == {5, 9}
 
 
 def test_a_name_of_digits_goes_before_the_value(export):
@@ -139,13 +139,13 @@ def test_a_name_of_digits_goes_before_the_value(export):
     (export / EMD_NAME).write_text(json.dumps({'Classes': rows}))
     shutil.rmtree(export / 'labels' / 'Häuser')
     (export / 'labels' / 'Solar Panel').rename(export / 'labels' / '2')
-    assert list_rcnn_masks(export, read_metadata(export)).chips[0].read_label((3, 4)).values.tolist() == [1, 1]
+    assert list_rcnn_masks(export, read_metadata(export)).chips[0].read_label((3, 4)).class_ids.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize('name', ['HÄUSER', unicodedata.normalize('NFD', 'Häuser')])
 def test_what_file_systems_change_in_names_does_not_matter(export, name):
     (export / 'labels' / 'Häuser').rename(export / 'labels' / name)
-    assert 9 in list_rcnn_masks(export, read_metadata(export)).chips[0].read_label((3, 4)).values
+    assert 9 in list_rcnn_masks(export, read_metadata(export)).chips[0].read_label((3, 4)).class_ids
 
 
 @pytest.mark.parametrize(('folder', 'told'), [('House', 2), ('HOUSE', 2), ('house', 1)])
@@ -160,7 +160,7 @@ def test_a_folder_of_no_class_is_left_out_and_told(export):
     (export / 'labels' / 'Häuser').rename(export / 'labels' / 'Sheds')
     listing = list_rcnn_masks(export, read_metadata(export))
     assert f'labels/Sheds/ is named after no single class of {EMD_NAME}; its 1 files were left out' in listing.notes
-    assert listing.chips[0].read_label((3, 4)).values.tolist() == [5, 5]
+    assert listing.chips[0].read_label((3, 4)).class_ids.tolist() == [5, 5]
 
 
 def test_folders_of_no_class_at_all_are_refused(export):

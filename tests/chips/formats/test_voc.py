@@ -45,8 +45,8 @@ def read(text_reader):
 
 def test_a_name_is_a_class_value_or_a_class_name(read):
     label = read(voc(('7', 1.5, 2, 30.25, 40), ('Palm', 0, 0, 200, 100), (' Solar\n Panel ', 3, 3, 4, 4)))
-    assert label.values.tolist() == [7, 1, 7]
-    assert label.values.dtype == np.int64
+    assert label.class_ids.tolist() == [7, 1, 7]
+    assert label.class_ids.dtype == np.int64
     assert label.boxes.tolist() == [[1.5, 2, 30.25, 40], [0, 0, 200, 100], [3, 3, 4, 4]]
     assert label.boxes.dtype == np.float32
     assert label.masks is None
@@ -57,12 +57,12 @@ def test_a_name_is_a_class_value_or_a_class_name(read):
 def test_a_value_goes_before_a_name_that_looks_like_one(tmp_path, write):
     folder = write(tmp_path, {'a': voc(('2', 0, 0, 5, 5))})
     (chip,) = list_voc(folder, metadata(ClassInfo(1, '2', (0, 0, 0)), ClassInfo(2, '1', (0, 0, 0)))).chips
-    assert chip.read_label((9, 9)).values.tolist() == [2]
+    assert chip.read_label((9, 9)).class_ids.tolist() == [2]
 
 
 def test_a_file_without_objects_is_a_chip_without_objects(read):
     label = read(voc())
-    assert label.values.shape == (0,)
+    assert label.class_ids.shape == (0,)
     assert label.boxes.shape == (0, 4)
     assert label.skipped == ()
 
@@ -101,8 +101,8 @@ def test_an_object_without_a_box_is_left_out_and_told(read):
 def test_boxes_drawn_on_an_image_of_another_size_are_refused(read):
     with pytest.raises(ChipFolderError, match=r'chip.xml was made for an image of 448 x 300 pixels.* has 200 x 100'):
         read(voc((1, 0, 0, 5, 5), size=(448, 300)))
-    assert len(read(voc((1, 0, 0, 5, 5), size=(200, 100))).values) == 1
-    assert len(read(voc((1, 0, 0, 5, 5), size=(0, 0))).values) == 1, 'some programs do not know the size'
+    assert len(read(voc((1, 0, 0, 5, 5), size=(200, 100))).class_ids) == 1
+    assert len(read(voc((1, 0, 0, 5, 5), size=(0, 0))).class_ids) == 1, 'some programs do not know the size'
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_broken_files_are_named(read, content, message):
 
 
 def test_a_byte_order_mark_does_no_harm(read):
-    assert read(b'\xef\xbb\xbf' + voc((1, 0, 0, 5, 5)).encode()).values.tolist() == [1]
+    assert read(b'\xef\xbb\xbf' + voc((1, 0, 0, 5, 5)).encode()).class_ids.tolist() == [1]
 
 
 def test_xml_bombs_are_refused_before_they_go_off(read):
@@ -166,14 +166,14 @@ def test_a_folder_lists_its_pairs_and_counts_the_rest(tmp_path, write):
 
 def test_the_reader_of_a_chip_travels_to_other_processes(tmp_path, write):
     (chip,) = list_voc(write(tmp_path, {'a': voc((7, 0, 0, 5, 5))}), metadata(PALM, HOUSE)).chips
-    assert pickle.loads(pickle.dumps(chip)).read_label((9, 9)).values.tolist() == [7]  # noqa: S301
+    assert pickle.loads(pickle.dumps(chip)).read_label((9, 9)).class_ids.tolist() == [7]  # noqa: S301
 
 
 def test_without_an_emd_names_become_classes(tmp_path, write):
     folder = write(tmp_path, {'a': voc(('Öl palm', 0, 0, 5, 5), ('3', 0, 0, 5, 5)), 'b': voc(('Dead', 0, 0, 5, 5))})
     listing = list_voc(folder, ExportMetadata.empty())
     assert [(info.value, info.name) for info in listing.classes] == [(1, '3'), (2, 'Dead'), (3, 'Öl palm')]
-    assert [chip.read_label((9, 9)).values.tolist() for chip in listing.chips] == [[3, 1], [2]]
+    assert [chip.read_label((9, 9)).class_ids.tolist() for chip in listing.chips] == [[3, 1], [2]]
     assert listing.notes == ('no .emd lists classes; they were taken from the labels',)
 
 
@@ -181,7 +181,7 @@ def test_without_an_emd_numbers_are_the_values(tmp_path, write):
     folder = write(tmp_path, {'a': voc(('255', 0, 0, 5, 5), ('07', 0, 0, 5, 5), ('7', 0, 0, 5, 5))})
     listing = list_voc(folder, ExportMetadata.empty())
     assert [(info.value, info.name) for info in listing.classes] == [(7, '7'), (255, '255')]
-    assert listing.chips[0].read_label((9, 9)).values.tolist() == [255, 7, 7]
+    assert listing.chips[0].read_label((9, 9)).class_ids.tolist() == [255, 7, 7]
 
 
 def test_one_broken_label_does_not_hide_the_classes_of_the_others(tmp_path, write):
@@ -223,7 +223,7 @@ def test_what_is_written_is_read(tmp_path_factory, drawn):
     path = tmp_path_factory.getbasetemp() / 'round.xml'
     path.write_text(voc(*objects))
     label = read_voc(path, VALUES, (100, 100))
-    assert label.values.tolist() == [item[0] for item in objects]
+    assert label.class_ids.tolist() == [item[0] for item in objects]
     assert np.array_equal(label.boxes, np.array([item[1:] for item in objects], np.float32).reshape(-1, 4))
     assert label.skipped == ()
 
@@ -241,5 +241,5 @@ def test_tree_crowns_of_another_program(shared, name, shape, count):
     path = shared / 'data' / 'neon_trees' / f'{name}.xml'
     values = {text: 1 for text in voc_names(path)}
     label = read_voc(path, values, shape)
-    assert len(label.values) == count
+    assert len(label.class_ids) == count
     assert label.skipped == ()

@@ -47,7 +47,7 @@ def read(tmp_path):
 
 def test_fractions_become_pixels_and_classes_values(read):
     label = read('0 0.5 0.5 0.5 1\n2 0.25 0.25 0.1 0.2 0.87\n')
-    assert label.values.tolist() == [1, 3]
+    assert label.class_ids.tolist() == [1, 3]
     assert np.allclose(label.boxes, [[50, 0, 150, 100], [40, 15, 60, 35]])
     assert label.boxes.dtype == np.float32
     assert label.masks is None
@@ -92,7 +92,7 @@ def test_subfolders_pair_by_their_names(tmp_path):
     assert listing.task is Task.OBJECTS
     assert [chip.name for chip in listing.chips] == ['train/a', 'val/a']
     assert listing.notes == ()
-    assert pickle.loads(pickle.dumps(listing.chips[0])).read_label((8, 8)).values.tolist() == [1]  # noqa: S301
+    assert pickle.loads(pickle.dumps(listing.chips[0])).read_label((8, 8)).class_ids.tolist() == [1]  # noqa: S301
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_without_names_the_emd_counts_then_the_numbers(tmp_path):
     classes = ClassInfo(20, 'x', (0, 0, 0)), ClassInfo(10, 'y', (0, 0, 0))
     listing = list_yolo(folder, metadata(*classes))
     assert listing.classes == classes
-    assert listing.chips[0].read_label((8, 8)).values.tolist() == [10]
+    assert listing.chips[0].read_label((8, 8)).class_ids.tolist() == [10]
     assert listing.chips[1].read_label((8, 8)).skipped == ('object of class number 5, which has no name',)
     assert named(list_yolo(folder, EMPTY)) == [(2, '1'), (6, '5')]
 
@@ -196,6 +196,6 @@ def test_what_is_written_is_read(tmp_path_factory, objects):
     rows = [f'{key} {(a + b) / 2} {(c + d) / 2} {b - a} {d - c}\n' for key, a, b, c, d in corners]
     path.write_text(''.join(rows))
     label = read_yolo_boxes(path, {0: 1, 2: 3}, (64, 128))
-    assert label.values.tolist() == [key + 1 for key, *_ in corners]
+    assert label.class_ids.tolist() == [key + 1 for key, *_ in corners]
     expected = [(a * 128, c * 64, b * 128, d * 64) for _, a, b, c, d in corners]
     assert np.array_equal(label.boxes, np.array(expected, np.float32).reshape(-1, 4))
