@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from geolearn.bands import Band, find_sensor, list_sensors
-from geolearn.chips.exporting.jobs import plan_jobs
-from geolearn.chips.exporting.labels import LabelReader, LabelSource, shown_name
+from geolearn.chips.exporting.labels import LabelInput, LabelSource, shown_name
 from geolearn.chips.exporting.metadata import ExportDescription
-from geolearn.chips.exporting.naming import Naming, sensor_notes
-from geolearn.chips.exporting.options import PROCESSING_MODES, ExportOptions
-from geolearn.chips.exporting.placement import Job, NothingThereError
-from geolearn.chips.exporting.run import Export, count_threads
-from geolearn.chips.exporting.vector_labels import is_vector
+from geolearn.chips.exporting.placement import PROCESSING_MODES, ExportOptions, Job, NothingThereError
+from geolearn.chips.exporting.run import Export, count_threads, plan_jobs
+from geolearn.chips.exporting.vector_labels import Naming, is_vector, sensor_notes
 from geolearn.chips.exporting.writer import ChipWriter
 from geolearn.chips.formats.write import find_writer
 from geolearn.chips.label import Target, Task, check_target
@@ -139,7 +136,7 @@ def export_training_data(
         start_index=start_index,
     )
     naming = Naming(class_value_field, class_name_field, None if classes is None else tuple(classes))
-    reader = LabelReader(labels, instance_labels, mask_polygons, naming, layer, labels_crs, buffer_radius)
+    reader = LabelInput(labels, instance_labels, mask_polygons, naming, layer, labels_crs, buffer_radius)
     threads = count_threads(num_workers)
     scenes, notes = _plan(_scenes(raster, labels, processing_mode), reader, options, threads)
     with open_raster(scenes[0].raster) as src:
@@ -152,7 +149,7 @@ def export_training_data(
         metadata_format,
         named,
         scenes[0].labels.classes,
-        tile_size=max(max(tile.shape) for scene in scenes for job in scene.jobs for tile in job.tiles),
+        tile_size=max(max(cutout.shape) for scene in scenes for job in scene.jobs for cutout in job.cutouts),
         sensor=sensor,
         map_space=reference_system == 'MAP_SPACE',
         variable_size=crop_mode == 'bounding_box',
@@ -216,7 +213,7 @@ def _scenes(raster: RasterPath, labels: Any, processing_mode: str) -> list[Raste
 
 
 def _plan(
-    rasters: Sequence[RasterPath], reader: LabelReader, options: ExportOptions, threads: int
+    rasters: Sequence[RasterPath], reader: LabelInput, options: ExportOptions, threads: int
 ) -> tuple[list[_Scene], list[str]]:
     """Return the rasters of which chips can be cut, and what people should know."""
     scenes, passed, notes = list[_Scene](), 0, list[str]()

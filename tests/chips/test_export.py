@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from geolearn.bands import Band, get_bands
 from geolearn.chips.emd import STATS_NAME, WELL_KNOWN_KEY, read_metadata
 from geolearn.chips.export import export_training_data
-from geolearn.chips.formats.classified import list_classified_tiles
+from geolearn.chips.formats.tiles import list_classified_tiles
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, UnknownNameError
 from geolearn.raster import GeoBox, read_image

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from geolearn.chips.emd import read_metadata
 from geolearn.chips.export import export_training_data
-from geolearn.chips.formats.classified import list_classified_tiles
 from geolearn.chips.formats.coco import list_coco
-from geolearn.chips.formats.export_tiles import list_export_tiles
 from geolearn.chips.formats.imagenet import list_imagenet
 from geolearn.chips.formats.labeled import list_labeled_tiles, list_multilabeled_tiles
 from geolearn.chips.formats.panoptic import list_panoptic
 from geolearn.chips.formats.rcnn import list_rcnn_masks
+from geolearn.chips.formats.tiles import list_classified_tiles, list_export_tiles
 from geolearn.chips.formats.voc import list_voc
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, RasterError, UnknownNameError

@@ -16,9 +16,8 @@ from geolearn.batch import Batch
 from geolearn.chips.batches.collate import GatherPlan
 from geolearn.chips.batches.loader import ChipDataset, ChipLoader, LoaderOptions
 from geolearn.chips.label import Label, Task, mask_boxes
-from geolearn.chips.packing.chip_statistics import TableBuilder, measure_chip
 from geolearn.chips.packing.pack import Pack, PackWriter
-from geolearn.chips.packing.read_chip import Chip
+from geolearn.chips.packing.read_chip import Chip, TableBuilder, measure_chip
 from geolearn.prepare import prepare_data
 from geolearn.raster import GeoBox
 

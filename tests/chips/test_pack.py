@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geolearn.chips.label import Label, mask_boxes
-from geolearn.chips.packing.chip_statistics import TableBuilder, measure_chip
 from geolearn.chips.packing.pack import MAGIC, Pack, PackWriter
-from geolearn.chips.packing.read_chip import Chip
+from geolearn.chips.packing.read_chip import Chip, TableBuilder, measure_chip
 from geolearn.errors import ChipFolderError
 from geolearn.raster import GeoBox
 
@@ -212,7 +211,7 @@ def test_a_hostile_table_is_refused_or_harmless(tmp_path_factory, whole_file, da
     assert pack is None or _is_readable(pack)
 
 
-@pytest.mark.parametrize('column', ['place_raster_bytes', 'place_mask_planes'])
+@pytest.mark.parametrize('column', ['place_raster_bytes', 'place_mask_channels'])
 def test_parts_that_are_there_but_have_no_size_are_refused(tmp_path_factory, whole_file, column):
     content = _with_columns(whole_file.read_bytes(), lambda columns: columns[column].__setitem__(0, 0))
     path = tmp_path_factory.mktemp('hostile') / 'a.pack'

@@ -18,13 +18,12 @@ import numpy as np
 import pytest
 
 from geolearn.chips.formats import open_chips
-from geolearn.chips.label import Label, Task
+from geolearn.chips.label import ChipSource, Label, Listing, Task
 from geolearn.chips.packing import store
 from geolearn.chips.packing import store as cache
 from geolearn.chips.packing.pack import Pack, PackWriter
 from geolearn.chips.packing.read_chip import read_chip
 from geolearn.chips.packing.store import DirectChips, JoinedChips, open_store
-from geolearn.chips.source import ChipSource, Listing
 from geolearn.errors import ChipFolderError, RasterError
 from geolearn.files import STALE_AFTER_S, UnnamedFile
 

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geolearn.chips.splits.split import split_stratified, take_share
-from geolearn.chips.splits.stratified import order_rarest_first
+from geolearn.chips.splits.split import order_rarest_first, split_stratified, take_share
 from geolearn.errors import ChipFolderError
 
 

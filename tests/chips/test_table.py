@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geolearn.chips.label import Label
-from geolearn.chips.packing.chip_statistics import TableBuilder, measure_chip
-from geolearn.chips.packing.read_chip import Chip
+from geolearn.chips.packing.read_chip import Chip, TableBuilder, measure_chip
 from geolearn.chips.packing.table import ChipTable, join_tables
 from geolearn.raster import GeoBox
 from geolearn.statistics import count_values

@@ -13,17 +13,16 @@ from geolearn.bands import Band
 from geolearn.chips.emd import read_metadata
 from geolearn.chips.exporting.metadata import ExportDescription, band_statistics
 from geolearn.chips.exporting.writer import ChipWriter
-from geolearn.chips.formats._writer import number_objects
-from geolearn.chips.formats.classified import list_classified_tiles
 from geolearn.chips.formats.coco import list_coco, run_lengths
-from geolearn.chips.formats.export_tiles import list_export_tiles
 from geolearn.chips.formats.imagenet import list_imagenet
 from geolearn.chips.formats.kitti import list_kitti
 from geolearn.chips.formats.labeled import list_labeled_tiles, list_multilabeled_tiles
 from geolearn.chips.formats.panoptic import list_panoptic
 from geolearn.chips.formats.rcnn import list_rcnn_masks
+from geolearn.chips.formats.tiles import list_classified_tiles, list_export_tiles
 from geolearn.chips.formats.voc import list_voc
 from geolearn.chips.formats.write import FORMATS, find_writer
+from geolearn.chips.formats.writing import number_objects
 from geolearn.chips.formats.yolo import list_yolo
 from geolearn.chips.label import Label, Task, mask_boxes
 from geolearn.classes import ClassInfo, default_color

@@ -7,18 +7,88 @@ from dataclasses import dataclass
 import numpy as np
 from affine import Affine
 
-from geolearn.errors import ChipFolderError
+from geolearn.chips.label import Task
+from geolearn.errors import ChipFolderError, UnknownNameError
+
+CROP_MODES = ('fixed', 'bounding_box')
+
+PROCESSING_MODES = ('mosaic', 'collection')
+
+REFERENCE_SYSTEMS = ('MAP_SPACE', 'PIXEL_SPACE')
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How chips are cut; the arguments of `export_training_data` by the same names.
+
+    Args:
+        task: What the labels of the format teach.
+        per_feature: Whether each feature gets a chip of its own instead of a grid of chips.
+    """
+
+    task: Task
+    tile_size: int
+    stride: int
+    per_feature: bool = False
+    output_nofeature_tiles: bool = False
+    rotation_angle: float = 0.0
+    min_polygon_overlap_ratio: float = 0.0
+    min_labelled: float = 0.0
+    crop_mode: str = 'fixed'
+    blacken_around_feature: bool = False
+    reference_system: str = 'MAP_SPACE'
+    image_format: str = 'TIFF'
+    compress: str = 'none'
+    start_index: int = 0
+
+    def __post_init__(self) -> None:
+        for name, lowest in (('tile_size', 1), ('stride', 1), ('start_index', 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < lowest:
+                raise ChipFolderError(f'{name} is {value!r}; a whole number of at least {lowest} is needed')
+        for name in ('min_polygon_overlap_ratio', 'min_labelled'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ChipFolderError(f'{name} is {getattr(self, name)!r}; a share from 0 to 1 is needed')
+        if not 0 <= self.rotation_angle < 360:
+            raise ChipFolderError(f'rotation_angle is {self.rotation_angle!r}; degrees from 0 to under 360 are needed')
+        if self.crop_mode not in CROP_MODES:
+            raise UnknownNameError('crop mode', self.crop_mode, CROP_MODES)
+        if self.reference_system not in REFERENCE_SYSTEMS:
+            raise UnknownNameError('reference system', self.reference_system, REFERENCE_SYSTEMS)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.min_labelled and self.task not in (Task.PIXELS, Task.REGRESSION, Task.PANOPTIC):
+            raise ChipFolderError('min_labelled needs a format with a class per pixel: Classified_Tiles or Panoptic')
+        if not self.per_feature:
+            for name, plain in (('crop_mode', 'fixed'), ('blacken_around_feature', False)):
+                if getattr(self, name) != plain:
+                    raise ChipFolderError(
+                        f'{name}={getattr(self, name)!r} needs chips that each show one feature: vector labels and '
+                        'Labeled_Tiles or Imagenet'
+                    )
+        if self.crop_mode == 'bounding_box' and self.rotation_angle:
+            raise ChipFolderError("rotation_angle cannot be combined with crop_mode='bounding_box'; leave one out")
+
+    @property
+    def angles(self) -> tuple[float, ...]:
+        """0 and the multiples of `rotation_angle` below 360, in degrees."""
+        if not self.rotation_angle:
+            return (0.0,)
+        count = int(360 / self.rotation_angle - 1e-9) + 1
+        return tuple(index * self.rotation_angle for index in range(count))
+
 
 SLAB_BYTES = 48 * 2**20
 """Pixels that a thread reads at once; all threads together take no more than ten of these."""
 
 
 class NothingThereError(ChipFolderError):
-    """No chip can be cut from a raster: labels lie elsewhere, or no tile fits."""
+    """No chip can be cut from a raster: labels lie elsewhere, or no cutout fits."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class Cutout:
     """Where one chip lies.
 
     Args:
@@ -51,12 +121,12 @@ class Job:
 
     Args:
         number: Position in the order of jobs.
-        tiles: In the order in which chips are numbered.
-        window: What to read for all of them; None reads each tile by itself.
+        cutouts: In the order in which chips are numbered.
+        window: What to read for all of them; None reads each cutout by itself.
     """
 
     number: int
-    tiles: tuple[Tile, ...]
+    cutouts: tuple[Cutout, ...]
     window: tuple[int, int, int, int] | None = None
 
 
@@ -81,13 +151,13 @@ def compose(outer: Affine, inner: Affine) -> Affine:
 
 def grid_jobs(
     shape: tuple[int, int], size: int, stride: int, *, block: tuple[int, int], pixel_bytes: int, threads: int
-) -> Iterator[list[Tile]]:
-    """Yield the straight tiles that lie wholly inside, in groups whose common window fits a thread's memory.
+) -> Iterator[list[Cutout]]:
+    """Yield the straight cutouts that lie wholly inside, in groups whose common window fits a thread's memory.
 
     Args:
         shape: Height and width of the raster.
-        size: Side of a tile.
-        stride: Pixels from tile to tile.
+        size: Side of a cutout.
+        stride: Pixels from cutout to cutout.
         block: Height and width of the blocks in which the raster is stored.
         pixel_bytes: Bytes of one pixel with all bands.
         threads: How many such groups are in memory at once.
@@ -106,25 +176,25 @@ def grid_jobs(
             corners = [
                 (row, col) for row in rows[first_row : first_row + down] for col in cols[first_col : first_col + across]
             ]
-            yield [Tile((row, col, size, size), (size, size)) for row, col in corners]
+            yield [Cutout((row, col, size, size), (size, size)) for row, col in corners]
 
 
 def _group(count: int, size: int, stride: int, block: int, length: int) -> int:
-    """Return how many tiles in a row fit `length`, a whole number of blocks where that is possible."""
+    """Return how many cutouts in a row fit `length`, a whole number of blocks where that is possible."""
     fitting = max(1, min(count, (length - size) // stride + 1))
     aligned = math.lcm(stride, block) // stride
     return fitting // aligned * aligned if fitting >= aligned else fitting
 
 
-def hull(tiles: Sequence[Tile]) -> tuple[int, int, int, int]:
-    """Return the smallest window that holds those of all tiles."""
-    top, left = min(t.window[0] for t in tiles), min(t.window[1] for t in tiles)
-    bottom, right = max(t.window[0] + t.window[2] for t in tiles), max(t.window[1] + t.window[3] for t in tiles)
+def hull(cutouts: Sequence[Cutout]) -> tuple[int, int, int, int]:
+    """Return the smallest window that holds those of all cutouts."""
+    top, left = min(t.window[0] for t in cutouts), min(t.window[1] for t in cutouts)
+    bottom, right = max(t.window[0] + t.window[2] for t in cutouts), max(t.window[1] + t.window[3] for t in cutouts)
     return top, left, bottom - top, right - left
 
 
-def turned_tiles(shape: tuple[int, int], size: int, stride: int, degrees: float) -> Iterator[Tile]:
-    """Yield the tiles of a grid that is turned, those that lie wholly inside.
+def turned_cutouts(shape: tuple[int, int], size: int, stride: int, degrees: float) -> Iterator[Cutout]:
+    """Yield the cutouts of a grid that is turned, those that lie wholly inside.
 
     The grid begins at the turned bounding box of the raster; at 90, 180 and 270 degrees its pixels are the raster's.
     """
@@ -135,33 +205,33 @@ def turned_tiles(shape: tuple[int, int], size: int, stride: int, degrees: float)
     for v in np.arange(across.min(), across.max() - size + 1e-6, stride):
         for u in np.arange(along.min(), along.max() - size + 1e-6, stride):
             turn = Affine(cos, -sin, float(u * cos - v * sin), sin, cos, float(u * sin + v * cos))
-            if tile := turned_tile(shape, size, turn):
-                yield tile
+            if cutout := turned_cutout(shape, size, turn):
+                yield cutout
 
 
-def turned_tile(shape: tuple[int, int], size: int, turn: Affine, feature: int | None = None) -> Tile | None:
-    """Return the tile that `turn` puts into the raster; None where it does not lie wholly inside."""
-    corners = Tile((0, 0, 0, 0), (size, size), turn).corners()
+def turned_cutout(shape: tuple[int, int], size: int, turn: Affine, feature: int | None = None) -> Cutout | None:
+    """Return the cutout that `turn` puts into the raster; None where it does not lie wholly inside."""
+    corners = Cutout((0, 0, 0, 0), (size, size), turn).corners()
     low, high = corners.min(axis=0), corners.max(axis=0)
     if (low < -1e-6).any() or high[0] > shape[1] + 1e-6 or high[1] > shape[0] + 1e-6:
         return None
     left, top = (max(0, math.floor(value + 1e-6)) for value in low)
     right, bottom = (min(side, math.ceil(value - 1e-6)) for value, side in zip(high, shape[::-1]))
-    return Tile((top, left, bottom - top, right - left), (size, size), turn, feature)
+    return Cutout((top, left, bottom - top, right - left), (size, size), turn, feature)
 
 
-def turn_pixels(array: np.ndarray, tile: Tile) -> np.ndarray:
+def turn_pixels(array: np.ndarray, cutout: Cutout) -> np.ndarray:
     """Take a turned chip out of its window by nearest neighbour, so that no value is mixed from others.
 
     Args:
-        array: (..., height, width) of the tile's window.
-        tile: A turned tile.
+        array: (..., height, width) of the cutout's window.
+        cutout: A turned cutout.
     """
-    height, width = tile.shape
+    height, width = cutout.shape
     rows, cols = np.mgrid[0:height, 0:width]
     centres = np.stack([cols.ravel() + 0.5, rows.ravel() + 0.5], axis=1)
-    found = np.floor(apply_affine(tile.to_raster, centres)).astype(np.int64)
-    col = np.clip(found[:, 0] - tile.window[1], 0, array.shape[-1] - 1)
-    row = np.clip(found[:, 1] - tile.window[0], 0, array.shape[-2] - 1)
+    found = np.floor(apply_affine(cutout.to_raster, centres)).astype(np.int64)
+    col = np.clip(found[:, 0] - cutout.window[1], 0, array.shape[-1] - 1)
+    row = np.clip(found[:, 1] - cutout.window[0], 0, array.shape[-2] - 1)
     taken: np.ndarray = array[..., row, col].reshape(*array.shape[:-2], height, width)
     return taken

@@ -1,26 +1,138 @@
-"""Cut chips in several threads; chips are numbered in one order whatever thread is first."""
+"""Decide which chips are cut, and cut them in several threads, numbered in one order whatever thread is first."""
 
+import math
 import os
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from affine import Affine
 from rasterio.windows import Window
 
 from geolearn.chips.exporting.labels import LabelSource, Truth, turned
 from geolearn.chips.exporting.metadata import Tally
-from geolearn.chips.exporting.options import ExportOptions
-from geolearn.chips.exporting.placement import Job, Tile, compose
+from geolearn.chips.exporting.placement import (
+    Cutout,
+    ExportOptions,
+    Job,
+    NothingThereError,
+    compose,
+    grid_jobs,
+    hull,
+    turned_cutout,
+    turned_cutouts,
+)
+from geolearn.chips.exporting.vector_labels import Features, need_shapely
 from geolearn.chips.exporting.writer import ChipWriter
+from geolearn.errors import ChipFolderError
 from geolearn.progress import ProgressBar
 from geolearn.raster import GeoBox, open_raster, raster_geobox, read_window
 
+CUTOUTS_PER_JOB = 16
+"""Of cutouts that are read one by one."""
+
+
+def plan_jobs(src: Any, options: ExportOptions, features: Features | None, areas: Any, threads: int) -> tuple[Job, ...]:
+    """Return all jobs in the order in which chips are numbered.
+
+    Args:
+        src: Dataset of the image.
+        options: How chips are cut.
+        features: Vector labels.
+        areas: Polygon in pixels of the raster; chips not completely within are left out. None keeps all.
+        threads: How many work at once.
+
+    Raises:
+        NothingThereError: If no chip fits.
+        ChipFolderError: If the raster is smaller than a chip.
+    """
+    if options.per_feature and features is not None:
+        cutouts: Iterable[Cutout] = _inside(_feature_cutouts((src.height, src.width), options, features), areas)
+        jobs = [Job(at, group) for at, group in enumerate(_batched(cutouts, CUTOUTS_PER_JOB))]
+    else:
+        # cutouts without features are neither read nor written
+        jobs = _grids(src, options, areas, threads, needed=None if options.output_nofeature_tiles else features)
+    if not jobs:
+        where = 'that lies within mask_polygons' if areas is not None else 'inside the raster that shows a feature'
+        raise NothingThereError(f'there is no chip of {options.tile_size} pixels {where}; choose a smaller tile_size')
+    return tuple(jobs)
+
+
+def _grids(src: Any, options: ExportOptions, areas: Any, threads: int, needed: Features | None) -> list[Job]:
+    shape, size, stride = (src.height, src.width), options.tile_size, options.stride
+    pixel_bytes = sum(_itemsize(dtype) for dtype in src.dtypes)
+    groups = grid_jobs(shape, size, stride, block=src.block_shapes[0], pixel_bytes=pixel_bytes, threads=threads)
+    jobs: list[Job] = []
+    for group in groups:
+        if cutouts := tuple(_inside(_showing(group, needed), areas)):
+            jobs.append(Job(len(jobs), cutouts, hull(cutouts)))
+    for angle in options.angles[1:]:
+        turned = list(turned_cutouts(shape, size, stride, angle))
+        for cutouts in _batched(_inside(_showing(turned, needed), areas), CUTOUTS_PER_JOB):
+            jobs.append(Job(len(jobs), cutouts))
+    return jobs
+
+
+def _showing(cutouts: Sequence[Cutout], features: Features | None) -> Sequence[Cutout]:
+    """Return the cutouts that touch any feature; all where None are given."""
+    return cutouts if features is None else [cutouts[at] for at in features.touching(cutouts)]
+
+
+def _batched(cutouts: Iterable[Cutout], size: int) -> Iterator[tuple[Cutout, ...]]:
+    rest = iter(cutouts)
+    while group := tuple(islice(rest, size)):
+        yield group
+
+
+def _itemsize(dtype: str) -> int:
+    return int(''.join(letter for letter in dtype if letter.isdigit()) or 8) // 8 or 1
+
+
+def _inside(cutouts: Iterable[Cutout], areas: Any) -> Iterator[Cutout]:
+    if areas is None:
+        yield from cutouts
+        return
+    shapely = need_shapely()
+    shapely.prepare(areas)
+    for cutout in cutouts:
+        if areas.covers(shapely.polygons(cutout.corners())):
+            yield cutout
+
+
+def _feature_cutouts(shape: tuple[int, int], options: ExportOptions, features: Features) -> Iterator[Cutout]:
+    height, width = shape
+    size = options.tile_size
+    if options.crop_mode == 'fixed' and min(shape) < size:
+        raise ChipFolderError(f'the raster is {width}x{height} pixels, smaller than tile_size {size}')
+    for feature, (left, top, right, bottom) in enumerate(features.bounds.tolist()):
+        if right <= 0 or bottom <= 0 or left >= width or top >= height:
+            continue
+        if options.crop_mode == 'bounding_box':
+            row, col = max(0, math.floor(top)), max(0, math.floor(left))
+            crop = (min(height, math.ceil(bottom)) - row, min(width, math.ceil(right)) - col)
+            yield Cutout((row, col, *crop), crop, None, feature)
+            continue
+        middle = (left + right) / 2, (top + bottom) / 2
+        # at the edge of the raster a chip moves inwards
+        col = min(max(0, round(middle[0] - size / 2)), width - size)
+        row = min(max(0, round(middle[1] - size / 2)), height - size)
+        yield Cutout((row, col, size, size), (size, size), None, feature)
+        for angle in options.angles[1:]:
+            cos, sin = (round(f(math.radians(angle)), 15) for f in (math.cos, math.sin))
+            x = middle[0] - (cos - sin) * size / 2
+            y = middle[1] - (sin + cos) * size / 2
+            if cutout := turned_cutout(shape, size, Affine(cos, -sin, x, sin, cos, y), feature):
+                yield cutout
+
+
 WITHOUT_DATA = 'chips without any valid pixel were left out'
+
 PARTLY_WITHOUT_DATA = 'chips with invalid pixels were left out, as JPEG cannot mark them; use TIFF to keep them'
 
 FEW_CHIPS = 500
@@ -36,7 +148,7 @@ class _Read(NamedTuple):
 
 
 class _Chip(NamedTuple):
-    tile: Tile
+    cutout: Cutout
     pixels: np.ndarray
     mask: np.ndarray | None
     truth: Truth
@@ -98,7 +210,7 @@ class Export:
         order, tallies, skipped = _Order(start), [Tally() for _ in jobs], Counter[str]()
         waiting = iter(jobs)
         lock = threading.Lock()
-        count = sum(len(job.tiles) for job in jobs)
+        count = sum(len(job.cutouts) for job in jobs)
 
         def work() -> None:
             try:
@@ -111,7 +223,7 @@ class Export:
                         found = self._cut(src, lab, job, tallies[job.number], order)
                         with lock:
                             skipped.update(found)
-                            bar.update(len(job.tiles))
+                            bar.update(len(job.cutouts))
             except BaseException:
                 order.stop()
                 raise
@@ -134,16 +246,16 @@ class Export:
         skipped = Counter[str]()
         shared = None if job.window is None else self._read(src, lab, job.window)
         chips = []
-        for tile in job.tiles:
+        for cutout in job.cutouts:
             order.check()
-            found = _crop(shared, job.window, tile) if shared and job.window else self._read(src, lab, tile.window)
-            if chip := self._look(tile, found, skipped):
+            found = _crop(shared, job.window, cutout) if shared and job.window else self._read(src, lab, cutout.window)
+            if chip := self._make_chip(cutout, found, skipped):
                 chips.append(chip)
         first = order.take(job.number, len(chips))
         box = raster_geobox(src)
         for number, chip in enumerate(chips, first):
             order.check()
-            place = GeoBox(chip.tile.shape, compose(box.transform, chip.tile.to_raster), box.crs)
+            place = GeoBox(chip.cutout.shape, compose(box.transform, chip.cutout.to_raster), box.crs)
             pixels, mask = _blacken(chip) if self.options.blacken_around_feature else (chip.pixels, chip.mask)
             self.writer.write(
                 number, pixels, chip.truth.label, place, tally, mask=mask, valid=chip.mask, features=chip.truth.features
@@ -155,9 +267,9 @@ class Export:
         pixels, mask = read_window(src, Window(col, row, width, height), src.indexes)
         return _Read(pixels, mask, self.labels.values(lab, window, mask))
 
-    def _look(self, tile: Tile, found: _Read, skipped: Counter[str]) -> _Chip | None:
-        """Decide whether a tile becomes a chip."""
-        mask = None if found.mask is None else turned(found.mask, tile)
+    def _make_chip(self, cutout: Cutout, found: _Read, skipped: Counter[str]) -> _Chip | None:
+        """Decide whether a cutout becomes a chip."""
+        mask = None if found.mask is None else turned(found.mask, cutout)
         mask = None if mask is None or mask.all() else mask
         if mask is not None and not mask.any():
             skipped[WITHOUT_DATA] += 1
@@ -165,18 +277,18 @@ class Export:
         if mask is not None and self.options.image_format == 'JPEG':
             skipped[PARTLY_WITHOUT_DATA] += 1
             return None
-        values = None if found.values is None else turned(found.values, tile)
-        truth = self.labels.truth(tile, mask, values, self.options)
+        values = None if found.values is None else turned(found.values, cutout)
+        truth = self.labels.truth(cutout, mask, values, self.options)
         if truth.empty and not (self.options.output_nofeature_tiles and not self.options.per_feature):
             return None
         skipped.update(truth.label.skipped)
-        return _Chip(tile, turned(found.pixels, tile), mask, truth)
+        return _Chip(cutout, turned(found.pixels, cutout), mask, truth)
 
 
-def _crop(shared: _Read, window: tuple[int, int, int, int], tile: Tile) -> _Read:
-    """Return views of the tile's part of what was read for a whole job."""
-    top, left = tile.window[0] - window[0], tile.window[1] - window[1]
-    part = np.s_[..., top : top + tile.window[2], left : left + tile.window[3]]
+def _crop(shared: _Read, window: tuple[int, int, int, int], cutout: Cutout) -> _Read:
+    """Return views of the cutout's part of what was read for a whole job."""
+    top, left = cutout.window[0] - window[0], cutout.window[1] - window[1]
+    part = np.s_[..., top : top + cutout.window[2], left : left + cutout.window[3]]
     pixels, mask, values = shared
     return _Read(pixels[part], None if mask is None else mask[part], None if values is None else values[part])
 

@@ -6,14 +6,256 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from affine import Affine
 
-from geolearn.chips.exporting.features import Features, areal, invert, move, need_shapely
-from geolearn.chips.exporting.naming import Naming, class_values
-from geolearn.chips.exporting.placement import NothingThereError
-from geolearn.classes import ClassInfo
+from geolearn.bands import Band
+from geolearn.chips.exporting.placement import Cutout, NothingThereError, apply_affine
+from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
 from geolearn.extras import require
 from geolearn.raster import GeoBox
+
+_PURPOSE = 'export vector labels'
+
+
+def need_shapely() -> Any:
+    """Return shapely, or say how to install it."""
+    return require('shapely', extra='vector', to=_PURPOSE)
+
+
+@dataclass(frozen=True, eq=False)
+class Clipped:
+    """The features in one chip, in the order of their file.
+
+    Args:
+        geometry: (n,) polygons in pixels of the chip, clipped to it.
+        class_ids: (n,) int64 class values.
+        shares: (n,) how much of each feature's area is in the chip, 0..1.
+        whole: (n,) whether all of the feature is.
+    """
+
+    geometry: np.ndarray
+    class_ids: np.ndarray
+    shares: np.ndarray
+    whole: np.ndarray
+
+    def select(self, kept: np.ndarray) -> 'Clipped':
+        """Return some of the features, by boolean mask."""
+        return Clipped(self.geometry[kept], self.class_ids[kept], self.shares[kept], self.whole[kept])
+
+
+class Features:
+    """Polygons in pixels of the raster (x = columns), with class values and a search tree.
+
+    Args:
+        geometry: (n,) shapely polygons and multipolygons with area.
+        values: (n,) int64 class values.
+    """
+
+    def __init__(self, geometry: np.ndarray, values: np.ndarray) -> None:
+        shapely = need_shapely()
+        self.geometry, self.class_ids = geometry, values
+        self.bounds: np.ndarray = shapely.bounds(geometry).reshape(-1, 4)
+        self._areas, self._tree = shapely.area(geometry), shapely.STRtree(geometry)
+
+    def __len__(self) -> int:
+        return len(self.class_ids)
+
+    def touching(self, cutouts: Sequence[Cutout]) -> list[int]:
+        """Return the positions of the cutouts that touch any feature."""
+        outlines = need_shapely().polygons(np.array([cutout.corners() for cutout in cutouts]).reshape(-1, 4, 2))
+        found: list[int] = np.unique(self._tree.query(outlines, predicate='intersects')[0]).tolist()
+        return found
+
+    def cut(self, cutout: Cutout) -> Clipped:
+        """Return the features that share an area with a cutout, or the one that the cutout was made for."""
+        shapely = need_shapely()
+        outline = shapely.polygons(cutout.corners())
+        found = np.sort(self._tree.query(outline)) if cutout.feature is None else np.array([cutout.feature])
+        bounds = self.bounds[found]
+        low, high = cutout.corners().min(axis=0), cutout.corners().max(axis=0)
+        whole = (bounds[:, :2] >= low).all(axis=1) & (bounds[:, 2:] <= high).all(axis=1) & (cutout.turn is None)
+        geometry = self.geometry[found]
+        geometry[~whole] = [areal(part) for part in shapely.intersection(geometry[~whole], outline)]
+        areas = shapely.area(geometry)
+        shares = np.clip(areas / self._areas[found], 0, 1)
+        whole |= shares > 1 - 1e-9
+        kept = areas > 0
+        moved = move(geometry[kept], invert(cutout.to_raster))
+        return Clipped(moved, self.class_ids[found][kept], shares[kept], whole[kept])
+
+
+def areal(geometry: Any) -> Any:
+    """Return the polygons of a geometry: cutting leaves points and lines where outlines only touch."""
+    if geometry.geom_type != 'GeometryCollection':
+        return geometry
+    shapely = need_shapely()
+    parts = [part for part in shapely.get_parts(geometry) if part.geom_type in ('Polygon', 'MultiPolygon')]
+    return shapely.union_all(parts)
+
+
+def move(geometry: np.ndarray, transform: Affine) -> np.ndarray:
+    """Apply an affine to geometries."""
+    moved: np.ndarray = need_shapely().transform(geometry, lambda points: apply_affine(transform, points))
+    return moved
+
+
+def invert(transform: Affine) -> Affine:
+    """Return the inverse of an affine."""
+    t = transform
+    determinant = t.a * t.e - t.b * t.d
+    a, b, d, e = t.e / determinant, -t.b / determinant, -t.d / determinant, t.a / determinant
+    return Affine(a, b, -a * t.c - b * t.f, d, e, -d * t.c - e * t.f)
+
+
+VALUE_FIELDS = ('classvalue', 'class_value', 'value')
+
+NAME_FIELDS = ('classname', 'class_name')
+
+MAX_VALUE = 65535
+
+_UNNAMED = '1'
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Where classes come from.
+
+    Args:
+        value_field: Field of class values or texts; None looks for `VALUE_FIELDS`, then `NAME_FIELDS`.
+        name_field: Field of class names; None looks for `NAME_FIELDS`.
+        classes: Names and colours that go before those found; None takes what is found.
+    """
+
+    value_field: str | None = None
+    name_field: str | None = None
+    classes: tuple[ClassInfo, ...] | None = None
+
+
+def class_values(
+    parts: Sequence[tuple[Any, np.ndarray]], naming: Naming, counts: dict[str, int]
+) -> tuple[np.ndarray, tuple[ClassInfo, ...]]:
+    """Return the class value of each feature, 0 for those left out, and the classes in order of value.
+
+    Args:
+        parts: Layers (name, frame, shown), each with the rows used.
+        naming: Where classes come from.
+        counts: What was left out is counted here.
+
+    Raises:
+        ChipFolderError: If a field is missing or holds no class values.
+    """
+    values: list[np.ndarray] = []
+    names: dict[int, str] = {}
+    if parts[0][0].name is not None:
+        table = _numbers([layer.name for layer, _ in parts], naming)
+        values = [np.full(len(rows), table[layer.name], np.int64) for layer, rows in parts]
+        names = {value: name for name, value in table.items()}
+    else:
+        for layer, rows in parts:
+            found, named = _field_values(layer.frame.iloc[rows], layer.shown, naming, counts)
+            values.append(found)
+            names |= named
+    return np.concatenate(values), _classes(names, naming)
+
+
+def _classes(names: dict[int, str], naming: Naming) -> tuple[ClassInfo, ...]:
+    if naming.classes is not None:
+        if missing := sorted(names.keys() - {info.value for info in naming.classes}):
+            raise ChipFolderError(
+                f'labels hold the class values {missing[:10]}, which classes= does not list: '
+                f'{[info.value for info in naming.classes][:20]}'
+            )
+        return naming.classes
+    return tuple(ClassInfo(value, names[value], default_color(at)) for at, value in enumerate(sorted(names)))
+
+
+def _numbers(texts: Sequence[str], naming: Naming) -> dict[str, int]:
+    """Give each text its class value: as `classes=` says, else 1, 2, 3, ... in the order given."""
+    if naming.classes is None:
+        if len(texts) > MAX_VALUE:
+            raise ChipFolderError(
+                f'labels name {len(texts)} classes, at most {MAX_VALUE} can be told apart; merge some'
+            )
+        return {text: value for value, text in enumerate(texts, 1)}
+    known = {info.name: info.value for info in naming.classes}
+    if unknown := sorted(set(texts) - known.keys()):
+        raise ChipFolderError(
+            f'labels name the classes {unknown[:10]}, which classes= does not list: {sorted(known)[:20]}'
+        )
+    return {text: known[text] for text in texts}
+
+
+def _field_values(frame: Any, shown: str, naming: Naming, counts: dict[str, int]) -> tuple[np.ndarray, dict[int, str]]:
+    field = _find(frame, naming.value_field, (*VALUE_FIELDS, *NAME_FIELDS), shown)
+    if field is None:
+        found = _fields(frame)
+        fields = ', '.join(found[:8]) + (', ...' if len(found) > 8 else '') or 'none'
+        counts[f'features are one class, as no field is called classvalue or classname; fields: {fields}'] = len(frame)
+        only = naming.classes[0].value if naming.classes and len(naming.classes) == 1 else 1
+        return np.full(len(frame), only, np.int64), {only: _UNNAMED} if len(frame) else {}
+    column = frame[field]
+    empty = column.isna().to_numpy()
+    if empty.any():
+        what = f'features without a class in {field} were left out'
+        counts[what] = counts.get(what, 0) + int(empty.sum())
+    if column.dtype.kind in 'iufb':
+        values = _whole(column, empty, f'{shown}: field {field}')
+        return values, _names(frame, values, shown, naming, field)
+    texts = [str(text) for text in column[~empty]]
+    table = _numbers(sorted(set(texts)), naming)
+    values = np.zeros(len(frame), np.int64)
+    values[~empty] = [table[text] for text in texts]
+    return values, {value: text for text, value in table.items()}
+
+
+def _whole(column: Any, empty: np.ndarray, shown: str) -> np.ndarray:
+    numbers = column.fillna(0).to_numpy(np.float64)
+    wrong = ~empty & ~((numbers >= 1) & (numbers <= MAX_VALUE) & (numbers == np.rint(numbers)))
+    if wrong.any():
+        raise ChipFolderError(
+            f'{shown} holds {numbers[wrong][0]:g}; class values are whole numbers from 1 to {MAX_VALUE}, as 0 means '
+            'unlabelled'
+        )
+    return numbers.astype(np.int64)
+
+
+def _names(frame: Any, values: np.ndarray, shown: str, naming: Naming, field: str) -> dict[int, str]:
+    name_field = _find(frame, naming.name_field, NAME_FIELDS, shown)
+    if name_field is None or name_field == field:
+        return {int(value): str(value) for value in np.unique(values[values > 0])}
+    names: dict[int, str] = {}
+    for value, name in zip(values.tolist(), frame[name_field]):
+        if value and names.setdefault(value, text := str(name) if isinstance(name, str) else str(value)) != text:
+            raise ChipFolderError(
+                f'{shown}: class value {value} is called {names[value]!r} and {text!r} in {name_field}; a value has '
+                'one name'
+            )
+    return names
+
+
+def _fields(frame: Any) -> list[str]:
+    return [str(column) for column in frame.columns if column != frame.geometry.name]
+
+
+def _find(frame: Any, wanted: str | None, usual: Sequence[str], shown: str) -> str | None:
+    fields = _fields(frame)
+    if wanted is not None:
+        if wanted not in fields:
+            raise ChipFolderError(f'{shown} has no field {wanted!r}; it has {", ".join(fields) or "none"}')
+        return wanted
+    lowered = {field.lower(): field for field in reversed(fields)}
+    return next((lowered[name] for name in usual if name in lowered), None)
+
+
+def sensor_notes(sensor: str, bands: Sequence[Band], shown: str) -> list[str]:
+    """Tell where a sensor is named that says nothing about the bands of a raster."""
+    unknown = [band.name for band in bands if band.wavelength_um is None and not band.is_radar]
+    if sensor == 'Undefined' or not unknown:
+        return []
+    named = ', '.join(unknown[:8]) + (', ...' if len(unknown) > 8 else '')
+    return [f'{sensor} has no band called {named}; name the bands in {shown}, or pass bands=']
+
 
 SUFFIXES = frozenset(
     '.shp .gpkg .geojson .geojsonl .json .topojson .fgb .gml .kml .kmz .gpx .gdb .tab .mif .dxf .dgn .parquet '

@@ -6,23 +6,26 @@ from pathlib import Path
 from types import MappingProxyType
 
 from geolearn.chips.emd import EMD_NAME, STATS_NAME, ExportMetadata, read_metadata
-from geolearn.chips.formats._files import stale_map_notes
 from geolearn.chips.formats.bigearthnet import list_bigearthnet, list_bigearthnet_43
-from geolearn.chips.formats.classified import list_change_detection, list_classified_tiles
 from geolearn.chips.formats.coco import list_coco
 from geolearn.chips.formats.discover import Found, emd_type, find_folder, refuse_what_is_not_read
-from geolearn.chips.formats.export_tiles import list_export_tiles
+from geolearn.chips.formats.files import stale_map_notes
 from geolearn.chips.formats.imagenet import list_imagenet
 from geolearn.chips.formats.kitti import list_kitti
 from geolearn.chips.formats.labeled import list_labeled_tiles, list_multilabeled_tiles
-from geolearn.chips.formats.multitemporal import list_multitemporal_tiles, split_dates
 from geolearn.chips.formats.panoptic import list_panoptic
 from geolearn.chips.formats.rcnn import list_rcnn_masks
-from geolearn.chips.formats.values import choose_target
+from geolearn.chips.formats.tiles import (
+    choose_target,
+    list_change_detection,
+    list_classified_tiles,
+    list_export_tiles,
+    list_multitemporal_tiles,
+    split_dates,
+)
 from geolearn.chips.formats.voc import list_voc
 from geolearn.chips.formats.yolo import list_yolo
-from geolearn.chips.label import Target, check_target
-from geolearn.chips.source import Listing
+from geolearn.chips.label import Listing, Target, check_target
 from geolearn.errors import ChipFolderError, UnknownNameError
 
 __all__ = ['FORMATS', 'OpenedFolder', 'open_chips']

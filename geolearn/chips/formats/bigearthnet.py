@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from geolearn.chips.emd import ExportMetadata, read_json
-from geolearn.chips.formats.classified import read_class_raster
-from geolearn.chips.label import Label, Task
-from geolearn.chips.source import ChipSource, LabelReader, Listing, read_no_label
+from geolearn.chips.formats.tiles import read_class_raster
+from geolearn.chips.label import ChipSource, Label, LabelReader, Listing, Task, read_no_label
 from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
 

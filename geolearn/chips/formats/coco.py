@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.formats._files import IMAGE_SUFFIXES
-from geolearn.chips.formats._labels import read_text
-from geolearn.chips.formats._shapes import Box, Outline, Polygons, RunLengths, box_label, need_drawing, outline_label
-from geolearn.chips.formats._writer import ChipFile, FormatWriter, boxes_of
-from geolearn.chips.label import Label, Task
-from geolearn.chips.source import ChipSource, LabelReader, Listing
+from geolearn.chips.formats.files import IMAGE_SUFFIXES
+from geolearn.chips.formats.shapes import Box, Outline, Polygons, RunLengths, box_label, need_drawing, outline_label
+from geolearn.chips.formats.text_labels import read_text
+from geolearn.chips.formats.writing import ChipFile, FormatWriter, boxes_of
+from geolearn.chips.label import ChipSource, Label, LabelReader, Listing, Task
 from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
 

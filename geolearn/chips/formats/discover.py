@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from geolearn.chips.emd import EMD_NAME, STATS_NAME, ExportMetadata, read_json
-from geolearn.chips.formats._files import IMAGE_SUFFIXES
 from geolearn.chips.formats.bigearthnet import is_bigearthnet
-from geolearn.chips.formats.classified import LEGACY_DATES
 from geolearn.chips.formats.coco import JSON_FOLDERS, JSON_NAMES
+from geolearn.chips.formats.files import IMAGE_SUFFIXES
+from geolearn.chips.formats.tiles import LEGACY_DATES
 from geolearn.chips.formats.voc import ANNOTATIONS
 from geolearn.errors import ChipFolderError
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata
-from geolearn.chips.formats._files import classes_of_folders, list_images, match_class_folders
-from geolearn.chips.formats._writer import ChipFile, FormatWriter, check_folders
+from geolearn.chips.formats.files import classes_of_folders, list_images, match_class_folders
 from geolearn.chips.formats.labeled import only_value
-from geolearn.chips.label import Label, Task
-from geolearn.chips.source import ChipSource, Listing
+from geolearn.chips.formats.writing import ChipFile, FormatWriter, check_folders
+from geolearn.chips.label import ChipSource, Label, Listing, Task
 from geolearn.errors import ChipFolderError
 
 

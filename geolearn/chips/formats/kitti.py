@@ -5,11 +5,10 @@ from math import isnan
 from pathlib import Path
 
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.formats._labels import list_named_boxes, pair_files, parse_number, read_lines, unknown_class
-from geolearn.chips.formats._shapes import Box, box_label
-from geolearn.chips.formats._writer import ChipFile, FormatWriter, boxes_of, digits
-from geolearn.chips.label import Label, Task
-from geolearn.chips.source import Listing
+from geolearn.chips.formats.shapes import Box, box_label
+from geolearn.chips.formats.text_labels import list_named_boxes, pair_files, parse_number, read_lines, unknown_class
+from geolearn.chips.formats.writing import ChipFile, FormatWriter, boxes_of, digits
+from geolearn.chips.label import Label, Listing, Task
 from geolearn.errors import ChipFolderError
 
 NUMBERS = 14

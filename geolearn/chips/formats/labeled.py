@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.formats._labels import element_text, label_classes, pair_files, read_xml
-from geolearn.chips.formats._writer import ChipFile, FormatWriter, check_texts
+from geolearn.chips.formats.text_labels import element_text, label_classes, pair_files, read_xml
 from geolearn.chips.formats.voc import ROOT, annotation, voc_names
-from geolearn.chips.label import Label, Task
-from geolearn.chips.source import ChipSource, Listing
+from geolearn.chips.formats.writing import ChipFile, FormatWriter, check_texts
+from geolearn.chips.label import ChipSource, Label, Listing, Task
 from geolearn.errors import ChipFolderError
 
 

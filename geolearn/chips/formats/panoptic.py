@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata, read_json
-from geolearn.chips.formats._files import (
+from geolearn.chips.formats.files import (
     list_files,
     list_images,
     list_subfolders,
@@ -15,11 +15,10 @@ from geolearn.chips.formats._files import (
     pair_notes,
     require_pairs,
 )
-from geolearn.chips.formats._writer import ChipFile, check_folders, write_masks
-from geolearn.chips.formats.classified import ClassifiedWriter, read_class_raster
 from geolearn.chips.formats.rcnn import MaskFile, mask_files, read_instances, unknown_folder_notes
-from geolearn.chips.label import Label, Task
-from geolearn.chips.source import ChipSource, Listing
+from geolearn.chips.formats.tiles import ClassifiedWriter, read_class_raster
+from geolearn.chips.formats.writing import ChipFile, check_folders, write_masks
+from geolearn.chips.label import ChipSource, Label, Listing, Task
 from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
 

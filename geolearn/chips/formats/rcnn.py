@@ -8,7 +8,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata
-from geolearn.chips.formats._files import (
+from geolearn.chips.formats.files import (
     classes_of_folders,
     list_files,
     list_images,
@@ -16,10 +16,9 @@ from geolearn.chips.formats._files import (
     match_class_folders,
     require_pairs,
 )
-from geolearn.chips.formats._writer import ChipFile, FormatWriter, check_folders, write_masks
-from geolearn.chips.formats.classified import require_shape
-from geolearn.chips.label import Label, Task, mask_boxes
-from geolearn.chips.source import ChipSource, Listing
+from geolearn.chips.formats.tiles import require_shape
+from geolearn.chips.formats.writing import ChipFile, FormatWriter, check_folders, write_masks
+from geolearn.chips.label import ChipSource, Label, Listing, Task, mask_boxes
 from geolearn.errors import ChipFolderError
 from geolearn.raster import open_raster, read_window
 

@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.formats._labels import (
+from geolearn.chips.formats.shapes import Box, box_label
+from geolearn.chips.formats.text_labels import (
     element_text,
     list_named_boxes,
     pair_files,
@@ -14,10 +15,8 @@ from geolearn.chips.formats._labels import (
     read_xml,
     unknown_class,
 )
-from geolearn.chips.formats._shapes import Box, box_label
-from geolearn.chips.formats._writer import ChipFile, FormatWriter, boxes_of, digits
-from geolearn.chips.label import Label, Task
-from geolearn.chips.source import Listing
+from geolearn.chips.formats.writing import ChipFile, FormatWriter, boxes_of, digits
+from geolearn.chips.label import Label, Listing, Task
 from geolearn.errors import ChipFolderError
 
 ROOT = 'annotation'

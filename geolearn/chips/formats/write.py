@@ -1,15 +1,14 @@
 """One writer for each metadata format of ArcGIS, and those that people bring from elsewhere."""
 
-from geolearn.chips.formats._writer import ChipFile, FormatWriter
-from geolearn.chips.formats.classified import ClassifiedWriter
 from geolearn.chips.formats.coco import CocoWriter
-from geolearn.chips.formats.export_tiles import ExportTilesWriter
 from geolearn.chips.formats.imagenet import ImagenetWriter
 from geolearn.chips.formats.kitti import KittiWriter
 from geolearn.chips.formats.labeled import LabeledWriter, MultiLabeledWriter
 from geolearn.chips.formats.panoptic import PanopticWriter
 from geolearn.chips.formats.rcnn import RcnnWriter
+from geolearn.chips.formats.tiles import ClassifiedWriter, ExportTilesWriter
 from geolearn.chips.formats.voc import VocWriter
+from geolearn.chips.formats.writing import ChipFile, FormatWriter
 from geolearn.chips.formats.yolo import YoloWriter
 from geolearn.errors import UnknownNameError
 

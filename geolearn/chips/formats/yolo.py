@@ -11,11 +11,10 @@ import numpy as np
 import yaml
 
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.formats._labels import MAX_NUMBER, pair_files, parse_number, read_lines, read_text
-from geolearn.chips.formats._shapes import Box, Polygons, box_label, need_drawing, outline_label
-from geolearn.chips.formats._writer import ChipFile, FormatWriter, boxes_of, check_texts
-from geolearn.chips.label import Label, Task
-from geolearn.chips.source import ChipSource, Listing
+from geolearn.chips.formats.shapes import Box, Polygons, box_label, need_drawing, outline_label
+from geolearn.chips.formats.text_labels import MAX_NUMBER, pair_files, parse_number, read_lines, read_text
+from geolearn.chips.formats.writing import ChipFile, FormatWriter, boxes_of, check_texts
+from geolearn.chips.label import ChipSource, Label, Listing, Task
 from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from geolearn.bands import Band, get_bands, is_placeholder, match_bands, resolve_bands
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.source import Listing
+from geolearn.chips.label import Listing
 from geolearn.errors import BandError, ChipFolderError
 from geolearn.raster import open_raster, raster_bands, tag_wavelengths_um
 from geolearn.statistics import BandStatistics

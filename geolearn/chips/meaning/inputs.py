@@ -10,8 +10,8 @@ import numpy as np
 from geolearn.bands import Band
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.meaning.bands import BandChoice, choose_bands, choose_statistics
-from geolearn.chips.packing.chip_statistics import measure_chip
 from geolearn.chips.packing.collection import Collection
+from geolearn.chips.packing.read_chip import measure_chip
 from geolearn.errors import ChipFolderError
 from geolearn.normalize import Normalize, check_normalize, zero_range_bands, zero_range_note
 from geolearn.statistics import BandStatistics, Percentiles

@@ -11,12 +11,11 @@ import numpy as np
 from geolearn.bands import Band
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.formats import OpenedFolder, open_chips
-from geolearn.chips.label import Target, Task
+from geolearn.chips.label import ChipSource, Target, Task
 from geolearn.chips.meaning.bands import BandChoice, name_bands, scaling_note
 from geolearn.chips.meaning.classes import unite_classes
 from geolearn.chips.packing.store import ChipStore, JoinedChips, open_store
 from geolearn.chips.packing.table import ChipTable
-from geolearn.chips.source import ChipSource
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError
 from geolearn.units import RadarScale, check_radar_scales, compare_units, radar_scale, reflectance_scale

@@ -1,14 +1,17 @@
 """Read one chip: the images of all its dates, their mask and the label, together."""
 
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from geolearn.chips.label import Label
-from geolearn.chips.source import ChipSource
+from geolearn.chips.label import ChipSource, Label
+from geolearn.chips.packing.table import ChipTable
 from geolearn.errors import ChipFolderError
 from geolearn.raster import GeoBox, read_stack
+from geolearn.statistics import RunningStatistics, count_values
 
 
 class Chip(NamedTuple):
@@ -86,3 +89,154 @@ def _storable(raster: np.ndarray, source: ChipSource, shape: tuple[int, int]) ->
     if low < 0 or high > 65535:
         raise ChipFolderError(f'{name} holds values from {low} to {high}; class values lie in 0..65535')
     return raster.astype(np.uint8 if high < 256 else np.uint16, copy=False)
+
+
+SAMPLED_PIXELS = 200_000
+"""About how many pixels of a folder are kept in `ChipTable.sample`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChipStatistics:
+    """The row of one chip, found while it was read; it holds on to nothing large.
+
+    Args:
+        geobox: Where the chip lies.
+        dtype: Stored dtype of its pixels.
+        channels: Number of channels.
+        dates: Number of dates.
+        nodata_varies: Whether what is valid differs from channel to channel.
+        statistics: Of each channel, over pixels that are valid in all of them.
+        target: Statistics of the numbers in the label raster, over the same pixels; None where it holds classes.
+        pixels_by_value: How often each value of the label raster occurs, over the same pixels.
+        sample: (k, channels) float32 pixels.
+        class_ids: Class values of objects, or of the chip.
+        boxes: Of the objects, or None.
+        skipped: Why something in the label was left out.
+    """
+
+    geobox: GeoBox
+    dtype: str
+    channels: int
+    dates: int
+    nodata_varies: bool
+    statistics: RunningStatistics
+    target: RunningStatistics | None
+    pixels_by_value: Mapping[int, int]
+    sample: np.ndarray
+    class_ids: np.ndarray
+    boxes: np.ndarray | None
+    skipped: tuple[str, ...]
+
+
+def measure_chip(chip: Chip, *, sampled: int) -> ChipStatistics:
+    """Gather the facts of one chip; `sampled` is how many of its pixels to keep."""
+    raster = chip.label.raster
+    valid: np.ndarray | None = None if chip.mask is None else np.logical_and.reduce(chip.mask, axis=0)
+    counted: Mapping[int, int] = {}
+    target = None
+    if raster is not None and raster.dtype.kind == 'f':
+        target = RunningStatistics()
+        known = ~np.isnan(raster)
+        target.add(raster[None], known if valid is None else known & valid)
+    elif raster is not None:
+        counted = count_values(raster if valid is None else raster[valid])
+    running = RunningStatistics()
+    running.add(chip.pixels, valid)
+    return ChipStatistics(
+        GeoBox(chip.pixels.shape[1:], chip.geobox.transform, chip.geobox.crs),
+        str(chip.pixels.dtype),
+        len(chip.pixels),
+        chip.dates,
+        chip.mask is not None and len(chip.mask) > 1,
+        running,
+        target,
+        counted,
+        _sample(chip, valid, sampled),
+        chip.label.class_ids,
+        chip.label.boxes,
+        chip.label.skipped,
+    )
+
+
+def _sample(chip: Chip, valid: np.ndarray | None, size: int) -> np.ndarray:
+    """Take pixels evenly from those that are valid in all channels: (k, channels) float32."""
+    flat = chip.pixels.reshape(len(chip.pixels), -1)
+    places = None if valid is None else np.flatnonzero(valid)
+    count = flat.shape[1] if places is None else len(places)
+    if not count:
+        return np.zeros((0, len(flat)), np.float32)
+    picked = np.linspace(0, count - 1, min(size, count)).astype(np.int64)
+    return flat[:, picked if places is None else places[picked]].T.astype(np.float32)
+
+
+_STATISTICS = (
+    ('counts', 'count', 0.0),
+    ('means', 'mean', 0.0),
+    ('m2s', 'm2', 0.0),
+    ('minimums', 'minimum', np.inf),
+    ('maximums', 'maximum', -np.inf),
+)
+
+
+class TableBuilder:
+    """Collect chips and their facts, in order, into a table."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._facts: list[ChipStatistics] = []
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, name: str, facts: ChipStatistics) -> None:
+        """Take in one chip; all are of one dtype and number of channels and dates."""
+        self._names.append(name)
+        self._facts.append(facts)
+
+    def result(self, unreadable: Sequence[str]) -> ChipTable:
+        """Return the table of what was collected."""
+        first, boxes = self._facts[0], [facts.geobox for facts in self._facts]
+        crs = tuple(dict.fromkeys(box.crs for box in boxes))
+        found = [facts.statistics for facts in self._facts]
+        # chips without a valid pixel have no statistics; they count for nothing
+        none = np.zeros(first.channels)
+        columns = {
+            name: np.stack([getattr(running, short) if len(running.count) else none + fill for running in found])
+            for name, short, fill in _STATISTICS
+        }
+        counted = [facts.pixels_by_value for facts in self._facts]
+        framed = [facts.boxes for facts in self._facts if facts.boxes is not None]
+        return ChipTable(
+            names=tuple(self._names),
+            shapes=np.array([box.shape for box in boxes], np.int64),
+            transforms=np.array([tuple(box.transform)[:6] for box in boxes], np.float64),
+            crs=crs,
+            crs_indexes=np.array([crs.index(box.crs) for box in boxes], np.int64),
+            dtype=first.dtype,
+            dates=first.dates,
+            nodata_varies=np.array([facts.nodata_varies for facts in self._facts], bool),
+            **columns,
+            value_offsets=np.cumsum([0, *map(len, counted)]),
+            label_values=np.array([value for counts in counted for value in counts], np.int64),
+            label_statistics=_label_statistics([facts.target for facts in self._facts]),
+            label_pixels=np.array([pixels for counts in counted for pixels in counts.values()], np.int64),
+            object_offsets=np.cumsum([0, *(len(facts.class_ids) for facts in self._facts)]),
+            object_values=np.concatenate([facts.class_ids for facts in self._facts]).astype(np.int64),
+            boxes=np.concatenate(framed).astype(np.float32) if framed else np.zeros((0, 4), np.float32),
+            sample=np.concatenate([facts.sample for facts in self._facts]),
+            skipped=dict(Counter(text for facts in self._facts for text in facts.skipped)),
+            unreadable=tuple(unreadable),
+        )
+
+
+def _label_statistics(targets: Sequence[RunningStatistics | None]) -> np.ndarray:
+    """Return the rows of `ChipTable.label_statistics`."""
+    if all(target is None for target in targets):
+        return np.zeros((0, 5))
+    nothing = [default for _, _, default in _STATISTICS]
+    return np.array(
+        [
+            [float(getattr(target, name)[0]) for _, name, _ in _STATISTICS] if target and len(target.count) else nothing
+            for target in targets
+        ]
+    )

@@ -16,12 +16,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import platformdirs
 
-from geolearn.chips.label import Task
-from geolearn.chips.packing.chip_statistics import SAMPLED_PIXELS, ChipStatistics, TableBuilder, measure_chip
+from geolearn.chips.label import ChipSource, Listing, Task
 from geolearn.chips.packing.pack import Pack, PackWriter, Places
-from geolearn.chips.packing.read_chip import Chip, read_chip
+from geolearn.chips.packing.read_chip import SAMPLED_PIXELS, Chip, ChipStatistics, TableBuilder, measure_chip, read_chip
 from geolearn.chips.packing.table import ChipTable, join_tables
-from geolearn.chips.source import ChipSource, Listing
 from geolearn.errors import ChipFolderError
 from geolearn.files import UnnamedFile
 from geolearn.parallel import WORKERS, can_fork, workers

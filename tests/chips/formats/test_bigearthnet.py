@@ -263,7 +263,7 @@ def test_real_patches(shared):
     with pytest.raises(ChipFolderError, match='pass the folder of one sensor'):
         list_bigearthnet(folder / 'v2', EMPTY)
     for path in (folder / 'v2').rglob('*_reference_map.tif'):
-        from geolearn.chips.formats.classified import read_class_raster
+        from geolearn.chips.formats.tiles import read_class_raster
 
         assert set(np.unique(read_class_raster(path, (120, 120)).raster)) <= {info.value for info in CORINE}
         with pytest.raises((ChipFolderError, RasterError)):

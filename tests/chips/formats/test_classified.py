@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geolearn.chips.emd import ExportMetadata, read_metadata
-from geolearn.chips.formats.classified import list_change_detection, list_classified_tiles
+from geolearn.chips.formats.tiles import list_change_detection, list_classified_tiles
 from geolearn.chips.label import Task
 from geolearn.errors import ChipFolderError, RasterError
 

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.formats import coco
-from geolearn.chips.formats._shapes import Polygons, RunLengths, draw_outline
 from geolearn.chips.formats.coco import list_coco, list_coco_file, read_coco
+from geolearn.chips.formats.shapes import Polygons, RunLengths, draw_outline
 from geolearn.chips.label import Task
 from geolearn.errors import ChipFolderError, MissingExtraError
 

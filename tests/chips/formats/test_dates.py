@@ -12,11 +12,10 @@ from geolearn.bands import Band
 from geolearn.chips.exporting.metadata import ExportDescription
 from geolearn.chips.exporting.writer import ChipWriter
 from geolearn.chips.formats import open_chips
-from geolearn.chips.label import Label, Task
+from geolearn.chips.label import ChipSource, Label, Task, read_no_label
 from geolearn.chips.meaning.bands import name_bands
 from geolearn.chips.packing.read_chip import read_chip
 from geolearn.chips.packing.store import pack_path
-from geolearn.chips.source import ChipSource, read_no_label
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError
 from geolearn.prepare import prepare_data

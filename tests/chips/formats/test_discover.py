@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from geolearn.chips.emd import EMD_NAME, STATS_NAME
 from geolearn.chips.formats import FORMATS, open_chips
-from geolearn.chips.formats._files import MAX_LINE_BYTES, read_map, split_map_line
+from geolearn.chips.formats.files import MAX_LINE_BYTES, read_map, split_map_line
 from geolearn.chips.label import Task
 from geolearn.errors import ChipFolderError, UnknownNameError
 

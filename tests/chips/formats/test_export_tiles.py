@@ -3,7 +3,7 @@
 import pytest
 
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.formats.export_tiles import list_export_tiles
+from geolearn.chips.formats.tiles import list_export_tiles
 from geolearn.chips.label import Task
 from geolearn.errors import ChipFolderError
 

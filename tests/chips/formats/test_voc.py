@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.formats._labels import read_xml
+from geolearn.chips.formats.text_labels import read_xml
 from geolearn.chips.formats.voc import list_voc, read_voc, voc_names
 from geolearn.chips.label import Task
 from geolearn.classes import ClassInfo

@@ -8,9 +8,8 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.formats._files import list_files, list_images, pair_notes, require_pairs
-from geolearn.chips.label import Label, Task, class_lookup
-from geolearn.chips.source import ChipSource, Listing
+from geolearn.chips.formats.files import list_files, list_images, pair_notes, require_pairs
+from geolearn.chips.label import ChipSource, Label, Listing, Task, class_lookup
 from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
 

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from geolearn.chips.source import ChipSource
+from geolearn.chips.label import ChipSource
 from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
 

@@ -1,0 +1,287 @@
+"""Folders of rasters: Classified_Tiles, ChangeDetection and MultiTemporal_Tiles with labels, Export_Tiles without."""
+
+import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from geolearn.chips.emd import EMD_NAME, ExportMetadata
+from geolearn.chips.formats.files import list_files, list_images, list_subfolders, pair_notes, require_pairs
+from geolearn.chips.formats.writing import ChipFile, FormatWriter, need
+from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, read_no_label
+from geolearn.chips.meaning.values import as_numbers
+from geolearn.errors import ChipFolderError, RasterError
+from geolearn.raster import open_raster, read_image, read_label
+
+LEGACY_DATES = ('images_before', 'images_after')
+
+
+def list_classified_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
+    """List ``images/`` with ``labels/``: rasters of class values, 0 where unlabelled, in any format.
+
+    Raises:
+        ChipFolderError: If a folder is missing or no image has a label.
+    """
+    images, labels = list_images(folder / 'images'), list_files(folder / 'labels')
+    names = sorted(images.keys() & labels.keys())
+    require_pairs(folder, names, len(images), len(labels), 'labels/000000001.tif')
+    chips = [_raster_chip(name, ((images[name],),), labels[name]) for name in names]
+    return Listing(Task.PIXELS, tuple(chips), metadata.classes or None, notes=tuple(pair_notes(images, labels.keys())))
+
+
+def list_change_detection(folder: Path, metadata: ExportMetadata) -> Listing:
+    """List ``images/`` (before) with ``images2/`` (after) and ``labels/``, or Esri's older names for the first two.
+
+    The values of the labels stay what they are: without classes in the .emd any value but 0 means change.
+
+    Raises:
+        ChipFolderError: If a folder is missing or nothing has two images and a label.
+    """
+    legacy = not (folder / 'images').is_dir() and (folder / LEGACY_DATES[0]).is_dir()
+    first, second = LEGACY_DATES if legacy else ('images', 'images2')
+    before, after = list_images(folder / first), list_images(folder / second)
+    labels = list_files(folder / 'labels')
+    pairs = {name: before[name] for name in before.keys() & after.keys()}
+    names = sorted(pairs.keys() & labels.keys())
+    require_pairs(folder, names, len(pairs), len(labels), f'{second}/000000001.tif and labels/000000001.tif')
+    chips = [_raster_chip(name, ((before[name],), (after[name],)), labels[name]) for name in names]
+    notes = []
+    for here, there, lonely in (
+        (first, second, before.keys() - after.keys()),
+        (second, first, after.keys() - before.keys()),
+    ):
+        if lonely:
+            count = len(lonely)
+            notes.append(f'{count} images of {here}/ have none in {there}/ and were left out, as {min(lonely)}')
+    notes += pair_notes(pairs, labels.keys() - (before.keys() ^ after.keys()))
+    return Listing(Task.CHANGE, tuple(chips), metadata.classes or None, notes=tuple(notes))
+
+
+def _raster_chip(name: str, dates: tuple[tuple[Path, ...], ...], label: Path) -> ChipSource:
+    return ChipSource(name, dates, (label,), partial(read_class_raster, label))
+
+
+def read_class_raster(path: Path, shape: tuple[int, int]) -> Label:
+    """Read a raster of class values as they are stored; palette images give their indices.
+
+    Args:
+        path: Single-band raster.
+        shape: Height and width of the image.
+
+    Raises:
+        RasterError: If the file cannot be read.
+        ChipFolderError: If its size is not that of the image, or values are not within 0..65535.
+    """
+    raster = read_label(path)
+    require_shape(path, raster.shape, shape)
+    if raster.size and (int(raster.min()) < 0 or int(raster.max()) > 65535):
+        raise ChipFolderError(
+            f'{path} holds values from {raster.min()} to {raster.max()}; class values lie in 0..65535'
+        )
+    return Label(raster=raster)
+
+
+def require_shape(path: Path, found: tuple[int, ...], shape: tuple[int, int]) -> None:
+    """Refuse a label raster whose height and width are not those of its image.
+
+    Raises:
+        ChipFolderError: If they differ.
+    """
+    if found != shape:
+        raise ChipFolderError(
+            f'{path} is {found[1]}x{found[0]} pixels but its image is {shape[1]}x{shape[0]}; '
+            'export both with one tile size'
+        )
+
+
+class ClassifiedWriter(FormatWriter):
+    """``labels/<chip>.tif`` holds class values, 0 where unlabelled; one byte a pixel unless a class needs two.
+
+    Or numbers to learn, float32 with NaN as NoData.
+    """
+
+    task = Task.PIXELS
+
+    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+        """Write the class values or numbers."""
+        raster = need(label.raster, 'raster', chip)
+        if raster.dtype.kind == 'f':
+            return (self.write_raster(f'labels/{chip.stem}.tif', raster.astype(np.float32), chip, nodata=np.nan),)
+        dtype = np.uint8 if max(self.names, default=0) < 256 else np.uint16
+        return (self.write_raster(f'labels/{chip.stem}.tif', raster.astype(dtype), chip),)
+
+
+def list_multitemporal_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
+    """List ``images/``, ``images2/``, ``images3/`` ..., a folder for each date in order, with ``labels/``.
+
+    Labels are rasters of class values, 0 where unlabelled. Where there is only ``images/``, its files hold the bands of
+    all dates (see `split_dates`).
+
+    Raises:
+        ChipFolderError: If a date's folder is missing, nothing tells the number of dates, or no chip has all dates and
+            a label.
+    """
+    names = _date_folders(folder)
+    if len(names) == 1 and (metadata.dates or 1) < 2:
+        raise ChipFolderError(
+            f'{folder} holds no images2/, and {folder / EMD_NAME} tells of no dates within one file; '
+            'add a folder for each date, or "geolearn": {"dates": 3} to the .emd'
+        )
+    by_date = [list_images(folder / name) for name in names]
+    labels = list_files(folder / 'labels')
+    whole = set(by_date[0]).intersection(*by_date)
+    chosen = sorted(whole & labels.keys())
+    require_pairs(folder, chosen, len(whole), len(labels), f'{names[-1]}/000000001.tif and labels/000000001.tif')
+    chips = [
+        ChipSource(
+            name,
+            tuple((images[name],) for images in by_date),
+            (labels[name],),
+            partial(read_class_raster, labels[name]),
+        )
+        for name in chosen
+    ]
+    every = set[str]().union(*by_date)
+    notes = []
+    if lonely := every - whole:
+        notes.append(f'{len(lonely)} chips lack the image of a date and were left out, the first is {min(lonely)}')
+    notes += pair_notes({name: by_date[0][name] for name in whole}, labels.keys() - lonely)
+    return Listing(Task.PIXELS, tuple(chips), metadata.classes or None, notes=tuple(notes))
+
+
+def _date_folders(folder: Path) -> list[str]:
+    """Return images, images2, images3 ... as far as they go; a gap is refused."""
+    listed = {path.name for path in list_subfolders(folder)}
+    numbers = sorted(int(name[6:]) for name in listed if re.fullmatch('images[1-9][0-9]{0,3}', name))
+    expected = list(range(2, len(numbers) + 2))
+    if numbers != expected:
+        gap = next(wanted for wanted, found in zip(expected, numbers) if wanted != found)
+        raise ChipFolderError(
+            f'{folder} holds images{numbers[-1]}/ but its dates must be images/, images2/, images3/ ...; '
+            f'found {", ".join(f"images{number}/" for number in numbers)}, needed images{gap}/'
+        )
+    return ['images', *(f'images{number}' for number in numbers)]
+
+
+def split_dates(folder: Path, metadata: ExportMetadata, listing: Listing) -> Listing:
+    """Take in what the .emd says about dates: how many lie in each file, the bands of a date together.
+
+    Args:
+        folder: The export.
+        metadata: What its .emd says.
+        listing: Its chips; where those have a file for each date, or other dates lie beside them, files stay whole.
+
+    Raises:
+        ChipFolderError: If the chips have another number of dates than the .emd says.
+    """
+    dates = metadata.dates
+    if dates is None or not listing.chips:
+        return listing
+    found = len(listing.chips[0].dates)
+    if found == 1:
+        if dates == 1 or (folder / 'images2').is_dir():
+            return listing
+        return replace(listing, chips=tuple(replace(chip, dates_in_file=dates) for chip in listing.chips))
+    if found != dates:
+        raise ChipFolderError(f'{folder / EMD_NAME} says that chips have {dates} dates, but there are {found} folders')
+    return listing
+
+
+def list_export_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
+    """List ``images/``; what lies in ``images2/`` or ``labels/`` is not read, but told.
+
+    Raises:
+        ChipFolderError: If there is no image.
+    """
+    images = list_images(folder / 'images')
+    chips = tuple(ChipSource(name, ((path,),), (), read_no_label) for name, path in sorted(images.items()))
+    unread = [name for name in ('images2', 'labels') if (folder / name).is_dir()]
+    return Listing(Task.UNLABELLED, chips, (), notes=tuple(f'{name}/ is not read: these are tiles' for name in unread))
+
+
+class ExportTilesWriter(FormatWriter):
+    """Images alone, for pretraining and inference."""
+
+    task = Task.UNLABELLED
+    folders = ('images',)
+
+    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+        """Write nothing."""
+        return ()
+
+
+def choose_target(listing: Listing, target: Target | None) -> Listing:
+    """Read label rasters as classes or as numbers.
+
+    Args:
+        listing: The chips, with labels read as classes.
+        target: As the user asked; None takes floating-point rasters as numbers unless the .emd lists classes.
+
+    Returns:
+        The same listing, or one of `Task.REGRESSION` whose label readers are `read_value_raster`, with a note on it.
+
+    Raises:
+        ChipFolderError: If numbers are asked for and chips have no label raster each.
+    """
+    if listing.task != Task.PIXELS:
+        if target == 'values':
+            raise ChipFolderError(
+                "target='values' needs a raster of numbers for each chip, as in Classified_Tiles, but these labels "
+                f'teach {listing.task}; leave target out'
+            )
+        return listing
+    dtype, scaled = _inspect_labels(listing)
+    told = [] if scaled is None else [scaled]
+    if target is None:
+        if not dtype.startswith('float'):
+            return listing
+        if listing.classes:
+            note = (
+                f'labels are {dtype} rasters, read as classes as the .emd lists some; '
+                "pass target='values' if they are numbers to learn"
+            )
+            return replace(listing, notes=(*listing.notes, note))
+        told.insert(
+            0, f"labels are {dtype} rasters, read as a number per pixel; pass target='classes' if they are class values"
+        )
+    elif target == 'classes':
+        return listing
+    chips = tuple(replace(chip, read_label=partial(read_value_raster, chip.labels[0])) for chip in listing.chips)
+    return replace(listing, task=Task.REGRESSION, chips=chips, classes=(), notes=(*listing.notes, *told))
+
+
+def _inspect_labels(listing: Listing) -> tuple[str, str | None]:
+    """Return the type of the first label raster that opens, and a note on a scale that it states."""
+    for chip in listing.chips[:20]:
+        try:
+            with open_raster(chip.labels[0]) as src:
+                scale, offset = src.scales[0], src.offsets[0]
+                note = (
+                    f'the labels state scale {scale:g} and offset {offset:g}, which are not applied; '
+                    'predictions will be in the stored units too'
+                )
+                return src.dtypes[0], None if (scale, offset) == (1, 0) else note
+        except RasterError:
+            continue  # reading the chip tells what is wrong
+    return 'unknown', None
+
+
+def read_value_raster(path: Path, shape: tuple[int, int]) -> Label:
+    """Read a raster of numbers: float32, NaN where it has NoData, NaN or infinity.
+
+    Args:
+        path: Single-band raster of integers or floating-point numbers.
+        shape: Height and width of the image.
+
+    Raises:
+        RasterError: If the file cannot be read.
+        ChipFolderError: If it has several bands or another size than the image, or holds complex numbers or ones
+            that float32 cannot hold.
+    """
+    pixels, mask, _ = read_image(path)
+    if len(pixels) != 1:
+        raise ChipFolderError(f'label {path} holds {len(pixels)} bands; a raster of numbers to learn has one')
+    require_shape(path, pixels.shape[1:], shape)
+    return Label(raster=as_numbers(pixels[0], mask, f'label {path}'))
