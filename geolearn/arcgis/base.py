@@ -18,7 +18,7 @@ from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.reading import check_units
 from geolearn.models import Model, load_model
 from geolearn.networks.spec import ModelSpec
-from geolearn.raster.nodata import valid_in_all_bands
+from geolearn.raster.nodata import as_float32, missing
 
 POLYGON = 4
 """ArcGIS's number of that type of geometry."""
@@ -232,14 +232,15 @@ class RasterFunction:
         spec = self._spec
         shape = (spec.dates, len(spec.bands), *pixels.shape[-2:])
         stored = np.asarray(pixels).reshape(shape)
-        finite = (np.broadcast_to(mask, pixels.shape).reshape(shape) != 0) & np.isfinite(stored)
-        known = np.stack([valid_in_all_bands(date) for date in finite])[:, None]
-        if known.any() and not self._units_checked:
-            for values, there in zip(stored, known[:, 0]):
-                check_units(values[:, there].astype(np.float32), spec, self._read)
+        known = np.broadcast_to(mask, pixels.shape).reshape(shape) != 0
+        values = as_float32(np.where(known, stored, np.float32(np.nan)))
+        present = [~missing(date, every_date=True) for date in values]
+        if any(date.any() for date in present) and not self._units_checked:
+            for date, there in zip(values, present):
+                check_units(date[:, there], spec, self._read)
             # one raster is in one unit, and single blocks may be odd
             self._units_checked = True
-        image = torch.from_numpy(np.where(known, self._read.to_model_units(stored), np.nan).astype(np.float32))
+        image = torch.from_numpy(as_float32(self._read.to_model_units(values)))
         return image if spec.dates > 1 else image[0]
 
 

@@ -26,6 +26,7 @@ from geolearn.raster import (
     require_same_grid,
     sample_pixels,
 )
+from geolearn.raster.nodata import as_float32, missing
 from geolearn.raster.reading import RasterPath
 from geolearn.units import compare_units, typical_values
 
@@ -163,15 +164,13 @@ def load_image(image: Image, spec: ModelSpec, read: ReadOptions) -> LoadedImage:
     """
     if isinstance(image, np.ndarray | Tensor):
         pixels, place = _from_array(image, spec), None
-        known = pixels[:, np.isfinite(pixels).all(0)]
-        check_units(known, spec, read)
+        check_units(pixels[:, ~missing(pixels, every_date=True)], spec, read)
         pixels = read.to_model_units(pixels)
     else:
         pixels, place = _from_file(image, spec, read)
-    if not np.isfinite(pixels).all(0).any():
+    pixels = as_float32(pixels)
+    if missing(pixels, every_date=True).all():
         raise RasterError('the image holds no pixel with data in all bands')
-    # what lacks data in one band lacks it in all, as in training
-    pixels[:, ~np.isfinite(pixels).all(0)] = np.nan
     return LoadedImage(torch.from_numpy(pixels), place)
 
 
@@ -209,7 +208,7 @@ def _from_array(image: np.ndarray | Tensor, spec: ModelSpec) -> np.ndarray:
         raise ValueError(f'an image must be an array of {len(spec.bands)} bands ({names}), H, W; got {pixels.shape}')
     if pixels.dtype.kind not in 'iuf':
         raise ValueError(f'an image must hold real numbers, got {pixels.dtype}')
-    return pixels.astype(np.float32)
+    return as_float32(pixels)
 
 
 def _from_file(path: RasterPath, spec: ModelSpec, read: ReadOptions) -> tuple[np.ndarray, GeoBox]:

@@ -1,7 +1,6 @@
 """Open rasters, read windows with their masks, and find bands by name."""
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from geolearn.bands import Band, find_sensor, is_placeholder, list_sensors, matc
 from geolearn.errors import BandError, RasterError, UnknownNameError
 from geolearn.raster.geobox import GeoBox
 from geolearn.raster.mosaic import mosaic
+from geolearn.raster.nodata import valid_by_band, valid_in_all_bands
 from geolearn.raster.opening import open_quietly, small_cache
 
 log = logging.getLogger('geolearn')
@@ -201,7 +201,7 @@ def read_window(
         RasterError: If the file cannot be read there.
     """
     pixels, masks = read_window_masks(src, window, indexes, out=out)
-    return pixels, None if masks is None else np.logical_and.reduce(masks, axis=0)
+    return pixels, valid_in_all_bands(masks)
 
 
 def read_window_masks(
@@ -240,26 +240,36 @@ def _read(src: Any, window: Window, indexes: Sequence[int], out: np.ndarray | No
 
 
 def _valid_masks(src: Any, pixels: np.ndarray, window: Window, indexes: Sequence[int]) -> np.ndarray | None:
-    valid: np.ndarray | None = None
-    if np.issubdtype(pixels.dtype, np.floating):
-        valid = np.isfinite(pixels)
-    flags = src.mask_flag_enums[indexes[0] - 1]
-    if MaskFlags.nodata in flags:
-        kept = np.stack([_differs(plane, src.nodatavals[index - 1]) for plane, index in zip(pixels, indexes)])
-        valid = kept if valid is None else valid & kept
-    elif MaskFlags.all_valid not in flags:
-        kept = src.dataset_mask(window=window)[None] > 0
-        valid = kept if valid is None else valid & kept
-    if valid is None or valid.all():
-        return None
-    return valid[:1] if (valid == valid[:1]).all() else valid
+    """Collect what the file says of NoData, and apply the rule of `geolearn.raster.nodata`."""
+    shared = [src.read(index, window=window) > 0 for index in _opacity_indexes(src, indexes)]
+    flags = [src.mask_flag_enums[index - 1] for index in indexes]
+    if any(_has_mask(flag) for flag in flags):
+        if all(MaskFlags.per_dataset in flag for flag in flags):
+            shared.append(src.read_masks(indexes[0], window=window) > 0)
+        else:
+            shared.append(np.stack([src.read_masks(index, window=window) > 0 for index in indexes]))
+    return valid_by_band(pixels, [(src.nodatavals[index - 1],) for index in indexes], shared)
 
 
-def _differs(plane: np.ndarray, nodata: float | None) -> np.ndarray:
-    if nodata is None or math.isnan(nodata):
-        return np.ones(plane.shape, bool)
-    different: np.ndarray = plane != nodata
-    return different
+def _has_mask(flags: Sequence[MaskFlags]) -> bool:
+    """Whether there is a mask of its own, and not one that GDAL derives from one NoData value or from opacity."""
+    if MaskFlags.alpha in flags or MaskFlags.all_valid in flags:
+        return False
+    return MaskFlags.nodata not in flags or MaskFlags.per_dataset in flags
+
+
+def _opacity_indexes(src: Any, indexes: Sequence[int]) -> list[int]:
+    """Return the 1-based bands that say how opaque pixels are, and are no data themselves."""
+    return [
+        index
+        for index, color, name in zip(src.indexes, src.colorinterp, src.descriptions)
+        if color == ColorInterp.alpha and index not in indexes and is_opacity_name(name)
+    ]
+
+
+def is_opacity_name(name: str | None) -> bool:
+    """Whether a band that is flagged as alpha is called so, or has no name; any other name is that of data."""
+    return is_placeholder(name or '') or 'alpha' in (name or '').lower() or 'opacity' in (name or '').lower()
 
 
 def read_image(path: RasterPath, indexes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:

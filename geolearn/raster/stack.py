@@ -12,6 +12,7 @@ from rasterio.windows import Window
 
 from geolearn.errors import RasterError
 from geolearn.raster.geobox import GeoBox, same_crs
+from geolearn.raster.nodata import compact, is_number
 from geolearn.raster.reading import open_raster, raster_geobox, read_window_masks
 
 
@@ -33,10 +34,7 @@ def read_stack(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray | None, Ge
             return pixels, masks, raster_geobox(src)
     place = _finest(paths)
     planes, masks = zip(*(_read_resampled(path, place) for path in paths))
-    valid = np.stack(masks)
-    if valid.all():
-        return np.stack(planes), None, place
-    return np.stack(planes), valid[:1] if (valid == valid[:1]).all() else valid, place
+    return np.stack(planes), compact(np.stack(masks)), place
 
 
 def _finest(paths: Sequence[Path]) -> GeoBox:
@@ -90,4 +88,5 @@ def _resample(src: Any, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]
         valid = src.read_masks(1, out_shape=shape, resampling=Resampling.nearest) > 0
     except RasterioError as error:
         raise RasterError(f'cannot read {src.name}: {error.__cause__ or error}') from error
-    return plane, valid & np.isfinite(plane)
+    known = is_number(plane)
+    return plane, valid if known is None else valid & known

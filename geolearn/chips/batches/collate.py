@@ -18,6 +18,7 @@ from geolearn.chips.packing.read_chip import Chip
 from geolearn.chips.packing.store import ChipStore
 from geolearn.classes import IGNORE_INDEX
 from geolearn.errors import ChipFolderError
+from geolearn.raster.nodata import valid_in_all_bands
 
 KEPT = 12
 """So many arrays are kept at most: a few for each batch that is on its way."""
@@ -225,10 +226,7 @@ def _fill_image(
 
 def valid_pixels(chip: Chip, plan: GatherPlan) -> np.ndarray | None:
     """Return where a chip (height, width) is valid in all channels that are used, or None where it is everywhere."""
-    if chip.mask is None:
-        return None
-    used = chip.mask if len(chip.mask) == 1 else chip.mask[list(plan.channels)]
-    return None if used.all() else np.logical_and.reduce(used, axis=0)
+    return valid_in_all_bands(chip.mask, plan.channels)
 
 
 def _fill_mask(mask: np.ndarray, chip: Chip, valid: np.ndarray | None, crop: _Crop, plan: GatherPlan) -> None:

@@ -11,6 +11,7 @@ from geolearn.chips.label import ChipSource, Label
 from geolearn.chips.packing.table import ChipTable
 from geolearn.errors import ChipFolderError
 from geolearn.raster import GeoBox, read_stack
+from geolearn.raster.nodata import valid_in_all_bands
 from geolearn.statistics import RunningStatistics, count_values
 
 
@@ -131,7 +132,7 @@ class ChipStatistics:
 def measure_chip(chip: Chip, *, sampled: int) -> ChipStatistics:
     """Gather the facts of one chip; `sampled` is how many of its pixels to keep."""
     raster = chip.label.raster
-    valid: np.ndarray | None = None if chip.mask is None else np.logical_and.reduce(chip.mask, axis=0)
+    valid = valid_in_all_bands(chip.mask)
     counted: Mapping[int, int] = {}
     target = None
     if raster is not None and raster.dtype.kind == 'f':
