@@ -11,7 +11,7 @@ from geolearn.backbones.adapt import Adaptation
 from geolearn.cli.arguments import add_division, number, read_chips, whole
 from geolearn.data import ChipData
 from geolearn.errors import UnknownNameError
-from geolearn.losses import PixelLossOptions, ValueLossOptions
+from geolearn.losses import REGRESSION_LOSSES, PixelLossOptions, RegressionLossOptions, pixel_loss_names
 from geolearn.models import FeatureClassifier, Model, PixelRegressor, PSPNetClassifier, UnetClassifier
 from geolearn.models.base import MODELS
 from geolearn.models.object_detector import ObjectDetector
@@ -101,14 +101,16 @@ def _given(arguments: argparse.Namespace, names: Mapping[str, str]) -> dict[str,
 
 def _choose_loss(
     cls: type[Model], arguments: argparse.Namespace, taken: Mapping[str, Any]
-) -> PixelLossOptions | ValueLossOptions | None:
+) -> PixelLossOptions | RegressionLossOptions | None:
     given = _given(arguments, LOSS_ARGUMENTS)
     if not given:
         return None
     if issubclass(cls, PixelRegressor):
         if set(given) != {'loss'}:
-            raise ValueError(f'{cls.__name__} learns numbers and takes no more than --loss mse, l1 or huber')
-        return ValueLossOptions(**given)
+            raise ValueError(
+                f'{cls.__name__} takes no other option of losses than --loss {" or ".join(REGRESSION_LOSSES)}'
+            )
+        return RegressionLossOptions(**given)
     if 'loss' not in taken:
         raise ValueError(f'{cls.__name__} has a loss of its own; leave out --loss and what goes with it')
     return PixelLossOptions(**given)
@@ -158,7 +160,8 @@ def _add_network(group: Any) -> None:
 
 def _add_loss(group: Any) -> None:
     switch = {'action': 'store_true', 'default': None}
-    group.add_argument('--loss', help='cross_entropy, focal, dice, tversky or lovasz; of numbers: mse, l1 or huber')
+    regression = ', '.join(REGRESSION_LOSSES)
+    group.add_argument('--loss', help=f'{", ".join(pixel_loss_names())}; of PixelRegressor: {regression}')
     group.add_argument('--dice-fraction', type=number(0, 1), help='share of dice in the loss')
     group.add_argument('--label-smoothing', type=number(0, 1), help='share of the target spread over all classes')
     group.add_argument('--hard-pixels', type=number(0, 1), help='share of the pixels, the hardest, that count')

@@ -1,40 +1,48 @@
-"""What training minimises: losses per pixel, of overlap, of values and of whole chips.
+"""Losses: per pixel, of overlap, of regression and of whole chips.
 
 Losses of pixels take logits (N, classes, H, W) and int64 indices (N, H, W), leave out pixels of IGNORE_INDEX, weight
-classes on request, compute in float32 also under mixed precision, and are 0 where no pixel counts.
+classes on request, compute in float32 also under mixed precision, and are 0 where no pixel is labelled.
+`register_pixel_loss` and `REGRESSION_LOSSES` are the only lists of their names.
 """
 
 from geolearn.losses.classification import MultiLabelCrossEntropy, SoftCrossEntropy
 from geolearn.losses.options import (
-    PIXEL_LOSSES,
     Mixed,
     PixelLossOptions,
-    ValueLossOptions,
     WithAuxiliary,
     make_pixel_loss,
-    make_value_loss,
+    pixel_loss_names,
+    register_pixel_loss,
 )
 from geolearn.losses.overlap import Dice, Lovasz, Tversky
 from geolearn.losses.per_pixel import HardPixels, PixelCrossEntropy, PixelFocal, PixelLoss
-from geolearn.losses.regression import VALUE_KINDS, ValueLoss
+from geolearn.losses.regression import (
+    REGRESSION_LOSSES,
+    NormalizedLoss,
+    RegressionLoss,
+    RegressionLossOptions,
+    make_regression_loss,
+)
 
 __all__ = [
-    'PIXEL_LOSSES',
-    'VALUE_KINDS',
+    'REGRESSION_LOSSES',
     'Dice',
     'HardPixels',
     'Lovasz',
     'Mixed',
     'MultiLabelCrossEntropy',
+    'NormalizedLoss',
     'PixelCrossEntropy',
     'PixelFocal',
     'PixelLoss',
     'PixelLossOptions',
+    'RegressionLoss',
+    'RegressionLossOptions',
     'SoftCrossEntropy',
     'Tversky',
-    'ValueLoss',
-    'ValueLossOptions',
     'WithAuxiliary',
     'make_pixel_loss',
-    'make_value_loss',
+    'make_regression_loss',
+    'pixel_loss_names',
+    'register_pixel_loss',
 ]

@@ -30,11 +30,11 @@ class SoftCrossEntropy(ClassWeighted):
         """
         logits = full_precision(logits)
         weights = logits.new_ones(logits.shape[1]) if self.class_weights is None else self.class_weights
-        costs = functional.cross_entropy(
+        losses = functional.cross_entropy(
             logits, target, weights, reduction='none', label_smoothing=self.label_smoothing
         )
         # torch divides by the weights for indices and by the number of chips for shares: here it is always the weights
-        return weighted_mean(costs, weights[target] if target.dim() == 1 else target.to(weights) @ weights)
+        return weighted_mean(losses, weights[target] if target.dim() == 1 else target.to(weights) @ weights)
 
 
 class MultiLabelCrossEntropy(ClassWeighted):
@@ -53,5 +53,5 @@ class MultiLabelCrossEntropy(ClassWeighted):
         """
         logits = full_precision(logits)
         weights = torch.ones_like(logits) if self.class_weights is None else self.class_weights.expand_as(logits)
-        costs = functional.binary_cross_entropy_with_logits(logits, target.to(logits), weights, reduction='none')
-        return weighted_mean(costs, weights)
+        losses = functional.binary_cross_entropy_with_logits(logits, target.to(logits), weights, reduction='none')
+        return weighted_mean(losses, weights)

@@ -1,18 +1,121 @@
-"""The choice of a loss as plain values that a bundle can keep."""
+"""The losses of pixel classification by name, and their choice as plain values that a bundle can keep."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
 from geolearn.errors import UnknownNameError
-from geolearn.losses.overlap import Average, Dice, Lovasz, Tversky
-from geolearn.losses.per_pixel import HardPixels, PixelCrossEntropy, PixelFocal, PixelLoss
-from geolearn.losses.regression import VALUE_KINDS, ValueKind, ValueLoss, check_delta
+
+Average = Literal['micro', 'macro']
+"""Whether pixels of all classes are summed before dividing, or each class is divided and then counts the same."""
 
 Logits = Tensor | tuple[Tensor, Tensor]
 """What a network returns: the main logits, or these and those of an auxiliary head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelLossOptions:
+    """The loss of pixel classification; `dataclasses.asdict` makes JSON of it.
+
+    Args:
+        loss: One of `pixel_loss_names()`.
+        focal_gamma: How strongly focal loss discounts easy pixels, >= 0.
+        tversky_beta: Weight of false negatives in Tversky loss, 0..1; false positives weigh 1 - `tversky_beta`.
+        dice_fraction: Share of dice that is mixed in, 0..1.
+        dice_average: `'micro'` or `'macro'`, for dice, mixed in or alone, and Tversky.
+        label_smoothing: Share of the target that cross-entropy spreads over all classes, 0..1 without 1.
+        hard_fraction: Share of the pixels, the hardest, that cross-entropy and focal loss average; 1 takes all.
+        auxiliary_weight: Weight of the auxiliary head's loss, >= 0, where the decoder has such a head.
+
+    Raises:
+        UnknownNameError: If there is no such loss.
+        ValueError: If a number is out of its range, or an option does not apply to the loss.
+    """
+
+    loss: str = 'cross_entropy'
+    focal_gamma: float = 2.0
+    tversky_beta: float = 0.7
+    dice_fraction: float = 0.0
+    dice_average: Average = 'micro'
+    label_smoothing: float = 0.0
+    hard_fraction: float = 1.0
+    auxiliary_weight: float = 0.4
+
+    def __post_init__(self) -> None:
+        if self.loss not in _BUILDERS:
+            raise UnknownNameError('loss', self.loss, _BUILDERS)
+        if self.dice_average not in ('micro', 'macro'):
+            raise ValueError(f"dice_average must be 'micro' or 'macro', got {self.dice_average!r}")
+        self._check_ranges()
+        if self.dice_fraction and self.loss == 'dice':
+            raise ValueError(f"dice_fraction is {self.dice_fraction}, but loss is 'dice' already; leave one out")
+        applies = _BUILDERS[self.loss].options
+        if self.label_smoothing and 'label_smoothing' not in applies:
+            raise ValueError(f'label_smoothing works with {_having("label_smoothing")} alone, not with {self.loss!r}')
+        if self.hard_fraction < 1 and 'hard_fraction' not in applies:
+            raise ValueError(f'hard_fraction needs a loss per pixel, {_having("hard_fraction")}, not {self.loss!r}')
+
+    def _check_ranges(self) -> None:
+        for name in ('focal_gamma', 'auxiliary_weight'):
+            check_not_negative(name, getattr(self, name))
+        for name in ('tversky_beta', 'dice_fraction'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f'{name} must lie in 0..1, got {getattr(self, name)}')
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f'label_smoothing must be at least 0 and below 1, got {self.label_smoothing}')
+        if not 0 < self.hard_fraction <= 1:
+            raise ValueError(f'hard_fraction must be above 0 and at most 1, got {self.hard_fraction}')
+
+
+PixelLossBuilder = Callable[[PixelLossOptions, Tensor | None], nn.Module]
+"""Builds a loss of logits (N, classes, H, W) and indices (N, H, W) from options and the weight of each class."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    build: PixelLossBuilder
+    options: tuple[str, ...]
+
+
+_BUILDERS: dict[str, _Entry] = {}
+
+
+def register_pixel_loss(name: str, *, options: Sequence[str] = ()) -> Callable[[PixelLossBuilder], PixelLossBuilder]:
+    """Decorate the function that builds the loss `name`: it is then known to models and the command line.
+
+    Args:
+        name: Unique.
+        options: Of `'label_smoothing'` and `'hard_fraction'` those that apply; others are refused with this loss.
+    """
+
+    def add(build: PixelLossBuilder) -> PixelLossBuilder:
+        if name in _BUILDERS:
+            raise ValueError(f'loss {name!r} is already registered by {_BUILDERS[name].build.__module__}')
+        _BUILDERS[name] = _Entry(build, tuple(options))
+        return build
+
+    return add
+
+
+def pixel_loss_names() -> tuple[str, ...]:
+    """Return the names of all registered losses of pixel classification."""
+    return tuple(_BUILDERS)
+
+
+def make_pixel_loss(options: PixelLossOptions, class_weights: Tensor | None = None) -> nn.Module:
+    """Build the loss of logits (N, classes, H, W), alone or with those of an auxiliary head, and indices (N, H, W).
+
+    Args:
+        options: Which loss.
+        class_weights: (classes,) weight of each class, or None.
+    """
+    loss = _BUILDERS[options.loss].build(options, class_weights)
+    if options.dice_fraction:
+        loss = Mixed(loss, _BUILDERS['dice'].build(options, class_weights), options.dice_fraction)
+    return WithAuxiliary(loss, options.auxiliary_weight)
 
 
 class Mixed(nn.Module):
@@ -61,126 +164,12 @@ class WithAuxiliary(nn.Module):
         return self.base(main, target) + self.weight * self.base(auxiliary, target)
 
 
-PixelLossName = Literal['cross_entropy', 'focal', 'dice', 'tversky', 'lovasz']
-
-PIXEL_LOSSES: tuple[PixelLossName, ...] = ('cross_entropy', 'focal', 'dice', 'tversky', 'lovasz')
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelLossOptions:
-    """What pixel classification minimises; `dataclasses.asdict` makes JSON of it.
-
-    Args:
-        loss: One of `PIXEL_LOSSES`.
-        focal_gamma: How strongly focal loss discounts easy pixels, >= 0.
-        tversky_beta: Weight of misses in Tversky loss, 0..1; false alarms weigh 1 - `tversky_beta`.
-        dice_fraction: Share of dice that is mixed in, 0..1.
-        dice_average: `'micro'` or `'macro'`, for dice, mixed in or alone, and Tversky.
-        label_smoothing: Share of the target that cross-entropy spreads over all classes, 0..1 without 1.
-        hard_fraction: Share of the pixels, the hardest, that cross-entropy and focal loss average; 1 takes all.
-        auxiliary_weight: Weight of the auxiliary head's loss, >= 0, where the decoder has such a head.
-
-    Raises:
-        UnknownNameError: If there is no such loss.
-        ValueError: If a number is out of its range, or an option has no meaning for the loss.
-    """
-
-    loss: PixelLossName = 'cross_entropy'
-    focal_gamma: float = 2.0
-    tversky_beta: float = 0.7
-    dice_fraction: float = 0.0
-    dice_average: Average = 'micro'
-    label_smoothing: float = 0.0
-    hard_fraction: float = 1.0
-    auxiliary_weight: float = 0.4
-
-    def __post_init__(self) -> None:
-        if self.loss not in PIXEL_LOSSES:
-            raise UnknownNameError('loss', self.loss, PIXEL_LOSSES)
-        if self.dice_average not in ('micro', 'macro'):
-            raise ValueError(f"dice_average must be 'micro' or 'macro', got {self.dice_average!r}")
-        self._check_ranges()
-        if self.dice_fraction and self.loss == 'dice':
-            raise ValueError(f"dice_fraction is {self.dice_fraction}, but loss is 'dice' already; leave one out")
-        if self.label_smoothing and self.loss != 'cross_entropy':
-            raise ValueError(f"label_smoothing works with loss='cross_entropy' alone, not with {self.loss!r}")
-        if self.hard_fraction < 1 and self.loss not in ('cross_entropy', 'focal'):
-            raise ValueError(f"hard_fraction needs a loss per pixel, 'cross_entropy' or 'focal', not {self.loss!r}")
-
-    def _check_ranges(self) -> None:
-        for name in ('focal_gamma', 'auxiliary_weight'):
-            _check_not_negative(name, getattr(self, name))
-        for name in ('tversky_beta', 'dice_fraction'):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f'{name} must lie in 0..1, got {getattr(self, name)}')
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f'label_smoothing must be at least 0 and below 1, got {self.label_smoothing}')
-        if not 0 < self.hard_fraction <= 1:
-            raise ValueError(f'hard_fraction must be above 0 and at most 1, got {self.hard_fraction}')
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValueLossOptions:
-    """What the regression of values minimises; `dataclasses.asdict` makes JSON of it.
-
-    Args:
-        loss: One of `VALUE_KINDS`.
-        delta: Error at which `'huber'` turns from squared to absolute, in units of the target, > 0.
-        auxiliary_weight: Weight of the auxiliary head's loss, >= 0, where the decoder has such a head.
-
-    Raises:
-        UnknownNameError: If there is no such loss.
-        ValueError: If a number is out of its range.
-    """
-
-    loss: ValueKind = 'mse'
-    delta: float = 1.0
-    auxiliary_weight: float = 0.4
-
-    def __post_init__(self) -> None:
-        if self.loss not in VALUE_KINDS:
-            raise UnknownNameError('loss of values', self.loss, VALUE_KINDS)
-        check_delta(self.delta)
-        _check_not_negative('auxiliary_weight', self.auxiliary_weight)
-
-
-def make_pixel_loss(options: PixelLossOptions, class_weights: Tensor | None = None) -> nn.Module:
-    """Build the loss of logits (N, classes, H, W), alone or with those of an auxiliary head, and indices (N, H, W).
-
-    Args:
-        options: Which loss.
-        class_weights: (classes,) weight of each class, or None.
-    """
-    loss = _base(options, class_weights)
-    if options.dice_fraction:
-        loss = Mixed(loss, Dice(options.dice_average, class_weights), options.dice_fraction)
-    return WithAuxiliary(loss, options.auxiliary_weight)
-
-
-def make_value_loss(options: ValueLossOptions) -> nn.Module:
-    """Build the loss of predictions (N, 1, H, W), alone or with an auxiliary head's, and targets (N, H, W)."""
-    return WithAuxiliary(ValueLoss(options.loss, delta=options.delta), options.auxiliary_weight)
-
-
-def _base(options: PixelLossOptions, weights: Tensor | None) -> nn.Module:
-    match options.loss:
-        case 'cross_entropy':
-            return _hardest(PixelCrossEntropy(weights, label_smoothing=options.label_smoothing), options)
-        case 'focal':
-            return _hardest(PixelFocal(options.focal_gamma, weights), options)
-        case 'dice':
-            return Dice(options.dice_average, weights)
-        case 'tversky':
-            beta = options.tversky_beta
-            return Tversky(1 - beta, beta, average=options.dice_average, class_weights=weights)
-        case 'lovasz':
-            return Lovasz(weights)
-
-
-def _hardest(loss: PixelLoss, options: PixelLossOptions) -> nn.Module:
-    return HardPixels(loss, options.hard_fraction) if options.hard_fraction < 1 else loss
-
-
-def _check_not_negative(name: str, value: float) -> None:
+def check_not_negative(name: str, value: float) -> None:
+    """Raise ValueError unless a number is finite and 0 or more."""
     if not 0 <= value < math.inf:
         raise ValueError(f'{name} must be 0 or more, got {value}')
+
+
+def _having(option: str) -> str:
+    names = [f'loss={name!r}' for name, entry in _BUILDERS.items() if option in entry.options]
+    return ' or '.join(names)

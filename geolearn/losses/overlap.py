@@ -1,15 +1,11 @@
 """Losses of the overlap between truth and prediction, class by class over a whole batch."""
 
-from typing import Literal
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geolearn.classes import IGNORE_INDEX
+from geolearn.losses.options import Average, PixelLossOptions, register_pixel_loss
 from geolearn.losses.per_pixel import ClassWeighted, full_precision, weighted_mean
-
-Average = Literal['micro', 'macro']
-"""Whether pixels of all classes are summed before dividing, or each class is divided and then counts the same."""
 
 
 class OverlapLoss(ClassWeighted):
@@ -21,14 +17,14 @@ class OverlapLoss(ClassWeighted):
 
 
 class Tversky(OverlapLoss):
-    """1 - hits / (hits + alpha * false alarms + beta * misses), of probabilities.
+    """1 - TP / (TP + alpha * FP + beta * FN), of probabilities.
 
     Salehi et al. 2017, arXiv:1706.05721. Classes that the truth of a batch does not hold are left out of the macro
     average; class 0 is as good as any other.
 
     Args:
-        alpha: Weight of false alarms, >= 0.
-        beta: Weight of misses, >= 0; above `alpha` it favours finding rare classes.
+        alpha: Weight of false positives, >= 0.
+        beta: Weight of false negatives, >= 0; above `alpha` it favors the recall of rare classes.
         average: `'micro'` or `'macro'`.
         class_weights: (classes,) weight of each class in the average, or None.
     """
@@ -49,15 +45,15 @@ class Tversky(OverlapLoss):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of logits (N, classes, H, W) against indices (N, H, W), 0..1; 0 if no pixel counts."""
         counted = (target != IGNORE_INDEX)[:, None]
-        found = full_precision(logits).softmax(1).where(counted, 0)
+        predicted = full_precision(logits).softmax(1).where(counted, 0)
         truth = class_maps(target, logits.shape[1])
-        hits, there = found.where(truth, 0).sum((0, 2, 3)), truth.sum((0, 2, 3))
-        wrong = self.alpha * (found.sum((0, 2, 3)) - hits) + self.beta * (there - hits)
-        weights = torch.ones_like(hits) if self.class_weights is None else self.class_weights.to(hits)
+        tp, true = predicted.where(truth, 0).sum((0, 2, 3)), truth.sum((0, 2, 3))
+        wrong = self.alpha * (predicted.sum((0, 2, 3)) - tp) + self.beta * (true - tp)
+        weights = torch.ones_like(tp) if self.class_weights is None else self.class_weights.to(tp)
         if self.average == 'micro':
-            return (weights * wrong).sum() / (weights * (hits + wrong)).sum().clamp(min=1e-8)
-        shares = weights * (there > 0)
-        return weighted_mean(shares * wrong / (hits + wrong).clamp(min=1e-8), shares)
+            return (weights * wrong).sum() / (weights * (tp + wrong)).sum().clamp(min=1e-8)
+        present = weights * (true > 0)
+        return weighted_mean(present * wrong / (tp + wrong).clamp(min=1e-8), present)
 
 
 class Dice(Tversky):
@@ -83,15 +79,15 @@ class Lovasz(OverlapLoss):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of logits (N, classes, H, W) against indices (N, H, W), 0..1; 0 if no pixel counts."""
-        found = full_precision(logits).softmax(1).movedim(1, 0).flatten(1)
+        predicted = full_precision(logits).softmax(1).movedim(1, 0).flatten(1)
         truth = class_maps(target, logits.shape[1]).movedim(1, 0).flatten(1)
         # all errors are >= 0, so that -1 puts ignored pixels behind all others, where they change no slope
-        errors = (truth.to(found) - found).abs().where(target.flatten() != IGNORE_INDEX, -1)
+        errors = (truth.to(predicted) - predicted).abs().where(target.flatten() != IGNORE_INDEX, -1)
         errors, order = errors.sort(1, descending=True)
         losses = (errors.clamp(min=0) * _slopes(truth.gather(1, order))).sum(1)
         weights = torch.ones_like(losses) if self.class_weights is None else self.class_weights.to(losses)
-        shares = weights * truth.any(1)
-        return weighted_mean(shares * losses, shares)
+        present = weights * truth.any(1)
+        return weighted_mean(present * losses, present)
 
 
 def class_maps(target: Tensor, class_count: int) -> Tensor:
@@ -107,8 +103,24 @@ def _slopes(truth: Tensor) -> Tensor:
     Args:
         truth: (classes, pixels) bool, the largest error first.
     """
-    hits = truth.cumsum(1, dtype=torch.int32)
-    total = hits[:, -1:]
+    tp = truth.cumsum(1, dtype=torch.int32)
+    total = tp[:, -1:]
     ranks = torch.arange(1, truth.shape[1] + 1, dtype=torch.int32, device=truth.device)
-    union = (total + ranks - hits).float()
-    return torch.where(truth, 1 / union, (total - hits) / (union * (union - 1).clamp(min=1)))
+    union = (total + ranks - tp).float()
+    return torch.where(truth, 1 / union, (total - tp) / (union * (union - 1).clamp(min=1)))
+
+
+@register_pixel_loss('dice')
+def _build_dice(options: PixelLossOptions, class_weights: Tensor | None) -> nn.Module:
+    return Dice(options.dice_average, class_weights)
+
+
+@register_pixel_loss('tversky')
+def _build_tversky(options: PixelLossOptions, class_weights: Tensor | None) -> nn.Module:
+    beta = options.tversky_beta
+    return Tversky(1 - beta, beta, average=options.dice_average, class_weights=class_weights)
+
+
+@register_pixel_loss('lovasz')
+def _build_lovasz(_: PixelLossOptions, class_weights: Tensor | None) -> nn.Module:
+    return Lovasz(class_weights)

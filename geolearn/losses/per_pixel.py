@@ -1,4 +1,4 @@
-"""Losses that are an average of what each pixel costs."""
+"""Losses that are an average over pixels: cross-entropy, focal loss, and the hardest pixels of either."""
 
 import math
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geolearn.classes import IGNORE_INDEX
+from geolearn.losses.options import PixelLossOptions, register_pixel_loss
 
 
 class ClassWeighted(nn.Module):
@@ -24,26 +25,26 @@ class ClassWeighted(nn.Module):
 
 
 class PixelLoss(ClassWeighted):
-    """The average cost of the pixels that count, weighted by their classes; subclasses say what a pixel costs.
+    """The mean loss of the labelled pixels, weighted by their classes; subclasses compute the loss of each pixel.
 
     Args:
-        class_weights: (classes,) weight of each class, or None for equal weights. The sum of the weighted costs is
+        class_weights: (classes,) weight of each class, or None for equal weights. The sum of the weighted losses is
             divided by the sum of the weights of the pixels, as torch does, so that a class of weight 0 does not count.
     """
 
-    def costs(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return what each pixel costs.
+    def pixel_losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of each pixel.
 
         Args:
             logits: (N, classes, H, W), at least float32.
             target: (N, H, W) int64 class indices or IGNORE_INDEX.
 
         Returns:
-            (N, H, W) costs >= 0, times the weight of the pixel's class; 0 where the pixel is ignored.
+            (N, H, W) losses >= 0, times the weight of the pixel's class; 0 where the pixel is ignored.
         """
         raise NotImplementedError
 
-    def shares(self, target: Tensor) -> Tensor:
+    def pixel_weights(self, target: Tensor) -> Tensor:
         """Return the weight (N, H, W) that each pixel has in the average; 0 where it is ignored."""
         counted = target != IGNORE_INDEX
         if self.class_weights is None:
@@ -52,11 +53,11 @@ class PixelLoss(ClassWeighted):
 
     def counted(self, target: Tensor) -> Tensor:
         """Return what the mean is over: the sum of the weights of the pixels (N, H, W) that count."""
-        return self.shares(target).sum()
+        return self.pixel_weights(target).sum()
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the mean cost of logits (N, classes, H, W) against indices (N, H, W); 0 if no pixel counts."""
-        return weighted_mean(self.costs(full_precision(logits), target), self.shares(target))
+        """Return the mean loss of logits (N, classes, H, W) against indices (N, H, W); 0 if no pixel is labelled."""
+        return weighted_mean(self.pixel_losses(full_precision(logits), target), self.pixel_weights(target))
 
 
 class PixelCrossEntropy(PixelLoss):
@@ -72,7 +73,7 @@ class PixelCrossEntropy(PixelLoss):
         super().__init__(class_weights)
         self.label_smoothing = label_smoothing
 
-    def costs(self, logits: Tensor, target: Tensor) -> Tensor:
+    def pixel_losses(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the weighted cross-entropy of each pixel, (N, H, W)."""
         return _cross_entropies(logits, target, self.class_weights, label_smoothing=self.label_smoothing)
 
@@ -80,7 +81,7 @@ class PixelCrossEntropy(PixelLoss):
 class PixelFocal(PixelLoss):
     """Focal loss of each pixel: cross-entropy times (1 - p)^gamma, p being the probability of the true class.
 
-    Lin et al. 2017, arXiv:1708.02002. Pixels that are already right cost next to nothing. ArcGIS applies the factor
+    Lin et al. 2017, arXiv:1708.02002. Pixels that are already right hardly count. ArcGIS applies the factor
     to the average of the batch, where it focuses on nothing.
 
     Args:
@@ -92,20 +93,22 @@ class PixelFocal(PixelLoss):
         super().__init__(class_weights)
         self.gamma = gamma
 
-    def costs(self, logits: Tensor, target: Tensor) -> Tensor:
+    def pixel_losses(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the weighted focal loss of each pixel, (N, H, W)."""
         entropy = _cross_entropies(logits, target)
-        # below a gamma of 1 the slope at p = 1 is infinite, and infinity times a cost of 0 is NaN
-        doubt = (-torch.expm1(-entropy)).clamp(min=1e-12)
-        costs = doubt**self.gamma * entropy
-        return costs if self.class_weights is None else costs * self.shares(target)
+        # below a gamma of 1 the slope at p = 1 is infinite, and infinity times a loss of 0 is NaN
+        wrong = (-torch.expm1(-entropy)).clamp(min=1e-12)  # 1 - p
+        losses = wrong**self.gamma * entropy
+        return losses if self.class_weights is None else losses * self.pixel_weights(target)
 
 
 class HardPixels(nn.Module):
-    """Average only the costliest pixels of a batch (online hard examples, Shrivastava et al. 2016, arXiv:1604.03540).
+    """Average only the pixels of the highest loss in a batch: online hard example mining.
+
+    Shrivastava et al. 2016, arXiv:1604.03540.
 
     Args:
-        base: Says what a pixel costs.
+        base: Computes the loss of each pixel.
         fraction: Share of the counted pixels that is kept, 0..1 without 0.
         min_kept: Fewest pixels of a batch that are kept, as long as so many count.
     """
@@ -119,17 +122,17 @@ class HardPixels(nn.Module):
         return self.base.counted(target)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the mean cost of the hardest pixels of logits (N, classes, H, W); 0 if no pixel counts."""
-        costs = self.base.costs(full_precision(logits), target).flatten()
-        shares = self.base.shares(target).flatten()
-        return weighted_mean(costs, shares * self._hardest(costs.detach(), shares > 0))
+        """Return the mean loss of the hardest pixels of logits (N, classes, H, W); 0 if no pixel is labelled."""
+        losses = self.base.pixel_losses(full_precision(logits), target).flatten()
+        weights = self.base.pixel_weights(target).flatten()
+        return weighted_mean(losses, weights * self._hardest(losses.detach(), weights > 0))
 
-    def _hardest(self, costs: Tensor, counted: Tensor) -> Tensor:
-        """Mark the costliest of the counted pixels, without asking the device how many there are."""
-        most = min(len(costs), max(math.ceil(self.fraction * len(costs)), self.min_kept))
-        order = costs.masked_fill(~counted, -1).topk(most).indices  # costs are never negative: ignored pixels are last
+    def _hardest(self, losses: Tensor, counted: Tensor) -> Tensor:
+        """Mark the counted pixels of the highest loss, without asking the device how many there are."""
+        limit = min(len(losses), max(math.ceil(self.fraction * len(losses)), self.min_kept))
+        order = losses.masked_fill(~counted, -1).topk(limit).indices  # losses are >= 0: ignored pixels are last
         kept = (counted.sum() * self.fraction).ceil().clamp(min=self.min_kept)
-        chosen = torch.arange(most, device=costs.device) < kept
+        chosen = torch.arange(limit, device=losses.device) < kept
         return torch.zeros_like(counted).scatter(0, order, chosen) & counted
 
 
@@ -138,15 +141,15 @@ def full_precision(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def weighted_mean(costs: Tensor, shares: Tensor) -> Tensor:
-    """Divide the sum of costs that are weighted already by the sum of their weights; 0 where that is 0.
+def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
+    """Divide the sum of losses that are weighted already by the sum of their weights; 0 where that is 0.
 
     Args:
-        costs: Any shape; where the weight is 0 they do not count.
-        shares: Weights of the same shape.
+        losses: Any shape; where the weight is 0 they do not count.
+        weights: The same shape.
     """
     # the plain mean of torch is 0/0 where a batch has no labelled pixel
-    return costs.where(shares > 0, 0).sum() / shares.sum().clamp(min=1e-8)
+    return losses.where(weights > 0, 0).sum() / weights.sum().clamp(min=1e-8)
 
 
 def _cross_entropies(
@@ -156,7 +159,21 @@ def _cross_entropies(
     if logits.is_cuda and torch.are_deterministic_algorithms_enabled():
         # torch has a deterministic kernel for rows of pixels, and none for maps
         rows, indices = logits.movedim(1, -1).flatten(0, -2), target.flatten()
-    costs = functional.cross_entropy(
+    losses = functional.cross_entropy(
         rows, indices, weights, ignore_index=IGNORE_INDEX, reduction='none', label_smoothing=label_smoothing
     )
-    return costs.view_as(target)
+    return losses.view_as(target)
+
+
+@register_pixel_loss('cross_entropy', options=('label_smoothing', 'hard_fraction'))
+def _build_cross_entropy(options: PixelLossOptions, class_weights: Tensor | None) -> nn.Module:
+    return _hardest(PixelCrossEntropy(class_weights, label_smoothing=options.label_smoothing), options)
+
+
+@register_pixel_loss('focal', options=('hard_fraction',))
+def _build_focal(options: PixelLossOptions, class_weights: Tensor | None) -> nn.Module:
+    return _hardest(PixelFocal(options.focal_gamma, class_weights), options)
+
+
+def _hardest(loss: PixelLoss, options: PixelLossOptions) -> nn.Module:
+    return HardPixels(loss, options.hard_fraction) if options.hard_fraction < 1 else loss

@@ -1,42 +1,75 @@
-"""The loss of continuous values per pixel, such as height or biomass."""
+"""The losses of per-pixel regression, such as of height or biomass, by name."""
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from geolearn.errors import UnknownNameError
+from geolearn.losses.options import WithAuxiliary, check_not_negative
 from geolearn.losses.per_pixel import full_precision, weighted_mean
 
-if TYPE_CHECKING:
-    pass
+REGRESSION_LOSSES: MappingProxyType[str, Callable[[Tensor, Tensor, float], Tensor]] = MappingProxyType(
+    {
+        'mse': lambda predicted, target, _: functional.mse_loss(predicted, target, reduction='none'),
+        'l1': lambda predicted, target, _: functional.l1_loss(predicted, target, reduction='none'),
+        'huber': lambda predicted, target, delta: functional.huber_loss(
+            predicted, target, reduction='none', delta=delta
+        ),
+    }
+)
+"""The loss of each pixel from prediction, target and delta: squared error, absolute error, and squared near 0 but
+absolute beyond delta."""
 
 
-ValueKind = Literal['mse', 'l1', 'huber']
+@dataclass(frozen=True, kw_only=True)
+class RegressionLossOptions:
+    """The loss of per-pixel regression; `dataclasses.asdict` makes JSON of it.
 
-VALUE_KINDS: tuple[ValueKind, ...] = ('mse', 'l1', 'huber')
-"""Squared error, absolute error, and squared near 0 but absolute beyond `delta`."""
+    Args:
+        loss: One of `REGRESSION_LOSSES`.
+        delta: Error at which `'huber'` turns from squared to absolute, in units of the target, > 0.
+        auxiliary_weight: Weight of the auxiliary head's loss, >= 0, where the decoder has such a head.
+
+    Raises:
+        UnknownNameError: If there is no such loss.
+        ValueError: If a number is out of its range.
+    """
+
+    loss: str = 'mse'
+    delta: float = 1.0
+    auxiliary_weight: float = 0.4
+
+    def __post_init__(self) -> None:
+        _check(self.loss, self.delta)
+        check_not_negative('auxiliary_weight', self.auxiliary_weight)
 
 
-class ValueLoss(nn.Module):
+def make_regression_loss(options: RegressionLossOptions) -> nn.Module:
+    """Build the loss of predictions (N, 1, H, W), alone or with an auxiliary head's, and targets (N, H, W)."""
+    return WithAuxiliary(RegressionLoss(options.loss, delta=options.delta), options.auxiliary_weight)
+
+
+class RegressionLoss(nn.Module):
     """Mean error of the pixels that have a truth.
 
     Args:
-        kind: One of `VALUE_KINDS`.
+        loss: One of `REGRESSION_LOSSES`.
         delta: Error at which `'huber'` (Huber 1964) turns from squared to absolute, in units of the target, > 0.
 
     Raises:
-        UnknownNameError: If the kind is none of these.
+        UnknownNameError: If there is no such loss.
         ValueError: If delta is not positive.
     """
 
-    def __init__(self, kind: ValueKind = 'mse', *, delta: float = 1.0) -> None:
+    def __init__(self, loss: str = 'mse', *, delta: float = 1.0) -> None:
         super().__init__()
-        if kind not in VALUE_KINDS:
-            raise UnknownNameError('loss of values', kind, VALUE_KINDS)
-        check_delta(delta)
-        self.kind, self.delta = kind, delta
+        _check(loss, delta)
+        self.loss, self.delta = loss, delta
 
     def counted(self, target: Tensor) -> Tensor:
         """Return the number of pixels (N, H, W) that have a truth."""
@@ -59,30 +92,12 @@ class ValueLoss(nn.Module):
             )
         predicted, known = full_precision(predicted)[:, 0], ~target.isnan()
         # both are filled: NaN times 0 is NaN, also in the gradient
-        return weighted_mean(self._costs(predicted.where(known, 0), target.to(predicted).where(known, 0)), known)
-
-    def _costs(self, predicted: Tensor, target: Tensor) -> Tensor:
-        match self.kind:
-            case 'mse':
-                return functional.mse_loss(predicted, target, reduction='none')
-            case 'l1':
-                return functional.l1_loss(predicted, target, reduction='none')
-            case 'huber':
-                return functional.huber_loss(predicted, target, reduction='none', delta=self.delta)
+        predicted, target = predicted.where(known, 0), target.to(predicted).where(known, 0)
+        return weighted_mean(REGRESSION_LOSSES[self.loss](predicted, target, self.delta), known)
 
 
-def check_delta(delta: float) -> None:
-    """Refuse a turning point that is none.
-
-    Raises:
-        ValueError: If it is not positive and finite.
-    """
-    if not 0 < delta < math.inf:
-        raise ValueError(f'delta must be positive, in units of the target, got {delta}')
-
-
-class InSpreads(nn.Module):
-    """A loss of predictions and truth in multiples of the target's spread, so that rates do not depend on its units.
+class NormalizedLoss(nn.Module):
+    """A loss of predictions and truth divided by the target's standard deviation, so that rates do not depend on units.
 
     Args:
         loss: Of predictions (N, 1, H, W) and targets (N, H, W), NaN where there is no truth.
@@ -100,3 +115,10 @@ class InSpreads(nn.Module):
     def forward(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Return the loss."""
         return self.loss(predicted / self.std, target / self.std)
+
+
+def _check(loss: str, delta: float) -> None:
+    if loss not in REGRESSION_LOSSES:
+        raise UnknownNameError('regression loss', loss, REGRESSION_LOSSES)
+    if not 0 < delta < math.inf:
+        raise ValueError(f'delta must be positive, in units of the target, got {delta}')

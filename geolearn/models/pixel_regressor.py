@@ -16,8 +16,7 @@ from geolearn.data import ChipData
 from geolearn.errors import BundleError
 from geolearn.history import Evaluation
 from geolearn.inference.encoding import RegressionEncoding
-from geolearn.losses import ValueLossOptions, make_value_loss
-from geolearn.losses.regression import InSpreads
+from geolearn.losses import NormalizedLoss, RegressionLossOptions, make_regression_loss
 from geolearn.metrics import RegressionScores, rank_chips
 from geolearn.models.base import register_model
 from geolearn.models.evaluation.regression import ValueJudgement, judge_values, predict_chips
@@ -69,7 +68,7 @@ class PixelRegressor(PixelModel):
         pretrained: bool = True,
         weights: str | Path | None = None,
         wavelengths: Sequence[float | None] | None = None,
-        loss: ValueLossOptions | None = None,
+        loss: RegressionLossOptions | None = None,
         decoder_options: Mapping[str, Any] | None = None,
         adapt: Adaptation = DEFAULT_ADAPTATION,
         temporal: Temporal = 'mean',
@@ -80,7 +79,7 @@ class PixelRegressor(PixelModel):
         if statistics is None:
             raise ValueError(f'no training chip of {data.path} has a number in its label; check their NoData value')
         choice = BackboneChoice(backbone, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
-        options = PixelOptions(decoder, decoder_options or {}, value_loss=loss or ValueLossOptions())
+        options = PixelOptions(decoder, decoder_options or {}, value_loss=loss or RegressionLossOptions())
         target = {'mean': statistics.mean, 'std': statistics.std or 1.0}
         super().__init__(data, choice, options=options.to_json() | {'target': target})
 
@@ -108,7 +107,7 @@ class PixelRegressor(PixelModel):
     def make_loss(self) -> nn.Module:
         """Make the loss that the options name, in spreads of the target."""
         options, std = PixelOptions.from_json(self.spec.options, decoder='unet').value_loss, self._target(self.spec)[1]
-        return InSpreads(make_value_loss(replace(options, delta=options.delta / std)), std)
+        return NormalizedLoss(make_regression_loss(replace(options, delta=options.delta / std)), std)
 
     def make_scores(self) -> RegressionScores:
         """Make what counts the validation pixels in each epoch."""

@@ -13,7 +13,7 @@ from geolearn.backbones import Backbone
 from geolearn.backbones.token_grid import pad_to_multiple
 from geolearn.decoders import create_decoder, get_decoder
 from geolearn.errors import BundleError
-from geolearn.losses import PixelLossOptions, ValueLossOptions
+from geolearn.losses import PixelLossOptions, RegressionLossOptions
 from geolearn.networks.network import Network, Normalize, build_backbone, build_normalize
 from geolearn.networks.spec import ModelSpec
 
@@ -39,11 +39,11 @@ class PixelOptions:
     decoder: str
     decoder_options: Mapping[str, Any] = field(default_factory=dict)
     loss: PixelLossOptions = field(default_factory=PixelLossOptions)
-    value_loss: ValueLossOptions = field(default_factory=ValueLossOptions)
+    value_loss: RegressionLossOptions = field(default_factory=RegressionLossOptions)
     auxiliary_head: bool = False
 
     def __post_init__(self) -> None:
-        for given, kind in ((self.loss, PixelLossOptions), (self.value_loss, ValueLossOptions)):
+        for given, kind in ((self.loss, PixelLossOptions), (self.value_loss, RegressionLossOptions)):
             if not isinstance(given, kind):
                 raise ValueError(f'loss must be {kind.__name__}, such as {kind()}, got {given!r}')
 
@@ -67,7 +67,7 @@ class PixelOptions:
                 decoder=row.get('decoder', decoder),
                 decoder_options=dict(row.get('decoder_options', {})),
                 loss=PixelLossOptions(**row.get('loss', {})),
-                value_loss=ValueLossOptions(**row.get('value_loss', {})),
+                value_loss=RegressionLossOptions(**row.get('value_loss', {})),
                 auxiliary_head=bool(row.get('auxiliary_head', False)),
             )
         except (TypeError, ValueError) as error:

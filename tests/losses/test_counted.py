@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from geolearn.classes import IGNORE_INDEX
-from geolearn.losses import PixelLossOptions, ValueLossOptions, make_pixel_loss, make_value_loss
+from geolearn.losses import PixelLossOptions, RegressionLossOptions, make_pixel_loss, make_regression_loss
 
 
 def draw(seed, labelled):
@@ -45,4 +45,4 @@ def test_mixtures_count_as_their_base_does():
 def test_values_count_pixels_with_a_truth():
     target = torch.full((2, 4, 4), torch.nan)
     target[0, 0, :3] = 1.0
-    assert int(make_value_loss(ValueLossOptions()).counted(target)) == 3
+    assert int(make_regression_loss(RegressionLossOptions()).counted(target)) == 3

@@ -8,7 +8,6 @@ import torch
 
 from geolearn.errors import UnknownNameError
 from geolearn.losses import (
-    PIXEL_LOSSES,
     Dice,
     HardPixels,
     Lovasz,
@@ -16,12 +15,13 @@ from geolearn.losses import (
     PixelCrossEntropy,
     PixelFocal,
     PixelLossOptions,
+    RegressionLoss,
+    RegressionLossOptions,
     Tversky,
-    ValueLoss,
-    ValueLossOptions,
     WithAuxiliary,
     make_pixel_loss,
-    make_value_loss,
+    make_regression_loss,
+    pixel_loss_names,
 )
 
 WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 4.0, 0.1])
@@ -63,7 +63,7 @@ def test_a_mix_is_the_weighted_mean_of_its_parts(batch):
     torch.testing.assert_close(Mixed(PixelCrossEntropy(), Dice(), 0.3)(*batch), 0.7 * base + 0.3 * dice)
 
 
-@pytest.mark.parametrize('loss', PIXEL_LOSSES)
+@pytest.mark.parametrize('loss', pixel_loss_names())
 def test_options_survive_json(loss):
     options = PixelLossOptions(loss=loss, focal_gamma=1.5, dice_average='macro', auxiliary_weight=0.2)
     assert PixelLossOptions(**json.loads(json.dumps(asdict(options)))) == options
@@ -93,14 +93,17 @@ def test_options_without_meaning_are_refused(options, message):
 def test_a_misspelt_loss_is_corrected():
     with pytest.raises(UnknownNameError, match="unknown loss 'lovas'; did you mean 'lovasz'"):
         PixelLossOptions(loss='lovas')
-    with pytest.raises(UnknownNameError, match="unknown loss of values 'hubert'; did you mean 'huber'"):
-        ValueLossOptions(loss='hubert')
+    with pytest.raises(UnknownNameError, match="unknown regression loss 'hubert'; did you mean 'huber'"):
+        RegressionLossOptions(loss='hubert')
 
 
 def test_value_options_make_their_loss():
     predicted, target = torch.randn(2, 1, 4, 4), torch.randn(2, 4, 4)
-    loss, expected = make_value_loss(ValueLossOptions(loss='huber', delta=0.5)), ValueLoss('huber', delta=0.5)
+    loss, expected = (
+        make_regression_loss(RegressionLossOptions(loss='huber', delta=0.5)),
+        RegressionLoss('huber', delta=0.5),
+    )
     torch.testing.assert_close(loss(predicted, target), expected(predicted, target))
     torch.testing.assert_close(loss((predicted, predicted), target), 1.4 * expected(predicted, target))
     with pytest.raises(ValueError, match='auxiliary_weight must be 0 or more'):
-        ValueLossOptions(auxiliary_weight=-1)
+        RegressionLossOptions(auxiliary_weight=-1)

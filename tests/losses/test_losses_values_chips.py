@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from geolearn.errors import UnknownNameError
-from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy, ValueLoss
+from geolearn.losses import MultiLabelCrossEntropy, RegressionLoss, SoftCrossEntropy
 
 WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 4.0, 0.1])
 
@@ -37,7 +37,7 @@ def chips():
 def test_errors_of_values_are_torchs_where_there_is_a_truth(values, kind, torchs):
     predicted, target = values
     known = ~target.isnan()
-    found = ValueLoss(kind, delta=3.0)(predicted, target)
+    found = RegressionLoss(kind, delta=3.0)(predicted, target)
     torch.testing.assert_close(found, torchs(predicted[:, 0][known], target[known]))
 
 
@@ -45,7 +45,7 @@ def test_errors_of_values_are_torchs_where_there_is_a_truth(values, kind, torchs
 def test_pixels_without_truth_teach_nothing(values, kind):
     predicted, target = values
     predicted.requires_grad_()
-    ValueLoss(kind)(predicted, target).backward()
+    RegressionLoss(kind)(predicted, target).backward()
     assert torch.equal(predicted.grad[:, 0] != 0, ~target.isnan())
 
 
@@ -53,7 +53,7 @@ def test_pixels_without_truth_teach_nothing(values, kind):
 @pytest.mark.parametrize('count', [0, 2])
 def test_no_truth_at_all_costs_nothing(kind, count):
     predicted = torch.randn(count, 1, 4, 4, requires_grad=True)
-    found = ValueLoss(kind)(predicted, torch.full((count, 4, 4), torch.nan))
+    found = RegressionLoss(kind)(predicted, torch.full((count, 4, 4), torch.nan))
     found.backward()
     assert found.item() == 0
     assert (predicted.grad == 0).all()
@@ -61,20 +61,20 @@ def test_no_truth_at_all_costs_nothing(kind, count):
 
 def test_values_in_half_precision_are_compared_in_float32(values):
     predicted, target = values[0].bfloat16(), values[1]
-    torch.testing.assert_close(ValueLoss()(predicted, target), ValueLoss()(predicted.float(), target))
+    torch.testing.assert_close(RegressionLoss()(predicted, target), RegressionLoss()(predicted.float(), target))
 
 
 def test_values_that_would_broadcast_are_refused(values):
     with pytest.raises(ValueError, match=r'must be \(N, 1, H, W\) .* got \(2, 6, 7\) for \(2, 6, 7\)'):
-        ValueLoss()(values[0][:, 0], values[1])
+        RegressionLoss()(values[0][:, 0], values[1])
 
 
 def test_losses_of_values_that_do_not_exist_are_refused():
-    with pytest.raises(UnknownNameError, match="unknown loss of values 'l2'"):
-        ValueLoss('l2')
+    with pytest.raises(UnknownNameError, match="unknown regression loss 'l2'"):
+        RegressionLoss('l2')
     for delta in (0, -1, float('nan'), float('inf')):
         with pytest.raises(ValueError, match='delta must be positive, in units of the target'):
-            ValueLoss('huber', delta=delta)
+            RegressionLoss('huber', delta=delta)
 
 
 @pytest.mark.parametrize('weights', [None, WEIGHTS])

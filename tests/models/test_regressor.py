@@ -9,7 +9,7 @@ import torch
 
 from geolearn.bundle import read_bundle, write_bundle
 from geolearn.errors import BundleError, ChipFolderError
-from geolearn.losses import ValueLossOptions
+from geolearn.losses import RegressionLossOptions
 from geolearn.models import PixelRegressor, UNet, load_model
 from geolearn.prepare import prepare_data
 
@@ -41,7 +41,7 @@ def make(data, **options):
 
 @pytest.mark.parametrize('loss', ['mse', 'l1', 'huber'])
 def test_heights_are_learnt_saved_and_mapped(data, tmp_path, save, one_thread, loss):
-    model = make(data, loss=ValueLossOptions(loss=loss, delta=2.0))
+    model = make(data, loss=RegressionLossOptions(loss=loss, delta=2.0))
     model.fit(8, lr=3e-3)
     found = model.scores()
     assert found['r2'] > 0.5

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from geolearn import plotting
 from geolearn.data import ChipData
-from geolearn.losses import PixelLossOptions, ValueLossOptions
+from geolearn.losses import PixelLossOptions, RegressionLossOptions
 from geolearn.metrics import rank_chips
 from geolearn.models.evaluation.pixels import Judgement
 from geolearn.models.reports.report import SAMPLES, Findings, calibration_section, sample_sections
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from geolearn.models.segmentation import JudgedClassifier
 
 
-Loss = TypeVar('Loss', PixelLossOptions, ValueLossOptions)
+Loss = TypeVar('Loss', PixelLossOptions, RegressionLossOptions)
 
 
 def find_in_pixels(model: 'JudgedClassifier', data: ChipData, options: PixelOptions) -> Findings:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geolearn.losses import ValueLossOptions
+from geolearn.losses import RegressionLossOptions
 from geolearn.models.evaluation.regression import ValueJudgement
 from geolearn.models.reports.pixels import tell_loss, tell_options
 from geolearn.models.reports.report import Findings, sample_sections
@@ -76,13 +76,13 @@ def _settings(options: PixelOptions) -> dict[str, str]:
     return {
         'decoder': options.decoder,
         'decoder options': tell_options(options.decoder_options),
-        'loss': tell_loss(options.value_loss, ValueLossOptions()),
+        'loss': tell_loss(options.value_loss, RegressionLossOptions()),
     }
 
 
 def _arguments(options: PixelOptions) -> dict[str, object]:
     found: dict[str, object] = {'decoder': options.decoder}
-    if options.value_loss != ValueLossOptions():
+    if options.value_loss != RegressionLossOptions():
         found['loss'] = options.value_loss
     if options.decoder_options:
         found['decoder_options'] = dict(options.decoder_options)
