@@ -13,7 +13,7 @@ from geolearn.chips.exporting.placement import PROCESSING_MODES, ExportOptions, 
 from geolearn.chips.exporting.run import Export, count_threads, plan_jobs
 from geolearn.chips.exporting.vector_labels import Naming, is_vector, sensor_notes
 from geolearn.chips.exporting.writer import ChipWriter
-from geolearn.chips.formats.write import find_writer
+from geolearn.chips.formats import find_writer
 from geolearn.chips.label import Target, Task, check_target
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, UnknownNameError
@@ -69,9 +69,8 @@ def export_training_data(
             GeoDataFrame. Or a class raster on the grid of the image, 0 and its NoData value meaning unlabelled; its
             objects are groups of pixels of one class that share edges. None for Export_Tiles.
         out: New or empty folder; appears when all of it is written.
-        metadata_format: ``'Classified_Tiles'``, ``'PASCAL_VOC_rectangles'``, ``'KITTI_rectangles'``,
-            ``'RCNN_Masks'``, ``'Labeled_Tiles'``, ``'MultiLabeled_Tiles'``, ``'Imagenet'``, ``'Export_Tiles'``,
-            ``'Panoptic_Segmentation'``, ``'COCO_rectangles'`` or ``'YOLO_rectangles'``.
+        metadata_format: ArcGIS's name of a format, such as ``'Classified_Tiles'`` or ``'PASCAL_VOC_rectangles'``;
+            `geolearn.chips.formats.FORMATS` lists them all with a description.
         tile_size: Side of a chip in pixels.
         stride: Pixels from chip to chip; None means `tile_size`, so that chips do not overlap.
         class_value_field: Field of vector labels that holds class values 1..65535, or texts, which become classes

@@ -12,7 +12,8 @@ from uuid import uuid4
 import numpy as np
 
 from geolearn.chips.exporting.metadata import ExportDescription, Tally, band_statistics, metadata_texts
-from geolearn.chips.formats.write import ChipFile, find_writer
+from geolearn.chips.formats import find_writer
+from geolearn.chips.formats.writing import ChipFile
 from geolearn.chips.label import Label
 from geolearn.errors import ChipFolderError
 from geolearn.files import STALE_AFTER_S

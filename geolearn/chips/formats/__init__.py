@@ -1,57 +1,140 @@
-"""Formats of chip folders: which files make up each chip, whatever program wrote them."""
+"""Formats of chip folders: which files make up each chip, whatever program wrote them; one table of all formats."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from geolearn.chips.emd import EMD_NAME, STATS_NAME, ExportMetadata, read_metadata
-from geolearn.chips.formats.bigearthnet import list_bigearthnet, list_bigearthnet_43
-from geolearn.chips.formats.coco import list_coco
-from geolearn.chips.formats.discover import Found, emd_type, find_folder, refuse_what_is_not_read
+from geolearn.chips.formats import bigearthnet, coco, imagenet, kitti, labeled, panoptic, rcnn, tiles, voc, yolo
+from geolearn.chips.formats.content import ChipFormat
+from geolearn.chips.formats.discover import ChipFolder, emd_type, find_folder, refuse_what_is_not_read
 from geolearn.chips.formats.files import stale_map_notes
-from geolearn.chips.formats.imagenet import list_imagenet
-from geolearn.chips.formats.kitti import list_kitti
-from geolearn.chips.formats.labeled import list_labeled_tiles, list_multilabeled_tiles
-from geolearn.chips.formats.panoptic import list_panoptic
-from geolearn.chips.formats.rcnn import list_rcnn_masks
-from geolearn.chips.formats.tiles import (
-    choose_target,
-    list_change_detection,
-    list_classified_tiles,
-    list_export_tiles,
-    list_multitemporal_tiles,
-    split_dates,
-)
-from geolearn.chips.formats.voc import list_voc
-from geolearn.chips.formats.yolo import list_yolo
+from geolearn.chips.formats.writing import FormatWriter
 from geolearn.chips.label import Listing, Target, check_target
 from geolearn.errors import ChipFolderError, UnknownNameError
 
-__all__ = ['FORMATS', 'OpenedFolder', 'open_chips']
+__all__ = ['FORMATS', 'ChipFormat', 'OpenedFolder', 'find_writer', 'open_chips']
 
-FORMATS: Mapping[str, Callable[[Path, ExportMetadata], Listing]] = MappingProxyType(
+FORMATS: Mapping[str, ChipFormat] = MappingProxyType(
     {
-        'Classified_Tiles': list_classified_tiles,
-        'ChangeDetection': list_change_detection,
-        'MultiTemporal_Tiles': list_multitemporal_tiles,
-        'PASCAL_VOC_rectangles': list_voc,
-        'KITTI_rectangles': list_kitti,
-        'RCNN_Masks': list_rcnn_masks,
-        'Labeled_Tiles': list_labeled_tiles,
-        'MultiLabeled_Tiles': list_multilabeled_tiles,
-        'Imagenet': list_imagenet,
-        'Export_Tiles': list_export_tiles,
-        'Panoptic_Segmentation': list_panoptic,
-        'COCO_rectangles': list_coco,
-        'YOLO_rectangles': list_yolo,
-        'BigEarthNet': list_bigearthnet,
-        'BigEarthNet-43': list_bigearthnet_43,
+        'Classified_Tiles': ChipFormat(
+            'a class, or a number, per pixel',
+            'images/ and labels/ (or masks/) with a raster of the same name for each image',
+            tiles.list_classified_tiles,
+            tiles.ClassifiedWriter,
+            tiles.is_classified_tiles,
+        ),
+        'ChangeDetection': ChipFormat(
+            'a class per pixel for images of two dates',
+            'images/, images2/ and labels/, or A/, B/ and label/, with rasters of the same names',
+            tiles.list_change_detection,
+            fits=tiles.is_change_detection,
+        ),
+        'MultiTemporal_Tiles': ChipFormat(
+            'a class per pixel for images of several dates',
+            'images/, images2/, images3/ ... and labels/ with rasters of the same names',
+            tiles.list_multitemporal_tiles,
+            fits=tiles.is_multitemporal_tiles,
+        ),
+        'PASCAL_VOC_rectangles': ChipFormat(
+            'boxes in XML',
+            'images/ and labels/, or JPEGImages/ and Annotations/, or side by side: an XML file for each image',
+            voc.list_voc,
+            voc.VocWriter,
+            voc.is_voc,
+        ),
+        'KITTI_rectangles': ChipFormat(
+            'boxes in text',
+            'images/ and labels/ with a text file for each image, 15 columns in a line, boxes in pixels',
+            kitti.list_kitti,
+            kitti.KittiWriter,
+            kitti.is_kitti,
+        ),
+        'RCNN_Masks': ChipFormat(
+            'outlined objects in rasters',
+            'images/ and labels/<class name>/ with rasters that number the objects of the class',
+            rcnn.list_rcnn_masks,
+            rcnn.RcnnWriter,
+            rcnn.is_rcnn_masks,
+        ),
+        'Labeled_Tiles': ChipFormat(
+            'one class for each chip, in XML',
+            'images/ and labels/ with an XML file for each image, and an .emd',
+            labeled.list_labeled_tiles,
+            labeled.LabeledWriter,
+        ),
+        'MultiLabeled_Tiles': ChipFormat(
+            'any number of classes for each chip, in XML',
+            'images/ and labels/ with an XML file for each image, and an .emd',
+            labeled.list_multilabeled_tiles,
+            labeled.MultiLabeledWriter,
+        ),
+        'Imagenet': ChipFormat(
+            'one class for each chip, by folder',
+            '<class name>/ or images/<class name>/ with the images of the class',
+            imagenet.list_imagenet,
+            imagenet.ImagenetWriter,
+            imagenet.is_imagenet,
+            generic=True,
+        ),
+        'Export_Tiles': ChipFormat(
+            'images without labels',
+            'images/ alone',
+            tiles.list_export_tiles,
+            tiles.ExportTilesWriter,
+            tiles.is_export_tiles,
+            generic=True,
+        ),
+        'Panoptic_Segmentation': ChipFormat(
+            'a class per pixel, and outlined objects',
+            'images/, labels/ with class values, and labels2/<class name>/ with numbered objects',
+            panoptic.list_panoptic,
+            panoptic.PanopticWriter,
+            panoptic.is_panoptic,
+        ),
+        'COCO_rectangles': ChipFormat(
+            'boxes or outlined objects in one JSON file',
+            'images/ and labels.json, annotations.json, instances*.json or *coco*.json beside it or in annotations/',
+            coco.list_coco,
+            coco.CocoWriter,
+            coco.is_coco,
+        ),
+        'YOLO_rectangles': ChipFormat(
+            'boxes or outlined objects in text',
+            'images/ and labels/ with a text file for each image, in shares of the image, and classes.txt or data.yaml',
+            yolo.list_yolo,
+            yolo.YoloWriter,
+            yolo.is_yolo,
+        ),
+        'BigEarthNet': ChipFormat(
+            '19 classes of land cover, any number for each chip',
+            'the folders of patches of BigEarthNet',
+            bigearthnet.list_bigearthnet,
+            fits=bigearthnet.is_bigearthnet_folder,
+        ),
+        'BigEarthNet-43': ChipFormat(
+            'the 43 classes of CORINE, any number for each chip',
+            'the folders of patches of BigEarthNet',
+            bigearthnet.list_bigearthnet_43,
+        ),
     }
 )
-"""What lists the chips of a folder, by dataset_type."""
+"""Every format by its dataset_type, which export_training_data calls metadata_format."""
 
 _ALIASES = {'Panoptic': 'Panoptic_Segmentation', 'BigEarthNet-19': 'BigEarthNet'}
+
+
+def find_writer(metadata_format: str) -> type[FormatWriter]:
+    """Return the writer of a format.
+
+    Raises:
+        UnknownNameError: If there is none of that name.
+    """
+    found = FORMATS.get(metadata_format)
+    if found is None or found.writer is None:
+        raise UnknownNameError('metadata format', metadata_format, [name for name in FORMATS if FORMATS[name].writer])
+    return found.writer
 
 
 @dataclass(frozen=True)
@@ -82,8 +165,8 @@ def open_chips(path: str | Path, dataset_type: str | None = None, *, target: Tar
         target: What the pixels of label rasters are; see `choose_target`.
 
     Raises:
-        UnknownNameError: If `dataset_type` is none that geolearn reads, or there is no such `target`.
-        ChipFolderError: If there are no chips, the format cannot be told or labels are not what `target` says; the
+        UnknownNameError: If `dataset_type` or `target` is unknown.
+        ChipFolderError: If there are no chips, the format is not recognized or labels are not what `target` says; the
             message says what was found.
     """
     check_target(target)
@@ -96,17 +179,21 @@ def open_chips(path: str | Path, dataset_type: str | None = None, *, target: Tar
     kind, notes = _choose_type(found, metadata, wanted, has_emd)
     if has_emd:
         refuse_what_is_not_read(found.folder, kind)
-    listing = choose_target(split_dates(found.folder, metadata, FORMATS[kind](found.folder, metadata)), target)
+    listing = tiles.choose_target(
+        tiles.split_dates(found.folder, metadata, FORMATS[kind].read(found.folder, metadata)), target
+    )
     stale = stale_map_notes(found.folder, listing.chips)
     return OpenedFolder(found.folder, kind, metadata, listing, (*found.notes, *notes, *stale))
 
 
-def _choose_type(found: Found, metadata: ExportMetadata, wanted: str | None, has_emd: bool) -> tuple[str, list[str]]:
+def _choose_type(
+    found: ChipFolder, metadata: ExportMetadata, wanted: str | None, has_emd: bool
+) -> tuple[str, list[str]]:
     """Return the dataset_type, and notes on where it comes from."""
     notes = []
     if not has_emd and (found.folder / STATS_NAME).is_file():
         notes.append(f'{found.folder} has {STATS_NAME} but no {EMD_NAME}; neither is read')
-    said = emd_type(found.folder, metadata) if has_emd else found.recognised
+    said = emd_type(found.folder, metadata, FORMATS) if has_emd else found.recognized
     kind = wanted or _ALIASES.get(said or '', said)
     if kind is None:
         raise ChipFolderError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from geolearn.chips.emd import ExportMetadata, read_json
+from geolearn.chips.formats.content import FolderContent
 from geolearn.chips.formats.tiles import read_class_raster
 from geolearn.chips.label import ChipSource, Label, LabelReader, Listing, Task, read_no_label
 from geolearn.classes import ClassInfo, default_color
@@ -153,7 +154,7 @@ def list_bigearthnet_43(folder: Path, metadata: ExportMetadata) -> Listing:
 
 
 def is_bigearthnet(folder: Path, *, depth: int = 3, folders: int = 200) -> bool:
-    """Whether patches lie at most `depth` folders down; only the first `folders` folders are looked at."""
+    """Whether patches lie at most `depth` folders down; only the first `folders` folders are searched."""
     waiting, seen = [(folder, 0)], 0
     while waiting and seen < folders:
         (here, level), seen = waiting.pop(), seen + 1
@@ -166,6 +167,11 @@ def is_bigearthnet(folder: Path, *, depth: int = 3, folders: int = 200) -> bool:
         if level < depth:
             waiting += [(here / entry.name, level + 1) for entry in entries[::-1] if entry.is_dir()]
     return False
+
+
+def is_bigearthnet_folder(content: FolderContent) -> bool:
+    """Whether there are patches, and no images/."""
+    return not content.images.is_dir() and is_bigearthnet(content.root)
 
 
 def _sensor_of(patch: str, file: str) -> str | None:

@@ -1,6 +1,7 @@
 """COCO_rectangles: one JSON file of categories, images and annotations for a whole folder."""
 
 import json
+import mmap
 import reprlib
 import threading
 from array import array
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.formats.content import FolderContent
 from geolearn.chips.formats.files import IMAGE_SUFFIXES
 from geolearn.chips.formats.shapes import Box, Outline, Polygons, RunLengths, box_label, need_drawing, outline_label
 from geolearn.chips.formats.text_labels import read_text
@@ -205,6 +207,34 @@ JSON_NAMES = ('labels.json', 'annotations.json', 'instances*.json', '*coco*.json
 JSON_FOLDERS = ('.', 'labels', 'annotations')
 
 
+def is_coco(content: FolderContent) -> bool:
+    """Whether there is a COCO file, and labels/ holds nothing else."""
+    alone = 'json' not in content.label_kinds or content.label_kinds == {'json'}
+    return alone and any(_has_keys(path) for path in coco_files(content.root))
+
+
+def coco_files(folder: Path) -> list[Path]:
+    """Return the files of a chip folder that are called like COCO files."""
+    return sorted({path for place in JSON_FOLDERS for name in JSON_NAMES for path in (folder / place).glob(name)})
+
+
+def coco_fault(folder: Path) -> str | None:
+    """Say which file is called like a COCO file and is none, or None where there is no such file."""
+    for path in coco_files(folder):
+        if not _has_keys(path):
+            return f'{path} is no COCO file, which needs "images", "annotations" and "categories"'
+    return None
+
+
+def _has_keys(path: Path) -> bool:
+    """Search a file for COCO's keys; it is not parsed, since some are huge."""
+    try:
+        with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return all(content.find(key) >= 0 for key in (b'"images"', b'"annotations"', b'"categories"'))
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        return False
+
+
 def list_coco(folder: Path, metadata: ExportMetadata) -> Listing:
     """List the images that a COCO file names, in images/, beside the file, or where their names lead.
 
@@ -226,7 +256,7 @@ def find_coco(folder: Path) -> Path:
     Raises:
         ChipFolderError: If there is none, or several; the message names them.
     """
-    found = sorted({path for place in JSON_FOLDERS for name in JSON_NAMES for path in (folder / place).glob(name)})
+    found = coco_files(folder)
     if not found:
         raise ChipFolderError(f'{folder} has no COCO file; labels.json in it, in labels/ or annotations/ is needed')
     if len(found) > 1:

@@ -7,11 +7,21 @@ from pathlib import Path
 import numpy as np
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata
+from geolearn.chips.formats.content import FolderContent, has_class_folders
 from geolearn.chips.formats.files import classes_of_folders, list_images, match_class_folders
 from geolearn.chips.formats.labeled import only_value
 from geolearn.chips.formats.writing import ChipFile, FormatWriter, check_folders
 from geolearn.chips.label import ChipSource, Label, Listing, Task
 from geolearn.errors import ChipFolderError
+
+
+def is_imagenet(content: FolderContent) -> bool:
+    """Whether images lie in folders that may be classes, and nothing else may be their labels."""
+    if content.labels.is_dir():
+        return False
+    if content.images.is_dir():
+        return 0 not in content.image_depths and has_class_folders(content.images)
+    return has_class_folders(content.root)
 
 
 def list_imagenet(folder: Path, metadata: ExportMetadata) -> Listing:

@@ -5,6 +5,7 @@ from math import isnan
 from pathlib import Path
 
 from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.formats.content import FolderContent
 from geolearn.chips.formats.shapes import Box, box_label
 from geolearn.chips.formats.text_labels import list_named_boxes, pair_files, parse_number, read_lines, unknown_class
 from geolearn.chips.formats.writing import ChipFile, FormatWriter, boxes_of, digits
@@ -16,6 +17,11 @@ NUMBERS = 14
 
 IGNORED = 'DontCare'
 """KITTI's name of regions that were not looked at."""
+
+
+def is_kitti(content: FolderContent) -> bool:
+    """Whether labels are text in lines of KITTI."""
+    return content.line_format == 'KITTI'
 
 
 def list_kitti(folder: Path, metadata: ExportMetadata) -> Listing:

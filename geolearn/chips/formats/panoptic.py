@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata, read_json
+from geolearn.chips.formats.content import FolderContent
 from geolearn.chips.formats.files import (
     list_files,
     list_images,
@@ -23,6 +24,11 @@ from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
 
 _INSTANCE_KEY = 'Panoptic_Segmentation_Instance_Classes'
+
+
+def is_panoptic(content: FolderContent) -> bool:
+    """Whether each image may have a label raster, and there is ``labels2/`` for objects."""
+    return content.has_label_rasters and (content.root / 'labels2').is_dir()
 
 
 def list_panoptic(folder: Path, metadata: ExportMetadata) -> Listing:

@@ -8,6 +8,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata
+from geolearn.chips.formats.content import FolderContent
 from geolearn.chips.formats.files import (
     classes_of_folders,
     list_files,
@@ -29,6 +30,11 @@ MaskFile = tuple[int, Path]
 """A class value, and the raster that numbers the objects of this class."""
 
 
+def is_rcnn_masks(content: FolderContent) -> bool:
+    """Whether labels are rasters in folders, and images are not."""
+    return content.label_kinds == {'raster'} and content.image_depths == {0} and content.label_depths == {1}
+
+
 def list_rcnn_masks(folder: Path, metadata: ExportMetadata) -> Listing:
     """List ``images/`` with ``labels/<class name>/``: 0 is background, other numbers are objects of that class.
 
@@ -37,8 +43,9 @@ def list_rcnn_masks(folder: Path, metadata: ExportMetadata) -> Listing:
     Raises:
         ChipFolderError: If a folder is missing, no class folder is named after a class, or no image has a label.
     """
-    images = list_images(folder / 'images')
-    folders = {path.name: list_files(path) for path in list_subfolders(folder / 'labels')}
+    content = FolderContent(folder)
+    images = list_images(content.images)
+    folders = {path.name: list_files(path) for path in list_subfolders(content.labels)}
     if not folders:
         raise ChipFolderError(f'{folder / "labels"} has no folder for any class; RCNN_Masks are labels/<class name>/*')
     classes = metadata.classes or classes_of_folders(name for name, files in folders.items() if files)

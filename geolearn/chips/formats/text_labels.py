@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.formats.content import FolderContent
 from geolearn.chips.formats.files import list_files, list_images, pair_notes, require_pairs
 from geolearn.chips.label import ChipSource, Label, Listing, Task, class_lookup
 from geolearn.classes import ClassInfo, default_color
@@ -73,8 +74,6 @@ def pair_files(
     folder: Path,
     suffix: str,
     *,
-    images: Iterable[str] = ('images',),
-    labels: Iterable[str] = ('labels',),
     ignored: Iterable[str] = (),
 ) -> tuple[list[Pair], list[str]]:
     """Pair images with labels of the same name, in order of name.
@@ -82,8 +81,6 @@ def pair_files(
     Args:
         folder: The chip folder.
         suffix: Of the label files, such as ``'.xml'``.
-        images: Names that the folder of images may have; the first that exists is taken.
-        labels: The same for labels.
         ignored: Names of files among the labels that are none.
 
     Returns:
@@ -92,8 +89,8 @@ def pair_files(
     Raises:
         ChipFolderError: If a folder is missing or no image has a label.
     """
-    image_files = list_images(_first_folder(folder, images))
-    label_folder = _first_folder(folder, labels)
+    content = FolderContent(folder)
+    image_files, label_folder = list_images(content.images), content.labels
     found = list_files(label_folder, {suffix})
     passed = frozenset(ignored)
     # GDAL leaves a.tif.aux.xml beside rasters that it opened
@@ -101,11 +98,6 @@ def pair_files(
     names = sorted(image_files.keys() & label_files.keys())
     require_pairs(folder, names, len(image_files), len(label_files), f'{label_folder.name}/000000001{suffix}')
     return [Pair(name, image_files[name], label_files[name]) for name in names], pair_notes(image_files, label_files)
-
-
-def _first_folder(folder: Path, names: Iterable[str]) -> Path:
-    paths = [folder / name for name in names]
-    return next((path for path in paths if path.is_dir()), paths[0])
 
 
 @dataclass(frozen=True)

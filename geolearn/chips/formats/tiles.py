@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata
+from geolearn.chips.formats.coco import coco_files
+from geolearn.chips.formats.content import FolderContent, has_class_folders
 from geolearn.chips.formats.files import list_files, list_images, list_subfolders, pair_notes, require_pairs
 from geolearn.chips.formats.writing import ChipFile, FormatWriter, need
 from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, read_no_label
@@ -15,7 +17,29 @@ from geolearn.chips.meaning.values import as_numbers
 from geolearn.errors import ChipFolderError, RasterError
 from geolearn.raster import open_raster, read_image, read_label
 
-LEGACY_DATES = ('images_before', 'images_after')
+
+def is_classified_tiles(content: FolderContent) -> bool:
+    """Whether each image of one date may have a label raster."""
+    return content.has_label_rasters and not content.has_date(2) and not (content.root / 'labels2').is_dir()
+
+
+def is_change_detection(content: FolderContent) -> bool:
+    """Whether each image of two dates may have a label raster."""
+    one_more = content.has_date(2) and not content.has_date(3)
+    return content.has_label_rasters and one_more and not (content.root / 'labels2').is_dir()
+
+
+def is_multitemporal_tiles(content: FolderContent) -> bool:
+    """Whether each image of three or more dates may have a label raster."""
+    several = content.has_date(2) and content.has_date(3)
+    return content.has_label_rasters and several and not (content.root / 'labels2').is_dir()
+
+
+def is_export_tiles(content: FolderContent) -> bool:
+    """Whether there are images, and nothing that may be meant as labels or classes of them."""
+    lone = len(content.dates) == 1 and content.images != content.root and 0 in content.image_depths
+    labelled = content.labels.is_dir() or coco_files(content.root) or has_class_folders(content.images)
+    return lone and not labelled
 
 
 def list_classified_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
@@ -24,28 +48,31 @@ def list_classified_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
     Raises:
         ChipFolderError: If a folder is missing or no image has a label.
     """
-    images, labels = list_images(folder / 'images'), list_files(folder / 'labels')
+    content = FolderContent(folder)
+    images, labels = list_images(content.images), list_files(content.labels)
     names = sorted(images.keys() & labels.keys())
-    require_pairs(folder, names, len(images), len(labels), 'labels/000000001.tif')
+    require_pairs(folder, names, len(images), len(labels), f'{content.labels.name}/000000001.tif')
     chips = [_raster_chip(name, ((images[name],),), labels[name]) for name in names]
     return Listing(Task.PIXELS, tuple(chips), metadata.classes or None, notes=tuple(pair_notes(images, labels.keys())))
 
 
 def list_change_detection(folder: Path, metadata: ExportMetadata) -> Listing:
-    """List ``images/`` (before) with ``images2/`` (after) and ``labels/``, or Esri's older names for the first two.
+    """List ``images/`` (before) with ``images2/`` (after) and ``labels/``, or under other usual names.
 
     The values of the labels stay what they are: without classes in the .emd any value but 0 means change.
 
     Raises:
         ChipFolderError: If a folder is missing or nothing has two images and a label.
     """
-    legacy = not (folder / 'images').is_dir() and (folder / LEGACY_DATES[0]).is_dir()
-    first, second = LEGACY_DATES if legacy else ('images', 'images2')
+    content = FolderContent(folder)
+    first, second = (path.name for path in (*content.dates, folder / 'images2')[:2])
     before, after = list_images(folder / first), list_images(folder / second)
-    labels = list_files(folder / 'labels')
+    labels = list_files(content.labels)
     pairs = {name: before[name] for name in before.keys() & after.keys()}
     names = sorted(pairs.keys() & labels.keys())
-    require_pairs(folder, names, len(pairs), len(labels), f'{second}/000000001.tif and labels/000000001.tif')
+    require_pairs(
+        folder, names, len(pairs), len(labels), f'{second}/000000001.tif and {content.labels.name}/000000001.tif'
+    )
     chips = [_raster_chip(name, ((before[name],), (after[name],)), labels[name]) for name in names]
     notes = []
     for here, there, lonely in (
@@ -190,12 +217,12 @@ def split_dates(folder: Path, metadata: ExportMetadata, listing: Listing) -> Lis
 
 
 def list_export_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
-    """List ``images/``; what lies in ``images2/`` or ``labels/`` is not read, but told.
+    """List ``images/``; what lies in ``images2/`` or ``labels/`` is not read, and a note says so.
 
     Raises:
         ChipFolderError: If there is no image.
     """
-    images = list_images(folder / 'images')
+    images = list_images(FolderContent(folder).images)
     chips = tuple(ChipSource(name, ((path,),), (), read_no_label) for name, path in sorted(images.items()))
     unread = [name for name in ('images2', 'labels') if (folder / name).is_dir()]
     return Listing(Task.UNLABELLED, chips, (), notes=tuple(f'{name}/ is not read: these are tiles' for name in unread))

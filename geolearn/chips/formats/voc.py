@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.formats.content import FolderContent
 from geolearn.chips.formats.shapes import Box, box_label
 from geolearn.chips.formats.text_labels import (
     element_text,
@@ -21,12 +22,14 @@ from geolearn.errors import ChipFolderError
 
 ROOT = 'annotation'
 
-ANNOTATIONS = ('Annotations', 'annotations')
-"""What others than ArcGIS call labels/."""
+
+def is_voc(content: FolderContent) -> bool:
+    """Whether all labels are XML."""
+    return content.label_kinds == {'xml'}
 
 
 def list_voc(folder: Path, metadata: ExportMetadata) -> Listing:
-    """List images with a VOC file each: images/ and labels/, or JPEGImages/ and Annotations/.
+    """List images with a VOC file each: images/ and labels/, JPEGImages/ and Annotations/, or side by side.
 
     Classes come from the .emd; without one they are the names in all XML files, sorted, with the values 1, 2, 3, ...,
     or with their own values where all names are whole numbers, as ArcGIS writes them.
@@ -34,7 +37,7 @@ def list_voc(folder: Path, metadata: ExportMetadata) -> Listing:
     Raises:
         ChipFolderError: If a folder is missing, no image has an XML file or no class is known.
     """
-    paired = pair_files(folder, '.xml', images=('images', 'JPEGImages'), labels=('labels', *ANNOTATIONS))
+    paired = pair_files(folder, '.xml')
     return list_named_boxes(folder, metadata, paired, voc_names, read_voc)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.formats.content import FolderContent
 from geolearn.chips.formats.shapes import Box, Polygons, box_label, need_drawing, outline_label
 from geolearn.chips.formats.text_labels import MAX_NUMBER, pair_files, parse_number, read_lines, read_text
 from geolearn.chips.formats.writing import ChipFile, FormatWriter, boxes_of, check_texts
@@ -101,6 +102,11 @@ class Line:
     def is_polygon(self) -> bool:
         """Whether it is an outline."""
         return len(self.numbers) > 4
+
+
+def is_yolo(content: FolderContent) -> bool:
+    """Whether labels are text in lines of YOLO."""
+    return content.line_format == 'YOLO'
 
 
 def list_yolo(folder: Path, metadata: ExportMetadata) -> Listing:
