@@ -43,7 +43,7 @@ from geolearn.batch import Detections, Objects
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.metrics import DetectionScores
 from geolearn.models import FasterRCNN
-from geolearn.models.evaluation.objects import count_objects
+from geolearn.models.evaluation.objects import evaluate_objects
 from geolearn.networks.detection.architecture import RCNNOptions
 
 LR, EPOCHS, SEEDS, RESIZE_TO = 5e-4, 10, (0, 1, 2), 96
@@ -96,7 +96,7 @@ def train_ours(data: ChipData, seed: int, epochs: int) -> Judge:
     model = FasterRCNN(data, 'resnet50', pretrained=False, resize_to=RESIZE_TO, head=HEAD)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         model.fit(epochs, lr=LR, checkpoint=False, seed=seed)
-    return lambda chips: count_objects(model.network, chips, model.make_scores())
+    return lambda chips: evaluate_objects(model.network, chips, model.make_scores(), data.classes).detections
 
 
 def build_plain(data: ChipData) -> torch.nn.Module:

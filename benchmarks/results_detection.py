@@ -26,7 +26,7 @@ from detection_quality import HEAD, LR, RESIZE_TO, SEEDS, Trained, read_training
 from geolearn import ChipData
 from geolearn.metrics import DetectionScores
 from geolearn.models import FasterRCNN, MaskRCNN
-from geolearn.models.evaluation.objects import count_objects
+from geolearn.models.evaluation.objects import evaluate_objects
 from geolearn.models.object_detector import ObjectDetector
 
 BACKBONES = ('resnet50', 'dofa_tiny')
@@ -94,8 +94,9 @@ def train(case: Case, chips: ChipData) -> Row:
     torch.manual_seed(SEED)
     model = MODELS[case.dataset](chips, case.backbone, pretrained=False, resize_to=RESIZE_TO, head=HEAD)
     model.fit(EPOCHS[case.dataset], lr=LR, checkpoint=False, seed=SEED)
-    masks = model.scores().values() if model.architecture.masks else None
-    boxes = count_objects(model.network, chips.valid_dl, DetectionScores(chips.c, max_detections=HEAD.most))
+    masks = model.scores() if model.architecture.masks else None
+    counted = DetectionScores(chips.c, max_detections=HEAD.most)
+    boxes = evaluate_objects(model.network, chips.valid_dl, counted, chips.classes).metrics
     return Row(
         case,
         EPOCHS[case.dataset],
@@ -103,7 +104,7 @@ def train(case: Case, chips: ChipData) -> Row:
         len(chips.valid_ds),
         sum(parameter.numel() for parameter in model.network.parameters()),
         statistics.median(row['seconds'] for row in model.history.epochs),
-        boxes.values(),
+        dict(boxes),
         masks,
     )
 

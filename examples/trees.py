@@ -113,7 +113,7 @@ def main() -> None:
     print(f'held-out chips of the same places: AP50 {model.average_precision_score(mean=True):.3f}')
     bundle = model.save(out / 'trees')
     unseen = load_model(bundle, prepare_data(training, valid_path=folders[TEST], **options))
-    print(f'{TEST}, never seen: ' + ', '.join(f'{k} {v:.3f}' for k, v in unseen.scores().values().items()))
+    print(f'{TEST}, never seen: ' + ', '.join(f'{k} {v:.3f}' for k, v in unseen.scores().items()))
     unseen.plot_precision_recall().savefig(out / 'precision_recall.png', dpi=90)
     unseen.show_results(rows=3).savefig(out / 'results.png', dpi=90)
     started = time.perf_counter()

@@ -55,6 +55,7 @@ class ChipData:
         variable_size: Whether each chip was cut to the size of its feature.
         blackened: Whether pixels around the feature of a chip were set to 0.
         reading_notes: What was picked, skipped or recounted while reading, for people.
+        arguments: What `prepare_data` was given besides its defaults, as JSON; see `geolearn.arguments`.
     """
 
     path: Path
@@ -81,6 +82,7 @@ class ChipData:
     blackened: bool
     acquired: tuple[date, ...]
     reading_notes: tuple[str, ...]
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -1,38 +1,49 @@
-"""What training has been through, kept by the model and in its bundle."""
+"""What a model keeps of its training and of its evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
 class History:
-    """What training has been through, over all calls of `fit`.
+    """The course of training, over all calls of `fit`.
 
     Args:
         batch_losses: Smoothed training loss after each batch.
-        epochs: One row per epoch: epoch, train_loss, valid_loss, the task's scores, parts of the loss if it has some,
+        epochs: One row per epoch: epoch, train_loss, valid_loss, the task's metrics, parts of the loss if it has some,
             learning_rate, seconds.
         learning_rate: Highest learning rate of the last fit.
         loaded: How many of the rows came with the bundle, without their batches' losses.
+        fits: The arguments of each call of `fit` that differ from their defaults; see `geolearn.arguments`.
     """
 
     batch_losses: list[float] = field(default_factory=list)
     epochs: list[dict[str, float]] = field(default_factory=list)
     learning_rate: float | None = None
     loaded: int = 0
+    fits: list[dict[str, Any]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
-    """What a model came to on the validation chips when it was saved.
+    """Validation results of a model. Tasks extend it by what their figures are drawn from.
 
     Args:
-        metrics: ``'accuracy'`` and ``'miou'``, None where undefined.
-        esri: The same in Esri's words, such as ``'accuracy'`` and ``'per_class_metrics'`` as text.
-        figures: PNGs by their name in the bundle.
+        metrics: By name, such as ``'accuracy'`` and ``'miou'``; NaN or None where undefined.
+        per_class: A row for each class, where there are classes; None in a loaded bundle.
+        per_chip: A score or a loss of each validation chip, in their order, by which chips are ranked.
+        esri: The keys of Esri's model definition that hold metrics, such as ``'accuracy'`` as text.
+        figures: PNGs and the report, by their name in a bundle.
+        loaded: Whether it was read from a bundle, and not computed.
     """
 
     metrics: Mapping[str, Any]
+    per_class: 'pd.DataFrame | None' = None
+    per_chip: Sequence[float] = ()
     esri: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, bytes] = field(default_factory=dict)
+    loaded: bool = False

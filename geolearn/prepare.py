@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from geolearn.arguments import record_arguments
 from geolearn.augment import BatchTransform
 from geolearn.chips.batches.balance import rare_values, repeat_factors
 from geolearn.chips.batches.collate import GatherPlan, check_rare_crops
@@ -110,6 +111,7 @@ def prepare_data(
         UnknownNameError: If there is no such dataset_type, target, split or normalisation.
         BandError: If bands do not fit.
     """
+    arguments = record_arguments(prepare_data, locals())
     _check_numbers(chip_size=chip_size, batch_size=batch_size, seed=seed, num_workers=num_workers)
     _check_words(dataset_type, normalize)
     check_transforms(transforms)
@@ -161,6 +163,7 @@ def prepare_data(
         blackened=chips.metadata.blackened,
         acquired=chips.acquired,
         reading_notes=(*told, *_tell_folders(chips), *choice.notes, *split_notes),
+        arguments=arguments,
     )
 
 

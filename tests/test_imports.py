@@ -8,9 +8,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'geolearn'
 FILES = sorted(PACKAGE.rglob('*.py'))
 LAYERS = (
-    'errors _version extras device files progress parallel history classes bands raster statistics units normalize '
-    'tiling batch bundle augment chips backbones decoders losses metrics networks plotting data prepare training '
-    'inference report models arcgis synthetic demo cli __main__'
+    'errors _version extras device files progress parallel arguments history classes bands raster statistics units '
+    'normalize tiling batch bundle augment chips backbones decoders losses metrics networks plotting data prepare '
+    'training inference report models arcgis synthetic demo cli __main__'
 ).split()
 
 

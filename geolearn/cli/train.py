@@ -12,27 +12,18 @@ from geolearn.cli.arguments import add_division, number, read_chips, whole
 from geolearn.data import ChipData
 from geolearn.errors import UnknownNameError
 from geolearn.losses import REGRESSION_LOSSES, PixelLossOptions, RegressionLossOptions, pixel_loss_names
-from geolearn.models import FeatureClassifier, Model, PixelRegressor, PSPNetClassifier, UnetClassifier
+from geolearn.metrics import name_metric
+from geolearn.models import Model, PixelRegressor, PSPNetClassifier, UnetClassifier
 from geolearn.models.base import MODELS
-from geolearn.models.object_detector import ObjectDetector
-from geolearn.models.segmentation import JudgedClassifier
 
 
 def print_scores(model: Model) -> None:
-    """Print a row for each class, where there are classes, and what is usual to say of such a model."""
-    if isinstance(model, JudgedClassifier | FeatureClassifier | ObjectDetector):
-        print(model.per_class_metrics().to_string(float_format='{:.3f}'.format))
-    print(', '.join(f'{name} {value:.4f}' for name, value in _scores(model).items()), 'on the validation chips')
-
-
-def _scores(model: Model) -> dict[str, float]:
-    if isinstance(model, JudgedClassifier):
-        return {'accuracy': model.accuracy(), 'mIoU': model.confusion().miou}
-    if isinstance(model, ObjectDetector):
-        return model.scores().values()
-    if isinstance(model, FeatureClassifier | PixelRegressor):
-        return model.scores()
-    return {}
+    """Print the validation results: a row for each class, where there are classes, and the metrics."""
+    evaluation = model.evaluate()
+    if evaluation.per_class is not None:
+        print(evaluation.per_class.to_string(float_format='{:.3f}'.format))
+    print(', '.join(f'{name_metric(name)} {value:.4f}' for name, value in evaluation.metrics.items()), end=' ')
+    print('on the validation chips')
 
 
 ARGUMENTS = {

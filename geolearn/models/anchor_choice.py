@@ -1,4 +1,4 @@
-"""TODO geolearn.models.anchor_choice."""
+"""Anchors of a new detector: what the user gave, and the rest from the sizes of the training boxes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from geolearn.networks.detection.architecture import DetectorArchitecture, Detec
 
 @dataclass(frozen=True)
 class AnchorChoice:
-    """What a user said of anchors; None leaves it to the training boxes.
+    """Anchors as a user gave them; None takes them from the training boxes.
 
     Args:
         sizes: Sides of square anchors in pixels by level, finest first.
@@ -33,14 +33,14 @@ def choose_options(
     resize_to: int | None,
     head: HeadOptions,
 ) -> DetectorOptions:
-    """Choose what a new detector needs to know from the sizes of the training boxes.
+    """Choose the options of a new detector from the sizes of the training boxes.
 
     Args:
         data: To train on.
         architecture: Of the class of model.
-        anchors: What the user said of them.
-        resize_to: Side to which chips are brought, or None.
-        head: Numbers of the head.
+        anchors: As the user gave them.
+        resize_to: Side to which chips are resized, or None.
+        head: Options of the head.
 
     Raises:
         ValueError: If anchors are given for other levels, or to a detector that has none.
@@ -50,7 +50,7 @@ def choose_options(
     options = DetectorOptions(resize_to=resize_to, typical_side=max(typical, 1.0), head=head)
     if not architecture.per_level:
         if anchors != AnchorChoice():
-            raise ValueError('this detector has no anchors; leave anchor_sizes, scales and ratios out')
+            raise ValueError('this detector has no anchors; omit anchor_sizes, scales and ratios')
         return options
     if anchors.sizes is not None and len(anchors.sizes) != architecture.levels:
         raise ValueError(f'anchor_sizes must have {architecture.levels} levels, finest first, got {len(anchors.sizes)}')

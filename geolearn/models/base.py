@@ -1,4 +1,4 @@
-"""What models of every task share: training. It never asks which subclass it is."""
+"""Model: what every public model is, a network with its data, its training, its evaluation and its bundle."""
 
 import re
 from abc import ABC, abstractmethod
@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from torch import Tensor, nn
 
 from geolearn import plotting
 from geolearn.backbones import list_backbones
-from geolearn.backbones.adapt import ParamGroup
 from geolearn.backbones.weights import load_strict
 from geolearn.bundle import read_bundle, write_bundle
 from geolearn.chips.label import Task
@@ -20,20 +19,12 @@ from geolearn.data import ChipData
 from geolearn.errors import BundleError, NotTrainedError, UnknownNameError
 from geolearn.history import Evaluation, History
 from geolearn.metrics import LOSSES, Scores
-from geolearn.models.bundling import (
-    _check_fits,
-    _leave_out,
-    _read_evaluation,
-    _read_history,
-    choose_target,
-    find_saved,
-    make_bundle,
-)
-from geolearn.models.new_spec import BackboneChoice, describe_model, require_task, spec_from_data
-from geolearn.models.reports.report import Findings, make_report
+from geolearn.models import bundling
+from geolearn.models.new_spec import BackboneConfig, describe_model, require_task, spec_from_data
+from geolearn.models.reports.report import TaskReport, bundle_figures, make_report
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
-from geolearn.report import write_report
+from geolearn.report import ReportContents, write_report
 from geolearn.training.options import Rate, _check_rate, choose_rates, top_rate
 
 if TYPE_CHECKING:
@@ -57,39 +48,81 @@ def register_model(cls: M) -> M:
     return cls
 
 
-class StoredModel(ABC):
-    """A network with what it needs to be built, saved and loaded.
-
-    Subclasses say how their network is built, what it learns by and how it is judged; everything else is here. A
-    subclass's constructor keeps nothing but what goes into the spec, because a loaded model is assembled without it.
+class RasterUse(NamedTuple):
+    """What models of a class do with rasters, for callers that do not know the class.
 
     Args:
-        data: Chips to train and validate on.
-        choice: The backbone, and how it is trained.
-        options: What else the class of model was told, as plain JSON.
-        class_balancing: Whether rare classes weigh more in the loss.
-        ignore_classes: Label values to leave out, on top of those that `data` ignores.
+        text: It, in words, such as ``'maps pixels'``.
+        suffixes: Of the files that it writes.
+        options: Keywords of the method that does it; see `Model.use_on_raster`.
+    """
+
+    text: str
+    suffixes: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+RASTERS = ('.tif', '.tiff')
+"""Suffixes of the maps that are written."""
+
+TILE_OPTIONS = ('tile_size', 'batch_size', 'device')
+
+MAP_OPTIONS = (*TILE_OPTIONS, 'halo', 'compile')
+"""Keywords of `predict_raster`, besides those on reading."""
+
+
+def one_or_several(sources: Sequence[str | Path]) -> str | Path | Sequence[str | Path]:
+    """Return a single raster as such, and several, which make a mosaic or are dates, as they are."""
+    return sources if len(sources) > 1 else sources[0]
+
+
+class Model(ABC):
+    """A network that is built for chips, trained, evaluated, saved and loaded.
+
+    Subclasses define how their network is built, what it is trained by and how it is evaluated; everything else is
+    here. A subclass's constructor keeps nothing but what goes into the spec, because a loaded model is assembled
+    without it.
     """
 
     tasks: ClassVar[tuple[Task, ...]]
-    """What the labels of its chips may teach."""
+    """The kinds of labels that it can be trained on."""
+    raster_use: ClassVar[RasterUse]
+    """What it does with rasters."""
     needs_every_date: ClassVar[bool] = False
     """Whether a prediction needs data at every date, as change does; else one date is enough."""
+    forward_takes_targets: ClassVar[bool] = False
+    """Whether the network takes the targets too, as detectors do that sample proposals by them."""
 
-    def __init__(
+    def _create(
         self,
         data: ChipData,
-        choice: BackboneChoice,
+        backbone: BackboneConfig,
         *,
         options: Mapping[str, Any],
+        arguments: Mapping[str, Any],
         class_balancing: bool = False,
         ignore_classes: Sequence[int] = (),
     ) -> None:
+        """Build a new model: what the constructors of all classes end with.
+
+        Args:
+            data: Chips to train and validate on.
+            backbone: The backbone, and how it is trained.
+            options: Those of the class of model, as plain JSON.
+            arguments: What the constructor was given, as `record_arguments` returns it.
+            class_balancing: Whether rare classes weigh more in the loss.
+            ignore_classes: Label values to ignore, on top of those that `data` ignores.
+        """
         name = type(self).__name__
         require_task(data, name, self.tasks)
         data = data.ignoring(ignore_classes) if ignore_classes else data
-        spec = replace(spec_from_data(data, choice, model=name), options=dict(options), class_balancing=class_balancing)
-        network = self.build(spec, pretrained=choice.pretrained, weights=choice.weights)
+        spec = replace(
+            spec_from_data(data, backbone, model=name),
+            options=dict(options),
+            class_balancing=class_balancing,
+            arguments=dict(arguments),
+        )
+        network = self.build(spec, pretrained=backbone.pretrained, weights=backbone.weights)
         network.adapt(spec.adaptation)
         spec = replace(spec, pretrained=network.backbone.load_report is not None)
         self._assemble(spec, network, data)
@@ -101,23 +134,42 @@ class StoredModel(ABC):
         self.spec, self.network, self.data = spec, network, data
         self.history = History()
         self.evaluation: Evaluation | None = None
-        """What a loaded model's bundle says of it, until it is trained again."""
+        """The last one: computed by `evaluate`, or read from a bundle. Training drops it."""
+        self.lr_figure: Figure | None = None
+        self._learner: Any = None
+        self._scales: list[float] | None = None
 
-    # -- what a task says
+    # -- what a task defines
 
     @classmethod
     @abstractmethod
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Network:
         """Build the network that a spec describes; with random weights, unless the backbone's are asked for."""
 
-    @abstractmethod
-    def evaluate(self) -> Evaluation:
-        """Judge the model on the validation chips, for its bundle."""
-
     @classmethod
     @abstractmethod
     def emd_fields(cls, spec: ModelSpec) -> dict[str, Any]:
         """Return the keys of Esri's model definition that belong to this class of model."""
+
+    @abstractmethod
+    def make_loss(self) -> nn.Module:
+        """Make what training minimizes: a module of the network's output and the targets."""
+
+    @abstractmethod
+    def make_scores(self) -> Scores:
+        """Make the metrics that each epoch computes on the validation chips."""
+
+    @abstractmethod
+    def evaluate(self) -> Evaluation:
+        """Evaluate the model on the validation chips; computed once after each fit.
+
+        Raises:
+            NotTrainedError: If the model was loaded without data.
+        """
+
+    @abstractmethod
+    def _task_report(self) -> TaskReport:
+        """Return what the report of this task holds besides what all reports hold."""
 
     @abstractmethod
     def show_results(self, rows: int = 4) -> 'Figure':
@@ -127,7 +179,58 @@ class StoredModel(ABC):
             rows: Number of chips.
         """
 
-    # -- loading
+    @abstractmethod
+    def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
+        """Do with rasters what `raster_use` says, as the command line does.
+
+        Args:
+            sources: One raster or several.
+            dst: To write, with one of the suffixes of `raster_use`.
+            options: Keywords of `predict_raster`, `detect_objects` or `classify_objects`.
+
+        Returns:
+            The path written.
+
+        Raises:
+            RasterError: If rasters or options do not fit the model.
+        """
+
+    # -- evaluation
+
+    def scores(self) -> dict[str, float]:
+        """Return the metrics of `evaluate` by name; NaN where undefined."""
+        return dict(self.evaluate().metrics)
+
+    def report_contents(self, *, made: date | None = None) -> ReportContents:
+        """Return what `report` writes, as sections of texts, tables and pictures.
+
+        Args:
+            made: Day that the report names; None takes today.
+
+        Raises:
+            NotTrainedError: If the model was loaded without data.
+        """
+        data, task = self._needed_data('a report'), self._task_report()
+        load_report = self.network.backbone.load_report
+        made = date.today() if made is None else made
+        return make_report(self.spec, data, self.history, task, load_report=load_report, made=made)
+
+    def report(self, path: str | Path) -> Path:
+        """Write data, training, metrics and figures as one HTML page that needs no other file.
+
+        Args:
+            path: The page, such as ``'report.html'``.
+
+        Returns:
+            The path written.
+
+        Raises:
+            NotTrainedError: If the model was loaded without data.
+            RasterError: If the page cannot be written.
+        """
+        return write_report(path, self.report_contents())
+
+    # -- saving and loading
 
     @classmethod
     def from_spec(cls, spec: ModelSpec, weights: Mapping[str, Tensor], data: ChipData | None = None) -> Self:
@@ -143,10 +246,10 @@ class StoredModel(ABC):
 
     @classmethod
     def of(cls, spec: ModelSpec, network: Network, data: ChipData | None = None) -> Self:
-        """Make a model of a network that is already there.
+        """Wrap an existing network.
 
         Args:
-            spec: What the model is.
+            spec: Of the model.
             network: The network that `spec` describes.
             data: Chips to train and validate on; None for a model that is only used.
         """
@@ -166,8 +269,6 @@ class StoredModel(ABC):
             raise BundleError(f'{path} holds a {type(model).__name__}; load it with geolearn.load_model')
         return model
 
-    # -- keeping
-
     def save(self, name_or_path: str | Path, *, compute_metrics: bool = True) -> Path:
         """Write the model as one .dlpk.
 
@@ -175,7 +276,7 @@ class StoredModel(ABC):
             name_or_path: A bare name goes beside the data: ``<working_dir>/models/<name>/<name>.dlpk``, where the
                 working_dir of the data is the chip folder if none was given. Whatever has a separator or ends in
                 .dlpk is a path: ``'lc.dlpk'`` is that file, ``'./lc'`` the folder of lc.dlpk.
-            compute_metrics: Judge the model on the validation chips, and put figures and report into the bundle.
+            compute_metrics: Evaluate the model on the validation chips, and put figures and report into the bundle.
 
         Returns:
             The .dlpk written.
@@ -184,8 +285,15 @@ class StoredModel(ABC):
             RasterError: If it cannot be written.
             NotTrainedError: If a bare name is given to a model without data.
         """
-        target = choose_target(name_or_path, self.data)
-        return write_bundle(target, make_bundle(self, name=target.stem, judged=compute_metrics))
+        target = bundling.choose_target(name_or_path, self.data)
+        evaluation = self.evaluation
+        if evaluation is None or not evaluation.loaded:
+            computes = compute_metrics and self.data is not None and bool(self.history.epochs)
+            evaluation = replace(self.evaluate(), figures=bundle_figures(self.report_contents())) if computes else None
+        emd = self.emd_fields(self.spec)
+        return write_bundle(
+            target, bundling.make_bundle(self.spec, self.network, self.history, evaluation, emd=emd, name=target.stem)
+        )
 
     def load(self, name_or_path: str | Path) -> Self:
         """Take the weights, classes and history of a saved model of the same class, backbone and options.
@@ -199,138 +307,43 @@ class StoredModel(ABC):
         Raises:
             BundleError: If there is no such bundle, it is broken, or it holds another model.
         """
-        found = self.from_model(find_saved(name_or_path, self.data), self.data)
+        saved = self.from_model(bundling.beside_data(name_or_path, self.data), self.data)
         for what in ('backbone', 'options'):
-            ours, theirs = getattr(self.spec, what), getattr(found.spec, what)
+            ours, theirs = getattr(self.spec, what), getattr(saved.spec, what)
             if ours != theirs:
                 raise BundleError(f'this model has {what} {ours} and the saved one {theirs}; load it with from_model')
-        self._assemble(found.spec, found.network, self.data)
-        self.history, self.evaluation = found.history, found.evaluation
+        self._assemble(saved.spec, saved.network, self.data)
+        self.history, self.evaluation = saved.history, saved.evaluation
         return self
-
-    # -- inside
-
-    @property
-    def _class_names(self) -> list[str]:
-        return [info.name for info in self.spec.class_infos]
-
-    def _needed_data(self) -> ChipData:
-        if self.data is None:
-            raise NotTrainedError('this model was loaded without data; pass data= to load_model or from_model')
-        return self.data
-
-    def __repr__(self) -> str:
-        return describe_model(self.spec, self.network, epochs=len(self.history.epochs), trains=self.data is not None)
-
-
-def check_training(data: ChipData, epochs: int, lr: float | slice | None, layer_decay: float | None) -> None:
-    """Refuse trainings that cannot be.
-
-    Raises:
-        ValueError: If there are too few epochs or chips, or the learning rate is none.
-    """
-    if epochs < 1:
-        raise ValueError(f'epochs must be at least 1, got {epochs}')
-    _check_rate(lr)
-    if layer_decay is not None and isinstance(lr, slice):
-        raise ValueError(
-            f'lr must be one number where layer_decay ({layer_decay}) sets the rate of each block, got {lr}'
-        )
-    if len(data.train_ds) < 2:
-        raise ValueError(f'{len(data.train_ds)} chip is left to train on; at least 2 are needed: export more chips')
-    if data.batch_size < 2:
-        raise ValueError('batch_size must be at least 2: batch normalisation needs several values per channel')
-
-
-def build_learner(
-    network: Network,
-    data: ChipData,
-    groups: Sequence[ParamGroup],
-    *,
-    loss: nn.Module,
-    scores: Scores,
-    gives_targets: bool,
-) -> Any:
-    """Build fastai's Learner.
-
-    Args:
-        network: To train.
-        data: To train it on.
-        groups: Of the network's parameters.
-        loss: Of its output and the targets.
-        scores: Count the validation chips.
-        gives_targets: Whether the network takes the targets too.
-    """
-    # fastai takes seconds to import, and mapping does without it
-    from geolearn.training import make_learner
-
-    return make_learner(
-        network,
-        data.train_dl,
-        data.valid_dl,
-        loss,
-        scores=scores,
-        splitter=lambda _: [group.parameters for group in groups],
-        gives_targets=gives_targets,
-    )
-
-
-def training_folder(data: ChipData, spec: ModelSpec) -> Path:
-    """Return where checkpoints of a model go: beside its data, apart from those of other models and backbones."""
-    name = re.sub(r'[^\w.-]+', '_', f'{spec.model}-{spec.backbone}')
-    return (data.working_dir or data.path) / 'models' / 'training' / name
-
-
-class Model(StoredModel):
-    """A network that is trained on chips; subclasses say what it learns by and how each epoch is judged."""
-
-    gives_targets: ClassVar[bool] = False
-    """Whether the network takes the targets too, as detectors do that sample proposals by them."""
-
-    def _assemble(self, spec: ModelSpec, network: Network, data: ChipData | None) -> None:
-        super()._assemble(spec, network, data)
-        self._learner: Any = None
-        self._scales: list[float] | None = None
-        self.lr_figure: Figure | None = None
-        self._forget()
-
-    # -- what a task says
-
-    @abstractmethod
-    def make_loss(self) -> nn.Module:
-        """Make what training minimises: a module of the network's output and the targets."""
-
-    @abstractmethod
-    def make_scores(self) -> Scores:
-        """Make what counts the validation chips in each epoch."""
-
-    @abstractmethod
-    def findings(self) -> Findings:
-        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
 
     # -- training
 
     @property
     def learner(self) -> Any:
-        """fastai's Learner, the door to the layer beneath: callbacks, optimisers, schedules."""
+        """fastai's Learner, the door to the layer beneath: callbacks, optimizers, schedules."""
         self._prepare()
         return self._learner
 
     def _prepare(self) -> None:
         """Build the learner and divide the parameters, once."""
-        if self._learner is None:
-            # divided once: `freeze` must not change which groups there are
-            groups = self.network.param_groups()
-            self._scales = [group.lr_scale for group in groups] if self.network.layer_decay is not None else None
-            data = self._needed_data()
-            self._learner = build_learner(
-                self.network,
-                data,
-                groups,
-                loss=self.make_loss(),
-                scores=self.make_scores(),
-                gives_targets=self.gives_targets,
-            )
+        if self._learner is not None:
+            return
+        # fastai takes seconds to import, and mapping does without it
+        from geolearn.training import make_learner
+
+        # divided once: `freeze` must not change which groups there are
+        groups = self.network.param_groups()
+        self._scales = [group.lr_scale for group in groups] if self.network.layer_decay is not None else None
+        data = self._needed_data()
+        self._learner = make_learner(
+            self.network,
+            data.train_dl,
+            data.valid_dl,
+            self.make_loss(),
+            scores=self.make_scores(),
+            splitter=lambda _: [group.parameters for group in groups],
+            forward_takes_targets=self.forward_takes_targets,
+        )
 
     def lr_find(self, allow_plot: bool = True) -> float:
         """Search for a learning rate; weights are unchanged afterwards.
@@ -366,7 +379,7 @@ class Model(StoredModel):
         seed: int | None = None,
         deterministic: bool = False,
     ) -> Self:
-        """Train for `epochs` more epochs, going on from where the model is: a second call does not start over.
+        """Train for `epochs` more epochs, continuing from its weights: a second call does not start over.
 
         Args:
             epochs: Passes over the training chips.
@@ -384,7 +397,7 @@ class Model(StoredModel):
             tensorboard: Write a TensorBoard log beside the checkpoints.
             callbacks: fastai's, for whatever is not here; see `geolearn.training` for MLflow and Weights & Biases.
             weight_decay: Decoupled weight decay of AdamW.
-            resume: Go on from the last checkpoint of the same training, which was interrupted: same data, model and
+            resume: Continue from the last checkpoint of the same training, which was interrupted: same data, model and
                 arguments.
             seed: Fixes whatever is drawn at random while training; order and augmentation have the data's seed.
             deterministic: Use only algorithms that give the same numbers each time; slower on a GPU.
@@ -393,9 +406,9 @@ class Model(StoredModel):
             The model itself; the rows that are printed stay in `history`.
 
         Raises:
-            ValueError: If an argument makes no sense, or batches would be of one chip.
+            ValueError: If an argument is not valid, or batches would be of one chip.
             NotTrainedError: If the model was loaded without data.
-            TrainingError: If a loss is no number, or memory does not hold one chip.
+            TrainingError: If a loss is non-finite, or memory does not hold one chip.
             CheckpointError: If a checkpoint cannot be written, or resumed.
             UnknownNameError: If there is no such monitor.
         """
@@ -419,7 +432,7 @@ class Model(StoredModel):
             callbacks=(*callbacks, *([tensorboard_logger(folder / 'tensorboard')] if tensorboard else [])),
         )
         rates = self._rates(lr, folder, resume=resume)
-        self._forget()
+        self.evaluation = None
         self.spec = replace(self.spec, temperature=1.0)  # fitted to the weights as they were
         self.history.learning_rate = top_rate(rates)
         train(self.learner, self.history, replace(options, learning_rate=rates), folder=folder, resume=resume)
@@ -435,20 +448,16 @@ class Model(StoredModel):
         rate = self.lr_find(allow_plot=False) if lr is None else lr
         return choose_rates(rate, scales=self._scales, pretrained=self.spec.pretrained)
 
-    def _forget(self) -> None:
-        """Drop what was computed with weights that are about to change."""
-        self.evaluation = None
-
     def freeze(self) -> None:
-        """Keep the backbone as it is; only what is new learns."""
+        """Freeze the backbone; only the new layers are trained."""
         learner = self.learner  # first: its parameter groups hold what learns now
         learner.create_opt()
         for parameter in self.network.backbone.trunk.parameters():
             parameter.requires_grad_(False)
-            parameter.grad = None  # where there is one, if only zeros, the optimiser decays the weight
+            parameter.grad = None  # where there is one, if only zeros, the optimizer decays the weight
 
     def unfreeze(self) -> None:
-        """Let everything learn that the model's adaptation does not keep frozen."""
+        """Train everything that the model's adaptation does not keep frozen."""
         self.learner.unfreeze()
 
     def plot_losses(self) -> 'Figure':
@@ -460,21 +469,6 @@ class Model(StoredModel):
         if not self.history.batch_losses:
             raise NotTrainedError('there are no losses to plot; call fit() first')
         return plotting.show_losses(self.history.batch_losses, self.history.epochs[self.history.loaded :])
-
-    def report(self, path: str | Path) -> Path:
-        """Write all that there is to say of the model as one HTML page that needs no other file.
-
-        Args:
-            path: The page, such as ``'report.html'``.
-
-        Returns:
-            The path written.
-
-        Raises:
-            NotTrainedError: If the model was loaded without data.
-            RasterError: If the page cannot be written.
-        """
-        return write_report(path, make_report(self, made=date.today()))
 
     # -- what there is to choose from
 
@@ -492,20 +486,60 @@ class Model(StoredModel):
         """Estimate by measuring how many chips go into memory at once.
 
         Args:
-            mode: For training or for looking.
+            mode: For training or for evaluation.
 
         Raises:
             ValueError: If training also needs the targets, whose number differs from chip to chip.
         """
         from geolearn.training import estimate_batch_size
 
-        if self.gives_targets and mode == 'train':
+        if self.forward_takes_targets and mode == 'train':
             raise ValueError(f"{self.spec.model} trains on targets too; pass mode='eval', or try a batch_size")
         shape = (len(self.spec.bands), self.spec.chip_size, self.spec.chip_size)
         return estimate_batch_size(self.network, shape, mode=mode)
 
+    # -- inside
 
-def load_model(path: str | Path, data: ChipData | None = None) -> 'Model':
+    @property
+    def _class_names(self) -> list[str]:
+        return [info.name for info in self.spec.class_infos]
+
+    def _needed_data(self, what: str = '') -> ChipData:
+        if self.data is None:
+            needs = f'{what} needs the chips' if what else 'this model was loaded without data'
+            raise NotTrainedError(f'{needs}; pass data= to load_model or from_model')
+        return self.data
+
+    def __repr__(self) -> str:
+        return describe_model(self.spec, self.network, epochs=len(self.history.epochs), trains=self.data is not None)
+
+
+def check_training(data: ChipData, epochs: int, lr: float | slice | None, layer_decay: float | None) -> None:
+    """Validate the arguments of fit.
+
+    Raises:
+        ValueError: If there are too few epochs or chips, or the learning rate is not valid.
+    """
+    if epochs < 1:
+        raise ValueError(f'epochs must be at least 1, got {epochs}')
+    _check_rate(lr)
+    if layer_decay is not None and isinstance(lr, slice):
+        raise ValueError(
+            f'lr must be one number where layer_decay ({layer_decay}) sets the rate of each block, got {lr}'
+        )
+    if len(data.train_ds) < 2:
+        raise ValueError(f'{len(data.train_ds)} chip is left to train on; at least 2 are needed: export more chips')
+    if data.batch_size < 2:
+        raise ValueError('batch_size must be at least 2: batch normalization needs several values per channel')
+
+
+def training_folder(data: ChipData, spec: ModelSpec) -> Path:
+    """Return where checkpoints of a model go: beside its data, apart from those of other models and backbones."""
+    name = re.sub(r'[^\w.-]+', '_', f'{spec.model}-{spec.backbone}')
+    return (data.working_dir or data.path) / 'models' / 'training' / name
+
+
+def load_model(path: str | Path, data: ChipData | None = None) -> Model:
     """Load a model from a .dlpk; nothing in it is unpickled or run.
 
     Args:
@@ -516,19 +550,19 @@ def load_model(path: str | Path, data: ChipData | None = None) -> 'Model':
         The model, of the class that the bundle names.
 
     Raises:
-        BundleError: If the bundle is broken, hostile or too new, or names a model or backbone that does not exist.
+        BundleError: If the bundle is broken, hostile or too new, or names an unknown model or backbone.
     """
     bundle = read_bundle(path)
     spec = ModelSpec.from_manifest(bundle.manifest)
     if data is not None:
-        data = _leave_out(spec, data)
-        _check_fits(spec, data)
+        data = bundling.leave_out(spec, data)
+        bundling.check_fits(spec, data)
     try:
         if spec.model not in MODELS:
             raise UnknownNameError('model', spec.model, MODELS)
         model = MODELS[spec.model].from_spec(spec, bundle.weights, data)
     except ValueError as error:  # also what a library says of a backbone that cannot be built
         raise BundleError(f'{path} cannot be loaded: {error}') from error
-    model.history = _read_history(bundle)
-    model.evaluation = _read_evaluation(bundle)
+    model.history = bundling.read_history(bundle)
+    model.evaluation = bundling.read_evaluation(bundle)
     return model

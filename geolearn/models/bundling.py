@@ -1,11 +1,11 @@
-"""Turn a model into a bundle, and decide where it goes."""
+"""Write spec, network, history and evaluation as a bundle, and read them back."""
 
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from geolearn._version import __version__
 from geolearn.backbones.adapt import merged_state_dict
@@ -14,13 +14,10 @@ from geolearn.bundle import REPORT, SUFFIX, Bundle
 from geolearn.data import ChipData
 from geolearn.errors import BandError, BundleError, NotTrainedError, RasterError
 from geolearn.history import Evaluation, History
+from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.report import is_report
 from geolearn.units import compare_units
-
-if TYPE_CHECKING:
-    from geolearn.models.base import StoredModel
-
 
 RASTER_FUNCTIONS = {
     'ImageClassification': 'ClassifyPixels',
@@ -59,7 +56,7 @@ def choose_target(name_or_path: str | Path, data: ChipData | None) -> Path:
         NotTrainedError: If a bare name is given and there is no data.
         RasterError: If the folder cannot be made.
     """
-    path = _beside_data(name_or_path, data)
+    path = beside_data(name_or_path, data)
     target = path if path.suffix == SUFFIX else path / f'{Path(os.path.abspath(path)).name}{SUFFIX}'
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,13 +65,12 @@ def choose_target(name_or_path: str | Path, data: ChipData | None) -> Path:
     return target
 
 
-def find_saved(name_or_path: str | Path, data: ChipData | None) -> Path:
-    """Return where `save` put a model, by what it was given."""
-    return _beside_data(name_or_path, data)
+def beside_data(name_or_path: str | Path, data: ChipData | None) -> Path:
+    """Return a path as it is, and for a bare name its folder beside the data: where `save` puts a model.
 
-
-def _beside_data(name_or_path: str | Path, data: ChipData | None) -> Path:
-    """Return a path as it is, and for a bare name its folder beside the data."""
+    Raises:
+        NotTrainedError: If a bare name is given and there is no data.
+    """
     path = Path(name_or_path).expanduser()
     # a Path drops the './' that makes a name a path
     if str(name_or_path) != path.name or path.name == os.pardir or path.suffix == SUFFIX:
@@ -84,24 +80,38 @@ def _beside_data(name_or_path: str | Path, data: ChipData | None) -> Path:
     return (data.working_dir or data.path) / 'models' / path.name
 
 
-def make_bundle(model: 'StoredModel', *, name: str, judged: bool) -> Bundle:
-    """Collect what a bundle holds: definition, weights, ArcGIS's file, and, after training, metrics and figures."""
-    emd = model.spec.to_emd(chip_name=name) | model.emd_fields(model.spec)
+def make_bundle(
+    spec: ModelSpec,
+    network: Network,
+    history: History,
+    evaluation: Evaluation | None,
+    *,
+    emd: Mapping[str, Any],
+    name: str,
+) -> Bundle:
+    """Collect what a bundle holds: definition, weights, ArcGIS's file, and, after training, metrics and figures.
+
+    Args:
+        spec: Of the model.
+        network: Of the model; low-rank updates are merged into its weights.
+        history: Of its training.
+        evaluation: Its validation results with their figures, or None.
+        emd: The keys of Esri's model definition that belong to the class of model.
+        name: Of the model.
+    """
+    emd = {**spec.to_emd(chip_name=name), **emd}
     extras: dict[str, bytes] = {}
     if (file := inference_file(emd['ModelType'])) is not None:
         emd['InferenceFunction'], extras[file[0]] = file
-    emd['geolearn'] = {'version': __version__, **model.spec.to_manifest(), 'history': model.history.epochs}
-    if model.history.learning_rate is not None:
-        emd['LearningRate'] = repr(model.history.learning_rate)  # ArcGIS keeps this and the metrics as text
-        emd['geolearn']['learning_rate'] = model.history.learning_rate
-    found = model.evaluation
-    if found is None and judged and model.data is not None and model.history.epochs:
-        found = model.evaluate()
-    if found is not None:
-        emd |= found.esri
-        emd['geolearn']['metrics'] = dict(found.metrics)
-        extras |= found.figures
-    return Bundle(_without_nan(emd), merged_state_dict(model.network), extras)
+    manifest = {'version': __version__, **spec.to_manifest(), 'history': history.epochs, 'fits': history.fits}
+    if history.learning_rate is not None:
+        emd['LearningRate'] = repr(history.learning_rate)  # ArcGIS keeps this and the metrics as text
+        manifest['learning_rate'] = history.learning_rate
+    if evaluation is not None:
+        emd |= evaluation.esri
+        manifest['metrics'] = dict(evaluation.metrics)
+        extras |= evaluation.figures
+    return Bundle(_without_nan(emd | {'geolearn': manifest}), merged_state_dict(network), extras)
 
 
 def _without_nan(value: Any) -> Any:
@@ -113,35 +123,48 @@ _EVALUATED = ('accuracy', 'per_class_metrics', 'average_precision_score')
 """What Esri calls the figures of merit that a bundle carries."""
 
 
-def _leave_out(spec: ModelSpec, data: ChipData) -> ChipData:
-    """Leave out of the data what the model was told to, on top of what the data leaves out."""
+def leave_out(spec: ModelSpec, data: ChipData) -> ChipData:
+    """Ignore the classes of the data that the model ignores, on top of those that the data ignores."""
     more = [info.value for info in data.class_infos if info.value in spec.ignored_values]
     return data.ignoring(more) if more else data
 
 
-def _read_history(bundle: Bundle) -> History:
+def read_history(bundle: Bundle) -> History:
+    """Read the history that a bundle carries, passing over whatever cannot be one."""
     rows, rate = bundle.manifest.get('history'), bundle.manifest.get('learning_rate')
     epochs = [_read_row(row) for row in (rows if isinstance(rows, list) else []) if isinstance(row, dict)]
-    return History(epochs=epochs, loaded=len(epochs), learning_rate=rate if isinstance(rate, float) else None)
+    fits = bundle.manifest.get('fits')
+    return History(
+        epochs=epochs,
+        loaded=len(epochs),
+        learning_rate=rate if isinstance(rate, float) else None,
+        fits=[row for row in (fits if isinstance(fits, list) else []) if isinstance(row, dict)],
+    )
 
 
 def _read_row(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return an epoch's numbers; what JSON could not say, and what is no number, is NaN."""
+    """Return an epoch's numbers; null, which stands for a non-finite one, is NaN."""
     numbers = {name: value for name, value in row.items() if isinstance(value, int | float) or value is None}
     return {name: math.nan if value is None else float(value) for name, value in numbers.items()}
 
 
-def _read_evaluation(bundle: Bundle) -> Evaluation | None:
+def read_evaluation(bundle: Bundle) -> Evaluation | None:
+    """Read the validation results that a bundle carries; None where it has none."""
     metrics = bundle.manifest.get('metrics')
     if not isinstance(metrics, dict):
         return None
     esri = {key: bundle.emd[key] for key in _EVALUATED if isinstance(bundle.emd.get(key), str | dict)}
     # a report of others could hold anything that a browser runs
     figures = {name: content for name, content in bundle.extras.items() if name != REPORT or is_report(content)}
-    return Evaluation(metrics, esri, figures)
+    return Evaluation(metrics=metrics, esri=esri, figures=figures, loaded=True)
 
 
-def _check_fits(spec: ModelSpec, data: ChipData) -> None:
+def check_fits(spec: ModelSpec, data: ChipData) -> None:
+    """Check that data has the bands, classes and units of a model.
+
+    Raises:
+        BundleError: If it has not.
+    """
     ours, theirs = [c.value for c in spec.class_infos], [c.value for c in data.class_infos]
     if ours != theirs or not _same_order(spec.bands, data.bands):
         raise BundleError(

@@ -3,64 +3,58 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from geolearn.arguments import record_arguments
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.decoders import get_decoder
 from geolearn.device import choose_device
-from geolearn.errors import BundleError
+from geolearn.errors import BundleError, RasterError
 from geolearn.inference.mapping import map_raster
 from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.reading import Image, load_dates
 from geolearn.losses import PixelLossOptions
-from geolearn.models.base import register_model
-from geolearn.models.evaluation.pixels import JudgedChips
-from geolearn.models.new_spec import BackboneChoice
-from geolearn.models.reports.changes import find_in_changes
-from geolearn.models.reports.report import Findings
-from geolearn.models.segmentation import JudgedClassifier
+from geolearn.models.base import MAP_OPTIONS, RASTERS, RasterUse, register_model
+from geolearn.models.new_spec import BackboneConfig
+from geolearn.models.pixel_classifiers import PixelClassifier
+from geolearn.models.reports.report import TaskReport
 from geolearn.networks.network import build_backbone
 from geolearn.networks.segmentation import PixelOptions, Segmenter, put_decoder
 from geolearn.networks.siamese import ChangeOptions, Fusion, SiameseBackbone
 from geolearn.networks.spec import ModelSpec
-from geolearn.plotting.results import show_changes
 from geolearn.raster.nodata import missing
 from geolearn.raster.reading import RasterPath
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 DATES = 2
 
 
 @register_model
-class ChangeDetector(JudgedClassifier):
-    """Tell what changed between two dates: one encoder for both, a fusion of their maps, any decoder on it.
+class ChangeDetector(PixelClassifier):
+    """Classify what changed between two dates: one encoder for both, a fusion of their maps, any decoder on it.
 
     Args:
         data: From `prepare_data`: pairs of images with a class per pixel of what changed, two classes or more.
         backbone: Such as ``'resnet18'`` or ``'dofa_base'``; see `geolearn.list_backbones`.
         fusion: ``'difference'`` of the dates' maps; ``'concat'``, both side by side, for changes that have a direction;
-            ``'attention'``, the difference after each place has looked around in both dates.
+            ``'attention'``, the difference after attention over both dates.
         decoder: One of `geolearn.decoders.DECODERS`.
         pretrained: Fill the backbone with its published weights.
         weights: A file or folder with the backbone's weights, or another model's .dlpk, instead of fetching them.
-        wavelengths: Centre wavelength of each band in micrometres, where the data does not name the bands well; None
+        wavelengths: Center wavelength of each band in micrometers, where the data does not name the bands well; None
             for radar.
-        ignore_classes: Label values to leave out, on top of those that `data` ignores.
+        ignore_classes: Label values to ignore, on top of those that `data` ignores.
         class_balancing: Weigh classes in the loss by their rarity among the training chips; changes are rare.
-        loss: What training minimises; None takes cross-entropy.
+        loss: What training minimizes; None takes cross-entropy.
         auxiliary_head: Train a small head on the map of stride 16 beside the decoder, with 0.4 of its loss.
         decoder_options: Passed to the decoder; see its class in `geolearn.decoders`.
-        adapt: What of the backbone learns, how fast, and with low-rank updates or in full.
-        resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it.
+        adapt: What of the backbone is trained, how fast, and with low-rank updates or in full.
+        resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it.
 
     Raises:
         ChipFolderError: If the chips are no pairs of images with what changed between them.
@@ -68,13 +62,14 @@ class ChangeDetector(JudgedClassifier):
         BackboneError: If there is, but it gives no maps that the decoder can use, or cannot be adapted as `adapt` says.
         BandError: If bands lack a wavelength that the backbone needs, or `wavelengths` do not fit.
         WeightsError: If weights cannot be had or do not fit.
-        ValueError: If an option makes no sense.
+        ValueError: If an option is not valid.
     """
 
     tasks = (Task.CHANGE,)
-    decoder: ClassVar[str] = 'unet'
+    raster_use = RasterUse('maps what changed', RASTERS, MAP_OPTIONS)
     needs_every_date = True
-    default_backbone: ClassVar[str] = 'resnet18'
+    decoder = 'unet'
+    default_backbone = 'resnet18'
 
     def __init__(
         self,
@@ -94,15 +89,21 @@ class ChangeDetector(JudgedClassifier):
         adapt: Adaptation = DEFAULT_ADAPTATION,
         resolution_m: float | None = None,
     ) -> None:
+        arguments = record_arguments(type(self), locals())
         name = self.default_backbone if backbone is None else backbone
-        choice = BackboneChoice(name, pretrained, weights, wavelengths, adapt, resolution_m=resolution_m)
+        config = BackboneConfig(name, pretrained, weights, wavelengths, adapt, resolution_m=resolution_m)
         pixels = PixelOptions(decoder, decoder_options or {}, loss or PixelLossOptions(), auxiliary_head=auxiliary_head)
         options = ChangeOptions(fusion, pixels)
-        super().__init__(
-            data, choice, options=options.to_json(), class_balancing=class_balancing, ignore_classes=ignore_classes
+        self._create(
+            data,
+            config,
+            options=options.to_json(),
+            arguments=arguments,
+            class_balancing=class_balancing,
+            ignore_classes=ignore_classes,
         )
 
-    # -- what a task says
+    # -- what a task defines
 
     @classmethod
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Segmenter:
@@ -129,22 +130,26 @@ class ChangeDetector(JudgedClassifier):
         fusion = ChangeOptions.from_json(spec.options, decoder=cls.decoder).fusion
         return super().emd_fields(spec) | {'attention_type': 'PAM' if fusion == 'attention' else fusion}
 
-    def findings(self) -> Findings:
-        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
-        return find_in_changes(super().findings(), ChangeOptions.from_json(self.spec.options, decoder=self.decoder))
+    def _task_report(self) -> TaskReport:
+        report = super()._task_report()
+        fusion = ChangeOptions.from_json(self.spec.options, decoder=self.decoder).fusion
+        return replace(report, task='change detection', settings={'fusion of the dates': fusion, **report.settings})
 
-    # -- looking
+    # -- evaluation
 
     def precision_recall_score(self) -> pd.DataFrame:
         """Precision, recall and F1 of each kind of change on the validation chips; NaN where undefined."""
         changes = [info.name for info in self.spec.class_infos if info.value != 0]
         return self.per_class_metrics().loc[changes, ['precision', 'recall', 'f1']]
 
-    def _draw(self, seen: JudgedChips, titles: Sequence[str], *, losses: bool) -> 'Figure':
-        costs = seen.losses if losses else None
-        return show_changes(*seen[:3], self.spec.bands, self.spec.class_infos, titles=titles, losses=costs)
+    # -- mapping
 
-    # -- using
+    def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
+        """Map what changed between two rasters, with the options of `predict_raster`."""
+        if len(sources) != DATES:
+            raise RasterError(f'a ChangeDetector needs two rasters, before and after, got {len(sources)}')
+        before, after = sources
+        return self.predict_raster(before, after, dst, **options)
 
     def predict(
         self,
@@ -157,7 +162,7 @@ class ChangeDetector(JudgedClassifier):
         offset: float = 0.0,
         device: str | None = None,
     ) -> np.ndarray:
-        """Tell what changed between two small images; larger ones are for `predict_raster`.
+        """Classify what changed between two small images; larger ones are for `predict_raster`.
 
         Args:
             before: Array (bands, H, W), bands as in training and NaN where there is no data; or a raster file.
@@ -183,7 +188,7 @@ class ChangeDetector(JudgedClassifier):
         mapped[missing(pair.numpy(), every_date=self.needs_every_date)] = encoding.nodata
         return mapped
 
-    def predict_raster(
+    def predict_raster(  # type: ignore[override]  # a pair of rasters takes the place of one
         self,
         before: RasterPath,
         after: RasterPath,

@@ -1,6 +1,6 @@
 """FeatureClassifier: one class, or any number of classes, for a whole chip or for the ground around a polygon."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from geolearn.arguments import record_arguments
 from geolearn.augment import Augmentation, Chain, Mixup
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.backbones.temporal import Temporal
@@ -19,26 +20,20 @@ from geolearn.chips.label import Task
 from geolearn.classes import MAX_CLASSES
 from geolearn.data import ChipData
 from geolearn.device import choose_device
-from geolearn.errors import BundleError, ChipFolderError
-from geolearn.history import Evaluation
+from geolearn.errors import BundleError, ChipFolderError, RasterError
 from geolearn.inference.classify_polygons import PolygonOptions, classify_polygons
 from geolearn.inference.explain import Explanation, heat_map
 from geolearn.inference.options import ReadOptions
 from geolearn.inference.reading import Image, RasterSource, load_dates, load_image
+from geolearn.inference.vectors import DRIVERS
 from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy
 from geolearn.metrics import ChipScores, ConfusionMatrix, MultiLabelScores
-from geolearn.models.base import Model, register_model
-from geolearn.models.evaluation import classification as _looking
-from geolearn.models.evaluation.classification import (
-    ChipOutputs,
-    collect_outputs,
-    count_confusion,
-    score_chips,
-    tabulate_classes,
-)
-from geolearn.models.new_spec import BackboneChoice, require_task
-from geolearn.models.reports.classification import find_in_chips
-from geolearn.models.reports.report import Findings, bundled_report
+from geolearn.models.base import Model, RasterUse, one_or_several, register_model
+from geolearn.models.evaluation import classification as charts
+from geolearn.models.evaluation.classification import ChipEvaluation, count_confusion, evaluate_chips
+from geolearn.models.new_spec import BackboneConfig, require_task
+from geolearn.models.reports.classification import chip_report
+from geolearn.models.reports.report import TaskReport
 from geolearn.networks.classification import (
     THRESHOLD,
     ChipNetwork,
@@ -58,8 +53,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def shown_as(data: ChipData, options: ChipOptions) -> ChipData:
-    """Return the chips as the options show them while training; validation stays as it is.
+def with_training_options(data: ChipData, options: ChipOptions) -> ChipData:
+    """Return the data with mixup and oversampling of the training chips; validation stays as it is.
 
     Raises:
         ValueError: If mixup is asked for and the data mixes its chips already.
@@ -68,35 +63,117 @@ def shown_as(data: ChipData, options: ChipOptions) -> ChipData:
     if options.mixup:
         transform = loading.transform
         if isinstance(transform, Augmentation) and (transform.mixup_alpha or transform.cutmix_alpha):
-            raise ValueError('the data mixes its chips already (transforms=); leave out mixup here or there')
+            raise ValueError('the data mixes its chips already (transforms=); pass mixup here or there, not both')
         mixup = Mixup(options.mixup, data.c)
         loading = replace(loading, transform=mixup if transform is None else Chain([transform, mixup]))
     if options.oversample and loading.repeats is None:
-        held = data.table.amounts([info.value for info in data.class_infos])[list(data.split.train)] > 0
-        loading = replace(loading, repeats=repeat_factors(held))
+        holds = data.table.amounts([info.value for info in data.class_infos])[list(data.split.train)] > 0
+        loading = replace(loading, repeats=repeat_factors(holds))
     if loading is data.train_dl.options:
         return data
     return replace(data, train_dl=ChipLoader(data.train_dl.dataset, loading))
 
 
-class ChipModel(Model):
-    """A model that says of whole chips which class, or which classes, they hold; see `Model` for its arguments."""
+class ChipPrediction(NamedTuple):
+    """The classes of an image.
+
+    Args:
+        names: The likeliest class; or, where an image may hold several, all that are likely, in the order of classes.
+        confidences: Probability of each class by name, 0..1.
+    """
+
+    names: tuple[str, ...]
+    confidences: dict[str, float]
+
+
+@register_model
+class FeatureClassifier(Model):
+    """Classify whole chips, by one class or any number of them: a linear layer on any backbone.
+
+    Of a plain transformer it takes the class token or the mean of the tokens, of other networks the mean of the
+    coarsest map.
+
+    Args:
+        data: From `prepare_data`, of Labeled_Tiles, MultiLabeled_Tiles, Imagenet or BigEarthNet.
+        backbone: Such as ``'dofa_base'`` or ``'resnet50'``; see `geolearn.list_backbones`.
+        pretrained: Fill the backbone with its published weights.
+        weights: A file or folder with the backbone's weights, or another model's .dlpk, instead of fetching them.
+        wavelengths: Center wavelength of each band in micrometers, where the data does not name the bands well; None
+            for radar.
+        pooling: ``'mean'``, ``'cls'``, or ``'auto'`` for what the transformer was pretrained with.
+        dropout: Rate before the linear layer.
+        class_balancing: Weigh classes in the loss by their rarity among the training chips.
+        label_smoothing: Share of each target, 0..1, that is spread over all classes; for one class per chip.
+        mixup: Blend training chips with one another (Zhang et al. 2017, arXiv:1710.09412): True, or how strongly; see
+            `geolearn.augment.Mixup`.
+        oversample: Show chips of rare classes several times in an epoch, as ``prepare_data(oversample=True)`` does.
+        adapt: What of the backbone is trained, how fast, and with low-rank updates or in full.
+        temporal: How the maps of chips of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
+        resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it.
+
+    Raises:
+        ChipFolderError: If the labels are not classes of whole chips.
+        UnknownNameError: If there is no such backbone.
+        BackboneError: If there is, but it cannot be adapted as `adapt` says, or has no class token to take.
+        BandError: If bands lack a wavelength that the backbone needs, or `wavelengths` do not fit.
+        WeightsError: If weights cannot be had or do not fit.
+        ValueError: If another option is not valid, or there are more than 255 classes.
+    """
 
     tasks = (Task.LABEL, Task.LABELS)
-
+    raster_use = RasterUse(
+        'classifies polygons', tuple(DRIVERS), ('batch_size', 'device', 'threshold', 'polygons', 'layer', 'crop')
+    )
+    default_backbone: ClassVar[str] = 'resnet34'
     network: ChipNetwork
     _options: ChipOptions
-    _outputs: ChipOutputs | None = None
 
-    # -- what a task says
+    def __init__(
+        self,
+        data: ChipData,
+        backbone: str | None = None,
+        *,
+        pretrained: bool = True,
+        weights: str | Path | None = None,
+        wavelengths: Sequence[float | None] | None = None,
+        pooling: Pooling = 'auto',
+        dropout: float = 0.2,
+        class_balancing: bool = False,
+        label_smoothing: float = 0.0,
+        mixup: bool | float = False,
+        oversample: bool = False,
+        adapt: Adaptation = DEFAULT_ADAPTATION,
+        temporal: Temporal = 'mean',
+        resolution_m: float | None = None,
+    ) -> None:
+        arguments = record_arguments(type(self), locals())
+        require_task(data, type(self).__name__, self.tasks)
+        if data.c > MAX_CLASSES:
+            raise ValueError(f'found {data.c} classes, but a model has at most {MAX_CLASSES}; merge some')
+        name = self.default_backbone if backbone is None else backbone
+        config = BackboneConfig(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
+        multi_label = data.task == Task.LABELS
+        options = ChipOptions(
+            multi_label,
+            pooling,
+            dropout,
+            label_smoothing,
+            mixup_strength(mixup),
+            oversample,
+            crop='bounding_box' if data.variable_size else 'fixed',
+            blackened=data.blackened,
+        )
+        self._create(data, config, options=options.to_json(), arguments=arguments, class_balancing=class_balancing)
+
+    # -- what a task defines
 
     @classmethod
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> ChipNetwork:
         """Build the network that a spec describes."""
         options = ChipOptions.from_json(spec.options)
-        least = 1 if options.multi_label else 2
-        if len(spec.class_infos) < least:
-            raise BundleError(f'the manifest is broken: {spec.model} needs {least} classes or more, found fewer')
+        needed = 1 if options.multi_label else 2
+        if len(spec.class_infos) < needed:
+            raise BundleError(f'the manifest is broken: {spec.model} needs {needed} classes or more, found fewer')
         return build_chip_network(spec, options, pretrained=pretrained, weights=weights)
 
     def make_loss(self) -> nn.Module:
@@ -124,18 +201,18 @@ class ChipModel(Model):
             'BlackenAroundFeature': int(options.blackened),
         }
 
-    def evaluate(self) -> Evaluation:
-        """Judge the model on the validation chips, for its bundle."""
-        table = self.per_class_metrics().drop(columns=['f2', 'support']).rename(index=str)
-        return Evaluation(
-            metrics=self.scores(),
-            esri={'accuracy': f'{self.accuracy():.4e}', 'per_class_metrics': table.T.to_json()},
-            figures=bundled_report(self),
-        )
+    def evaluate(self) -> ChipEvaluation:
+        """Compute logits and truth of the validation chips, and metrics of them; computed once after each fit.
 
-    def findings(self) -> Findings:
-        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
-        return find_in_chips(self, self._needed_data(), self._options)
+        Its metrics are ``accuracy``, ``f1_micro``, ``f1_macro``, ``f2_micro``, ``f2_macro``, ``precision``, ``recall``
+        and ``hamming_loss``, NaN where undefined; see `geolearn.metrics.MultiLabelScores`.
+        """
+        if not isinstance(self.evaluation, ChipEvaluation):
+            self.evaluation = evaluate_chips(self.network, self._needed_data().valid_dl, self._class_names)
+        return self.evaluation
+
+    def _task_report(self) -> TaskReport:
+        return chip_report(self.spec, self._needed_data(), self.evaluate(), self._options)
 
     def _assemble(self, spec: ModelSpec, network: Network, data: ChipData | None) -> None:
         options = ChipOptions.from_json(spec.options)
@@ -143,40 +220,24 @@ class ChipModel(Model):
             require_task(data, spec.model, self.tasks)
             if options.multi_label != (data.task == Task.LABELS):
                 held = 'any number of classes' if options.multi_label else 'one class'
-                raise ChipFolderError(f'this model learned {held} per chip, and {data.path} ({data.task}) does not')
-            data = shown_as(data, options)
+                raise ChipFolderError(
+                    f'this model was trained on {held} per chip, and {data.path} ({data.task}) does not'
+                )
+            data = with_training_options(data, options)
         super()._assemble(spec, network, data)
         self._options = options
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._outputs = None
-
-    # -- looking
-
-    def outputs(self) -> ChipOutputs:
-        """Logits and truth of the validation chips in their order; computed once after each fit."""
-        data = self._needed_data()
-        if self._outputs is None:
-            self._outputs = collect_outputs(self.network, data.valid_dl)
-        return self._outputs
+    # -- evaluation
 
     def accuracy(self) -> float:
         """Share of the validation chips that are right, with all their classes where they hold several."""
         return self.scores()['accuracy']
 
-    def scores(self) -> dict[str, float]:
-        """Score the validation chips.
-
-        Returns:
-            ``accuracy``, ``f1_micro``, ``f1_macro``, ``f2_micro``, ``f2_macro``, ``precision``, ``recall`` and
-            ``hamming_loss``, NaN where undefined; see `geolearn.metrics.MultiLabelScores`.
-        """
-        return score_chips(self.outputs())
-
     def per_class_metrics(self) -> pd.DataFrame:
         """Precision, recall, F1, F2 and number of the validation chips of each class; NaN where undefined."""
-        return tabulate_classes(self.outputs(), self._class_names)
+        table = self.evaluate().per_class
+        assert table is not None
+        return table
 
     def confusion(self) -> ConfusionMatrix:
         """Count truth against prediction on the validation chips.
@@ -186,11 +247,11 @@ class ChipModel(Model):
         """
         if self._options.multi_label:
             raise ValueError('chips of several classes have no one confusion matrix; see per_class_metrics()')
-        return count_confusion(self.outputs())
+        return count_confusion(self.evaluate().outputs)
 
     def plot_confusion_matrix(self) -> 'Figure':
         """Draw the confusion matrix; where chips may hold several classes, one of absent and present for each class."""
-        return _looking.draw_confusion(self.outputs(), self._class_names)
+        return charts.draw_confusion(self.evaluate().outputs, self._class_names)
 
     def plot_hard_examples(self, num_examples: int = 5) -> 'Figure':
         """Draw the validation chips of the highest loss, with truth and prediction.
@@ -198,104 +259,19 @@ class ChipModel(Model):
         Args:
             num_examples: Number of chips.
         """
-        return _looking.draw_hard_examples(self.outputs(), self._needed_data(), num_examples)
+        return charts.draw_hard_examples(self.evaluate().outputs, self._needed_data(), num_examples)
 
     def show_results(self, rows: int = 4, explain: bool = False) -> 'Figure':
         """Draw validation chips with truth and prediction.
 
         Args:
             rows: Number of chips.
-            explain: Draw beside each where the model looks.
+            explain: Draw a heat map of the predicted class beside each.
         """
         network = self.network if explain else None
-        return _looking.draw_results(self.outputs(), self._needed_data(), rows, network=network)
+        return charts.draw_results(self.evaluate().outputs, self._needed_data(), rows, network=network)
 
-
-class ChipPrediction(NamedTuple):
-    """What an image is taken for.
-
-    Args:
-        names: The likeliest class; or, where an image may hold several, all that are likely, in the order of classes.
-        confidences: Probability of each class by name, 0..1.
-    """
-
-    names: tuple[str, ...]
-    confidences: dict[str, float]
-
-
-@register_model
-class FeatureClassifier(ChipModel):
-    """Name the class of a whole chip, or all classes in it: a linear layer on any backbone.
-
-    Of a plain transformer it takes the class token or the mean of the tokens, of other networks the mean of the
-    coarsest map.
-
-    Args:
-        data: From `prepare_data`, of Labeled_Tiles, MultiLabeled_Tiles, Imagenet or BigEarthNet.
-        backbone: Such as ``'dofa_base'`` or ``'resnet50'``; see `geolearn.list_backbones`.
-        pretrained: Fill the backbone with its published weights.
-        weights: A file or folder with the backbone's weights, or another model's .dlpk, instead of fetching them.
-        wavelengths: Centre wavelength of each band in micrometres, where the data does not name the bands well; None
-            for radar.
-        pooling: ``'mean'``, ``'cls'``, or ``'auto'`` for what the transformer was pretrained with.
-        dropout: Rate before the linear layer.
-        class_balancing: Weigh classes in the loss by their rarity among the training chips.
-        label_smoothing: Share of each target, 0..1, that is spread over all classes; for one class per chip.
-        mixup: Blend training chips with one another (Zhang et al. 2017, arXiv:1710.09412): True, or how strongly; see
-            `geolearn.augment.Mixup`.
-        oversample: Show chips of rare classes several times in an epoch, as ``prepare_data(oversample=True)`` does.
-        adapt: What of the backbone learns, how fast, and with low-rank updates or in full.
-        temporal: How the maps of chips of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
-        resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it.
-
-    Raises:
-        ChipFolderError: If the labels are not classes of whole chips.
-        UnknownNameError: If there is no such backbone.
-        BackboneError: If there is, but it cannot be adapted as `adapt` says, or has no class token to take.
-        BandError: If bands lack a wavelength that the backbone needs, or `wavelengths` do not fit.
-        WeightsError: If weights cannot be had or do not fit.
-        ValueError: If another option makes no sense, or there are more than 255 classes.
-    """
-
-    default_backbone: ClassVar[str] = 'resnet34'
-
-    def __init__(
-        self,
-        data: ChipData,
-        backbone: str | None = None,
-        *,
-        pretrained: bool = True,
-        weights: str | Path | None = None,
-        wavelengths: Sequence[float | None] | None = None,
-        pooling: Pooling = 'auto',
-        dropout: float = 0.2,
-        class_balancing: bool = False,
-        label_smoothing: float = 0.0,
-        mixup: bool | float = False,
-        oversample: bool = False,
-        adapt: Adaptation = DEFAULT_ADAPTATION,
-        temporal: Temporal = 'mean',
-        resolution_m: float | None = None,
-    ) -> None:
-        require_task(data, type(self).__name__, self.tasks)
-        if data.c > MAX_CLASSES:
-            raise ValueError(f'found {data.c} classes, but a model tells at most {MAX_CLASSES} apart; merge some')
-        name = self.default_backbone if backbone is None else backbone
-        choice = BackboneChoice(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
-        multi_label = data.task == Task.LABELS
-        options = ChipOptions(
-            multi_label,
-            pooling,
-            dropout,
-            label_smoothing,
-            mixup_strength(mixup),
-            oversample,
-            crop='bounding_box' if data.variable_size else 'fixed',
-            blackened=data.blackened,
-        )
-        super().__init__(data, choice, options=options.to_json(), class_balancing=class_balancing)
-
-    # -- using
+    # -- prediction
 
     def predict(
         self,
@@ -363,7 +339,7 @@ class FeatureClassifier(ChipModel):
         """
         pixels = self._load(image, ReadOptions()).to(choose_device(device))
         network = self.network.to(choose_device(device)).eval()
-        index = _looking.choose_class(network, pixels, self._class_names, class_name)
+        index = charts.choose_class(network, pixels, self._class_names, class_name)
         return heat_map(network, pixels, index, method).numpy()
 
     def _load(self, image: Image | Sequence[Image], read: ReadOptions) -> Tensor:
@@ -371,6 +347,14 @@ class FeatureClassifier(ChipModel):
         if self.spec.dates > 1:
             return load_dates(cast(Sequence[Image], image), self.spec, read)
         return load_image(cast(Image, image), self.spec, read).pixels
+
+    def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
+        """Classify the ground of polygons, with ``polygons`` and the other options of `classify_objects`."""
+        rest = dict(options)
+        polygons = rest.pop('polygons', None)
+        if polygons is None:
+            raise RasterError('a FeatureClassifier classifies polygons; pass the layer that holds them as polygons')
+        return self.classify_objects(one_or_several(sources), polygons, dst, **rest)
 
     def classify_objects(
         self,

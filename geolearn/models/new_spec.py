@@ -52,7 +52,7 @@ _EXPORTS = {
 
 
 @dataclass(frozen=True)
-class BackboneChoice:
+class BackboneConfig:
     """The backbone of a new model, and how it is trained.
 
     Args:
@@ -93,7 +93,7 @@ def require_task(data: ChipData, model: str, tasks: Sequence[Task]) -> None:
         )
 
 
-def spec_from_data(data: ChipData, choice: BackboneChoice, *, model: str) -> ModelSpec:
+def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> ModelSpec:
     """Describe a model for this data.
 
     Args:

@@ -1,29 +1,30 @@
-"""Object detectors: any head on any backbone, judged as in COCO, run over rasters."""
+"""Object detectors: any head on any backbone, evaluated as in COCO, run over rasters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 from torch import nn
 
+from geolearn.arguments import record_arguments
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
-from geolearn.history import Evaluation
 from geolearn.inference.detecting import DetectOptions, ImageDetections, detect_image, detect_raster
 from geolearn.inference.merging import Merge
 from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.outlines import Outline
 from geolearn.inference.reading import Image, RasterSource
+from geolearn.inference.vectors import DRIVERS
 from geolearn.metrics import DetectionScores
 from geolearn.models.anchor_choice import AnchorChoice, as_row, as_rows, choose_options
-from geolearn.models.base import Model
-from geolearn.models.evaluation.objects import count_objects, draw_results, tabulate_scores
-from geolearn.models.new_spec import BackboneChoice, require_task
-from geolearn.models.reports.objects import find_in_objects
-from geolearn.models.reports.report import Findings, bundled_report
+from geolearn.models.base import TILE_OPTIONS, Model, RasterUse, one_or_several
+from geolearn.models.evaluation.objects import DetectionEvaluation, draw_results, evaluate_objects
+from geolearn.models.new_spec import BackboneConfig, require_task
+from geolearn.models.reports.objects import detection_report
+from geolearn.models.reports.report import TaskReport
 from geolearn.networks.detection.architecture import DetectorArchitecture, DetectorOptions, HeadOptions, build_detector
 from geolearn.networks.detection.detector import DetectionLoss, Detector
 from geolearn.networks.spec import ModelSpec
@@ -50,31 +51,35 @@ class ObjectDetector(Model):
         head: The numbers of the head: thresholds, samples, most objects.
         pretrained: Fill the backbone with its published weights.
         weights: A file or folder with the backbone's weights, or another model's .dlpk, instead of fetching them.
-        wavelengths: Centre wavelength of each band in micrometres, where the data does not name the bands well; None
+        wavelengths: Center wavelength of each band in micrometers, where the data does not name the bands well; None
             for radar.
-        ignore_classes: Label values to leave out, on top of those that `data` ignores.
-        adapt: What of the backbone learns, how fast, and with low-rank updates or in full. The default trains all of
-            it.
+        ignore_classes: Label values to ignore, on top of those that `data` ignores.
+        adapt: What of the backbone is trained, how fast, and with low-rank updates or in full. The default trains
+            all of it.
         temporal: How the maps of chips of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
-        resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it.
+        resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it.
 
     Raises:
-        ChipFolderError: If the labels are no objects.
+        ChipFolderError: If the labels are not objects.
         UnknownNameError: If there is no such backbone.
         BackboneError: If there is, but it gives no maps at the strides needed, or cannot be adapted as `adapt` says.
         BandError: If bands lack a wavelength that the backbone needs.
         WeightsError: If weights cannot be had or do not fit.
-        ValueError: If anchors or numbers of the head make no sense.
+        ValueError: If anchors or options of the head are not valid.
     """
 
     tasks: ClassVar[tuple[Task, ...]] = (Task.OBJECTS, Task.INSTANCES)
-    gives_targets = True
+    raster_use = RasterUse(
+        'detects objects',
+        tuple(DRIVERS),
+        (*TILE_OPTIONS, 'threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume'),
+    )
+    forward_takes_targets = True
     architecture: ClassVar[DetectorArchitecture]
     """What makes this detector different from the others."""
     default_backbone: ClassVar[str] = 'resnet50'
 
     network: Detector
-    _counted: DetectionScores | None = None
 
     def __init__(
         self,
@@ -94,6 +99,7 @@ class ObjectDetector(Model):
         temporal: Temporal = 'mean',
         resolution_m: float | None = None,
     ) -> None:
+        arguments = record_arguments(type(self), locals())
         require_task(data, type(self).__name__, self.tasks)
         data = data.ignoring(ignore_classes) if ignore_classes else data
         if scales is not None and anchor_sizes is not None:
@@ -104,8 +110,8 @@ class ObjectDetector(Model):
         numbers = self.architecture.options() if head is None else head
         options = choose_options(data, self.architecture, anchors, resize_to=resize_to, head=numbers)
         name = self.default_backbone if backbone is None else backbone
-        choice = BackboneChoice(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
-        super().__init__(data, choice, options=options.to_json())
+        config = BackboneConfig(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
+        self._create(data, config, options=options.to_json(), arguments=arguments)
 
     @classmethod
     def _options(cls, spec: ModelSpec) -> DetectorOptions:
@@ -121,7 +127,7 @@ class ObjectDetector(Model):
         return DetectionLoss()
 
     def make_scores(self) -> DetectionScores:
-        """Make what compares the objects of the validation chips in each epoch."""
+        """Make the metrics that each epoch computes on the validation chips."""
         count, most = len(self.spec.class_infos), self._options(self.spec).head.most
         return DetectionScores(count, iou_type='segm' if self.architecture.masks else 'bbox', max_detections=most)
 
@@ -135,64 +141,61 @@ class ObjectDetector(Model):
             'resize_to': options.resize_to,
         }
 
-    def evaluate(self) -> Evaluation:
-        """Judge the model on the validation chips, for its bundle."""
-        return evaluate_objects(self)
+    def evaluate(self) -> DetectionEvaluation:
+        """Match detections, by boxes or by masks where there are some, with the true objects of the validation chips.
 
-    def findings(self) -> Findings:
-        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
-        return find_in_objects(self, self._needed_data(), self._options(self.spec))
+        Computed once after each fit; its metrics are COCO's.
+        """
+        if not isinstance(self.evaluation, DetectionEvaluation):
+            chips = self._needed_data().valid_dl
+            self.evaluation = evaluate_objects(self.network, chips, self.make_scores(), self._class_names)
+        return self.evaluation
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._counted = None
+    def _task_report(self) -> TaskReport:
+        data, options = self._needed_data(), self._options(self.spec)
+        return detection_report(self.spec, self.network, data, self.evaluate(), options, masks=self.architecture.masks)
 
-    # -- looking
-
-    def scores(self) -> DetectionScores:
-        """Compare found boxes, or masks if drawn, with the truth on the validation chips; once after each fit."""
-        data = self._needed_data()
-        if self._counted is None:
-            self._counted = count_objects(self.network, data.valid_dl, self.make_scores())
-        return self._counted
+    # -- evaluation
 
     def average_precision_score(
         self, detect_thresh: float = 0.0, iou_thresh: float = 0.5, mean: bool = False
     ) -> dict[str, float] | float:
         """Average precision on the validation chips, by boxes, or by masks where the model draws them.
 
-        The defaults give AP50 as it is usual, and as the table of `fit` shows it. ArcGIS leaves out unsure objects
-        (0.2) and takes objects as found from an overlap of 0.1.
+        The defaults give AP50 as it is usual, and as the table of `fit` shows it. ArcGIS drops objects of low
+        confidence (0.2) and counts true positives from an overlap of 0.1.
 
         Args:
-            detect_thresh: Objects with a lower score are left out, 0..1. The unsure ones count in the usual AP.
-            iou_thresh: Overlap from which on an object is found.
+            detect_thresh: Objects with a lower score are dropped, 0..1. The usual AP counts them.
+            iou_thresh: Overlap from which on a detection is a true positive.
             mean: One number: the mean over the classes that have true objects.
 
         Returns:
             By class name, NaN for classes without true objects; or their mean.
         """
-        found = self.scores().average_precision(iou=iou_thresh, score=detect_thresh)
-        known = [value for value in found if value == value]
+        values = self.evaluate().detections.average_precision(iou=iou_thresh, score=detect_thresh)
+        known = [value for value in values if value == value]
         if mean:
             return sum(known) / len(known) if known else float('nan')
-        return dict(zip(self._class_names, found))
+        return dict(zip(self._class_names, values))
 
     def per_class_metrics(self) -> pd.DataFrame:
         """COCO's mAP, AP50 and recall of each class on the validation chips; NaN without true objects."""
-        return tabulate_scores(self.scores(), self._class_names)
+        table = self.evaluate().per_class
+        assert table is not None
+        return table
 
     def plot_precision_recall(self, iou_thresh: float = 0.5) -> 'Figure':
         """Draw precision over recall of each class on the validation chips.
 
         Args:
-            iou_thresh: Overlap from which on an object is found.
+            iou_thresh: Overlap from which on a detection is a true positive.
         """
-        curves = self.scores().precision_recall(iou=iou_thresh)
+        curves = self.evaluate().detections.precision_recall(iou=iou_thresh)
         return show_precision_recall(curves, self.spec.class_infos, iou=iou_thresh)
 
     def show_results(self, rows: int = 4, *, threshold: float = 0.5) -> 'Figure':
-        """Draw validation chips with true and found objects.
+        """Draw validation chips with true objects and detections.
 
         Args:
             rows: Number of chips.
@@ -200,7 +203,11 @@ class ObjectDetector(Model):
         """
         return draw_results(self.network, self._needed_data().valid_dl, self.spec, rows=rows, threshold=threshold)
 
-    # -- detecting
+    # -- detection
+
+    def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
+        """Detect objects in rasters, with the options of `detect_objects`."""
+        return self.detect_objects(one_or_several(sources), dst, **options)
 
     def predict(
         self,
@@ -220,12 +227,13 @@ class ObjectDetector(Model):
         Args:
             image: Pixels (bands, H, W) in the model's order of bands, NaN where there is no data; or a file.
             threshold: Lowest score of an object, 0..1.
-            nms_overlap: Of two objects of one class that overlap more, intersection over union, the less sure goes.
+            nms_overlap: Of two objects of one class that overlap more, intersection over union, the one of lower
+                score is dropped.
             bands: Names of the file's bands; see `detect_objects` for this, `sensor`, `scale` and `offset`.
             sensor: Whose names they are.
             scale: Multiplies pixel values.
             offset: Is added after that.
-            augment: Look four times, flipped, and take the mean: slower, and a little better.
+            augment: Predict four times, flipped, and take the mean: slower, and a little better.
             device: Torch device; None means CUDA where there is one.
 
         Raises:
@@ -261,7 +269,7 @@ class ObjectDetector(Model):
         Tiles overlap; an object that the edge of a tile cuts comes from the tile that shows it whole, and one that is
         larger than the overlap is put together. Memory grows with the tile size, the raster's width and the number of
         objects, never with its area. Columns are ``Class`` (name), ``value`` (its number), ``area`` (square units of
-        the CRS; square metres where these are degrees) and ``Confidence`` (percent), the surest first. Without any
+        the CRS; square meters where these are degrees) and ``Confidence`` (percent), the surest first. Without any
         object the layer is empty. What is finished stays in `dst` with ``.part`` behind until the layer is there.
 
         Args:
@@ -279,11 +287,11 @@ class ObjectDetector(Model):
             batch_size: Tiles computed together.
             device: Torch device; None means CUDA where there is one.
             outline: Of masks: ``'exact'`` along the pixels, ``'simplified'``, or ``'orthogonal'`` as buildings are.
-            augment: Look at each tile four times, flipped, and take the mean.
-            merge: Of objects that overlap, ``'nms'`` leaves the surest; ``'soft_nms'``, for crowds, lowers the scores
-                of the others and leaves what stays above `threshold`; ``'weighted'`` makes them one, of their mean box
-                and score (outlines have no mean: the surest's stays).
-            resume: Go on with a run that was killed: same raster, model and options.
+            augment: Predict each tile four times, flipped, and take the mean.
+            merge: Of objects that overlap, ``'nms'`` keeps the highest-scoring; ``'soft_nms'``, for crowds, lowers the
+                scores of the others and leaves what stays above `threshold`; ``'weighted'`` makes them one,
+                of their mean box and score (outlines have no mean: the highest-scoring's stays).
+            resume: Continue a run that was interrupted: same raster, model and options.
 
         Returns:
             The path written.
@@ -305,13 +313,3 @@ class ObjectDetector(Model):
             tiling=TilingOptions(tile_size, batch_size=batch_size, device=device),
             options=DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),
         )
-
-
-def evaluate_objects(model: 'ObjectDetector') -> Evaluation:
-    """Judge a detector on its validation chips, for its bundle."""
-    found = model.average_precision_score()
-    return Evaluation(
-        metrics=model.scores().values() | {'average_precision_score': found},
-        esri={'average_precision_score': found, 'per_class_metrics': model.per_class_metrics().T.to_json()},
-        figures=bundled_report(model),
-    )

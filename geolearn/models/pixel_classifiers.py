@@ -1,24 +1,41 @@
-"""Pixel classifiers: any decoder on any backbone, judged by one confusion matrix, mapped over rasters."""
+"""Pixel classifiers: any decoder on any backbone, evaluated by one confusion matrix, mapped over rasters."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import pandas as pd
+import torch
+from torch import nn
+
+from geolearn import plotting
+from geolearn.arguments import record_arguments
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError
-from geolearn.losses import PixelLossOptions
-from geolearn.models.base import register_model
-from geolearn.models.new_spec import BackboneChoice
-from geolearn.models.segmentation import JudgedClassifier, PixelModel
+from geolearn.inference.encoding import ClassEncoding
+from geolearn.inference.mapping import map_raster
+from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.reading import RasterSource
+from geolearn.losses import PixelLossOptions, make_pixel_loss
+from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature, rank_chips
+from geolearn.models.base import MAP_OPTIONS, RASTERS, Model, RasterUse, one_or_several, register_model
+from geolearn.models.evaluation.pixels import PixelEvaluation, draw_chips, evaluate_pixels
+from geolearn.models.new_spec import BackboneConfig
+from geolearn.models.reports.pixels import pixel_report
+from geolearn.models.reports.report import TaskReport
 from geolearn.networks.segmentation import PixelOptions, Segmenter, build_segmenter
 from geolearn.networks.spec import ModelSpec
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-class PixelClassifier(JudgedClassifier, PixelModel):
-    """Label every pixel with a decoder on any backbone's maps; the subclasses name the decoder.
+
+class PixelClassifier(Model):
+    """Classify every pixel with a decoder on any backbone's maps; the subclasses name the decoder.
 
     Args:
         data: From `prepare_data`.
@@ -51,7 +68,11 @@ class PixelClassifier(JudgedClassifier, PixelModel):
     """
 
     tasks = (Task.PIXELS,)
+    raster_use = RasterUse('maps pixels', RASTERS, MAP_OPTIONS)
     default_backbone: ClassVar[str] = 'resnet50'
+    decoder: ClassVar[str]
+    """Name of the decoder, where the options name none."""
+    network: Segmenter
 
     def __init__(
         self,
@@ -73,8 +94,9 @@ class PixelClassifier(JudgedClassifier, PixelModel):
         temporal: Temporal = 'mean',
         resolution_m: float | None = None,
     ) -> None:
+        arguments = record_arguments(type(self), locals())
         name = self.default_backbone if backbone is None else backbone
-        choice = BackboneChoice(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
+        config = BackboneConfig(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
         short = PixelLossOptions(
             loss='focal' if focal_loss else 'cross_entropy',
             dice_fraction=dice_loss_fraction,
@@ -83,11 +105,20 @@ class PixelClassifier(JudgedClassifier, PixelModel):
         if loss is not None and short != PixelLossOptions():
             raise ValueError('pass either loss, or focal_loss and dice_loss_fraction; loss holds what they say')
         options = PixelOptions(self.decoder, decoder_options or {}, loss or short, auxiliary_head=auxiliary_head)
-        super().__init__(
-            data, choice, options=options.to_json(), class_balancing=class_balancing, ignore_classes=ignore_classes
+        self._create(
+            data,
+            config,
+            options=options.to_json(),
+            arguments=arguments,
+            class_balancing=class_balancing,
+            ignore_classes=ignore_classes,
         )
 
-    # -- what a task says
+    # -- what a task defines
+
+    @classmethod
+    def _options(cls, spec: ModelSpec) -> PixelOptions:
+        return PixelOptions.from_json(spec.options, decoder=cls.decoder)
 
     @classmethod
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Segmenter:
@@ -95,6 +126,190 @@ class PixelClassifier(JudgedClassifier, PixelModel):
         if len(spec.class_infos) < 2:
             raise BundleError(f'the manifest is broken: {spec.model} needs 2 classes or more, found {spec.class_infos}')
         return build_segmenter(spec, cls._options(spec), len(spec.class_infos), pretrained=pretrained, weights=weights)
+
+    @classmethod
+    def emd_fields(cls, spec: ModelSpec) -> dict[str, Any]:
+        """Return the keys of Esri's model definition that belong to pixel classifiers."""
+        return {
+            'ModelType': 'ImageClassification',
+            'ignore_mapped_class': list(spec.ignored_values),
+            'SupportsVariableTileSize': True,
+        }
+
+    def make_loss(self) -> nn.Module:
+        """Make the loss that the options name, with a weight for each class where classes are balanced."""
+        weights = None
+        if self.spec.class_balancing:
+            weights = torch.tensor(self._needed_data().class_weights, dtype=torch.float32)
+        return make_pixel_loss(self._options(self.spec).loss, weights)
+
+    def make_scores(self) -> PixelScores:
+        """Make the metrics that each epoch computes on the validation pixels."""
+        return PixelScores(self._needed_data().c)
+
+    def evaluate(self) -> PixelEvaluation:
+        """Compute confusion, calibration, boundary IoU and the loss of each validation chip; once after each fit."""
+        if not isinstance(self.evaluation, PixelEvaluation):
+            chips = self._needed_data().valid_dl
+            self.evaluation = evaluate_pixels(self.network, chips, self._class_names, temperature=self.spec.temperature)
+        return self.evaluation
+
+    def _task_report(self) -> TaskReport:
+        data = self._needed_data()
+        return pixel_report(self.spec, self.network, data, self.evaluate(), self._options(self.spec))
+
+    # -- evaluation
+
+    def accuracy(self) -> float:
+        """Share of the labelled validation pixels that are right."""
+        return self.confusion().accuracy
+
+    def mIOU(self, mean: bool = False) -> dict[str, float] | float:
+        """Intersection over union on the validation chips.
+
+        Args:
+            mean: One number: the mean over the classes that occur in truth or prediction.
+
+        Returns:
+            IoU by class name, NaN for classes that do not occur; or their mean.
+        """
+        matrix = self.confusion()
+        return matrix.miou if mean else dict(zip(self._class_names, matrix.iou.tolist()))
+
+    def per_class_metrics(self, ignore_classes: Sequence[int] = ()) -> pd.DataFrame:
+        """Precision, recall, F1 and IoU of each class on the validation chips; NaN where undefined.
+
+        Args:
+            ignore_classes: Values of classes whose rows are dropped.
+        """
+        table = self.evaluate().per_class
+        assert table is not None
+        return table.loc[[info.name for info in self.spec.class_infos if info.value not in ignore_classes]]
+
+    def confusion(self) -> ConfusionMatrix:
+        """Count truth against prediction on the validation chips; computed once after each fit."""
+        return self.evaluate().confusion
+
+    def boundary_iou(self, mean: bool = False) -> dict[str, float] | float:
+        """IoU of the classes' boundaries on the validation chips (Cheng et al. 2021, arXiv:2103.16562).
+
+        Args:
+            mean: One number: the mean over the classes that occur.
+        """
+        iou = self.evaluate().boundaries.iou
+        return float(iou.nanmean()) if mean else dict(zip(self._class_names, iou.tolist()))
+
+    def calibrate(self) -> float:
+        """Fit a temperature on the validation chips, by which logits are divided before confidences are computed.
+
+        Temperature scaling leaves classes as they are (Guo et al. 2017, arXiv:1706.04599). The temperature is kept with
+        the model until it is trained again.
+
+        Returns:
+            The temperature: over 1 for an overconfident model.
+        """
+        chips = self._needed_data().valid_dl
+        self.network.to(chips.device).eval()
+        with torch.inference_mode():
+            temperature = fit_temperature((self.network(images), masks) for images, masks in chips)
+        self.spec, self.evaluation = replace(self.spec, temperature=temperature), None
+        return temperature
+
+    def show_results(self, rows: int = 4, *, worst_first: bool = False) -> 'Figure':
+        """Draw validation chips with truth, prediction and where they differ.
+
+        Args:
+            rows: Number of chips.
+            worst_first: Those of the lowest mean IoU, instead of the first.
+        """
+        if worst_first:
+            order = rank_chips(self.evaluate().per_chip, highest_first=False)
+        else:
+            order = list(range(len(self._needed_data().valid_ds)))
+        return self.draw_chips(order[:rows])
+
+    def draw_chips(self, indexes: Sequence[int], *, losses: bool = False) -> 'Figure':
+        """Draw validation chips by their positions, with name, IoU and loss above each.
+
+        Args:
+            indexes: Positions among the validation chips, at least one.
+            losses: Show the loss of each pixel, not where the prediction is wrong.
+        """
+        return draw_chips(self.network, self._needed_data(), self.spec, indexes, losses=losses)
+
+    def plot_confusion_matrix(self) -> 'Figure':
+        """Draw truth against prediction on the validation chips: pixels, and shares of each true class."""
+        return plotting.show_confusion_matrix(self.confusion().counts, self._class_names)
+
+    def plot_hard_examples(self, num_examples: int = 4) -> 'Figure':
+        """Draw the validation chips of the highest loss, with the loss of each pixel.
+
+        Args:
+            num_examples: Number of chips.
+        """
+        order = rank_chips(self.evaluate().losses, highest_first=True)
+        return self.draw_chips(order[:num_examples], losses=True)
+
+    def plot_calibration(self) -> 'Figure':
+        """Draw the accuracy of predictions against their confidence."""
+        return plotting.show_reliability(self.evaluate().calibration.table())
+
+    # -- mapping
+
+    @property
+    def encoding(self) -> ClassEncoding:
+        """How the network's outputs become a map's pixels."""
+        return ClassEncoding(self.spec.class_infos)
+
+    def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
+        """Map rasters with the options of `predict_raster`."""
+        return self.predict_raster(one_or_several(sources), dst, **options)
+
+    def predict_raster(
+        self,
+        src: RasterSource,
+        dst: str | Path,
+        *,
+        bands: Sequence[str] | None = None,
+        sensor: str | None = None,
+        scale: float | None = None,
+        offset: float = 0.0,
+        tile_size: int | None = None,
+        halo: int | None = None,
+        batch_size: int = 4,
+        device: str | None = None,
+        compile: bool = False,
+    ) -> Path:
+        """Map a raster of any size to a GeoTIFF of class values.
+
+        Memory depends on the tile size and the raster's width, never on its area. Bands are matched by name, else by
+        count, else refused. Pixels without data come out as NoData.
+
+        Args:
+            src: A raster, or several that make one mosaic. For models of several dates a list of one such for each
+                date, oldest first, or one raster with all bands of the first date before those of the second.
+            dst: GeoTIFF to write; it appears only when it is whole.
+            bands: Names of the raster's bands in file order, where the file names none or wrong ones.
+            sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``; colour names need none.
+            scale: Multiplies pixel values, where the raster's units are not those of the training chips. Values far
+                from what the model was trained on are refused, unless 1 is given, which says that they are right.
+            offset: Is added after that.
+            tile_size: Side of the tiles in pixels; None takes twice the chip size for backbones with a position grid
+                and at least 512 for others.
+            halo: Pixels dropped at inner tile edges; None takes an eighth of the chip size, or 32 for CNNs.
+            batch_size: Tiles computed together.
+            device: Torch device; None means CUDA where there is one.
+            compile: Compile the network first: up to a minute, then convolutions run 1.1 to 1.4 times as fast.
+
+        Returns:
+            The path written.
+
+        Raises:
+            RasterError: If bands, units or dates do not fit, or reading or writing fails; no part of `dst` is left.
+        """
+        read = ReadOptions(bands, sensor, scale, offset)
+        tiling = TilingOptions(tile_size, halo, batch_size, device, compile)
+        return map_raster(self.spec, self.network, self.encoding, src, dst, read=read, tiling=tiling)
 
 
 @register_model

@@ -1,4 +1,4 @@
-"""PixelRegressor: a number for every pixel, such as height or biomass."""
+"""PixelRegressor: per-pixel regression, such as of height or biomass."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from geolearn import plotting
+from geolearn.arguments import record_arguments
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError
-from geolearn.history import Evaluation
 from geolearn.inference.encoding import RegressionEncoding
+from geolearn.inference.mapping import map_raster
+from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.reading import RasterSource
 from geolearn.losses import NormalizedLoss, RegressionLossOptions, make_regression_loss
 from geolearn.metrics import RegressionScores, rank_chips
-from geolearn.models.base import register_model
-from geolearn.models.evaluation.regression import ValueJudgement, judge_values, predict_chips
-from geolearn.models.new_spec import BackboneChoice, require_task
-from geolearn.models.reports.regression import find_in_values
-from geolearn.models.reports.report import Findings, bundled_report
-from geolearn.models.segmentation import PixelModel
+from geolearn.models.base import MAP_OPTIONS, RASTERS, Model, RasterUse, one_or_several, register_model
+from geolearn.models.evaluation.regression import RegressionEvaluation, draw_chips, evaluate_values
+from geolearn.models.new_spec import BackboneConfig, require_task
+from geolearn.models.reports.regression import regression_report
+from geolearn.models.reports.report import TaskReport
 from geolearn.networks.segmentation import Denormalize, PixelOptions, Segmenter, build_segmenter
 from geolearn.networks.spec import ModelSpec
 
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 
 
 @register_model
-class PixelRegressor(PixelModel):
-    """Give every pixel a number, with any decoder on any backbone's maps.
+class PixelRegressor(Model):
+    """Predict a value for every pixel, with any decoder on any backbone's maps.
 
     Args:
         data: From `prepare_data`, with float label rasters, or with ``target='values'``.
@@ -41,15 +43,15 @@ class PixelRegressor(PixelModel):
         decoder: One of `geolearn.decoders.DECODERS`.
         pretrained: Fill the backbone with its published weights.
         weights: A file or folder with the backbone's weights, or another model's .dlpk, instead of fetching them.
-        wavelengths: Centre wavelength of each band in micrometres; None for radar.
-        loss: What training minimises: squared, absolute or Huber's error.
+        wavelengths: Center wavelength of each band in micrometers; None for radar.
+        loss: What training minimizes: squared, absolute or Huber's error.
         decoder_options: Passed to the decoder.
-        adapt: What of the backbone learns, how fast, and with low-rank updates or in full.
+        adapt: What of the backbone is trained, how fast, and with low-rank updates or in full.
         temporal: How the maps of chips of several dates become one.
-        resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it.
+        resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it.
 
     Raises:
-        ChipFolderError: If the labels are not one number per pixel.
+        ChipFolderError: If the labels are not one value per pixel.
         UnknownNameError: If there is no such backbone or decoder.
         BackboneError: If the backbone gives no maps that the decoder can use, or cannot be adapted as `adapt` says.
         BandError: If bands lack a wavelength that the backbone needs.
@@ -57,7 +59,8 @@ class PixelRegressor(PixelModel):
     """
 
     tasks = (Task.REGRESSION,)
-    _judgement: ValueJudgement | None = None
+    raster_use = RasterUse('maps pixels', RASTERS, MAP_OPTIONS)
+    network: Segmenter
 
     def __init__(
         self,
@@ -74,16 +77,17 @@ class PixelRegressor(PixelModel):
         temporal: Temporal = 'mean',
         resolution_m: float | None = None,
     ) -> None:
+        arguments = record_arguments(type(self), locals())
         require_task(data, type(self).__name__, self.tasks)
         statistics = data.target_statistics
         if statistics is None:
-            raise ValueError(f'no training chip of {data.path} has a number in its label; check their NoData value')
-        choice = BackboneChoice(backbone, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
+            raise ValueError(f'no training chip of {data.path} has a value in its label; check their NoData value')
+        config = BackboneConfig(backbone, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
         options = PixelOptions(decoder, decoder_options or {}, value_loss=loss or RegressionLossOptions())
         target = {'mean': statistics.mean, 'std': statistics.std or 1.0}
-        super().__init__(data, choice, options=options.to_json() | {'target': target})
+        self._create(data, config, options=options.to_json() | {'target': target}, arguments=arguments)
 
-    # -- what a task says
+    # -- what a task defines
 
     @classmethod
     def _target(cls, spec: ModelSpec) -> tuple[float, float]:
@@ -105,12 +109,12 @@ class PixelRegressor(PixelModel):
         return network
 
     def make_loss(self) -> nn.Module:
-        """Make the loss that the options name, in spreads of the target."""
+        """Make the loss that the options name, in standard deviations of the target."""
         options, std = PixelOptions.from_json(self.spec.options, decoder='unet').value_loss, self._target(self.spec)[1]
         return NormalizedLoss(make_regression_loss(replace(options, delta=options.delta / std)), std)
 
     def make_scores(self) -> RegressionScores:
-        """Make what counts the validation pixels in each epoch."""
+        """Make the metrics that each epoch computes on the validation pixels."""
         return RegressionScores()
 
     @classmethod
@@ -118,33 +122,20 @@ class PixelRegressor(PixelModel):
         """Return the keys of Esri's model definition that belong to regression of pixels."""
         return {'ModelType': 'PixelRegression', 'SupportsVariableTileSize': True}
 
-    def evaluate(self) -> Evaluation:
-        """Judge the model on the validation chips, for its bundle."""
-        return Evaluation(metrics=self.scores(), figures=bundled_report(self))
+    def evaluate(self) -> RegressionEvaluation:
+        """Compare predictions with the truth on the validation chips; computed once after each fit.
 
-    def findings(self) -> Findings:
-        """Judge the model on the validation chips, and say what its report tells besides what all reports tell."""
-        return find_in_values(self, PixelOptions.from_json(self.spec.options, decoder='unet'))
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._judgement = None
-
-    # -- looking
-
-    def judge(self) -> ValueJudgement:
-        """Compare predictions with the truth on the validation chips; once after each fit."""
-        data = self._needed_data()
-        if self._judgement is None:
-            self._judgement = judge_values(self.network, data.valid_dl)
-        return self._judgement
-
-    def scores(self) -> dict[str, float]:
-        """Return rmse, mae and bias, in units of the target, and r2 on the validation chips.
-
-        They are computed once after each fit.
+        Its metrics are rmse, mae and bias, in units of the target, and r2.
         """
-        return self.judge().scores
+        if not isinstance(self.evaluation, RegressionEvaluation):
+            self.evaluation = evaluate_values(self.network, self._needed_data().valid_dl)
+        return self.evaluation
+
+    def _task_report(self) -> TaskReport:
+        options = PixelOptions.from_json(self.spec.options, decoder='unet')
+        return regression_report(self.spec, self.network, self._needed_data(), self.evaluate(), options)
+
+    # -- evaluation
 
     def show_results(self, rows: int = 4, *, worst_first: bool = False) -> 'Figure':
         """Draw validation chips with truth, prediction and their difference.
@@ -154,7 +145,7 @@ class PixelRegressor(PixelModel):
             worst_first: Those of the highest root mean square error, instead of the first.
         """
         if worst_first:
-            return self.draw_chips(rank_chips(self.judge().errors, highest_first=True)[:rows])
+            return self.draw_chips(rank_chips(self.evaluate().per_chip, highest_first=True)[:rows])
         return self.draw_chips(range(min(rows, len(self._needed_data().valid_ds))))
 
     def draw_chips(self, indexes: Sequence[int]) -> 'Figure':
@@ -163,19 +154,66 @@ class PixelRegressor(PixelModel):
         Args:
             indexes: Positions among the validation chips, at least one.
         """
-        data = self._needed_data()
-        seen = predict_chips(self.network, data.valid_dl, indexes)
-        errors = (seen.predictions - seen.values).square().nanmean((1, 2)).sqrt().tolist()
-        names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]
-        titles = [plotting.describe_chip(name, RMSE=error) for name, error in zip(names, errors)]
-        return plotting.show_value_predictions(*seen, self.spec.bands, titles=titles)
+        return draw_chips(self.network, self._needed_data(), self.spec, indexes)
 
     def plot_scatter(self) -> 'Figure':
         """Draw prediction against truth on the validation chips; of a million pixels, where there are more."""
-        judged = self.judge()
-        return plotting.show_value_scatter(judged.truth, judged.predicted)
+        evaluation = self.evaluate()
+        return plotting.show_value_scatter(evaluation.truth, evaluation.predicted)
+
+    # -- mapping
 
     @property
     def encoding(self) -> RegressionEncoding:
         """How the network's outputs become a map's pixels."""
         return RegressionEncoding()
+
+    def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
+        """Map rasters with the options of `predict_raster`."""
+        return self.predict_raster(one_or_several(sources), dst, **options)
+
+    def predict_raster(
+        self,
+        src: RasterSource,
+        dst: str | Path,
+        *,
+        bands: Sequence[str] | None = None,
+        sensor: str | None = None,
+        scale: float | None = None,
+        offset: float = 0.0,
+        tile_size: int | None = None,
+        halo: int | None = None,
+        batch_size: int = 4,
+        device: str | None = None,
+        compile: bool = False,
+    ) -> Path:
+        """Map a raster of any size to a GeoTIFF of float32 values, NaN for NoData.
+
+        Memory depends on the tile size and the raster's width, never on its area. Bands are matched by name, else by
+        count, else refused. Pixels without data come out as NoData.
+
+        Args:
+            src: A raster, or several that make one mosaic. For models of several dates a list of one such for each
+                date, oldest first, or one raster with all bands of the first date before those of the second.
+            dst: GeoTIFF to write; it appears only when it is whole.
+            bands: Names of the raster's bands in file order, where the file names none or wrong ones.
+            sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``; colour names need none.
+            scale: Multiplies pixel values, where the raster's units are not those of the training chips. Values far
+                from what the model was trained on are refused, unless 1 is given, which says that they are right.
+            offset: Is added after that.
+            tile_size: Side of the tiles in pixels; None takes twice the chip size for backbones with a position grid
+                and at least 512 for others.
+            halo: Pixels dropped at inner tile edges; None takes an eighth of the chip size, or 32 for CNNs.
+            batch_size: Tiles computed together.
+            device: Torch device; None means CUDA where there is one.
+            compile: Compile the network first: up to a minute, then convolutions run 1.1 to 1.4 times as fast.
+
+        Returns:
+            The path written.
+
+        Raises:
+            RasterError: If bands, units or dates do not fit, or reading or writing fails; no part of `dst` is left.
+        """
+        read = ReadOptions(bands, sensor, scale, offset)
+        tiling = TilingOptions(tile_size, halo, batch_size, device, compile)
+        return map_raster(self.spec, self.network, self.encoding, src, dst, read=read, tiling=tiling)

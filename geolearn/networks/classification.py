@@ -196,7 +196,7 @@ def decide(probabilities: Tensor, *, multi_label: bool, threshold: float = THRES
     """Return which classes probabilities (n, classes) stand for, as bool: the likeliest, or all that are likely."""
     if multi_label:
         return probabilities >= threshold
-    return _one_hot(probabilities.argmax(1), probabilities.shape[1])
+    return one_hot(probabilities.argmax(1), probabilities.shape[1])
 
 
 def check_threshold(threshold: float) -> None:
@@ -205,5 +205,6 @@ def check_threshold(threshold: float) -> None:
         raise ValueError(f'threshold must be a probability between 0 and 1, got {threshold}')
 
 
-def _one_hot(indexes: Tensor, count: int) -> Tensor:
+def one_hot(indexes: Tensor, count: int) -> Tensor:
+    """Return (n, count) bool of class indices (n,)."""
     return functional.one_hot(indexes, count).bool()

@@ -68,6 +68,7 @@ class ModelSpec:
     resolution_m: float | None = None
     temperature: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'band_indexes', self.band_indexes or tuple(range(len(self.bands))))

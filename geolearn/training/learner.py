@@ -92,11 +92,11 @@ class ChipLearner(Learner):
 
     Args:
         dls: Training and validation batches.
-        network: Maps images, with `gives_targets` images and targets, to an output.
-        loss: Of output and targets, with `gives_targets` of the output alone.
+        network: Maps images, with `forward_takes_targets` images and targets, to an output.
+        loss: Of output and targets, with `forward_takes_targets` of the output alone.
         splitter: Returns the parameter groups, the most pretrained first.
         scores: Of the validation chips.
-        gives_targets: Whether the network itself takes the targets.
+        forward_takes_targets: Whether the network itself takes the targets.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ChipLearner(Learner):
         *,
         splitter: Splitter,
         scores: Scores,
-        gives_targets: bool = False,
+        forward_takes_targets: bool = False,
     ) -> None:
         recorder = LossRecorder(scores)
         super().__init__(
@@ -120,7 +120,7 @@ class ChipLearner(Learner):
             default_cbs=False,
             cbs=[TrainEvalCallback(), recorder, KeepFrozen()],
         )
-        self.scores, self.gives_targets = scores, gives_targets
+        self.scores, self.forward_takes_targets = scores, forward_takes_targets
         self.device = torch.device(dls.train.device)
         self.start_epoch, self.validates = 0, True
         self.batch_weight: Tensor | float = 1.0
@@ -211,13 +211,13 @@ class ChipLearner(Learner):
         """Return output and loss of a portion of the batch."""
         images, targets = self.xb[0][portion], tuple(target[portion] for target in self.yb)
         with self._casting():
-            output = self.model(images, *targets) if self.gives_targets else self.model(images)
-        if self.precision and not self.gives_targets:  # those compute their losses in float32 themselves
+            output = self.model(images, *targets) if self.forward_takes_targets else self.model(images)
+        if self.precision and not self.forward_takes_targets:  # those compute their losses in float32 themselves
             output = to_float(output)
         self.pred = output
         self('after_pred')
         output = self.pred
-        loss = self.loss_func(output) if self.gives_targets else self.loss_func(output, *targets)
+        loss = self.loss_func(output) if self.forward_takes_targets else self.loss_func(output, *targets)
         self.loss_grad, self.loss = loss, loss.detach()
         self('after_loss')
         return output, self.loss_grad
@@ -346,7 +346,7 @@ def make_learner(
     *,
     scores: Scores,
     splitter: Splitter,
-    gives_targets: bool = False,
+    forward_takes_targets: bool = False,
 ) -> ChipLearner:
     """Build the learner of a network: AdamW, with the parameter groups that the splitter returns.
 
@@ -360,7 +360,7 @@ def make_learner(
             ``counted(*targets)``, what its mean is over, is weighed by it where batches are added up.
         scores: Columns of the epoch table, from the validation chips.
         splitter: Returns the parameter groups, the most pretrained first.
-        gives_targets: The network takes the targets after the images, and the loss only its output.
+        forward_takes_targets: The network takes the targets after the images, and the loss only its output.
     """
     processes.join_processes()
     if processes.process_count() > 1:
@@ -374,7 +374,7 @@ def make_learner(
         loss.to(train_dl.device),
         splitter=splitter,
         scores=scores,
-        gives_targets=gives_targets,
+        forward_takes_targets=forward_takes_targets,
     )
     processes.take_from_first(learner.model)
     return learner

@@ -132,12 +132,12 @@ def test_mixing_twice_is_refused(one_folder, prepare):
 def test_metrics_and_figures_tell_the_same_as_the_predictions(folder, prepare):
     data = prepare(folder, val_split_pct=0.5)
     model = make(data)
-    outputs = model.outputs()
+    outputs = model.evaluate().outputs
     assert len(outputs.truth) == len(data.valid_ds) == 6
     table = model.per_class_metrics()
     assert table.index.tolist() == ['water', 'forest', 'field']
-    assert table['support'].sum() == int(outputs.there.sum())
-    assert model.scores()['hamming_loss'] == pytest.approx(float((outputs.found != outputs.there).float().mean()))
+    assert table['support'].sum() == int(outputs.present.sum())
+    assert model.scores()['hamming_loss'] == pytest.approx(float((outputs.predicted != outputs.present).float().mean()))
     if outputs.multi_label:
         with pytest.raises(ValueError, match='chips of several classes have no one confusion matrix'):
             model.confusion()

@@ -10,7 +10,7 @@ from geolearn.errors import BackboneError
 from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy
 from geolearn.models.evaluation.classification import (
     ChipOutputs,
-    case_matrices,
+    binary_matrices,
     count_confusion,
     score_chips,
     tabulate_classes,
@@ -32,7 +32,7 @@ def outputs(kind, count=60):
 @pytest.mark.parametrize('kind', ['one', 'several'])
 def test_scores_are_those_of_scikit_learn(kind):
     given = outputs(kind)
-    truth, found = given.there.int().numpy(), given.found.int().numpy()
+    truth, found = given.present.int().numpy(), given.predicted.int().numpy()
     scores = score_chips(given)
     for beta in (1, 2):
         for average in ('micro', 'macro'):
@@ -52,8 +52,8 @@ def test_matrices_are_those_of_scikit_learn():
     one, several = outputs('one'), outputs('several')
     expected = metrics.confusion_matrix(one.truth, one.logits.argmax(1))
     assert (count_confusion(one).counts.numpy() == expected).all()
-    expected = metrics.multilabel_confusion_matrix(several.there, several.found)
-    assert (case_matrices(several) == expected).all()
+    expected = metrics.multilabel_confusion_matrix(several.present, several.predicted)
+    assert (binary_matrices(several) == expected).all()
 
 
 def test_losses_of_chips_average_to_the_loss_that_is_trained():

@@ -309,7 +309,7 @@ def test_scores_figures_and_tables_of_validation_chips(data):
     assert list(by_class) == ['white', 'blue']
     assert all(0 <= value <= 1 for value in by_class.values())
     assert model.average_precision_score(mean=True) == pytest.approx(np.mean(list(by_class.values())))
-    assert model.average_precision_score(mean=True) == pytest.approx(model.scores().values()['ap50'])
+    assert model.average_precision_score(mean=True) == pytest.approx(model.scores()['ap50'])
     assert isinstance(model.per_class_metrics(), pd.DataFrame)
     assert list(model.per_class_metrics()) == ['map', 'ap50', 'recall']
     assert len(model.show_results(rows=2, threshold=0.0).axes) == 4

@@ -1,4 +1,4 @@
-"""What a trained pixel classifier says of itself: order of chips, outlines, certainty, a page for others."""
+"""Evaluation of pixel classifiers: order of chips, boundaries, calibration, report."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from geolearn.bundle import REPORT, read_bundle, write_bundle
 from geolearn.errors import BundleError, NotTrainedError, UnknownNameError
+from geolearn.metrics import ConfusionMatrix
 from geolearn.models import DeepLab, UNet, load_model
 from geolearn.report import is_report
 
@@ -16,28 +17,33 @@ def model(scene_data, one_thread):
     return UNet(scene_data, 'resnet18', pretrained=False).fit(2, lr=1e-3, checkpoint=False)
 
 
-def test_the_full_judgement_agrees_with_the_quick_one(model):
-    quick = model.confusion()
-    assert torch.equal(model.judge().confusion.counts, quick.counts)
-    assert model.judge() is model.judge(), 'computed once'
-    assert len(model.judge().scores) == len(model.data.valid_ds)
+def test_the_evaluation_is_computed_once_and_counts_every_validation_pixel(model):
+    counted = ConfusionMatrix.empty(model.data.c)
+    with torch.inference_mode():
+        for images, masks in model.data.valid_dl:
+            counted.add(model.network.eval()(images).argmax(1), masks)
+    assert torch.equal(model.confusion().counts, counted.counts)
+    assert torch.equal(model.evaluate().confusion.counts, counted.counts)
+    assert model.evaluate() is model.evaluate(), 'computed once'
+    assert model.evaluate().metrics == model.scores() == {'accuracy': model.accuracy(), 'miou': model.mIOU(mean=True)}
+    assert len(model.evaluate().per_chip) == len(model.data.valid_ds)
     assert model.boundary_iou(mean=True) <= model.mIOU(mean=True)
     assert list(model.boundary_iou()) == list(model.mIOU())
 
 
-def test_a_fit_forgets_the_judgement(model):
-    before = model.judge()
+def test_a_fit_drops_the_evaluation(model):
+    before = model.evaluate()
     model.fit(1, lr=1e-3, checkpoint=False)
-    assert model.judge() is not before
+    assert model.evaluate() is not before
 
 
 def test_figures_show_the_worst_chips_on_request(model):
     names = [model.data.table.names[position] for position in model.data.split.valid]
-    scores = model.judge().scores
+    scores = model.evaluate().per_chip
     worst = names[min(range(len(scores)), key=scores.__getitem__)]
     figure = model.show_results(rows=1, worst_first=True)
     assert worst in ' '.join(text.get_text() for text in figure.findobj(lambda o: hasattr(o, 'get_text')))
-    costly = names[max(range(len(scores)), key=model.judge().losses.__getitem__)]
+    costly = names[max(range(len(scores)), key=model.evaluate().losses.__getitem__)]
     figure = model.plot_hard_examples(num_examples=1)
     assert costly in ' '.join(text.get_text() for text in figure.findobj(lambda o: hasattr(o, 'get_text')))
     for drawn in (model.plot_confusion_matrix(), model.plot_calibration(), model.plot_losses()):
@@ -50,7 +56,7 @@ def test_a_temperature_is_kept_and_changes_no_class(model, tmp_path):
     assert 0.01 <= temperature <= 100
     again = load_model(model.save(tmp_path / 'm.dlpk'), model.data)
     assert again.spec.temperature == pytest.approx(temperature)
-    assert again.judge().calibration.temperature == pytest.approx(temperature)
+    assert again.evaluate().calibration.temperature == pytest.approx(temperature)
     assert torch.equal(again.confusion().counts, before)
     model.fit(1, lr=1e-3, checkpoint=False)
     assert model.spec.temperature == 1, 'it belonged to the weights before'

@@ -49,10 +49,8 @@ def pixel_model(scene_chips, tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def pixel_report(pixel_model):
-    """What there is to say of it."""
-    from geolearn.models.reports.report import make_report
-
-    return make_report(pixel_model, made=date(2026, 1, 2))
+    """Its report."""
+    return pixel_model.report_contents(made=date(2026, 1, 2))
 
 
 @pytest.fixture(scope='session')
@@ -93,10 +91,8 @@ def make_model(scene_files, scene_chips, tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def report_of(make_model):
-    """What there is to say of the model of a kind."""
-    from geolearn.models.reports.report import make_report
-
-    return functools.cache(lambda kind: make_report(make_model(kind)[0], made=date(2026, 1, 2)))
+    """The report of the model of a kind."""
+    return functools.cache(lambda kind: make_model(kind)[0].report_contents(made=date(2026, 1, 2)))
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from geolearn.bundle import FIGURES, REPORT, read_bundle
 from geolearn.cli import main
 from geolearn.models.base import MODELS
 from geolearn.models.reports.report import sample_sections
-from geolearn.models.reports.sections import tell
+from geolearn.models.reports.sections import format_score
 from geolearn.report import Code, Facts, Picture, Share, Table, is_report, render_report
 from geolearn.synthetic import CLASSES
 
 DETECTORS = ('FasterRCNN', 'FCOS', 'MaskRCNN')
 SHARED = ['Data', 'Training', 'Scores']
-END = ['Backbone and weights', 'Settings', 'To do it again', 'Versions and hardware']
+END = ['Backbone and weights', 'Settings', 'Reproduce', 'Versions and hardware']
 OWN = {
     'DeepLab': ['Confusion', 'Worst chips', 'Hardest chips', 'Calibration'],
     'PixelRegressor': ['Truth and prediction', 'Worst chips'],
@@ -31,12 +31,12 @@ FILES = {
     **dict.fromkeys(DETECTORS, 'precision_recall'),
 }
 ARGUMENTS = {
-    'DeepLab': "loss=PixelLossOptions(loss='focal'",
+    'DeepLab': 'focal_loss=True',
     'PixelRegressor': "decoder='fpn'",
     'ChangeDetector': "fusion='concat'",
     'FeatureClassifier': "pooling='mean'",
-    'several labels': 'mixup=0.4',
-    'FasterRCNN': 'anchor_sizes=((',
+    'several labels': 'mixup=True',
+    'FasterRCNN': 'scales=[1.0]',
     'FCOS': 'head=SingleStageOptions(',
     'MaskRCNN': 'head=RCNNOptions(',
 }
@@ -97,7 +97,7 @@ def test_the_page_holds_what_it_promises_and_asks_for_nothing_else(report, kind)
 def test_what_is_not_defined_is_a_dash(report):
     texts = [text for _, text in report.summary] + [text for s in report.sections for text in facts(s).values()]
     assert not [text for text in texts if 'nan' in text.split(', ')]
-    assert (tell(math.nan), tell(0.25), tell(0.25, '.1%')) == ('\N{EN DASH}', '0.2500', '25.0%')
+    assert (format_score(math.nan), format_score(0.25), format_score(0.25, '.1%')) == ('\N{EN DASH}', '0.2500', '25.0%')
 
 
 def test_classes_are_named(model, report, kind):
@@ -109,8 +109,8 @@ def test_classes_are_named(model, report, kind):
         assert name in page
 
 
-def test_the_lines_to_do_it_again_run_and_say_what_was_said(model, report, kind):
-    lines = next(part.text for part in section(report, 'To do it again').parts if isinstance(part, Code))
+def test_the_lines_that_reproduce_run_and_say_what_was_said(model, report, kind):
+    lines = next(part.text for part in section(report, 'Reproduce').parts if isinstance(part, Code))
     compile(lines, 'report', 'exec')
     assert ARGUMENTS[kind] in lines
     assert ("target='values'" in lines) == (kind == 'PixelRegressor')
@@ -145,7 +145,7 @@ def test_the_bundle_holds_page_and_figures_and_the_command_line_writes_the_page(
 def test_scores_of_detectors_are_those_of_coco(make_model, report_of):
     for name in DETECTORS:
         model, scores = make_model(name)[0], section(report_of(name), 'Scores')
-        values, per_class = model.scores().values(), model.scores().per_class()
+        values, per_class = model.scores(), model.evaluate().detections.per_class()
         assert facts(scores)['AP50, at overlap 0.5'] == f'{values["ap50"]:.4f}'
         found = table(scores, 'By class')
         assert same(column(found, 'AP'), per_class['map'])
@@ -165,13 +165,13 @@ def test_scores_of_numbers_are_those_of_the_model(make_model, report_of):
     assert sum(pixels) == sum(int(truth.isfinite().sum()) for _, truth in model.data.valid_dl)
     mean = sum(count * error for count, error in zip(pixels, column(ranges, 'MAE'))) / sum(pixels)
     assert mean == pytest.approx(values['mae'], rel=1e-4)
-    numbers = table(section(report, 'Data'), 'Numbers to learn')
+    numbers = table(section(report, 'Data'), 'Regression target')
     assert numbers.rows[0][1] == model.data.target_statistics.count
 
 
 def test_errors_of_chips_order_the_samples(make_model):
     model, _ = make_model('PixelRegressor')
-    errors = model.judge().errors
+    errors = model.evaluate().per_chip
     image, truth = model.data.valid_ds[1]
     with torch.inference_mode():
         found = model.network.eval()(image[None])[0, 0]
@@ -193,7 +193,7 @@ def test_scores_of_chips_are_those_of_the_model(make_model, report_of, kind_of_l
     assert ('hamming loss (share of wrong decisions)' in facts(scores)) == (kind_of_labels == 'several labels')
 
 
-def test_changes_are_told_in_their_own_words(make_model, report_of):
+def test_changes_are_reported_as_such(make_model, report_of):
     model, report = make_model('ChangeDetector')[0], report_of('ChangeDetector')
     assert dict(report.summary)['task'] == 'change detection'
     assert facts(section(report, 'Settings'))['fusion of the dates'] == 'concat'
@@ -227,13 +227,13 @@ def test_samples_are_the_middle_and_the_lower_end():
 
 
 def test_ranges_of_the_truth_hold_all_pixels_whatever_they_are():
-    from geolearn.models.evaluation.regression import ValueJudgement
+    from geolearn.models.evaluation.regression import RegressionEvaluation
     from geolearn.models.reports.regression import tabulate_ranges
 
     for truth in ([], [3.0], [1.0] * 5, [0.0, 1.0, 1.0, 1.0, 9.0], list(range(50))):
         true = torch.tensor(truth, dtype=torch.float32)
-        found = tabulate_ranges(ValueJudgement({}, [], true, true + 2))
+        found = tabulate_ranges(RegressionEvaluation(metrics={}, truth=true, predicted=true + 2))
         assert sum(column(found, 'pixels')) == len(truth)
         assert all(bias == 2 for bias in column(found, 'bias'))
-        ends = [tuple(map(float, name.split(' to '))) for name in column(found, 'true number')]
+        ends = [tuple(map(float, name.split(' to '))) for name in column(found, 'true value')]
         assert all(first[1] == second[0] for first, second in pairwise(ends))

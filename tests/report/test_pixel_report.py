@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from geolearn import DeepLab, load_model, prepare_data
+from geolearn.arguments import encode
 from geolearn.backbones.adapt import Adaptation
 from geolearn.chips.splits.split import Split
 from geolearn.errors import NotTrainedError
 from geolearn.history import History
 from geolearn.losses import PixelLossOptions
-from geolearn.models.evaluation.pixels import judge_chips, look_at
+from geolearn.models.evaluation.pixels import evaluate_pixels, predict_chips
 from geolearn.models.reports.data import data_section, find_warnings
-from geolearn.models.reports.report import make_report
 from geolearn.models.reports.sections import (
     backbone_section,
     duration,
@@ -60,7 +60,7 @@ def test_the_report_has_everything_that_was_promised(pixel_report):
         'Calibration',
         'Backbone and weights',
         'Settings',
-        'To do it again',
+        'Reproduce',
         'Versions and hardware',
     ]
     assert [label for label, _ in pixel_report.summary[:5]] == ['task', 'model', 'backbone', 'mean IoU', 'accuracy']
@@ -75,7 +75,7 @@ def test_the_page_is_sound_though_the_class_names_are_hostile(pixel_report):
 
 
 def test_the_same_model_makes_the_same_page(pixel_model, pixel_report):
-    again = make_report(pixel_model, made=date(2026, 1, 2))
+    again = pixel_model.report_contents(made=date(2026, 1, 2))
     assert render_report(again) == render_report(pixel_report)
 
 
@@ -93,12 +93,12 @@ def test_scores_are_those_of_the_model(pixel_model, pixel_report):
 def test_a_model_without_chips_cannot_be_reported(pixel_model, tmp_path):
     loaded = load_model(pixel_model.save(tmp_path / 'm.dlpk'))
     with pytest.raises(NotTrainedError, match='a report needs the chips; pass data='):
-        make_report(loaded, made=date(2026, 1, 2))
+        loaded.report_contents(made=date(2026, 1, 2))
 
 
 def test_a_loaded_model_can_be_reported_with_its_chips(pixel_model, tmp_path):
     loaded = load_model(pixel_model.save(tmp_path / 'm.dlpk'), pixel_model.data)
-    report = make_report(loaded, made=date(2026, 1, 2))
+    report = loaded.report_contents(made=date(2026, 1, 2))
     training = section(report, 'Training')
     assert facts(training)['epochs'] == '1'
     assert not [part for part in training.parts if isinstance(part, Picture)]  # batches' losses are not kept
@@ -109,30 +109,30 @@ def test_a_transformer_on_more_chips_shows_typical_ones_too(scene_chips, tmp_pat
     options = {'chip_size': 32, 'batch_size': 4, 'val_split_pct': 0.5, 'ignore_classes': [0], 'working_dir': tmp_path}
     data = prepare_data(scene_chips, **options)
     model = DeepLab(data, backbone='dofa_tiny', pretrained=False).fit(2, lr=1e-3)
-    report = make_report(model, made=date(2026, 1, 2))
+    report = model.report_contents(made=date(2026, 1, 2))
     titles = [found.title for found in report.sections]
     assert titles[4:7] == ['Typical chips', 'Worst chips', 'Hardest chips']
     assert is_report(render_report(report))
 
 
-# -- judging
+# -- evaluation
 
 
-def test_judging_counts_what_the_model_counts(pixel_model):
+def test_the_evaluation_counts_what_the_model_counts(pixel_model):
     data = pixel_model.data
-    judged = judge_chips(pixel_model.network, data.valid_dl, data.c)
-    assert torch.equal(judged.confusion.counts, pixel_model.confusion().counts)
-    assert len(judged.losses) == len(judged.scores) == len(data.valid_ds)
-    assert all(loss > 0 for loss in judged.losses)
+    evaluated = evaluate_pixels(pixel_model.network, data.valid_dl, data.classes)
+    assert torch.equal(evaluated.confusion.counts, pixel_model.confusion().counts)
+    assert len(evaluated.losses) == len(evaluated.per_chip) == len(data.valid_ds)
+    assert all(loss > 0 for loss in evaluated.losses)
 
 
-def test_chips_that_are_looked_at_are_those_that_were_judged(pixel_model):
+def test_predicted_chips_are_those_that_were_evaluated(pixel_model):
     data = pixel_model.data
-    judged = judge_chips(pixel_model.network, data.valid_dl, data.c)
-    found = look_at(pixel_model.network, data.valid_dl, [2, 0])
+    evaluated = evaluate_pixels(pixel_model.network, data.valid_dl, data.classes)
+    found = predict_chips(pixel_model.network, data.valid_dl, [2, 0])
     counted = (found.masks != 255).sum((1, 2))
     losses = (found.losses.sum((1, 2)) / counted).tolist()
-    assert losses == pytest.approx([judged.losses[2], judged.losses[0]], rel=1e-4)
+    assert losses == pytest.approx([evaluated.losses[2], evaluated.losses[0]], rel=1e-4)
 
 
 # -- the sections
@@ -188,14 +188,14 @@ def test_the_backbone_is_told_with_license_source_and_revision(pixel_model):
     assert other['started from'] == 'random weights'
 
 
-def test_the_lines_to_do_it_again_run_and_say_what_was_said(pixel_model, pixel_report):
-    lines = code(section(pixel_report, 'To do it again'))
+def test_the_lines_that_reproduce_run_and_say_what_was_said(pixel_model, pixel_report):
+    lines = code(section(pixel_report, 'Reproduce'))
     compile(lines, 'report', 'exec')
     assert "model = DeepLab(data, backbone='resnet18', pretrained=False, dice_loss_fraction=0.5" in lines
     assert 'model.fit(epochs=1, lr=0.001)' in lines
-    arguments = {'loss': PixelLossOptions(label_smoothing=0.1)}
-    spec = replace(pixel_model.spec, adaptation=Adaptation(lora_rank=4))
-    lines = code(reproduce_section(spec, pixel_model.data, pixel_model.history, arguments=arguments))
+    arguments = {'loss': PixelLossOptions(label_smoothing=0.1), 'adapt': Adaptation(lora_rank=4)}
+    spec = replace(pixel_model.spec, arguments=encode(arguments))
+    lines = code(reproduce_section(spec, pixel_model.data, pixel_model.history))
     names: dict = {}
     exec(lines.partition('\n\n')[0], names)
     call = lines[lines.index('DeepLab(') : lines.index('\nmodel.fit')]
@@ -231,13 +231,15 @@ def test_durations_are_told_in_words(seconds, text):
 # -- warnings
 
 
-def test_few_chips_and_classes_that_nobody_judged_are_warned_of(pixel_model, scene_data):
+def test_few_chips_and_classes_that_are_not_evaluated_are_warned_of(pixel_model, scene_data):
     told = find_warnings(scene_data, pixel_model.spec)
     assert told == ('The number of validation chips is 4; scores of fewer than 10 say little.',)
     held = scene_data.table.amounts([scene_data.class_infos[0].value])[:, 0]
     without = tuple(np.flatnonzero(held == 0).tolist())
     data = replace(scene_data, split=Split(tuple(np.flatnonzero(held).tolist()), without))
-    assert "No validation chip holds the class 'water', so it was not judged." in find_warnings(data, pixel_model.spec)
+    assert "No validation chip holds the class 'water', so it was not evaluated." in find_warnings(
+        data, pixel_model.spec
+    )
 
 
 def test_chips_that_share_ground_are_warned_of(pixel_model, scene_data):

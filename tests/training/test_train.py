@@ -272,7 +272,7 @@ class OfOutput(nn.Module):
 
 def test_a_network_may_take_the_targets():
     learner, history = build(
-        Given(), loss=OfOutput(), gives_targets=True, splitter=lambda network: split_in_two(network.inner)
+        Given(), loss=OfOutput(), forward_takes_targets=True, splitter=lambda network: split_in_two(network.inner)
     )
     fit(learner, history, epochs=4)
     plain, plain_history = build()

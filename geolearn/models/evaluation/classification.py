@@ -1,6 +1,7 @@
-"""What a classifier says of the validation chips, counted and tabulated."""
+"""Evaluation of classifiers of whole chips: outputs for the validation chips, metrics and figures from them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,9 +13,10 @@ from torch.nn import functional
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.data import ChipData
 from geolearn.errors import UnknownNameError
+from geolearn.history import Evaluation
 from geolearn.inference.explain import heat_map
 from geolearn.metrics import ConfusionMatrix, MultiLabelScores
-from geolearn.networks.classification import ChipNetwork, _one_hot, class_probabilities, decide
+from geolearn.networks.classification import ChipNetwork, class_probabilities, decide, one_hot
 from geolearn.plotting import describe_chip, show_confusion_matrix
 from geolearn.plotting.classification import Verdict, show_cases, show_explained, show_verdicts
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_SURE = 20.0
+_DECIDED = 20.0
 """A logit that is beyond any threshold, for decisions that are made already."""
 
 
@@ -48,14 +50,14 @@ class ChipOutputs(NamedTuple):
         return class_probabilities(self.logits, multi_label=self.multi_label)
 
     @property
-    def found(self) -> Tensor:
-        """(n, classes) bool: what is predicted."""
+    def predicted(self) -> Tensor:
+        """(n, classes) bool: which classes are predicted."""
         return decide(self.probabilities, multi_label=self.multi_label)
 
     @property
-    def there(self) -> Tensor:
-        """(n, classes) bool: what is true."""
-        return self.truth >= 0.5 if self.multi_label else _one_hot(self.truth, self.logits.shape[1])
+    def present(self) -> Tensor:
+        """(n, classes) bool: which classes are true."""
+        return self.truth >= 0.5 if self.multi_label else one_hot(self.truth, self.logits.shape[1])
 
     @property
     def losses(self) -> Tensor:
@@ -63,6 +65,33 @@ class ChipOutputs(NamedTuple):
         if self.multi_label:
             return functional.binary_cross_entropy_with_logits(self.logits, self.truth, reduction='none').mean(1)
         return functional.cross_entropy(self.logits, self.truth, reduction='none')
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ChipEvaluation(Evaluation):
+    """Validation results of a classifier of chips; `per_chip` is the cross-entropy of each chip.
+
+    Args:
+        outputs: Logits and truth of the chips.
+    """
+
+    outputs: ChipOutputs
+
+
+def evaluate_chips(network: ChipNetwork, chips: ChipLoader, class_names: Sequence[str]) -> ChipEvaluation:
+    """Evaluate a network on all chips of a loader, in their order, on its device."""
+    outputs = collect_outputs(network, chips)
+    metrics, per_class = score_chips(outputs), tabulate_classes(outputs, class_names)
+    return ChipEvaluation(
+        metrics=metrics,
+        per_class=per_class,
+        per_chip=outputs.losses.tolist(),
+        esri={
+            'accuracy': f'{metrics["accuracy"]:.4e}',
+            'per_class_metrics': per_class.drop(columns=['f2', 'support']).rename(index=str).T.to_json(),
+        },
+        outputs=outputs,
+    )
 
 
 @torch.inference_mode()
@@ -81,36 +110,36 @@ def count_confusion(outputs: ChipOutputs) -> ConfusionMatrix:
     return matrix
 
 
-def count_cases(outputs: ChipOutputs) -> MultiLabelScores:
-    """Count for each class where it was found, rightly or not, and where it was missed."""
+def count_matches(outputs: ChipOutputs) -> MultiLabelScores:
+    """Count true positives, false positives and false negatives of each class."""
     scores = MultiLabelScores(outputs.logits.shape[1])
-    scores.add(torch.where(outputs.found, _SURE, -_SURE), outputs.there.float())
+    scores.add(torch.where(outputs.predicted, _DECIDED, -_DECIDED), outputs.present.float())
     return scores
 
 
-def case_matrices(outputs: ChipOutputs) -> np.ndarray:
+def binary_matrices(outputs: ChipOutputs) -> np.ndarray:
     """Return for each class the matrix (classes, 2, 2) of absent and present: truth (rows) against prediction."""
-    hits, alarms, misses, absent = count_cases(outputs).counts
-    return torch.stack([absent, alarms, misses, hits], dim=1).reshape(-1, 2, 2).numpy()
+    tp, fp, fn, tn = count_matches(outputs).counts
+    return torch.stack([tn, fp, fn, tp], dim=1).reshape(-1, 2, 2).numpy()
 
 
 def score_chips(outputs: ChipOutputs) -> dict[str, float]:
     """Return the scores of all classes together by name; NaN where undefined."""
-    right = (outputs.found == outputs.there).all(1).float().mean()
-    return {'accuracy': float(right), **count_cases(outputs).values()}
+    right = (outputs.predicted == outputs.present).all(1).float().mean()
+    return {'accuracy': float(right), **count_matches(outputs).values()}
 
 
-def tabulate_classes(outputs: ChipOutputs, class_names: list[str]) -> pd.DataFrame:
+def tabulate_classes(outputs: ChipOutputs, class_names: Sequence[str]) -> pd.DataFrame:
     """Make a table of precision, recall, F1, F2 and the number of chips that hold each class; NaN where undefined."""
-    cases = count_cases(outputs)
+    matches = count_matches(outputs)
     columns = {
-        'precision': cases.precision.tolist(),
-        'recall': cases.recall.tolist(),
-        'f1': cases.f_score(1).tolist(),
-        'f2': cases.f_score(2).tolist(),
-        'support': outputs.there.sum(0).tolist(),
+        'precision': matches.precision.tolist(),
+        'recall': matches.recall.tolist(),
+        'f1': matches.f_score(1).tolist(),
+        'f2': matches.f_score(2).tolist(),
+        'support': outputs.present.sum(0).tolist(),
     }
-    return pd.DataFrame(columns, index=pd.Index(class_names, name='class'))
+    return pd.DataFrame(columns, index=pd.Index(list(class_names), name='class'))
 
 
 def choose_class(network: ChipNetwork, pixels: Tensor, class_names: Sequence[str], class_name: str | None) -> int:
@@ -126,7 +155,7 @@ def choose_class(network: ChipNetwork, pixels: Tensor, class_names: Sequence[str
 def draw_confusion(outputs: ChipOutputs, class_names: Sequence[str]) -> 'Figure':
     """Draw the confusion matrix, or that of each class where chips may hold several."""
     if outputs.multi_label:
-        return show_cases(case_matrices(outputs), class_names)
+        return show_cases(binary_matrices(outputs), class_names)
     return show_confusion_matrix(count_confusion(outputs).counts, class_names, unit='chips')
 
 
@@ -156,7 +185,7 @@ def draw_chips(outputs: ChipOutputs, data: ChipData, positions: Sequence[int]) -
 
 
 def draw_results(outputs: ChipOutputs, data: ChipData, rows: int, *, network: ChipNetwork | None) -> 'Figure':
-    """Draw the first validation chips; with a network, where it looks for the likeliest class."""
+    """Draw the first validation chips; with a network, also the heat map of the likeliest class."""
     if rows < 1:
         raise ValueError(f'rows must be at least 1, got {rows}')
     shown = list(range(min(rows, len(outputs.truth))))
@@ -177,16 +206,18 @@ def _images(data: ChipData, positions: Sequence[int]) -> Tensor:
 
 
 def _verdicts(outputs: ChipOutputs, class_names: Sequence[str], positions: Sequence[int]) -> list[Verdict]:
-    found, there, probabilities = outputs.found, outputs.there, outputs.probabilities
+    predicted, present, probabilities = outputs.predicted, outputs.present, outputs.probabilities
     verdicts = []
     for position in positions:
-        truth = _names(there[position], class_names)
-        guess = _names(found[position], class_names)
+        truth = _names(present[position], class_names)
+        guess = _names(predicted[position], class_names)
         if not outputs.multi_label:
             guess += f' ({probabilities[position].max():.0%})'
-        verdicts.append(Verdict(f'truth: {truth}\nmodel: {guess}', bool((found[position] == there[position]).all())))
+        verdicts.append(
+            Verdict(f'truth: {truth}\nmodel: {guess}', bool((predicted[position] == present[position]).all()))
+        )
     return verdicts
 
 
 def _names(present: Tensor, class_names: Sequence[str]) -> str:
-    return ', '.join(name for name, there in zip(class_names, present.tolist()) if there) or 'no class'
+    return ', '.join(name for name, is_present in zip(class_names, present.tolist()) if is_present) or 'no class'

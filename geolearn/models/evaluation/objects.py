@@ -1,13 +1,16 @@
-"""What a detector does on validation chips, counted and drawn."""
+"""Evaluation of detectors: detections on the validation chips against true objects, and figures of them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.data import ChipData
+from geolearn.history import Evaluation
 from geolearn.metrics import DetectionScores
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
@@ -17,31 +20,75 @@ from geolearn.plotting.detection import show_detections
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CONFIDENCE = 0.5
+"""Lowest score of objects that are drawn and counted: that from which on `predict` and `detect_objects` return them."""
+
+OVERLAP = 0.5
+"""Intersection over union from which on a detection is a true positive."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DetectionEvaluation(Evaluation):
+    """Validation results of a detector; `per_chip` is the F1 of each chip at `CONFIDENCE` and `OVERLAP`.
+
+    Args:
+        detections: Matched with true objects.
+        matches: (chips, classes, 3) true positives, false positives and false negatives at `CONFIDENCE` and `OVERLAP`.
+    """
+
+    detections: DetectionScores
+    matches: Tensor
+
 
 @torch.inference_mode()
-def count_objects(network: Detector, chips: ChipLoader, scores: DetectionScores) -> DetectionScores:
-    """Compare what is found with the truth over all chips."""
+def evaluate_objects(
+    network: Detector, chips: ChipLoader, scores: DetectionScores, class_names: Sequence[str]
+) -> DetectionEvaluation:
+    """Evaluate a network on all chips of a loader, on its device.
+
+    Args:
+        network: To evaluate.
+        chips: That are not shuffled.
+        scores: Empty; says by boxes or by masks.
+        class_names: By index.
+    """
     network.to(chips.device).eval()
     for images, objects in chips:
         scores.add(network(images)[0], objects)
-    return scores
+    per_class = tabulate_scores(scores, class_names)
+    matches = scores.count_matches(iou=OVERLAP, score=CONFIDENCE)
+    average_precision = dict(zip(class_names, scores.average_precision(iou=0.5, score=0.0)))
+    return DetectionEvaluation(
+        metrics=scores.values(),
+        per_class=per_class,
+        per_chip=f1_score(matches.sum(1)).tolist(),
+        esri={'average_precision_score': average_precision, 'per_class_metrics': per_class.T.to_json()},
+        detections=scores,
+        matches=matches,
+    )
 
 
-def tabulate_scores(scores: DetectionScores, class_names: list[str]) -> pd.DataFrame:
+def f1_score(matches: Tensor) -> Tensor:
+    """Return F1 (...) of (..., 3) true positives, false positives and false negatives; NaN where undefined."""
+    tp, fp, fn = matches.double().unbind(-1)
+    return 2 * tp / (2 * tp + fp + fn)
+
+
+def tabulate_scores(scores: DetectionScores, class_names: Sequence[str]) -> pd.DataFrame:
     """Make a table of average precision and recall of each class; NaN where there is no true object."""
-    return pd.DataFrame(scores.per_class(), index=pd.Index(class_names, name='class'))
+    return pd.DataFrame(scores.per_class(), index=pd.Index(list(class_names), name='class'))
 
 
 def draw_results(network: Detector, chips: ChipLoader, spec: ModelSpec, *, rows: int, threshold: float) -> 'Figure':
-    """Draw the first chips with true and found objects."""
+    """Draw the first chips with true objects and detections."""
     images, objects = next(iter(chips))
     images, objects = images[:rows], objects[:rows]
     network.to(images.device).eval()
     with torch.inference_mode():
-        found, _ = network(images)
+        detections, _ = network(images)
     if images.dim() == 5:  # of several dates the last is shown
         images = images[:, -1]
-    shown = [objects.filter_by_score(threshold).cpu() for objects in found]
+    shown = [row.filter_by_score(threshold).cpu() for row in detections]
     truth = [known.to(torch.device('cpu')) for known in objects]
     return show_detections(images.cpu(), truth, shown, spec.bands, spec.class_infos)
 
@@ -56,22 +103,22 @@ def draw_chips(
     *,
     threshold: float,
 ) -> 'Figure':
-    """Draw validation chips by their positions with true and found objects.
+    """Draw validation chips by their positions with true objects and detections.
 
     Args:
-        network: To look at.
+        network: To predict with.
         data: Whose validation chips are drawn.
         spec: Of the model.
         indexes: Positions among the validation chips, at least one.
-        notes: What to say beside the name of each.
+        notes: Texts beside the name of each.
         threshold: Lowest score of what is drawn.
     """
     device = data.valid_dl.device
     network.to(device).eval()
     pairs = [data.valid_ds[index] for index in indexes]
-    found = [network(image[None].to(device))[0][0].filter_by_score(threshold).cpu() for image, _ in pairs]
+    detections = [network(image[None].to(device))[0][0].filter_by_score(threshold).cpu() for image, _ in pairs]
     images = torch.stack([image[-1] if image.dim() == 4 else image for image, _ in pairs])
     truth = [objects for _, objects in pairs]
     names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]
     titles = [f'{describe_chip(name)} · {note}' for name, note in zip(names, notes)]
-    return show_detections(images, truth, found, spec.bands, spec.class_infos, titles=titles, side=3.0)
+    return show_detections(images, truth, detections, spec.bands, spec.class_infos, titles=titles, side=3.0)

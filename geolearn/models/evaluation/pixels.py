@@ -1,4 +1,4 @@
-"""Go through validation chips once and count all that a report says of a pixel classifier."""
+"""Evaluation of pixel classifiers: one pass over the validation chips for all that is reported."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,37 +11,38 @@ from torch.nn import functional
 
 from geolearn import plotting
 from geolearn.chips.batches.loader import ChipLoader
+from geolearn.chips.label import Task
 from geolearn.classes import IGNORE_INDEX
 from geolearn.data import ChipData
+from geolearn.history import Evaluation
 from geolearn.metrics import BoundaryIoU, Calibration, ConfusionMatrix, score_chips
 from geolearn.networks.segmentation import Segmenter
 from geolearn.networks.spec import ModelSpec
+from geolearn.plotting.results import show_changes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, eq=False)
-class Judgement:
-    """What a pixel classifier does on some chips.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PixelEvaluation(Evaluation):
+    """Validation results of a pixel classifier; `per_chip` is the mean IoU of each chip, NaN where all is unlabelled.
 
     Args:
         confusion: Of all labelled pixels.
         calibration: Of the same.
         boundaries: Of the same.
         losses: Mean cross-entropy of each chip, NaN where nothing is labelled.
-        scores: Mean IoU of each chip, NaN where nothing is labelled.
     """
 
     confusion: ConfusionMatrix
     calibration: Calibration
     boundaries: BoundaryIoU
-    losses: list[float]
-    scores: list[float]
+    losses: Sequence[float]
 
 
-class JudgedChips(NamedTuple):
-    """Some chips with what the network makes of them, on the CPU: what figures are drawn from.
+class ChipPredictions(NamedTuple):
+    """Some chips with their predictions, on the CPU: what figures are drawn from.
 
     Args:
         images: (n, bands, height, width), or (n, dates, bands, height, width) of several dates.
@@ -57,27 +58,45 @@ class JudgedChips(NamedTuple):
 
 
 @torch.inference_mode()
-def judge_chips(network: Segmenter, chips: ChipLoader, class_count: int, *, temperature: float = 1.0) -> Judgement:
-    """Count everything over all chips, on the loader's device; chips come in the order of the loader's data set.
+def evaluate_pixels(
+    network: Segmenter, chips: ChipLoader, class_names: Sequence[str], *, temperature: float = 1.0
+) -> PixelEvaluation:
+    """Evaluate a network on all chips of a loader, on its device; chips come in the order of the loader's data set.
 
     Args:
-        network: To judge.
+        network: To evaluate.
         chips: That are not shuffled.
-        class_count: Number of classes.
-        temperature: Logits are divided by it to say how sure the network is.
+        class_names: By index.
+        temperature: Logits are divided by it before confidences are computed.
     """
+    count = len(class_names)
+    confusion, boundaries = ConfusionMatrix.empty(count), BoundaryIoU(count)
     calibration = Calibration(temperature=temperature)
-    found = Judgement(ConfusionMatrix.empty(class_count), calibration, BoundaryIoU(class_count), [], [])
+    losses: list[float] = []
+    scores: list[float] = []
     network.to(chips.device).eval()
     for images, masks in chips:
         logits = network(images).float()
         predicted = logits.max(1).indices
-        found.confusion.add(predicted, masks)
-        found.calibration.add(logits, masks)
-        found.boundaries.add(logits, masks)
-        found.losses.extend(mean_costs(_costs(logits, masks), masks))
-        found.scores.extend(score_chips(predicted, masks, class_count))
-    return found
+        confusion.add(predicted, masks)
+        calibration.add(logits, masks)
+        boundaries.add(logits, masks)
+        losses.extend(mean_losses(_pixel_losses(logits, masks), masks))
+        scores.extend(score_chips(predicted, masks, count))
+    per_class = tabulate_metrics(confusion, class_names)
+    return PixelEvaluation(
+        metrics={'accuracy': confusion.accuracy, 'miou': confusion.miou},
+        per_class=per_class,
+        per_chip=scores,
+        esri={
+            'accuracy': f'{confusion.accuracy:.4e}',
+            'per_class_metrics': per_class.drop(columns='iou').rename(index=str).T.to_json(),
+        },
+        confusion=confusion,
+        calibration=calibration,
+        boundaries=boundaries,
+        losses=losses,
+    )
 
 
 @torch.inference_mode()
@@ -87,7 +106,7 @@ def predict_each(
     """Yield image, truth and output, each of one chip and on the CPU, of some chips of a loader's data set.
 
     Args:
-        network: To look at.
+        network: To predict with.
         chips: Whose data set holds the chips.
         indexes: Their positions in it.
     """
@@ -98,21 +117,21 @@ def predict_each(
 
 
 @torch.inference_mode()
-def look_at(network: Segmenter, chips: ChipLoader, indexes: Sequence[int]) -> JudgedChips:
+def predict_chips(network: Segmenter, chips: ChipLoader, indexes: Sequence[int]) -> ChipPredictions:
     """Predict some chips of a loader's data set, one after the other.
 
     Args:
-        network: To look at.
+        network: To predict with.
         chips: Whose data set holds the chips.
         indexes: Their positions in it, at least one.
     """
     rows = []
     for image, mask, logits in predict_each(network, chips, indexes):
-        rows.append((image, mask, logits.max(1).indices, _costs(logits, mask)))
-    return JudgedChips(*(torch.cat(column) for column in zip(*rows)))
+        rows.append((image, mask, logits.max(1).indices, _pixel_losses(logits, mask)))
+    return ChipPredictions(*(torch.cat(column) for column in zip(*rows)))
 
 
-def mean_costs(losses: Tensor, masks: Tensor) -> list[float]:
+def mean_losses(losses: Tensor, masks: Tensor) -> list[float]:
     """Return the mean loss of each chip over its labelled pixels; NaN where nothing is labelled.
 
     Args:
@@ -122,54 +141,43 @@ def mean_costs(losses: Tensor, masks: Tensor) -> list[float]:
     return (losses.sum((1, 2)) / (masks != IGNORE_INDEX).sum((1, 2))).tolist()
 
 
-def _costs(logits: Tensor, masks: Tensor) -> Tensor:
+def _pixel_losses(logits: Tensor, masks: Tensor) -> Tensor:
     return functional.cross_entropy(logits, masks, ignore_index=IGNORE_INDEX, reduction='none')
 
 
-@torch.inference_mode()
-def count_confusion(network: Segmenter, chips: ChipLoader, class_count: int) -> ConfusionMatrix:
-    """Count truth against prediction over all chips, on the loader's device."""
-    matrix = ConfusionMatrix.empty(class_count)
-    network.to(chips.device).eval()
-    for images, masks in chips:
-        matrix.add(network(images).max(1).indices, masks)
-    return matrix
-
-
-def tabulate_metrics(matrix: ConfusionMatrix, class_names: list[str]) -> pd.DataFrame:
+def tabulate_metrics(matrix: ConfusionMatrix, class_names: Sequence[str]) -> pd.DataFrame:
     """Make a table of precision, recall, F1 and IoU of each class; NaN where undefined."""
     columns = {'precision': matrix.precision, 'recall': matrix.recall, 'f1': matrix.f1, 'iou': matrix.iou}
     table = {name: values.tolist() for name, values in columns.items()}
-    return pd.DataFrame(table, index=pd.Index(class_names, name='class'))
+    return pd.DataFrame(table, index=pd.Index(list(class_names), name='class'))
 
 
-def draw_chips(seen: JudgedChips, spec: ModelSpec, titles: Sequence[str], *, losses: bool) -> 'Figure':
-    """Draw chips with truth, prediction and where they differ, or what each pixel costs.
+def draw_chips(
+    network: Segmenter, data: ChipData, spec: ModelSpec, indexes: Sequence[int], *, losses: bool = False
+) -> 'Figure':
+    """Draw validation chips with truth, prediction and where they differ; name, IoU and loss stand above each.
 
     Args:
-        seen: The chips; of several dates the last is drawn.
+        network: To predict with.
+        data: Whose validation chips are drawn; of several dates the last, of pairs both.
         spec: Of the model.
-        titles: Above the rows.
-        losses: Show what each pixel costs, not where it is wrong.
+        indexes: Positions among the validation chips, at least one.
+        losses: Show the loss of each pixel, not where the prediction is wrong.
     """
-    images = seen.images[:, -1] if seen.images.dim() == 5 else seen.images
-    if losses:
-        return plotting.show_hard_examples(images, *seen[1:], spec.bands, spec.class_infos, titles=titles)
-    return plotting.show_predictions(images, *seen[1:3], spec.bands, spec.class_infos, titles=titles)
-
-
-def name_chips(seen: JudgedChips, data: ChipData, indexes: Sequence[int]) -> list[str]:
-    """Return for each chip its name, IoU and mean loss, as titles.
-
-    Args:
-        seen: The chips.
-        data: Whose validation chips they are.
-        indexes: Their positions among these.
-    """
-    names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]
-    scores = score_chips(seen.predictions, seen.masks, data.c)
-    losses = mean_costs(seen.losses, seen.masks)
-    return [
+    chips = predict_chips(network, data.valid_dl, indexes)
+    titles = [
         plotting.describe_chip(name, IoU=score, loss=loss)
-        for name, score, loss in zip(names, scores, losses, strict=True)
+        for name, score, loss in zip(
+            (data.table.names[data.valid_ds.positions[index]] for index in indexes),
+            score_chips(chips.predictions, chips.masks, data.c),
+            mean_losses(chips.losses, chips.masks),
+            strict=True,
+        )
     ]
+    if data.task == Task.CHANGE:
+        shown = chips.losses if losses else None
+        return show_changes(*chips[:3], spec.bands, spec.class_infos, titles=titles, losses=shown)
+    images = chips.images[:, -1] if chips.images.dim() == 5 else chips.images
+    if losses:
+        return plotting.show_hard_examples(images, *chips[1:], spec.bands, spec.class_infos, titles=titles)
+    return plotting.show_predictions(images, *chips[1:3], spec.bands, spec.class_infos, titles=titles)

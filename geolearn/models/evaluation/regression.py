@@ -1,87 +1,106 @@
-"""Go through validation chips once and keep all that a report says of a pixel regressor."""
+"""Evaluation of pixel regressors: one pass over the validation chips for all that is reported."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from geolearn import plotting
 from geolearn.chips.batches.loader import ChipLoader
+from geolearn.data import ChipData
+from geolearn.history import Evaluation
 from geolearn.metrics import RegressionScores
 from geolearn.models.evaluation.pixels import predict_each
 from geolearn.networks.segmentation import Segmenter
+from geolearn.networks.spec import ModelSpec
 
-MOST_PIXELS = 1_000_000
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_PIXELS = 1_000_000
 """Pixels that a scatter plot is drawn from; of more, evenly chosen ones."""
 
 
-@dataclass(frozen=True, eq=False)
-class ValueJudgement:
-    """What a pixel regressor does on some chips.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RegressionEvaluation(Evaluation):
+    """Validation results of a pixel regressor; `per_chip` is the RMSE of each chip, NaN where there is no truth.
 
     Args:
-        scores: Of all pixels that have a truth; see `RegressionScores`.
-        errors: Root mean square error of each chip, NaN where there is no truth.
-        truth: (n,) float32 true numbers of evenly chosen pixels, on the CPU.
+        truth: (n,) float32 true values of evenly chosen pixels, on the CPU.
         predicted: (n,) float32 predictions for them.
     """
 
-    scores: dict[str, float]
-    errors: list[float]
     truth: Tensor
     predicted: Tensor
 
 
-class PredictedChips(NamedTuple):
-    """Some chips with what the network makes of them, on the CPU.
+class ValuePredictions(NamedTuple):
+    """Some chips with their predictions, on the CPU.
 
     Args:
         images: (n, bands, height, width); of several dates the last.
-        values: (n, height, width) true numbers, NaN where there is none.
+        truth: (n, height, width) true values, NaN where there is none.
         predictions: (n, height, width).
     """
 
     images: Tensor
-    values: Tensor
+    truth: Tensor
     predictions: Tensor
 
 
 @torch.inference_mode()
-def judge_values(network: Segmenter, chips: ChipLoader) -> ValueJudgement:
-    """Compare predictions with the truth over all chips, on the loader's device, in the order of its data set.
+def evaluate_values(network: Segmenter, chips: ChipLoader) -> RegressionEvaluation:
+    """Evaluate a network on all chips of a loader, on its device, in the order of its data set.
 
     Args:
-        network: To judge.
+        network: To evaluate.
         chips: That are not shuffled.
     """
     scores = RegressionScores()
     errors: list[float] = []
     kept: list[Tensor] = []
-    per_chip = max(1, MOST_PIXELS // max(len(chips.dataset), 1))
+    per_chip = max(1, MAX_PIXELS // max(len(chips.dataset), 1))
     network.to(chips.device).eval()
-    for images, values in chips:
+    for images, truth in chips:
         predicted = network(images)
-        scores.add(predicted, values)
-        squared = (predicted[:, 0] - values).square()
+        scores.add(predicted, truth)
+        squared = (predicted[:, 0] - truth).square()
         errors.extend(squared.nanmean((1, 2)).sqrt().tolist())
-        both = torch.stack([values, predicted[:, 0]]).flatten(2)
+        both = torch.stack([truth, predicted[:, 0]]).flatten(2)
         kept.append(both[:, :, :: -(-both.shape[2] // per_chip)].flatten(1).float().cpu())
-    truth, found = torch.cat(kept, 1) if kept else torch.zeros(2, 0)
-    known = truth.isfinite()
-    return ValueJudgement(scores.values(), errors, truth[known], found[known])
+    every, guesses = torch.cat(kept, 1) if kept else torch.zeros(2, 0)
+    known = every.isfinite()
+    return RegressionEvaluation(metrics=scores.values(), per_chip=errors, truth=every[known], predicted=guesses[known])
 
 
 @torch.inference_mode()
-def predict_chips(network: Segmenter, chips: ChipLoader, indexes: Sequence[int]) -> PredictedChips:
+def predict_values(network: Segmenter, chips: ChipLoader, indexes: Sequence[int]) -> ValuePredictions:
     """Predict some chips of a loader's data set, one after the other.
 
     Args:
-        network: To look at.
+        network: To predict with.
         chips: Whose data set holds the chips.
         indexes: Their positions in it, at least one.
     """
     rows = []
-    for image, values, predicted in predict_each(network, chips, indexes):
-        rows.append((image[:, -1] if image.dim() == 5 else image, values, predicted[:, 0]))
-    return PredictedChips(*(torch.cat(column) for column in zip(*rows)))
+    for image, truth, predicted in predict_each(network, chips, indexes):
+        rows.append((image[:, -1] if image.dim() == 5 else image, truth, predicted[:, 0]))
+    return ValuePredictions(*(torch.cat(column) for column in zip(*rows)))
+
+
+def draw_chips(network: Segmenter, data: ChipData, spec: ModelSpec, indexes: Sequence[int]) -> 'Figure':
+    """Draw validation chips with truth, prediction and difference; name and root mean square error stand above each.
+
+    Args:
+        network: To predict with.
+        data: Whose validation chips are drawn.
+        spec: Of the model.
+        indexes: Positions among the validation chips, at least one.
+    """
+    chips = predict_values(network, data.valid_dl, indexes)
+    errors = (chips.predictions - chips.truth).square().nanmean((1, 2)).sqrt().tolist()
+    names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]
+    titles = [plotting.describe_chip(name, RMSE=error) for name, error in zip(names, errors)]
+    return plotting.show_value_predictions(*chips, spec.bands, titles=titles)

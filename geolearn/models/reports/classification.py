@@ -1,83 +1,92 @@
-"""What a classifier of chips has to say of itself in its report."""
-
-from dataclasses import fields
-from typing import TYPE_CHECKING
+"""The report of classifiers of whole chips: metrics by class, confusion, samples, calibration."""
 
 import torch
 
 from geolearn.data import ChipData
 from geolearn.metrics import Calibration
-from geolearn.models.evaluation.classification import ChipOutputs, draw_chips
-from geolearn.models.reports.report import Findings, calibration_section, sample_sections
-from geolearn.models.reports.sections import picture, tell
+from geolearn.models.evaluation.classification import ChipEvaluation, count_confusion, draw_chips, draw_confusion
+from geolearn.models.reports.report import TaskReport, calibration_section, sample_sections
+from geolearn.models.reports.sections import format_score, picture
 from geolearn.networks.classification import ChipOptions
+from geolearn.networks.spec import ModelSpec
 from geolearn.report import Cell, Facts, Section, Share, Swatch, Table
-
-if TYPE_CHECKING:
-    from geolearn.models.feature_classifier import ChipModel
-
 
 SHOWN = 8
 """Chips in each figure of samples, two rows of them."""
 
 
-def find_in_chips(model: 'ChipModel', data: ChipData, options: ChipOptions) -> Findings:
-    """Say how well a model tells what whole chips hold.
+def chip_report(spec: ModelSpec, data: ChipData, evaluation: ChipEvaluation, options: ChipOptions) -> TaskReport:
+    """Report the validation results of a classifier of chips.
 
     Args:
-        model: To judge.
-        data: Its chips.
-        options: Those in its spec, read.
+        spec: Of the model.
+        data: The chips.
+        evaluation: On the validation chips.
+        options: Those in the spec, read.
     """
-    outputs, scores = model.outputs(), model.scores()
-    headline = (('accuracy', tell(scores['accuracy'], '.1%')), ('mean F1', tell(scores['f1_macro'], '.3f')))
-    sections = (
-        _score_section(model, data, options),
-        _confusion_section(model, options),
-        *sample_sections(
-            outputs.losses.tolist(),
-            lambda indexes: draw_chips(outputs, data, indexes),
-            by='loss (cross-entropy)',
-            highest_is_worst=True,
-            count=SHOWN,
+    outputs, metrics = evaluation.outputs, evaluation.metrics
+    return TaskReport(
+        'classification of chips' + (', any number of classes each' if options.multi_label else ''),
+        (
+            ('accuracy', format_score(metrics['accuracy'], '.1%')),
+            ('mean F1', format_score(metrics['f1_macro'], '.3f')),
         ),
-        _calibration_section(outputs),
+        (
+            _score_section(evaluation, data),
+            _confusion_section(evaluation, data),
+            *sample_sections(
+                evaluation.per_chip,
+                lambda indexes: draw_chips(outputs, data, indexes),
+                by='loss (cross-entropy)',
+                highest_is_worst=True,
+                count=SHOWN,
+            ),
+            _calibration_section(evaluation),
+        ),
+        {
+            'pooling': options.pooling,
+            'dropout': f'{options.dropout:g}',
+            'loss': 'binary cross-entropy of each class' if options.multi_label else 'cross-entropy',
+            'label smoothing': f'{options.label_smoothing:g}' if options.label_smoothing else '',
+            'mixup': f'{options.mixup:g}' if options.mixup else '',
+            'rare classes shown more often': 'yes' if options.oversample else 'no',
+            'class balancing': 'yes' if spec.class_balancing else 'no',
+        },
     )
-    task = 'classification of chips' + (', any number of classes each' if options.multi_label else '')
-    return Findings(task, headline, sections, _settings(model, options), _arguments(options))
 
 
-def _score_section(model: 'ChipModel', data: ChipData, options: ChipOptions) -> Section:
-    scores = model.scores()
+def _score_section(evaluation: ChipEvaluation, data: ChipData) -> Section:
+    scores = evaluation.metrics
     overall = [
-        ('accuracy', tell(scores['accuracy'])),
-        ('mean F1', tell(scores['f1_macro'])),
-        ('mean F2', tell(scores['f2_macro'])),
+        ('accuracy', format_score(scores['accuracy'])),
+        ('mean F1', format_score(scores['f1_macro'])),
+        ('mean F2', format_score(scores['f2_macro'])),
     ]
-    if options.multi_label:
-        told = 'A chip counts for accuracy if all its classes are found and no other; a class is found from 50% on.'
+    if evaluation.outputs.multi_label:
+        text = 'A chip counts for accuracy if exactly its classes are predicted, those of a probability of 50% or more.'
         overall += [
-            ('precision', tell(scores['precision'])),
-            ('recall', tell(scores['recall'])),
-            ('F1 over all decisions', tell(scores['f1_micro'])),
-            ('F2 over all decisions', tell(scores['f2_micro'])),
-            ('hamming loss (share of wrong decisions)', tell(scores['hamming_loss'])),
+            ('precision', format_score(scores['precision'])),
+            ('recall', format_score(scores['recall'])),
+            ('F1 over all decisions', format_score(scores['f1_micro'])),
+            ('F2 over all decisions', format_score(scores['f2_micro'])),
+            ('hamming loss (share of wrong decisions)', format_score(scores['hamming_loss'])),
         ]
     else:
-        told = 'The likeliest class counts.'
-        matrix = model.confusion()
+        text = 'The likeliest class counts.'
+        matrix = count_confusion(evaluation.outputs)
         overall += [
-            ('mean recall (balanced accuracy)', tell(matrix.mean_recall)),
-            ('kappa', tell(matrix.kappa)),
+            ('mean recall (balanced accuracy)', format_score(matrix.mean_recall)),
+            ('kappa', format_score(matrix.kappa)),
         ]
-    told = (
-        f'On the validation chips. {told} Means leave out classes that do not occur. F2 weighs recall above precision.'
+    text = (
+        f'On the validation chips. {text} Means leave out classes that do not occur. F2 weighs recall above precision.'
     )
-    return Section('Scores', (told, Facts(tuple(overall)), _class_table(model, data)))
+    return Section('Scores', (text, Facts(tuple(overall)), _class_table(evaluation, data)))
 
 
-def _class_table(model: 'ChipModel', data: ChipData) -> Table:
-    table = model.per_class_metrics()
+def _class_table(evaluation: ChipEvaluation, data: ChipData) -> Table:
+    table = evaluation.per_class
+    assert table is not None
     shares = zip(*(table[name].tolist() for name in ('precision', 'recall', 'f1', 'f2')))
     rows: list[tuple[Cell, ...]] = [
         (Swatch(info.name, info.color), int(count), *map(Share, row))
@@ -86,40 +95,22 @@ def _class_table(model: 'ChipModel', data: ChipData) -> Table:
     return Table(('class', 'chips', 'precision', 'recall', 'F1', 'F2'), tuple(rows), 'By class')
 
 
-def _confusion_section(model: 'ChipModel', options: ChipOptions) -> Section:
-    if options.multi_label:
-        caption = 'For each class: chips in which it is absent or present, and what the model said of them.'
+def _confusion_section(evaluation: ChipEvaluation, data: ChipData) -> Section:
+    if evaluation.outputs.multi_label:
+        caption = 'For each class: chips in which it is absent or present (rows), and the prediction (columns).'
     else:
         caption = 'Each row is a true class; shares are those of its chips.'
-    drawn = picture(model.plot_confusion_matrix(), 'Confusion matrix', caption, name='confusion_matrix')
+    drawn = picture(
+        draw_confusion(evaluation.outputs, data.classes), 'Confusion matrix', caption, name='confusion_matrix'
+    )
     return Section('Confusion', (drawn,))
 
 
-def _calibration_section(outputs: ChipOutputs) -> Section:
-    calibration = Calibration()
+def _calibration_section(evaluation: ChipEvaluation) -> Section:
+    outputs, calibration = evaluation.outputs, Calibration()
     if outputs.multi_label:
         logits = torch.stack([torch.zeros_like(outputs.logits), outputs.logits], 1)
-        calibration.add(logits, outputs.there.long())
-        return calibration_section(calibration, sure_of='what is said of a class: that it is there, or that it is not')
+        calibration.add(logits, outputs.present.long())
+        return calibration_section(calibration, of='the decision on a class: that it is present, or that it is absent')
     calibration.add(outputs.logits, outputs.truth)
     return calibration_section(calibration)
-
-
-def _settings(model: 'ChipModel', options: ChipOptions) -> dict[str, str]:
-    return {
-        'pooling': options.pooling,
-        'dropout': f'{options.dropout:g}',
-        'loss': 'binary cross-entropy of each class' if options.multi_label else 'cross-entropy',
-        'label smoothing': f'{options.label_smoothing:g}' if options.label_smoothing else '',
-        'mixup': f'{options.mixup:g}' if options.mixup else '',
-        'rare classes shown more often': 'yes' if options.oversample else 'no',
-        'class balancing': 'yes' if model.spec.class_balancing else 'no',
-    }
-
-
-def _arguments(options: ChipOptions) -> dict[str, object]:
-    """Return what the constructor was told besides its defaults."""
-    usual = ChipOptions(options.multi_label)
-    return {
-        f.name: getattr(options, f.name) for f in fields(options) if getattr(options, f.name) != getattr(usual, f.name)
-    }

@@ -19,7 +19,7 @@ FEW_CHIPS = 10
 
 
 def data_section(data: ChipData) -> Section:
-    """Tell what the chips are, which are in which part, and where they lie.
+    """Describe the chips, which are in which part, and where they lie.
 
     Args:
         data: From `prepare_data`.
@@ -31,8 +31,8 @@ def data_section(data: ChipData) -> Section:
         ('chip size', f'{data.chip_size} pixels, {data.dtype}'),
         ('bands', ', '.join(_band_text(band) for band in data.bands)),
         ('dates', _dates_text(data)),
-        ('normalised by', data.normalization.source if data.normalization else "the backbone's own statistics"),
-        ('left out', ', '.join(f'label value {value}' for value in data.ignored_values)),
+        ('normalized by', data.normalization.source if data.normalization else "the backbone's own statistics"),
+        ('ignored', ', '.join(f'label value {value}' for value in data.ignored_values)),
     )
     parts: list[Part] = [Facts(tuple(row for row in facts if row[1]))]
     if data.class_infos:
@@ -48,7 +48,7 @@ def data_section(data: ChipData) -> Section:
 
 
 def find_warnings(data: ChipData, spec: ModelSpec) -> tuple[str, ...]:
-    """Tell what makes scores too good, or say little: leaks between parts, few chips, classes nobody judged."""
+    """List what makes scores too good or uncertain: leaks between parts, few chips, classes that are not validated."""
     found = []
     boxes = [data.table.geobox(position) for position in range(len(data.table))]
     cure = "divide them again with split='blocks'"
@@ -59,7 +59,7 @@ def find_warnings(data: ChipData, spec: ModelSpec) -> tuple[str, ...]:
         found.append(f'The number of validation chips is {count}; scores of fewer than {FEW_CHIPS} say little.')
     if data.class_infos:
         amounts = data.table.amounts([info.value for info in data.class_infos])
-        for part, what in (('train', 'could not be learned'), ('valid', 'was not judged')):
+        for part, what in (('train', 'could not be learned'), ('valid', 'was not evaluated')):
             held = amounts[list(getattr(data.split, part))].sum(axis=0)
             found += [
                 f'No {PARTS[part]} chip holds the class {info.name!r}, so it {what}.'
@@ -93,7 +93,7 @@ def _value_table(data: ChipData) -> Table:
         if found is not None:
             rows.append((words, found.count, found.minimum, found.maximum, found.mean, found.std))
     header = ('chips', 'pixels', 'lowest', 'highest', 'mean', 'standard deviation')
-    return Table(header, tuple(rows), 'Numbers to learn')
+    return Table(header, tuple(rows), 'Regression target')
 
 
 def _dates_text(data: ChipData) -> str:

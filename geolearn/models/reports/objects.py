@@ -1,95 +1,102 @@
-"""What a detector has to say of itself in its report."""
+"""The report of detectors: COCO's metrics, by class and by size, precision and recall, samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from geolearn.data import ChipData
-from geolearn.models.anchor_choice import AnchorChoice, choose_options
-from geolearn.models.evaluation.objects import draw_chips
-from geolearn.models.reports.report import Findings, sample_sections
-from geolearn.models.reports.sections import picture, tell
+from geolearn.models.evaluation.objects import CONFIDENCE, OVERLAP, DetectionEvaluation, draw_chips, f1_score
+from geolearn.models.reports.report import TaskReport, sample_sections
+from geolearn.models.reports.sections import format_score, picture
 from geolearn.networks.detection.architecture import DetectorOptions, HeadOptions
+from geolearn.networks.detection.detector import Detector
+from geolearn.networks.spec import ModelSpec
 from geolearn.plotting.detection import show_precision_recall
 from geolearn.report import Cell, Facts, Section, Share, Swatch, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from geolearn.models.object_detector import ObjectDetector
 
-
-SURE = 0.5
-"""Lowest score of objects that are drawn and counted: that from which on `predict` and `detect_objects` return them."""
-
-OVERLAP = 0.5
-"""From which on an object counts as found."""
-
-
-def find_in_objects(model: 'ObjectDetector', data: ChipData, options: DetectorOptions) -> Findings:
-    """Say how well a model finds objects.
+def detection_report(
+    spec: ModelSpec,
+    network: Detector,
+    data: ChipData,
+    evaluation: DetectionEvaluation,
+    options: DetectorOptions,
+    *,
+    masks: bool,
+) -> TaskReport:
+    """Report the validation results of a detector.
 
     Args:
-        model: To judge.
-        data: Its chips.
-        options: Those in its spec, read.
+        spec: Of the model.
+        network: Draws the samples.
+        data: The chips.
+        evaluation: On the validation chips.
+        options: Those in the spec, read.
+        masks: Whether objects have outlines.
     """
-    scores = model.scores()
-    values, cases = scores.values(), scores.count_matches(iou=OVERLAP, score=SURE)
+    values, matches = evaluation.metrics, evaluation.matches
 
     def draw(indexes: Sequence[int]) -> 'Figure':
-        titles = [_tell_cases(cases[index]) for index in indexes]
-        return draw_chips(model.network, data, model.spec, indexes, titles, threshold=SURE)
+        titles = [_match_text(matches[index]) for index in indexes]
+        return draw_chips(network, data, spec, indexes, titles, threshold=CONFIDENCE)
 
-    curves = show_precision_recall(scores.precision_recall(iou=OVERLAP), data.class_infos, iou=OVERLAP)
-    told = (
-        'As the lowest score that counts goes down, more objects are found, and more that are none. The numbers beside '
-        'the names are average precision: the area below the line.'
+    curves = show_precision_recall(evaluation.detections.precision_recall(iou=OVERLAP), data.class_infos, iou=OVERLAP)
+    text = (
+        'As the lowest score that counts goes down, there are more true positives, and more false positives. The '
+        'numbers beside the names are average precision: the area below the line.'
     )
     sections = (
-        _score_section(model, values, cases, data),
-        Section('Precision and recall', (told, picture(curves, 'Precision over recall', name='precision_recall'))),
-        *sample_sections(_f1(cases.sum(1)).tolist(), draw, by='F1'),
+        _score_section(evaluation, data, masks=masks),
+        Section('Precision and recall', (text, picture(curves, 'Precision over recall', name='precision_recall'))),
+        *sample_sections(evaluation.per_chip, draw, by='F1'),
     )
-    task = 'instance segmentation' if model.architecture.masks else 'object detection'
-    headline = (('mAP', tell(values['map'], '.3f')), ('AP50', tell(values['ap50'], '.3f')))
-    return Findings(task, headline, sections, _settings(options), _arguments(model, data, options))
+    task = 'instance segmentation' if masks else 'object detection'
+    headline = (('mAP', format_score(values['map'], '.3f')), ('AP50', format_score(values['ap50'], '.3f')))
+    return TaskReport(task, headline, sections, _settings(options))
 
 
-def _score_section(model: 'ObjectDetector', values: dict[str, float], cases: Tensor, data: ChipData) -> Section:
-    total = cases.sum((0, 1))
-    hits, alarms, misses = total.tolist()
-    precision, recall, f1 = (part.item() for part in (*_rates(total), _f1(total)))
+def _score_section(evaluation: DetectionEvaluation, data: ChipData, *, masks: bool) -> Section:
+    values, total = evaluation.metrics, evaluation.matches.sum((0, 1))
+    tp, fp, fn = total.tolist()
+    precision, recall, f1 = (part.item() for part in (*_rates(total), f1_score(total)))
     overall = (
-        ('mAP, mean of overlaps 0.5 to 0.95', tell(values['map'])),
-        ('AP50, at overlap 0.5', tell(values['ap50'])),
-        ('AP75, at overlap 0.75', tell(values['ap75'])),
-        ('average recall', tell(values['recall'])),
-        ('with a score of 0.5 or more', f'{hits:,} found, {misses:,} missed, {alarms:,} where there is none'),
-        ('precision, recall, F1 of these', ', '.join(tell(value) for value in (precision, recall, f1))),
+        ('mAP, mean of overlaps 0.5 to 0.95', format_score(values['map'])),
+        ('AP50, at overlap 0.5', format_score(values['ap50'])),
+        ('AP75, at overlap 0.75', format_score(values['ap75'])),
+        ('average recall', format_score(values['recall'])),
+        ('with a score of 0.5 or more', _counts_text(tp, fp, fn)),
+        ('precision, recall, F1 of these', ', '.join(format_score(value) for value in (precision, recall, f1))),
     )
-    shape = 'outlines' if model.architecture.masks else 'boxes'
-    told = (
+    shape = 'outlines' if masks else 'boxes'
+    text = (
         f'On the validation chips, as in COCO: overlap is intersection over union of {shape}. AP is average precision, '
         'over all scores; precision, recall and F1 are of objects with a score of 0.5 or more, at overlap 0.5.'
     )
-    return Section('Scores', (told, Facts(overall), _class_table(model, cases.sum(0), data), _size_table(values)))
+    return Section('Scores', (text, Facts(overall), _class_table(evaluation, data), _size_table(values)))
 
 
-def _class_table(model: 'ObjectDetector', cases: Tensor, data: ChipData) -> Table:
-    found = model.scores().per_class()
-    columns = [found['map'], found['ap50'], found['recall'], *(r.tolist() for r in (*_rates(cases), _f1(cases)))]
+def _counts_text(tp: int, fp: int, fn: int) -> str:
+    return f'{tp:,} true positives, {fn:,} false negatives, {fp:,} false positives'
+
+
+def _class_table(evaluation: DetectionEvaluation, data: ChipData) -> Table:
+    per_class, matches = evaluation.detections.per_class(), evaluation.matches.sum(0)
+    rates = (*_rates(matches), f1_score(matches))
+    columns = [per_class['map'], per_class['ap50'], per_class['recall'], *(rate.tolist() for rate in rates)]
     rows: list[tuple[Cell, ...]] = [
-        (Swatch(info.name, info.color), int(hits + misses), *map(Share, row))
-        for info, (hits, _, misses), row in zip(data.class_infos, cases.tolist(), zip(*columns))
+        (Swatch(info.name, info.color), int(tp + fn), *map(Share, row))
+        for info, (tp, _, fn), row in zip(data.class_infos, matches.tolist(), zip(*columns))
     ]
     header = ('class', 'objects', 'AP', 'AP50', 'average recall', 'precision', 'recall', 'F1')
     return Table(header, tuple(rows), 'By class')
 
 
-def _size_table(values: dict[str, float]) -> Table:
+def _size_table(values: Mapping[str, float]) -> Table:
     sizes = (
         ('small, under 32 x 32 pixels', values['ap_small']),
         ('medium', values['ap_medium']),
@@ -98,31 +105,27 @@ def _size_table(values: dict[str, float]) -> Table:
     return Table(('size', 'AP'), tuple((name, Share(value)) for name, value in sizes), 'By size')
 
 
-def _rates(cases: Tensor) -> tuple[Tensor, Tensor]:
-    """Return precision and recall of (..., 3) hits, false alarms and misses; NaN where undefined."""
-    hits, alarms, misses = cases.double().unbind(-1)
-    return hits / (hits + alarms), hits / (hits + misses)
+def _rates(matches: Tensor) -> tuple[Tensor, Tensor]:
+    """Return precision and recall of (..., 3) true positives, false positives and false negatives; NaN if undefined."""
+    tp, fp, fn = matches.double().unbind(-1)
+    return tp / (tp + fp), tp / (tp + fn)
 
 
-def _f1(cases: Tensor) -> Tensor:
-    hits, alarms, misses = cases.double().unbind(-1)
-    return 2 * hits / (2 * hits + alarms + misses)
-
-
-def _tell_cases(cases: Tensor) -> str:
-    hits, alarms, misses = cases.sum(0).tolist()
-    return f'{hits} of {hits + misses} found, {alarms} where there is none'
+def _match_text(matches: Tensor) -> str:
+    tp, fp, fn = matches.sum(0).tolist()
+    return f'{tp} of {tp + fn} detected, {fp} false positives'
 
 
 def _settings(options: DetectorOptions) -> dict[str, str]:
     levels = ' | '.join(', '.join(f'{size:.4g}' for size in row) for row in options.anchor_sizes)
     ratios = ', '.join(f'{ratio:.3g}' for ratio in options.aspect_ratios)
     return {
-        'numbers of the head': ', '.join(f'{name}={value!r}' for name, value in _changed(options.head)) or 'the usual',
+        'numbers of the head': ', '.join(f'{name}={value!r}' for name, value in _changed(options.head))
+        or 'the defaults',
         'most objects per chip': str(options.head.most),
         'sides of anchors by level': f'{levels} pixels' if levels else '',
         'heights over widths of anchors': ratios if levels else '',
-        'chips brought to': f'{options.resize_to} pixels' if options.resize_to else '',
+        'chips resized to': f'{options.resize_to} pixels' if options.resize_to else '',
         'side of usual training boxes': f'up to {options.typical_side:.4g} pixels (98 of 100)',
     }
 
@@ -131,17 +134,3 @@ def _changed(head: HeadOptions) -> list[tuple[str, object]]:
     usual = type(head)()
     both = [(f.name, getattr(head, f.name), getattr(usual, f.name)) for f in fields(head)]
     return [(name, value) for name, value, normal in both if value != normal]
-
-
-def _arguments(model: 'ObjectDetector', data: ChipData, options: DetectorOptions) -> dict[str, object]:
-    found: dict[str, object] = {}
-    if _changed(options.head):
-        found['head'] = options.head
-    if options.resize_to is not None:
-        found['resize_to'] = options.resize_to
-    chosen = choose_options(data, model.architecture, AnchorChoice(), resize_to=options.resize_to, head=options.head)
-    if options.anchor_sizes != chosen.anchor_sizes:
-        found['anchor_sizes'] = options.anchor_sizes
-    if options.aspect_ratios != chosen.aspect_ratios:
-        found['ratios'] = options.aspect_ratios
-    return found

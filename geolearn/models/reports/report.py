@@ -1,4 +1,4 @@
-"""The report of any model: what its task says, between the sections that all tasks share."""
+"""The report of a model: the sections of its task between those that all tasks share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,8 +6,10 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from geolearn import plotting
+from geolearn.backbones.weights import LoadReport
 from geolearn.bundle import FIGURES, REPORT
-from geolearn.errors import NotTrainedError
+from geolearn.data import ChipData
+from geolearn.history import History
 from geolearn.metrics import Calibration, choose_typical, rank_chips
 from geolearn.models.reports.data import data_section, find_warnings
 from geolearn.models.reports.sections import (
@@ -19,12 +21,11 @@ from geolearn.models.reports.sections import (
     training_section,
     training_time,
 )
+from geolearn.networks.spec import ModelSpec
 from geolearn.report import Picture, ReportContents, Section, render_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from geolearn.models.base import Model
 
 
 SAMPLES = 4
@@ -32,43 +33,46 @@ SAMPLES = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Findings:
-    """What a task has to say of a model in its report.
+class TaskReport:
+    """The part of a report that depends on the task.
 
     Args:
         task: In words, such as ``'object detection'``.
-        headline: The scores that matter most, as label and text.
-        sections: Scores and figures, in order. Pictures that have a name are also put into bundles by themselves.
+        headline: The metrics that matter most, as label and text.
+        sections: Metrics and figures, in order. Pictures that have a name are also put into bundles by themselves.
         settings: Of the network and its loss, as label and text; empty texts are left out.
-        arguments: What the constructor was told besides its defaults, for the lines that do it again.
     """
 
     task: str
     headline: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
-    arguments: Mapping[str, object] = field(default_factory=dict)
 
 
-def make_report(model: 'Model', *, made: date) -> ReportContents:
-    """Judge a model on its validation chips and lay out all that there is to say of it.
+def make_report(
+    spec: ModelSpec,
+    data: ChipData,
+    history: History,
+    task: TaskReport,
+    *,
+    load_report: LoadReport | None,
+    made: date,
+) -> ReportContents:
+    """Lay out data, training, metrics and figures of a model.
 
     Args:
-        model: Trained or loaded, with data.
+        spec: Of the model.
+        data: That it was trained or evaluated on.
+        history: Of its training.
+        task: What depends on the task, with the validation results.
+        load_report: Of the backbone's weights; None for a backbone that started from random ones.
         made: Day that the report names.
-
-    Raises:
-        NotTrainedError: If the model was loaded without data.
     """
-    data, spec, history = model.data, model.spec, model.history
-    if data is None:
-        raise NotTrainedError('a report needs the chips; pass data= to load_model or from_model')
-    found = model.findings()
     summary = (
-        ('task', found.task),
+        ('task', task.task),
         ('model', spec.model),
         ('backbone', spec.backbone),
-        *found.headline,
+        *task.headline,
         *([('classes', str(data.c))] if data.c else []),
         ('epochs', str(len(history.epochs))),
         ('training time', training_time(history)),
@@ -76,22 +80,17 @@ def make_report(model: 'Model', *, made: date) -> ReportContents:
     sections = (
         data_section(data),
         training_section(history),
-        *found.sections,
-        backbone_section(spec, model.network.backbone.load_report),
-        settings_section(found.settings),
-        reproduce_section(spec, data, history, arguments=found.arguments),
+        *task.sections,
+        backbone_section(spec, load_report),
+        settings_section(task.settings),
+        reproduce_section(spec, data, history),
         environment_section(),
     )
     return ReportContents(f'{spec.model} on {data.path.name}', summary, sections, made, find_warnings(data, spec))
 
 
-def bundled_report(model: 'Model') -> dict[str, bytes]:
-    """Draw a model's report for its bundle, once.
-
-    Returns:
-        By name in the bundle: the page, and those of its pictures that have a name.
-    """
-    report = make_report(model, made=date.today())
+def bundle_figures(report: ReportContents) -> dict[str, bytes]:
+    """Return by name in a bundle the page of a report, and those of its pictures that have a name."""
     pictures = [part for section in report.sections for part in section.parts if isinstance(part, Picture)]
     figures = {f'{FIGURES}{drawn.name}.png': drawn.png for drawn in pictures if drawn.name}
     return figures | {REPORT: render_report(report)}
@@ -108,7 +107,7 @@ def sample_sections(
     """Show validation chips from the middle and from the lower end of an order; only the latter where there are few.
 
     Args:
-        scores: Of each validation chip; NaN where it cannot be judged.
+        scores: Of each validation chip; NaN where undefined.
         draw: Draws the chips at some positions.
         by: Name of the score.
         highest_is_worst: Of errors and losses.
@@ -121,21 +120,21 @@ def sample_sections(
         shown.insert(0, ('Typical chips', f'Those in the middle when validation chips are ordered by {by}.', typical))
     names = ['show_results', '']  # a bundle keeps the first by itself too, as Esri's do
     return [
-        Section(title, (told, picture(draw(indexes), title, name=name)))
-        for (title, told, indexes), name in zip(shown, names)
+        Section(title, (text, picture(draw(indexes), title, name=name)))
+        for (title, text, indexes), name in zip(shown, names)
     ]
 
 
-def calibration_section(calibration: Calibration, *, sure_of: str = 'the predicted class') -> Section:
-    """Show whether a model is as sure as it is right.
+def calibration_section(calibration: Calibration, *, of: str = 'the predicted class') -> Section:
+    """Show whether confidences are calibrated.
 
     Args:
         calibration: Counted over the validation chips.
-        sure_of: Whose probability confidence is.
+        of: Whose probability the confidence is.
     """
     figure = plotting.show_reliability(calibration.table())
-    told = (
-        f'Confidence is the probability of {sure_of}. Bars below the line: the model is surer than it is '
-        'right. The expected calibration error is the mean distance from the line.'
+    text = (
+        f'Confidence is the probability of {of}. Bars below the line: the model is overconfident. '
+        'The expected calibration error is the mean distance from the line.'
     )
-    return Section('Calibration', (told, picture(figure, 'Reliability diagram')))
+    return Section('Calibration', (text, picture(figure, 'Reliability diagram')))

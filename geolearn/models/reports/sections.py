@@ -1,22 +1,22 @@
-"""Sections that the reports of all tasks share: training, backbone, settings, how to do it again."""
+"""Sections that the reports of all tasks share: training, backbone, settings, how to reproduce."""
 
 import hashlib
 import io
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from geolearn import plotting
 from geolearn._version import __version__
+from geolearn.arguments import find_imports, format_call
 from geolearn.backbones import describe_backbone
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION
 from geolearn.backbones.weights import LoadReport
-from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BackboneError
 from geolearn.history import History
@@ -55,13 +55,13 @@ def picture(figure: 'Figure', alt: str, caption: str = '', *, name: str = '') ->
     return Picture(png(figure, dpi=100 * _DENSITY), alt, caption, _DENSITY, name)
 
 
-def tell(score: float, form: str = '.4f') -> str:
-    """Return a score as text; a dash where it is not defined."""
+def format_score(score: float, form: str = '.4f') -> str:
+    """Return a score as text; a dash where it is undefined."""
     return '\N{EN DASH}' if math.isnan(score) else format(score, form)
 
 
 def training_section(history: History, *, monitor: str = 'valid_loss') -> Section:
-    """Tell how training went: a row for each epoch, the curves, how long it took.
+    """Report the training: a row for each epoch, the curves, how long it took.
 
     Args:
         history: Of the model.
@@ -87,11 +87,11 @@ def training_section(history: History, *, monitor: str = 'valid_loss') -> Sectio
 
 
 def backbone_section(spec: ModelSpec, load_report: LoadReport | None) -> Section:
-    """Tell what the backbone is, where its weights come from and under which license.
+    """Describe the backbone, where its weights come from and under which license.
 
     Args:
         spec: Of the model.
-        load_report: What loading the weights said; None for a backbone that started from random ones.
+        load_report: Of the weights; None for a backbone that started from random ones.
     """
     facts = [('name', spec.backbone)]
     notes: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ def backbone_section(spec: ModelSpec, load_report: LoadReport | None) -> Section
 
 
 def settings_section(settings: Mapping[str, str]) -> Section:
-    """Tell what the network and its loss were told.
+    """List the settings of the network and its loss.
 
     Args:
         settings: Texts by label; empty ones are left out.
@@ -128,60 +128,52 @@ def settings_section(settings: Mapping[str, str]) -> Section:
     return Section('Settings', (Facts(tuple((name, text) for name, text in settings.items() if text)),))
 
 
-def reproduce_section(
-    spec: ModelSpec, data: ChipData, history: History, *, arguments: Mapping[str, object] | None = None
-) -> Section:
+def reproduce_section(spec: ModelSpec, data: ChipData, history: History) -> Section:
     """Give the lines that train the model again, and the fingerprint by which the split can be compared.
 
     Args:
-        spec: Of the model.
-        data: That it was trained on.
-        history: Of its training.
-        arguments: What else its constructor was told.
+        spec: Of the model, with the arguments of its constructor.
+        data: That it was trained on, with the arguments of `prepare_data`.
+        history: Of its training, with the arguments of each `fit`.
     """
     options = data.train_dl.options
-    chips: dict[str, object] = {'chip_size': data.chip_size, 'batch_size': data.batch_size, 'seed': options.seed}
-    if data.ignored_values:
-        chips['ignore_classes'] = list(data.ignored_values)
-    if data.task == Task.REGRESSION:
-        chips['target'] = 'values'
-    if data.band_indexes != tuple(range(data.table.band_count)):
-        chips['extract_bands'] = [band.name for band in data.bands]
-    given: dict[str, object] = {'backbone': spec.backbone}
-    if not spec.pretrained:
-        given['pretrained'] = False
-    if spec.class_balancing:
-        given['class_balancing'] = True
-    if spec.adaptation != DEFAULT_ADAPTATION:
-        given['adapt'] = spec.adaptation
-    if spec.temporal != 'mean':
-        given['temporal'] = spec.temporal
-    if spec.resolution_m is not None:
-        given['resolution_m'] = spec.resolution_m
-    given |= arguments or {}
-    fit: dict[str, object] = {'epochs': len(history.epochs)}
-    if history.learning_rate is not None:
-        fit['lr'] = history.learning_rate
+    chips = {'chip_size': data.chip_size, 'batch_size': data.batch_size, 'seed': options.seed, **data.arguments}
+    given = {'backbone': spec.backbone, **(spec.arguments or {})}
+    values = [*data.arguments.values(), *given.values(), *(value for row in history.fits for value in row.values())]
+    imports = sorted({line for value in values for line in find_imports(value)})
     lines = (
-        f'from geolearn import prepare_data, {spec.model}\n{_imports(given.values())}\n'
-        f'data = prepare_data({_call([repr(data.path.name)], chips)})\n'
-        f'model = {spec.model}({_call(["data"], given)})\n'
-        f'model.fit({_call([], fit)})\n'
+        f'from geolearn import prepare_data, {spec.model}',
+        *imports,
+        '',
+        f'data = {format_call("prepare_data", [repr(data.path.name)], chips)}',
+        f'model = {format_call(spec.model, ["data"], given)}',
+        *(format_call('model.fit', [], row) for row in _fits(history)),
     )
+    missing = [] if spec.arguments is not None else [f'further arguments of {spec.model}']
+    missing += [] if len(history.fits) else ['further arguments of fit']
+    note = f'Not kept with this model: {", ".join(missing)}. ' if missing else ''
     marks = tuple((words, fingerprint(data, part)) for part, words in PARTS.items() if getattr(data.split, part))
     return Section(
-        'To do it again',
+        'Reproduce',
         (
-            Code(lines),
-            'How the chips were divided, and options of fit() besides these, are not kept with a model. The split is '
-            'the same if its fingerprints are: the first digits of the SHA-256 of the sorted names of its chips.',
+            Code('\n'.join(lines) + '\n'),
+            f'{note}The split is the same if its fingerprints are: the first digits of the SHA-256 of the sorted names '
+            'of its chips.',
             Facts(marks),
         ),
     )
 
 
+def _fits(history: History) -> list[dict[str, Any]]:
+    """Return the arguments of each call of fit; for bundles from before they were kept, what is known of them."""
+    if history.fits:
+        return history.fits
+    rate = {} if history.learning_rate is None else {'lr': history.learning_rate}
+    return [{'epochs': len(history.epochs), **rate}] if history.epochs else []
+
+
 def environment_section() -> Section:
-    """Tell on what machine and with which versions the report was made."""
+    """List the machine and the versions with which the report was made."""
     cuda = torch.cuda.is_available()
     facts = (
         ('geolearn', __version__),
@@ -226,12 +218,3 @@ def _number(name: str, value: float | None) -> Cell:
     if value is None or not math.isfinite(value):
         return None
     return int(value) if name == 'epoch' else round(value, 1) if name == 'seconds' else float(value)
-
-
-def _call(first: Sequence[str], named: Mapping[str, object]) -> str:
-    return ', '.join([*first, *(f'{name}={value!r}' for name, value in named.items())])
-
-
-def _imports(values: Iterable[object]) -> str:
-    kinds = {type(value) for value in values if type(value).__module__.startswith('geolearn.')}
-    return ''.join(sorted(f'from {kind.__module__} import {kind.__name__}\n' for kind in kinds))
