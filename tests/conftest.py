@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import dataclasses
 import json
 import os
 import warnings
@@ -61,6 +62,33 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def use_record(monkeypatch):
+    """A function that makes the catalog of backbones answer with a given record for every name."""
+    from geolearn.backbones import catalog
+
+    def use(record):
+        monkeypatch.setattr(catalog, 'get_record', lambda name: record)
+        return record
+
+    return use
+
+
+@pytest.fixture
+def small_dofa(monkeypatch):
+    """Let every DOFA be 48 wide and 4 deep with 3 heads, for building and for loading; returns dofa_base's record."""
+    from geolearn.backbones import catalog
+
+    get_record = catalog.get_record
+
+    def get_small(name):
+        record = get_record(name)
+        return dataclasses.replace(record, dim=48, depth=4, heads=3) if record.family == 'dofa' else record
+
+    monkeypatch.setattr(catalog, 'get_record', get_small)
+    return get_small('dofa_base')
 
 
 @pytest.fixture(scope='session')

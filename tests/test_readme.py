@@ -44,17 +44,6 @@ def block_with(word):
 
 
 @pytest.fixture
-def small_dofa(monkeypatch):
-    """Let 'dofa_tiny' be 48 wide and 4 deep, for building and for loading."""
-    import dataclasses
-
-    from geolearn.backbones import catalog
-
-    record = dataclasses.replace(catalog.get_record('dofa_tiny'), dim=48, depth=4, heads=3)
-    monkeypatch.setattr(catalog, 'get_record', lambda name: record)
-
-
-@pytest.fixture
 def place(tmp_path):
     """A folder with scene.tif and its labels, and chips of it."""
     write_scene(make_scene(128, seed=1), tmp_path / 'scene.tif', tmp_path / 'labels.tif')

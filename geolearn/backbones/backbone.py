@@ -43,7 +43,7 @@ class SimpleFeaturePyramid(nn.Module):
         in_channels: Width of the transformer.
         out_channels: Channels of every map.
         patch: Stride of the input map, in pixels: 16, or 8, whose map is pooled once more.
-        strides: Of the maps wanted, finest first; what nobody asks for is not computed.
+        strides: Of the maps wanted, finest first; others are not computed.
         top: Whether every second pixel of the last map is added as one more map (P6 of detectors).
     """
 

@@ -1,35 +1,20 @@
-"""Take the backbone out of a .dlpk that geolearn wrote, so that a trained model's encoder can start another.
+"""Start a backbone from the encoder of a trained model's bundle."""
 
-`geolearn.bundle` reads whole bundles and lies above this layer; here two members are read, and nothing is trusted.
-"""
-
-import json
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
-from geolearn.backbones.backbone import Backbone, BackboneOptions
+from geolearn import bundle
+from geolearn.backbones.backbone import Backbone, BackboneOptions, Builder
 from geolearn.backbones.building import adapt_input_kernel, resample_kernel
 from geolearn.backbones.weights import load_strict
 from geolearn.bands import Band
-from geolearn.errors import WeightsError
+from geolearn.errors import BundleError, WeightsError
 
-SUFFIX = '.dlpk'
 PREFIX = 'backbone.trunk.'
-MAX_EMD_BYTES = 64 * 2**20
-MAX_WEIGHTS_BYTES = 16 * 2**30
-
-_BROKEN_ZIP = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, NotImplementedError, OSError)
-_BROKEN_CONTENT = (SafetensorError, KeyError, TypeError, ValueError, RecursionError, EOFError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +36,7 @@ class BundledTrunk:
 
 def is_bundle(weights: str | Path | None) -> bool:
     """Whether `weights` names a .dlpk."""
-    return weights is not None and Path(weights).suffix == SUFFIX
+    return weights is not None and Path(weights).suffix == bundle.SUFFIX
 
 
 def read_bundled_trunk(path: str | Path) -> BundledTrunk:
@@ -60,26 +45,22 @@ def read_bundled_trunk(path: str | Path) -> BundledTrunk:
     Raises:
         WeightsError: If the file is absent, broken, hostile or no bundle of geolearn's.
     """
-    path = Path(path).expanduser()
     try:
-        with zipfile.ZipFile(path) as archive:
-            emd = json.loads(_read(archive, _alone(archive, '.emd', path), MAX_EMD_BYTES, path))
-            tensors = parse_safetensors(_read(archive, _alone(archive, '.safetensors', path), MAX_WEIGHTS_BYTES, path))
-        manifest = emd['geolearn']
-        bands = tuple(Band(**row) for row in manifest['bands'])
-        name = manifest['backbone']
+        path = bundle.find_bundle(path)
+        content = bundle.read_bundle(path)
+    except BundleError as error:
+        raise WeightsError(f'no backbone can be taken from {path}: {error}') from error
+    try:
+        bands = tuple(Band(**row) for row in content.manifest['bands'])
+        name = content.manifest['backbone']
         if not isinstance(name, str):
             raise TypeError(f'the backbone is named {name!r}')
-    except _BROKEN_ZIP as error:
-        raise WeightsError(f'{path} is no readable {SUFFIX} ({error}); copy it again') from error
-    except _BROKEN_CONTENT as error:
-        if isinstance(error, WeightsError):
-            raise
+    except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f'{path} holds no backbone of geolearn ({type(error).__name__}: {error}); a {SUFFIX} that model.save() '
-            'wrote is needed'
+            f'{path} holds no backbone of geolearn ({type(error).__name__}: {error}); a {bundle.SUFFIX} that '
+            'model.save() wrote is needed'
         ) from error
-    state = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items() if key.startswith(PREFIX)}
+    state = {key.removeprefix(PREFIX): tensor for key, tensor in content.weights.items() if key.startswith(PREFIX)}
     return BundledTrunk(path, name, bands, state)
 
 
@@ -88,7 +69,7 @@ def build_from_bundle(
     bands: tuple[Band, ...],
     options: BackboneOptions,
     *,
-    build: Callable[[str, tuple[Band, ...], BackboneOptions], Backbone],
+    build: Builder,
     same_name: Callable[[str], str],
 ) -> Backbone:
     """Build a backbone and fill its trunk from the bundle that `options.weights` names.
@@ -135,7 +116,7 @@ def build_from_bundle(
     return backbone
 
 
-def _stem_keys(build: Any, name: str, bands: Sequence[Band], options: BackboneOptions) -> list[str]:
+def _stem_keys(build: Builder, name: str, bands: Sequence[Band], options: BackboneOptions) -> list[str]:
     """Name the weights whose shape depends on the number of bands."""
     extra = Band('one more band', 0.6)
     with torch.device('meta'):
@@ -151,18 +132,3 @@ def _differ(ours: Sequence[Band], theirs: Sequence[Band]) -> bool:
 
 def _patch_differs(found: Tensor, needed: Tensor) -> bool:
     return found.dim() >= 4 and found.shape[:-2] == needed.shape[:-2] and found.shape != needed.shape
-
-
-def _alone(archive: zipfile.ZipFile, suffix: str, path: Path) -> zipfile.ZipInfo:
-    members = [m for m in archive.infolist() if m.filename.endswith(suffix) and not set(m.filename) & set('/\\:\0')]
-    if len(members) != 1:
-        raise WeightsError(f'{path} must hold one {suffix} at its root, found {len(members)}')
-    return members[0]
-
-
-def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int, path: Path) -> bytes:
-    if member.file_size > most or member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
-        raise WeightsError(
-            f'{path}: {member.filename} is packed, encrypted or too large; geolearn writes no such bundles'
-        )
-    return archive.read(member)

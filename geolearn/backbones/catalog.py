@@ -82,8 +82,8 @@ class WeightsRecord:
         grid: Side of the token grid at pretraining.
         license: SPDX name of the weights' license.
         paper: Where it was published.
-        parameters: Number of parameters of the trunk, for its own bands, or three where it has none; 0 where nobody
-            counted.
+        parameters: Number of parameters of the trunk, for its own bands, or three where it has none; 0 where it is
+            not known.
         aliases: Other names for `create_backbone`, such as ArcGIS's.
         sources: Published files, the preferred one first; empty where none are published.
         wrappers: Keys that may hold the state dict inside a file.

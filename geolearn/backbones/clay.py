@@ -1,4 +1,4 @@
-"""Clay v1.5: a transformer for any bands that is told where on the ground its patches lie, and when and where on Earth.
+"""Clay v1.5: a transformer for any bands, with ground positions, time and place as inputs.
 
 Clay Foundation 2024, https://clay-foundation.github.io/model. Its patch kernels are generated from wavelengths, after
 DOFA but not as DOFA's: other frequencies, activations, layout and scale. Positions are patch counts times the ground

@@ -137,7 +137,7 @@ def create_backbone(
         window: Side of a transformer's attention windows, in tokens: None to choose per image, 0 for global attention.
         drop_path: Rate of stochastic depth at the last block.
         strides: Of the maps, finest first: some of 4, 8, 16, 32, or None for all that the network has, which may begin
-            at 2 (the result's `strides` tell). A convolutional network's last map is its coarsest: where 16 is the
+            at 2 (see the result's `strides`). A convolutional network's last map is its coarsest: where 16 is the
             coarsest asked for, its last stage is dilated to stay there; one that cannot be dilated gives stride 32.
         layers: Blocks of a transformer, counted from 0: four for the form ``'layers'`` (None spaces them evenly); any
             for ``'tokens'``, which then returns a list of their outputs before the final norm.

@@ -1,7 +1,7 @@
 """Panopticon: one transformer for any bands, whose patch embedding attends over the bands at each place.
 
 Waldmann et al. 2025, "Panopticon: Advancing Any-Sensor Foundation Models for Earth Observation", arXiv:2503.10845.
-Optical bands are told apart by their wavelength, radar bands by their polarization (of any orbit).
+Optical bands are identified by their wavelength, radar bands by their polarization (of any orbit).
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ _RENAMES = (
 
 
 class BandAttentionEmbed(nn.Module):
-    """Embed each band's patches alike, tell which band they are, and let one learned query attend over the bands.
+    """Embed each band's patches alike, add an embedding of the band, and let one learned query attend over the bands.
 
     Args:
         bands: Of the images.
@@ -91,7 +91,7 @@ class BandAttentionEmbed(nn.Module):
         return self.proj(merged).reshape(b, h, w, -1).permute(0, 3, 1, 2)
 
     def embed_bands(self) -> Tensor:
-        """Return what tells the bands apart: (C, width)."""
+        """Return the embedding of each band: (C, width)."""
         rows = []
         for band, optical in zip(self.bands, self.optical):
             if band.is_radar:

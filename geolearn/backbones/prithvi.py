@@ -1,4 +1,4 @@
-"""Prithvi-EO 1.0 and 2.0: masked autoencoders of six bands over one to many dates, some told when and where.
+"""Prithvi-EO 1.0 and 2.0: masked autoencoders of six bands over one to many dates, some with dates and places too.
 
 Jakubik et al. 2023, "Foundation Models for Generalist Geospatial Artificial Intelligence", arXiv:2310.18660;
 Szwarcman et al. 2024, "Prithvi-EO-2.0: A Versatile Multi-Temporal Foundation Model", arXiv:2412.02732.

@@ -125,7 +125,7 @@ def build_satlas(name: str, bands: tuple[Band, ...], options: BackboneOptions) -
 
 
 def _load(trunk: SwinMaps, checkpoint: Checkpoint) -> LoadReport:
-    """Load the stages that the trunk has, leaving out those that nobody asked for."""
+    """Load the stages that the trunk has, leaving out those that are not used."""
     unused = [n for n in checkpoint.state if n.startswith('features.') and int(n.split('.')[1]) >= len(trunk.features)]
     kept = {n: value for n, value in checkpoint.state.items() if n not in unused}
     checkpoint = replace(checkpoint, state=kept, dropped=(*checkpoint.dropped, *unused))

@@ -84,7 +84,7 @@ class LightTemporalAttention(nn.Module):
         return self.out(self.mlp(pooled)).permute(0, 3, 1, 2)
 
     def attention(self, maps: Tensor) -> Tensor:
-        """Return how much each head looks at each date: (N, h, w, T, heads), summing to 1 over the dates."""
+        """Return the attention of each head to each date: (N, h, w, T, heads), summing to 1 over the dates."""
         return self._weigh(self.norm(maps.permute(0, 3, 4, 1, 2)) + self.positions.to(maps.dtype))
 
     def _weigh(self, x: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class TerraMindBlock(Block):
 
 
 class SensorEmbedding(nn.Module):
-    """The patch embedding of one sensor: a convolution, a vector that tells the sensor, and positions."""
+    """The patch embedding of one sensor: a convolution, an embedding of the sensor, and positions."""
 
     pos_emb: Tensor
 

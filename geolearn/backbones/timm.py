@@ -193,7 +193,7 @@ _BUILD_ERRORS: tuple[type[Exception], ...] = (
 )
 
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({'dynamic_img_size': True}, {'strict_img_size': False}, {})
-"""How timm's families are told that images may have any size; most need not be told."""
+"""Arguments by which timm's families accept images of any size; most need none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,7 +251,7 @@ class ViT(BlockTrunk):
     def attention_maps(self, x: Tensor) -> Tensor:
         """Return the last block's attention (B, heads, 1 + n, 1 + n) in the native form; rows sum to 1.
 
-        What the class token looks at is ``[:, :, 0, 1:]``.
+        The attention of the class token to the patches is ``[:, :, 0, 1:]``.
         """
         return last_attention(self.blocks, self.first_tokens(x))
 

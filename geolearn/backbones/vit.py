@@ -50,7 +50,7 @@ class Attention(nn.Module):
         return self.proj(y.transpose(1, 2).reshape(x.shape))
 
     def weights(self, x: Tensor) -> Tensor:
-        """Return what each token of `x` (B, N, D) looks at: (B, heads, N, N) in float32, rows summing to 1."""
+        """Return the attention weights between tokens (B, N, D): (B, heads, N, N) float32, rows summing to 1."""
         q, k, _ = self._split(x)
         logits = (q @ k.transpose(-2, -1)).float() * q.shape[-1] ** -0.5
         bias = self._position_bias(q, x)
@@ -240,7 +240,7 @@ def windowed_states(
 ) -> list[Tensor]:
     """Run blocks over a grid within windows, all but those in `global_at`, and keep the outputs of some.
 
-    Where windows divide the grid and no block looks at positions, tokens are put in the order of the windows once:
+    Where windows divide the grid and no block uses relative positions, tokens are put in the order of the windows once:
     a window is then a run of tokens, and neither windowed nor global blocks move any.
 
     Args:

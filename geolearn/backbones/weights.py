@@ -126,7 +126,7 @@ def unwrap(
     dropped = tuple(name for name in state if _matches(name, drop))
     state = {name: value for name, value in state.items() if name not in set(dropped)}
     if strange := [name for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise WeightsError(f'the file must hold tensors by name; these are none: {_some(strange)}')
+        raise WeightsError(f'the file must hold tensors by name; these are no tensors: {_some(strange)}')
     return state, dropped
 
 
@@ -247,7 +247,7 @@ def _advise(error: Exception, record: WeightsRecord, source: WeightsSource) -> s
 
 
 def verify(path: Path, record: WeightsRecord, source: WeightsSource) -> Path:
-    """Return `path` if it is the published file, or raise WeightsError; without a known hash nothing can be said."""
+    """Return `path` if it is the published file, or raise WeightsError; without a published hash it is not checked."""
     digest = _sha256(_not_refused(path, record))
     if not source.sha256:
         log.warning('no sha256 of %s is known to compare with; that of %s is %s', source.file, path, digest)

@@ -54,7 +54,7 @@ class DeepLabDecoder(Decoder):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Compute outputs (N, output_count, H/4, W/4)."""
         fine, coarse = maps
-        # smp's decoder looks at position 2 for the skip and at the last for pooling
+        # smp's decoder takes position 2 for the skip and the last for pooling
         unused = torch.empty(0)
         return self.classifier(self.decoder([unused, unused, fine, enlarge_to(coarse, self._coarsest, _STRIDE)]))
 

@@ -141,7 +141,7 @@ class _SkipAttention(nn.Module):
 
 
 def _padding_bias(grid: tuple[int, int], side: int, front: int, like: Tensor) -> Tensor:
-    """Make the bias (windows, 1, 1, side * side) that keeps queries from looking at padding."""
+    """Make the bias (windows, 1, 1, side * side) that keeps queries from attending to padding."""
     inside = F.pad(like.new_ones(1, *grid, 1), (0, 0, front, 0, front, 0))
     inside = window_partition(inside, (side, side)).reshape(-1, 1, 1, side * side)
     return torch.zeros_like(inside).masked_fill(inside == 0, float('-inf'))

@@ -25,7 +25,7 @@ from geolearn.decoders.decoder import (
 class UNetDecoder(Decoder):
     """U-Net (Ronneberger et al. 2015, arXiv:1505.04597) on all maps that a backbone offers, as smp builds it.
 
-    It goes on to stride 1 whatever the finest map is: every network is then judged on outputs of the same detail, and
+    It goes on to stride 1 whatever the finest map is: outputs of every network then have the same detail, and
     with maps of strides 2 to 32 this is smp's `Unet`, layer by layer. A step without a map of its stride enlarges
     and convolves, as smp does for encoders that begin at stride 4.
 

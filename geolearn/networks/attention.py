@@ -16,11 +16,11 @@ AttentionMode = Literal['extra', 'only']
 
 
 class AttentionInput(nn.Module):
-    """Turn images into what a transformer pretrained on such images looks at, one channel per head.
+    """Turn images into the attention maps of a transformer pretrained on such images, one channel per head.
 
     A U-Net on radar images gained most from DINO's attention as extra input (FDL-Europe 2023), more than from
-    training on DINO's features. The channels tell where the class token of the last block looks, or, without a class
-    token, where all tokens look on average. They are scaled so that 0 is a place that gets its equal share of
+    training on DINO's features. The channels are the attention of the class token in the last block or, without a class
+    token, that of all tokens on average. They are scaled so that 0 is a place that gets its equal share of
     attention, and 1 one that gets twice that, at any image size. The transformer is frozen and stays in evaluation.
 
     Args:
@@ -88,7 +88,7 @@ class AttentionEncoder(Backbone):
     """The plain U-Net encoder on images with a transformer's attention maps.
 
     Args:
-        looker: A transformer in its native form; it is frozen.
+        transformer: A transformer in its native form; it is frozen.
         mode: Whether the maps join the bands or replace them.
         bands: Of the images.
 
@@ -99,18 +99,18 @@ class AttentionEncoder(Backbone):
 
     has_position_grid = True
 
-    def __init__(self, looker: Backbone, mode: AttentionMode, bands: Sequence[Band]) -> None:
-        inputs = AttentionInput(looker, mode)
+    def __init__(self, transformer: Backbone, mode: AttentionMode, bands: Sequence[Band]) -> None:
+        inputs = AttentionInput(transformer, mode)
         heads = tuple(Band(f'attention {head}') for head in range(inputs.heads))
         encoder = create_backbone(
             ENCODER, (*bands, *heads) if mode == 'extra' else heads, pretrained=False, strides=None
         )
         super().__init__(
-            looker.name,
-            looker.trunk,
+            transformer.name,
+            transformer.trunk,
             channels=encoder.channels,
             strides=encoder.strides,
-            load_report=looker.load_report,
+            load_report=transformer.load_report,
         )
         del self._modules['trunk']  # it lies in `inputs`; a state dict is to hold it once
         self.inputs, self.encoder = inputs, encoder

@@ -99,7 +99,7 @@ def _is_number(value: object) -> bool:
 
 
 COARSEST = 32
-"""Stride of the map that a convolutional network is judged by."""
+"""Stride of the map that a convolutional network is classified by."""
 
 
 class ChipNetwork(Network):

@@ -66,7 +66,7 @@ class RegionAttention(nn.Module):
 
 
 class AttentionDifference(nn.Module):
-    """The difference of the dates after each position has looked around in both.
+    """The difference of the dates after each position has attended to both.
 
     The pyramid spatial-temporal attention of STANet (Chen & Shi 2020, "A Spatial-Temporal Attention-Based Method and a
     New Dataset for Remote Sensing Image Change Detection", Remote Sensing 12(10), 1662): attention within regions of
@@ -91,7 +91,7 @@ class AttentionDifference(nn.Module):
 
 
 class SiameseBackbone(TemporalBackbone):
-    """A backbone for pairs of images (N, 2, bands, H, W) whose maps tell what differs between the two.
+    """A backbone for pairs of images (N, 2, bands, H, W) whose maps show what differs between the two.
 
     Both dates go through one encoder, one after the other, without seeing each other; weights have the same names as
     for one date.

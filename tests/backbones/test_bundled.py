@@ -14,6 +14,7 @@ from geolearn.bands import Band, get_bands
 from geolearn.errors import WeightsError
 
 S2 = get_bands('sentinel2_l2a', ['B04', 'B03', 'B02'])
+EMD = '{"ModelFile": "m.safetensors", "geolearn": %s}'
 SMALL = {'dim': 48, 'depth': 4, 'heads': 3}
 
 
@@ -31,7 +32,7 @@ def write(tmp_path):
         state = {f'backbone.{key}': value.contiguous() for key, value in net.state_dict().items()}
         manifest = {'format': 1, 'backbone': name or net.name, 'bands': [asdict(band) for band in bands]}
         content = {
-            'm.emd': json.dumps({'geolearn': manifest}),
+            'm.emd': json.dumps({'ModelFile': 'm.safetensors', 'geolearn': manifest}),
             'm.safetensors': save({**state, 'decoder.weight': torch.ones(3)}),
         }
         with zipfile.ZipFile(tmp_path / 'm.dlpk', 'w', compression) as archive:
@@ -102,15 +103,17 @@ def test_another_backbone_is_refused(small, write):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'m.emd': None}, r'must hold one \.emd at its root, found 0'),
-        ({'b.safetensors': b''}, r'must hold one \.safetensors at its root, found 2'),
-        ({'m.safetensors': None, '../m.safetensors': b''}, r'must hold one \.safetensors at its root, found 0'),
-        ({'m.safetensors': b'\xff' * 40}, 'holds no backbone of geolearn'),
-        ({'m.emd': '{}'}, "holds no backbone of geolearn .KeyError: 'geolearn'"),
-        ({'m.emd': '[' * 100_000}, 'holds no backbone of geolearn'),
-        ({'m.emd': '{"geolearn": {"backbone": 3, "bands": []}}'}, 'the backbone is named 3'),
-        ({'m.emd': '{"geolearn": {"backbone": "a", "bands": [{"name": "x", "no": 1}]}}'}, 'TypeError'),
-        ({'compression': zipfile.ZIP_DEFLATED}, 'is packed, encrypted or too large'),
+        ({'m.emd': None}, r'must hold exactly one \.emd at its root, found 0'),
+        ({'b.emd': b''}, r'must hold exactly one \.emd at its root, found 2'),
+        ({'m.safetensors': None}, r"ModelFile is 'm\.safetensors'; the name of a \.safetensors member is needed"),
+        ({'m.safetensors': None, '../m.safetensors': b''}, 'which points out of the bundle'),
+        ({'m.safetensors': b'\xff' * 40}, r'the weights in .*m\.dlpk are broken'),
+        ({'m.emd': '{}'}, 'has no "geolearn" block'),
+        ({'m.emd': '[' * 100_000}, 'is not valid JSON'),
+        ({'m.emd': EMD % '{"format": 1, "backbone": 3, "bands": []}'}, 'the backbone is named 3'),
+        ({'m.emd': EMD % '{"format": 1, "bands": []}'}, "holds no backbone of geolearn .KeyError: 'backbone'"),
+        ({'m.emd': EMD % '{"format": 1, "backbone": "a", "bands": [{"name": "x", "no": 1}]}'}, 'TypeError'),
+        ({'compression': zipfile.ZIP_BZIP2}, 'is encrypted or oddly packed'),
     ],
 )
 def test_broken_and_hostile_bundles_are_refused(small, write, changes, message):
@@ -131,7 +134,7 @@ def test_truncated_bundles_are_refused(small, write, kept):
 
 
 def test_an_absent_bundle_is_named(tmp_path):
-    with pytest.raises(WeightsError, match=r'absent\.dlpk is no readable \.dlpk .*No such file'):
+    with pytest.raises(WeightsError, match=r'absent\.dlpk does not exist; pass the \.dlpk that model.save\(\) wrote'):
         create_backbone('dofa_base', S2, weights=tmp_path / 'absent.dlpk')
 
 

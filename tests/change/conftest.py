@@ -1,6 +1,5 @@
 """Pairs of images of fields, in some of which a pond appears."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -73,12 +72,3 @@ def prepare(tmp_path):
         return prepare_data(folder, working_dir=tmp_path / 'work', **(usual | options))
 
     return prepared
-
-
-@pytest.fixture
-def small_dofa(monkeypatch):
-    """Let 'dofa_tiny' be 48 wide and 4 deep, for building and for loading."""
-    from geolearn.backbones import catalog
-
-    record = dataclasses.replace(catalog.get_record('dofa_tiny'), dim=48, depth=4, heads=3)
-    monkeypatch.setattr(catalog, 'get_record', lambda name: record)

@@ -74,14 +74,3 @@ def prepare(tmp_path):
         return prepare_data(folder, working_dir=tmp_path / 'work', **(usual | options))
 
     return prepared
-
-
-@pytest.fixture
-def small_dofa(monkeypatch):
-    """Let 'dofa_tiny' be 48 wide and 3 deep, for building and for loading."""
-    import dataclasses
-
-    from geolearn.backbones import catalog
-
-    record = dataclasses.replace(catalog.get_record('dofa_tiny'), dim=48, depth=3, heads=3)
-    monkeypatch.setattr(catalog, 'get_record', lambda name: record)

@@ -31,13 +31,13 @@ class RCNNOptions:
         rpn_pre_nms_top_n_test: The same in use.
         rpn_post_nms_top_n_train: Proposals per image after it, in training.
         rpn_post_nms_top_n_test: The same in use.
-        rpn_nms_thresh: Overlap from which on the less sure of two proposals goes.
+        rpn_nms_thresh: Overlap from which on the lower-scoring of two proposals goes.
         rpn_fg_iou_thresh: Overlap from which on an anchor is an object.
         rpn_bg_iou_thresh: Overlap below which it is background.
         rpn_batch_size_per_image: Anchors that the loss samples.
         rpn_positive_fraction: Largest share of objects among them.
         box_score_thresh: Objects with a lower score are never found.
-        box_nms_thresh: Overlap from which on the less sure of two objects of one class goes.
+        box_nms_thresh: Overlap from which on the lower-scoring of two objects of one class goes.
         box_detections_per_img: Most objects per image.
         box_fg_iou_thresh: Overlap from which on a proposal is an object.
         box_bg_iou_thresh: Overlap below which it is background.
@@ -83,7 +83,7 @@ class SingleStageOptions:
 
     Args:
         score_thresh: Objects with a lower score are never found.
-        nms_thresh: Overlap from which on the less sure of two objects of one class goes.
+        nms_thresh: Overlap from which on the lower-scoring of two objects of one class goes.
         detections_per_img: Most objects per image.
         topk_candidates: Objects per level (SSD: per class) before non-maximum suppression.
         fg_iou_thresh: Overlap from which on an anchor is an object; FCOS has no anchors.
@@ -144,7 +144,7 @@ HeadOptions = RCNNOptions | SingleStageOptions | TransformerOptions
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """What a detector was told, and what it took from the training boxes.
+    """Options of a detector, and what was chosen from the training boxes.
 
     Args:
         anchor_sizes: Sides of square anchors in pixels by level, finest first; empty for detectors without anchors.

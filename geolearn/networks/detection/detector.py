@@ -82,7 +82,7 @@ class DetectionHead(nn.Module):
     def forward(
         self, images: Tensor, levels: list[Tensor], targets: Sequence[Objects] | None
     ) -> tuple[list[Detections], dict[str, Tensor]]:
-        """Return what is found, unless the head is training, and the losses, if there are targets.
+        """Return the detections, unless the head is training, and the losses, if there are targets.
 
         Args:
             images: (N, bands, H, W), H and W multiples of the coarsest stride of the backbone.
@@ -101,7 +101,7 @@ class DetectionHead(nn.Module):
     def compute(
         self, images: ImageList, levels: list[Tensor], targets: Targets | None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Do the same in torchvision's terms."""
+        """Return the same with torchvision's types."""
         raise NotImplementedError
 
     def _as_target(self, objects: Objects) -> dict[str, Tensor]:
@@ -147,7 +147,7 @@ class Detector(Network):
         self.levels, self.head, self.zoom = levels, head, zoom
 
     def forward(self, images: Tensor, targets: Sequence[Objects] | None = None) -> DetectorOutput:
-        """Find objects in images (N, bands, H, W) of any size, and compare them with the truth where it is given.
+        """Detect objects in images (N, bands, H, W) of any size; compute the losses where targets are given.
 
         Args:
             images: (N, bands, H, W), or with several dates (N, dates, bands, H, W).

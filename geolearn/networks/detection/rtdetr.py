@@ -66,7 +66,7 @@ class RTDetrHead(DetectionHead):
     def compute(
         self, images: ImageList, levels: list[Tensor], targets: Targets | None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Look at every window, and compare the whole with the truth.
+        """Detect in every window, and compute the losses over the whole image.
 
         The losses have a part for denoising in training alone.
         """
@@ -106,7 +106,7 @@ class RTDetrHead(DetectionHead):
         return losses
 
     def _find(self, levels: list[Tensor]) -> list[dict[str, Tensor]]:
-        """Return what is found in each image, each object by the window that shows it best."""
+        """Return the detections of each image, each object by the window that shows it best."""
         rows, cols = (spread_windows(length, self._cells) for length in levels[-1].shape[-2:])
         parts = [self._find_in_window(levels, row, col) for row, col in product(rows, cols)]
         return [
@@ -123,7 +123,7 @@ class RTDetrHead(DetectionHead):
         return [self._pick(logits, boxes, row, col) for logits, boxes in zip(output.logits, output.pred_boxes)]
 
     def _pick(self, logits: Tensor, boxes: Tensor, row: Span, col: Span) -> dict[str, Tensor]:
-        """Take the surest classes of queries (n, classes) whose boxes (n, 4), in shares of the window, belong to it."""
+        """Take the top classes of queries (n, classes) whose boxes (n, 4), in shares of the window, belong to it."""
         most = min(self._options.detections_per_img, logits.numel())
         scores, order = logits.sigmoid().flatten().topk(most)
         queries = order.div(logits.shape[1], rounding_mode='floor')

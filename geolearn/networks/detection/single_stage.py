@@ -18,7 +18,7 @@ from geolearn.networks.detection.architecture import SingleStageOptions
 from geolearn.networks.detection.detector import WIDTH, DetectionHead, Targets
 
 HARD_NEGATIVES = 32
-"""Anchors of an image without objects that teach the SSD what background is."""
+"""Hardest anchors of an image without objects that enter the loss of the SSD as background."""
 
 
 class SingleStageHead(DetectionHead):
@@ -37,7 +37,7 @@ class SingleStageHead(DetectionHead):
     def compute(
         self, images: ImageList, levels: list[Tensor], targets: Targets | None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Look at every place, and compare with the truth."""
+        """Detect at every place, and compute the losses."""
         outputs = self.parts.head(levels)
         anchors = self.anchors.by_level(levels)
         losses = {} if targets is None else self.losses(outputs, anchors, targets)
@@ -51,7 +51,7 @@ class SingleStageHead(DetectionHead):
     def find(
         self, outputs: dict[str, Tensor], anchors: Sequence[Tensor], sizes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """Return what is found in each image."""
+        """Return the detections of each image."""
         counts = [len(level) for level in anchors]
         split = {name: list(values.split(counts, dim=1)) for name, values in outputs.items()}
         found: list[dict[str, Tensor]] = self.parts.postprocess_detections(split, [list(anchors)] * len(sizes), sizes)
@@ -123,7 +123,7 @@ class SSDHead(SingleStageHead):
         super().__init__(parts, background=True)
 
     def losses(self, outputs: dict[str, Tensor], anchors: Sequence[Tensor], targets: Targets) -> dict[str, Tensor]:
-        """Return the losses by torchvision's names, and let images without objects teach too, which it leaves out."""
+        """Return the losses by torchvision's names, and count images without objects too, which it leaves out."""
         every = torch.cat(list(anchors))
         matched = [self._match(every, target['boxes']) for target in targets]
         found: dict[str, Tensor] = self.parts.compute_loss(targets, outputs, [every] * len(targets), matched)
@@ -146,7 +146,7 @@ class SSDHead(SingleStageHead):
     def find(
         self, outputs: dict[str, Tensor], anchors: Sequence[Tensor], sizes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """Return what is found in each image."""
+        """Return the detections of each image."""
         every = [torch.cat(list(anchors))] * len(sizes)
         found: list[dict[str, Tensor]] = self.parts.postprocess_detections(outputs, every, sizes)
         return found

@@ -47,7 +47,7 @@ class TwoStageHead(DetectionHead):
     def compute(
         self, images: ImageList, levels: list[Tensor], targets: Targets | None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Propose, look, and compare with the truth."""
+        """Propose regions, detect in them, and compute the losses."""
         named = OrderedDict((str(i), level) for i, level in enumerate(levels))
         losses: dict[str, Tensor] = {}
         if targets is not None:
