@@ -11,13 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import (
-    Backbone,
-    BackboneOptions,
-    Builder,
-    finish_backbone,
-    register_backbone,
-)
+from geolearn.backbones.backbone import Backbone, BackboneOptions, Builder, finish_backbone, register_backbone
 from geolearn.backbones.catalog import WeightsRecord
 from geolearn.backbones.trunk import Trunk, ViTConfig
 from geolearn.backbones.weights import LoadReport, fetch, load_strict, load_weights_file, unwrap

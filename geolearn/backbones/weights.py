@@ -126,7 +126,7 @@ def unwrap(
     dropped = tuple(name for name in state if _matches(name, drop))
     state = {name: value for name, value in state.items() if name not in set(dropped)}
     if strange := [name for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise WeightsError(f'the file must hold tensors by name; these are no tensors: {_some(strange)}')
+        raise WeightsError(f'the file must hold tensors by name; these are none: {_some(strange)}')
     return state, dropped
 
 

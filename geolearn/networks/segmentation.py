@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,6 @@ from geolearn.errors import BundleError
 from geolearn.losses import PixelLossOptions, RegressionLossOptions
 from geolearn.networks.network import Network, Normalize, build_backbone, build_normalize
 from geolearn.networks.spec import ModelSpec
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
