@@ -10,8 +10,8 @@ from geolearn.backbones.create import (
     list_backbones,
     offers_tokens,
 )
+from geolearn.backbones.loading import LoadReport
 from geolearn.backbones.temporal import Temporal, TemporalBackbone
-from geolearn.backbones.weights import LoadReport
 
 __all__ = [
     'STRIDES',

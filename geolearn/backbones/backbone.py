@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geolearn.backbones.loading import LoadReport
 from geolearn.backbones.token_grid import crop_maps, pad_to_multiple
 from geolearn.backbones.trunk import Trunk
 from geolearn.backbones.vit import global_blocks
-from geolearn.backbones.weights import LoadReport
 from geolearn.bands import Band
 from geolearn.errors import BackboneError
 

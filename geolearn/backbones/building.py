@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from geolearn.backbones import catalog
 from geolearn.backbones.backbone import Backbone, BackboneOptions, Builder, finish_backbone, register_backbone
 from geolearn.backbones.catalog import WeightsRecord
+from geolearn.backbones.loading import LoadReport, load_strict, load_weights_file, unwrap
 from geolearn.backbones.trunk import Trunk, ViTConfig
-from geolearn.backbones.weights import LoadReport, fetch, load_strict, load_weights_file, unwrap
+from geolearn.backbones.weights import fetch
 from geolearn.bands import Band, match_bands
 from geolearn.errors import BandError, WeightsError
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from geolearn import bundle
 from geolearn.backbones.backbone import Backbone, BackboneOptions, Builder
 from geolearn.backbones.building import adapt_input_kernel, resample_kernel
-from geolearn.backbones.weights import load_strict
+from geolearn.backbones.loading import load_strict
 from geolearn.bands import Band
 from geolearn.errors import BundleError, WeightsError
 

@@ -26,6 +26,7 @@ from geolearn.backbones.building import (
     register_family,
     rename,
 )
+from geolearn.backbones.loading import load_weights_file, unwrap
 from geolearn.backbones.token_grid import pad_to_multiple
 from geolearn.backbones.trunk import Trunk, ViTConfig
 from geolearn.backbones.vit import (
@@ -41,7 +42,7 @@ from geolearn.backbones.vit import (
     window_partition,
     window_unpartition,
 )
-from geolearn.backbones.weights import fetch, load_weights_file, unwrap
+from geolearn.backbones.weights import fetch
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError
 

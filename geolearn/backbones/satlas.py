@@ -23,7 +23,7 @@ from geolearn.backbones.backbone import (
     end_at_coarsest,
 )
 from geolearn.backbones.building import Checkpoint, fit_stem, read_checkpoint, register_family, require_kinds
-from geolearn.backbones.weights import LoadReport, load_strict
+from geolearn.backbones.loading import LoadReport, load_strict
 from geolearn.bands import Band
 from geolearn.errors import BackboneError
 

@@ -24,6 +24,7 @@ from geolearn.backbones.backbone import (
     refuse_transformer_options,
 )
 from geolearn.backbones.building import RGB, adapt_input_kernel, announce_license, register_family
+from geolearn.backbones.loading import LoadReport, load_strict, load_weights_file, unwrap
 from geolearn.backbones.token_grid import crop_maps, pad_to_multiple
 from geolearn.backbones.trunk import Trunk
 from geolearn.backbones.vit import (
@@ -34,7 +35,7 @@ from geolearn.backbones.vit import (
     window_unpartition,
     windowed_states,
 )
-from geolearn.backbones.weights import DOWNLOAD_ERRORS, LoadReport, load_strict, load_weights_file, unwrap
+from geolearn.backbones.weights import DOWNLOAD_ERRORS
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError
 

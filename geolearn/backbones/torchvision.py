@@ -18,7 +18,7 @@ from geolearn.backbones.backbone import (
     refuse_transformer_options,
 )
 from geolearn.backbones.building import RGB, adapt_input_kernel
-from geolearn.backbones.weights import LoadReport, load_strict, load_weights_file, unwrap
+from geolearn.backbones.loading import LoadReport, load_strict, load_weights_file, unwrap
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError
 

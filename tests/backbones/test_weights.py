@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from geolearn.backbones import create_backbone
-from geolearn.backbones.weights import WEIGHTS_DIR, fetch, load_strict, load_weights_file, unwrap
+from geolearn.backbones.loading import load_strict, load_weights_file, unwrap
+from geolearn.backbones.weights import WEIGHTS_DIR, fetch
 from geolearn.bands import Band
 from geolearn.errors import WeightsError
 
