@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from geolearn import plotting
 from geolearn.backbones import list_backbones
-from geolearn.backbones.adapt import ParamGroup
 from geolearn.backbones.loading import load_strict
 from geolearn.bundle import read_bundle, write_bundle
 from geolearn.chips.label import Task

@@ -6,7 +6,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from geolearn import plotting
-from geolearn.backbones.weights import LoadReport
+from geolearn.backbones.loading import LoadReport
 from geolearn.bundle import FIGURES, REPORT
 from geolearn.data import ChipData
 from geolearn.history import History

@@ -17,7 +17,6 @@ from geolearn.arguments import find_imports, format_call
 from geolearn.backbones import describe_backbone
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION
 from geolearn.backbones.loading import LoadReport
-from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BackboneError
 from geolearn.history import History
