@@ -7,31 +7,9 @@ from geolearn._version import __version__
 
 _HOMES = {
     'Adaptation': 'backbones.adapt',
-    'AttentionUNet': 'models',
     'Band': 'bands',
-    'ChangeDetector': 'models',
     'ChipData': 'data',
     'ClassInfo': 'classes',
-    'DeepLab': 'models',
-    'UnetClassifier': 'models',
-    'UPerNet': 'models',
-    'UNet': 'models',
-    'SegFormer': 'models',
-    'PSPNetClassifier': 'models',
-    'PixelRegressor': 'models',
-    'PSPNet': 'models',
-    'LinearProbe': 'models',
-    'MUSTER': 'models',
-    'FPN': 'models',
-    'FCN': 'models',
-    'FCOS': 'models',
-    'FasterRCNN': 'models',
-    'MaskRCNN': 'models',
-    'RTDetr': 'models',
-    'RetinaNet': 'models',
-    'SingleShotDetector': 'models',
-    'FeatureClassifier': 'models',
-    'DeepLabV3': 'models',
     'GeoLearnError': 'errors',
     'backbone_table': 'backbones',
     'create_backbone': 'backbones',
@@ -40,9 +18,9 @@ _HOMES = {
     'get_bands': 'bands',
     'list_backbones': 'backbones',
     'list_sensors': 'bands',
-    'load_model': 'models',
     'prepare_data': 'prepare',
 }
+"""Modules of the public names; all others in `__all__` are models."""
 
 __all__ = [
     'FCN',
@@ -122,9 +100,9 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> object:
     """Load a public name on first use: importing geolearn itself takes milliseconds, torch seconds."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(import_module(f'geolearn.{_HOMES[name]}'), name)
+    return getattr(import_module(f'geolearn.{_HOMES.get(name, "models")}'), name)
 
 
 def __dir__() -> list[str]:

@@ -1,11 +1,14 @@
 import ast
+import functools
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / 'geolearn'
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / 'geolearn'
 FILES = sorted(PACKAGE.rglob('*.py'))
 LAYERS = (
     'errors _version extras device files progress parallel arguments history classes bands raster statistics units '
@@ -31,13 +34,39 @@ def imported(nodes):
             yield from (f'{node.module}.{alias.name}' for alias in node.names)
 
 
+def dotted(path):
+    """Full name of a module, or of a package."""
+    return '.'.join(path.relative_to(PACKAGE.parent).with_suffix('').parts).removesuffix('.__init__')
+
+
+MODULES = {dotted(path): path for path in FILES}
+
+
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def modules_imported(path):
+    """Modules of geolearn that a file imports anywhere in it: at the top, in functions, for type checkers."""
+    found = imported(ast.walk(tree_of(path)))
+    modules = {full if full in MODULES else full.rpartition('.')[0] for full in found}
+    return {module for module in modules if module in MODULES and MODULES[module] != path}
+
+
+def is_private(module):
+    return any(part.startswith('_') for part in module.split('.')) and module not in ('geolearn._version',)
+
+
 def everywhere(path):
     """Root packages of all imports, also of those inside functions, but not of those for type checkers alone."""
-    tree = ast.parse(path.read_text())
-    tree.body = [
-        node for node in tree.body if not (isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.dump(node.test))
+    body = [
+        node
+        for node in tree_of(path).body
+        if not (isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.unparse(node.test))
     ]
-    return {found.split('.')[0] for found in imported(ast.walk(tree))}
+    return {found.split('.')[0] for found in imported(ast.walk(ast.Module(body, [])))}
 
 
 def test_every_file_has_a_layer():
@@ -47,14 +76,56 @@ def test_every_file_has_a_layer():
 @pytest.mark.parametrize('path', FILES, ids=name)
 def test_imports_run_downhill(path):
     below = LAYERS[: LAYERS.index(layer(path)) + 1] if layer(path) in LAYERS else ['_version']
-    parts = [found.split('.') for found in imported(ast.parse(path.read_text()).body)]
+    # what geolearn/__init__.py offers is imported on first use, or by type checkers
+    nodes = tree_of(path).body if layer(path) == '__init__' else ast.walk(tree_of(path))
+    parts = [found.split('.') for found in imported(nodes)]
     uphill = {p[1] for p in parts if p[0] == 'geolearn' and len(p) > 1} - {*below, '__version__'}
     assert not uphill, f'{name(path)} imports {uphill}, which lie above it'
 
 
+def test_no_two_modules_import_each_other_on_any_way():
+    inits = {module for module, path in MODULES.items() if path.name == '__init__.py'}
+    graph = {module: set(modules_imported(path)) - inits for module, path in MODULES.items() if module not in inits}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail('modules import each other: ' + ' <- '.join(error.args[1]))
+
+
+def test_a_package_imports_no_module_that_imports_the_package():
+    """``from geolearn.bands import x`` inside geolearn/bands/ depends on what has been imported so far."""
+    wrong = [
+        f'{name(path)} imports {module}'
+        for path in FILES
+        for module in modules_imported(path)
+        if MODULES[module].name == '__init__.py' and dotted(path).startswith(f'{module}.') and module != 'geolearn'
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize('path', FILES, ids=name)
+def test_private_modules_stay_in_their_package(path):
+    foreign = {
+        module
+        for module in modules_imported(path)
+        if is_private(module) and MODULES[module].parent not in (path.parent, *path.parent.parents)
+    }
+    assert not foreign, f'{name(path)} imports {foreign}; what several packages need is no private module'
+
+
+def test_tests_import_no_private_module():
+    wrong = [
+        f'{path.relative_to(TESTS).as_posix()} imports {module}'
+        for path in sorted(TESTS.rglob('*.py'))
+        for module in modules_imported(path)
+        if is_private(module)
+    ]
+    assert wrong == []
+
+
 @pytest.mark.parametrize('path', FILES, ids=name)
 def test_imports_are_absolute(path):
-    nodes = ast.walk(ast.parse(path.read_text()))
+    nodes = ast.walk(tree_of(path))
     assert not [node.lineno for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
 
 
@@ -65,11 +136,11 @@ def test_one_layer_alone_knows(library, home):
 
 def test_only_the_raster_package_opens_rasters():
     def opens(path):
-        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
+        nodes = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)]
         return any(node.attr == 'open' and getattr(node.value, 'id', '') == 'rasterio' for node in nodes)
 
     def takes_open(path):
-        return 'rasterio.open' in set(imported(ast.walk(ast.parse(path.read_text()))))
+        return 'rasterio.open' in set(imported(ast.walk(tree_of(path))))
 
     assert {layer(path) for path in FILES if opens(path) or takes_open(path)} == {'raster'}
 
@@ -87,3 +158,19 @@ def test_every_public_name_is_found_and_no_other():
     assert all(getattr(geolearn, public) is not None for public in geolearn.__all__)
     with pytest.raises(AttributeError, match="module 'geolearn' has no attribute 'prepare_dta'"):
         geolearn.prepare_dta  # noqa: B018
+
+
+def test_every_class_of_models_is_public():
+    import geolearn
+    from geolearn.models.base import MODELS
+
+    aliases = {'UnetClassifier', 'PSPNetClassifier'}
+    assert {*MODELS, *aliases} <= {*geolearn.__all__}
+
+
+def test_type_checkers_see_the_same_names():
+    import geolearn
+
+    blocks = [node for node in tree_of(PACKAGE / '__init__.py').body if isinstance(node, ast.If)]
+    seen = {found.rpartition('.')[2] for block in blocks for found in imported(ast.walk(block))}
+    assert seen == {*geolearn.__all__} - {'__version__'}
