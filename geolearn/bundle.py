@@ -20,8 +20,8 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as format_safetensors
 from torch import Tensor
 
-from geolearn.errors import BundleError, RasterError
-from geolearn.raster import replacing
+from geolearn.errors import BundleError
+from geolearn.files import atomic_write
 
 FORMAT = 1
 """Number of the manifest's format; readers take every number up to their own."""
@@ -83,25 +83,20 @@ def write_bundle(path: str | Path, bundle: Bundle) -> Path:
 
     Raises:
         BundleError: If `read_bundle` would refuse it.
-        RasterError: If the folder does not exist or the disk is full.
+        FileWriteError: If the folder does not exist or the disk is full.
     """
     path = Path(path)
     stem = re.sub(r'[^\w. -]', '_', path.stem)
     weights_name = f'{stem}.safetensors'
     emd = dict(bundle.emd) | {'ModelFile': weights_name, 'geolearn': {**bundle.manifest, 'format': FORMAT}}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.weights.items()}
-    try:
-        with replacing(path) as part, zipfile.ZipFile(part, 'w', zipfile.ZIP_STORED) as archive:
-            archive.writestr(f'{stem}.emd', json.dumps(emd, indent=2, allow_nan=False))
-            archive.writestr(weights_name, format_safetensors(tensors))
-            for name, content in bundle.extras.items():
-                archive.writestr(name, content)
-            _check_members(archive.infolist(), path)
-            _find_emd(archive.infolist(), path)
-    except OSError as error:
-        if isinstance(error, RasterError):
-            raise
-        raise RasterError(f'cannot write {path}: {error.strerror}. Nothing was left behind') from error
+    with atomic_write(path) as part, zipfile.ZipFile(part, 'w', zipfile.ZIP_STORED) as archive:
+        archive.writestr(f'{stem}.emd', json.dumps(emd, indent=2, allow_nan=False))
+        archive.writestr(weights_name, format_safetensors(tensors))
+        for name, content in bundle.extras.items():
+            archive.writestr(name, content)
+        _check_members(archive.infolist(), path)
+        _find_emd(archive.infolist(), path)
     return path
 
 

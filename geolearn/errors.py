@@ -4,6 +4,7 @@ GeoLearnError
     BandError            bands or wavelengths that do not fit together        (ValueError)
     ChipFolderError      an exported training folder that cannot be used      (ValueError)
     RasterError          a raster that cannot be read, matched or written     (OSError)
+    FileWriteError       a file that cannot be written                        (OSError)
     BackboneError        a network that cannot serve as a backbone            (ValueError)
     WeightsError         weights that cannot be had or do not fit the network (ValueError)
     BundleError          a .dlpk that is broken, hostile or too new           (ValueError)
@@ -32,6 +33,10 @@ class ChipFolderError(GeoLearnError, ValueError):
 
 class RasterError(GeoLearnError, OSError):
     """A raster cannot be read, matched or written."""
+
+
+class FileWriteError(GeoLearnError, OSError):
+    """A file cannot be written: a bundle, a report, a vector layer, a cache."""
 
 
 class BackboneError(GeoLearnError, ValueError):

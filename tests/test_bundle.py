@@ -21,7 +21,7 @@ from geolearn import bundle as bundle_module
 from geolearn.bands import Band
 from geolearn.bundle import FORMAT, Bundle, find_bundle, read_bundle, write_bundle
 from geolearn.classes import ClassInfo
-from geolearn.errors import BundleError, RasterError
+from geolearn.errors import BundleError, FileWriteError
 from geolearn.models import DeepLab, load_model
 from geolearn.models.bundling import inference_file
 from geolearn.networks.spec import ModelSpec
@@ -324,7 +324,9 @@ def test_a_failing_write_keeps_the_older_bundle(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
     monkeypatch.setattr(zipfile.ZipFile, 'writestr', full)
-    with pytest.raises(RasterError, match=r'cannot write .*m\.dlpk: No space left on device. Nothing was left behind'):
+    with pytest.raises(
+        FileWriteError, match=r'cannot write .*m\.dlpk: No space left on device. Nothing was left behind'
+    ):
         write_bundle(path, Bundle(golden(), {}))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ['m.dlpk']
@@ -337,7 +339,7 @@ def test_a_bundle_that_would_not_be_strict_json_is_not_written(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(RasterError, match=r'the folder .*none does not exist; create it first'):
+    with pytest.raises(FileWriteError, match=r'the folder .*none does not exist; create it first'):
         write_bundle(tmp_path / 'none' / 'm.dlpk', Bundle(golden(), WEIGHTS))
 
 

@@ -1,6 +1,5 @@
 """Write layers of features by suffix: GeoPackage, GeoJSON, GeoParquet or Shapefile."""
 
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from geolearn.classes import ClassInfo
-from geolearn.errors import RasterError
+from geolearn.errors import FileWriteError
 from geolearn.extras import require
+from geolearn.files import atomic_write_all
 from geolearn.inference.merging import TileDetections
 from geolearn.raster import GeoBox
 
@@ -71,7 +71,7 @@ def _areas(frame: Any) -> np.ndarray:
 DRIVERS = {'.gpkg': 'GPKG', '.geojson': 'GeoJSON', '.shp': 'ESRI Shapefile', '.parquet': None, '.geoparquet': None}
 """OGR's driver by suffix; GeoParquet is written by geopandas itself."""
 
-SHAPEFILE_PARTS = ('.shp', '.shx', '.dbf', '.prj', '.cpg', '.qix', '.sbn', '.sbx')
+SHAPEFILE_SIDECARS = ('.shx', '.dbf', '.prj', '.cpg', '.qix', '.sbn', '.sbx')
 
 WGS84 = 'EPSG:4326'
 """What GeoJSON is in (RFC 7946), longitude before latitude."""
@@ -84,16 +84,16 @@ def check_vector_target(dst: str | Path) -> Path:
         dst: File to write; its suffix is one of `DRIVERS`.
 
     Raises:
-        RasterError: If the suffix is another one, `dst` is a folder, or its folder is missing.
+        FileWriteError: If the suffix is another one, `dst` is a folder, or its folder is missing.
         MissingExtraError: If the library that writes such files is not installed.
     """
     path = Path(dst).expanduser()
     if path.suffix.lower() not in DRIVERS:
-        raise RasterError(f'{path} has no suffix that says how to write it; pass one of {", ".join(DRIVERS)}')
+        raise FileWriteError(f'{path} has no suffix that says how to write it; pass one of {", ".join(DRIVERS)}')
     if path.is_dir():
-        raise RasterError(f'{path} is a folder; pass the file to write, such as {path.with_suffix(".gpkg").name}')
+        raise FileWriteError(f'{path} is a folder; pass the file to write, such as {path.with_suffix(".gpkg").name}')
     if not path.parent.is_dir():
-        raise RasterError(f'{path.parent} is no folder; make it first')
+        raise FileWriteError(f'{path.parent} is no folder; make it first')
     require('geopandas', extra='vector', to='write vector layers')
     if DRIVERS[path.suffix.lower()] is None:
         require('pyarrow', extra='vector', to='write GeoParquet')
@@ -115,7 +115,7 @@ def write_layer(frame: Any, dst: str | Path, *, geometry_type: str | None = None
         The path written.
 
     Raises:
-        RasterError: If it cannot be written; no part of it is left.
+        FileWriteError: If it cannot be written; no part of it is left.
         MissingExtraError: If the library that writes such files is not installed.
     """
     path = check_vector_target(dst)
@@ -123,16 +123,16 @@ def write_layer(frame: Any, dst: str | Path, *, geometry_type: str | None = None
     driver = DRIVERS[path.suffix.lower()]
     if driver == 'GeoJSON' and frame.crs is not None:
         frame = frame.to_crs(WGS84)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix='.geolearn-') as folder:
-            part = Path(folder) / path.name
+    # an index of older features would be believed
+    sidecars = SHAPEFILE_SIDECARS if driver == 'ESRI Shapefile' else ()
+    with atomic_write_all(path, replaces=[path.with_suffix(suffix).name for suffix in sidecars]) as part:
+        try:
             if driver is None:
                 frame.to_parquet(part)
             else:
                 _write(frame, part, driver, geometry_type)
-            _move(part, path)
-    except (OSError, ValueError, pyogrio.errors.DataSourceError, pyogrio.errors.FieldError) as error:
-        raise RasterError(f'cannot write {path}: {error}') from error
+        except (ValueError, pyogrio.errors.DataSourceError, pyogrio.errors.FieldError) as error:
+            raise FileWriteError(f'cannot write {path}: {error}') from error
     return path
 
 
@@ -146,12 +146,3 @@ def _write(frame: Any, part: Path, driver: str, geometry_type: str | None) -> No
         warnings.filterwarnings('ignore', message='(Normalized/laundered field name|.*crs. was not provided)')
         warnings.filterwarnings('ignore', message='Column names longer than 10 characters')
         frame.to_file(part, driver=driver, engine='pyogrio', **options)
-
-
-def _move(part: Path, path: Path) -> None:
-    """Move a file with its sidecars to its place, the file itself last."""
-    if path.suffix.lower() == '.shp':
-        for suffix in SHAPEFILE_PARTS:  # an index of older features would be believed
-            path.with_suffix(suffix).unlink(missing_ok=True)
-    for item in sorted(part.parent.iterdir(), key=lambda item: item.name == part.name):
-        item.replace(path.parent / item.name)

@@ -1,6 +1,5 @@
 """The only door to raster files: pixels travel with their place (GeoBox) and their mask."""
 
-from geolearn.files import replacing
 from geolearn.raster.geobox import GeoBox, require_same_grid
 from geolearn.raster.mosaic import mosaic
 from geolearn.raster.opening import many_files
@@ -36,7 +35,6 @@ __all__ = [
     'read_stack',
     'read_window',
     'read_window_masks',
-    'replacing',
     'require_place',
     'require_same_grid',
     'sample_pixels',

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -13,8 +13,54 @@ from rasterio.env import get_gdal_config, set_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize, shapes
 
+from geolearn.errors import RasterError
+
 # GDAL's default cache is 5 % of the machine's memory; block rows are read once here, so little is enough.
 CACHE_BYTES = 32 * 2**20
+
+
+class Driver(NamedTuple):
+    """A file format of rasters.
+
+    Args:
+        name: GDAL's.
+        by_rows: Whether it is written row by row, without holding the raster in memory.
+    """
+
+    name: str
+    by_rows: bool
+
+
+DRIVERS = {
+    '.tif': Driver('GTiff', by_rows=True),
+    '.tiff': Driver('GTiff', by_rows=True),
+    '.png': Driver('PNG', by_rows=False),
+    '.jpg': Driver('JPEG', by_rows=False),
+    '.jpeg': Driver('JPEG', by_rows=False),
+    '.mrf': Driver('MRF', by_rows=False),
+}
+"""Formats that geolearn writes, by suffix."""
+
+
+def find_driver(path: str | Path, *, by_rows: bool = False) -> str:
+    """Return GDAL's name of the format to write a file in, by its suffix.
+
+    Args:
+        path: Target.
+        by_rows: Whether the format must be one that is written row by row.
+
+    Raises:
+        RasterError: If the suffix stands for no such format.
+    """
+    driver = DRIVERS.get(Path(path).suffix.lower())
+    if driver is None or (by_rows and not driver.by_rows):
+        known = ', '.join(suffix for suffix, other in DRIVERS.items() if other.by_rows or not by_rows)
+        raise RasterError(
+            f'cannot write {path}: {Path(path).suffix or "no suffix"!r} is not the suffix of a format that such '
+            f'rasters are written in; end the name in one of {known}'
+        )
+    return driver.name
+
 
 _lock = threading.Lock()
 

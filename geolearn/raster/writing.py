@@ -1,4 +1,4 @@
-"""Write GeoTIFFs beside their target and rename them when they are whole."""
+"""Write GeoTIFFs beside their target and rename them, with their sidecars, when they are whole."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,18 +11,20 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geolearn.errors import RasterError
-from geolearn.files import replacing
+from geolearn.files import atomic_write_all
 from geolearn.raster.geobox import GeoBox
-from geolearn.raster.opening import open_quietly
+from geolearn.raster.opening import find_driver, open_quietly
 
 MAX_CATEGORY = 255
 """The list of names counts from 0 without gaps; beyond a byte it would be mostly empty lines."""
 
 
-def replace_sidecars(path: Path, class_names: Mapping[int, str] | None) -> None:
-    """Remove what lies beside `path` from an older file of that name, and write the names of its pixel values."""
-    for suffix in ('.aux.xml', '.ovr', '.msk'):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+SIDECARS = ('.aux.xml', '.ovr', '.msk')
+"""What GDAL looks for behind the name of a raster."""
+
+
+def write_class_names(path: Path, class_names: Mapping[int, str]) -> None:
+    """Write the names of a raster's pixel values beside it, where QGIS and GDAL look for them."""
     if class_names and max(class_names) <= MAX_CATEGORY:
         root = ElementTree.Element('PAMDataset')
         names = ElementTree.SubElement(ElementTree.SubElement(root, 'PAMRasterBand', band='1'), 'CategoryNames')
@@ -30,6 +32,9 @@ def replace_sidecars(path: Path, class_names: Mapping[int, str] | None) -> None:
             ElementTree.SubElement(names, 'Category').text = class_names.get(value, '')
         ElementTree.ElementTree(root).write(path.with_name(f'{path.name}.aux.xml'), encoding='utf-8')
 
+
+COMPRESSION = 'lzw'
+"""Lossless, read by everything, and fast both ways."""
 
 BLOCK_SIZE = 256
 
@@ -62,12 +67,12 @@ class RasterWriter:
         colors: Mapping[int, tuple[int, int, int]] | None = None,
         class_names: Mapping[int, str] | None = None,
         tags: Mapping[str, str] | None = None,
-        compress: str = 'lzw',
+        compress: str = COMPRESSION,
     ) -> None:
         self.path = Path(path)
         self._geobox = geobox
         self._profile: dict[str, Any] = {
-            'driver': 'GTiff',
+            'driver': find_driver(path, by_rows=True),
             'height': geobox.shape[0],
             'width': geobox.shape[1],
             'count': count,
@@ -88,7 +93,9 @@ class RasterWriter:
             self._profile |= {'alpha': 'no'}  # GDAL takes the fourth of four bytes for opacity unless told otherwise
         self._band_names, self._colors = band_names, colors
         self._class_names, self._tags = class_names, tags
-        self._scope = replacing(self.path)
+        self._scope = atomic_write_all(
+            self.path, error=RasterError, replaces=[self.path.name + suffix for suffix in SIDECARS]
+        )
 
     def __enter__(self) -> Self:
         self._part = self._scope.__enter__()
@@ -96,7 +103,7 @@ class RasterWriter:
             self._dst = self._create()
             self._describe()
         except BaseException as error:
-            self._scope.__exit__(type(error), error, error.__traceback__)
+            self._abandon(error)
             raise
         return self
 
@@ -139,16 +146,22 @@ class RasterWriter:
             try:
                 self._dst.close()
                 self._check_readable()
+                write_class_names(self._part, self._class_names or {})
             except (RasterioError, OSError) as failure:
-                self._scope.__exit__(type(failure), failure, failure.__traceback__)
-                raise RasterError(self._failure(failure)) from failure
+                refused = RasterError(self._failure(failure))
+                self._abandon(refused)
+                raise refused from failure
+            self._scope.__exit__(None, None, None)
         else:
             # GDAL may fail again while flushing what cannot be written; the first error is the one to show
             with suppress(RasterioError, OSError):
                 self._dst.close()
-        self._scope.__exit__(kind, error, trace)
-        if error is None:
-            replace_sidecars(self.path, self._class_names)
+            self._abandon(error)
+
+    def _abandon(self, error: BaseException) -> None:
+        """Delete what was written; the error is the caller's to raise."""
+        with suppress(RasterError, type(error)):
+            self._scope.__exit__(type(error), error, error.__traceback__)
 
     def _check_readable(self) -> None:
         """Read the last pixel back: GDAL writes late, and a full disk may only show at the end."""
@@ -167,7 +180,7 @@ def write_raster(
     band_names: Sequence[str] = (),
     colors: Mapping[int, tuple[int, int, int]] | None = None,
     tags: Mapping[str, str] | None = None,
-    compress: str = 'deflate',
+    compress: str = COMPRESSION,
 ) -> Path:
     """Write an array as a GeoTIFF.
 

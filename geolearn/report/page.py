@@ -6,8 +6,7 @@ import math
 import re
 from pathlib import Path
 
-from geolearn.errors import RasterError
-from geolearn.raster import replacing
+from geolearn.files import atomic_write
 from geolearn.report.contents import (
     Cell,
     Code,
@@ -229,15 +228,10 @@ def write_report(path: str | Path, report: ReportContents) -> Path:
         The path written.
 
     Raises:
-        RasterError: If it cannot be written.
+        FileWriteError: If it cannot be written.
     """
     path = Path(path).expanduser()
     page = render_report(report)
-    try:
-        with replacing(path) as part:
-            part.write_bytes(page)
-    except OSError as error:
-        if isinstance(error, RasterError):
-            raise
-        raise RasterError(f'cannot write {path}: {error.strerror}. Nothing was left behind') from error
+    with atomic_write(path) as part:
+        part.write_bytes(page)
     return path

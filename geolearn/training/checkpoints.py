@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from geolearn.errors import CheckpointError, UnknownNameError
+from geolearn.files import atomic_write
 from geolearn.history import History
 from geolearn.metrics import Metric, find_metric
 from geolearn.training import distributed as processes
@@ -53,15 +53,10 @@ def write_snapshot(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str
         CheckpointError: If it cannot be written, such as on a full disk.
     """
     header = {_KEY: json.dumps({'format': FORMAT, **facts})}
-    partial = path.with_name(f'{path.name}.part')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(_unshared(tensors), partial, metadata=header)
-        with partial.open('rb') as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with atomic_write(path, make_folder=True) as part:
+            save_file(_unshared(tensors), part, metadata=header)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True) if path.parent.is_dir() else None
         kept = 'the one before it is whole' if path.is_file() else 'there is none before it'
         raise CheckpointError(
             f'the checkpoint {path} cannot be written ({error}); {kept}. Make room in {path.parent}, or pass '

@@ -6,7 +6,7 @@ import pytest
 import torch
 from affine import Affine
 
-from geolearn.errors import RasterError
+from geolearn.errors import FileWriteError, RasterError
 from geolearn.models import load_model
 from geolearn.models.detectors import FasterRCNN, RetinaNet
 from geolearn.networks.detection.architecture import RCNNOptions, SingleStageOptions
@@ -80,7 +80,7 @@ def test_targets_that_cannot_be_written_are_refused_first(trained, save, tmp_pat
     model, _ = trained
     pixels = np.full((3, 64, 64), 60, np.uint8)
     path = save(tmp_path / 'image.tif', pixels, names=['Red', 'Green', 'Blue'])
-    with pytest.raises(RasterError, match='no suffix that says how to write it'):
+    with pytest.raises(FileWriteError, match='no suffix that says how to write it'):
         model.detect_objects(path, tmp_path / 'found.tif')
     with pytest.raises(ValueError, match="outline='orthogonal' is for models that draw masks"):
         model.detect_objects(path, tmp_path / 'found.gpkg', outline='orthogonal')

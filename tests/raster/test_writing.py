@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from geolearn import files
 from geolearn.errors import RasterError
-from geolearn.raster import GeoBox, RasterWriter, read_image, replacing, write_raster
+from geolearn.raster import GeoBox, RasterWriter, read_image, write_raster
 
 PLACE = {'transform': Affine(10, 0, 500000, 0, -10, 5400000), 'crs': 'EPSG:32633'}
 BOX = GeoBox((4, 3), **PLACE)
@@ -166,11 +167,33 @@ def test_numbers_that_a_geotiff_cannot_hold_are_refused(tmp_path, dtype):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_replacing_gives_a_file_with_the_suffix_of_the_target_in_its_folder(tmp_path):
-    with replacing(tmp_path / 'a.dlpk') as part:
-        assert (part.parent, part.suffix) == (tmp_path, '.dlpk')
-        part.write_text('whole')
-    assert (tmp_path / 'a.dlpk').read_text() == 'whole'
+@pytest.mark.parametrize('name', ['map.png', 'map.jp2', 'map', 'map.tif.part', 'map.vrt', 'map.nc'])
+def test_a_suffix_that_is_not_written_row_by_row_is_refused(tmp_path, name):
+    with pytest.raises(RasterError, match=r'end the name in one of \.tif, \.tiff'):
+        RasterWriter(tmp_path / name, BOX, dtype='uint8')
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(('name', 'driver'), [('a.TIF', 'GTiff'), ('a.tiff', 'GTiff')])
+def test_the_format_follows_the_suffix(tmp_path, name, driver):
+    path = write_raster(tmp_path / name, MAP, **PLACE)
+    with rasterio.open(path) as src:
+        assert src.driver == driver
+
+
+def test_names_of_classes_never_outlive_a_map_that_could_not_be_written(tmp_path, monkeypatch):
+    path = write_raster(tmp_path / 'a.tif', MAP, **PLACE)
+    (tmp_path / 'a.tif.aux.xml').write_text('of the older map')
+
+    def refuse(path):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(files, '_sync', refuse)
+    writer = RasterWriter(path, BOX, dtype='uint8', class_names={1: 'water'})
+    with pytest.raises(RasterError, match='No space left on device. Nothing was left behind'), writer:
+        writer.write(0, MAP)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ['a.tif', 'a.tif.aux.xml']
+    assert (tmp_path / 'a.tif.aux.xml').read_text() == 'of the older map'
 
 
 # --- a full disk

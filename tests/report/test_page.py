@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from geolearn.errors import RasterError
+from geolearn.errors import FileWriteError
 from geolearn.report import (
     Code,
     Facts,
@@ -174,7 +174,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path):
     path = write_report(tmp_path / 'report.html', contents('text'))
     assert path.read_bytes() == render_report(contents('text'))
     assert [p.name for p in tmp_path.iterdir()] == ['report.html']
-    with pytest.raises(RasterError, match='does not exist; create it first'):
+    with pytest.raises(FileWriteError, match='does not exist; create it first'):
         write_report(tmp_path / 'absent' / 'report.html', contents())
 
 

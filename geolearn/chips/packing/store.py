@@ -21,7 +21,7 @@ from geolearn.chips.packing.pack import Pack, PackWriter, Places
 from geolearn.chips.packing.read_chip import SAMPLED_PIXELS, Chip, ChipStatistics, TableBuilder, measure_chip, read_chip
 from geolearn.chips.packing.table import ChipTable, join_tables
 from geolearn.errors import ChipFolderError
-from geolearn.files import UnnamedFile
+from geolearn.files import atomic_write
 from geolearn.parallel import WORKERS, can_fork, workers
 from geolearn.progress import ProgressBar
 from geolearn.raster import many_files
@@ -207,23 +207,17 @@ def open_store(folder: Path, dataset_type: str, listing: Listing, *, pack: bool 
 
 
 def _make_pack(path: Path, folder: Path, listing: Listing) -> tuple[ChipStore, list[str]]:
-    try:
-        _make_room(path, listing)
-        target = UnnamedFile(path.parent)
-    except OSError as error:
-        return _without_pack(folder, listing, error)
     fork = len(listing.chips) >= FEW_CHIPS and can_fork()
     try:
-        written = _read_all(listing, PackWriter(target.file, shared=fork), folder, fork=fork)
-        target.publish(path)
+        _make_room(path, listing)
+        with atomic_write(path, make_folder=True, sync=False) as part, part.open('w+b') as file:
+            written = _read_all(listing, PackWriter(file, shared=fork), folder, fork=fork)
     except OSError as error:
         return _without_pack(folder, listing, error)
     except BrokenExecutor as error:
         raise ChipFolderError(
             f'{folder}: a process that read chips was ended from outside; is memory short?'
         ) from error
-    finally:
-        target.discard()
     _remove_older(path)
     try:
         return Pack(path), []
@@ -234,8 +228,9 @@ def _make_pack(path: Path, folder: Path, listing: Listing) -> tuple[ChipStore, l
 
 def _remove_older(path: Path) -> None:
     for older in set(path.parent.glob('*.pack')) - {path}:
-        with suppress(OSError):  # Windows keeps a file that another process has mapped
-            older.unlink()
+        if not older.name.startswith('.'):  # which another process is writing
+            with suppress(OSError):  # Windows keeps a file that another process has mapped
+                older.unlink()
 
 
 def _without_pack(folder: Path, listing: Listing, error: OSError) -> tuple[ChipStore, list[str]]:

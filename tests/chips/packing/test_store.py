@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from geolearn.chips.packing.pack import Pack, PackWriter
 from geolearn.chips.packing.read_chip import read_chip
 from geolearn.chips.packing.store import DirectChips, JoinedChips, open_store
 from geolearn.errors import ChipFolderError, RasterError
-from geolearn.files import STALE_AFTER_S, UnnamedFile
+from geolearn.files import PART
 
 
 @pytest.fixture(autouse=True)
@@ -231,23 +232,25 @@ def test_a_cache_that_is_a_file_means_direct_reading(folder, own_cache):
 
 
 def test_a_cache_that_may_not_be_written_means_direct_reading(folder, monkeypatch):
-    def refuse(self, at):
+    def refuse(path, **options):
         raise PermissionError(errno.EACCES, 'Permission denied')
 
-    monkeypatch.setattr(UnnamedFile, '__init__', refuse)
+    monkeypatch.setattr(store, 'atomic_write', refuse)
     found, (note,) = reopen(folder)
     assert isinstance(found, DirectChips)
     assert 'Permission denied' in note
 
 
 def test_a_pack_that_vanishes_at_once_means_direct_reading(folder, monkeypatch):
-    publish = UnnamedFile.publish
+    write = store.atomic_write
 
-    def lose(self, path):
-        publish(self, path)
+    @contextmanager
+    def lose(path, **options):
+        with write(path, **options) as part:
+            yield part
         path.unlink()
 
-    monkeypatch.setattr(UnnamedFile, 'publish', lose)
+    monkeypatch.setattr(store, 'atomic_write', lose)
     found, (note,) = reopen(folder)
     assert 'slow' in note
     assert_equal_stores(found, reopen(folder, pack=False)[0])
@@ -276,8 +279,8 @@ def test_a_read_only_export_is_packed_and_not_written_to(folder, own_cache):
 
 SLOW_PACKING = """
 import sys, time
-from geolearn.chips import store
 from geolearn.chips.formats import open_chips
+from geolearn.chips.packing import store
 
 keep = store.PackWriter.keep
 
@@ -299,9 +302,9 @@ def start_packing(folder, delay_s, *, fork=False):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.skipif(not hasattr(os, 'O_TMPFILE'), reason='only Linux has files without a name')
+@pytest.mark.skipif(sys.platform != 'linux', reason='asks Linux for the processes of a process')
 @pytest.mark.parametrize('fork', [False, True])
-def test_a_killed_packing_leaves_nothing(folder, own_cache, fork):
+def test_what_a_killed_packing_leaves_is_removed_by_the_next(folder, own_cache, fork):
     process = start_packing(folder, 30, fork=fork)
     assert process.stdout.readline() == 'written\n'
     children = _children(process.pid)
@@ -309,11 +312,12 @@ def test_a_killed_packing_leaves_nothing(folder, own_cache, fork):
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert packs(own_cache) == []
+    assert all(PART in path.name for path in packs(own_cache))
     deadline = time.monotonic() + 10
     while any(map(_runs, children)):  # forked workers end with the process that they work for
         assert time.monotonic() < deadline
     found, _ = reopen(folder)
+    assert packs(own_cache) == [found.path]
     assert_equal_stores(found, reopen(folder, pack=False)[0])
 
 
@@ -347,42 +351,11 @@ def test_an_interrupted_packing_leaves_nothing(folder, own_cache, monkeypatch):
     assert not [thread for thread in threading.enumerate() if 'ThreadPool' in thread.name]
 
 
-class TestWithoutNamelessFiles:
-    """As on Windows and macOS."""
-
-    @pytest.fixture(autouse=True)
-    def other_system(self, monkeypatch):
-        monkeypatch.delattr(os, 'O_TMPFILE', raising=False)
-
-    def test_packs_are_made_all_the_same(self, folder, own_cache):
-        found, notes = reopen(folder)
-        assert isinstance(found, Pack)
-        assert notes == []
-        assert packs(own_cache) == [found.path]
-
-    def test_a_failed_packing_leaves_nothing(self, folder, own_cache, monkeypatch):
-        monkeypatch.setattr(PackWriter, 'finish', lambda self, table: (_ for _ in ()).throw(ZeroDivisionError()))
-        with pytest.raises(ZeroDivisionError):
-            reopen(folder)
-        assert packs(own_cache) == []
-
-    def test_what_a_killed_one_left_is_removed_when_it_is_old(self, tmp_path):
-        old, young = tmp_path / 'old.part', tmp_path / 'young.part'
-        for path in (old, young):
-            path.touch()
-        past = time.time() - STALE_AFTER_S - 10
-        os.utime(old, (past, past))
-        UnnamedFile(tmp_path).discard()
-        assert [path.name for path in tmp_path.glob('*.part')] == ['young.part']
-
-
-def test_a_file_takes_the_place_of_an_older_one(tmp_path):
-    for content in (b'one', b'two'):
-        target = UnnamedFile(tmp_path)
-        target.file.write(content)
-        assert b'two' not in [path.read_bytes() for path in tmp_path.iterdir()]
-        target.publish(tmp_path / 'name')
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b'two']
+def test_a_failed_packing_leaves_nothing(folder, own_cache, monkeypatch):
+    monkeypatch.setattr(PackWriter, 'finish', lambda self, table: (_ for _ in ()).throw(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        reopen(folder)
+    assert packs(own_cache) == []
 
 
 @pytest.mark.parametrize('pack', [True, False])
