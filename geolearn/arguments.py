@@ -1,6 +1,7 @@
 """Arguments of a call as JSON, so that a bundle keeps them and a report can print the call again."""
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -36,12 +37,16 @@ def encode(value: Any) -> Any:
     Options of geolearn keep their class and the fields that differ from their defaults, mappings whose keys are no
     texts their pairs, and whatever else there may be its class and its `repr`.
     """
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int | float | str):
+        return value if _is_plain(value) else {CLASS: f'builtins.{type(value).__name__}', 'text': ascii(value)}
+    if isinstance(value, slice):
+        return {CLASS: 'builtins.slice', 'text': f'slice({value.start!r}, {value.stop!r})'}
     if isinstance(value, PurePath):
-        return str(value)
+        return encode(str(value))
     if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
+        return encode(value.tolist())
     if is_dataclass(value) and not isinstance(value, type):
         changed = {f.name: encode(getattr(value, f.name)) for f in fields(value) if f.init and _changed(value, f)}
         return {CLASS: _name(type(value)), 'arguments': changed}
@@ -51,7 +56,7 @@ def encode(value: Any) -> Any:
         return {CLASS: 'dict', 'items': [[encode(key), encode(item)] for key, item in value.items()]}
     if isinstance(value, Sequence | Set) and not isinstance(value, bytes):
         return [encode(item) for item in value]
-    return {CLASS: _name(value if isinstance(value, type) else type(value)), 'text': repr(value)}
+    return {CLASS: _name(value if isinstance(value, type) else type(value)), 'text': _one_line(repr(value))}
 
 
 def format_call(name: str, first: Sequence[str], arguments: Mapping[str, Any]) -> str:
@@ -73,7 +78,14 @@ def format_value(value: Any) -> str:
         if _is_option(kind) and isinstance(given, Mapping):
             return format_call(str(kind).rpartition('.')[2], [], given)
         if kind is not None and isinstance(value.get('text'), str):
-            return f'<{_one_line(value["text"])}>'
+            text = _one_line(value['text'])
+            return (
+                f'float({text!r})'
+                if kind == 'builtins.float'
+                else text
+                if kind in ('builtins.str', 'builtins.slice')
+                else f'<{text}>'
+            )
         pairs = value.get('items') if kind == 'dict' else [[key, item] for key, item in value.items()]
         rows = [row for row in pairs if isinstance(row, list) and len(row) == 2] if isinstance(pairs, list) else []
         return '{' + ', '.join(f'{format_value(key)}: {format_value(item)}' for key, item in rows) + '}'
@@ -98,6 +110,11 @@ def find_imports(value: Any) -> Iterator[str]:
 
 def _is_option(name: object) -> bool:
     return isinstance(name, str) and _HOME.fullmatch(name) is not None
+
+
+def _is_plain(value: float | str) -> bool:
+    """Tell whether a bundle's manifest can hold a value as it is."""
+    return value.isprintable() if isinstance(value, str) else math.isfinite(value) and abs(value) < 2**53
 
 
 def _one_line(text: str) -> str:

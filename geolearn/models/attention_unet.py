@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from geolearn.arguments import record_arguments
 from geolearn.backbones.adapt import Adaptation
@@ -13,6 +12,7 @@ from geolearn.models.base import register_model
 from geolearn.models.new_spec import BackboneConfig, require_task
 from geolearn.models.pixel_classifiers import PixelClassifier
 from geolearn.networks.attention import AttentionEncoder, AttentionMode
+from geolearn.networks.decoding import decode
 from geolearn.networks.network import build_backbone
 from geolearn.networks.segmentation import PixelOptions, Segmenter, put_decoder
 from geolearn.networks.spec import ModelSpec
@@ -79,7 +79,7 @@ class AttentionUNet(PixelClassifier):
         """Build the network that a spec describes."""
         if len(spec.class_infos) < 2 or spec.dates != 1:
             raise BundleError(f'the manifest is broken: {spec.model} needs 2 classes or more, and one date')
-        mode: Any = spec.options.get('attention', 'extra')
+        mode: AttentionMode = decode(AttentionMode, spec.options.get('attention', 'extra'), 'attention')  # type: ignore[arg-type]
         transformer = build_backbone(spec, pretrained=pretrained, weights=weights, form='tokens')
         encoder = AttentionEncoder(transformer, mode, spec.bands)
         return put_decoder(spec, cls._options(spec), encoder, len(spec.class_infos))

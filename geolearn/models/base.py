@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, Type
 from torch import Tensor, nn
 
 from geolearn import plotting
+from geolearn.arguments import encode, record_arguments
 from geolearn.backbones import list_backbones
 from geolearn.backbones.loading import load_strict
 from geolearn.bundle import read_bundle, write_bundle
@@ -414,6 +415,7 @@ class Model(ABC):
         """
         from geolearn.training import FitOptions, tensorboard_logger, train
 
+        given = record_arguments(self.fit, locals())
         data = self._needed_data()
         check_training(data, epochs, lr, self.network.layer_decay)
         folder = training_folder(data, self.spec)
@@ -436,6 +438,9 @@ class Model(ABC):
         self.spec = replace(self.spec, temperature=1.0)  # fitted to the weights as they were
         self.history.learning_rate = top_rate(rates)
         train(self.learner, self.history, replace(options, learning_rate=rates), folder=folder, resume=resume)
+        given.pop('resume', None)
+        rate = self.history.learning_rate if lr is None else encode(lr)
+        self.history.fits.append({'epochs': epochs, 'lr': rate} | given)
         return self
 
     def _rates(self, lr: float | slice | None, folder: Path, *, resume: bool) -> Rate:
@@ -561,7 +566,7 @@ def load_model(path: str | Path, data: ChipData | None = None) -> Model:
         if spec.model not in MODELS:
             raise UnknownNameError('model', spec.model, MODELS)
         model = MODELS[spec.model].from_spec(spec, bundle.weights, data)
-    except ValueError as error:  # also what a library says of a backbone that cannot be built
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:  # of libraries that build the network too
         raise BundleError(f'{path} cannot be loaded: {error}') from error
     model.history = bundling.read_history(bundle)
     model.evaluation = bundling.read_evaluation(bundle)

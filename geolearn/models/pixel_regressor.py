@@ -1,6 +1,5 @@
 """PixelRegressor: per-pixel regression, such as of height or biomass."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from geolearn.models.evaluation.regression import RegressionEvaluation, draw_chi
 from geolearn.models.new_spec import BackboneConfig, require_task
 from geolearn.models.reports.regression import regression_report
 from geolearn.models.reports.report import TaskReport
+from geolearn.networks.decoding import decode
 from geolearn.networks.segmentation import Denormalize, PixelOptions, Segmenter, build_segmenter
 from geolearn.networks.spec import ModelSpec
 
@@ -91,14 +91,10 @@ class PixelRegressor(Model):
 
     @classmethod
     def _target(cls, spec: ModelSpec) -> tuple[float, float]:
-        found = spec.options.get('target')
-        try:
-            mean, std = float(found['mean']), float(found['std'])  # type: ignore[index]
-        except (TypeError, ValueError, KeyError, OverflowError) as error:
-            raise BundleError(f'the manifest is broken: mean and std of the target are {found!r}') from error
-        if not (math.isfinite(mean) and 0 < std < math.inf):
-            raise BundleError(f'the manifest is broken: mean and std of the target are {found!r}')
-        return mean, std
+        target = decode(dict[str, float], spec.options.get('target'), 'mean and std of the target')
+        if target.keys() != {'mean', 'std'} or target['std'] <= 0:
+            raise BundleError(f'the manifest is broken: mean and std of the target are {target}')
+        return target['mean'], target['std']
 
     @classmethod
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Segmenter:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geolearn.backbones import Backbone, TokenBackbone, offers_tokens
-from geolearn.errors import BackboneError, BundleError
+from geolearn.errors import BackboneError
+from geolearn.networks.decoding import decode
 from geolearn.networks.network import Network, Normalize, build_backbone, build_normalize
 from geolearn.networks.spec import ModelSpec
 
@@ -80,13 +81,7 @@ class ChipOptions:
         Raises:
             BundleError: If they are not what `to_json` returns.
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(map(str, row)) - known):
-            raise BundleError(f'the manifest is broken: it has the option {unknown[0]!r}, which no classifier has')
-        try:
-            return cls(**row)
-        except (TypeError, ValueError) as error:
-            raise BundleError(f'the manifest is broken: options {dict(row)}: {error}') from error
+        return decode(cls, row, 'options')
 
 
 def mixup_strength(mixup: bool | float) -> float:

@@ -1,7 +1,7 @@
 """The network of every pixel model: normalize, backbone, decoder, outputs at the image's own size."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch.nn import functional
 from geolearn.backbones import Backbone
 from geolearn.backbones.token_grid import pad_to_multiple
 from geolearn.decoders import create_decoder, get_decoder
-from geolearn.errors import BundleError
 from geolearn.losses import PixelLossOptions, RegressionLossOptions
+from geolearn.networks.decoding import decode
 from geolearn.networks.network import Network, Normalize, build_backbone, build_normalize
 from geolearn.networks.spec import ModelSpec
 
@@ -59,16 +59,9 @@ class PixelOptions:
         Raises:
             BundleError: If they are not what `to_json` returns.
         """
-        try:
-            return cls(
-                decoder=row.get('decoder', decoder),
-                decoder_options=dict(row.get('decoder_options', {})),
-                loss=PixelLossOptions(**row.get('loss', {})),
-                value_loss=RegressionLossOptions(**row.get('value_loss', {})),
-                auxiliary_head=bool(row.get('auxiliary_head', False)),
-            )
-        except (TypeError, ValueError) as error:
-            raise BundleError(f'the manifest is broken: options {dict(row)}: {error}') from error
+        return decode(
+            cls, {'decoder': decoder} | {f.name: row[f.name] for f in fields(cls) if f.name in row}, 'options'
+        )
 
 
 AUXILIARY_STRIDE = 16

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from geolearn.backbones import Backbone, TemporalBackbone
 from geolearn.backbones.vit import window_partition, window_unpartition
-from geolearn.errors import BundleError
+from geolearn.networks.decoding import decode
 from geolearn.networks.segmentation import PixelOptions
 
 Fusion = Literal['difference', 'concat', 'attention']
@@ -171,7 +171,5 @@ class ChangeOptions:
         Raises:
             BundleError: If they are not what `to_json` returns.
         """
-        try:
-            return cls(row.get('fusion', 'difference'), PixelOptions.from_json(row, decoder=decoder))
-        except (TypeError, ValueError) as error:
-            raise BundleError(f'the manifest is broken: options {dict(row)}: {error}') from error
+        fusion: Fusion = decode(Fusion, row.get('fusion', 'difference'), 'fusion')  # type: ignore[arg-type]
+        return cls(fusion, PixelOptions.from_json(row, decoder=decoder))

@@ -1,21 +1,25 @@
-"""What a model is, as data: enough to rebuild it, to check a raster against it, and to write its .emd."""
+"""ModelSpec: the description of a model, enough to rebuild it, to check a raster against it, and to write its .emd."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
-from typing import Any, get_args
+from typing import Any
 
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.backbones.temporal import Temporal
 from geolearn.bands import Band
 from geolearn.classes import MAX_CLASSES, ClassInfo, is_unlabelled
 from geolearn.errors import BundleError
+from geolearn.networks.decoding import decode
 from geolearn.normalize import Normalization
 from geolearn.statistics import BandStatistics
 
 MAX_CHIP_SIZE = 65_536
 """Larger ones are no training chips; tiles take their size from them."""
+MAX_BANDS, MAX_DATES = 4096, 1024
+RESOLUTIONS = (1e-3, 1e6)
+"""Meters per pixel."""
+TEMPERATURES = (1e-4, 1e4)
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class ModelSpec:
         backbone: Name of the backbone.
         bands: Bands of the input, in order.
         class_infos: Classes; position is the output channel.
-        ignored_values: Label values that were left out.
+        ignored_values: Label values that are ignored.
         chip_size: Side of the training images in pixels.
         statistics: Of the training chips, in the units that the network takes.
         normalization: What the network's first layer does to its input.
@@ -43,8 +47,10 @@ class ModelSpec:
         temporal: How the maps of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
         resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it; None leaves that of
             their pretraining.
-        temperature: Logits are divided by it to say how sure the model is; 1 until it is calibrated.
-        options: What else the class of model was told, as plain JSON; the class reads and checks it.
+        temperature: Logits are divided by it before confidences are computed; 1 until the model is calibrated.
+        options: Those of the class of model, as plain JSON; the class reads and checks it.
+        arguments: What the constructor was given besides its defaults, as JSON (see `geolearn.arguments`), for the
+            report; None in bundles from before it was kept.
     """
 
     model: str
@@ -82,56 +88,52 @@ class ModelSpec:
         """Rebuild a spec from a bundle's manifest, checking every field.
 
         Raises:
-            BundleError: If a field is missing or cannot be what it should be.
+            BundleError: If a field is missing, of another type or out of its range.
         """
-        try:
-            spec = cls(
-                model=_typed(manifest['model'], str),
-                backbone=_typed(manifest['backbone'], str),
-                bands=tuple(_band(row) for row in manifest['bands']),
-                class_infos=tuple(_class_info(row) for row in manifest['class_infos']),
-                ignored_values=tuple(_typed(value, int) for value in manifest['ignored_values']),
-                chip_size=_typed(manifest['chip_size'], int),
-                statistics=_statistics(manifest['statistics']),
-                normalization=_normalization(manifest.get('normalization'), manifest['statistics']),
-                dtype=_typed(manifest['dtype'], str),
-                cell_size=_optional(manifest.get('cell_size'), dict) or None,
-                band_indexes=tuple(_typed(index, int) for index in manifest.get('band_indexes', ())),
-                image_space=_typed(manifest.get('image_space', 'MAP_SPACE'), str),
-                pretrained=bool(manifest.get('pretrained', False)),
-                class_balancing=bool(manifest.get('class_balancing', False)),
-                adaptation=_adaptation(manifest.get('adaptation')),
-                dates=_typed(manifest.get('dates', 1), int),
-                acquired=tuple(date.fromisoformat(day).isoformat() for day in manifest.get('acquired', ())),
-                temporal=manifest.get('temporal', 'mean'),
-                resolution_m=_positive('resolution_m', manifest.get('resolution_m')),
-                temperature=_positive('temperature', manifest.get('temperature')) or 1.0,
-                options=_typed(manifest.get('options', {}), dict),
-            )
-        except KeyError as error:
-            raise BundleError(f'the manifest lacks {error}; the bundle is broken') from error
-        except (TypeError, ValueError, OverflowError) as error:
-            raise BundleError(f'the manifest is broken: {error}') from error
+        known = {item.name for item in fields(cls)}
+        row = {name: value for name, value in manifest.items() if name in known}
+        if not row.get('normalization') and 'statistics' in row:
+            row['normalization'] = _normalization_of(row['statistics'])
+        row['adaptation'] = row.get('adaptation') or {}  # bundles from before there was a choice have none
+        bands = row.get('bands')
+        for band in bands if isinstance(bands, list) else []:
+            decode(dict[str, str | float | bool | None], band, 'a band')
+            if missing := [item.name for item in fields(Band) if item.name not in band]:
+                raise BundleError(f'the manifest lacks {missing[0]!r} of a band; the bundle is broken')
+        spec = decode(cls, row, 'the description of the model')
         spec._check()
-        return spec
+        return replace(spec, cell_size=spec.cell_size or None)
 
     def _check(self) -> None:
-        bands, values = len(self.bands), [info.value for info in self.class_infos]
-        measured, normalised = len(self.statistics.mean), len(self.normalization.mean)
-        if not bands or measured != bands or normalised != bands:
-            raise BundleError(
-                f'the manifest is broken: {bands} bands with statistics of {measured} and normalisation of {normalised}'
-            )
-        if len(self.band_indexes) != bands or min(self.band_indexes) < 0:
-            raise BundleError(f'the manifest is broken: {bands} bands at the positions {self.band_indexes}')
-        if not len(set(values)) == len(values) <= MAX_CLASSES or not all(0 <= value < 65536 for value in values):
-            raise BundleError(
-                f'the manifest is broken: class values {values} must be up to 255 different ones in 0..65535'
-            )
-        if self.dates < 1 or len(self.acquired) not in (0, self.dates) or self.temporal not in get_args(Temporal):
-            raise BundleError(f'the manifest is broken: {self.dates} dates {self.acquired} of {self.temporal!r}')
-        if not 1 <= self.chip_size <= MAX_CHIP_SIZE:
-            raise BundleError(f'the manifest is broken: chip_size {self.chip_size} must lie in 1..{MAX_CHIP_SIZE}')
+        """Check what the fields must be to each other, and their ranges."""
+        bands, values, s = len(self.bands), [info.value for info in self.class_infos], self.statistics
+        measured = {len(column) for column in (s.minimum, s.maximum, s.mean, s.std)}
+        days = [day for day in self.acquired if not _is_day(day)]
+        colors = [part for info in self.class_infos for part in info.color if not 0 <= part <= 255]
+        wrong = {
+            'statistics have columns of different lengths': len(measured) != 1,
+            f'{bands} bands with statistics of {len(s.mean)}': len(s.mean) != bands,
+            f'{bands} bands with normalization of {len(self.normalization.mean)}': len(self.normalization.mean)
+            != bands,
+            f'{bands} bands at the positions {self.band_indexes[:20]}': len(self.band_indexes) != bands
+            or not all(0 <= index <= MAX_BANDS for index in self.band_indexes),
+            f'class values {values[:300]} must be up to {MAX_CLASSES} different ones in 0..65535': not (
+                len(set(values)) == len(values) <= MAX_CLASSES and all(0 <= value < 65536 for value in values)
+            ),
+            f'class colors must have three parts in 0..255, got {colors[:3]}': bool(colors),
+            f'{bands} bands; needed are 1 to {MAX_BANDS}': not 1 <= bands <= MAX_BANDS,
+            f'{self.dates} dates; needed are 1 to {MAX_DATES}': not 1 <= self.dates <= MAX_DATES,
+            f'{self.dates} dates with {len(self.acquired)} days': len(self.acquired) not in (0, self.dates),
+            f'dates must be ISO dates, got {days[:3]}': bool(days),
+            f'chip_size {self.chip_size} must lie in 1..{MAX_CHIP_SIZE}': not 1 <= self.chip_size <= MAX_CHIP_SIZE,
+            f'resolution_m {self.resolution_m} must lie in {RESOLUTIONS}': self.resolution_m is not None
+            and not RESOLUTIONS[0] <= self.resolution_m <= RESOLUTIONS[1],
+            f'temperature {self.temperature} must lie in {TEMPERATURES}': not (
+                TEMPERATURES[0] <= self.temperature <= TEMPERATURES[1]
+            ),
+        }
+        if found := next((text for text, is_wrong in wrong.items() if is_wrong), None):
+            raise BundleError(f'the manifest is broken: {found}')
 
     def to_emd(self, *, chip_name: str) -> dict[str, Any]:
         """Return Esri's keys that every model has; `chip_name` is the model's name."""
@@ -180,64 +182,15 @@ class ModelSpec:
         }
 
 
-def _typed(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f'found {value!r} where a {kind.__name__} is needed')
-    return value
+def _normalization_of(statistics: Any) -> dict[str, Any]:
+    """Return what bundles from before there was a choice normalize by: mean and std, a constant band as it is."""
+    found = decode(BandStatistics, statistics, 'statistics')
+    std = [value if value > 0 else 1.0 for value in found.std]
+    return {'mean': list(found.mean), 'std': std, 'source': 'mean and std of the chips'}
 
 
-def _optional(value: Any, kind: type) -> Any:
-    return None if value is None else _typed(value, kind)
-
-
-def _positive(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if not (math.isfinite(float(value)) and float(value) > 0):
-        raise ValueError(f'{name} {value!r} must be above 0')
-    return float(value)
-
-
-def _band(row: Mapping[str, Any]) -> Band:
-    wavelength = row['wavelength_um']
-    return Band(
-        _typed(row['name'], str),
-        None if wavelength is None else float(wavelength),
-        _optional(row['common_name'], str),
-        bool(row['is_radar']),
-    )
-
-
-def _class_info(row: Mapping[str, Any]) -> ClassInfo:
-    color = tuple(_typed(part, int) for part in row['color'])
-    if len(color) != 3 or not all(0 <= part <= 255 for part in color):
-        raise ValueError(f'class color {color} must have three parts in 0..255')
-    return ClassInfo(_typed(row['value'], int), _typed(row['name'], str), (color[0], color[1], color[2]))
-
-
-def _statistics(row: Mapping[str, Any]) -> BandStatistics:
-    columns = [_floats(row[name]) for name in ('minimum', 'maximum', 'mean', 'std')]
-    if len({len(column) for column in columns}) != 1:
-        raise ValueError('statistics have columns of different lengths')
-    return BandStatistics(*columns)
-
-
-def _normalization(row: Mapping[str, Any] | None, statistics: Mapping[str, Any]) -> Normalization:
-    if row is None:  # bundles from before there was a choice: mean and std of the chips, a constant band as it is
-        found = _statistics(statistics)
-        return Normalization(
-            found.mean, tuple(std if std > 0 else 1.0 for std in found.std), 'mean and std of the chips'
-        )
-    return Normalization(_floats(row['mean']), _floats(row['std']), _typed(row['source'], str))
-
-
-def _adaptation(row: Mapping[str, Any] | None) -> Adaptation:
-    # bundles from before there was a choice trained everything at one rate
-    return DEFAULT_ADAPTATION if row is None else Adaptation(**_typed(row, dict))
-
-
-def _floats(values: Sequence[Any]) -> tuple[float, ...]:
-    numbers = tuple(float(value) for value in values)
-    if not all(math.isfinite(number) for number in numbers):
-        raise ValueError(f'statistics must be finite, found {numbers}')
-    return numbers
+def _is_day(text: str) -> bool:
+    try:
+        return bool(date.fromisoformat(text))
+    except ValueError:
+        return False

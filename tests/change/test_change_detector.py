@@ -134,7 +134,7 @@ def test_options_that_make_no_sense_are_refused(pairs_folder, prepare, options, 
 @pytest.mark.parametrize(
     ('changes', 'match'),
     [
-        ({'options': {'fusion': ['concat']}}, 'fusion must be one of'),
+        ({'options': {'fusion': ['concat']}}, 'fusion: Expected `str`, got `array`'),
         ({'options': {'fusion': 'concat', 'loss': {'loss': 'rm'}}}, 'the manifest is broken'),
         ({'dates': 3}, 'needs 2 classes or more and 2 dates'),
         ({'class_infos': ()}, 'needs 2 classes or more and 2 dates'),

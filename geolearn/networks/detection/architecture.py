@@ -1,12 +1,13 @@
 """What a detector needs besides its backbone: options, levels and head; and how its network is built."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 from geolearn.errors import BundleError, UnknownNameError
+from geolearn.networks.decoding import decode
 from geolearn.networks.detection.anchors import LevelAnchors
 from geolearn.networks.detection.detector import DetectionHead, Detector, FeaturePyramid
 from geolearn.networks.network import build_backbone, build_normalize
@@ -193,21 +194,15 @@ class DetectorOptions:
         Raises:
             BundleError: If they are not what `to_json` returns.
         """
+        kinds: dict[str, Any] = get_type_hints(cls) | {'head': head}
+        missing, unknown = sorted(kinds.keys() - row.keys()), sorted(row.keys() - kinds.keys())
+        if missing or unknown:
+            raise BundleError(f'the manifest is broken: options lack {missing} and have the unknown {unknown}')
+        values = {name: decode(kind, row[name], f'option {name}') for name, kind in kinds.items()}
         try:
-            resize_to = row['resize_to']
-            return cls(
-                anchor_sizes=tuple(_numbers(sizes) for sizes in row['anchor_sizes']),
-                aspect_ratios=_numbers(row['aspect_ratios']),
-                resize_to=None if resize_to is None else int(resize_to),
-                typical_side=float(row['typical_side']),
-                head=head(**row['head']),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(f'the manifest is broken: options {dict(row)}: {error!r}') from error
-
-
-def _numbers(values: Sequence[Any]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+            return cls(**values)
+        except ValueError as error:
+            raise BundleError(f'the manifest is broken: options: {error}') from error
 
 
 def _check_numbers(options: HeadOptions) -> None:
