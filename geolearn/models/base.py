@@ -26,7 +26,7 @@ from geolearn.models.reports.report import TaskReport, bundle_figures, make_repo
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.report import ReportContents, write_report
-from geolearn.training.options import Rate, _check_rate, choose_rates, top_rate
+from geolearn.training.options import Rate, check_rate, choose_rates, top_rate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -527,7 +527,7 @@ def check_training(data: ChipData, epochs: int, lr: float | slice | None, layer_
     """
     if epochs < 1:
         raise ValueError(f'epochs must be at least 1, got {epochs}')
-    _check_rate(lr)
+    check_rate(lr)
     if layer_decay is not None and isinstance(lr, slice):
         raise ValueError(
             f'lr must be one number where layer_decay ({layer_decay}) sets the rate of each block, got {lr}'

@@ -1,23 +1,32 @@
-"""Train networks with fastai's Learner. The only place that imports fastai.
+"""Train networks with fastai's Learner. The only package that imports fastai, which it does on first use.
 
-`make_learner` joins a network, batches and a loss; `train` trains it as `FitOptions` say; `find_learning_rate` finds
-a rate. Checkpoints, resuming, several processes and what happens when memory or numbers run out are all in `train`.
+`make_learner` joins a network, batches and a loss; `train` trains it with `FitOptions`; `find_learning_rate` searches a
+rate. Checkpoints, resuming, several processes, and running out of memory or into non-finite losses are all in `train`.
 """
 
-from geolearn.training.fastai import Callback, LRFinder
-from geolearn.training.learner import ChipLearner, make_learner
-from geolearn.training.loggers import mlflow_logger, tensorboard_logger, wandb_logger
-from geolearn.training.lr_finder import find_learning_rate
-from geolearn.training.memory import BatchSize, estimate_batch_size
-from geolearn.training.options import FitOptions
-from geolearn.training.train import read_rate, train
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+_HOMES = {
+    'BatchSize': 'memory',
+    'Callback': 'fastai',
+    'ChipLearner': 'learner',
+    'FitOptions': 'options',
+    'estimate_batch_size': 'memory',
+    'find_learning_rate': 'lr_finder',
+    'make_learner': 'learner',
+    'mlflow_logger': 'loggers',
+    'read_rate': 'run',
+    'tensorboard_logger': 'loggers',
+    'train': 'run',
+    'wandb_logger': 'loggers',
+}
 
 __all__ = [
     'BatchSize',
     'Callback',
     'ChipLearner',
     'FitOptions',
-    'LRFinder',
     'estimate_batch_size',
     'find_learning_rate',
     'make_learner',
@@ -27,3 +36,19 @@ __all__ = [
     'train',
     'wandb_logger',
 ]
+
+if TYPE_CHECKING:
+    from geolearn.training.fastai import Callback
+    from geolearn.training.learner import ChipLearner, make_learner
+    from geolearn.training.loggers import mlflow_logger, tensorboard_logger, wandb_logger
+    from geolearn.training.lr_finder import find_learning_rate
+    from geolearn.training.memory import BatchSize, estimate_batch_size
+    from geolearn.training.options import FitOptions
+    from geolearn.training.run import read_rate, train
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: options are read without fastai, which takes seconds to import."""
+    if name not in _HOMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'{__name__}.{_HOMES[name]}'), name)

@@ -1,4 +1,4 @@
-"""Keep the last and the best state of a training on disk, resume from the last, and stop when nothing gets better."""
+"""Keep the last and the best state of a training on disk, resume from the last, and stop early."""
 
 import hashlib
 import json
@@ -21,10 +21,11 @@ from geolearn.training import distributed as processes
 from geolearn.training.fastai import CancelFitException, QuickCallback
 from geolearn.training.optimization import MeanWeights
 from geolearn.training.options import FitOptions
-from geolearn.training.progress import tell
+from geolearn.training.progress import print_main_process
 from geolearn.training.random_state import random_facts, random_tensors, restore_random
 
-FORMAT = 1
+FORMAT = 2
+"""1 called the optimizer's state by other names, which are still read."""
 
 _KEY = 'geolearn'
 
@@ -68,7 +69,7 @@ def read_snapshot(path: Path) -> Snapshot:
     """Read a snapshot.
 
     Raises:
-        CheckpointError: If it is not there, broken, or of a newer geolearn.
+        CheckpointError: If it does not exist, is broken, or of a newer geolearn.
     """
     if not path.is_file():
         raise CheckpointError(f'there is no checkpoint {path} to resume; call fit with checkpoint=True first')
@@ -78,9 +79,9 @@ def read_snapshot(path: Path) -> Snapshot:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f'{path} is not a checkpoint of geolearn, or broken: {error}') from error
-    if facts.get('format') != FORMAT:
+    if facts.get('format') not in (1, FORMAT):
         raise CheckpointError(
-            f'{path} has format {facts.get("format")} and this geolearn reads {FORMAT}; train anew, or use the '
+            f'{path} has format {facts.get("format")} and this geolearn reads 1 to {FORMAT}; train anew, or use the '
             'geolearn that wrote it'
         )
     return Snapshot(tensors, facts)
@@ -116,7 +117,7 @@ class Monitor:
 
     Args:
         metric: The column.
-        min_delta: By less than this is not better, for `waited`; for `best` every bit counts.
+        min_delta: Smaller improvements do not reset `waited`; for `best` every bit counts.
     """
 
     def __init__(self, metric: Metric, min_delta: float) -> None:
@@ -125,7 +126,7 @@ class Monitor:
         self._mark, self.waited = math.nan, 0
 
     def take(self, row: Mapping[str, float]) -> bool:
-        """Look at an epoch's row; returns whether it is the best so far."""
+        """Take in an epoch's row; returns whether it is the best so far."""
         value = row[self.metric.name]
         gain = abs(value - self._mark) if self.metric.is_better(value, self._mark) else 0.0
         if math.isnan(self._mark) or gain > self._min_delta:
@@ -149,7 +150,7 @@ class Monitor:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what was seen."""
+        """Continue from what was seen."""
         self.best, self.best_epoch = state['best'], state['best_epoch']
         self._mark, self.waited = state['mark'], state['waited']
 
@@ -171,7 +172,7 @@ def checkpoint_path(folder: Path, name: str) -> Path:
     return folder / 'checkpoints' / f'{name}.safetensors'
 
 
-class Keeper(QuickCallback):
+class CheckpointCallback(QuickCallback):
     """Keep states, resume, and stop early.
 
     Args:
@@ -179,7 +180,7 @@ class Keeper(QuickCallback):
         history: Saved with the state, and put back.
         folder: Checkpoints go to ``<folder>/checkpoints``; None if there are none.
         mean: The running mean of the weights, if there is one.
-        resume: Go on from the last checkpoint.
+        resume: Continue from this state.
     """
 
     order = 70  # after the row of the epoch is written
@@ -198,7 +199,7 @@ class Keeper(QuickCallback):
         self._monitor: Monitor | None = None
 
     def before_fit(self) -> None:
-        """Go on from the last checkpoint, if that was asked for."""
+        """Continue from the last checkpoint, if that was asked for."""
         if self._resume is not None:
             self._load(self._resume)
             self._stop_if_due()
@@ -215,7 +216,7 @@ class Keeper(QuickCallback):
             self.mean.swap()
 
     def after_epoch(self) -> None:
-        """Write what is to be kept; stop if nothing gets better."""
+        """Write what is to be kept; stop early if that is due."""
         row = self.history.epochs[-1]
         if self._monitor is None:
             recorder = self.learn.recorder
@@ -242,7 +243,9 @@ class Keeper(QuickCallback):
         monitor, options = self._monitor, self.options
         if options.early_stopping and monitor is not None and monitor.waited >= options.patience:
             column = monitor.metric.name
-            tell(f'stopped: {column} has not got better by {options.min_delta:g} for {monitor.waited} epochs')
+            print_main_process(
+                f'stopped: {column} has not got better by {options.min_delta:g} for {monitor.waited} epochs'
+            )
             raise CancelFitException
 
     # -- writing
@@ -262,13 +265,14 @@ class Keeper(QuickCallback):
 
     def _kept(self) -> dict[str, Tensor]:
         """Return the weights that were validated."""
-        return self.learn.model.state_dict() | (self.mean.mean if self.mean is not None else {})
+        return self.learn.model.state_dict() | (self.mean.named() if self.mean is not None else {})
 
     def _tensors(self) -> dict[str, Tensor]:
         learn = self.learn
         tensors = _prefixed('network', learn.model.state_dict())
-        for index, state in enumerate(learn.opt.state_dict()['state']):
-            tensors |= _prefixed(f'optimiser/{index}', {k: v for k, v in state.items() if isinstance(v, Tensor)})
+        for index, parameter in enumerate(p for group in learn.opt.param_lists for p in group):
+            state = learn.opt.moments.get(parameter, {})
+            tensors |= _prefixed(f'optimizer/{index}', state)
         tensors |= _prefixed('mean', {} if self.mean is None else self.mean.mean)
         tensors |= _prefixed('random', random_tensors())
         tensors['history/batch_losses'] = torch.tensor(self.history.batch_losses, dtype=torch.float64)
@@ -284,7 +288,7 @@ class Keeper(QuickCallback):
             'random': random_facts(),
             'mean_steps': 0 if self.mean is None else self.mean.steps,
             'monitor': None if monitor is None else monitor.state(),
-            'portion': learn.portions.size,
+            'portion': learn.micro_batches.size,
             'scaler': None if learn.scaler is None else learn.scaler.state_dict(),
             'recorded': learn.recorder.count,
             'history': {
@@ -301,14 +305,15 @@ class Keeper(QuickCallback):
         check_same(facts['fingerprint'], fingerprint(learn, self.options))
         learn.model.load_state_dict(snapshot.part('network'))
         for index, parameter in enumerate(p for group in learn.opt.param_lists for p in group):
-            for name, tensor in snapshot.part(f'optimiser/{index}').items():
-                learn.opt.state[parameter][name] = tensor.to(parameter.device)
+            state = snapshot.part(f'optimizer/{index}') or _read_old_moments(snapshot.part(f'optimiser/{index}'))
+            if state:
+                learn.opt.moments[parameter] = {name: tensor.to(parameter.device) for name, tensor in state.items()}
         if self.mean is not None:
             self.mean.load(snapshot.part('mean'), facts['mean_steps'])
         if learn.scaler is not None:
             learn.scaler.load_state_dict(facts['scaler'])
         learn.recorder.load(snapshot.part('recorder'), facts['recorded'])
-        learn.portions.size, learn.start_epoch = facts['portion'], facts['epoch']
+        learn.micro_batches.size, learn.start_epoch = facts['portion'], facts['epoch']
         learn.dls.train.epoch = facts['loader_epoch']
         kept = facts['history']
         self.history.epochs[:] = kept['epochs']
@@ -320,7 +325,7 @@ class Keeper(QuickCallback):
         restore_random(snapshot.part('random'), facts['random'])
         if processes.process_index():  # the others draw other numbers than the first
             torch.manual_seed(torch.initial_seed() + processes.process_index())
-        tell(f'resumed after epoch {facts["epoch"]} of {self.options.epochs}')
+        print_main_process(f'resumed after epoch {facts["epoch"]} of {self.options.epochs}')
 
     def _take_best(self, network: nn.Module, folder: Path, monitor: Monitor) -> None:
         if monitor.best_epoch == self.history.epochs[-1]['epoch'] and self.mean is None:
@@ -328,14 +333,18 @@ class Keeper(QuickCallback):
         if processes.process_index() == 0:
             network.load_state_dict(read_snapshot(checkpoint_path(folder, 'best')).part('network'))
         column = monitor.metric.name
-        tell(f'the weights are those of epoch {monitor.best_epoch}, whose {column} {monitor.best:.4f} was best')
+        print_main_process(
+            f'the weights are those of epoch {monitor.best_epoch}, whose {column} {monitor.best:.4f} was best'
+        )
 
 
 def fingerprint(learn: Any, options: FitOptions) -> dict[str, Any]:
-    """Return what must be equal for a training to be gone on with, as JSON."""
-    told = {name: value for name, value in asdict(replace(options, callbacks=())).items() if name not in FREE_TO_CHANGE}
+    """Return what must be equal for a training to be resumed, as JSON."""
+    fixed = {
+        name: value for name, value in asdict(replace(options, callbacks=())).items() if name not in FREE_TO_CHANGE
+    }
     return {
-        **(told | {'learning_rate': rate_as_json(options.learning_rate)}),
+        **(fixed | {'learning_rate': rate_as_json(options.learning_rate)}),
         'network': _digest(learn.model),
         'learning weights': sum(p.numel() for p in learn.model.parameters() if p.requires_grad),
         'batches per epoch': len(learn.dls.train),
@@ -354,7 +363,7 @@ def check_same(written: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     if differing:
         texts = [f'{name} (then {written.get(name)}, now {ours[name]})' for name in differing]
         raise CheckpointError(
-            f'the checkpoint is of another training; what differs: {", ".join(texts)}. Resume with what it was begun '
+            f'the checkpoint is of another training; what differs: {", ".join(texts)}. Resume with what it was started '
             'with, or fit without resume=True'
         )
 
@@ -366,9 +375,15 @@ def rate_as_json(rate: Any) -> Any:
     return list(map(float, rate)) if isinstance(rate, Sequence) else rate
 
 
-def rate_from_json(found: Any) -> Any:
+def rate_from_json(value: Any) -> Any:
     """Undo `rate_as_json`."""
-    return slice(found['start'], found['stop']) if isinstance(found, dict) else found
+    return slice(value['start'], value['stop']) if isinstance(value, dict) else value
+
+
+def _read_old_moments(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return an optimizer's state of format 1 by torch's names."""
+    names = {'step': 'step', 'grad_avg': 'exp_avg', 'sqr_avg': 'exp_avg_sq'}
+    return {names[name]: tensor for name, tensor in state.items()}
 
 
 def _digest(network: nn.Module) -> str:

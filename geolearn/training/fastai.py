@@ -9,39 +9,39 @@ with warnings.catch_warnings():
     from fastai.callback.core import (
         Callback,
         CancelBackwardException,
-        CancelBatchException,
         CancelEpochException,
         CancelFitException,
         CancelStepException,
         TrainEvalCallback,
     )
-    from fastai.callback.schedule import LRFinder, valley
+    from fastai.callback.schedule import LRFinder, ParamScheduler, valley
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner, Recorder
-    from fastai.optimizer import Optimizer
-    from fastai.torch_core import to_float
+    from fastai.optimizer import OptimWrapper
+    from fastai.torch_core import norm_bias_params, to_float
 
 __all__ = [
     'Callback',
     'CancelBackwardException',
-    'CancelBatchException',
     'CancelEpochException',
     'CancelFitException',
     'CancelStepException',
     'DataLoaders',
     'LRFinder',
     'Learner',
-    'Optimizer',
+    'OptimWrapper',
+    'ParamScheduler',
     'QuickCallback',
     'Recorder',
     'TrainEvalCallback',
+    'norm_bias_params',
     'to_float',
     'valley',
 ]
 
 
 class QuickCallback(Callback):
-    """A callback that hears only the events it has methods for, and whose errors stay as they are."""
+    """A callback that hears only the events it has methods for, and whose errors keep their messages."""
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set an attribute; fastai's own way asks the learner and the network for the name first."""

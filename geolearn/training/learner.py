@@ -1,8 +1,7 @@
-"""fastai's Learner for chips: steps over several batches or processes, and a guard over every loss."""
+"""fastai's Learner for chips: exact steps over micro-batches, batches or processes; non-finite losses stop it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from operator import attrgetter
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -11,27 +10,19 @@ from torch import Tensor, nn
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.metrics.scores import Scores, main_output
 from geolearn.training import distributed as processes
+from geolearn.training import nonfinite
 from geolearn.training.fastai import (
     CancelBackwardException,
-    CancelBatchException,
     CancelEpochException,
     CancelStepException,
     DataLoaders,
     Learner,
     QuickCallback,
     TrainEvalCallback,
+    norm_bias_params,
     to_float,
 )
-from geolearn.training.memory import Portions
-from geolearn.training.nonfinite import (
-    Reading,
-    Readings,
-    Seen,
-    copy_statistics,
-    put_back_statistics,
-    running_statistics,
-    spoilt_error,
-)
+from geolearn.training.memory import MicroBatches
 from geolearn.training.optimization import AdamW, MeanWeights
 from geolearn.training.options import Precision
 from geolearn.training.progress import LossRecorder
@@ -52,7 +43,7 @@ class PartedLoss(Protocol):
     """A loss made of several."""
 
     parts: Mapping[str, Tensor]
-    """What each came to in the last call; empty before the first."""
+    """Each of them in the last call; empty before the first."""
 
 
 def prefers_channels_last(device: torch.device) -> bool:
@@ -65,11 +56,11 @@ def prefers_channels_last(device: torch.device) -> bool:
 
 
 @torch.no_grad()
-def lay_channels_last(network: nn.Module) -> None:
+def to_channels_last(network: nn.Module) -> None:
     """Put the kernels of all 2-D convolutions into that order, in place; what passes through follows their layout."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            # .data: the parameter stays the same object, which optimisers and low-rank updates hold
+            # .data: the parameter stays the same object, which optimizers and low-rank updates hold
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
 
@@ -84,11 +75,25 @@ class KeepFrozen(QuickCallback):
                 module.eval()
 
 
+class ExactSteps(QuickCallback):
+    """Begin each pass over a loader without gradients of the one before, and end it with all its numbers checked."""
+
+    order = -5  # before whatever looks at the numbers of a pass
+
+    def before_train(self) -> None:
+        """Begin a pass."""
+        self.learn.begin_pass()
+
+    def after_train(self) -> None:
+        """Wait for the numbers that are still on the device."""
+        self.learn.check(self.learn.deferred.drain())
+
+
 class ChipLearner(Learner):
-    """fastai's Learner whose step is exact over several batches, portions of a batch, and processes.
+    """fastai's Learner whose step is exact over several batches, micro-batches of a batch, and processes.
 
     Losses and gradients are weighed by what they count, added up, and divided by the sum of the weights. A step whose
-    loss or gradient is no number changes nothing, and the training then stops.
+    loss or gradient is not finite changes nothing, and the training then stops.
 
     Args:
         dls: Training and validation batches.
@@ -109,30 +114,33 @@ class ChipLearner(Learner):
         scores: Scores,
         forward_takes_targets: bool = False,
     ) -> None:
-        recorder = LossRecorder(scores)
+        def make_optimizer(params: Sequence[Sequence[nn.Parameter]], lr: float) -> AdamW:
+            return AdamW(params, lr, no_decay=norm_bias_params(network, with_bias=True))
+
         super().__init__(
             dls,
             network,
             loss_func=loss,
-            opt_func=AdamW,  # its weight decay is decoupled
+            opt_func=make_optimizer,
             splitter=splitter,
-            train_bn=False,  # frozen means frozen, batch normalisation too
+            wd_bn_bias=True,  # the optimizer knows which weights do not decay
+            train_bn=False,  # frozen means frozen, batch normalization too
             default_cbs=False,
-            cbs=[TrainEvalCallback(), recorder, KeepFrozen()],
+            cbs=[TrainEvalCallback(), ExactSteps(), LossRecorder(scores), KeepFrozen()],
         )
         self.scores, self.forward_takes_targets = scores, forward_takes_targets
         self.device = torch.device(dls.train.device)
-        self.start_epoch, self.validates = 0, True
+        self.start_epoch = 0
         self.batch_weight: Tensor | float = 1.0
         self.loss_parts: dict[str, Tensor] = {}
-        self.readings = Readings(self.device)
-        self.last_reading: Reading | None = None
+        self.deferred = nonfinite.DeferredScalars(self.device)
+        self.last_result: nonfinite.BatchResult | None = None
         self._weight: Tensor | float = 0.0
         self._begun = False
         self._statistics: list[Tensor] = []
-        self.use()
+        self.configure()
 
-    def use(
+    def configure(
         self,
         *,
         precision: Precision | None = None,
@@ -150,66 +158,59 @@ class ChipLearner(Learner):
         """
         self.precision, self.accumulate, self.clip, self.mean = precision, accumulate, clip, mean
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == 'fp16' else None
-        self.portions = Portions()
+        self.micro_batches = MicroBatches()
         self.start_epoch = 0
         self._forget_gradients()
-        self.readings.clear()
-        self.last_reading = None
+        self.deferred.clear()
+        self.last_result = None
 
-    # -- fastai's loop
+    def begin_pass(self) -> None:
+        """Begin a pass over the training batches."""
+        self._forget_gradients()
+        self._statistics = nonfinite.running_statistics(self.model)
 
-    def __call__(self, event_name: str) -> None:
-        """Run what listens to an event, in order."""
-        for callback in sorted(self.cbs, key=attrgetter('order')):
-            callback(event_name)
+    # -- what is overridden of fastai's loop, each for one promise
 
     def _do_fit(self) -> None:
+        # exact resume: epochs that were trained before raise no events, which fastai's SkipToEpoch does
         for epoch in range(self.start_epoch, self.n_epoch):
             self.epoch = epoch
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
-    def _do_epoch(self) -> None:
-        self._do_epoch_train()
-        if self.validates:
-            self._do_epoch_validate()
-
-    def all_batches(self) -> None:
-        """Go through the loader once."""
-        self.n_iter = len(self.dl)
-        self._forget_gradients()
-        self._statistics = running_statistics(self.model)
-        for number, batch in enumerate(self.dl):
-            self.one_batch(number, batch)
-        self._check(self.readings.drain())
-
-    def one_batch(self, i: int, b: Sequence[Any]) -> None:
-        """Train or validate on one batch, which is on the device already."""
-        self.iter = i
-        self._split(b)
-        self._with_events(self._do_one_batch, 'batch', CancelBatchException)
-
-    def _split(self, b: Sequence[Any]) -> None:
-        self.xb, self.yb = (b[0],), tuple(b[1:])
-
     def _do_one_batch(self) -> None:
+        # micro-batches and accumulation: a batch may take several forward passes, a step several batches
         count = len(self.xb[0])
         if not self.training:
-            self.portions.run(count, self._validate)
+            self.micro_batches.run(count, self._validate)
             return
-        seen = Seen(self.epoch + 1, self.iter + 1, self.xb[0], copy_statistics(self._statistics))
+        statistics = nonfinite.copy_statistics(self._statistics)
+        context = nonfinite.BatchContext(self.epoch + 1, self.iter + 1, self.xb[0], statistics)
         self._begun = False
-        self.portions.run(count, self._add_gradients)
+        self.micro_batches.run(count, self._add_gradients)
         norm = self._take_step() if (self.iter + 1) % self.accumulate == 0 or self.iter + 1 == self.n_iter else None
         gradient = torch.full_like(self.loss, float('nan')) if norm is None else norm
-        self._check(self.readings.put(torch.stack([self.loss, gradient, self._spoilt(norm)]), seen))
+        self.check(self.deferred.put(torch.stack([self.loss, gradient, self._is_nonfinite(norm)]), context))
         if norm is not None:
             self._forget_gradients()
 
+    def _backward(self) -> None:
+        # scaled float16, and a gradient that ran out of memory half way is dropped
+        self._begun = True
+        (self.loss_grad if self.scaler is None else self.scaler.scale(self.loss_grad)).backward()
+
+    def _step(self) -> None:
+        # non-finite gradients change nothing
+        if self.scaler is None:
+            self.opt.step(nonfinite=self._nonfinite)
+            return
+        self.scaler.step(self.opt)
+        self.scaler.update()
+
     # -- a batch
 
-    def _compute(self, portion: slice) -> tuple[Any, Tensor]:
-        """Return output and loss of a portion of the batch."""
-        images, targets = self.xb[0][portion], tuple(target[portion] for target in self.yb)
+    def _compute(self, part: slice) -> tuple[Any, Tensor]:
+        """Return output and loss of a micro-batch."""
+        images, targets = self.xb[0][part], tuple(target[part] for target in self.yb)
         with self._casting():
             output = self.model(images, *targets) if self.forward_takes_targets else self.model(images)
         if self.precision and not self.forward_takes_targets:  # those compute their losses in float32 themselves
@@ -227,28 +228,28 @@ class ChipLearner(Learner):
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.precision == 'bf16' else torch.float16)
 
-    def _weigh(self, portion: slice) -> Tensor | float:
-        """Return what a portion counts, in chips."""
-        targets = tuple(target[portion] for target in self.yb)
+    def _weigh(self, part: slice) -> Tensor | float:
+        """Return what a micro-batch counts, in chips."""
+        targets = tuple(target[part] for target in self.yb)
         if not isinstance(self.loss_func, CountingLoss):
-            return float(len(self.xb[0][portion]))
+            return float(len(self.xb[0][part]))
         first = targets[0]
         return self.loss_func.counted(*targets) / (first[0].numel() if isinstance(first, Tensor) else 1)
 
-    def _add_gradients(self, portions: Sequence[slice]) -> None:
+    def _add_gradients(self, parts: Sequence[slice]) -> None:
         if self._begun:  # an attempt before this one stopped half way through a gradient
             self._forget_gradients()
-        plain = len(portions) == 1 and self.accumulate == 1 and processes.process_count() == 1
+        plain = len(parts) == 1 and self.accumulate == 1 and processes.process_count() == 1
         sums: Tensor | None = None
-        parts: dict[str, Tensor] = {}
-        for portion in portions:
-            _, loss = self._compute(portion)
-            parts = dict(self.loss_func.parts) if isinstance(self.loss_func, PartedLoss) else {}
-            numbers = torch.stack([loss.detach(), *(part.detach().to(loss) for part in parts.values())])
+        losses: dict[str, Tensor] = {}
+        for part in parts:
+            _, loss = self._compute(part)
+            losses = dict(self.loss_func.parts) if isinstance(self.loss_func, PartedLoss) else {}
+            numbers = torch.stack([loss.detach(), *(one.detach().to(loss) for one in losses.values())])
             if plain:
                 self._weight, sums = 1.0, numbers
             else:
-                weight = self._weigh(portion)
+                weight = self._weigh(part)
                 self.loss_grad = loss * weight
                 self._weight = self._weight + weight
                 numbers = torch.cat([numbers.new_ones(1), numbers]) * weight
@@ -259,16 +260,12 @@ class ChipLearner(Learner):
             sums = processes.add_up(sums)
             sums = sums[1:] / sums[0].clamp(min=1e-12)
         self.batch_weight = 1.0
-        self.loss, self.loss_parts = sums[0], dict(zip(parts, sums[1:]))
+        self.loss, self.loss_parts = sums[0], dict(zip(losses, sums[1:]))
 
-    def _backward(self) -> None:
-        self._begun = True
-        (self.loss_grad if self.scaler is None else self.scaler.scale(self.loss_grad)).backward()
-
-    def _validate(self, portions: Sequence[slice]) -> None:
-        done = [(portion, *self._compute(portion), self._weigh(portion)) for portion in portions]
-        for portion, output, _, _ in done:
-            targets = tuple(target[portion] for target in self.yb)
+    def _validate(self, parts: Sequence[slice]) -> None:
+        done = [(part, *self._compute(part), self._weigh(part)) for part in parts]
+        for part, output, _, _ in done:
+            targets = tuple(target[part] for target in self.yb)
             self.scores.add(main_output(output), targets[0] if len(targets) == 1 else targets)
         self.batch_weight = cast(float, sum(weight for *_, weight in done))
         self.loss = sum(loss * weight for *_, loss, weight in done) / _positive(self.batch_weight)
@@ -277,33 +274,26 @@ class ChipLearner(Learner):
 
     def _take_step(self) -> Tensor:
         """Update the weights by the gradients added up so far; returns the gradient's norm."""
-        learning = [p for group in self.opt.param_lists for p in group if p.requires_grad]
+        trained = [p for group in self.opt.param_lists for p in group if p.requires_grad]
         if processes.process_count() > 1:
-            processes.add_up_gradients(learning)
+            processes.add_up_gradients(trained)
             self._weight = processes.add_up(torch.as_tensor(self._weight, device=self.device, dtype=torch.float32))
         if self.scaler is not None:
             self.scaler.unscale_(self.opt)
         if not (isinstance(self._weight, float) and self._weight == 1):
             divisor = _positive(self._weight)
-            for parameter in learning:
+            for parameter in trained:
                 if parameter.grad is not None:
                     parameter.grad /= divisor
-        norm = nn.utils.clip_grad_norm_(learning, float('inf') if self.clip is None else self.clip)
-        self.opt.spoilt = self._spoilt(norm)
+        norm = nn.utils.clip_grad_norm_(trained, float('inf') if self.clip is None else self.clip)
+        self._nonfinite = self._is_nonfinite(norm)
         self._with_events(self._step, 'step', CancelStepException)
         if self.mean is not None:
             self.mean.update()
         return norm
 
-    def _step(self) -> None:
-        if self.scaler is None:
-            self.opt.step()
-            return
-        self.scaler.step(self.opt)
-        self.scaler.update()
-
-    def _spoilt(self, norm: Tensor | None) -> Tensor:
-        """Return 1 where loss or gradient are no numbers, else 0."""
+    def _is_nonfinite(self, norm: Tensor | None) -> Tensor:
+        """Return 1 where loss or gradient are NaN or infinite, else 0."""
         # scaled float16 overflows now and then; its scaler leaves out such steps and scales less
         both = self.loss if norm is None or self.scaler is not None else self.loss + norm
         return both.isfinite().logical_not().float()
@@ -313,28 +303,30 @@ class ChipLearner(Learner):
         if self.opt is not None:
             self.opt.zero_grad()
 
-    def _check(self, readings: Sequence[Reading]) -> None:
-        """Stop at the first batch whose numbers are none.
+    def check(self, results: Sequence[nonfinite.BatchResult]) -> None:
+        """Stop at the first batch with a loss or gradient that is not finite.
 
         Raises:
             TrainingError: Naming the batch; the weights are those before it.
         """
-        for reading in readings:
-            if reading.spoilt:
-                before = float('nan') if self.last_reading is None else self.last_reading.gradient
-                error = spoilt_error(reading.context, reading.loss, loader=self.dl, network=self.model, before=before)
-                put_back_statistics(self._statistics, reading.context.statistics)
+        for result in results:
+            if result.nonfinite:
+                before = float('nan') if self.last_result is None else self.last_result.gradient
+                error = nonfinite.nonfinite_error(
+                    result.context, result.loss, loader=self.dl, network=self.model, before=before
+                )
+                nonfinite.put_back_statistics(self._statistics, result.context.statistics)
                 if self.mean is not None:
-                    self.mean.heal()
+                    self.mean.replace_nonfinite()
                 self._forget_gradients()
-                self.readings.clear()
+                self.deferred.clear()
                 raise error
-            if reading.gradient == reading.gradient:
-                self.last_reading = reading
+            if result.gradient == result.gradient:
+                self.last_result = result
 
 
 def _positive(weight: Tensor | float) -> Tensor | float:
-    """Return the weight, or next to nothing where nothing counted, so that nothing divided by it is nothing."""
+    """Return the weight, or a tiny number where nothing counted, so that 0 divided by it is 0."""
     return weight.clamp(min=1e-12) if isinstance(weight, Tensor) else max(weight, 1e-12)
 
 
@@ -354,7 +346,7 @@ def make_learner(
 
     Args:
         network: Maps images (N, bands, H, W) to an output. Of a tuple the first part is scored.
-        train_dl: Training batches: images, and then what the task teaches.
+        train_dl: Training batches: images, and then the targets.
         valid_dl: Validation batches.
         loss: Takes output and targets. One with ``parts``, losses by name, has a column for each; one with
             ``counted(*targets)``, what its mean is over, is weighed by it where batches are added up.
@@ -367,9 +359,9 @@ def make_learner(
         index, count = processes.process_index(), processes.process_count()
         train_dl, valid_dl = (processes.SharedLoader(loader, index, count) for loader in (train_dl, valid_dl))
     if prefers_channels_last(train_dl.device):
-        lay_channels_last(network)
+        to_channels_last(network)
     learner = ChipLearner(
-        DataLoaders(train_dl, valid_dl),
+        DataLoaders(train_dl, valid_dl, device=train_dl.device),
         network.to(train_dl.device),
         loss.to(train_dl.device),
         splitter=splitter,

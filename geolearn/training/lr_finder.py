@@ -15,8 +15,8 @@ from geolearn.training.random_state import random_facts, random_tensors, restore
 SEARCHED_RATES = (1e-7, 10.0)
 """From where to where the range test goes."""
 
-FEWEST = 5
-"""Losses without which there is no valley to find."""
+MIN_LOSSES = 5
+"""Fewer losses than this hold no valley."""
 
 
 class _RangeTest(LRFinder):
@@ -37,20 +37,20 @@ def find_learning_rate(
 ) -> tuple[float, list[float], list[float]]:
     """Run a learning-rate range test (Smith 2017, arXiv:1506.01186): from 1e-7 to 10, a batch for each rate.
 
-    Weights, buffers, optimiser, random generators and the loader's epoch are put back afterwards. The test ends early
-    where the smoothed loss is four times its lowest, or no number.
+    Weights, buffers, optimizer, random generators and the loader's epoch are put back afterwards. The test ends early
+    where the smoothed loss is four times its lowest, or not finite.
 
     Args:
         learner: From `make_learner`.
         iterations: Number of batches.
-        scales: Share of the rate that each parameter group learns at; None for one rate.
+        scales: Share of the rate that each parameter group gets; None for one rate.
 
     Returns:
         The suggestion, the rates and the smoothed losses. The suggestion is fastai's "valley": the rate half-way down
         the longest falling stretch of the loss, which is safer than where it falls most steeply.
 
     Raises:
-        TrainingError: If there are too few losses that are numbers.
+        TrainingError: If too few losses are finite.
     """
     low, high = (rate if scales is None else rate * np.asarray(scales) for rate in SEARCHED_RATES)
     with _unchanged(learner), learner.no_logging():
@@ -63,9 +63,9 @@ def find_learning_rate(
                 break
     skipped = iterations // 10
     rates, losses = rates[skipped:-5], losses[skipped:-5]
-    if len(losses) < FEWEST:
+    if len(losses) < MIN_LOSSES:
         raise TrainingError(
-            f'the search for a learning rate got only {len(losses)} losses that are numbers; look at the chips with '
+            f'the search for a learning rate got only {len(losses)} finite losses; look at the chips with '
             'show_batch(), or pass a rate'
         )
     suggestion, _ = valley(rates, losses, iterations)
@@ -92,20 +92,18 @@ def _unchanged(learner: ChipLearner) -> Iterator[None]:
     if learner.opt is None:
         learner.create_opt()
     parameters = [parameter for group in learner.opt.param_lists for parameter in group]
-    states = [copy.deepcopy(learner.opt.state[parameter]) for parameter in parameters]
-    hypers = copy.deepcopy(list(learner.opt.hypers))
+    moments = [copy.deepcopy(learner.opt.moments.get(parameter, {})) for parameter in parameters]
+    hypers = learner.opt.hypers
     random_state, epoch = (random_tensors(), random_facts()), learner.dls.train.epoch
-    learner.use()
-    learner.validates = False
+    learner.configure()
     try:
         yield
     finally:
-        learner.validates = True
-        learner.use()
+        learner.configure()
         learner.model.load_state_dict(weights)
-        for parameter, state in zip(parameters, states):
-            learner.opt.state[parameter] = state
-        for hyper, kept in zip(learner.opt.hypers, hypers):
-            hyper.update(kept)
+        for parameter, kept in zip(parameters, moments):
+            learner.opt.moments[parameter] = kept
+        for name in hypers[0]:
+            learner.opt.set_hyper(name, [hyper[name] for hyper in hypers])
         learner.dls.train.epoch = epoch
         restore_random(*random_state)

@@ -1,4 +1,4 @@
-"""What to do where memory runs out: compute fewer chips at once, and say how many fit."""
+"""Where memory runs out: compute a batch in micro-batches, and measure how many chips fit."""
 
 import gc
 import sys
@@ -21,7 +21,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError) or 'out of memory' in text or "can't allocate memory" in text
 
 
-class Portions:
+class MicroBatches:
     """How many chips are computed at once: the whole batch, until memory runs out, and then halves of it.
 
     Args:
@@ -32,11 +32,11 @@ class Portions:
         self.size = size
 
     def run(self, count: int, compute: Callable[[Sequence[slice]], Result]) -> Result:
-        """Compute a batch of `count` chips in as many portions as it takes.
+        """Compute a batch of `count` chips in as many micro-batches as it takes.
 
         Args:
             count: Chips in the batch.
-            compute: Takes the portions and starts over each time it is called.
+            compute: Takes the micro-batches and starts over each time it is called.
 
         Raises:
             TrainingError: If memory does not even hold one chip.
@@ -65,7 +65,7 @@ class Portions:
 
 
 MEASURED = (2, 3)
-"""Batches that are measured; batch normalisation after a global pooling refuses a single chip."""
+"""Batches that are measured; batch normalization after a global pooling refuses a single chip."""
 
 KEPT_FREE = 0.1
 """Share of the free memory that is left for whatever is not measured."""
@@ -101,7 +101,7 @@ def estimate_batch_size(
     Args:
         network: On its device; it is left as it was.
         image_shape: (bands, height, width) of a chip.
-        mode: ``'train'`` counts gradients and the optimiser; ``'eval'`` does not.
+        mode: ``'train'`` counts gradients and the optimizer; ``'eval'`` does not.
         loss: Of the network's output; None for the mean of it.
         free_bytes: Memory to fill; None for what is free now.
 
@@ -126,8 +126,8 @@ def estimate_batch_size(
         network.zero_grad()
         network.train(training)
     per_chip = max((more - few) / (MEASURED[1] - MEASURED[0]), 1.0)
-    learning = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
-    fixed = max(few - MEASURED[0] * per_chip, 0) + (2 * learning if mode == 'train' else 0)
+    trained = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
+    fixed = max(few - MEASURED[0] * per_chip, 0) + (2 * trained if mode == 'train' else 0)
     free = free_memory(device) if free_bytes is None else free_bytes
     maximum = int((free * (1 - KEPT_FREE) - fixed) / per_chip)
     if maximum < 1:

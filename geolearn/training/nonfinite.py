@@ -1,4 +1,4 @@
-"""Losses that are no numbers: keep the weights from them, and name the batch they came from."""
+"""Losses and gradients that are NaN or infinite: keep the weights from them, and name the batch they came from."""
 
 import math
 from collections import deque
@@ -14,25 +14,28 @@ from geolearn.errors import TrainingError
 GPU_DELAY = 2
 """So many batches later numbers are read from a GPU: by then it has long computed them."""
 
+MAX_NAMES = 16
+"""Chips that a message names."""
 
-class Reading(NamedTuple):
-    """What one batch came to.
+
+class BatchResult(NamedTuple):
+    """What was computed of one batch.
 
     Args:
         loss: Its mean loss.
         gradient: Norm of the gradient before it was clipped; NaN where no step was due.
-        spoilt: Whether either is no number.
+        nonfinite: Whether either is NaN or infinite.
         context: What was handed in with it.
     """
 
     loss: float
     gradient: float
-    spoilt: bool
+    nonfinite: bool
     context: Any
 
 
-class Readings:
-    """Numbers on their way from the device, in order.
+class DeferredScalars:
+    """Numbers on their way from the device, in order: waiting for each would hold up a GPU.
 
     Args:
         device: Where they come from.
@@ -42,8 +45,8 @@ class Readings:
         self.delay = GPU_DELAY if device.type == 'cuda' else 0
         self._waiting: deque[tuple[Tensor, torch.cuda.Event | None, Any]] = deque()
 
-    def put(self, numbers: Tensor, context: Any) -> list[Reading]:
-        """Hand in loss, gradient norm and spoilt (3,) of a batch; returns what is ready by now."""
+    def put(self, numbers: Tensor, context: Any) -> list[BatchResult]:
+        """Hand in loss, gradient norm and the non-finite flag (3,) of a batch; returns what is ready by now."""
         event = None
         if numbers.is_cuda:
             numbers = numbers.to('cpu', non_blocking=True)
@@ -52,7 +55,7 @@ class Readings:
         self._waiting.append((numbers, event, context))
         return self._take(self.delay)
 
-    def drain(self) -> list[Reading]:
+    def drain(self) -> list[BatchResult]:
         """Return all that is left, waiting for it."""
         return self._take(0)
 
@@ -60,21 +63,18 @@ class Readings:
         """Forget what was not read."""
         self._waiting.clear()
 
-    def _take(self, left: int) -> list[Reading]:
+    def _take(self, left: int) -> list[BatchResult]:
         ready = []
         while len(self._waiting) > left:
             numbers, event, context = self._waiting.popleft()
             if event is not None:
                 event.synchronize()
-            loss, gradient, spoilt = numbers.tolist()
-            ready.append(Reading(loss, gradient, bool(spoilt), context))
+            loss, gradient, nonfinite = numbers.tolist()
+            ready.append(BatchResult(loss, gradient, bool(nonfinite), context))
         return ready
 
 
-SHOWN_NAMES = 16
-
-
-class Seen(NamedTuple):
+class BatchContext(NamedTuple):
     """A batch whose numbers are not known yet.
 
     Args:
@@ -111,23 +111,25 @@ def put_back_statistics(buffers: Sequence[Tensor], flat: Tensor | None) -> None:
             buffer.copy_(kept.view_as(buffer))
 
 
-def spoilt_error(seen: Seen, loss: float, *, loader: Any, network: nn.Module, before: float) -> TrainingError:
-    """Say which batch's loss or gradient is no number, and what is known of it.
+def nonfinite_error(
+    context: BatchContext, loss: float, *, loader: Any, network: nn.Module, before: float
+) -> TrainingError:
+    """Say which batch's loss or gradient is NaN or infinite, and what is known of it.
 
     Args:
-        seen: The batch.
+        context: The batch.
         loss: Its loss.
         loader: Where it came from.
-        network: Whose gradients are looked at.
+        network: Whose gradients are described.
         before: Norm of the gradient one step earlier.
     """
-    holes = float(seen.images.isnan().float().mean())
-    infinite = float(seen.images.isinf().float().mean())
-    found = f'the loss is {loss:.4g}' + (', but its gradient is no number' if math.isfinite(loss) else '')
+    missing = float(context.images.isnan().float().mean())
+    infinite = float(context.images.isinf().float().mean())
+    what = f'the loss is {loss:.4g}' + (', but its gradient is not finite' if math.isfinite(loss) else '')
     lines = [
-        f'{found} at batch {seen.number} of epoch {seen.epoch}; the weights are those before it',
-        f'  chips     {_name_chips(loader, seen.number)}',
-        f'  images    {holes:.1%} of the pixels without data (NaN), {infinite:.1%} infinite',
+        f'{what} at batch {context.number} of epoch {context.epoch}; the weights are those before it',
+        f'  chips     {_name_chips(loader, context.number)}',
+        f'  images    {missing:.1%} of the pixels without data (NaN), {infinite:.1%} infinite',
         f'  gradient  {_largest_gradient(network)}; norm one step earlier {before:.3g}',
         'take a smaller learning rate, or look at these chips; mixed precision, if on, may be the cause',
     ]
@@ -136,18 +138,18 @@ def spoilt_error(seen: Seen, loss: float, *, loader: Any, network: nn.Module, be
 
 def _name_chips(loader: Any, number: int) -> str:
     if not isinstance(loader, ChipLoader):
-        return 'of no name'
+        return 'unnamed'
     names = loader.batch_names(number - 1)
-    left = len(names) - SHOWN_NAMES
-    return ', '.join(names[:SHOWN_NAMES]) + (f' and {left} more' if left > 0 else '')
+    left = len(names) - MAX_NAMES
+    return ', '.join(names[:MAX_NAMES]) + (f' and {left} more' if left > 0 else '')
 
 
 def _largest_gradient(network: nn.Module) -> str:
     largest = {n: float(p.grad.abs().max()) for n, p in network.named_parameters() if p.grad is not None}
     broken = [name for name, value in largest.items() if not math.isfinite(value)]
     if broken:
-        return f'of no number in {len(broken)} of {len(largest)} weights, the first {broken[0]}'
+        return f'non-finite in {len(broken)} of {len(largest)} parameters, the first {broken[0]}'
     if not largest:
-        return 'gone by now'
+        return 'freed'
     name = max(largest, key=lambda key: largest[key])
     return f'largest in {name}: {largest[name]:.3g}'

@@ -1,65 +1,96 @@
-"""AdamW in a few kernels, behind the interface of fastai's optimisers."""
+"""AdamW of torch behind fastai's wrapper, and an exponential moving average of the weights."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from geolearn.training.fastai import Optimizer, QuickCallback
+from geolearn.training.fastai import OptimWrapper
 
 WARM_UP = 0.1
 """Share of a run that warms up; fastai's quarter leaves short runs too little time to anneal."""
 
-START_DIVISOR, END_DIVISOR = 25.0, 1e5
+_HYPERS = ('lr', 'mom', 'sqr_mom', 'eps', 'wd')
 
-MOMENTA = (0.95, 0.85, 0.95)
-"""As in fastai: rates from peak / 25 to the peak and to peak / 1e5, momentum the other way."""
+_FUSED = ('cpu', 'cuda')
+"""Kinds of device on which torch updates many weights in one kernel, and can be told there not to."""
 
 
-class OneCycle(QuickCallback):
-    """Warm up and anneal along half cosines (Smith & Topin 2017, arXiv:1708.07120).
+class AdamW(OptimWrapper):
+    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), computed by torch, with fastai's defaults.
 
-    Where it is follows from the epoch and the batch alone, so that a resumed training needs no more.
+    Each parameter group is two of torch's, one with weight decay and one without: `hypers`, `param_lists` and
+    `set_hyper` speak of the groups that were given. The second moment is 0.99 and epsilon 1e-5, as in fastai.
 
     Args:
-        peaks: Highest rate of each parameter group.
+        params: Parameter groups.
+        lr: Learning rate.
+        no_decay: Parameters without weight decay, such as biases and the weights of norms.
     """
 
-    order = 60
+    def __init__(
+        self, params: Sequence[Sequence[nn.Parameter]], lr: float, no_decay: Collection[nn.Parameter] = ()
+    ) -> None:
+        exempt = {id(parameter) for parameter in no_decay}
+        self._groups = [list(group) for group in params]
+        halves = [
+            {'params': [p for p in group if (id(p) in exempt) is decays_not]}
+            for group in self._groups
+            for decays_not in (False, True)
+        ]
+        first = next((p for group in self._groups for p in group), None)
+        self._fused = first is not None and first.device.type in _FUSED
+        super().__init__(opt=torch.optim.AdamW(halves, lr=lr, betas=(0.9, 0.99), eps=1e-5, fused=self._fused or None))
+        self.set_hyper('wd', 0.01)
 
-    def __init__(self, peaks: Sequence[float]) -> None:
-        self._peaks = [float(peak) for peak in peaks]
+    @property
+    def param_lists(self) -> list[list[nn.Parameter]]:
+        """Parameter groups as they were given."""
+        return self._groups
 
-    def before_batch(self) -> None:
-        """Set rate and momentum of the batch."""
-        if self.learn.training:
-            place = self.learn.pct_train
-            factor = follow_cycle(place, (1 / START_DIVISOR, 1.0, 1 / END_DIVISOR))
-            momentum = follow_cycle(place, MOMENTA)
-            for hyper, peak in zip(self.learn.opt.hypers, self._peaks):
-                hyper['lr'], hyper['mom'] = peak * factor, momentum
+    @property
+    def hypers(self) -> list[dict[str, Any]]:
+        """Hyper-parameters of each group; copies, to be changed by `set_hyper`."""
+        return [{name: group[name] for name in _HYPERS} for group in super().hypers[::2]]
+
+    def _set_hyper(self, k: str, v: Sequence[Any]) -> None:
+        super()._set_hyper(k, [value for one in v for value in (one, 0.0 if k == 'wd' else one)])
+
+    @property
+    def moments(self) -> dict[nn.Parameter, dict[str, Tensor]]:
+        """What torch keeps of each parameter: step, first and second moment."""
+        return self.opt.state
+
+    def step(self, *, nonfinite: Tensor | None = None) -> None:
+        """Update every weight that has a gradient.
+
+        Args:
+            nonfinite: 1 on the device where a gradient is NaN or infinite: the step then changes nothing.
+        """
+        if not self._fused and nonfinite is not None and bool(nonfinite):
+            return
+        for parameter in (p for group in self._groups for p in group if p.grad is not None):
+            _match_layout(parameter, self.opt.state.get(parameter, {}))
+        self.opt.found_inf = nonfinite if self._fused else None
+        self.opt.step()
 
 
-def follow_cycle(place: float, values: tuple[float, float, float]) -> float:
-    """Return the value at a place from 0 to 1 between start, peak and end."""
-    start, peak, end = values
-    if place < WARM_UP:
-        return _half_cosine(start, peak, place / WARM_UP)
-    return _half_cosine(peak, end, (place - WARM_UP) / (1 - WARM_UP))
-
-
-def _half_cosine(start: float, end: float, place: float) -> float:
-    return start + (1 + math.cos(math.pi * (1 - place))) * (end - start) / 2
+def _match_layout(parameter: nn.Parameter, state: dict[str, Tensor]) -> None:
+    """Bring gradient and moments into the parameter's memory layout: the fused kernel takes it for granted."""
+    strides = parameter.stride()
+    if parameter.grad is not None and parameter.grad.stride() != strides:
+        parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
+    if 'exp_avg' in state and state['exp_avg'].stride() != strides:
+        for name in ('exp_avg', 'exp_avg_sq'):
+            state[name] = torch.empty_like(parameter).copy_(state[name])
 
 
 class MeanWeights:
-    """Exponential moving average of what changes in a network: weights that learn, and running statistics.
+    """Exponential moving average of what changes in a network: weights that train, and running statistics.
 
-    The first steps count less long: step t keeps min(decay, (1 + t) / (10 + t)) of the mean.
+    The first steps count less: step t keeps min(decay, (1 + t) / (10 + t)) of the mean.
 
     Args:
         network: Whose weights are averaged.
@@ -68,10 +99,19 @@ class MeanWeights:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay, self.steps = decay, 0
-        self._live: dict[str, Tensor] = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        self._live |= {name: b for name, b in network.named_buffers() if b.is_floating_point()}
+        saved = network.state_dict(keep_vars=True)  # what is not saved, such as tables of positions, is not averaged
+        frozen = {id(p) for p in network.parameters() if not p.requires_grad}
+        changing = {n: t for n, t in saved.items() if t.is_floating_point() and id(t) not in frozen}
+        # tied weights have several names and one place
+        places = [(tensor.data_ptr(), tensor.shape) for tensor in changing.values()]
+        self._first_names = {name: [*changing][places.index(place)] for name, place in zip(changing, places)}
+        self._live = {name: tensor for name, tensor in changing.items() if self._first_names[name] == name}
         self.mean = {name: tensor.detach().clone() for name, tensor in self._live.items()}
         self.swapped = False
+
+    def named(self) -> dict[str, Tensor]:
+        """Return the mean by each name that it has in the network's state."""
+        return {name: self.mean[first] for name, first in self._first_names.items()}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -91,96 +131,13 @@ class MeanWeights:
 
     @torch.no_grad()
     def load(self, mean: dict[str, Tensor], steps: int) -> None:
-        """Go on from a mean that was kept."""
+        """Continue from a mean that was kept."""
         self.steps = steps
         for name, tensor in mean.items():
             self.mean[name].copy_(tensor)
 
     @torch.no_grad()
-    def heal(self) -> None:
-        """Take the live value wherever the mean has become no number."""
+    def replace_nonfinite(self) -> None:
+        """Take the live value wherever the mean is NaN or infinite."""
         for name, tensor in self.mean.items():
             tensor.copy_(torch.where(tensor.isfinite(), tensor, self._live[name]))
-
-
-_FUSED = ('cpu', 'cuda')
-"""Kinds of device on which torch updates many weights in one kernel, and can be told there not to."""
-
-
-class AdamW(Optimizer):
-    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), computed by torch.
-
-    fastai's own optimiser goes through the weights one by one in Python, which takes a graphics card longer than the
-    step of a small network. Its defaults are kept: second moment 0.99, epsilon 1e-5, no decay of biases and norms.
-
-    Args:
-        params: Parameter groups.
-        lr: Learning rate.
-    """
-
-    def __init__(self, params: Sequence[Sequence[nn.Parameter]], lr: float) -> None:
-        super().__init__(params, [], lr=lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.01)
-        self.spoilt: Tensor | None = None
-        """1 on the device where the gradients are no numbers: the step then changes nothing."""
-
-    def step(self, closure: None = None) -> None:
-        """Update every weight that has a gradient: all that learn alike at once."""
-        alike: dict[tuple[float, ...], list[nn.Parameter]] = {}
-        for group, hyper in zip(self.param_lists, self.hypers):
-            common = float(hyper['lr']), float(hyper['mom']), float(hyper['sqr_mom']), float(hyper['eps'])
-            decaying = alike.setdefault((*common, float(hyper['wd'])), [])
-            others = alike.setdefault((*common, 0.0), [])
-            for parameter in group:
-                if parameter.grad is not None:
-                    (decaying if self.state[parameter].get('do_wd', True) else others).append(parameter)
-        with torch.no_grad():
-            for values, parameters in alike.items():
-                if parameters:
-                    self._update(parameters, *values)
-
-    def zero_grad(self) -> None:
-        """Drop the gradients: without one, a weight is not decayed either."""
-        for group in self.param_lists:
-            for parameter in group:
-                parameter.grad = None
-
-    def _update(
-        self, parameters: list[nn.Parameter], lr: float, mom: float, sqr_mom: float, eps: float, wd: float
-    ) -> None:
-        states = [self._state_of(parameter) for parameter in parameters]
-        fused = parameters[0].device.type in _FUSED
-        if not fused and self.spoilt is not None and bool(self.spoilt):
-            return
-        adamw(
-            parameters,  # type: ignore[arg-type]
-            [_laid_out(parameter.grad, parameter) for parameter in parameters if parameter.grad is not None],
-            [state['grad_avg'] for state in states],
-            [state['sqr_avg'] for state in states],
-            [],
-            [state['step'] for state in states],
-            fused=fused,
-            found_inf=self.spoilt if fused else None,
-            amsgrad=False,
-            beta1=mom,
-            beta2=sqr_mom,
-            lr=lr,
-            weight_decay=wd,
-            eps=eps,
-            maximize=False,
-        )
-
-    def _state_of(self, parameter: nn.Parameter) -> dict[str, Any]:
-        state = self.state[parameter]
-        if 'step' not in state:
-            state['step'] = torch.zeros((), device=parameter.device)
-            state['grad_avg'], state['sqr_avg'] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        elif state['grad_avg'].stride() != parameter.stride():
-            state |= {name: _laid_out(state[name], parameter) for name in ('grad_avg', 'sqr_avg')}
-        return state
-
-
-def _laid_out(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
-    """Return the tensor in the parameter's memory layout: the fused kernel takes it for granted."""
-    if tensor.stride() == parameter.stride():
-        return tensor
-    return torch.empty_like(parameter).copy_(tensor)

@@ -1,4 +1,4 @@
-"""FitOptions: how a network is to be trained."""
+"""FitOptions: how a network is trained."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ EMA_DECAY = 0.999
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a network is to be trained.
+    """How a network is trained.
 
     Args:
         epochs: Passes over the training chips.
@@ -27,16 +27,16 @@ class FitOptions:
             where a checkpoint is resumed, for the rate that it was written with.
         one_cycle: Warm up and anneal (Smith & Topin 2017, arXiv:1708.07120) instead of a constant rate.
         weight_decay: Decoupled weight decay; biases and norms have none.
-        early_stopping: End when `monitor` has not got better for `patience` epochs.
-        patience: So many epochs may pass without getting better.
-        min_delta: By less than this is not better.
+        early_stopping: End when `monitor` has not improved for `patience` epochs.
+        patience: So many epochs may pass without an improvement.
+        min_delta: Smaller changes are no improvement.
         checkpoint: Write the last and the best state after each epoch, and end with the best weights; ``'all'`` also
             keeps the weights of every epoch.
         monitor: Column of the epoch table that says what is best.
         mixed_precision: ``'bf16'``, ``'fp16'`` (CUDA only), True for the better of them on a GPU, None or False for
             float32 throughout.
         accumulate: So many batches make one step, which is that of one batch of all their chips (but for batch
-            normalisation, which sees each batch by itself).
+            normalization, which sees each batch by itself).
         ema: Keep a running mean of the weights, and end with it: True, or how much of it each step keeps.
         clip: Longest norm of the gradient; None for any.
         seed: Fixes dropout and whatever else is drawn at random; None leaves the generators as they are. Order and
@@ -46,7 +46,7 @@ class FitOptions:
         verbose: Show a bar over the batches and a row for each epoch.
 
     Raises:
-        ValueError: If a value makes no sense.
+        ValueError: If a value is not valid.
     """
 
     epochs: int
@@ -118,7 +118,7 @@ def choose_rates(rate: float | slice, *, scales: Sequence[float] | None, pretrai
 
     Args:
         rate: Of the new layers; a slice stays as it is.
-        scales: Share of the rate that each group learns at, where rates decay by layer.
+        scales: Share of the rate that each group gets, where rates decay by layer.
         pretrained: Whether the trunk holds published weights: without `scales` it then learns at a tenth.
     """
     if isinstance(rate, slice):
@@ -135,7 +135,8 @@ def top_rate(rate: Rate) -> float:
     return float(max(rate)) if isinstance(rate, Sequence) else float(rate)
 
 
-def _check_rate(lr: float | slice | None) -> None:
+def check_rate(lr: float | slice | None) -> None:
+    """Raise ValueError unless a learning rate is positive, or a slice of two that are; None is left alone."""
     rates = [lr.stop if lr.start is None else lr.start, lr.stop] if isinstance(lr, slice) else [lr]
     if lr is not None and not all(_is_rate(rate) for rate in rates):
         raise ValueError(f'lr must be a positive number, or a slice of two, got {lr!r}')

@@ -70,7 +70,7 @@ class LossRecorder(QuickCallback, Recorder):
         start = torch.zeros_like(loss) if self._smooth is None else self._smooth
         self._smooth, self._count = torch.lerp(loss, start, SMOOTHING), self._count + 1
         self.learn.smooth_loss = self._smooth / (1 - SMOOTHING**self._count)
-        self.lrs.append(float(self.learn.opt.hypers[-1]['lr']))
+        self.lrs.append(float(self.learn.opt.opt.param_groups[-1]['lr']))
         self.losses.append(self.learn.smooth_loss)
         for name, part in self.learn.loss_parts.items():
             self._parts[name] = self._parts[name] + part if name in self._parts else part
@@ -84,8 +84,15 @@ class LossRecorder(QuickCallback, Recorder):
             self.part_names = [*self._parts]
             self._name_columns()
 
+    def after_cancel_validate(self) -> None:
+        """Note that nothing was validated, as in a search for a learning rate."""
+        self.cancel_valid = True
+
     def after_validate(self) -> None:
         """Read the validation loss, the scores, and the parts of the training loss."""
+        if self.cancel_valid:
+            self.log += [float('nan')] * (1 + len(self.scores.columns) + len(self.part_names))
+            return
         total, weight = add_up(self._total).tolist()
         self.scores.reduce()
         values = self.scores.values()
@@ -114,7 +121,7 @@ class LossRecorder(QuickCallback, Recorder):
         return {} if self._smooth is None else {'smooth': self._smooth}
 
     def load(self, state: dict[str, Tensor], count: int) -> None:
-        """Go on smoothing from a loss that was kept."""
+        """Continue smoothing from a loss that was kept."""
         self._smooth, self._count = state.get('smooth'), count
         if self._smooth is not None:
             self._smooth = self._smooth.to(self.learn.device)
@@ -145,7 +152,7 @@ WHOLE = ('epoch', 'seconds')
 """Columns of whole numbers."""
 
 
-class Watch(QuickCallback):
+class ProgressCallback(QuickCallback):
     """Show a bar over the batches, write a row per epoch, and keep both in the history.
 
     Args:
@@ -177,8 +184,8 @@ class Watch(QuickCallback):
     def after_batch(self) -> None:
         """Move the bar."""
         if self.learn.training and self._bar is not None:
-            reading = self.learn.last_reading
-            self._bar.update(detail=None if reading is None else f'loss={reading.loss:.3f}')
+            result = self.learn.last_result
+            self._bar.update(detail=None if result is None else f'loss={result.loss:.3f}')
 
     def before_validate(self) -> None:
         """Say that the bar stands still because of the validation."""
@@ -212,7 +219,7 @@ class Watch(QuickCallback):
         print_line(''.join(f'{_number_text(name, value):>{widths[name]}}' for name, value in row.items()))
 
 
-def tell(text: str) -> None:
+def print_main_process(text: str) -> None:
     """Write a line above the bar; only the first of several processes does."""
     if process_index() == 0:
         print_line(text)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,22 @@ def test_a_killed_process_is_gone_on_with(tmp_path):
     assert [row['epoch'] for row in again_history.epochs] == [1, 2, 3, 4, 5]
 
 
+def test_a_checkpoint_of_the_first_format_is_resumed(tmp_path):
+    # written by the version before this format, two epochs into four
+    shutil.copytree(Path(__file__).parent / 'old', tmp_path / 'old')
+    options = {'epochs': 4, 'checkpoint': True, 'ema': True, 'seed': 3}
+    learner, history = build(make_network(dropout=0.3))
+    torch.manual_seed(0)
+    wanted = fit(learner, history, folder=tmp_path / 'whole', **options)
+    again, again_history = build(make_network(dropout=0.3, seed=99))
+    found = fit(again, again_history, folder=tmp_path / 'old', resume=True, **options)
+    for tensors in (found, wanted):
+        del tensors['0.bias'], tensors['1.running_mean']  # a bias before a norm learns rounding errors alone
+    assert_equal(found, wanted, atol=1e-6, rtol=1e-5)
+    assert again_history.batch_losses == pytest.approx(history.batch_losses, abs=1e-6)
+    assert [row['epoch'] for row in again_history.epochs] == [1, 2, 3, 4]
+
+
 def test_a_training_that_had_ended_stays_as_it_is(tmp_path):
     options = {'folder': tmp_path, 'epochs': 3, 'checkpoint': True}
     learner, history = build()
@@ -149,7 +166,7 @@ def test_there_is_no_code_in_a_checkpoint_and_best_holds_the_weights(tmp_path):
     with safe_open(tmp_path / 'checkpoints' / 'last.safetensors', framework='pt') as file:
         facts = json.loads(file.metadata()['geolearn'])
         assert {name.split('/')[0] for name in file.keys()} == {  # noqa: SIM118
-            'network', 'optimiser', 'mean', 'random', 'history', 'recorder',
+            'network', 'optimizer', 'mean', 'random', 'history', 'recorder',
         }  # fmt: skip
     assert facts['epoch'] == 3
     assert facts['history']['epochs'] == history.epochs
@@ -158,7 +175,7 @@ def test_there_is_no_code_in_a_checkpoint_and_best_holds_the_weights(tmp_path):
 @pytest.mark.parametrize(
     ('changed', 'message'),
     [
-        ({'epochs': 5}, r'what differs: epochs \(then 3, now 5\). Resume with what it was begun with'),
+        ({'epochs': 5}, r'what differs: epochs \(then 3, now 5\). Resume with what it was started with'),
         (
             {'learning_rate': 1e-4, 'clip': None},
             r'learning_rate \(then 0.01, now 0.0001\), clip \(then 1.0, now None\)',
@@ -194,9 +211,9 @@ def test_no_checkpoint_or_a_broken_one_is_said(tmp_path):
         with pytest.raises(CheckpointError, match='last.safetensors is not a checkpoint of geolearn, or broken'):
             fit(*build(), folder=tmp_path, **options)
     _snapshots.write_snapshot(path, {}, {})
-    content = path.read_bytes().replace(b'\\"format\\": 1', b'\\"format\\": 7')
+    content = path.read_bytes().replace(b'\\"format\\": 2', b'\\"format\\": 7')
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match='has format 7 and this geolearn reads 1; train anew'):
+    with pytest.raises(CheckpointError, match='has format 7 and this geolearn reads 1 to 2; train anew'):
         fit(*build(), folder=tmp_path, **options)
 
 

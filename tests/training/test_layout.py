@@ -5,7 +5,7 @@ import torch
 from training_tools import assert_equal, build, fit, make_network, state
 
 from geolearn.training import learner as _making
-from geolearn.training.learner import lay_channels_last, prefers_channels_last
+from geolearn.training.learner import prefers_channels_last, to_channels_last
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -17,7 +17,7 @@ def is_channels_last(network):
 def test_weights_keep_their_identity_and_their_values():
     network = make_network()
     weight, before = network[0].weight, state(make_network())
-    lay_channels_last(network)
+    to_channels_last(network)
     assert network[0].weight is weight
     assert is_channels_last(network)
     assert_equal(state(network), before, atol=0, rtol=0)

@@ -48,7 +48,7 @@ class BadFrom(PixelLoss):
 @pytest.mark.parametrize('options', [{}, {'ema': True}, {'accumulate': 2}], ids=str)
 def test_the_batch_is_named_and_the_weights_are_those_before_it(delay, value, options):
     learner, history = build(train_dl=Batches(28), loss=BadFrom(4, value))
-    learner.readings.delay = delay  # as on a GPU, where numbers are read late
+    learner.deferred.delay = delay  # as on a GPU, where numbers are read late
     remember = Remember()
     with pytest.raises(TrainingError, match=f'the loss is {value} at batch 4 of epoch 1; the weights are those before'):
         fit(learner, history, callbacks=(remember,), **options)
@@ -67,13 +67,13 @@ class BadGradient(nn.Module):
 @pytest.mark.parametrize('delay', [0, 2])
 def test_a_gradient_that_is_no_number_stops_as_well(delay):
     learner, history = build(loss=BadGradient())
-    learner.readings.delay = delay
+    learner.deferred.delay = delay
     before = state(learner.model)
-    with pytest.raises(TrainingError, match=r'but its gradient is no number at batch 1 of epoch 1') as caught:
+    with pytest.raises(TrainingError, match=r'but its gradient is not finite at batch 1 of epoch 1') as caught:
         fit(learner, history)
     assert_equal(untracked(before), untracked(state(learner.model)))
     if delay == 0:
-        assert 'gradient  of no number in 6 of 6 weights, the first 0.weight' in str(caught.value)
+        assert 'gradient  non-finite in 6 of 6 parameters, the first 0.weight' in str(caught.value)
 
 
 def test_a_training_that_failed_can_be_gone_on_with():

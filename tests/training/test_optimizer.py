@@ -1,4 +1,4 @@
-"""AdamW is torch's, in whatever memory layout, and takes no step on gradients that are no numbers."""
+"""AdamW is torch's, in whatever memory layout, and takes no step on gradients that are not finite."""
 
 import pytest
 import torch
@@ -23,9 +23,8 @@ def give_gradients(given, seed):
 
 def test_it_is_torchs_with_groups_and_without_decay_where_told():
     ours, theirs = parameters(), parameters()
-    optimiser = AdamW([ours[:1], ours[1:]], lr=0.1)
-    optimiser.set_hypers(lr=[0.1, 0.01], wd=0.5)
-    optimiser.state[ours[2]]['do_wd'] = False
+    optimizer = AdamW([ours[:1], ours[1:]], lr=0.1, no_decay=ours[2:])
+    optimizer.set_hypers(lr=[0.1, 0.01], wd=0.5)
     options = {'betas': (0.9, 0.99), 'eps': 1e-5}
     reference = torch.optim.AdamW(
         [
@@ -38,7 +37,7 @@ def test_it_is_torchs_with_groups_and_without_decay_where_told():
     for seed in range(4):
         give_gradients(ours, seed)
         give_gradients(theirs, seed)
-        optimiser.step()
+        optimizer.step()
         reference.step()
     for one, other in zip(ours, theirs):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
@@ -46,27 +45,25 @@ def test_it_is_torchs_with_groups_and_without_decay_where_told():
 
 def test_memory_layout_makes_no_difference():
     plain, other = parameters(1), parameters(1)
-    optimisers = [AdamW([given], lr=0.1) for given in (plain, other)]
+    optimizers = [AdamW([given], lr=0.1) for given in (plain, other)]
     for seed in range(4):
         if seed == 2:  # as `network.to(memory_format=...)` between two fits
             other[0].data = other[0].data.to(memory_format=torch.channels_last)
-        for given, optimiser in zip((plain, other), optimisers):
+        for given, optimizer in zip((plain, other), optimizers):
             give_gradients(given, seed)
-            optimiser.step()
+            optimizer.step()
     assert other[0].stride() != plain[0].stride()
     torch.testing.assert_close(plain[0], other[0], atol=1e-6, rtol=1e-5)
 
 
-def test_a_spoilt_step_changes_nothing_and_is_not_counted():
+def test_a_nonfinite_step_changes_nothing_and_is_not_counted():
     given, untouched = parameters(1), parameters(1)
-    optimiser, reference = (AdamW([group], lr=0.1) for group in (given, untouched))
+    optimizer, reference = (AdamW([group], lr=0.1) for group in (given, untouched))
     give_gradients(given, 0)
     given[0].grad[0] = torch.nan
-    optimiser.spoilt = torch.ones(())
-    optimiser.step()
+    optimizer.step(nonfinite=torch.ones(()))
     assert torch.equal(given[0], untouched[0])
-    optimiser.spoilt = torch.zeros(())
-    for group, chosen in ((given, optimiser), (untouched, reference)):
+    for group, chosen in ((given, optimizer), (untouched, reference)):
         give_gradients(group, 1)
         chosen.step()
     assert torch.equal(given[0], untouched[0])
@@ -74,10 +71,10 @@ def test_a_spoilt_step_changes_nothing_and_is_not_counted():
 
 def test_without_a_gradient_a_weight_is_not_decayed():
     given = parameters(2)
-    optimiser = AdamW([given], lr=0.1)
+    optimizer = AdamW([given], lr=0.1)
     give_gradients(given[:1], 0)
     before = given[1].detach().clone()
-    optimiser.step()
+    optimizer.step()
     assert torch.equal(given[1], before)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     assert given[0].grad is None

@@ -1,4 +1,4 @@
-"""Train a network as it was told, from where it is or from where a killed training was."""
+"""Run a training, optionally resumed from a checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from geolearn.errors import CheckpointError
 from geolearn.history import History
 from geolearn.training import distributed as processes
 from geolearn.training.checkpoints import (
-    Keeper,
+    CheckpointCallback,
     Snapshot,
     checkpoint_path,
     rate_from_json,
@@ -17,9 +17,9 @@ from geolearn.training.checkpoints import (
     resolve_monitor,
 )
 from geolearn.training.learner import ChipLearner, PartedLoss
-from geolearn.training.optimization import MeanWeights, OneCycle
+from geolearn.training.optimization import WARM_UP, MeanWeights
 from geolearn.training.options import FitOptions, Rate
-from geolearn.training.progress import Watch, tell
+from geolearn.training.progress import ProgressCallback, print_main_process
 from geolearn.training.random_state import deterministic_algorithms, seed_all
 
 
@@ -28,19 +28,19 @@ def train(
 ) -> None:
     """Train for some epochs from where the network is now; rows are added to `history`.
 
-    With checkpoints the network ends with the weights of the epoch that `options.monitor` liked best.
+    With checkpoints the network ends with the weights of the epoch whose `options.monitor` was best.
 
     Args:
         learner: From `make_learner`.
         history: Extended in place.
         options: How to train.
         folder: Checkpoints go to ``<folder>/checkpoints``: ``last.safetensors`` and ``best.safetensors``.
-        resume: Go on from the last checkpoint, as if the training had never been interrupted.
+        resume: Continue from the last checkpoint, as if the training had never been interrupted.
 
     Raises:
-        TrainingError: If a loss is no number, or memory does not hold one chip.
+        TrainingError: If a loss is not finite, or memory does not hold one chip.
         CheckpointError: If a checkpoint cannot be written, or resumed.
-        UnknownNameError: If there is no such monitor.
+        UnknownNameError: If the monitor is not a column.
         ValueError: If the options do not go together.
     """
     snapshot = _find_snapshot(options, folder) if resume else None
@@ -49,22 +49,24 @@ def train(
     _check(learner, options, folder)
     device = learner.device
     if options.mixed_precision is True and options.precision_on(device) is None:
-        tell(f'mixed precision is for GPUs and this is {device.type!r}: computing in float32')
+        print_main_process(f'mixed precision is for GPUs and this is {device.type!r}: computing in float32')
     processes.take_from_first(learner.model)
     mean = None if options.ema_decay is None else MeanWeights(learner.model, options.ema_decay)
-    learner.use(precision=options.precision_on(device), accumulate=options.accumulate, clip=options.clip, mean=mean)
-    watch = Watch(history, verbose=options.verbose)
-    keeper = Keeper(options, history, folder=folder, mean=mean, resume=snapshot)
+    learner.configure(
+        precision=options.precision_on(device), accumulate=options.accumulate, clip=options.clip, mean=mean
+    )
+    progress = ProgressCallback(history, verbose=options.verbose)
+    checkpoints = CheckpointCallback(options, history, folder=folder, mean=mean, resume=snapshot)
     if options.seed is not None or options.deterministic:
         seed_all((options.seed or 0) + processes.process_index())
     try:
         with deterministic_algorithms(options.deterministic), learner.no_logging():
-            _run(learner, options, [watch, keeper, *options.callbacks])
+            _run(learner, options, [progress, checkpoints, *options.callbacks])
     finally:
-        watch.close()
-        keeper.undo_swap()
-        learner.use()
-    keeper.finish(learner.model)
+        progress.close()
+        checkpoints.undo_swap()
+        learner.configure()
+    checkpoints.finish(learner.model)
 
 
 def read_rate(folder: Path) -> Rate:
@@ -78,7 +80,7 @@ def read_rate(folder: Path) -> Rate:
 
 def _find_snapshot(options: FitOptions, folder: Path | None) -> Snapshot:
     if folder is None:
-        raise CheckpointError('there is no folder to resume from; pass the one that the training was begun with')
+        raise CheckpointError('there is no folder to resume from; pass the one that the training was started with')
     return read_snapshot(checkpoint_path(folder, 'last'))
 
 
@@ -96,9 +98,7 @@ def _run(learner: ChipLearner, options: FitOptions, callbacks: Sequence[Any]) ->
     if learner.opt is None:
         learner.create_opt()
     rate = [*options.learning_rate] if isinstance(options.learning_rate, Sequence) else options.learning_rate
-    if not options.one_cycle:
+    if options.one_cycle:
+        learner.fit_one_cycle(options.epochs, rate, pct_start=WARM_UP, wd=options.weight_decay, cbs=callbacks)
+    else:
         learner.fit(options.epochs, rate, wd=options.weight_decay, cbs=callbacks)
-        return
-    learner.opt.set_hyper('lr', rate)  # spreads a slice over the groups
-    cycle = OneCycle([hyper['lr'] for hyper in learner.opt.hypers])
-    learner.fit(options.epochs, wd=options.weight_decay, cbs=[cycle, *callbacks])
