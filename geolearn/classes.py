@@ -1,4 +1,4 @@
-"""Classes as people know them (value, name, colour) and the index that training uses."""
+"""Classes as people know them (value, name, color) and the index that training uses."""
 
 import colorsys
 from collections.abc import Iterable
@@ -31,16 +31,16 @@ class ClassInfo:
 
 
 UNLABELLED = ClassInfo(0, 'NoData', (0, 0, 0))
-"""What label value 0 is called when it is trained as a class of its own, as ArcGIS does unless told to ignore it."""
+"""What label value 0 is called when it is trained as a class of its own, as ArcGIS does unless it is ignored."""
 
 
 def is_unlabelled(info: ClassInfo) -> bool:
-    """Whether a class is `UNLABELLED`, whatever its colour, and not one that the user gave the value 0."""
+    """Whether a class is `UNLABELLED`, whatever its color, and not one that the user gave the value 0."""
     return (info.value, info.name) == (UNLABELLED.value, UNLABELLED.name)
 
 
 def default_color(position: int) -> tuple[int, int, int]:
-    """Choose a colour for the class at `position`; neighbours differ strongly (golden-ratio hues)."""
+    """Choose a color for the class at `position`; neighbours differ strongly (golden-ratio hues)."""
     hue = (0.33 + position * 0.61803398875) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.55 + 0.3 * (position % 2), 0.85)
     return round(red * 255), round(green * 255), round(blue * 255)

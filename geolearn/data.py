@@ -33,7 +33,7 @@ class ChipData:
     Args:
         path: The chip folder, the first where several were given.
         working_dir: Models go to ``<working_dir>/models/<name>``; None means the chip folder.
-        task: What the labels teach.
+        task: Task of the labels.
         dataset_type: Format of the chip folder.
         bands: Bands of the images, in order.
         band_indexes: 0-based positions of these bands in the chip files.
@@ -106,7 +106,7 @@ class ChipData:
 
     @property
     def color_mapping(self) -> dict[int, tuple[int, int, int]]:
-        """Colour of each trained class by label value."""
+        """Color of each trained class by label value."""
         return {info.value: info.color for info in self.class_infos}
 
     @property
@@ -119,7 +119,7 @@ class ChipData:
 
     @property
     def target_statistics(self) -> TargetStatistics | None:
-        """What the numbers to learn are, over the training chips' pixels that have one; None where labels hold none."""
+        """Statistics of the regression targets of the training chips; None where labels hold none."""
         return self.table.target_statistics(self.split.train)
 
     @property
@@ -183,7 +183,7 @@ class ChipData:
 
         Returns:
             A row for each trained class and column pairs by part: how many pixels (or objects, or chips) are of the
-            class, and how many chips hold it. Of numbers to learn, a row for each part with its `TargetStatistics`.
+            class, and how many chips hold it. Of regression targets, a row for each part with its `TargetStatistics`.
         """
         import pandas as pd
 

@@ -76,8 +76,8 @@ def prepare_data(
             `geolearn.augment.Augmentation` such as ``{'noise': 0.1, 'clouds': 0.2}``; or a function of a `Batch` and a
             generator that returns the batch changed.
         seed: Fixes split, order, crops and augmentation.
-        dataset_type: Format of the folders, such as ``'Classified_Tiles'``; None takes their own word, else their look.
-        target: What the pixels of label rasters are: ``'classes'``, or ``'values'`` for numbers to learn, such as
+        dataset_type: Format of the folders, such as ``'Classified_Tiles'``; None takes their own word, else their content.
+        target: What the pixels of label rasters are: ``'classes'``, or ``'values'`` for regression targets, such as
             biomass, in stored units; NaN and NoData mean no truth. None takes floating-point rasters as numbers unless
             the .emd lists classes, and integers as classes.
         working_dir: Models go to ``<working_dir>/models/<name>``; None means the chip folder.
@@ -107,8 +107,8 @@ def prepare_data(
 
     Raises:
         ChipFolderError: If a folder holds no chips, its content does not fit together or an argument makes no sense.
-        TypeError: If `normalize` or `transforms` is none, or names an option that there is not.
-        UnknownNameError: If there is no such dataset_type, target, split or normalisation.
+        TypeError: If `normalize` or `transforms` is not valid, or names an unknown option.
+        UnknownNameError: If there is no such dataset_type, target, split or normalization.
         BandError: If bands do not fit.
     """
     arguments = record_arguments(prepare_data, locals())
@@ -137,7 +137,7 @@ def prepare_data(
     plan = _make_plan(chips, choice, classes, options, chip_size=chip_size, rare=rare_class_crops)
     train_dl, valid_dl, test_dl = _make_loaders(chips, found, plan, options)
     sized = f'batch_size=None means batches of {DEFAULT_BATCH_SIZE}, or fewer where chips are fewer'
-    told = [sized] if batch_size is None else []
+    notes = [sized] if batch_size is None else []
     return ChipData(
         path=chips.folders[0].opened.folder,
         working_dir=Path(working_dir) if working_dir else None,
@@ -162,7 +162,7 @@ def prepare_data(
         variable_size=chips.metadata.variable_size,
         blackened=chips.metadata.blackened,
         acquired=chips.acquired,
-        reading_notes=(*told, *_tell_folders(chips), *choice.notes, *split_notes),
+        reading_notes=(*notes, *_tell_folders(chips), *choice.notes, *split_notes),
         arguments=arguments,
     )
 
@@ -189,7 +189,7 @@ def _choose_classes(
 def _divide(
     chips: Collection, classes: _Classes, division: Division, parts: Sequence[Sequence[str | Path]]
 ) -> tuple[Split, list[str]]:
-    """Divide the chips, of which folders may say the part, and make sure that numbers to learn are in each."""
+    """Divide the chips, of which folders may say the part, and make sure that regression targets are in each."""
     part_of = np.repeat([0, 1, 2], [len(part) for part in parts])[chips.part_of] if any(parts[1:]) else None
     split, notes = divide(chips.table, classes.presence, division, part_of, whole=chips.task == Task.LABEL)
     return split, notes + (check_values(chips.table, split) if chips.task == Task.REGRESSION else [])

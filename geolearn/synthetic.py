@@ -37,7 +37,7 @@ MIN_REGION = 150
 # Reflectance in percent by band: two ends for each class (in the order of CLASSES) between which its pixels vary.
 # Shapes follow the water, vegetation, soil and man-made chapters of the USGS Spectral Library Version 7 (Kokaly et al.
 # 2017, USGS Data Series 1035) and the ECOSTRESS library (Meerdink et al. 2019, Remote Sensing of Environment 230,
-# 111196), rounded by hand at the band centres; plants are lowered from leaf to canopy, whose gaps lie in shade.
+# 111196), rounded by hand at the band centers; plants are lowered from leaf to canopy, whose gaps lie in shade.
 _ENDS = (
     ((3.6, 3.4, 1.9, 1.6, 1.3, 1.2, 1.0, 0.9, 0.5, 0.4), (6.2, 7.4, 5.6, 4.6, 2.6, 2.5, 2.0, 1.8, 0.7, 0.5)),
     ((2.4, 3.9, 2.3, 6.4, 17.5, 21.5, 23.5, 24, 10.5, 4.9), (3.2, 6.2, 3.2, 10.8, 31, 38, 40, 41, 18.5, 8.4)),
@@ -93,7 +93,7 @@ class _Land:
     label: np.ndarray  # class values, also under cloud; all arrays are (height, width)
     field: np.ndarray  # number of the field, 0..n-1
     across: np.ndarray  # pixels across the field's rows
-    town: np.ndarray  # 1 in the centre of a town, falling outwards
+    town: np.ndarray  # 1 in the center of a town, falling outwards
 
 
 def make_scene(
@@ -275,7 +275,7 @@ def _scale(shape: tuple[int, ...]) -> float:
 
 
 def _rotate(shape: tuple[int, int], angle: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels from the centre along and across a direction in radians."""
+    """Pixels from the center along and across a direction in radians."""
     rows, cols = np.indices(shape, np.float32) - np.array(shape, np.float32)[:, None, None] / 2
     return cols * np.cos(angle) + rows * np.sin(angle), rows * np.cos(angle) - cols * np.sin(angle)
 

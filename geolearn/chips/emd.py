@@ -211,7 +211,7 @@ def _classes(rows: Sequence[Any], path: Path) -> tuple[ClassInfo, ...]:
 
 
 def _color(row: Mapping[str, Any], position: int) -> tuple[int, int, int]:
-    """Take the row's colour; [-1, -1, -1] and missing ones mean that ArcGIS chose none."""
+    """Take the row's color; [-1, -1, -1] and missing ones mean that ArcGIS chose none."""
     numbers = [_number(part) for part in _list(row.get('Color'))[:3]]
     if len(numbers) == 3 and all(0 <= part <= 255 for part in numbers):
         return int(numbers[0]), int(numbers[1]), int(numbers[2])

@@ -60,7 +60,7 @@ def export_training_data(
     """Cut a raster and its labels into a folder of chips, as ArcGIS's "Export Training Data For Deep Learning" does.
 
     Chips lie on a grid of `stride`, wholly inside the raster; chips without any valid pixel are left out. With vector
-    labels, Labeled_Tiles and Imagenet have a chip for each feature instead, centred on it. Pixels without data are
+    labels, Labeled_Tiles and Imagenet have a chip for each feature instead, centered on it. Pixels without data are
     labelled 0. Where features overlap, a pixel takes the class of the later one.
 
     Args:
@@ -76,12 +76,12 @@ def export_training_data(
         class_value_field: Field of vector labels that holds class values 1..65535, or texts, which become classes
             1, 2, 3, ... in order of the alphabet. None looks for classvalue, class_value, value, classname and
             class_name in this order; without any, all features are class 1.
-        target: ``'classes'``, or ``'values'`` where `labels` is a raster of numbers to learn, such as biomass; they are
-            written as float32, NaN where there is no truth (Classified_Tiles).
+        target: ``'classes'``, or ``'values'`` where `labels` is a raster of regression targets, such as biomass; they
+            are written as float32, NaN where there is no truth (Classified_Tiles).
         processing_mode: ``'mosaic'`` takes several rasters as one; ``'collection'`` cuts each by itself, so that their
             grids and CRS may differ. Labels are then vectors, and rasters without labels are passed over.
         class_name_field: Field that names the class values; None looks for classname and class_name.
-        classes: Classes with names and colours; texts in the labels are then names of these. None takes what the
+        classes: Classes with names and colors; texts in the labels are then names of these. None takes what the
             labels hold.
         layer: Layer of the vector file, needed if it has several.
         labels_crs: CRS of vector labels that name none.
@@ -112,7 +112,7 @@ def export_training_data(
         RasterError: If a raster cannot be read or a chip not written.
         ChipFolderError: If labels cannot be read, placed or stored in this format, no chip results or `out` is not
             empty; nothing is left behind.
-        UnknownNameError: If a format, target, sensor or mode is none that geolearn knows.
+        UnknownNameError: If a format, target, sensor or mode is unknown.
         MissingExtraError: If vector labels are given and ``geolearn[vector]`` is not installed.
     """
     if sensor != 'Undefined' and find_sensor(sensor) is None:
@@ -171,7 +171,7 @@ class _Scene(NamedTuple):
 
 
 def _choose_task(metadata_format: str, target: Target, classes: Sequence[ClassInfo] | None) -> Task:
-    """Return what the labels of a format teach, numbers where they are asked for and possible."""
+    """Return Task of the labels of a format, numbers where they are asked for and possible."""
     check_target(target)
     task = find_writer(metadata_format).task
     if target != 'values':
@@ -195,10 +195,10 @@ def _write(
             )
             writer.take(tallies)
             skipped.update(ignored)
-        told = [*notes, *(f'{count} x {reason}' for reason, count in sorted(skipped.items()))]
-        for note in told:
+        lines = [*notes, *(f'{count} x {reason}' for reason, count in sorted(skipped.items()))]
+        for note in lines:
             log.warning('export to %s: %s', writer.folder, note)
-        writer.take((), told)
+        writer.take((), lines)
 
 
 def _scenes(raster: RasterPath, labels: Any, processing_mode: str) -> list[RasterPath]:

@@ -12,7 +12,7 @@ from geolearn.classes import ClassInfo
 from geolearn.errors import UnknownNameError
 
 Target = Literal['classes', 'values']
-"""What the pixels of label rasters are: values of classes, or numbers to learn as they are."""
+"""What the pixels of label rasters are: values of classes, or regression targets as they are."""
 
 
 def check_target(target: object) -> None:
@@ -22,7 +22,7 @@ def check_target(target: object) -> None:
 
 
 class Task(StrEnum):
-    """What the labels of a chip folder teach."""
+    """Task of the labels of a chip folder."""
 
     PIXELS = 'pixels'
     """A class per pixel: `Label.raster`."""
@@ -117,7 +117,7 @@ class Listing:
     """What a folder of chips holds, before any image is read.
 
     Args:
-        task: What its labels teach.
+        task: Task of its labels.
         chips: In order of name.
         classes: Classes that the folder lists; None where only the labels' pixels tell, as in plain label rasters.
         band_names: What the format itself says about the bands; None leaves it to the .emd and the images.

@@ -110,7 +110,7 @@ def test_pretraining_is_left_to_the_backbone_and_refused_where_it_states_nothing
 @pytest.mark.parametrize(
     ('kind', 'error', 'words'),
     [
-        ('datset', UnknownNameError, "unknown normalisation 'datset'; did you mean 'dataset'"),
+        ('datset', UnknownNameError, "unknown normalization 'datset'; did you mean 'dataset'"),
         (((1, 2), (1, 1)), BandError, 'normalize has 2 means and 2 stds, but there are 3 bands'),
         (((1, 2, 3), (1, 1, 0)), BandError, 'stds over 0'),
         (((1, 2, math.nan), (1, 1, 1)), BandError, 'needed are finite numbers'),
@@ -124,7 +124,7 @@ def test_what_cannot_normalise_is_refused(export, kind, error, words):
 
 
 def test_an_unknown_word_is_refused_before_chips_are_read(tmp_path):
-    with pytest.raises(UnknownNameError, match="unknown normalisation 'min-max'"):
+    with pytest.raises(UnknownNameError, match="unknown normalization 'min-max'"):
         prepare_data(tmp_path / 'nothing', normalize='min-max')
 
 
@@ -185,7 +185,7 @@ def test_numbers_that_are_none_count_for_nothing(export, hole):
     assert (model.network.normalize(image[None])[:, :, :3, :3] == 0).all()
 
 
-def test_nodata_counts_for_nothing_whatever_the_normalisation(export):
+def test_nodata_counts_for_nothing_whatever_the_normalization(export):
     pixels = noise(dtype=np.int16)
     pixels[:, :, :2] = -9999
     folder = export(pixels, image_profile={'nodata': -9999})

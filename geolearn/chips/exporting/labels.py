@@ -33,14 +33,14 @@ RasterPath = str | Path | Sequence[str | Path]
 
 
 class RasterLabels:
-    """A raster of class values, or of numbers to learn, on the grid of the image.
+    """A raster of class values, or of regression targets, on the grid of the image.
 
     Args:
         path: The raster, or several that make one mosaic.
         image: Dataset of the image, whose grid it must have.
         shown: What the image is called in messages.
-        classes: Classes; None takes the values found, with the raster's own names and colours.
-        numbers: Whether pixels are numbers to learn; then there are no classes.
+        classes: Classes; None takes the values found, with the raster's own names and colors.
+        numbers: Whether pixels are regression targets; then there are no classes.
 
     Raises:
         ChipFolderError: If it has several bands, another grid, or values that are no class values.
@@ -73,7 +73,7 @@ def read_values(
         window: Row, column, height and width.
         mask: True where the image has data; None where it has everywhere.
         shown: What the labels are called in messages.
-        numbers: Return numbers to learn instead, float32 with NaN where there is no data.
+        numbers: Return regression targets instead, float32 with NaN where there is no data.
     """
     row, col, height, width = window
     pixels, valid = read_window(src, Window(col, row, width, height), [1])
@@ -105,7 +105,7 @@ def _find_classes(src: Any, shown: str) -> tuple[ClassInfo, ...]:
     tags = src.tags(1)
     try:
         colors = src.colormap(1)
-    except ValueError:  # rasterio's word for a band without colours
+    except ValueError:  # rasterio's word for a band without colors
         colors = {}
     found = [int(value) for value in np.flatnonzero(seen) if value]
     return tuple(
@@ -167,7 +167,7 @@ def feature_label(task: Task, cut: Clipped, shape: tuple[int, int], mask: np.nda
 
 
 def burn(cut: Clipped, shape: tuple[int, int], mask: np.ndarray | None) -> np.ndarray:
-    """Return the class value of each pixel (height, width) uint16 whose centre lies in a feature, else 0."""
+    """Return the class value of each pixel (height, width) uint16 whose center lies in a feature, else 0."""
     raster = burn_polygons(zip(cut.geometry, cut.class_ids.tolist()), shape, dtype=np.uint16)
     return raster if mask is None else np.where(mask, raster, 0).astype(np.uint16)
 
@@ -223,7 +223,7 @@ def _instance(geometry: Any, shape: tuple[int, int]) -> np.ndarray:
 
 
 def raster_label(task: Task, values: np.ndarray) -> Label:
-    """Return the label of a chip from class values (height, width), 0 where unlabelled, or from numbers to learn.
+    """Return the label of a chip from class values (height, width), 0 where unlabelled, or from regression targets.
 
     Objects are groups of pixels of one class that share edges. The class of a whole chip is the one with most pixels.
     """
@@ -266,7 +266,7 @@ class LabelSource:
 
     Args:
         vectors: Features; the objects of a panoptic label where `raster` gives the classes of pixels.
-        raster: Class values, or numbers to learn.
+        raster: Class values, or regression targets.
     """
 
     vectors: VectorLabels | None = None

@@ -22,7 +22,7 @@ class ExportOptions:
     """How chips are cut; the arguments of `export_training_data` by the same names.
 
     Args:
-        task: What the labels of the format teach.
+        task: Task of the labels of the format.
         per_feature: Whether each feature gets a chip of its own instead of a grid of chips.
     """
 
@@ -229,8 +229,8 @@ def turn_pixels(array: np.ndarray, cutout: Cutout) -> np.ndarray:
     """
     height, width = cutout.shape
     rows, cols = np.mgrid[0:height, 0:width]
-    centres = np.stack([cols.ravel() + 0.5, rows.ravel() + 0.5], axis=1)
-    found = np.floor(apply_affine(cutout.to_raster, centres)).astype(np.int64)
+    centers = np.stack([cols.ravel() + 0.5, rows.ravel() + 0.5], axis=1)
+    found = np.floor(apply_affine(cutout.to_raster, centers)).astype(np.int64)
     col = np.clip(found[:, 0] - cutout.window[1], 0, array.shape[-1] - 1)
     row = np.clip(found[:, 1] - cutout.window[0], 0, array.shape[-2] - 1)
     taken: np.ndarray = array[..., row, col].reshape(*array.shape[:-2], height, width)

@@ -124,7 +124,7 @@ class Naming:
     Args:
         value_field: Field of class values or texts; None looks for `VALUE_FIELDS`, then `NAME_FIELDS`.
         name_field: Field of class names; None looks for `NAME_FIELDS`.
-        classes: Names and colours that go before those found; None takes what is found.
+        classes: Names and colors that go before those found; None takes what is found.
     """
 
     value_field: str | None = None
@@ -175,7 +175,7 @@ def _numbers(texts: Sequence[str], naming: Naming) -> dict[str, int]:
     if naming.classes is None:
         if len(texts) > MAX_VALUE:
             raise ChipFolderError(
-                f'labels name {len(texts)} classes, at most {MAX_VALUE} can be told apart; merge some'
+                f'labels name {len(texts)} classes, at most {MAX_VALUE} can be distinguished; merge some'
             )
         return {text: value for value, text in enumerate(texts, 1)}
     known = {info.name: info.value for info in naming.classes}
@@ -310,8 +310,8 @@ def place_vectors(
     kept = values > 0
     shown = ', '.join(item.shown for item in layers)
     if not kept.any():
-        told = '; '.join(f'{count} {what}' for what, count in counts.items())
-        raise ChipFolderError(f'{shown}: no feature can be used ({told or "it is empty"})')
+        reasons = '; '.join(f'{count} {what}' for what, count in counts.items())
+        raise ChipFolderError(f'{shown}: no feature can be used ({reasons or "it is empty"})')
     features = Features(move(geometry[kept], invert(box.transform)), values[kept])
     _check_overlap(need_shapely().total_bounds(geometry[kept]), box, shown)
     return VectorLabels(features, classes, tuple(f'{shown}: {count} {what}' for what, count in counts.items()))

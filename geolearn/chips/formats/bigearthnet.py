@@ -309,7 +309,9 @@ def _value_readers(
     for name, (path, labels) in labelled.items():
         if unknown := [label for label in labels if label not in values]:
             hint = "; pass dataset_type='BigEarthNet'" if unknown[0] in VALUE_19 else ''
-            raise ChipFolderError(f'{path} lists {unknown[0]!r} for {name}, which is none of the {count} classes{hint}')
+            raise ChipFolderError(
+                f'{path} lists {unknown[0]!r} for {name}, which is not one of the {count} classes{hint}'
+            )
         kept = {value for label in labels if (value := values[label]) is not None}
         if kept:
             readers[name] = path, partial(read_patch_values, tuple(sorted(kept)))

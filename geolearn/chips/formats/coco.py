@@ -130,12 +130,12 @@ def parse_annotations(
         else:
             found = Annotation(value, _box(row.get('bbox')), _outline(row.get('segmentation')))
             grouped.setdefault(key, []).append(found)
-    told = (
+    more = (
         (crowds, 'annotations mark crowds (iscrowd) and were left out'),
         (strays, 'annotations belong to no image of the file and were left out'),
         (unknown, 'annotations belong to no category of the file and were left out'),
     )
-    return grouped, tuple(f'{count} {text}' for count, text in told if count)
+    return grouped, tuple(f'{count} {text}' for count, text in more if count)
 
 
 def _rows(path: Path, content: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
@@ -287,8 +287,8 @@ def read_coco(path: Path) -> Content:
 def list_coco_file(path: Path, folder: Path) -> Listing:
     """List the images below `folder` that a COCO file names; see `list_coco`."""
     content = read_coco(path)
-    task, told = _task(content)
-    notes = [*content.notes, *told]
+    task, more = _task(content)
+    notes = [*content.notes, *more]
     images = _Images(path, folder)
     chips: dict[str, ChipSource] = {}
     missing = []
@@ -308,8 +308,8 @@ def list_coco_file(path: Path, folder: Path) -> Listing:
         raise ChipFolderError(
             f'none of {len(content.pictures)} images in {path} is below {folder}; see their file_name'
         )
-    if more := len(images) - len(chips):
-        notes.append(f'{more} images are not in {path.name} and were left out')
+    if extra := len(images) - len(chips):
+        notes.append(f'{extra} images are not in {path.name} and were left out')
     ordered = tuple(chips[name] for name in sorted(chips))
     return Listing(task, ordered, content.classes, notes=tuple(notes))
 

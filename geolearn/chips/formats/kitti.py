@@ -16,7 +16,7 @@ NUMBERS = 14
 """Columns after the class: truncated, occluded, alpha, the box at 3..6, then size, place and angle in space."""
 
 IGNORED = 'DontCare'
-"""KITTI's name of regions that were not looked at."""
+"""KITTI's name of regions that were not annotated."""
 
 
 def is_kitti(content: FolderContent) -> bool:

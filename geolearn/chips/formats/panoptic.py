@@ -35,7 +35,7 @@ def list_panoptic(folder: Path, metadata: ExportMetadata) -> Listing:
     """List ``images/`` with ``labels/`` (class values) and ``labels2/<class name>/`` (numbered objects).
 
     Raises:
-        ChipFolderError: If a folder is missing, no image has a label, or folders of labels2/ cannot be told to classes.
+        ChipFolderError: If a folder is missing, no image has a label, or folders of labels2/ match no class.
     """
     images, labels = list_images(folder / 'images'), list_files(folder / 'labels')
     names = sorted(images.keys() & labels.keys())

@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 def box_label(
     values: Sequence[int], boxes: Sequence[Box], shape: tuple[int, int], skipped: Sequence[str] = ()
 ) -> Label:
-    """Return the label of a chip with these boxes, clipped to the chip; useless boxes are left out and told.
+    """Return the label of a chip with these boxes, clipped to the chip; unusable boxes are left out and counted.
 
     Args:
         values: n class values.

@@ -37,9 +37,9 @@ def is_multitemporal_tiles(content: FolderContent) -> bool:
 
 def is_export_tiles(content: FolderContent) -> bool:
     """Whether there are images, and nothing that may be meant as labels or classes of them."""
-    lone = len(content.dates) == 1 and content.images != content.root and 0 in content.image_depths
-    labelled = content.labels.is_dir() or coco_files(content.root) or has_class_folders(content.images)
-    return lone and not labelled
+    if len(content.dates) > 1 or content.images == content.root or 0 not in content.image_depths:
+        return False
+    return not (content.labels.is_dir() or coco_files(content.root) or has_class_folders(content.images))
 
 
 def list_classified_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
@@ -126,7 +126,7 @@ def require_shape(path: Path, found: tuple[int, ...], shape: tuple[int, int]) ->
 class ClassifiedWriter(FormatWriter):
     """``labels/<chip>.tif`` holds class values, 0 where unlabelled; one byte a pixel unless a class needs two.
 
-    Or numbers to learn, float32 with NaN as NoData.
+    Or regression targets, float32 with NaN as NoData.
     """
 
     task = Task.PIXELS
@@ -260,23 +260,23 @@ def choose_target(listing: Listing, target: Target | None) -> Listing:
             )
         return listing
     dtype, scaled = _inspect_labels(listing)
-    told = [] if scaled is None else [scaled]
+    added = [] if scaled is None else [scaled]
     if target is None:
         if not dtype.startswith('float'):
             return listing
         if listing.classes:
             note = (
                 f'labels are {dtype} rasters, read as classes as the .emd lists some; '
-                "pass target='values' if they are numbers to learn"
+                "pass target='values' if they are regression targets"
             )
             return replace(listing, notes=(*listing.notes, note))
-        told.insert(
+        added.insert(
             0, f"labels are {dtype} rasters, read as a number per pixel; pass target='classes' if they are class values"
         )
     elif target == 'classes':
         return listing
     chips = tuple(replace(chip, read_label=partial(read_value_raster, chip.labels[0])) for chip in listing.chips)
-    return replace(listing, task=Task.REGRESSION, chips=chips, classes=(), notes=(*listing.notes, *told))
+    return replace(listing, task=Task.REGRESSION, chips=chips, classes=(), notes=(*listing.notes, *added))
 
 
 def _inspect_labels(listing: Listing) -> tuple[str, str | None]:
@@ -309,6 +309,6 @@ def read_value_raster(path: Path, shape: tuple[int, int]) -> Label:
     """
     pixels, mask, _ = read_image(path)
     if len(pixels) != 1:
-        raise ChipFolderError(f'label {path} holds {len(pixels)} bands; a raster of numbers to learn has one')
+        raise ChipFolderError(f'label {path} holds {len(pixels)} bands; a raster of regression targets has one')
     require_shape(path, pixels.shape[1:], shape)
     return Label(raster=as_numbers(pixels[0], mask, f'label {path}'))

@@ -176,7 +176,7 @@ def check_texts(classes: Iterable[ClassInfo], metadata_format: str, *, forbidden
             other = values[name]
         if other is not info:
             raise ChipFolderError(
-                f'classes {other.value} and {info.value} cannot be told apart by their names {other.name!r} and '
+                f'classes {other.value} and {info.value} cannot be distinguished by their names {other.name!r} and '
                 f'{name!r}, which is what {metadata_format} stores; rename one with classes= or in the labels'
             )
 

@@ -42,14 +42,14 @@ def read_names(folder: Path) -> dict[int, str] | None:
         for path in (place / 'data.yaml', place / 'data.yml', place / 'dataset.yaml'):
             if path.is_file() and (names := _yaml_names(path)):
                 found[path] = names
-    told = {path: names for path, names in found.items() if names}
-    if not told:
+    named = {path: names for path, names in found.items() if names}
+    if not named:
         return None
-    first = next(iter(told))
-    for path, names in told.items():
-        if names != told[first]:
+    first = next(iter(named))
+    for path, names in named.items():
+        if names != named[first]:
             raise ChipFolderError(f'{first} and {path} give different class names; remove the wrong one')
-    return told[first]
+    return named[first]
 
 
 def _lines(path: Path) -> dict[int, str]:
@@ -93,7 +93,7 @@ NOT_FRACTIONS = 'object in pixels, where YOLO gives fractions of the image'
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One object: class index and its numbers, 4 for a box (centre x, y, width, height), more for a polygon (x, y)."""
+    """One object: class index and its numbers, 4 for a box (center x, y, width, height), more for a polygon (x, y)."""
 
     index: int
     numbers: tuple[float, ...]

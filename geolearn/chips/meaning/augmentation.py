@@ -25,7 +25,7 @@ def check_transforms(given: Transforms) -> None:
     """Refuse what cannot be a transform, before any chip is read.
 
     Raises:
-        TypeError: If it is none, or names an option that there is not.
+        TypeError: If it is not valid, or names an unknown option.
     """
     if given is None or isinstance(given, bool) or callable(given):
         return
@@ -53,7 +53,7 @@ def choose_transform(
 
     Args:
         given: What the user asked for; see `prepare_data`.
-        task: What the labels teach.
+        task: Task of the labels.
         bands: Of the images.
         statistics: Of these bands.
         class_count: Number of trained classes.

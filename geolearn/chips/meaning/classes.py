@@ -104,7 +104,7 @@ def choose_classes(
     """Return the classes to train, in the order listed; value 0 of a class raster comes first where it is trained.
 
     Args:
-        task: What the labels teach.
+        task: Task of the labels.
         listed: Classes of the folder.
         renamed: The user's class_mapping.
         ignored: Values to leave out.

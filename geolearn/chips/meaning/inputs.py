@@ -42,7 +42,7 @@ def choose_input(
 
     Raises:
         ChipFolderError: If bands do not fit, no pixel is valid or every band holds a single value.
-        BandError: If bands or normalisation do not fit.
+        BandError: If bands or normalization do not fit.
     """
     table, folder = chips.table, chips.folders[0].opened.folder
     bands = chips.name_bands(given)

@@ -1,4 +1,4 @@
-"""Numbers to learn, such as biomass or height: as float32, and checked that they can teach something."""
+"""Per-pixel regression targets, such as biomass or height: as float32, checked before training."""
 
 import logging
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ log = logging.getLogger('geolearn')
 USUAL_NODATA = frozenset({-99, -999, -9999, -99999, -32767, -32768, 65535})
 
 HUGE = 1e30
-"""A lowest or highest number that is such, or as far from 0, is told of: rasters often mark NoData so."""
+"""A lowest or highest number that is such, or as far from 0, is noted: rasters often mark NoData so."""
 
 
 def as_numbers(pixels: np.ndarray, mask: np.ndarray | None, shown: str) -> np.ndarray:
@@ -46,7 +46,7 @@ def refuse_class_options(task: Task, given: Mapping[str, object]) -> None:
     """Refuse options that are about classes where labels hold numbers.
 
     Args:
-        task: What the labels teach.
+        task: Task of the labels.
         given: Such options by name; what is empty or False was not given.
 
     Raises:
@@ -61,7 +61,7 @@ def refuse_class_options(task: Task, given: Mapping[str, object]) -> None:
 
 
 def check_values(table: ChipTable, split: Split) -> list[str]:
-    """Refuse labels whose numbers teach nothing.
+    """Refuse regression targets that nothing can be learned from.
 
     Returns:
         Notes on numbers that look like NoData.

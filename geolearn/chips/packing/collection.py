@@ -55,7 +55,7 @@ class Collection:
 
     @property
     def task(self) -> Task:
-        """What the labels teach."""
+        """Task of the labels."""
         return self.folders[0].opened.listing.task
 
     @property
@@ -193,7 +193,7 @@ def _check_alike(listed: Sequence[OpenedFolder]) -> None:
         if opened.listing.task != first.listing.task:
             raise ChipFolderError(
                 f'{first.folder} is of type {first.dataset_type} but {opened.folder} {opened.dataset_type} '
-                f'(labels teach {first.listing.task} and {opened.listing.task}); folders must be of one type'
+                f'(labels are of task {first.listing.task} and {opened.listing.task}); folders must be of one type'
             )
 
 

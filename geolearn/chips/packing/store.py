@@ -70,7 +70,7 @@ class _States:
         self._listed: dict[str, dict[str, Path]] = {}
 
     def of(self, path: Path) -> str:
-        """Return the state of a file; one that cannot be seen is told of when it is read."""
+        """Return the state of a file; one that cannot be seen is reported when it is read."""
         if path not in self._known:
             states = [f'{other.name}|{_state(other)}' for other in self._beside(path)]
             self._known[path] = '|'.join([_state(path), *states])
@@ -198,7 +198,7 @@ def open_store(folder: Path, dataset_type: str, listing: Listing, *, pack: bool 
     if not pack:
         return _read_all(listing, None, folder), []
     path = pack_path(folder, dataset_type, listing, version=PACK_VERSION)
-    if os.path.exists(path):  # unlike Path.exists, False where the folder may not be looked into
+    if os.path.exists(path):  # unlike Path.exists, False where the folder may not be listed
         try:
             return Pack(path), []
         except ChipFolderError as error:
@@ -243,7 +243,7 @@ def _without_pack(folder: Path, listing: Listing, error: OSError) -> tuple[ChipS
 
 
 def _make_room(path: Path, listing: Listing) -> None:
-    """Raise OSError where the pack will not fit, even in place of older ones, judged by the first readable chip."""
+    """Raise OSError where the pack will not fit, even in place of older ones, by the first readable chip."""
     for source in listing.chips[:20]:
         found = _try_read(source, sampled=1)
         if not isinstance(found, str):

@@ -41,7 +41,7 @@ def count_leaks(geoboxes: Sequence[GeoBox], split: Split) -> Leaks:
     return Leaks(valid, test, sum(int(places.groups[p] < 0) for p in (*split.train, *split.valid, *split.test)))
 
 
-def leak_note(leaks: Leaks, split: Split, cure: str) -> str | None:
+def leak_note(leaks: Leaks, split: Split, advice: str) -> str | None:
     """Return the warning about chips that share ground, with what to do about it, or None where none do."""
     found = [
         f'{count:,} of {len(part):,} {name} chips'
@@ -50,7 +50,7 @@ def leak_note(leaks: Leaks, split: Split, cure: str) -> str | None:
     ]
     if not found:
         return None
-    return f'{" and ".join(found)} share ground with training chips, so scores will be too good; {cure}'
+    return f'{" and ".join(found)} share ground with training chips, so scores will be too good; {advice}'
 
 
 log = logging.getLogger('geolearn')

@@ -30,7 +30,7 @@ class Footprints:
     crs: tuple[str | None, ...]
 
     @property
-    def centres(self) -> np.ndarray:
+    def centers(self) -> np.ndarray:
         """(n, 2) float64 x and y of the middle of each chip."""
         return (self.bounds[:, :2] + self.bounds[:, 2:]) / 2
 
@@ -82,7 +82,7 @@ def overlap_any(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _overlap_near(boxes: np.ndarray, others: np.ndarray, side: float) -> np.ndarray:
-    """Compare boxes whose centres lie in one cell of `side`, or in neighbouring ones; no box is larger than that."""
+    """Compare boxes whose centers lie in one cell of `side`, or in neighbouring ones; no box is larger than that."""
     cells, other_cells = _cells(boxes, side), _cells(others, side)
     keys = _keys(other_cells[:, 0], other_cells[:, 1])
     order = np.argsort(keys, kind='stable')

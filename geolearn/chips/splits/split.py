@@ -217,7 +217,7 @@ def split_blocks(
     rest = [block for i, block in enumerate(order) if i not in valid]
     test = _choose_blocks(rest, round(len(geoboxes) * test_fraction), keep=1) if test_fraction else []
     held = [position for i in valid for position in order[i]], [position for i in test for position in rest[i]]
-    return _without_straddlers(places, *held, unit='block', cure='pass a larger block_size')
+    return _without_straddlers(places, *held, unit='block', advice='pass a larger block_size')
 
 
 def split_latitude(
@@ -255,7 +255,7 @@ def split_latitude(
             f"{3 if test_fraction else 2} bands; pass fewer stripes, or split='random'"
         )
     return _without_straddlers(
-        places, valid.tolist(), test.tolist(), unit='band', cure='pass fewer stripes or a larger share'
+        places, valid.tolist(), test.tolist(), unit='band', advice='pass fewer stripes or a larger share'
     )
 
 
@@ -288,8 +288,8 @@ def take_share(
 
 def _require_places(geoboxes: Sequence[GeoBox], kind: str) -> Footprints:
     places = find_footprints(geoboxes)
-    # chips without a place all lie at the origin, so they are told from others only where there are others
-    if len(np.unique(np.column_stack([places.groups, places.centres]), axis=0)) == 1:
+    # chips without a place all lie at the origin, so they are distinguished from others only where there are others
+    if len(np.unique(np.column_stack([places.groups, places.centers]), axis=0)) == 1:
         raise ChipFolderError(f'split={kind!r} needs georeferenced chips, but all of these lie at one place')
     lost = int((places.groups < 0).sum())
     if lost:
@@ -304,7 +304,7 @@ def _find_blocks(places: Footprints, block_size: float | None) -> list[list[int]
     blocks: dict[tuple[int, int, int], list[int]] = defaultdict(list)
     for group, members in enumerate(places.members()):
         bounds, side = places.bounds[members], _block_side(places, members, block_size)
-        cells = np.floor((places.centres[members] - bounds[:, :2].min(axis=0)) / side).astype(int)
+        cells = np.floor((places.centers[members] - bounds[:, :2].min(axis=0)) / side).astype(int)
         for position, (col, row) in zip(members.tolist(), cells.tolist()):
             blocks[group, col, row].append(position)
     return list(blocks.values())
@@ -334,7 +334,7 @@ def _choose_blocks(blocks: list[list[int]], wanted: int, *, keep: int) -> list[i
     return chosen
 
 
-def _without_straddlers(places: Footprints, valid: list[int], test: list[int], *, unit: str, cure: str) -> Split:
+def _without_straddlers(places: Footprints, valid: list[int], test: list[int], *, unit: str, advice: str) -> Split:
     """Drop validation chips that overlap test chips, then training chips that overlap either."""
     shared = find_overlaps(places, valid, test)
     kept = [position for position, hit in zip(valid, shared) if not hit]
@@ -342,23 +342,23 @@ def _without_straddlers(places: Footprints, valid: list[int], test: list[int], *
     hits = find_overlaps(places, rest, kept + test)
     train = tuple(position for position, hit in zip(rest, hits) if not hit)
     if not train:
-        raise ChipFolderError(f'every training chip overlaps a validation {unit}; {cure}')
+        raise ChipFolderError(f'every training chip overlaps a validation {unit}; {advice}')
     if not kept:
-        raise ChipFolderError(f'every validation chip overlaps a test {unit}; {cure}')
+        raise ChipFolderError(f'every validation chip overlaps a test {unit}; {advice}')
     dropped = set(range(len(places.bounds))) - {*train, *kept, *test}
     return Split(train, tuple(sorted(kept)), tuple(sorted(test)), tuple(sorted(dropped)))
 
 
 def _latitudes(places: Footprints) -> np.ndarray:
-    """Return how far north each chip's centre is: degrees, or map units where no chip names its CRS."""
+    """Return how far north each chip's center is: degrees, or map units where no chip names its CRS."""
     unnamed = [crs is None for crs in places.crs]
     if all(unnamed):
-        return places.centres[:, 1]
+        return places.centers[:, 1]
     if any(unnamed):
         raise ChipFolderError("some chips name no CRS, so their latitude is unknown; give it, or pass split='random'")
     found = np.empty(len(places.bounds))
     for crs, members in zip(places.crs, places.members()):
-        xs, ys = places.centres[members].T
+        xs, ys = places.centers[members].T
         try:
             found[members] = transform(crs, 'EPSG:4326', xs.tolist(), ys.tolist())[1]
         except (CRSError, CPLE_BaseError) as error:

@@ -262,7 +262,7 @@ def test_objects_of_a_class_raster_are_groups_of_pixels(tmp_path, image, save):
 # --- chips of features
 
 
-def test_each_feature_gets_a_chip_centred_on_it(tmp_path, image):
+def test_each_feature_gets_a_chip_centered_on_it(tmp_path, image):
     labels = frame([box(7, 7, 9, 9), box(0, 0, 2, 2)], classname=['a', 'b'])
     out = export_training_data(image, labels, tmp_path / 'out', 'Labeled_Tiles', 4)
     found = chips(list_labeled_tiles, out)

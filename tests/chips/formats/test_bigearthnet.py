@@ -136,7 +136,7 @@ def test_broken_label_files_are_told_or_refused(tmp_path):
 
 def test_a_label_of_neither_nomenclature_is_named(tmp_path):
     write_patch(tmp_path, S2, ['Glacier'])
-    with pytest.raises(ChipFolderError, match=rf"json lists 'Glacier' for {S2}, which is none of the 19 classes$"):
+    with pytest.raises(ChipFolderError, match=rf"json lists 'Glacier' for {S2}, which is not one of the 19 classes$"):
         list_bigearthnet(tmp_path, EMPTY)
 
 
@@ -235,7 +235,7 @@ def test_reference_maps_are_labels_where_there_are_no_others(v2, save, place):
 # --- recognition
 
 
-def test_patches_are_recognised_up_to_three_folders_down(tmp_path):
+def test_patches_are_recognized_up_to_three_folders_down(tmp_path):
     write_patch(tmp_path / 'a' / 'b' / 'c', S2)
     assert is_bigearthnet(tmp_path / 'a' / 'b' / 'c' / S2)
     assert is_bigearthnet(tmp_path / 'a')

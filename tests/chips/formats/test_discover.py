@@ -245,7 +245,7 @@ def test_a_third_folder_makes_it_panoptic(export):
     assert open_chips(strip_metadata(export)).dataset_type == 'Panoptic_Segmentation'
 
 
-def test_dates_are_recognised_in_both_layouts(export):
+def test_dates_are_recognized_in_both_layouts(export):
     strip_metadata(export)
     shutil.copytree(export / 'images', export / 'images2')
     assert open_chips(export).dataset_type == 'ChangeDetection'
@@ -334,7 +334,7 @@ def test_images_alone_are_tiles(tmp_path):
         open_chips(tmp_path)
 
 
-def test_patches_of_bigearthnet_are_recognised(tmp_path):
+def test_patches_of_bigearthnet_are_recognized(tmp_path):
     name = 'S1A_IW_GRDH_1SDV_20170613T165043_33UUP_70_48'
     found = open_chips(touch(tmp_path, *(f'tile/{name}/{name}_{band}.tif' for band in ('VV', 'VH'))))
     assert (found.dataset_type, found.folder) == ('BigEarthNet', tmp_path)
@@ -422,7 +422,7 @@ def test_real_exports_without_their_chips_say_what_is_missing(shared, name, miss
 
 
 @pytest.mark.real_data
-def test_real_folders_without_emd_are_recognised(shared):
+def test_real_folders_without_emd_are_recognized(shared):
     found = open_chips(shared / 'data' / 'eurosat_ms')
     assert (found.dataset_type, [info.name for info in found.listing.classes]) == (
         'Imagenet',

@@ -233,7 +233,7 @@ def test_class_names_that_are_no_folder_names_are_refused(tmp_path, name, metada
 
 @pytest.mark.parametrize('names', [('a', 'A'), ('2', 'b'), ('a', 'a')])
 def test_names_that_do_not_tell_classes_apart_are_refused(tmp_path, names):
-    with pytest.raises(ChipFolderError, match='cannot be told apart by their names'):
+    with pytest.raises(ChipFolderError, match='cannot be distinguished by their names'):
         ChipWriter(tmp_path / 'out', facts('MultiLabeled_Tiles', make_classes([1, 2], names)))
 
 

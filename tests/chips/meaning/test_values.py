@@ -1,4 +1,4 @@
-"""Numbers to learn, such as biomass: they arrive as they are stored, and what is no truth says so."""
+"""Regression targets, such as biomass: they arrive as they are stored, and what is no truth says so."""
 
 import logging
 
@@ -180,7 +180,7 @@ def test_there_is_no_other_target(write):
 def test_folders_of_classes_and_of_numbers_are_not_merged(write):
     images, labels = pixels()
     folders = [write(images, labels), write(images, [label.astype(np.uint8) for label in labels], name='whole')]
-    with pytest.raises(ChipFolderError, match=r'labels teach values and pixels\); folders must be of one type'):
+    with pytest.raises(ChipFolderError, match=r'labels are of task values and pixels\); folders must be of one type'):
         prepare_data(folders, **PLAIN)
 
 
@@ -206,7 +206,7 @@ def test_options_about_classes_are_refused(write, option, value):
 
 
 def test_crops_around_rare_classes_are_refused(write):
-    with pytest.raises(ChipFolderError, match='these labels teach values; leave it out'):
+    with pytest.raises(ChipFolderError, match='these labels are of task values; leave it out'):
         prepare_data(write(*pixels()), **PLAIN | {'rare_class_crops': True, 'chip_size': 8})
 
 
