@@ -76,7 +76,7 @@ def prepare_data(
             `geolearn.augment.Augmentation` such as ``{'noise': 0.1, 'clouds': 0.2}``; or a function of a `Batch` and a
             generator that returns the batch changed.
         seed: Fixes split, order, crops and augmentation.
-        dataset_type: Format of the folders, such as ``'Classified_Tiles'``; None takes their own word, else their content.
+        dataset_type: Format of the folders, such as ``'Classified_Tiles'``; None takes what they say or show.
         target: What the pixels of label rasters are: ``'classes'``, or ``'values'`` for regression targets, such as
             biomass, in stored units; NaN and NoData mean no truth. None takes floating-point rasters as numbers unless
             the .emd lists classes, and integers as classes.

@@ -37,7 +37,7 @@ def is_multitemporal_tiles(content: FolderContent) -> bool:
 
 def is_export_tiles(content: FolderContent) -> bool:
     """Whether there are images, and nothing that may be meant as labels or classes of them."""
-    if len(content.dates) > 1 or content.images == content.root or 0 not in content.image_depths:
+    if len(content.dates) > 1 or content.images.name != 'images' or 0 not in content.image_depths:
         return False
     return not (content.labels.is_dir() or coco_files(content.root) or has_class_folders(content.images))
 
