@@ -256,7 +256,7 @@ def choose_target(listing: Listing, target: Target | None) -> Listing:
         if target == 'values':
             raise ChipFolderError(
                 "target='values' needs a raster of numbers for each chip, as in Classified_Tiles, but these labels "
-                f'teach {listing.task}; leave target out'
+                f'are of task {listing.task}; leave target out'
             )
         return listing
     dtype, scaled = _inspect_labels(listing)

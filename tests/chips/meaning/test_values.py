@@ -187,7 +187,7 @@ def test_folders_of_classes_and_of_numbers_are_not_merged(write):
 def test_other_formats_hold_no_numbers(tmp_path, save):
     (tmp_path / 'images').mkdir()
     save(tmp_path / 'images' / '1.tif', pixels()[0][0])
-    with pytest.raises(ChipFolderError, match="target='values' needs a raster of numbers.* teach unlabelled"):
+    with pytest.raises(ChipFolderError, match="target='values' needs a raster of numbers.* are of task unlabelled"):
         prepare_data(tmp_path, target='values', **PLAIN)
 
 
@@ -206,7 +206,7 @@ def test_options_about_classes_are_refused(write, option, value):
 
 
 def test_crops_around_rare_classes_are_refused(write):
-    with pytest.raises(ChipFolderError, match='these labels are of task values; leave it out'):
+    with pytest.raises(ChipFolderError, match='these labels teach values; leave it out'):
         prepare_data(write(*pixels()), **PLAIN | {'rare_class_crops': True, 'chip_size': 8})
 
 

@@ -101,7 +101,7 @@ def test_folders_of_other_tasks_are_refused_before_an_image_is_read(export, tmp_
     save(tmp_path / 'plain/images/1.tif', np.ones((3, 8, 8), np.uint16))
     (tmp_path / 'plain/esri_model_definition.emd').write_text('{"MetaDataMode": "Export_Tiles"}')
     with pytest.raises(
-        ChipFolderError, match=r'Classified_Tiles but .*plain Export_Tiles .*teach pixels and unlabelled'
+        ChipFolderError, match=r'Classified_Tiles but .*plain Export_Tiles .*are of task pixels and unlabelled'
     ):
         open_collection([export('a'), tmp_path / 'plain'], None, pack=True)
 
