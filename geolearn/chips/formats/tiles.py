@@ -267,7 +267,7 @@ def choose_target(listing: Listing, target: Target | None) -> Listing:
         if listing.classes:
             note = (
                 f'labels are {dtype} rasters, read as classes as the .emd lists some; '
-                "pass target='values' if they are regression targets"
+                "pass target='values' if they are numbers, for per-pixel regression"
             )
             return replace(listing, notes=(*listing.notes, note))
         added.insert(
