@@ -288,9 +288,10 @@ class Model(ABC):
         """
         target = bundling.choose_target(name_or_path, self.data)
         evaluation = self.evaluation
-        if evaluation is None or not evaluation.loaded:
-            computes = compute_metrics and self.data is not None and bool(self.history.epochs)
-            evaluation = replace(self.evaluate(), figures=bundle_figures(self.report_contents())) if computes else None
+        if compute_metrics and self.data is not None and self.history.epochs:
+            evaluation = replace(self.evaluate(), figures=bundle_figures(self.report_contents()))
+        elif evaluation is not None and not evaluation.loaded:
+            evaluation = None
         emd = self.emd_fields(self.spec)
         return write_bundle(
             target, bundling.make_bundle(self.spec, self.network, self.history, evaluation, emd=emd, name=target.stem)

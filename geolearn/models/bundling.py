@@ -16,7 +16,6 @@ from geolearn.errors import BandError, BundleError, NotTrainedError, RasterError
 from geolearn.history import Evaluation, History
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
-from geolearn.report import is_report
 from geolearn.units import compare_units
 
 RASTER_FUNCTIONS = {
@@ -154,8 +153,8 @@ def read_evaluation(bundle: Bundle) -> Evaluation | None:
     if not isinstance(metrics, dict):
         return None
     esri = {key: bundle.emd[key] for key in _EVALUATED if isinstance(bundle.emd.get(key), str | dict)}
-    # a report of others could hold anything that a browser runs
-    figures = {name: content for name, content in bundle.extras.items() if name != REPORT or is_report(content)}
+    # a page of others could hold anything that a browser runs; with data it is written anew
+    figures = {name: content for name, content in bundle.extras.items() if name != REPORT}
     return Evaluation(metrics=metrics, esri=esri, figures=figures, loaded=True)
 
 

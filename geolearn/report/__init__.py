@@ -1,10 +1,9 @@
-"""Reports: what was done and how well it went, as one page of HTML that needs nothing else.
+"""Reports as one page of HTML that needs no other file: data, training, results.
 
-`ReportContents` says what a report holds, in sections of the same few parts for every task; `write_report` makes the
-page. Where the numbers come from is not known here.
+`ReportContents` holds sections of the same few parts for every task; `write_report` makes the page by `page.html`, a
+template of jinja2, and `page.css`. Where the numbers come from is not known here.
 """
 
-from geolearn.report.checking import is_report
 from geolearn.report.contents import (
     Cell,
     Code,
@@ -32,7 +31,6 @@ __all__ = [
     'Share',
     'Swatch',
     'Table',
-    'is_report',
     'render_report',
     'write_report',
 ]

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from harmless_page import is_report
 from report_kinds import KINDS
 
 from geolearn.bundle import FIGURES, REPORT, read_bundle
@@ -12,7 +13,7 @@ from geolearn.cli import main
 from geolearn.models.base import MODELS
 from geolearn.models.reports.report import sample_sections
 from geolearn.models.reports.sections import format_score
-from geolearn.report import Code, Facts, Picture, Share, Table, is_report, render_report
+from geolearn.report import Code, Facts, Picture, Share, Table, render_report
 from geolearn.synthetic import CLASSES
 
 DETECTORS = ('FasterRCNN', 'FCOS', 'MaskRCNN')

@@ -8,6 +8,7 @@ from datetime import date
 from html.parser import HTMLParser
 
 import pytest
+from harmless_page import is_report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,7 +24,6 @@ from geolearn.report import (
     Share,
     Swatch,
     Table,
-    is_report,
     render_report,
     write_report,
 )
@@ -178,7 +178,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path):
         write_report(tmp_path / 'absent' / 'report.html', contents())
 
 
-# -- telling harmless pages from others
+# -- what `is_report` of these tests refuses
 
 
 def with_body(text):

@@ -7,6 +7,7 @@ from datetime import date
 import numpy as np
 import pytest
 import torch
+from harmless_page import is_report
 
 from geolearn import DeepLab, load_model, prepare_data
 from geolearn.arguments import encode
@@ -25,7 +26,7 @@ from geolearn.models.reports.sections import (
     reproduce_section,
     training_section,
 )
-from geolearn.report import Code, Facts, Notes, Picture, Share, Table, is_report, render_report
+from geolearn.report import Code, Facts, Notes, Picture, Share, Table, render_report
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

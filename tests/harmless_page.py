@@ -1,9 +1,16 @@
-"""Tell a page that geolearn could have written from one that could do harm, before it is passed on."""
+"""Which elements, attributes and values a report may hold: no script, no link elsewhere, nothing that is fetched."""
 
 import re
 from html.parser import HTMLParser
 
-from geolearn.report.page import HEAD, POLICY
+from geolearn.report.page import POLICY
+
+HEAD = (
+    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+)
+"""How every page begins; what forbids must stand before what it forbids."""
 
 _ANY = re.compile(r'(?s).*')
 _WORD = re.compile(r'[a-z0-9]+')
