@@ -1,10 +1,11 @@
 """Models: what the user holds, trains, saves and maps rasters with."""
 
 from geolearn.models.attention_unet import AttentionUNet
-from geolearn.models.base import Model, load_model
+from geolearn.models.base import MODELS, Model, load_model
 from geolearn.models.change_detector import ChangeDetector
 from geolearn.models.detectors import FCOS, FasterRCNN, MaskRCNN, RetinaNet, RTDetr, SingleShotDetector
 from geolearn.models.feature_classifier import FeatureClassifier
+from geolearn.models.object_detector import ObjectDetector
 from geolearn.models.pixel_classifiers import (
     FCN,
     FPN,
@@ -21,31 +22,4 @@ from geolearn.models.pixel_classifiers import (
     UPerNet,
 )
 from geolearn.models.pixel_regressor import PixelRegressor
-
-__all__ = [
-    'FCN',
-    'FCOS',
-    'FPN',
-    'MUSTER',
-    'AttentionUNet',
-    'ChangeDetector',
-    'DeepLab',
-    'DeepLabV3',
-    'FasterRCNN',
-    'FeatureClassifier',
-    'LinearProbe',
-    'MaskRCNN',
-    'Model',
-    'PSPNet',
-    'PSPNetClassifier',
-    'PixelClassifier',
-    'PixelRegressor',
-    'RTDetr',
-    'RetinaNet',
-    'SegFormer',
-    'SingleShotDetector',
-    'UNet',
-    'UPerNet',
-    'UnetClassifier',
-    'load_model',
-]
+from geolearn.networks.detection.architecture import RCNNOptions, SingleStageOptions, TransformerOptions

@@ -1,4 +1,4 @@
-"""Chips of one class or several, written by hand, and rasters with polygons over the same ground."""
+"""Folders of chips, written by hand: pairs of dates of fields, and chips of one class or several."""
 
 import json
 
@@ -7,6 +7,61 @@ import pytest
 from affine import Affine
 
 SIDE = 32
+FIELD, POND = (500, 800, 1100), (900, 600, 300)
+PLACE = Affine(10, 0, 500_000, 0, -10, 5_400_000)
+
+
+def pair(seed, side=SIDE, *, changed=True):
+    """Before and after (3, side, side) uint16, and what changed (side, side): 0, or 2 where a pond appeared."""
+    rng = np.random.default_rng(seed)
+    before, after = (np.array(FIELD)[:, None, None] + rng.normal(0, 30, (3, side, side)) for _ in range(2))
+    change = np.zeros((side, side), np.uint8)
+    if changed:
+        top, left = rng.integers(0, side - 14, 2)
+        change[top : top + 14, left : left + 14] = 2
+        after[:, change == 2] = np.array(POND)[:, None]
+    return before.clip(1).astype(np.uint16), after.clip(1).astype(np.uint16), change
+
+
+@pytest.fixture(scope='session')
+def make_pair():
+    """Draw a pair: `make_pair(seed, side)`."""
+    return pair
+
+
+@pytest.fixture(scope='session')
+def write_pairs(save):
+    """Write a folder of pairs: `write_pairs(folder, count)`; where asked for, half of some images has no data."""
+
+    def write(folder, count, *, nodata_at=(), changed=lambda index: True):
+        for part in ('images', 'images2', 'labels'):
+            (folder / part).mkdir(parents=True)
+        for index in range(count):
+            before, after, change = pair(index, changed=changed(index))
+            if index in nodata_at:
+                before[:, :, : SIDE // 2] = 0
+            place = {'transform': Affine(10, 0, 500_000 + 10 * SIDE * index, 0, -10, 5_400_000)}
+            save(folder / 'images' / f'{index:09d}.tif', before, nodata=0, **place)
+            save(folder / 'images2' / f'{index:09d}.tif', after, nodata=0, **place)
+            save(folder / 'labels' / f'{index:09d}.tif', change, **place)
+        content = {
+            'MetaDataMode': 'Classified_Tiles',
+            'ImageSpaceUsed': 'MAP_SPACE',
+            'Classes': [{'Value': 2, 'Name': 'new pond', 'Color': [255, 0, 0]}],
+            'InputRastersProps': {'RasterCount': 2, 'SensorName': 'Sentinel-2', 'BandNames': ['Blue', 'Green', 'Red']},
+        }
+        (folder / 'esri_model_definition.emd').write_text(json.dumps(content))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope='session')
+def pairs_folder(write_pairs, tmp_path_factory):
+    """Eight pairs."""
+    return write_pairs(tmp_path_factory.mktemp('pairs') / 'chips', 8)
+
+
 LEVELS = {'water': (900, 600, 300), 'forest': (300, 900, 400), 'field': (500, 700, 1100)}
 NAMES = list(LEVELS)
 
@@ -66,7 +121,7 @@ def several_folder(write_chips, tmp_path_factory):
 
 @pytest.fixture
 def prepare(tmp_path):
-    """Prepare a folder: nine chips to train on, three to validate on, no augmentation."""
+    """Prepare a folder: three quarters of the chips to train on, no augmentation."""
     from geolearn.prepare import prepare_data
 
     def prepared(folder, **options):
