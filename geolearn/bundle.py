@@ -28,7 +28,8 @@ FORMAT = 1
 
 SUFFIX = '.dlpk'
 MAX_MEMBERS = 10_000
-MAX_MANIFEST_BYTES = 64 * 2**20
+MAX_MANIFEST_BYTES = 8 * 2**20
+"""Of the .emd; JSON takes twenty times its size once it is parsed."""
 MAX_BYTES = 16 * 2**30
 """Of all members together, unpacked."""
 FIGURES = 'ModelCharacteristics/'
@@ -37,8 +38,10 @@ REPORT = 'model_metrics.html'
 """The report, as Esri calls it."""
 MAX_FIGURE_BYTES = 64 * 2**20
 """Of all figures and the report together."""
-MAX_RATIO = 200
-"""A member that unpacks to more than this times its packed size is a decompression bomb."""
+MAX_RATIO = 10
+"""A member that unpacks to more than this times its packed size is a decompression bomb: weights hardly shrink."""
+MAX_SMALL_BYTES = 2**20
+"""Members up to here are no danger, however well they are packed."""
 
 # what zipfile raises, by where the damage is met
 _BROKEN_ZIP = (
@@ -95,7 +98,7 @@ def write_bundle(path: str | Path, bundle: Bundle) -> Path:
         archive.writestr(weights_name, format_safetensors(tensors))
         for name, content in bundle.extras.items():
             archive.writestr(name, content)
-        _check_members(archive.infolist(), path)
+        _check_members(archive.infolist(), path, part.stat().st_size)
         _find_emd(archive.infolist(), path)
     return path
 
@@ -135,6 +138,8 @@ def read_bundle(path: str | Path) -> Bundle:
         return _read_folder(path) if path.suffix == '.emd' else _read_zip(path)
     except _BROKEN_ZIP as error:
         raise BundleError(f'{path} is no readable {SUFFIX}: {error}; it may be truncated, copy it again') from error
+    except MemoryError as error:
+        raise BundleError(f'{path} needs more memory than there is') from error
     except (SafetensorError, ValueError, KeyError) as error:
         if isinstance(error, BundleError):
             raise
@@ -143,7 +148,7 @@ def read_bundle(path: str | Path) -> Bundle:
 
 def _read_zip(path: Path) -> Bundle:
     with zipfile.ZipFile(path) as archive:
-        _check_members(archive.infolist(), path)
+        _check_members(archive.infolist(), path, path.stat().st_size)
         member = _find_emd(archive.infolist(), path)
         emd = _parse_emd(archive.read(member), f'{path}: {member.filename}')
         weights = parse_safetensors(archive.read(_weights_name(emd, archive.namelist(), path)))
@@ -161,13 +166,16 @@ def _read_folder(path: Path) -> Bundle:
     return Bundle(emd, parse_safetensors(weights.read_bytes()))
 
 
-def _check_members(members: list[zipfile.ZipInfo], path: Path) -> None:
+def _check_members(members: list[zipfile.ZipInfo], path: Path, size: int) -> None:
+    """Refuse what is unsafe or absurd by the sizes that a zip declares, before anything is unpacked."""
     if len(members) > MAX_MEMBERS:
         raise BundleError(f'{path} holds {len(members)} members; at most {MAX_MEMBERS} are read')
     figures = [member for member in members if _is_figure(member)]
     for what, group, most in (('members', members, MAX_BYTES), ('figures', figures, MAX_FIGURE_BYTES)):
         if (total := sum(member.file_size for member in group)) > most:
             raise BundleError(f'{path}: its {what} unpack to {total} bytes; at most {most} are read')
+    if (packed := sum(member.compress_size for member in members)) > size:
+        raise BundleError(f'{path} claims {packed} bytes of packed members in a file of {size}; do not trust it')
     seen: set[str] = set()
     for member in members:
         name = member.filename
@@ -179,7 +187,7 @@ def _check_members(members: list[zipfile.ZipInfo], path: Path) -> None:
         if folded in seen:
             raise BundleError(f'{path} holds the member {name!r} twice; do not trust it')
         seen.add(folded)
-        if member.file_size > MAX_RATIO * max(member.compress_size, 1024):
+        if member.file_size > max(MAX_RATIO * member.compress_size, MAX_SMALL_BYTES):
             raise BundleError(f'{path}: member {name!r} unpacks to {member.file_size} bytes; that is no model')
         if member.flag_bits & 0x1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise BundleError(f'{path}: member {name!r} is encrypted or oddly packed; geolearn writes no such bundles')
@@ -202,6 +210,8 @@ def _find_emd(members: list[zipfile.ZipInfo], path: Path) -> zipfile.ZipInfo:
 def _parse_emd(content: bytes, name: str) -> dict[str, Any]:
     try:
         emd = json.loads(content)
+        # numbers beyond those of JSON, and halves of characters, which no file can hold
+        json.dumps(emd, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BundleError(f'{name} is not valid JSON: {error}') from error
     manifest = emd.get('geolearn') if isinstance(emd, dict) else None

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import pickle
+import random
 import stat
 import struct
 import sys
@@ -369,6 +370,46 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeyp
     path = write_zip(tmp_path / 'm.dlpk', bomb, compression=zipfile.ZIP_DEFLATED)
     monkeypatch.setattr(zipfile.ZipFile, 'open', lambda *a, **k: pytest.fail('a member was opened'))
     assert_refused(path, 'unpacks to 20000000 bytes; that is no model')
+
+
+@pytest.mark.parametrize('name', ['golden.safetensors', 'ModelCharacteristics/a.png', 'model_metrics.html'])
+def test_a_member_that_packs_better_than_any_model_is_refused_before_it_is_unpacked(tmp_path, monkeypatch, name):
+    content = random.Random(0).randbytes(2**18) + bytes(30 * 2**18)  # thirty times its packed size
+    others = [member for member in members() if member[0] != name]
+    path = write_zip(tmp_path / 'm.dlpk', [*others, (name, content)], compression=zipfile.ZIP_DEFLATED)
+    monkeypatch.setattr(zipfile.ZipFile, 'open', lambda *a, **k: pytest.fail('a member was opened'))
+    assert_refused(path, 'unpacks to 8126464 bytes; that is no model')
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path):
+    path = write_zip(tmp_path / 'm.dlpk', [*members(), ('a', bytes(5000))])
+    content = bytearray(path.read_bytes())
+    directory = content.index(b'PK\x01\x02')
+    while directory != -1:  # every member claims 10 kB more than it has
+        for field in (20, 24):
+            size = int.from_bytes(content[directory + field : directory + field + 4], 'little')
+            content[directory + field : directory + field + 4] = (size + 10_000).to_bytes(4, 'little')
+        directory = content.find(b'PK\x01\x02', directory + 4)
+    path.write_bytes(content)
+    assert_refused(path, r'claims \d+ bytes of packed members in a file of \d+; do not trust it')
+
+
+def test_memory_that_does_not_suffice_is_a_bundle_error(tmp_path, monkeypatch):
+    path = write_zip(tmp_path / 'm.dlpk', members())
+
+    def full(content):
+        raise MemoryError
+
+    monkeypatch.setattr(bundle_module, 'parse_safetensors', full)
+    assert_refused(path, 'needs more memory than there is')
+
+
+@pytest.mark.parametrize('value', ['NaN', 'Infinity', '-Infinity', '1e999', '"\\ud800"', '["a", {"b": "\\udfff"}]'])
+def test_what_is_no_strict_json_is_refused(tmp_path, value):
+    emd = GOLDEN.decode() if isinstance(GOLDEN, bytes) else GOLDEN
+    broken = '{"odd": ' + value + ', ' + emd.lstrip().removeprefix('{')
+    others = [member for member in members() if not member[0].endswith('.emd')]
+    assert_refused(write_zip(tmp_path / 'm.dlpk', [('golden.emd', broken), *others]), 'is not valid JSON')
 
 
 def test_too_many_members_are_refused(tmp_path, monkeypatch):

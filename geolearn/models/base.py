@@ -227,7 +227,7 @@ class Model(ABC):
 
         Raises:
             NotTrainedError: If the model was loaded without data.
-            RasterError: If the page cannot be written.
+            FileWriteError: If the page cannot be written.
         """
         return write_report(path, self.report_contents())
 
@@ -283,7 +283,7 @@ class Model(ABC):
             The .dlpk written.
 
         Raises:
-            RasterError: If it cannot be written.
+            FileWriteError: If it cannot be written.
             NotTrainedError: If a bare name is given to a model without data.
         """
         target = bundling.choose_target(name_or_path, self.data)

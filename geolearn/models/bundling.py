@@ -12,7 +12,7 @@ from geolearn.backbones.adapt import merged_state_dict
 from geolearn.bands import Band, is_placeholder, match_bands
 from geolearn.bundle import REPORT, SUFFIX, Bundle
 from geolearn.data import ChipData
-from geolearn.errors import BandError, BundleError, NotTrainedError, RasterError
+from geolearn.errors import BandError, BundleError, FileWriteError, NotTrainedError
 from geolearn.history import Evaluation, History
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
@@ -53,14 +53,14 @@ def choose_target(name_or_path: str | Path, data: ChipData | None) -> Path:
 
     Raises:
         NotTrainedError: If a bare name is given and there is no data.
-        RasterError: If the folder cannot be made.
+        FileWriteError: If the folder cannot be made.
     """
     path = beside_data(name_or_path, data)
     target = path if path.suffix == SUFFIX else path / f'{Path(os.path.abspath(path)).name}{SUFFIX}'
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RasterError(f'cannot write {target}: {error.strerror}; save to another folder') from error
+        raise FileWriteError(f'cannot write {target}: {error.strerror}; save to another folder') from error
     return target
 
 

@@ -18,7 +18,7 @@ from rasterio.io import MemoryFile
 
 from geolearn.errors import RasterError, UnknownNameError
 from geolearn.raster.geobox import GeoBox
-from geolearn.raster.opening import find_driver, open_quietly
+from geolearn.raster.opening import find_driver, open_quietly, printable
 
 # any numbers that a file holds once only: their bytes are looked for
 _ORIGIN = (123456.7890625, 654321.0987654)
@@ -102,7 +102,7 @@ def _make_template(
         with dst:
             # names first: GDAL would write its directory again behind the pixels
             for index, name in enumerate(band_names, 1):
-                dst.set_band_description(index, name)
+                dst.set_band_description(index, printable(name))
             dst.write(pixels)
         data = bytes(memory.getbuffer())
     if len(pattern) < 64 or data.count(pattern) != 1:
@@ -203,7 +203,7 @@ def write_image(
         dst = open_quietly(path, 'w', profile)
         try:
             for index, name in enumerate(band_names, 1):
-                dst.set_band_description(index, name)
+                dst.set_band_description(index, printable(name))
             dst.write(pixels)
             if mask is not None:
                 with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):

@@ -1,5 +1,6 @@
 """Open files with rasterio, and put back what that changes for the whole process: warnings and GDAL's cache."""
 
+import re
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -60,6 +61,11 @@ def find_driver(path: str | Path, *, by_rows: bool = False) -> str:
             f'rasters are written in; end the name in one of {known}'
         )
     return driver.name
+
+
+def printable(text: str) -> str:
+    """Replace what neither XML nor the metadata of a raster can hold: control characters and halves of characters."""
+    return re.sub('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]', '\N{REPLACEMENT CHARACTER}', text)
 
 
 _lock = threading.Lock()

@@ -13,7 +13,7 @@ from rasterio.windows import Window
 from geolearn.errors import RasterError
 from geolearn.files import atomic_write_all
 from geolearn.raster.geobox import GeoBox
-from geolearn.raster.opening import find_driver, open_quietly
+from geolearn.raster.opening import find_driver, open_quietly, printable
 
 MAX_CATEGORY = 255
 """The list of names counts from 0 without gaps; beyond a byte it would be mostly empty lines."""
@@ -29,7 +29,7 @@ def write_class_names(path: Path, class_names: Mapping[int, str]) -> None:
         root = ElementTree.Element('PAMDataset')
         names = ElementTree.SubElement(ElementTree.SubElement(root, 'PAMRasterBand', band='1'), 'CategoryNames')
         for value in range(max(class_names) + 1):
-            ElementTree.SubElement(names, 'Category').text = class_names.get(value, '')
+            ElementTree.SubElement(names, 'Category').text = printable(class_names.get(value, ''))
         ElementTree.ElementTree(root).write(path.with_name(f'{path.name}.aux.xml'), encoding='utf-8')
 
 
@@ -117,14 +117,14 @@ class RasterWriter:
 
     def _describe(self) -> None:
         for index, name in enumerate(self._band_names, 1):
-            self._dst.set_band_description(index, name)
+            self._dst.set_band_description(index, printable(name))
         if self._colors and self._profile['dtype'] in ('uint8', 'uint16'):
             self._dst.write_colormap(1, {value: (*rgb, 255) for value, rgb in self._colors.items()})
         if self._class_names:
-            names = {f'class_{value}': name for value, name in sorted(self._class_names.items())}
+            names = {f'class_{value}': printable(name) for value, name in sorted(self._class_names.items())}
             self._dst.update_tags(1, **names)
         if self._tags:
-            self._dst.update_tags(**self._tags)
+            self._dst.update_tags(**{key: printable(text) for key, text in self._tags.items()})
 
     def write(self, row: int, pixels: np.ndarray) -> None:
         """Write rows starting at `row`: (bands, rows, width), or (rows, width) for one band.

@@ -15,7 +15,14 @@ from safetensors.torch import save_file
 from geolearn import training
 from geolearn.bands import Band, get_bands
 from geolearn.bundle import read_bundle
-from geolearn.errors import BackboneError, BandError, BundleError, NotTrainedError, RasterError, UnknownNameError
+from geolearn.errors import (
+    BackboneError,
+    BandError,
+    BundleError,
+    FileWriteError,
+    NotTrainedError,
+    UnknownNameError,
+)
 from geolearn.losses import PixelCrossEntropy
 from geolearn.models import DeepLab, PixelClassifier, load_model
 from geolearn.models import base as _registry
@@ -434,7 +441,7 @@ def test_a_path_is_a_folder_or_a_file(scene_data, tmp_path, monkeypatch, given, 
 
 def test_a_place_that_cannot_be_written_is_named(scene_data, tmp_path):
     (tmp_path / 'taken').write_text('a file')
-    with pytest.raises(RasterError, match='cannot write .*taken.*save to another folder'):
+    with pytest.raises(FileWriteError, match='cannot write .*taken.*save to another folder'):
         make(scene_data).save(tmp_path / 'taken' / 'model.dlpk')
 
 

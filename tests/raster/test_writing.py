@@ -250,3 +250,19 @@ def test_names_of_pixel_values_lie_where_gdal_looks_for_them_and_old_sidecars_go
     assert not (tmp_path / 'map.tif.ovr').exists()
     root = ElementTree.parse(tmp_path / 'map.tif.aux.xml').getroot()
     assert [item.text or '' for item in root.iter('Category')] == ['', 'water & ice', '', 'Wälder']
+
+
+def test_names_that_no_file_can_hold_are_written_as_far_as_possible(tmp_path):
+    names = {1: 'wat\x00er', 2: 'half \ud83d', 3: 'line\x1b[31m'}
+    writer = RasterWriter(
+        tmp_path / 'a.tif', BOX, dtype='uint8', class_names=names, band_names=['cl\x01ass'], tags={'MODEL': 'x\udcff'}
+    )
+    with writer:
+        writer.write(0, MAP)
+    root = ElementTree.parse(tmp_path / 'a.tif.aux.xml').getroot()
+    texts = [item.text or '' for item in root.iter('Category')]
+    assert texts == ['', 'wat\ufffder', 'half \ufffd', 'line\ufffd[31m']
+    with rasterio.open(tmp_path / 'a.tif') as src:
+        assert src.descriptions == ('cl\ufffdass',)
+        assert src.tags(1)['class_2'] == 'half \ufffd'
+        assert src.tags()['MODEL'] == 'x\ufffd'
