@@ -1,4 +1,4 @@
-"""Choose mean and spread of each band, with which the network's first layer normalises: (x - mean) / std."""
+"""Choose mean and spread of each band, with which the network's first layer normalizes: (x - mean) / std."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ Normalize = str | tuple[Sequence[float], Sequence[float]]
 """One of `KINDS`, or means and stds, one of each per band."""
 
 IMAGENET = {'red': (0.485, 0.229), 'green': (0.456, 0.224), 'blue': (0.406, 0.225)}
-"""Mean and std of each colour over ImageNet, on the scale 0..1."""
+"""Mean and std of each color over ImageNet, on the scale 0..1."""
 
-_COLOUR_RANGES = {'blue': (0.43, 0.52), 'green': (0.52, 0.6), 'red': (0.6, 0.7)}
+_COLOR_RANGES = {'blue': (0.43, 0.52), 'green': (0.52, 0.6), 'red': (0.6, 0.7)}
 
 SPREAD_98 = 4.1075
 """Percentiles 2 and 98 of a normal distribution lie so many standard deviations apart."""
@@ -42,12 +42,12 @@ class Normalization:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
             raise BandError(
-                f'normalisation by {self.source} has {len(self.mean)} means and {len(self.std)} stds; '
+                f'normalization by {self.source} has {len(self.mean)} means and {len(self.std)} stds; '
                 'needed is one of each per band'
             )
         if not all(map(math.isfinite, (*self.mean, *self.std))) or not all(std > 0 for std in self.std):
             raise BandError(
-                f'normalisation by {self.source} has means {self.mean} and stds {self.std}; '
+                f'normalization by {self.source} has means {self.mean} and stds {self.std}; '
                 'needed are finite numbers, and stds over 0'
             )
 
@@ -66,7 +66,7 @@ def check_normalize(kind: Normalize, count: int) -> None:
     """
     if isinstance(kind, str):
         if kind not in KINDS:
-            raise UnknownNameError('normalisation', kind, KINDS)
+            raise UnknownNameError('normalization', kind, KINDS)
         return
     _given(kind, count)
 
@@ -97,7 +97,7 @@ def choose_normalization(
 
     Raises:
         UnknownNameError: If a word is none of `KINDS`.
-        BandError: If the bands have no such normalisation, or one of them holds a single value.
+        BandError: If the bands have no such normalization, or one of them holds a single value.
     """
     check_normalize(kind, len(bands))
     if not isinstance(kind, str):
@@ -204,33 +204,33 @@ def _robust(statistics: BandStatistics, percentiles: Percentiles | None, bands: 
 
 
 def _imagenet(bands: Sequence[Band], dtype: str, full_scale: float | None) -> Normalization:
-    colours = [_colour(band) for band in bands]
-    if sorted(filter(None, colours)) != ['blue', 'green', 'red'] or None in colours:
+    colors = [_color(band) for band in bands]
+    if sorted(filter(None, colors)) != ['blue', 'green', 'red'] or None in colors:
         raise BandError(
             f"normalize='imagenet' needs the bands red, green and blue, found {[band.name for band in bands]}; "
             "select them with extract_bands, name them with bands, or pass normalize='dataset'"
         )
     scale = 255.0 if full_scale is None and dtype == 'uint8' else full_scale
     if scale is None:
-        row = ', '.join(f'{IMAGENET[colour][0]} * s' for colour in colours if colour)
-        spread = ', '.join(f'{IMAGENET[colour][1]} * s' for colour in colours if colour)
+        row = ', '.join(f'{IMAGENET[color][0]} * s' for color in colors if color)
+        spread = ', '.join(f'{IMAGENET[color][1]} * s' for color in colors if color)
         raise BandError(
             f"normalize='imagenet' needs to know which stored value is white, and {dtype} does not tell; "
             f'pass normalize=(({row}), ({spread})) with that value for s, such as 10000'
         )
-    known = [IMAGENET[colour] for colour in colours if colour]
+    known = [IMAGENET[color] for color in colors if color]
     mean, std = (tuple(row[i] * scale for row in known) for i in (0, 1))
     return Normalization(mean, std, f'ImageNet, where {scale:g} is white')
 
 
-def _colour(band: Band) -> str | None:
-    """Return which of ImageNet's colours a band is, by common name, else by wavelength."""
+def _color(band: Band) -> str | None:
+    """Return which of ImageNet's colors a band is, by common name, else by wavelength."""
     if band.is_radar:
         return None
     if band.common_name:
         return band.common_name if band.common_name in IMAGENET else None
     wave = band.wavelength_um
-    return next((name for name, (low, high) in _COLOUR_RANGES.items() if wave and low <= wave < high), None)
+    return next((name for name, (low, high) in _COLOR_RANGES.items() if wave and low <= wave < high), None)
 
 
 def _refuse_constant(statistics: BandStatistics, bands: Sequence[Band]) -> None:
@@ -238,4 +238,4 @@ def _refuse_constant(statistics: BandStatistics, bands: Sequence[Band]) -> None:
         raise BandError(f'found statistics of {len(statistics.mean)} bands, needed those of {len(bands)}')
     if constant := zero_range_bands(statistics):
         names = [bands[i].name for i in constant]
-        raise BandError(f'bands {names} hold one value in all chips and cannot be normalised; leave them out')
+        raise BandError(f'bands {names} hold one value in all chips and cannot be normalized; leave them out')

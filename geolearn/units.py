@@ -18,7 +18,7 @@ FAR_RATIO, ODD_RATIO = 20, 5
 """Scenes differ by season and light, not by these factors in every band at once."""
 
 
-class UnitsVerdict(NamedTuple):
+class UnitsComparison(NamedTuple):
     """What a comparison found: `far` means other units, `odd` that they may be; `table` shows the numbers."""
 
     far: bool
@@ -28,7 +28,7 @@ class UnitsVerdict(NamedTuple):
 
 def compare_units(
     typical: Sequence[float] | np.ndarray, mean: Sequence[float], std: Sequence[float], band_names: Sequence[str]
-) -> UnitsVerdict:
+) -> UnitsComparison:
     """Compare typical values of some pixels with the statistics of the training chips.
 
     Args:
@@ -49,7 +49,7 @@ def compare_units(
         f'{name} {value:.4g} (trained on {t:.4g} ± {s:.3g})'
         for name, value, t, s in zip(band_names, found, center, np.asarray(std, float))
     )
-    return UnitsVerdict(far, far or _all_beyond(ratios, ODD_RATIO), table)
+    return UnitsComparison(far, far or _all_beyond(ratios, ODD_RATIO), table)
 
 
 def typical_values(sample: np.ndarray) -> np.ndarray | None:
@@ -70,12 +70,12 @@ _RADAR_SAYS: dict[RadarScale | None, str] = {
     'dB': 'in dB',
     'linear': 'linear (power or amplitude around 0..1)',
     'amplitude': 'uncalibrated amplitude (digital numbers)',
-    None: 'in units that were not recognised (neither dB, nor linear, nor digital numbers)',
+    None: 'in units that were not recognized (neither dB, nor linear, nor digital numbers)',
 }
 
 
 def radar_scale(percentiles: Percentiles, bands: Sequence[Band], *, dtype: str) -> RadarScale | None:
-    """Recognise what radar bands measure backscatter in, by where their values lie.
+    """Recognize what radar bands measure backscatter in, by where their values lie.
 
     Args:
         percentiles: Of each band, over valid pixels.
@@ -121,11 +121,11 @@ def check_radar_scales(scales: Mapping[str, RadarScale | None]) -> None:
 
 
 def reflectance_scale(percentiles: Percentiles, bands: Sequence[Band], *, dtype: str) -> int | None:
-    """Recognise which stored value stands for a reflectance of 1, by where bright pixels of land or cloud lie.
+    """Recognize which stored value stands for a reflectance of 1, by where bright pixels of land or cloud lie.
 
     Args:
         percentiles: Of each band, over valid pixels.
-        bands: In the same order; only those of 0.4..2.5 micrometres are looked at.
+        bands: In the same order; only those of 0.4..2.5 micrometers are looked at.
         dtype: Stored dtype of the pixels.
 
     Returns:

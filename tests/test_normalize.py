@@ -43,7 +43,7 @@ def test_data_have_mean_0_and_std_1_by_dataset_and_lie_in_0_to_1_by_minmax(seed,
     assert scaled.max(axis=(1, 2)) == pytest.approx([1] * 3)
 
 
-def test_a_hot_pixel_does_not_change_robust_normalisation():
+def test_a_hot_pixel_does_not_change_robust_normalization():
     pixels = np.random.default_rng(0).normal(1000, 100, (3, 100, 100))
     hot = pixels.copy()
     hot[0, 0, 0] = 1e6
@@ -77,7 +77,7 @@ def test_robust_needs_percentiles():
 STATISTICS = BandStatistics((0,) * 3, (255,) * 3, (100,) * 3, (30,) * 3)
 
 
-def test_imagenet_follows_the_colours_and_not_their_positions():
+def test_imagenet_follows_the_colors_and_not_their_positions():
     norm = choose_normalization('imagenet', STATISTICS, dtype='uint8', bands=RGB[::-1])
     assert norm.mean == pytest.approx([0.406 * 255, 0.456 * 255, 0.485 * 255])
     assert norm.std == pytest.approx([0.225 * 255, 0.224 * 255, 0.229 * 255])
@@ -155,7 +155,7 @@ def test_means_and_stds_that_cannot_be_used_are_refused(pair, words):
 
 
 @pytest.mark.parametrize('kind', [None, 5, ([1],), 'ab,cd'.split(','), ([1, 2, 'x'], [1, 1, 1])])
-def test_what_is_no_normalisation_is_a_type_error(kind):
+def test_what_is_no_normalization_is_a_type_error(kind):
     with pytest.raises(TypeError, match=r'normalize must be one of .* or a pair \(means, stds\)'):
         check_normalize(kind, 3)
 
@@ -163,7 +163,7 @@ def test_what_is_no_normalisation_is_a_type_error(kind):
 def test_words_are_checked_before_chips_are_read():
     for kind in KINDS:
         check_normalize(kind, 3)
-    with pytest.raises(UnknownNameError, match="unknown normalisation 'datset'; did you mean 'dataset'"):
+    with pytest.raises(UnknownNameError, match="unknown normalization 'datset'; did you mean 'dataset'"):
         check_normalize('datset', 3)
 
 
@@ -189,7 +189,7 @@ def test_a_band_that_pretraining_never_saw_is_refused():
         match_pretraining(RGB, full_scale=1, **options | {'trained_bands': RGB})
 
 
-def test_a_normalisation_without_bands_is_none():
+def test_a_normalization_without_bands_is_none():
     with pytest.raises(BandError, match='has 0 means and 0 stds'):
         Normalization((), (), 'nothing')
 

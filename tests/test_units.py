@@ -85,7 +85,7 @@ def backscatter(seed=0):
 
 
 @pytest.mark.parametrize('seed', range(4))
-def test_radar_is_recognised_in_dB_linear_and_digital_numbers(seed):
+def test_radar_is_recognized_in_dB_linear_and_digital_numbers(seed):
     power = backscatter(seed)
     stored = {
         'dB': (10 * np.log10(power), 'float32'),
@@ -118,7 +118,7 @@ def test_optical_bands_beside_radar_do_not_count():
 def test_what_radar_bands_are_in_is_said():
     assert radar_note('dB', (*VV_VH, Band('NIR', 0.84))) == 'bands VV, VH are in dB'
     assert radar_note('linear', VV_VH[:1]) == 'band VV is linear (power or amplitude around 0..1)'
-    assert 'not recognised' in radar_note(None, VV_VH)
+    assert 'not recognized' in radar_note(None, VV_VH)
     assert radar_note(None, (Band('NIR', 0.84),)) is None
 
 
@@ -146,7 +146,7 @@ def land(seed=0):
     ('factor', 'dtype', 'scale'),
     [(1, 'float32', 1), (1000, 'uint16', 1000), (1e4, 'int16', 10000), (255, 'uint8', 255)],
 )
-def test_what_stands_for_full_reflectance_is_recognised(factor, dtype, scale):
+def test_what_stands_for_full_reflectance_is_recognized(factor, dtype, scale):
     pixels = np.clip(land() * factor, 0, 255 if dtype == 'uint8' else None).astype(dtype)
     assert reflectance_scale(percentiles_of(pixels), BANDS, dtype=dtype) == scale
 
@@ -159,7 +159,7 @@ def test_reflectance_is_not_guessed_over_water_or_in_digital_numbers():
     assert reflectance_scale(percentiles_of(land()), [Band(name) for name in LAND], dtype='float32') is None
 
 
-def test_what_was_recognised_is_said_as_a_likeness():
+def test_what_was_recognized_is_said_as_a_likeness():
     assert reflectance_note(1) == 'optical bands look like reflectance 0..1'
     assert reflectance_note(10000) == 'optical bands look like reflectance x 10000'
     assert reflectance_note(255) == 'optical bands hold 8-bit values, 0..255'

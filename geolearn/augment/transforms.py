@@ -157,7 +157,7 @@ class _Window(NamedTuple):
     zoom: float
 
     def lines(self, start: float, size: int, device: torch.device) -> Tensor:
-        """Return where in the source each of `size` new pixels has its centre, in pixels from the source's edge."""
+        """Return where in the source each of `size` new pixels has its center, in pixels from the source's edge."""
         return start + (torch.arange(size, device=device) + 0.5) / self.zoom
 
     def boxes(self, boxes: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ class _Window(NamedTuple):
         if not has_nodata:
             outside = self.nearest(torch.zeros_like(image[(0,) * (image.ndim - 2)], dtype=torch.bool), fill=True)
             return sample(image).masked_fill_(outside, math.nan)
-        # A missing neighbour takes no part, and whether a pixel is missing follows the nearest, as in the mask. The
+        # A missing neighbor takes no part, and whether a pixel is missing follows the nearest, as in the mask. The
         # nearest pixel weighs a quarter or more, so nothing is divided by zero where it is there.
         valid = ~image.isnan()
         mixed = sample(image.nan_to_num(0, math.inf, -math.inf)) / sample(valid.to(image.dtype))
@@ -420,7 +420,7 @@ def cloud_brightness(bands: Sequence[Band], statistics: BandStatistics) -> tuple
     """Say how bright clouds are in each band: three standard deviations over the mean, within what was seen.
 
     Args:
-        bands: With wavelengths; clouds are seen at 0.3..3 micrometres.
+        bands: With wavelengths; clouds are seen at 0.3..3 micrometers.
         statistics: Of these bands.
 
     Returns:
@@ -435,5 +435,5 @@ def cloud_brightness(bands: Sequence[Band], statistics: BandStatistics) -> tuple
     )
     if all(value is None for value in found):
         names = ', '.join(repr(band.name) for band in bands)
-        raise BandError(f'clouds need a band with a wavelength in 0.3..3 micrometres; found {names}; pass wavelengths')
+        raise BandError(f'clouds need a band with a wavelength in 0.3..3 micrometers; found {names}; pass wavelengths')
     return found

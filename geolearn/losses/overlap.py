@@ -98,7 +98,7 @@ def class_maps(target: Tensor, class_count: int) -> Tensor:
 def _slopes(truth: Tensor) -> Tensor:
     """Return by how much 1 - IoU grows when one more pixel is wrong.
 
-    Closed form of the paper's algorithm 1; differences of neighbouring IoU would lose most digits in float32.
+    Closed form of the paper's algorithm 1; differences of neighboring IoU would lose most digits in float32.
 
     Args:
         truth: (classes, pixels) bool, the largest error first.

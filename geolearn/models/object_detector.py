@@ -28,7 +28,7 @@ from geolearn.models.reports.report import TaskReport
 from geolearn.networks.detection.architecture import DetectorArchitecture, DetectorOptions, HeadOptions, build_detector
 from geolearn.networks.detection.detector import DetectionLoss, Detector
 from geolearn.networks.spec import ModelSpec
-from geolearn.plotting.detection import show_precision_recall
+from geolearn.plotting import show_precision_recall
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -155,7 +155,7 @@ class PixelRegressor(Model):
     def plot_scatter(self) -> 'Figure':
         """Draw prediction against truth on the validation chips; of a million pixels, where there are more."""
         evaluation = self.evaluate()
-        return plotting.show_value_scatter(evaluation.truth, evaluation.predicted)
+        return plotting.show_regression_scatter(evaluation.truth, evaluation.predicted)
 
     # -- mapping
 

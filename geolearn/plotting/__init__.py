@@ -1,6 +1,13 @@
 """Figures of chips, results and training. The only place that imports matplotlib, and only when something is drawn."""
 
 from geolearn.plotting.canvas import class_colors, instance_colors, natural_colors, stretch
+from geolearn.plotting.charts import (
+    show_confusion_matrix,
+    show_losses,
+    show_rate_test,
+    show_reliability,
+    show_split_map,
+)
 from geolearn.plotting.chips import (
     show_batch,
     show_boxes,
@@ -9,36 +16,53 @@ from geolearn.plotting.chips import (
     show_instances,
     show_labels,
     show_pairs,
-    show_values,
+    show_regression_targets,
 )
-from geolearn.plotting.confusion import show_confusion_matrix, show_reliability
-from geolearn.plotting.fitting import show_losses, show_rate_test
-from geolearn.plotting.places import show_split_map
-from geolearn.plotting.regression import show_value_predictions, show_value_scatter
-from geolearn.plotting.results import describe_chip, error_map, show_hard_examples, show_predictions
+from geolearn.plotting.results import (
+    ChipTitle,
+    describe_chip,
+    error_map,
+    show_binary_matrices,
+    show_changes,
+    show_classified,
+    show_detections,
+    show_hard_examples,
+    show_heat_maps,
+    show_precision_recall,
+    show_predictions,
+    show_regression,
+    show_regression_scatter,
+)
 
 __all__ = [
+    'ChipTitle',
     'class_colors',
     'describe_chip',
     'error_map',
     'instance_colors',
     'natural_colors',
     'show_batch',
+    'show_binary_matrices',
     'show_boxes',
+    'show_changes',
     'show_chips',
+    'show_classified',
     'show_confusion_matrix',
+    'show_detections',
     'show_hard_examples',
+    'show_heat_maps',
     'show_images',
     'show_instances',
     'show_labels',
     'show_losses',
     'show_pairs',
+    'show_precision_recall',
     'show_predictions',
     'show_rate_test',
+    'show_regression',
+    'show_regression_scatter',
+    'show_regression_targets',
     'show_reliability',
     'show_split_map',
-    'show_value_predictions',
-    'show_value_scatter',
-    'show_values',
     'stretch',
 ]

@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
 
-BLUE, ORANGE, GREEN, VERMILION, GREY = '#0072b2', '#e69f00', '#009e73', '#d55e00', '#8c8c8c'
+BLUE, ORANGE, GREEN, VERMILION, GRAY = '#0072b2', '#e69f00', '#009e73', '#d55e00', '#8c8c8c'
 """From the palette of Okabe and Ito (2008), 'Color Universal Design'."""
 
 RIGHT, WRONG, NOT_LABELLED = '#a6cee3', '#b2340a', '#ffffff'
 """Of the pixels of an error map; their lightness differs too."""
 
-PART_COLORS = {'train': BLUE, 'valid': ORANGE, 'test': GREEN, 'dropped': GREY}
+PART_COLORS = {'train': BLUE, 'valid': ORANGE, 'test': GREEN, 'dropped': GRAY}
 """Of the parts of a split."""
 
-SURE = 'magma'
-"""Colour map of what is small nearly everywhere, such as a loss."""
+LOSS_CMAP = 'magma'
+"""Color map of what is small nearly everywhere, such as a loss."""
 
-AMOUNT, DIFFERENCE, SHARE = 'viridis', 'PuOr', 'Blues'
-"""Colour maps of values, of differences around 0, and of shares."""
+VALUE_CMAP, DIFFERENCE_CMAP, SHARE_CMAP = 'viridis', 'PuOr', 'Blues'
+"""Color maps of values, of differences around 0, and of shares."""
 
-NODATA_GREY = 0.5
+NODATA_GRAY = 0.5
 
 _LIKE, _CROSS = ('vv', 'hh'), ('vh', 'hv')
 
@@ -49,25 +49,25 @@ def stretch(image: np.ndarray) -> np.ndarray:
         image: (height, width, bands) float, NaN where there is no data.
 
     Returns:
-        The same shape in 0..1; grey where any band has no data.
+        The same shape in 0..1; gray where any band has no data.
     """
     valid = np.isfinite(image).all(-1)
     if not valid.any():
-        return np.full(image.shape, NODATA_GREY)
+        return np.full(image.shape, NODATA_GRAY)
     floor, lower, median, upper, ceiling = np.percentile(image[valid], [2, 25, 50, 75, 98], axis=0)
     # beyond four interquartile ranges lie clouds, snow and roofs, which may be white
     ceiling = np.where(upper > lower, np.minimum(ceiling, median + 4 * (upper - lower)), ceiling)
     spread = ceiling - floor
     with np.errstate(invalid='ignore'):
         scaled = np.clip((image - floor) / np.where(spread > 0, spread, 1), 0, 1)
-    return np.where(valid[..., None], np.where(spread > 0, scaled, NODATA_GREY), NODATA_GREY)
+    return np.where(valid[..., None], np.where(spread > 0, scaled, NODATA_GRAY), NODATA_GRAY)
 
 
 def natural_colors(image: Tensor | np.ndarray, bands: Sequence[Band]) -> np.ndarray:
-    """Show an image as people expect it: (bands, H, W) to (H, W, 3) in 0..1, stretched, grey where there is no data.
+    """Show an image as people expect it: (bands, H, W) to (H, W, 3) in 0..1, stretched, gray where there is no data.
 
-    Red, green and blue by wavelength where the bands have them. Radar alone as like-polarised, cross-polarised and
-    the ratio of both, in decibels. One or two other bands as the first one in grey, more as the first three.
+    Red, green and blue by wavelength where the bands have them. Radar alone as like-polarized, cross-polarized and
+    the ratio of both, in decibels. One or two other bands as the first one in gray, more as the first three.
     """
     pixels = to_array(image).astype(np.float32, copy=False)
     radar = [index for index, band in enumerate(bands) if band.is_radar]
@@ -106,12 +106,12 @@ def _decibels(pixels: np.ndarray) -> np.ndarray:
 
 
 def fractions(color: tuple[int, int, int]) -> tuple[float, float, float]:
-    """Return a colour in 0..1."""
+    """Return a color in 0..1."""
     return color[0] / 255, color[1] / 255, color[2] / 255
 
 
 def class_colors(mask: Tensor | np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:
-    """Colour class indices (H, W) as (H, W, 4) in 0..1, transparent where ignored."""
+    """Color class indices (H, W) as (H, W, 4) in 0..1, transparent where ignored."""
     table = np.zeros((256, 4))
     for index, info in enumerate(classes[:IGNORE_INDEX]):
         table[index] = [*fractions(info.color), 1]
@@ -119,7 +119,7 @@ def class_colors(mask: Tensor | np.ndarray, classes: Sequence[ClassInfo]) -> np.
 
 
 def overlay_colors(mask: Tensor | np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:
-    """Colour class indices as `class_colors`, to lie over an image: the unlabelled class hides nothing of it."""
+    """Color class indices as `class_colors`, to lie over an image: the unlabelled class hides nothing of it."""
     colors = class_colors(mask, classes)
     for index, info in enumerate(classes):
         if (info.value, info.name) == (UNLABELLED.value, UNLABELLED.name):
@@ -130,12 +130,12 @@ def overlay_colors(mask: Tensor | np.ndarray, classes: Sequence[ClassInfo]) -> n
 def instance_colors(
     masks: Tensor | np.ndarray, labels: Tensor | np.ndarray, classes: Sequence[ClassInfo], *, alpha: float
 ) -> np.ndarray:
-    """Colour outlines as (H, W, 4) in 0..1: fills of opacity `alpha`, edges opaque, later ones over earlier ones.
+    """Color outlines as (H, W, 4) in 0..1: fills of opacity `alpha`, edges opaque, later ones over earlier ones.
 
     Args:
         masks: (n, height, width) bool.
         labels: (n,) class indices.
-        classes: Their colours.
+        classes: Their colors.
         alpha: Opacity of the fill.
     """
     outlines = to_array(masks).astype(bool)
@@ -208,7 +208,7 @@ def add_legend(
         figure: Grows by the height of the legend.
         classes: All classes.
         shown: Indices of those that can be seen; others, such as IGNORE_INDEX, are passed over.
-        others: Colours of what else can be seen, by name.
+        others: Colors of what else can be seen, by name.
     """
     from matplotlib.patches import Patch
 

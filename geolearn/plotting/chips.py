@@ -59,7 +59,7 @@ def show_chips(
     return figure
 
 
-def show_values(images: Tensor, values: Tensor, bands: Sequence[Band], *, columns: int) -> 'Figure':
+def show_regression_targets(images: Tensor, values: Tensor, bands: Sequence[Band], *, columns: int) -> 'Figure':
     """Draw chips with the numbers to learn beside them: images (n, bands, H, W), values (n, H, W), NaN left white."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -117,7 +117,7 @@ def show_instances(
         if found.masks is None:
             draw_boxes(ax, found, classes)
         else:
-            # over a mask the fill would only double its colour
+            # over a mask the fill would only double its color
             fill = alpha if masks is None else 0.0
             ax.imshow(instance_colors(found.masks, found.labels, classes, alpha=fill), interpolation='nearest')
     pixels = [] if masks is None else np.unique(to_array(masks)).tolist()
@@ -211,7 +211,9 @@ def show_batch(
     if masks is not None:
         return show_chips(images, masks, bands, classes, columns=columns, alpha=alpha)
     if batch.regression_targets is not None:
-        return show_values(images[:, -1] if dated else images, batch.regression_targets[:count], bands, columns=columns)
+        return show_regression_targets(
+            images[:, -1] if dated else images, batch.regression_targets[:count], bands, columns=columns
+        )
     if batch.labels is not None:
         return show_labels(images, batch.labels[:count], bands, classes, columns=columns)
     return show_images(images, bands, columns=columns)
@@ -232,7 +234,7 @@ def draw_boxes(ax: 'Axes', objects: Objects, classes: Sequence[ClassInfo]) -> No
     boxes, labels = to_array(objects.boxes).tolist(), to_array(objects.labels).tolist()
     halo = [Stroke(linewidth=2.6, foreground='black', alpha=0.6), Normal()]
     for box, label in zip(boxes, labels):
-        left, top, right, bottom = (edge - 0.5 for edge in box)  # imshow centres the first pixel at 0
+        left, top, right, bottom = (edge - 0.5 for edge in box)  # imshow centers the first pixel at 0
         color = fractions(classes[label].color)
         ax.add_patch(
             Rectangle(

@@ -1,27 +1,38 @@
-"""Figures of what a pixel classifier did to chips."""
+"""Figures of predictions beside the truth: classes and values of pixels, changes, classified chips, detections."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from geolearn.bands import Band
+from geolearn.batch import Objects
 from geolearn.classes import IGNORE_INDEX, ClassInfo
+from geolearn.metrics import PrecisionRecall, TrueObjects
 from geolearn.plotting.canvas import (
+    DIFFERENCE_CMAP,
+    LOSS_CMAP,
     NOT_LABELLED,
     RIGHT,
-    SURE,
+    VALUE_CMAP,
+    VERMILION,
     WRONG,
     add_legend,
     date_colors,
+    fractions,
+    grid,
+    instance_colors,
     natural_colors,
+    new_chart,
     new_figure,
     plain,
     short,
+    tidy,
     to_array,
+    wrap,
 )
-from geolearn.plotting.chips import draw_mask
+from geolearn.plotting.chips import draw_boxes, draw_mask
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,13 +84,13 @@ def show_hard_examples(
     *,
     titles: Sequence[str] = (),
 ) -> 'Figure':
-    """Draw chips with what each of their pixels costs: where the model is sure and wrong, or cannot decide.
+    """Draw chips with the loss of each pixel: high where the model is confident and wrong.
 
     Args:
         images: (n, bands, height, width), NaN where there is no data.
         masks: (n, height, width) class indices, IGNORE_INDEX where nothing is labelled.
         predictions: (n, height, width) class indices.
-        losses: (n, height, width) loss of each pixel; grey where nothing is labelled.
+        losses: (n, height, width) loss of each pixel; gray where nothing is labelled.
         bands: Of the images.
         classes: Of masks and predictions.
         titles: Above each row; see `describe_chip`.
@@ -87,7 +98,7 @@ def show_hard_examples(
     figure, axes = new_figure(max(1, len(images)), 4)
     for row, image, mask, prediction in zip(axes, images, masks, predictions):
         _draw_pair(row, image, mask, prediction, bands, classes)
-    draw_costs(figure, axes[:, 3], masks, losses)
+    draw_losses(figure, axes[:, 3], masks, losses)
     name_rows(axes, ('image', 'truth', 'prediction', 'loss'), titles)
     add_legend(figure, classes, _shown(masks, predictions))
     return figure
@@ -102,7 +113,7 @@ def draw_errors(axes: np.ndarray, masks: Tensor, predictions: Tensor) -> dict[st
         predictions: (n, height, width) class indices.
 
     Returns:
-        Colours by name, for a legend.
+        Colors by name, for a legend.
     """
     from matplotlib.colors import ListedColormap
 
@@ -114,8 +125,8 @@ def draw_errors(axes: np.ndarray, masks: Tensor, predictions: Tensor) -> dict[st
     return {'right': RIGHT, 'wrong': WRONG} | ({'not labelled': NOT_LABELLED} if unlabelled else {})
 
 
-def draw_costs(figure: 'Figure', axes: np.ndarray, masks: Tensor, losses: Tensor) -> None:
-    """Draw in each of the axes (n,) what each pixel costs, on one scale.
+def draw_losses(figure: 'Figure', axes: np.ndarray, masks: Tensor, losses: Tensor) -> None:
+    """Draw in each of the axes (n,) the loss of each pixel, on one scale.
 
     Args:
         figure: Of the axes.
@@ -126,11 +137,11 @@ def draw_costs(figure: 'Figure', axes: np.ndarray, masks: Tensor, losses: Tensor
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    costs = np.where(to_array(masks) == IGNORE_INDEX, np.nan, to_array(losses))
-    known = costs[np.isfinite(costs)]
-    ramp = ScalarMappable(Normalize(0, max(float(np.percentile(known, 99.5)), 1e-6) if known.size else 1.0), SURE)
-    for ax, cost in zip(axes, costs):
-        ax.imshow(cost, cmap=ramp.cmap, norm=ramp.norm, interpolation='nearest')
+    known_losses = np.where(to_array(masks) == IGNORE_INDEX, np.nan, to_array(losses))
+    known = known_losses[np.isfinite(known_losses)]
+    ramp = ScalarMappable(Normalize(0, max(float(np.percentile(known, 99.5)), 1e-6) if known.size else 1.0), LOSS_CMAP)
+    for ax, loss in zip(axes, known_losses):
+        ax.imshow(loss, cmap=ramp.cmap, norm=ramp.norm, interpolation='nearest')
         ax.set_facecolor(_NO_LOSS)
         _frame(ax)
     figure.colorbar(ramp, ax=list(axes), shrink=0.6, extend='max', label='loss')
@@ -149,7 +160,7 @@ def describe_chip(name: str, **scores: float) -> str:
 
 
 def _two_digits(value: float) -> str:
-    """Return a number with two decimals, or two digits where it is too small for them, as errors in metres may be."""
+    """Return a number with two decimals, or two digits where it is too small for them, as errors in meters may be."""
     return f'{value:.2g}' if 0 < abs(value) < 0.1 else f'{value:.2f}'
 
 
@@ -206,7 +217,7 @@ def show_changes(
         bands: Of each date.
         classes: Of masks and predictions.
         titles: Above each row; see `describe_chip`.
-        losses: (n, height, width) what each pixel costs, shown in place of where it is wrong.
+        losses: (n, height, width) loss of each pixel, shown in place of where it is wrong.
     """
     figure, axes = new_figure(max(1, len(images)), 5, side=2.4)
     for row, pair, mask, prediction in zip(axes, images, masks, predictions):
@@ -219,8 +230,257 @@ def show_changes(
         others = draw_errors(axes[:, 4], masks, predictions)
     else:
         others = {}
-        draw_costs(figure, axes[:, 4], masks, losses)
+        draw_losses(figure, axes[:, 4], masks, losses)
     name_rows(axes, ('before', 'after', 'truth', 'prediction', last), titles)
     seen = [index for part in (masks, predictions) for index in np.unique(to_array(part)).tolist()]
     add_legend(figure, classes, seen, others=others)
+    return figure
+
+
+_NO_VALUE = '#d9d9d9'
+
+
+def show_regression(
+    images: Tensor,
+    values: Tensor,
+    predictions: Tensor,
+    bands: Sequence[Band],
+    *,
+    unit: str = '',
+    titles: Sequence[str] = (),
+) -> 'Figure':
+    """Draw image, truth, prediction and their difference side by side, one row per chip.
+
+    Args:
+        images: (n, bands, height, width), NaN where there is no data.
+        values: (n, height, width) true values, NaN where there is none, which is gray.
+        predictions: (n, height, width).
+        bands: Of the images.
+        unit: Of the values.
+        titles: Above each row; see `describe_chip`.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    truth, found = to_array(values), to_array(predictions)
+    differences = found - truth
+    low, high = _range(np.concatenate([truth.ravel(), found.ravel()]), 2, 98)
+    largest = max(abs(part) for part in _range(differences, 2, 98)) or 1.0
+    ramps = [
+        ScalarMappable(Normalize(low, high), VALUE_CMAP),
+        ScalarMappable(Normalize(low, high), VALUE_CMAP),
+        ScalarMappable(Normalize(-largest, largest), DIFFERENCE_CMAP),
+    ]
+    figure, axes = new_figure(max(1, len(images)), 4)
+    for row, image, *planes in zip(axes, images, truth, found, differences):
+        row[0].imshow(natural_colors(image, bands))
+        for ax, plane, ramp in zip(row[1:], planes, ramps):
+            ax.imshow(plane, cmap=ramp.cmap, norm=ramp.norm, interpolation='nearest')
+            ax.set_axis_on()
+            ax.set(xticks=[], yticks=[], facecolor=_NO_VALUE)
+    bars: dict[str, Any] = {'location': 'bottom', 'shrink': 0.8, 'pad': 0.02, 'aspect': 30, 'extend': 'both'}
+    figure.colorbar(ramps[0], ax=axes[:, 1:3], label=unit or None, **bars)
+    figure.colorbar(ramps[2], ax=axes[:, 3], label='prediction - truth' + (f' ({unit})' if unit else ''), **bars)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.6)
+    name_rows(axes, ('image', 'truth', 'prediction', 'difference'), titles)
+    return figure
+
+
+def show_regression_scatter(
+    values: Tensor | np.ndarray, predictions: Tensor | np.ndarray, *, unit: str = ''
+) -> 'Figure':
+    """Draw prediction against truth, darker where there are more pixels, with the line on which both are equal.
+
+    Args:
+        values: True values of any shape, NaN where there is none.
+        predictions: Of the same shape.
+        unit: Of the values.
+    """
+    from matplotlib.colors import LogNorm
+
+    truth, found = to_array(values).ravel(), to_array(predictions).ravel()
+    known = np.isfinite(truth) & np.isfinite(found)
+    truth, found = truth[known].astype(np.float64), found[known].astype(np.float64)
+    figure, ax = new_chart(5.4, 4.8)
+    suffix = f' ({unit})' if unit else ''
+    ax.set(xlabel=f'truth{suffix}', ylabel=f'prediction{suffix}')
+    if not len(truth):
+        return figure
+    low, high = _range(np.concatenate([truth, found]), 0.1, 99.9)
+    edges = np.linspace(low, high, 81)
+    *_, drawn = ax.hist2d(truth, found, bins=[edges, edges], cmap='viridis_r', norm=LogNorm(vmin=1), cmin=1)
+    figure.colorbar(drawn, ax=ax, label='pixels', shrink=0.8)
+    ax.plot([low, high], [low, high], '--', color=VERMILION, label='equal')
+    ax.set(xlim=(low, high), ylim=(low, high), aspect='equal')
+    ax.set_title(_summary(truth, found, unit), fontsize=10)
+    ax.legend(loc='upper left', frameon=False)
+    return figure
+
+
+def _range(numbers: np.ndarray, lower: float, upper: float) -> tuple[float, float]:
+    known = numbers[np.isfinite(numbers)]
+    if not known.size:
+        return 0.0, 1.0
+    low, high = np.percentile(known, [lower, upper])
+    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(high) + 0.5)
+
+
+def _summary(truth: np.ndarray, found: np.ndarray, unit: str) -> str:
+    errors = found - truth
+    spread = np.square(truth - truth.mean()).sum()
+    parts = [f'RMSE {np.sqrt(np.square(errors).mean()):.3g}', f'bias {errors.mean():+.3g}']
+    text = ', '.join(part + (f' {unit}' if unit else '') for part in parts)
+    return text + (f', R² {1 - np.square(errors).sum() / spread:.3f}' if spread else '')
+
+
+RIGHT_TEXT, WRONG_TEXT = '#1a7f37', '#c02020'
+
+
+class ChipTitle(NamedTuple):
+    """What a figure says above a chip, and whether the model was right."""
+
+    text: str
+    right: bool
+
+
+def show_binary_matrices(counts: np.ndarray, names: Sequence[str], *, columns: int = 4) -> 'Figure':
+    """Draw for each class a confusion matrix of absent and present.
+
+    Args:
+        counts: (classes, 2, 2) of truth (rows) against prediction (columns).
+        names: Of the classes.
+        columns: Matrices per row.
+    """
+    figure, axes = grid(len(names), columns)
+    for ax, cells, name in zip(axes, counts, names):
+        _draw_binary_matrix(ax, cells)
+        plain(ax.set_title(short(name), fontsize=9))
+    return figure
+
+
+def show_classified(
+    images: Tensor, titles: Sequence[ChipTitle], bands: Sequence[Band], *, columns: int = 4
+) -> 'Figure':
+    """Draw images (n, bands, height, width) with a title above each: green if the model is right, else red."""
+    figure, axes = grid(len(images), columns)
+    for ax, image, title in zip(axes, images, titles):
+        ax.imshow(natural_colors(image, bands))
+        _write_title(ax, title)
+    _make_room(figure, len(axes), columns)
+    return figure
+
+
+def show_heat_maps(
+    images: Tensor, heats: Sequence[Tensor], titles: Sequence[ChipTitle], bands: Sequence[Band], *, columns: int = 2
+) -> 'Figure':
+    """Draw images with a title above each, and beside each the heat map of an explanation.
+
+    Args:
+        images: (n, bands, height, width).
+        heats: A heat map (height, width) in 0..1 for each.
+        titles: Above each.
+        bands: Of the images.
+        columns: Pairs per row.
+    """
+    figure, axes = grid(2 * len(images), 2 * min(columns, max(len(images), 1)))
+    for index, (image, heat, title) in enumerate(zip(images, heats, titles)):
+        shown = natural_colors(image, bands)
+        axes[2 * index].imshow(shown)
+        axes[2 * index + 1].imshow(shown.mean(-1), cmap='gray', vmin=0, vmax=1)
+        axes[2 * index + 1].imshow(heat.numpy(), cmap='inferno', vmin=0, vmax=1, alpha=0.55)
+        _write_title(axes[2 * index], title)
+    _make_room(figure, len(axes), 2 * columns)
+    return figure
+
+
+def _draw_binary_matrix(ax: 'Axes', cells: np.ndarray) -> None:
+    shares = cells / np.maximum(cells.sum(1, keepdims=True), 1)
+    ax.set_axis_on()
+    ax.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+    ax.set_xticks([0, 1], ['absent', 'present'], fontsize=8)
+    ax.set_yticks([0, 1], ['absent', 'present'], fontsize=8, rotation=90, va='center')
+    ax.set(xlabel='prediction', ylabel='truth')
+    for (row, column), share in np.ndenumerate(shares):
+        color = 'white' if share > 0.5 else 'black'
+        ax.text(column, row, str(int(cells[row, column])), ha='center', va='center', color=color, fontsize=9)
+
+
+def _write_title(ax: 'Axes', title: ChipTitle) -> None:
+    text = '\n'.join(wrap(line, width=34) for line in title.text.splitlines())
+    plain(ax.set_title(text, fontsize=9, color=RIGHT_TEXT if title.right else WRONG_TEXT))
+
+
+def _make_room(figure: 'Figure', count: int, columns: int) -> None:
+    """Let a figure grow by the titles above its rows."""
+    lines = max((ax.get_title().count('\n') + 1 for ax in figure.axes), default=0)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.16 * lines * -(-count // columns))
+
+
+FILL = 0.5
+
+
+def show_detections(
+    images: Tensor,
+    truth: Sequence[TrueObjects],
+    detections: Sequence[TrueObjects],
+    bands: Sequence[Band],
+    classes: Sequence[ClassInfo],
+    *,
+    titles: Sequence[str] = (),
+    side: float = 4.0,
+) -> 'Figure':
+    """Draw each image (n, bands, H, W) with its true objects and, beside it, with its detections.
+
+    Args:
+        images: In stored units.
+        truth: Objects of each image.
+        detections: Of each image.
+        bands: Of the images.
+        classes: Of the objects.
+        titles: Above each row, such as the chip's name.
+        side: Width of each picture in inches.
+    """
+    figure, axes = new_figure(len(images), 2, side=side)
+    for row, image, *both in zip(axes, images, truth, detections):
+        for ax, objects in zip(row, both):
+            ax.imshow(natural_colors(image, bands))
+            _draw_objects(ax, Objects(objects.boxes, objects.labels, objects.masks), classes)
+    name_rows(axes, ('truth', 'detections'), titles)
+    shown = [label for part in (*truth, *detections) for label in to_array(part.labels).tolist()]
+    add_legend(figure, classes, shown)
+    return figure
+
+
+def _draw_objects(ax: 'Axes', objects: Objects, classes: Sequence[ClassInfo]) -> None:
+    if objects.masks is None:
+        draw_boxes(ax, objects, classes)
+    elif len(objects.labels):
+        ax.imshow(instance_colors(objects.masks, objects.labels, classes, alpha=FILL), interpolation='nearest')
+
+
+def show_precision_recall(
+    curves: Mapping[int, PrecisionRecall], classes: Sequence[ClassInfo], *, iou: float
+) -> 'Figure':
+    """Draw precision over recall, a line for each class with its average precision.
+
+    Args:
+        curves: By class index.
+        classes: All classes.
+        iou: Overlap at which they were counted.
+    """
+    figure, axes = new_figure(1, 1, side=5)
+    ax: Axes = axes[0, 0]
+    ax.set_axis_on()
+    tidy(ax)
+    for index, curve in curves.items():
+        if curve.precision.isnan().all():
+            continue
+        info = classes[index]
+        label = f'{short(info.name)} ({float(curve.precision.mean()):.2f})'.replace('$', r'\$')
+        ax.plot(curve.recall.numpy(), curve.precision.numpy(), color=fractions(info.color), label=label)
+    ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02), title=f'overlap {iou:g}')
+    if ax.get_lines():
+        ax.legend()
     return figure

@@ -16,7 +16,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Swatch:
-    """A name with its colour, such as that of a class.
+    """A name with its color, such as that of a class.
 
     Args:
         name: Shown as it is.
@@ -28,7 +28,7 @@ class Swatch:
 
     def __post_init__(self) -> None:
         if len(self.color) != 3 or not all(0 <= part <= 255 for part in self.color):
-            raise ValueError(f'the colour of {self.name!r} must have three parts in 0..255, got {self.color}')
+            raise ValueError(f'the color of {self.name!r} must have three parts in 0..255, got {self.color}')
 
 
 Cell = str | int | float | Share | Swatch | None

@@ -7,7 +7,7 @@ from geolearn.bands import resolve_bands
 from geolearn.batch import Detections, Objects
 from geolearn.classes import ClassInfo
 from geolearn.metrics import DetectionScores
-from geolearn.plotting.detection import show_detections, show_precision_recall
+from geolearn.plotting import show_detections, show_precision_recall
 
 CLASSES = (ClassInfo(1, 'oak', (0, 200, 0)), ClassInfo(2, '$pine$', (0, 0, 200)))
 BANDS = resolve_bands(['Red', 'Green', 'Blue'])

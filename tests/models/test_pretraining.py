@@ -159,7 +159,7 @@ def test_what_cannot_be_matched_is_refused_with_the_way_out(prepare):
             "the weights of prithvi state no mean and std for 'B04', 'B05' together",
         ),
         (land(six, 255, 'uint8'), six, 'prithvi', 'state them in reflectance x 10000, and .* are 8-bit images'),
-        (unknown, four, 'dofa_base', 'are in units that were not recognised'),
+        (unknown, four, 'dofa_base', 'are in units that were not recognized'),
         (land(four, 1e4, 'uint16'), four, 'panopticon', 'panopticon state no mean and std'),
         (
             land(four, 1e4, 'uint16'),

@@ -17,8 +17,14 @@ from geolearn.history import Evaluation
 from geolearn.inference.explain import heat_map
 from geolearn.metrics import ConfusionMatrix, MultiLabelScores
 from geolearn.networks.classification import ChipNetwork, class_probabilities, decide, one_hot
-from geolearn.plotting import describe_chip, show_confusion_matrix
-from geolearn.plotting.classification import Verdict, show_cases, show_explained, show_verdicts
+from geolearn.plotting import (
+    ChipTitle,
+    describe_chip,
+    show_binary_matrices,
+    show_classified,
+    show_confusion_matrix,
+    show_heat_maps,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -155,7 +161,7 @@ def choose_class(network: ChipNetwork, pixels: Tensor, class_names: Sequence[str
 def draw_confusion(outputs: ChipOutputs, class_names: Sequence[str]) -> 'Figure':
     """Draw the confusion matrix, or that of each class where chips may hold several."""
     if outputs.multi_label:
-        return show_cases(binary_matrices(outputs), class_names)
+        return show_binary_matrices(binary_matrices(outputs), class_names)
     return show_confusion_matrix(count_confusion(outputs).counts, class_names, unit='chips')
 
 
@@ -181,7 +187,7 @@ def draw_chips(outputs: ChipOutputs, data: ChipData, positions: Sequence[int]) -
             names, outputs.losses[positions].tolist(), _verdicts(outputs, data.classes, positions)
         )
     ]
-    return show_verdicts(_images(data, positions), verdicts, data.bands)
+    return show_classified(_images(data, positions), verdicts, data.bands)
 
 
 def draw_results(outputs: ChipOutputs, data: ChipData, rows: int, *, network: ChipNetwork | None) -> 'Figure':
@@ -191,13 +197,13 @@ def draw_results(outputs: ChipOutputs, data: ChipData, rows: int, *, network: Ch
     shown = list(range(min(rows, len(outputs.truth))))
     verdicts = _verdicts(outputs, data.classes, shown)
     if network is None:
-        return show_verdicts(_images(data, shown), verdicts, data.bands)
+        return show_classified(_images(data, shown), verdicts, data.bands)
     device = next(network.parameters()).device
     heats = [
         heat_map(network.eval(), data.valid_ds[position][0].to(device), int(outputs.logits[position].argmax()))
         for position in shown
     ]
-    return show_explained(_images(data, shown), heats, verdicts, data.bands)
+    return show_heat_maps(_images(data, shown), heats, verdicts, data.bands)
 
 
 def _images(data: ChipData, positions: Sequence[int]) -> Tensor:
@@ -205,7 +211,7 @@ def _images(data: ChipData, positions: Sequence[int]) -> Tensor:
     return images[:, -1] if images.dim() == 5 else images  # of several dates the last is shown
 
 
-def _verdicts(outputs: ChipOutputs, class_names: Sequence[str], positions: Sequence[int]) -> list[Verdict]:
+def _verdicts(outputs: ChipOutputs, class_names: Sequence[str], positions: Sequence[int]) -> list[ChipTitle]:
     predicted, present, probabilities = outputs.predicted, outputs.present, outputs.probabilities
     verdicts = []
     for position in positions:
@@ -214,7 +220,7 @@ def _verdicts(outputs: ChipOutputs, class_names: Sequence[str], positions: Seque
         if not outputs.multi_label:
             guess += f' ({probabilities[position].max():.0%})'
         verdicts.append(
-            Verdict(f'truth: {truth}\nmodel: {guess}', bool((predicted[position] == present[position]).all()))
+            ChipTitle(f'truth: {truth}\nmodel: {guess}', bool((predicted[position] == present[position]).all()))
         )
     return verdicts
 

@@ -14,8 +14,7 @@ from geolearn.history import Evaluation
 from geolearn.metrics import DetectionScores
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
-from geolearn.plotting import describe_chip
-from geolearn.plotting.detection import show_detections
+from geolearn.plotting import describe_chip, show_detections
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,7 +18,7 @@ from geolearn.history import Evaluation
 from geolearn.metrics import BoundaryIoU, Calibration, ConfusionMatrix, score_chips
 from geolearn.networks.segmentation import Segmenter
 from geolearn.networks.spec import ModelSpec
-from geolearn.plotting.results import show_changes
+from geolearn.plotting import show_changes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

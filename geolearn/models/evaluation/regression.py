@@ -103,4 +103,4 @@ def draw_chips(network: Segmenter, data: ChipData, spec: ModelSpec, indexes: Seq
     errors = (chips.predictions - chips.truth).square().nanmean((1, 2)).sqrt().tolist()
     names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]
     titles = [plotting.describe_chip(name, RMSE=error) for name, error in zip(names, errors)]
-    return plotting.show_value_predictions(*chips, spec.bands, titles=titles)
+    return plotting.show_regression(*chips, spec.bands, titles=titles)

@@ -13,7 +13,7 @@ from geolearn.models.reports.sections import format_score, picture
 from geolearn.networks.detection.architecture import DetectorOptions, HeadOptions
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
-from geolearn.plotting.detection import show_precision_recall
+from geolearn.plotting import show_precision_recall
 from geolearn.report import Cell, Facts, Section, Share, Swatch, Table
 
 if TYPE_CHECKING:

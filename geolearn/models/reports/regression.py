@@ -12,7 +12,7 @@ from geolearn.models.reports.report import TaskReport, sample_sections
 from geolearn.models.reports.sections import format_score, picture
 from geolearn.networks.segmentation import PixelOptions, Segmenter
 from geolearn.networks.spec import ModelSpec
-from geolearn.plotting import show_value_scatter
+from geolearn.plotting import show_regression_scatter
 from geolearn.report import Cell, Facts, Section, Table
 
 _RANGES = 5
@@ -31,7 +31,7 @@ def regression_report(
         options: Those in the spec, read.
     """
     metrics, draw = evaluation.metrics, partial(draw_chips, network, data, spec)
-    scatter = show_value_scatter(evaluation.truth, evaluation.predicted)
+    scatter = show_regression_scatter(evaluation.truth, evaluation.predicted)
     figure = picture(scatter, 'Prediction against truth', 'Darker where there are more pixels.')
     return TaskReport(
         'pixel regression',

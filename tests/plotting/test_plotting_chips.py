@@ -61,10 +61,10 @@ def drawn(figure):
     return np.asarray(canvas.buffer_rgba())
 
 
-# -- colours
+# -- colors
 
 
-def test_colours_are_chosen_by_wavelength_and_stretched():
+def test_colors_are_chosen_by_wavelength_and_stretched():
     ramp = torch.linspace(0, 100, 101)
     image = torch.stack([torch.zeros(101), ramp, ramp.flip(0), ramp])[:, None].expand(4, 101, 101)
     found = natural_colors(image, RGBN)
@@ -74,7 +74,7 @@ def test_colours_are_chosen_by_wavelength_and_stretched():
     assert found[0, 50] == pytest.approx([0.5] * 3, abs=0.01)
 
 
-def test_pixels_without_data_are_grey_even_if_only_one_band_lacks_it():
+def test_pixels_without_data_are_gray_even_if_only_one_band_lacks_it():
     image = images(1)[0]
     image[2, :4, :4] = float('nan')
     image[0, 8, 8] = float('inf')
@@ -84,7 +84,7 @@ def test_pixels_without_data_are_grey_even_if_only_one_band_lacks_it():
     assert (natural_colors(torch.full((4, 3, 3), float('nan')), RGBN) == 0.5).all()
 
 
-def test_one_value_everywhere_is_grey():
+def test_one_value_everywhere_is_gray():
     assert (stretch(np.full((4, 4, 3), 7.0)) == 0.5).all()
 
 
@@ -96,13 +96,13 @@ def test_clouds_leave_the_land_in_the_light():
 
 
 @pytest.mark.parametrize('names', [['pan'], ['a', 'b']])
-def test_one_or_two_bands_are_grey(names):
+def test_one_or_two_bands_are_gray(names):
     found = natural_colors(images(1, len(names))[0], resolve_bands(names))
     assert (found == found[..., :1]).all()
     assert found.std() > 0.1
 
 
-def test_radar_is_shown_as_both_polarisations_and_their_ratio_whatever_its_unit():
+def test_radar_is_shown_as_both_polarizations_and_their_ratio_whatever_its_unit():
     decibels = -5 - 20 * torch.rand(2, 20, 20, generator=torch.Generator().manual_seed(0))
     found = natural_colors(decibels, RADAR)
     linear = natural_colors(10 ** (decibels / 10), RADAR)
@@ -114,25 +114,25 @@ def test_radar_is_shown_as_both_polarisations_and_their_ratio_whatever_its_unit(
     assert min(like, cross, ratio) > 0.95
 
 
-def test_radar_without_echo_is_grey():
+def test_radar_without_echo_is_gray():
     linear = torch.rand(2, 8, 8) + 0.1
     linear[:, :2] = 0
     assert (natural_colors(linear, RADAR)[:2] == 0.5).all()
 
 
-def test_a_single_polarisation_is_grey_and_heights_beside_radar_are_left_out():
+def test_a_single_polarization_is_gray_and_heights_beside_radar_are_left_out():
     pixels = torch.rand(3, 8, 8) + 0.1
     one = natural_colors(pixels[:1], RADAR[:1])
     assert (one == one[..., :1]).all()
     assert np.array_equal(natural_colors(pixels, (*RADAR, Band('dem'))), natural_colors(pixels[:2], RADAR))
 
 
-def test_optical_bands_beside_radar_are_shown_as_colours():
+def test_optical_bands_beside_radar_are_shown_as_colors():
     pixels = images(1, 6)[0]
     assert np.array_equal(natural_colors(pixels, (*RADAR, *RGBN)), natural_colors(pixels[2:], RGBN))
 
 
-def test_masks_take_the_colours_of_their_classes_and_are_clear_where_ignored():
+def test_masks_take_the_colors_of_their_classes_and_are_clear_where_ignored():
     found = class_colors(torch.tensor([[0, 1, IGNORE_INDEX]]), [RED, GREEN])
     assert found.tolist() == [[[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0]]]
 
@@ -191,7 +191,7 @@ def test_no_more_rows_are_drawn_than_asked_for(rows, expected):
     assert len(figure.axes) == 2 * (rows or 7) if rows != 5 else 10
 
 
-def test_labels_cover_the_image_with_the_colour_of_their_class():
+def test_labels_cover_the_image_with_the_color_of_their_class():
     figure = show_chips(images(1), masks(1, value=1), RGBN, [RED, GREEN], columns=1, alpha=1.0)
     pixels = drawn(figure)
     green = (pixels[..., :3] == [0, 255, 0]).all(-1)
@@ -199,7 +199,7 @@ def test_labels_cover_the_image_with_the_colour_of_their_class():
     assert legend(figure) == ['green']
 
 
-def test_boxes_have_the_place_colour_and_name_of_their_object():
+def test_boxes_have_the_place_color_and_name_of_their_object():
     found = objects(2, outlines=False, labels=[0, 1])
     figure = show_boxes(images(1), [found], RGBN, [RED, GREEN], columns=3)
     patches = figure.axes[0].patches

@@ -321,7 +321,7 @@ def test_noise_is_normal_and_has_no_more_than_its_strength():
     assert (standard.abs() < 1).float().mean() == pytest.approx(0.683, abs=0.02)
 
 
-def test_noise_has_no_pattern_that_bands_or_neighbours_share():
+def test_noise_has_no_pattern_that_bands_or_neighbors_share():
     found = Noise([1.0, 1.0], 1.0)(Batch(torch.zeros(10, 2, 64, 64)), seeded()).images
     for image in found:
         assert abs(torch.corrcoef(image.flatten(1))[0, 1]) < 0.06
@@ -355,7 +355,7 @@ def test_clouds_are_as_bright_as_anything_seen_and_invisible_to_radar_and_therma
     bands = (*get_bands('sentinel2-l2a', ['B04', 'B08']), Band('VV', is_radar=True), Band('thermal', 10.9), Band('dem'))
     statistics = BandStatistics((0.0,) * 5, (100.0, 9.0, 0.0, 300.0, 5.0), (10.0, 5.0, -9.0, 290.0, 1.0), (2.0,) * 5)
     assert cloud_brightness(bands, statistics) == (16, 9, None, None, None)
-    with pytest.raises(BandError, match="wavelength in 0.3..3 micrometres; found 'dem'"):
+    with pytest.raises(BandError, match="wavelength in 0.3..3 micrometers; found 'dem'"):
         cloud_brightness(bands[4:], BandStatistics((0.0,), (1.0,), (0.5,), (0.1,)))
 
 

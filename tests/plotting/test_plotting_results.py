@@ -32,10 +32,10 @@ from geolearn.plotting import (
     show_losses,
     show_predictions,
     show_rate_test,
+    show_regression,
+    show_regression_scatter,
     show_reliability,
     show_split_map,
-    show_value_predictions,
-    show_value_scatter,
 )
 from geolearn.plotting.canvas import amount
 from geolearn.raster import GeoBox
@@ -284,7 +284,7 @@ def test_reliability_is_drawn_from_bins_that_hold_something():
 def test_numbers_stand_beside_their_difference_on_equal_scales():
     truth = torch.linspace(0, 100, 256).reshape(1, 16, 16).repeat(2, 1, 1)
     truth[:, 0] = math.nan
-    figure = show_value_predictions(images(2), truth, truth + 10, RGBN, unit='t/ha', titles=['a', 'b'])
+    figure = show_regression(images(2), truth, truth + 10, RGBN, unit='t/ha', titles=['a', 'b'])
     drawn(figure)
     _, left, right, difference = (ax.images[0] for ax in figure.axes[:4])
     assert left.get_clim() == right.get_clim()
@@ -296,7 +296,7 @@ def test_numbers_stand_beside_their_difference_on_equal_scales():
 def test_the_scatter_counts_known_pixels_and_sums_up_the_errors():
     truth = torch.linspace(0, 100, 1000)
     truth[:10] = math.nan
-    figure = show_value_scatter(truth, truth + 2, unit='m')
+    figure = show_regression_scatter(truth, truth + 2, unit='m')
     drawn(figure)
     assert figure.axes[0].get_title().startswith('RMSE 2 m, bias +2 m, R² 0.99')
     assert figure.axes[0].get_xlabel() == 'truth (m)'
@@ -305,8 +305,8 @@ def test_the_scatter_counts_known_pixels_and_sums_up_the_errors():
 @pytest.mark.parametrize('value', [math.nan, 5.0])
 def test_no_number_and_a_single_one_can_be_drawn(value):
     same = torch.full((1, 16, 16), value)
-    drawn(show_value_predictions(images(1), same, same, RGBN))
-    drawn(show_value_scatter(same, same))
+    drawn(show_regression(images(1), same, same, RGBN))
+    drawn(show_regression_scatter(same, same))
 
 
 # -- places
@@ -316,7 +316,7 @@ def boxes(count, *, step=640.0, crs='EPSG:32633'):
     return [GeoBox((64, 64), Affine(10, 0, 4e5 + step * i, 0, -10, 5e6 + step * (i % 3)), crs) for i in range(count)]
 
 
-def test_chips_lie_on_the_map_in_the_colour_of_their_part():
+def test_chips_lie_on_the_map_in_the_color_of_their_part():
     figure = show_split_map(boxes(10), Split((0, 1, 2, 3, 4, 5), (6, 7), (8,), (9,)))
     texts_do_not_overlap(figure, figure.legends[0].get_texts())
     assert legend(figure) == ['training: 6 chips', 'validation: 2 chips', 'test: 1 chip', 'in no part: 1 chip']
