@@ -148,12 +148,12 @@ def measure_batches(folder: Path, pairs: list[tuple[Path, Path]], rounds: int) -
         for image, label in gather():
             yield torch.from_numpy(image.astype(np.float32)), torch.from_numpy(label.astype(np.int64))
 
-    stored = plain.train_dl.with_plan(replace(plain.train_ds.plan, stored=True))
+    stored = plain.train_dl.with_config(replace(plain.train_ds.config, stored=True))
     ways: dict[str, tuple[Callable[[], Iterator[object]], int]] = {
         'rasterio': (lambda: DataLoader(RasterioChips(pairs), BATCH_SIZE, shuffle=True, num_workers=THREADS), 10),
         'memmap': (gather, 10**6),
         'memmap, cast': (gather_and_cast, 10**6),
-        'gathered': (stored.gathered, 10**6),
+        'gathered': (stored.collated, 10**6),
         'packed': (lambda: plain.train_dl, 10**6),
         'augmented': (lambda: changed.train_dl, 10**6),
     }

@@ -150,7 +150,7 @@ class ChipData:
         table = taxonomy.make_table(self.task, infos, ignored, self.value_counts)
 
         def without(loader: ChipLoader) -> ChipLoader:
-            return loader.with_plan(replace(loader.dataset.plan, table=table, class_count=len(infos)))
+            return loader.with_config(replace(loader.dataset.config, table=table, class_count=len(infos)))
 
         return replace(
             self,

@@ -12,7 +12,7 @@ import numpy as np
 from geolearn.arguments import record_arguments
 from geolearn.augment import BatchTransform
 from geolearn.chips.batches.balance import rare_values, repeat_factors
-from geolearn.chips.batches.collate import GatherPlan, check_rare_crops
+from geolearn.chips.batches.collate import CollateConfig, check_rare_crops
 from geolearn.chips.batches.loader import ChipDataset, ChipLoader, LoaderOptions
 from geolearn.chips.label import Target, Task
 from geolearn.chips.meaning import classes as taxonomy
@@ -99,7 +99,7 @@ def prepare_data(
         oversample: Show chips of rare classes several times in an epoch.
         rare_class_crops: Draw half of the random crops around a pixel of a rare class (under 5 % of the pixels); for
             labels with a class per pixel and a `chip_size` below that of the chips.
-        num_workers: Processes that gather batches; 0 gathers in threads of this one.
+        num_workers: Processes that collate batches; 0 collates in threads of this one.
         pack: False reads chips from their files each time and writes nothing to the cache.
 
     Returns:
@@ -134,8 +134,8 @@ def prepare_data(
         device=choose_device(),
         repeats=repeat_factors(classes.presence[list(found.train)]) if oversample else None,
     )
-    plan = _make_plan(chips, choice, classes, options, chip_size=chip_size, rare=rare_class_crops)
-    train_dl, valid_dl, test_dl = _make_loaders(chips, found, plan, options)
+    config = _make_config(chips, choice, classes, options, chip_size=chip_size, rare=rare_class_crops)
+    train_dl, valid_dl, test_dl = _make_loaders(chips, found, config, options)
     sized = f'batch_size=None means batches of {DEFAULT_BATCH_SIZE}, or fewer where chips are fewer'
     notes = [sized] if batch_size is None else []
     return ChipData(
@@ -147,7 +147,7 @@ def prepare_data(
         band_indexes=choice.indexes,
         class_infos=classes.infos,
         ignored_values=classes.ignored,
-        chip_size=plan.chip_size,
+        chip_size=config.chip_size,
         statistics=choice.statistics,
         normalization=_normalization(choice, chips.table.dtype),
         value_counts=choice.value_counts,
@@ -209,14 +209,14 @@ def _make_transform(
     )
 
 
-def _make_plan(
+def _make_config(
     chips: Collection, choice: ChosenInput, classes: _Classes, options: LoaderOptions, *, chip_size: int, rare: bool
-) -> GatherPlan:
+) -> CollateConfig:
     counts = choice.value_counts
     if rare:
         check_rare_crops(chips.task, chip_size, int(chips.table.shapes.max()))
     trained = {value: count for value, count in counts.items() if value not in classes.ignored}
-    return GatherPlan(
+    return CollateConfig(
         task=chips.task,
         channels=choice.channels,
         dates=chips.table.dates,
@@ -254,12 +254,12 @@ def _finder(chips: Collection) -> Callable[[int], str]:
 
 
 def _make_loaders(
-    chips: Collection, split: Split, plan: GatherPlan, options: LoaderOptions
+    chips: Collection, split: Split, config: CollateConfig, options: LoaderOptions
 ) -> tuple[ChipLoader, ChipLoader, ChipLoader | None]:
     """Make the loaders; only that of training is shuffled, cropped at random and augmented."""
 
     def make(positions: tuple[int, ...], *, training: bool) -> ChipLoader:
-        items = ChipDataset(chips.store, positions, replace(plan, random_crop=training))
+        items = ChipDataset(chips.store, positions, replace(config, random_crop=training))
         size = min(options.batch_size, len(positions))
         if training:
             return ChipLoader(items, replace(options, batch_size=size))

@@ -1,11 +1,9 @@
-"""Gather chips into whole batches: cropped, padded, in class indices."""
+"""Collate chips into whole batches: cropped, padded, in class indices."""
 
-import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,44 +18,6 @@ from geolearn.classes import IGNORE_INDEX
 from geolearn.errors import ChipFolderError
 from geolearn.raster.nodata import valid_in_all_bands
 
-KEPT = 12
-"""So many arrays are kept at most: a few for each batch that is on its way."""
-
-
-def _references(arrays: Sequence[np.ndarray], place: int) -> int:
-    """Count who refers to an array of a list, with the list and this function's own part of it."""
-    array = arrays[place]
-    return sys.getrefcount(array)
-
-
-_UNUSED = _references([np.empty(0)], 0)
-"""The count where nobody else refers to it; it differs between versions of Python."""
-
-
-class Buffers:
-    """Arrays to fill with batches; one is given out again once nothing else refers to it, neither array nor tensor.
-
-    Threads may share one. A copy, also in another process, begins without any.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: list[np.ndarray] = []
-
-    def __reduce__(self) -> tuple[type['Buffers'], tuple[()]]:
-        return Buffers, ()
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Return an array of any content, as `numpy.empty` does."""
-        with self._lock:
-            for place, (kept_shape, kept_dtype) in enumerate([(kept.shape, kept.dtype) for kept in self._kept]):
-                if kept_shape == shape and kept_dtype == dtype and _references(self._kept, place) <= _UNUSED:
-                    return self._kept[place]
-            fresh = np.empty(shape, dtype)
-            self._kept = [*self._kept[-KEPT + 1 :], fresh]
-            return fresh
-
-
 LEAST_VISIBLE = 0.3
 """Objects of which a crop leaves less than this share are left out."""
 
@@ -66,7 +26,7 @@ RARE_CROP_SHARE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class GatherPlan:
+class CollateConfig:
     """How chips become items of one size.
 
     Args:
@@ -138,83 +98,85 @@ class _Crop(NamedTuple):
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
-def gather(
-    store: ChipStore, positions: Sequence[int], plan: GatherPlan, *, draw: int = 0, buffers: Buffers | None = None
-) -> Batch:
+def collate(store: ChipStore, positions: Sequence[int], config: CollateConfig, *, draw: int = 0) -> Batch:
     """Copy chips into a batch on the CPU.
 
     Args:
         store: The chips.
         positions: Which of them.
-        plan: What to make of them.
-        draw: Number of this batch over all epochs; crops follow from it and the plan's seed.
-        buffers: Gives the arrays to fill; None makes new ones.
+        config: What to make of them.
+        draw: Number of this batch over all epochs; crops follow from it and the config's seed.
     """
-    empty = np.empty if buffers is None else buffers.empty
-    rng = np.random.default_rng((plan.seed, draw))
-    side, count = plan.chip_size, len(positions)
+    rng = np.random.default_rng((config.seed, draw))
+    side, count = config.chip_size, len(positions)
     # numpy gets large arrays in large pages, which torch.empty does not
-    images = empty((count, len(plan.channels), side, side), np.dtype(store.table.dtype if plan.stored else np.float32))
-    nodata = np.zeros((count, side, side), bool) if plan.stored else None
-    mask_type = np.dtype(np.uint8 if plan.stored else np.int64)
-    masks = empty((count, side, side), mask_type) if plan.task in RASTER_TASKS else None
-    values = empty((count, side, side), np.dtype(np.float32)) if plan.task == Task.REGRESSION else None
+    dtype = np.dtype(store.table.dtype if config.stored else np.float32)
+    images = np.empty((count, len(config.channels), side, side), dtype)
+    nodata = np.zeros((count, side, side), bool) if config.stored else None
+    mask_type = np.dtype(np.uint8 if config.stored else np.int64)
+    masks = np.empty((count, side, side), mask_type) if config.task in RASTER_TASKS else None
+    values = np.empty((count, side, side), np.dtype(np.float32)) if config.task == Task.REGRESSION else None
     labels = []
     for row, position in enumerate(positions):
         chip = store.chip(position)
-        valid = valid_pixels(chip, plan)
-        crop = _choose_crop(chip, valid, plan, rng)
-        _fill_image(images[row], None if nodata is None else nodata[row], chip, valid, crop, plan)
+        valid = valid_pixels(chip, config)
+        crop = _choose_crop(chip, valid, config, rng)
+        _fill_image(images[row], None if nodata is None else nodata[row], chip, valid, crop, config)
         if masks is not None:
-            _fill_mask(masks[row], chip, valid, crop, plan)
+            _fill_mask(masks[row], chip, valid, crop, config)
         if values is not None:
             _fill_values(values[row], chip, valid, crop)
         labels.append(
             chip.label if crop[:2] == (0, 0) and crop[2:] == chip.pixels.shape[1:] else _cut(chip.label, crop)
         )
-    shape = (count, plan.dates, -1, side, side) if plan.dates > 1 else images.shape
+    shape = (count, config.dates, -1, side, side) if config.dates > 1 else images.shape
     batch = Batch(
         torch.from_numpy(images.reshape(shape)),
         None if masks is None else torch.from_numpy(masks),
         nodata=torch.from_numpy(nodata) if nodata is not None and nodata.any() else None,
         regression_targets=None if values is None else torch.from_numpy(values),
     )
-    return _with_labels(batch, labels, plan)
+    return _with_labels(batch, labels, config)
 
 
-def _choose_crop(chip: Chip, valid: np.ndarray | None, plan: GatherPlan, rng: np.random.Generator) -> _Crop:
+def _choose_crop(chip: Chip, valid: np.ndarray | None, config: CollateConfig, rng: np.random.Generator) -> _Crop:
     height, width = chip.pixels.shape[1:]
-    size = min(height, plan.chip_size), min(width, plan.chip_size)
+    size = min(height, config.chip_size), min(width, config.chip_size)
     spare = height - size[0], width - size[1]
     if not any(spare):
         return _Crop(0, 0, *size)
-    if not plan.random_crop:
+    if not config.random_crop:
         return _Crop(spare[0] // 2, spare[1] // 2, *size)
     # both are drawn whatever the label holds, so that one chip's label does not move the next chip's crop
     top, left, lot = int(rng.integers(spare[0] + 1)), int(rng.integers(spare[1] + 1)), rng.random()
     seed = int(rng.integers(2**32))
-    if plan.rare_values and lot < RARE_CROP_SHARE and chip.label.raster is not None:
+    if config.rare_values and lot < RARE_CROP_SHARE and chip.label.raster is not None:
         raster = chip.label.raster
         seen = raster if valid is None else np.where(valid, raster, np.int32(-1))
-        found = rare_class_corner(seen, plan.rare_values, size, np.random.default_rng(seed))
+        found = rare_class_corner(seen, config.rare_values, size, np.random.default_rng(seed))
         top, left = found if found is not None else (top, left)
     return _Crop(top, left, *size)
 
 
 def _fill_image(
-    image: np.ndarray, nodata: np.ndarray | None, chip: Chip, valid: np.ndarray | None, crop: _Crop, plan: GatherPlan
+    image: np.ndarray,
+    nodata: np.ndarray | None,
+    chip: Chip,
+    valid: np.ndarray | None,
+    crop: _Crop,
+    config: CollateConfig,
 ) -> None:
     rows, cols = crop.part
-    whole = crop.height == crop.width == plan.chip_size
+    whole = crop.height == crop.width == config.chip_size
     if not whole:
         image[...] = np.nan if nodata is None else 0
         if nodata is not None:
             nodata[crop.height :] = nodata[:, crop.width :] = True
     target = image if whole else image[:, : crop.height, : crop.width]
-    if plan.channels == tuple(range(len(chip.pixels))):
+    if config.channels == tuple(range(len(chip.pixels))):
         target[...] = chip.pixels[:, rows, cols]
     else:
-        for index, channel in enumerate(plan.channels):
+        for index, channel in enumerate(config.channels):
             target[index] = chip.pixels[channel, rows, cols]
     if valid is None:
         return
@@ -224,21 +186,21 @@ def _fill_image(
         nodata[: crop.height, : crop.width] = ~valid[rows, cols]
 
 
-def valid_pixels(chip: Chip, plan: GatherPlan) -> np.ndarray | None:
+def valid_pixels(chip: Chip, config: CollateConfig) -> np.ndarray | None:
     """Return where a chip (height, width) is valid in all channels that are used, or None where it is everywhere."""
-    return valid_in_all_bands(chip.mask, plan.channels)
+    return valid_in_all_bands(chip.mask, config.channels)
 
 
-def _fill_mask(mask: np.ndarray, chip: Chip, valid: np.ndarray | None, crop: _Crop, plan: GatherPlan) -> None:
+def _fill_mask(mask: np.ndarray, chip: Chip, valid: np.ndarray | None, crop: _Crop, config: CollateConfig) -> None:
     if crop[2:] != mask.shape:
         mask[...] = IGNORE_INDEX
     raster = chip.label.raster
     assert raster is not None
     target = mask[: crop.height, : crop.width]
-    if raster.dtype == np.uint8 and plan.shift is not None:
-        target[...] = raster[crop.part] - np.uint8(plan.shift)
+    if raster.dtype == np.uint8 and config.shift is not None:
+        target[...] = raster[crop.part] - np.uint8(config.shift)
     else:
-        target[...] = np.take(plan.table, raster[crop.part])
+        target[...] = np.take(config.table, raster[crop.part])
     if valid is not None:
         target[~valid[crop.part]] = IGNORE_INDEX
 
@@ -279,34 +241,34 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
     return areas
 
 
-def _with_labels(batch: Batch, labels: Sequence[Label], plan: GatherPlan) -> Batch:
-    if plan.task in (Task.OBJECTS, Task.INSTANCES, Task.PANOPTIC):
-        return replace(batch, objects=tuple(_objects(label, plan) for label in labels))
-    if plan.task == Task.LABEL:
+def _with_labels(batch: Batch, labels: Sequence[Label], config: CollateConfig) -> Batch:
+    if config.task in (Task.OBJECTS, Task.INSTANCES, Task.PANOPTIC):
+        return replace(batch, objects=tuple(_objects(label, config) for label in labels))
+    if config.task == Task.LABEL:
         return replace(
-            batch, labels=torch.from_numpy(plan.table[np.array([label.class_ids[0] for label in labels])]).long()
+            batch, labels=torch.from_numpy(config.table[np.array([label.class_ids[0] for label in labels])]).long()
         )
-    if plan.task == Task.LABELS:
-        present = torch.zeros(len(labels), plan.class_count)
+    if config.task == Task.LABELS:
+        present = torch.zeros(len(labels), config.class_count)
         for row, label in zip(present, labels):
-            indexes = plan.table[label.class_ids]
-            row[torch.from_numpy(indexes[_takes_part(indexes, plan)]).long()] = 1
+            indexes = config.table[label.class_ids]
+            row[torch.from_numpy(indexes[_takes_part(indexes, config)]).long()] = 1
         return replace(batch, labels=present)
     return batch
 
 
-def _takes_part(indexes: np.ndarray, plan: GatherPlan) -> np.ndarray:
-    kept: np.ndarray = (indexes != plan.ignored_index) & (indexes >= 0)
+def _takes_part(indexes: np.ndarray, config: CollateConfig) -> np.ndarray:
+    kept: np.ndarray = (indexes != config.ignored_index) & (indexes >= 0)
     return kept
 
 
-def _objects(label: Label, plan: GatherPlan) -> Objects:
-    indexes = plan.table[label.class_ids]
-    kept = _takes_part(indexes, plan)
+def _objects(label: Label, config: CollateConfig) -> Objects:
+    indexes = config.table[label.class_ids]
+    kept = _takes_part(indexes, config)
     boxes = label.boxes if label.boxes is not None else np.zeros((0, 4), np.float32)
     masks = None
-    if plan.task != Task.OBJECTS:
-        side = plan.chip_size
+    if config.task != Task.OBJECTS:
+        side = config.chip_size
         outlines = np.zeros((int(kept.sum()), side, side), bool)
         for target, mask in zip(outlines, (mask for mask, keep in zip(label.masks or (), kept) if keep)):
             target[: mask.shape[0], : mask.shape[1]] = mask

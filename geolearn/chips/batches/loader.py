@@ -1,4 +1,4 @@
-"""Batches of chips on a device: ordered, gathered ahead, augmented, repeatable from a seed."""
+"""Batches of chips on a device: ordered, collated ahead, augmented, repeatable from a seed."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 from geolearn.augment import BatchTransform
 from geolearn.batch import Batch, Objects
 from geolearn.chips.batches.balance import oversample_order
-from geolearn.chips.batches.collate import Buffers, GatherPlan, gather
+from geolearn.chips.batches.collate import CollateConfig, collate
 from geolearn.chips.packing.store import ChipStore
 
 AHEAD = 2
-"""Batches that are gathered while the last one is used."""
+"""Batches that are collated while the last one is used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,30 +27,30 @@ class ChipDataset(Dataset[tuple[Any, ...]]):
     Args:
         store: All chips of the folder.
         positions: Those of this part.
-        plan: What to make of them.
+        config: What to make of them.
     """
 
     store: ChipStore
     positions: tuple[int, ...]
-    plan: GatherPlan
+    config: CollateConfig
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         """Return image and target of one chip: (bands, S, S) and, by task, mask or values (S, S), Objects, or label."""
-        batch = self.gather([index], draw=index % max(len(self), 1)).cast()
+        batch = self.collate([index], draw=index % max(len(self), 1)).cast()
         return batch.images[0], *(target[0] for target in batch.targets)
 
     @property
     def chip_size(self) -> int:
         """Side of the items in pixels."""
-        return self.plan.chip_size
+        return self.config.chip_size
 
-    def gather(self, indexes: Sequence[int], *, draw: int, buffers: Buffers | None = None) -> Batch:
+    def collate(self, indexes: Sequence[int], *, draw: int) -> Batch:
         """Return a batch of items; `draw` numbers the batch, for repeatable crops."""
         chosen = [self.positions[index] for index in indexes]
-        return gather(self.store, chosen, self.plan, draw=draw, buffers=buffers)
+        return collate(self.store, chosen, self.config, draw=draw)
 
 
 class _Batches(Dataset[Batch]):
@@ -63,7 +63,7 @@ class _Batches(Dataset[Batch]):
         return len(self._orders)
 
     def __getitem__(self, number: int) -> Batch:
-        return self._dataset.gather(self._orders[number], draw=self._draw + number)
+        return self._dataset.collate(self._orders[number], draw=self._draw + number)
 
 
 def _join_objects(batch: Any) -> tuple[Batch, list[int]]:
@@ -99,7 +99,7 @@ class LoaderOptions:
         shuffle: New order in each epoch (training).
         transform: Augmentation of whole batches, or None.
         seed: Fixes order, crops and augmentation.
-        num_workers: Processes that gather; 0 gathers in threads of this one.
+        num_workers: Processes that collate; 0 collates in threads of this one.
         device: Where batches are put before they are augmented.
         repeats: How often to show each chip in an epoch, on average; None for once.
     """
@@ -131,7 +131,6 @@ class ChipLoader:
     def __init__(self, dataset: ChipDataset, options: LoaderOptions) -> None:
         self.dataset, self.options = dataset, options
         self.epoch = 0
-        self._buffers = Buffers()
 
     @property
     def batch_size(self) -> int:
@@ -143,9 +142,9 @@ class ChipLoader:
         """Where batches are."""
         return self.options.device
 
-    def with_plan(self, plan: GatherPlan) -> 'ChipLoader':
+    def with_config(self, config: CollateConfig) -> 'ChipLoader':
         """Return a loader of the same chips that makes other items of them."""
-        return ChipLoader(replace(self.dataset, plan=plan), self.options)
+        return ChipLoader(replace(self.dataset, config=config), self.options)
 
     def __len__(self) -> int:
         return len(self._orders(self.epoch))
@@ -153,7 +152,7 @@ class ChipLoader:
     def peek(self, count: int | None = None) -> Batch:
         """Return the first chips of the coming epoch (None: a batch), without making it the epoch that was."""
         first = [index for order in self._orders(self.epoch) for index in order][: count or self.batch_size]
-        return self._finish(self.dataset.gather(first, draw=self.epoch * 2**20), self._changes(self.epoch))
+        return self._finish(self.dataset.collate(first, draw=self.epoch * 2**20), self._changes(self.epoch))
 
     def batch_names(self, number: int) -> list[str]:
         """Return the chips' names in a batch, numbered from 0, of the epoch that was last begun."""
@@ -167,20 +166,20 @@ class ChipLoader:
     def batches(self) -> Iterator[Batch]:
         """Go through an epoch, as batches with names."""
         changes = self._changes(self.epoch)
-        for batch in self.gathered():
+        for batch in self.collated():
             yield self._finish(batch, changes)
 
-    def gathered(self) -> Iterator[Batch]:
-        """Go through an epoch of batches as they were gathered: on the CPU, not cast and not augmented."""
+    def collated(self) -> Iterator[Batch]:
+        """Go through an epoch of batches as they were collated: on the CPU, not cast and not augmented."""
         epoch = self.epoch
         self.epoch += self.options.shuffle
-        return self._gathered(self._orders(epoch), draw=epoch * 2**20)
+        return self._collated(self._orders(epoch), draw=epoch * 2**20)
 
     def _changes(self, epoch: int) -> torch.Generator:
         return torch.Generator().manual_seed((self.options.seed * 1_000_003 + epoch + 2**40) % 2**63)
 
-    def _finish(self, gathered: Batch, changes: torch.Generator) -> Batch:
-        batch = gathered.to(self.device).cast()
+    def _finish(self, collated: Batch, changes: torch.Generator) -> Batch:
+        batch = collated.to(self.device).cast()
         return batch if self.options.transform is None else self.options.transform(batch, changes)
 
     def _orders(self, epoch: int) -> list[list[int]]:
@@ -197,7 +196,7 @@ class ChipLoader:
             orders.pop()
         return orders
 
-    def _gathered(self, orders: Sequence[Sequence[int]], *, draw: int) -> Iterator[Batch]:
+    def _collated(self, orders: Sequence[Sequence[int]], *, draw: int) -> Iterator[Batch]:
         if self.options.num_workers:
             items = _Batches(self.dataset, orders, draw)
             # with a generator of its own it does not draw from the one that fixes weights and dropout
@@ -217,10 +216,10 @@ class ChipLoader:
                 raise
             return
         waiting: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(AHEAD, 'gather') as pool:
+        with ThreadPoolExecutor(AHEAD, 'collate') as pool:
             try:
                 for number, order in enumerate(orders):
-                    waiting.append(pool.submit(self.dataset.gather, order, draw=draw + number, buffers=self._buffers))
+                    waiting.append(pool.submit(self.dataset.collate, order, draw=draw + number))
                     if len(waiting) > AHEAD:
                         yield waiting.popleft().result()
                 while waiting:

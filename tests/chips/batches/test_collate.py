@@ -10,7 +10,7 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geolearn.chips.batches.collate import LEAST_VISIBLE, Buffers, GatherPlan, gather
+from geolearn.chips.batches.collate import LEAST_VISIBLE, CollateConfig, collate
 from geolearn.chips.label import Label, Task, mask_boxes
 from geolearn.chips.packing.read_chip import Chip
 from geolearn.classes import IGNORE_INDEX
@@ -37,11 +37,11 @@ def places(height, width, channels=2):
     return np.stack([channel * 10_000 + rows * 100 + cols for channel in range(channels)]).astype(np.float32)
 
 
-def make_plan(task, **changes):
+def make_config(task, **changes):
     table = np.full(65536, -1, np.int64)
     table[:6] = [IGNORE_INDEX, 0, 1, 2, 3, 4]
-    plan = GatherPlan(task, (0, 1), 1, 5, table, 8, seed=3)
-    return replace(plan, **changes)
+    config = CollateConfig(task, (0, 1), 1, 5, table, 8, seed=3)
+    return replace(config, **changes)
 
 
 @pytest.mark.parametrize('random_crop', [True, False])
@@ -50,23 +50,23 @@ def test_mask_and_image_are_cut_alike(random_crop):
     raster = (pixels[0].astype(int) % 5 + 1).astype(np.uint8)
     store = Chips(make_chip(pixels, label=Label(raster)))
     for draw in range(10):
-        batch = gather(store, [0, 0], make_plan(Task.PIXELS, random_crop=random_crop), draw=draw)
+        batch = collate(store, [0, 0], make_config(Task.PIXELS, random_crop=random_crop), draw=draw)
         assert batch.images.shape == (2, 2, 8, 8)
         assert torch.equal(batch.masks, batch.images[:, 0].long() % 5)
 
 
 def test_crops_repeat_and_differ_from_draw_to_draw():
     store = Chips(make_chip(places(50, 50), label=Label(np.ones((50, 50), np.uint8))))
-    plan = make_plan(Task.PIXELS, random_crop=True)
-    one, again, other = (gather(store, [0], plan, draw=draw).images for draw in (1, 1, 2))
+    config = make_config(Task.PIXELS, random_crop=True)
+    one, again, other = (collate(store, [0], config, draw=draw).images for draw in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
 
 
 def test_a_crop_reaches_every_corner_and_never_beyond():
     store = Chips(make_chip(places(10, 11), label=Label(np.ones((10, 11), np.uint8))))
-    plan = make_plan(Task.PIXELS, random_crop=True)
-    corners = {int(gather(store, [0], plan, draw=draw).images[0, 0, 0, 0]) for draw in range(200)}
+    config = make_config(Task.PIXELS, random_crop=True)
+    corners = {int(collate(store, [0], config, draw=draw).images[0, 0, 0, 0]) for draw in range(200)}
     assert corners == {100 * row + col for row in range(3) for col in range(4)}
 
 
@@ -74,7 +74,7 @@ def test_a_crop_reaches_every_corner_and_never_beyond():
 def test_small_chips_are_padded_with_nothing(shape):
     height, width = min(shape[0], 8), min(shape[1], 8)
     label = Label(np.ones(shape, np.uint8))
-    batch = gather(Chips(make_chip(places(*shape), label=label)), [0], make_plan(Task.PIXELS))
+    batch = collate(Chips(make_chip(places(*shape), label=label)), [0], make_config(Task.PIXELS))
     assert batch.images[0, :, :height, :width].isfinite().all()
     assert batch.images[0].isfinite().sum() == 2 * height * width
     assert (batch.masks[0, :height, :width] == 0).all()
@@ -83,7 +83,7 @@ def test_small_chips_are_padded_with_nothing(shape):
 
 def test_chips_of_several_sizes_share_a_batch():
     store = Chips(*(make_chip(places(size, size), label=Label(np.ones((size, size), np.uint8))) for size in (4, 8, 12)))
-    batch = gather(store, [2, 0, 1], make_plan(Task.PIXELS))
+    batch = collate(store, [2, 0, 1], make_config(Task.PIXELS))
     assert batch.images.isfinite().sum(dim=(1, 2, 3)).tolist() == [128, 32, 128]
 
 
@@ -91,7 +91,7 @@ def test_pixels_that_are_invalid_in_a_used_band_take_no_part():
     mask = np.ones((3, 8, 8), bool)
     mask[0, 1, 1] = mask[2, 5, 5] = False
     store = Chips(make_chip(places(8, 8, 3), mask=mask, label=Label(np.ones((8, 8), np.uint8))))
-    batch = gather(store, [0], make_plan(Task.PIXELS, channels=(0, 1)))
+    batch = collate(store, [0], make_config(Task.PIXELS, channels=(0, 1)))
     assert batch.images.isnan().sum() == 2
     assert batch.images[0, :, 1, 1].isnan().all()
     assert (batch.masks == IGNORE_INDEX).sum() == 1
@@ -99,7 +99,7 @@ def test_pixels_that_are_invalid_in_a_used_band_take_no_part():
 
 def test_chosen_bands_come_in_their_order():
     store = Chips(make_chip(places(8, 8, 3)))
-    batch = gather(store, [0], make_plan(Task.UNLABELLED, channels=(2, 0)))
+    batch = collate(store, [0], make_config(Task.UNLABELLED, channels=(2, 0)))
     assert batch.images[0, :, 0, 0].tolist() == [20_000, 0]
     assert batch.targets == ()
 
@@ -108,7 +108,7 @@ def test_dates_have_an_axis_of_their_own():
     mask = np.ones((1, 10, 10), bool)
     mask[0, 2, 3] = False
     chip = make_chip(places(10, 10, 6), mask=mask, label=Label(np.ones((10, 10), np.uint8)), dates=3)
-    batch = gather(Chips(chip), [0, 0], make_plan(Task.CHANGE, channels=(1, 0, 3, 2, 5, 4), dates=3))
+    batch = collate(Chips(chip), [0, 0], make_config(Task.CHANGE, channels=(1, 0, 3, 2, 5, 4), dates=3))
     assert batch.images.shape == (2, 3, 2, 8, 8)
     assert batch.images[0, :, :, 0, 0].tolist() == [[10_101, 101], [30_101, 20_101], [50_101, 40_101]]
     assert batch.images[0, :, :, 1, 2].isnan().all()
@@ -120,7 +120,7 @@ def test_labels_of_sixteen_bits_find_their_class():
     raster = np.full((8, 8), 60_000, np.uint16)
     table = np.full(65536, -1, np.int64)
     table[60_000] = 4
-    batch = gather(Chips(make_chip(places(8, 8), label=Label(raster))), [0], make_plan(Task.PIXELS, table=table))
+    batch = collate(Chips(make_chip(places(8, 8), label=Label(raster))), [0], make_config(Task.PIXELS, table=table))
     assert (batch.masks == 4).all()
 
 
@@ -130,8 +130,8 @@ def test_rare_class_crops_hold_rare_pixels(holes):
     raster[3, 60] = raster[50, 50] = 5
     mask = np.ones((1, 64, 64), bool)
     mask[0, 50, 50] = not holes
-    plan = make_plan(Task.PIXELS, random_crop=True, rare_values=(5,))
-    batch = gather(Chips(make_chip(places(64, 64), mask=mask, label=Label(raster))), [0] * 200, plan)
+    config = make_config(Task.PIXELS, random_crop=True, rare_values=(5,))
+    batch = collate(Chips(make_chip(places(64, 64), mask=mask, label=Label(raster))), [0] * 200, config)
     share = (batch.masks == 4).any(dim=(1, 2)).float().mean()
     assert 0.4 < share < 0.65
 
@@ -139,8 +139,8 @@ def test_rare_class_crops_hold_rare_pixels(holes):
 def test_one_chips_label_does_not_move_the_next_chips_crop():
     plain = make_chip(places(64, 64), label=Label(np.ones((64, 64), np.uint8)))
     rare = plain._replace(label=Label(np.full((64, 64), 5, np.uint8)))
-    plan = make_plan(Task.PIXELS, random_crop=True, rare_values=(5,))
-    one, two = (gather(Chips(first, plain), [0, 1], plan) for first in (plain, rare))
+    config = make_config(Task.PIXELS, random_crop=True, rare_values=(5,))
+    one, two = (collate(Chips(first, plain), [0, 1], config) for first in (plain, rare))
     assert torch.equal(one.images[1], two.images[1])
 
 
@@ -161,10 +161,10 @@ def outlined_chips(draw):
 @settings(max_examples=60)
 @given(chip=outlined_chips(), draw=st.integers(0, 1000), task=st.sampled_from([Task.INSTANCES, Task.PANOPTIC]))
 def test_outlines_and_boxes_agree_with_the_image(chip, draw, task):
-    plan = make_plan(task, random_crop=True, ignored_index=IGNORE_INDEX)
+    config = make_config(task, random_crop=True, ignored_index=IGNORE_INDEX)
     if task == Task.PANOPTIC:
         chip = chip._replace(label=replace(chip.label, raster=np.ones(chip.pixels.shape[1:], np.uint8)))
-    batch = gather(Chips(chip), [0], plan, draw=draw)
+    batch = collate(Chips(chip), [0], config, draw=draw)
     image, (objects,) = batch.images[0, 0], batch.objects
     expected = []
     for value, mask in zip(chip.label.class_ids, chip.label.masks):
@@ -183,20 +183,20 @@ def test_outlines_and_boxes_agree_with_the_image(chip, draw, task):
 def test_boxes_are_moved_clipped_and_dropped():
     boxes = np.array([[5, 5, 9, 9], [0, 0, 4, 4], [11.5, 6, 16, 12], [13, 13, 14.5, 16], [13, 5, 16, 9]], np.float32)
     chip = make_chip(places(16, 16), label=Label(None, np.arange(1, 6), boxes))
-    batch = gather(Chips(chip), [0], make_plan(Task.OBJECTS))  # the middle: 4..12
+    batch = collate(Chips(chip), [0], make_config(Task.OBJECTS))  # the middle: 4..12
     (objects,) = batch.objects
     assert objects.masks is None
     assert objects.labels.tolist() == [0]
     assert objects.boxes.tolist() == [[1, 1, 5, 5]]
     wide = replace(chip.label, boxes=boxes + np.array([0, 0, 0, 0], np.float32))
-    whole = gather(Chips(chip._replace(label=wide)), [0], make_plan(Task.OBJECTS, chip_size=20))
+    whole = collate(Chips(chip._replace(label=wide)), [0], make_config(Task.OBJECTS, chip_size=20))
     np.testing.assert_array_equal(whole.objects[0].boxes.numpy(), boxes)
 
 
 def test_a_box_half_seen_is_kept_as_far_as_it_is_seen():
     boxes = np.array([[2, 5, 8, 7]], np.float32)
     chip = make_chip(places(16, 16), label=Label(None, np.array([1]), boxes))
-    (objects,) = gather(Chips(chip), [0], make_plan(Task.OBJECTS)).objects
+    (objects,) = collate(Chips(chip), [0], make_config(Task.OBJECTS)).objects
     assert objects.boxes.tolist() == [[0, 1, 4, 3]]
 
 
@@ -204,7 +204,7 @@ def test_a_box_half_seen_is_kept_as_far_as_it_is_seen():
 def test_a_chip_without_objects_has_none_whoever_read_it(empty):
     chips = Chips(make_chip(places(16, 16), label=empty))
     for size in (8, 16, 20):
-        (objects,) = gather(chips, [0], make_plan(Task.INSTANCES, chip_size=size)).objects
+        (objects,) = collate(chips, [0], make_config(Task.INSTANCES, chip_size=size)).objects
         assert objects.boxes.shape == (0, 4)
         assert objects.labels.dtype == torch.int64
         assert objects.masks.shape == (0, size, size)
@@ -215,7 +215,7 @@ def test_values_that_are_left_out_are_no_objects():
     table = np.full(65536, -1, np.int64)
     table[7] = 0
     chip = make_chip(places(8, 8), label=Label(None, np.array([7, 8, 7]), boxes))
-    (objects,) = gather(Chips(chip), [0], make_plan(Task.OBJECTS, table=table, ignored_index=-1)).objects
+    (objects,) = collate(Chips(chip), [0], make_config(Task.OBJECTS, table=table, ignored_index=-1)).objects
     assert objects.labels.tolist() == [0, 0]
 
 
@@ -223,7 +223,7 @@ def test_labels_of_whole_chips_survive_a_crop():
     chips = Chips(
         *(make_chip(places(20, 20), label=Label(class_ids=np.array(values, np.int64))) for values in ([2], [5]))
     )
-    batch = gather(chips, [0, 1, 0], make_plan(Task.LABEL, random_crop=True))
+    batch = collate(chips, [0, 1, 0], make_config(Task.LABEL, random_crop=True))
     assert batch.labels.tolist() == [1, 4, 1]
 
 
@@ -231,7 +231,7 @@ def test_several_labels_become_a_row_of_ones():
     chips = Chips(
         *(make_chip(places(8, 8), label=Label(class_ids=np.array(values, np.int64))) for values in ([1, 5, 0, 9], []))
     )
-    batch = gather(chips, [0, 1], make_plan(Task.LABELS, ignored_index=IGNORE_INDEX))
+    batch = collate(chips, [0, 1], make_config(Task.LABELS, ignored_index=IGNORE_INDEX))
     assert batch.labels.tolist() == [[1, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
 
 
@@ -239,7 +239,7 @@ def test_several_labels_become_a_row_of_ones():
 def test_every_stored_type_becomes_float32(dtype):
     pixels = np.full((2, 8, 8), 100, dtype)
     pixels.flags.writeable = False  # as in a pack
-    batch = gather(Chips(make_chip(pixels)), [0], make_plan(Task.UNLABELLED))
+    batch = collate(Chips(make_chip(pixels)), [0], make_config(Task.UNLABELLED))
     assert batch.images.dtype == torch.float32
     assert (batch.images == 100).all()
 
@@ -297,10 +297,10 @@ def test_a_batch_cast_later_is_the_batch_cast_at_once(task, dtype, dates):
     store = varied_chips(task, dtype, dates=dates, rng=np.random.default_rng(5))
     for channels in ((0, 1, 2), (2, 0), (1,)):
         chosen = tuple(date * 3 + channel for date in range(dates) for channel in channels)
-        plan = make_plan(task, channels=chosen, dates=dates, random_crop=True, rare_values=(5,))
+        config = make_config(task, channels=chosen, dates=dates, random_crop=True, rare_values=(5,))
         for draw in range(3):
-            plain = gather(store, [0, 1, 2, 3, 0], plan, draw=draw)
-            stored = gather(store, [0, 1, 2, 3, 0], replace(plan, stored=True), draw=draw, buffers=Buffers())
+            plain = collate(store, [0, 1, 2, 3, 0], config, draw=draw)
+            stored = collate(store, [0, 1, 2, 3, 0], replace(config, stored=True), draw=draw)
             assert stored.images.element_size() == np.dtype(dtype).itemsize
             assert stored.masks is None or stored.masks.dtype == torch.uint8
             assert_same(plain.cast(), stored.cast())
@@ -308,7 +308,7 @@ def test_a_batch_cast_later_is_the_batch_cast_at_once(task, dtype, dates):
 
 def test_casting_twice_changes_nothing():
     store = varied_chips(Task.CHANGE, 'uint16', dates=2, rng=np.random.default_rng(6))
-    batch = gather(store, [2, 3], make_plan(Task.CHANGE, channels=(0, 3), dates=2, stored=True)).cast()
+    batch = collate(store, [2, 3], make_config(Task.CHANGE, channels=(0, 3), dates=2, stored=True)).cast()
     assert_same(batch, batch.cast())
 
 
@@ -322,8 +322,8 @@ def test_subtracting_is_the_lookup_where_it_is_used(data):
     table[trained] = np.arange(len(trained))
     table[list(ignored)] = IGNORE_INDEX
     raster = np.array(data.draw(st.lists(st.sampled_from(values), min_size=64, max_size=64)), np.uint8).reshape(8, 8)
-    plan = make_plan(Task.PIXELS, table=table, stored=data.draw(st.booleans()))
-    found = gather(Typed(make_chip(places(8, 8), label=Label(raster))), [0], plan).cast().masks[0].numpy()
+    config = make_config(Task.PIXELS, table=table, stored=data.draw(st.booleans()))
+    found = collate(Typed(make_chip(places(8, 8), label=Label(raster))), [0], config).cast().masks[0].numpy()
     assert np.array_equal(found, table[raster])
 
 
@@ -343,4 +343,4 @@ def test_subtracting_is_for_tables_of_one_shift(entries, shift):
     table = np.full(65536, -1, np.int64)
     for value, index in entries.items():
         table[value] = index
-    assert make_plan(Task.PIXELS, table=table).shift == shift
+    assert make_config(Task.PIXELS, table=table).shift == shift

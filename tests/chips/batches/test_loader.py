@@ -13,7 +13,7 @@ import torch
 from affine import Affine
 
 from geolearn.batch import Batch
-from geolearn.chips.batches.collate import GatherPlan
+from geolearn.chips.batches.collate import CollateConfig
 from geolearn.chips.batches.loader import ChipDataset, ChipLoader, LoaderOptions
 from geolearn.chips.label import Label, Task, mask_boxes
 from geolearn.chips.packing.pack import Pack, PackWriter
@@ -55,10 +55,10 @@ def numbered(count, *, size=12, outlines=0):
 
 
 def make_loader(store, count, *, task=Task.PIXELS, random_crop=True, **options):
-    plan = GatherPlan(task, (0, 1), 1, 1, np.array([-1, 0]), 8, random_crop=random_crop, seed=5)
+    config = CollateConfig(task, (0, 1), 1, 1, np.array([-1, 0]), 8, random_crop=random_crop, seed=5)
     known = {'batch_size': 4, 'shuffle': True, 'transform': None, 'seed': 5, 'num_workers': 0}
     made = LoaderOptions(**(known | {'device': torch.device('cpu')} | options))
-    return ChipLoader(ChipDataset(store, tuple(range(count)), plan), made)
+    return ChipLoader(ChipDataset(store, tuple(range(count)), config), made)
 
 
 def numbers(batches):
@@ -219,7 +219,7 @@ def test_leaving_an_epoch_early_leaves_nothing_behind(workers):
 
 
 def assert_nothing_left():
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith('gather')]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith('collate')]
     assert not torch.multiprocessing.active_children()
 
 
