@@ -161,6 +161,13 @@ class ChipData:
             test_dl=None if self.test_dl is None else without(self.test_dl),
         )
 
+    def validating_on_all(self) -> 'ChipData':
+        """Return the same chips, all of them to validate on, as for an evaluation of a model that saw none of them."""
+        split = self.split
+        valid = tuple(sorted({*split.train, *split.valid, *split.test}))
+        dataset = replace(self.valid_ds, positions=valid)
+        return replace(self, split=replace(split, valid=valid), valid_dl=ChipLoader(dataset, self.valid_dl.options))
+
     def show_batch(self, rows: int = 3, *, columns: int = 3, alpha: float = 0.5) -> 'Figure':
         """Draw augmented training chips with their labels.
 

@@ -1,5 +1,6 @@
 """The command line: the whole path on small data, and errors in one line."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -95,7 +96,7 @@ def test_an_error_is_one_line_on_stderr(bundle, scene_chips, scene_files, tmp_pa
         (['predict', bundle, image, tmp_path / 'none' / 'map.tif'], 'does not exist; create it first'),
         (['train', tmp_path, 'm', *TRAIN], 'esri_model_definition.emd'),
         (['train', scene_chips, 'm', *TRAIN, '--backbone', 'dofa_bse'], "did you mean 'dofa_base'"),
-        (['train', scene_chips, 'm', *TRAIN, '--bands', 'a', 'b'], 'bands= names 2 bands but the chips hold 10'),
+        (['train', scene_chips, 'm', *TRAIN, '--bands', 'a', 'b'], '--bands names 2 bands but the chips hold 10'),
     ]:
         err = fails(capsys, *argv)
         assert err.startswith('geolearn: ')
@@ -159,7 +160,7 @@ def test_any_class_of_models_is_trained_by_name(scene_chips, tmp_path, capsys):
     assert model.spec.class_balancing
 
 
-def test_numbers_are_learned_too(scene_chips, tmp_path, capsys):
+def test_regression_is_trained_too(scene_chips, tmp_path, capsys):
     options = '--backbone test_resnet --from-scratch --chip-size 32 --batch-size 4 --valid 0.25 --epochs 1 --lr 1e-3'
     extra = f'{options} --model PixelRegressor --values --loss huber --decoder fpn'
     main(['train', str(scene_chips), str(tmp_path / 'm.dlpk'), *extra.split()])
@@ -185,9 +186,12 @@ def test_an_interrupted_training_is_resumed(scene_chips, tmp_path, capsys, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(Model, 'fit', interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit) as caught:
             main(argv)
-    capsys.readouterr()
+    assert caught.value.code == 130
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1].startswith('geolearn: interrupted; what is finished was kept. Continue with: ')
+    assert shlex.split(said.partition('Continue with: ')[2]) == ['geolearn', *argv, '--resume']
     main([*argv, '--resume'])
     rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.split()[:1] in (['1'], ['2'])]
     assert rows == ['2']
@@ -197,17 +201,17 @@ def test_an_interrupted_training_is_resumed(scene_chips, tmp_path, capsys, monke
     ('argv', 'said'),
     [
         (['--model', 'Unett'], "did you mean 'UNet'"),
-        (['--model', 'UNet', '--mixup'], '--mixup is nothing that UNet takes'),
+        (['--model', 'UNet', '--mixup'], '--mixup does not apply to UNet; leave it out'),
         (['--model', 'FasterRCNN', '--loss', 'focal'], 'FasterRCNN has a loss of its own'),
-        (['--model', 'PixelRegressor', '--loss', 'mse', '--dice-fraction', '0.5'], 'takes no more than --loss mse'),
-        (['--loss', 'focal', '--label-smoothing', '0.1'], "label_smoothing works with loss='cross_entropy' alone"),
+        (['--model', 'PixelRegressor', '--loss', 'mse', '--dice-fraction', '0.5'], 'takes no other option of losses than --loss mse'),
+        (['--loss', 'focal', '--label-smoothing', '0.1'], '--label-smoothing works with --loss cross_entropy alone'),
         (['--loss', 'odd'], "unknown loss 'odd'"),
-        (['--freeze', 'some'], 'freeze must be one of'),
+        (['--freeze', 'some'], '--freeze must be one of'),
         (['--dice-fraction', '2'], '--dice-fraction: must be a number in 0..1'),
         (['--lr', 'fast'], '--lr: must be a number from 1e-12'),
     ],
 )
-def test_trainings_that_make_no_sense_are_refused_before_chips_are_read(capsys, argv, said):
+def test_invalid_trainings_are_refused_before_chips_are_read(capsys, argv, said):
     assert said in fails(capsys, 'train', 'no_such_chips', 'm', *argv)
 
 

@@ -87,7 +87,7 @@ def test_detectors_take_how_to_merge_and_whether_to_resume(make_bundle, scene_fi
     assert not list(tmp_path.glob('*.part'))
 
 
-def test_feature_classifiers_name_polygons(make_bundle, scene_files, parcels, tmp_path):
+def test_feature_classifiers_classify_polygons(make_bundle, scene_files, parcels, tmp_path):
     dst = tmp_path / 'named.geojson'
     argv = ['predict', make_bundle('FeatureClassifier'), scene_files[0], dst, '--polygons', parcels]
     main([str(word) for word in argv])
@@ -116,12 +116,12 @@ def test_the_dates_of_a_model_of_several_are_rasters_of_their_own(make_bundle, s
 @pytest.mark.parametrize(
     ('name', 'count', 'rest', 'said'),
     [
-        ('FasterRCNN', 1, ['map.tif'], 'a FasterRCNN finds objects; map.tif should end in one of .gpkg, .geojson'),
-        ('FasterRCNN', 1, ['x.gpkg', '--halo', '8'], '--halo means nothing to a FasterRCNN, which finds objects'),
-        ('FasterRCNN', 1, ['x.gpkg', '--compile'], '--compile means nothing to a FasterRCNN'),
-        ('FeatureClassifier', 1, ['x.gpkg', '--resume'], '--resume means nothing to a FeatureClassifier'),
-        ('FeatureClassifier', 1, ['x.gpkg'], 'a FeatureClassifier names polygons; pass --polygons'),
-        ('FeatureClassifier', 1, ['x.tif'], 'a FeatureClassifier names polygons; x.tif should end in one of'),
+        ('FasterRCNN', 1, ['map.tif'], 'a FasterRCNN detects objects; map.tif should end in one of .gpkg, .geojson'),
+        ('FasterRCNN', 1, ['x.gpkg', '--halo', '8'], '--halo does not apply to a FasterRCNN, which detects objects'),
+        ('FasterRCNN', 1, ['x.gpkg', '--compile'], '--compile does not apply to a FasterRCNN'),
+        ('FeatureClassifier', 1, ['x.gpkg', '--resume'], '--resume does not apply to a FeatureClassifier'),
+        ('FeatureClassifier', 1, ['x.gpkg'], 'a FeatureClassifier classifies polygons; pass --polygons'),
+        ('FeatureClassifier', 1, ['x.tif'], 'a FeatureClassifier classifies polygons; x.tif should end in one of'),
         ('ChangeDetector', 1, ['x.tif'], 'needs two rasters, before and after, got 1'),
         ('ChangeDetector', 2, ['x.gpkg'], 'a ChangeDetector maps what changed; x.gpkg should end in one of .tif'),
     ],
@@ -130,7 +130,7 @@ def test_models_and_targets_that_do_not_fit_are_told(make_bundle, scene_files, c
     assert said in fails(capsys, 'predict', make_bundle(name), *[scene_files[0]] * count, *rest)
 
 
-def test_options_of_objects_mean_nothing_to_maps(make_bundle, scene_files, tmp_path, capsys):
+def test_options_of_objects_do_not_apply_to_maps(make_bundle, scene_files, tmp_path, capsys):
     image = scene_files[0]
     err = fails(capsys, 'predict', make_bundle('DeepLab'), image, image, tmp_path / 'map.tif', '--threshold', '0.5')
-    assert '--threshold means nothing to a DeepLab, which maps pixels' in err
+    assert '--threshold does not apply to a DeepLab, which maps pixels' in err

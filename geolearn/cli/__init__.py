@@ -1,40 +1,93 @@
-"""The command line: geolearn export-chips | train | predict | report | weights | info | demo."""
+"""The command line: geolearn export-chips | train | evaluate | report | predict | weights | info | demo."""
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 
-from geolearn.cli import demo, export, info, predict, report, train, weights
+from geolearn._version import __version__
+from geolearn.cli import evaluate, export, info, predict, train
+from geolearn.cli.arguments import Formatter
+from geolearn.cli.messages import (
+    describe_error,
+    flush_output,
+    is_out_of_memory,
+    notes_in_options,
+    option_names,
+    say,
+)
 from geolearn.errors import GeoLearnError
 
 # The modules of the commands import what they need when they run: `geolearn --help` must not wait for torch.
 
 COMMANDS = {
-    'export-chips': export,
-    'train': train,
-    'predict': predict,
-    'report': report,
-    'weights': weights,
-    'info': info,
-    'demo': demo,
+    'export-chips': ('cut rasters and labels into training chips', export.add_arguments),
+    'train': ('train a model on exported chips', train.add_arguments),
+    'evaluate': ('compute the metrics of a model on chips', evaluate.add_arguments),
+    'report': ('write a page on a model and its chips', evaluate.add_report_arguments),
+    'predict': ('map a raster, detect objects in it, or classify polygons', predict.add_arguments),
+    'weights': ("list, download or verify backbones' published weights", info.add_weights_arguments),
+    'info': ('describe a model, a chip folder or a raster', info.add_arguments),
+    'demo': ('the whole path on synthetic scenes', info.add_demo_arguments),
 }
-"""Each module has HELP, a line, and `add_arguments`, which also says what to run."""
+"""What each command does, and the function that adds its arguments and says what to run."""
+
+EPILOG = 'An error is one line; set GEOLEARN_TRACEBACK=1 to see where in geolearn it comes from.'
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; an error that geolearn raised on purpose is one line and exit status 2."""
-    arguments = build_parser().parse_args(argv)
+    """Run the command line; whatever a user can correct is one line on stderr and exit status 2."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    names: dict[str, str] = {}
     try:
-        arguments.run(arguments)
-    except GeoLearnError as error:
-        print(f'geolearn: {error}', file=sys.stderr)
-        sys.exit(2)
+        try:
+            arguments = build_parser().parse_args(words)
+        finally:
+            flush_output()  # --help and --version
+        names = arguments.option_names
+        with notes_in_options(names, verbose=arguments.verbose):
+            arguments.run(arguments)
+        flush_output()
+    except KeyboardInterrupt:
+        _interrupted(arguments, words)
+    except BrokenPipeError:
+        sys.exit(1)
+    except (GeoLearnError, OSError, ValueError, MemoryError) as error:
+        _fail(error, names)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        _fail(error, names)
+
+
+def _fail(error: Exception, names: dict[str, str]) -> None:
+    if os.environ.get('GEOLEARN_TRACEBACK'):
+        raise error
+    say(describe_error(error, names))
+    sys.exit(2)
+
+
+def _interrupted(arguments: argparse.Namespace, words: Sequence[str]) -> None:
+    """Say how to resume, where something that is finished was kept."""
+    if getattr(arguments, 'resumable', False):
+        again = words if '--resume' in words else [*words, '--resume']
+        say(f'interrupted; what is finished was kept. Continue with: {shlex.join(["geolearn", *again])}')
+    else:
+        say('interrupted; nothing was written')
+    sys.exit(130)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
-    parser = argparse.ArgumentParser(prog='geolearn', description='Deep learning on satellite and aerial imagery.')
+    parser = argparse.ArgumentParser(
+        prog='geolearn', description='Deep learning on satellite and aerial imagery.', epilog=EPILOG
+    )
+    parser.add_argument('--version', action='version', version=f'geolearn {__version__}')
     commands = parser.add_subparsers(dest='command', required=True)
-    for name, module in COMMANDS.items():
-        module.add_arguments(commands.add_parser(name, help=module.HELP))
+    for name, (text, add_arguments) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text, formatter_class=Formatter)
+        add_arguments(command)
+        command.add_argument('--verbose', action='store_true', help='print notes too, such as which bands were matched')
+        command.set_defaults(option_names=option_names(command))
     return parser

@@ -2,38 +2,83 @@
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from geolearn.bands import Band
     from geolearn.data import ChipData
 
+NO_WAVELENGTH = 'none'
+"""Stands for a radar band among wavelengths."""
 
-def whole(least: int) -> Callable[[str], int]:
-    """Make an argument type: a whole number from `least`."""
+
+class Formatter(argparse.HelpFormatter):
+    """Help that ends with the default of an option, where there is one to be told."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ''
+        tells = '%(default)' in text or 'default' in text
+        if not action.option_strings or tells or action.default in (None, False, argparse.SUPPRESS, []):
+            return text
+        return f'{text} (default %(default)s)'.lstrip()
+
+
+def whole(minimum: int) -> Callable[[str], int]:
+    """Make an argument type: a whole number from `minimum`."""
 
     def parse(text: str) -> int:
-        if not text.removeprefix('-').isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f'must be a whole number from {least}, got {text!r}')
+        if not (text.removeprefix('-').isascii() and text.removeprefix('-').isdecimal()) or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f'must be a whole number from {minimum}, got {text!r}')
+        if int(text) > 2**31 - 1:
+            raise argparse.ArgumentTypeError(f'must be at most {2**31 - 1}, got {text!r}')
         return int(text)
 
     return parse
 
 
-def number(low: float, high: float = math.inf) -> Callable[[str], float]:
-    """Make an argument type: a number from `low` to `high`."""
-    span = f'from {low:g}' if high == math.inf else f'in {low:g}..{high:g}'
+def number(low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """Make an argument type: a finite number from `low` to `high`; or `above` low, without it."""
+    span = 'finite' if low == -math.inf else f'{"above" if above else "from"} {low:g}'
+    span = span if high == math.inf else f'in {low:g}..{high:g}'
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (low <= value <= high and math.isfinite(value)):
-            raise argparse.ArgumentTypeError(f'must be a number {span}, got {text!r}')
+        if not (low <= value <= high and math.isfinite(value)) or (above and value == low):
+            wanted = 'a finite number' if span == 'finite' else f'a number {span}'
+            raise argparse.ArgumentTypeError(f'must be {wanted}, got {text!r}')
         return value
 
     return parse
+
+
+def scale_factor(text: str) -> float:
+    """Parse a factor of pixel values, which is never 0."""
+    value = number()(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError('must not be 0, which makes all pixels equal')
+    return value
+
+
+def class_value_or_name(text: str) -> int | str:
+    """Parse a class: a whole number is a label value, all else a name."""
+    return int(text) if text.removeprefix('-').isdecimal() and text.isascii() else text
+
+
+def class_name(text: str) -> tuple[int, str]:
+    """Parse the name of a class, such as ``1=Water``."""
+    value, sign, name = text.partition('=')
+    if not sign or not name.strip() or not (value.removeprefix('-').isdecimal() and value.isascii()):
+        raise argparse.ArgumentTypeError(f'must be VALUE=NAME, such as 1=Water, got {text!r}')
+    return int(value), name
+
+
+def wavelength(text: str) -> float | None:
+    """Parse a wavelength in micrometers, or ``none`` for a radar band."""
+    return None if text.lower() == NO_WAVELENGTH else number(0, above=True)(text)
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +86,8 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('the raster')
     group.add_argument('--bands', nargs='+', help="names of the raster's bands in file order, where it names none")
     group.add_argument('--sensor', help='whose names the bands have, such as Sentinel-2 for B04')
-    group.add_argument('--scale', type=float, help='multiply pixel values, where units differ')
-    group.add_argument('--offset', type=float, default=0.0, help='add to pixel values after scaling')
+    group.add_argument('--scale', type=scale_factor, help='multiply pixel values, where units differ')
+    group.add_argument('--offset', type=number(), default=0.0, help='add to pixel values after scaling')
 
 
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -50,20 +95,24 @@ def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in ('bands', 'sensor', 'scale', 'offset')}
 
 
-def add_division(parser: argparse.ArgumentParser) -> None:
-    """Add how chips are read and divided; a report needs what the training was told."""
+def add_chips(parser: argparse.ArgumentParser) -> None:
+    """Add how chips are read and split; an evaluation needs what the training had."""
     group = parser.add_argument_group('the chips')
-    group.add_argument('--batch-size', type=whole(2), default=8)
-    group.add_argument('--valid', type=number(0, 1), default=0.1, help='share to validate on (default %(default)s)')
+    group.add_argument('--batch-size', type=whole(2), default=8, help='chips per batch')
+    group.add_argument('--valid', type=number(0, 1), default=0.1, help='share to validate on')
+    group.add_argument('--valid-path', nargs='+', default=[], help='folders to validate on, instead of a share')
     group.add_argument('--split', default='random', help='random, stratified, blocks, latitude, or a file of lists')
-    group.add_argument('--block-size', type=number(0), help='side of a block in map units, for --split blocks')
+    group.add_argument(
+        '--block-size', type=number(0, above=True), help='side of a block in map units, for --split blocks'
+    )
     group.add_argument('--dataset-type', help='format of the chips, where they do not say')
-    group.add_argument('--chip-bands', '--bands', nargs='+', help='names of the bands, where the export names none')
-    group.add_argument('--seed', type=whole(0), default=42)
+    group.add_argument('--bands', nargs='+', help='names of the bands, where the export names none')
+    group.add_argument('--sensor', help='whose bands they are, such as Sentinel-2; alone, or with --bands')
+    group.add_argument('--seed', type=whole(0), default=42, help='of the split, the order, crops and augmentation')
 
 
-def read_chips(arguments: argparse.Namespace, chips: list[str], **more: Any) -> 'ChipData':
-    """Prepare chip folders as `add_division` took it.
+def read_chips(arguments: argparse.Namespace, chips: Sequence[str], **more: Any) -> 'ChipData':
+    """Prepare chip folders as `add_chips` took it.
 
     Args:
         arguments: Of the command line.
@@ -74,12 +123,32 @@ def read_chips(arguments: argparse.Namespace, chips: list[str], **more: Any) -> 
 
     return prepare_data(
         chips,
-        val_split_pct=arguments.valid,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
-        dataset_type=arguments.dataset_type,
-        split=arguments.split,
-        block_size=arguments.block_size,
-        bands=arguments.chip_bands,
-        **more,
+        **{
+            'val_split_pct': arguments.valid,
+            'valid_path': arguments.valid_path,
+            'batch_size': arguments.batch_size,
+            'seed': arguments.seed,
+            'dataset_type': arguments.dataset_type,
+            'split': arguments.split,
+            'block_size': arguments.block_size,
+            'bands': choose_bands(arguments.bands, arguments.sensor),
+        }
+        | more,
     )
+
+
+def choose_bands(names: Sequence[str] | None, sensor: str | None) -> 'Sequence[Band] | Sequence[str] | None':
+    """Return the bands that ``--bands`` and ``--sensor`` name: a sensor alone means all of its bands.
+
+    Raises:
+        UnknownNameError: If there is no such sensor.
+        BandError: If the sensor has no fixed bands, and none are named.
+    """
+    from geolearn.bands import find_sensor, get_bands, list_sensors, resolve_bands
+    from geolearn.errors import UnknownNameError
+
+    if sensor is None:
+        return names
+    if find_sensor(sensor) is None:
+        raise UnknownNameError('sensor', sensor, list_sensors())
+    return get_bands(sensor) if names is None else resolve_bands(names, sensor=sensor)

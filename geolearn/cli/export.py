@@ -1,15 +1,8 @@
 """geolearn export-chips: cut rasters and labels into chips."""
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from geolearn.cli.arguments import whole
-
-if TYPE_CHECKING:
-    from geolearn.bands import Band
-
-HELP = 'cut rasters and labels into training chips'
+from geolearn.cli.arguments import choose_bands, number, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,14 +10,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('raster', nargs='+', help='image; several make one mosaic')
     parser.add_argument('out', help='new folder for the chips, the last of the paths')
     parser.add_argument('--labels', help='vector file or class raster; not needed for Export_Tiles')
-    parser.add_argument('--format', default='Classified_Tiles', help='metadata format (default %(default)s)')
+    parser.add_argument('--format', default='Classified_Tiles', help='metadata format')
     parser.add_argument('--tile-size', type=whole(1), default=256, help='side of a chip in pixels')
     parser.add_argument('--stride', type=whole(1), help='pixels from chip to chip; the tile size if not given')
     parser.add_argument('--class-field', help='field of the vector file that holds class values or names')
+    parser.add_argument('--class-name-field', help='field that holds the names of the classes')
+    parser.add_argument('--labels-crs', help='CRS of labels that name none, such as EPSG:4326')
+    parser.add_argument('--buffer-radius', type=number(0, above=True), help='around points, in units of their CRS')
     parser.add_argument('--layer', help='layer of the vector file, needed if it has several')
-    parser.add_argument('--sensor', default='Undefined', help='such as Sentinel-2')
+    parser.add_argument('--sensor', help='such as Sentinel-2')
     parser.add_argument('--bands', nargs='+', help="names of the raster's bands in file order, where it names none")
-    parser.add_argument('--values', action='store_true', help='labels are numbers to learn, such as biomass')
+    parser.add_argument('--values', action='store_true', help='labels are regression targets, such as biomass')
     parser.add_argument('--all-tiles', action='store_true', help='write chips without any label too')
     parser.set_defaults(run=run)
 
@@ -42,15 +38,12 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.stride,
         arguments.class_field,
         target='values' if arguments.values else 'classes',
+        class_name_field=arguments.class_name_field,
         layer=arguments.layer,
-        sensor=arguments.sensor,
-        bands=_bands(arguments.bands, arguments.sensor),
+        labels_crs=arguments.labels_crs,
+        buffer_radius=arguments.buffer_radius,
+        sensor=arguments.sensor or 'Undefined',
+        bands=choose_bands(arguments.bands, arguments.sensor) if arguments.bands else None,
         output_nofeature_tiles=arguments.all_tiles,
     )
     print(f'wrote {sum(1 for _ in (written / "map.txt").open(encoding="utf-8"))} chips to {written}')
-
-
-def _bands(names: Sequence[str] | None, sensor: str) -> 'Sequence[Band] | None':
-    from geolearn.bands import resolve_bands
-
-    return None if names is None else resolve_bands(names, sensor=None if sensor == 'Undefined' else sensor)

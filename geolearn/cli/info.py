@@ -1,13 +1,11 @@
-"""geolearn info: describe a model, a chip folder or a raster."""
+"""geolearn info, weights, demo: what a file holds, which weights are on this machine, the path on synthetic scenes."""
 
 import argparse
 from pathlib import Path
 
-HELP = 'describe a model, a chip folder or a raster'
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add what `info` takes."""
     parser.add_argument('path', help='a .dlpk, a chip folder or a raster')
     parser.set_defaults(run=run)
 
@@ -24,10 +22,11 @@ def run(arguments: argparse.Namespace) -> None:
 
         print(prepare_data(path))
     else:
-        print(_raster_text(path))
+        print(describe_raster(path))
 
 
-def _raster_text(path: Path) -> str:
+def describe_raster(path: Path) -> str:
+    """Return size, type, place and bands of a raster as text."""
     from geolearn.raster import open_raster, raster_bands, raster_geobox
 
     with open_raster(path) as src:
@@ -39,3 +38,57 @@ def _raster_text(path: Path) -> str:
         ]
         lines += [f'  band     {band}' for band in raster_bands(src)]
     return '\n'.join(lines)
+
+
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `weights` takes."""
+    actions = parser.add_subparsers(dest='action', required=True)
+    listing = actions.add_parser('list', help='which weights there are, and which are on this machine')
+    listing.add_argument('pattern', nargs='?', default='*', help="such as '*dofa*' (default: all)")
+    listing.set_defaults(run=list_weights)
+    download = actions.add_parser('download', help='fetch and verify weights, for work without internet')
+    download.add_argument('names', nargs='+', metavar='name', help='backbone, such as dofa_base')
+    download.set_defaults(run=download_weights)
+    verify = actions.add_parser('verify', help='hash what is on this machine')
+    verify.add_argument('names', nargs='*', metavar='name', help='backbone; all that are here if none is given')
+    verify.set_defaults(run=verify_weights)
+
+
+def list_weights(arguments: argparse.Namespace) -> None:
+    """Print a row for each backbone with published weights."""
+    from geolearn.backbones import weights
+
+    rows = weights.list_weights(arguments.pattern)
+    width = max((len(row.name) for row in rows), default=0)
+    for row in rows:
+        print(f'{row.name:<{width}}  {row.path or f"not here: {row.file} of huggingface.co/{row.repo}"}')
+    print(f'{sum(row.path is not None for row in rows)} of {len(rows)} are on this machine')
+
+
+def download_weights(arguments: argparse.Namespace) -> None:
+    """Fetch weights, unless they are here."""
+    from geolearn.backbones import weights
+
+    for name in arguments.names:
+        print(f'{name}: {weights.download_weights(name)}', flush=True)
+
+
+def verify_weights(arguments: argparse.Namespace) -> None:
+    """Hash weights, and compare with what was published."""
+    from geolearn.backbones import weights
+
+    for name in arguments.names or [row.name for row in weights.list_weights() if row.path is not None]:
+        print(f'{name}: {weights.verify_weights(name)} is what was published', flush=True)
+
+
+def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `demo` takes."""
+    parser.add_argument('--out', default='demo_output', help='folder for everything')
+    parser.set_defaults(run=run_demo)
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """Run the demo, and print each step."""
+    from geolearn import demo
+
+    demo.run_demo(arguments.out, say=lambda line: print(line, flush=True))

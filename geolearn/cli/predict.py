@@ -3,11 +3,12 @@
 import argparse
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geolearn.cli.arguments import add_reading, number, reading, whole
-from geolearn.errors import RasterError
-from geolearn.models import Model
+
+if TYPE_CHECKING:
+    from geolearn.models import Model
 
 OPTIONS = (
     *('tile_size', 'halo', 'batch_size', 'device', 'compile'),
@@ -15,27 +16,6 @@ OPTIONS = (
     *('polygons', 'layer', 'crop'),
 )
 """What only some models take; None where it is not given."""
-
-
-def use_model(model: Model, arguments: argparse.Namespace) -> Path:
-    """Map, detect or classify, as the model does with rasters, and return what is written.
-
-    Raises:
-        RasterError: If the target, the number of rasters or an option does not fit the model.
-    """
-    use, name = model.raster_use, type(model).__name__
-    if Path(arguments.dst).suffix.lower() not in use.suffixes:
-        raise RasterError(f'a {name} {use.text}; {arguments.dst} should end in one of {", ".join(use.suffixes)}')
-    given = {option: value for option in OPTIONS if (value := getattr(arguments, option)) is not None}
-    for option in given:
-        if option not in use.options:
-            raise RasterError(f'--{option.replace("_", "-")} does not apply to a {name}, which {use.text}')
-    if 'polygons' in use.options and 'polygons' not in given:
-        raise RasterError(f'a {name} {use.text}; pass --polygons and the layer that holds them')
-    return model.use_on_raster(arguments.src, arguments.dst, given | reading(arguments))
-
-
-HELP = 'map a raster, find objects in it, or name polygons'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_running(parser.add_argument_group('the work'))
     _add_objects(parser.add_argument_group('objects'))
     _add_polygons(parser.add_argument_group('polygons'))
-    parser.set_defaults(run=run, refuse=parser.error)
+    parser.set_defaults(run=run)
 
 
 def _add_running(group: Any) -> None:
@@ -67,30 +47,67 @@ def _add_running(group: Any) -> None:
 def _add_objects(group: Any) -> None:
     group.add_argument('--threshold', type=number(0, 1), help='lowest score of an object or class (default 0.5)')
     group.add_argument('--nms-overlap', type=number(0, 1), help='objects that overlap more are merged (default 0.3)')
-    merging = 'of objects that overlap keep the surest (nms, the default), lower the others, or take their mean'
+    merging = 'of objects that overlap keep the highest score (nms, the default), lower the others, or take the mean'
     group.add_argument('--merge', choices=['nms', 'soft_nms', 'weighted'], help=merging)
-    group.add_argument('--overlap', type=whole(0), help='pixels that neighbouring tiles share')
+    group.add_argument('--overlap', type=whole(0), help='pixels that neighboring tiles share')
     group.add_argument('--outline', choices=['exact', 'simplified', 'orthogonal'], help='of objects with masks')
-    group.add_argument('--augment', action='store_true', default=None, help='look at each tile four times, flipped')
-    group.add_argument('--resume', action='store_true', default=None, help='go on with a run that was killed')
+    group.add_argument(
+        '--augment', action='store_true', default=None, help='predict each tile four times, flipped, and take the mean'
+    )
+    group.add_argument('--resume', action='store_true', default=None, help='continue a run that was killed')
 
 
 def _add_polygons(group: Any) -> None:
-    group.add_argument('--polygons', help='layer of polygons to name, for a FeatureClassifier')
+    group.add_argument('--polygons', help='file of the polygons to classify, for a FeatureClassifier')
     group.add_argument('--layer', help='layer of that file, needed if it has several')
-    group.add_argument('--crop', choices=['fixed', 'bounding_box'], help='what is seen of the ground of a polygon')
+    group.add_argument(
+        '--crop',
+        choices=['fixed', 'bounding_box'],
+        help='chip of a polygon: of the training size around it, or its bounding box',
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the map or the layer, and say how long it took."""
-    if arguments.halo and arguments.tile_size and 2 * arguments.halo >= arguments.tile_size:
-        arguments.refuse('--halo must be under half of --tile-size')
-    if Path(arguments.dst).exists() and not arguments.overwrite:
-        # a forgotten target would make the last image the target
-        arguments.refuse(f'{arguments.dst} exists; name the result to write last, or pass --overwrite to replace it')
-    pass
+    check_arguments(arguments)
+    from geolearn.device import choose_device
     from geolearn.models import load_model
 
+    choose_device(arguments.device)
     started = time.perf_counter()
-    written = use_model(load_model(arguments.model), arguments)
+    model = load_model(arguments.model)
+    options = choose_options(model, arguments)
+    arguments.resumable = 'resume' in model.raster_use.options
+    written = model.use_on_raster(arguments.src, arguments.dst, options)
     print(f'wrote {written} in {time.perf_counter() - started:.1f} s')
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be, before torch is imported.
+
+    Raises:
+        ValueError: If the options or the files do not fit together.
+    """
+    if arguments.halo and arguments.tile_size and 2 * arguments.halo >= arguments.tile_size:
+        raise ValueError('--halo must be under half of --tile-size')
+    if Path(arguments.dst).exists() and not arguments.overwrite:
+        # a forgotten target would make the last image the target
+        raise ValueError(f'{arguments.dst} exists; name the result to write last, or pass --overwrite to replace it')
+
+
+def choose_options(model: 'Model', arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the keywords of what the model does with rasters.
+
+    Raises:
+        ValueError: If the target or an option does not fit the model.
+    """
+    use, name = model.raster_use, type(model).__name__
+    if Path(arguments.dst).suffix.lower() not in use.suffixes:
+        raise ValueError(f'a {name} {use.text}; {arguments.dst} should end in one of {", ".join(use.suffixes)}')
+    given = {option: value for option in OPTIONS if (value := getattr(arguments, option)) is not None}
+    for option in given:
+        if option not in use.options:
+            raise ValueError(f'--{option.replace("_", "-")} does not apply to a {name}, which {use.text}')
+    if 'polygons' in use.options and 'polygons' not in given:
+        raise ValueError(f'a {name} {use.text}; pass --polygons and the layer that holds them')
+    return given | reading(arguments)

@@ -1,0 +1,87 @@
+"""geolearn evaluate, geolearn report: the metrics of a saved model on chips, as a table or as a page."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geolearn.cli.arguments import add_chips, read_chips
+from geolearn.cli.messages import as_options
+
+if TYPE_CHECKING:
+    from geolearn.data import ChipData
+    from geolearn.history import Evaluation
+    from geolearn.models import Model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `evaluate` takes."""
+    parser.add_argument('model', help='the .dlpk')
+    parser.add_argument('chips', nargs='+', help='chip folder, or several; those of the training, or others')
+    parser.add_argument('--all', action='store_true', help='use every chip, none of which was trained on')
+    parser.add_argument('--csv', help='write the metrics of each class to this file')
+    add_chips(parser)
+    parser.set_defaults(run=run)
+
+
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `report` takes."""
+    parser.add_argument('model', help='the .dlpk')
+    parser.add_argument('chips', nargs='+', help='the chips it was trained on, split in the same way')
+    parser.add_argument('out', help='the page to write, such as report.html, the last of the paths')
+    add_chips(parser)
+    parser.set_defaults(run=run_report, all=False)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the metrics of a model on the validation chips, or on all."""
+    model = _load(arguments)
+    evaluation = print_results(model)
+    if arguments.csv:
+        if evaluation.per_class is None:
+            raise ValueError(f'{type(model).__name__} has no classes, so there is no table for --csv')
+        evaluation.per_class.to_csv(arguments.csv)
+        print(f'wrote {arguments.csv}')
+
+
+def run_report(arguments: argparse.Namespace) -> None:
+    """Evaluate the model on the validation chips and write the page."""
+    if Path(arguments.out).is_dir():
+        raise ValueError(f'{arguments.out} is a folder; name the page to write last, such as report.html')
+    print(f'wrote {_load(arguments).report(arguments.out)}')
+
+
+def _load(arguments: argparse.Namespace) -> 'Model':
+    """Load the model with its chips, which are read as those of its training were."""
+    from geolearn.chips.label import Task
+    from geolearn.models import load_model
+
+    model = load_model(arguments.model)
+    spec = model.spec
+    data = read_chips(
+        arguments,
+        arguments.chips,
+        chip_size=spec.chip_size,
+        class_mapping={info.value: info.name for info in spec.class_infos},
+        ignore_classes=spec.ignored_values,
+        extract_bands=spec.band_indexes,
+        target='values' if Task.REGRESSION in model.tasks else None,
+    )
+    return load_model(arguments.model, data.validating_on_all() if arguments.all else data)
+
+
+def print_data(data: 'ChipData', arguments: argparse.Namespace) -> None:
+    """Print what was read, with its notes in words of the command line."""
+    print('\n'.join(as_options(line, arguments.option_names) for line in repr(data).splitlines()))
+
+
+def print_results(model: 'Model') -> 'Evaluation':
+    """Print and return the validation results: a row for each class, where there are classes, and the metrics."""
+    from geolearn.metrics import name_metric
+
+    evaluation = model.evaluate()
+    if evaluation.per_class is not None:
+        print(evaluation.per_class.to_string(float_format='{:.3f}'.format))
+    metrics = [(name, math.nan if value is None else value) for name, value in evaluation.metrics.items()]
+    print(', '.join(f'{name_metric(name)} {value:.4f}' for name, value in metrics), 'on the validation chips')
+    return evaluation
