@@ -203,7 +203,10 @@ def test_an_interrupted_training_is_resumed(scene_chips, tmp_path, capsys, monke
         (['--model', 'Unett'], "did you mean 'UNet'"),
         (['--model', 'UNet', '--mixup'], '--mixup does not apply to UNet; leave it out'),
         (['--model', 'FasterRCNN', '--loss', 'focal'], 'FasterRCNN has a loss of its own'),
-        (['--model', 'PixelRegressor', '--loss', 'mse', '--dice-fraction', '0.5'], 'takes no other option of losses than --loss mse'),
+        (
+            ['--model', 'PixelRegressor', '--loss', 'mse', '--dice-fraction', '0.5'],
+            'takes no other option of losses than --loss mse',
+        ),
         (['--loss', 'focal', '--label-smoothing', '0.1'], '--label-smoothing works with --loss cross_entropy alone'),
         (['--loss', 'odd'], "unknown loss 'odd'"),
         (['--freeze', 'some'], '--freeze must be one of'),
