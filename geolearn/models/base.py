@@ -182,7 +182,7 @@ class Model(ABC):
 
     @abstractmethod
     def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
-        """Do with rasters what `raster_use` says, as the command line does.
+        """Map, detect or classify, whatever the class of model does with rasters; for callers that do not know it.
 
         Args:
             sources: One raster or several.
@@ -392,7 +392,7 @@ class Model(ABC):
             early_stopping: End when `monitor` has not got better by 0.001 for 5 epochs.
             checkpoint: Keep the last and the best state on disk after each epoch, and end with the best weights;
                 ``'all'`` keeps the weights of every epoch. They go to ``models/training`` beside the data.
-            monitor: Column of the printed table that says what is best, such as ``'valid_loss'``.
+            monitor: Column of the printed table by which the best epoch is chosen, such as ``'valid_loss'``.
             mixed_precision: ``'bf16'``, ``'fp16'`` (CUDA only), or True for the better of them on a GPU.
             accumulate: So many batches make one step.
             ema: Keep a running mean of the weights, and end with it: True, or how much of it each step keeps.
@@ -456,7 +456,7 @@ class Model(ABC):
 
     def freeze(self) -> None:
         """Freeze the backbone; only the new layers are trained."""
-        learner = self.learner  # first: its parameter groups hold what learns now
+        learner = self.learner  # first: its parameter groups hold what is trained now
         learner.create_opt()
         for parameter in self.network.backbone.trunk.parameters():
             parameter.requires_grad_(False)
@@ -476,7 +476,7 @@ class Model(ABC):
             raise NotTrainedError('there are no losses to plot; call fit() first')
         return plotting.show_losses(self.history.batch_losses, self.history.epochs[self.history.loaded :])
 
-    # -- what there is to choose from
+    # -- choices
 
     @property
     def available_metrics(self) -> list[str]:

@@ -21,7 +21,7 @@ from geolearn.networks.detection.two_stage import TwoStageHead
 from geolearn.networks.spec import ModelSpec
 
 FINE, COARSE = (4, 8, 16, 32), (8, 16, 32)
-"""Proposals look at P2 to P6; detectors that judge every place begin at P3, where there are a quarter as many."""
+"""Proposals come from P2 to P6; dense detectors begin at P3, which has a quarter as many places."""
 
 
 @register_model
@@ -72,9 +72,9 @@ class SingleShotDetector(ObjectDetector):
 
 @register_model
 class RTDetr(ObjectDetector):
-    """RT-DETR (Zhao et al. 2023, arXiv:2304.08069) on P3 to P5: queries that each speak of one object, or of none.
+    """RT-DETR (Zhao et al. 2023, arXiv:2304.08069) on P3 to P5: queries that each predict one object, or none.
 
-    It has no anchors, and in images as large as the chips no non-maximum suppression: a Hungarian matching teaches each
+    It has no anchors, and in images as large as the chips no non-maximum suppression: a Hungarian matching assigns each
     object to one query. Layers and losses are those of the library transformers (``geolearn[detr]``) and begin with
     random weights; the backbone is any of geolearn's. `head` takes `TransformerOptions`. ArcGIS's `RTDetrV2` is the
     same network but for details of its sampling and training; its `DETReg` is of the same family. The training loss has

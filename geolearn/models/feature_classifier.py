@@ -186,7 +186,7 @@ class FeatureClassifier(Model):
         return SoftCrossEntropy(weights, label_smoothing=self._options.label_smoothing)
 
     def make_scores(self) -> ChipScores | MultiLabelScores:
-        """Make what counts the validation chips in each epoch."""
+        """Make the metrics that each epoch computes on the validation chips."""
         count = self._needed_data().c
         return MultiLabelScores(count) if self._options.multi_label else ChipScores(count)
 
@@ -219,9 +219,9 @@ class FeatureClassifier(Model):
         if data is not None:
             require_task(data, spec.model, self.tasks)
             if options.multi_label != (data.task == Task.LABELS):
-                held = 'any number of classes' if options.multi_label else 'one class'
+                labels = 'any number of classes' if options.multi_label else 'one class'
                 raise ChipFolderError(
-                    f'this model was trained on {held} per chip, and {data.path} ({data.task}) does not'
+                    f'this model was trained on {labels} per chip, and {data.path} ({data.task}) does not'
                 )
             data = with_training_options(data, options)
         super()._assemble(spec, network, data)
@@ -310,8 +310,8 @@ class FeatureClassifier(Model):
         with torch.inference_mode():
             logits = network(pixels[None].to(choose_device(device)))
             likely = class_probabilities(logits, multi_label=multi_label).cpu()
-        found = decide(likely, multi_label=multi_label, threshold=threshold)[0].tolist()
-        names = tuple(name for name, there in zip(self._class_names, found) if there)
+        likely_classes = decide(likely, multi_label=multi_label, threshold=threshold)[0].tolist()
+        names = tuple(name for name, is_likely in zip(self._class_names, likely_classes) if is_likely)
         return ChipPrediction(names, dict(zip(self._class_names, likely[0].tolist())))
 
     def explain(
@@ -322,7 +322,7 @@ class FeatureClassifier(Model):
         method: Explanation = 'auto',
         device: str | None = None,
     ) -> np.ndarray:
-        """Show where the model looks in an image.
+        """Show by a heat map which places of an image a class depends on.
 
         Args:
             image: As for `predict`, in the units of the training chips.
@@ -378,7 +378,7 @@ class FeatureClassifier(Model):
 
         The copy has the columns ``ClassLabel``, the names of several classes joined by ``;``, and ``Confidence``, in
         percent: of the class, or of the least certain decision. Polygons outside of the raster, or where it has no
-        data, get neither; they are counted and told.
+        data, get neither; their number is logged.
 
         Args:
             raster: A raster, or several that make one mosaic; for models of several dates a list of one such for each

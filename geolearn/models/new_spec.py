@@ -26,10 +26,10 @@ from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import IMAGENET, Normalization, match_pretraining
 from geolearn.units import RadarScale, radar_scale, reflectance_scale
 
-_HELD = {
+_LABELS = {
     Task.PIXELS: 'one class per pixel',
     Task.CHANGE: 'pairs of images with what changed between them',
-    Task.REGRESSION: 'a number per pixel',
+    Task.REGRESSION: 'one value per pixel',
     Task.OBJECTS: 'boxes',
     Task.INSTANCES: 'outlined objects',
     Task.PANOPTIC: 'pixels and outlined objects',
@@ -59,10 +59,10 @@ class BackboneConfig:
         name: Such as ``'dofa_base'``.
         pretrained: Whether to fill it with its published weights.
         weights: A file or folder with its weights, or a .dlpk, instead of fetching them.
-        wavelengths: Replace those of the bands, in micrometres; None for radar.
-        adapt: What of it learns, how fast, and with low-rank updates or in full.
+        wavelengths: Replace those of the bands, in micrometers; None for radar.
+        adapt: What of it is trained, how fast, and with low-rank updates or in full.
         temporal: How the maps of several dates become one.
-        resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it.
+        resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it.
     """
 
     name: str
@@ -75,20 +75,20 @@ class BackboneConfig:
 
 
 def require_task(data: ChipData, model: str, tasks: Sequence[Task]) -> None:
-    """Refuse chips whose labels teach something else.
+    """Check that a model can be trained on the labels of chips.
 
     Args:
         data: The chips.
         model: Name of the class of model.
-        tasks: What it can learn.
+        tasks: Those that it can be trained on.
 
     Raises:
         ChipFolderError: If their task is another one; the message says which.
     """
     if data.task not in tasks:
-        wanted = ' or '.join(_HELD[task] for task in tasks)
+        wanted = ' or '.join(_LABELS[task] for task in tasks)
         raise ChipFolderError(
-            f'{model} learns {wanted}, but {data.path} ({data.dataset_type}) holds {_HELD[data.task]}; '
+            f'{model} needs {wanted}, but {data.path} ({data.dataset_type}) holds {_LABELS[data.task]}; '
             f'export {" or ".join(_EXPORTS[task] for task in tasks)}'
         )
 
@@ -103,7 +103,7 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
 
     Raises:
         UnknownNameError: If pretraining's statistics are asked for and there is no such backbone.
-        BackboneError: If the backbone is no name, or those statistics do not fit the data.
+        BackboneError: If the backbone is not a name, or those statistics do not fit the data.
         BandError: If the wavelengths are of another number, in mixed units or out of range, or pretraining's
             statistics are asked for and lack a band.
     """
@@ -133,7 +133,7 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
 
 
 def _with_wavelengths(bands: Sequence[Band], wavelengths: Sequence[float | None]) -> tuple[Band, ...]:
-    """Move optical bands to other wavelengths; one that moves far is no longer what it was called."""
+    """Move optical bands to other wavelengths; one that moves far loses its common name."""
     if len(wavelengths) != len(bands):
         raise BandError(
             f'found {len(wavelengths)} wavelengths, needed {len(bands)}; give one per selected band, in band order'
@@ -154,18 +154,18 @@ def _moved(band: Band, wavelength_um: float) -> Band:
 
 
 def describe_model(spec: ModelSpec, network: Network, *, epochs: int, trains: bool) -> str:
-    """Lay out in lines what a model is.
+    """Describe a model in a few lines.
 
     Args:
         spec: Of the model.
         network: Of the model.
         epochs: Number of epochs trained.
-        trains: Whether there is data to train on, so that it matters which parameters learn.
+        trains: Whether there is data to train on, so that the number of trained parameters matters.
     """
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
     counts = f'{sum(size for size, _ in sizes) / 1e6:.1f} M parameters'
     if trains and spec.adaptation != DEFAULT_ADAPTATION:
-        counts += f' ({sum(size for size, learns in sizes if learns) / 1e6:.2f} M of them learn)'
+        counts += f' ({sum(size for size, is_trained in sizes if is_trained) / 1e6:.2f} M of them are trained)'
     report = network.backbone.load_report
     lines = [
         f'{spec.model} on {spec.backbone}: {counts}, {epochs} epochs trained',
@@ -245,20 +245,20 @@ def _refusal(reason: str) -> BackboneError:
 
 
 def _find_inputs(backbone: str) -> tuple[InputStatistics, ...]:
-    """Return what pretraining fed: of geolearn's own backbones from the catalog, else as timm and torchvision say."""
+    """Return the input statistics of pretraining: from the catalog for geolearn's own backbones, else timm's."""
     name = catalog.read_aliases().get(backbone, backbone)
     if name in catalog.read_catalog():
         return catalog.get_record(name).inputs
     library, _, bare = name.rpartition(':')
-    colours = list(IMAGENET.values())
-    mean, std = ([colour[i] for colour in colours] for i in (0, 1))
+    colors = list(IMAGENET.values())
+    mean, std = ([color[i] for color in colors] for i in (0, 1))
     if library in ('', 'timm') and is_timm_model(bare):
         known = timm.get_pretrained_cfg(bare)
-        if known is None or len(known.mean) != len(known.std) or len(known.mean) != len(colours):
+        if known is None or len(known.mean) != len(known.std) or len(known.mean) != len(colors):
             return ()
         mean, std = list(known.mean), list(known.std)
     elif library not in ('', 'torchvision') or bare not in list_torchvision_models():
-        return ()  # building it says so
+        return ()  # building it raises
     white = 255.0
     names, center, spread = (
         ('Red', 'Green', 'Blue'),
@@ -286,14 +286,14 @@ def _choose(backbone: str, inputs: Sequence[InputStatistics], bands: Sequence[Ba
     scaled = [(distance, scales, entry) for distance, entry in matched if (scales := _find_scales(entry, units, bands))]
     if not scaled:
         stated = ' or '.join(dict.fromkeys(entry.scale for _, entry in matched))
-        raise _refusal(f'the weights of {backbone} state them in {stated}, and {names} {_say(units, bands)}')
+        raise _refusal(f'the weights of {backbone} state them in {stated}, and {names} {_describe_units(units, bands)}')
     # of equally near sensors, the one with no other bands: TerraMind embeds red, green and blue alone differently
     _, scales, entry = min(scaled, key=lambda row: (row[0], len(row[2].bands) != len(bands)))
     return _Fit(entry, *scales)
 
 
 def _distance(entry: InputStatistics, bands: Sequence[Band]) -> float | None:
-    """Return how far a sensor's wavelengths are from the bands', in micrometres; None where it cannot serve them."""
+    """Return how far a sensor's wavelengths are from the bands', in micrometers; None where it cannot serve them."""
     if not entry.mean:
         return None
     trained = entry.get_bands()
@@ -301,7 +301,7 @@ def _distance(entry: InputStatistics, bands: Sequence[Band]) -> float | None:
         index = match_bands(trained, bands)
     except BandError:
         return None
-    if trained[0].is_radar:  # terrain-corrected backscatter is told from ground-range by its bands' names
+    if trained[0].is_radar:  # terrain-corrected backscatter is distinguished from ground-range by its bands' names
         return float(('RTC' in entry.scale) != any('gamma0' in b.name.lower().replace('_', '') for b in bands))
     pairs = [(trained[i].wavelength_um, band.wavelength_um) for i, band in zip(index, bands)]
     return round(sum(abs(a - b) for a, b in pairs if a and b) / len(pairs), 3)
@@ -316,12 +316,12 @@ def _find_scales(entry: InputStatistics, units: _Units, bands: Sequence[Band]) -
         return None
     if found := re.fullmatch(r'reflectance x (\d+)', entry.scale):
         return (float(found[1]), float(units.white)) if units.white != 255 else None
-    # a picture with a stretch of its own, such as Sentinel-2's true colour, is no reflectance
+    # a picture with a stretch of its own, such as Sentinel-2's true color, is no reflectance
     plain, picture = entry.scale == '0-255', re.fullmatch(r'0-255( \([^()]*\))?', entry.scale)
     return (255.0, float(units.white)) if plain or (picture and units.white == 255) else None
 
 
-def _say(units: _Units, bands: Sequence[Band]) -> str:
+def _describe_units(units: _Units, bands: Sequence[Band]) -> str:
     if bands[0].is_radar:
         return f'are {"8-bit or " * units.eight_bit}{units.radar or "in units that were not recognised"}'
     if units.white is None:

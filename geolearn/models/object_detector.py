@@ -38,7 +38,7 @@ class ObjectDetector(Model):
     """Find objects with a head on any backbone's pyramid; the subclasses name the head.
 
     Images keep their size and their bands; torchvision's resizing and its mean of three bands take no part. Chips
-    without objects train too: they show what is no object.
+    without objects train too: they show background.
 
     Args:
         data: From `prepare_data`.
@@ -123,7 +123,7 @@ class ObjectDetector(Model):
         return build_detector(spec, cls._options(spec), cls.architecture, pretrained=pretrained, weights=weights)
 
     def make_loss(self) -> nn.Module:
-        """Make what adds up the losses that the network computes."""
+        """Make the sum of the losses that the network computes."""
         return DetectionLoss()
 
     def make_scores(self) -> DetectionScores:
@@ -269,18 +269,18 @@ class ObjectDetector(Model):
         Tiles overlap; an object that the edge of a tile cuts comes from the tile that shows it whole, and one that is
         larger than the overlap is put together. Memory grows with the tile size, the raster's width and the number of
         objects, never with its area. Columns are ``Class`` (name), ``value`` (its number), ``area`` (square units of
-        the CRS; square meters where these are degrees) and ``Confidence`` (percent), the surest first. Without any
+        the CRS; square meters where these are degrees) and ``Confidence`` (percent), sorted by it. Without any
         object the layer is empty. What is finished stays in `dst` with ``.part`` behind until the layer is there.
 
         Args:
             src: A raster, or several that make one mosaic; for models of several dates one such for each date.
-            dst: Layer to write when all is found: .gpkg, .geojson (which is in WGS84), .parquet or .shp.
+            dst: Layer to write, when all tiles are done: .gpkg, .geojson (which is in WGS84), .parquet or .shp.
             threshold: Lowest score of an object, 0..1.
             nms_overlap: Two objects of one class that overlap more, intersection over union, are merged.
             bands: Names of the raster's bands in file order, where the file names none or wrong ones.
-            sensor: Whose names they are, such as ``'Sentinel-2'`` for ``'B04'``; colour names need none.
+            sensor: Whose names they are, such as ``'Sentinel-2'`` for ``'B04'``; color names need none.
             scale: Multiplies pixel values, where units are not those of the training chips. Values far from these are
-                refused, unless 1 is given, which says that they are right.
+                refused, unless 1 is given, which asserts that they are right.
             offset: Is added after that.
             tile_size: Side in pixels; None takes twice the chips' for backbones with a position grid, else 512 or more.
             overlap: Pixels that tiles share; None takes what 98 of 100 training boxes fit in, at most half a tile.

@@ -42,20 +42,20 @@ class PixelClassifier(Model):
         backbone: Such as ``'dofa_base'`` or ``'resnet50'``; see `geolearn.list_backbones`. None takes the class's own.
         pretrained: Fill the backbone with its published weights.
         weights: A file or folder with the backbone's weights, or another model's .dlpk, instead of fetching them.
-        wavelengths: Centre wavelength of each band in micrometres, where the data does not name the bands well; None
+        wavelengths: Center wavelength of each band in micrometers, where the data does not name the bands well; None
             for radar.
-        ignore_classes: Label values to leave out, on top of those that `data` ignores.
+        ignore_classes: Label values to ignore, on top of those that `data` ignores.
         class_balancing: Weigh classes in the loss by their rarity among the training chips.
-        focal_loss: Let pixels that are right already count less (Lin et al. 2017, arXiv:1708.02002); gamma is 2.
+        focal_loss: Weigh pixels that are already right less (Lin et al. 2017, arXiv:1708.02002); gamma is 2.
         dice_loss_fraction: Share of the dice loss in the whole, 0..1.
         dice_loss_average: Dice over all pixels together (``'micro'``) or by class (``'macro'``).
-        loss: All that can be said of the loss, in place of the three before it.
+        loss: All options of the loss, in place of the three before it.
         auxiliary_head: Train a small head on the map of stride 16 beside the decoder, with 0.4 of its loss.
         decoder_options: Passed to the decoder; see its class in `geolearn.decoders`.
-        adapt: What of the backbone learns, how fast, and with low-rank updates or in full. The default trains all of
-            it.
+        adapt: What of the backbone is trained, how fast, and with low-rank updates or in full. The default trains
+            all of it.
         temporal: How the maps of chips of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
-        resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it.
+        resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it.
 
     Raises:
         ChipFolderError: If the labels are not one class per pixel.
@@ -64,7 +64,7 @@ class PixelClassifier(Model):
             states no mean and std for ``normalize='pretraining'``.
         BandError: If bands lack a wavelength that the backbone needs, or `wavelengths` do not fit.
         WeightsError: If weights cannot be had or do not fit.
-        ValueError: If an option of loss or decoder makes no sense.
+        ValueError: If an option of loss or decoder is not valid.
     """
 
     tasks = (Task.PIXELS,)
@@ -103,7 +103,7 @@ class PixelClassifier(Model):
             dice_average=dice_loss_average,
         )
         if loss is not None and short != PixelLossOptions():
-            raise ValueError('pass either loss, or focal_loss and dice_loss_fraction; loss holds what they say')
+            raise ValueError('pass either loss, or focal_loss and dice_loss_fraction; loss holds these too')
         options = PixelOptions(self.decoder, decoder_options or {}, loss or short, auxiliary_head=auxiliary_head)
         self._create(
             data,
@@ -290,9 +290,9 @@ class PixelClassifier(Model):
                 date, oldest first, or one raster with all bands of the first date before those of the second.
             dst: GeoTIFF to write; it appears only when it is whole.
             bands: Names of the raster's bands in file order, where the file names none or wrong ones.
-            sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``; colour names need none.
+            sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``; color names need none.
             scale: Multiplies pixel values, where the raster's units are not those of the training chips. Values far
-                from what the model was trained on are refused, unless 1 is given, which says that they are right.
+                from what the model was trained on are refused, unless 1 is given, which asserts that they are right.
             offset: Is added after that.
             tile_size: Side of the tiles in pixels; None takes twice the chip size for backbones with a position grid
                 and at least 512 for others.
@@ -377,7 +377,7 @@ class FCN(PixelClassifier):
 
 @register_model
 class LinearProbe(PixelClassifier):
-    """One linear layer per token: what features hold as they are; usual with ``adapt=Adaptation(freeze='all')``."""
+    """One linear layer per token, to probe features as they are; usual with ``adapt=Adaptation(freeze='all')``."""
 
     decoder = 'linear'
     default_backbone = 'dofa_base'

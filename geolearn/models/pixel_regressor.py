@@ -193,9 +193,9 @@ class PixelRegressor(Model):
                 date, oldest first, or one raster with all bands of the first date before those of the second.
             dst: GeoTIFF to write; it appears only when it is whole.
             bands: Names of the raster's bands in file order, where the file names none or wrong ones.
-            sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``; colour names need none.
+            sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``; color names need none.
             scale: Multiplies pixel values, where the raster's units are not those of the training chips. Values far
-                from what the model was trained on are refused, unless 1 is given, which says that they are right.
+                from what the model was trained on are refused, unless 1 is given, which asserts that they are right.
             offset: Is added after that.
             tile_size: Side of the tiles in pixels; None takes twice the chip size for backbones with a position grid
                 and at least 512 for others.

@@ -45,7 +45,7 @@ class ModelSpec:
         dates: Dates of each image.
         acquired: When they were taken, as ISO dates, where that is known.
         temporal: How the maps of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
-        resolution_m: Of the images in metres per pixel, for backbones whose positions depend on it; None leaves that of
+        resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it; None leaves that of
             their pretraining.
         temperature: Logits are divided by it before confidences are computed; 1 until the model is calibrated.
         options: Those of the class of model, as plain JSON; the class reads and checks it.

@@ -240,10 +240,10 @@ def test_a_broken_adaptation_in_a_manifest_is_told(scene_data, broken):
 
 
 def test_a_model_says_how_much_of_it_learns(scene_data):
-    assert 'learn' not in repr(make(scene_data))
+    assert 'are trained' not in repr(make(scene_data))
     model = make(scene_data, lora_rank=2)
     count = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
-    assert f'({count / 1e6:.2f} M of them learn)' in repr(model)
+    assert f'({count / 1e6:.2f} M of them are trained)' in repr(model)
     inside = model.network.backbone.trunk
     assert sum(p.numel() for p in inside.parameters() if p.requires_grad) == 2 * 16 * 48 * DEPTH
     assert merged_state_dict(inside).keys() == make(scene_data).network.backbone.trunk.state_dict().keys()

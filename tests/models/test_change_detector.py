@@ -102,7 +102,7 @@ def test_scores_are_of_the_changes_and_figures_show_both_dates(pairs_folder, pre
 
 
 def test_other_chips_are_refused(scene_data, pairs_folder, prepare):
-    with pytest.raises(ChipFolderError, match='ChangeDetector learns pairs of images with what changed between them'):
+    with pytest.raises(ChipFolderError, match='ChangeDetector needs pairs of images with what changed between them'):
         make(scene_data)
     with pytest.raises(ValueError, match='batch_size must be at least 2'):
         make(prepare(pairs_folder, batch_size=1)).fit(1, lr=1e-3)

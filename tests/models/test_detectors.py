@@ -237,7 +237,7 @@ def test_options_survive_json(data):
 
 
 def test_mask_rcnn_needs_outlines(data):
-    with pytest.raises(ChipFolderError, match='MaskRCNN learns outlined objects'):
+    with pytest.raises(ChipFolderError, match='MaskRCNN needs outlined objects'):
         MaskRCNN(data(), 'resnet18', pretrained=False)
 
 

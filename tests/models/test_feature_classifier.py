@@ -177,7 +177,7 @@ def test_the_bundle_says_what_arcgis_asks(folder, prepare, tmp_path):
 
 
 def test_other_chips_and_too_few_are_refused(scene_data, one_folder, write_chips, prepare, tmp_path):
-    with pytest.raises(ChipFolderError, match='FeatureClassifier learns one class per chip or any number of classes'):
+    with pytest.raises(ChipFolderError, match='FeatureClassifier needs one class per chip or any number of classes'):
         make(scene_data)
     with pytest.raises(ValueError, match='batch_size must be at least 2'):
         make(prepare(one_folder, batch_size=1)).fit(1, lr=1e-3)

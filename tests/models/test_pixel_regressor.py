@@ -84,9 +84,9 @@ def test_figures_are_drawn(data):
 
 
 def test_classes_are_no_numbers_and_numbers_no_classes(data, scene_data):
-    with pytest.raises(ChipFolderError, match='PixelRegressor learns a number per pixel'):
+    with pytest.raises(ChipFolderError, match='PixelRegressor needs one value per pixel'):
         make(scene_data)
-    with pytest.raises(ChipFolderError, match='UNet learns one class per pixel, but .* holds a number per pixel'):
+    with pytest.raises(ChipFolderError, match='UNet needs one class per pixel, but .* holds a number per pixel'):
         UNet(data, 'resnet18', pretrained=False)
 
 

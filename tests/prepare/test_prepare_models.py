@@ -41,7 +41,7 @@ def make(data, **options):
 )
 def test_data_of_another_task_is_refused_before_a_network_is_built(prepare, monkeypatch, tmp_path, kind, held):
     monkeypatch.setattr(network, 'create_backbone', None)
-    words = rf'DeepLab learns one class per pixel, but .*{kind} \({kind}\) holds {held}; export Classified_Tiles'
+    words = rf'DeepLab needs one class per pixel, but .*{kind} \({kind}\) holds {held}; export Classified_Tiles'
     data = prepare(kind)
     for ignored in ((), [3]):
         with pytest.raises(ChipFolderError, match=words):
@@ -50,7 +50,7 @@ def test_data_of_another_task_is_refused_before_a_network_is_built(prepare, monk
 
 def test_a_loaded_model_takes_no_data_of_another_task(prepare, tmp_path):
     path = make(prepare('Classified_Tiles')).save(tmp_path / 'm.dlpk')
-    with pytest.raises(BundleError, match='learns one class per pixel, but .*holds pixels and outlined objects'):
+    with pytest.raises(BundleError, match='needs one class per pixel, but .*holds pixels and outlined objects'):
         load_model(path, prepare('Panoptic_Segmentation'))
 
 

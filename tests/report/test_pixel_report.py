@@ -234,7 +234,7 @@ def test_durations_are_told_in_words(seconds, text):
 
 def test_few_chips_and_classes_that_are_not_evaluated_are_warned_of(pixel_model, scene_data):
     told = find_warnings(scene_data, pixel_model.spec)
-    assert told == ('The number of validation chips is 4; scores of fewer than 10 say little.',)
+    assert told == ('The number of validation chips is 4; scores of fewer than 10 are uncertain.',)
     held = scene_data.table.amounts([scene_data.class_infos[0].value])[:, 0]
     without = tuple(np.flatnonzero(held == 0).tolist())
     data = replace(scene_data, split=Split(tuple(np.flatnonzero(held).tolist()), without))

@@ -48,7 +48,7 @@ def evaluate_objects(
     Args:
         network: To evaluate.
         chips: That are not shuffled.
-        scores: Empty; says by boxes or by masks.
+        scores: Empty; by boxes or by masks.
         class_names: By index.
     """
     network.to(chips.device).eval()

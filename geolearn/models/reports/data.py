@@ -15,7 +15,7 @@ from geolearn.networks.spec import ModelSpec
 from geolearn.report import Cell, Facts, Notes, Part, Section, Swatch, Table
 
 FEW_CHIPS = 10
-"""Scores of fewer validation chips than this say little."""
+"""Scores of fewer validation chips than this are uncertain."""
 
 
 def data_section(data: ChipData) -> Section:
@@ -49,26 +49,26 @@ def data_section(data: ChipData) -> Section:
 
 def find_warnings(data: ChipData, spec: ModelSpec) -> tuple[str, ...]:
     """List what makes scores too good or uncertain: leaks between parts, few chips, classes that are not validated."""
-    found = []
+    warnings = []
     boxes = [data.table.geobox(position) for position in range(len(data.table))]
     cure = "divide them again with split='blocks'"
     if note := leak_note(count_leaks(boxes, data.split), data.split, cure):
-        found.append(note)
+        warnings.append(note)
     count = len(data.split.valid)
     if count < FEW_CHIPS:
-        found.append(f'The number of validation chips is {count}; scores of fewer than {FEW_CHIPS} say little.')
+        warnings.append(f'The number of validation chips is {count}; scores of fewer than {FEW_CHIPS} are uncertain.')
     if data.class_infos:
         amounts = data.table.amounts([info.value for info in data.class_infos])
-        for part, what in (('train', 'could not be learned'), ('valid', 'was not evaluated')):
-            held = amounts[list(getattr(data.split, part))].sum(axis=0)
-            found += [
+        for part, what in (('train', 'was not trained'), ('valid', 'was not evaluated')):
+            present = amounts[list(getattr(data.split, part))].sum(axis=0)
+            warnings += [
                 f'No {PARTS[part]} chip holds the class {info.name!r}, so it {what}.'
-                for info, amount in zip(data.class_infos, held.tolist())
+                for info, amount in zip(data.class_infos, present.tolist())
                 if not amount
             ]
     if spec.pretrained and _forbids_sale(spec.backbone):
-        found.append(f'The license of the weights of {spec.backbone} forbids commercial use.')
-    return tuple(found)
+        warnings.append(f'The license of the weights of {spec.backbone} forbids commercial use.')
+    return tuple(warnings)
 
 
 def _class_table(data: ChipData) -> Table:
