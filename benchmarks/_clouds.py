@@ -13,7 +13,7 @@ from geolearn import ChipData, ClassInfo, export_training_data, prepare_data
 from geolearn.bands import resolve_bands
 from geolearn.raster import write_raster
 
-# The masks use 0 for cloud shadow, but 0 means unlabelled in a chip folder: values move up by one.
+# The masks use 0 for cloud shadow, but 0 means unlabeled in a chip folder: values move up by one.
 CLASSES = (
     ClassInfo(1, 'cloud shadow', (60, 60, 90)),
     ClassInfo(2, 'water', (46, 116, 196)),
@@ -51,7 +51,7 @@ def export_clouds(source: Path, folder: Path, name: str, *, stride: int = STRIDE
 
 
 def read_clouds(chips: Path) -> ChipData:
-    """Read the Sentinel-2 chips, less the class that has no pixel, in the one split that every model is judged on."""
+    """Read the Sentinel-2 chips, less the class that has no pixel, in the one split that all models share."""
     return prepare_data(
         chips,
         chip_size=CHIP_SIZE,

@@ -39,7 +39,7 @@ def export_trees(source: Path, folder: Path) -> dict[str, Path]:
 
 def _export_place(source: Path, name: str, folder: Path, east_m: float) -> Path:
     pixels, _, _ = read_image(source / f'{name}.png', [1, 2, 3])
-    # the files name no place: a kilometre apart, no two of them share ground
+    # the files name no place: a kilometer apart, no two of them share ground
     transform = Affine(TREE_CELL_M, 0, east_m, 0, -TREE_CELL_M, 0)
     image = write_raster(folder / f'{name}.tif', pixels, transform=transform, crs=None, band_names=BANDS)
     boxes = []

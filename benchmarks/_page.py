@@ -15,7 +15,7 @@ def write_section(name: str, text: str, *, page: Path = PAGE) -> None:
     Args:
         name: Of the section, for its markers.
         text: What comes between them.
-        page: Made where there is none.
+        page: Created if it does not exist.
 
     Raises:
         ValueError: If the page holds only one of the two markers.

@@ -107,35 +107,35 @@ def make_boxes(count: int, side: int) -> torch.Tensor:
 def make_our_step(side: int) -> Callable[[], None]:
     """Return a training step of geolearn's Faster R-CNN on ResNet-18."""
     network, loss = make_detector().train(), DetectionLoss()
-    optimiser = torch.optim.SGD(network.parameters(), lr=1e-5)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-5)
     images = torch.rand(2, 3, side, side) * 90 + 55
     targets = [Objects(make_boxes(8, side), torch.zeros(8, dtype=torch.int64)) for _ in range(2)]
 
     def step() -> None:
         torch.manual_seed(0)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss(network(images, targets)).backward()
-        optimiser.step()
+        optimizer.step()
 
     return step
 
 
 def make_bare_step(side: int) -> Callable[[], None]:
-    """Return a training step of torchvision's own, with batch normalisation that trains as ours does."""
+    """Return a training step of torchvision's own, with batch normalization that trains as ours does."""
     torch.manual_seed(0)
     backbone = resnet_fpn_backbone(
         backbone_name='resnet18', weights=None, trainable_layers=5, norm_layer=nn.BatchNorm2d
     )
     network = TorchvisionFasterRCNN(backbone, 2, min_size=side, max_size=side).train()
-    optimiser = torch.optim.SGD(network.parameters(), lr=1e-5)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-5)
     images = list(torch.rand(2, 3, side, side))
     targets = [{'boxes': make_boxes(8, side), 'labels': torch.ones(8, dtype=torch.int64)} for _ in range(2)]
 
     def step() -> None:
         torch.manual_seed(0)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         sum(network(images, targets).values()).backward()
-        optimiser.step()
+        optimizer.step()
 
     return step
 

@@ -3,7 +3,7 @@
 Both have a ResNet-50 that starts from nothing, a feature pyramid, the same anchors, the same numbers of the head, the
 same mean and deviation of the bands, and the same side to which chips are brought. The bare loop has torch's AdamW and
 one-cycle schedule with the numbers that `fit` uses, and batches from the same loader: same chips, same order, same
-augmentation. Both are judged on a place that neither saw, after the last epoch, which nobody chose.
+augmentation. Both are evaluated on a place that neither saw, after the last epoch, which nobody chose.
 
     python benchmarks/detection_quality.py path/to/neon_trees --rows quality.jsonl
 
@@ -76,7 +76,7 @@ class Trained:
     fitted: float
 
 
-Judge = Callable[[ChipLoader], DetectionScores]
+Evaluate = Callable[[ChipLoader], DetectionScores]
 """Compares what a trained network finds in chips with the truth."""
 
 
@@ -91,7 +91,7 @@ def as_they_are(loader: ChipLoader) -> ChipLoader:
     return ChipLoader(loader.dataset, replace(loader.options, shuffle=False, transform=None))
 
 
-def train_ours(data: ChipData, seed: int, epochs: int) -> Judge:
+def train_ours(data: ChipData, seed: int, epochs: int) -> Evaluate:
     """Train ours for so many epochs."""
     model = FasterRCNN(data, 'resnet50', pretrained=False, resize_to=RESIZE_TO, head=HEAD)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -100,7 +100,7 @@ def train_ours(data: ChipData, seed: int, epochs: int) -> Judge:
 
 
 def build_plain(data: ChipData) -> torch.nn.Module:
-    """torchvision's Faster R-CNN as it comes, told what ours takes from the data."""
+    """torchvision's Faster R-CNN as it comes, given what ours takes from the data."""
     anchors = FasterRCNN(data, 'resnet18', pretrained=False, resize_to=RESIZE_TO, head=HEAD).spec.options
     sizes, ratios = anchors['anchor_sizes'], tuple(anchors['aspect_ratios'])
     network: torch.nn.Module = fasterrcnn_resnet50_fpn(
@@ -123,26 +123,26 @@ def as_targets(objects: Sequence[Objects]) -> list[dict[str, Tensor]]:
     return [{'boxes': item.boxes, 'labels': item.labels + 1} for item in objects]
 
 
-def train_plain(data: ChipData, seed: int, epochs: int) -> Judge:
+def train_plain(data: ChipData, seed: int, epochs: int) -> Evaluate:
     """Train torchvision's in a bare loop."""
     network = build_plain(data).to(data.train_dl.device)
     torch.manual_seed(seed)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=LR, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LR, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, LR, epochs=epochs, steps_per_epoch=len(data.train_dl), pct_start=0.1, final_div_factor=4000
+        optimizer, LR, epochs=epochs, steps_per_epoch=len(data.train_dl), pct_start=0.1, final_div_factor=4000
     )
     for _ in range(epochs):
         network.train()
         for images, objects in data.train_dl:
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             sum(network(list(images), as_targets(objects)).values()).backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
-    return lambda chips: judge(network, chips, data.c)
+    return lambda chips: evaluate(network, chips, data.c)
 
 
 @torch.inference_mode()
-def judge(network: torch.nn.Module, chips: ChipLoader, classes: int) -> DetectionScores:
+def evaluate(network: torch.nn.Module, chips: ChipLoader, classes: int) -> DetectionScores:
     """Compare what torchvision's network finds with the truth."""
     network.eval()
     scores = DetectionScores(classes, max_detections=HEAD.most)

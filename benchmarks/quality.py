@@ -1,8 +1,8 @@
 """Is our UNet as good as plain smp trained by a bare PyTorch loop? Three seeds of each, on the same splits and epochs.
 
-Both are smp's U-Net on a ResNet-18 that starts from nothing, behind the same normalisation. The bare loop has torch's
+Both are smp's U-Net on a ResNet-18 that starts from nothing, behind the same normalization. The bare loop has torch's
 AdamW and one-cycle schedule with their defaults, the same highest rate, and batches from the same loader: same chips,
-same order, same augmentation. Both are judged on held-out blocks of land after the last epoch, which nobody chose.
+same order, same augmentation. Both are evaluated on held-out blocks of land after the last epoch, which nobody chose.
 
     python benchmarks/quality.py path/to/clouds_s2_l5
 
@@ -72,23 +72,23 @@ def train_ours(data: ChipData, seed: int, epochs: int) -> float:
 
 def train_plain(data: ChipData, seed: int, epochs: int) -> float:
     """Return the mIoU of plain smp in a bare loop after the last epoch."""
-    normalise = Normalize(data.normalization.mean, data.normalization.std)
+    normalize = Normalize(data.normalization.mean, data.normalization.std)
     unet = smp.Unet(BACKBONE, encoder_weights=None, in_channels=len(data.bands), classes=data.c)
-    network = nn.Sequential(normalise, unet).to(data.train_dl.device)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=LR)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LR, epochs=epochs, steps_per_epoch=len(data.train_dl))
+    network = nn.Sequential(normalize, unet).to(data.train_dl.device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LR)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, epochs=epochs, steps_per_epoch=len(data.train_dl))
     for _ in range(epochs):
         network.train()
         for images, masks in data.train_dl:
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             functional.cross_entropy(network(images), masks, ignore_index=IGNORE_INDEX).backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
-    return judge(network, data)
+    return evaluate(network, data)
 
 
 @torch.inference_mode()
-def judge(network: nn.Module, data: ChipData) -> float:
+def evaluate(network: nn.Module, data: ChipData) -> float:
     """Return the mIoU on the held-out blocks."""
     network.eval()
     matrix = ConfusionMatrix.empty(data.c)

@@ -84,7 +84,7 @@ def plan_cases(given: argparse.Namespace) -> Iterator[Case]:
 
 
 def export_aberystwyth(source: Path, folder: Path) -> Path:
-    """Chips of the mosaic around the hand-drawn polygons; what is not drawn is unlabelled."""
+    """Chips of the mosaic around the hand-drawn polygons; what is not drawn is unlabeled."""
     polygons = source / 'cls_poly_smpls.gpkg'
     return export_training_data(
         sorted((source / 's2_tiles').glob('*.tif')),
@@ -98,7 +98,7 @@ def export_aberystwyth(source: Path, folder: Path) -> Path:
 
 
 def read_aberystwyth(chips: Path, backbone: str) -> ChipData:
-    """Read the chips, in the one split that every model is judged on; Prithvi takes six of the ten bands."""
+    """Read the chips, in the one split that all models share; Prithvi takes six of the ten bands."""
     bands = HLS_BANDS if backbone.startswith('prithvi') else None
     return prepare_data(
         chips,
@@ -153,7 +153,7 @@ def score_landsat(model: PixelClassifier, folder: Path) -> ConfusionMatrix:
 
 
 def train(case: Case, data: Data, epochs: int) -> Row:
-    """Train and judge one model."""
+    """Train and evaluate one model."""
     torch.manual_seed(SEED)
     chips = data.read(case)
     model: PixelClassifier = getattr(geolearn, case.decoder)(chips, backbone=case.backbone, pretrained=False)
@@ -195,18 +195,18 @@ measured on {machine}: read them as rough ratios.
 """
 
 CLOUDS = """
-### Clouds: learnt from Sentinel-2, tried on Landsat 5
+### Clouds: trained on Sentinel-2, tested on Landsat 5
 
 Reference masks of Wieland et al. 2019 as ukis-csmask ships them: one Sentinel-2 and one Landsat-5 image of 512 x 512
 pixels, six bands of top-of-atmosphere reflectance. Chips of 128 px with a stride of 64 from the Sentinel-2 image, in
 batches of 4; {train} to train on and {valid} in held-out blocks of 1.6 km. Chips that share ground with the other part
-were left out, so no pixel is in both. The Landsat image was never seen: its bands are found by name and scaled with the
+were dropped, so no pixel is in both. The Landsat image was never seen: its bands are found by name and scaled with the
 statistics of Sentinel-2.
 
 {table}
 
-**What to keep in mind.** Water is 0.3 % of the pixels; where its IoU is 0.00 it was never learnt, and costs the mean a
-quarter. Snow occurs in neither image and was left out. The held-out blocks lie in the same image as the training chips,
+**What to keep in mind.** Water is 0.3 % of the pixels; where its IoU is 0.00 it was never learned, and costs the mean a
+quarter. Snow occurs in neither image and is ignored. The held-out blocks lie in the same image as the training chips,
 under the same sky; the other sensor is the harder and the more honest test, but it is one image too. Its land is much
 darker: 0.24 in the near infrared on average, against 0.43 in the Sentinel-2 image, whose shadows have 0.16. That is the
 likeliest reason where the IoU of Landsat's land is low: it is taken for shadow.
@@ -216,14 +216,14 @@ ABERYSTWYTH = """
 ### Aberystwyth: land cover from sparse polygons
 
 Sentinel-2 of 27 May 2021 (rsgislib's test data): a mosaic of 16 tiles, ten bands (Prithvi takes six of them), and 40
-hand-drawn polygons of forest, grass, urban and water that cover under 1 % of it. All other pixels are unlabelled and
+hand-drawn polygons of forest, grass, urban and water that cover under 1 % of it. All other pixels are unlabeled and
 take no part in loss or score. Chips of 64 px with a stride of 32 that hold a label, in batches of 8; {train} to train
-on and {valid} in held-out blocks of 1.28 km. Chips that share ground with the other part were left out.
+on and {valid} in held-out blocks of 1.28 km. Chips that share ground with the other part were dropped.
 
 {table}
 
-**What to keep in mind.** Only the inside of a few polygons is judged, which people draw where a class is plain to see:
-borders and mixed pixels are not. A class has a handful of polygons in the held-out blocks, so its IoU may hang on one.
+**What to keep in mind.** Only the inside of a few polygons counts, which people draw where a class is plain to see: borders
+and mixed pixels do not. A class has a handful of polygons in the held-out blocks, so its IoU may hang on one.
 """
 
 

@@ -90,7 +90,7 @@ class Data:
 
 
 def train(case: Case, chips: ChipData) -> Row:
-    """Train and judge one model."""
+    """Train and evaluate one model."""
     torch.manual_seed(SEED)
     model = MODELS[case.dataset](chips, case.backbone, pretrained=False, resize_to=RESIZE_TO, head=HEAD)
     model.fit(EPOCHS[case.dataset], lr=LR, checkpoint=False, seed=SEED)
@@ -128,14 +128,14 @@ TREES = """
 ### NEON: tree crowns of a place never seen
 
 Aerial images at 10 cm as DeepForest ships them. Chips of {chip} px with a stride of {stride} from YELL_541000 (Wyoming)
-and SOAP_061 (California), {train} in all with 316 crowns; judged on the {valid} chips of OSBS_029 (Florida, 61 crowns).
+and SOAP_061 (California), {train} in all with 316 crowns; tested on the {valid} chips of OSBS_029 (Florida, 61 crowns).
 {epochs} epochs.
 
 {table}
 
 **What to keep in mind.** The test is one image of 40 x 40 m, of another forest than those trained on: a few crowns are
 a few points of AP. Crowns that the edge of a chip cuts count where at least 0.3 of their box is inside. The GeoTIFF of
-2048 x 2048 pixels that ships with these data shows a river in Manila, not a NEON site: looked at over that image, what
+2048 x 2048 pixels that ships with these data shows a river in Manila, not a NEON site: over that image, what
 `detect_objects` finds with these models is bright cars, roofs and a bridge, and hardly a tree.
 """
 
@@ -143,7 +143,7 @@ QUALITY = """
 ### NEON: Faster R-CNN on ResNet-50 against plain torchvision
 
 Written from the rows of `benchmarks/detection_quality.py`. The same chips, order, augmentation, anchors, numbers of the
-head, optimiser, schedule and epochs; torchvision's `fasterrcnn_resnet50_fpn` in a bare PyTorch loop, ours
+head, optimizer, schedule and epochs; torchvision's `fasterrcnn_resnet50_fpn` in a bare PyTorch loop, ours
 through `fit`. AP50 on OSBS_029 after the last epoch, and on the training chips as they are.
 {tables}
 **What to keep in mind.** With 61 crowns and scores this low, a difference of the means below the deviation does not say
@@ -161,7 +161,7 @@ Mask R-CNN, {epochs} epochs.
 
 {table}
 
-**What to keep in mind.** The held-out tiles are the neighbours of those trained on: another place of the same town,
+**What to keep in mind.** The held-out tiles are the neighbors of those trained on: another place of the same town,
 flight and light. By eye the outlines fit the roofs, but some roofs and sheds have none, and count as wrong if found.
 """
 

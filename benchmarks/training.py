@@ -106,14 +106,14 @@ def run_fit(model: PixelClassifier) -> None:
         model.fit(1, lr=LR, checkpoint=False)
 
 
-def run_bare(network: nn.Module, loss: nn.Module, optimiser: torch.optim.Optimizer, parts: Sequence[Batches]) -> None:
+def run_bare(network: nn.Module, loss: nn.Module, optimizer: torch.optim.Optimizer, parts: Sequence[Batches]) -> None:
     """The same epoch with nothing around it: no scores, no bar, no look at the losses."""
     train, valid = parts
     network.train()
     for images, masks in train:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss(network(images), masks).backward()
-        optimiser.step()
+        optimizer.step()
     network.eval()
     with torch.no_grad():
         for images, masks in valid:
@@ -152,10 +152,10 @@ def compare(decoder: str, backbone: str, data: ChipData, plan: Plan) -> dict[str
     model: PixelClassifier = getattr(geolearn, decoder)(data, backbone=backbone, pretrained=False)
     parts = [[(batch[0].clone(), batch[1].clone()) for batch in loader] for loader in (data.train_dl, data.valid_dl)]
     run_fit(model)  # moves the network to its device, and into the layout that it trains in
-    optimiser = torch.optim.AdamW(model.network.parameters(), lr=LR, fused=True)
+    optimizer = torch.optim.AdamW(model.network.parameters(), lr=LR, fused=True)
     jobs = {
         'fit': partial(run_fit, model),
-        'bare': partial(run_bare, model.network, model.make_loss().to(data.train_dl.device), optimiser, parts),
+        'bare': partial(run_bare, model.network, model.make_loss().to(data.train_dl.device), optimizer, parts),
     }
     scaled = [[(model.network.normalize(images), masks) for images, masks in part] for part in parts]
     if (peer := make_torchgeo_job(decoder, backbone, scaled)) is not None:

@@ -35,7 +35,7 @@ CHIP_SIZE = 256
 
 
 def read_boxes(annotation: Path, east_m: float) -> geopandas.GeoDataFrame:
-    """Return the boxes of a VOC file in metres, for an image whose upper left corner lies at (east_m, 0)."""
+    """Return the boxes of a VOC file in meters, for an image whose upper left corner lies at (east_m, 0)."""
     shapes = []
     for item in ElementTree.parse(annotation).iter('bndbox'):
         left, top, right, bottom = (CELL_M * float(item.findtext(tag)) for tag in ('xmin', 'ymin', 'xmax', 'ymax'))
@@ -94,7 +94,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True)
-    # a kilometre apart, so that no two places share ground
+    # a kilometer apart, so that no two places share ground
     places = enumerate((*TRAINING, TEST))
     folders = {name: export_place(arguments.data, name, out, 1000.0 * number) for number, name in places}
     options = {'chip_size': CHIP_SIZE, 'batch_size': 4, 'working_dir': out}

@@ -57,7 +57,7 @@ def run_demo(out: str | Path, *, backbone: str = 'dofa_tiny', epochs: int = EPOC
         tile_size=CHIP_SIZE,
         sensor='Sentinel-2',
     )
-    # neighbouring chips resemble each other, so whole blocks of land are held out; label 0 is cloud and border
+    # neighboring chips resemble each other, so whole blocks of land are held out; label 0 is cloud and border
     data = prepare_data(chips, chip_size=CHIP_SIZE, batch_size=8, ignore_classes=[0], split='blocks')
     say(repr(data))
     data.show_batch().savefig(folder / 'chips.png', dpi=80)
@@ -90,7 +90,7 @@ def _compare(image: Path, label: Path, predicted: Path, figure: Path) -> Confusi
     truth = torch.from_numpy(table[read_label(label)])
     found = torch.from_numpy(table[read_label(predicted)])
     matrix = ConfusionMatrix.empty(len(CLASSES))
-    # a labelled pixel that the map leaves empty counts as wrong, not as left out
+    # a labeled pixel that the map leaves empty counts as wrong, not as ignored
     matrix.add(torch.where(found == IGNORE_INDEX, (truth + 1) % len(CLASSES), found), truth)
     shown = pixels.astype(np.float32)
     if mask is not None:
