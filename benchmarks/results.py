@@ -222,8 +222,8 @@ on and {valid} in held-out blocks of 1.28 km. Chips that share ground with the o
 
 {table}
 
-**What to keep in mind.** Only the inside of a few polygons counts, which people draw where a class is plain to see: borders
-and mixed pixels do not. A class has a handful of polygons in the held-out blocks, so its IoU may hang on one.
+**What to keep in mind.** Only the inside of a few polygons counts, which people draw where a class is plain to see:
+borders and mixed pixels do not. A class has a handful of polygons in the held-out blocks, so its IoU may hang on one.
 """
 
 

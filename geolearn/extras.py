@@ -1,9 +1,31 @@
 """Import libraries that only some tasks need, or say how to install them."""
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from geolearn.errors import MissingExtraError
+
+EXTRAS = {
+    'vector': ('geopandas>=1.0', 'shapely>=2.0.3', 'pyarrow>=14'),
+    'detection': ('pycocotools>=2.0.7',),
+    'detr': ('transformers>=5.18',),
+    'tensorboard': ('tensorboard>=2.17',),
+    'mlflow': ('mlflow>=2.14',),
+    'wandb': ('wandb>=0.17',),
+}
+"""What each extra of setup.cfg installs. Errors name the libraries: that works however geolearn was installed."""
+
+
+def install_command(extra: str, *, without: str = '') -> str:
+    """Return the shell command that installs what is missing of an extra.
+
+    Args:
+        extra: One of `EXTRAS`.
+        without: A library that is known to be missing, whatever Python's import system says.
+    """
+    missing = [line for line in EXTRAS[extra] if _name(line) == without or not _is_here(_name(line))]
+    return 'pip install ' + ' '.join(repr(line) for line in missing or EXTRAS[extra])
 
 
 def require(module: str, *, extra: str, to: str) -> ModuleType:
@@ -11,7 +33,7 @@ def require(module: str, *, extra: str, to: str) -> ModuleType:
 
     Args:
         module: Full name, such as ``'pycocotools.mask'``.
-        extra: The extra of geolearn that brings it, such as ``'detection'``.
+        extra: The extra of setup.cfg that brings it, such as ``'detection'``.
         to: What it is needed for, such as ``'read COCO outlines'``.
 
     Raises:
@@ -23,6 +45,13 @@ def require(module: str, *, extra: str, to: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split('.')[0] != library:
             raise
-        raise MissingExtraError(
-            f"{library} is needed to {to}; install it with: pip install 'geolearn[{extra}]'"
-        ) from error
+        command = install_command(extra, without=library)
+        raise MissingExtraError(f'{library} is needed to {to}; install it with: {command}') from error
+
+
+def _name(requirement: str) -> str:
+    return requirement.partition('>=')[0]
+
+
+def _is_here(library: str) -> bool:
+    return importlib.util.find_spec(library) is not None

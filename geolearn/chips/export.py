@@ -113,7 +113,7 @@ def export_training_data(
         ChipFolderError: If labels cannot be read, placed or stored in this format, no chip results or `out` is not
             empty; nothing is left behind.
         UnknownNameError: If a format, target, sensor or mode is unknown.
-        MissingExtraError: If vector labels are given and ``geolearn[vector]`` is not installed.
+        MissingExtraError: If vector labels are given and the libraries of the extra ``vector`` are not installed.
     """
     if sensor != 'Undefined' and find_sensor(sensor) is None:
         raise UnknownNameError('sensor', sensor, [*list_sensors(), 'Undefined'])

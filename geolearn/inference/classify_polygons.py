@@ -92,7 +92,7 @@ def read_polygons(polygons: Any, layer: str | None) -> Any:
 
     Raises:
         RasterError: If it cannot be read, or holds no geometries.
-        MissingExtraError: If ``geolearn[vector]`` is not installed.
+        MissingExtraError: If the libraries of the extra ``vector`` are not installed.
     """
     try:
         return next(iter(read_layers(polygons, layer))).frame

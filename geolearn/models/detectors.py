@@ -75,7 +75,7 @@ class RTDetr(ObjectDetector):
     """RT-DETR (Zhao et al. 2023, arXiv:2304.08069) on P3 to P5: queries that each predict one object, or none.
 
     It has no anchors, and in images as large as the chips no non-maximum suppression: a Hungarian matching assigns each
-    object to one query. Layers and losses are those of the library transformers (``geolearn[detr]``) and begin with
+    object to one query. Layers and losses are those of the library transformers (the extra ``detr``) and begin with
     random weights; the backbone is any of geolearn's. `head` takes `TransformerOptions`. ArcGIS's `RTDetrV2` is the
     same network but for details of its sampling and training; its `DETReg` is of the same family. The training loss has
     a part, `denoising`, that the validation loss has not.
@@ -88,7 +88,7 @@ class RTDetr(ObjectDetector):
         """Build the network that a spec describes.
 
         Raises:
-            MissingExtraError: If ``geolearn[detr]`` is not installed.
+            MissingExtraError: If transformers is not installed.
         """
         options = cls._options(spec)
         side = spec.chip_size if options.resize_to is None else options.resize_to

@@ -403,7 +403,7 @@ class FeatureClassifier(Model):
 
         Raises:
             RasterError: If bands, units or places do not fit, or reading or writing fails; no part of `dst` is left.
-            MissingExtraError: If ``geolearn[vector]`` is not installed.
+            MissingExtraError: If the libraries of the extra ``vector`` are not installed.
         """
         options = PolygonOptions(
             chip_size=self.spec.chip_size if chip_size is None else chip_size,

@@ -299,7 +299,7 @@ class ObjectDetector(Model):
         Raises:
             RasterError: If bands or units do not fit, or reading or writing fails; no part of `dst` is left.
             CheckpointError: If there is no such run to resume, or what is finished cannot be kept.
-            MissingExtraError: If ``geolearn[vector]`` is not installed.
+            MissingExtraError: If the libraries of the extra ``vector`` are not installed.
             ValueError: If a number is out of its range.
         """
         return detect_raster(

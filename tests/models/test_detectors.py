@@ -37,7 +37,7 @@ DETECTORS = {
     RTDetr: TransformerOptions(detections_per_img=20, score_thresh=0.001, num_queries=30, decoder_layers=2),
 }
 needs_transformers = pytest.mark.skipif(
-    importlib.util.find_spec('transformers') is None, reason="needs transformers: pip install 'geolearn[detr]'"
+    importlib.util.find_spec('transformers') is None, reason="needs transformers: pip install 'transformers>=5.18'"
 )
 EVERY = [pytest.param(cls, marks=needs_transformers) if cls is RTDetr else cls for cls in DETECTORS]
 BACKBONES = ('dofa_tiny', 'resnet18')

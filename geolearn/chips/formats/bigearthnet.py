@@ -289,7 +289,9 @@ def _read_table(folder: Path, whole: Iterable[str]) -> _Labelled:
     try:
         table = pd.read_parquet(path, columns=[key, 'labels'])
     except ImportError as error:
-        raise ChipFolderError(f'{path} holds the labels; reading it needs pyarrow: pip install pyarrow') from error
+        raise ChipFolderError(
+            f"{path} holds the labels; reading it needs pyarrow: pip install 'pyarrow>=14'"
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ChipFolderError(f'cannot read columns {key} and labels of {path}: {error}') from error
     return {str(name): (path, [str(label) for label in labels]) for name, labels in zip(table[key], table['labels'])}

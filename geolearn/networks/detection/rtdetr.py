@@ -51,7 +51,7 @@ class RTDetrHead(DetectionHead):
         side: Of the training images in pixels.
 
     Raises:
-        MissingExtraError: If ``geolearn[detr]`` is not installed.
+        MissingExtraError: If transformers is not installed.
     """
 
     def __init__(

@@ -186,7 +186,7 @@ def test_without_pycocotools_polygons_come_with_an_install_line(tmp_path, monkey
     folder = write(tmp_path, content({'segmentation': SQUARE}))
     monkeypatch.setitem(sys.modules, 'pycocotools', None)
     monkeypatch.delitem(sys.modules, 'pycocotools.mask', raising=False)
-    with pytest.raises(MissingExtraError, match=r"pip install 'geolearn\[detection\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'pycocotools>=2.0.7'"):
         list_coco(folder, EMPTY)
 
 

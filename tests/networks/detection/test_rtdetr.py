@@ -24,7 +24,7 @@ FEW = TransformerOptions(num_queries=20, num_denoising=10, decoder_layers=1, det
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'small_dofa')
 needs_transformers = pytest.mark.skipif(
-    importlib.util.find_spec('transformers') is None, reason="needs transformers: pip install 'geolearn[detr]'"
+    importlib.util.find_spec('transformers') is None, reason="needs transformers: pip install 'transformers>=5.18'"
 )
 
 
@@ -70,7 +70,9 @@ def test_windows_overlap_by_half_and_their_cores_cover_the_axis_once(side, more)
 
 def test_what_to_install_is_said(data, monkeypatch):
     monkeypatch.setitem(sys.modules, 'transformers', None)
-    with pytest.raises(MissingExtraError, match=r"to build an RTDetr; install it with: pip install 'geolearn\[detr\]'"):
+    with pytest.raises(
+        MissingExtraError, match="to build an RTDetr; install it with: pip install 'transformers>=5.18'"
+    ):
         RTDetr(data, 'resnet18', pretrained=False)
 
 
