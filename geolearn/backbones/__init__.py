@@ -10,6 +10,7 @@ from geolearn.backbones.create import (
     list_backbones,
     offers_tokens,
 )
+from geolearn.backbones.custom import ModuleBackbone, register_module
 from geolearn.backbones.loading import LoadReport
 from geolearn.backbones.temporal import Temporal, TemporalBackbone
 
@@ -21,6 +22,7 @@ __all__ = [
     'CompiledNetwork',
     'Form',
     'LoadReport',
+    'ModuleBackbone',
     'Temporal',
     'TemporalBackbone',
     'TokenBackbone',
@@ -31,4 +33,5 @@ __all__ = [
     'list_backbones',
     'offers_tokens',
     'register_backbone',
+    'register_module',
 ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geolearn.backbones.backbone import Backbone
+from geolearn.backbones.backbone import Backbone, is_whole
 from geolearn.errors import BackboneError
 
 LORA_TARGETS = ('qkv', 'q', 'k', 'v', 'proj', 'fc1', 'fc2', 'fc3')
@@ -49,21 +49,17 @@ class Adaptation:
     def __post_init__(self) -> None:
         if not (_is_number(self.drop_path) and 0 <= self.drop_path < 1):
             raise ValueError(f'drop_path must lie in 0..1, got {self.drop_path!r}')
-        counted = _is_whole(self.freeze) and int(self.freeze) >= 0
+        counted = is_whole(self.freeze) and int(self.freeze) >= 0
         if not counted and self.freeze not in FREEZE_WORDS:
             raise ValueError(f'freeze must be one of {FREEZE_WORDS} or a number of blocks, got {self.freeze!r}')
         if self.layer_decay is not None and not (_is_number(self.layer_decay) and 0 < self.layer_decay <= 1):
             raise ValueError(f'layer_decay must lie over 0 and up to 1, got {self.layer_decay!r}')
-        if not _is_whole(self.lora_rank) or self.lora_rank < 0:
+        if not is_whole(self.lora_rank) or self.lora_rank < 0:
             raise ValueError(f'lora_rank must be a whole number from 0, got {self.lora_rank!r}')
         if self.lora_alpha is not None and not (_is_number(self.lora_alpha) and 0 < self.lora_alpha < math.inf):
             raise ValueError(f'lora_alpha must be a number over 0, got {self.lora_alpha!r}')
         if self.lora_alpha is not None and not self.lora_rank:
             raise ValueError('lora_alpha goes with lora_rank; pass lora_rank=8 or so')
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:

@@ -3,6 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -137,6 +139,11 @@ Form = Literal['pyramid', 'layers', 'tokens']
 """What a backbone returns: ``'pyramid'`` and ``'layers'`` feature maps, finest first; ``'tokens'`` native tokens."""
 
 
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True, slots=True)
 class BackboneOptions:
     """How to build a backbone; the arguments of `create_backbone`, checked as far as no network is needed for it."""
@@ -155,10 +162,23 @@ class BackboneOptions:
         forms = get_args(Form)
         if self.form not in forms:
             raise ValueError(f'form must be {", ".join(map(repr, forms[:-1]))} or {forms[-1]!r}, got {self.form!r}')
-        if self.window is not None and self.window < 0:
-            raise ValueError(f'window must be None, 0 for global attention, or a side in tokens, got {self.window}')
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f'drop_path must lie in 0..1, got {self.drop_path}')
+        for name in ('pretrained', 'relative_positions', 'checkpointing'):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f'{name} must be True or False, got {getattr(self, name)!r}')
+        if self.weights is not None and not isinstance(self.weights, str | PathLike):
+            raise ValueError(f'weights must be a path to a file or folder, got {type(self.weights).__name__}')
+        if self.window is not None and not (is_whole(self.window) and self.window >= 0):
+            raise ValueError(f'window must be None, 0 for global attention, or a side in tokens, got {self.window!r}')
+        if (
+            isinstance(self.drop_path, bool)
+            or not isinstance(self.drop_path, int | float)
+            or not 0 <= self.drop_path < 1
+        ):
+            raise ValueError(f'drop_path must lie in 0..1, got {self.drop_path!r}')
+        for name in ('strides', 'layers'):
+            values = getattr(self, name)
+            if values is not None and not (isinstance(values, tuple) and all(map(is_whole, values))):
+                raise ValueError(f'{name} must be None or a list of whole numbers, got {values!r}')
         if self.layers is not None and self.form == 'pyramid':
             raise ValueError("layers goes with the forms 'layers' and 'tokens'; the pyramid stands on the last layer")
         if self.relative_positions and self.form == 'tokens':

@@ -2,18 +2,36 @@
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, BackboneOptions, Builder, finish_backbone, register_backbone
+from geolearn.backbones.backbone import (
+    BUILDERS,
+    Backbone,
+    BackboneOptions,
+    Builder,
+    finish_backbone,
+    register_backbone,
+)
 from geolearn.backbones.catalog import WeightsRecord
-from geolearn.backbones.loading import LoadReport, load_strict, load_weights_file, unwrap
+from geolearn.backbones.loading import (
+    FoundState,
+    LoadReport,
+    find_state,
+    is_head,
+    load_strict,
+    load_weights_file,
+    refuse_small,
+    unwrap,
+)
 from geolearn.backbones.trunk import Trunk, ViTConfig
 from geolearn.backbones.weights import fetch
 from geolearn.bands import Band, match_bands
@@ -127,8 +145,15 @@ class Checkpoint:
     source: str = ''
 
 
-def read_checkpoint(record: catalog.WeightsRecord, options: BackboneOptions) -> Checkpoint | None:
+def read_checkpoint(
+    record: catalog.WeightsRecord, bands: Sequence[Band], options: BackboneOptions
+) -> Checkpoint | None:
     """Find, verify and read the weights of a record; None where the options ask for random ones.
+
+    Args:
+        record: The encoder.
+        bands: Of the images.
+        options: Of `create_backbone`.
 
     Raises:
         WeightsError: If there are none, or they cannot be had.
@@ -139,10 +164,42 @@ def read_checkpoint(record: catalog.WeightsRecord, options: BackboneOptions) -> 
         refuse_unpublished(record)
     path = fetch(record, options.weights)
     announce_license(record)
-    state, dropped = unwrap(
-        load_weights_file(path), wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop
-    )
-    return Checkpoint(state, dropped, source=str(path))
+    content = load_weights_file(path)
+    found = FoundState(content) if options.weights is None else find_given(content, record, bands, options, path)
+    state, dropped = unwrap(found.state, wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop)
+    source = f'{path} ({found.note})' if found.note else str(path)
+    return Checkpoint(state, (*dropped, *found.ignored), source=source)
+
+
+def find_given(
+    content: Mapping[str, Any],
+    record: catalog.WeightsRecord,
+    bands: Sequence[Band],
+    options: BackboneOptions,
+    path: Path,
+) -> FoundState:
+    """Find the weights of a record in a user's file, whose names may have any prefix; heads are left out.
+
+    Args:
+        content: Of the file.
+        record: The encoder.
+        bands: Of the images.
+        options: Of `create_backbone`.
+        path: The file, for errors.
+
+    Raises:
+        WeightsError: If the file holds no tensors, or far too few for the encoder.
+    """
+    with torch.device('meta'):
+        random = replace(options, pretrained=False, weights=None)
+        needed = BUILDERS[record.name].build(record.name, tuple(bands), random).trunk.state_dict()
+    found = find_state(content, needed, str(path), prefixes=record.prefixes)
+    heads = tuple(name for name in found.state if name not in needed and is_head(name))
+    state = {name: value for name, value in found.state.items() if name not in heads}
+    refuse_small(state, needed, str(path))
+    usual = [prefix for prefix in record.prefixes if any(name.startswith(prefix) for name in state)]
+    notes = [*([found.note] if found.note else []), *(f'without the prefix {prefix!r}' for prefix in usual)]
+    return replace(found, state=state, ignored=(*found.ignored, *heads), note=', '.join(notes))
 
 
 def fit_stem(

@@ -187,8 +187,8 @@ def build_clay(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> 
     record = catalog.get_record(name)
     config = make_config(record, options, eps=1e-5, qkv_bias=False)
     patch_embed = ClayPatchEmbed(clay_wavelengths(bands, name), record.dim, record.patch)
+    checkpoint, report = read_checkpoint(record, bands, options), None
     trunk = ClayViT(config, patch_embed, record.patch)
-    checkpoint, report = read_checkpoint(record, options), None
     if checkpoint is None:
         patch_embed.strengthen()
     else:

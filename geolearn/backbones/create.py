@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from fnmatch import fnmatchcase
+from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -26,21 +27,21 @@ from geolearn.backbones import (  # noqa: F401 - families register their names
 )
 from geolearn.backbones.backbone import BUILDERS, STRIDES, Backbone, BackboneOptions, Form, Registration
 from geolearn.backbones.bundled import build_from_bundle, is_bundle
-from geolearn.backbones.temporal import Temporal, TemporalBackbone
+from geolearn.backbones.temporal import Temporal, TemporalBackbone, count_dates
 from geolearn.backbones.timm import build_timm, is_plain_transformer, is_timm_model, list_timm_models
 from geolearn.backbones.torchvision import build_torchvision, list_torchvision_models
 from geolearn.backbones.trunk import Trunk
 from geolearn.backbones.weights import find_weights
-from geolearn.bands import Band
+from geolearn.bands import Band, get_bands, list_sensors, resolve_bands
 from geolearn.errors import BackboneError, BandError, UnknownNameError
 
 ANY_BANDS = 'any with a wavelength, or radar'
 ANY_CHANNELS = 'any'
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class BackboneInfo:
-    """What is known of a backbone before it is built; print it.
+    """What is known of a backbone before it is built; shown in a console or a notebook it explains itself.
 
     Args:
         name: For `create_backbone`.
@@ -70,22 +71,32 @@ class BackboneInfo:
         flags = {'no commercial use': self.record.non_commercial, 'gated': self.record.gated}
         return ', '.join(text for text, holds in flags.items() if holds)
 
-    def __str__(self) -> str:
-        """Lay it out in lines, for people."""
+    @property
+    def rows(self) -> tuple[tuple[str, str], ...]:
+        """What is known, as pairs of a label and a text, for tables."""
         r = self.record
         attention = f', {r.heads} heads, patches of {r.patch} px' if r.heads else ''
-        lines = {
-            'also called': ', '.join(self.aliases),
-            'network': f'{r.family}: width {r.dim}, {r.depth} blocks{attention}',
-            'parameters': f'{self.parameters / 1e6:.1f} M' if self.parameters else '',
-            'bands': ANY_BANDS if r.any_bands else ', '.join(self.bands) or ANY_CHANNELS,
-            'license': r.license + (f' ({self.restrictions})' if self.restrictions else ''),
-            'weights': _weights_line(r, self.weights),
-            'paper': r.paper,
-            'note': r.note,
-        }
-        rows = [f'  {key + ":":<12} {text}' for key, text in lines.items() if text]
-        return '\n'.join([self.name, *rows, *(f'  {"trained on:":<12} {_input_line(i)}' for i in r.inputs)])
+        rows = [
+            ('also called', ', '.join(self.aliases)),
+            ('network', f'{r.family}: width {r.dim}, {r.depth} blocks{attention}'),
+            ('parameters', f'{self.parameters / 1e6:.1f} M' if self.parameters else ''),
+            ('bands', ANY_BANDS if r.any_bands else ', '.join(self.bands) or ANY_CHANNELS),
+            ('license', r.license + (f' ({self.restrictions})' if self.restrictions else '')),
+            ('weights', _weights_line(r, self.weights)),
+            ('paper', r.paper),
+            ('note', r.note),
+            *(('trained on', _input_line(inputs)) for inputs in r.inputs),
+        ]
+        return tuple((label, text) for label, text in rows if text)
+
+    def __repr__(self) -> str:
+        """Lay it out in lines, for people."""
+        return '\n'.join([self.name, *(f'  {label + ":":<12} {text}' for label, text in self.rows)])
+
+    def _repr_html_(self) -> str:
+        """Lay it out as a table, for notebooks."""
+        rows = ''.join(f'<tr><th>{escape(label)}</th><td>{escape(text)}</td></tr>' for label, text in self.rows)
+        return f'<table><caption>{escape(self.name)}</caption>{rows}</table>'
 
 
 def _weights_line(record: catalog.WeightsRecord, path: Path | None) -> str:
@@ -107,8 +118,9 @@ def _input_line(inputs: catalog.InputStatistics) -> str:
 
 def create_backbone(
     name: str,
-    bands: Sequence[Band],
+    bands: str | Sequence[Band | str],
     *,
+    sensor: str | None = None,
     pretrained: bool = True,
     weights: str | Path | None = None,
     form: Form = 'pyramid',
@@ -127,7 +139,10 @@ def create_backbone(
     Args:
         name: One of `list_backbones()` or an alias of one (`describe_backbone` shows them), or a model of timm, or
             else of torchvision; ``'timm:...'`` and ``'torchvision:...'`` say which.
-        bands: The images' bands, in order. Backbones that need wavelengths refuse bands without one.
+        bands: The images' bands, in order: a sensor, such as ``'sentinel2_l2a'``, for all its bands; names, such as
+            ``['B04', 'B03', 'B02']`` with `sensor`, or ``['red', 'green', 'blue']``; or `Band` objects, for any others.
+            Backbones that need wavelengths refuse bands without one.
+        sensor: Whose names `bands` are, one of `geolearn.bands.list_sensors()`.
         pretrained: Whether to fill the trunk with pretrained weights.
         weights: A file, a folder that holds a published one, or a .dlpk of geolearn whose backbone to take, to load
             instead of fetching; implies `pretrained`.
@@ -153,38 +168,69 @@ def create_backbone(
     Raises:
         UnknownNameError: If no registry holds `name`.
         BackboneError: If the model cannot serve as a backbone, or has no maps at the strides asked for.
-        BandError: If bands lack a wavelength that the backbone needs.
+        BandError: If bands are unknown, or lack a wavelength that the backbone needs.
+        ValueError: If another argument is not valid.
         WeightsError: If weights cannot be had or do not fit.
     """
-    if not bands:
-        raise BandError(f'{name} needs at least one band, got none')
+    if not isinstance(name, str):
+        raise BackboneError(
+            f"name must be that of a backbone, such as 'dofa_base' (see list_backbones()), got {type(name).__name__}"
+        )
+    bands, count = _as_bands(name, bands, sensor), count_dates(dates)
     options = BackboneOptions(
         pretrained,
         weights,
         form,
         window,
         drop_path,
-        None if strides is None else tuple(strides),
-        None if layers is None else tuple(layers),
+        tuple(strides) if isinstance(strides, Sequence) else strides,
+        tuple(layers) if isinstance(layers, Sequence) else layers,
         relative_positions,
         checkpointing,
     )
     entry, bare = _find(name)
     if is_bundle(weights):
-        backbone = build_from_bundle(bare, tuple(bands), options, build=entry.build, same_name=lambda n: _find(n)[1])
+        backbone = build_from_bundle(bare, bands, options, build=entry.build, same_name=lambda n: _find(n)[1])
     else:
-        backbone = entry.build(bare, tuple(bands), options)
+        backbone = entry.build(bare, bands, options)
     if checkpointing:
         backbone.enable_checkpointing()
     if resolution_m is not None:
         _set_resolution(backbone, resolution_m)
-    alone = dates == 1 if isinstance(dates, int) else len(dates) == 1
-    return backbone if alone else TemporalBackbone(backbone, dates, temporal)
+    return backbone if count == 1 else TemporalBackbone(backbone, dates, temporal)
+
+
+def _as_bands(name: str, bands: object, sensor: str | None) -> tuple[Band, ...]:
+    """Return the bands that `bands` and `sensor` of `create_backbone` stand for."""
+    if isinstance(bands, str) and sensor is None:
+        return get_bands(bands)
+    given = (bands,) if isinstance(bands, str | Band) else bands
+    if not isinstance(given, Sequence) or not all(isinstance(band, Band | str) for band in given):
+        found = f'{bands!r}' if isinstance(bands, int | float | None) else type(bands).__name__
+        raise BandError(
+            f"bands must be a sensor such as 'sentinel2_l2a', a list of band names, or a list of Band objects such as "
+            f"[Band('red', 0.665)], got {found}"
+        )
+    if not given:
+        raise BandError(f'{name} needs at least one band, got none')
+    names = [band for band in given if isinstance(band, str)]
+    if sensor is not None:
+        if len(names) < len(given):
+            raise BandError('sensor goes with the names of bands; Band objects say themselves what they are')
+        return get_bands(sensor, names)
+    known = dict(zip(names, resolve_bands(names)))
+    if unknown := [n for n, band in known.items() if band.wavelength_um is None and not band.is_radar]:
+        raise BandError(
+            f'the names {unknown} do not say which bands they are; pass sensor= (one of {", ".join(list_sensors())}), '
+            f'or Band objects: Band({unknown[0]!r}, <wavelength in micrometers>)'
+        )
+    return tuple(known[band] if isinstance(band, str) else band for band in given)
 
 
 def _set_resolution(backbone: Backbone, resolution_m: float) -> None:
-    if not (math.isfinite(resolution_m) and resolution_m > 0):
-        raise ValueError(f'resolution_m must be above 0 meters per pixel, got {resolution_m}')
+    number = isinstance(resolution_m, int | float) and not isinstance(resolution_m, bool)
+    if not (number and math.isfinite(resolution_m) and resolution_m > 0):
+        raise ValueError(f'resolution_m must be above 0 meters per pixel, got {resolution_m!r}')
     trunk = backbone.trunk
     if not (isinstance(trunk, Trunk) and trunk.knows_resolution):
         raise BackboneError(f'{backbone.name} knows no ground resolution; leave resolution_m out')

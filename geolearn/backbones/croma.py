@@ -21,12 +21,13 @@ from geolearn.backbones.building import (
     Checkpoint,
     adapt_input_kernel,
     announce_license,
+    find_given,
     load_checkpoint,
     make_config,
     register_family,
     rename,
 )
-from geolearn.backbones.loading import load_weights_file, unwrap
+from geolearn.backbones.loading import FoundState, load_weights_file, unwrap
 from geolearn.backbones.token_grid import pad_to_multiple
 from geolearn.backbones.trunk import Trunk, ViTConfig
 from geolearn.backbones.vit import (
@@ -333,18 +334,20 @@ def build_croma(name: str, bands: tuple[Band, ...], options: BackboneOptions) ->
     record = catalog.get_record(name)
     config = make_config(record, options, eps=1e-5)
     optical, radar = ([i for i, band in enumerate(bands) if band.is_radar == kind] for kind in (False, True))
+    checkpoint, report = _read(record, bands, options), None
     trunk = Croma(config, optical, radar)
-    checkpoint, report = _read(record, options), None
     if checkpoint is not None:
         report = load_checkpoint(trunk, convert_croma(checkpoint, record, bands), options)
     return finish_backbone(name, trunk, options, load_report=report)
 
 
-def _read(record: catalog.WeightsRecord, options: BackboneOptions) -> Checkpoint | None:
+def _read(record: catalog.WeightsRecord, bands: Sequence[Band], options: BackboneOptions) -> Checkpoint | None:
     if not options.wants_weights:
         return None
     path = fetch(record, options.weights)
     announce_license(record)
     content = _flatten(load_weights_file(path))
-    state, dropped = unwrap(content, wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop)
-    return Checkpoint(state, dropped, source=str(path))
+    found = FoundState(content) if options.weights is None else find_given(content, record, bands, options, path)
+    state, dropped = unwrap(found.state, wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop)
+    source = f'{path} ({found.note})' if found.note else str(path)
+    return Checkpoint(state, (*dropped, *found.ignored), source=source)

@@ -238,7 +238,7 @@ def build_dofa(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> 
     record = catalog.get_record(name)
     second = record.family == 'dofa_v2'
     wavelengths = dofa_wavelengths(bands, name, radar_um=RADAR_WAVELENGTH_UM_V2 if second else RADAR_WAVELENGTH_UM)
-    checkpoint = read_checkpoint(record, options)
+    checkpoint = read_checkpoint(record, bands, options)
     if checkpoint is not None and second:
         checkpoint = _keep_inner_norm(checkpoint)
     tokens = options.form == 'tokens'

@@ -269,8 +269,8 @@ def build_galileo(name: str, bands: tuple[Band, ...], options: BackboneOptions) 
         raise BackboneError(f'{name} knows no relative positions; pass relative_positions=False')
     record = catalog.get_record(name)
     config = make_config(record, options, eps=1e-5)
+    checkpoint = read_checkpoint(record, bands, options)
     trunk = Galileo(config, assign_groups(bands), patch=record.patch)
-    checkpoint = read_checkpoint(record, options)
     report = None
     if checkpoint is not None:
         report = load_checkpoint(trunk, convert_galileo(checkpoint, bands, patch=record.patch), options)

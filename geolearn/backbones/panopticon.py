@@ -139,7 +139,7 @@ def build_panopticon(name: str, bands: tuple[Band, ...], options: BackboneOption
     record = catalog.get_record(name)
     check_bands(bands, name)
     patch = record.patch if options.form == 'tokens' else 16
-    checkpoint = read_checkpoint(record, options)
+    checkpoint = read_checkpoint(record, bands, options)
     config = make_config(record, options, checkpoint=checkpoint, layer_scale=1e-5 if checkpoint else 1.0)
     # the width of the attention over bands is three times that of the tokens
     embed = BandAttentionEmbed(bands, record.dim, patch, width=3 * record.dim)

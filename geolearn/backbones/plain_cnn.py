@@ -71,6 +71,6 @@ def build_plain_cnn(name: str, bands: tuple[Band, ...], options: BackboneOptions
         raise BackboneError(f'{name} has no residuals to drop; pass drop_path=0')
     strides = choose_strides(name, options.strides, STRIDES)
     trunk = PlainEncoder(len(bands), strides)
-    checkpoint = read_checkpoint(record, options)
+    checkpoint = read_checkpoint(record, bands, options)
     report = None if checkpoint is None else load_checkpoint(trunk, checkpoint, options)
     return ConvBackbone(name, trunk, channels=trunk.channels, strides=strides, load_report=report)

@@ -216,5 +216,6 @@ def build_prithvi(name: str, bands: tuple[Band, ...], options: BackboneOptions) 
     record = catalog.get_record(name)
     config = make_config(record, options, eps=EPS)
     patch = record.patch if options.form == 'tokens' else 16
+    checkpoint = read_checkpoint(record, bands, options)
     trunk = PrithviViT(config, len(bands), patch, coordinates=name.endswith('_TL'))
-    return build_fixed_band(record, trunk, bands, options, checkpoint=read_checkpoint(record, options))
+    return build_fixed_band(record, trunk, bands, options, checkpoint=checkpoint)

@@ -109,7 +109,7 @@ def build_satlas(name: str, bands: tuple[Band, ...], options: BackboneOptions) -
         )
     require_kinds(record, bands)
     strides = end_at_coarsest(choose_strides(name, options.strides), STRIDES)
-    checkpoint = read_checkpoint(record, options)
+    checkpoint = read_checkpoint(record, bands, options)
     trunk = SwinMaps(
         len(bands),
         record.dim,

@@ -67,7 +67,7 @@ def build_scalemae(name: str, bands: tuple[Band, ...], options: BackboneOptions)
     """Build ScaleMAE; the ground resolution starts at the catalog's and can be set on the trunk."""
     record = catalog.get_record(name)
     require_kinds(record, bands)
-    checkpoint = read_checkpoint(record, options)
+    checkpoint = read_checkpoint(record, bands, options)
     config = make_config(record, options, checkpoint=checkpoint)
     trunk = ScaleMaeViT(
         config,

@@ -121,7 +121,7 @@ def build_spectralgpt(name: str, bands: tuple[Band, ...], options: BackboneOptio
             f'{name} sees {len(trunk.triples)} triples of bands, among which relative_positions mean nothing'
         )
     report = None
-    checkpoint = read_checkpoint(record, options)
+    checkpoint = read_checkpoint(record, bands, options)
     if checkpoint is not None:
         checkpoint = replace(checkpoint, state=join_qkv(checkpoint.state), source=f'{checkpoint.source} ({how})')
         report = load_checkpoint(trunk, checkpoint, options)

@@ -24,7 +24,7 @@ def build_ssl4eo(name: str, bands: tuple[Band, ...], options: BackboneOptions) -
     """Build one of SSL4EO-S12's transformers."""
     record = catalog.get_record(name)
     require_kinds(record, bands)
-    checkpoint = read_checkpoint(record, options)
+    checkpoint = read_checkpoint(record, bands, options)
     config = make_config(record, options, checkpoint=checkpoint)
     trunk = ViT(config, PatchEmbed(len(bands), record.dim, record.patch), record.patch)
     return build_fixed_band(record, trunk, bands, options, checkpoint=checkpoint, may_be_missing=('norm.*',))

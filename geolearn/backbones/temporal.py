@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from geolearn.backbones.backbone import Backbone, MapBackbone, TokenBackbone
+from geolearn.backbones.backbone import Backbone, MapBackbone, TokenBackbone, is_whole
 from geolearn.backbones.trunk import Trunk
 from geolearn.errors import BackboneError
 
@@ -117,9 +117,7 @@ class TemporalBackbone(Backbone):
     """
 
     def __init__(self, single: Backbone, dates: int | Sequence[date], temporal: Temporal = 'mean') -> None:
-        count = dates if isinstance(dates, int) else len(dates)
-        if count < 1:
-            raise ValueError(f'dates must be a number of at least 1, or a list of as many dates, got {dates!r}')
+        count = count_dates(dates)
         if temporal not in get_args(Temporal):
             raise ValueError(f'temporal must be one of {", ".join(map(repr, get_args(Temporal)))}, got {temporal!r}')
         if isinstance(single, TokenBackbone):
@@ -162,6 +160,19 @@ class TemporalBackbone(Backbone):
         assert isinstance(single, MapBackbone)  # the forms of a transformer's maps
         dated = single.trunk.date_maps(x, single.layers, single.window, self.acquired)
         return single.finish([found.flatten(0, 1) for found in dated], x)
+
+
+def count_dates(dates: object) -> int:
+    """Return how many dates a number or a list of dates stands for.
+
+    Raises:
+        ValueError: If it is neither, or stands for none.
+    """
+    if is_whole(dates) and isinstance(dates, int) and dates >= 1:
+        return dates
+    if isinstance(dates, Sequence) and dates and all(isinstance(day, date) for day in dates):
+        return len(dates)
+    raise ValueError(f'dates must be a number of at least 1, or a list of as many dates, got {dates!r}')
 
 
 def days_of(acquired: Sequence[date]) -> Tensor:

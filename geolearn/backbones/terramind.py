@@ -204,9 +204,9 @@ def build_terramind(name: str, bands: tuple[Band, ...], options: BackboneOptions
     if options.relative_positions and len(sensors) > 1:
         raise BackboneError(f'{name} sees {len(sensors)} sensors at once, among which relative_positions mean nothing')
     config = make_config(record, options)
+    checkpoint = read_checkpoint(record, bands, options)
     trunk = TerraMind(config, sensors, record.patch, gated=name in ('terramind_base', 'terramind_large'))
     report = None
-    checkpoint = read_checkpoint(record, options)
     if checkpoint is not None:
         checkpoint = convert_terramind(checkpoint, record, bands, sensors, record.patch)
         report = load_checkpoint(trunk, checkpoint, options)

@@ -1,7 +1,7 @@
 """Trunks from timm: convolutional and hierarchical networks by their own maps, plain transformers by a pyramid."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,16 @@ from geolearn.backbones.backbone import (
     refuse_transformer_options,
 )
 from geolearn.backbones.building import RGB, adapt_input_kernel, announce_license, register_family
-from geolearn.backbones.loading import LoadReport, load_strict, load_weights_file, unwrap
+from geolearn.backbones.loading import (
+    LoadReport,
+    find_state,
+    is_head,
+    list_names,
+    load_strict,
+    load_weights_file,
+    refuse_nonfinite,
+    refuse_small,
+)
 from geolearn.backbones.token_grid import crop_maps, pad_to_multiple
 from geolearn.backbones.trunk import Trunk
 from geolearn.backbones.vit import (
@@ -35,7 +44,14 @@ from geolearn.backbones.vit import (
     window_unpartition,
     windowed_states,
 )
-from geolearn.backbones.weights import DOWNLOAD_ERRORS
+from geolearn.backbones.weights import (
+    ANYBODYS_NAMES,
+    DOWNLOAD_ERRORS,
+    connection_fault,
+    find_in_cache,
+    hub_address,
+    is_offline,
+)
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError
 
@@ -279,8 +295,10 @@ def _build(name: str, model: str, bands: tuple[Band, ...], options: BackboneOpti
         return _build_transformer(name, model, bands, options)
     refuse_transformer_options(name, options)
     plan = _plan_maps(model, options)
-    net = _create(model, plan.arguments, features_only=True, in_chans=len(bands))
-    report = _load(model, net, bands, plan.arguments | {'features_only': True}, options)
+    arguments = plan.arguments | {'features_only': True}
+    donor = _get_donor(model, arguments, options)
+    net = _create(model, arguments, in_chans=len(bands))
+    report = _load(model, net, bands, arguments, donor)
     _cut_unused(net)
     return HierarchicalBackbone(name, net, plan, load_report=report)
 
@@ -296,8 +314,9 @@ def _build_transformer(name: str, model: str, bands: tuple[Band, ...], options: 
     if options.relative_positions:
         raise BackboneError(f'{name} comes from timm; relative_positions cannot be added to it')
     plan = _plan_tokens(model, options)
+    donor = _get_donor(model, plan.arguments, options)
     net = _create(model, plan.arguments, in_chans=len(bands))
-    report = _load(model, net, bands, plan.arguments, options)
+    report = _load(model, net, bands, plan.arguments, donor)
     trunk = TimmTransformer(net, plan.strides[0], native=options.form == 'tokens')
     if options.window and not trunk.can_window:
         raise BackboneError(f'{name} cannot attend within windows; pass window=None or 0 for global attention')
@@ -407,40 +426,144 @@ def _can_dilate(model: str) -> bool:
     return True
 
 
+MARK = 1024
+"""Numbers from here on stand for the tensors of a file; random weights are smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Donor:
+    """A model for RGB images, filled with weights.
+
+    Args:
+        state: Its tensors.
+        source: Where they came from.
+        note: Where in the file they were.
+        unused: Names in the file that the network does not use.
+        resized: Names whose tensors were resampled, as positions are to another grid.
+        unfilled: Names that the file does not hold and need not.
+    """
+
+    state: dict[str, Tensor]
+    source: str
+    note: str = ''
+    unused: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
+    unfilled: tuple[str, ...] = ()
+
+
+def _get_donor(model: str, arguments: dict[str, Any], options: BackboneOptions) -> _Donor | None:
+    """Get the weights that the options ask for, in a model of RGB images; None where they ask for random ones."""
+    if options.weights is not None:
+        return _read_donor(model, arguments, Path(options.weights), native=options.form == 'tokens')
+    return _Donor(_fetch_donor(model, arguments), f'timm {model}') if options.pretrained else None
+
+
+def _fetch_donor(model: str, arguments: dict[str, Any]) -> dict[str, Tensor]:
+    overlay = _find_cached(model)
+    try:
+        donor = timm.create_model(
+            model, pretrained=True, **{**arguments, 'in_chans': len(RGB), 'pretrained_cfg_overlay': overlay}
+        )
+    except _LOAD_ERRORS as error:
+        reason = f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
+        advice = "pass weights='<file>' or pretrained=False"
+        raise WeightsError(f'pretrained weights of {model} could not be had ({reason}); {advice}') from error
+    return dict(donor.state_dict())
+
+
+def _find_cached(model: str) -> dict[str, Any] | None:
+    """Return what lets timm take its published weights from the cache where there is no network.
+
+    Raises:
+        WeightsError: If there is neither.
+    """
+    published = timm.get_pretrained_cfg(model)
+    if published is None or not (published.hf_hub_id or published.url):
+        return None
+    fault = None if is_offline() else connection_fault(hub_address() if published.hf_hub_id else published.url)
+    if fault is None:
+        return None
+    names = (published.hf_hub_filename, *ANYBODYS_NAMES) if published.hf_hub_id and not published.custom_load else ()
+    for name in names:
+        if name and (path := find_in_cache(published.hf_hub_id, name)):
+            return {'file': str(path)}
+    advice = "pass weights='<file>' or pretrained=False"
+    raise WeightsError(f'pretrained weights of {model} could not be had ({fault}); {advice}')
+
+
+def _read_donor(model: str, arguments: dict[str, Any], path: Path, *, native: bool) -> _Donor:
+    """Fill the model for RGB images with the weights of a file.
+
+    timm renames and resamples what the authors of its models published, and passes over names that it does not know.
+    So a first model is filled with numbers that stand for the tensors of the file, which shows where each of them goes.
+
+    Args:
+        model: timm's name.
+        arguments: How it is built.
+        path: The file.
+        native: Whether the final norm is used.
+
+    Raises:
+        WeightsError: If a tensor is missing, unexpected or of another shape.
+    """
+    named = {
+        key: value for key, value in arguments.items() if key not in ('features_only', 'out_indices', 'num_classes')
+    }
+    with torch.device('meta'):
+        whole = dict(_create(model, named, in_chans=len(RGB)).state_dict())
+    found = find_state(load_weights_file(path), whole, str(path))
+    state = {name: value for name, value in found.state.items() if value.is_floating_point()}
+    refuse_small(state, whole, str(path))
+    refuse_nonfinite(state, str(path))
+    names = list(state)
+    marked = {n: torch.full_like(v, MARK + i, dtype=torch.float32) for i, (n, v) in enumerate(state.items())}
+    trace = _fill(model, arguments, marked, path)
+    used: set[str] = set()
+    unfilled, resized = [], []
+    for name, value in trace.items():
+        if value.is_floating_point():
+            marks = [int(mark) - MARK for mark in value.round().unique().tolist()]
+            used.update(names[mark] for mark in marks if 0 <= mark < len(names))
+            if marks[0] < 0:
+                unfilled.append(name)
+            elif len(marks) == 1 and marks[0] < len(names) and state[names[marks[0]]].numel() != value.numel():
+                resized.append(name)
+    unused = [name for name in names if name not in used]
+    strange = [name for name in unused if name not in whole and not is_head(name)]
+    missing = [name for name in unfilled if native or not name.startswith(_AFTER_THE_BLOCKS)]
+    if problems := list_names((('missing', missing), ('unexpected', strange))):
+        raise WeightsError(f'weights {path} do not fit {model}; {problems}')
+    filled = _fill(model, arguments, dict(found.state), path)
+    return _Donor(filled, path.name, found.note, (*found.ignored, *unused), tuple(resized), tuple(unfilled))
+
+
+def _fill(model: str, arguments: dict[str, Any], state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Let timm load a state into a new model for RGB images, and return the state of the model."""
+    given = {**arguments, 'in_chans': len(RGB), 'pretrained_cfg_overlay': {'state_dict': state}}
+    try:
+        return dict(timm.create_model(model, pretrained=True, **given).state_dict())
+    except _BUILD_ERRORS as error:
+        reason = f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
+        raise WeightsError(f'weights {path} do not fit {model} ({reason}); they must be an RGB model') from error
+
+
 def _load(
-    model: str, net: nn.Module, bands: tuple[Band, ...], arguments: dict[str, Any], options: BackboneOptions
+    model: str, net: nn.Module, bands: tuple[Band, ...], arguments: dict[str, Any], donor: _Donor | None
 ) -> LoadReport | None:
     """Load a donor's RGB weights into `net`, with the kernels that see the bands adapted to them."""
-    if not options.wants_weights:
+    if donor is None:
         return None
-    state: dict[str, Tensor] = dict(_create_pretrained(model, arguments, options).state_dict())
-    notes, keys = [], _stem_keys(model, arguments)
+    state, notes, keys = dict(donor.state), [donor.note] if donor.note else [], _stem_keys(model, arguments)
     for key in keys:
         if state[key].dim() != 4 or state[key].shape[1] != len(RGB):
             raise WeightsError(f'{key} of {model} cannot be adapted to other bands; pass pretrained=False')
         state[key], how = adapt_input_kernel(state[key], RGB, bands)
         notes.append(f'{key}: {how}')
-    source = Path(options.weights).name if options.weights is not None else f'timm {model}'
-    return load_strict(net, state, resized=keys, source=f'{source} ({"; ".join(notes)})')
-
-
-def _create_pretrained(model: str, arguments: dict[str, Any], options: BackboneOptions) -> nn.Module:
-    overlay = None
-    if options.weights is not None:
-        state, _ = unwrap(load_weights_file(options.weights), wrappers=('state_dict', 'model'), prefixes=('module.',))
-        overlay = {'state_dict': state}
-    try:
-        return timm.create_model(
-            model, pretrained=True, **{**arguments, 'in_chans': 3, 'pretrained_cfg_overlay': overlay}
-        )
-    except _LOAD_ERRORS as error:
-        reason = f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
-        if options.weights is not None:
-            raise WeightsError(
-                f'weights {options.weights} do not fit {model} ({reason}); they must be an RGB model'
-            ) from error
-        advice = "pass weights='<file>' or pretrained=False"
-        raise WeightsError(f'pretrained weights of {model} could not be had ({reason}); {advice}') from error
+    resized = tuple(dict.fromkeys((*keys, *donor.resized)))
+    source = f'{donor.source} ({"; ".join(notes)})'
+    report = load_strict(net, state, dropped=donor.unused, resized=resized, source=source)
+    matched = tuple(name for name in report.matched if name not in donor.unfilled)
+    return replace(report, matched=matched, missing=donor.unfilled)
 
 
 def _stem_keys(model: str, arguments: dict[str, Any]) -> list[str]:

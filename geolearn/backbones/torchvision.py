@@ -1,8 +1,10 @@
 """Convolutional trunks from torchvision, for names that timm lacks: models that run their layers in one chain."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 from urllib.error import URLError
+from urllib.parse import urlsplit
 
 import torch
 import torchvision
@@ -18,7 +20,15 @@ from geolearn.backbones.backbone import (
     refuse_transformer_options,
 )
 from geolearn.backbones.building import RGB, adapt_input_kernel
-from geolearn.backbones.loading import LoadReport, load_strict, load_weights_file, unwrap
+from geolearn.backbones.loading import (
+    LoadReport,
+    find_state,
+    is_head,
+    load_strict,
+    load_weights_file,
+    refuse_small,
+)
+from geolearn.backbones.weights import connection_fault
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError
 
@@ -58,7 +68,7 @@ def build_torchvision(name: str, bands: tuple[Band, ...], options: BackboneOptio
         raise BackboneError(f'{name} comes from torchvision; drop_path cannot be changed')
     net = torchvision.models.get_model(name, weights=None)
     layers = _chain(net)
-    report = _load(name, net, options) if options.pretrained or options.weights is not None else None
+    report = _load(name, net, layers, options) if options.pretrained or options.weights is not None else None
     _set_input(layers, bands, adapt=report is not None)
     maps = _last_at_stride(layers, len(bands))
     # these chains cannot be dilated: the coarsest map is the last one
@@ -78,11 +88,15 @@ def _chain(net: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _load(name: str, net: nn.Module, options: BackboneOptions) -> LoadReport:
+def _load(name: str, net: nn.Module, layers: nn.Sequential, options: BackboneOptions) -> LoadReport:
     if options.weights is not None:
-        state, _ = unwrap(load_weights_file(options.weights), wrappers=('state_dict', 'model'), prefixes=('module.',))
-        return load_strict(net, state, source=str(options.weights))
+        return _load_file(net, layers, str(options.weights))
     weights = torchvision.models.get_model_weights(name).DEFAULT
+    cached = Path(torch.hub.get_dir(), 'checkpoints', Path(urlsplit(weights.url).path).name)
+    fault = None if cached.is_file() else connection_fault(weights.url)
+    if fault:
+        advice = "pass weights='<file>' or pretrained=False"
+        raise WeightsError(f'weights of {name} could not be downloaded from {weights.url} ({fault}); {advice}')
     try:
         state = weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
@@ -91,6 +105,20 @@ def _load(name: str, net: nn.Module, options: BackboneOptions) -> LoadReport:
             f'weights of {name} could not be downloaded from {weights.url} ({error}); {advice}'
         ) from error
     return load_strict(net, state, source=f'torchvision {weights}')
+
+
+def _load_file(net: nn.Module, layers: nn.Sequential, path: str) -> LoadReport:
+    """Load a user's file into the layers that the backbone takes; its classifier may be missing or another one."""
+    needed = net.state_dict()
+    taken = {id(value) for value in layers.state_dict(keep_vars=True).values()}
+    rest = [name for name, value in net.state_dict(keep_vars=True).items() if id(value) not in taken]
+    found = find_state(load_weights_file(path), needed, path)
+    refuse_small(found.state, needed, path)
+    unused = [name for name in found.state if name in rest or (name not in needed and is_head(name))]
+    state = {name: value for name, value in found.state.items() if name not in unused}
+    source = f'{path} ({found.note})' if found.note else path
+    optional = (*rest, '*.num_batches_tracked')  # files of old have no counts of batches, which nothing reads
+    return load_strict(net, state, may_be_missing=optional, dropped=(*found.ignored, *unused), source=source)
 
 
 def _set_input(layers: nn.Sequential, bands: tuple[Band, ...], *, adapt: bool) -> None:

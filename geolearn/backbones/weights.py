@@ -4,9 +4,13 @@ import errno
 import hashlib
 import logging
 import os
+import socket
+import threading
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError
@@ -22,6 +26,11 @@ WEIGHTS_DIR = 'GEOLEARN_WEIGHTS_DIR'
 
 ANYBODYS_NAMES = ('model.safetensors', 'pytorch_model.bin')
 """File names that say nothing about whose weights they are."""
+
+HUB = 'https://huggingface.co'
+
+PATIENCE = 10.0
+"""Seconds that a host gets to answer before it counts as out of reach."""
 
 ADVICE = f"pass weights='<file or folder>', set {WEIGHTS_DIR} to a folder that holds it, or pass pretrained=False"
 """What to do when weights cannot be had."""
@@ -83,7 +92,51 @@ def is_offline() -> bool:
     return os.environ.get('HF_HUB_OFFLINE', '').lower() in ('1', 'true', 'yes', 'on')
 
 
+def hub_address() -> str:
+    """Return the address of the hub as the environment names it now."""
+    return os.environ.get('HF_ENDPOINT') or HUB
+
+
+def find_in_cache(repo: str, file: str, revision: str | None = None) -> Path | None:
+    """Find a file of the hub in its cache on this machine; None where it is not there."""
+    found = try_to_load_from_cache(repo, file, cache_dir=hub_cache(), revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def connection_fault(address: str) -> str | None:
+    """Try to reach a host, for at most `PATIENCE` seconds; return what went wrong, or None where it answers.
+
+    Clients of the hub try again for half a minute or more before they say that there is no network. Where a proxy
+    stands between, only they can tell.
+    """
+    url = urlsplit(address)
+    host, port = url.hostname or '', url.port or (443 if url.scheme == 'https' else 80)
+    if url.scheme in getproxies() and not proxy_bypass(host):
+        return None
+    faults: list[str | None] = []
+
+    def reach() -> None:
+        try:
+            socket.create_connection((host, port), timeout=PATIENCE).close()
+        except OSError as error:
+            faults.append(error.strerror or str(error))
+        else:
+            faults.append(None)
+
+    # a thread, since the look-up of a name cannot be stopped
+    thread = threading.Thread(target=reach, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    if faults and faults[0] is None:
+        return None
+    return f'{host} cannot be reached: {faults[0] if faults else f"no answer in {PATIENCE:g} s"}; no connection'
+
+
 def _download(record: WeightsRecord, source: WeightsSource) -> Path:
+    where = f'{source.file} of {source.repo} at {source.revision[:7]}'
+    cached = is_offline() or find_in_cache(source.repo, source.file, source.revision) is not None
+    if fault := None if cached else connection_fault(hub_address()):
+        raise WeightsError(f'{where} could not be downloaded ({fault}); {ADVICE}')
     try:
         found = hf_hub_download(
             source.repo,
@@ -94,7 +147,6 @@ def _download(record: WeightsRecord, source: WeightsSource) -> Path:
             local_files_only=is_offline(),
         )
     except DOWNLOAD_ERRORS as error:
-        where = f'{source.file} of {source.repo} at {source.revision[:7]}'
         reason = str(error).strip().split('\n')[0]
         advice = _advise(error, record, source)
         raise WeightsError(f'{where} could not be downloaded ({type(error).__name__}: {reason}); {advice}') from error
@@ -168,9 +220,8 @@ def find_weights(record: catalog.WeightsRecord) -> Path | None:
         if folder and (path := find_in_folder(folder, source)):
             return path
     for source in record.sources:
-        found = try_to_load_from_cache(source.repo, source.file, cache_dir=hub_cache(), revision=source.revision)
-        if isinstance(found, str):
-            return Path(found)
+        if path := find_in_cache(source.repo, source.file, source.revision):
+            return path
     return None
 
 

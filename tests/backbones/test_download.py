@@ -8,10 +8,13 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import timm
 import torch
 from huggingface_hub import constants
+from safetensors.torch import save_file
 
 from geolearn.backbones import create_backbone, weights
+from geolearn.backbones import timm as _timm
 from geolearn.backbones.weights import WEIGHTS_DIR, fetch
 from geolearn.bands import Band
 from geolearn.errors import WeightsError
@@ -189,3 +192,32 @@ def test_nothing_is_left_half_loaded_when_a_download_fails(hub, record, tmp_path
     with pytest.raises(WeightsError, match='could not be downloaded'):
         create_backbone('dofa_base', RGB)
     assert not list((tmp_path / 'hf').rglob('*.pth'))
+
+
+@pytest.mark.parametrize('address', ['http://127.0.0.1:9', 'http://no-such-host.invalid'])
+@pytest.mark.parametrize('name', ['dofa_base', 'resnet18', 'vit_small_patch16_224'])
+def test_without_a_network_the_error_comes_at_once_and_alone(address, name, monkeypatch, tmp_path):
+    monkeypatch.setenv('HF_ENDPOINT', address)
+    monkeypatch.setenv('HF_HOME', str(tmp_path))
+    for variable in ('HF_HUB_OFFLINE', WEIGHTS_DIR):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(weights, 'PATIENCE', 2.0)
+    started = time.monotonic()
+    with pytest.raises(
+        WeightsError, match=r'cannot be reached: .*; no connection\); pass weights=.*pretrained=False'
+    ) as error:
+        create_backbone(name, RGB)
+    assert time.monotonic() - started < 8
+    assert error.value.__cause__ is None
+    assert error.value.__context__ is None
+
+
+def test_what_is_cached_of_timm_needs_no_network(monkeypatch, tmp_path):
+    monkeypatch.setenv('HF_ENDPOINT', 'http://127.0.0.1:9')
+    state = {k: torch.full_like(v, 0.5) for k, v in timm.create_model('resnet10t').state_dict().items()}
+    save_file(state, tmp_path / 'model.safetensors')
+    monkeypatch.setattr(
+        _timm, 'find_in_cache', lambda repo, name: tmp_path / name if repo.startswith('timm/') else None
+    )
+    net = create_backbone('resnet10t', RGB)
+    assert (net.trunk.layer1[0].conv1.weight == 0.5).all()

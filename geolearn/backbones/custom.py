@@ -1,0 +1,185 @@
+"""Networks of one's own as backbones: a module and the few facts that geolearn has to know of it."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from geolearn.backbones.backbone import (
+    BUILDERS,
+    Backbone,
+    BackboneOptions,
+    choose_strides,
+    end_at_coarsest,
+    is_whole,
+    refuse_transformer_options,
+    register_backbone,
+)
+from geolearn.backbones.loading import LoadReport, find_state, is_head, load_strict, load_weights_file
+from geolearn.backbones.token_grid import crop_maps, pad_to_multiple
+from geolearn.bands import Band
+from geolearn.errors import BackboneError
+
+ALLOWED_STRIDES = (1, 2, 4, 8, 16, 32)
+
+PROBE_SIDE = 64
+"""Side in pixels of the blank image by which a module's facts are checked."""
+
+
+class ModuleBackbone(Backbone):
+    """A module of one's own as a backbone.
+
+    Args:
+        module: Maps normalized images (N, bands, H, W), sides multiples of its coarsest stride, to feature maps, finest
+            first: a list, a tuple, a dict, or one map. It keeps the weights that it has.
+        channels: Of each map.
+        strides: Of each map, in pixels: some of 1, 2, 4, 8, 16, 32.
+        name: What bundles call it; in a new session `register_module` tells them which module that is.
+
+    Raises:
+        BackboneError: If these are no facts that a module can have.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        name: str = 'custom',
+        load_report: LoadReport | None = None,
+    ) -> None:
+        _check_facts(module, channels, strides, name)
+        super().__init__(name, module, channels=channels, strides=strides, load_report=load_report)
+        self.taken = tuple(range(len(self.strides)))
+        self.step = max(self.strides)
+
+    def select(self, strides: Sequence[int] | None) -> 'ModuleBackbone':
+        """Return a backbone of the same module that gives the maps of these strides alone; None for all.
+
+        Where 16 or 32 is the coarsest asked for, the module's own coarsest map stands in its place.
+
+        Raises:
+            BackboneError: If the module has no such maps.
+        """
+        chosen = choose_strides(self.name, strides, self.strides)
+        chosen = chosen if strides is None else end_at_coarsest(chosen, self.strides)
+        other = ModuleBackbone(self.trunk, channels=self.channels, strides=self.strides, name=self.name)
+        other.taken = tuple(self.strides.index(stride) for stride in chosen)
+        other.channels, other.strides = tuple(self.channels[i] for i in other.taken), chosen
+        return other
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute one map per stride from images (N, bands, H, W), padded with zeros to the coarsest stride."""
+        maps = self.trunk(pad_to_multiple(x, self.step))
+        found = [maps] if isinstance(maps, Tensor) else list(maps.values() if isinstance(maps, Mapping) else maps)
+        if max(self.taken) >= len(found):
+            raise BackboneError(f'{self.name} returns {len(found)} maps, needed at least {max(self.taken) + 1}')
+        return crop_maps([found[i] for i in self.taken], x, self.strides)
+
+    @torch.no_grad()
+    def check(self, bands: Sequence[Band]) -> None:
+        """Run a blank image of these bands through the module, and compare its maps with what was declared.
+
+        Raises:
+            BackboneError: If it cannot take such an image, or its maps are others.
+        """
+        training = self.training
+        device = next((p.device for p in self.parameters()), torch.device('cpu'))
+        try:
+            maps = self.eval()(torch.zeros(1, len(bands), PROBE_SIDE, PROBE_SIDE, device=device))
+        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+            if isinstance(error, BackboneError):
+                raise
+            reason = str(error).split('\n')[0]
+            raise BackboneError(f'{self.name} cannot take images of {len(bands)} bands: {reason}') from error
+        finally:
+            self.train(training)
+        found = [tuple(m.shape[1:]) for m in maps]
+        needed = [(c, PROBE_SIDE // s, PROBE_SIDE // s) for c, s in zip(self.channels, self.strides)]
+        if found != needed:
+            raise BackboneError(
+                f'{self.name} was declared to give maps of {list(self.channels)} channels at strides '
+                f'{list(self.strides)}: of {PROBE_SIDE} pixels {needed}; found {found}'
+            )
+
+
+def register_module(backbone: ModuleBackbone) -> str:
+    """Let `create_backbone`, the models and `load_model` know a module by its name, from now on in this process.
+
+    Every backbone that is built takes a copy of the module, with the weights that it has at that time.
+
+    Returns:
+        The name.
+
+    Raises:
+        BackboneError: If the name is that of another backbone.
+    """
+    name = backbone.name
+    if name in BUILDERS and name not in _MODULES:
+        raise BackboneError(f'{name!r} is the name of a backbone of geolearn; give the module another name')
+    if name not in BUILDERS:
+        register_backbone(name, tokens=False)(_build)
+    _MODULES[name] = backbone
+    return name
+
+
+def name_backbone(backbone: object) -> str:
+    """Return the name of what a user gave as a backbone, registering a module of their own.
+
+    Raises:
+        BackboneError: If it is neither a name nor a module with declared facts.
+    """
+    if isinstance(backbone, str):
+        return backbone
+    if isinstance(backbone, ModuleBackbone):
+        return register_module(backbone)
+    found = type(backbone).__name__
+    if isinstance(backbone, nn.Module):
+        raise BackboneError(
+            f'{found} must say what maps it gives: pass backbone=ModuleBackbone(module, channels=(64, 128, 256, 512), '
+            "strides=(4, 8, 16, 32), name='mine')"
+        )
+    raise BackboneError(f"backbone must be a name, such as 'dofa_base' (see list_backbones()), got {found}")
+
+
+_MODULES: dict[str, ModuleBackbone] = {}
+
+
+def _build(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+    """Build a registered module as a backbone."""
+    refuse_transformer_options(name, options)
+    if options.drop_path:
+        raise BackboneError(f'{name} is a module of its own; drop_path cannot be changed, pass drop_path=0')
+    registered = _MODULES[name]
+    registered.check(bands)
+    module = copy.deepcopy(registered.trunk)
+    backbone = ModuleBackbone(module, channels=registered.channels, strides=registered.strides, name=name)
+    backbone = backbone.select(options.strides)
+    if options.weights is not None:
+        backbone.load_report = _load(module, Path(options.weights))
+    return backbone
+
+
+def _load(module: nn.Module, path: Path) -> LoadReport:
+    needed = module.state_dict()
+    found = find_state(load_weights_file(path), needed, str(path))
+    heads = [name for name in found.state if name not in needed and is_head(name)]
+    state = {name: value for name, value in found.state.items() if name not in heads}
+    source = f'{path} ({found.note})' if found.note else str(path)
+    return load_strict(module, state, dropped=(*found.ignored, *heads), source=source)
+
+
+def _check_facts(module: object, channels: Sequence[int], strides: Sequence[int], name: object) -> None:
+    if not isinstance(module, nn.Module):
+        raise BackboneError(f'module must be a torch.nn.Module, got {type(module).__name__}')
+    if not isinstance(name, str) or not name.isprintable() or not name.strip() or ':' in name:
+        raise BackboneError(f"name must be a text without colons, such as 'mine', got {name!r}")
+    for what, values in (('channels', channels), ('strides', strides)):
+        whole = isinstance(values, Sequence) and values and all(is_whole(v) and v > 0 for v in values)
+        if not whole or len(values) != len(channels):
+            raise BackboneError(f'{what} must be a list of whole numbers, one for each map, got {values!r}')
+    if list(strides) != sorted(set(strides)) or not set(strides) <= set(ALLOWED_STRIDES):
+        raise BackboneError(f'strides must be some of {ALLOWED_STRIDES}, finest first, got {tuple(strides)}')
