@@ -169,8 +169,8 @@ def find_model(name: str) -> 'type[Model]':
     from geolearn.errors import UnknownNameError
     from geolearn.models.base import MODELS
 
-    public = {name: getattr(models, name) for name in models.__all__}
-    known = {name: cls for name, cls in public.items() if cls in MODELS.values()}
+    classes = set(MODELS.values())
+    known = {name: value for name, value in vars(models).items() if isinstance(value, type) and value in classes}
     if name not in known:
         raise UnknownNameError('model', name, known)
     return known[name]
