@@ -481,7 +481,7 @@ def test_larger_chips_are_cropped_at_random_to_train_and_in_the_middle_to_valida
     assert (mask.numpy() == label[1:7, 1:7]).all()
     corners = set()
     for draw in range(8):
-        batch = data.train_ds.collate([0], draw=draw)
+        batch = data.train_ds.collate([0], epoch=draw)
         image, mask = batch.images[0], batch.masks[0]
         whole, label = (part[data.split.train[0]] for part in chips())
         found = [(r, c) for r in range(3) for c in range(3) if (whole[:, r : r + 6, c : c + 6] == image.numpy()).all()]

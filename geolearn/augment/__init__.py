@@ -1,10 +1,12 @@
 """Change whole batches at random, on their device: images, masks, values, boxes, outlines and labels together.
 
 Every change takes a batch and a generator on the CPU and returns a changed batch. All randomness comes from the
-generator, so a seed repeats exactly. Where images have several dates, all of them move together.
+generator, so a seed repeats exactly; a `ChipGenerator` has one for each image. Where images have several dates, all of
+them move together.
 """
 
 from geolearn.augment.augmentation import Augmentation, CutMix, Mixup, OneOf
+from geolearn.augment.draws import ChipGenerator
 from geolearn.augment.transforms import (
     BandDropout,
     BatchTransform,
@@ -23,6 +25,7 @@ __all__ = [
     'BandDropout',
     'BatchTransform',
     'Chain',
+    'ChipGenerator',
     'Clouds',
     'CutMix',
     'Dihedral',

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from geolearn.augment import draws
 from geolearn.augment.transforms import (
     BandDropout,
     BatchTransform,
@@ -26,7 +27,7 @@ from geolearn.batch import Batch
 
 @dataclass(frozen=True)
 class _Mix:
-    """Each image takes something of another one of its batch.
+    """Each image takes something of another one of its batch, so that it depends on which chips are in a batch.
 
     Args:
         alpha: The share of the other image follows Beta(alpha, alpha), at most one half; 0.2 mixes little, 1 evenly.
@@ -41,10 +42,10 @@ class _Mix:
 
     def _draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, np.ndarray]:
         """Return for each image which other one it takes from, and the share that it takes."""
-        partner = torch.randperm(count, generator=generator)
+        partner = draws.permutation(generator, count)
         # torch's own Beta takes no generator
-        seed = int(torch.randint(2**62, (), generator=generator))
-        shares = np.random.default_rng(seed).beta(self.alpha, self.alpha, count)
+        seeds = draws.randint(generator, 2**62, count).tolist()
+        shares = np.array([np.random.default_rng(seed).beta(self.alpha, self.alpha) for seed in seeds])
         return partner, np.minimum(shares, 1 - shares)
 
 
@@ -101,7 +102,7 @@ class CutMix(_Mix):
         )
         areas = []
         for index, (other, share, place) in enumerate(
-            zip(partner.tolist(), shares.tolist(), torch.rand((count, 2), generator=generator).tolist())
+            zip(partner.tolist(), shares.tolist(), draws.rand(generator, count, 2).tolist())
         ):
             rows, cols = _piece(height, place[0], share), _piece(width, place[1], share)
             images[index, ..., rows, cols] = batch.images[other, ..., rows, cols]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
+from geolearn.augment import draws
 from geolearn.bands import Band
 from geolearn.batch import Batch, Objects
 from geolearn.classes import IGNORE_INDEX
@@ -127,10 +128,10 @@ class Dihedral:
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return a turned copy."""
         count, shape = len(batch.images), (batch.images.shape[-2], batch.images.shape[-1])
-        draws = torch.rand((3, count), generator=generator) < 0.5
-        draws[1] &= self.all_eight
-        draws[2] &= self.all_eight and shape[0] == shape[1]
-        turns = [_Turn(*column) for column in draws.T.tolist()]
+        flips = draws.rand(generator, count, 3).T < 0.5
+        flips[1] &= self.all_eight
+        flips[2] &= self.all_eight and shape[0] == shape[1]
+        turns = [_Turn(*column) for column in flips.T.tolist()]
         objects = batch.objects
         return replace(
             batch,
@@ -231,12 +232,12 @@ class ScaleCrop:
         )
 
     def _draw(self, count: int, height: int, width: int, generator: torch.Generator) -> list[_Window]:
-        draws = torch.rand((count, 3), generator=generator, dtype=torch.float64).tolist()
-        zooms = [self.low * (self.high / self.low) ** draw[0] for draw in draws]
+        drawn = draws.rand(generator, count, 3, dtype=torch.float64).tolist()
+        zooms = [self.low * (self.high / self.low) ** draw[0] for draw in drawn]
         # a window that is larger than the image starts before it; the share is then of a negative room
         return [
             _Window((width - width / zoom) * across, (height - height / zoom) * down, zoom)
-            for zoom, (_, across, down) in zip(zooms, draws)
+            for zoom, (_, across, down) in zip(zooms, drawn)
         ]
 
     def _objects(self, window: _Window, found: Objects, shape: torch.Size) -> Objects:
@@ -296,8 +297,8 @@ class Radiometry(PixelStep):
         """Change images in place."""
         std = per_band(self.band_std, images, 'band_std')
         shape = per_image(images, images.shape[-3])
-        gain = 1 + self.gain * (2 * torch.rand(shape, generator=generator) - 1)
-        offset = self.offset * std * (2 * torch.rand(shape, generator=generator) - 1)
+        gain = 1 + self.gain * (2 * draws.rand(generator, *shape) - 1)
+        offset = self.offset * std * (2 * draws.rand(generator, *shape) - 1)
         # two passes over an image that is in the cache by then are faster than addcmul over the batch
         for image, factor, term in zip(images, gain.to(images.device), offset.to(images.device)):
             image.mul_(factor).add_(term)
@@ -308,7 +309,7 @@ class Noise(PixelStep):
     """Normal noise, of a strength drawn for each image.
 
     Drawing a number for every pixel would take longer than all other changes together. So a stock of about four
-    planes is drawn for each batch, and each band takes a piece that starts anywhere in it.
+    planes is drawn, and each band takes a piece that starts anywhere in it.
 
     Args:
         band_std: Standard deviation of each band in the units of the images.
@@ -326,9 +327,9 @@ class Noise(PixelStep):
         std = per_band(self.band_std, images, 'band_std').view(-1, 1)
         planes = images.view(*images.shape[:-2], -1)
         size = planes.shape[-1]
-        strength = self.strength * torch.rand(per_image(images)[:-1], generator=generator)
-        stock = torch.randn(max(4 * size, 2**16), generator=generator)
-        starts = torch.randint(len(stock) - size + 1, planes.shape[:-1], generator=generator)
+        strength = self.strength * draws.rand(generator, *per_image(images)[:-1])
+        stock = torch.randn(max(4 * size, 2**16), generator=draws.common_generator(generator))
+        starts = draws.randint(generator, len(stock) - size + 1, *planes.shape[:-1])
         device, pieces = images.device, stock.to(images.device).unfold(0, size, 1)
         scales = (strength * std).to(device)
         for image, start, scale in zip(planes, starts.to(device), scales):
@@ -353,8 +354,8 @@ class BandDropout(PixelStep):
     def change_(self, images: Tensor, generator: torch.Generator) -> None:
         """Change images in place."""
         means = per_band(self.band_mean, images, 'band_mean').flatten().tolist()
-        dropped = torch.rand((len(images), len(means)), generator=generator) < self.probability
-        spared = torch.randint(len(means), (len(images), 1), generator=generator)
+        dropped = draws.rand(generator, len(images), len(means)) < self.probability
+        spared = draws.randint(generator, len(means), len(images), 1)
         dropped &= ~(dropped.all(1, keepdim=True) & (torch.arange(len(means)) == spared))
         for image, band in dropped.nonzero().tolist():
             # times zero, since NaN must stay
@@ -390,10 +391,12 @@ class Clouds(PixelStep):
         """Change images in place."""
         targets = per_band([0.0 if v is None else v for v in self.brightness], images, 'brightness').to(images.device)
         seen = torch.tensor([float(v is not None) for v in self.brightness], device=images.device).view(-1, 1, 1)
-        for image in images.view(-1, *images.shape[-3:]):
-            clouded, cover, opacity = torch.rand(3, generator=generator).tolist()
+        skies = images.view(-1, *images.shape[-3:])
+        for index, image in enumerate(skies):
+            own = draws.generator_of(generator, index * len(images) // len(skies))
+            clouded, cover, opacity = torch.rand(3, generator=own).tolist()
             if clouded < self.probability:
-                field = _field((image.shape[-2], image.shape[-1]), generator, image.device)
+                field = _field((image.shape[-2], image.shape[-1]), own, image.device)
                 image.lerp_(targets, self._thickness(field, cover, opacity) * seen)
 
     def _thickness(self, field: Tensor, cover: float, opacity: float) -> Tensor:

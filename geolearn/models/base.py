@@ -1,5 +1,7 @@
 """Model: what every public model is, a network with its data, its training, its evaluation and its bundle."""
 
+import hashlib
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -377,7 +379,7 @@ class Model(ABC):
         tensorboard: bool = False,
         callbacks: Sequence[Any] = (),
         weight_decay: float = 0.01,
-        resume: bool = False,
+        resume: bool | str = False,
         seed: int | None = None,
         deterministic: bool = False,
     ) -> Self:
@@ -391,7 +393,8 @@ class Model(ABC):
             one_cycle: Warm the rate up and anneal it; False keeps it constant.
             early_stopping: End when `monitor` has not got better by 0.001 for 5 epochs.
             checkpoint: Keep the last and the best state on disk after each epoch, and end with the best weights;
-                ``'all'`` keeps the weights of every epoch. They go to ``models/training`` beside the data.
+                ``'all'`` keeps the weights of every epoch. Each training has a folder of its own in ``models/training``
+                beside the data; of those that are finished, the last three stay.
             monitor: Column of the printed table by which the best epoch is chosen, such as ``'valid_loss'``.
             mixed_precision: ``'bf16'``, ``'fp16'`` (CUDA only), or True for the better of them on a GPU.
             accumulate: So many batches make one step.
@@ -400,7 +403,7 @@ class Model(ABC):
             callbacks: fastai's, for whatever is not here; see `geolearn.training` for MLflow and Weights & Biases.
             weight_decay: Decoupled weight decay of AdamW.
             resume: Continue from the last checkpoint of the same training, which was interrupted: same data, model and
-                arguments.
+                arguments. Where several agree in these, the name of one of them, which the error lists.
             seed: Fixes whatever is drawn at random while training; order and augmentation have the data's seed.
             deterministic: Use only algorithms that give the same numbers each time; slower on a GPU.
 
@@ -414,12 +417,11 @@ class Model(ABC):
             CheckpointError: If a checkpoint cannot be written, or resumed.
             UnknownNameError: If there is no such monitor.
         """
-        from geolearn.training import FitOptions, tensorboard_logger, train
+        from geolearn.training import FitOptions, find_run, new_run, tensorboard_logger, train
 
         given = record_arguments(self.fit, locals())
         data = self._needed_data()
         check_training(data, epochs, lr, self.network.layer_decay)
-        folder = training_folder(data, self.spec)
         options = FitOptions(
             epochs,
             one_cycle=one_cycle,
@@ -432,24 +434,31 @@ class Model(ABC):
             ema=ema,
             seed=seed,
             deterministic=deterministic,
-            callbacks=(*callbacks, *([tensorboard_logger(folder / 'tensorboard')] if tensorboard else [])),
+            callbacks=tuple(callbacks),
         )
-        rates = self._rates(lr, folder, resume=resume)
+        self.learner.identity = training_identity(data, self.spec)
+        parent = training_folder(data, self.spec)
+        if lr is not None or not resume:
+            rates = self._rates(lr)
+            options = replace(options, learning_rate=rates)
+        if resume:
+            run = find_run(parent, self.learner, options, name=resume if isinstance(resume, str) else '')
+            folder, rates = run.folder, rates if options.learning_rate is not None else run.learning_rate
+        else:
+            folder = new_run(parent)
+        if tensorboard:
+            options = replace(options, callbacks=(*callbacks, tensorboard_logger(folder / 'tensorboard')))
         self.evaluation = None
         self.spec = replace(self.spec, temperature=1.0)  # fitted to the weights as they were
         self.history.learning_rate = top_rate(rates)
-        train(self.learner, self.history, replace(options, learning_rate=rates), folder=folder, resume=resume)
+        train(self.learner, self.history, replace(options, learning_rate=rates), folder=folder, resume=bool(resume))
         given.pop('resume', None)
         rate = self.history.learning_rate if lr is None else encode(lr)
         self.history.fits.append({'epochs': epochs, 'lr': rate} | given)
         return self
 
-    def _rates(self, lr: float | slice | None, folder: Path, *, resume: bool) -> Rate:
-        """Return the rate of each parameter group: as asked for, as a checkpoint says, or as a search finds."""
-        from geolearn.training import read_rate
-
-        if lr is None and resume:
-            return read_rate(folder)
+    def _rates(self, lr: float | slice | None) -> Rate:
+        """Return the rate of each parameter group: as asked for, or as a search finds."""
         self._prepare()  # divides the parameters
         rate = self.lr_find(allow_plot=False) if lr is None else lr
         return choose_rates(rate, scales=self._scales, pretrained=self.spec.pretrained)
@@ -543,6 +552,14 @@ def training_folder(data: ChipData, spec: ModelSpec) -> Path:
     """Return where checkpoints of a model go: beside its data, apart from those of other models and backbones."""
     name = re.sub(r'[^\w.-]+', '_', f'{spec.model}-{spec.backbone}')
     return (data.working_dir or data.path) / 'models' / 'training' / name
+
+
+def training_identity(data: ChipData, spec: ModelSpec) -> dict[str, str]:
+    """Return digests of the chips and of the model, in which a training must agree to be resumed."""
+    manifest = {key: value for key, value in spec.to_manifest().items() if key not in ('temperature', 'arguments')}
+    chips = data.train_ds.names, data.valid_ds.names, data.train_dl.options.seed
+    texts = {'chips': repr(chips), 'model': json.dumps(manifest, sort_keys=True, default=str)}
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
 
 
 def load_model(path: str | Path, data: ChipData | None = None) -> Model:

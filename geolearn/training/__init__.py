@@ -13,6 +13,8 @@ _HOMES = {
     'ChipLearner': 'learner',
     'FitOptions': 'options',
     'estimate_batch_size': 'memory',
+    'find_run': 'runs',
+    'new_run': 'runs',
     'find_learning_rate': 'lr_finder',
     'make_learner': 'learner',
     'mlflow_logger': 'loggers',
@@ -29,8 +31,10 @@ __all__ = [
     'FitOptions',
     'estimate_batch_size',
     'find_learning_rate',
+    'find_run',
     'make_learner',
     'mlflow_logger',
+    'new_run',
     'read_rate',
     'tensorboard_logger',
     'train',
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from geolearn.training.memory import BatchSize, estimate_batch_size
     from geolearn.training.options import FitOptions
     from geolearn.training.run import read_rate, train
+    from geolearn.training.runs import find_run, new_run
 
 
 def __getattr__(name: str) -> object:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -71,12 +72,16 @@ def read_snapshot(path: Path) -> Snapshot:
     Raises:
         CheckpointError: If it does not exist, is broken, or of a newer geolearn.
     """
+    return _read(path, tensors=True)
+
+
+def _read(path: Path, *, tensors: bool) -> Snapshot:
     if not path.is_file():
         raise CheckpointError(f'there is no checkpoint {path} to resume; call fit with checkpoint=True first')
     try:
         with safe_open(path, framework='pt') as file:
             facts = json.loads((file.metadata() or {})[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            read = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f'{path} is not a checkpoint of geolearn, or broken: {error}') from error
     if facts.get('format') not in (1, FORMAT):
@@ -84,7 +89,16 @@ def read_snapshot(path: Path) -> Snapshot:
             f'{path} has format {facts.get("format")} and this geolearn reads 1 to {FORMAT}; train anew, or use the '
             'geolearn that wrote it'
         )
-    return Snapshot(tensors, facts)
+    return Snapshot(read, facts)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Read what a snapshot says besides tensors, which takes no time.
+
+    Raises:
+        CheckpointError: If it does not exist, is broken, or of a newer geolearn.
+    """
+    return _read(path, tensors=False).facts
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -196,6 +210,8 @@ class CheckpointCallback(QuickCallback):
     ) -> None:
         self.options, self.history, self.folder, self.mean = options, history, folder, mean
         self._resume = resume
+        self.run = secrets.token_hex(8) if resume is None else resume.facts.get('run')
+        """Which training it is: each file holds it, so that another's weights are never taken for its own."""
         self._monitor: Monitor | None = None
 
     def before_fit(self) -> None:
@@ -253,7 +269,7 @@ class CheckpointCallback(QuickCallback):
     def _write(self, folder: Path, *, better: bool) -> None:
         if processes.process_index() == 0:
             epoch = self.history.epochs[-1]['epoch']
-            facts = {'epoch': epoch, 'row': self.history.epochs[-1]}
+            facts = {'run': self.run, 'epoch': epoch, 'row': self.history.epochs[-1]}
             if better:
                 write_snapshot(checkpoint_path(folder, 'best'), _prefixed('network', self._kept()), facts)
             if self.options.checkpoint == 'all':
@@ -281,7 +297,9 @@ class CheckpointCallback(QuickCallback):
     def _facts(self) -> dict[str, Any]:
         learn, monitor = self.learn, self._monitor
         return {
+            'run': self.run,
             'fingerprint': fingerprint(learn, self.options),
+            'seed': self.options.seed,
             'learning_rate': rate_as_json(self.options.learning_rate),
             'epoch': learn.epoch + 1,
             'loader_epoch': learn.dls.train.epoch,
@@ -330,12 +348,24 @@ class CheckpointCallback(QuickCallback):
     def _take_best(self, network: nn.Module, folder: Path, monitor: Monitor) -> None:
         if monitor.best_epoch == self.history.epochs[-1]['epoch'] and self.mean is None:
             return
-        if processes.process_index() == 0:
-            network.load_state_dict(read_snapshot(checkpoint_path(folder, 'best')).part('network'))
         column = monitor.metric.name
+        if processes.process_index() == 0:
+            best = read_snapshot(checkpoint_path(folder, 'best'))
+            if not self._is_own(best, monitor):
+                raise CheckpointError(
+                    f'{checkpoint_path(folder, "best")} holds the weights of another training, which wrote to the same '
+                    f'folder; the weights of epoch {monitor.best_epoch}, whose {column} was best, are lost and the '
+                    'network has those of the last epoch. Give each training a folder of its own'
+                )
+            network.load_state_dict(best.part('network'))
         print_main_process(
             f'the weights are those of epoch {monitor.best_epoch}, whose {column} {monitor.best:.4f} was best'
         )
+
+    def _is_own(self, best: Snapshot, monitor: Monitor) -> bool:
+        """Say whether the best weights are of this training: checkpoints of format 1 have no run, but a row."""
+        row = best.facts.get('row', {}).get(monitor.metric.name)
+        return best.facts.get('run') == self.run and best.facts['epoch'] == monitor.best_epoch and row == monitor.best
 
 
 def fingerprint(learn: Any, options: FitOptions) -> dict[str, Any]:
@@ -350,6 +380,7 @@ def fingerprint(learn: Any, options: FitOptions) -> dict[str, Any]:
         'batches per epoch': len(learn.dls.train),
         'batch_size': learn.dls.train.batch_size,
         'processes': processes.process_count(),
+        **learn.identity,
     }
 
 
@@ -359,13 +390,17 @@ def check_same(written: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: Naming what differs.
     """
-    differing = [name for name in ours if written.get(name) != ours[name]]
-    if differing:
-        texts = [f'{name} (then {written.get(name)}, now {ours[name]})' for name in differing]
+    if texts := difference(written, ours):
         raise CheckpointError(
             f'the checkpoint is of another training; what differs: {", ".join(texts)}. Resume with what it was started '
             'with, or fit without resume=True'
         )
+
+
+def difference(written: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two fingerprints, for people; what the written one does not know is left out."""
+    differing = [name for name in ours if name in written and written[name] != ours[name]]
+    return [f'{name} (then {written[name]}, now {ours[name]})' for name in differing]
 
 
 def rate_as_json(rate: Any) -> Any:

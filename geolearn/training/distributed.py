@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
+from geolearn.augment import ChipGenerator
 from geolearn.chips.batches.loader import ChipLoader
 
 
@@ -76,6 +77,14 @@ def average_buffers(network: nn.Module) -> None:
                 buffer /= process_count()
 
 
+def from_first(text: str) -> str:
+    """Return what the first process calls with."""
+    texts = [text]
+    if process_count() > 1:
+        distributed.broadcast_object_list(texts, src=0)
+    return texts[0]
+
+
 def wait_for_all() -> None:
     """Return when every process has come this far."""
     if process_count() > 1:
@@ -111,6 +120,7 @@ class SharedLoader(ChipLoader):
     def _share(self, chips: Sequence[int]) -> list[int]:
         return np.array_split(np.asarray(chips, dtype=int), self._count)[self._index].tolist()
 
-    def _changes(self, epoch: int) -> torch.Generator:
+    def _changes(self, epoch: int) -> ChipGenerator:
         generator = super()._changes(epoch)
-        return generator.manual_seed(generator.initial_seed() + 2**41 * self._index)
+        generator.manual_seed(generator.initial_seed() + 2**41 * self._index)
+        return generator

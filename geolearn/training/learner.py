@@ -131,6 +131,8 @@ class ChipLearner(Learner):
         self.scores, self.forward_takes_targets = scores, forward_takes_targets
         self.device = torch.device(dls.train.device)
         self.start_epoch = 0
+        self.identity: dict[str, Any] = {}
+        """What else a training must agree in to be resumed, such as the chips; JSON."""
         self.batch_weight: Tensor | float = 1.0
         self.loss_parts: dict[str, Tensor] = {}
         self.deferred = nonfinite.DeferredScalars(self.device)

@@ -133,8 +133,8 @@ class MeanWeights:
     def load(self, mean: dict[str, Tensor], steps: int) -> None:
         """Continue from a mean that was kept."""
         self.steps = steps
-        for name, tensor in mean.items():
-            self.mean[name].copy_(tensor)
+        for name in self.mean.keys() & mean.keys():  # older checkpoints also hold what is not saved with a network
+            self.mean[name].copy_(mean[name])
 
     @torch.no_grad()
     def replace_nonfinite(self) -> None:

@@ -36,7 +36,7 @@ class FitOptions:
         mixed_precision: ``'bf16'``, ``'fp16'`` (CUDA only), True for the better of them on a GPU, None or False for
             float32 throughout.
         accumulate: So many batches make one step, which is that of one batch of all their chips (but for batch
-            normalization, which sees each batch by itself).
+            normalization and for augmentations that mix chips, which see each batch by itself).
         ema: Keep a running mean of the weights, and end with it: True, or how much of it each step keeps.
         clip: Longest norm of the gradient; None for any.
         seed: Fixes dropout and whatever else is drawn at random; None leaves the generators as they are. Order and

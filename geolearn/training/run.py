@@ -21,6 +21,7 @@ from geolearn.training.optimization import WARM_UP, MeanWeights
 from geolearn.training.options import FitOptions, Rate
 from geolearn.training.progress import ProgressCallback, print_main_process
 from geolearn.training.random_state import deterministic_algorithms, seed_all
+from geolearn.training.runs import finish_run
 
 
 def train(
@@ -43,7 +44,7 @@ def train(
         UnknownNameError: If the monitor is not a column.
         ValueError: If the options do not go together.
     """
-    snapshot = _find_snapshot(options, folder) if resume else None
+    snapshot, before = _find_snapshot(options, folder) if resume else None, len(history.epochs)
     if snapshot is not None and options.learning_rate is None:
         options = replace(options, learning_rate=rate_from_json(snapshot.facts['learning_rate']))
     _check(learner, options, folder)
@@ -62,11 +63,27 @@ def train(
     try:
         with deterministic_algorithms(options.deterministic), learner.no_logging():
             _run(learner, options, [progress, checkpoints, *options.callbacks])
+    except KeyboardInterrupt:
+        _say_how_to_resume(
+            options, epochs=len(history.epochs), saved=snapshot is not None or len(history.epochs) > before
+        )
+        raise
     finally:
         progress.close()
         checkpoints.undo_swap()
         learner.configure()
     checkpoints.finish(learner.model)
+    if folder is not None and options.checkpoint:
+        finish_run(folder)
+
+
+def _say_how_to_resume(options: FitOptions, *, epochs: int, saved: bool) -> None:
+    if options.checkpoint and saved:
+        print_main_process(f'interrupted after epoch {epochs}; the same call with resume=True continues from there')
+    elif options.checkpoint:
+        print_main_process('interrupted before the first epoch was over: there is no checkpoint to resume from')
+    else:
+        print_main_process('interrupted; without checkpoint=True there is nothing to resume from')
 
 
 def read_rate(folder: Path) -> Rate:

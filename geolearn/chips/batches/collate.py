@@ -98,16 +98,25 @@ class _Crop(NamedTuple):
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
-def collate(store: ChipStore, positions: Sequence[int], config: CollateConfig, *, draw: int = 0) -> Batch:
+def collate(
+    store: ChipStore,
+    positions: Sequence[int],
+    config: CollateConfig,
+    *,
+    epoch: int = 0,
+    repeats: Sequence[int] | None = None,
+) -> Batch:
     """Copy chips into a batch on the CPU.
 
     Args:
         store: The chips.
         positions: Which of them.
         config: What to make of them.
-        draw: Number of this batch over all epochs; crops follow from it and the config's seed.
+        epoch: Random crops follow from it, the position and the config's seed, whatever batch a chip is in.
+        repeats: How often each chip was in the epoch before; None counts within the batch.
     """
-    rng = np.random.default_rng((config.seed, draw))
+    if repeats is None:
+        repeats = [list(positions[:row]).count(position) for row, position in enumerate(positions)]
     side, count = config.chip_size, len(positions)
     # numpy gets large arrays in large pages, which torch.empty does not
     dtype = np.dtype(store.table.dtype if config.stored else np.float32)
@@ -117,10 +126,10 @@ def collate(store: ChipStore, positions: Sequence[int], config: CollateConfig, *
     masks = np.empty((count, side, side), mask_type) if config.task in RASTER_TASKS else None
     values = np.empty((count, side, side), np.dtype(np.float32)) if config.task == Task.REGRESSION else None
     labels = []
-    for row, position in enumerate(positions):
+    for row, (position, repeat) in enumerate(zip(positions, repeats)):
         chip = store.chip(position)
         valid = valid_pixels(chip, config)
-        crop = _choose_crop(chip, valid, config, rng)
+        crop = _choose_crop(chip, valid, config, (config.seed, epoch, position, repeat))
         _fill_image(images[row], None if nodata is None else nodata[row], chip, valid, crop, config)
         if masks is not None:
             _fill_mask(masks[row], chip, valid, crop, config)
@@ -139,7 +148,7 @@ def collate(store: ChipStore, positions: Sequence[int], config: CollateConfig, *
     return _with_labels(batch, labels, config)
 
 
-def _choose_crop(chip: Chip, valid: np.ndarray | None, config: CollateConfig, rng: np.random.Generator) -> _Crop:
+def _choose_crop(chip: Chip, valid: np.ndarray | None, config: CollateConfig, key: tuple[int, ...]) -> _Crop:
     height, width = chip.pixels.shape[1:]
     size = min(height, config.chip_size), min(width, config.chip_size)
     spare = height - size[0], width - size[1]
@@ -147,7 +156,7 @@ def _choose_crop(chip: Chip, valid: np.ndarray | None, config: CollateConfig, rn
         return _Crop(0, 0, *size)
     if not config.random_crop:
         return _Crop(spare[0] // 2, spare[1] // 2, *size)
-    # both are drawn whatever the label holds, so that one chip's label does not move the next chip's crop
+    rng = np.random.default_rng(key)
     top, left, lot = int(rng.integers(spare[0] + 1)), int(rng.integers(spare[1] + 1)), rng.random()
     seed = int(rng.integers(2**32))
     if config.rare_values and lot < RARE_CROP_SHARE and chip.label.raster is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from geolearn.augment import BatchTransform
+from geolearn.augment import BatchTransform, ChipGenerator
 from geolearn.batch import Batch, Objects
 from geolearn.chips.batches.balance import oversample_order
 from geolearn.chips.batches.collate import CollateConfig, collate
@@ -39,31 +39,52 @@ class ChipDataset(Dataset[tuple[Any, ...]]):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         """Return image and target of one chip: (bands, S, S) and, by task, mask or values (S, S), Objects, or label."""
-        batch = self.collate([index], draw=index % max(len(self), 1)).cast()
+        batch = self.collate([index]).cast()
         return batch.images[0], *(target[0] for target in batch.targets)
+
+    @property
+    def names(self) -> list[str]:
+        """The chips' names."""
+        return [self.store.table.names[position] for position in self.positions]
 
     @property
     def chip_size(self) -> int:
         """Side of the items in pixels."""
         return self.config.chip_size
 
-    def collate(self, indexes: Sequence[int], *, draw: int) -> Batch:
-        """Return a batch of items; `draw` numbers the batch, for repeatable crops."""
-        chosen = [self.positions[index] for index in indexes]
-        return collate(self.store, chosen, self.config, draw=draw)
+    def collate(self, items: Sequence[int], *, epoch: int = 0) -> Batch:
+        """Return a batch of items.
+
+        Args:
+            items: Their indexes, plus the number of chips for each time that an item was in the epoch before.
+            epoch: Random crops follow from it, from the chip and the seed.
+        """
+        repeats, indexes = self.split_items(items)
+        return collate(self.store, [self.positions[i] for i in indexes], self.config, epoch=epoch, repeats=repeats)
+
+    def split_items(self, items: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return how often each item was in the epoch before, and its index."""
+        count = max(len(self), 1)
+        return [max(item, 0) // count for item in items], [item % count if item >= 0 else item for item in items]
+
+    def seeds(self, items: Sequence[int], *, seed: int, epoch: int) -> list[int]:
+        """Return a seed for each item, whatever batch it is in."""
+        keys = [(self.positions[index], repeat) for repeat, index in zip(*self.split_items(items))]
+        states = [np.random.SeedSequence((seed, epoch, *key)).generate_state(1, np.uint64) for key in keys]
+        return [int(state[0] >> np.uint64(1)) for state in states]
 
 
 class _Batches(Dataset[Batch]):
     """Whole batches by number, for worker processes."""
 
-    def __init__(self, dataset: ChipDataset, orders: Sequence[Sequence[int]], draw: int) -> None:
-        self._dataset, self._orders, self._draw = dataset, orders, draw
+    def __init__(self, dataset: ChipDataset, orders: Sequence[Sequence[int]], epoch: int) -> None:
+        self._dataset, self._orders, self._epoch = dataset, orders, epoch
 
     def __len__(self) -> int:
         return len(self._orders)
 
     def __getitem__(self, number: int) -> Batch:
-        return self._dataset.collate(self._orders[number], draw=self._draw + number)
+        return self._dataset.collate(self._orders[number], epoch=self._epoch)
 
 
 def _join_objects(batch: Any) -> tuple[Batch, list[int]]:
@@ -113,6 +134,16 @@ class LoaderOptions:
     repeats: np.ndarray | None = None
 
 
+def _number_repeats(order: np.ndarray, count: int) -> np.ndarray:
+    """Add `count` to each position for each time that it was in the order before."""
+    seen = np.zeros(count, np.int64)
+    numbered = order.copy()
+    for place, position in enumerate(order):
+        numbered[place] += count * seen[position]
+        seen[position] += 1
+    return numbered
+
+
 class ChipLoader:
     """Batches of chips on a device.
 
@@ -152,12 +183,14 @@ class ChipLoader:
     def peek(self, count: int | None = None) -> Batch:
         """Return the first chips of the coming epoch (None: a batch), without making it the epoch that was."""
         first = [index for order in self._orders(self.epoch) for index in order][: count or self.batch_size]
-        return self._finish(self.dataset.collate(first, draw=self.epoch * 2**20), self._changes(self.epoch))
+        batch = self.dataset.collate(first, epoch=self.epoch)
+        return self._finish(batch, self._changes(self.epoch), first, self.epoch)
 
     def batch_names(self, number: int) -> list[str]:
         """Return the chips' names in a batch, numbered from 0, of the epoch that was last begun."""
         order = self._orders(self.epoch - self.options.shuffle)[number]
-        return [self.dataset.store.table.names[self.dataset.positions[index]] for index in order]
+        names = self.dataset.names
+        return [names[index] for index in self.dataset.split_items(order)[1]]
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         for batch in self.batches():
@@ -165,40 +198,50 @@ class ChipLoader:
 
     def batches(self) -> Iterator[Batch]:
         """Go through an epoch, as batches with names."""
-        changes = self._changes(self.epoch)
-        for batch in self.collated():
-            yield self._finish(batch, changes)
+        epoch, changes = self.epoch, self._changes(self.epoch)
+        for items, batch in zip(self._orders(epoch), self.collated()):
+            yield self._finish(batch, changes, items, epoch)
 
     def collated(self) -> Iterator[Batch]:
         """Go through an epoch of batches as they were collated: on the CPU, not cast and not augmented."""
         epoch = self.epoch
         self.epoch += self.options.shuffle
-        return self._collated(self._orders(epoch), draw=epoch * 2**20)
+        return self._collated(self._orders(epoch), epoch=epoch)
 
-    def _changes(self, epoch: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self.options.seed * 1_000_003 + epoch + 2**40) % 2**63)
+    def _changes(self, epoch: int) -> ChipGenerator:
+        generator = ChipGenerator()
+        generator.manual_seed(self._epoch_seed(epoch))
+        return generator
 
-    def _finish(self, collated: Batch, changes: torch.Generator) -> Batch:
+    def _epoch_seed(self, epoch: int) -> int:
+        return (self.options.seed * 1_000_003 + epoch + 2**40) % 2**63
+
+    def _finish(self, collated: Batch, changes: ChipGenerator, items: Sequence[int], epoch: int) -> Batch:
         batch = collated.to(self.device).cast()
-        return batch if self.options.transform is None else self.options.transform(batch, changes)
+        if self.options.transform is None:
+            return batch
+        changes.begin_batch(self.dataset.seeds(items, seed=self.options.seed, epoch=epoch), self._epoch_seed(epoch))
+        return self.options.transform(batch, changes)
 
     def _orders(self, epoch: int) -> list[list[int]]:
-        """Return the positions of each batch of an epoch."""
+        """Return the items of each batch of an epoch, as `ChipDataset.collate` takes them."""
         count, size = len(self.dataset), self.batch_size
         order = np.arange(count)
         if self.options.shuffle:
             rng = np.random.default_rng((self.options.seed, epoch))
             repeats = self.options.repeats
-            order = rng.permutation(count) if repeats is None else oversample_order(repeats, rng)
+            order = (
+                rng.permutation(count) if repeats is None else _number_repeats(oversample_order(repeats, rng), count)
+            )
         orders = [part.tolist() for part in np.split(order, range(size, len(order), size))]
         # a last batch of one chip would stop batch normalisation
         if self.options.shuffle and size > 1 and len(orders) > 1 and len(orders[-1]) == 1:
             orders.pop()
         return orders
 
-    def _collated(self, orders: Sequence[Sequence[int]], *, draw: int) -> Iterator[Batch]:
+    def _collated(self, orders: Sequence[Sequence[int]], *, epoch: int) -> Iterator[Batch]:
         if self.options.num_workers:
-            items = _Batches(self.dataset, orders, draw)
+            items = _Batches(self.dataset, orders, epoch)
             # with a generator of its own it does not draw from the one that fixes weights and dropout
             workers = DataLoader(
                 items,
@@ -218,8 +261,8 @@ class ChipLoader:
         waiting: deque[Future[Batch]] = deque()
         with ThreadPoolExecutor(AHEAD, 'collate') as pool:
             try:
-                for number, order in enumerate(orders):
-                    waiting.append(pool.submit(self.dataset.collate, order, draw=draw + number))
+                for order in orders:
+                    waiting.append(pool.submit(self.dataset.collate, order, epoch=epoch))
                     if len(waiting) > AHEAD:
                         yield waiting.popleft().result()
                 while waiting:

@@ -50,7 +50,7 @@ def test_mask_and_image_are_cut_alike(random_crop):
     raster = (pixels[0].astype(int) % 5 + 1).astype(np.uint8)
     store = Chips(make_chip(pixels, label=Label(raster)))
     for draw in range(10):
-        batch = collate(store, [0, 0], make_config(Task.PIXELS, random_crop=random_crop), draw=draw)
+        batch = collate(store, [0, 0], make_config(Task.PIXELS, random_crop=random_crop), epoch=draw)
         assert batch.images.shape == (2, 2, 8, 8)
         assert torch.equal(batch.masks, batch.images[:, 0].long() % 5)
 
@@ -58,7 +58,7 @@ def test_mask_and_image_are_cut_alike(random_crop):
 def test_crops_repeat_and_differ_from_draw_to_draw():
     store = Chips(make_chip(places(50, 50), label=Label(np.ones((50, 50), np.uint8))))
     config = make_config(Task.PIXELS, random_crop=True)
-    one, again, other = (collate(store, [0], config, draw=draw).images for draw in (1, 1, 2))
+    one, again, other = (collate(store, [0], config, epoch=draw).images for draw in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
 
@@ -66,7 +66,7 @@ def test_crops_repeat_and_differ_from_draw_to_draw():
 def test_a_crop_reaches_every_corner_and_never_beyond():
     store = Chips(make_chip(places(10, 11), label=Label(np.ones((10, 11), np.uint8))))
     config = make_config(Task.PIXELS, random_crop=True)
-    corners = {int(collate(store, [0], config, draw=draw).images[0, 0, 0, 0]) for draw in range(200)}
+    corners = {int(collate(store, [0], config, epoch=draw).images[0, 0, 0, 0]) for draw in range(200)}
     assert corners == {100 * row + col for row in range(3) for col in range(4)}
 
 
@@ -164,7 +164,7 @@ def test_outlines_and_boxes_agree_with_the_image(chip, draw, task):
     config = make_config(task, random_crop=True, ignored_index=IGNORE_INDEX)
     if task == Task.PANOPTIC:
         chip = chip._replace(label=replace(chip.label, raster=np.ones(chip.pixels.shape[1:], np.uint8)))
-    batch = collate(Chips(chip), [0], config, draw=draw)
+    batch = collate(Chips(chip), [0], config, epoch=draw)
     image, (objects,) = batch.images[0, 0], batch.objects
     expected = []
     for value, mask in zip(chip.label.class_ids, chip.label.masks):
@@ -299,8 +299,8 @@ def test_a_batch_cast_later_is_the_batch_cast_at_once(task, dtype, dates):
         chosen = tuple(date * 3 + channel for date in range(dates) for channel in channels)
         config = make_config(task, channels=chosen, dates=dates, random_crop=True, rare_values=(5,))
         for draw in range(3):
-            plain = collate(store, [0, 1, 2, 3, 0], config, draw=draw)
-            stored = collate(store, [0, 1, 2, 3, 0], replace(config, stored=True), draw=draw)
+            plain = collate(store, [0, 1, 2, 3, 0], config, epoch=draw)
+            stored = collate(store, [0, 1, 2, 3, 0], replace(config, stored=True), epoch=draw)
             assert stored.images.element_size() == np.dtype(dtype).itemsize
             assert stored.masks is None or stored.masks.dtype == torch.uint8
             assert_same(plain.cast(), stored.cast())

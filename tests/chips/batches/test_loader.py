@@ -12,6 +12,7 @@ import pytest
 import torch
 from affine import Affine
 
+from geolearn.augment import Augmentation
 from geolearn.batch import Batch
 from geolearn.chips.batches.collate import CollateConfig
 from geolearn.chips.batches.loader import ChipDataset, ChipLoader, LoaderOptions
@@ -20,6 +21,7 @@ from geolearn.chips.packing.pack import Pack, PackWriter
 from geolearn.chips.packing.read_chip import Chip, TableBuilder, measure_chip
 from geolearn.prepare import prepare_data
 from geolearn.raster import GeoBox
+from geolearn.training.distributed import SharedLoader
 
 
 @pytest.fixture
@@ -261,3 +263,43 @@ def test_packed_and_direct_training_sees_the_same(chip_folder, pack):
     for images, again in zip(one.train_dl, two.train_dl, strict=True):
         assert all(torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)) for a, b in zip(images, again, strict=True))
     assert json.dumps(one.statistics.mean) == json.dumps(two.statistics.mean)
+
+
+EVERYTHING = Augmentation(
+    (50.0, 20.0), scale_crop=(0.8, 1.3), noise=0.2, band_dropout=0.3, band_mean=(5.0, 70.0), clouds=0.5,
+    cloud_brightness=(90.0, 200.0),
+)  # fmt: skip
+
+
+def by_chip(loaders, store, epochs=2):
+    """What loaders give for each chip, whatever batch it is in: digests of images and masks by chip and epoch."""
+    seen = []
+    for epoch in range(epochs):
+        for loader in loaders:
+            items = [item for order in loader._orders(epoch) for item in order]
+            batches = list(loader.batches())
+            images = torch.cat([batch.images for batch in batches])
+            masks = torch.cat([batch.masks for batch in batches])
+            for item, image, mask in zip(items, images, masks, strict=True):
+                seen.append((epoch, item, image.nan_to_num(-1).numpy().tobytes(), mask.numpy().tobytes()))
+    return sorted(seen)
+
+
+@pytest.mark.parametrize('transform', [None, EVERYTHING], ids=['plain', 'augmented'])
+@pytest.mark.parametrize('repeats', [None, np.array([1.0, 3.0, 1.5] * 4)], ids=['once', 'oversampled'])
+def test_a_chip_is_cropped_and_changed_alike_whatever_batch_or_process_it_is_in(transform, repeats):
+    store = Chips(numbered(12, size=40))
+
+    def loader(size, workers=0):
+        return make_loader(store, 12, batch_size=size, transform=transform, repeats=repeats, num_workers=workers)
+
+    wanted = by_chip([loader(12)], store)
+    assert len({image for _, _, image, _ in wanted}) == len(wanted), 'each time that a chip is seen it is another'
+    for size in (2, 3, 4):
+        found = by_chip([loader(size)], store)
+        # a last batch of one chip is left out of the training
+        assert set(found) <= set(wanted)
+        assert len(wanted) - len(found) <= 2
+    shares = [SharedLoader(loader(3), rank, 2) for rank in range(2)]
+    assert set(by_chip(shares, store)) <= set(wanted)
+    assert by_chip([loader(12, workers=2)], store, epochs=1) == [row for row in wanted if row[0] == 0]
