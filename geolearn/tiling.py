@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+from affine import Affine
 from rasterio.windows import Window
 
 
 class Tile(NamedTuple):
     """A window to read, and the core of it to keep.
 
-    All tiles of a raster have one size. At the raster's edges they are moved inwards instead of being padded, so a
-    model never sees an edge that the raster does not have; only a raster smaller than a tile is padded.
+    All tiles of a raster have one size and start on one lattice, the multiples of the network's coarsest stride, so
+    that all cut the ground into the same patches. Windows reach beyond the raster by less than that stride, as padding.
     """
 
     read: Window
@@ -42,16 +43,19 @@ class TileGrid(NamedTuple):
         return computed / (shape[0] * shape[1]) - 1
 
 
-def make_grid(shape: tuple[int, int], *, tile_size: int, halo: int, multiple: int = 32) -> TileGrid:
+def make_grid(
+    shape: tuple[int, int], *, tile_size: int, halo: int, multiple: int = 32, origin: tuple[int, int] = (0, 0)
+) -> TileGrid:
     """Plan tiles of at most about `tile_size` pixels a side that overlap by at least `2 * halo`.
 
     The tile is made smaller where that covers the raster with fewer pixels computed twice.
 
     Args:
         shape: Height and width of the raster.
-        tile_size: Largest side of a tile in pixels, rounded up to `multiple`.
+        tile_size: Largest side of a tile in pixels, rounded up to `multiple`, and to what leaves a core of it.
         halo: Pixels dropped at every inner edge of a tile.
-        multiple: Tile sides are multiples of this, the network's coarsest stride.
+        multiple: Tile sides and starts are multiples of this, the network's coarsest stride.
+        origin: Row and column of the raster's first pixel, from where multiples are counted; see `lattice_origin`.
 
     Raises:
         ValueError: If the halo leaves no core.
@@ -60,23 +64,42 @@ def make_grid(shape: tuple[int, int], *, tile_size: int, halo: int, multiple: in
     if not 0 <= 2 * halo < tile_size:
         raise ValueError(f'halo must be at least 0 and under half the tile size {tile_size}, got {halo}')
     sides, spans = [], []
-    for length in shape:
-        side, starts = _cut_axis(length, tile_size, halo, multiple)
+    for length, start in zip(shape, origin):
+        side, starts = _cut_axis(length, tile_size, halo, multiple, start % multiple)
         sides.append(side)
         spans.append(_cores(starts, side, length))
     return TileGrid((sides[0], sides[1]), spans[0], spans[1])
 
 
-def _cut_axis(length: int, tile_size: int, halo: int, multiple: int) -> tuple[int, list[int]]:
-    """Choose the tile side and the first pixel of each tile along one axis."""
-    if length <= tile_size:
-        return math.ceil(length / multiple) * multiple, [0]
-    count = math.ceil((length - 2 * halo) / (tile_size - 2 * halo))
-    side = math.ceil((math.ceil((length - 2 * halo) / count) + 2 * halo) / multiple) * multiple
-    return side, [round(i * (length - side) / (count - 1)) for i in range(count)]
+def _cut_axis(length: int, tile_size: int, halo: int, multiple: int, lead: int) -> tuple[int, list[int]]:
+    """Choose the tile side and the first pixel of each tile along one axis; `lead` pixels of the first are padding."""
+    units = math.ceil((length + lead) / multiple)
+    shared = math.ceil(2 * halo / multiple)
+    largest = max(tile_size // multiple, shared + 1)
+    if units <= largest:
+        return units * multiple, [-lead]
+    count = math.ceil((units - shared) / (largest - shared))
+    side = math.ceil((units - shared) / count) + shared
+    starts = [i * (units - side) // (count - 1) * multiple - lead for i in range(count)]
+    return side * multiple, starts
 
 
 def _cores(starts: list[int], side: int, length: int) -> list[tuple[int, int, int]]:
     """Give each tile the part from the middle of one overlap to the middle of the next."""
     cuts = [0, *((a + side + b) // 2 for a, b in pairwise(starts)), length]
     return list(zip(starts, cuts, cuts[1:]))
+
+
+def lattice_origin(transform: Affine, multiple: int) -> tuple[int, int]:
+    """Return the row and column of a raster's first pixel, counted from the origin of its CRS, modulo `multiple`.
+
+    Tiles that start on multiples of it cut the ground into the same patches, whichever part of a scene the raster is.
+
+    Args:
+        transform: From (column, row) to map coordinates; the identity gives (0, 0).
+        multiple: The network's coarsest stride.
+    """
+    inverse = ~transform
+    # rasters often lie a whole or half pixel off: neither is near where this rounding turns
+    col, row = (-math.floor(shift + 0.2) for shift in (inverse.c, inverse.f))
+    return row % multiple, col % multiple

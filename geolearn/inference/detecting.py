@@ -16,7 +16,7 @@ from geolearn.batch import Detections
 from geolearn.device import choose_device
 from geolearn.errors import RasterError, UnknownNameError
 from geolearn.extras import require
-from geolearn.inference.mapping import choose_tile
+from geolearn.inference.mapping import choose_tile, cut_raster
 from geolearn.inference.merging import (
     EDGE_MARGIN,
     SAME_OVERLAP,
@@ -37,7 +37,7 @@ from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
 from geolearn.raster import raster_geobox
-from geolearn.tiling import TileGrid, make_grid
+from geolearn.tiling import TileGrid
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
 """Axes flipped in each pass of test-time augmentation."""
@@ -237,9 +237,12 @@ def _place(
     kept = ~shown_whole_elsewhere(boxes, tiles, grid) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     outlines = None
     if detections.masks is not None:
-        masks = detections.masks[:, : shape[0] - row, : shape[1] - col].numpy()
+        # windows begin and end a few pixels outside of the raster
+        top, left = max(-row, 0), max(-col, 0)
+        masks = detections.masks[:, top : shape[0] - row, left : shape[1] - col].numpy()
         kept &= masks.any(axis=(1, 2))
-        outlines = _outlines(masks[kept], detections.boxes.numpy()[kept], kind, np.array([col, row]))
+        corner = np.array([col + left, row + top])
+        outlines = _outlines(masks[kept], boxes[kept] - np.tile(corner, 2), kind, corner)
     return TileDetections(
         boxes[kept], detections.labels.numpy()[kept], detections.scores.double().numpy()[kept], tiles[kept], outlines
     )
@@ -368,7 +371,8 @@ def detect_raster(
         if target.suffix.lower() == '.geojson' and box.crs is None:
             raise RasterError(f'GeoJSON is in WGS84, but {src} names no CRS; write a .gpkg, or give the raster its CRS')
         side, halo = choose_tile(spec, network, tiling)
-        grid = choose_grid(box.shape, side, halo, typical_side=typical_side, overlap=options.overlap)
+        halo = choose_halo(side, halo, typical_side=typical_side, overlap=options.overlap)
+        grid = cut_raster(network, box, tile_size=side, halo=halo)
         facts = _run_facts(spec, network, sources, grid, read, tiling, options)
         checkpoint = stack.enter_context(RunCheckpoint(target, facts, resume=options.resume))
         objects = detect_sources(
@@ -413,11 +417,10 @@ def _run_facts(
     }
 
 
-def choose_grid(shape: tuple[int, int], side: int, halo: int, *, typical_side: float, overlap: int | None) -> TileGrid:
-    """Cut a raster into tiles that overlap by the largest usual object, so that one of them shows it whole.
+def choose_halo(side: int, halo: int, *, typical_side: float, overlap: int | None) -> int:
+    """Let tiles overlap by the largest usual object, so that one of them shows it whole.
 
     Args:
-        shape: Height and width of the raster.
         side: Of the tiles, in pixels.
         halo: Least pixels to drop at inner tile edges.
         typical_side: Side in pixels that nearly no training box exceeds.
@@ -431,4 +434,4 @@ def choose_grid(shape: tuple[int, int], side: int, halo: int, *, typical_side: f
         overlap = min(most, max(2 * halo, math.ceil(typical_side + 4 * EDGE_MARGIN)))
     elif not 0 <= overlap <= most:
         raise ValueError(f'overlap must be in 0..{most} pixels, half of tile_size {side}, got {overlap}')
-    return make_grid(shape, tile_size=side, halo=min(-(-overlap // 2), (side - 1) // 2))
+    return min(-(-overlap // 2), (side - 1) // 2)

@@ -1,5 +1,6 @@
 """Map a raster of any size: one thread reads block rows, this one computes, one thread writes."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,10 +22,10 @@ from geolearn.inference.tiles import Source, TileBatch, prefetch, read_batches
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
-from geolearn.raster import RasterWriter, raster_geobox
+from geolearn.raster import GeoBox, RasterWriter, raster_geobox
 from geolearn.raster.nodata import missing
 from geolearn.raster.writing import BLOCK_SIZE
-from geolearn.tiling import TileGrid, make_grid
+from geolearn.tiling import TileGrid, lattice_origin, make_grid
 
 
 class MapAssembler:
@@ -126,7 +127,7 @@ def map_raster(
     tags = {'MODEL': spec.model, 'BACKBONE': spec.backbone, 'SOFTWARE': f'geolearn {__version__}'}
     with ExitStack() as stack:
         sources = open_dates(src, spec, read, stack)
-        grid = make_grid(sources[0].dataset.shape, tile_size=side, halo=halo)
+        grid = cut_raster(network, raster_geobox(sources[0].dataset), tile_size=side, halo=halo)
         network = network.to(choose_device(tiling.device))
         return map_sources(
             sources, network, encoding, grid, target, read=read, tiling=tiling, every_date=every_date, tags=tags
@@ -223,8 +224,21 @@ CONVOLUTION_TILE = 512
 
 CONVOLUTION_HALO = 32
 
+MULTIPLE = 32
+"""Tile sides and starts are multiples of this at least; most networks have no coarser stride."""
+
 POSITION_GRID_SIDES = 2
 """Tiles of networks with embedded positions, in sides of the training chips: as accurate, with half the overlap."""
+
+
+def cut_raster(network: Network, box: GeoBox, *, tile_size: int, halo: int) -> TileGrid:
+    """Cut a raster into tiles that start on the lattice of the network's coarsest stride.
+
+    The lattice hangs on the origin of the CRS, so that a map does not depend on which part of a scene the raster holds.
+    """
+    multiple = math.lcm(MULTIPLE, *network.backbone.strides)
+    origin = lattice_origin(box.transform, multiple)
+    return make_grid(box.shape, tile_size=tile_size, halo=halo, multiple=multiple, origin=origin)
 
 
 def choose_tile(spec: ModelSpec, network: Network, tiling: TilingOptions) -> tuple[int, int]:

@@ -93,10 +93,12 @@ def read_batches(
     batch = torch.empty((batch_size, *dates, len(sources[0].indexes), height, width))
     for tile in islice(iter(grid), first, None):
         top, left = int(tile.read.row_off), int(tile.read.col_off)
-        inside = np.s_[top : min(top + height, shape[0]), left : min(left + width, shape[1])]
+        # windows begin and end a few pixels outside of the raster
+        inside = np.s_[max(top, 0) : min(top + height, shape[0]), max(left, 0) : min(left + width, shape[1])]
+        corner = (inside[0].start - top, inside[1].start - left)
         targets = batch[len(tiles)].numpy().reshape(len(sources), -1, height, width)
         # every date is read, so that all of them stay in step
-        if not any([_fill(target, rows, inside, read) for target, rows in zip(targets, rolling)]):
+        if not any([_fill(target, rows, inside, corner, read) for target, rows in zip(targets, rolling)]):
             continue
         tiles.append(tile)
         if len(tiles) == batch_size:
@@ -106,20 +108,26 @@ def read_batches(
         yield TileBatch(tiles, batch[: len(tiles)])
 
 
-def _fill(target: np.ndarray, rolling: RollingRows, inside: tuple[slice, slice], read: ReadOptions) -> bool:
-    """Put the pixels of a tile into `target` (bands, h, w), NaN for no data; returns whether there is any."""
+def _fill(
+    target: np.ndarray,
+    rolling: RollingRows,
+    inside: tuple[slice, slice],
+    corner: tuple[int, int],
+    read: ReadOptions,
+) -> bool:
+    """Put the pixels of a tile into `target` (bands, h, w) from `corner` on, else NaN; returns whether it has data."""
     rows, cols = inside
     pixels, valid = rolling.rows(rows.start, rows.stop)
     valid = valid[:, cols]
     if not valid.any():
         target[:] = np.nan
         return False
-    height, width = valid.shape
-    target[:, :height, :width] = read.to_model_units(pixels[:, :, cols])
-    target[:, height:] = np.nan
-    target[:, :, width:] = np.nan
+    if valid.shape != target.shape[1:]:
+        target[:] = np.nan
+    part = target[:, corner[0] : corner[0] + valid.shape[0], corner[1] : corner[1] + valid.shape[1]]
+    part[:] = read.to_model_units(pixels[:, :, cols])
     if not valid.all():
-        target[:, :height, :width][:, ~valid] = np.nan
+        part[:, ~valid] = np.nan
     return True
 
 

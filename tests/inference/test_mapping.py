@@ -48,7 +48,7 @@ class Plain(nn.Module):
             weight = torch.randint(-4, 5, self.conv.weight.shape, generator=generator)
             self.conv.weight.copy_(weight - weight.flip(-1))  # sums are 0, so that every class has its turn
             self.conv.bias.copy_(torch.arange(classes) / 512)
-        self.backbone = SimpleNamespace(has_position_grid=False)
+        self.backbone = SimpleNamespace(has_position_grid=False, strides=(1,))
         self.computed = 0
 
     def forward(self, x):
