@@ -33,7 +33,7 @@ from geolearn.classes import ClassInfo
 from geolearn.inference.detecting import DetectOptions, detect_sources
 from geolearn.inference.merging import nms
 from geolearn.inference.options import ReadOptions, TilingOptions
-from geolearn.inference.tiles import Source
+from geolearn.inference.source import Source
 from geolearn.inference.vectors import objects_to_features, write_layer
 from geolearn.networks.detection.anchors import LevelAnchors
 from geolearn.networks.detection.architecture import RCNNOptions

@@ -25,7 +25,7 @@ from geolearn.classes import ClassInfo
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.mapping import map_sources
 from geolearn.inference.options import ReadOptions, TilingOptions
-from geolearn.inference.tiles import Source
+from geolearn.inference.source import Source
 from geolearn.raster import GeoBox, RasterWriter, open_raster
 from geolearn.raster.writing import BLOCK_SIZE
 from geolearn.tiling import make_grid

@@ -19,7 +19,7 @@ from geolearn.errors import ChipFolderError, RasterError
 from geolearn.extras import require
 from geolearn.inference.options import ReadOptions
 from geolearn.inference.reading import RasterSource, check_target, open_dates
-from geolearn.inference.tiles import Source
+from geolearn.inference.source import Source
 from geolearn.inference.vectors import check_vector_target, write_layer
 from geolearn.networks.classification import (
     THRESHOLD,
@@ -32,7 +32,7 @@ from geolearn.networks.classification import (
 )
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
-from geolearn.raster import GeoBox, raster_geobox, read_window
+from geolearn.raster import GeoBox
 from geolearn.raster.opening import burn_polygons
 
 log = logging.getLogger('geolearn')
@@ -201,9 +201,9 @@ def compute_chips(
     Raises:
         RasterError: If the raster cannot be read.
     """
-    first, bounds = sources[0].dataset, pixel_bounds(outlines)
-    windows = [_Chip(*pair) for pair in chip_windows(bounds, raster_geobox(first).shape, options)]
-    block = max(1, first.block_shapes[0][0])
+    first, bounds = sources[0], pixel_bounds(outlines)
+    windows = [_Chip(*pair) for pair in chip_windows(bounds, first.shape, options)]
+    block = max(1, first.block_rows)
     # blocks are decompressed once where chips come row by row of blocks
     windows.sort(key=lambda chip: (chip.window.row_off // block, chip.window.col_off))
     rows: list[np.ndarray] = []
@@ -250,7 +250,7 @@ def _fill(target: np.ndarray, source: Source, window: Window, read: ReadOptions,
         read: How stored values become the network's units.
         inside: (height, width), False where pixels become 0; None leaves all as they are.
     """
-    pixels, valid = read_window(source.dataset, window, source.indexes)
+    pixels, valid = source.read(window)
     if valid is not None and not valid.any():
         return False
     part = target[:, : pixels.shape[1], : pixels.shape[2]]
@@ -308,7 +308,7 @@ def classify_polygons(
     network.to(device).eval()
     with ExitStack() as stack:
         sources = open_dates(raster, spec, read, stack)
-        outlines = pixel_outlines(frame, raster_geobox(sources[0].dataset))
+        outlines = pixel_outlines(frame, sources[0].box)
         logits = compute_chips(sources, outlines, lambda chips: network(chips.to(device)), read=read, options=options)
     names = [info.name for info in spec.class_infos]
     multi_label = ChipOptions.from_json(spec.options).multi_label

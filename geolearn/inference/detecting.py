@@ -31,12 +31,12 @@ from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.outlines import Outline, outline_mask
 from geolearn.inference.reading import Image, RasterSource, check_target, load_image, open_dates
 from geolearn.inference.resume import RunCheckpoint, source_facts, weights_digest
-from geolearn.inference.tiles import Source, prefetch, read_batches
+from geolearn.inference.source import Source
+from geolearn.inference.tiles import prefetch, read_batches
 from geolearn.inference.vectors import check_vector_target, objects_to_features, write_layer
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
-from geolearn.raster import raster_geobox
 from geolearn.tiling import TileGrid
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
@@ -185,7 +185,7 @@ def detect_sources(
     parts = [] if checkpoint is None else list(checkpoint.detections)
     first = checkpoint.tiles_done if checkpoint else 0
     batches = read_batches(sources, grid, batch_size=tiling.batch_size, read=read, first=first)
-    for detections, tiles_done in _detect_in_tiles(batches, predict, grid, sources[0].dataset.shape, options, first):
+    for detections, tiles_done in _detect_in_tiles(batches, predict, grid, sources[0].shape, options, first):
         parts.append(detections)
         if checkpoint is not None:
             checkpoint.add(detections, tiles_done)
@@ -367,7 +367,7 @@ def detect_raster(
     target = check_target(src, check_vector_target(dst))
     with ExitStack() as stack:
         sources = open_dates(src, spec, read, stack)
-        box = raster_geobox(sources[0].dataset)
+        box = sources[0].box
         if target.suffix.lower() == '.geojson' and box.crs is None:
             raise RasterError(f'GeoJSON is in WGS84, but {src} names no CRS; write a .gpkg, or give the raster its CRS')
         side, halo = choose_tile(spec, network, tiling)

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from geolearn.classes import ClassInfo, is_unlabelled
+from geolearn.classes import ClassInfo
 
 
 class Encoding(Protocol):
@@ -67,10 +67,10 @@ class RegressionEncoding:
 
 
 def output_encoding(classes: Sequence[ClassInfo]) -> tuple[str, int]:
-    """Choose the map's dtype and NoData value: 0 unless a class has it, else the largest value that is free."""
+    """Choose the map's dtype and NoData value: 0 unless a class has it, else the largest value that no class has.
+
+    Every class here was trained and can be predicted, whatever its name: also value 0 of labels that name no classes.
+    """
     values = {info.value for info in classes}
     dtype, limit = ('uint8', 255) if max(values) <= 255 else ('uint16', 65535)
-    # what is unlabelled in the chips is what the map calls NoData
-    if not any(info.value == 0 and not is_unlabelled(info) for info in classes):
-        return dtype, 0
-    return dtype, max(set(range(limit + 1)) - values)
+    return dtype, 0 if 0 not in values else max(set(range(limit + 1)) - values)

@@ -18,11 +18,12 @@ from geolearn.device import choose_device
 from geolearn.inference.encoding import Encoding
 from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.reading import RasterSource, check_target, open_dates
-from geolearn.inference.tiles import Source, TileBatch, prefetch, read_batches
+from geolearn.inference.source import Source
+from geolearn.inference.tiles import TileBatch, prefetch, read_batches
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
-from geolearn.raster import GeoBox, RasterWriter, raster_geobox
+from geolearn.raster import GeoBox, RasterWriter
 from geolearn.raster.nodata import missing
 from geolearn.raster.writing import BLOCK_SIZE
 from geolearn.tiling import TileGrid, lattice_origin, make_grid
@@ -127,7 +128,7 @@ def map_raster(
     tags = {'MODEL': spec.model, 'BACKBONE': spec.backbone, 'SOFTWARE': f'geolearn {__version__}'}
     with ExitStack() as stack:
         sources = open_dates(src, spec, read, stack)
-        grid = cut_raster(network, raster_geobox(sources[0].dataset), tile_size=side, halo=halo)
+        grid = cut_raster(network, sources[0].box, tile_size=side, halo=halo)
         network = network.to(choose_device(tiling.device))
         return map_sources(
             sources, network, encoding, grid, target, read=read, tiling=tiling, every_date=every_date, tags=tags
@@ -166,7 +167,7 @@ def map_sources(
     Raises:
         RasterError: If reading or writing fails; no part of `dst` is left.
     """
-    geobox = raster_geobox(sources[0].dataset)
+    geobox = sources[0].box
     writer = RasterWriter(
         dst,
         geobox,

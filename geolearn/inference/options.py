@@ -3,8 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeGuard
 
 import numpy as np
+
+Resolution = float | Literal['training']
+"""Side of the pixels in units of the raster's CRS, or that of the training chips."""
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -16,21 +24,27 @@ class ReadOptions:
         sensor: Sensor whose band names they are.
         scale: Factor of the stored values; 1 states that they are in the model's units already.
         offset: Added after scaling.
+        resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or ``'training'`` for
+            that of the training chips; None reads the raster as it is.
 
     Raises:
-        ValueError: If a number cannot scale pixel values.
+        ValueError: If a number cannot scale pixel values, or is not a size.
     """
 
     bands: Sequence[str] | None = None
     sensor: str | None = None
     scale: float | None = None
     offset: float = 0.0
+    resolution: Resolution | None = None
 
     def __post_init__(self) -> None:
         if self.scale == 0 or not math.isfinite(self.factor):
             raise ValueError(f'scale must be a finite number other than 0, got {self.scale}')
         if not math.isfinite(self.offset):
             raise ValueError(f'offset must be a finite number, got {self.offset}')
+        size = self.resolution
+        if size is not None and size != 'training' and not (_is_number(size) and 0 < size < math.inf):
+            raise ValueError(f"resolution must be a number above 0 or 'training', got {size!r}")
 
     @property
     def factor(self) -> float:

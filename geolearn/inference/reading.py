@@ -14,14 +14,14 @@ from torch import Tensor
 
 from geolearn.errors import RasterError
 from geolearn.inference.options import ReadOptions
-from geolearn.inference.tiles import Source
+from geolearn.inference.resolution import choose_geobox
+from geolearn.inference.source import Source
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import (
     GeoBox,
     find_band_indexes,
     open_raster,
     raster_geobox,
-    read_window,
     require_place,
     require_same_grid,
     sample_pixels,
@@ -74,7 +74,7 @@ def match_raster(dataset: Any, spec: ModelSpec, read: ReadOptions) -> Source:
     require_place(dataset)
     indexes = find_band_indexes(dataset, spec.bands, names=read.bands, sensor=read.sensor)
     check_units(sample_pixels(dataset, indexes), spec, read)
-    return Source(dataset, tuple(indexes))
+    return Source(dataset, tuple(indexes), _choose_target(dataset, spec, read))
 
 
 def _dates_in_one(dataset: Any, spec: ModelSpec, read: ReadOptions) -> list[Source]:
@@ -86,11 +86,19 @@ def _dates_in_one(dataset: Any, spec: ModelSpec, read: ReadOptions) -> list[Sour
             f'this model takes {spec.dates} dates of {bands} bands, found one raster of {dataset.count} bands; pass a '
             'list of one raster for each date'
         )
-    sources = [Source(dataset, tuple(range(1 + date * bands, 1 + (date + 1) * bands))) for date in range(spec.dates)]
+    target = _choose_target(dataset, spec, read)
+    indexes = [tuple(range(1 + date * bands, 1 + (date + 1) * bands)) for date in range(spec.dates)]
+    sources = [Source(dataset, each, target) for each in indexes]
     log.warning('%s bands taken as %s dates of %s bands, one date after the other', dataset.count, spec.dates, bands)
     for source in sources:
         check_units(sample_pixels(dataset, source.indexes), spec, read)
     return sources
+
+
+def _choose_target(dataset: Any, spec: ModelSpec, read: ReadOptions) -> GeoBox | None:
+    """Return the grid that a raster is resampled to; None for its own."""
+    shown = 'the mosaic' if str(dataset.name).startswith('<') else str(dataset.name)
+    return choose_geobox(raster_geobox(dataset), spec, read.resolution, shown=shown)
 
 
 def check_target(src: RasterSource, dst: Path) -> Path:
@@ -214,9 +222,9 @@ def _from_array(image: np.ndarray | Tensor, spec: ModelSpec) -> np.ndarray:
 def _from_file(path: RasterPath, spec: ModelSpec, read: ReadOptions) -> tuple[np.ndarray, GeoBox]:
     with open_raster(path) as dataset:
         source = match_raster(dataset, spec, read)
-        window = Window(0, 0, dataset.width, dataset.height)
-        stored, valid = read_window(dataset, window, source.indexes)
+        height, width = source.shape
+        stored, valid = source.read(Window(0, 0, width, height))
         pixels = read.to_model_units(stored)
         if valid is not None:
             pixels[:, ~valid] = np.nan
-        return pixels, raster_geobox(dataset)
+        return pixels, source.box

@@ -14,7 +14,7 @@ from torch import nn
 from geolearn.errors import CheckpointError
 from geolearn.extras import require
 from geolearn.inference.merging import TileDetections
-from geolearn.inference.tiles import Source
+from geolearn.inference.source import Source
 
 log = logging.getLogger('geolearn')
 
@@ -122,7 +122,8 @@ def source_facts(source: Source) -> dict[str, Any]:
     # sidecars are written by any program that opens a raster
     files = [path for path in map(Path, src.files) if path.is_file() and path.suffix.lower() not in ('.xml', '.ovr')]
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    place = [*src.shape, *src.transform[:6], src.crs.to_wkt() if src.crs else None]
+    box = source.box
+    place = [*box.shape, *box.transform[:6], box.crs]
     return {'files': states or src.name, 'place': place, 'bands': source.indexes}
 
 

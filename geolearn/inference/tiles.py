@@ -5,25 +5,18 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from queue import Full, Queue
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from rasterio.windows import Window
 
 from geolearn.inference.options import ReadOptions
-from geolearn.raster import common_dtype, read_window
+from geolearn.inference.source import Source
 from geolearn.tiling import Tile, TileGrid
 
 QUEUE_BATCHES = 2
 MAX_BLOCK_ROWS = 2048
-
-
-class Source(NamedTuple):
-    """An open raster, or one date of it, and its 1-based bands in the network's order."""
-
-    dataset: Any
-    indexes: tuple[int, ...]
 
 
 class TileBatch(NamedTuple):
@@ -37,18 +30,17 @@ class RollingRows:
     """Full-width rows of a raster, each read once, in whole block rows, and dropped when no tile needs them.
 
     Args:
-        src: The raster.
-        indexes: 1-based bands.
+        source: The raster.
         tile_rows: Most rows that are asked for at once.
     """
 
-    def __init__(self, src: Any, indexes: Sequence[int], tile_rows: int) -> None:
-        self._src, self._indexes = src, list(indexes)
+    def __init__(self, source: Source, tile_rows: int) -> None:
+        self._source, (self._height, self._width) = source, source.shape
         # a raster that is one huge block is decoded whole by GDAL anyway; holding it here too would help nobody
-        self._block_rows = min(src.block_shapes[0][0], MAX_BLOCK_ROWS)
-        capacity = min(tile_rows + self._block_rows, src.height)
-        self._pixels = np.empty((len(indexes), capacity, src.width), common_dtype(src, indexes))
-        self._valid = np.empty((capacity, src.width), bool)
+        self._block_rows = min(source.block_rows, MAX_BLOCK_ROWS)
+        capacity = min(tile_rows + self._block_rows, self._height)
+        self._pixels = np.empty((len(source.indexes), capacity, self._width), source.dtype)
+        self._valid = np.empty((capacity, self._width), bool)
         self._first = self._end = 0
 
     def rows(self, top: int, bottom: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,10 +55,10 @@ class RollingRows:
             self._valid[:held] = self._valid[top - self._first : self._end - self._first]
             self._first = top
             # up to a block's edge, so that no block is decompressed twice
-            stop = min(-(-bottom // self._block_rows) * self._block_rows, self._src.height)
-            window = Window(0, self._end, self._src.width, stop - self._end)
+            stop = min(-(-bottom // self._block_rows) * self._block_rows, self._height)
+            window = Window(0, self._end, self._width, stop - self._end)
             filled = slice(held, held + stop - self._end)
-            mask = read_window(self._src, window, self._indexes, out=self._pixels[:, filled])[1]
+            mask = self._source.read(window, out=self._pixels[:, filled])[1]
             self._valid[filled] = True if mask is None else mask
             self._end = stop
         part = slice(top - self._first, bottom - self._first)
@@ -86,8 +78,8 @@ def read_batches(
         first: Number of the tile to begin with, counted row by row.
     """
     height, width = grid.tile_shape
-    rolling = [RollingRows(source.dataset, source.indexes, height) for source in sources]
-    shape = sources[0].dataset.shape
+    rolling = [RollingRows(source, height) for source in sources]
+    shape = sources[0].shape
     dates = (len(sources),) if len(sources) > 1 else ()
     tiles: list[Tile] = []
     batch = torch.empty((batch_size, *dates, len(sources[0].indexes), height, width))

@@ -5,6 +5,7 @@ import resource
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +23,8 @@ from geolearn.errors import RasterError
 from geolearn.inference.encoding import ClassEncoding, output_encoding
 from geolearn.inference.mapping import map_sources
 from geolearn.inference.options import ReadOptions, TilingOptions
-from geolearn.inference.tiles import QUEUE_BATCHES, Source, prefetch, read_batches
+from geolearn.inference.source import Source
+from geolearn.inference.tiles import QUEUE_BATCHES, prefetch, read_batches
 from geolearn.models import DeepLab
 from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import Normalization
@@ -254,8 +256,20 @@ def test_class_values_come_back_as_they_were(tmp_path, save, values, dtype, noda
 def test_the_nodata_value_is_never_a_classs():
     assert output_encoding(infos(0, 1, 65535)) == ('uint16', 65534)
     assert output_encoding(infos(*range(255))) == ('uint8', 255)
-    # value 0 that is called NoData is what the map calls NoData
-    assert output_encoding((ClassInfo(0, 'NoData', (0, 0, 0)), *infos(1))) == ('uint8', 0)
+    # value 0 was trained as well where labels do not name it
+    assert output_encoding((ClassInfo(0, 'NoData', (0, 0, 0)), *infos(1))) == ('uint8', 255)
+    assert output_encoding((ClassInfo(0, 'NoData', (0, 0, 0)), *infos(1, 255))) == ('uint8', 254)
+
+
+def test_background_of_labels_without_names_differs_from_nodata(tmp_path, save):
+    network, pixels = Plain(2, 2), make_pixels((70, 80))
+    path = save(tmp_path / 'src.tif', pixels, nodata=-1, names=['Red', 'Green'])
+    model = model_of(network, values=(0, 1))
+    unnamed = (ClassInfo(0, 'NoData', (0, 0, 0)), ClassInfo(1, '1', (200, 0, 0)))
+    model.spec = replace(model.spec, class_infos=unnamed)
+    mapped = read(model.predict_raster(path, tmp_path / 'map.tif'))
+    assert np.array_equal(mapped, expected_map(network, pixels, [0, 1], out_nodata=255))
+    assert set(np.unique(mapped)) == {0, 1, 255}
 
 
 # -- bands and units
