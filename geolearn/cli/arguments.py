@@ -88,11 +88,20 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--sensor', help='whose names the bands have, such as Sentinel-2 for B04')
     group.add_argument('--scale', type=scale_factor, help='multiply pixel values, where units differ')
     group.add_argument('--offset', type=number(), default=0.0, help='add to pixel values after scaling')
+    group.add_argument('--nodata', type=number(), nargs='+', help='value of missing pixels, or one for each band')
+    size = "side of the pixels to resample to, in units of the CRS, or 'training'"
+    group.add_argument('--resolution', type=_resolution, help=size)
+
+
+def _resolution(text: str) -> float | str:
+    return text if text == 'training' else number(0, above=True)(text)
 
 
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_reading` took, as the methods of models call it."""
-    return {name: getattr(arguments, name) for name in ('bands', 'sensor', 'scale', 'offset')}
+    given = {name: getattr(arguments, name) for name in ('bands', 'sensor', 'scale', 'offset', 'resolution')}
+    values = arguments.nodata
+    return given | {'nodata': values[0] if values and len(values) == 1 else values}
 
 
 def add_chips(parser: argparse.ArgumentParser) -> None:

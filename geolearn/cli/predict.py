@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = load_model(arguments.model)
     options = choose_options(model, arguments)
     arguments.resumable = 'resume' in model.raster_use.options
+    options['overwrite'] = arguments.overwrite
     written = model.use_on_raster(arguments.src, arguments.dst, options)
     print(f'wrote {written} in {time.perf_counter() - started:.1f} s')
 

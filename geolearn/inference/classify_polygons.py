@@ -284,6 +284,7 @@ def classify_polygons(
     *,
     read: ReadOptions,
     options: PolygonOptions,
+    overwrite: bool = False,
 ) -> Path:
     """Classify the ground around each polygon of a layer, and write a copy of the layer with class and confidence.
 
@@ -295,6 +296,7 @@ def classify_polygons(
         dst: Layer to write.
         read: How the raster is read.
         options: How chips are cut and classified.
+        overwrite: Replace `dst` if it exists.
 
     Returns:
         The path written.
@@ -302,7 +304,7 @@ def classify_polygons(
     Raises:
         RasterError: If bands, units or places do not fit, or reading or writing fails; no part of `dst` is left.
     """
-    target = check_target(raster, check_vector_target(dst))
+    target = check_target(raster, check_vector_target(dst), overwrite=overwrite)
     frame = read_polygons(polygons, options.layer)
     device = choose_device(options.device)
     network.to(device).eval()

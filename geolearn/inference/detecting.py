@@ -241,8 +241,8 @@ def _place(
         top, left = max(-row, 0), max(-col, 0)
         masks = detections.masks[:, top : shape[0] - row, left : shape[1] - col].numpy()
         kept &= masks.any(axis=(1, 2))
-        corner = np.array([col + left, row + top])
-        outlines = _outlines(masks[kept], boxes[kept] - np.tile(corner, 2), kind, corner)
+        offset = np.array([col + left, row + top])
+        outlines = _outlines(masks[kept], boxes[kept] - np.tile(offset, 2), kind, offset)
     return TileDetections(
         boxes[kept], detections.labels.numpy()[kept], detections.scores.double().numpy()[kept], tiles[kept], outlines
     )
@@ -340,6 +340,7 @@ def detect_raster(
     read: ReadOptions,
     tiling: TilingOptions,
     options: DetectOptions,
+    overwrite: bool = False,
 ) -> Path:
     """Detect the objects in a raster of any size and write them as a layer of polygons.
 
@@ -353,18 +354,20 @@ def detect_raster(
         read: How the raster is read.
         tiling: How tiles are cut and computed.
         options: What is detected.
+        overwrite: Replace `dst` if it exists.
 
     Returns:
         The path written.
 
     Raises:
-        RasterError: If bands or units do not fit, or reading or writing fails; no part of `dst` is left.
+        RasterError: If bands, units or pixel sizes do not fit, `dst` exists, or reading or writing fails; no part of
+            `dst` is left.
         CheckpointError: If there is no run to resume, or the checkpoint cannot be written.
         ValueError: If outlines are asked of a network that draws none, or tiles would overlap by more than half.
     """
     if options.outline != 'exact' and not masks:
         raise ValueError(f'outline={options.outline!r} is for models that draw masks; the others give boxes')
-    target = check_target(src, check_vector_target(dst))
+    target = check_target(src, check_vector_target(dst), overwrite=overwrite)
     with ExitStack() as stack:
         sources = open_dates(src, spec, read, stack)
         box = sources[0].box
@@ -412,6 +415,7 @@ def _run_facts(
         'tiles': [grid.tile_shape, grid.rows, grid.cols],
         'scale': read.factor,
         'offset': read.offset,
+        **({} if read.nodata is None else {'nodata': read.nodata}),
         'batch_size': tiling.batch_size,
         **{name: getattr(options, name) for name in names},
     }

@@ -104,6 +104,7 @@ def map_raster(
     read: ReadOptions,
     tiling: TilingOptions,
     every_date: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Write the map of a raster of any size, or of rasters of several dates of one grid.
 
@@ -116,14 +117,16 @@ def map_raster(
         read: How the raster is read.
         tiling: How tiles are cut and computed.
         every_date: Whether a pixel needs data at every date, as change does; else one date is enough.
+        overwrite: Replace `dst` if it exists.
 
     Returns:
         The path written.
 
     Raises:
-        RasterError: If bands, units or dates do not fit, or reading or writing fails; no part of `dst` is left.
+        RasterError: If bands, units, dates or pixel sizes do not fit, `dst` exists, or reading or writing fails; no
+            part of `dst` is left.
     """
-    target = check_target(src, Path(dst).expanduser())
+    target = check_target(src, Path(dst).expanduser(), overwrite=overwrite)
     side, halo = choose_tile(spec, network, tiling)
     tags = {'MODEL': spec.model, 'BACKBONE': spec.backbone, 'SOFTWARE': f'geolearn {__version__}'}
     with ExitStack() as stack:

@@ -3,16 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeGuard
+from typing import Literal
 
 import numpy as np
 
 Resolution = float | Literal['training']
 """Side of the pixels in units of the raster's CRS, or that of the training chips."""
 
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+NoData = float | Sequence[float | None] | None
+"""Value that marks missing pixels in all bands, or one for each band of the file in file order, None for no value."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,7 @@ class ReadOptions:
         sensor: Sensor whose band names they are.
         scale: Factor of the stored values; 1 states that they are in the model's units already.
         offset: Added after scaling.
+        nodata: Value that marks missing pixels, on top of what the file says, or one for each band of the file.
         resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or ``'training'`` for
             that of the training chips; None reads the raster as it is.
 
@@ -35,6 +35,7 @@ class ReadOptions:
     sensor: str | None = None
     scale: float | None = None
     offset: float = 0.0
+    nodata: NoData = None
     resolution: Resolution | None = None
 
     def __post_init__(self) -> None:
@@ -42,14 +43,34 @@ class ReadOptions:
             raise ValueError(f'scale must be a finite number other than 0, got {self.scale}')
         if not math.isfinite(self.offset):
             raise ValueError(f'offset must be a finite number, got {self.offset}')
+        values = self.nodata if isinstance(self.nodata, Sequence) else (self.nodata,)
+        if isinstance(values, str) or not all(value is None or isinstance(value, int | float) for value in values):
+            raise ValueError(f'nodata must be a number, or one for each band, got {self.nodata!r}')
         size = self.resolution
-        if size is not None and size != 'training' and not (_is_number(size) and 0 < size < math.inf):
+        if size is not None and size != 'training' and not (isinstance(size, int | float) and 0 < size < math.inf):
             raise ValueError(f"resolution must be a number above 0 or 'training', got {size!r}")
 
     @property
     def factor(self) -> float:
         """The scale, 1 where none is given."""
         return 1.0 if self.scale is None else self.scale
+
+    def nodata_of(self, indexes: Sequence[int], count: int) -> tuple[float | None, ...]:
+        """Return the value of missing pixels in each band that is read.
+
+        Args:
+            indexes: 1-based bands.
+            count: Bands of the file.
+
+        Raises:
+            ValueError: If there is not one value for each band of the file.
+        """
+        if not isinstance(self.nodata, Sequence):
+            return (self.nodata,) * len(indexes)
+        values = tuple(self.nodata)
+        if len(values) != count:
+            raise ValueError(f'nodata must be a number, or one for each of {count} bands; got {len(values)}: {values}')
+        return tuple(values[index - 1] for index in indexes)
 
     def to_model_units(self, pixels: np.ndarray) -> np.ndarray:
         """Return stored pixels as float32 in the units that the network was trained on: pixels * scale + offset."""

@@ -26,7 +26,7 @@ from geolearn.raster import (
     require_same_grid,
     sample_pixels,
 )
-from geolearn.raster.nodata import as_float32, missing
+from geolearn.raster.nodata import as_float32, differs, missing
 from geolearn.raster.reading import RasterPath
 from geolearn.units import compare_units, typical_values
 
@@ -73,8 +73,7 @@ def match_raster(dataset: Any, spec: ModelSpec, read: ReadOptions) -> Source:
     """
     require_place(dataset)
     indexes = find_band_indexes(dataset, spec.bands, names=read.bands, sensor=read.sensor)
-    check_units(sample_pixels(dataset, indexes), spec, read)
-    return Source(dataset, tuple(indexes), _choose_target(dataset, spec, read))
+    return _make_source(dataset, indexes, spec, read)
 
 
 def _dates_in_one(dataset: Any, spec: ModelSpec, read: ReadOptions) -> list[Source]:
@@ -86,31 +85,36 @@ def _dates_in_one(dataset: Any, spec: ModelSpec, read: ReadOptions) -> list[Sour
             f'this model takes {spec.dates} dates of {bands} bands, found one raster of {dataset.count} bands; pass a '
             'list of one raster for each date'
         )
-    target = _choose_target(dataset, spec, read)
-    indexes = [tuple(range(1 + date * bands, 1 + (date + 1) * bands)) for date in range(spec.dates)]
-    sources = [Source(dataset, each, target) for each in indexes]
     log.warning('%s bands taken as %s dates of %s bands, one date after the other', dataset.count, spec.dates, bands)
-    for source in sources:
-        check_units(sample_pixels(dataset, source.indexes), spec, read)
-    return sources
+    firsts = range(1, dataset.count + 1, bands)
+    return [_make_source(dataset, range(first, first + bands), spec, read) for first in firsts]
 
 
-def _choose_target(dataset: Any, spec: ModelSpec, read: ReadOptions) -> GeoBox | None:
-    """Return the grid that a raster is resampled to; None for its own."""
+def _make_source(dataset: Any, indexes: Sequence[int], spec: ModelSpec, read: ReadOptions) -> Source:
+    """Check the units and the size of the pixels of some bands, and say how they are read."""
+    nodata = read.nodata_of(indexes, dataset.count)
+    sample = sample_pixels(dataset, indexes)
+    for band, value in enumerate(nodata):
+        if (kept := differs(sample[band], value)) is not None:
+            sample = sample[:, kept]
+    check_units(sample, spec, read)
     shown = 'the mosaic' if str(dataset.name).startswith('<') else str(dataset.name)
-    return choose_geobox(raster_geobox(dataset), spec, read.resolution, shown=shown)
+    target = choose_geobox(raster_geobox(dataset), spec, read.resolution, shown=shown)
+    return Source(dataset, tuple(indexes), target, nodata)
 
 
-def check_target(src: RasterSource, dst: Path) -> Path:
+def check_target(src: RasterSource, dst: Path, *, overwrite: bool) -> Path:
     """Refuse before hours of work what could not be written after them.
 
     Raises:
-        RasterError: If the target is one of the sources, or a folder.
+        RasterError: If the target is one of the sources, a folder, or a file that is not to be replaced.
     """
     if any(os.path.realpath(source) == os.path.realpath(dst) for source in _all_files(src)):
         raise RasterError(f'{dst} is the raster to map; write the map to another file')
     if dst.is_dir():
         raise RasterError(f'{dst} is a folder; pass the GeoTIFF to write, such as {dst / "map.tif"}')
+    if dst.exists() and not overwrite:
+        raise RasterError(f'{dst} exists; pass overwrite=True to replace it, or another name')
     return dst
 
 

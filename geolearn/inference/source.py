@@ -9,6 +9,7 @@ from rasterio.windows import Window
 from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 
 from geolearn.raster import GeoBox, common_dtype, raster_geobox, read_window
+from geolearn.raster.nodata import differs
 
 MIN_VALID_SHARE = 0.5
 """Share of the ground of a resampled pixel that needs data."""
@@ -22,11 +23,13 @@ class Source:
         dataset: From `open_raster`.
         indexes: 1-based bands in the network's order.
         target: Grid to resample to while reading; None reads the raster's own.
+        nodata: Value of missing pixels in each band, on top of what the file says; None for no value.
     """
 
     dataset: Any
     indexes: tuple[int, ...]
     target: GeoBox | None = None
+    nodata: tuple[float | None, ...] = ()
 
     @property
     def box(self) -> GeoBox:
@@ -74,12 +77,12 @@ class Source:
             RasterError: If the file cannot be read there.
         """
         if self.target is None:
-            return read_window(self.dataset, window, self.indexes, out=out)
+            return self._read_stored(window, out)
         down, across = self._factors
         top, rows = _axis_weights(int(window.row_off), int(window.height), down, self.dataset.height)
         left, cols = _axis_weights(int(window.col_off), int(window.width), across, self.dataset.width)
         inside = Window(left, top, cols.shape[1], rows.shape[1])
-        stored, valid = read_window(self.dataset, inside, self.indexes)
+        stored, valid = self._read_stored(inside)
         known = np.ones(stored.shape[1:], np.float32) if valid is None else valid.astype(np.float32)
         share = rows @ (cols @ known.T).T
         pixels = np.empty((len(stored), *share.shape), np.float32) if out is None else out
@@ -88,6 +91,13 @@ class Source:
             band[:] = rows @ (cols @ (values if valid is None else np.where(valid, values, 0)).T).T
             band /= np.maximum(share, np.finfo(np.float32).tiny)
         return pixels, None if valid is None else share >= MIN_VALID_SHARE
+
+    def _read_stored(self, window: Window, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        pixels, valid = read_window(self.dataset, window, self.indexes, out=out)
+        for band, value in zip(pixels, self.nodata):
+            if (kept := differs(band, value)) is not None:
+                valid = kept if valid is None else valid & kept
+        return pixels, valid
 
 
 def _axis_weights(first: int, count: int, factor: float, length: int) -> tuple[int, csr_matrix]:

@@ -17,7 +17,7 @@ from geolearn.decoders import get_decoder
 from geolearn.device import choose_device
 from geolearn.errors import BundleError, RasterError
 from geolearn.inference.mapping import map_raster
-from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.options import NoData, ReadOptions, Resolution, TilingOptions
 from geolearn.inference.reading import Image, load_dates
 from geolearn.losses import PixelLossOptions
 from geolearn.models.base import MAP_OPTIONS, RASTERS, RasterUse, register_model
@@ -160,6 +160,8 @@ class ChangeDetector(PixelClassifier):
         sensor: str | None = None,
         scale: float | None = None,
         offset: float = 0.0,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
         device: str | None = None,
     ) -> np.ndarray:
         """Classify what changed between two small images; larger ones are for `predict_raster`.
@@ -171,6 +173,8 @@ class ChangeDetector(PixelClassifier):
             sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``.
             scale: Multiplies pixel values, where they are not in the units of the training chips.
             offset: Is added after that.
+            nodata: Value that marks missing pixels where files do not say so, or one for each band.
+            resolution: Side of the pixels to resample files to, in units of their CRS, or ``'training'``.
             device: Torch device; None means CUDA where there is one.
 
         Returns:
@@ -180,7 +184,8 @@ class ChangeDetector(PixelClassifier):
             RasterError: If bands, units or grids do not fit, or there is no data.
             ValueError: If arrays have other shapes.
         """
-        pair = load_dates([before, after], self.spec, ReadOptions(bands, sensor, scale, offset))
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution)
+        pair = load_dates([before, after], self.spec, read)
         encoding, target = self.encoding, choose_device(device)
         network = self.network.to(target).eval()
         with torch.inference_mode():
@@ -198,11 +203,14 @@ class ChangeDetector(PixelClassifier):
         sensor: str | None = None,
         scale: float | None = None,
         offset: float = 0.0,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
         tile_size: int | None = None,
         halo: int | None = None,
         batch_size: int = 4,
         device: str | None = None,
         compile: bool = False,
+        overwrite: bool = False,
     ) -> Path:
         """Map what changed between two rasters of any size to a GeoTIFF of class values.
 
@@ -217,11 +225,16 @@ class ChangeDetector(PixelClassifier):
             sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``.
             scale: Multiplies pixel values of both, where they are not in the units of the training chips.
             offset: Is added after that.
+            nodata: Value that marks missing pixels where the file does not say so, or one for each band of the file.
+            resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
+                ``'training'``. Without it, rasters whose pixels are over 1.5 times larger or smaller than in training
+                are refused.
             tile_size: Side of the tiles in pixels.
             halo: Pixels dropped at inner tile edges.
             batch_size: Tiles computed together.
             device: Torch device; None means CUDA where there is one.
             compile: Compile the network first.
+            overwrite: Replace `dst` if it exists.
 
         Returns:
             The path written.
@@ -236,7 +249,8 @@ class ChangeDetector(PixelClassifier):
             self.encoding,
             [before, after],
             dst,
-            read=ReadOptions(bands, sensor, scale, offset),
+            read=ReadOptions(bands, sensor, scale, offset, nodata, resolution),
             tiling=TilingOptions(tile_size, halo, batch_size, device, compile),
             every_date=self.needs_every_date,
+            overwrite=overwrite,
         )

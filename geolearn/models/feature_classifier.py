@@ -23,7 +23,7 @@ from geolearn.device import choose_device
 from geolearn.errors import BundleError, ChipFolderError, RasterError
 from geolearn.inference.classify_polygons import PolygonOptions, classify_polygons
 from geolearn.inference.explain import Explanation, heat_map
-from geolearn.inference.options import ReadOptions
+from geolearn.inference.options import NoData, ReadOptions, Resolution
 from geolearn.inference.reading import Image, RasterSource, load_dates, load_image
 from geolearn.inference.vectors import DRIVERS
 from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy
@@ -281,6 +281,8 @@ class FeatureClassifier(Model):
         sensor: str | None = None,
         scale: float | None = None,
         offset: float = 0.0,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
         threshold: float = THRESHOLD,
         device: str | None = None,
     ) -> ChipPrediction:
@@ -293,6 +295,8 @@ class FeatureClassifier(Model):
             sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``.
             scale: Multiplies pixel values, where they are not in the units of the training chips.
             offset: Is added after that.
+            nodata: Value that marks missing pixels where the file does not say so, or one for each band.
+            resolution: Side of the pixels to resample a file to, in units of its CRS, or ``'training'``.
             threshold: Probability from which on a class is there, where a chip may hold several.
             device: Torch device; None means CUDA where there is one.
 
@@ -304,7 +308,7 @@ class FeatureClassifier(Model):
             ValueError: If an array has another shape, or the threshold is no probability.
         """
         check_threshold(threshold)
-        pixels = self._load(image, ReadOptions(bands, sensor, scale, offset))
+        pixels = self._load(image, ReadOptions(bands, sensor, scale, offset, nodata, resolution))
         network = self.network.to(choose_device(device)).eval()
         multi_label = self._options.multi_label
         with torch.inference_mode():
@@ -371,8 +375,11 @@ class FeatureClassifier(Model):
         sensor: str | None = None,
         scale: float | None = None,
         offset: float = 0.0,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
         batch_size: int = 16,
         device: str | None = None,
+        overwrite: bool = False,
     ) -> Path:
         """Classify the ground around each polygon of a layer, and write a copy of the layer that says so.
 
@@ -395,8 +402,13 @@ class FeatureClassifier(Model):
             sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``.
             scale: Multiplies pixel values, where they are not in the units of the training chips.
             offset: Is added after that.
+            nodata: Value that marks missing pixels where the file does not say so, or one for each band of the file.
+            resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
+                ``'training'``. Without it, rasters whose pixels are over 1.5 times larger or smaller than in training
+                are refused.
             batch_size: Chips computed together.
             device: Torch device; None means CUDA where there is one.
+            overwrite: Replace `dst` if it exists.
 
         Returns:
             The path written.
@@ -414,5 +426,7 @@ class FeatureClassifier(Model):
             batch_size=batch_size,
             device=device,
         )
-        read = ReadOptions(bands, sensor, scale, offset)
-        return classify_polygons(self.spec, self.network, raster, polygons, dst, read=read, options=options)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution)
+        return classify_polygons(
+            self.spec, self.network, raster, polygons, dst, read=read, options=options, overwrite=overwrite
+        )

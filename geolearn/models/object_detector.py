@@ -14,7 +14,7 @@ from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.inference.detecting import DetectOptions, ImageDetections, detect_image, detect_raster
 from geolearn.inference.merging import Merge
-from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.options import NoData, ReadOptions, Resolution, TilingOptions
 from geolearn.inference.outlines import Outline
 from geolearn.inference.reading import Image, RasterSource
 from geolearn.inference.vectors import DRIVERS
@@ -219,6 +219,8 @@ class ObjectDetector(Model):
         sensor: str | None = None,
         scale: float | None = None,
         offset: float = 0.0,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
         augment: bool = False,
         device: str | None = None,
     ) -> ImageDetections:
@@ -233,6 +235,8 @@ class ObjectDetector(Model):
             sensor: Whose names they are.
             scale: Multiplies pixel values.
             offset: Is added after that.
+            nodata: Value that marks missing pixels where the file does not say so, or one for each band.
+            resolution: Side of the pixels to resample a file to, in units of its CRS, or ``'training'``.
             augment: Predict four times, flipped, and take the mean: slower, and a little better.
             device: Torch device; None means CUDA where there is one.
 
@@ -241,7 +245,7 @@ class ObjectDetector(Model):
             ValueError: If an array has another shape, or a number is out of its range.
         """
         options = DetectOptions(threshold, nms_overlap, augment)
-        read = ReadOptions(bands, sensor, scale, offset)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution)
         return detect_image(self.spec, self.network, image, read=read, options=options, device=device)
 
     def detect_objects(
@@ -255,6 +259,8 @@ class ObjectDetector(Model):
         sensor: str | None = None,
         scale: float | None = None,
         offset: float = 0.0,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
         tile_size: int | None = None,
         overlap: int | None = None,
         batch_size: int = 4,
@@ -263,6 +269,7 @@ class ObjectDetector(Model):
         augment: bool = False,
         merge: Merge = 'nms',
         resume: bool = False,
+        overwrite: bool = False,
     ) -> Path:
         """Find the objects in a raster of any size and write them as a layer of polygons.
 
@@ -282,6 +289,10 @@ class ObjectDetector(Model):
             scale: Multiplies pixel values, where units are not those of the training chips. Values far from these are
                 refused, unless 1 is given, which asserts that they are right.
             offset: Is added after that.
+            nodata: Value that marks missing pixels where the file does not say so, or one for each band of the file.
+            resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
+                ``'training'``. Without it, rasters whose pixels are over 1.5 times larger or smaller than in training
+                are refused.
             tile_size: Side in pixels; None takes twice the chips' for backbones with a position grid, else 512 or more.
             overlap: Pixels that tiles share; None takes what 98 of 100 training boxes fit in, at most half a tile.
             batch_size: Tiles computed together.
@@ -292,6 +303,7 @@ class ObjectDetector(Model):
                 scores of the others and leaves what stays above `threshold`; ``'weighted'`` makes them one,
                 of their mean box and score (outlines have no mean: the highest-scoring's stays).
             resume: Continue a run that was interrupted: same raster, model and options.
+            overwrite: Replace `dst` if it exists.
 
         Returns:
             The path written.
@@ -309,7 +321,8 @@ class ObjectDetector(Model):
             dst,
             typical_side=self._options(self.spec).typical_side,
             masks=self.architecture.masks,
-            read=ReadOptions(bands, sensor, scale, offset),
+            read=ReadOptions(bands, sensor, scale, offset, nodata, resolution),
             tiling=TilingOptions(tile_size, batch_size=batch_size, device=device),
             options=DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),
+            overwrite=overwrite,
         )

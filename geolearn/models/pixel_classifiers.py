@@ -18,7 +18,7 @@ from geolearn.data import ChipData
 from geolearn.errors import BundleError
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.mapping import map_raster
-from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.options import NoData, ReadOptions, Resolution, TilingOptions
 from geolearn.inference.reading import RasterSource
 from geolearn.losses import PixelLossOptions, make_pixel_loss
 from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature, rank_chips
@@ -274,11 +274,14 @@ class PixelClassifier(Model):
         sensor: str | None = None,
         scale: float | None = None,
         offset: float = 0.0,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
         tile_size: int | None = None,
         halo: int | None = None,
         batch_size: int = 4,
         device: str | None = None,
         compile: bool = False,
+        overwrite: bool = False,
     ) -> Path:
         """Map a raster of any size to a GeoTIFF of class values.
 
@@ -294,22 +297,30 @@ class PixelClassifier(Model):
             scale: Multiplies pixel values, where the raster's units are not those of the training chips. Values far
                 from what the model was trained on are refused, unless 1 is given, which asserts that they are right.
             offset: Is added after that.
+            nodata: Value that marks missing pixels where the file does not say so, or one for each band of the file.
+            resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
+                ``'training'``. Without it, rasters whose pixels are over 1.5 times larger or smaller than in training
+                are refused.
             tile_size: Side of the tiles in pixels; None takes twice the chip size for backbones with a position grid
                 and at least 512 for others.
             halo: Pixels dropped at inner tile edges; None takes an eighth of the chip size, or 32 for CNNs.
             batch_size: Tiles computed together.
             device: Torch device; None means CUDA where there is one.
             compile: Compile the network first: up to a minute, then convolutions run 1.1 to 1.4 times as fast.
+            overwrite: Replace `dst` if it exists.
 
         Returns:
             The path written.
 
         Raises:
-            RasterError: If bands, units or dates do not fit, or reading or writing fails; no part of `dst` is left.
+            RasterError: If bands, units, dates or pixel sizes do not fit, `dst` exists, or reading or writing fails; no
+                part of `dst` is left.
         """
-        read = ReadOptions(bands, sensor, scale, offset)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution)
         tiling = TilingOptions(tile_size, halo, batch_size, device, compile)
-        return map_raster(self.spec, self.network, self.encoding, src, dst, read=read, tiling=tiling)
+        return map_raster(
+            self.spec, self.network, self.encoding, src, dst, read=read, tiling=tiling, overwrite=overwrite
+        )
 
 
 @register_model
