@@ -1,10 +1,11 @@
 """Cut a raster into overlapping tiles whose cores cover it exactly once."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 from affine import Affine
 from rasterio.windows import Window
 
@@ -88,6 +89,34 @@ def _cores(starts: list[int], side: int, length: int) -> list[tuple[int, int, in
     """Give each tile the part from the middle of one overlap to the middle of the next."""
     cuts = [0, *((a + side + b) // 2 for a, b in pairwise(starts)), length]
     return list(zip(starts, cuts, cuts[1:]))
+
+
+def blend_weights(starts: Sequence[int], side: int, length: int) -> list[np.ndarray]:
+    """Return the weights (side,) of each tile's pixels along one axis, which ramp up and down over the overlaps.
+
+    Over all tiles they add up to 1 at each of `length` pixels; outside of these they are 0.
+
+    Args:
+        starts: First pixel of each tile.
+        side: Of the tiles.
+        length: Of the raster.
+    """
+    total, ramps = np.zeros(length), []
+    for number, start in enumerate(starts):
+        middles = np.arange(start, start + side) + 0.5
+        ramp = np.ones(side)
+        if number > 0:
+            shared = starts[number - 1] + side - start
+            ramp = np.minimum(ramp, (middles - start) / max(shared, 1))
+        if number < len(starts) - 1:
+            shared = start + side - starts[number + 1]
+            ramp = np.minimum(ramp, (start + side - middles) / max(shared, 1))
+        ramp[(middles < 0) | (middles > length)] = 0
+        total[max(start, 0) : start + side] += ramp[max(-start, 0) : max(length - start, 0)]
+        ramps.append(ramp)
+    for start, ramp in zip(starts, ramps):
+        ramp[max(-start, 0) : length - start] /= total[max(start, 0) : start + side]
+    return [ramp.astype(np.float32) for ramp in ramps]
 
 
 def lattice_origin(transform: Affine, multiple: int) -> tuple[int, int]:

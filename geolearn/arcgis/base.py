@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geolearn.classes import ClassInfo, is_unlabelled
+from geolearn.classes import ClassInfo
 from geolearn.device import choose_device
 from geolearn.errors import BundleError
 from geolearn.extras import require
@@ -59,8 +59,7 @@ def feature_set(columns: Mapping[str, type], rows: Sequence[Mapping[str, Any]], 
 def attribute_table(classes: Sequence[ClassInfo]) -> str:
     """Return the attribute table of a raster of class values as Esri's text."""
     columns = {'Value': int, 'Class': str, 'Red': int, 'Green': int, 'Blue': int}
-    named = [info for info in classes if not is_unlabelled(info)]
-    rows = [dict(zip(columns, (info.value, info.name, *info.color))) for info in named]
+    rows = [dict(zip(columns, (info.value, info.name, *info.color))) for info in classes]
     features = [{'attributes': {'OID': number, **row}} for number, row in enumerate(rows, 1)]
     return _text(list_fields(columns, shape=False), features)
 

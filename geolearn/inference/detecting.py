@@ -375,7 +375,7 @@ def detect_raster(
             raise RasterError(f'GeoJSON is in WGS84, but {src} names no CRS; write a .gpkg, or give the raster its CRS')
         side, halo = choose_tile(spec, network, tiling)
         halo = choose_halo(side, halo, typical_side=typical_side, overlap=options.overlap)
-        grid = cut_raster(network, box, tile_size=side, halo=halo)
+        grid = cut_raster(network, box, tiling, tile_size=side, halo=halo)
         facts = _run_facts(spec, network, sources, grid, read, tiling, options)
         checkpoint = stack.enter_context(RunCheckpoint(target, facts, resume=options.resume))
         objects = detect_sources(

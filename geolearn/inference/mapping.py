@@ -1,7 +1,7 @@
 """Map a raster of any size: one thread reads block rows, this one computes, one thread writes."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from rasterio.windows import Window
-from torch import nn
+from torch import Tensor, nn
 
 from geolearn._version import __version__
 from geolearn.backbones.compiling import compile_for_inference
@@ -19,14 +19,14 @@ from geolearn.inference.encoding import Encoding
 from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.reading import RasterSource, check_target, open_dates
 from geolearn.inference.source import Source
-from geolearn.inference.tiles import TileBatch, prefetch, read_batches
+from geolearn.inference.tiles import prefetch, read_batches
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
 from geolearn.raster import GeoBox, RasterWriter
 from geolearn.raster.nodata import missing
 from geolearn.raster.writing import BLOCK_SIZE
-from geolearn.tiling import TileGrid, lattice_origin, make_grid
+from geolearn.tiling import Tile, TileGrid, blend_weights, lattice_origin, make_grid
 
 
 class MapAssembler:
@@ -34,15 +34,22 @@ class MapAssembler:
 
     Args:
         writer: Where rows go.
-        grid: The tiles, which come in this order; those that never come stay NoData.
+        bands: First and last row + 1 of each row of cores, which come in this order; those that never come are NoData.
         shape: Height and width of the raster.
         dtype: Of the output.
-        nodata: Value of pixels that no tile covers.
+        nodata: Value of pixels that no core covers.
     """
 
-    def __init__(self, writer: RasterWriter, grid: TileGrid, shape: tuple[int, int], dtype: str, nodata: float) -> None:
+    def __init__(
+        self,
+        writer: RasterWriter,
+        bands: Sequence[tuple[int, int]],
+        shape: tuple[int, int],
+        dtype: str,
+        nodata: float,
+    ) -> None:
         self._writer, self._shape = writer, shape
-        self._bands = [(top, bottom) for _, top, bottom in grid.rows]
+        self._bands = list(bands)
         self._nodata, self._dtype = nodata, dtype
         self._pool = ThreadPoolExecutor(1, 'geolearn-writer')
         self._pending: Any = None
@@ -94,6 +101,118 @@ class MapAssembler:
             self._pending = None
 
 
+class CoreStitcher:
+    """Make a map of the cores of tiles, side by side.
+
+    Args:
+        writer: Where rows go.
+        grid: The tiles.
+        shape: Height and width of the raster.
+        encoding: From outputs to pixels.
+    """
+
+    def __init__(self, writer: RasterWriter, grid: TileGrid, shape: tuple[int, int], encoding: Encoding) -> None:
+        bands = [(top, bottom) for _, top, bottom in grid.rows]
+        self._assembler = MapAssembler(writer, bands, shape, encoding.dtype, encoding.nodata)
+        self._encoding = encoding
+
+    def put(self, tiles: Sequence[Tile], outputs: Tensor, absent: np.ndarray) -> None:
+        """Place a batch of tiles.
+
+        Args:
+            tiles: In the order of the grid.
+            outputs: Of the network, (n, C, h, w).
+            absent: (n, h, w), True where there is no data.
+        """
+        encoded = self._encoding.encode(outputs)
+        encoded[absent] = self._encoding.nodata
+        for tile, pixels in zip(tiles, encoded):
+            row, col = int(tile.core.row_off - tile.read.row_off), int(tile.core.col_off - tile.read.col_off)
+            core = pixels[row : row + int(tile.core.height), col : col + int(tile.core.width)]
+            self._assembler.put(tile.core, core)
+
+    def finish(self) -> None:
+        """Write what is left."""
+        self._assembler.finish()
+
+    def close(self) -> None:
+        """Stop the writing thread."""
+        self._assembler.close()
+
+
+class BlendStitcher:
+    """Make a map of the outputs of tiles, which fade into each other where they overlap.
+
+    Memory holds the outputs of one row of tiles.
+
+    Args:
+        writer: Where rows go.
+        grid: The tiles.
+        shape: Height and width of the raster.
+        encoding: From outputs to pixels.
+    """
+
+    def __init__(self, writer: RasterWriter, grid: TileGrid, shape: tuple[int, int], encoding: Encoding) -> None:
+        rows, cols = ([start for start, _, _ in spans] for spans in (grid.rows, grid.cols))
+        # rows above the next row of tiles are complete
+        self._ends = [*rows[1:], shape[0]]
+        bands = list(zip([0, *rows[1:]], self._ends))
+        self._assembler = MapAssembler(writer, bands, shape, encoding.dtype, encoding.nodata)
+        self._encoding, self._shape, self._height = encoding, shape, grid.tile_shape[0]
+        self._down = dict(zip(rows, blend_weights(rows, grid.tile_shape[0], shape[0])))
+        self._across = dict(zip(cols, blend_weights(cols, grid.tile_shape[1], shape[1])))
+        self._top = 0
+        self._sums: Tensor | None = None
+        self._weights = torch.zeros(self._height, shape[1])
+        self._absent = np.ones((self._height, shape[1]), bool)
+
+    def put(self, tiles: Sequence[Tile], outputs: Tensor, absent: np.ndarray) -> None:
+        """Place a batch of tiles; see `CoreStitcher.put`."""
+        outputs = outputs.float().cpu()
+        if self._sums is None:
+            self._sums = torch.zeros(outputs.shape[1], *self._weights.shape)
+        for tile, values, missing_there in zip(tiles, outputs, absent):
+            row, col = int(tile.read.row_off), int(tile.read.col_off)
+            self._advance(row)
+            weights = torch.from_numpy(np.outer(self._down[row], self._across[col]))
+            top, left = max(-row, 0), max(-col, 0)
+            bottom, right = (
+                min(weights.shape[axis], self._shape[axis] - start) for axis, start in ((0, row), (1, col))
+            )
+            inside = np.s_[top:bottom, left:right]
+            place = np.s_[row + top - self._top : row + bottom - self._top, col + left : col + right]
+            self._sums[:, *place] += values[:, *inside] * weights[inside]
+            self._weights[place] += weights[inside]
+            self._absent[place] = missing_there[inside]
+
+    @torch.inference_mode()
+    def _advance(self, row: int) -> None:
+        """Write the rows above `row`."""
+        while self._ends and self._ends[0] <= row:
+            end = self._ends.pop(0)
+            count = end - self._top
+            if self._sums is not None:
+                means = self._sums[:, :count] / self._weights[:count].clamp(min=1e-6)
+                pixels = self._encoding.encode(means[None])[0]
+                pixels[self._absent[:count]] = self._encoding.nodata
+                self._assembler.put(Window(0, self._top, self._shape[1], count), pixels)
+                for held in (self._sums, self._weights[None]):
+                    held[:, : self._height - count] = held[:, count:].clone()
+                    held[:, self._height - count :] = 0
+            self._absent[: self._height - count] = self._absent[count:].copy()
+            self._absent[self._height - count :] = True
+            self._top = end
+
+    def finish(self) -> None:
+        """Write what is left."""
+        self._advance(self._shape[0])
+        self._assembler.finish()
+
+    def close(self) -> None:
+        """Stop the writing thread."""
+        self._assembler.close()
+
+
 def map_raster(
     spec: ModelSpec,
     network: Network,
@@ -131,10 +250,19 @@ def map_raster(
     tags = {'MODEL': spec.model, 'BACKBONE': spec.backbone, 'SOFTWARE': f'geolearn {__version__}'}
     with ExitStack() as stack:
         sources = open_dates(src, spec, read, stack)
-        grid = cut_raster(network, sources[0].box, tile_size=side, halo=halo)
+        grid = cut_raster(network, sources[0].box, tiling, tile_size=side, halo=halo)
         network = network.to(choose_device(tiling.device))
         return map_sources(
-            sources, network, encoding, grid, target, read=read, tiling=tiling, every_date=every_date, tags=tags
+            sources,
+            network,
+            encoding,
+            grid,
+            target,
+            read=read,
+            tiling=tiling,
+            every_date=every_date,
+            blend=network.backbone.has_position_grid,
+            tags=tags,
         )
 
 
@@ -148,6 +276,7 @@ def map_sources(
     read: ReadOptions,
     tiling: TilingOptions,
     every_date: bool = False,
+    blend: bool = False,
     tags: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the map of an open raster, or of several dates of one grid.
@@ -162,6 +291,8 @@ def map_sources(
         read: How stored values become the network's units.
         tiling: Its batch size and whether to compile; the network stays on its device.
         every_date: Whether a pixel needs data at every date.
+        blend: Let outputs fade from tile to tile where they overlap, instead of cutting there. Transformers see all of
+            a tile and its positions, so that what two of them say of one place differs at any distance from the edge.
         tags: Metadata to store in the map.
 
     Returns:
@@ -188,39 +319,20 @@ def map_sources(
         shape = (tiling.batch_size, *dates, len(sources[0].indexes), *grid.tile_shape)
         compute = compile_for_inference(network, torch.zeros(shape, device=device))
     with writer:
-        assembler = MapAssembler(writer, grid, geobox.shape, encoding.dtype, encoding.nodata)
+        stitcher = (BlendStitcher if blend else CoreStitcher)(writer, grid, geobox.shape, encoding)
         batches = prefetch(read_batches(sources, grid, batch_size=tiling.batch_size, read=read))
         total = len(grid.rows) * len(grid.cols)
         try:
             with ProgressBar(total, 'mapping', 'tile') as bar, torch.inference_mode():
                 for batch in batches:
-                    for core, pixels in _cores(batch, compute, encoding, device, every_date=every_date):
-                        assembler.put(core, pixels)
+                    absent = np.stack([missing(pixels.numpy(), every_date=every_date) for pixels in batch.pixels])
+                    stitcher.put(batch.tiles, compute(batch.pixels.to(device)), absent)
                     bar.update(len(batch.tiles))
-            assembler.finish()
+            stitcher.finish()
         finally:
             batches.close()
-            assembler.close()
+            stitcher.close()
     return Path(dst)
-
-
-def _cores(
-    batch: TileBatch,
-    compute: Callable[[torch.Tensor], Any],
-    encoding: Encoding,
-    device: torch.device,
-    *,
-    every_date: bool,
-) -> Iterator[tuple[Window, np.ndarray]]:
-    """Compute a batch of tiles, and yield the core of each with its pixels (height, width) of the map."""
-    encoded = encoding.encode(compute(batch.pixels.to(device)))
-    for tile, mapped, pixels in zip(batch.tiles, encoded, batch.pixels):
-        row, col = int(tile.core.row_off - tile.read.row_off), int(tile.core.col_off - tile.read.col_off)
-        part = np.s_[row : row + int(tile.core.height), col : col + int(tile.core.width)]
-        core, absent = mapped[part], missing(pixels.numpy(), every_date=every_date)[part]
-        if absent.any():
-            core[absent] = encoding.nodata
-        yield tile.core, core
 
 
 CONVOLUTION_TILE = 512
@@ -235,13 +347,16 @@ POSITION_GRID_SIDES = 2
 """Tiles of networks with embedded positions, in sides of the training chips: as accurate, with half the overlap."""
 
 
-def cut_raster(network: Network, box: GeoBox, *, tile_size: int, halo: int) -> TileGrid:
+def cut_raster(network: Network, box: GeoBox, tiling: TilingOptions, *, tile_size: int, halo: int) -> TileGrid:
     """Cut a raster into tiles that start on the lattice of the network's coarsest stride.
 
-    The lattice hangs on the origin of the CRS, so that a map does not depend on which part of a scene the raster holds.
+    The lattice is counted from the origin of the CRS, so that a map does not depend on which part of a scene the raster
+    is. A raster that one tile of the size that the caller asks for holds is computed in one, from its corner on.
     """
     multiple = math.lcm(MULTIPLE, *network.backbone.strides)
     origin = lattice_origin(box.transform, multiple)
+    if tiling.tile_size is not None and max(box.shape) <= tiling.tile_size:
+        origin = (0, 0)
     return make_grid(box.shape, tile_size=tile_size, halo=halo, multiple=multiple, origin=origin)
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,10 @@ Resolution = float | Literal['training']
 
 NoData = float | Sequence[float | None] | None
 """Value that marks missing pixels in all bands, or one for each band of the file in file order, None for no value."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,10 @@ class ReadOptions:
         if not math.isfinite(self.offset):
             raise ValueError(f'offset must be a finite number, got {self.offset}')
         values = self.nodata if isinstance(self.nodata, Sequence) else (self.nodata,)
-        if isinstance(values, str) or not all(value is None or isinstance(value, int | float) for value in values):
+        if isinstance(values, str) or not all(value is None or _is_number(value) for value in values):
             raise ValueError(f'nodata must be a number, or one for each band, got {self.nodata!r}')
         size = self.resolution
-        if size is not None and size != 'training' and not (isinstance(size, int | float) and 0 < size < math.inf):
+        if size is not None and size != 'training' and not (_is_number(size) and 0 < size < math.inf):
             raise ValueError(f"resolution must be a number above 0 or 'training', got {size!r}")
 
     @property

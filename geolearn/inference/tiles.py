@@ -120,6 +120,10 @@ def _fill(
     part[:] = read.to_model_units(pixels[:, :, cols])
     if not valid.all():
         part[:, ~valid] = np.nan
+    if any(corner):  # above and left of the raster is its mirror image: a patch that is half empty misleads a network
+        lead = [np.pad(np.arange(length), (before, 0), 'symmetric') for length, before in zip(valid.shape, corner)]
+        filled = part[:, lead[0]][:, :, lead[1]]
+        target[:, : filled.shape[1], : filled.shape[2]] = filled
     return True
 
 

@@ -206,7 +206,8 @@ class PixelRegressor(Model):
                 are refused.
             tile_size: Side of the tiles in pixels; None takes twice the chip size for backbones with a position grid
                 and at least 512 for others.
-            halo: Pixels dropped at inner tile edges; None takes an eighth of the chip size, or 32 for CNNs.
+            halo: Half of what neighbouring tiles share, at least; None takes an eighth of the chip size for backbones
+                with a position grid, whose tiles fade into each other there, and 32 for others, which drop it.
             batch_size: Tiles computed together.
             device: Torch device; None means CUDA where there is one.
             compile: Compile the network first: up to a minute, then convolutions run 1.1 to 1.4 times as fast.

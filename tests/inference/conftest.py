@@ -7,6 +7,12 @@ import pytest
 from square_detector import SquareDetector
 from torch import nn
 
+from geolearn.bands import resolve_bands
+from geolearn.classes import ClassInfo
+from geolearn.networks.spec import ModelSpec
+from geolearn.normalize import Normalization
+from geolearn.statistics import BandStatistics
+
 
 @pytest.fixture
 def detector() -> Callable[..., nn.Module]:
@@ -25,3 +31,24 @@ def draw() -> Callable[..., np.ndarray]:
         return image
 
     return draw
+
+
+@pytest.fixture(scope='session')
+def make_spec() -> Callable[..., ModelSpec]:
+    """Describe a model of classes 1, 2, ... for bands in 0..40."""
+
+    def make(bands=('Red', 'Green'), classes=2):
+        count = len(bands)
+        return ModelSpec(
+            model='Plain',
+            backbone='none',
+            bands=tuple(resolve_bands(bands)),
+            class_infos=tuple(ClassInfo(value, f'class {value}', (value, 0, 0)) for value in range(1, classes + 1)),
+            ignored_values=(0,),
+            chip_size=64,
+            statistics=BandStatistics((0,) * count, (40,) * count, (20,) * count, (12,) * count),
+            normalization=Normalization((20,) * count, (12,) * count, 'the test'),
+            dtype='int16',
+        )
+
+    return make

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
@@ -36,7 +37,9 @@ def bundles(square_chips, tmp_path_factory):
 
     def save(cls, kind):
         data = prepare_data(square_chips(kind, side=256), chip_size=64, batch_size=4, working_dir=folder)
-        return cls(data, 'test_resnet', pretrained=False).save(folder / f'{cls.__name__}.dlpk')
+        model = cls(data, 'test_resnet', pretrained=False)
+        model.spec = replace(model.spec, cell_size=None)  # scenes here are of other pixel sizes
+        return model.save(folder / f'{cls.__name__}.dlpk')
 
     return {False: save(FasterRCNN, 'PASCAL_VOC_rectangles'), True: save(MaskRCNN, 'RCNN_Masks')}
 

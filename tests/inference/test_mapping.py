@@ -15,6 +15,7 @@ import torch
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from torch import nn
 
 from geolearn.bands import Band
@@ -31,7 +32,7 @@ from geolearn.normalize import Normalization
 from geolearn.raster import open_raster
 from geolearn.raster.writing import RasterWriter
 from geolearn.statistics import BandStatistics
-from geolearn.tiling import make_grid
+from geolearn.tiling import blend_weights, make_grid
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -80,11 +81,64 @@ def expected_map(network, pixels, values, *, nodata=-1, out_nodata=0):
     return np.where(missing, out_nodata, np.array(values)[found])
 
 
-def run_map(path, network, dst, *, classes, tile_size=64, halo=FIELD, batch_size=2, wrap=lambda src: src):
+def run_map(
+    path, network, dst, *, classes=None, tile_size=64, halo=FIELD, batch_size=2, wrap=lambda src: src, blend=False
+):
+    encoding = OneValue() if classes is None else ClassEncoding(classes)
     with open_raster(path) as src:
         grid = make_grid((src.height, src.width), tile_size=tile_size, halo=halo)
-        given = {'read': ReadOptions(), 'tiling': TilingOptions(batch_size=batch_size)}
-        return map_sources([Source(wrap(src), tuple(src.indexes))], network, ClassEncoding(classes), grid, dst, **given)
+        given = {'read': ReadOptions(), 'tiling': TilingOptions(batch_size=batch_size), 'blend': blend}
+        return map_sources([Source(wrap(src), tuple(src.indexes))], network, encoding, grid, dst, **given)
+
+
+class InContext(nn.Module):
+    """Outputs that depend on where a pixel lies in its tile and on all of the tile, as those of transformers do."""
+
+    def __init__(self, classes=3):
+        super().__init__()
+        self.backbone = SimpleNamespace(has_position_grid=True, strides=(16,))
+        self.weight = nn.Parameter(torch.arange(2.0, 2.0 + classes))
+
+    def forward(self, x):
+        x = torch.nan_to_num(x, nan=20.0)[:, :1] / 20 - 1
+        smooth = nn.functional.avg_pool2d(x, 15, 1, 7, count_include_pad=False)
+        row, col = (torch.linspace(-1, 1, length) for length in x.shape[2:])
+        context = 0.05 * (row[:, None] + col) + x.mean((1, 2, 3), keepdim=True)
+        return torch.cat([(smooth + context) * weight.cos() for weight in self.weight], dim=1)
+
+
+class OneValue:
+    """A stand-in for an encoding: the first output as it is."""
+
+    dtype, nodata, colors, class_names = 'float32', float('nan'), None, None
+
+    def encode(self, outputs):
+        return outputs[:, 0].numpy().copy()
+
+
+def blended(network, pixels, grid):
+    """The mean of all tiles at each pixel, weighted by the distance from their inner edges."""
+    shape, (height, width) = pixels.shape[1:], grid.tile_shape
+    sums, weights = np.zeros(shape), np.zeros(shape)
+    down, across = (
+        dict(zip(starts, blend_weights(starts, side, length)))
+        for starts, side, length in (
+            ([start for start, _, _ in grid.rows], height, shape[0]),
+            ([start for start, _, _ in grid.cols], width, shape[1]),
+        )
+    )
+    for tile in grid:
+        row, col = tile.read.row_off, tile.read.col_off
+        rows, cols = np.arange(row, row + height), np.arange(col, col + width)
+        part = np.full((len(pixels), height, width), np.nan, np.float32)
+        y, x = (rows >= 0) & (rows < shape[0]), (cols >= 0) & (cols < shape[1])
+        part[np.ix_(range(len(pixels)), y, x)] = pixels[np.ix_(range(len(pixels)), rows[y], cols[x])]
+        with torch.inference_mode():
+            found = network(torch.from_numpy(part)[None])[0, 0].numpy()
+        weight = np.outer(down[row], across[col])
+        sums[np.ix_(rows[y], cols[x])] += (found * weight)[np.ix_(y, x)]
+        weights[np.ix_(rows[y], cols[x])] += weight[np.ix_(y, x)]
+    return sums, weights
 
 
 def read(path):
@@ -219,6 +273,60 @@ def test_a_raster_without_a_valid_pixel_gives_an_empty_map(tmp_path, save):
     assert (read(result) == 0).all()
 
 
+# -- blending where positions are embedded
+
+
+@pytest.mark.parametrize('shape', [(150, 170), (40, 300), (300, 40), (20, 20)])
+@pytest.mark.parametrize('batch_size', [1, 5])
+def test_outputs_of_tiles_fade_into_each_other(tmp_path, save, shape, batch_size):
+    network, pixels = InContext(), make_pixels(shape, empty=0).astype(np.float32)
+    pixels[:, 10:20, 5:90] = np.nan
+    pixels[:, 64:128, :] = np.nan if shape[0] > 200 else pixels[:, 64:128, :]
+    path = save(tmp_path / 'src.tif', pixels)
+    options = {'tile_size': 96, 'halo': 16, 'batch_size': batch_size, 'blend': True}
+    mapped = read(run_map(path, network, tmp_path / 'map.tif', **options))
+    sums, weights = blended(network, pixels, make_grid(shape, tile_size=96, halo=16))
+    known = ~np.isnan(pixels[0])
+    assert np.array_equal(np.isnan(mapped), ~known)
+    assert weights == pytest.approx(1)
+    assert np.allclose(mapped[known], sums[known], atol=1e-5)
+
+
+def test_a_map_shows_no_tile_lines_where_positions_are_embedded(tmp_path, save):
+    rng = np.random.default_rng(0)
+    pixels = ndimage.gaussian_filter(rng.normal(size=(400, 400)), 6)
+    pixels = np.repeat((20 + 12 * pixels / pixels.std())[None], 2, axis=0).astype(np.float32)
+    path = save(tmp_path / 'src.tif', pixels, names=['Red', 'Green'])
+    mapped = read(model_of(InContext()).predict_raster(path, tmp_path / 'map.tif', tile_size=128))
+    cut = read(run_map(path, InContext(), tmp_path / 'cut.tif', classes=infos(1, 2, 3), tile_size=128, halo=8))
+    lines = [start for start, _, _ in make_grid((400, 400), tile_size=128, halo=8).cols][1:]
+
+    def ratio(values):
+        lines = [core for _, core, _ in make_grid((400, 400), tile_size=128, halo=8).cols][1:]
+        changes = (np.diff(values.astype(int), axis=1) != 0).mean(0)
+        others = np.delete(changes, np.array(lines) - 1)
+        return changes[np.array(lines) - 1].mean() / others.mean()
+
+    assert lines
+    assert ratio(cut) > 2
+    assert ratio(mapped) < 1.2
+
+
+@pytest.mark.parametrize('network', [InContext(), Plain(2, 3)])
+def test_a_map_does_not_depend_on_the_part_of_the_scene_that_is_mapped(tmp_path, save, network):
+    pixels = make_pixels((220, 240), empty=0)
+    place = Affine(10, 0, 257_070, 0, -10, 285_730)
+    whole = save(tmp_path / 'whole.tif', pixels, names=['Red', 'Green'], transform=place)
+    moved = place @ Affine.translation(29, 13)
+    part = save(tmp_path / 'part.tif', pixels[:, 13:, 29:], names=['Red', 'Green'], transform=moved)
+    model = model_of(network)
+    options = {'tile_size': 64, 'halo': 8}
+    first, second = (
+        read(model.predict_raster(path, tmp_path / f'{path.stem}_map.tif', **options)) for path in (whole, part)
+    )
+    assert (first[13:, 29:] != second)[16:, 16:].mean() <= (0.05 if network.backbone.has_position_grid else 0)
+
+
 # -- what the map says of itself
 
 
@@ -296,7 +404,7 @@ def test_bands_that_the_file_does_not_name_can_be_named(tmp_path, save):
     result = model.predict_raster(path, tmp_path / 'map.tif', bands=['Blue', 'Green', 'Red'])
     assert np.array_equal(read(result), expected_map(network, pixels[[2, 1]], [1, 2, 3]))
     with pytest.raises(RasterError, match='bands= names 2 bands but .* holds 3'):
-        model.predict_raster(path, tmp_path / 'map.tif', bands=['Green', 'Red'])
+        model.predict_raster(path, tmp_path / 'other.tif', bands=['Green', 'Red'])
 
 
 def test_a_band_too_few_is_refused(tmp_path, save):
@@ -529,3 +637,44 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path, save):
     path = save(tmp_path / 'src.tif', make_pixels((70, 80)), nodata=-1, names=['Red', 'Green'])
     with pytest.raises(RasterError, match='the folder .*none does not exist; create it first'):
         model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'none' / 'map.tif')
+
+
+# -- what the caller says of NoData, and of a file that is there
+
+
+@pytest.mark.parametrize('nodata', [7, [7, None, 7], (7, 7, 7)])
+def test_nodata_that_the_file_does_not_name_can_be_named(tmp_path, save, nodata):
+    pixels, network = make_pixels((70, 80), bands=3, nodata=7, empty=0.2), Plain(2, 3)
+    pixels[1][pixels[1] == 7] = 8
+    path = save(tmp_path / 'src.tif', pixels, names=['Red', 'Blue', 'Green'])
+    result = model_of(network).predict_raster(path, tmp_path / 'map.tif', nodata=nodata)
+    assert np.array_equal(read(result), expected_map(network, pixels[[0, 2]], [1, 2, 3], nodata=7))
+
+
+def test_nodata_of_another_number_of_bands_is_refused(tmp_path, save):
+    path = save(tmp_path / 'src.tif', make_pixels((70, 80)), names=['Red', 'Green'])
+    with pytest.raises(ValueError, match=r'nodata must be a number, or one for each of 2 bands; got 3'):
+        model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'map.tif', nodata=[1, 2, 3])
+    for bad in ('none', [1, 'x'], True):
+        with pytest.raises(ValueError, match='nodata must be a number, or one for each band, got'):
+            model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'map.tif', nodata=bad)
+
+
+def test_values_that_mean_nodata_do_not_count_as_units(tmp_path, save):
+    pixels = make_pixels((70, 80), nodata=30_000, empty=0)
+    pixels[:, :60] = 30_000
+    path = save(tmp_path / 'src.tif', pixels, names=['Red', 'Green'])
+    with pytest.raises(RasterError, match='other units'):
+        model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'map.tif')
+    assert model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'map.tif', nodata=30_000).exists()
+
+
+def test_a_map_that_exists_is_replaced_only_on_request(tmp_path, save):
+    path = save(tmp_path / 'src.tif', make_pixels((70, 80)), nodata=-1, names=['Red', 'Green'])
+    model, dst = model_of(Plain(2, 3)), tmp_path / 'map.tif'
+    dst.write_text('older')
+    with pytest.raises(RasterError, match=r'map\.tif exists; pass overwrite=True to replace it, or another name'):
+        model.predict_raster(path, dst)
+    assert model.network.computed == 0
+    assert dst.read_text() == 'older'
+    assert read(model.predict_raster(path, dst, overwrite=True)).shape == (70, 80)
