@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from geolearn.bands import Band, match_bands
 from geolearn.errors import BandError, UnknownNameError
-from geolearn.statistics import BandStatistics, Percentiles
+from geolearn.statistics import SPREAD_98, BandStatistics, Percentiles
 
 KINDS = ('dataset', 'pretraining', 'imagenet', 'minmax', 'robust')
 
@@ -17,9 +17,6 @@ IMAGENET = {'red': (0.485, 0.229), 'green': (0.456, 0.224), 'blue': (0.406, 0.22
 """Mean and std of each color over ImageNet, on the scale 0..1."""
 
 _COLOR_RANGES = {'blue': (0.43, 0.52), 'green': (0.52, 0.6), 'red': (0.6, 0.7)}
-
-SPREAD_98 = 4.1075
-"""Percentiles 2 and 98 of a normal distribution lie so many standard deviations apart."""
 
 
 @dataclass(frozen=True, slots=True)

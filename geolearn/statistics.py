@@ -95,6 +95,10 @@ class RunningStatistics:
         return BandStatistics(*(tuple(float(value) for value in column) for column in columns))
 
 
+SPREAD_98 = 4.1075
+"""Percentiles 2 and 98 of a normal distribution lie so many standard deviations apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class Percentiles:
     """Percentiles 2, 50 and 98 of each band, in stored units: where the pixels lie, whatever a few hot ones do."""

@@ -1,69 +1,247 @@
-"""Tell what units pixels are in (reflectance, reflectance x 10000, dB), and whether a model was trained on others."""
+"""Recognize the units of pixels (reflectance, reflectance x 10000, dB), and whether a model was trained on others."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from geolearn.bands import Band
 from geolearn.errors import ChipFolderError
-from geolearn.statistics import Percentiles
+from geolearn.statistics import SPREAD_98, BandStatistics, Percentiles, find_percentiles
 
 RadarScale = Literal['dB', 'linear', 'amplitude']
 
-FAR_IN_STD = 20
-"""No scene's typical value lies this many standard deviations from the training mean."""
 
-FAR_RATIO, ODD_RATIO = 20, 5
-"""Scenes differ by season and light, not by these factors in every band at once."""
+@dataclass(frozen=True, slots=True)
+class UnitsComparison:
+    """Pixels against training chips.
 
-
-class UnitsComparison(NamedTuple):
-    """What a comparison found: `far` means other units, `odd` that they may be; `table` shows the numbers."""
+    Args:
+        far: They are in other units.
+        odd: They may be.
+        table: Medians of both, band by band.
+        hint: What the pixels look like and which `scale=` and `offset=` bring them to the model's units, such as
+            ``'looks like reflectance x 10000; pass scale=0.0001'``; empty if nothing was recognized.
+        scale: The scale of the hint, `'db'` for linear power against decibels, or None.
+        offset: The offset of the hint.
+    """
 
     far: bool
     odd: bool
     table: str
+    hint: str = ''
+    scale: float | Literal['db'] | None = None
+    offset: float = 0.0
 
 
-def compare_units(
-    typical: Sequence[float] | np.ndarray, mean: Sequence[float], std: Sequence[float], band_names: Sequence[str]
-) -> UnitsComparison:
-    """Compare typical values of some pixels with the statistics of the training chips.
+class _Conversion(NamedTuple):
+    """Pixels * scale + offset are what the chips are in; `words` say what the pixels look like."""
+
+    scale: float
+    offset: float
+    words: str
+
+
+_NAMED = {10.0: '10', 100.0: '100', 255.0: '255', 1000.0: '1000', 10_000.0: '10000'}
+
+_CONVERSIONS = (
+    *(_Conversion(1 / factor, 0.0, f'looks {name} times too large') for factor, name in _NAMED.items()),
+    *(_Conversion(factor, 0.0, f'looks {name} times too small') for factor, name in _NAMED.items()),
+    _Conversion(10_000 / 255, 0.0, 'looks like 8-bit values against reflectance x 10000'),
+    _Conversion(255 / 10_000, 0.0, 'looks like reflectance x 10000 against 8-bit values'),
+    _Conversion(255 / 65535, 0.0, 'looks like 16 bits against 8'),
+    _Conversion(65535 / 255, 0.0, 'looks like 8 bits against 16'),
+    _Conversion(2.75e-5, -0.2, 'looks like Landsat Collection 2 digital numbers'),
+    _Conversion(0.275, -2000.0, 'looks like Landsat Collection 2 digital numbers'),
+    _Conversion(1.0, -1000.0, 'looks like Sentinel-2 reflectance x 10000 with 1000 added, as delivered since 2022'),
+    _Conversion(1e-4, -0.1, 'looks like Sentinel-2 reflectance x 10000 with 1000 added, as delivered since 2022'),
+)
+
+_AS_TRAINED = _Conversion(1.0, 0.0, '')
+
+_GOOD, _CLOSE, _BETTER = 0.7, 1.3, 1.5
+"""Distances at which distributions are alike, and similar; and by how much a conversion must do better."""
+
+_ODD_RATIO, _FAR_RATIO, _HOPELESS_RATIO = 5, 20, 500
+"""Scenes differ by season and light, water and clouds, but hardly by these factors in every band at once."""
+
+_FAR_IN_STD = 20
+
+_DARKEST, _BRIGHTEST = 0.004, 1.8
+"""Reflectances below and above which no scene lies: darker than open sea, brighter than sunlit clouds and snow."""
+
+_CAP = 5.0
+
+
+def compare_units(found: Percentiles, trained: BandStatistics, bands: Sequence[Band]) -> UnitsComparison:
+    """Compare where pixels lie with where the training chips lay, all bands together.
+
+    Known conversions are tried, and one is believed where it brings the pixels' distribution, its middle and its spread
+    in every band, to that of the chips, and they are far from it as they are. Another season, clouds, snow, water or a
+    dead band are not taken for other units: they change the bands differently, or stay within what can be reflected.
 
     Args:
-        typical: Median or mean of each band.
-        mean: Training mean of each band.
-        std: Training standard deviation of each band.
-        band_names: For the table.
+        found: Of each band of the pixels, after `scale` and `offset` if some were given.
+        trained: Of the training chips.
+        bands: In the same order.
     """
-    found, center = np.asarray(typical, float), np.asarray(mean, float)
-    spread = np.maximum(np.asarray(std, float), 1e-9)
-    distance = np.abs(found - center) / spread
-    factor = np.abs(found) / np.where(center == 0, np.nan, np.abs(center))
-    # factors say nothing where zero lies within the training values, as with decibels or elevation
-    telling = np.abs(center) > 0.2 * spread
-    ratios = factor[telling] if telling.all() else np.ones(1)
-    far = bool((distance > FAR_IN_STD).mean() > 0.5 or _all_beyond(ratios, FAR_RATIO))
+    low, middle, high = (np.asarray(column, float) for column in (found.low, found.median, found.high))
+    mean, std = np.asarray(trained.mean, float), np.maximum(np.asarray(trained.std, float), 1e-9)
     table = ', '.join(
-        f'{name} {value:.4g} (trained on {t:.4g} ± {s:.3g})'
-        for name, value, t, s in zip(band_names, found, center, np.asarray(std, float))
+        f'{band.name} {value:.4g} (trained on {m:.4g} ± {s:.3g})'
+        for band, value, m, s in zip(bands, middle, mean, np.asarray(trained.std, float))
     )
-    return UnitsComparison(far, far or _all_beyond(ratios, ODD_RATIO), table)
+    if radar := _compare_radar(found, trained, bands, table):
+        return radar
+    # a band of one value tells nothing, unless all are (single pixels)
+    live = (high > low) & np.isfinite(low + middle + high)
+    live = live if live.any() else np.isfinite(middle)
+    if not live.any():
+        return UnitsComparison(False, False, table)
+    view = _View(low[live], middle[live], high[live], mean[live], std[live])
+    plain = view.distance(_AS_TRAINED)
+    best = min(_CONVERSIONS, key=view.distance)
+    distance = view.distance(best)
+    factor = np.abs(view.middle) / np.where(view.mean == 0, np.nan, np.abs(view.mean))
+    # factors say nothing where zero lies within the training values, as with decibels or elevation
+    telling = np.abs(view.mean) > 0.2 * view.std
+    ratios = factor if telling.all() else np.ones(1)
+    scales = _likely_scales(trained, bands)
+    white = scales[0] if len(scales) == 1 else None
+    reflecting = live & np.array([_is_optical(band) for band in bands])
+    scales = scales if reflecting.any() else []
+    brightest = high[reflecting].max(initial=0.0)
+    darkest = low[reflecting].min(initial=0.0)
+    plausible = bool(scales) and darkest >= -0.2 * scales[-1] and 0 < brightest <= _BRIGHTEST * scales[-1]
+    # the darkest water reflects more than that in the visible
+    dark = bool(scales) and 0 < brightest < _DARKEST * scales[0]
+    few = int(live.sum()) < 3
+    larger = bool((ratios > 1).all())
+    # backscatter differs by more than 10 times between sea, land and city
+    linear = any(band.is_radar and least >= 0 for band, least in zip(bands, trained.minimum))
+    if linear and 1 / _HOPELESS_RATIO < best.scale < _HOPELESS_RATIO:
+        recognized = False
+    elif best.offset:
+        recognized = distance < _GOOD and not few
+    elif best.scale < 1:
+        recognized = distance < (_GOOD if plausible else _CLOSE)
+    else:
+        # water is dark in one or two bands
+        recognized = distance < _CLOSE and not (few and best.scale < _HOPELESS_RATIO)
+    recognized = recognized and plain - distance > _BETTER and (view.has_spread or _all_beyond(ratios, _FAR_RATIO))
+    beyond = (np.abs(view.middle - view.mean) / view.std > _FAR_IN_STD).mean() > 0.5
+    outside = beyond or (larger and _all_beyond(ratios, _FAR_RATIO))
+    far = recognized or (bool(outside) and not plausible) or _all_beyond(ratios, _HOPELESS_RATIO)
+    far = far or (dark and not few and _all_beyond(ratios, _FAR_RATIO))
+    alike = plain - distance > _BETTER and distance < _CLOSE
+    closer = view.has_spread and plain > 2 * _BETTER and plain - distance > _BETTER and distance < 2 * _CLOSE
+    odd = bool(far or alike or closer or _all_beyond(ratios, _ODD_RATIO))
+    if not (recognized or (far and alike)):
+        return UnitsComparison(bool(far), odd, table)
+    hint = f'{_words(best, white)}; pass scale={best.scale:.6g}' + (f', offset={best.offset:g}' if best.offset else '')
+    return UnitsComparison(bool(far), odd, table, hint, best.scale, best.offset)
 
 
-def typical_values(sample: np.ndarray) -> np.ndarray | None:
-    """Return the median of each band of (bands, n) pixels, without those that are 0 in all bands: an untagged border.
+@dataclass(frozen=True, slots=True)
+class _View:
+    """The bands that tell something: pixels' percentiles, and mean and std of the chips."""
+
+    low: np.ndarray
+    middle: np.ndarray
+    high: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+
+    @property
+    def has_spread(self) -> bool:
+        return bool((self.high > self.low).any())
+
+    def distance(self, conversion: _Conversion) -> float:
+        """Return how far converted pixels lie from the chips in middle and spread, averaged without the worst band."""
+        middle = self.middle * conversion.scale + conversion.offset
+        spread = (self.high - self.low) * conversion.scale / SPREAD_98
+        apart = np.minimum(np.abs(middle - self.mean) / np.maximum(self.std, spread), _CAP)
+        if self.has_spread:
+            apart = apart + np.minimum(np.abs(np.log(np.maximum(spread, 1e-12) / self.std)), _CAP)
+        # one band may be dead or another one
+        return float(np.sort(apart)[: max(1, len(apart) - (len(apart) >= 4))].mean())
+
+
+def _compare_radar(
+    found: Percentiles, trained: BandStatistics, bands: Sequence[Band], table: str
+) -> UnitsComparison | None:
+    """Return the comparison where radar bands are in decibels here and linear there, or the like; None elsewhere."""
+    seen, known = (radar_scale(part, bands, dtype='float32') for part in (found, likely_percentiles(trained)))
+    lows = [low for low, band in zip(found.low, bands) if band.is_radar]
+    if known is None or seen == known or (seen is None and (known != 'dB' or min(lows) < 0)):
+        return None
+    if seen == 'linear' and known == 'dB':
+        hint = "radar bands look like linear power, the training chips like dB; pass scale='db', which takes 10 * log10"
+        return UnitsComparison(True, True, table, hint, 'db')
+    here = 'not in dB' if seen is None else _RADAR_SAYS[seen]
+    hint = f'radar bands are {here}, the training chips {_RADAR_SAYS[known]}; convert them (dB = 10 * log10(power))'
+    return UnitsComparison(True, True, table, hint)
+
+
+def to_decibels(power: np.ndarray) -> np.ndarray:
+    """Return 10 * log10 of linear power as float32; NaN where there is none."""
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return np.where(power > 0, 10 * np.log10(power), np.nan).astype(np.float32)
+
+
+def likely_percentiles(statistics: BandStatistics) -> Percentiles:
+    """Return where percentiles 2, 50 and 98 lie by mean, std and range, where the pixels themselves are not at hand."""
+    rows = []
+    for low, high, mean, std in zip(statistics.minimum, statistics.maximum, statistics.mean, statistics.std):
+        half = SPREAD_98 / 2 * std
+        rows.append((max(mean - half, low), mean, min(mean + half, high)))
+    return Percentiles(*map(tuple, zip(*rows))) if rows else Percentiles((), (), ())
+
+
+def typical_values(sample: np.ndarray, convert: Callable[[np.ndarray], np.ndarray] | None = None) -> Percentiles | None:
+    """Return the percentiles of (bands, n) stored pixels, without those that are 0 in all bands: an untagged border.
+
+    Args:
+        sample: The pixels.
+        convert: Brings those that are left to other units.
 
     Returns:
-        (bands,) float, or None where nothing is left to judge by.
+        Of each band, or None where nothing is left to compare.
     """
     kept = sample[:, (sample != 0).any(axis=0)]
-    return np.median(kept, axis=1) if kept.shape[1] else None
+    kept = kept if convert is None else convert(kept)
+    return find_percentiles(kept[:, np.isfinite(kept).all(axis=0)])
 
 
 def _all_beyond(ratios: np.ndarray, factor: float) -> bool:
     return bool((ratios < 1 / factor).all() or (ratios > factor).all())
+
+
+def _likely_scales(trained: BandStatistics, bands: Sequence[Band]) -> list[int]:
+    """Return which values of the chips may stand for a reflectance of 1: several where the chips are dark."""
+    highs = zip(likely_percentiles(trained).high, bands)
+    optical = [(high, band.wavelength_um or 0) for high, band in highs if _is_optical(band)]
+    if not optical:
+        return []
+    brightest = max(high for high, _ in optical)
+    least = 0.1 if any(0.75 <= wave <= 1.3 for _, wave in optical) else 0.03  # plants are bright in near infrared
+    return [scale for scale in (1, 1000, 10_000) if least <= brightest / scale <= 1.5]
+
+
+def _is_optical(band: Band) -> bool:
+    return not band.is_radar and band.wavelength_um is not None and 0.4 <= band.wavelength_um <= 2.5
+
+
+def _words(conversion: _Conversion, white: int | None) -> str:
+    """Say what pixels look like, by the reflectance scale of the chips where it is known."""
+    there = None if white is None or conversion.offset else white / conversion.scale
+    if there is not None and any(math.isclose(there, scale, rel_tol=1e-6) for scale in (1, 1000, 10_000)):
+        return 'looks like reflectance' + (' 0..1' if round(there) == 1 else f' x {round(there)}')
+    if there is not None and math.isclose(there, 255, rel_tol=1e-6):
+        return 'looks like 8-bit values'
+    return conversion.words
 
 
 _RADAR_SAYS: dict[RadarScale | None, str] = {

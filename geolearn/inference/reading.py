@@ -137,18 +137,19 @@ def check_units(sample: np.ndarray, spec: ModelSpec, read: ReadOptions) -> None:
     Raises:
         RasterError: If they are in other units.
     """
-    typical = typical_values(sample)
-    if typical is None:
+    found = typical_values(sample, read.to_model_units)
+    if found is None:
         return
-    statistics, names = spec.statistics, [band.name for band in spec.bands]
-    verdict = compare_units(read.to_model_units(typical), statistics.mean, statistics.std, names)
-    if verdict.far and read.scale != 1:
+    comparison = compare_units(found, spec.statistics, spec.bands)
+    hint = f'The raster {comparison.hint}. ' if comparison.hint else ''
+    if comparison.far and read.scale != 1:
         raise RasterError(
-            f"the raster's values are in other units than the training chips: medians {verdict.table}. Pass scale= "
-            '(and offset=) so that value * scale + offset is what the model was trained on; scale=1 if it is already'
+            f"the raster's values are in other units than the training chips: medians {comparison.table}. {hint}"
+            'Pass scale= (and offset=) so that value * scale + offset is what the model was trained on; scale=1 if it '
+            'is already'
         )
-    if verdict.odd:
-        log.warning('the raster may be in other units than the training chips: medians %s', verdict.table)
+    if comparison.odd:
+        log.warning('the raster may be in other units than the training chips: medians %s. %s', comparison.table, hint)
 
 
 Image = np.ndarray | Tensor | RasterPath

@@ -16,7 +16,7 @@ from geolearn.errors import BandError, BundleError, FileWriteError, NotTrainedEr
 from geolearn.history import Evaluation, History
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
-from geolearn.units import compare_units
+from geolearn.units import compare_units, likely_percentiles
 
 RASTER_FUNCTIONS = {
     'ImageClassification': 'ClassifyPixels',
@@ -171,11 +171,10 @@ def check_fits(spec: ModelSpec, data: ChipData) -> None:
             f'{[band.name for band in data.bands]} and class values {theirs}. Prepare the data with the same bands, '
             'class_mapping and ignore_classes'
         )
-    names = [band.name for band in spec.bands]
-    verdict = compare_units(data.statistics.mean, spec.statistics.mean, spec.statistics.std, names)
-    if verdict.far:
+    comparison = compare_units(likely_percentiles(data.statistics), spec.statistics, spec.bands)
+    if comparison.far:
         raise BundleError(
-            f'the chips are in other units than those that the model was trained on: means {verdict.table}. Export '
+            f'the chips are in other units than those that the model was trained on: means {comparison.table}. Export '
             'them in the same units, or train a new model'
         )
 

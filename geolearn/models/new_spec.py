@@ -179,7 +179,7 @@ log = logging.getLogger('geolearn')
 
 
 class _Units(NamedTuple):
-    """What the chips are stored in; None where it was not recognised."""
+    """What the chips are stored in; None where it was not recognized."""
 
     white: int | None
     """Value that stands for reflectance 1; 255 for 8-bit images."""
@@ -205,7 +205,7 @@ def pretraining_normalization(
     statistics in dB. Statistics of 8-bit images serve reflectance as if 255 stood for 1, which is logged.
 
     Args:
-        data: The chips, whose units are recognised by their values.
+        data: The chips, whose units are recognized by their values.
         bands: Of the images, in order.
         backbone: Name of the backbone.
         weights: The user's own, where given.
@@ -323,9 +323,9 @@ def _find_scales(entry: InputStatistics, units: _Units, bands: Sequence[Band]) -
 
 def _describe_units(units: _Units, bands: Sequence[Band]) -> str:
     if bands[0].is_radar:
-        return f'are {"8-bit or " * units.eight_bit}{units.radar or "in units that were not recognised"}'
+        return f'are {"8-bit or " * units.eight_bit}{units.radar or "in units that were not recognized"}'
     if units.white is None:
-        return 'are in units that were not recognised (neither 8-bit nor reflectance 0..1, x 1000 or x 10000)'
+        return 'are in units that were not recognized (neither 8-bit nor reflectance 0..1, x 1000 or x 10000)'
     return 'are 8-bit images' if units.white == 255 else f'are reflectance x {units.white}'
 
 

@@ -1,4 +1,4 @@
-"""The confusion matrix beyond tests/test_metrics.py: kappa, means, sums, refusals, and the scores made of it."""
+"""The confusion matrix beyond test_metrics.py: kappa, means, sums, refusals, and the scores made of it."""
 
 import math
 

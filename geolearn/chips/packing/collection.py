@@ -18,7 +18,15 @@ from geolearn.chips.packing.store import ChipStore, JoinedChips, open_store
 from geolearn.chips.packing.table import ChipTable
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError
-from geolearn.units import RadarScale, check_radar_scales, compare_units, radar_scale, reflectance_scale
+from geolearn.units import (
+    RadarScale,
+    UnitsComparison,
+    check_radar_scales,
+    compare_units,
+    likely_percentiles,
+    radar_scale,
+    reflectance_scale,
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,9 @@ class Collection:
         if len(self.folders) == 1:
             return
         radar: dict[str, RadarScale | None] = {}
-        fractions: dict[bool, Path] = {}
+        scales: dict[int, Path] = {}
+        others: dict[Path, UnitsComparison] = {}
+        first = self.folders[0].store.table.statistics()
         for part in self.folders:
             table = part.store.table
             found = table.percentiles()
@@ -123,12 +133,22 @@ class Collection:
             radar[str(part.opened.folder)] = radar_scale(found, bands, dtype=table.dtype)
             scale = reflectance_scale(found, bands, dtype=table.dtype)
             if scale in (1, 1000, 10_000):
-                fractions[scale == 1] = part.opened.folder
+                scales.setdefault(scale, part.opened.folder)
+            comparison = compare_units(found, first, bands) if first.mean else None
+            if comparison is not None and comparison.far and not any(band.is_radar for band in bands):
+                others[part.opened.folder] = comparison
         check_radar_scales(radar)
-        if len(fractions) == 2:
+        if len(scales) > 1:
+            words = {1: 'as fractions of 1', 1000: 'as thousands (x 1000)', 10_000: 'as thousands (x 10000)'}
+            one, other = sorted(scales)[:2]
             raise ChipFolderError(
-                f'{fractions[True]} holds reflectance as fractions of 1 but {fractions[False]} as thousands; '
+                f'{scales[one]} holds reflectance {words[one]} but {scales[other]} {words[other]}; '
                 'bring them to one scale first'
+            )
+        for folder, comparison in others.items():
+            raise ChipFolderError(
+                f'{folder} is in other units than {self.folders[0].opened.folder}: medians {comparison.table}. '
+                f'Bring them to one scale first{f" ({comparison.hint})" if comparison.hint else ""}'
             )
 
     def notes(self) -> list[str]:
@@ -208,9 +228,10 @@ def _check_fit(first: OpenChips, other: OpenChips) -> None:
         )
     one, two = a.statistics(), b.statistics()
     if a.dtype != b.dtype and one.mean and two.mean:
-        verdict = compare_units(two.mean, one.mean, one.std, [f'band {i}' for i in range(a.band_count)])
-        if verdict.far:
+        unnamed = [Band(f'band {i}') for i in range(a.band_count)]
+        comparison = compare_units(likely_percentiles(two), one, unnamed)
+        if comparison.far:
             raise ChipFolderError(
                 f'{here.folder} holds {a.dtype} pixels and {there.folder} {b.dtype}, in other units; '
-                f'bring them to one scale first\n{verdict.table}'
+                f'bring them to one scale first\n{comparison.table}'
             )
