@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from geolearn._version import __version__
 from geolearn.cli import evaluate, export, info, predict, train
-from geolearn.cli.arguments import Formatter
+from geolearn.cli.arguments import Formatter, Parser
 from geolearn.cli.messages import (
     describe_error,
     flush_output,
@@ -80,9 +80,7 @@ def _interrupted(arguments: argparse.Namespace, words: Sequence[str]) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog='geolearn', description='Deep learning on satellite and aerial imagery.', epilog=EPILOG
-    )
+    parser = Parser(prog='geolearn', description='Deep learning on satellite and aerial imagery.', epilog=EPILOG)
     parser.add_argument('--version', action='version', version=f'geolearn {__version__}')
     commands = parser.add_subparsers(dest='command', required=True)
     for name, (text, add_arguments) in COMMANDS.items():

@@ -2,8 +2,9 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geolearn.bands import Band
@@ -18,10 +19,24 @@ class Formatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help or ''
-        tells = '%(default)' in text or 'default' in text
-        if not action.option_strings or tells or action.default in (None, False, argparse.SUPPRESS, []):
+        told = '%(default)' in text or 'default' in text or action.default == argparse.SUPPRESS
+        nothing = action.default is None or action.default is False or action.default == []
+        if not action.option_strings or told or nothing:
             return text
         return f'{text} (default %(default)s)'.lstrip()
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help that cannot be written is an error: argparse passes over it."""
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        stream = file or sys.stderr
+        try:
+            stream.write(message)
+            stream.flush()
+        except OSError as error:
+            if stream is sys.stdout:
+                raise OSError(error.errno, error.strerror, 'standard output') from error
 
 
 def whole(minimum: int) -> Callable[[str], int]:

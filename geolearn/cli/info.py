@@ -3,10 +3,13 @@
 import argparse
 from pathlib import Path
 
+from geolearn.cli.evaluate import print_data
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `info` takes."""
     parser.add_argument('path', help='a .dlpk, a chip folder or a raster')
+    parser.add_argument('--dataset-type', help='format of a chip folder, where it does not say')
     parser.set_defaults(run=run)
 
 
@@ -20,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     elif path.is_dir():
         from geolearn.prepare import prepare_data
 
-        print(prepare_data(path))
+        print_data(prepare_data(path, dataset_type=arguments.dataset_type), arguments)
     else:
         print(describe_raster(path))
 
@@ -42,7 +45,7 @@ def describe_raster(path: Path) -> str:
 
 def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `weights` takes."""
-    actions = parser.add_subparsers(dest='action', required=True)
+    actions = parser.add_subparsers(dest='action', required=True, help='what to do with weights')
     listing = actions.add_parser('list', help='which weights there are, and which are on this machine')
     listing.add_argument('pattern', nargs='?', default='*', help="such as '*dofa*' (default: all)")
     listing.set_defaults(run=list_weights)

@@ -35,6 +35,7 @@ PHRASES = {
     'batch_size=None': 'no --batch-size',
     'resume=False': 'no --resume',
     'without resume=True': 'without --resume',
+    'call fit with checkpoint=True first': 'run the same command without --resume first',
 }
 """Arguments with a value that another option stands for."""
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import timm
 
@@ -20,7 +20,7 @@ from geolearn.backbones.torchvision import list_torchvision_models
 from geolearn.bands import Band, match_bands, parse_wavelengths
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
-from geolearn.errors import BackboneError, BandError, ChipFolderError
+from geolearn.errors import BackboneError, BandError, ChipFolderError, UnknownNameError
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import IMAGENET, Normalization, match_pretraining
@@ -72,6 +72,10 @@ class BackboneConfig:
     adapt: Adaptation = DEFAULT_ADAPTATION
     temporal: Temporal = 'mean'
     resolution_m: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.temporal not in get_args(Temporal):
+            raise UnknownNameError('temporal head', str(self.temporal), get_args(Temporal))
 
 
 def require_task(data: ChipData, model: str, tasks: Sequence[Task]) -> None:
