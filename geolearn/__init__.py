@@ -101,6 +101,11 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> object:
     """Load a public name on first use: importing geolearn itself takes milliseconds, torch seconds."""
     if name not in __all__:
+        from geolearn.arcgis_names import PUBLIC
+        from geolearn.errors import ArcGISNameError
+
+        if name in PUBLIC:
+            raise ArcGISNameError(f'geolearn has no {name} as arcgis.learn has; instead: {PUBLIC[name]}')
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(import_module(f'geolearn.{_HOMES.get(name, "models")}'), name)
 

@@ -1,14 +1,20 @@
-"""Arguments of a call as JSON, so that a bundle keeps them and a report can print the call again."""
+"""Arguments of calls: checked by name and type, and kept as JSON, so that a report can print the call again."""
 
 import inspect
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import MISSING, Field, fields, is_dataclass
-from pathlib import PurePath
-from typing import Any
+from difflib import get_close_matches
+from functools import cache, wraps
+from numbers import Integral, Real
+from pathlib import Path, PurePath
+from types import FunctionType, NoneType, SimpleNamespace, UnionType
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+
+from geolearn.arcgis_names import explain_argument
+from geolearn.errors import ArgumentError
 
 CLASS = 'class'
 """Key of the JSON objects that stand for what JSON has no word for."""
@@ -83,7 +89,7 @@ def format_value(value: Any) -> str:
                 f'float({text!r})'
                 if kind == 'builtins.float'
                 else text
-                if kind in ('builtins.str', 'builtins.slice')
+                if kind in ('builtins.str', 'builtins.int', 'builtins.slice')
                 else f'<{text}>'
             )
         pairs = value.get('items') if kind == 'dict' else [[key, item] for key, item in value.items()]
@@ -114,7 +120,7 @@ def _is_option(name: object) -> bool:
 
 def _is_plain(value: float | str) -> bool:
     """Tell whether a bundle's manifest can hold a value as it is."""
-    return value.isprintable() if isinstance(value, str) else math.isfinite(value) and abs(value) < 2**53
+    return value.isprintable() if isinstance(value, str) else abs(value) < 2**53
 
 
 def _one_line(text: str) -> str:
@@ -134,3 +140,172 @@ def _same(value: Any, default: Any) -> bool:
     if value is default:
         return True
     return type(value) is type(default) and not isinstance(value, np.ndarray) and bool(value == default)
+
+
+# -- checks of calls
+
+P = ParamSpec('P')
+R = TypeVar('R')
+C = TypeVar('C', bound=type)
+
+CHECK_THEMSELVES = {'self', 'cls', 'backbone', 'device', 'loss', 'metrics', 'mixup', 'head'}
+"""Parameters that take more than their annotation says, or are checked with words of their own."""
+
+
+def check_names(function: Callable[P, R]) -> Callable[P, R]:
+    """Answer arguments that a function has not: with the one that was meant, or with what arcgis.learn's is here.
+
+    Args:
+        function: Without an argument for all other names.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **named: P.kwargs) -> R:
+        _refuse_unknown(function, args, named)
+        return function(*args, **named)
+
+    return call
+
+
+def check_call(function: Callable[P, R]) -> Callable[P, R]:
+    """Check names and types of the arguments of each call against the signature; see `check_names`.
+
+    Args:
+        function: With annotations. Those that cannot be evaluated or checked are passed over.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **named: P.kwargs) -> R:
+        _refuse_unknown(function, args, named)
+        try:
+            given = _signature(function).bind_partial(*args, **named).arguments
+        except TypeError:  # too many: Python says so itself
+            given = {}
+        for name, value in given.items():
+            hint = _hints(function).get(name, Any)
+            if name not in CHECK_THEMSELVES and not _matches(value, hint):
+                raise ArgumentError(f'{name} must be {_describe(hint)}, got {_show(value)}{_advice_on(hint)}')
+        return function(*args, **named)
+
+    return call
+
+
+def check_methods(cls: C) -> C:
+    """Check names and types of what the constructor and the public methods that a class defines are called with."""
+    for name, member in list(vars(cls).items()):
+        if isinstance(member, FunctionType) and (name == '__init__' or not name.startswith('_')):
+            setattr(cls, name, check_call(member))
+    return cls
+
+
+_WORDS: dict[Any, str] = {
+    bool: 'True or False',
+    int: 'a whole number',
+    float: 'a number',
+    str: 'a text',
+    Path: 'a path',
+    NoneType: 'None',
+}
+
+_ADVICE: list[tuple[Any, str]] = []
+
+
+def advise(hint: Any, text: str, *, name: str | None = None) -> None:
+    """Say what to do where an argument with an annotation, alone or among others, is of another type.
+
+    Args:
+        hint: The annotation.
+        text: What to do.
+        name: Of the type in words, where it has no short one.
+    """
+    _ADVICE.append((hint, text))
+    if name is not None:
+        _WORDS[hint] = name
+
+
+def _advice_on(hint: Any) -> str:
+    texts = [text for known, text in _ADVICE if known == hint or known in get_args(hint)]
+    return f'; {texts[0]}' if texts else ''
+
+
+@cache
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
+
+
+@cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations that can be evaluated, by parameter; names for type checkers alone cannot."""
+    home = getattr(inspect.unwrap(function), '__globals__', {})
+    hints: dict[str, Any] = {}
+    for name, parameter in _signature(function).parameters.items():
+        try:
+            hints |= get_type_hints(SimpleNamespace(__annotations__={name: parameter.annotation}), home)
+        except NameError:
+            continue
+    return hints
+
+
+def _refuse_unknown(function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    known = _signature(function).parameters
+    for name in named:
+        if name in known:
+            continue
+        own = function.__name__
+        call = type(args[0]).__name__ if own == '__init__' and args else own
+        near = get_close_matches(name, known, 1, 0.75)
+        if other := explain_argument(call, name):
+            answer = f'instead of that of arcgis.learn: {other}'
+        elif near:
+            answer = f'did you mean {near[0]!r}?'
+        else:
+            answer = f'it takes {", ".join(argument for argument in known if argument not in ("self", "cls"))}'
+        raise ArgumentError(f'{call} has no argument {name!r}; {answer}')
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    """Tell whether a value is of an annotated type; True where that cannot be told."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_matches(value, part) for part in inner)
+    if origin is Literal:
+        return any(isinstance(value, type(part)) for part in inner)
+    if hint is None or hint is NoneType:
+        return value is None
+    if hint is bool:
+        return isinstance(value, bool | np.bool_)
+    if hint in (int, float):
+        kind = Integral if hint is int else Real
+        return isinstance(value, kind) and not isinstance(value, bool | np.bool_)
+    if origin in (Sequence, list, tuple):
+        if isinstance(value, str | bytes | Mapping) or not (isinstance(value, Sized) and isinstance(value, Iterable)):
+            return False
+        return len(inner) != 1 or all(_matches(item, inner[0]) for item in value)
+    if origin is Mapping:
+        return isinstance(value, Mapping)
+    if isinstance(hint, type) and origin is None and not getattr(hint, '_is_protocol', False):
+        return isinstance(value, hint)
+    return True
+
+
+def _describe(hint: Any) -> str:
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint in _WORDS:
+        return _WORDS[hint]
+    if origin in (Union, UnionType):
+        parts = [part for part in inner if not (part is str and Path in inner)]
+        return ' or '.join(dict.fromkeys(_describe(part) for part in parts))
+    if origin is Literal:
+        return ' or '.join(map(repr, inner))
+    if origin in (Sequence, list, tuple):
+        return f'a list of which each is {_describe(inner[0])}' if inner else 'a list'
+    if origin is Mapping:
+        return 'a dict'
+    return f'a {hint.__name__}' if isinstance(hint, type) else str(hint)
+
+
+def _show(value: Any) -> str:
+    shape = getattr(value, 'shape', None)
+    if isinstance(shape, tuple):
+        return f'an array of shape {tuple(shape)}'
+    return f'{_one_line(repr(value))} ({type(value).__name__})'

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from geolearn import plotting
+from geolearn.arcgis_names import DATA
 from geolearn.bands import Band
 from geolearn.chips.batches.balance import class_weights
 from geolearn.chips.batches.loader import ChipDataset, ChipLoader
@@ -83,6 +84,13 @@ class ChipData:
     acquired: tuple[date, ...]
     reading_notes: tuple[str, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    if not TYPE_CHECKING:  # else type checkers would take any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Answer names that only arcgis.learn's data have."""
+            text = f'ChipData has no attribute {name!r}'
+            raise AttributeError(f'{text}; instead of that of arcgis.learn: {DATA[name]}' if name in DATA else text)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ GeoLearnError
     NotTrainedError      a result asked of a model before `fit`               (RuntimeError)
     TrainingError        a training that cannot go on                         (RuntimeError)
     CheckpointError      a checkpoint that cannot be written, read or resumed (OSError)
+    ArgumentError        an argument of a wrong type, or of a wrong name      (TypeError, ValueError)
+    ArcGISNameError      a name of arcgis.learn that geolearn has not         (ImportError)
     MissingExtraError    an optional library that is not installed            (ImportError)
 """
 
@@ -85,3 +87,11 @@ class UnknownNameError(GeoLearnError, ValueError):
         else:
             hint = 'known: ' + ', '.join(options[:20]) + (', ...' if len(options) > 20 else '')
         super().__init__(f'unknown {kind} {name!r}; {hint}')
+
+
+class ArgumentError(GeoLearnError, TypeError, ValueError):
+    """An argument is of another type than a call takes, or the call takes no argument of that name."""
+
+
+class ArcGISNameError(GeoLearnError, ImportError):
+    """A name of arcgis.learn is imported that geolearn has not; the message says what to use instead."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geolearn.arguments import record_arguments
+from geolearn.arguments import check_names, record_arguments
 from geolearn.augment import BatchTransform
 from geolearn.chips.batches.balance import rare_values, repeat_factors
 from geolearn.chips.batches.collate import CollateConfig, check_rare_crops
@@ -34,6 +34,7 @@ log = logging.getLogger('geolearn')
 DEFAULT_BATCH_SIZE = 64
 
 
+@check_names
 def prepare_data(
     path: str | Path | Sequence[str | Path],
     class_mapping: Mapping[int, str] | None = None,

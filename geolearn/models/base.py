@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, Type
 from torch import Tensor, nn
 
 from geolearn import plotting
-from geolearn.arguments import encode, record_arguments
+from geolearn.arcgis_names import MODEL_ATTRIBUTES
+from geolearn.arguments import advise, check_call, check_methods, encode, record_arguments
 from geolearn.backbones import list_backbones
 from geolearn.backbones.loading import load_strict
 from geolearn.bundle import read_bundle, write_bundle
@@ -21,6 +22,7 @@ from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError, NotTrainedError, UnknownNameError
 from geolearn.history import Evaluation, History
+from geolearn.inference.reading import RasterSource
 from geolearn.metrics import LOSSES, Scores
 from geolearn.models import bundling
 from geolearn.models.new_spec import BackboneConfig, describe_model, require_task, spec_from_data
@@ -79,6 +81,7 @@ def one_or_several(sources: Sequence[str | Path]) -> str | Path | Sequence[str |
     return sources if len(sources) > 1 else sources[0]
 
 
+@check_methods
 class Model(ABC):
     """A network that is built for chips, trained, evaluated, saved and loaded.
 
@@ -95,6 +98,18 @@ class Model(ABC):
     """Whether a prediction needs data at every date, as change does; else one date is enough."""
     forward_takes_targets: ClassVar[bool] = False
     """Whether the network takes the targets too, as detectors do that sample proposals by them."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        check_methods(cls)
+
+    if not TYPE_CHECKING:  # else type checkers would take any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Answer names that only arcgis.learn's models have."""
+            text = f'{type(self).__name__} has no attribute {name!r}'
+            answer = MODEL_ATTRIBUTES.get(name)
+            raise AttributeError(f'{text}; instead of that of arcgis.learn: {answer}' if answer else text)
 
     def _create(
         self,
@@ -562,6 +577,11 @@ def training_identity(data: ChipData, spec: ModelSpec) -> dict[str, str]:
     return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
 
 
+advise(ChipData, "make the data by prepare_data('folder of chips')")
+advise(RasterSource, 'pass the file, or write the array to one first', name='the path of a raster, or a list of them')
+
+
+@check_call
 def load_model(path: str | Path, data: ChipData | None = None) -> Model:
     """Load a model from a .dlpk; nothing in it is unpickled or run.
 
