@@ -1,10 +1,16 @@
 """Classes as people know them (value, name, color) and the index that training uses."""
 
 import colorsys
-from collections.abc import Iterable
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from itertools import count
 
 import numpy as np
+import yaml
 
 from geolearn.errors import ChipFolderError
 
@@ -44,6 +50,77 @@ def default_color(position: int) -> tuple[int, int, int]:
     hue = (0.33 + position * 0.61803398875) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.55 + 0.3 * (position % 2), 0.85)
     return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _plain(name: str) -> str:
+    """Return a name in lower case with single blanks and without accents; ``SeaLake`` becomes ``sea lake``."""
+    apart = re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name)
+    folded = unicodedata.normalize('NFKD', apart.casefold().translate(str.maketrans('łøđæœı', 'lodaoi')))
+    return ' '.join(
+        re.split(r'[^a-z0-9\']+', ''.join(sign for sign in folded if not unicodedata.combining(sign)))
+    ).strip()
+
+
+@cache
+def _usual_colors() -> tuple[tuple[tuple[int, int, int], tuple[str, ...], frozenset[str]], ...]:
+    """Return color, parts of names and whole words of each row of class_colors.yaml."""
+    text = (files('geolearn') / 'class_colors.yaml').read_text(encoding='utf-8')
+    return tuple(
+        (tuple(row['color']), tuple(map(str, row['within'])), frozenset(map(str, row.get('words', ()))))
+        for row in yaml.load(text, Loader=yaml.CSafeLoader)
+    )
+
+
+def named_color(name: str) -> tuple[int, int, int] | None:
+    """Return the usual color of what a class is called, such as blue for water; None where the name says nothing.
+
+    Known are the classes of ESA WorldCover, CORINE, NLCD and other tables of land cover, and the main words for them in
+    other European languages.
+    """
+    plain = _plain(name)
+    words = set(plain.split())
+    return next(
+        (color for color, parts, whole in _usual_colors() if words & whole or any(p in plain for p in parts)), None
+    )
+
+
+def choose_color(name: str, position: int, taken: Collection[tuple[int, int, int]] = ()) -> tuple[int, int, int]:
+    """Choose a color for a class that has none: what is usual for its name, else `default_color`, lightened if taken.
+
+    Args:
+        name: Of the class.
+        position: Of the class among all.
+        taken: Colors of other classes.
+    """
+    usual = named_color(name)
+    if usual is None:
+        chosen = default_color(position)
+        return (
+            chosen
+            if chosen not in taken
+            else next(color for at in count(position + 1) if (color := default_color(at)) not in taken)
+        )
+    hue, saturation, value = colorsys.rgb_to_hsv(*(part / 255 for part in usual))
+    for step in range(64):
+        # darker and lighter in turn, of the same hue: all kinds of forest stay green
+        factor = 1 + (0.14 * ((step + 1) // 2)) * (-1 if step % 2 else 1)
+        shade = colorsys.hsv_to_rgb(hue, min(1, max(0, saturation * (2 - factor))), min(1, max(0.15, value * factor)))
+        color = round(shade[0] * 255), round(shade[1] * 255), round(shade[2] * 255)
+        if color not in taken:
+            return color
+    return usual
+
+
+def color_classes(rows: Iterable[tuple[int, str, tuple[int, int, int] | None]]) -> tuple[ClassInfo, ...]:
+    """Make classes of values, names and colors; those without a color get one that suits the name and is not taken."""
+    listed = list(rows)
+    taken = {color for *_, color in listed if color is not None}
+    classes = []
+    for position, (value, name, color) in enumerate(listed):
+        chosen = choose_color(name, position, taken) if color is None else color
+        taken.add(chosen)
+        classes.append(ClassInfo(value, name, chosen))
+    return tuple(classes)
 
 
 def index_table(

@@ -19,7 +19,7 @@ from geolearn.chips.meaning import classes as taxonomy
 from geolearn.chips.meaning.augmentation import Transforms, check_transforms, choose_transform
 from geolearn.chips.meaning.bands import BandChoice
 from geolearn.chips.meaning.inputs import ChosenInput, choose_input
-from geolearn.chips.meaning.values import check_values, refuse_class_options
+from geolearn.chips.meaning.values import check_values, numbers_of, refuse_class_options
 from geolearn.chips.packing.collection import Collection, open_collection
 from geolearn.chips.splits.divide import Division, SplitChoice, divide
 from geolearn.chips.splits.split import Split
@@ -48,6 +48,8 @@ def prepare_data(
     target: Target | None = None,
     working_dir: str | Path | None = None,
     ignore_classes: Sequence[int | str] = (),
+    unlabelled: Sequence[float] | None = None,
+    nodata: float | Sequence[float] | None = None,
     split: SplitChoice = 'random',
     block_size: float | None = None,
     test_split_pct: float = 0.0,
@@ -84,6 +86,10 @@ def prepare_data(
         working_dir: Models go to ``<working_dir>/models/<name>``; None means the chip folder.
         ignore_classes: Label values or class names to leave out of training, metrics and predictions; 0 for sparse
             labels.
+        unlabelled: Values of label rasters that mean "not labelled", such as ``[-1]`` or ``[255]``, beside what the
+            rasters declare as NoData, which is unlabelled without asking.
+        nodata: Value that means NoData in the images, or one for each band, beside what the files declare, such as 0
+            for a black border; None takes what the export states.
         split: ``'random'``; ``'stratified'`` (rare classes in every part); ``'blocks'`` (whole squares of land are held
             out; overlapping chips never straddle); ``'latitude'`` (stripes of land); lists of chip names by part, such
             as ``{'valid': [...]}``; or a text or CSV file of such lists.
@@ -120,7 +126,14 @@ def prepare_data(
     division = Division(split, val_split_pct, test_split_pct, block_size, label_fraction, seed)
     parts = [_paths(path), _paths(valid_path), _paths(test_path)]
     division.check_folders(valid=bool(parts[1]), test=bool(parts[2]))
-    chips = open_collection([p for part in parts for p in part], dataset_type, pack=pack, target=target)
+    chips = open_collection(
+        [p for part in parts for p in part],
+        dataset_type,
+        pack=pack,
+        target=target,
+        nodata=numbers_of('nodata', nodata),
+        unlabelled=numbers_of('unlabelled', unlabelled),
+    )
     about_classes = {'class_mapping': class_mapping, 'ignore_classes': ignore_classes, 'oversample': oversample}
     refuse_class_options(chips.task, about_classes | {"split='stratified'": split == 'stratified'})
     choice = choose_input(chips, bands, extract_bands, normalize)

@@ -47,6 +47,8 @@ class ExportMetadata:
         acquired: When the images of each date were taken; empty where it is not said.
         variable_size: Whether chips are of the sizes of their features.
         blackened: Whether pixels around the feature of a chip were set to 0.
+        nodata: Values that mean NoData in the images beside what the files say, which geolearn keeps; one for all bands
+            or one for each.
     """
 
     metadata_mode: str | None
@@ -62,6 +64,7 @@ class ExportMetadata:
     acquired: tuple[date, ...] = ()
     variable_size: bool = False
     blackened: bool = False
+    nodata: tuple[float, ...] = ()
 
     @classmethod
     def empty(cls) -> 'ExportMetadata':
@@ -139,6 +142,7 @@ def read_metadata(folder: Path) -> ExportMetadata:
         acquired=acquired,
         variable_size=emd.get('CropTileMode') == 'Variable_Size',
         blackened=emd.get('BlackenAroundFeature') is True,
+        nodata=tuple(number for item in _list(own.get('nodata')) if (number := _number(item)) == number),
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from geolearn.bands import Band, find_sensor, list_sensors
 from geolearn.chips.exporting.labels import LabelInput, LabelSource, shown_name
 from geolearn.chips.exporting.metadata import ExportDescription
@@ -15,6 +17,7 @@ from geolearn.chips.exporting.vector_labels import Naming, is_vector, sensor_not
 from geolearn.chips.exporting.writer import ChipWriter
 from geolearn.chips.formats import find_writer
 from geolearn.chips.label import Target, Task, check_target
+from geolearn.chips.meaning.values import numbers_of
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, UnknownNameError
 from geolearn.raster import open_raster, raster_bands, require_place
@@ -35,6 +38,8 @@ def export_training_data(
     class_value_field: str | None = None,
     *,
     target: Target = 'classes',
+    unlabelled: Sequence[float] | None = None,
+    nodata: float | Sequence[float] | None = None,
     processing_mode: str = 'mosaic',
     class_name_field: str | None = None,
     classes: Sequence[ClassInfo] | None = None,
@@ -78,6 +83,11 @@ def export_training_data(
             class_name in this order; without any, all features are class 1.
         target: ``'classes'``, or ``'values'`` where `labels` is a raster of regression targets, such as biomass; they
             are written as float32, NaN where there is no truth (Classified_Tiles).
+        unlabelled: Label values that mean "not labelled", such as ``[-1]`` or ``[255]``, beside NoData of a label
+            raster, which is unlabelled without asking. Where 0 is not among them, 0 is a class; None means that 0 is
+            unlabelled.
+        nodata: Value that means NoData in `raster`, or one for each band, beside what the file declares, such as 0 for
+            a black border. It is kept in the .emd.
         processing_mode: ``'mosaic'`` takes several rasters as one; ``'collection'`` cuts each by itself, so that their
             grids and CRS may differ. Labels are then vectors, and rasters without labels are passed over.
         class_name_field: Field that names the class values; None looks for classname and class_name.
@@ -134,13 +144,19 @@ def export_training_data(
         compress=compress,
         start_index=start_index,
     )
-    naming = Naming(class_value_field, class_name_field, None if classes is None else tuple(classes))
+    naming = Naming(
+        class_value_field,
+        class_name_field,
+        None if classes is None else tuple(classes),
+        None if unlabelled is None else numbers_of('unlabelled', unlabelled),
+    )
+    named_nodata = numbers_of('nodata', nodata)
     reader = LabelInput(labels, instance_labels, mask_polygons, naming, layer, labels_crs, buffer_radius)
     threads = count_threads(num_workers)
     scenes, notes = _plan(_scenes(raster, labels, processing_mode), reader, options, threads)
     with open_raster(scenes[0].raster) as src:
         named = tuple(bands) if bands else raster_bands(src, sensor=None if sensor == 'Undefined' else sensor)
-        nodata = src.nodata
+        tag = _nodata_tag(src, named_nodata)
     notes += [] if bands else sensor_notes(sensor, named, shown_name(scenes[0].raster))
     for scene in scenes:
         _check_same(scene.raster, scenes[0].raster, len(named))
@@ -154,12 +170,20 @@ def export_training_data(
         variable_size=crop_mode == 'bounding_box',
         blackened=blacken_around_feature,
         features=scenes[0].labels.vectors is not None,
+        nodata=named_nodata,
     )
-    writer = ChipWriter(
-        out, facts, image_format=image_format, compress=compress, nodata=nodata, start_index=start_index
-    )
+    writer = ChipWriter(out, facts, image_format=image_format, compress=compress, nodata=tag, start_index=start_index)
     _write(writer, scenes, options, threads, notes)
     return writer.folder
+
+
+def _nodata_tag(src: Any, named: tuple[float, ...]) -> float | None:
+    """Return the NoData value that chips declare: that of the raster, else one that the user named for all bands."""
+    if src.nodata is not None or len(set(named)) != 1:
+        found: float | None = src.nodata
+        return found
+    holds = all(named[0] == np.dtype(dtype).type(named[0]) for dtype in set(src.dtypes) if 'complex' not in dtype)
+    return named[0] if holds else None
 
 
 class _Scene(NamedTuple):
@@ -190,7 +214,7 @@ def _write(
     with writer:
         skipped = Counter[str]()
         for scene in scenes:
-            tallies, ignored = Export(scene.raster, scene.labels, writer, options).run(
+            tallies, ignored = Export(scene.raster, scene.labels, writer, options, writer.facts.nodata).run(
                 scene.jobs, threads, options.start_index + writer.count
             )
             writer.take(tallies)

@@ -53,12 +53,14 @@ class Label:
     """The truth about one chip, in class values and in pixels of the chip.
 
     Args:
-        raster: (height, width) integers, 0 where unlabelled; or float32 numbers, NaN where there is no truth; or None.
+        raster: (height, width) integers, any where `unlabelled`; or float32 numbers, NaN where there is no truth; or
+            None.
         class_ids: (n,) int64 class values of the objects, or of the chip as a whole.
         boxes: (n, 4) float32 left, top, right, bottom, 0 <= left < right <= width and so downwards; or None.
         masks: For each object a boolean (height, width); objects may overlap. None where objects have no outline.
         skipped: Why something in the label was left out, one text for each thing, such as ``'box outside the chip'``;
             equal texts are counted together over all chips.
+        unlabelled: (height, width) bool, True where `raster` says nothing; None where it does everywhere.
     """
 
     raster: np.ndarray | None = None
@@ -66,6 +68,7 @@ class Label:
     boxes: np.ndarray | None = None
     masks: tuple[np.ndarray, ...] | None = None
     skipped: tuple[str, ...] = ()
+    unlabelled: np.ndarray | None = None
 
 
 def class_lookup(classes: Iterable[ClassInfo]) -> dict[str, int]:
@@ -98,6 +101,7 @@ class ChipSource:
         labels: Files that the label is read from; the pack is made anew when one of them changes.
         read_label: Reads the label.
         dates_in_file: Dates that the one file in `dates` holds, the bands of a date together.
+        nodata: Values that mean NoData beside what the files say: one for all bands, or one for each; empty for none.
     """
 
     name: str
@@ -105,6 +109,7 @@ class ChipSource:
     labels: tuple[Path, ...]
     read_label: LabelReader
     dates_in_file: int = 1
+    nodata: tuple[float, ...] = ()
 
     @property
     def image(self) -> Path:
@@ -123,6 +128,8 @@ class Listing:
         band_names: What the format itself says about the bands; None leaves it to the .emd and the images.
         sensor: The same about the sensor.
         notes: What was left out and why, for people, such as ``'3 images have no label and were left out'``.
+        nodata: The chips' `nodata`.
+        unlabelled: Label values that mean "not labelled" beside what label rasters declare.
     """
 
     task: Task
@@ -131,6 +138,8 @@ class Listing:
     band_names: tuple[str, ...] | None = None
     sensor: str | None = None
     notes: tuple[str, ...] = ()
+    nodata: tuple[float, ...] = ()
+    unlabelled: tuple[float, ...] = ()
 
 
 def read_no_label(shape: tuple[int, int]) -> Label:

@@ -161,6 +161,8 @@ def _choose_crop(chip: Chip, valid: np.ndarray | None, config: CollateConfig, ke
     seed = int(rng.integers(2**32))
     if config.rare_values and lot < RARE_CROP_SHARE and chip.label.raster is not None:
         raster = chip.label.raster
+        if chip.label.unlabelled is not None:
+            valid = ~chip.label.unlabelled if valid is None else valid & ~chip.label.unlabelled
         seen = raster if valid is None else np.where(valid, raster, np.int32(-1))
         found = rare_class_corner(seen, config.rare_values, size, np.random.default_rng(seed))
         top, left = found if found is not None else (top, left)
@@ -210,6 +212,8 @@ def _fill_mask(mask: np.ndarray, chip: Chip, valid: np.ndarray | None, crop: _Cr
         target[...] = raster[crop.part] - np.uint8(config.shift)
     else:
         target[...] = np.take(config.table, raster[crop.part])
+    if chip.label.unlabelled is not None:
+        target[chip.label.unlabelled[crop.part]] = IGNORE_INDEX
     if valid is not None:
         target[~valid[crop.part]] = IGNORE_INDEX
 

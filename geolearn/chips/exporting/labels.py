@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from geolearn.chips.exporting.vector_labels import (
     place_areas,
     place_vectors,
     read_layers,
+    zero_is_class,
 )
+from geolearn.chips.formats.styles import read_raster_style, styled_classes
 from geolearn.chips.label import Label, Task, mask_boxes
-from geolearn.chips.meaning.values import as_numbers
-from geolearn.classes import ClassInfo, default_color
+from geolearn.chips.meaning.values import as_classes, as_numbers, refuse_lossy
+from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError
 from geolearn.raster import open_raster, raster_geobox, read_window
 from geolearn.raster.opening import burn_polygons, group_pixels
@@ -41,20 +43,30 @@ class RasterLabels:
         shown: What the image is called in messages.
         classes: Classes; None takes the values found, with the raster's own names and colors.
         numbers: Whether pixels are regression targets; then there are no classes.
+        unlabelled: Values that mean "not labelled" beside NoData; where they are given without 0, value 0 is a class.
 
     Raises:
         ChipFolderError: If it has several bands, another grid, or values that are no class values.
     """
 
     def __init__(
-        self, path: RasterPath, image: Any, shown: str, classes: Sequence[ClassInfo] | None, *, numbers: bool = False
+        self,
+        path: RasterPath,
+        image: Any,
+        shown: str,
+        classes: Sequence[ClassInfo] | None,
+        *,
+        numbers: bool = False,
+        unlabelled: tuple[float, ...] | None = None,
     ) -> None:
-        self.path, self.numbers = path, numbers
+        self.path, self.numbers, self.unlabelled = path, numbers, unlabelled
         self.shown = str(path) if isinstance(path, str | Path) else f'mosaic of {len(path)} files'
         with open_raster(path) as src:
             _check_grids(image, src, f'image {shown} and labels {self.shown}')
             known = () if numbers else classes
-            self.classes = tuple(known) if known is not None else _find_classes(src, self.shown)
+            if not numbers:
+                refuse_lossy(src, f'labels {self.shown}')
+            self.classes = tuple(known) if known is not None else self._find_classes(src)
 
     @contextmanager
     def open(self) -> Iterator[Any]:
@@ -62,60 +74,56 @@ class RasterLabels:
         with open_raster(self.path) as src:
             yield src
 
+    def read(self, src: Any, window: tuple[int, int, int, int], mask: np.ndarray | None) -> np.ndarray:
+        """Return class values or regression targets of a window.
 
-def read_values(
-    src: Any, window: tuple[int, int, int, int], mask: np.ndarray | None, shown: str, *, numbers: bool = False
-) -> np.ndarray:
-    """Return class values (height, width) of a window, 0 where labels or image have no data.
+        Args:
+            src: Dataset of the labels.
+            window: Row, column, height and width.
+            mask: True where the image has data; None where it has everywhere.
 
-    Args:
-        src: Dataset of the labels.
-        window: Row, column, height and width.
-        mask: True where the image has data; None where it has everywhere.
-        shown: What the labels are called in messages.
-        numbers: Return regression targets instead, float32 with NaN where there is no data.
-    """
-    row, col, height, width = window
-    pixels, valid = read_window(src, Window(col, row, width, height), [1])
-    if mask is not None:
-        valid = mask if valid is None else mask & valid
-    if numbers:
-        return as_numbers(pixels[0], valid, f'labels {shown}')
-    values = pixels[0] if valid is None else np.where(valid, pixels[0], 0).astype(pixels.dtype)
-    if values.dtype.kind == 'f' and (np.rint(values) != values).any():
-        raise ChipFolderError(
-            f"labels {shown} hold fractions; class values are whole numbers; pass target='values' to export numbers"
-        )
-    if values.dtype.itemsize > 1 or values.dtype.kind == 'i':
-        low, high = values.min(), values.max()
-        if low < 0 or high > 65535:
-            raise ChipFolderError(f'labels {shown} hold values from {low} to {high}; class values lie in 0..65535')
-    whole: np.ndarray = values if values.dtype == np.uint8 else values.astype(np.uint16)
-    return whole
+        Returns:
+            (height, width) uint8 or uint16 class values, 0 where labels or image have no data; where 0 is a class,
+            int32 with -1 there. Or float32 regression targets with NaN there.
+        """
+        row, col, height, width = window
+        pixels, valid = read_window(src, Window(col, row, width, height), [1])
+        if mask is not None:
+            valid = mask if valid is None else mask & valid
+        if self.numbers:
+            return as_numbers(pixels[0], valid, f'labels {self.shown}', self.unlabelled or ())
+        values, unknown = as_classes(pixels[0], valid, self.unlabelled or (), f'labels {self.shown}')
+        if not zero_is_class(self.unlabelled):
+            return values
+        signed = values.astype(np.int32)
+        if unknown is not None:
+            signed[unknown] = -1
+        return signed
 
-
-def _find_classes(src: Any, shown: str) -> tuple[ClassInfo, ...]:
-    """Read the raster once, by block rows, and make a class of each value but 0."""
-    seen = np.zeros(65536, bool)
-    step = max(src.block_shapes[0][0], 256)
-    for row in range(0, src.height, step):
-        window = (row, 0, min(step, src.height - row), src.width)
-        values = read_values(src, window, None, shown)
-        seen[: int(values.max()) + 1] |= np.bincount(values.ravel()) > 0
-    tags = src.tags(1)
-    try:
-        colors = src.colormap(1)
-    except ValueError:  # rasterio's word for a band without colors
-        colors = {}
-    found = [int(value) for value in np.flatnonzero(seen) if value]
-    return tuple(
-        ClassInfo(value, tags.get(f'class_{value}') or str(value), _color(colors.get(value), at))
-        for at, value in enumerate(found)
-    )
+    def _find_classes(self, src: Any) -> tuple[ClassInfo, ...]:
+        """Read the raster once, by block rows, and make a class of each value; of 0 only where it is one."""
+        seen = np.zeros(65536, bool)
+        step = max(src.block_shapes[0][0], 256)
+        for row in range(0, src.height, step):
+            values = self.read(src, (row, 0, min(step, src.height - row), src.width), None)
+            found = values[labelled(values)]
+            if found.size:
+                seen[: int(found.max()) + 1] |= np.bincount(found) > 0
+        style = read_raster_style(src, self.path)
+        return styled_classes([int(value) for value in np.flatnonzero(seen)], style)
 
 
-def _color(given: tuple[int, ...] | None, position: int) -> tuple[int, int, int]:
-    return default_color(position) if given is None or not any(given[:3]) else (given[0], given[1], given[2])
+def labelled(values: np.ndarray) -> np.ndarray:
+    """Return where class values (height, width) say something: above 0, or from 0 on where they are signed."""
+    known: np.ndarray = values >= 0 if values.dtype.kind == 'i' else values > 0
+    return known
+
+
+def _raster_part(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return `Label.raster` and `Label.unlabelled` of class values or regression targets."""
+    if values.dtype.kind != 'i':
+        return values, None
+    return np.maximum(values, 0).astype(np.uint16), values < 0
 
 
 def _check_grids(src: Any, lab: Any, shown: str) -> None:
@@ -137,7 +145,9 @@ BELOW_RATIO = 'feature of which less than min_polygon_overlap_ratio is in the ch
 WITHOUT_DATA = 'feature where the raster has no data'
 
 
-def feature_label(task: Task, cut: Clipped, shape: tuple[int, int], mask: np.ndarray | None, ratio: float) -> Label:
+def feature_label(
+    task: Task, cut: Clipped, shape: tuple[int, int], mask: np.ndarray | None, ratio: float, *, zero: bool = False
+) -> Label:
     """Return the label of a chip from the features in it.
 
     Features with less than `ratio` of their area in the chip are no objects of it. A class per pixel is true
@@ -149,15 +159,21 @@ def feature_label(task: Task, cut: Clipped, shape: tuple[int, int], mask: np.nda
         shape: Height and width of the chip.
         mask: (height, width), True where the raster has data; None where it has everywhere.
         ratio: 0..1.
+        zero: Whether value 0 is a class.
     """
     kept = cut.select(cut.shares >= ratio)
     skipped = [BELOW_RATIO] * (len(cut.class_ids) - len(kept.class_ids))
     if task is Task.PIXELS:
-        return Label(raster=burn(cut, shape, mask), skipped=tuple(skipped))
+        raster, unknown = _raster_part(burn(cut, shape, mask, zero=zero))
+        return Label(raster=raster, skipped=tuple(skipped), unlabelled=unknown)
     if task is Task.OBJECTS:
         return _boxes(kept, shape, mask, skipped)
     if task in (Task.INSTANCES, Task.PANOPTIC):
-        return _instances(kept, shape, mask, skipped, raster=burn(cut, shape, mask) if task is Task.PANOPTIC else None)
+        found = _instances(kept, shape, mask, skipped)
+        if task is Task.INSTANCES:
+            return found
+        raster, unknown = _raster_part(burn(cut, shape, mask, zero=zero))
+        return replace(found, raster=raster, unlabelled=unknown)
     if task in (Task.LABEL, Task.LABELS):
         found = _boxes(kept, shape, mask, skipped)
         if task is Task.LABEL:
@@ -166,10 +182,16 @@ def feature_label(task: Task, cut: Clipped, shape: tuple[int, int], mask: np.nda
     return Label()
 
 
-def burn(cut: Clipped, shape: tuple[int, int], mask: np.ndarray | None) -> np.ndarray:
-    """Return the class value of each pixel (height, width) uint16 whose center lies in a feature, else 0."""
-    raster = burn_polygons(zip(cut.geometry, cut.class_ids.tolist()), shape, dtype=np.uint16)
-    return raster if mask is None else np.where(mask, raster, 0).astype(np.uint16)
+def burn(cut: Clipped, shape: tuple[int, int], mask: np.ndarray | None, *, zero: bool = False) -> np.ndarray:
+    """Return the class value of each pixel (height, width) whose center lies in a feature.
+
+    Others are 0 and the array uint16; where 0 is a class (`zero`) they are -1 and the array int32.
+    """
+    shift = int(zero)
+    values = (cut.class_ids + shift).tolist()
+    raster = burn_polygons(zip(cut.geometry, values), shape, dtype=np.int32 if zero else np.uint16)
+    found: np.ndarray = raster if mask is None else np.where(mask, raster, 0).astype(raster.dtype)
+    return found - shift
 
 
 def _boxes(cut: Clipped, shape: tuple[int, int], mask: np.ndarray | None, skipped: list[str]) -> Label:
@@ -192,9 +214,7 @@ def _outline(geometry: Any, mask: np.ndarray) -> np.ndarray:
     return touched
 
 
-def _instances(
-    cut: Clipped, shape: tuple[int, int], mask: np.ndarray | None, skipped: list[str], raster: np.ndarray | None
-) -> Label:
+def _instances(cut: Clipped, shape: tuple[int, int], mask: np.ndarray | None, skipped: list[str]) -> Label:
     masks, kept, skipped = [], [], list(skipped)
     for position, geometry in enumerate(cut.geometry):
         burnt = _instance(geometry, shape)
@@ -206,7 +226,7 @@ def _instances(
             continue
         masks.append(burnt)
         kept.append(position)
-    return Label(raster, cut.class_ids[kept], mask_boxes(masks), tuple(masks), tuple(skipped))
+    return Label(None, cut.class_ids[kept], mask_boxes(masks), tuple(masks), tuple(skipped))
 
 
 def _instance(geometry: Any, shape: tuple[int, int]) -> np.ndarray:
@@ -223,24 +243,27 @@ def _instance(geometry: Any, shape: tuple[int, int]) -> np.ndarray:
 
 
 def raster_label(task: Task, values: np.ndarray) -> Label:
-    """Return the label of a chip from class values (height, width), 0 where unlabelled, or from regression targets.
+    """Return the label of a chip from what `RasterLabels.read` returns.
 
-    Objects are groups of pixels of one class that share edges. The class of a whole chip is the one with most pixels.
+    Objects are groups of pixels of one class above 0 that share edges. The class of a whole chip is the one with most
+    pixels.
     """
+    raster, unknown = _raster_part(values)
     if task in (Task.PIXELS, Task.REGRESSION):
-        return Label(raster=values)
+        return Label(raster=raster, unlabelled=unknown)
     if task in (Task.LABEL, Task.LABELS):
-        found, counts = np.unique(values[values > 0], return_counts=True)
+        found, counts = np.unique(values[labelled(values)], return_counts=True)
         found = found[[counts.argmax()]] if task is Task.LABEL and len(found) else found
         return Label(class_ids=found.astype(np.int64))
     if task is Task.UNLABELLED:
         return Label()
-    groups = group_pixels(values)
+    groups = group_pixels(raster)
     masks = [burn_polygons([(geometry, 1)], values.shape) > 0 for geometry, _ in groups]
     found = np.array([value for _, value in groups], np.int64)
     if task is Task.OBJECTS:
         return Label(class_ids=found, boxes=mask_boxes(masks))
-    return Label(values if task is Task.PANOPTIC else None, found, mask_boxes(masks), tuple(masks))
+    objects = Label(None, found, mask_boxes(masks), tuple(masks))
+    return replace(objects, raster=raster, unlabelled=unknown) if task is Task.PANOPTIC else objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +290,12 @@ class LabelSource:
     Args:
         vectors: Features; the objects of a panoptic label where `raster` gives the classes of pixels.
         raster: Class values, or regression targets.
+        zero: Whether value 0 is a class.
     """
 
     vectors: VectorLabels | None = None
     raster: RasterLabels | None = None
+    zero: bool = False
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -295,7 +320,7 @@ class LabelSource:
         """Read the raster of class values or numbers in a window; None where there is none."""
         if self.raster is None:
             return None
-        return read_values(src, window, mask, self.raster.shown, numbers=self.raster.numbers)
+        return self.raster.read(src, window, mask)
 
     def truth(
         self, cutout: Cutout, mask: np.ndarray | None, values: np.ndarray | None, options: ExportOptions
@@ -312,15 +337,16 @@ class LabelSource:
             label = Label() if values is None else raster_label(options.task, values)
             return Truth(label, empty=values is not None and is_empty(label, options.min_labelled))
         cut = self.vectors.features.cut(cutout)
-        label = feature_label(options.task, cut, cutout.shape, mask, options.min_polygon_overlap_ratio)
+        label = feature_label(options.task, cut, cutout.shape, mask, options.min_polygon_overlap_ratio, zero=self.zero)
         if values is not None:
-            label = Label(values, label.class_ids, label.boxes, label.masks, label.skipped)
+            raster, unknown = _raster_part(values)
+            label = replace(label, raster=raster, unlabelled=unknown)
         enough = values is not None or bool((cut.shares >= options.min_polygon_overlap_ratio).any())
         counted = cut.select(cut.shares >= options.min_polygon_overlap_ratio)
         return Truth(
             label,
             (counted.class_ids, _areas(counted)) if options.task in (Task.PIXELS, Task.LABELS) else None,
-            burn(cut, cutout.shape, None) > 0 if cutout.feature is not None else None,
+            labelled(burn(cut, cutout.shape, None, zero=True)) if cutout.feature is not None else None,
             is_empty(label, options.min_labelled) or not enough,
         )
 
@@ -332,9 +358,8 @@ def is_empty(label: Label, min_labelled: float) -> bool:
     if label.raster.dtype.kind == 'f':
         share = 1 - float(np.isnan(label.raster).mean())
         return not share or share < min_labelled
-    return not (label.raster.any() and float((label.raster > 0).mean()) >= min_labelled) and not (
-        len(label.class_ids) and not min_labelled
-    )
+    known = label.raster > 0 if label.unlabelled is None else ~label.unlabelled
+    return not (known.any() and float(known.mean()) >= min_labelled) and not (len(label.class_ids) and not min_labelled)
 
 
 def _areas(cut: Clipped) -> np.ndarray:
@@ -390,13 +415,18 @@ class LabelInput:
         numbers = options.task is Task.REGRESSION
         if vector and numbers:
             raise ChipFolderError("target='values' needs a raster of numbers as labels, not vectors")
-        regions = None if vector else RasterLabels(self.labels, src, shown, self.naming.classes, numbers=numbers)
+        unlabelled = self.naming.unlabelled
+        regions = (
+            None
+            if vector
+            else RasterLabels(self.labels, src, shown, self.naming.classes, numbers=numbers, unlabelled=unlabelled)
+        )
         if not vector and self.instances is None:
-            return LabelSource(raster=regions)
+            return LabelSource(raster=regions, zero=zero_is_class(unlabelled))
         found = place_vectors(
             self._layers, raster_geobox(src), self.naming, crs=self.crs, buffer_radius=self.buffer_radius
         )
-        return LabelSource(found, regions)
+        return LabelSource(found, regions, zero_is_class(unlabelled))
 
 
 def shown_name(raster: str | Path | Sequence[str | Path]) -> str:

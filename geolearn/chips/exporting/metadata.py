@@ -98,11 +98,10 @@ class Tally:
         return {'x': side_x, 'y': side_y, 'spatialReference': {'wkt': self.crs} if self.crs else {}}
 
     def add_raster(self, counts: Mapping[int, int]) -> None:
-        """Count the pixels of one chip, by class value."""
-        present = {value: count for value, count in counts.items() if value}
-        for value, count in present.items():
+        """Count the labelled pixels of one chip, by class value."""
+        for value, count in counts.items():
             self.pixels.setdefault(value, Summary()).add([count])
-        self.classes_per_chip.add([len(present)])
+        self.classes_per_chip.add([len(counts)])
 
     def add_features(self, values: np.ndarray, areas: np.ndarray) -> None:
         """Count the features of one chip: class values (n,) and areas (n,)."""
@@ -163,6 +162,7 @@ class ExportDescription:
         features: Whether labels come from vectors.
         dates: Number of dates whose bands lie in each image.
         acquired: When the images of each date were taken, if that is known.
+        nodata: What the user named as NoData, one value for all bands or one for each.
 
     Raises:
         ValueError: If the bands are not those of so many dates, or the times not as many.
@@ -179,6 +179,7 @@ class ExportDescription:
     features: bool = False
     dates: int = 1
     acquired: tuple[date, ...] = ()
+    nodata: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.dates < 1 or self.bands != self.bands[: len(self.bands) // self.dates] * self.dates:
@@ -208,6 +209,8 @@ def metadata_texts(
     own: dict[str, Any] = {'wavelengths_um': [band.wavelength_um for band in facts.bands], 'notes': list(notes)}
     if facts.dates > 1 or facts.acquired:
         own['dates'] = [day.isoformat() for day in facts.acquired] or facts.dates
+    if facts.nodata:
+        own['nodata'] = list(facts.nodata)
     emd['geolearn'] = own
     # ArcGIS writes backslashes, two blanks before labels and one at the end; its own reader relies on none of them
     rows = ''.join('  '.join(names).replace('/', '\\') + ' \n' for names in tally.rows)

@@ -30,9 +30,11 @@ from geolearn.chips.exporting.placement import (
 )
 from geolearn.chips.exporting.vector_labels import Features, need_shapely
 from geolearn.chips.exporting.writer import ChipWriter
+from geolearn.chips.meaning.values import named_nodata
 from geolearn.errors import ChipFolderError
 from geolearn.progress import ProgressBar
 from geolearn.raster import GeoBox, open_raster, raster_geobox, read_window
+from geolearn.raster.nodata import valid_in_all_bands
 
 CUTOUTS_PER_JOB = 16
 """Of cutouts that are read one by one."""
@@ -194,12 +196,14 @@ class Export:
         labels: Labels of it.
         writer: An entered writer.
         options: How chips are cut.
+        nodata: What the user named as NoData of the raster.
     """
 
     raster: str | Path | Sequence[str | Path]
     labels: LabelSource
     writer: ChipWriter
     options: ExportOptions
+    nodata: tuple[float, ...] = ()
 
     def run(self, jobs: Sequence[Job], threads: int, start: int) -> tuple[list[Tally], Counter[str]]:
         """Cut all jobs, numbering chips from `start`.
@@ -265,6 +269,11 @@ class Export:
     def _read(self, src: Any, lab: Any, window: tuple[int, int, int, int]) -> _Read:
         row, col, height, width = window
         pixels, mask = read_window(src, Window(col, row, width, height), src.indexes)
+        if self.nodata:
+            shared = [] if mask is None else [mask]
+            mask = valid_in_all_bands(named_nodata(pixels, shared, self.nodata, len(pixels), str(src.name)))
+            if mask is not None and src.nodata is not None:
+                pixels[:, ~mask] = src.nodata  # chips declare one value only
         return _Read(pixels, mask, self.labels.values(lab, window, mask))
 
     def _make_chip(self, cutout: Cutout, found: _Read, skipped: Counter[str]) -> _Chip | None:

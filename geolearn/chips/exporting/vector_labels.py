@@ -125,17 +125,24 @@ class Naming:
         value_field: Field of class values or texts; None looks for `VALUE_FIELDS`, then `NAME_FIELDS`.
         name_field: Field of class names; None looks for `NAME_FIELDS`.
         classes: Names and colors that go before those found; None takes what is found.
+        unlabelled: Values that mean "not labelled"; where they are given without 0, value 0 is a class.
     """
 
     value_field: str | None = None
     name_field: str | None = None
     classes: tuple[ClassInfo, ...] | None = None
+    unlabelled: tuple[float, ...] | None = None
+
+
+def zero_is_class(unlabelled: Sequence[float] | None) -> bool:
+    """Whether label value 0 is a class: where the user says what is unlabelled, and that is not 0."""
+    return unlabelled is not None and 0 not in unlabelled
 
 
 def class_values(
     parts: Sequence[tuple[Any, np.ndarray]], naming: Naming, counts: dict[str, int]
 ) -> tuple[np.ndarray, tuple[ClassInfo, ...]]:
-    """Return the class value of each feature, 0 for those left out, and the classes in order of value.
+    """Return the class value of each feature, -1 for those left out, and the classes in order of value.
 
     Args:
         parts: Layers (name, frame, shown), each with the rows used.
@@ -177,13 +184,25 @@ def _numbers(texts: Sequence[str], naming: Naming) -> dict[str, int]:
             raise ChipFolderError(
                 f'labels name {len(texts)} classes, at most {MAX_VALUE} can be distinguished; merge some'
             )
-        return {text: value for value, text in enumerate(texts, 1)}
-    known = {info.name: info.value for info in naming.classes}
+        return _own_values(texts, naming) or {text: value for value, text in enumerate(texts, 1)}
+    known = {str(info.value): info.value for info in naming.classes} | {
+        info.name: info.value for info in naming.classes
+    }
     if unknown := sorted(set(texts) - known.keys()):
         raise ChipFolderError(
             f'labels name the classes {unknown[:10]}, which classes= does not list: {sorted(known)[:20]}'
         )
     return {text: known[text] for text in texts}
+
+
+def _own_values(texts: Sequence[str], naming: Naming) -> dict[str, int] | None:
+    """Return the values of texts that are all whole numbers, such as codes of land cover; None where they are not."""
+    lowest = 0 if zero_is_class(naming.unlabelled) else 1
+    if not all(text.isascii() and text.isdigit() and len(text) < 9 for text in texts):
+        return None
+    values = {text: int(text) for text in texts}
+    whole = len(set(values.values())) == len(texts) and all(lowest <= value <= MAX_VALUE for value in values.values())
+    return values if whole else None
 
 
 def _field_values(frame: Any, shown: str, naming: Naming, counts: dict[str, int]) -> tuple[np.ndarray, dict[int, str]]:
@@ -200,33 +219,41 @@ def _field_values(frame: Any, shown: str, naming: Naming, counts: dict[str, int]
         what = f'features without a class in {field} were left out'
         counts[what] = counts.get(what, 0) + int(empty.sum())
     if column.dtype.kind in 'iufb':
-        values = _whole(column, empty, f'{shown}: field {field}')
+        values = _whole(column, empty, f'{shown}: field {field}', naming, counts)
         return values, _names(frame, values, shown, naming, field)
-    texts = [str(text) for text in column[~empty]]
+    texts = [str(text).strip() for text in column[~empty]]
     table = _numbers(sorted(set(texts)), naming)
-    values = np.zeros(len(frame), np.int64)
+    values = np.full(len(frame), -1, np.int64)
     values[~empty] = [table[text] for text in texts]
     return values, {value: text for text, value in table.items()}
 
 
-def _whole(column: Any, empty: np.ndarray, shown: str) -> np.ndarray:
-    numbers = column.fillna(0).to_numpy(np.float64)
-    wrong = ~empty & ~((numbers >= 1) & (numbers <= MAX_VALUE) & (numbers == np.rint(numbers)))
+def _whole(column: Any, empty: np.ndarray, shown: str, naming: Naming, counts: dict[str, int]) -> np.ndarray:
+    """Return class values, -1 where a feature has none or one that means unlabelled."""
+    numbers = column.fillna(-1).to_numpy(np.float64)
+    said = ~empty & np.isin(numbers, naming.unlabelled or ())
+    _add(counts, 'features whose value means unlabelled were left out', int(said.sum()))
+    zero = ~empty & ~said & (numbers == 0) & (not zero_is_class(naming.unlabelled))
+    what = 'features of value 0, which means unlabelled, were left out; pass unlabelled=[] if 0 is a class'
+    _add(counts, what, int(zero.sum()))
+    left = empty | said | zero
+    wrong = ~left & ~((numbers >= 0) & (numbers <= MAX_VALUE) & (numbers == np.rint(numbers)))
     if wrong.any():
+        found = f'{numbers[wrong][0]:g}'
         raise ChipFolderError(
-            f'{shown} holds {numbers[wrong][0]:g}; class values are whole numbers from 1 to {MAX_VALUE}, as 0 means '
-            'unlabelled'
+            f'{shown} holds {found}; class values are whole numbers from 0 to {MAX_VALUE}. Pass '
+            f'unlabelled=[{found}] if it means not labelled, or name another field with class_value_field='
         )
-    return numbers.astype(np.int64)
+    return np.where(left, -1, numbers).astype(np.int64)
 
 
 def _names(frame: Any, values: np.ndarray, shown: str, naming: Naming, field: str) -> dict[int, str]:
     name_field = _find(frame, naming.name_field, NAME_FIELDS, shown)
     if name_field is None or name_field == field:
-        return {int(value): str(value) for value in np.unique(values[values > 0])}
+        return {int(value): str(value) for value in np.unique(values[values >= 0])}
     names: dict[int, str] = {}
     for value, name in zip(values.tolist(), frame[name_field]):
-        if value and names.setdefault(value, text := str(name) if isinstance(name, str) else str(value)) != text:
+        if value >= 0 and names.setdefault(value, text := str(name) if isinstance(name, str) else str(value)) != text:
             raise ChipFolderError(
                 f'{shown}: class value {value} is called {names[value]!r} and {text!r} in {name_field}; a value has '
                 'one name'
@@ -307,7 +334,7 @@ def place_vectors(
     parts = [_place(item, box, crs, buffer_radius, counts) for item in layers]
     values, classes = class_values([(item, part[1]) for item, part in zip(layers, parts)], naming, counts)
     geometry = np.concatenate([part[0] for part in parts])
-    kept = values > 0
+    kept = values >= 0
     shown = ', '.join(item.shown for item in layers)
     if not kept.any():
         reasons = '; '.join(f'{count} {what}' for what, count in counts.items())

@@ -170,8 +170,7 @@ class ChipWriter:
                 f'{len(self.facts.bands)} bands'
             )
         found = set(label.class_ids.tolist())
-        if label.raster is not None and label.raster.dtype.kind != 'f':
-            found |= set(count_values(label.raster))
+        found |= _count_labelled(label).keys()
         if unknown := found - self._listed:
             raise ChipFolderError(f'label holds {sorted(unknown)}, which are no class values: {sorted(self._listed)}')
         return shape
@@ -186,7 +185,7 @@ class ChipWriter:
         self, tally: Tally, label: Label, features: tuple[np.ndarray, np.ndarray] | None, cell_area: float
     ) -> None:
         if label.raster is not None and label.raster.dtype.kind != 'f':
-            tally.add_raster(count_values(label.raster))
+            tally.add_raster(_count_labelled(label))
         if features is not None:
             tally.add_features(features[0], features[1] * cell_area)
         elif label.boxes is not None:
@@ -220,6 +219,15 @@ class ChipWriter:
             self._part.rename(self.folder)
         except OSError as error:
             raise ChipFolderError(f'cannot write {self.folder}: {error.strerror}') from error
+
+
+def _count_labelled(label: Label) -> dict[int, int]:
+    """Count the class values of labelled pixels: those above 0, unless the label says itself what is unlabelled."""
+    if label.raster is None or label.raster.dtype.kind == 'f':
+        return {}
+    if label.unlabelled is None:
+        return {value: count for value, count in count_values(label.raster).items() if value}
+    return dict(count_values(label.raster[~label.unlabelled]))
 
 
 def _check_values(values: Iterable[int]) -> None:

@@ -1,7 +1,8 @@
 """Formats of chip folders: which files make up each chip, whatever program wrote them; one table of all formats."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,7 +12,7 @@ from geolearn.chips.formats.content import ChipFormat
 from geolearn.chips.formats.discover import ChipFolder, emd_type, find_folder, refuse_what_is_not_read
 from geolearn.chips.formats.files import stale_map_notes
 from geolearn.chips.formats.writing import FormatWriter
-from geolearn.chips.label import Listing, Target, check_target
+from geolearn.chips.label import Label, LabelReader, Listing, Target, Task, check_target
 from geolearn.errors import ChipFolderError, UnknownNameError
 
 __all__ = ['FORMATS', 'ChipFormat', 'OpenedFolder', 'find_writer', 'open_chips']
@@ -156,13 +157,22 @@ class OpenedFolder:
     notes: tuple[str, ...]
 
 
-def open_chips(path: str | Path, dataset_type: str | None = None, *, target: Target | None = None) -> OpenedFolder:
+def open_chips(
+    path: str | Path,
+    dataset_type: str | None = None,
+    *,
+    target: Target | None = None,
+    nodata: Sequence[float] = (),
+    unlabelled: Sequence[float] = (),
+) -> OpenedFolder:
     """Find a folder of chips and list what is in it; nothing is written there.
 
     Args:
         path: The folder, its ``images/``, or the folder above it.
         dataset_type: A key of `FORMATS`; None takes the .emd's word, or else what the content shows beyond doubt.
         target: What the pixels of label rasters are; see `choose_target`.
+        nodata: NoData value of the images, or one for each band; empty takes those that the .emd states.
+        unlabelled: Values of label rasters that mean "not labelled", beside what they declare.
 
     Raises:
         UnknownNameError: If `dataset_type` or `target` is unknown.
@@ -182,8 +192,26 @@ def open_chips(path: str | Path, dataset_type: str | None = None, *, target: Tar
     listing = tiles.choose_target(
         tiles.split_dates(found.folder, metadata, FORMATS[kind].read(found.folder, metadata)), target
     )
+    listing = _with_values(listing, tuple(nodata) or metadata.nodata, tuple(unlabelled))
     stale = stale_map_notes(found.folder, listing.chips)
     return OpenedFolder(found.folder, kind, metadata, listing, (*found.notes, *notes, *stale))
+
+
+def _with_values(listing: Listing, nodata: tuple[float, ...], unlabelled: tuple[float, ...]) -> Listing:
+    """Return a listing whose chips know what else means NoData, in images and in label rasters."""
+    if unlabelled and listing.task not in (Task.PIXELS, Task.CHANGE, Task.PANOPTIC, Task.REGRESSION):
+        raise ChipFolderError(
+            f'unlabelled={list(unlabelled)} names values of label rasters, but the task of these labels is '
+            f'{listing.task}; leave it out, or ignore classes with ignore_classes='
+        )
+    if not nodata and not unlabelled:
+        return listing
+
+    def reader(given: Callable[..., Label]) -> LabelReader:
+        return partial(given, unlabelled=unlabelled) if unlabelled else given
+
+    chips = tuple(replace(chip, nodata=nodata, read_label=reader(chip.read_label)) for chip in listing.chips)
+    return replace(listing, chips=chips, nodata=nodata, unlabelled=unlabelled)
 
 
 def _choose_type(

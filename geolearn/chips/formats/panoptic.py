@@ -94,14 +94,17 @@ def _renamed_notes(classes: Iterable[ClassInfo], things: Iterable[ClassInfo]) ->
     ]
 
 
-def read_panoptic(label: Path, files: tuple[MaskFile, ...], shape: tuple[int, int]) -> Label:
+def read_panoptic(
+    label: Path, files: tuple[MaskFile, ...], shape: tuple[int, int], unlabelled: tuple[float, ...] = ()
+) -> Label:
     """Read class values and objects of one chip.
 
     Raises:
         RasterError: If a file cannot be read.
         ChipFolderError: If a file does not fit the image.
     """
-    return replace(read_instances(files, shape), raster=read_class_raster(label, shape).raster)
+    classes = read_class_raster(label, shape, unlabelled)
+    return replace(read_instances(files, shape), raster=classes.raster, unlabelled=classes.unlabelled)
 
 
 class PanopticWriter(ClassifiedWriter):

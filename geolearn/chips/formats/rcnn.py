@@ -20,6 +20,7 @@ from geolearn.chips.formats.files import (
 from geolearn.chips.formats.tiles import require_shape
 from geolearn.chips.formats.writing import ChipFile, FormatWriter, check_folders, write_masks
 from geolearn.chips.label import ChipSource, Label, Listing, Task, mask_boxes
+from geolearn.chips.meaning.values import refuse_lossy
 from geolearn.errors import ChipFolderError
 from geolearn.raster import open_raster, read_window
 
@@ -128,11 +129,13 @@ def _read_bands(path: Path, shape: tuple[int, int], skipped: list[str]) -> Itera
     earlier: list[np.ndarray] = []
     with open_raster(path) as src:
         require_shape(path, (src.height, src.width), shape)
+        refuse_lossy(src, str(path))
         for index in src.indexes:
             # a band's own mask is of no use: GDAL takes the fourth of four bytes for opacity
             pixels, _ = read_window(src, Window(0, 0, src.width, src.height), [index])
             nodata = src.nodatavals[index - 1]
-            band = pixels[0] if nodata is None else np.where(pixels[0] == nodata, 0, pixels[0])
+            missing = np.isnan(pixels[0]) if nodata is not None and np.isnan(nodata) else pixels[0] == nodata
+            band = pixels[0] if nodata is None else np.where(missing, 0, pixels[0])
             if not (np.isfinite(band).all() and (np.rint(band) == band).all()):
                 raise ChipFolderError(f'{path} holds fractions, NaN or infinity; objects are numbered 1, 2, 3, ...')
             if (band < 0).any():

@@ -1,5 +1,6 @@
 """What the readers of text labels share: text files, images paired with labels, and texts that name classes."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +22,17 @@ MAX_NUMBER = 65535
 """Largest class value; texts that are larger numbers are names."""
 
 
-def read_text(path: Path, *, limit: int = MAX_LABEL_BYTES) -> str:
-    """Return the text of a UTF-8 file, with or without a byte order mark.
+def _decode_utf8(content: bytes) -> str:
+    return content.decode('utf-8-sig')
+
+
+def read_text(path: Path, *, limit: int = MAX_LABEL_BYTES, decode: Callable[[bytes], str] = _decode_utf8) -> str:
+    """Return the text of a file, UTF-8 with or without a byte order mark.
+
+    Args:
+        path: The file.
+        limit: Most bytes that are read.
+        decode: Decodes the file's content.
 
     Raises:
         ChipFolderError: If it cannot be read, is no plain file, holds more than `limit` bytes or is not UTF-8.
@@ -37,9 +47,11 @@ def read_text(path: Path, *, limit: int = MAX_LABEL_BYTES) -> str:
     if len(content) > limit:
         raise ChipFolderError(f'{path} is larger than {limit} bytes, the most that is read')
     try:
-        return content.decode('utf-8-sig')
+        return decode(content)
     except UnicodeDecodeError as error:
-        raise ChipFolderError(f'{path} is not UTF-8 text: {error.reason} at byte {error.start}') from error
+        raise ChipFolderError(
+            f'{path} is not {error.encoding.upper()} text: {error.reason} at byte {error.start}'
+        ) from error
 
 
 def read_lines(path: Path) -> list[tuple[int, list[str]]]:
@@ -216,7 +228,7 @@ class _ShallowBuilder(ElementTree.TreeBuilder):
 
 
 def read_xml(path: Path, root: str) -> Element:
-    """Return the root element of a UTF-8 XML file.
+    """Return the root element of an XML file, in the encoding that it declares.
 
     A document type is refused: only there can entities be declared, which XML bombs and reads of foreign files need.
 
@@ -224,20 +236,56 @@ def read_xml(path: Path, root: str) -> Element:
         ChipFolderError: If the file cannot be read, is empty, too large, not UTF-8, broken or too deep, declares a
             document type, or its root element has another name; the message names the file.
     """
-    text = read_text(path)
+    text = read_text(path, decode=_decode_xml)
     if not text.strip():
         raise ChipFolderError(f'{path} is empty; XML with the root <{root}> is needed')
+    found = parse_xml(text, path)
+    if found.tag != root:
+        raise ChipFolderError(f'{path} has the root <{found.tag[:60]}>; <{root}> is needed')
+    return found
+
+
+def parse_xml(text: str, path: Path) -> Element:
+    """Return the root element of a text of XML.
+
+    Raises:
+        ChipFolderError: If it is broken or too deep, or declares a document type; the message names `path`.
+    """
     if '<!DOCTYPE' in text:  # the parser gets this very text, so no other encoding can hide one
         raise ChipFolderError(f'{path} declares a document type, which may hide an XML bomb; remove <!DOCTYPE ...>')
     parser = ElementTree.XMLParser(target=_ShallowBuilder())
     try:
         parser.feed(text)
-        found = parser.close()
+        return parser.close()
     except (ElementTree.ParseError, ValueError) as error:
         raise ChipFolderError(f'{path} is not valid XML: {error}') from error
-    if found.tag != root:
-        raise ChipFolderError(f'{path} has the root <{found.tag[:60]}>; <{root}> is needed')
-    return found
+
+
+_DECLARED = re.compile(r'<\?xml[^>]*?encoding\s*=\s*["\']([A-Za-z][A-Za-z0-9._-]{1,40})["\'][^>]*\?>')
+
+_ENCODINGS = frozenset(
+    'us-ascii ascii iso-8859-1 iso8859-1 latin-1 latin1 iso-8859-2 iso-8859-9 iso-8859-15 windows-1250 '
+    'windows-1251 windows-1252 windows-1254 cp1250 cp1251 cp1252 gbk gb2312 gb18030 big5 shift_jis euc-jp euc-kr '
+    'koi8-r'.split()
+)
+
+
+def _decode_xml(content: bytes) -> str:
+    """Decode XML as its byte order mark or its declaration says, UTF-8 where neither does.
+
+    Raises:
+        UnicodeDecodeError: If it is not in this encoding.
+    """
+    if content[:2] in (b'\xff\xfe', b'\xfe\xff'):
+        text = content.decode('utf-16')
+    elif content[:4] in (b'<\0?\0', b'\0<\0?'):
+        text = content.decode('utf-16-le' if content[1] == 0 else 'utf-16-be')
+    else:
+        declared = _DECLARED.match(content[:200].lstrip(b'\xef\xbb\xbf').decode('latin-1').lstrip())
+        named = declared[1].lower() if declared else 'utf-8'
+        text = content.decode(named if named in _ENCODINGS else 'utf-8-sig')
+    # the parser takes a text as it is, so its declaration, which may say otherwise, must go
+    return _DECLARED.sub('', text, count=1)
 
 
 def element_text(parent: Element, tag: str) -> str:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from rasterio.windows import Window
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata
 from geolearn.chips.formats.coco import coco_files
@@ -13,9 +14,9 @@ from geolearn.chips.formats.content import FolderContent, has_class_folders
 from geolearn.chips.formats.files import list_files, list_images, list_subfolders, pair_notes, require_pairs
 from geolearn.chips.formats.writing import ChipFile, FormatWriter, need
 from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, read_no_label
-from geolearn.chips.meaning.values import as_numbers
+from geolearn.chips.meaning.values import as_classes, as_numbers, refuse_lossy
 from geolearn.errors import ChipFolderError, RasterError
-from geolearn.raster import open_raster, read_image, read_label
+from geolearn.raster import open_raster, read_image, read_window
 
 
 def is_classified_tiles(content: FolderContent) -> bool:
@@ -90,24 +91,29 @@ def _raster_chip(name: str, dates: tuple[tuple[Path, ...], ...], label: Path) ->
     return ChipSource(name, dates, (label,), partial(read_class_raster, label))
 
 
-def read_class_raster(path: Path, shape: tuple[int, int]) -> Label:
+def read_class_raster(path: Path, shape: tuple[int, int], unlabelled: tuple[float, ...] = ()) -> Label:
     """Read a raster of class values as they are stored; palette images give their indices.
+
+    What the raster declares as NoData, masks out or leaves as NaN is unlabelled.
 
     Args:
         path: Single-band raster.
         shape: Height and width of the image.
+        unlabelled: Values that mean "not labelled" too.
 
     Raises:
-        RasterError: If the file cannot be read.
-        ChipFolderError: If its size is not that of the image, or values are not within 0..65535.
+        RasterError: If the file cannot be read, or holds several bands.
+        ChipFolderError: If its compression is lossy, its size is not that of the image, or values are no whole numbers
+            within 0..65535.
     """
-    raster = read_label(path)
-    require_shape(path, raster.shape, shape)
-    if raster.size and (int(raster.min()) < 0 or int(raster.max()) > 65535):
-        raise ChipFolderError(
-            f'{path} holds values from {raster.min()} to {raster.max()}; class values lie in 0..65535'
-        )
-    return Label(raster=raster)
+    with open_raster(path) as src:
+        if src.count != 1:
+            raise RasterError(f'label {path} holds {src.count} bands; a label raster has one band of class values')
+        refuse_lossy(src, f'label {path}')
+        pixels, mask = read_window(src, Window(0, 0, src.width, src.height), [1])
+    require_shape(path, pixels.shape[1:], shape)
+    values, unknown = as_classes(pixels[0], mask, unlabelled, f'label {path}')
+    return Label(raster=values, unlabelled=unknown)
 
 
 def require_shape(path: Path, found: tuple[int, ...], shape: tuple[int, int]) -> None:
@@ -124,7 +130,9 @@ def require_shape(path: Path, found: tuple[int, ...], shape: tuple[int, int]) ->
 
 
 class ClassifiedWriter(FormatWriter):
-    """``labels/<chip>.tif`` holds class values, 0 where unlabelled; one byte a pixel unless a class needs two.
+    """``labels/<chip>.tif`` holds class values, one byte a pixel unless a class needs two.
+
+    Unlabelled pixels are 0, or where 0 is a class a value that no class has, declared as NoData.
 
     Or regression targets, float32 with NaN as NoData.
     """
@@ -137,7 +145,16 @@ class ClassifiedWriter(FormatWriter):
         if raster.dtype.kind == 'f':
             return (self.write_raster(f'labels/{chip.stem}.tif', raster.astype(np.float32), chip, nodata=np.nan),)
         dtype = np.uint8 if max(self.names, default=0) < 256 else np.uint16
-        return (self.write_raster(f'labels/{chip.stem}.tif', raster.astype(dtype), chip),)
+        nodata = None
+        if label.unlabelled is not None:
+            nodata = self._free_value()
+            raster = np.where(label.unlabelled, nodata, raster)
+            dtype = dtype if nodata < 256 else np.uint16
+        return (self.write_raster(f'labels/{chip.stem}.tif', raster.astype(dtype), chip, nodata=nodata),)
+
+    def _free_value(self) -> int:
+        """Return the value of unlabelled pixels where 0 is a class, the same for all chips."""
+        return next(value for value in (255, 65535, *range(65535, 0, -1)) if value not in self.names)
 
 
 def list_multitemporal_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
@@ -295,12 +312,13 @@ def _inspect_labels(listing: Listing) -> tuple[str, str | None]:
     return 'unknown', None
 
 
-def read_value_raster(path: Path, shape: tuple[int, int]) -> Label:
+def read_value_raster(path: Path, shape: tuple[int, int], unlabelled: tuple[float, ...] = ()) -> Label:
     """Read a raster of numbers: float32, NaN where it has NoData, NaN or infinity.
 
     Args:
         path: Single-band raster of integers or floating-point numbers.
         shape: Height and width of the image.
+        unlabelled: Numbers that mean NoData too.
 
     Raises:
         RasterError: If the file cannot be read.
@@ -311,4 +329,4 @@ def read_value_raster(path: Path, shape: tuple[int, int]) -> Label:
     if len(pixels) != 1:
         raise ChipFolderError(f'label {path} holds {len(pixels)} bands; a raster of regression targets has one')
     require_shape(path, pixels.shape[1:], shape)
-    return Label(raster=as_numbers(pixels[0], mask, f'label {path}'))
+    return Label(raster=as_numbers(pixels[0], mask, f'label {path}', unlabelled))

@@ -173,7 +173,13 @@ def _losses(table: ChipTable) -> list[str]:
 
 
 def open_collection(
-    paths: Sequence[str | Path], dataset_type: str | None, *, pack: bool, target: Target | None = None
+    paths: Sequence[str | Path],
+    dataset_type: str | None,
+    *,
+    pack: bool,
+    target: Target | None = None,
+    nodata: Sequence[float] = (),
+    unlabelled: Sequence[float] = (),
 ) -> Collection:
     """Open chip folders as one.
 
@@ -182,13 +188,15 @@ def open_collection(
         dataset_type: Of all of them; None takes their own word.
         pack: Whether to copy chips into the cache.
         target: What the pixels of label rasters are.
+        nodata: NoData value of the images, or one for each band.
+        unlabelled: Values of label rasters that mean "not labelled".
 
     Raises:
         ChipFolderError: If one is no chip folder, or they do not fit together.
     """
     if not paths:
         raise ChipFolderError('path is an empty list; pass at least one chip folder')
-    listed = [open_chips(path, dataset_type, target=target) for path in paths]
+    listed = [open_chips(path, dataset_type, target=target, nodata=nodata, unlabelled=unlabelled) for path in paths]
     _check_alike(listed)
     folders = []
     for opened in listed:

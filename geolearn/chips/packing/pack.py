@@ -31,7 +31,7 @@ _FOOTER = struct.Struct('<Q8s')
 
 _ALIGNMENT = 4096
 
-_COLUMNS = ('pixels', 'mask', 'mask_channels', 'raster', 'raster_bytes')
+_COLUMNS = ('pixels', 'mask', 'mask_channels', 'raster', 'raster_bytes', 'unlabelled')
 
 _RASTER_TYPES = {1: 'u1', 2: 'u2', 4: 'f4'}
 """Types of label rasters by the bytes of a pixel: class values, and numbers."""
@@ -61,6 +61,7 @@ class Places(NamedTuple):
     mask_channels: int
     raster: int
     raster_bytes: int
+    unlabelled: int
     outlines: tuple[tuple[int, int, int, int, int], ...]
     """Offset, top, bottom, left and right of each outline."""
 
@@ -103,6 +104,7 @@ class PackWriter:
             0 if mask is None else len(mask),
             -1 if raster is None else self._write(raster),
             0 if raster is None else raster.dtype.itemsize,
+            -1 if chip.label.unlabelled is None else self._write(np.packbits(chip.label.unlabelled)),
             tuple(outlines),
         )
 
@@ -194,15 +196,18 @@ class Pack:
             mask = self._bits(place['mask'], shape)
         if place['raster'] >= 0:
             raster = self._view(_RASTER_TYPES[place['raster_bytes']], place['raster'], (height, width))
-        return Chip(pixels, mask, self._label(position, raster), self.table.geobox(position), self.table.dates)
+        unlabelled = None if place['unlabelled'] < 0 else self._bits(place['unlabelled'], (height, width))
+        return Chip(
+            pixels, mask, self._label(position, raster, unlabelled), self.table.geobox(position), self.table.dates
+        )
 
-    def _label(self, position: int, raster: np.ndarray | None) -> Label:
+    def _label(self, position: int, raster: np.ndarray | None, unlabelled: np.ndarray | None) -> Label:
         values, boxes = self.table.objects(position)
         masks = None
         if len(self._outlines):
             first, last = self.table.object_offsets[position : position + 2].tolist()
             masks = tuple(self._outline(row, self._shapes[position]) for row in self._outlines[first:last].tolist())
-        return Label(raster, values, boxes, masks)
+        return Label(raster, values, boxes, masks, unlabelled=unlabelled)
 
     def _outline(self, row: Sequence[int], shape: Sequence[int]) -> np.ndarray:
         place, top, bottom, left, right = row
@@ -263,6 +268,7 @@ def _check_places(table: ChipTable, arrays: Mapping[str, np.ndarray], size: int)
         (place['pixels'], area * table.channels * np.dtype(table.dtype).itemsize),
         (place['mask'], area * place['mask_channels'] / 8),
         (place['raster'], area * place['raster_bytes']),
+        (place['unlabelled'], area / 8),
         (outlines[:, 0], (bottom - top).astype(np.float64) * (right - left) / 8),
     )
     inside = all((start + length <= size).all() for start, length in ends) and (place['pixels'] >= 0).all()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from geolearn.chips.label import ChipSource, Label
+from geolearn.chips.meaning.values import named_nodata
 from geolearn.chips.packing.table import ChipTable
 from geolearn.errors import ChipFolderError
 from geolearn.raster import GeoBox, read_stack
@@ -59,6 +60,9 @@ def read_chip(source: ChipSource) -> Chip:
             )
     if len(images) > 1:
         pixels, mask = np.concatenate([image[0] for image in images]), _join_masks(images)
+    if source.nodata:
+        bands = len(pixels) // (len(source.dates) * source.dates_in_file)
+        mask = named_nodata(pixels, [] if mask is None else [mask], source.nodata, bands, str(source.image))
     label = source.read_label(geobox.shape)
     if label.raster is not None:
         label = replace(label, raster=_storable(label.raster, source, geobox.shape))
@@ -140,7 +144,10 @@ def measure_chip(chip: Chip, *, sampled: int) -> ChipStatistics:
         known = ~np.isnan(raster)
         target.add(raster[None], known if valid is None else known & valid)
     elif raster is not None:
-        counted = count_values(raster if valid is None else raster[valid])
+        labelled = valid
+        if chip.label.unlabelled is not None:
+            labelled = ~chip.label.unlabelled if valid is None else valid & ~chip.label.unlabelled
+        counted = count_values(raster if labelled is None else raster[labelled])
     running = RunningStatistics()
     running.add(chip.pixels, valid)
     return ChipStatistics(

@@ -49,6 +49,8 @@ def pack_path(folder: Path, dataset_type: str, listing: Listing, *, version: int
     """
     states = _States()
     digest = hashlib.sha256(repr((version, dataset_type, listing.classes)).encode())
+    if listing.nodata or listing.unlabelled:
+        digest.update(repr((listing.nodata, listing.unlabelled)).encode())
     start = str(folder)
     for source in listing.chips:
         if source.dates_in_file > 1:

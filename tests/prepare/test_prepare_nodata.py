@@ -1,0 +1,180 @@
+"""NoData of labels and images: what files declare, and what the user names."""
+
+import json
+
+import numpy as np
+import pytest
+from affine import Affine
+
+from geolearn import prepare_data
+from geolearn.chips.export import export_training_data
+from geolearn.classes import IGNORE_INDEX
+from geolearn.errors import ChipFolderError
+from geolearn.raster import open_raster, read_image
+
+PLACE = Affine(10, 0, 500_000, 0, -10, 5_400_000)
+CRS = 'EPSG:32633'
+PLAIN = {'chip_size': 8, 'batch_size': 4, 'transforms': False, 'val_split_pct': 0.25}
+
+
+def field(dtype, unset):
+    """Class values 0, 1 and 2 (8, 8), the last row unset."""
+    values = np.repeat([[0, 1, 2, 2]], 8, axis=0).repeat(2, axis=1).astype(dtype)
+    values[7] = unset
+    return values
+
+
+@pytest.fixture
+def folder(tmp_path, save):
+    """Write images/ and labels/: `folder(labels, nodata=[...])`."""
+
+    def write(labels, *, nodata=None, images=None, **profile):
+        for name in ('images', 'labels'):
+            (tmp_path / 'chips' / name).mkdir(parents=True)
+        rng = np.random.default_rng(0)
+        for index, label in enumerate(labels):
+            image = rng.integers(1, 2000, (2, 8, 8)).astype(np.uint16) if images is None else images[index]
+            save(tmp_path / f'chips/images/{index}.tif', image)
+            tag = nodata[index] if isinstance(nodata, list) else nodata
+            save(tmp_path / f'chips/labels/{index}.tif', label[None], nodata=tag, **profile)
+        return tmp_path / 'chips'
+
+    return write
+
+
+@pytest.mark.parametrize('pack', [True, False])
+@pytest.mark.parametrize(
+    ('dtype', 'unset'), [('uint8', 255), ('int16', -1), ('int32', -9999), ('uint16', 65535), ('float32', np.nan)]
+)
+def test_declared_nodata_of_labels_is_unlabelled(folder, dtype, unset, pack):
+    options = {'target': 'classes'} if dtype == 'float32' else {}
+    data = prepare_data(folder([field(dtype, unset)] * 4, nodata=unset), pack=pack, **PLAIN, **options)
+    assert data.class_mapping == {0: 'NoData', 1: '1', 2: '2'}
+    assert dict(data.value_counts) == {0: 56, 1: 56, 2: 112}
+    for _, masks in (*data.train_dl, *data.valid_dl):
+        assert (masks[:, 7] == IGNORE_INDEX).all()
+        assert (masks[:, :7] == masks.new_tensor([0, 0, 1, 1, 2, 2, 2, 2])).all()
+
+
+def test_each_label_file_has_its_own_nodata(folder):
+    labels = [field('int32', unset) for unset in (255, -1, 77, -9999)]
+    data = prepare_data(folder(labels, nodata=[255, -1, 77, -9999]), **PLAIN)
+    assert dict(data.value_counts) == {0: 56, 1: 56, 2: 112}
+
+
+@pytest.mark.parametrize(('dtype', 'unset'), [('uint8', 255), ('int16', -1), ('int32', -9999)])
+def test_named_values_are_unlabelled_and_0_stays_a_class(folder, dtype, unset):
+    data = prepare_data(folder([field(dtype, unset)] * 4), unlabelled=[unset], class_mapping={0: 'bare'}, **PLAIN)
+    assert data.class_mapping == {0: 'bare', 1: '1', 2: '2'}
+    assert dict(data.value_counts) == {0: 56, 1: 56, 2: 112}
+    again = prepare_data(data.path, unlabelled=[unset, 2], **PLAIN)
+    assert again.class_mapping == {0: 'NoData', 1: '1'}, 'another choice has a pack of its own'
+
+
+def test_negative_values_are_refused_with_words_that_work(folder):
+    path = folder([field('int16', -9999)] * 4)
+    with pytest.raises(ChipFolderError, match=r'holds values from -9999 to 2; .*pass unlabelled=\[-9999\]'):
+        prepare_data(path, **PLAIN)
+    assert dict(prepare_data(path, unlabelled=[-9999], **PLAIN).value_counts) == {0: 56, 1: 56, 2: 112}
+
+
+def test_numbers_have_unlabelled_values_too(folder):
+    labels = [field('float32', -9999) + index for index in range(4)]
+    for label in labels:
+        label[7] = -9999
+    data = prepare_data(folder(labels), unlabelled=[-9999], target='values', **PLAIN)
+    assert data.target_statistics.minimum >= 0
+    for _, targets in data.train_dl:
+        assert targets[:, 7].isnan().all()
+
+
+def test_change_labels_have_nodata(folder, save):
+    labels = [field('uint8', 255)] * 4
+    path = folder(labels, nodata=255)
+    (path / 'images2').mkdir()
+    for index in range(4):
+        save(path / f'images2/{index}.tif', read_image(path / f'images/{index}.tif')[0][:, ::-1])
+    data = prepare_data(path, **PLAIN)
+    assert data.task == 'change'
+    assert 255 not in data.value_counts
+
+
+def test_unlabelled_is_refused_where_labels_are_no_rasters(tmp_path, write_folder):
+    with pytest.raises(ChipFolderError, match=r'unlabelled=\[255.0\] names values of label rasters'):
+        prepare_data(write_folder(tmp_path / 'a', 'PASCAL_VOC_rectangles'), unlabelled=[255])
+    with pytest.raises(ChipFolderError, match='unlabelled is .* pass a number, or a list'):
+        prepare_data(tmp_path / 'a', unlabelled='255')
+
+
+@pytest.mark.parametrize('pack', [True, False])
+def test_a_named_value_is_nodata_of_images(folder, pack):
+    images = [np.full((2, 8, 8), 100 + index, np.uint16) for index in range(4)]
+    for image in images:
+        image[:, :, 4:] = np.arange(200, 232).reshape(8, 4)
+        image[:, :2] = 0
+        image[1, 5, 5] = 7
+    path = folder([field('uint8', 0)] * 4, images=images)
+    assert prepare_data(path, pack=pack, **PLAIN).statistics.minimum == (0, 0)
+    data = prepare_data(path, nodata=0, pack=pack, **PLAIN)
+    assert data.statistics.minimum == (100, 7)
+    assert sum(data.value_counts.values()) == 4 * 48
+    data = prepare_data(path, nodata=[0, 7], pack=pack, **PLAIN)
+    assert data.statistics.minimum == (100, 100)
+    with pytest.raises(ChipFolderError, match='nodata= holds 3 values, but .* holds 2 bands'):
+        prepare_data(path, nodata=[0, 7, 9], pack=pack, **PLAIN)
+
+
+# --- export
+
+
+def scene(tmp_path, save, *, border=0, dtype='uint16', **profile):
+    pixels = np.random.default_rng(1).integers(500, 2000, (2, 32, 32)).astype(dtype)
+    if border:
+        pixels[:, :, :border] = 0
+    return save(tmp_path / 'scene.tif', pixels, transform=PLACE, crs=CRS, **profile)
+
+
+@pytest.mark.parametrize(('dtype', 'unset', 'tag'), [('uint8', 255, 255), ('int16', -1, None), ('int32', -9999, -9999)])
+def test_an_export_keeps_0_as_a_class_where_asked(tmp_path, save, dtype, unset, tag):
+    label = np.tile(field(dtype, unset), (4, 4))
+    labels = save(tmp_path / 'labels.tif', label[None], transform=PLACE, crs=CRS, nodata=tag)
+    out = export_training_data(
+        scene(tmp_path, save), labels, tmp_path / 'e', tile_size=8, unlabelled=[unset] if tag is None else []
+    )
+    emd = json.loads((out / 'esri_model_definition.emd').read_text())
+    assert [row['Value'] for row in emd['Classes']] == [0, 1, 2]
+    data = prepare_data(out, **PLAIN)
+    assert dict(data.value_counts) == {0: 16 * 14, 1: 16 * 14, 2: 16 * 28}
+    assert data.ignored_values == ()
+
+
+def test_an_export_without_asking_takes_0_as_unlabelled(tmp_path, save):
+    labels = save(
+        tmp_path / 'labels.tif', np.tile(field('int16', -1), (4, 4))[None], transform=PLACE, crs=CRS, nodata=-1
+    )
+    data = prepare_data(export_training_data(scene(tmp_path, save), labels, tmp_path / 'e', tile_size=8), **PLAIN)
+    assert data.class_mapping == {0: 'NoData', 1: '1', 2: '2'}
+
+
+def test_an_export_stops_at_negative_values_with_words_that_work(tmp_path, save):
+    labels = save(tmp_path / 'labels.tif', np.tile(field('int16', -9), (4, 4))[None], transform=PLACE, crs=CRS)
+    image = scene(tmp_path, save)
+    with pytest.raises(ChipFolderError, match=r'from -9 to 2; .*pass unlabelled=\[-9\]'):
+        export_training_data(image, labels, tmp_path / 'e', tile_size=8)
+    assert export_training_data(image, labels, tmp_path / 'e', tile_size=8, unlabelled=[-9]).is_dir()
+
+
+@pytest.mark.parametrize(('tag', 'values'), [(None, 0), (7, 0), (None, (0, 0)), (None, (0, 499))])
+def test_named_nodata_goes_through_export_and_reading(tmp_path, save, tag, values):
+    image = scene(tmp_path, save, border=12, nodata=tag)
+    labels = save(tmp_path / 'labels.tif', np.full((1, 32, 32), 2, np.uint8), transform=PLACE, crs=CRS)
+    labels_two = read_image(labels)[0]
+    labels_two[0, :, 16:] = 1
+    save(labels, labels_two, transform=PLACE, crs=CRS)
+    out = export_training_data(image, labels, tmp_path / 'e', tile_size=8, nodata=values)
+    assert len(list((out / 'images').glob('*.tif'))) == 12, 'chips of border alone are left out'
+    data = prepare_data(out, **PLAIN)
+    assert data.statistics.minimum[0] >= 500
+    assert dict(data.value_counts) == {1: 16 * 32, 2: 4 * 32}
+    with open_raster(out / 'images' / '000000000000.tif') as src:
+        assert src.nodata == {7: 7}.get(tag, 0 if values in (0, (0, 0)) else None)
