@@ -194,7 +194,7 @@ def _choose_classes(
 ) -> _Classes:
     counts = choice.value_counts
     listed = chips.listed_classes(renamed)
-    listed = taxonomy.list_found(chips.task, counts) if listed is None else listed
+    listed = taxonomy.list_found(chips.task, counts, chips.label_style()) if listed is None else listed
     ignored = taxonomy.ignored_values(ignore, listed, renamed, counts)
     infos = taxonomy.choose_classes(chips.task, listed, renamed, ignored, counts, _finder(chips))
     return _Classes(infos, ignored, chips.table.amounts([info.value for info in infos]) > 0)

@@ -11,7 +11,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from geolearn.classes import ClassInfo, default_color
+from geolearn.classes import ClassInfo, color_classes
 from geolearn.errors import ChipFolderError
 from geolearn.statistics import BandStatistics
 
@@ -199,7 +199,7 @@ def _dates(value: Any, path: Path) -> tuple[tuple[date, ...], int | None]:
 def _classes(rows: Sequence[Any], path: Path) -> tuple[ClassInfo, ...]:
     if len(rows) > MAX_CLASS_ROWS:
         raise ChipFolderError(f'{path} lists {len(rows)} classes; at most {MAX_CLASS_ROWS} are read: merge some')
-    classes: dict[int, ClassInfo] = {}
+    classes: dict[int, tuple[int, str, tuple[int, int, int] | None]] = {}
     for position, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ChipFolderError(f'{path}: class {position} is {row!r}; an object with Value and Name is needed')
@@ -207,19 +207,18 @@ def _classes(rows: Sequence[Any], path: Path) -> tuple[ClassInfo, ...]:
         if value != value or value != int(value) or value < 0:
             raise ChipFolderError(f'{path}: class {position} has no whole, non-negative Value: {row!r}')
         name = row.get('Name', row.get('ClassName'))
-        info = ClassInfo(int(value), str(name if name not in (None, '') else int(value)), _color(row, position))
-        if info.value in classes:
-            raise ChipFolderError(f'{path}: two classes have the value {info.value}; values must differ')
-        classes[info.value] = info
-    return tuple(classes.values())
+        if int(value) in classes:
+            raise ChipFolderError(f'{path}: two classes have the value {int(value)}; values must differ')
+        classes[int(value)] = int(value), str(name if name not in (None, '') else int(value)), _color(row)
+    return color_classes(classes.values())
 
 
-def _color(row: Mapping[str, Any], position: int) -> tuple[int, int, int]:
+def _color(row: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """Take the row's color; [-1, -1, -1] and missing ones mean that ArcGIS chose none."""
     numbers = [_number(part) for part in _list(row.get('Color'))[:3]]
     if len(numbers) == 3 and all(0 <= part <= 255 for part in numbers):
         return int(numbers[0]), int(numbers[1]), int(numbers[2])
-    return default_color(position)
+    return None
 
 
 def _statistics(rows: Sequence[Mapping[str, Any]]) -> BandStatistics | None:

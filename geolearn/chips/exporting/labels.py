@@ -23,7 +23,7 @@ from geolearn.chips.exporting.vector_labels import (
     read_layers,
     zero_is_class,
 )
-from geolearn.chips.formats.styles import read_raster_style, styled_classes
+from geolearn.chips.formats.styles import read_raster_style, read_vector_style, styled_classes
 from geolearn.chips.label import Label, Task, mask_boxes
 from geolearn.chips.meaning.values import as_classes, as_numbers, refuse_lossy
 from geolearn.classes import ClassInfo
@@ -395,6 +395,11 @@ class LabelInput:
         return tuple(read_layers(self.labels if vector else self.instances, self.layer if vector else None))
 
     @cached_property
+    def _styled(self) -> Naming:
+        """Where classes come from, with the names and colors of a style beside the file."""
+        return replace(self.naming, style=read_vector_style(self.labels, self.naming.value_field))
+
+    @cached_property
     def _areas(self) -> tuple[Layer, ...]:
         return tuple(read_layers(self.mask_polygons, None))
 
@@ -424,7 +429,7 @@ class LabelInput:
         if not vector and self.instances is None:
             return LabelSource(raster=regions, zero=zero_is_class(unlabelled))
         found = place_vectors(
-            self._layers, raster_geobox(src), self.naming, crs=self.crs, buffer_radius=self.buffer_radius
+            self._layers, raster_geobox(src), self._styled, crs=self.crs, buffer_radius=self.buffer_radius
         )
         return LabelSource(found, regions, zero_is_class(unlabelled))
 

@@ -1,7 +1,7 @@
 """Read vector labels: any file that OGR reads, GeoDataFrames, or a layer for each class."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,8 @@ from affine import Affine
 
 from geolearn.bands import Band
 from geolearn.chips.exporting.placement import Cutout, NothingThereError, apply_affine
-from geolearn.classes import ClassInfo, default_color
+from geolearn.chips.formats.styles import ClassStyle
+from geolearn.classes import ClassInfo, color_classes
 from geolearn.errors import ChipFolderError
 from geolearn.extras import require
 from geolearn.raster import GeoBox
@@ -126,12 +127,14 @@ class Naming:
         name_field: Field of class names; None looks for `NAME_FIELDS`.
         classes: Names and colors that go before those found; None takes what is found.
         unlabelled: Values that mean "not labelled"; where they are given without 0, value 0 is a class.
+        style: Names and colors that go with values, or with texts that name classes.
     """
 
     value_field: str | None = None
     name_field: str | None = None
     classes: tuple[ClassInfo, ...] | None = None
     unlabelled: tuple[float, ...] | None = None
+    style: Mapping[str, ClassStyle] = field(default_factory=dict)
 
 
 def zero_is_class(unlabelled: Sequence[float] | None) -> bool:
@@ -174,7 +177,11 @@ def _classes(names: dict[int, str], naming: Naming) -> tuple[ClassInfo, ...]:
                 f'{[info.value for info in naming.classes][:20]}'
             )
         return naming.classes
-    return tuple(ClassInfo(value, names[value], default_color(at)) for at, value in enumerate(sorted(names)))
+    styles = [naming.style.get(str(value), naming.style.get(names[value], ClassStyle())) for value in sorted(names)]
+    return color_classes(
+        (value, (found.name or str(value)) if names[value] == str(value) else names[value], found.color)
+        for value, found in zip(sorted(names), styles)
+    )
 
 
 def _numbers(texts: Sequence[str], naming: Naming) -> dict[str, int]:
@@ -239,9 +246,9 @@ def _whole(column: Any, empty: np.ndarray, shown: str, naming: Naming, counts: d
     left = empty | said | zero
     wrong = ~left & ~((numbers >= 0) & (numbers <= MAX_VALUE) & (numbers == np.rint(numbers)))
     if wrong.any():
-        found = f'{numbers[wrong][0]:g}'
+        found, lowest = f'{numbers[wrong][0]:g}', 0 if zero_is_class(naming.unlabelled) else 1
         raise ChipFolderError(
-            f'{shown} holds {found}; class values are whole numbers from 0 to {MAX_VALUE}. Pass '
+            f'{shown} holds {found}; class values are whole numbers from {lowest} to {MAX_VALUE}. Pass '
             f'unlabelled=[{found}] if it means not labelled, or name another field with class_value_field='
         )
     return np.where(left, -1, numbers).astype(np.int64)

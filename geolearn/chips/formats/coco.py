@@ -21,7 +21,7 @@ from geolearn.chips.formats.shapes import Box, Outline, Polygons, RunLengths, bo
 from geolearn.chips.formats.text_labels import read_text
 from geolearn.chips.formats.writing import ChipFile, FormatWriter, boxes_of
 from geolearn.chips.label import ChipSource, Label, LabelReader, Listing, Task
-from geolearn.classes import ClassInfo, default_color
+from geolearn.classes import ClassInfo, color_classes
 from geolearn.errors import ChipFolderError
 
 Key = int | str
@@ -75,7 +75,7 @@ def parse_categories(path: Path, content: Mapping[str, Any]) -> tuple[ClassInfo,
     Raises:
         ChipFolderError: If there is none, or one has no whole, non-negative id, or two have the same.
     """
-    classes: dict[int, ClassInfo] = {}
+    classes: dict[int, tuple[int, str, None]] = {}
     for position, row in enumerate(_rows(path, content, 'categories')):
         value = _whole(row.get('id'))
         if value is None:
@@ -83,12 +83,10 @@ def parse_categories(path: Path, content: Mapping[str, Any]) -> tuple[ClassInfo,
         if value in classes:
             raise ChipFolderError(f'{path}: two categories have the id {value}; ids must differ')
         name = row.get('name')
-        classes[value] = ClassInfo(
-            value, name if isinstance(name, str) and name else str(value), default_color(position)
-        )
+        classes[value] = value, name if isinstance(name, str) and name else str(value), None
     if not classes:
         raise ChipFolderError(f'{path} has no categories; each class needs an id and a name')
-    return tuple(classes.values())
+    return color_classes(classes.values())
 
 
 def parse_images(path: Path, content: Mapping[str, Any]) -> dict[Key, Picture]:

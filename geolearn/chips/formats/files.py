@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from geolearn.chips.label import ChipSource
-from geolearn.classes import ClassInfo, default_color
+from geolearn.classes import ClassInfo, color_classes
 from geolearn.errors import ChipFolderError
 
 IMAGE_SUFFIXES = frozenset({'.tif', '.tiff', '.png', '.jpg', '.jpeg', '.mrf'})
@@ -138,7 +138,7 @@ def classes_of_folders(names: Iterable[str]) -> tuple[ClassInfo, ...]:
         pairs = sorted(zip(numbers, ordered))
     else:
         pairs = list(enumerate(ordered, 1))
-    return tuple(ClassInfo(value, name, default_color(position)) for position, (value, name) in enumerate(pairs))
+    return color_classes((value, name, None) for value, name in pairs)
 
 
 def _fold(name: str) -> str:

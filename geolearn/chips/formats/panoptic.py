@@ -20,7 +20,7 @@ from geolearn.chips.formats.rcnn import MaskFile, mask_files, read_instances, un
 from geolearn.chips.formats.tiles import ClassifiedWriter, read_class_raster
 from geolearn.chips.formats.writing import ChipFile, check_folders, write_masks
 from geolearn.chips.label import ChipSource, Label, Listing, Task
-from geolearn.classes import ClassInfo, default_color
+from geolearn.classes import ClassInfo, color_classes
 from geolearn.errors import ChipFolderError
 
 _INSTANCE_KEY = 'Panoptic_Segmentation_Instance_Classes'
@@ -69,12 +69,12 @@ def _chip(name: str, image: Path, label: Path, files: tuple[MaskFile, ...]) -> C
 def _instance_classes(folder: Path) -> tuple[ClassInfo, ...]:
     """Return the countable classes that the .emd lists; rows that make no sense are passed over, as Classes decide."""
     rows = read_json(folder / EMD_NAME).get(_INSTANCE_KEY) if (folder / EMD_NAME).is_file() else None
-    found: dict[int, ClassInfo] = {}
-    for position, row in enumerate(rows if isinstance(rows, list) else []):
+    found: dict[int, tuple[int, str, None]] = {}
+    for row in rows if isinstance(rows, list) else []:
         value, name = (row.get('Value'), row.get('Name')) if isinstance(row, Mapping) else (None, None)
         if isinstance(value, int) and isinstance(name, str) and 0 < value < 65536:
-            found.setdefault(value, ClassInfo(value, name, default_color(position)))
-    return tuple(found.values())
+            found.setdefault(value, (value, name, None))
+    return color_classes(found.values())
 
 
 def _unite(classes: Iterable[ClassInfo], things: Iterable[ClassInfo]) -> tuple[ClassInfo, ...]:

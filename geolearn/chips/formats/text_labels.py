@@ -12,7 +12,7 @@ from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.formats.content import FolderContent
 from geolearn.chips.formats.files import list_files, list_images, pair_notes, require_pairs
 from geolearn.chips.label import ChipSource, Label, Listing, Task, class_lookup
-from geolearn.classes import ClassInfo, default_color
+from geolearn.classes import ClassInfo, color_classes
 from geolearn.errors import ChipFolderError
 
 MAX_LABEL_BYTES = 8 * 2**20
@@ -196,7 +196,7 @@ def found_classes(names: Iterable[str]) -> LabelClasses:
     else:
         values = {text: position for position, text in enumerate(texts, 1)}
         named = {value: text for text, value in values.items()}
-    classes = tuple(ClassInfo(value, name, default_color(at)) for at, (value, name) in enumerate(named.items()))
+    classes = color_classes((value, name, None) for value, name in named.items())
     return LabelClasses(classes, values, ('no .emd lists classes; they were taken from the labels',))
 
 

@@ -6,8 +6,17 @@ from numbers import Integral
 
 import numpy as np
 
+from geolearn.chips.formats.styles import ClassStyle, styled_classes
 from geolearn.chips.label import Task
-from geolearn.classes import IGNORE_INDEX, MAX_CLASSES, UNLABELLED, ClassInfo, default_color, index_table
+from geolearn.classes import (
+    IGNORE_INDEX,
+    MAX_CLASSES,
+    UNLABELLED,
+    ClassInfo,
+    choose_color,
+    index_table,
+    named_color,
+)
 from geolearn.errors import ChipFolderError
 
 RASTER_TASKS = frozenset({Task.PIXELS, Task.CHANGE, Task.PANOPTIC})
@@ -54,12 +63,13 @@ def unite_classes(lists: Mapping[str, Sequence[ClassInfo]], renamed: Mapping[int
     return tuple(united.values())
 
 
-def list_found(task: Task, counts: Mapping[int, int]) -> tuple[ClassInfo, ...]:
-    """Make classes of the values that label rasters hold, where nothing lists them."""
+def list_found(task: Task, counts: Mapping[int, int], style: Mapping[str, ClassStyle]) -> tuple[ClassInfo, ...]:
+    """Make classes of the values that label rasters hold, where nothing lists them; a style names and colors them."""
     found = sorted(value for value in counts if value)
     if task == Task.CHANGE:
         return (NO_CHANGE, *(ClassInfo(value, 'Change', (255, 0, 0)) for value in found[-1:]))
-    return tuple(ClassInfo(value, str(value), default_color(index)) for index, value in enumerate(found))
+    named = [0] if '0' in style and style['0'].name and 0 in counts else []
+    return styled_classes(named + found, style)
 
 
 def ignored_values(
@@ -115,7 +125,7 @@ def choose_classes(
         ChipFolderError: If labels hold values that are no class, or too few classes are left to train.
     """
     names = {int(value): name for value, name in renamed.items()}
-    infos = {info.value: replace(info, name=names.get(info.value, info.name)) for info in listed}
+    infos = {info.value: _renamed(info, names.get(info.value)) for info in listed}
     for value, name in names.items():
         if value not in infos:
             if value not in counts:
@@ -123,7 +133,9 @@ def choose_classes(
                     f'class_mapping names value {value}, which neither .emd nor labels hold: '
                     f'{_few(list(map(str, sorted(infos))))}'
                 )
-            infos[value] = ClassInfo(value, name, default_color(len(infos)))
+            infos[value] = ClassInfo(
+                value, name, choose_color(name, len(infos), {info.color for info in infos.values()})
+            )
     listing = _few(list(map(str, sorted(infos))))
     unknown = sorted(set(counts) - set(infos) - {0, *ignored})
     if unknown and not _is_all_change(task, listed):
@@ -137,6 +149,14 @@ def choose_classes(
     check_trainable(task, trained)
     _check_names(trained)
     return trained
+
+
+def _renamed(info: ClassInfo, name: str | None) -> ClassInfo:
+    """Give a class another name; a class that was called by its value alone takes the usual color of the name."""
+    if name is None or name == info.name:
+        return info
+    usual = named_color(name) if info.name == str(info.value) else None
+    return replace(info, name=name, color=usual or info.color)
 
 
 def _check_names(infos: Iterable[ClassInfo]) -> None:

@@ -11,13 +11,15 @@ import numpy as np
 from geolearn.bands import Band
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.formats import OpenedFolder, open_chips
+from geolearn.chips.formats.styles import ClassStyle, read_raster_style
 from geolearn.chips.label import ChipSource, Target, Task
 from geolearn.chips.meaning.bands import BandChoice, name_bands, scaling_note
 from geolearn.chips.meaning.classes import unite_classes
 from geolearn.chips.packing.store import ChipStore, JoinedChips, open_store
 from geolearn.chips.packing.table import ChipTable
 from geolearn.classes import ClassInfo
-from geolearn.errors import ChipFolderError
+from geolearn.errors import ChipFolderError, RasterError
+from geolearn.raster import open_raster
 from geolearn.units import (
     RadarScale,
     UnitsComparison,
@@ -96,6 +98,17 @@ class Collection:
         if any(infos is None for infos in lists.values()):
             return None
         return unite_classes({name: infos or () for name, infos in lists.items()}, renamed)
+
+    def label_style(self) -> Mapping[str, ClassStyle]:
+        """Return names and colors that the first label raster, or a file beside it, gives to classes."""
+        labels = self.folders[0].first.labels
+        if not labels:
+            return {}
+        try:
+            with open_raster(labels[0]) as src:
+                return read_raster_style(src, labels[0])
+        except RasterError:
+            return {}
 
     def name_bands(self, given: BandChoice) -> tuple[Band, ...]:
         """Name the bands; folders must agree.

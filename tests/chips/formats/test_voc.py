@@ -116,7 +116,6 @@ def test_boxes_drawn_on_an_image_of_another_size_are_refused(read):
         (b'<annotation>\x00</annotation>', 'not valid XML'),
         (b'<html></html>', '<html>; <annotation> is needed'),
         (b'<annotation>\xff\xfe</annotation>', 'not UTF-8 text'),
-        (voc().encode('utf-16'), 'not UTF-8 text'),
         (b'<annotation>' + b'<a>' * 500_000, 'more than 32 levels deep'),
         (b'<annotation>' + b' ' * 2**23 + b'</annotation>', 'larger than 8388608 bytes'),
     ],
@@ -243,3 +242,30 @@ def test_tree_crowns_of_another_program(shared, name, shape, count):
     label = read_voc(path, values, shape)
     assert len(label.class_ids) == count
     assert label.skipped == ()
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'declared'),
+    [
+        ('iso-8859-1', 'ISO-8859-1'),
+        ('windows-1252', 'windows-1252'),
+        ('utf-16', 'UTF-16'),
+        ('utf-16-le', 'UTF-16'),
+        ('utf-8', 'utf-8'),
+        ('utf-8-sig', 'UTF-8'),
+        ('gbk', 'GBK'),
+    ],
+)
+def test_xml_is_read_in_the_encoding_that_it_declares(text_reader, encoding, declared):
+    name = '水' if encoding == 'gbk' else 'Höhe'
+    body = voc((1, 0, 0, 5, 5)).replace('>1<', f'>{name}<', 1)
+    read = text_reader(read_voc, {name: 7}, '.xml')
+    label = read(f'<?xml version="1.0" encoding="{declared}"?>\n{body}'.encode(encoding))
+    assert label.class_ids.tolist() == [7]
+
+
+@pytest.mark.parametrize('encoding', ['utf-16', 'iso-8859-1'])
+def test_no_encoding_hides_a_document_type(read, encoding):
+    text = f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE a [<!ENTITY b "c">]>{voc((1, 0, 0, 5, 5))}'
+    with pytest.raises(ChipFolderError, match='declares a document type'):
+        read(text.encode(encoding))
