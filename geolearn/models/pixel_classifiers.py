@@ -29,6 +29,7 @@ from geolearn.models.reports.pixels import pixel_report
 from geolearn.models.reports.report import TaskReport
 from geolearn.networks.segmentation import PixelOptions, Segmenter, build_segmenter
 from geolearn.networks.spec import ModelSpec
+from geolearn.training.nonfinite import predict_batches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -211,7 +212,7 @@ class PixelClassifier(Model):
         chips = self._needed_data().valid_dl
         self.network.to(chips.device).eval()
         with torch.inference_mode():
-            temperature = fit_temperature((self.network(images), masks) for images, masks in chips)
+            temperature = fit_temperature((logits, masks) for _, masks, logits in predict_batches(self.network, chips))
         self.spec, self.evaluation = replace(self.spec, temperature=temperature), None
         return temperature
 

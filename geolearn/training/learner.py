@@ -266,11 +266,20 @@ class ChipLearner(Learner):
 
     def _validate(self, parts: Sequence[slice]) -> None:
         done = [(part, *self._compute(part), self._weigh(part)) for part in parts]
-        for part, output, _, _ in done:
+        for part, output, loss, _ in done:
+            seen = loss.expand(part.stop - part.start) if self.forward_takes_targets else main_output(output)
+            nonfinite.check_outputs(seen, lambda part=part: self._chip_names()[part])
             targets = tuple(target[part] for target in self.yb)
             self.scores.add(main_output(output), targets[0] if len(targets) == 1 else targets)
         self.batch_weight = cast(float, sum(weight for *_, weight in done))
         self.loss = sum(loss * weight for *_, loss, weight in done) / _positive(self.batch_weight)
+
+    def _chip_names(self) -> list[str]:
+        """Return the names of the chips in the batch at hand."""
+        if isinstance(self.dl, ChipLoader):
+            return self.dl.batch_names(self.iter)
+        first = self.iter * len(self.xb[0])
+        return [f'number {first + row}' for row in range(len(self.xb[0]))]
 
     # -- a step
 

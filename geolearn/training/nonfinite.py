@@ -2,7 +2,9 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -111,6 +113,80 @@ def put_back_statistics(buffers: Sequence[Tensor], flat: Tensor | None) -> None:
             buffer.copy_(kept.view_as(buffer))
 
 
+def check_outputs(output: Any, names: Callable[[], Sequence[str]]) -> None:
+    """Refuse outputs that are NaN or infinite: metrics would count them as some class.
+
+    Args:
+        output: (n, ...) of n chips, or a tuple or mapping of such.
+        names: Returns the names of these chips; called only where they are needed.
+
+    Raises:
+        TrainingError: Naming the chips.
+    """
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else (output,)
+    for part in parts:
+        if not isinstance(part, Tensor):
+            continue
+        wrong = part.detach().isfinite().logical_not().reshape(len(part), -1).any(1)
+        if bool(wrong.any()):
+            known = names()
+            broken = [known[row] for row in wrong.nonzero().flatten().tolist()]
+            what = 'NaN' if bool(part.detach().isnan().any()) else 'infinite values'
+            raise TrainingError(
+                f'the network returns {what} for {"chip" if len(broken) == 1 else "chips"} {_few(broken)}. Its weights '
+                'are broken, or it computes beyond the range of its precision: train with a smaller learning rate or '
+                'without mixed precision, or look at these chips'
+            )
+
+
+def predict_batches(network: nn.Module, chips: ChipLoader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield images, truth and output of each batch of a loader that does not shuffle.
+
+    Raises:
+        TrainingError: If an output is NaN or infinite, naming the chips.
+    """
+    for number, (images, truth) in enumerate(chips):
+        output = network(images)
+        check_outputs(output, partial(chips.batch_names, number))
+        yield images, truth, output
+
+
+def check_weights(network: nn.Module) -> None:
+    """Refuse a network with weights or statistics that are NaN or infinite.
+
+    Raises:
+        TrainingError: Naming the first of them.
+    """
+    broken = [n for n, t in network.state_dict().items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    if broken:
+        raise TrainingError(
+            f'{len(broken)} weights of the network are NaN or infinite, the first {broken[0]}: train again with a '
+            'smaller learning rate, or load another checkpoint'
+        )
+
+
+@contextmanager
+def checked_maps(network: nn.Module, names: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Check the outputs of a module that runs in the block: detectors leave out what is NaN without a word.
+
+    Args:
+        network: Whose outputs are (n, ...), or tuples or mappings of such.
+        names: Returns the names of the n chips.
+
+    Raises:
+        TrainingError: If any is NaN or infinite.
+    """
+
+    def check(module: nn.Module, given: Any, output: Any) -> None:
+        check_outputs(tuple(output) if isinstance(output, list) else output, names)
+
+    hook = network.register_forward_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def nonfinite_error(
     context: BatchContext, loss: float, *, loader: Any, network: nn.Module, before: float
 ) -> TrainingError:
@@ -139,7 +215,10 @@ def nonfinite_error(
 def _name_chips(loader: Any, number: int) -> str:
     if not isinstance(loader, ChipLoader):
         return 'unnamed'
-    names = loader.batch_names(number - 1)
+    return _few(loader.batch_names(number - 1))
+
+
+def _few(names: Sequence[str]) -> str:
     left = len(names) - MAX_NAMES
     return ', '.join(names[:MAX_NAMES]) + (f' and {left} more' if left > 0 else '')
 

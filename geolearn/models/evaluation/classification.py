@@ -25,6 +25,7 @@ from geolearn.plotting import (
     show_confusion_matrix,
     show_heat_maps,
 )
+from geolearn.training.nonfinite import predict_batches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +105,7 @@ def evaluate_chips(network: ChipNetwork, chips: ChipLoader, class_names: Sequenc
 def collect_outputs(network: ChipNetwork, chips: ChipLoader) -> ChipOutputs:
     """Compute all chips of a loader in their order, on its device."""
     network.to(chips.device).eval()
-    rows = [(network(images).float().cpu(), labels.cpu()) for images, labels in chips]
+    rows = [(output.float().cpu(), labels.cpu()) for _, labels, output in predict_batches(network, chips)]
     logits, truth = zip(*rows)
     return ChipOutputs(torch.cat(logits), torch.cat(truth))
 

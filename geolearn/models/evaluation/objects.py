@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -15,6 +16,7 @@ from geolearn.metrics import DetectionScores
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting import describe_chip, show_detections
+from geolearn.training.nonfinite import check_weights, checked_maps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,8 +54,10 @@ def evaluate_objects(
         class_names: By index.
     """
     network.to(chips.device).eval()
-    for images, objects in chips:
-        scores.add(network(images)[0], objects)
+    check_weights(network)
+    for number, (images, objects) in enumerate(chips):
+        with checked_maps(network.levels, partial(chips.batch_names, number)):
+            scores.add(network(images)[0], objects)
     per_class = tabulate_scores(scores, class_names)
     matches = scores.count_matches(iou=OVERLAP, score=CONFIDENCE)
     average_precision = dict(zip(class_names, scores.average_precision(iou=0.5, score=0.0)))

@@ -19,6 +19,7 @@ from geolearn.metrics import BoundaryIoU, Calibration, ConfusionMatrix, score_ch
 from geolearn.networks.segmentation import Segmenter
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting import show_changes
+from geolearn.training.nonfinite import check_outputs, predict_batches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,8 +76,8 @@ def evaluate_pixels(
     losses: list[float] = []
     scores: list[float] = []
     network.to(chips.device).eval()
-    for images, masks in chips:
-        logits = network(images).float()
+    for _, masks, output in predict_batches(network, chips):
+        logits = output.float()
         predicted = logits.max(1).indices
         confusion.add(predicted, masks)
         calibration.add(logits, masks)
@@ -113,7 +114,9 @@ def predict_each(
     network.to(chips.device).eval()
     for index in indexes:
         image, truth = (part[None] for part in chips.dataset[index])
-        yield image, truth, network(image.to(chips.device)).float().cpu()
+        output = network(image.to(chips.device)).float().cpu()
+        check_outputs(output, lambda index=index: [chips.dataset.names[index]])
+        yield image, truth, output
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ from geolearn.metrics import RegressionScores
 from geolearn.models.evaluation.pixels import predict_each
 from geolearn.networks.segmentation import Segmenter
 from geolearn.networks.spec import ModelSpec
+from geolearn.training.nonfinite import predict_batches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,8 +64,7 @@ def evaluate_values(network: Segmenter, chips: ChipLoader) -> RegressionEvaluati
     kept: list[Tensor] = []
     per_chip = max(1, MAX_PIXELS // max(len(chips.dataset), 1))
     network.to(chips.device).eval()
-    for images, truth in chips:
-        predicted = network(images)
+    for _, truth, predicted in predict_batches(network, chips):
         scores.add(predicted, truth)
         squared = (predicted[:, 0] - truth).square()
         errors.extend(squared.nanmean((1, 2)).sqrt().tolist())
