@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -268,18 +269,18 @@ class ChipLearner(Learner):
         done = [(part, *self._compute(part), self._weigh(part)) for part in parts]
         for part, output, loss, _ in done:
             seen = loss.expand(part.stop - part.start) if self.forward_takes_targets else main_output(output)
-            nonfinite.check_outputs(seen, lambda part=part: self._chip_names()[part])
+            nonfinite.check_outputs(seen, partial(self._chip_names, part))
             targets = tuple(target[part] for target in self.yb)
             self.scores.add(main_output(output), targets[0] if len(targets) == 1 else targets)
         self.batch_weight = cast(float, sum(weight for *_, weight in done))
         self.loss = sum(loss * weight for *_, loss, weight in done) / _positive(self.batch_weight)
 
-    def _chip_names(self) -> list[str]:
-        """Return the names of the chips in the batch at hand."""
+    def _chip_names(self, part: slice) -> list[str]:
+        """Return the names of chips in the batch at hand."""
         if isinstance(self.dl, ChipLoader):
-            return self.dl.batch_names(self.iter)
+            return self.dl.batch_names(self.iter)[part]
         first = self.iter * len(self.xb[0])
-        return [f'number {first + row}' for row in range(len(self.xb[0]))]
+        return [f'number {first + row}' for row in range(len(self.xb[0]))][part]
 
     # -- a step
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
@@ -115,8 +116,12 @@ def predict_each(
     for index in indexes:
         image, truth = (part[None] for part in chips.dataset[index])
         output = network(image.to(chips.device)).float().cpu()
-        check_outputs(output, lambda index=index: [chips.dataset.names[index]])
+        check_outputs(output, partial(_name_of, chips, index))
         yield image, truth, output
+
+
+def _name_of(chips: ChipLoader, index: int) -> list[str]:
+    return [chips.dataset.names[index]]
 
 
 @torch.inference_mode()
