@@ -90,7 +90,7 @@ def format_value(value: Any) -> str:
                 if kind == 'builtins.float'
                 else text
                 if kind in ('builtins.str', 'builtins.int', 'builtins.slice')
-                else f'<{text}>'
+                else '...'
             )
         pairs = value.get('items') if kind == 'dict' else [[key, item] for key, item in value.items()]
         rows = [row for row in pairs if isinstance(row, list) and len(row) == 2] if isinstance(pairs, list) else []

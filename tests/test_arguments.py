@@ -71,7 +71,7 @@ def test_arguments_of_prepare_data_are_answered_as_the_page_does(name):
         (lambda: model().fit(3.0), 'epochs must be a whole number, got 3.0'),
         (lambda: model().fit(True), 'epochs must be a whole number, got True'),
         (lambda: model().fit(3, lr='find'), "lr must be a number or a slice or None, got 'find'"),
-        (lambda: model().fit(3, resume='yes'), 'resume must be True or False'),
+        (lambda: model().fit(3, deterministic='yes'), 'deterministic must be True or False'),
         (lambda: model().save(None), 'name_or_path must be a path, got None'),
         (lambda: model().show_results('all'), 'rows must be a whole number'),
         (
@@ -121,4 +121,4 @@ def test_only_what_differs_from_its_default_is_recorded():
 
     assert call('p') == {}
     assert call('p', 4, names=['x'], kind='a') == {'size': 4, 'names': ['x']}
-    assert format_value(encode(lambda: 0)).startswith('<')
+    assert format_value(encode(lambda: 0)) == '...', 'what cannot be printed'

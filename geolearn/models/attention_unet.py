@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from geolearn.arguments import record_arguments
 from geolearn.backbones.adapt import Adaptation
 from geolearn.data import ChipData
 from geolearn.errors import BundleError
 from geolearn.losses import PixelLossOptions
 from geolearn.models.base import register_model
-from geolearn.models.new_spec import BackboneConfig, require_task
+from geolearn.models.new_spec import BackboneConfig, choose_loss, require_task
 from geolearn.models.pixel_classifiers import PixelClassifier
 from geolearn.networks.attention import AttentionEncoder, AttentionMode
 from geolearn.networks.decoding import decode
@@ -57,19 +59,21 @@ class AttentionUNet(PixelClassifier):
         wavelengths: Sequence[float | None] | None = None,
         ignore_classes: Sequence[int] = (),
         class_balancing: bool = False,
-        loss: PixelLossOptions | None = None,
+        loss: PixelLossOptions | str | nn.Module | None = None,
     ) -> None:
         arguments = record_arguments(type(self), locals())
         require_task(data, type(self).__name__, self.tasks)
         if data.table.dates > 1:
             raise ValueError(f'AttentionUNet takes images of one date, and these chips have {data.table.dates}')
         config = BackboneConfig(backbone, pretrained, weights, wavelengths, Adaptation(freeze='all'))
-        options = PixelOptions(self.decoder, loss=loss or PixelLossOptions()).to_json() | {'attention': attention}
+        chosen, custom = choose_loss(loss, PixelLossOptions)
+        options = PixelOptions(self.decoder, loss=chosen).to_json() | {'attention': attention}
         self._create(
             data,
             config,
             options=options,
             arguments=arguments,
+            loss=custom,
             class_balancing=class_balancing,
             ignore_classes=ignore_classes,
         )

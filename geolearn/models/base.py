@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,14 +17,18 @@ from geolearn import plotting
 from geolearn.arcgis_names import MODEL_ATTRIBUTES
 from geolearn.arguments import advise, check_call, check_methods, encode, record_arguments
 from geolearn.backbones import list_backbones
+from geolearn.backbones.backbone import BUILDERS
+from geolearn.backbones.custom import ModuleBackbone, register_module
 from geolearn.backbones.loading import load_strict
 from geolearn.bundle import read_bundle, write_bundle
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
-from geolearn.errors import BundleError, NotTrainedError, UnknownNameError
+from geolearn.errors import ArgumentError, BundleError, NotTrainedError, UnknownNameError
 from geolearn.history import Evaluation, History
 from geolearn.inference.reading import RasterSource
+from geolearn.losses.custom import CustomLoss
 from geolearn.metrics import LOSSES, Scores
+from geolearn.metrics.custom import MetricFunction, ScoresAndFunctions
 from geolearn.models import bundling
 from geolearn.models.new_spec import BackboneConfig, describe_model, require_task, spec_from_data
 from geolearn.models.reports.report import TaskReport, bundle_figures, make_report
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
     from geolearn.training import BatchSize
     from geolearn.training.options import Precision
 
+
+log = logging.getLogger('geolearn')
 
 MODELS: dict[str, type['Model']] = {}
 """Filled by `register_model`."""
@@ -120,6 +127,7 @@ class Model(ABC):
         arguments: Mapping[str, Any],
         class_balancing: bool = False,
         ignore_classes: Sequence[int] = (),
+        loss: nn.Module | None = None,
     ) -> None:
         """Build a new model: what the constructors of all classes end with.
 
@@ -130,7 +138,10 @@ class Model(ABC):
             arguments: What the constructor was given, as `record_arguments` returns it.
             class_balancing: Whether rare classes weigh more in the loss.
             ignore_classes: Label values to ignore, on top of those that `data` ignores.
+            loss: A module of the user's own.
         """
+        if loss is not None and class_balancing:
+            raise ArgumentError('class_balancing weighs the losses of geolearn; give your own loss its weights')
         name = type(self).__name__
         require_task(data, name, self.tasks)
         data = data.ignoring(ignore_classes) if ignore_classes else data
@@ -143,9 +154,28 @@ class Model(ABC):
         network = self.build(spec, pretrained=backbone.pretrained, weights=backbone.weights)
         network.adapt(spec.adaptation)
         spec = replace(spec, pretrained=network.backbone.load_report is not None)
-        self._assemble(spec, network, data)
+        if loss is not None:
+            spec = replace(spec, custom={**spec.custom, 'loss': type(loss).__qualname__})
+        self._assemble(spec, network, data, loss)
 
-    def _assemble(self, spec: ModelSpec, network: Network, data: ChipData | None) -> None:
+    def _custom(self) -> nn.Module | None:
+        """Return the loss of the user's own as one that networks can be trained with; None for geolearn's.
+
+        Raises:
+            NotTrainedError: If the model was loaded without it.
+        """
+        if self._custom_loss is not None:
+            return CustomLoss(self._custom_loss)
+        if name := self.spec.custom.get('loss'):
+            raise NotTrainedError(
+                f'this model was trained with {name}, a loss of your own that its bundle does not hold; pass it as '
+                'load_model(path, data, loss=...)'
+            )
+        return None
+
+    def _assemble(
+        self, spec: ModelSpec, network: Network, data: ChipData | None, loss: nn.Module | None = None
+    ) -> None:
         """Set every attribute: the one way to a model, new or loaded."""
         if data is not None:
             require_task(data, spec.model, self.tasks)
@@ -156,6 +186,8 @@ class Model(ABC):
         self.lr_figure: Figure | None = None
         self._learner: Any = None
         self._scales: list[float] | None = None
+        self._custom_loss = loss
+        self._scores: ScoresAndFunctions | None = None
 
     # -- what a task defines
 
@@ -309,6 +341,8 @@ class Model(ABC):
             evaluation = replace(self.evaluate(), figures=bundle_figures(self.report_contents()))
         elif evaluation is not None and not evaluation.loaded:
             evaluation = None
+        for part, name in self.spec.custom.items():
+            log.warning('the bundle names the %s %s and does not hold it: load_model(path, %s=...)', part, name, part)
         emd = self.emd_fields(self.spec)
         return write_bundle(
             target, bundling.make_bundle(self.spec, self.network, self.history, evaluation, emd=emd, name=target.stem)
@@ -353,13 +387,13 @@ class Model(ABC):
         # divided once: `freeze` must not change which groups there are
         groups = self.network.param_groups()
         self._scales = [group.lr_scale for group in groups] if self.network.layer_decay is not None else None
-        data = self._needed_data()
+        data, self._scores = self._needed_data(), ScoresAndFunctions(self.make_scores())
         self._learner = make_learner(
             self.network,
             data.train_dl,
             data.valid_dl,
             self.make_loss(),
-            scores=self.make_scores(),
+            scores=self._scores,
             splitter=lambda _: [group.parameters for group in groups],
             forward_takes_targets=self.forward_takes_targets,
         )
@@ -393,6 +427,7 @@ class Model(ABC):
         ema: bool | float = False,
         tensorboard: bool = False,
         callbacks: Sequence[Any] = (),
+        metrics: Sequence[MetricFunction] = (),
         weight_decay: float = 0.01,
         resume: bool | str = False,
         seed: int | None = None,
@@ -416,6 +451,8 @@ class Model(ABC):
             ema: Keep a running mean of the weights, and end with it: True, or how much of it each step keeps.
             tensorboard: Write a TensorBoard log beside the checkpoints.
             callbacks: fastai's, for whatever is not here; see `geolearn.training` for MLflow and Weights & Biases.
+            metrics: Functions of the network's output and the targets of a validation batch, each of which returns one
+                number; their means over the chips are further columns of the table.
             weight_decay: Decoupled weight decay of AdamW.
             resume: Continue from the last checkpoint of the same training, which was interrupted: same data, model and
                 arguments. Where several agree in these, the name of one of them, which the error lists.
@@ -451,6 +488,9 @@ class Model(ABC):
             deterministic=deterministic,
             callbacks=tuple(callbacks),
         )
+        self._prepare()
+        assert self._scores is not None
+        self._scores.use(metrics)
         self.learner.identity = training_identity(data, self.spec)
         parent = training_folder(data, self.spec)
         if lr is not None or not resume:
@@ -582,12 +622,21 @@ advise(RasterSource, 'pass the file, or write the array to one first', name='the
 
 
 @check_call
-def load_model(path: str | Path, data: ChipData | None = None) -> Model:
+def load_model(
+    path: str | Path,
+    data: ChipData | None = None,
+    *,
+    backbone: ModuleBackbone | None = None,
+    loss: nn.Module | None = None,
+) -> Model:
     """Load a model from a .dlpk; nothing in it is unpickled or run.
 
     Args:
         path: The .dlpk, the .emd beside it, or the folder that holds one.
-        data: Chips to go on training or to validate with.
+        data: Chips to continue training or to validate with.
+        backbone: The module of the user's own that the model was built on, under the same name; its weights come from
+            the bundle.
+        loss: The module of the user's own that the model was trained with, to continue training.
 
     Returns:
         The model, of the class that the bundle names.
@@ -597,6 +646,14 @@ def load_model(path: str | Path, data: ChipData | None = None) -> Model:
     """
     bundle = read_bundle(path)
     spec = ModelSpec.from_manifest(bundle.manifest)
+    if backbone is not None:
+        register_module(backbone)
+    needed = spec.custom.get('backbone')
+    if needed and spec.backbone not in BUILDERS:
+        raise BundleError(
+            f'{path} is built on {needed}, a module of its own that the bundle does not hold; pass it as '
+            f'load_model(path, backbone=ModuleBackbone(module, channels=..., strides=..., name={spec.backbone!r}))'
+        )
     if data is not None:
         data = bundling.leave_out(spec, data)
         bundling.check_fits(spec, data)
@@ -608,4 +665,7 @@ def load_model(path: str | Path, data: ChipData | None = None) -> Model:
         raise BundleError(f'{path} cannot be loaded: {error}') from error
     model.history = bundling.read_history(bundle)
     model.evaluation = bundling.read_evaluation(bundle)
+    if loss is not None:
+        model.spec = replace(spec, custom={**spec.custom, 'loss': type(loss).__qualname__})
+        model._custom_loss = loss
     return model

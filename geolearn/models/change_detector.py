@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from geolearn.arguments import record_arguments
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
+from geolearn.backbones.custom import ModuleBackbone
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.decoders import get_decoder
@@ -21,7 +23,7 @@ from geolearn.inference.options import NoData, ReadOptions, Resolution, TilingOp
 from geolearn.inference.reading import Image, load_dates
 from geolearn.losses import PixelLossOptions
 from geolearn.models.base import MAP_OPTIONS, RASTERS, RasterUse, register_model
-from geolearn.models.new_spec import BackboneConfig
+from geolearn.models.new_spec import BackboneConfig, choose_loss
 from geolearn.models.pixel_classifiers import PixelClassifier
 from geolearn.models.reports.report import TaskReport
 from geolearn.networks.network import build_backbone
@@ -74,7 +76,7 @@ class ChangeDetector(PixelClassifier):
     def __init__(
         self,
         data: ChipData,
-        backbone: str | None = None,
+        backbone: str | ModuleBackbone | None = None,
         *,
         fusion: Fusion = 'difference',
         decoder: str = 'unet',
@@ -83,7 +85,7 @@ class ChangeDetector(PixelClassifier):
         wavelengths: Sequence[float | None] | None = None,
         ignore_classes: Sequence[int] = (),
         class_balancing: bool = False,
-        loss: PixelLossOptions | None = None,
+        loss: PixelLossOptions | str | nn.Module | None = None,
         auxiliary_head: bool = False,
         decoder_options: Mapping[str, Any] | None = None,
         adapt: Adaptation = DEFAULT_ADAPTATION,
@@ -92,13 +94,15 @@ class ChangeDetector(PixelClassifier):
         arguments = record_arguments(type(self), locals())
         name = self.default_backbone if backbone is None else backbone
         config = BackboneConfig(name, pretrained, weights, wavelengths, adapt, resolution_m=resolution_m)
-        pixels = PixelOptions(decoder, decoder_options or {}, loss or PixelLossOptions(), auxiliary_head=auxiliary_head)
+        chosen, custom = choose_loss(loss, PixelLossOptions)
+        pixels = PixelOptions(decoder, decoder_options or {}, chosen, auxiliary_head=auxiliary_head)
         options = ChangeOptions(fusion, pixels)
         self._create(
             data,
             config,
             options=options.to_json(),
             arguments=arguments,
+            loss=custom,
             class_balancing=class_balancing,
             ignore_classes=ignore_classes,
         )

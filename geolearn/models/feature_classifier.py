@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from geolearn.arguments import record_arguments
 from geolearn.augment import Augmentation, Chain, Mixup
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
+from geolearn.backbones.custom import ModuleBackbone
 from geolearn.backbones.temporal import Temporal
 from geolearn.chips.batches.balance import repeat_factors
 from geolearn.chips.batches.loader import ChipLoader
@@ -131,7 +132,7 @@ class FeatureClassifier(Model):
     def __init__(
         self,
         data: ChipData,
-        backbone: str | None = None,
+        backbone: str | ModuleBackbone | None = None,
         *,
         pretrained: bool = True,
         weights: str | Path | None = None,
@@ -214,7 +215,9 @@ class FeatureClassifier(Model):
     def _task_report(self) -> TaskReport:
         return chip_report(self.spec, self._needed_data(), self.evaluate(), self._options)
 
-    def _assemble(self, spec: ModelSpec, network: Network, data: ChipData | None) -> None:
+    def _assemble(
+        self, spec: ModelSpec, network: Network, data: ChipData | None, loss: nn.Module | None = None
+    ) -> None:
         options = ChipOptions.from_json(spec.options)
         if data is not None:
             require_task(data, spec.model, self.tasks)
@@ -224,7 +227,7 @@ class FeatureClassifier(Model):
                     f'this model was trained on {labels} per chip, and {data.path} ({data.task}) does not'
                 )
             data = with_training_options(data, options)
-        super()._assemble(spec, network, data)
+        super()._assemble(spec, network, data, loss)
         self._options = options
 
     # -- evaluation

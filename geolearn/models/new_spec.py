@@ -6,21 +6,24 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple, TypeVar, get_args
 
 import timm
+from torch import nn
 
 from geolearn.backbones import catalog
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.backbones.bundled import is_bundle
 from geolearn.backbones.catalog import InputStatistics
+from geolearn.backbones.custom import ModuleBackbone, name_backbone
 from geolearn.backbones.temporal import Temporal
 from geolearn.backbones.timm import is_timm_model
 from geolearn.backbones.torchvision import list_torchvision_models
 from geolearn.bands import Band, match_bands, parse_wavelengths
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
-from geolearn.errors import BackboneError, BandError, ChipFolderError, UnknownNameError
+from geolearn.errors import ArgumentError, BackboneError, BandError, ChipFolderError, UnknownNameError
+from geolearn.losses import PixelLossOptions, RegressionLossOptions
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import IMAGENET, Normalization, match_pretraining
@@ -51,12 +54,15 @@ _EXPORTS = {
 }
 
 
+L = TypeVar('L', PixelLossOptions, RegressionLossOptions)
+
+
 @dataclass(frozen=True)
 class BackboneConfig:
     """The backbone of a new model, and how it is trained.
 
     Args:
-        name: Such as ``'dofa_base'``.
+        name: Such as ``'dofa_base'``, or a module of the user's own with its facts.
         pretrained: Whether to fill it with its published weights.
         weights: A file or folder with its weights, or a .dlpk, instead of fetching them.
         wavelengths: Replace those of the bands, in micrometers; None for radar.
@@ -65,7 +71,7 @@ class BackboneConfig:
         resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it.
     """
 
-    name: str
+    name: str | ModuleBackbone
     pretrained: bool = True
     weights: str | Path | None = None
     wavelengths: Sequence[float | None] | None = None
@@ -111,13 +117,13 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
         BandError: If the wavelengths are of another number, in mixed units or out of range, or pretraining's
             statistics are asked for and lack a band.
     """
-    if not isinstance(choice.name, str):
-        raise BackboneError(f"backbone must be a name such as 'dofa_base', got {choice.name!r}")
+    name = name_backbone(choice.name)
+    own = {'backbone': type(choice.name.trunk).__qualname__} if isinstance(choice.name, ModuleBackbone) else {}
     bands = data.bands if choice.wavelengths is None else _with_wavelengths(data.bands, choice.wavelengths)
-    normalization = data.normalization or pretraining_normalization(data, bands, choice.name, weights=choice.weights)
+    normalization = data.normalization or pretraining_normalization(data, bands, name, weights=choice.weights)
     return ModelSpec(
         model=model,
-        backbone=choice.name,
+        backbone=name,
         bands=bands,
         class_infos=data.class_infos,
         ignored_values=data.ignored_values,
@@ -133,6 +139,7 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
         acquired=tuple(day.isoformat() for day in data.acquired),
         temporal=choice.temporal,
         resolution_m=choice.resolution_m,
+        custom=own,
     )
 
 
@@ -340,3 +347,23 @@ def _describe(backbone: str, fit: _Fit) -> str:
         log.warning('normalize=pretraining: %s, %s', text, note)
         return f'{text}, {note}'
     return text if fit.trained_white == fit.white else f'{text}, x {fit.white / fit.trained_white:g}'
+
+
+def choose_loss(loss: 'L | str | nn.Module | None', options: type[L]) -> tuple[L, nn.Module | None]:
+    """Return the options of a loss that a user gave by its options, its name or as a module, and the module.
+
+    Args:
+        loss: None for the default.
+        options: The class of the options.
+
+    Raises:
+        UnknownNameError: If there is no loss of that name.
+        ArgumentError: If it is none of these.
+    """
+    if isinstance(loss, nn.Module):
+        return options(), loss
+    if isinstance(loss, str):
+        return options(loss=loss), None
+    if loss is not None and not isinstance(loss, options):
+        raise ArgumentError(f'loss must be {options.__name__}, such as {options()}, a name or a module, got {loss!r}')
+    return loss or options(), None

@@ -9,6 +9,7 @@ from torch import nn
 
 from geolearn.arguments import record_arguments
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
+from geolearn.backbones.custom import ModuleBackbone
 from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
@@ -84,7 +85,7 @@ class ObjectDetector(Model):
     def __init__(
         self,
         data: ChipData,
-        backbone: str | None = None,
+        backbone: str | ModuleBackbone | None = None,
         *,
         scales: Sequence[float] | None = None,
         ratios: Sequence[float] | None = None,

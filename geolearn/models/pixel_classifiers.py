@@ -12,6 +12,7 @@ from torch import nn
 from geolearn import plotting
 from geolearn.arguments import record_arguments
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
+from geolearn.backbones.custom import ModuleBackbone
 from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
@@ -24,7 +25,7 @@ from geolearn.losses import PixelLossOptions, make_pixel_loss
 from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature, rank_chips
 from geolearn.models.base import MAP_OPTIONS, RASTERS, Model, RasterUse, one_or_several, register_model
 from geolearn.models.evaluation.pixels import PixelEvaluation, draw_chips, evaluate_pixels
-from geolearn.models.new_spec import BackboneConfig
+from geolearn.models.new_spec import BackboneConfig, choose_loss
 from geolearn.models.reports.pixels import pixel_report
 from geolearn.models.reports.report import TaskReport
 from geolearn.networks.segmentation import PixelOptions, Segmenter, build_segmenter
@@ -50,7 +51,8 @@ class PixelClassifier(Model):
         focal_loss: Weigh pixels that are already right less (Lin et al. 2017, arXiv:1708.02002); gamma is 2.
         dice_loss_fraction: Share of the dice loss in the whole, 0..1.
         dice_loss_average: Dice over all pixels together (``'micro'``) or by class (``'macro'``).
-        loss: All options of the loss, in place of the three before it.
+        loss: All options of the loss, its name, or a module of logits and indices, in place of the three before it;
+            see `geolearn.losses.custom.CustomLoss`.
         auxiliary_head: Train a small head on the map of stride 16 beside the decoder, with 0.4 of its loss.
         decoder_options: Passed to the decoder; see its class in `geolearn.decoders`.
         adapt: What of the backbone is trained, how fast, and with low-rank updates or in full. The default trains
@@ -78,7 +80,7 @@ class PixelClassifier(Model):
     def __init__(
         self,
         data: ChipData,
-        backbone: str | None = None,
+        backbone: str | ModuleBackbone | None = None,
         *,
         pretrained: bool = True,
         weights: str | Path | None = None,
@@ -88,7 +90,7 @@ class PixelClassifier(Model):
         focal_loss: bool = False,
         dice_loss_fraction: float = 0.0,
         dice_loss_average: Literal['micro', 'macro'] = 'micro',
-        loss: PixelLossOptions | None = None,
+        loss: PixelLossOptions | str | nn.Module | None = None,
         auxiliary_head: bool = False,
         decoder_options: Mapping[str, Any] | None = None,
         adapt: Adaptation = DEFAULT_ADAPTATION,
@@ -103,6 +105,7 @@ class PixelClassifier(Model):
             dice_fraction=dice_loss_fraction,
             dice_average=dice_loss_average,
         )
+        loss, custom = choose_loss(loss, PixelLossOptions) if loss is not None else (None, None)
         if loss is not None and short != PixelLossOptions():
             raise ValueError('pass either loss, or focal_loss and dice_loss_fraction; loss holds these too')
         options = PixelOptions(self.decoder, decoder_options or {}, loss or short, auxiliary_head=auxiliary_head)
@@ -111,6 +114,7 @@ class PixelClassifier(Model):
             config,
             options=options.to_json(),
             arguments=arguments,
+            loss=custom,
             class_balancing=class_balancing,
             ignore_classes=ignore_classes,
         )
@@ -139,6 +143,8 @@ class PixelClassifier(Model):
 
     def make_loss(self) -> nn.Module:
         """Make the loss that the options name, with a weight for each class where classes are balanced."""
+        if (custom := self._custom()) is not None:
+            return custom
         weights = None
         if self.spec.class_balancing:
             weights = torch.tensor(self._needed_data().class_weights, dtype=torch.float32)

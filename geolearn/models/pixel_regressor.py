@@ -10,6 +10,7 @@ from torch import nn
 from geolearn import plotting
 from geolearn.arguments import record_arguments
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
+from geolearn.backbones.custom import ModuleBackbone
 from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
@@ -22,7 +23,7 @@ from geolearn.losses import NormalizedLoss, RegressionLossOptions, make_regressi
 from geolearn.metrics import RegressionScores, rank_chips
 from geolearn.models.base import MAP_OPTIONS, RASTERS, Model, RasterUse, one_or_several, register_model
 from geolearn.models.evaluation.regression import RegressionEvaluation, draw_chips, evaluate_values
-from geolearn.models.new_spec import BackboneConfig, require_task
+from geolearn.models.new_spec import BackboneConfig, choose_loss, require_task
 from geolearn.models.reports.regression import regression_report
 from geolearn.models.reports.report import TaskReport
 from geolearn.networks.decoding import decode
@@ -65,13 +66,13 @@ class PixelRegressor(Model):
     def __init__(
         self,
         data: ChipData,
-        backbone: str = 'resnet50',
+        backbone: str | ModuleBackbone = 'resnet50',
         *,
         decoder: str = 'unet',
         pretrained: bool = True,
         weights: str | Path | None = None,
         wavelengths: Sequence[float | None] | None = None,
-        loss: RegressionLossOptions | None = None,
+        loss: RegressionLossOptions | str | nn.Module | None = None,
         decoder_options: Mapping[str, Any] | None = None,
         adapt: Adaptation = DEFAULT_ADAPTATION,
         temporal: Temporal = 'mean',
@@ -83,9 +84,10 @@ class PixelRegressor(Model):
         if statistics is None:
             raise ValueError(f'no training chip of {data.path} has a value in its label; check their NoData value')
         config = BackboneConfig(backbone, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
-        options = PixelOptions(decoder, decoder_options or {}, value_loss=loss or RegressionLossOptions())
+        chosen, custom = choose_loss(loss, RegressionLossOptions)
+        options = PixelOptions(decoder, decoder_options or {}, value_loss=chosen)
         target = {'mean': statistics.mean, 'std': statistics.std or 1.0}
-        self._create(data, config, options=options.to_json() | {'target': target}, arguments=arguments)
+        self._create(data, config, options=options.to_json() | {'target': target}, arguments=arguments, loss=custom)
 
     # -- what a task defines
 
@@ -106,6 +108,8 @@ class PixelRegressor(Model):
 
     def make_loss(self) -> nn.Module:
         """Make the loss that the options name, in standard deviations of the target."""
+        if (custom := self._custom()) is not None:
+            return custom
         options, std = PixelOptions.from_json(self.spec.options, decoder='unet').value_loss, self._target(self.spec)[1]
         return NormalizedLoss(make_regression_loss(replace(options, delta=options.delta / std)), std)
 

@@ -51,6 +51,7 @@ class ModelSpec:
         options: Those of the class of model, as plain JSON; the class reads and checks it.
         arguments: What the constructor was given besides its defaults, as JSON (see `geolearn.arguments`), for the
             report; None in bundles from before it was kept.
+        custom: Parts of the user's own that no bundle can hold, such as ``{'loss': 'mine.FocalTversky'}``.
     """
 
     model: str
@@ -75,6 +76,7 @@ class ModelSpec:
     temperature: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] | None = None
+    custom: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'band_indexes', self.band_indexes or tuple(range(len(self.bands))))

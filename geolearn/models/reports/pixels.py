@@ -47,7 +47,7 @@ def pixel_report(
         {
             'decoder': options.decoder,
             'decoder options': format_options(options.decoder_options),
-            'loss': format_loss(options.loss, PixelLossOptions()),
+            'loss': spec.custom.get('loss') or format_loss(options.loss, PixelLossOptions()),
             'auxiliary head': 'yes' if options.auxiliary_head else 'no',
             'class balancing': 'yes' if spec.class_balancing else 'no',
         },

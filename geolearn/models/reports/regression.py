@@ -48,7 +48,7 @@ def regression_report(
         {
             'decoder': options.decoder,
             'decoder options': format_options(options.decoder_options),
-            'loss': format_loss(options.value_loss, RegressionLossOptions()),
+            'loss': spec.custom.get('loss') or format_loss(options.value_loss, RegressionLossOptions()),
         },
     )
 
