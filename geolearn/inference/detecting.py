@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from geolearn.inference.merging import (
     SAME_OVERLAP,
     Merge,
     TileDetections,
+    intersect,
     mean_boxes,
     merge_detections,
     nms,
@@ -119,7 +121,37 @@ def make_predict_fn(network: nn.Module, *, threshold: float, nms_overlap: float,
 
 
 def _suppress(detections: Detections, overlap: float) -> Detections:
-    return detections.select(batched_nms(detections.boxes, detections.scores, detections.labels, overlap))
+    if detections.masks is None:
+        return detections.select(batched_nms(detections.boxes, detections.scores, detections.labels, overlap))
+    kept, _ = _nms(detections, overlap)
+    return detections.select(torch.from_numpy(kept))
+
+
+def _nms(detections: Detections, overlap: float) -> tuple[np.ndarray, np.ndarray]:
+    """Suppress by masks where objects have them, else by boxes; see `nms`.
+
+    The boxes of slender slanted objects side by side overlap although the objects do not.
+    """
+    boxes, scores = detections.boxes.double().numpy(), detections.scores.double().numpy()
+    measure = None
+    if detections.masks is not None:
+        masks = detections.masks.numpy()
+        measure = partial(_mask_overlap, masks, masks.sum(axis=(1, 2)), boxes)
+    return nms(boxes, detections.labels.numpy(), scores, overlap=overlap, measure=measure)
+
+
+def _mask_overlap(
+    masks: np.ndarray, areas: np.ndarray, boxes: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> np.ndarray:
+    """Return the intersection over union (n,) of pairs of masks, which lie within a pixel of their boxes."""
+    shared = np.zeros(len(first))
+    corners = intersect(boxes[first], boxes[second])
+    for pair, (one, other) in enumerate(zip(first, second)):
+        (left, top), (right, bottom) = np.floor(corners[pair, :2]) - 1, np.ceil(corners[pair, 2:]) + 1
+        part = np.s_[max(int(top), 0) : max(int(bottom), 0), max(int(left), 0) : max(int(right), 0)]
+        shared[pair] = np.count_nonzero(masks[one][part] & masks[other][part])
+    overlap: np.ndarray = shared / np.maximum(areas[first] + areas[second] - shared, 1)
+    return overlap
 
 
 def _flip(detections: Detections, shape: torch.Size, axes: tuple[int, ...]) -> Detections:
@@ -142,7 +174,7 @@ def merge_augmented(passes: Sequence[Detections], *, overlap: float) -> Detectio
     """
     every = Detections.concatenate(passes)
     boxes, scores = every.boxes.double().numpy(), every.scores.double().numpy()
-    kept, owners = nms(boxes, every.labels.numpy(), scores, overlap=overlap)
+    kept, owners = _nms(every, overlap)
     totals = np.zeros(len(scores))
     np.add.at(totals, owners, scores)
     means = boxes if every.masks is not None else mean_boxes(boxes, scores, owners)

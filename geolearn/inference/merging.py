@@ -1,20 +1,27 @@
 """Merge the detections of tiles, so that each object of a raster comes once and whole."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from geolearn.extras import require
+from geolearn.inference.outlines import polygonal
 from geolearn.tiling import TileGrid
 
 DENSE_LIMIT = 400
 """Up to so many boxes are compared each with each; more through a spatial index."""
 
 
-def nms(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, *, overlap: float) -> tuple[np.ndarray, np.ndarray]:
+Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Takes the indices of pairs (n,), (n,) of objects to their intersection over union (n,)."""
+
+
+def nms(
+    boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, *, overlap: float, measure: Measure | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Greedy non-maximum suppression: of boxes of one class that overlap, keep the highest-scoring.
 
     Args:
@@ -22,6 +29,7 @@ def nms(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, *, overlap: f
         labels: (n,).
         scores: (n,).
         overlap: Intersection over union above which the lower-scoring is suppressed.
+        measure: How much objects overlap whose boxes touch, such as by their masks; None compares the boxes.
 
     Returns:
         The indices of the boxes that are kept, by descending score, and for each box (n,) the index of the one that
@@ -30,7 +38,7 @@ def nms(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, *, overlap: f
     order = np.argsort(-scores, kind='stable')
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
-    first, second, _ = _overlapping(boxes, labels, overlap)
+    first, second, _ = _overlapping(boxes, labels, overlap, measure)
     swapped = rank[first] > rank[second]
     higher, other = np.where(swapped, second, first), np.where(swapped, first, second)
     by_rank = np.argsort(rank[higher], kind='stable')
@@ -44,7 +52,13 @@ def nms(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, *, overlap: f
 
 
 def soft_nms(
-    boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, *, overlap: float, least: float = 0.0
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    *,
+    overlap: float,
+    least: float = 0.0,
+    measure: Measure | None = None,
 ) -> np.ndarray:
     """Lower the scores of boxes that a higher-scoring one of their class overlaps (linear soft-NMS; Bodla et al. 2017).
 
@@ -57,11 +71,12 @@ def soft_nms(
         scores: (n,), 0..1.
         overlap: Intersection over union above which the score of the lower-scoring is lowered.
         least: Boxes that fall below this lower no other; the caller drops them.
+        measure: As for `nms`.
 
     Returns:
         (n,) float64. A box with a higher-scoring twin has 0.
     """
-    first, second, shared = _overlapping(boxes, labels, overlap)
+    first, second, shared = _overlapping(boxes, labels, overlap, measure)
     starts, rivals, pairs = _neighbours(len(boxes), first, second)
     left = 1 - shared[pairs]
     lowered = scores.astype(np.float64).tolist()
@@ -159,10 +174,12 @@ def touching_pairs(boxes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
     return first[chosen], second[chosen]
 
 
-def _overlapping(boxes: np.ndarray, labels: np.ndarray, overlap: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _overlapping(
+    boxes: np.ndarray, labels: np.ndarray, overlap: float, measure: Measure | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the numbers of pairs of one class that overlap more, and by how much."""
     first, second = touching_pairs(boxes, labels)
-    shared = intersection_over_union(boxes[first], boxes[second])
+    shared = intersection_over_union(boxes[first], boxes[second]) if measure is None else measure(first, second)
     close = shared > overlap
     return first[close], second[close], shared[close]
 
@@ -288,17 +305,25 @@ def merge_detections(
             highest-scoring stays.
         threshold: Lowest score of an object, 0..1.
     """
+    if detections.outlines is not None:
+        detections = _with_valid_outlines(detections)
     if not len(detections):
         return detections
     if merge == 'soft_nms':
         joined = _join_parts(detections, grid, copies=min(overlap, SAME_OVERLAP))
-        scores = soft_nms(joined.boxes, joined.labels, joined.scores, overlap=overlap, least=threshold)
+        measure = _outline_measure(joined)
+        scores = soft_nms(joined.boxes, joined.labels, joined.scores, overlap=overlap, least=threshold, measure=measure)
         return replace(joined, scores=scores).select((scores >= threshold) & (scores > 0))
     joined = _join_parts(detections, grid)
-    if merge == 'nms':
-        return joined.select(nms(joined.boxes, joined.labels, joined.scores, overlap=overlap)[0])
-    kept, owners = cluster_boxes(joined.boxes, joined.labels, joined.scores, overlap=overlap)
-    boxes = joined.boxes if joined.outlines is not None else mean_boxes(joined.boxes, joined.scores, owners)
+    measure = _outline_measure(joined)
+    if merge == 'nms' or measure is not None:
+        kept, owners = nms(joined.boxes, joined.labels, joined.scores, overlap=overlap, measure=measure)
+        if merge == 'nms':
+            return joined.select(kept)
+        boxes = joined.boxes
+    else:
+        kept, owners = cluster_boxes(joined.boxes, joined.labels, joined.scores, overlap=overlap)
+        boxes = mean_boxes(joined.boxes, joined.scores, owners)
     return replace(joined, boxes=boxes, scores=mean_scores(joined.scores, owners)).select(kept)
 
 
@@ -317,17 +342,26 @@ def _join_parts(detections: TileDetections, grid: TileGrid, *, copies: float | N
     first, second = first[apart], second[apart]
     cut = _is_cut(detections, grid, windows)
     parts = cut[first] | cut[second]
-    shared_windows = intersect(windows[detections.tiles[first[parts]]], windows[detections.tiles[second[parts]]])
+    shared_windows = intersect(windows[detections.tiles[first]], windows[detections.tiles[second]])
     same = np.zeros(len(first), bool)
-    same[parts] = _agreement(detections, first[parts], second[parts], shared_windows) >= SAME_OVERLAP
+    same[parts] = _agreement(detections, first[parts], second[parts], shared_windows[parts]) >= SAME_OVERLAP
     if copies is not None:
+        # what one of the tiles does not show whole has no copy there, whatever lies next to it
+        for rows in (first, second):
+            within = np.sign(detections.boxes[rows] - shared_windows) * np.array([1, 1, -1, -1]) >= 0
+            within |= np.abs(detections.boxes[rows] - shared_windows) <= EDGE_MARGIN
+            parts |= ~within.all(axis=1)
         same[~parts] = _nearest(detections, first[~parts], second[~parts], overlap=copies)
     return _as_one(detections, first[same], second[same], cut) if same.any() else detections
 
 
 def _nearest(detections: TileDetections, first: np.ndarray, second: np.ndarray, *, overlap: float) -> np.ndarray:
     """Find the pairs (n,) in which each overlaps its partner more than any other object of the partner's tile."""
-    shared = intersection_over_union(detections.boxes[first], detections.boxes[second])
+    measure = _outline_measure(detections)
+    if measure is None:
+        shared = intersection_over_union(detections.boxes[first], detections.boxes[second])
+    else:
+        shared = measure(first, second)
     nearest = shared > overlap
     for one, other in ((first, second), (second, first)):
         places = one * (detections.tiles.max() + 1) + detections.tiles[other]
@@ -364,19 +398,76 @@ def _cover(joined: np.ndarray, outlines: np.ndarray, group_of: np.ndarray, in_pa
     counts = np.bincount(group_of)
     members = np.split(np.argsort(group_of, kind='stable'), np.cumsum(counts)[:-1])
     for group in np.flatnonzero((counts > 1) & in_parts):
-        joined[group] = shapely.union_all(outlines[members[group]])
+        joined[group] = _union(shapely, outlines[members[group]])
+
+
+def _union(shapely: Any, outlines: np.ndarray) -> Any:
+    """Return what valid outlines cover together; the largest of them in the rare case that GEOS fails."""
+    try:
+        return polygonal(np.array([shapely.union_all(outlines)], object))[0]
+    except shapely.errors.GEOSException:
+        return outlines[shapely.area(outlines).argmax()]
+
+
+def _with_valid_outlines(detections: TileDetections) -> TileDetections:
+    """Return the detections whose outlines cover ground, with valid ones."""
+    shapely = require('shapely', extra='vector', to='compare outlines')
+    outlines = polygonal(np.asarray(detections.outlines, object))
+    return replace(detections, outlines=outlines).select(shapely.area(outlines) > 0)
+
+
+def _outline_measure(detections: TileDetections) -> Measure | None:
+    """Return what compares outlines; None where objects are boxes."""
+    if detections.outlines is None:
+        return None
+    outlines = detections.outlines
+    return lambda first, second: _outline_overlap(detections.boxes, first, second, outlines[first], outlines[second])
+
+
+def _outline_overlap(
+    boxes: np.ndarray, first: np.ndarray, second: np.ndarray, ones: np.ndarray, others: np.ndarray
+) -> np.ndarray:
+    """Return the intersection over union (n,) of pairs of valid outlines.
+
+    Should GEOS fail on a pair, its boxes are compared: one odd outline must not cost the tiles of a whole run.
+    """
+    shapely = require('shapely', extra='vector', to='compare outlines')
+    try:
+        shared = shapely.area(shapely.intersection(ones, others))
+    except shapely.errors.GEOSException:
+        if len(ones) == 1:
+            return intersection_over_union(boxes[first], boxes[second])
+        pairs = [
+            (boxes, first[i : i + 1], second[i : i + 1], ones[i : i + 1], others[i : i + 1]) for i in range(len(ones))
+        ]
+        return np.concatenate([_outline_overlap(*pair) for pair in pairs])
+    overlap: np.ndarray = shared / np.maximum(shapely.area(ones) + shapely.area(others) - shared, 1e-12)
+    return overlap
 
 
 def _agreement(detections: TileDetections, first: np.ndarray, second: np.ndarray, windows: np.ndarray) -> np.ndarray:
     """Return the overlap (n,) of pairs in windows (n, 4): of outlines, which may bend, else of boxes."""
     if detections.outlines is None:
         return intersection_over_union(*(intersect(detections.boxes[rows], windows) for rows in (first, second)))
+    ones, others = (_clip(detections.outlines[rows], windows) for rows in (first, second))
+    return _outline_overlap(detections.boxes, first, second, ones, others)
+
+
+def _clip(outlines: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Return the parts (n,) of valid outlines in windows (n, 4)."""
     shapely = require('shapely', extra='vector', to='compare outlines')
-    frames = shapely.box(*windows.T)
-    parts = [shapely.intersection(shapely.make_valid(detections.outlines[rows]), frames) for rows in (first, second)]
-    union = shapely.area(shapely.union(*parts))
-    found: np.ndarray = shapely.area(shapely.intersection(*parts)) / np.maximum(union, 1e-12)
-    return found
+    left, top, right, bottom = windows.T
+    there = (right > left) & (bottom > top)
+    clipped = np.full(len(outlines), shapely.Polygon(), object)
+    frames = shapely.box(left[there], top[there], right[there], bottom[there])
+    try:
+        clipped[there] = polygonal(shapely.intersection(outlines[there], frames))
+    except shapely.errors.GEOSException:
+        # a clip by rectangle needs no topology
+        corners = windows[there].tolist()
+        pairs = zip(outlines[there], corners)
+        clipped[there] = polygonal(np.array([shapely.clip_by_rect(shape, *corner) for shape, corner in pairs], object))
+    return clipped
 
 
 def _is_cut(detections: TileDetections, grid: TileGrid, windows: np.ndarray) -> np.ndarray:

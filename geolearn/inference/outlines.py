@@ -10,6 +10,9 @@ from geolearn.raster.opening import group_pixels
 Outline = Literal['exact', 'simplified', 'orthogonal']
 """Along the edges of pixels; with few corners; or with right angles, as buildings have."""
 
+POLYGONS = (3, 6)
+"""GEOS's type ids of polygons and multipolygons."""
+
 TOLERANCE = 1.0
 """How far, in pixels, a simplified outline may be from the exact one."""
 
@@ -36,13 +39,34 @@ def outline_mask(mask: np.ndarray, box: np.ndarray, *, kind: Outline = 'exact') 
     return plainer(moved, kind)
 
 
+def polygonal(outlines: np.ndarray) -> np.ndarray:
+    """Return geometries (n,) as valid polygons or multipolygons; empty polygons where they cover no ground.
+
+    Clipping and repairing leave points, lines and collections of these with polygons, which GEOS compares with nothing.
+    """
+    shapely = require('shapely', extra='vector', to='outline objects')
+    outlines = np.asarray(outlines, object)
+    invalid = ~shapely.is_valid(outlines)
+    if invalid.any():
+        outlines = outlines.copy()
+        outlines[invalid] = shapely.make_valid(outlines[invalid])
+    mixed = np.flatnonzero(~np.isin(shapely.get_type_id(outlines), POLYGONS))
+    if len(mixed):
+        outlines = outlines.copy()
+        for number in mixed:
+            parts = shapely.get_parts(shapely.get_parts(outlines[number]))
+            parts = parts[shapely.get_type_id(parts) == POLYGONS[0]]
+            outlines[number] = shapely.union_all(parts) if len(parts) else shapely.Polygon()
+    return outlines
+
+
 def plainer(outline: Any, kind: Outline) -> Any:
     """Return an outline in pixels, as plain as asked for; never an empty or broken one."""
     if kind == 'exact':
         return outline
     shapely = require('shapely', extra='vector', to='simplify outlines')
     parts = [_plainer_part(shapely, part, kind) for part in shapely.get_parts(outline)]
-    return shapely.union_all(parts)
+    return polygonal(np.array([shapely.union_all(parts)], object))[0]
 
 
 def _plainer_part(shapely: Any, part: Any, kind: Outline) -> Any:

@@ -13,6 +13,7 @@ from geolearn.errors import FileWriteError
 from geolearn.extras import require
 from geolearn.files import atomic_write_all
 from geolearn.inference.merging import TileDetections
+from geolearn.inference.outlines import polygonal
 from geolearn.raster import GeoBox
 
 
@@ -40,7 +41,7 @@ def objects_to_features(objects: TileDetections, box: GeoBox, classes: Sequence[
         return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
 
     if outlined:
-        shapes = np.zeros(0, object) if objects.outlines is None else objects.outlines
+        shapes = np.zeros(0, object) if objects.outlines is None else polygonal(objects.outlines)
         pixels = np.array([shapely.multipolygons(shapely.get_parts(shape)) for shape in shapes], object)
     else:
         pixels = shapely.box(*objects.boxes.T)

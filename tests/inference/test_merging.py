@@ -7,13 +7,14 @@ from typing import get_args
 import numpy as np
 import pytest
 import shapely
+import shapely.affinity
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms, box_iou
 
 from geolearn.batch import Detections
-from geolearn.inference.detecting import merge_augmented
+from geolearn.inference.detecting import make_predict_fn, merge_augmented
 from geolearn.inference.merging import (
     DENSE_LIMIT,
     Merge,
@@ -270,3 +271,94 @@ def test_nothing_merges_to_nothing(merge):
     grid = make_grid((64, 64), tile_size=64, halo=0)
     assert not len(merge_detections(detections, grid, overlap=0.3, merge=merge))
     assert not shown_whole_elsewhere(detections.boxes, nothing, grid).any()
+
+
+# -- outlines as they come
+
+
+def outlined(shapes, *, tiles=None, scores=None):
+    shapes = np.array(shapes, object)
+    count = len(shapes)
+    tiles = np.zeros(count, np.int64) if tiles is None else np.array(tiles)
+    scores = np.full(count, 0.9) if scores is None else np.array(scores)
+    return TileDetections(shapely.bounds(shapes), np.zeros(count, np.int64), scores, tiles, shapes)
+
+
+def strips(count, *, across=6.0):
+    """Slender slanted shapes side by side."""
+    return [
+        shapely.Polygon([(x, 0), (x + 3, 0), (x + 103, 100), (x + 100, 100)])
+        for x in (2 + across * number for number in range(count))
+    ]
+
+
+@pytest.mark.parametrize('merge', MERGES)
+def test_slender_slanted_neighbours_all_stay(merge):
+    grid = make_grid((128, 256), tile_size=256, halo=0)
+    found = merge_detections(outlined(strips(19)), grid, overlap=0.3, merge=merge, threshold=0.5)
+    assert len(found) == 19
+
+
+@pytest.mark.parametrize('merge', MERGES)
+def test_copies_of_slanted_shapes_become_one(merge):
+    grid = make_grid((128, 256), tile_size=256, halo=0)
+    shapes = strips(5)
+    copies = [shapely.affinity.translate(shape, 0.4) for shape in shapes]
+    pieces = outlined([*shapes, *copies], scores=[0.9] * 5 + [0.8] * 5)
+    found = merge_detections(pieces, grid, overlap=0.3, merge=merge, threshold=0.4)
+    assert len(found) == 5
+
+
+BOWTIE = shapely.Polygon([(0, 0), (40, 40), (40, 0), (0, 40)])
+SPIKE = shapely.Polygon([(0, 0), (20, 0), (20, 20), (20, 60), (20, 20), (0, 20)])
+MIXED = shapely.GeometryCollection([shapely.box(0, 0, 30, 30), shapely.LineString([(30, 30), (60, 60)])])
+FLAT = shapely.Polygon([(0, 0), (30, 30), (0, 0)])
+
+
+@pytest.mark.parametrize('merge', MERGES)
+@pytest.mark.parametrize('shape', [BOWTIE, SPIKE, MIXED, FLAT, shapely.Polygon(), shapely.LineString([(0, 0), (9, 9)])])
+def test_odd_outlines_cost_no_other_object(shape, merge):
+    grid = make_grid((128, 220), tile_size=128, halo=16)
+    whole = shapely.box(20, 70, 60, 100)
+    crossing = [shapely.box(90, 10, 128, 40), shapely.box(92, 10, 140, 40)]
+    odd = shapely.affinity.translate(shape, 88, 60)
+    pieces = outlined([whole, *crossing, odd, odd], tiles=[0, 0, 1, 0, 1])
+    boxes = np.where(np.isnan(pieces.boxes), 88.0, pieces.boxes)
+    found = merge_detections(replace(pieces, boxes=boxes), grid, overlap=0.3, merge=merge, threshold=0.1)
+    assert all(outline.is_valid and outline.area > 0 for outline in found.outlines)
+    assert any(outline.equals(whole) for outline in found.outlines)
+    assert any(outline.covers(crossing[0]) for outline in found.outlines)
+    assert len(found) <= 3
+
+
+def test_a_pair_that_geos_cannot_compare_is_compared_by_boxes(monkeypatch):
+    real, grid = shapely.intersection, make_grid((128, 256), tile_size=256, halo=0)
+
+    def fail(ones, others, **options):
+        if any(shape.equals(odd) for shape in np.atleast_1d(ones)):
+            raise shapely.errors.GEOSException('TopologyException')
+        return real(ones, others, **options)
+
+    odd = shapely.box(10, 10, 30, 30)
+    monkeypatch.setattr(shapely, 'intersection', fail)
+    pieces = outlined([odd, shapely.box(11, 10, 31, 30), *strips(19)], scores=[0.9, 0.8, *[0.7] * 19])
+    found = merge_detections(pieces, grid, overlap=0.3, merge='nms')
+    assert len(found) == 20
+
+
+def test_masks_of_slanted_strips_in_one_tile_all_stay():
+    rows, cols = np.mgrid[:128, :256]
+    masks = np.stack([(cols - rows >= x) & (cols - rows < x + 3) & (rows < 100) for x in range(2, 116, 6)])
+    boxes = np.array([[mask.any(0).argmax(), 0, 256 - mask.any(0)[::-1].argmax(), 100] for mask in masks], np.float32)
+    count = len(masks)
+    strips = Detections(
+        torch.from_numpy(boxes),
+        torch.zeros(count, dtype=torch.long),
+        torch.full((count,), 0.9),
+        torch.from_numpy(masks),
+    )
+    network = torch.nn.Linear(1, 1)
+    network.forward = lambda images: ([Detections.concatenate([strips, strips])] * len(images), {})
+    predict = make_predict_fn(network, threshold=0.5, nms_overlap=0.3, augment=False)
+    (found,) = predict(torch.zeros(1, 1, 128, 256))
+    assert len(found) == count == 19
