@@ -1,5 +1,6 @@
 """What every backbone promises, the shapes that transformers come in, and the registry of builders."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -261,6 +262,11 @@ class Backbone(nn.Module):
         self.channels = tuple(channels)
         self.strides = tuple(strides)
         self.load_report = load_report
+
+    @property
+    def coarsest_stride(self) -> int:
+        """Pixels at whose multiples an image may be cut so that every part is seen through the same patches."""
+        return math.lcm(*self.strides, self.trunk.patch if isinstance(self.trunk, Trunk) else 1)
 
     def enable_checkpointing(self) -> None:
         """Let training compute activations again instead of keeping them.

@@ -31,6 +31,7 @@ from geolearn.backbones.loading import (
     load_weights_file,
     refuse_small,
     unwrap,
+    without_values,
 )
 from geolearn.backbones.trunk import Trunk, ViTConfig
 from geolearn.backbones.weights import fetch
@@ -190,7 +191,7 @@ def find_given(
     Raises:
         WeightsError: If the file holds no tensors, or far too few for the encoder.
     """
-    with torch.device('meta'):
+    with without_values():
         random = replace(options, pretrained=False, weights=None)
         needed = BUILDERS[record.name].build(record.name, tuple(bands), random).trunk.state_dict()
     found = find_state(content, needed, str(path), prefixes=record.prefixes)

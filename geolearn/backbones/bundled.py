@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from geolearn import bundle
 from geolearn.backbones.backbone import Backbone, BackboneOptions, Builder
 from geolearn.backbones.building import adapt_input_kernel, resample_kernel
-from geolearn.backbones.loading import load_strict
+from geolearn.backbones.loading import load_strict, without_values
 from geolearn.bands import Band
 from geolearn.errors import BundleError, WeightsError
 
@@ -119,7 +118,7 @@ def build_from_bundle(
 def _stem_keys(build: Builder, name: str, bands: Sequence[Band], options: BackboneOptions) -> list[str]:
     """Name the weights whose shape depends on the number of bands."""
     extra = Band('one more band', 0.6)
-    with torch.device('meta'):
+    with without_values():
         states = [build(name, tuple(b), options).trunk.state_dict() for b in (bands, (*bands, extra))]
     return [key for key, value in states[0].items() if value.shape != states[1][key].shape]
 

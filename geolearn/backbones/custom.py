@@ -56,6 +56,11 @@ class ModuleBackbone(Backbone):
         self.taken = tuple(range(len(self.strides)))
         self.step = max(self.strides)
 
+    def __repr__(self) -> str:
+        """Show the facts, not the layers."""
+        facts = f'channels={self.channels}, strides={self.strides}, name={self.name!r}'
+        return f'ModuleBackbone({type(self.trunk).__name__}, {facts})'
+
     def select(self, strides: Sequence[int] | None) -> 'ModuleBackbone':
         """Return a backbone of the same module that gives the maps of these strides alone; None for all.
 
@@ -142,7 +147,7 @@ def name_backbone(backbone: object) -> str:
             f'{found} must say what maps it gives: pass backbone=ModuleBackbone(module, channels=(64, 128, 256, 512), '
             "strides=(4, 8, 16, 32), name='mine')"
         )
-    raise BackboneError(f"backbone must be a name, such as 'dofa_base' (see list_backbones()), got {found}")
+    raise BackboneError(f"backbone must be a name such as 'dofa_base', got {backbone!r}; list_backbones() has them all")
 
 
 _MODULES: dict[str, ModuleBackbone] = {}

@@ -5,16 +5,18 @@ import pickle
 import re
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from geolearn.errors import WeightsError
 
@@ -110,6 +112,8 @@ def unwrap(
     return state, dropped
 
 
+Built = TypeVar('Built', bound=nn.Module)
+
 WRAPPERS = ('module', '_orig_mod')
 """What DistributedDataParallel and torch.compile put in front of every name."""
 
@@ -147,7 +151,7 @@ class FoundState:
 class _Part(NamedTuple):
     """Tensors of a file under one key and one prefix, and how many of the names needed are among them."""
 
-    count: int
+    matches: int
     place: tuple[str, ...]
     prefix: str
     tensors: Mapping[str, Tensor]
@@ -180,7 +184,7 @@ def find_state(
         raise WeightsError(f'{source} holds no tensors by name, found {_some([str(key) for key in content])}')
     names = {prefix + name for name in needed for prefix in ('', *prefixes)}
     best = _choose_part([part for place, tensors in places.items() for part in _split(place, tensors, names)], source)
-    if best is None or best.count < ENOUGH * len(needed):
+    if best is None or best.matches < ENOUGH * len(needed):
         place, tensors = max(places.items(), key=lambda item: len(item[1]))
         prefix = ''
         while (first := {name[len(prefix) :].partition('.')[0] for name in tensors}) <= {*WRAPPERS} and len(first) == 1:
@@ -219,8 +223,8 @@ def _split(place: tuple[str, ...], tensors: Mapping[str, Tensor], needed: Collec
 
 
 def _choose_part(parts: list[_Part], source: str) -> _Part | None:
-    most = max((part.count for part in parts), default=0)
-    best = [part for part in parts if part.count == most]
+    most = max((part.matches for part in parts), default=0)
+    best = [part for part in parts if part.matches == most]
     best = [part for part in best if part.first_choice] or best
     # of the parts 'encoder.' and 'encoder.encoder.', which may hold the same, the outer one
     best = [part for part in best if not any(other is not part and _holds(other, part) for other in best)]
@@ -237,6 +241,48 @@ def _holds(outer: _Part, inner: _Part) -> bool:
 def is_head(name: str) -> bool:
     """Whether a parameter belongs to a head, a decoder of pretraining or the like; see `HEADS`."""
     return HEADS.match(name) is not None
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Skip what only fills tensors of the meta device: there torch works out in Python what it would have done."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _FILLING and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+_FILLING = {
+    *(Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.fill_, Tensor.zero_),
+    *(Tensor.mul_, Tensor.add_, Tensor.clamp_, Tensor.copy_),
+}
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Let networks be built on the meta device: names and shapes, but no values and no memory."""
+    with torch.device('meta'), _WithoutValues():
+        yield
+
+
+def build_filled(build: Callable[[], Built], weights: Mapping[str, Tensor], source: str) -> Built:
+    """Build a network and load all its weights strictly; where they do not fit, nothing is allocated for it.
+
+    Args:
+        build: Makes the network, at any values; called first on the meta device, to compare names and shapes.
+        weights: Tensors by name.
+        source: Where they came from, for errors.
+
+    Raises:
+        WeightsError: If a name or a shape differs, or a value is not finite.
+    """
+    with without_values():
+        refuse_misfits(build().state_dict(), weights, source)
+    network = build()
+    load_strict(network, weights, source=source)
+    return network
 
 
 def load_strict(
@@ -259,21 +305,35 @@ def load_strict(
         source: Where the weights came from, for the report and errors.
     """
     needed = module.state_dict()
-    source = source or 'given'
+    missing = refuse_misfits(needed, state, source or 'given', may_be_missing)
+    refuse_nonfinite(state, source or 'given')
+    module.load_state_dict(dict(state), strict=False)
+    matched = tuple(name for name in needed if name in state)
+    return LoadReport(matched, missing, tuple(dropped), tuple(resized), source)
+
+
+def refuse_misfits(
+    needed: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, may_be_missing: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Compare names and shapes of weights with those of a network, which may lie on the meta device.
+
+    Returns:
+        Names that are missing, as declared.
+
+    Raises:
+        WeightsError: Listing what is missing, unexpected or of another shape.
+    """
     missing = tuple(name for name in needed if name not in state)
     undeclared = [name for name in missing if not _matches(name, may_be_missing)]
     unexpected = [name for name in state if name not in needed]
-    matched = tuple(name for name in needed if name in state)
     shapes = [
-        f'{name}: found {tuple(state[name].shape)}, needed {tuple(needed[name].shape)}'
-        for name in matched
-        if state[name].shape != needed[name].shape
+        f'{name}: found {tuple(state[name].shape)}, needed {tuple(value.shape)}'
+        for name, value in needed.items()
+        if name in state and state[name].shape != value.shape
     ]
     if problems := list_names((('missing', undeclared), ('unexpected', unexpected), ('of another shape', shapes))):
         raise WeightsError(f'weights {source} do not fit the network; {problems}')
-    refuse_nonfinite(state, source)
-    module.load_state_dict(dict(state), strict=False)
-    return LoadReport(matched, missing, tuple(dropped), tuple(resized), '' if source == 'given' else source)
+    return missing
 
 
 def refuse_small(state: Mapping[str, Tensor], needed: Mapping[str, Tensor], source: str) -> None:

@@ -33,6 +33,7 @@ from geolearn.backbones.loading import (
     load_weights_file,
     refuse_nonfinite,
     refuse_small,
+    without_values,
 )
 from geolearn.backbones.token_grid import crop_maps, pad_to_multiple
 from geolearn.backbones.trunk import Trunk
@@ -159,16 +160,16 @@ class TimmTransformer(Trunk):
             image = torch.zeros(1, 3, h * self.patch, w * self.patch, device=device)
             shape = self.maps(image, [self.depth - 1], 0)[0].shape
             taken = taken and tuple(shape) == (1, self.dim, h, w)
+            if taken and self.native:
+                taken = tuple(self.tokens(image).shape) == (1, self.prefix + h * w, self.dim)
         self.train(training)
         return taken
 
     def _intermediates(self, x: Tensor, layers: list[int], *, norm: bool) -> list[Tensor]:
+        # transformers without prefix tokens do not know the argument
+        prefixed = {'return_prefix_tokens': True} if self.prefix else {}
         found = self.net.forward_intermediates(
-            pad_to_multiple(x, self.patch),
-            indices=layers,
-            norm=norm,
-            intermediates_only=True,
-            return_prefix_tokens=self.prefix > 0,
+            pad_to_multiple(x, self.patch), indices=layers, norm=norm, intermediates_only=True, **prefixed
         )
         if not self.prefix:
             return [state.flatten(2).transpose(1, 2) for state in found]
@@ -306,7 +307,7 @@ def _build(name: str, model: str, bands: tuple[Band, ...], options: BackboneOpti
 def _cut_unused(net: Any) -> None:
     """Drop the stages behind the last map that is taken: timm's EfficientNet kin keep and run them all the same."""
     stage, _, index = net.feature_info.module_name()[-1].partition('.')
-    if stage == 'blocks' and index.isdecimal() and isinstance(net.blocks, nn.Sequential):
+    if stage == 'blocks' and index.isdecimal() and isinstance(getattr(net, 'blocks', None), nn.Sequential):
         net.blocks = net.blocks[: int(index) + 1]
 
 
@@ -334,7 +335,7 @@ def _create(model: str, arguments: dict[str, Any], **more: Any) -> Any:
 def _survey(model: str, output_stride: int = 32) -> dict[int, int]:
     """Find a model's last map at each stride, without allocating it; those of plain transformers share one stride."""
     layout = {'output_stride': output_stride} if output_stride < max(STRIDES) else {}
-    with torch.device('meta'):
+    with without_values():
         info = _create(model, layout, features_only=True).feature_info
     return dict(zip(info.reduction(), info.out_indices))
 
@@ -361,7 +362,7 @@ def _plan_maps(model: str, options: BackboneOptions) -> _Plan:
 def _try_sizes(model: str, layout: dict[str, Any], strides: tuple[int, ...]) -> _Plan | str:
     """Find the step that image sides must be multiples of, or the reason for none, by running it without values."""
     try:
-        with torch.device('meta'):
+        with without_values():
             net = timm.create_model(model, features_only=True, **layout).eval()
     except _BUILD_ERRORS as error:
         return _first_line(error)
@@ -405,7 +406,7 @@ def _plan_tokens(model: str, options: BackboneOptions) -> _Plan:
     reason = ''
     for flexible in _ANY_SIZE:
         try:
-            with torch.device('meta'):
+            with without_values():
                 net = timm.create_model(model, **layout, **flexible)
                 trunk = TimmTransformer(net.eval(), patch, native=options.form == 'tokens')
             if trunk.takes_any_size():
@@ -509,7 +510,7 @@ def _read_donor(model: str, arguments: dict[str, Any], path: Path, *, native: bo
     named = {
         key: value for key, value in arguments.items() if key not in ('features_only', 'out_indices', 'num_classes')
     }
-    with torch.device('meta'):
+    with without_values():
         whole = dict(_create(model, named, in_chans=len(RGB)).state_dict())
     found = find_state(load_weights_file(path), whole, str(path))
     state = {name: value for name, value in found.state.items() if value.is_floating_point()}
@@ -568,6 +569,6 @@ def _load(
 
 def _stem_keys(model: str, arguments: dict[str, Any]) -> list[str]:
     """Name the weights whose shape depends on the number of bands."""
-    with torch.device('meta'):
+    with without_values():
         three, four = (_create(model, arguments, in_chans=n).state_dict() for n in (3, 4))
     return [key for key, value in three.items() if value.shape != four[key].shape]

@@ -55,9 +55,10 @@ def fetch(record: WeightsRecord, weights: str | Path | None = None) -> Path:
             published file in. None looks into the folder that GEOLEARN_WEIGHTS_DIR names, then into the cache of the
             Hugging Face hub, then downloads.
     """
-    if weights is not None and Path(weights).is_file():
-        return _not_refused(Path(weights), record)
-    if weights is not None and not Path(weights).is_dir():
+    weights = None if weights is None else Path(weights).expanduser()
+    if weights is not None and weights.is_file():
+        return _not_refused(weights, record)
+    if weights is not None and not weights.is_dir():
         raise WeightsError(f'weights must be a file or a folder, found neither at {weights}')
     folder = weights if weights is not None else os.environ.get(WEIGHTS_DIR)
     for source in record.sources if folder else ():

@@ -19,7 +19,7 @@ from geolearn.arguments import advise, check_call, check_methods, encode, record
 from geolearn.backbones import list_backbones
 from geolearn.backbones.backbone import BUILDERS
 from geolearn.backbones.custom import ModuleBackbone, register_module
-from geolearn.backbones.loading import load_strict
+from geolearn.backbones.loading import build_filled
 from geolearn.bundle import read_bundle, write_bundle
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
@@ -288,8 +288,7 @@ class Model(ABC):
 
         Low-rank updates lie merged in the weights; with data to train on, new ones start beside them.
         """
-        network = cls.build(spec)
-        load_strict(network, weights, source='of the bundle')
+        network = build_filled(lambda: cls.build(spec), weights, 'of the bundle')
         if data is not None:
             network.adapt(spec.adaptation)
         return cls.of(spec, network.eval(), data)

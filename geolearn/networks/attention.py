@@ -1,5 +1,6 @@
 """Attention maps of a frozen transformer as the input of the plain U-Net encoder."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -114,6 +115,11 @@ class AttentionEncoder(Backbone):
         )
         del self._modules['trunk']  # it lies in `inputs`; a state dict is to hold it once
         self.inputs, self.encoder = inputs, encoder
+
+    @property
+    def coarsest_stride(self) -> int:
+        """Pixels at whose multiples an image may be cut: of the encoder's maps and of the transformer's patches."""
+        return math.lcm(*self.strides, self.inputs.backbone.coarsest_stride)
 
     @property
     def trunk(self) -> nn.Module:  # type: ignore[override]

@@ -95,5 +95,5 @@ def test_what_else_stands_for_a_backbone_is_answered_in_words():
     assert name_backbone(declared(Steps())) == 'steps'
     with pytest.raises(BackboneError, match=r'Steps must say what maps it gives: pass backbone=ModuleBackbone\('):
         name_backbone(Steps())
-    with pytest.raises(BackboneError, match="backbone must be a name, such as 'dofa_base'.*, got int"):
+    with pytest.raises(BackboneError, match="backbone must be a name such as 'dofa_base', got 4; list_backbones"):
         name_backbone(4)

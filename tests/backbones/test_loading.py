@@ -69,8 +69,17 @@ def test_every_kind_of_file_is_read(resnet, suffix, tmp_path):
     assert torch.equal(net.trunk.layer1[0].conv1.weight, resnet['layer1.0.conv1.weight'])
 
 
-@pytest.mark.parametrize('name', ['convnext_atto', 'vit_tiny_patch16_224', 'swin_tiny_patch4_window7_224'])
-@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+@pytest.mark.parametrize(
+    ('name', 'prefix'),
+    [
+        ('test_convnext', ''),
+        ('test_convnext', 'backbone.'),
+        ('test_vit', ''),
+        ('test_vit', 'backbone.'),
+        ('test_efficientnet', 'encoder.'),
+        pytest.param('swin_tiny_patch4_window7_224', 'backbone.', marks=pytest.mark.slow),
+    ],
+)
 def test_other_families_of_timm_are_filled_to_the_last_tensor(name, prefix, tmp_path):
     state = weights_of(name)
     torch.save(put(state, prefix), tmp_path / 'w.pth')

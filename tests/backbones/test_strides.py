@@ -74,3 +74,22 @@ def test_the_layers_of_a_convolutional_network_are_its_maps(name):
     with torch.no_grad():
         for a, b in zip(pyramid.eval()(x), layers.eval()(x)):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'stride'),
+    [
+        ('resnet10t', {}, 32),
+        ('resnet10t', {'strides': (4, 8)}, 8),
+        ('dofa_tiny', {'strides': (4,)}, 16),
+        ('dofa_tiny', {}, 32),
+        ('dofa_tiny', {'form': 'tokens'}, 16),
+        ('vit_small_patch14_dinov2', {'form': 'tokens'}, 14),
+        ('plain_unet', {'strides': None}, 8),
+        ('dofa_tiny', {'dates': 2}, 32),
+    ],
+)
+def test_an_image_may_be_cut_at_multiples_of_the_coarsest_stride(name, options, stride):
+    with torch.device('meta'):
+        net = create_backbone(name, ['red', 'green', 'blue'], pretrained=False, **options)
+    assert net.coarsest_stride == stride
