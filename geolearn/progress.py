@@ -101,7 +101,7 @@ class _Lines(_Display):
 
     def _write(self, progress: 'ProgressBar', share: str, when: str) -> None:
         counted = f'{progress.count} of {progress.total}' if progress.total is not None else str(progress.count)
-        sys.stderr.write(f'{progress.label}: {share} ({counted} {progress.unit}s), {when}\n')
+        sys.stderr.write(f'{progress.label}: {share} ({counted} {progress.units}), {when}\n')
         sys.stderr.flush()
 
     def _count_tenths(self, progress: 'ProgressBar') -> int:
@@ -124,7 +124,7 @@ class _Output(_Display):
             self._update(self._text(progress))
 
     def end(self, progress: 'ProgressBar') -> None:
-        done = f'{progress.label}: {progress.count} {progress.unit}s in {_time_text(progress.seconds)}'
+        done = f'{progress.label}: {progress.count} {progress.units} in {_time_text(progress.seconds)}'
         self._update(done if progress.is_complete else self._text(progress))
 
     def _update(self, text: str) -> None:
@@ -133,11 +133,11 @@ class _Output(_Display):
     def _text(self, progress: 'ProgressBar') -> str:
         detail = f', {progress.detail}' if progress.detail else ''
         if progress.total is None:
-            return f'{progress.label}: {progress.count} {progress.unit}s{detail}'
+            return f'{progress.label}: {progress.count} {progress.units}{detail}'
         left = _time_text(progress.seconds_left)
         filled = int(20 * progress.share)
         bar = '█' * filled + '░' * (20 - filled)
-        return f'{progress.label} {bar} {progress.count} of {progress.total} {progress.unit}s, {left} left{detail}'
+        return f'{progress.label} {bar} {progress.count} of {progress.total} {progress.units}, {left} left{detail}'
 
     @staticmethod
     def _data(text: str) -> dict[str, str]:
@@ -187,6 +187,11 @@ class ProgressBar:
         if self._display is not None:
             self._display.show(self)
 
+    def finish(self) -> None:
+        """Say that the work is over although steps are left, as where a search ends early."""
+        self.total = self.count
+        self.close()
+
     def close(self) -> None:
         """End the display; more calls do nothing."""
         if self._display is not None:
@@ -197,6 +202,11 @@ class ProgressBar:
     def is_complete(self) -> bool:
         """Whether all steps are done."""
         return self.total is None or self.count >= self.total
+
+    @property
+    def units(self) -> str:
+        """What several steps are called."""
+        return self.unit + ('es' if self.unit.endswith(('ch', 'x', 's')) else 's')
 
     @property
     def share(self) -> float:

@@ -472,7 +472,11 @@ class Model(ABC):
 
         given = record_arguments(self.fit, locals())
         data = self._needed_data()
-        check_training(data, epochs, lr, self.network.layer_decay)
+        for name, value in (('tensorboard', tensorboard), ('resume', resume)):
+            if not isinstance(value, bool) and not (name == 'resume' and isinstance(value, str)):
+                raise ValueError(f'{name} must be True or False, got {value!r}')
+        if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
+            raise ValueError(f'callbacks must be a list of fastai callbacks, got {callbacks!r}')
         options = FitOptions(
             epochs,
             one_cycle=one_cycle,
@@ -487,6 +491,7 @@ class Model(ABC):
             deterministic=deterministic,
             callbacks=tuple(callbacks),
         )
+        check_training(data, lr, self.network.layer_decay)
         self._prepare()
         assert self._scores is not None
         self._scores.use(metrics)
@@ -583,14 +588,12 @@ class Model(ABC):
         return describe_model(self.spec, self.network, epochs=len(self.history.epochs), trains=self.data is not None)
 
 
-def check_training(data: ChipData, epochs: int, lr: float | slice | None, layer_decay: float | None) -> None:
+def check_training(data: ChipData, lr: float | slice | None, layer_decay: float | None) -> None:
     """Validate the arguments of fit.
 
     Raises:
-        ValueError: If there are too few epochs or chips, or the learning rate is not valid.
+        ValueError: If there are too few chips, or the learning rate is not valid.
     """
-    if epochs < 1:
-        raise ValueError(f'epochs must be at least 1, got {epochs}')
     check_rate(lr)
     if layer_decay is not None and isinstance(lr, slice):
         raise ValueError(

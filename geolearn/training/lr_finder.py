@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from geolearn.errors import TrainingError
+from geolearn.progress import ProgressBar
+from geolearn.training import distributed as processes
 from geolearn.training.fastai import LRFinder, valley
 from geolearn.training.learner import ChipLearner
 from geolearn.training.random_state import random_facts, random_tensors, restore_random
@@ -24,8 +26,15 @@ class _RangeTest(LRFinder):
 
     def before_fit(self) -> None:
         """Begin without a best loss."""
+        shown = processes.process_index() == 0
+        self.bar = ProgressBar(self.num_it, 'searching a learning rate', 'batch', show=shown)
         self.hps: dict[str, list[float]] = {name: [] for name in self.scheds}
         self.best_loss = float('inf')
+
+    def after_batch(self) -> None:
+        """Move the bar."""
+        self.bar.update(detail=f'rate={float(self.hps["lr"][-1]) if self.hps["lr"] else 0:.1e}')
+        super().after_batch()
 
     def after_fit(self) -> None:
         """Leave no gradients."""
@@ -78,6 +87,8 @@ def _run(learner: ChipLearner, finder: _RangeTest, iterations: int) -> tuple[lis
     except TrainingError as error:
         if not learner.recorder.losses:
             raise TrainingError(f'the search for a learning rate ended with its first batch: {error}') from error
+    finally:
+        finder.bar.finish()
     rates = [float(rate) for rate in learner.recorder.lrs]
     losses = [float(loss) for loss in learner.recorder.losses]
     ends = [index for index, loss in enumerate(losses) if not math.isfinite(loss)]

@@ -18,10 +18,13 @@ from geolearn.training.checkpoints import (
 )
 from geolearn.training.learner import ChipLearner, PartedLoss
 from geolearn.training.optimization import WARM_UP, MeanWeights
-from geolearn.training.options import FitOptions, Rate
+from geolearn.training.options import FitOptions, Rate, bfloat16_slowdown
 from geolearn.training.progress import ProgressCallback, print_main_process
 from geolearn.training.random_state import deterministic_algorithms, seed_all
 from geolearn.training.runs import finish_run
+
+SLOW = 1.5
+"""From this ratio on a user is told that bfloat16 is slower."""
 
 
 def train(
@@ -51,6 +54,11 @@ def train(
     device = learner.device
     if options.mixed_precision is True and options.precision_on(device) is None:
         print_main_process(f'mixed precision is for GPUs and this is {device.type!r}: computing in float32')
+    if options.precision_on(device) == 'bf16' and device.type == 'cpu' and (slowdown := bfloat16_slowdown()) > SLOW:
+        print_main_process(
+            f"mixed_precision='bf16' is {slowdown:.0f} times as slow as float32 on this CPU, which has no instructions "
+            'for it; pass mixed_precision=None'
+        )
     processes.take_from_first(learner.model)
     mean = None if options.ema_decay is None else MeanWeights(learner.model, options.ema_decay)
     learner.configure(

@@ -121,3 +121,10 @@ def test_an_interruption_leaves_the_weights():
     with pytest.raises(KeyboardInterrupt):
         find_learning_rate(learner)
     assert_equal(state(learner.model), before)
+
+
+def test_it_shows_where_it_is(capsys, monkeypatch):
+    monkeypatch.delenv('TQDM_DISABLE', raising=False)
+    learner, _ = build()
+    find_learning_rate(learner, iterations=20)
+    assert capsys.readouterr().err.splitlines()[-1].startswith('searching a learning rate: 100 % (20 of 20 batches)')

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +13,8 @@ from torch.nn import functional
 from training_tools import Batches, PixelLoss, assert_equal, build, fit, make_network, split_in_two, state
 
 from geolearn.errors import UnknownNameError
-from geolearn.training import Callback, FitOptions
+from geolearn.training import Callback, FitOptions, run
+from geolearn.training.options import bfloat16_slowdown
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -122,6 +124,51 @@ def test_bfloat16_trains_and_leaves_the_weights_in_float32():
     assert seen[-1] == torch.float32
 
 
+def test_slow_bfloat16_is_told_of_and_measured_once(capsys, monkeypatch):
+    assert 0.01 < bfloat16_slowdown() == bfloat16_slowdown()
+    for slowdown, told in ((16.0, True), (0.6, False)):
+        monkeypatch.setattr(run, 'bfloat16_slowdown', lambda slowdown=slowdown: slowdown)
+        learner, history = build()
+        fit(learner, history, mixed_precision='bf16', epochs=1)
+        text = "mixed_precision='bf16' is 16 times as slow as float32 on this CPU"
+        assert (text in capsys.readouterr().out) is told
+
+
+def test_the_numbers_of_numpy_are_taken(tmp_path):
+    learner, history = build()
+    fit(learner, history, epochs=np.int64(1), seed=np.int64(3), folder=tmp_path, checkpoint=True)
+    assert len(history.epochs) == 1
+
+
+class FloatingTable(nn.Module):
+    """Holds a table that is not saved, as Prithvi's positions are, and a tied weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = make_network()
+        self.twin = self.inner[4]
+        self.register_buffer('table', torch.ones(()), persistent=False)
+
+    def forward(self, images):
+        return self.inner(images) * self.table
+
+
+@pytest.mark.parametrize('checkpoint', [False, True])
+def test_the_mean_is_of_what_is_saved_and_nothing_else(tmp_path, checkpoint):
+    learner, history = build(FloatingTable(), splitter=lambda network: [list(network.parameters())])
+    after = fit(learner, history, epochs=3, ema=0.5, checkpoint=checkpoint, folder=tmp_path)
+    assert float(learner.model.table) == 1
+    assert torch.equal(after['twin.weight'], after['inner.4.weight'])
+    valid = learner.dls.valid
+    with torch.no_grad():
+        loss = float(PixelLoss()(learner.model.eval()(valid.images), valid.masks))
+    losses = [row['valid_loss'] for row in history.epochs]
+    assert loss == pytest.approx(min(losses) if checkpoint else losses[-1], rel=1e-5)
+    if checkpoint:
+        again, again_history = build(FloatingTable(), splitter=lambda network: [list(network.parameters())])
+        fit(again, again_history, epochs=3, ema=0.5, checkpoint=True, folder=tmp_path, resume=True)
+
+
 def test_float16_on_a_cpu_is_refused_and_true_is_told(capsys):
     learner, history = build()
     with pytest.raises(ValueError, match="mixed_precision='fp16' needs a CUDA device and this is 'cpu'; pass 'bf16'"):
@@ -198,6 +245,20 @@ def test_an_unknown_monitor_is_refused_with_those_there_are():
     ('wrong', 'message'),
     [
         ({'epochs': 0}, 'epochs must be a whole number from 1, got 0'),
+        ({'epochs': '3'}, "epochs must be a whole number from 1, got '3'"),
+        ({'epochs': 2.5}, 'epochs must be a whole number from 1, got 2.5'),
+        ({'epochs': None}, 'epochs must be a whole number from 1, got None'),
+        ({'accumulate': '2'}, "accumulate must be a whole number from 1, got '2'"),
+        ({'one_cycle': 'no'}, "one_cycle must be True or False, got 'no'"),
+        ({'early_stopping': 5}, 'early_stopping must be True or False, got 5'),
+        ({'deterministic': None}, 'deterministic must be True or False, got None'),
+        ({'monitor': 3}, "monitor must be the name of a column such as 'valid_loss', got 3"),
+        ({'seed': 'a'}, "seed must be a whole number, or None, got 'a'"),
+        ({'seed': 1.5}, 'seed must be a whole number, or None, got 1.5'),
+        ({'ema': 'yes'}, "ema must be True, False or a number between 0 and 1, got 'yes'"),
+        ({'weight_decay': '0'}, "weight_decay must be a number from 0, got '0'"),
+        ({'mixed_precision': ['bf16']}, r"mixed_precision must be 'bf16', 'fp16', a bool or None, got \['bf16'\]"),
+        ({'checkpoint': 2}, "checkpoint must be True, False or 'all', got 2"),
         ({'accumulate': 1.5}, 'accumulate must be a whole number from 1'),
         ({'clip': 0}, 'clip must be a number over 0, or None, got 0'),
         ({'ema': 1.0}, 'ema must be True, False or a number between 0 and 1'),
