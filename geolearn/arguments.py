@@ -265,6 +265,8 @@ def _refuse_unknown(function: Callable[..., Any], args: tuple[Any, ...], named: 
 
 def _matches(value: Any, hint: Any) -> bool:
     """Tell whether a value is of an annotated type; True where that cannot be told."""
+    if hint is Any:
+        return True
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_matches(value, part) for part in inner)

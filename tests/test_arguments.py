@@ -2,14 +2,16 @@
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import geolearn
 from geolearn import DeepLab, FasterRCNN, FeatureClassifier, UNet, arcgis_names, load_model, prepare_data
-from geolearn.arguments import encode, find_imports, format_value, record_arguments
+from geolearn.arguments import check_call, encode, find_imports, format_value, record_arguments
 from geolearn.backbones.adapt import Adaptation
 from geolearn.errors import ArcGISNameError, ArgumentError
 from geolearn.models.base import MODELS
@@ -113,6 +115,19 @@ def test_arguments_are_printed_so_that_python_reads_them_back(value):
         exec(line, names)
     exec(f'again = {format_value(encode(value))}', names)
     assert names['again'] == value
+
+
+def test_lists_of_anything_are_taken():
+    @check_call
+    def call(callbacks: Sequence[Any], *, names: Sequence[str] | None = None, rows: int = 3):
+        return len(callbacks)
+
+    assert call([object()], names=('a',), rows=np.int64(3)) == 1
+    assert call(callbacks=(), names=np.array(['a'])) == 0
+    with pytest.raises(ArgumentError, match='rows must be a whole number, got True'):
+        call([], rows=True)
+    with pytest.raises(TypeError, match='positional'):
+        call([], 1, 2)
 
 
 def test_only_what_differs_from_its_default_is_recorded():

@@ -30,7 +30,7 @@ from geolearn.losses.custom import CustomLoss
 from geolearn.metrics import LOSSES, Scores
 from geolearn.metrics.custom import MetricFunction, ScoresAndFunctions
 from geolearn.models import bundling
-from geolearn.models.new_spec import BackboneConfig, describe_model, require_task, spec_from_data
+from geolearn.models.new_spec import BackboneConfig, describe_as_html, describe_model, require_task, spec_from_data
 from geolearn.models.reports.report import TaskReport, bundle_figures, make_report
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
@@ -583,6 +583,10 @@ class Model(ABC):
             needs = f'{what} needs the chips' if what else 'this model was loaded without data'
             raise NotTrainedError(f'{needs}; pass data= to load_model or from_model')
         return self.data
+
+    def _repr_html_(self) -> str:
+        """Show the model in a notebook: backbone, bands, classes in their colors, epochs and the last evaluation."""
+        return describe_as_html(self.spec, self.network, self.history, self.evaluation)
 
     def __repr__(self) -> str:
         return describe_model(self.spec, self.network, epochs=len(self.history.epochs), trains=self.data is not None)

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import NamedTuple, TypeVar, get_args
 
@@ -23,7 +24,9 @@ from geolearn.bands import Band, match_bands, parse_wavelengths
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import ArgumentError, BackboneError, BandError, ChipFolderError, UnknownNameError
+from geolearn.history import Evaluation, History
 from geolearn.losses import PixelLossOptions, RegressionLossOptions
+from geolearn.metrics import name_metric
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import IMAGENET, Normalization, match_pretraining
@@ -173,17 +176,54 @@ def describe_model(spec: ModelSpec, network: Network, *, epochs: int, trains: bo
         epochs: Number of epochs trained.
         trains: Whether there is data to train on, so that the number of trained parameters matters.
     """
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
-    counts = f'{sum(size for size, _ in sizes) / 1e6:.1f} M parameters'
-    if trains and spec.adaptation != DEFAULT_ADAPTATION:
-        counts += f' ({sum(size for size, is_trained in sizes if is_trained) / 1e6:.2f} M of them are trained)'
     report = network.backbone.load_report
     lines = [
-        f'{spec.model} on {spec.backbone}: {counts}, {epochs} epochs trained',
+        f'{spec.model} on {spec.backbone}: {_count_parameters(spec, network, trains=trains)}, {epochs} epochs trained',
         f'  bands    {", ".join(band.name for band in spec.bands)}',
         f'  classes  {", ".join(info.name for info in spec.class_infos)}',
     ]
     return '\n'.join(lines + ([f'  weights  {report}'] if report else []))
+
+
+def _count_parameters(spec: ModelSpec, network: Network, *, trains: bool) -> str:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    text = f'{sum(size for size, _ in sizes) / 1e6:.1f} M parameters'
+    if trains and spec.adaptation != DEFAULT_ADAPTATION:
+        text += f' ({sum(size for size, is_trained in sizes if is_trained) / 1e6:.2f} M of them are trained)'
+    return text
+
+
+def describe_as_html(spec: ModelSpec, network: Network, history: History, evaluation: Evaluation | None) -> str:
+    """Lay out a model as a table, for notebooks.
+
+    Args:
+        spec: Of the model.
+        network: Of the model.
+        history: Of its training.
+        evaluation: The last one, if there is one; nothing is computed.
+    """
+    classes = ' '.join(
+        f'<span style="white-space:nowrap"><span style="display:inline-block;width:.8em;height:.8em;'
+        f'border:1px solid #888;background:rgb{info.color}"></span> {escape(info.name)}</span>'
+        for info in spec.class_infos
+    )
+    metrics = evaluation.metrics.items() if evaluation else ()
+    numbers = [f'{name_metric(name)} {value:.4g}' for name, value in metrics if isinstance(value, int | float)]
+    report = network.backbone.load_report
+    rows = {
+        'backbone': escape(spec.backbone),
+        'parameters': escape(_count_parameters(spec, network, trains=True)),
+        'bands': escape(', '.join(band.name for band in spec.bands)),
+        'classes': classes,
+        'chips': f'{spec.chip_size} pixels' + (f', {spec.dates} dates' if spec.dates > 1 else ''),
+        'epochs': str(len(history.epochs)),
+        'validation': escape(', '.join(numbers)),
+        'weights': escape(str(report)) if report else '',
+    }
+    lines = (
+        f'<tr><th style="text-align:left">{label}</th><td>{text}</td></tr>' for label, text in rows.items() if text
+    )
+    return f'<table><caption>{escape(spec.model)}</caption>{"".join(lines)}</table>'
 
 
 log = logging.getLogger('geolearn')

@@ -527,6 +527,12 @@ def test_data_that_does_not_fit_a_model_is_refused(scene_data, scene_chips, tmp_
 
 
 def test_a_model_describes_itself(scene_data):
+    page = make(scene_data)._repr_html_()
+    assert page.startswith('<table><caption>DeepLab</caption>')
+    for info in scene_data.class_infos:
+        assert f'background:rgb{info.color}' in page
+        assert info.name in page
+    assert '<th style="text-align:left">validation</th>' not in page, 'nothing is computed to be shown'
     text = repr(make(scene_data))
     assert text.startswith('DeepLab on test_resnet: ')
     assert '0 epochs trained' in text
