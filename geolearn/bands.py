@@ -147,6 +147,28 @@ def _from_names(names: Sequence[str], sensor: str | None) -> list[Band | None]:
     return [band if band and len(claims.get(band, ())) < 2 else None for band in found]
 
 
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Number names that several bands have: three ``'bands'`` become ``'bands_1'``, ``'bands_2'`` and ``'bands_3'``.
+
+    Software that knows one description for an array writes it for every band. Empty names stay, and so do names that
+    repeat as a whole, which are the bands of several dates one after the other.
+    """
+    period = len(set(names))
+    if 1 < period < len(names) and len(names) % period == 0 and [*names] == [*names[:period]] * (len(names) // period):
+        return list(names)
+    taken, numbers, unique = set(names), dict.fromkeys(names, 0), list[str]()
+    for name in names:
+        if name.strip() and names.count(name) > 1:
+            candidate = name
+            while candidate in taken:
+                numbers[name] += 1
+                candidate = f'{name}_{numbers[name]}'
+            taken.add(candidate)
+            name = candidate
+        unique.append(name)
+    return unique
+
+
 def resolve_bands(
     names: Sequence[str],
     *,
@@ -162,7 +184,8 @@ def resolve_bands(
     where the sensor's files always hold that many bands in one order.
 
     Args:
-        names: After band selection, in raster order; an empty name becomes ``'band_<position>'``.
+        names: After band selection, in raster order; an empty name becomes ``'band_<position>'``, and equal ones
+            without a meaning are numbered (see `unique_names`).
         sensor: Key or any spelling; one that is unknown is passed over, because files say ``'MultiSpectral'``.
         wavelengths: From the user, as `parse_wavelengths` takes them; radar bands may have None.
         stored_wavelengths_um: What geolearn wrote beside the chips, None where unresolved.
@@ -178,7 +201,9 @@ def resolve_bands(
             sources.append(values)
     sources.append([band.wavelength_um if band else None for band in known])
     first = [next((w for w in column if w is not None), None) for column in zip(*sources)]
-    titles = [name if name.strip() else f'band_{i}' for i, name in enumerate(names, 1)]
+    # two bands that are both called red stay so, and match nothing; names that mean nothing are told apart
+    numbered = [own if band else other for own, other, band in zip(names, unique_names(names), known)]
+    titles = [name if name.strip() else f'band_{i}' for i, name in enumerate(numbered, 1)]
     return tuple(map(_bind, titles, known, first))
 
 
@@ -260,6 +285,12 @@ def match_bands(available: Sequence[Band], wanted: Sequence[Band]) -> list[int]:
             found = f'{len(fits) or "no"} bands fit {want.name!r}; found {have}; needed {need}'
             raise BandError(f'{found}; name the bands, or choose and order them yourself')
         matched.append(fits[0])
+    if twice := sorted({index for index in matched if matched.count(index) > 1}):
+        both = ' and '.join(repr(want.name) for want, index in zip(wanted, matched) if index == twice[0])
+        raise BandError(
+            f'{both} would both be the one band {available[twice[0]].name!r}; name the bands, or choose and order them '
+            'yourself'
+        )
     return matched
 
 

@@ -1,11 +1,11 @@
 """The only door to raster files: pixels travel with their place (GeoBox) and their mask."""
 
 from geolearn.raster.geobox import GeoBox, require_same_grid
-from geolearn.raster.mosaic import mosaic
 from geolearn.raster.opening import many_files
 from geolearn.raster.reading import (
     common_dtype,
     find_band_indexes,
+    mosaic,
     open_raster,
     raster_bands,
     raster_geobox,

@@ -1,158 +1,147 @@
-"""Several rasters of one grid seen as one, without copying a pixel (a GDAL virtual raster in memory)."""
+"""Several rasters seen as one, without copying a pixel: the tiles of a mosaic, and the bands of one scene."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
-from xml.etree.ElementTree import Element, SubElement, tostring
+from typing import NamedTuple
 
-from rasterio.enums import MaskFlags
-from rasterio.errors import RasterioError
+import numpy as np
+from affine import Affine
+from rasterio.windows import Window
 
 from geolearn.errors import RasterError
-from geolearn.raster.geobox import MISFIT_PX
-from geolearn.raster.opening import open_quietly
-
-_GDAL_TYPES = {
-    'uint8': 'Byte',
-    'int8': 'Int8',
-    'uint16': 'UInt16',
-    'int16': 'Int16',
-    'uint32': 'UInt32',
-    'int32': 'Int32',
-    'uint64': 'UInt64',
-    'int64': 'Int64',
-    'float32': 'Float32',
-    'float64': 'Float64',
-}
-
-
-class _Source(NamedTuple):
-    path: str
-    width: int
-    height: int
-    transform: Any
-    crs: Any
-    dtypes: tuple[str, ...]
-    nodata: float | None
-    masked: bool
-    descriptions: tuple[str | None, ...]
+from geolearn.raster.geobox import MISFIT_PX, GeoBox, same_crs
+from geolearn.raster.nodata import compact, valid_in_all_bands
+from geolearn.raster.raster import Raster
+from geolearn.raster.resampling import ResampledRaster
 
 
 class _Placed(NamedTuple):
-    """A source and the pixel of the mosaic where it begins."""
+    """A raster and the pixel of the mosaic where it begins."""
 
-    source: _Source
-    col: int
+    raster: Raster
     row: int
+    col: int
 
 
-def mosaic(paths: Sequence[str | Path]) -> str:
-    """Describe a mosaic of rasters that share bands, type, CRS and pixel grid.
+class Mosaic(Raster):
+    """Rasters that share bands, type, CRS and pixel grid.
 
-    Later files lie over earlier ones where they hold data. Places that no file covers are invalid. Tags of the first
-    file are the mosaic's.
+    Later ones lie over earlier ones where all bands that are read hold data. Places that none covers are invalid. Tags
+    of the first are the mosaic's.
 
-    Returns:
-        The XML of a GDAL virtual raster, which `open_raster` opens like a file name.
+    Args:
+        rasters: In order.
 
     Raises:
-        RasterError: If a file cannot be opened or does not fit the first; the message names both.
+        RasterError: If one does not fit the first; the message names both.
     """
-    if not paths:
-        raise RasterError('no raster was given; pass at least one file')
-    sources = [_inspect(path) for path in paths]
-    first = sources[0]
-    if len(sources) > 1 and first.transform.is_identity:
-        raise RasterError(f'{first.path} has no place on the ground, so nothing can lie beside it; georeference it')
-    for other in sources[1:]:
-        _check_fits(first, other)
-    cell_x, cell_y = first.transform.a, first.transform.e
-    left = (min if cell_x > 0 else max)(s.transform.c for s in sources)
-    top = (max if cell_y < 0 else min)(s.transform.f for s in sources)
-    placed = [
-        _Placed(s, round((s.transform.c - left) / cell_x), round((s.transform.f - top) / cell_y)) for s in sources
-    ]
-    width = max(p.col + p.source.width for p in placed)
-    height = max(p.row + p.source.height for p in placed)
-    root = Element('VRTDataset', rasterXSize=str(width), rasterYSize=str(height))
-    if first.crs:
-        SubElement(root, 'SRS').text = first.crs.to_wkt()
-    SubElement(root, 'GeoTransform').text = f'{left!r}, {cell_x!r}, 0, {top!r}, 0, {cell_y!r}'
-    _describe(root, first, placed)
-    return tostring(root, encoding='unicode')
+
+    def __init__(self, rasters: Sequence[Raster]) -> None:
+        first = rasters[0]
+        if len(rasters) > 1 and first.transform.is_identity:
+            raise RasterError(f'{first.name} has no place on the ground, so nothing can lie beside it; georeference it')
+        for raster in rasters:
+            raster.require_real()
+            if raster.transform.b or raster.transform.d:
+                raise RasterError(
+                    f'{raster.name} is turned or sheared, so it fits no mosaic. Warp it to a north-up grid first'
+                )
+        for other in rasters[1:]:
+            _check_fits(first, other)
+        cell_x, cell_y = first.transform.a, first.transform.e
+        left = (min if cell_x > 0 else max)(raster.transform.c for raster in rasters)
+        top = (max if cell_y < 0 else min)(raster.transform.f for raster in rasters)
+        self._placed = [
+            _Placed(raster, round((raster.transform.f - top) / cell_y), round((raster.transform.c - left) / cell_x))
+            for raster in rasters
+        ]
+        width = max(part.col + part.raster.width for part in self._placed)
+        height = max(part.row + part.raster.height for part in self._placed)
+        super().__init__(
+            f'the mosaic of {len(rasters)} rasters, the first {first.name},',
+            GeoBox((height, width), Affine(cell_x, 0, left, 0, cell_y, top), first.geobox.crs),
+            dtypes=first.dtypes,
+            descriptions=first.descriptions,
+            nodatavals=first.nodatavals,
+            block_shapes=[(min(rows, height), min(cols, width)) for rows, cols in first.block_shapes],
+            scales=first.scales,
+            offsets=first.offsets,
+            colorinterp=first.colorinterp,
+            crs=first.crs,
+        )
+        self.files = tuple(name for raster in rasters for name in raster.files)
+        self.numbered = first.numbered
+
+    def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
+        """Return metadata of the first raster, without what is true of one file only."""
+        found = self._placed[0].raster.tags(index, ns=ns)
+        return {key: value for key, value in found.items() if not key.startswith('STATISTICS_')}
+
+    def colormap(self, index: int) -> Mapping[int, tuple[int, int, int, int]]:
+        """Return the colors of the first raster."""
+        return self._placed[0].raster.colormap(index)
+
+    def read_masked(
+        self, window: Window, indexes: Sequence[int], out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read a window, which any number of the rasters may cover."""
+        shape = (len(indexes), int(window.height), int(window.width))
+        if out is None:
+            out = np.empty(shape, self.common_dtype(indexes))
+        for plane, index in zip(out, indexes):
+            nodata = self.nodatavals[index - 1]
+            plane[...] = 0 if nodata is None or not _holds(plane.dtype, nodata) else nodata
+        mask, covered = np.zeros(shape, bool), np.zeros(shape[1:], bool)
+        for part in self._placed:
+            self._paste(part, window, indexes, out, mask, covered)
+        return out, compact(mask)
+
+    def _paste(
+        self,
+        part: _Placed,
+        window: Window,
+        indexes: Sequence[int],
+        out: np.ndarray,
+        mask: np.ndarray,
+        covered: np.ndarray,
+    ) -> None:
+        """Lay one raster over what the window holds so far."""
+        top, left = max(part.row, int(window.row_off)), max(part.col, int(window.col_off))
+        bottom = min(part.row + part.raster.height, int(window.row_off + window.height))
+        right = min(part.col + part.raster.width, int(window.col_off + window.width))
+        if top >= bottom or left >= right:
+            return
+        inner = Window(left - part.col, top - part.row, right - left, bottom - top)
+        pixels, valid = part.raster.read_masked(inner, indexes)
+        place = (
+            np.s_[top - int(window.row_off) : bottom - int(window.row_off)],
+            np.s_[left - int(window.col_off) : right - int(window.col_off)],
+        )
+        whole = (slice(None), *place)
+        if valid is None:
+            out[whole], mask[whole], covered[place] = pixels, True, True
+            return
+        there = valid_in_all_bands(valid)
+        # what lacks data never covers what does not, but stays readable where nothing else is
+        taken = ~covered[place] if there is None else there | ~covered[place]
+        np.copyto(out[whole], pixels, where=taken)
+        np.copyto(mask[whole], valid, where=taken)
+        covered[place] |= taken if there is None else there
+
+    def close(self) -> None:
+        """Close all files."""
+        for part in self._placed:
+            part.raster.close()
 
 
-def _describe(root: Element, first: _Source, placed: Sequence[_Placed]) -> None:
-    """Add metadata, bands and, where no NoData value says what is valid, a mask."""
-    with open_quietly(first.path) as src:
-        _add_tags(root, src.tags())
-        for index, dtype in zip(src.indexes, first.dtypes):
-            band = SubElement(root, 'VRTRasterBand', dataType=_GDAL_TYPES[dtype], band=str(index))
-            if first.descriptions[index - 1]:
-                SubElement(band, 'Description').text = first.descriptions[index - 1]
-            if first.nodata is not None:
-                SubElement(band, 'NoDataValue').text = repr(first.nodata)
-            _add_tags(band, src.tags(index))
-            _add_tags(band, src.tags(index, ns='IMAGERY'), domain='IMAGERY')
-            for part in placed:
-                _add_source(band, part, str(index), skipped=first.nodata)
-    if first.nodata is None:
-        mask = SubElement(SubElement(root, 'MaskBand'), 'VRTRasterBand', dataType='Byte')
-        for part in placed:
-            _add_source(mask, part, 'mask,1', skipped=0)
+def _holds(dtype: np.dtype, value: float) -> bool:
+    """Whether a type has a value."""
+    if dtype.kind == 'f':
+        return True
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= value <= limits.max and value == int(value))
 
 
-def _add_tags(parent: Element, tags: Mapping[str, str], **attributes: str) -> None:
-    kept = {key: value for key, value in tags.items() if not key.startswith('STATISTICS_')}  # true of one file only
-    if kept:
-        metadata = SubElement(parent, 'Metadata', attributes)
-        for key, value in kept.items():
-            SubElement(metadata, 'MDI', key=key).text = value
-
-
-def _add_source(parent: Element, part: _Placed, band: str, *, skipped: float | None) -> None:
-    """Lay a file over those before it, except where it holds the `skipped` value or its own mask says so."""
-    source, col, row = part
-    by_mask = source.masked and not band.startswith('mask')
-    kind = 'SimpleSource' if skipped is None and not by_mask else 'ComplexSource'
-    element = SubElement(parent, kind)
-    size = {'xSize': str(source.width), 'ySize': str(source.height)}
-    SubElement(element, 'SourceFilename', relativeToVRT='0').text = source.path
-    SubElement(element, 'SourceBand').text = band
-    SubElement(element, 'SrcRect', {'xOff': '0', 'yOff': '0'} | size)
-    SubElement(element, 'DstRect', {'xOff': str(col), 'yOff': str(row)} | size)
-    if skipped is not None:
-        SubElement(element, 'NODATA').text = repr(skipped)
-    elif by_mask:
-        SubElement(element, 'UseMaskBand').text = 'true'
-
-
-def _inspect(path: str | Path) -> _Source:
-    try:
-        with open_quietly(path) as src:
-            masked = src.nodata is None and MaskFlags.all_valid not in src.mask_flag_enums[0]
-            source = _Source(
-                # what is no local file ('/vsizip/...', 's3://...') is GDAL's own name for it
-                path=str(Path(path).resolve() if Path(path).exists() else path),
-                width=src.width,
-                height=src.height,
-                transform=src.transform,
-                crs=src.crs,
-                dtypes=src.dtypes,
-                nodata=src.nodata,
-                masked=masked,
-                descriptions=src.descriptions,
-            )
-    except (RasterioError, UnicodeDecodeError) as error:
-        raise RasterError(f'cannot open raster {path}: {error}') from error
-    if source.transform.b or source.transform.d:
-        raise RasterError(f'{path} is turned or sheared, so it fits no mosaic. Warp it to a north-up grid first')
-    if strange := set(source.dtypes) - set(_GDAL_TYPES):
-        raise RasterError(f'{path} holds {", ".join(sorted(strange))} numbers, of which no mosaic is made')
-    return source
-
-
-def _check_fits(first: _Source, other: _Source) -> None:
+def _check_fits(first: Raster, other: Raster) -> None:
     a, b = first.transform, other.transform
     names, other_names = list(first.descriptions), list(other.descriptions)
     problems = []
@@ -160,11 +149,11 @@ def _check_fits(first: _Source, other: _Source) -> None:
         problems.append(f'bands {list(first.dtypes)} and {list(other.dtypes)}')
     elif any(names) and any(other_names) and names != other_names:
         problems.append(f'band names {names} and {other_names}')
-    if first.crs != other.crs:
+    if not same_crs(first.geobox.crs, other.geobox.crs):
         problems.append(f'CRS {first.crs} and {other.crs}')
     # repr: NaN is NoData too, and differs from itself
-    if repr(first.nodata) != repr(other.nodata):
-        problems.append(f'NoData {first.nodata} and {other.nodata}')
+    if repr(first.nodatavals) != repr(other.nodatavals):
+        problems.append(f'NoData {_nodata_text(first)} and {_nodata_text(other)}')
     widest, tallest = max(first.width, other.width), max(first.height, other.height)
     if max(widest * abs(b.a / a.a - 1), tallest * abs(b.e / a.e - 1)) > MISFIT_PX:
         problems.append(f'pixel sizes {(a.a, a.e)} and {(b.a, b.e)}')
@@ -174,5 +163,92 @@ def _check_fits(first: _Source, other: _Source) -> None:
             problems.append(f'grids that are shifted by a part of a pixel: {offsets}')
     if problems:
         raise RasterError(
-            f'{first.path} and {other.path} cannot be one mosaic: {"; ".join(problems)}. Warp them to one grid first'
+            f'{first.name} and {other.name} cannot be one mosaic: {"; ".join(problems)}. Warp them to one grid first'
         )
+
+
+def _nodata_text(raster: Raster) -> str:
+    return str(raster.nodata if len({*map(repr, raster.nodatavals)}) == 1 else list(raster.nodatavals))
+
+
+class BandStack(Raster):
+    """Bands of one scene that lie in several files over the same ground, brought to the finest of their grids.
+
+    Args:
+        rasters: In the order of the bands.
+        names: Name of each band.
+        sensor: Whose scene it is, or None.
+
+    Raises:
+        RasterError: If they do not cover the same ground; the message names two of them.
+    """
+
+    def __init__(self, rasters: Sequence[Raster], names: Sequence[str | None], *, sensor: str | None = None) -> None:
+        finest = max(rasters, key=lambda raster: raster.height * raster.width)
+        for raster in rasters:
+            raster.require_real()
+            if not covers_same_ground(raster, finest):
+                raise RasterError(
+                    f'{raster.name} covers {raster.geobox.bounds} and {finest.name} {finest.geobox.bounds}, so they '
+                    'are no bands of one scene; warp them to one extent (gdalwarp -te)'
+                )
+        self.resampled = [raster.name for raster in rasters if raster.shape != finest.shape]
+        aligned = [
+            raster if raster.shape == finest.shape else ResampledRaster(raster, finest.geobox) for raster in rasters
+        ]
+        self._bands = [(raster, index) for raster in aligned for index in raster.indexes]
+        self._sensor = sensor
+        super().__init__(
+            f'the scene of {len(rasters)} files, the first {rasters[0].name},',
+            finest.geobox,
+            dtypes=[raster.dtypes[index - 1] for raster, index in self._bands],
+            descriptions=names,
+            nodatavals=[raster.nodatavals[index - 1] for raster, index in self._bands],
+            block_shapes=[finest.block_shapes[0]] * len(self._bands),
+            scales=[raster.scales[index - 1] for raster, index in self._bands],
+            offsets=[raster.offsets[index - 1] for raster, index in self._bands],
+            colorinterp=[raster.colorinterp[index - 1] for raster, index in self._bands],
+            crs=finest.crs,
+        )
+        self.gcps, self.rpcs = rasters[0].gcps, rasters[0].rpcs
+        self.files = tuple(name for raster in rasters for name in raster.files)
+
+    def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
+        """Return metadata of the file that holds a band; of the scene, its sensor."""
+        if index:
+            raster, inner = self._bands[index - 1]
+            return raster.tags(inner, ns=ns)
+        if self._sensor is not None and ns is None:
+            return {'SENSOR_NAME': self._sensor}
+        return self._bands[0][0].tags(0, ns=ns)
+
+    def read_masked(
+        self, window: Window, indexes: Sequence[int], out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read a window, each band from its file."""
+        shape = (len(indexes), int(window.height), int(window.width))
+        if out is None:
+            out = np.empty(shape, self.common_dtype(indexes))
+        mask = np.ones(shape, bool)
+        for place, index in enumerate(indexes):
+            raster, inner = self._bands[index - 1]
+            pixels, valid = raster.read_masked(window, [inner])
+            out[place] = pixels[0]
+            if valid is not None:
+                mask[place] = valid[0]
+        return out, compact(mask)
+
+    def close(self) -> None:
+        """Close all files."""
+        for raster in {id(raster): raster for raster, _ in self._bands}.values():
+            raster.close()
+
+
+def covers_same_ground(one: Raster, other: Raster) -> bool:
+    """Whether two rasters cover the same ground: their edges are at most half of the larger pixel apart."""
+    if one.transform.is_identity or other.transform.is_identity:
+        return one.transform == other.transform and one.shape == other.shape and one.geobox.crs == other.geobox.crs
+    if not same_crs(one.geobox.crs, other.geobox.crs):
+        return False
+    apart = np.abs(np.subtract(one.geobox.bounds, other.geobox.bounds)).max()
+    return bool(apart <= 0.51 * max(*one.geobox.resolution, *other.geobox.resolution))

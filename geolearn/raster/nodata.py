@@ -7,8 +7,9 @@
 2. **Per raster.** All bands lack data where the mask of the file (internal, .msk, or of a VRT) is 0, and where its
    opacity (a band flagged as alpha) is 0. All of these hold together: a NoData tag does not switch off a mask, nor a
    mask the tag.
-3. **A band that is data is never a mask.** A band flagged as alpha that is read, or that has the name of a band (the
-   near infrared of four-byte aerial images), is a band like any other.
+3. **A band that is data is never a mask.** A band flagged as alpha is opacity where it is called so, or has no name and
+   holds little else than 0 and full opacity. With the name of a band, or with many values (the near infrared of
+   four-byte aerial images), it is a band like any other.
 4. **Across bands**: what is missing in one of the bands that are used is missing in all of them. Bands that are not
    used do not count.
 5. **Across dates**: a network that compares dates needs every one of them; for all others one date is enough

@@ -1,17 +1,19 @@
 """Open files with rasterio, and put back what that changes for the whole process: warnings and GDAL's cache."""
 
+import os
 import re
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
 from rasterio.env import get_gdal_config, set_gdal_config
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import rasterize, shapes
 
 from geolearn.errors import RasterError
@@ -86,14 +88,91 @@ class _Filter:
     entry: Any = None
 
 
+_FORBIDDEN = frozenset(
+    'DAAS DERIVED EEDA EEDAI GTI HTTP MEM Memory NGW OGCAPI PLMOSAIC PLScenes STACIT STACTA VRT WCS WMS WMTS'.split()
+)
+"""GDAL's drivers of text that names other files or asks hosts for pixels; a VRT is opened where its name says so."""
+
+_BY_SUFFIX = {
+    **{suffix: (driver.name,) for suffix, driver in DRIVERS.items()},
+    '.vrt': ('VRT',),
+    '.jp2': ('JP2OpenJPEG', 'JP2KAK', 'JP2ECW', 'JP2MrSID', 'JPEG2000'),
+}
+
+_TIFF_MAGIC = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+
+_MRF_BYTES = 2**20
+
+
 def open_quietly(path: str | Path, mode: str = 'r', profile: Mapping[str, Any] | None = None) -> Any:
-    """Open with rasterio; a raster without a place is refused where a place is needed, not warned of here."""
+    """Open with rasterio; a raster without a place is refused where a place is needed, not warned of here.
+
+    The suffix of a file decides which of GDAL's drivers may read it, so that no file is read as another thing than it
+    says it is; and a VRT, which may name any other file or host, only ends in .vrt.
+    """
     with _unwarned():
-        if mode == 'r' and str(path).lower().endswith(('.tif', '.tiff')):
-            # naming the driver spares GDAL from asking all of them, a third of the time that a small file takes
-            with suppress(RasterioError):
-                return rasterio.open(path, driver='GTiff')
+        if mode == 'r':
+            readers = _readers(str(path))
+            if isinstance(readers, str):
+                return rasterio.open(path, driver=readers)
+            with rasterio.Env():
+                return rasterio.DatasetReader(path, driver=readers, sharing=False)
         return rasterio.open(path, mode, **(profile or {}))
+
+
+def _readers(path: str) -> str | list[str]:
+    """Return the drivers that may read a file; naming one also spares GDAL a third of the time a small file takes."""
+    names = _BY_SUFFIX.get(os.path.splitext(path)[1].lower())
+    if names is not None and len(names) == 1:
+        return names[0]
+    known = _all_drivers()
+    return [name for name in known if names is None or name in names]
+
+
+@cache
+def _all_drivers() -> tuple[str, ...]:
+    with rasterio.Env() as env:
+        return tuple(sorted(set(env.drivers()) - _FORBIDDEN))
+
+
+def check_chip_file(path: str | Path) -> None:
+    """Refuse a file of a chip folder that could lead GDAL to other files or hosts.
+
+    Raises:
+        RasterError: If the file is neither GeoTIFF, PNG, JPEG nor MRF by its name, or it or what lies beside it names
+            other files.
+    """
+    name = str(path)
+    if '://' in name or name.startswith('/vsi'):
+        raise RasterError(f'{name} is no file; images of chips lie in the folder of the chips')
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix not in DRIVERS:
+        raise RasterError(f'{name} is no image of a chip, which ends in one of {", ".join(DRIVERS)}; convert it')
+    if suffix == '.mrf':
+        _check_mrf(name)
+    for other in (f'{name}.msk', f'{name}.ovr'):
+        with suppress(FileNotFoundError, NotADirectoryError), open(other, 'rb') as file:
+            if file.read(4) not in _TIFF_MAGIC:
+                raise RasterError(f'{other} is no TIFF, as masks and overviews beside a chip are; delete it')
+    with suppress(FileNotFoundError, NotADirectoryError), open(f'{name}.aux.xml', 'rb') as file:
+        if b'OVERVIEW_FILE' in file.read(_MRF_BYTES):
+            raise RasterError(f'{name}.aux.xml names another file to take pixels from; delete it')
+
+
+def _check_mrf(name: str) -> None:
+    """Refuse an MRF whose pixels lie in another place than beside it."""
+    try:
+        with open(name, 'rb') as file:
+            text = file.read(_MRF_BYTES + 1)
+    except OSError as error:
+        raise RasterError(f'cannot open raster {name}: {error.strerror}') from error
+    names = re.findall(rb'<\s*(?:DataFile|IndexFile|Source)[^>]*>([^<]*)', text)
+    odd = [other for other in names if re.search(rb'[/\\:&]', other)]
+    if odd or b'CachedSource' in text or b'<!' in text or len(text) > _MRF_BYTES:
+        place = odd[0].decode(errors='replace') if odd else 'a cached source'
+        raise RasterError(
+            f'{name} takes its pixels from another place ({place}); copy it into a GeoTIFF with gdal_translate first'
+        )
 
 
 @contextmanager

@@ -1,65 +1,227 @@
 """Open rasters, read windows with their masks, and find bands by name."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geolearn.bands import Band, find_sensor, is_placeholder, list_sensors, match_bands, resolve_bands
 from geolearn.errors import BandError, RasterError, UnknownNameError
 from geolearn.raster.geobox import GeoBox
-from geolearn.raster.mosaic import mosaic
-from geolearn.raster.nodata import valid_by_band, valid_in_all_bands
-from geolearn.raster.opening import open_quietly, small_cache
+from geolearn.raster.mosaic import BandStack, Mosaic, covers_same_ground
+from geolearn.raster.nodata import valid_in_all_bands
+from geolearn.raster.opening import check_chip_file, small_cache
+from geolearn.raster.raster import FileRaster, NoData, OpenFiles, Raster, place_names
+from geolearn.raster.scene import find_scene, name_files, read_name, sensor_of
 
 log = logging.getLogger('geolearn')
 
 _SENSOR_TAGS = ('SENSOR_NAME', 'SensorName', 'SENSOR', 'SATELLITEID', 'SPACECRAFT_NAME', 'PLATFORM', 'SATELLITE')
 
 RasterPath = str | Path | Sequence[str | Path]
+"""A file; a folder that holds the bands of one scene; or several of these: the bands of one scene, or a mosaic."""
+
+Bands = Sequence[str | Band] | None
 
 
 @contextmanager
-def open_raster(path: RasterPath) -> Iterator[Any]:
-    """Open a raster, or several as one mosaic, for reading.
+def open_raster(
+    path: RasterPath, *, bands: Bands = None, nodata: NoData = None, chip: bool = False
+) -> Iterator[Raster]:
+    """Open a raster, or several as one, for reading.
+
+    Several files are the bands of one scene where they cover the same ground and their names, or `bands`, tell the
+    bands apart; files of several resolutions are brought to the finest. Else they are the tiles of a mosaic, of the
+    same bands, type, CRS and grid. What they were taken for is logged. A folder is a scene: a Sentinel-2 SAFE product,
+    a Landsat Collection 2 scene, or a file for each band.
 
     Args:
-        path: A file that GDAL reads, or several of the same bands, type, CRS and grid.
+        path: A file that GDAL reads, a folder, or several.
+        bands: Names of the bands in file order instead of those that the files state; of a folder, those to take.
+        nodata: Value that means NoData, besides those that the files declare; or one for each band, None for none.
+        chip: Whether the file lies in a folder of chips, and so must be a GeoTIFF, PNG, JPEG or MRF whose pixels lie
+            in no other place.
 
     Yields:
-        The rasterio dataset.
+        The raster.
 
     Raises:
-        RasterError: If the file does not exist, is no raster, or breaks off while being read.
+        RasterError: If a file does not exist, is no raster, or breaks off while being read; if several fit together in
+            no way, or in more than one.
     """
-    if not isinstance(path, str | Path) and len(path) == 1:
-        path = path[0]
-    if isinstance(path, str | Path):
-        source, shown = str(path), str(path)
-    else:
-        source, shown = mosaic(path), f'mosaic of {len(path)} files'
+    names = None if bands is None else [band.name if isinstance(band, Band) else band for band in bands]
+    if chip:
+        check_chip_file(str(path))
     with small_cache():
-        # text in a damaged file need not be UTF-8
+        raster = _open(path, names, nodata)
         try:
-            dataset = open_quietly(source)
+            yield raster
         except (RasterioError, UnicodeDecodeError) as error:
-            raise RasterError(f'cannot open raster {shown}: {error}') from error
-        with dataset:
-            try:
-                yield dataset
-            except (RasterioError, UnicodeDecodeError) as error:
-                raise RasterError(f'cannot read raster {shown}: {error}') from error
+            raise RasterError(f'cannot read raster {raster.name}: {error}') from error
+        finally:
+            raster.close()
+
+
+def mosaic(paths: Sequence[str | Path]) -> Mosaic:
+    """Open the tiles of a mosaic; `Mosaic.close` closes them.
+
+    Raises:
+        RasterError: If a file cannot be opened or does not fit the first; the message names both.
+    """
+    if not paths:
+        raise RasterError('no raster was given; pass at least one file')
+    files = OpenFiles()
+    try:
+        return Mosaic([_open_one(path, files, None, None) for path in paths])
+    except BaseException:
+        files.close()
+        raise
+
+
+def _open(path: RasterPath, bands: list[str] | None, nodata: NoData) -> Raster:
+    files = OpenFiles()
+    try:
+        if isinstance(path, str | Path):
+            return _open_one(path, files, bands, nodata)
+        if not path:
+            raise RasterError('no raster was given; pass at least one file')
+        if len(path) == 1:
+            return _open_one(path[0], files, bands, nodata)
+        return _open_several(path, files, bands, nodata)
+    except BaseException:
+        files.close()
+        raise
+
+
+def _open_one(path: str | Path, files: OpenFiles, bands: list[str] | None, nodata: NoData) -> Raster:
+    if os.path.isdir(path) and not str(path).lower().endswith('.zarr'):
+        return _open_folder(Path(path), files, bands, nodata)
+    raster = FileRaster(path, files, bands=bands, nodata=nodata)
+    if str(path).lower().endswith('.vrt'):
+        others = [name for name in raster.files if os.path.abspath(name) != os.path.abspath(path)]
+        if others:
+            log.info('%s takes its pixels from %s files, the first %s', path, len(others), others[0])
+    return raster
+
+
+def _open_folder(folder: Path, files: OpenFiles, bands: list[str] | None, nodata: NoData) -> Raster:
+    scene = find_scene(folder, bands)
+    stack = _stack(
+        [file.path for file in scene.files],
+        [file.name for file in scene.files],
+        files,
+        scene.nodata if nodata is None else nodata,
+        sensor=scene.sensor,
+    )
+    log.info('%s: a scene of %s bands: %s', folder, stack.count, ', '.join(file.name for file in scene.files))
+    if scene.note is not None:
+        log.warning('%s: %s', folder, scene.note)
+    return stack
+
+
+def _stack(
+    paths: Sequence[str | Path], names: Sequence[str], files: OpenFiles, nodata: NoData, *, sensor: str | None
+) -> BandStack:
+    """Open a file for each band of a scene."""
+    values = [nodata] * len(paths) if nodata is None or isinstance(nodata, int | float) else list(nodata)
+    if len(values) != len(paths):
+        raise RasterError(f'nodata= holds {len(values)} values for {len(paths)} bands; pass one, or one for each')
+    stack = BandStack(
+        [FileRaster(path, files, bands=[name], nodata=value) for path, name, value in zip(paths, names, values)],
+        names,
+        sensor=sensor,
+    )
+    if stack.resampled:
+        width, height = stack.geobox.resolution
+        log.info(
+            '%s of %s bands are resampled (bilinear) to pixels of %g x %g, the finest among them',
+            len(stack.resampled),
+            stack.count,
+            width,
+            height,
+        )
+    return stack
+
+
+def _open_several(paths: Sequence[str | Path], files: OpenFiles, bands: list[str] | None, nodata: NoData) -> Raster:
+    """Open several files or folders as the bands of one scene, or as a mosaic, whichever they are."""
+    if any(os.path.isdir(path) for path in paths):
+        return Mosaic([_open_one(path, files, bands, nodata) for path in paths])
+    plain = [FileRaster(path, files) for path in paths]
+    single = all(raster.count == 1 for raster in plain)
+    same_ground = all(covers_same_ground(raster, plain[0]) for raster in plain[1:])
+    if single and same_ground:
+        names = bands if bands is not None and len(bands) == len(paths) else _names_of_bands(paths, plain)
+        if bands is not None and bands != names:
+            raise RasterError(f'bands= names {len(bands)} bands but {len(paths)} files of one band each are given')
+        if names is None:
+            raise RasterError(
+                f'{paths[0]} and {paths[1]} cover the same ground with one band each, and their names do not tell '
+                'which bands they are: pass bands= with a name for each file if they are the bands of one scene; '
+                'pass one of them if they are dates or versions'
+            )
+        log.info(
+            '%s files of one band each over the same ground are taken as the bands of one scene: %s',
+            len(paths),
+            ', '.join(f'{name} = {Path(path).name}' for name, path in zip(names, paths)),
+        )
+        return _stack(paths, names, files, nodata, sensor=sensor_of(paths))
+    if not single and same_ground and bands is None and _hold_different_bands(plain):
+        stack = BandStack(
+            [FileRaster(path, files, nodata=nodata) for path in paths],
+            [name for raster in plain for name in raster.descriptions],
+            sensor=sensor_of(paths),
+        )
+        log.info(
+            '%s files of different bands over the same ground are taken as one scene of %s bands',
+            len(paths),
+            stack.count,
+        )
+        return stack
+    if single:
+        _refuse_bands_of_different_places(paths, plain)
+    tiles = [FileRaster(path, files, bands=bands, nodata=nodata) for path in paths]
+    return Mosaic(tiles)
+
+
+def _names_of_bands(paths: Sequence[str | Path], rasters: Sequence[Raster]) -> list[str] | None:
+    """Return a name for each file of one band: by the names of the files, else as the files name their bands."""
+    if (names := name_files(paths)) is not None:
+        return names
+    stated = [raster.descriptions[0] or '' for raster in rasters]
+    told = not any(is_placeholder(name) for name in stated)
+    return stated if told and len({name.lower() for name in stated}) == len(stated) else None
+
+
+def _hold_different_bands(rasters: Sequence[Raster]) -> bool:
+    names = [name for raster in rasters for name in raster.descriptions]
+    lowered = {name.lower() for name in names if name and not is_placeholder(name)}
+    return len(lowered) == len(names)
+
+
+def _refuse_bands_of_different_places(paths: Sequence[str | Path], rasters: Sequence[Raster]) -> None:
+    """Refuse files of one band that are neither tiles of one band nor the bands of one scene."""
+    known = [read_name(path) for path in paths]
+    if all(known) and len({file.name for file in known if file is not None}) > 1:
+        other = next(raster for raster in rasters if not covers_same_ground(raster, rasters[0]))
+        raise RasterError(
+            f'{rasters[0].name} covers {rasters[0].geobox.bounds} and {other.name} {other.geobox.bounds}: by their '
+            'names they are different bands, but not of one scene. Pass the bands of one scene at a time, warped to '
+            'one extent (gdalwarp -te), or tiles of one raster of all bands'
+        )
 
 
 def raster_geobox(src: Any) -> GeoBox:
     """Return where the dataset's pixels lie."""
-    return GeoBox((src.height, src.width), src.transform, src.crs.to_wkt() if src.crs else None)
+    box: GeoBox = src.geobox
+    return box
 
 
 def require_place(src: Any) -> None:
@@ -93,6 +255,8 @@ def raster_bands(src: Any, *, sensor: str | None = None) -> tuple[Band, ...]:
     if sensor is None:
         sensor = next((found for key in _SENSOR_TAGS if (found := find_sensor(tags.get(key)))), None)
     names = [description or '' for description in src.descriptions]
+    if src.numbered:
+        log.warning('%s gives several bands one name; they are taken as %s', _shown(src), ', '.join(names))
     return resolve_bands(names, sensor=sensor, tag_wavelengths_um=tag_wavelengths_um(src))
 
 
@@ -143,8 +307,9 @@ def find_band_indexes(
     """
     if sensor is not None and find_sensor(sensor) is None:
         raise UnknownNameError('sensor', sensor, list_sensors())
-    if names is not None and len(names) != src.count:
-        raise RasterError(f'bands= names {len(names)} bands but {_shown(src)} holds {src.count}')
+    src.require_real()
+    if names is not None:
+        names = [name or '' for name in place_names(names, src.colorinterp, _shown(src))]
     available = raster_bands(src, sensor=sensor) if names is None else resolve_bands(names, sensor=sensor)
     nameless = all(is_placeholder(band.name) and band.wavelength_um is None for band in available)
     if nameless or all(is_placeholder(band.name) and band.wavelength_um is None for band in wanted):
@@ -179,7 +344,7 @@ def _match_colors(src: Any, wanted: Sequence[Band]) -> list[int] | None:
 
 def _shown(src: Any) -> str:
     """Name the dataset in a message; a mosaic's name is a page of XML."""
-    return 'the mosaic' if str(src.name).startswith('<') else str(src.name)
+    return str(src.name)
 
 
 def read_window(
@@ -213,63 +378,13 @@ def read_window_masks(
         Pixels, and a mask of shape (bands, height, width), or (1, height, width) where one holds for all bands, or None
         where everything is valid.
     """
-    try:
-        pixels = _read(src, window, indexes, out)
-        masks = _valid_masks(src, pixels, window, indexes)
-    except (RasterioError, MemoryError) as error:  # a damaged header may claim any size
-        rows = f'{int(window.row_off)}..{int(window.row_off + window.height)}'
-        raise RasterError(f'cannot read rows {rows} of {_shown(src)}: {error.__cause__ or error}') from error
+    pixels, masks = src.read_masked(window, indexes, out)
     return pixels, masks
 
 
-def common_dtype(src: Any, indexes: Sequence[int]) -> Any:
+def common_dtype(src: Raster, indexes: Sequence[int]) -> Any:
     """Return the dtype that holds every value of these 1-based bands; almost always the one that all share."""
-    dtypes = {src.dtypes[index - 1] for index in indexes}
-    return dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes)
-
-
-def _read(src: Any, window: Window, indexes: Sequence[int], out: np.ndarray | None) -> np.ndarray:
-    if len({src.dtypes[index - 1] for index in indexes}) == 1:
-        found: np.ndarray = src.read(list(indexes), window=window, out=out)
-        return found
-    if out is None:
-        out = np.empty((len(indexes), int(window.height), int(window.width)), common_dtype(src, indexes))
-    for plane, index in zip(out, indexes):  # rasterio reads bands of several types one by one only
-        plane[:] = src.read(index, window=window)
-    return out
-
-
-def _valid_masks(src: Any, pixels: np.ndarray, window: Window, indexes: Sequence[int]) -> np.ndarray | None:
-    """Collect what the file says of NoData, and apply the rule of `geolearn.raster.nodata`."""
-    shared = [src.read(index, window=window) > 0 for index in _opacity_indexes(src, indexes)]
-    flags = [src.mask_flag_enums[index - 1] for index in indexes]
-    if any(_has_mask(flag) for flag in flags):
-        if all(MaskFlags.per_dataset in flag for flag in flags):
-            shared.append(src.read_masks(indexes[0], window=window) > 0)
-        else:
-            shared.append(np.stack([src.read_masks(index, window=window) > 0 for index in indexes]))
-    return valid_by_band(pixels, [(src.nodatavals[index - 1],) for index in indexes], shared)
-
-
-def _has_mask(flags: Sequence[MaskFlags]) -> bool:
-    """Whether there is a mask of its own, and not one that GDAL derives from one NoData value or from opacity."""
-    if MaskFlags.alpha in flags or MaskFlags.all_valid in flags:
-        return False
-    return MaskFlags.nodata not in flags or MaskFlags.per_dataset in flags
-
-
-def _opacity_indexes(src: Any, indexes: Sequence[int]) -> list[int]:
-    """Return the 1-based bands that say how opaque pixels are, and are no data themselves."""
-    return [
-        index
-        for index, color, name in zip(src.indexes, src.colorinterp, src.descriptions)
-        if color == ColorInterp.alpha and index not in indexes and is_opacity_name(name)
-    ]
-
-
-def is_opacity_name(name: str | None) -> bool:
-    """Whether a band that is flagged as alpha is called so, or has no name; any other name is that of data."""
-    return is_placeholder(name or '') or 'alpha' in (name or '').lower() or 'opacity' in (name or '').lower()
+    return src.common_dtype(indexes)
 
 
 def read_image(path: RasterPath, indexes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
@@ -289,7 +404,7 @@ def read_label(path: str | Path) -> np.ndarray:
     Raises:
         RasterError: If the file holds several bands or no integers.
     """
-    with open_raster(path) as src:
+    with open_raster(path, chip=True) as src:
         if src.count != 1:
             raise RasterError(f'label {path} holds {src.count} bands; a label raster has one band of class values')
         pixels, _ = read_window(src, Window(0, 0, src.width, src.height), [1])
@@ -312,6 +427,7 @@ def sample_pixels(src: Any, indexes: Sequence[int], *, window_size: int = 128, p
     Returns:
         Valid pixels of shape (bands, n), n possibly 0.
     """
+    src.require_real()
     size_y, size_x = min(window_size, src.height), min(window_size, src.width)
     parts = []
     for row in np.linspace(0, src.height - size_y, per_side).astype(int):

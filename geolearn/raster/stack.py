@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geolearn.errors import RasterError
 from geolearn.raster.geobox import GeoBox, same_crs
-from geolearn.raster.nodata import compact, is_number
+from geolearn.raster.nodata import compact
 from geolearn.raster.reading import open_raster, raster_geobox, read_window_masks
+from geolearn.raster.resampling import ResampledRaster
 
 
 def read_stack(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
@@ -29,7 +27,7 @@ def read_stack(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray | None, Ge
         RasterError: If a file cannot be read, or several files do not cover the same ground.
     """
     if len(paths) == 1:
-        with open_raster(paths[0]) as src:
+        with open_raster(paths[0], chip=True) as src:
             pixels, masks = read_window_masks(src, Window(0, 0, src.width, src.height), src.indexes)
             return pixels, masks, raster_geobox(src)
     place = _finest(paths)
@@ -40,7 +38,7 @@ def read_stack(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray | None, Ge
 def _finest(paths: Sequence[Path]) -> GeoBox:
     places = []
     for path in paths:
-        with open_raster(path) as src:
+        with open_raster(path, chip=True) as src:
             if src.count != 1:
                 raise RasterError(f'{path} holds {src.count} bands; a file for each band holds one')
             places.append(raster_geobox(src))
@@ -75,18 +73,7 @@ def _place_text(path: Path, box: GeoBox) -> str:
 
 
 def _read_resampled(path: Path, place: GeoBox) -> tuple[np.ndarray, np.ndarray]:
-    with open_raster(path) as src:
-        if (src.height, src.width) == place.shape:
-            pixels, masks = read_window_masks(src, Window(0, 0, src.width, src.height), [1])
-            return pixels[0], np.ones(place.shape, bool) if masks is None else masks[0]
-        return _resample(src, place.shape)
-
-
-def _resample(src: Any, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        plane = src.read(1, out_shape=shape, resampling=Resampling.bilinear)
-        valid = src.read_masks(1, out_shape=shape, resampling=Resampling.nearest) > 0
-    except RasterioError as error:
-        raise RasterError(f'cannot read {src.name}: {error.__cause__ or error}') from error
-    known = is_number(plane)
-    return plane, valid if known is None else valid & known
+    with open_raster(path, chip=True) as src:
+        aligned = src if src.shape == place.shape else ResampledRaster(src, place)
+        pixels, masks = read_window_masks(aligned, Window(0, 0, aligned.width, aligned.height), [1])
+        return pixels[0], np.ones(place.shape, bool) if masks is None else masks[0]

@@ -60,13 +60,35 @@ def test_a_tag_and_an_internal_mask_hold_together(tmp_path, save):
     assert invalid(path) == [[0, 1], [1, 1]]
 
 
-def test_a_band_that_is_read_is_never_a_mask(tmp_path, save):
+def test_a_band_of_many_values_is_data_whatever_it_is_flagged_as(tmp_path, save, caplog):
     pixels = BYTES.copy()
     pixels[3, 1, 1] = 0
     path = flagged_as_alpha(tmp_path / 'a.tif', save, pixels)
-    assert invalid(path, [1, 2, 3, 4]) == []
-    assert invalid(path, [4, 1]) == []
-    assert invalid(path, [1, 2, 3]) == [[1, 1]]
+    for indexes in ([1, 2, 3, 4], [4, 1], [1, 2, 3]):
+        assert invalid(path, indexes) == []
+    (record,) = caplog.records
+    assert 'band 4 is flagged as alpha but holds many values, so it is taken for data' in record.message
+
+
+def test_opacity_masks_also_where_all_bands_are_read(tmp_path, save):
+    pixels = BYTES.copy()
+    pixels[3] = [[255, 255, 0], [255, 0, 255]]
+    path = flagged_as_alpha(tmp_path / 'a.tif', save, pixels)
+    assert invalid(path) == invalid(path, [1, 2, 3]) == [[0, 2], [1, 1]]
+
+
+def test_names_that_the_user_gives_make_a_band_data(tmp_path, save):
+    pixels = BYTES.copy()
+    pixels[3] = [[255, 255, 0], [255, 255, 255]]
+    path = flagged_as_alpha(tmp_path / 'a.tif', save, pixels)
+    window = rasterio.windows.Window(0, 0, 3, 2)
+    for names, valid in (
+        (['Red', 'Green', 'Blue', 'NIR'], True),
+        (['Red', 'Green', 'Blue', 'alpha'], False),
+        (['Red', 'Green', 'Blue'], False),
+    ):
+        with open_raster(path, bands=names) as src:
+            assert (read_window(src, window, [1, 2, 3])[1] is None) == valid
 
 
 @pytest.mark.parametrize('name', ['NIR', 'B08', 'Near Infrared', 'thermal'])
@@ -80,7 +102,7 @@ def test_a_band_that_has_the_name_of_data_is_never_a_mask(tmp_path, save, name):
 @pytest.mark.parametrize('name', ['', 'alpha', 'Alpha', 'Band 4', 'Opacity'])
 def test_opacity_by_any_of_its_names_is_a_mask(tmp_path, save, name):
     pixels = BYTES.copy()
-    pixels[3, 1, 1] = 0
+    pixels[3] = [[255, 255, 255], [255, 0, 255]]
     path = flagged_as_alpha(tmp_path / 'a.tif', save, pixels, names=('Red', 'Green', 'Blue', name))
     assert invalid(path, [1, 2, 3]) == [[1, 1]]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 
-from geolearn.bands import Band, get_bands, is_placeholder, match_bands, resolve_bands
+from geolearn.bands import Band, get_bands, is_placeholder, match_bands, resolve_bands, unique_names
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.label import Listing
 from geolearn.errors import BandError, ChipFolderError
@@ -37,7 +37,7 @@ def name_bands(
             raise BandError(f'bands= names {len(bands)} bands but the chips hold {count} ({first})')
         return bands
     if listing.band_names is not None and len(listing.band_names) == count:
-        return resolve_bands(listing.band_names, sensor=listing.sensor)
+        return resolve_bands(unique_names(listing.band_names), sensor=listing.sensor)
     if metadata.band_count is not None and metadata.band_count != count:
         raise ChipFolderError(
             f'the .emd describes {metadata.band_count} bands but the chips hold {count} ({first}); '
@@ -45,15 +45,16 @@ def name_bands(
         )
     names, stored = metadata.band_names, _fitting(metadata.wavelengths_um, count)
     with open_raster(first) as src:
-        own, tagged = _of_one_date(raster_bands(src), count, first), tag_wavelengths_um(src)[:count]
+        own, tagged = _of_one_date(raster_bands(src), src.stated, count, first), tag_wavelengths_um(src)[:count]
     if names and len(names) == count and (stored or not all(is_placeholder(name) for name in names)):
-        return resolve_bands(names, sensor=metadata.sensor, stored_wavelengths_um=stored, tag_wavelengths_um=tagged)
+        numbered = unique_names(names)
+        return resolve_bands(numbered, sensor=metadata.sensor, stored_wavelengths_um=stored, tag_wavelengths_um=tagged)
     return own
 
 
-def _of_one_date(bands: tuple[Band, ...], count: int, first: Path) -> tuple[Band, ...]:
+def _of_one_date(bands: tuple[Band, ...], stated: Sequence[str], count: int, first: Path) -> tuple[Band, ...]:
     """Return the bands of the first date in an image that holds several."""
-    names = [band.name for band in bands[:count]]
+    names = [name or band.name for name, band in zip(stated, bands[:count])]
     if len(bands) > count and len(set(names)) < count:
         raise ChipFolderError(
             f'{first} names the {count} bands of its first date {names}, some of them twice; '
