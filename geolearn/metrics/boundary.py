@@ -1,6 +1,7 @@
 """Boundary IoU: how well predicted boundaries follow the true ones."""
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -8,7 +9,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from geolearn.classes import IGNORE_INDEX
-from geolearn.metrics.scores import Metric, add_to, count_indices, main_output, sum_over_processes
+from geolearn.metrics.scores import (
+    Metric,
+    add_to,
+    count_indices,
+    main_output,
+    predict_classes,
+    sum_over_processes,
+    undefined,
+)
 
 _ABOVE_ALL = 1000
 """Larger than any class index, so that a minimum does not see it."""
@@ -36,13 +45,14 @@ class BoundaryIoU:
 
     def reset(self) -> None:
         """Forget all batches."""
-        self.counts = torch.zeros(
-            3, self.count, dtype=torch.int64
-        )  # of true bands, predicted ones, and what both share
+        self.invalid = torch.tensor(0)
+        # of true bands, predicted ones, and what both share
+        self.counts = torch.zeros(3, self.count, dtype=torch.int64)
 
     def add(self, output: Tensor | tuple[Tensor, ...], target: Tensor) -> None:
         """Count logits (N, classes, H, W), or (main, auxiliary), against (N, H, W) indices or IGNORE_INDEX."""
-        predicted = main_output(output).max(1).indices
+        predicted, target, invalid = predict_classes(main_output(output), target, ignored=IGNORE_INDEX)
+        self.invalid = add_to(self.invalid, invalid)
         counted = target != IGNORE_INDEX
         distance = max(1, round(self.share * math.hypot(*target.shape[-2:])))
         true_band = self._band(target, counted, distance)
@@ -56,17 +66,34 @@ class BoundaryIoU:
 
     def reduce(self) -> None:
         """Add up the counts of all processes."""
-        self.counts = sum_over_processes(self.counts)
+        self.counts, self.invalid = sum_over_processes(self.counts), sum_over_processes(self.invalid)
 
     @property
     def iou(self) -> Tensor:
-        """Boundary IoU per class, float64 on the CPU; NaN for classes without an outline in truth or prediction."""
+        """Boundary IoU per class, float64 on the CPU; NaN for classes whose truth has no boundary.
+
+        Labels that are sparse polygons have hardly any: where a polygon ends at unlabelled pixels, nobody knows whether
+        its class does.
+        """
         true, predicted, both = self.counts.cpu().double()
-        return both / (true + predicted - both)
+        return torch.where(true > 0, both / (true + predicted - both), torch.nan)
 
     def values(self) -> dict[str, float]:
-        """Return the mean over the classes that have an outline; NaN if none has."""
+        """Return the mean over the classes whose truth has a boundary; NaN without one, or if logits are not finite."""
+        if self.invalid:
+            return undefined(self)
         return {'boundary_iou': float(self.iou.nanmean())}
+
+    def describe_undefined(self, names: Sequence[str]) -> str:
+        """Say which classes have no boundary in the labels; empty if all have one.
+
+        Args:
+            names: Of the classes.
+        """
+        missing = [repr(name) for name, value in zip(names, self.iou.isnan().tolist()) if value]
+        if not missing:
+            return ''
+        return f'boundary IoU is undefined for {", ".join(missing)}: the labels show no boundary to another class'
 
     def _band(self, classes: Tensor, counted: Tensor, distance: int) -> Tensor:
         """Mark the counted pixels (N, H, W) that have another class at most `distance` away."""

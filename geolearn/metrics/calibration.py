@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 
 from geolearn.classes import IGNORE_INDEX
-from geolearn.metrics.scores import Metric, add_to, count_indices, main_output, sum_by_index, sum_over_processes
+from geolearn.errors import TrainingError
+from geolearn.metrics.scores import (
+    Metric,
+    add_to,
+    count_indices,
+    main_output,
+    predict_classes,
+    sum_by_index,
+    sum_over_processes,
+    undefined,
+)
 
 
 class ReliabilityBin(NamedTuple):
@@ -47,14 +57,16 @@ class Calibration:
 
     def reset(self) -> None:
         """Forget all batches."""
+        self.invalid = torch.tensor(0)
         self.counts = torch.zeros(2, self.bins, dtype=torch.int64)  # of all predictions and of the right ones
         self.confidences = torch.zeros(self.bins, dtype=torch.float64)
 
     def add(self, output: Tensor | tuple[Tensor, ...], target: Tensor) -> None:
         """Count logits (N, classes, ...), or (main, auxiliary), against (N, ...) indices or IGNORE_INDEX."""
         logits = main_output(output).float() / self.temperature
-        highest, predicted = logits.max(1)
-        confidence = torch.exp(highest - logits.logsumexp(1))
+        predicted, target, invalid = predict_classes(logits, target, ignored=IGNORE_INDEX)
+        self.invalid = add_to(self.invalid, invalid)
+        confidence = torch.exp(logits.amax(1) - logits.logsumexp(1)).nan_to_num()
         bins = (confidence * self.bins).long().clamp(max=self.bins - 1)
         bins = bins.where(target != IGNORE_INDEX, self.bins)  # one more bin takes what is ignored
         right = bins.where(predicted == target, self.bins)
@@ -66,6 +78,7 @@ class Calibration:
     def reduce(self) -> None:
         """Add up the bins of all processes."""
         self.counts, self.confidences = sum_over_processes(self.counts), sum_over_processes(self.confidences)
+        self.invalid = sum_over_processes(self.invalid)
 
     def table(self) -> list[ReliabilityBin]:
         """Return the bins, the lowest confidence first: what a reliability diagram draws."""
@@ -74,7 +87,9 @@ class Calibration:
         return [ReliabilityBin(i / self.bins, (i + 1) / self.bins, *row) for i, row in enumerate(means)]
 
     def values(self) -> dict[str, float]:
-        """Return the expected calibration error, 0..1; NaN if nothing was counted."""
+        """Return the expected calibration error, 0..1; NaN if nothing was counted, or some logits are not finite."""
+        if self.invalid:
+            return undefined(self)
         counts, right = self.counts.cpu().double()
         return {'ece': float((self.confidences.cpu() - right).abs().sum() / counts.sum())}
 
@@ -101,12 +116,18 @@ def fit_temperature(
 
     Raises:
         ValueError: If no pixel has a label.
+        TrainingError: If logits are NaN or infinite.
     """
     sample = PixelSample(max_pixels, seed=seed)
     for logits, target in batches:
         sample.add(main_output(logits), target)
     if not len(sample.labels):
         raise ValueError('a temperature is fitted to labelled pixels, and the validation split has none; label some')
+    if invalid := int((~sample.logits.isfinite()).any(1).sum()):
+        raise TrainingError(
+            f'the network returns NaN or infinity for {invalid} of {len(sample.logits)} labelled pixels, to which no '
+            'temperature can be fitted; train again with a lower learning rate'
+        )
     return _best_temperature(sample.logits.double(), sample.labels)
 
 

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from geolearn.metrics.pixels import ConfusionMatrix, reduce
-from geolearn.metrics.scores import Metric, add_to, sum_over_processes
+from geolearn.metrics.scores import (
+    Metric,
+    add_to,
+    predict_classes,
+    sum_over_processes,
+    undefined,
+)
 
 _NOTHING_IGNORED = -100
 """No chip is left out; IGNORE_INDEX may be one of their classes, because their indices need not fit a byte."""
@@ -24,23 +30,27 @@ class ChipScores:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.matrix = ConfusionMatrix.empty(count)
+        self.reset()
 
     def reset(self) -> None:
         """Forget all batches."""
-        self.matrix = ConfusionMatrix.empty(self.count)
+        self.matrix, self.invalid = ConfusionMatrix.empty(self.count), torch.tensor(0)
 
     def add(self, output: Tensor, target: Tensor) -> None:
         """Count logits (n, classes) against indices (n,), or shares (n, classes) of which the largest counts."""
         truth = target if target.dim() == 1 else target.max(1).indices
-        self.matrix.add(output.max(1).indices, truth, ignored=_NOTHING_IGNORED)
+        predicted, truth, invalid = predict_classes(output, truth, ignored=_NOTHING_IGNORED)
+        self.matrix.add(predicted, truth, ignored=_NOTHING_IGNORED)
+        self.invalid = add_to(self.invalid, invalid)
 
     def reduce(self) -> None:
         """Add up the matrices of all processes."""
-        self.matrix = reduce(self.matrix)
+        self.matrix, self.invalid = reduce(self.matrix), sum_over_processes(self.invalid)
 
     def values(self) -> dict[str, float]:
-        """Return the scores; NaN if nothing was counted."""
+        """Return the scores; NaN if nothing was counted, or the logits of some chip are not finite."""
+        if self.invalid:
+            return undefined(self)
         matrix = ConfusionMatrix(self.count, self.matrix.counts.cpu())
         return {'accuracy': matrix.accuracy, 'f1': matrix.mean_f1}
 
@@ -74,6 +84,7 @@ class MultiLabelScores:
 
     def reset(self) -> None:
         """Forget all batches."""
+        self.invalid = torch.tensor(0)
         self.counts = torch.zeros(
             4, self.count, dtype=torch.int64
         )  # true and false positives, false and true negatives
@@ -83,10 +94,11 @@ class MultiLabelScores:
         predicted, present = output >= math.log(self.threshold / (1 - self.threshold)), target >= 0.5
         cells = [predicted & present, predicted & ~present, ~predicted & present, ~predicted & ~present]
         self.counts = add_to(self.counts, torch.stack(cells).sum(1))
+        self.invalid = add_to(self.invalid, output.isnan().any(1).sum())
 
     def reduce(self) -> None:
         """Add up the counts of all processes."""
-        self.counts = sum_over_processes(self.counts)
+        self.counts, self.invalid = sum_over_processes(self.counts), sum_over_processes(self.invalid)
 
     @property
     def precision(self) -> Tensor:
@@ -105,7 +117,9 @@ class MultiLabelScores:
         return _f_score(self._cells, beta)
 
     def values(self) -> dict[str, float]:
-        """Return the scores; NaN where undefined."""
+        """Return the scores; NaN where undefined, and if the logits of some chip are NaN."""
+        if self.invalid:
+            return undefined(self)
         pooled = self._cells.sum(1)
         tp, fp, fn, _ = pooled
         scores = (

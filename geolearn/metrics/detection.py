@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from geolearn.extras import require
-from geolearn.metrics.scores import Metric, is_shared
+from geolearn.metrics.scores import Metric, is_shared, undefined
 
 TP, FP, FN = range(3)
 """Columns of `DetectionScores.count_matches`: true positives, false positives, false negatives."""
@@ -98,6 +98,7 @@ class DetectionScores:
     def reset(self) -> None:
         """Forget all images."""
         self._images: list[_Image] = []
+        self._invalid = 0
 
     def add(
         self,
@@ -118,6 +119,7 @@ class DetectionScores:
             ValueError: If masks are missing where they are compared.
         """
         for index, (predicted, true) in enumerate(zip(output, target, strict=True)):
+            self._invalid += int(not (predicted.scores.isfinite().all() and predicted.boxes.isfinite().all()))
             crowd = np.zeros(len(true.labels), bool) if crowds is None else crowds[index].cpu().numpy().astype(bool)
             scores = predicted.scores.detach().cpu()
             scores = scores.numpy() if scores.dtype == torch.float64 else scores.float().numpy()
@@ -129,11 +131,14 @@ class DetectionScores:
         """Take in the objects of all processes."""
         if is_shared():
             parts: list[Any] = [None] * distributed.get_world_size()
-            distributed.all_gather_object(parts, self._images)
-            self._images = [image for part in parts for image in part]
+            distributed.all_gather_object(parts, (self._images, self._invalid))
+            self._images = [image for images, _ in parts for image in images]
+            self._invalid = sum(invalid for _, invalid in parts)
 
     def values(self) -> dict[str, float]:
-        """Return the scores; NaN where there is no true object (of the size)."""
+        """Return the scores; NaN where there is no true object (of the size), and if some detection is not finite."""
+        if self._invalid:
+            return undefined(self)
         curves = self._curves()
         precision = curves.precision[..., 0]
         means = [

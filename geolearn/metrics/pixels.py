@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from geolearn.classes import IGNORE_INDEX
-from geolearn.metrics.scores import Metric, add_to, count_indices, main_output, sum_over_processes
+from geolearn.metrics.scores import (
+    Metric,
+    add_to,
+    count_indices,
+    main_output,
+    predict_classes,
+    sum_over_processes,
+    undefined,
+)
 
 
 @dataclass(eq=False)
@@ -102,6 +110,28 @@ class ConfusionMatrix:
         """Mean IoU over the classes that occur in truth or prediction."""
         return float(self.iou.nanmean())
 
+    def describe_mean(self, names: Sequence[str]) -> str:
+        """Say over which classes means are, where these are not all; empty where they are.
+
+        Args:
+            names: Of the classes.
+
+        Returns:
+            Such as ``"means are over 4 of 6 classes: 'rice', 'water' have no labelled validation pixels"``.
+        """
+        truth, occurring = self._cells.sum(1), ~self.iou.isnan()
+        absent = [name for name, pixels in zip(names, truth.tolist()) if not pixels]
+        if not absent:
+            return ''
+        if len(absent) == self.count:
+            return 'no validation pixel is labelled: all metrics are undefined'
+        wrong = [name for name, occurs in zip(names, (occurring & (truth == 0)).tolist()) if occurs]
+        text = f'means are over {int(occurring.sum())} of {self.count} classes: {", ".join(map(repr, absent))} '
+        text += f'{"has" if len(absent) == 1 else "have"} no labelled validation pixels'
+        if wrong:
+            text += f'; {", ".join(map(repr, wrong))}, predicted all the same, count as IoU 0'
+        return text
+
     @property
     def mean_recall(self) -> float:
         """Mean recall over the classes that occur in the truth (balanced accuracy)."""
@@ -133,22 +163,26 @@ class PixelScores:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.matrix = ConfusionMatrix.empty(count)
+        self.reset()
 
     def reset(self) -> None:
         """Forget all batches."""
-        self.matrix = ConfusionMatrix.empty(self.count)
+        self.matrix, self.invalid = ConfusionMatrix.empty(self.count), torch.tensor(0)
 
     def add(self, output: Tensor | tuple[Tensor, ...], target: Tensor) -> None:
         """Count logits (N, classes, H, W), or (main, auxiliary), against (N, H, W) indices or IGNORE_INDEX."""
-        self.matrix.add(main_output(output).max(1).indices, target)
+        predicted, target, invalid = predict_classes(main_output(output), target, ignored=IGNORE_INDEX)
+        self.matrix.add(predicted, target)
+        self.invalid = add_to(self.invalid, invalid)
 
     def reduce(self) -> None:
         """Add up the matrices of all processes."""
-        self.matrix = reduce(self.matrix)
+        self.matrix, self.invalid = reduce(self.matrix), sum_over_processes(self.invalid)
 
     def values(self) -> dict[str, float]:
-        """Return the scores; NaN if nothing was counted."""
+        """Return the scores; NaN if nothing was counted, or the logits of some pixel are not finite."""
+        if self.invalid:
+            return undefined(self)
         matrix = ConfusionMatrix(self.count, self.matrix.counts.cpu())
         return {'accuracy': matrix.accuracy, 'miou': matrix.miou, 'dice': matrix.mean_f1}
 

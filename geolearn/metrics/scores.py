@@ -83,6 +83,27 @@ def main_output(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
+def predict_classes(logits: Tensor, target: Tensor, *, ignored: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return predicted indices, the target, and how many of its entries have NaN or infinite logits.
+
+    A class whose logit is NaN would count as the largest: such entries are ignored in the target that is returned, and
+    scores of batches with some are undefined.
+
+    Args:
+        logits: (N, classes, ...).
+        target: (N, ...) indices or `ignored`.
+        ignored: Index of what takes no part.
+    """
+    highest, predicted = logits.max(1)
+    invalid = ~highest.isfinite() & (target != ignored)
+    return predicted, target.masked_fill(invalid, ignored), invalid.sum()
+
+
+def undefined(scores: 'Scores') -> dict[str, float]:
+    """Return NaN for each metric."""
+    return {metric.name: math.nan for metric in scores.columns}
+
+
 def widest(device: torch.device) -> torch.dtype:
     """Return the type to sum in: float64, but float32 on Apple's devices, which have nothing wider."""
     return torch.float32 if device.type == 'mps' else torch.float64

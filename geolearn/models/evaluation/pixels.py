@@ -1,5 +1,6 @@
 """Evaluation of pixel classifiers: one pass over the validation chips for all that is reported."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,8 @@ from geolearn.training.nonfinite import check_outputs, predict_batches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+log = logging.getLogger('geolearn')
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -85,6 +88,8 @@ def evaluate_pixels(
         boundaries.add(logits, masks)
         losses.extend(mean_losses(_pixel_losses(logits, masks), masks))
         scores.extend(score_chips(predicted, masks, count))
+    for note in describe_undefined(confusion, boundaries, class_names):
+        log.warning('%s', note)
     per_class = tabulate_metrics(confusion, class_names)
     return PixelEvaluation(
         metrics={'accuracy': confusion.accuracy, 'miou': confusion.miou},
@@ -99,6 +104,14 @@ def evaluate_pixels(
         boundaries=boundaries,
         losses=losses,
     )
+
+
+def describe_undefined(confusion: ConfusionMatrix, boundaries: BoundaryIoU, class_names: Sequence[str]) -> list[str]:
+    """Say which metrics are undefined, and over which classes means are."""
+    texts = [confusion.describe_mean(class_names)]
+    if int(confusion.counts.sum()):
+        texts.append(boundaries.describe_undefined(class_names))
+    return [text for text in texts if text]
 
 
 @torch.inference_mode()

@@ -9,12 +9,12 @@ from geolearn import plotting
 from geolearn.data import ChipData
 from geolearn.losses import PixelLossOptions, RegressionLossOptions
 from geolearn.metrics import rank_chips
-from geolearn.models.evaluation.pixels import PixelEvaluation, draw_chips
+from geolearn.models.evaluation.pixels import PixelEvaluation, describe_undefined, draw_chips
 from geolearn.models.reports.report import SAMPLES, TaskReport, calibration_section, sample_sections
 from geolearn.models.reports.sections import format_score, picture
 from geolearn.networks.segmentation import PixelOptions, Segmenter
 from geolearn.networks.spec import ModelSpec
-from geolearn.report import Cell, Facts, Section, Share, Swatch, Table
+from geolearn.report import Cell, Facts, Notes, Section, Share, Swatch, Table
 
 Loss = TypeVar('Loss', PixelLossOptions, RegressionLossOptions)
 
@@ -72,8 +72,10 @@ def _score_section(evaluation: PixelEvaluation, data: ChipData) -> Section:
         ('boundary IoU', format_score(evaluation.boundaries.values()['boundary_iou'])),
     )
     header = ('class', 'pixels', 'precision', 'recall', 'F1', 'IoU', 'boundary IoU')
+    notes = describe_undefined(matrix, evaluation.boundaries, data.classes)
+    parts = [Notes(tuple(note[0].upper() + note[1:] + '.' for note in notes))] if notes else []
     text = 'On the validation chips, over labelled pixels. Means leave out classes that do not occur.'
-    return Section('Scores', (text, Facts(overall), Table(header, tuple(rows), 'By class')))
+    return Section('Scores', (text, *parts, Facts(overall), Table(header, tuple(rows), 'By class')))
 
 
 def _confusion_section(evaluation: PixelEvaluation, data: ChipData) -> Section:
