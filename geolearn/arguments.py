@@ -148,7 +148,7 @@ P = ParamSpec('P')
 R = TypeVar('R')
 C = TypeVar('C', bound=type)
 
-CHECK_THEMSELVES = {'self', 'cls', 'backbone', 'device', 'loss', 'metrics', 'mixup', 'head'}
+CHECK_THEMSELVES = set('self cls backbone device loss metrics mixup head lr nodata resolution'.split())
 """Parameters that take more than their annotation says, or are checked with words of their own."""
 
 

@@ -72,7 +72,6 @@ def test_arguments_of_prepare_data_are_answered_as_the_page_does(name):
         (lambda: model().fit('3'), "epochs must be a whole number, got '3'"),
         (lambda: model().fit(3.0), 'epochs must be a whole number, got 3.0'),
         (lambda: model().fit(True), 'epochs must be a whole number, got True'),
-        (lambda: model().fit(3, lr='find'), "lr must be a number or a slice or None, got 'find'"),
         (lambda: model().fit(3, deterministic='yes'), 'deterministic must be True or False'),
         (lambda: model().save(None), 'name_or_path must be a path, got None'),
         (lambda: model().show_results('all'), 'rows must be a whole number'),

@@ -111,9 +111,9 @@ def test_losses_are_chosen_by_arcgis_words_or_in_full(scene_data, tmp_path):
         make(UNet, scene_data, 'resnet18', dice_loss_fraction=1.5)
 
 
-def test_a_loss_by_its_bare_name_is_refused_with_what_to_pass(scene_data):
-    with pytest.raises(ValueError, match=r"loss must be PixelLossOptions, such as PixelLossOptions\(.*, got 'focal'"):
-        make(UNet, scene_data, 'resnet18', loss='focal')
+def test_a_loss_that_is_none_is_refused_with_what_to_pass(scene_data):
+    with pytest.raises(ValueError, match=r'loss must be PixelLossOptions, such as PixelLossOptions\(.*, got 3'):
+        make(UNet, scene_data, 'resnet18', loss=3)
 
 
 def test_decoder_options_are_kept_and_checked(scene_data, tmp_path):

@@ -276,7 +276,7 @@ def test_impossible_trainings_are_refused(scene_data, scene_chips):
         with pytest.raises(ValueError, match='lr must be a positive number, or a slice of two, got '):
             make(scene_data).fit(1, lr=rate)
     alone = prepare_data(scene_chips, chip_size=32, batch_size=1, ignore_classes=[0])
-    with pytest.raises(ValueError, match='batch_size must be at least 2: batch normalisation'):
+    with pytest.raises(ValueError, match='batch_size must be at least 2: batch normalization'):
         make(alone).fit(1, lr=1e-3)
     few = prepare_data(scene_chips, chip_size=32, batch_size=4, val_split_pct=15 / 16, ignore_classes=[0])
     with pytest.raises(ValueError, match='1 chip is left to train on; at least 2 are needed: export more chips'):
