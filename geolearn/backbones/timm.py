@@ -31,6 +31,7 @@ from geolearn.backbones.loading import (
     list_names,
     load_strict,
     load_weights_file,
+    refuse_misfits,
     refuse_nonfinite,
     refuse_small,
     without_values,
@@ -512,7 +513,17 @@ def _read_donor(model: str, arguments: dict[str, Any], path: Path, *, native: bo
     }
     with without_values():
         whole = dict(_create(model, named, in_chans=len(RGB)).state_dict())
-    found = find_state(load_weights_file(path), whole, str(path))
+        cut = dict(_create(model, arguments, in_chans=len(RGB)).state_dict())
+    content = load_weights_file(path)
+    found = find_state(content, whole, str(path))
+    if whole.keys().isdisjoint(found.state):  # a trunk's own names, which timm changes where it gives feature maps
+        found = find_state(content, cut, str(path))
+        if not cut.keys().isdisjoint(found.state):
+            kept = {name: value for name, value in found.state.items() if name in cut or not is_head(name)}
+            refuse_misfits(cut, kept, str(path))
+            refuse_nonfinite(kept, str(path))
+            unused = (*found.ignored, *(name for name in found.state if name not in kept))
+            return _Donor(kept, path.name, found.note, unused)
     state = {name: value for name, value in found.state.items() if value.is_floating_point()}
     refuse_small(state, whole, str(path))
     refuse_nonfinite(state, str(path))

@@ -90,6 +90,17 @@ def test_other_families_of_timm_are_filled_to_the_last_tensor(name, prefix, tmp_
             assert round(value.double().sum().item(), 3) in sums, key
 
 
+@pytest.mark.parametrize('prefix', ['', 'module.trunk.'])
+def test_a_trunks_own_names_serve_too(prefix, tmp_path):
+    donor = create_backbone('test_convnext', RGB, pretrained=False).trunk.state_dict()
+    torch.save(put(donor, prefix), tmp_path / 'w.pth')
+    net = create_backbone('test_convnext', RGB, weights=tmp_path / 'w.pth')
+    assert all(torch.equal(value, donor[name]) for name, value in net.trunk.state_dict().items())
+    torch.save(put(dict(list(donor.items())[:-1]), prefix), tmp_path / 'w.pth')
+    with pytest.raises(WeightsError, match='do not fit the network; 1 missing'):
+        create_backbone('test_convnext', RGB, weights=tmp_path / 'w.pth')
+
+
 def fits_nothing(s):
     return {f'x{i}': value for i, value in enumerate(s.values())}
 
