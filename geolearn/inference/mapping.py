@@ -224,6 +224,7 @@ def map_raster(
     tiling: TilingOptions,
     every_date: bool = False,
     overwrite: bool = False,
+    cog: bool = True,
 ) -> Path:
     """Write the map of a raster of any size, or of rasters of several dates of one grid.
 
@@ -237,6 +238,7 @@ def map_raster(
         tiling: How tiles are cut and computed.
         every_date: Whether a pixel needs data at every date, as change does; else one date is enough.
         overwrite: Replace `dst` if it exists.
+        cog: Whether the map is a cloud-optimized GeoTIFF, with overviews, instead of a plain one.
 
     Returns:
         The path written.
@@ -263,6 +265,7 @@ def map_raster(
             every_date=every_date,
             blend=network.backbone.has_position_grid,
             tags=tags,
+            cog=cog,
         )
 
 
@@ -278,6 +281,7 @@ def map_sources(
     every_date: bool = False,
     blend: bool = False,
     tags: Mapping[str, str] | None = None,
+    cog: bool = False,
 ) -> Path:
     """Write the map of an open raster, or of several dates of one grid.
 
@@ -294,6 +298,7 @@ def map_sources(
         blend: Let outputs fade from tile to tile where they overlap, instead of cutting there. Transformers see all of
             a tile and its positions, so that what two of them say of one place differs at any distance from the edge.
         tags: Metadata to store in the map.
+        cog: Whether the map is a cloud-optimized GeoTIFF.
 
     Returns:
         The path written.
@@ -309,7 +314,9 @@ def map_sources(
         nodata=encoding.nodata,
         colors=encoding.colors,
         class_names=encoding.class_names,
+        band_names=('prediction' if encoding.class_names is None else 'class',),
         tags=tags,
+        cog=cog,
     )
     device = next(network.parameters()).device
     network.eval()

@@ -215,6 +215,7 @@ class ChangeDetector(PixelClassifier):
         device: str | None = None,
         compile: bool = False,
         overwrite: bool = False,
+        cog: bool = True,
     ) -> Path:
         """Map what changed between two rasters of any size to a GeoTIFF of class values.
 
@@ -239,6 +240,7 @@ class ChangeDetector(PixelClassifier):
             device: Torch device; None means CUDA where there is one.
             compile: Compile the network first.
             overwrite: Replace `dst` if it exists.
+            cog: Write a cloud-optimized GeoTIFF, with overviews; False writes a plain one, in half the time and disk.
 
         Returns:
             The path written.
@@ -257,4 +259,5 @@ class ChangeDetector(PixelClassifier):
             tiling=TilingOptions(tile_size, halo, batch_size, device, compile),
             every_date=self.needs_every_date,
             overwrite=overwrite,
+            cog=cog,
         )

@@ -189,6 +189,7 @@ class PixelRegressor(Model):
         device: str | None = None,
         compile: bool = False,
         overwrite: bool = False,
+        cog: bool = True,
     ) -> Path:
         """Map a raster of any size to a GeoTIFF of float32 values, NaN for NoData.
 
@@ -216,6 +217,7 @@ class PixelRegressor(Model):
             device: Torch device; None means CUDA where there is one.
             compile: Compile the network first: up to a minute, then convolutions run 1.1 to 1.4 times as fast.
             overwrite: Replace `dst` if it exists.
+            cog: Write a cloud-optimized GeoTIFF, with overviews; False writes a plain one, in half the time and disk.
 
         Returns:
             The path written.
@@ -227,5 +229,5 @@ class PixelRegressor(Model):
         read = ReadOptions(bands, sensor, scale, offset, nodata, resolution)
         tiling = TilingOptions(tile_size, halo, batch_size, device, compile)
         return map_raster(
-            self.spec, self.network, self.encoding, src, dst, read=read, tiling=tiling, overwrite=overwrite
+            self.spec, self.network, self.encoding, src, dst, read=read, tiling=tiling, overwrite=overwrite, cog=cog
         )

@@ -1,5 +1,6 @@
 """Write GeoTIFFs beside their target and rename them, with their sidecars, when they are whole."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -7,13 +8,14 @@ from typing import Any, Self
 from xml.etree import ElementTree
 
 import numpy as np
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.shutil import copy
 from rasterio.windows import Window
 
 from geolearn.errors import RasterError
 from geolearn.files import atomic_write_all
 from geolearn.raster.geobox import GeoBox
-from geolearn.raster.opening import find_driver, open_quietly, printable
+from geolearn.raster.opening import filters_to_oneself, find_driver, open_quietly, printable
 
 MAX_CATEGORY = 255
 """The list of names counts from 0 without gaps; beyond a byte it would be mostly empty lines."""
@@ -53,6 +55,8 @@ class RasterWriter:
         class_names: Name of each pixel value, kept as tags and in an .aux.xml where QGIS and GDAL find it.
         tags: Dataset metadata.
         compress: GDAL's compression name.
+        cog: Whether to end with a cloud-optimized GeoTIFF: with overviews, in the order in which viewers read it. It
+            takes twice the disk while it is made.
     """
 
     def __init__(
@@ -68,8 +72,9 @@ class RasterWriter:
         class_names: Mapping[int, str] | None = None,
         tags: Mapping[str, str] | None = None,
         compress: str = COMPRESSION,
+        cog: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path, self._cog = Path(path), cog
         self._geobox = geobox
         self._profile: dict[str, Any] = {
             'driver': find_driver(path, by_rows=True),
@@ -146,6 +151,8 @@ class RasterWriter:
             try:
                 self._dst.close()
                 self._check_readable()
+                if self._cog:
+                    self._optimize()
                 write_class_names(self._part, self._class_names or {})
             except (RasterioError, OSError) as failure:
                 refused = RasterError(self._failure(failure))
@@ -162,6 +169,26 @@ class RasterWriter:
         """Delete what was written; the error is the caller's to raise."""
         with suppress(RasterError, type(error)):
             self._scope.__exit__(type(error), error, error.__traceback__)
+
+    def _optimize(self) -> None:
+        """Turn the file into a cloud-optimized one; block by block, so that memory stays flat."""
+        plain = self._part.with_name(f'{self._part.name}.plain.tif')
+        self._part.rename(plain)
+        dtype = self._profile['dtype']
+        options = {
+            'compress': self._profile['compress'],
+            'predictor': 'YES' if 'predictor' in self._profile else 'NO',
+            'blocksize': BLOCK_SIZE,
+            # classes have no mean
+            'overview_resampling': 'AVERAGE' if dtype.startswith('float') else 'NEAREST',
+            'overview_compress': self._profile['compress'],
+            'bigtiff': 'IF_SAFER',
+        }
+        with filters_to_oneself(), warnings.catch_warnings():
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            copy(plain, self._part, driver='COG', **options)
+        plain.unlink()
+        self._check_readable()
 
     def _check_readable(self) -> None:
         """Read the last pixel back: GDAL writes late, and a full disk may only show at the end."""

@@ -15,14 +15,15 @@ import torch
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rio_cogeo.cogeo import cog_validate
 from scipy import ndimage
 from torch import nn
 
 from geolearn.bands import Band
 from geolearn.classes import ClassInfo
 from geolearn.errors import RasterError
-from geolearn.inference.encoding import ClassEncoding, output_encoding
-from geolearn.inference.mapping import map_sources
+from geolearn.inference.encoding import ClassEncoding, RegressionEncoding, output_encoding
+from geolearn.inference.mapping import map_raster, map_sources
 from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.source import Source
 from geolearn.inference.tiles import QUEUE_BATCHES, prefetch, read_batches
@@ -656,7 +657,7 @@ def test_nodata_of_another_number_of_bands_is_refused(tmp_path, save):
     with pytest.raises(ValueError, match=r'nodata must be a number, or one for each of 2 bands; got 3'):
         model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'map.tif', nodata=[1, 2, 3])
     for bad in ('none', [1, 'x'], True):
-        with pytest.raises(ValueError, match='nodata must be a number, or one for each band, got'):
+        with pytest.raises(ValueError, match='nodata must be a number'):
             model_of(Plain(2, 3)).predict_raster(path, tmp_path / 'map.tif', nodata=bad)
 
 
@@ -678,3 +679,36 @@ def test_a_map_that_exists_is_replaced_only_on_request(tmp_path, save):
     assert model.network.computed == 0
     assert dst.read_text() == 'older'
     assert read(model.predict_raster(path, dst, overwrite=True)).shape == (70, 80)
+
+
+# -- cloud-optimized maps
+
+
+@pytest.mark.parametrize('regression', [False, True])
+def test_maps_are_cloud_optimized_with_overviews_and_all_that_they_say(tmp_path, save, regression):
+    path = save(tmp_path / 'src.tif', make_pixels((700, 900)), nodata=-1, names=['Red', 'Green'])
+    model, dst = model_of(Plain(2, 3)), tmp_path / 'map.tif'
+    if regression:
+        given = {'read': ReadOptions(), 'tiling': TilingOptions()}
+        map_raster(model.spec, model.network, RegressionEncoding(), path, dst, **given)
+    else:
+        model.predict_raster(path, dst)
+    valid, errors, warned = cog_validate(dst)
+    assert (valid, errors, warned) == (True, [], [])
+    plain = tmp_path / 'plain.tif'
+    with rasterio.open(dst) as src:
+        assert src.overviews(1)
+        assert src.descriptions == ('prediction' if regression else 'class',)
+        assert src.tags()['MODEL'] == 'Plain'
+        if not regression:
+            assert src.colormap(1)[2][:3] == infos(1, 2, 3)[1].color
+            assert src.tags(1)['class_2'] == 'class 2'
+            assert src.nodata == 0
+    if not regression:
+        model.predict_raster(path, plain, cog=False)
+        assert np.array_equal(read(plain), read(dst))
+        with rasterio.open(plain) as src:
+            assert not src.overviews(1)
+    assert sorted(p.name for p in tmp_path.iterdir() if not p.name.endswith('.aux.xml')) == sorted(
+        {'src.tif', 'map.tif'} | ({'plain.tif'} if not regression else set())
+    )
