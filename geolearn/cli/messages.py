@@ -72,7 +72,7 @@ def as_options(text: str, names: Mapping[str, str]) -> str:
         names: From `option_names`. Arguments that no option stands for stay as they are.
     """
     for phrase, option in PHRASES.items():
-        if option.split()[-1] in names.values() or option.split()[0] in names.values():
+        if any(word in names.values() for word in option.split()):
             text = text.replace(phrase, option)
 
     def replace_argument(found: re.Match[str]) -> str:
