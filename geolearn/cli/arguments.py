@@ -96,6 +96,23 @@ def wavelength(text: str) -> float | None:
     return None if text.lower() == NO_WAVELENGTH else number(0, above=True)(text)
 
 
+def nodata_value(text: str) -> float | None:
+    """Parse a NoData value: a number, ``nan``, or ``none`` for a band that has none."""
+    if text.lower() == 'none':
+        return None
+    return math.nan if text.lower() == 'nan' else number()(text)
+
+
+def one_or_each(values: Sequence[float | None] | None) -> float | Sequence[float | None] | None:
+    """Return one NoData value for all bands, or the list of one for each."""
+    return values[0] if values is not None and len(values) == 1 else values
+
+
+def pixel_size(text: str) -> float | str:
+    """Parse a pixel size, or ``training``, which stands for that of the training chips."""
+    return text if text == 'training' else number(0, above=True)(text)
+
+
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Add how a raster's bands and values are understood."""
     group = parser.add_argument_group('the raster')
@@ -103,20 +120,21 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--sensor', help='whose names the bands have, such as Sentinel-2 for B04')
     group.add_argument('--scale', type=scale_factor, help='multiply pixel values, where units differ')
     group.add_argument('--offset', type=number(), default=0.0, help='add to pixel values after scaling')
-    group.add_argument('--nodata', type=number(), nargs='+', help='value of missing pixels, or one for each band')
-    size = "side of the pixels to resample to, in units of the CRS, or 'training'"
-    group.add_argument('--resolution', type=_resolution, help=size)
+    add_nodata(group)
+    size = 'pixel size to resample to while reading, in units of the CRS, or "training" for that of the chips'
+    group.add_argument('--resolution', type=pixel_size, help=size)
 
 
-def _resolution(text: str) -> float | str:
-    return text if text == 'training' else number(0, above=True)(text)
+def add_nodata(group: Any) -> None:
+    """Add the value of pixels without data, where a raster does not tell."""
+    text = 'value of missing pixels where the file tells none: one, or one for each band; nan and none are values too'
+    group.add_argument('--nodata', type=nodata_value, nargs='+', metavar='VALUE', help=text)
 
 
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_reading` took, as the methods of models call it."""
     given = {name: getattr(arguments, name) for name in ('bands', 'sensor', 'scale', 'offset', 'resolution')}
-    values = arguments.nodata
-    return given | {'nodata': values[0] if values and len(values) == 1 else values}
+    return given | {'nodata': one_or_each(arguments.nodata)}
 
 
 def add_chips(parser: argparse.ArgumentParser) -> None:
