@@ -20,6 +20,7 @@ from geolearn.chips.packing.table import ChipTable, TargetStatistics
 from geolearn.chips.splits.split import Split
 from geolearn.classes import ClassInfo
 from geolearn.normalize import Normalization
+from geolearn.notebook import rows_as_html
 from geolearn.statistics import BandStatistics
 
 if TYPE_CHECKING:
@@ -216,6 +217,9 @@ class ChipData:
                 columns[f'{name} {unit}'] = held.sum(axis=0)
                 columns[f'{name} chips'] = (held > 0).sum(axis=0)
         return pd.DataFrame(columns, index=pd.Index(self.classes, name='class'))
+
+    def _repr_html_(self) -> str:
+        return rows_as_html(repr(self))
 
     def __repr__(self) -> str:
         total = max(sum(self.value_counts.values()), 1)

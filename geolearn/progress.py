@@ -3,15 +3,17 @@
 The only importer of tqdm. `TQDM_DISABLE=1` or `GEOLEARN_PROGRESS=off` in the environment silences all of it.
 """
 
+import importlib
 import os
 import sys
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from tqdm.std import tqdm
+from tqdm.std import TqdmWarning, tqdm
 
 Item = TypeVar('Item')
 
@@ -25,6 +27,12 @@ DEFAULT_TERMINAL = 80, 24
 """Columns and rows of a terminal that does not tell."""
 
 _FALSE = ('', '0', 'false', 'off', 'no')
+
+
+with warnings.catch_warnings():
+    # in a notebook without ipywidgets tqdm.auto warns on its first import, in red; fastai and huggingface_hub import it
+    warnings.simplefilter('ignore', TqdmWarning)
+    importlib.import_module('tqdm.auto')
 
 
 def progress_is_silenced() -> bool:
@@ -205,8 +213,11 @@ class ProgressBar:
 
     @property
     def units(self) -> str:
-        """What several steps are called."""
-        return self.unit + ('es' if self.unit.endswith(('ch', 'x', 's')) else 's')
+        """The word for the steps that are counted, in plural unless there is one."""
+        count = self.count if self.total is None else self.total
+        if count == 1:
+            return self.unit
+        return f'{self.unit}es' if self.unit.endswith(('ch', 'x', 's')) else f'{self.unit}s'
 
     @property
     def share(self) -> float:

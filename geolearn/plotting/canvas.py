@@ -166,7 +166,7 @@ _NO_COLORS: Mapping[str, str] = MappingProxyType({})
 def new_figure(rows: int, columns: int, *, side: float = 3.0) -> tuple['Figure', np.ndarray]:
     """Return a figure and its axes (rows, columns), without frames; each is `side` inches."""
     # no pyplot: it keeps every figure alive; a notebook shows the returned figure, a script saves it
-    from matplotlib.figure import Figure
+    from geolearn.plotting.figure import Figure
 
     figure = Figure(figsize=(columns * side, rows * side + 0.3), layout='constrained')
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -177,7 +177,7 @@ def new_figure(rows: int, columns: int, *, side: float = 3.0) -> tuple['Figure',
 
 def new_chart(width: float, height: float) -> tuple['Figure', 'Axes']:
     """Return a figure of so many inches with one framed axes for a chart."""
-    from matplotlib.figure import Figure
+    from geolearn.plotting.figure import Figure
 
     figure = Figure(figsize=(width, height), layout='constrained')
     ax = figure.add_subplot()

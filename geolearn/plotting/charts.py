@@ -143,7 +143,7 @@ def show_confusion_matrix(counts: Tensor | np.ndarray, names: Sequence[str], *, 
     Raises:
         ValueError: If there are not as many names as rows.
     """
-    from matplotlib.figure import Figure
+    from geolearn.plotting.figure import Figure
 
     cells = to_array(counts).astype(np.float64)
     count = len(cells)
@@ -212,7 +212,7 @@ def show_reliability(bins: Sequence[ReliabilityBin]) -> 'Figure':
     Args:
         bins: From `geolearn.metrics.Calibration.table`.
     """
-    from matplotlib.figure import Figure
+    from geolearn.plotting.figure import Figure
 
     figure = Figure(figsize=(5, 5.2), layout='constrained')
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
