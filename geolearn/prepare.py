@@ -21,6 +21,7 @@ from geolearn.chips.meaning.bands import BandChoice
 from geolearn.chips.meaning.inputs import ChosenInput, choose_input
 from geolearn.chips.meaning.values import check_values, numbers_of, refuse_class_options
 from geolearn.chips.packing.collection import Collection, open_collection
+from geolearn.chips.packing.table import ChipTable
 from geolearn.chips.splits.divide import Division, SplitChoice, divide
 from geolearn.chips.splits.split import Split
 from geolearn.classes import ClassInfo
@@ -138,7 +139,7 @@ def prepare_data(
     refuse_class_options(chips.task, about_classes | {"split='stratified'": split == 'stratified'})
     choice = choose_input(chips, bands, extract_bands, normalize)
     classes = _choose_classes(chips, choice, class_mapping or {}, ignore_classes)
-    found, split_notes = _divide(chips, classes, division, parts)
+    found, split_notes = _divide(chips, choice.table, classes, division, parts)
     options = LoaderOptions(
         batch_size=batch_size or DEFAULT_BATCH_SIZE,
         shuffle=True,
@@ -170,7 +171,7 @@ def prepare_data(
         valid_dl=valid_dl,
         test_dl=test_dl,
         split=found,
-        table=chips.table,
+        table=choice.table,
         cell_size=chips.metadata.cell_size,
         image_space=chips.metadata.image_space,
         variable_size=chips.metadata.variable_size,
@@ -196,17 +197,17 @@ def _choose_classes(
     listed = chips.listed_classes(renamed)
     listed = taxonomy.list_found(chips.task, counts, chips.label_style()) if listed is None else listed
     ignored = taxonomy.ignored_values(ignore, listed, renamed, counts)
-    infos = taxonomy.choose_classes(chips.task, listed, renamed, ignored, counts, _finder(chips))
-    return _Classes(infos, ignored, chips.table.amounts([info.value for info in infos]) > 0)
+    infos = taxonomy.choose_classes(chips.task, listed, renamed, ignored, counts, _finder(chips, choice.table))
+    return _Classes(infos, ignored, choice.table.amounts([info.value for info in infos]) > 0)
 
 
 def _divide(
-    chips: Collection, classes: _Classes, division: Division, parts: Sequence[Sequence[str | Path]]
+    chips: Collection, table: ChipTable, classes: _Classes, division: Division, parts: Sequence[Sequence[str | Path]]
 ) -> tuple[Split, list[str]]:
     """Divide the chips, of which folders may say the part, and make sure that regression targets are in each."""
     part_of = np.repeat([0, 1, 2], [len(part) for part in parts])[chips.part_of] if any(parts[1:]) else None
-    split, notes = divide(chips.table, classes.presence, division, part_of, whole=chips.task == Task.LABEL)
-    return split, notes + (check_values(chips.table, split) if chips.task == Task.REGRESSION else [])
+    split, notes = divide(table, classes.presence, division, part_of, whole=chips.task == Task.LABEL)
+    return split, notes + (check_values(table, split) if chips.task == Task.REGRESSION else [])
 
 
 def _make_transform(
@@ -260,9 +261,9 @@ def _tell_folders(chips: Collection) -> list[str]:
     return notes
 
 
-def _finder(chips: Collection) -> Callable[[int], str]:
+def _finder(chips: Collection, table: ChipTable) -> Callable[[int], str]:
     def find_chip(value: int) -> str:
-        return chips.file_of(int(np.argmax(chips.table.amounts([value])[:, 0] > 0)))
+        return chips.file_of(int(np.argmax(table.amounts([value])[:, 0] > 0)))
 
     return find_chip
 

@@ -49,6 +49,7 @@ class ExportMetadata:
         blackened: Whether pixels around the feature of a chip were set to 0.
         nodata: Values that mean NoData in the images beside what the files say, which geolearn keeps; one for all bands
             or one for each.
+        bad_bands: 0-based bands that were tagged as bad, which geolearn keeps.
     """
 
     metadata_mode: str | None
@@ -65,6 +66,7 @@ class ExportMetadata:
     variable_size: bool = False
     blackened: bool = False
     nodata: tuple[float, ...] = ()
+    bad_bands: frozenset[int] = frozenset()
 
     @classmethod
     def empty(cls) -> 'ExportMetadata':
@@ -143,6 +145,7 @@ def read_metadata(folder: Path) -> ExportMetadata:
         variable_size=emd.get('CropTileMode') == 'Variable_Size',
         blackened=emd.get('BlackenAroundFeature') is True,
         nodata=tuple(number for item in _list(own.get('nodata')) if (number := _number(item)) == number),
+        bad_bands=frozenset(int(item) for item in _list(own.get('bad_bands')) if type(item) is int and item >= 0),
     )
 
 

@@ -17,6 +17,7 @@ from geolearn.chips.exporting.vector_labels import Naming, is_vector, sensor_not
 from geolearn.chips.exporting.writer import ChipWriter
 from geolearn.chips.formats import find_writer
 from geolearn.chips.label import Target, Task, check_target
+from geolearn.chips.meaning.bands import bad_bands
 from geolearn.chips.meaning.values import numbers_of
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, UnknownNameError
@@ -156,7 +157,7 @@ def export_training_data(
     scenes, notes = _plan(_scenes(raster, labels, processing_mode), reader, options, threads)
     with open_raster(scenes[0].raster) as src:
         named = tuple(bands) if bands else raster_bands(src, sensor=None if sensor == 'Undefined' else sensor)
-        tag = _nodata_tag(src, named_nodata)
+        tag, bad = _nodata_tag(src, named_nodata), bad_bands(src)
     notes += [] if bands else sensor_notes(sensor, named, shown_name(scenes[0].raster))
     for scene in scenes:
         _check_same(scene.raster, scenes[0].raster, len(named))
@@ -171,6 +172,7 @@ def export_training_data(
         blackened=blacken_around_feature,
         features=scenes[0].labels.vectors is not None,
         nodata=named_nodata,
+        bad_bands=bad,
     )
     writer = ChipWriter(out, facts, image_format=image_format, compress=compress, nodata=tag, start_index=start_index)
     _write(writer, scenes, options, threads, notes)

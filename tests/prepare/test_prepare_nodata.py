@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 
 from geolearn import prepare_data
@@ -178,3 +179,74 @@ def test_named_nodata_goes_through_export_and_reading(tmp_path, save, tag, value
     assert dict(data.value_counts) == {1: 16 * 32, 2: 4 * 32}
     with open_raster(out / 'images' / '000000000000.tif') as src:
         assert src.nodata == {7: 7}.get(tag, 0 if values in (0, (0, 0)) else None)
+
+
+# --- bands that are not used
+
+
+@pytest.fixture
+def gappy(tmp_path, save):
+    """Chips of three bands: the last has gaps of its own over class 2, or is empty."""
+
+    def write(*, empty=False, target=False, bad=False):
+        for name in ('images', 'labels'):
+            (tmp_path / 'gappy' / name).mkdir(parents=True)
+        for index in range(4):
+            pixels = np.random.default_rng(index).normal(0.2, 0.05, (3, 8, 8)).astype(np.float32)
+            pixels[2] = np.nan if empty else np.where(field('uint8', 1) == 2, np.nan, pixels[2])
+            label = field('float32' if target else 'uint8', 1)[None]
+            path = save(tmp_path / f'gappy/images/{index}.tif', pixels, names=('red', 'green', 'nir'))
+            save(tmp_path / f'gappy/labels/{index}.tif', label)
+            if bad:
+                with rasterio.open(path, 'r+') as dst:
+                    dst.update_tags(2, bbl='0')
+        return tmp_path / 'gappy'
+
+    return write
+
+
+@pytest.mark.parametrize('pack', [True, False])
+def test_nodata_of_bands_that_are_not_used_changes_no_count(gappy, pack):
+    path = gappy()
+    whole = prepare_data(path, pack=pack, **PLAIN)
+    assert 2 not in whole.value_counts
+    data = prepare_data(path, extract_bands=['red', 'green'], pack=pack, **PLAIN)
+    assert dict(data.value_counts) == {0: 56, 1: 88, 2: 112}
+    summary = data.summary()
+    assert (summary['train pixels'] + summary['valid pixels']).tolist() == [56, 88, 112]
+    assert (summary['train chips'] + summary['valid chips']).tolist() == [4, 4, 4]
+    shares = np.array([56, 88, 112]) / 256
+    np.testing.assert_allclose(data.class_weights * shares, (data.class_weights * shares)[0])
+    assert data.table.pooled(range(4), [0, 1]).count.tolist() == [256, 256]
+
+
+def test_targets_under_gaps_of_unused_bands_count(gappy):
+    data = prepare_data(gappy(target=True), extract_bands=['red', 'green'], target='values', **PLAIN)
+    assert data.target_statistics.count == 192
+    assert data.target_statistics.maximum == 2
+
+
+def test_a_band_that_is_empty_everywhere_is_left_out_and_noted(gappy, caplog):
+    data = prepare_data(gappy(empty=True), **PLAIN)
+    assert [band.name for band in data.bands] == ['red', 'green']
+    assert "band 'nir' is NoData in all chips and is left out" in caplog.text
+    assert sum(data.value_counts.values()) == 256
+    assert data.table.percentiles([0, 1]) is not None
+    assert next(iter(data.train_dl))[0].isfinite().all()
+
+
+def test_a_band_that_is_tagged_as_bad_is_left_out_unless_it_is_named(gappy, caplog):
+    path = gappy(bad=True)
+    data = prepare_data(path, **PLAIN)
+    assert [band.name for band in data.bands] == ['red', 'nir']
+    assert "band 'green' is tagged as bad (bbl = 0) and is left out" in caplog.text
+    assert len(prepare_data(path, extract_bands=['red', 'green'], **PLAIN).bands) == 2
+
+
+def test_bad_bands_are_known_after_an_export(tmp_path, save):
+    image = scene(tmp_path, save)
+    with rasterio.open(image, 'r+') as dst:
+        dst.update_tags(1, bbl='0')
+    labels = save(tmp_path / 'labels.tif', np.tile(field('uint8', 1), (4, 4))[None], transform=PLACE, crs=CRS)
+    data = prepare_data(export_training_data(image, labels, tmp_path / 'e', tile_size=8), **PLAIN)
+    assert data.band_indexes == (1,)

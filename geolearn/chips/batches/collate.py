@@ -12,8 +12,7 @@ from geolearn.batch import Batch, Objects
 from geolearn.chips.batches.balance import rare_class_corner
 from geolearn.chips.label import Label, Task, mask_boxes
 from geolearn.chips.meaning.classes import RASTER_TASKS
-from geolearn.chips.packing.read_chip import Chip
-from geolearn.chips.packing.store import ChipStore
+from geolearn.chips.packing.read_chip import Chip, ChipStore
 from geolearn.classes import IGNORE_INDEX
 from geolearn.errors import ChipFolderError
 from geolearn.raster.nodata import valid_in_all_bands

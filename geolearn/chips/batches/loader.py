@@ -14,7 +14,7 @@ from geolearn.augment import BatchTransform, ChipGenerator
 from geolearn.batch import Batch, Objects
 from geolearn.chips.batches.balance import oversample_order
 from geolearn.chips.batches.collate import CollateConfig, collate
-from geolearn.chips.packing.store import ChipStore
+from geolearn.chips.packing.read_chip import ChipStore
 
 AHEAD = 2
 """Batches that are collated while the last one is used."""

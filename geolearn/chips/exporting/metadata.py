@@ -163,6 +163,7 @@ class ExportDescription:
         dates: Number of dates whose bands lie in each image.
         acquired: When the images of each date were taken, if that is known.
         nodata: What the user named as NoData, one value for all bands or one for each.
+        bad_bands: 0-based bands that the raster tags as bad.
 
     Raises:
         ValueError: If the bands are not those of so many dates, or the times not as many.
@@ -180,6 +181,7 @@ class ExportDescription:
     dates: int = 1
     acquired: tuple[date, ...] = ()
     nodata: tuple[float, ...] = ()
+    bad_bands: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if self.dates < 1 or self.bands != self.bands[: len(self.bands) // self.dates] * self.dates:
@@ -211,6 +213,8 @@ def metadata_texts(
         own['dates'] = [day.isoformat() for day in facts.acquired] or facts.dates
     if facts.nodata:
         own['nodata'] = list(facts.nodata)
+    if facts.bad_bands:
+        own['bad_bands'] = sorted(facts.bad_bands)
     emd['geolearn'] = own
     # ArcGIS writes backslashes, two blanks before labels and one at the end; its own reader relies on none of them
     rows = ''.join('  '.join(names).replace('/', '\\') + ' \n' for names in tally.rows)

@@ -1,8 +1,10 @@
 """Decide what the chips' bands and statistics are, from metadata and pixels; never by guessing."""
 
+import re
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 from geolearn.bands import Band, get_bands, is_placeholder, match_bands, resolve_bands, unique_names
 from geolearn.chips.emd import ExportMetadata
@@ -61,6 +63,19 @@ def _of_one_date(bands: tuple[Band, ...], stated: Sequence[str], count: int, fir
             'the bands of one date must lie together'
         )
     return bands[:count]
+
+
+def bad_bands(src: Any) -> frozenset[int]:
+    """Return the 0-based bands that a dataset tags as bad: ``bbl`` of the band, or of ENVI's list, is 0."""
+    listed = re.findall(r'[0-9.]+', src.tags(ns='ENVI').get('bbl', ''))
+    found = {
+        index - 1
+        for index in src.indexes
+        if {key.lower(): value for key, value in src.tags(index).items()}.get('bbl', '1').strip() in ('0', '0.0')
+    }
+    if len(listed) == src.count:
+        found |= {index for index, text in enumerate(listed) if text in ('0', '0.0')}
+    return frozenset(found)
 
 
 def scaling_note(first: Path) -> str | None:

@@ -11,7 +11,8 @@ from geolearn.bands import Band
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.meaning.bands import BandChoice, choose_bands, choose_statistics
 from geolearn.chips.packing.collection import Collection
-from geolearn.chips.packing.read_chip import measure_chip
+from geolearn.chips.packing.read_chip import recount
+from geolearn.chips.packing.table import ChipTable
 from geolearn.errors import ChipFolderError
 from geolearn.normalize import Normalize, check_normalize, zero_range_bands, zero_range_note
 from geolearn.statistics import BandStatistics, Percentiles
@@ -30,6 +31,8 @@ class ChosenInput:
     statistics: BandStatistics
     percentiles: Percentiles | None
     value_counts: Counter[int]
+    table: ChipTable
+    """Facts about every chip, over pixels that are valid in the chosen bands."""
     notes: tuple[str, ...]
     normalize: Normalize
     """As the user gave it; means and stds are those of `bands`."""
@@ -44,17 +47,17 @@ def choose_input(
         ChipFolderError: If bands do not fit, no pixel is valid or every band holds a single value.
         BandError: If bands or normalization do not fit.
     """
-    table, folder = chips.table, chips.folders[0].opened.folder
+    folder = chips.folders[0].opened.folder
     bands = chips.name_bands(given)
-    indexes = choose_bands(bands, wanted)
-    counted, counts = _count(chips, indexes)
-    if counted is None:
-        raise ChipFolderError(
-            f'all pixels of {len(table)} chips are NoData; nothing can be learned from {folder}. If one band is empty, '
-            'choose the others with extract_bands'
-        )
-    statistics, source = _stated_or(counted, chips, indexes)
-    notes = [source]
+    indexes, notes = _without_empty(chips, bands, choose_bands(bands, wanted), named=wanted is not None)
+    if wanted is None and len(indexes) < len(bands):
+        normalize = _without_flat(normalize, indexes, len(bands))
+    table = recount(chips.store, _channels(chips, indexes))
+    counted = table.pooled(range(len(table)), indexes)
+    if not len(counted.count):
+        raise ChipFolderError(f'all pixels of {len(table)} chips are NoData; nothing can be learned from {folder}')
+    statistics, source = _stated_or(counted.result(), chips, indexes)
+    notes.append(source)
     flat = zero_range_bands(statistics)
     if flat:
         note = zero_range_note(statistics, [bands[index] for index in indexes])
@@ -65,14 +68,17 @@ def choose_input(
         kept = [position for position in range(len(indexes)) if position not in flat]
         normalize = _without_flat(normalize, kept, len(indexes))
         statistics, indexes = statistics.select(kept), [indexes[position] for position in kept]
-        counts = _count(chips, indexes)[1]  # pixels that only the dropped bands marked as NoData count now
+        # pixels that only the dropped bands marked as NoData count now
+        table = recount(chips.store, _channels(chips, indexes))
     selected = tuple(bands[index] for index in indexes)
     check_normalize(normalize, len(selected))
     percentiles = table.percentiles(indexes)
     if percentiles is not None:
         notes[:0] = _unit_notes(percentiles, selected, table.dtype)
-    channels = _channels(chips, indexes)
-    return ChosenInput(selected, tuple(indexes), channels, statistics, percentiles, counts, tuple(notes), normalize)
+    channels, counts = _channels(chips, indexes), table.value_counts()
+    return ChosenInput(
+        selected, tuple(indexes), channels, statistics, percentiles, counts, table, tuple(notes), normalize
+    )
 
 
 def _without_flat(normalize: Normalize, kept: Sequence[int], count: int) -> Normalize:
@@ -103,21 +109,43 @@ def _channels(chips: Collection, indexes: Sequence[int]) -> tuple[int, ...]:
     return tuple(date * chips.table.band_count + index for date in range(chips.table.dates) for index in indexes)
 
 
-def _count(chips: Collection, indexes: Sequence[int]) -> tuple[BandStatistics | None, Counter[int]]:
-    """Count bands and label values over pixels that are valid in the chosen bands; None where no pixel is."""
-    table, channels = chips.table, _channels(chips, indexes)
-    # NoData of a band that is not used does not count, so chips whose bands differ in what is valid are counted again
-    varying = np.flatnonzero(table.nodata_varies).tolist() if len(channels) < table.channels else []
-    whole = sorted(set(range(len(table))) - set(varying))
-    running, counts = table.pooled(whole).select(indexes), table.value_counts(whole if varying else None)
-    for position in varying:
+def _without_empty(
+    chips: Collection, bands: Sequence[Band], indexes: list[int], *, named: bool
+) -> tuple[list[int], list[str]]:
+    """Leave out bands that are tagged as bad, unless the user named them, and those that are NoData everywhere.
+
+    Returns:
+        The bands that are left, all where none would be, and notes on the others.
+    """
+    bad = [] if named else [index for index in indexes if index in chips.bad_bands]
+    kept = [index for index in indexes if index not in bad] or indexes
+    notes = [
+        f'band {bands[index].name!r} is tagged as bad (bbl = 0) and is left out' for index in bad if kept != indexes
+    ]
+    table = recount(chips.store, _channels(chips, kept))
+    if not len(table.pooled(range(len(table)), kept).count):
+        valid = _valid_counts(chips)
+        full = [index for index in kept if valid[index]]
+        if full:
+            empty = [bands[index].name for index in kept if not valid[index]]
+            notes += [f'band {name!r} is NoData in all chips and is left out' for name in empty]
+            kept = full
+    for note in notes:
+        log.warning(note)
+    return kept, notes
+
+
+def _valid_counts(chips: Collection) -> np.ndarray:
+    """Return how many pixels of each band (bands,) hold data on some date, whatever the other bands hold."""
+    table = chips.table
+    counts = np.zeros(table.band_count, np.int64)
+    for position in range(len(table)):
         chip = chips.store.chip(position)
-        mask = None if chip.mask is None else chip.mask[list(channels)]
-        facts = measure_chip(chip._replace(pixels=chip.pixels[list(channels)], mask=mask), sampled=0)
-        for date in range(table.dates):
-            running.merge(facts.statistics.select(range(date * len(indexes), (date + 1) * len(indexes))))
-        counts.update(facts.pixels_by_value)
-    return running.result() if len(running.count) else None, counts
+        if chip.mask is None:
+            return np.ones(table.band_count, np.int64)
+        valid = np.broadcast_to(chip.mask, chip.pixels.shape).sum(axis=(1, 2))
+        counts += valid.reshape(table.dates, table.band_count).sum(axis=0)
+    return counts
 
 
 def _unit_notes(percentiles: Percentiles, bands: Sequence[Band], dtype: str) -> list[str]:

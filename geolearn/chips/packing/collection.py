@@ -13,9 +13,10 @@ from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.formats import OpenedFolder, open_chips
 from geolearn.chips.formats.styles import ClassStyle, read_raster_style
 from geolearn.chips.label import ChipSource, Target, Task
-from geolearn.chips.meaning.bands import BandChoice, name_bands, scaling_note
+from geolearn.chips.meaning.bands import BandChoice, bad_bands, name_bands, scaling_note
 from geolearn.chips.meaning.classes import unite_classes
-from geolearn.chips.packing.store import ChipStore, JoinedChips, open_store
+from geolearn.chips.packing.read_chip import ChipStore
+from geolearn.chips.packing.store import JoinedChips, open_store
 from geolearn.chips.packing.table import ChipTable
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, RasterError
@@ -98,6 +99,13 @@ class Collection:
         if any(infos is None for infos in lists.values()):
             return None
         return unite_classes({name: infos or () for name, infos in lists.items()}, renamed)
+
+    @property
+    def bad_bands(self) -> frozenset[int]:
+        """0-based bands that the export, or the first chip, tags as bad: ``bbl`` is 0, as ENVI writes it."""
+        stated = self.metadata.bad_bands
+        with open_raster(self.folders[0].first.image) as src:
+            return stated or bad_bands(src)
 
     def label_style(self) -> Mapping[str, ClassStyle]:
         """Return names and colors that the first label raster, or a file beside it, gives to classes."""

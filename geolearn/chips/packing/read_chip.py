@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -175,6 +175,66 @@ def _sample(chip: Chip, valid: np.ndarray | None, size: int) -> np.ndarray:
         return np.zeros((0, len(flat)), np.float32)
     picked = np.linspace(0, count - 1, min(size, count)).astype(np.int64)
     return flat[:, picked if places is None else places[picked]].T.astype(np.float32)
+
+
+class ChipStore(Protocol):
+    """Chips by position, with the table of all of them."""
+
+    @property
+    def table(self) -> ChipTable:
+        """Facts about every chip."""
+
+    def chip(self, position: int) -> Chip:
+        """Return one chip."""
+
+
+def recount(store: ChipStore, channels: Sequence[int]) -> ChipTable:
+    """Return the table of a store as if chips had only some channels: NoData of others does not count.
+
+    Args:
+        store: Chips with their table.
+        channels: 0-based channels that are used.
+
+    Returns:
+        A table whose label counts, and whose statistics of these channels, are over pixels that are valid in them.
+    """
+    table = store.table
+    varying = np.flatnonzero(table.nodata_varies).tolist() if len(channels) < table.channels else []
+    if not varying:
+        return table
+    used = list(channels)
+    columns = {name: getattr(table, name).copy() for name, _, _ in _STATISTICS}
+    bounds = table.value_offsets[1:-1]
+    values, pixels = np.split(table.label_values, bounds), np.split(table.label_pixels, bounds)
+    targets, samples = table.label_statistics.copy(), [table.sample]
+    for position in varying:
+        chip = store.chip(position)
+        mask = None if chip.mask is None else chip.mask[used]
+        facts = measure_chip(chip._replace(pixels=chip.pixels[used], mask=mask), sampled=samples_of(len(table)))
+        known = len(facts.statistics.count) > 0
+        for name, short, fill in _STATISTICS:
+            columns[name][position, used] = getattr(facts.statistics, short) if known else fill
+        values[position] = np.array(list(facts.pixels_by_value), np.int64)
+        pixels[position] = np.array(list(facts.pixels_by_value.values()), np.int64)
+        if len(targets):
+            targets[position] = _label_statistics([facts.target])[0] if facts.target is not None else np.nan
+        if not len(table.sample):
+            samples.append(np.full((len(facts.sample), table.channels), np.nan, np.float32))
+            samples[-1][:, used] = facts.sample
+    return replace(
+        table,
+        **columns,
+        value_offsets=np.cumsum([0, *map(len, values)]),
+        label_values=np.concatenate(values),
+        label_pixels=np.concatenate(pixels),
+        label_statistics=targets,
+        sample=np.concatenate(samples),
+    )
+
+
+def samples_of(chips: int) -> int:
+    """Return how many pixels of each chip are kept in `ChipTable.sample`."""
+    return max(1, min(256, SAMPLED_PIXELS // max(chips, 1)))
 
 
 _STATISTICS = (

@@ -11,14 +11,22 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import platformdirs
 
 from geolearn.chips.label import ChipSource, Listing, Task
 from geolearn.chips.packing.pack import Pack, PackWriter, Places
-from geolearn.chips.packing.read_chip import SAMPLED_PIXELS, Chip, ChipStatistics, TableBuilder, measure_chip, read_chip
+from geolearn.chips.packing.read_chip import (
+    Chip,
+    ChipStatistics,
+    ChipStore,
+    TableBuilder,
+    measure_chip,
+    read_chip,
+    samples_of,
+)
 from geolearn.chips.packing.table import ChipTable, join_tables
 from geolearn.errors import ChipFolderError
 from geolearn.files import atomic_write
@@ -116,17 +124,6 @@ AT_ONCE = 8
 
 FEW_CHIPS = 200
 """Fewer are read without a progress bar and without processes, which take a while to begin."""
-
-
-class ChipStore(Protocol):
-    """Chips by position, with the table of all of them."""
-
-    @property
-    def table(self) -> ChipTable:
-        """Facts about every chip."""
-
-    def chip(self, position: int) -> Chip:
-        """Return one chip."""
 
 
 class DirectChips:
@@ -269,7 +266,7 @@ def _read_all(listing: Listing, writer: PackWriter | None, folder: Path, *, fork
     builder, unreadable = TableBuilder(), list[str]()
     first: ChipStatistics | None = None
     kept: list[ChipSource] = []
-    sampled = max(1, min(256, SAMPLED_PIXELS // max(len(listing.chips), 1)))
+    sampled = samples_of(len(listing.chips))
     does = 'reading' if writer is None else 'packing'
     ahead = _read_ahead(listing.chips, lambda source: _try_read(source, sampled=sampled, writer=writer), fork=fork)
     with ProgressBar(len(listing.chips), f'{does} {folder.name}', 'chip', at_least=FEW_CHIPS) as bar, closing(ahead):

@@ -111,15 +111,15 @@ class ChipTable:
         """Return the pooled statistics of each band over all chips and dates."""
         return self.pooled(range(len(self))).result()
 
-    def pooled(self, positions: Sequence[int]) -> RunningStatistics:
-        """Pool the statistics of each band over some chips and all dates."""
+    def pooled(self, positions: Sequence[int], indexes: Sequence[int] | None = None) -> RunningStatistics:
+        """Pool the statistics of each band, or of some bands, over some chips and all dates."""
         chosen = np.asarray(positions, np.int64)
         running = RunningStatistics()
         if not len(chosen):
             return running
         columns = (self.counts, self.means, self.m2s, self.minimums, self.maximums)
-        by_date = [column[chosen].reshape(-1, self.dates, self.band_count) for column in columns]
-        count, mean, m2, low, high = (column.reshape(-1, self.band_count) for column in by_date)
+        by_date = (column[chosen].reshape(-1, self.band_count) for column in columns)
+        count, mean, m2, low, high = (c if indexes is None else c[:, list(indexes)] for c in by_date)
         total = count.sum(axis=0)
         pooled = (count * mean).sum(axis=0) / np.maximum(total, 1)
         running.count, running.mean = total, pooled
