@@ -198,6 +198,8 @@ def _choose_classes(
     listed = taxonomy.list_found(chips.task, counts, chips.label_style()) if listed is None else listed
     ignored = taxonomy.ignored_values(ignore, listed, renamed, counts)
     infos = taxonomy.choose_classes(chips.task, listed, renamed, ignored, counts, _finder(chips, choice.table))
+    if warning := taxonomy.unlabelled_warning(infos, counts):
+        log.warning(warning)
     return _Classes(infos, ignored, choice.table.amounts([info.value for info in infos]) > 0)
 
 
@@ -206,8 +208,15 @@ def _divide(
 ) -> tuple[Split, list[str]]:
     """Divide the chips, of which folders may say the part, and make sure that regression targets are in each."""
     part_of = np.repeat([0, 1, 2], [len(part) for part in parts])[chips.part_of] if any(parts[1:]) else None
-    split, notes = divide(table, classes.presence, division, part_of, whole=chips.task == Task.LABEL)
-    return split, notes + (check_values(table, split) if chips.task == Task.REGRESSION else [])
+    split, notes = divide(
+        table, classes.presence, division, part_of, whole=chips.task == Task.LABEL, folders=chips.part_of
+    )
+    if chips.task == Task.REGRESSION:
+        return split, notes + check_values(table, split)
+    warnings = taxonomy.part_notes(table, classes.infos, split, stratified=division.split == 'stratified')
+    for warning in warnings:
+        log.warning(warning)
+    return split, notes + warnings
 
 
 def _make_transform(

@@ -172,3 +172,42 @@ def test_smaller_shares_of_the_labels_lie_within_larger_ones(export, split):
 def test_what_cannot_be_a_split_is_refused(export, options, words):
     with pytest.raises((ChipFolderError, UnknownNameError), match=words):
         divided(export, **options)
+
+
+def write_parts(tmp_path, save, present):
+    """Write chips whose labels hold the class values that `present` lists for each."""
+    for index, values in enumerate(present):
+        for name in ('images', 'labels'):
+            (tmp_path / 'parts' / name).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(index).integers(1, 99, (1, 8, 8)).astype(np.uint8)
+        label = np.resize(np.array(values, np.uint8), (1, 8, 8))
+        save(tmp_path / f'parts/images/{index}.tif', pixels)
+        save(tmp_path / f'parts/labels/{index}.tif', label)
+    return tmp_path / 'parts'
+
+
+def test_classes_in_no_validation_or_training_chip_are_warned_of(tmp_path, save, caplog):
+    path = write_parts(tmp_path, save, [(1, 2), (1, 2), (1, 3), (2,)])
+    data = prepare_data(path, split={'valid': ['2'], 'train': ['0', '1', '3']}, chip_size=8, batch_size=2)
+    notes = [note for note in data.notes if 'chip' in note and 'classes in no' in note]
+    assert notes == [
+        "classes in no training chip cannot be learned: 3; pass split='stratified', another seed or more chips",
+        'classes in no validation chip have no metrics, and means are over the other classes: 2; '
+        "pass split='stratified', another seed or more chips",
+    ]
+    assert all(note in caplog.text for note in notes)
+
+
+def test_validation_without_labels_is_warned_of(tmp_path, save, caplog):
+    path = write_parts(tmp_path, save, [(1, 2), (1, 2), (0,), (2,)])
+    split = {'valid': ['2'], 'train': ['0', '1', '3']}
+    prepare_data(path, split=split, chip_size=8, batch_size=2, ignore_classes=[0])
+    assert 'nothing is labelled in 1 validation chips, so no metric of them is defined' in caplog.text
+
+
+@pytest.mark.parametrize('ignored', [(), (0,)])
+def test_most_pixels_trained_as_nodata_are_warned_of_at_once(tmp_path, save, caplog, ignored):
+    path = write_parts(tmp_path, save, [(0, 0, 0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 0, 0, 0, 2)] * 3)
+    prepare_data(path, chip_size=8, batch_size=2, ignore_classes=ignored)
+    said = "label value 0 covers 87.5% of pixels and is trained as class 'NoData'; pass ignore_classes=[0]"
+    assert (said in caplog.text) == (not ignored)

@@ -8,6 +8,8 @@ import numpy as np
 
 from geolearn.chips.formats.styles import ClassStyle, styled_classes
 from geolearn.chips.label import Task
+from geolearn.chips.packing.table import ChipTable
+from geolearn.chips.splits.split import Split
 from geolearn.classes import (
     IGNORE_INDEX,
     MAX_CLASSES,
@@ -203,6 +205,50 @@ def make_table(task: Task, infos: Sequence[ClassInfo], ignored: Iterable[int], c
 def ignored_index(task: Task) -> int:
     """Return what the table of a task holds for values that take no part."""
     return IGNORE_INDEX if task in RASTER_TASKS else -1
+
+
+def part_notes(table: ChipTable, infos: Sequence[ClassInfo], split: Split, *, stratified: bool) -> list[str]:
+    """Say which classes are in no training or in no validation chip, as they cannot be learned or measured.
+
+    Args:
+        table: Facts about the chips.
+        infos: Trained classes.
+        split: Which chips are in which part.
+        stratified: Whether the split already saw to classes.
+    """
+    amounts = table.amounts([info.value for info in infos])
+    present = amounts.sum(axis=0) > 0
+    more = 'export more chips that show them' if stratified else "pass split='stratified', another seed or more chips"
+    notes = []
+    for name, part, effect in (
+        ('training', split.train, 'cannot be learned'),
+        ('validation', split.valid, 'have no metrics, and means are over the other classes'),
+        ('test', split.test, 'have no metrics on the test chips'),
+    ):
+        if not part or not infos:
+            continue
+        held = amounts[list(part)].sum(axis=0) > 0
+        lacking = [info.name for info, known, here in zip(infos, present, held) if known and not here]
+        if not held.any():
+            notes.append(f'nothing is labelled in {len(part)} {name} chips, so no metric of them is defined; {more}')
+        elif lacking:
+            notes.append(f'classes in no {name} chip {effect}: {_few(lacking)}; {more}')
+    return notes
+
+
+DOMINANT = 0.5
+"""Share of pixels from which class `UNLABELLED` is warned of at once: labels are sparse then."""
+
+
+def unlabelled_warning(infos: Sequence[ClassInfo], counts: Mapping[int, int]) -> str | None:
+    """Return what to warn of where most pixels are trained as class `UNLABELLED`, or None."""
+    total = sum(counts.values())
+    if UNLABELLED not in infos or not total or counts.get(0, 0) / total < DOMINANT:
+        return None
+    return (
+        f'label value 0 covers {counts[0] / total:.1%} of pixels and is trained as class {UNLABELLED.name!r}; '
+        'pass ignore_classes=[0] if it means unlabelled'
+    )
 
 
 def class_notes(task: Task, infos: Sequence[ClassInfo], counts: Mapping[int, int]) -> list[str]:

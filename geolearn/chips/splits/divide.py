@@ -1,6 +1,7 @@
 """Divide a collection's chips into training, validation and test, as the user asked."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from affine import Affine
 
 from geolearn.chips.packing.table import ChipTable
 from geolearn.chips.splits.by_list import split_list
@@ -134,7 +136,13 @@ def _are_lists(given: object) -> bool:
 
 
 def divide(
-    table: ChipTable, presence: np.ndarray, wanted: Division, part_of: np.ndarray | None, *, whole: bool = False
+    table: ChipTable,
+    presence: np.ndarray,
+    wanted: Division,
+    part_of: np.ndarray | None,
+    *,
+    whole: bool = False,
+    folders: np.ndarray | None = None,
 ) -> tuple[Split, list[str]]:
     """Divide chips.
 
@@ -144,6 +152,7 @@ def divide(
         wanted: How.
         part_of: For each chip 0 to divide, 1 for validation and 2 for test, where folders say so; None to divide all.
         whole: Whether a chip has one class as a whole; then those of ignored classes are in no part.
+        folders: For each chip the position of its folder; None for one folder.
 
     Returns:
         The parts, and what a person should know about them.
@@ -173,7 +182,7 @@ def divide(
             f'label_fraction={wanted.label_fraction:g}: trained on {len(train)} of {len(split.train)} training chips'
         )
         split = replace(split, train=train)
-    return split, notes + _ground_notes(places, split, wanted, part_of)
+    return split, notes + _ground_notes(_by_image(places, folders), split, wanted, part_of)
 
 
 def _of_trained_classes(split: Split, presence: np.ndarray) -> tuple[Split, int]:
@@ -207,6 +216,27 @@ def _moved(split: Split, positions: np.ndarray) -> Split:
     """Return a split of some chips in positions of all."""
     parts = (split.train, split.valid, split.test, split.dropped)
     return Split(*(tuple(positions[list(part)].tolist()) for part in parts))
+
+
+def _by_image(places: Sequence[GeoBox], folders: np.ndarray | None) -> list[GeoBox]:
+    """Keep chips without a CRS from being compared across images, each of which counts from its own corner.
+
+    Chips of several folders are of several images. Where two chips of a folder lie in exactly one place they are of
+    several images too, and which is which is not known: then they have no place.
+    """
+    homes = np.zeros(len(places), np.int64) if folders is None else folders
+    keys = [(home, box.shape, tuple(box.transform)) for home, box in zip(homes.tolist(), places)]
+    counts = Counter(keys)
+    mixed = {home for (home, *_), count in counts.items() if count > 1}
+    found = []
+    for home, box in zip(homes.tolist(), places):
+        if box.crs is not None:
+            found.append(box)
+        elif home in mixed:
+            found.append(GeoBox(box.shape, Affine.identity(), None))
+        else:
+            found.append(GeoBox(box.shape, box.transform, f'image {home}'))
+    return found
 
 
 def _ground_notes(places: Sequence[GeoBox], split: Split, wanted: Division, part_of: np.ndarray | None) -> list[str]:

@@ -3,11 +3,13 @@ import time
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 
+from geolearn import prepare_data
 from geolearn.chips.splits.divide import Leaks, count_leaks, leak_note
 from geolearn.chips.splits.overlaps import overlap_any
 from geolearn.chips.splits.split import Split
@@ -97,3 +99,40 @@ def test_the_warning_tells_how_many_and_what_to_do():
     )
     assert leak_note(Leaks(1, 2, 0), split, '').startswith('1 of 2,000 validation chips and 2 of 500 test chips share')
     assert leak_note(Leaks(0, 0, 5), split, '') is None
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_chips_without_crs_are_compared_within_one_image_only(tmp_path, save, several):
+    """Two images of one size, cut alike, without a CRS: their chips lie on one another in pixels, not on the ground."""
+    paths = []
+    for image in range(2):
+        for index in range(4):
+            folder = tmp_path / (f'e{image}' if several else 'e')
+            for name in ('images', 'labels'):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                pixels = np.full((1, 8, 8), 1 + index % 2, np.uint8)
+                place = Affine(10, 0, 80 * index, 0, -10, 1000)
+                save(folder / name / f'{image}_{index}.tif', pixels, transform=place)
+        paths.append(folder)
+    options = {'chip_size': 8, 'batch_size': 2, 'val_split_pct': 0.5, 'extract_bands': [0]}
+    save_noise(tmp_path, save)
+    data = prepare_data(paths if several else paths[0], **options)
+    assert not any('share ground' in note for note in data.notes)
+
+
+def save_noise(tmp_path, save):
+    """Give the images of the chips some spread, as bands of one value are left out."""
+    for number, path in enumerate(sorted(tmp_path.rglob('images/*.tif'))):
+        with rasterio.open(path, 'r+') as dst:
+            dst.write(np.random.default_rng(number).integers(1, 99, (1, 8, 8)).astype(np.uint8))
+
+
+def test_overlaps_within_one_image_without_crs_are_still_found(tmp_path, save):
+    for index in range(6):
+        for name in ('images', 'labels'):
+            (tmp_path / 'e' / name).mkdir(parents=True, exist_ok=True)
+            pixels = np.full((1, 8, 8), 1 + index % 2, np.uint8)
+            save(tmp_path / 'e' / name / f'{index}.tif', pixels, transform=Affine(10, 0, 40 * index, 0, -10, 1000))
+    save_noise(tmp_path, save)
+    data = prepare_data(tmp_path / 'e', chip_size=8, batch_size=2, val_split_pct=0.5)
+    assert any('share ground' in note for note in data.notes)
