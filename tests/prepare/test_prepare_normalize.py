@@ -195,12 +195,13 @@ def test_nodata_counts_for_nothing_whatever_the_normalization(export):
         assert max(found.std) < 200
 
 
-def test_a_band_without_any_data_says_what_to_do(export):
+def test_a_band_without_any_data_is_left_out_and_noted(export):
     pixels = noise(dtype=np.float32)
     pixels[:, 1] = np.nan
     folder = export(pixels)
-    with pytest.raises(ChipFolderError, match='NoData; .* If one band is empty, choose the others with extract_bands'):
-        prepare_data(folder, **PLAIN)
+    data = prepare_data(folder, **PLAIN)
+    assert [band.name for band in data.bands] == ['Red', 'Blue']
+    assert "band 'Green' is NoData in all chips and is left out" in data.notes
     assert len(prepare_data(folder, **PLAIN, extract_bands=['Red', 'Blue']).bands) == 2
 
 

@@ -112,7 +112,7 @@ def test_chips_without_crs_are_compared_within_one_image_only(tmp_path, save, se
                 (folder / name).mkdir(parents=True, exist_ok=True)
                 pixels = np.full((1, 8, 8), 1 + index % 2, np.uint8)
                 place = Affine(10, 0, 80 * index, 0, -10, 1000)
-                save(folder / name / f'{image}_{index}.tif', pixels, transform=place)
+                save(folder / name / f'{image}_{index}.tif', pixels, transform=place, crs=None)
         paths.append(folder)
     options = {'chip_size': 8, 'batch_size': 2, 'val_split_pct': 0.5, 'extract_bands': [0]}
     save_noise(tmp_path, save)
@@ -132,7 +132,12 @@ def test_overlaps_within_one_image_without_crs_are_still_found(tmp_path, save):
         for name in ('images', 'labels'):
             (tmp_path / 'e' / name).mkdir(parents=True, exist_ok=True)
             pixels = np.full((1, 8, 8), 1 + index % 2, np.uint8)
-            save(tmp_path / 'e' / name / f'{index}.tif', pixels, transform=Affine(10, 0, 40 * index, 0, -10, 1000))
+            save(
+                tmp_path / 'e' / name / f'{index}.tif',
+                pixels,
+                transform=Affine(10, 0, 40 * index, 0, -10, 1000),
+                crs=None,
+            )
     save_noise(tmp_path, save)
     data = prepare_data(tmp_path / 'e', chip_size=8, batch_size=2, val_split_pct=0.5)
     assert any('share ground' in note for note in data.notes)
