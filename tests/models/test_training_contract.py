@@ -15,7 +15,7 @@ from geolearn.training import Callback
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
-BANDS = ['B04', 'B03', 'B02', 'B08']
+BANDS = ['Red', 'Green', 'Blue', 'NIR']
 SMALL = {'dim': 48, 'depth': 4, 'heads': 3}
 TRANSFORMERS = {
     'dofa_base': SMALL,
@@ -65,7 +65,7 @@ def chips(folder, write_export, save, *, dates=1):
         for path, image in zip(sorted((found / 'images').iterdir()), images):
             save(found / 'images2' / path.name, image[:, ::-1])
     options = {'chip_size': 32, 'batch_size': 2, 'val_split_pct': 0.5, 'transforms': False}
-    return lambda: prepare_data(found, **(options | {'bands': BANDS}), working_dir=folder / 'work')
+    return lambda: prepare_data(found, **options, working_dir=folder / 'work')
 
 
 class Stopped(Exception):
@@ -77,7 +77,7 @@ class Stop(Callback):
 
     def before_batch(self):
         if self.epoch == 1 and self.training:
-            raise Stopped
+            raise Stopped('in the second epoch')
 
 
 def check(make, prepare, path):
