@@ -55,6 +55,7 @@ class Raster:
         self.scales, self.offsets, self.colorinterp = tuple(scales), tuple(offsets), tuple(colorinterp)
         self.gcps: Any = ([], None)
         self.rpcs: Any = None
+        self.driver = ''
         self.files: tuple[str, ...] = ()
         self.stated = tuple(name or '' for name in descriptions)
         """Names of the bands before equal ones were numbered."""
@@ -204,6 +205,7 @@ class FileRaster(Raster):
             colorinterp=dataset.colorinterp,
             crs=dataset.crs,
         )
+        self.driver = dataset.driver
         self.gcps, self.rpcs, self.files = dataset.gcps, dataset.rpcs, tuple(dataset.files)
         self.numbered = bands is None and names != stated
         self.stated = tuple(stated if bands is None else names)
