@@ -261,8 +261,9 @@ def show_split_map(geoboxes: Sequence[GeoBox], split: Split) -> 'Figure | None':
     Returns:
         The figure, or None where no chip has a place.
     """
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
+
+    from geolearn.plotting.figure import Figure
 
     places = find_footprints(geoboxes)
     parts = {name: np.asarray(getattr(split, name), np.int64) for name in PART_COLORS}
