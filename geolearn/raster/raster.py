@@ -57,6 +57,8 @@ class Raster:
         self.rpcs: Any = None
         self.driver = ''
         self.files: tuple[str, ...] = ()
+        self.driver = ''
+        """GDAL's format of the file, empty where there are several."""
         self.stated = tuple(name or '' for name in descriptions)
         """Names of the bands before equal ones were numbered."""
         self.numbered = False
@@ -207,6 +209,7 @@ class FileRaster(Raster):
         )
         self.driver = dataset.driver
         self.gcps, self.rpcs, self.files = dataset.gcps, dataset.rpcs, tuple(dataset.files)
+        self.driver = dataset.driver
         self.numbered = bands is None and names != stated
         self.stated = tuple(stated if bands is None else names)
         self._flags = dataset.mask_flag_enums
