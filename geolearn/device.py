@@ -5,6 +5,12 @@ import torch
 from geolearn.errors import UnknownNameError
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Say whether torch found no memory, on whatever device."""
+    text = str(error).lower()
+    return isinstance(error, torch.cuda.OutOfMemoryError) or 'out of memory' in text or "can't allocate memory" in text
+
+
 def choose_device(device: str | torch.device | None = None) -> torch.device:
     """Return the device asked for, or CUDA where there is one, else the CPU.
 

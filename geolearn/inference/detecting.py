@@ -34,7 +34,7 @@ from geolearn.inference.outlines import Outline, outline_mask
 from geolearn.inference.reading import Image, RasterSource, check_target, load_image, open_dates
 from geolearn.inference.resume import RunCheckpoint, source_facts, weights_digest
 from geolearn.inference.source import Source
-from geolearn.inference.tiles import prefetch, read_batches
+from geolearn.inference.tiles import MicroBatches, prefetch, read_batches
 from geolearn.inference.vectors import check_vector_target, objects_to_features, write_layer
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
@@ -241,7 +241,7 @@ def _detect_in_tiles(
     """Yield the detections of each batch of tiles, and how many tiles are done with it."""
     corners = [(row, col) for row, _, _ in grid.rows for col, _, _ in grid.cols]
     numbers = {corner: number for number, corner in enumerate(corners)}
-    ahead = prefetch(batches)
+    ahead, micro = prefetch(batches), MicroBatches(predict)
     bar = ProgressBar(len(numbers), 'detecting', 'tile', initial=first)
     try:
         with bar, torch.inference_mode():
@@ -249,7 +249,8 @@ def _detect_in_tiles(
                 places = [(int(tile.read.row_off), int(tile.read.col_off)) for tile in batch.tiles]
                 parts = [
                     _place(detections, grid, place, numbers[place], shape, options.outline)
-                    for detections, place in zip(predict(batch.pixels), places)
+                    for part, found in micro.parts(batch.pixels)
+                    for detections, place in zip(found, places[part])
                 ]
                 yield TileDetections.concatenate(parts), numbers[places[-1]] + 1
                 bar.update(len(batch.tiles))

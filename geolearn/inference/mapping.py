@@ -19,7 +19,7 @@ from geolearn.inference.encoding import Encoding
 from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.reading import RasterSource, check_target, open_dates
 from geolearn.inference.source import Source
-from geolearn.inference.tiles import prefetch, read_batches
+from geolearn.inference.tiles import MicroBatches, fit_batch_size, prefetch, read_batches
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
@@ -323,8 +323,10 @@ def map_sources(
     compute: Callable[[torch.Tensor], Any] = network
     if tiling.compile:
         dates = (len(sources),) if len(sources) > 1 else ()
-        shape = (tiling.batch_size, *dates, len(sources[0].indexes), *grid.tile_shape)
-        compute = compile_for_inference(network, torch.zeros(shape, device=device))
+        shape = (*dates, len(sources[0].indexes), *grid.tile_shape)
+        count = fit_batch_size(tiling.batch_size, len(grid.rows) * len(grid.cols), 4 * math.prod(shape))
+        compute = compile_for_inference(network, torch.zeros((count, *shape), device=device))
+    micro = MicroBatches(lambda pixels: compute(pixels.to(device)))
     with writer:
         stitcher = (BlendStitcher if blend else CoreStitcher)(writer, grid, geobox.shape, encoding)
         batches = prefetch(read_batches(sources, grid, batch_size=tiling.batch_size, read=read))
@@ -333,7 +335,8 @@ def map_sources(
             with ProgressBar(total, 'mapping', 'tile') as bar, torch.inference_mode():
                 for batch in batches:
                     absent = np.stack([missing(pixels.numpy(), every_date=every_date) for pixels in batch.pixels])
-                    stitcher.put(batch.tiles, compute(batch.pixels.to(device)), absent)
+                    for part, outputs in micro.parts(batch.pixels):
+                        stitcher.put(batch.tiles[part], outputs, absent[part])
                     bar.update(len(batch.tiles))
             stitcher.finish()
         finally:

@@ -1,19 +1,24 @@
 """Read a raster's tiles in full batches: each block row once, in a thread of its own, a few batches ahead."""
 
+import logging
+import os
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from queue import Full, Queue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from rasterio.windows import Window
 
+from geolearn.device import is_out_of_memory
 from geolearn.inference.options import ReadOptions
 from geolearn.inference.source import Source
 from geolearn.tiling import Tile, TileGrid
+
+log = logging.getLogger('geolearn')
 
 QUEUE_BATCHES = 2
 MAX_BLOCK_ROWS = 2048
@@ -24,6 +29,60 @@ class TileBatch(NamedTuple):
 
     tiles: list[Tile]
     pixels: torch.Tensor
+
+
+MEMORY_SHARE = 0.25
+"""Share of the machine's memory that batches of tiles may take before they are computed."""
+
+
+def fit_batch_size(batch_size: int, tiles: int, tile_bytes: int) -> int:
+    """Return how many tiles are read at once: no more than there are, and half as many until memory holds them.
+
+    Args:
+        batch_size: What the caller asks for.
+        tiles: Of the raster.
+        tile_bytes: Of one tile.
+    """
+    wanted = size = min(batch_size, max(tiles, 1))
+    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') if hasattr(os, 'sysconf') else 2**33
+    # a few batches wait for the network, and one is being computed
+    while size > 1 and size * tile_bytes * (QUEUE_BATCHES + 2) > MEMORY_SHARE * memory:
+        size = (size + 1) // 2
+    if size < wanted:
+        log.warning('memory does not hold batches of %s tiles; taking %s at once', batch_size, size)
+    return size
+
+
+class MicroBatches:
+    """Compute batches in parts that the device's memory holds: the whole batch, until that fails, and then halves.
+
+    Args:
+        compute: Takes images (n, ...).
+    """
+
+    def __init__(self, compute: Callable[[torch.Tensor], Any]) -> None:
+        self._compute, self._size = compute, 0
+
+    def parts(self, pixels: torch.Tensor) -> Iterator[tuple[slice, Any]]:
+        """Yield which images were computed, and what came out.
+
+        Raises:
+            RuntimeError: Of torch, if memory does not hold one image.
+        """
+        start = 0
+        while start < len(pixels):
+            size = min(self._size or len(pixels), len(pixels) - start)
+            part = slice(start, start + size)
+            try:
+                outputs = self._compute(pixels[part])
+            except RuntimeError as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+                self._size = (size + 1) // 2
+                log.warning('out of memory with %s tiles at once; continuing with %s', size, self._size)
+                continue
+            yield part, outputs
+            start += size
 
 
 class RollingRows:
@@ -78,6 +137,8 @@ def read_batches(
         first: Number of the tile to begin with, counted row by row.
     """
     height, width = grid.tile_shape
+    tile_bytes = 4 * len(sources) * len(sources[0].indexes) * height * width
+    batch_size = fit_batch_size(batch_size, len(grid.rows) * len(grid.cols) - first, tile_bytes)
     rolling = [RollingRows(source, height) for source in sources]
     shape = sources[0].shape
     dates = (len(sources),) if len(sources) > 1 else ()

@@ -9,16 +9,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from geolearn.device import is_out_of_memory
 from geolearn.errors import TrainingError
 from geolearn.progress import print_line
 
 Result = TypeVar('Result')
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Say whether torch found no memory, on whatever device."""
-    text = str(error).lower()
-    return isinstance(error, torch.cuda.OutOfMemoryError) or 'out of memory' in text or "can't allocate memory" in text
 
 
 class MicroBatches:

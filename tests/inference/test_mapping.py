@@ -26,7 +26,7 @@ from geolearn.inference.encoding import ClassEncoding, RegressionEncoding, outpu
 from geolearn.inference.mapping import map_raster, map_sources
 from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.source import Source
-from geolearn.inference.tiles import QUEUE_BATCHES, prefetch, read_batches
+from geolearn.inference.tiles import QUEUE_BATCHES, fit_batch_size, prefetch, read_batches
 from geolearn.models import DeepLab
 from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import Normalization
@@ -712,3 +712,32 @@ def test_maps_are_cloud_optimized_with_overviews_and_all_that_they_say(tmp_path,
     assert sorted(p.name for p in tmp_path.iterdir() if not p.name.endswith('.aux.xml')) == sorted(
         {'src.tif', 'map.tif'} | ({'plain.tif'} if not regression else set())
     )
+
+
+# -- batches that memory does not hold
+
+
+class Narrow(Plain):
+    """Runs out of memory with more than two tiles at once."""
+
+    def forward(self, x):
+        if len(x) > 2:
+            raise RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')
+        return super().forward(x)
+
+
+def test_batches_that_memory_does_not_hold_are_halved(tmp_path, save, caplog):
+    network, pixels = Narrow(2, 3), make_pixels((200, 200))
+    path = save(tmp_path / 'src.tif', pixels, nodata=-1)
+    result = run_map(path, network, tmp_path / 'map.tif', classes=infos(1, 2, 3), batch_size=10**9)
+    assert np.array_equal(read(result), expected_map(Plain(2, 3), pixels, [1, 2, 3]))
+    assert 'out of memory with 36 tiles at once; continuing with 18' in caplog.text
+    assert 'continuing with 2' in caplog.text
+
+
+def test_an_absurd_number_of_tiles_is_halved_before_they_are_read(caplog):
+    assert fit_batch_size(10**9, 12, 1000) == 12
+    assert not caplog.text
+    assert fit_batch_size(10**9, 10**7, 10 * 2**20) < 2**14
+    assert 'memory does not hold batches of 1000000000 tiles' in caplog.text
+    assert fit_batch_size(4, 10, 2**50) == 1

@@ -156,7 +156,7 @@ def test_polygons_are_seen_as_the_training_chips_were(one_folder, prepare, raste
     triangle = squares((50, 60)).set_geometry([shapely.Polygon([(0, 0), (98, 0), (0, 98)])])
     layer = triangle.translate(500_400, 5_399_400).to_frame('geometry')
     for options, count in (({}, 45), ({'blacken': False}, 100), ({'crop': 'fixed', 'blacken': False}, 32 * 32)):
-        model.classify_objects(raster, layer, tmp_path / 'out.gpkg', **options)
+        model.classify_objects(raster, layer, tmp_path / 'out.gpkg', overwrite=True, **options)
         # the raster's NoData value is 0, so black is no data, as in chips of such a raster
         assert int((~keeper.chips[-1][0, 1].isnan()).sum()) == count, options
 
