@@ -70,7 +70,8 @@ def export_training_data(
     labelled 0. Where features overlap, a pixel takes the class of the later one.
 
     Args:
-        raster: Image (a file or VRT), or several that make one mosaic.
+        raster: Image (a file or VRT); several that make one mosaic; or the bands of one scene as a file each, such as
+            ``['B02.tif', 'B03.tif', 'B08.tif']``, or as a folder (a SAFE product, a Landsat scene). See `open_raster`.
         labels: Polygons: any vector file, a GeoDataFrame, or a mapping from class name to file, ``(file, layer)`` or
             GeoDataFrame. Or a class raster on the grid of the image, 0 and its NoData value meaning unlabelled; its
             objects are groups of pixels of one class that share edges. None for Export_Tiles.
@@ -154,13 +155,14 @@ def export_training_data(
     named_nodata = numbers_of('nodata', nodata)
     reader = LabelInput(labels, instance_labels, mask_polygons, naming, layer, labels_crs, buffer_radius)
     threads = count_threads(num_workers)
-    scenes, notes = _plan(_scenes(raster, labels, processing_mode), reader, options, threads)
-    with open_raster(scenes[0].raster) as src:
+    names = tuple(band if isinstance(band, str) else band.name for band in bands) if bands else None
+    scenes, notes = _plan(_scenes(raster, labels, processing_mode), names, reader, options, threads)
+    with open_raster(scenes[0].raster, bands=names, quiet=True) as src:
         named = tuple(bands) if bands else raster_bands(src, sensor=None if sensor == 'Undefined' else sensor)
         tag, bad = _nodata_tag(src, named_nodata), bad_bands(src)
     notes += [] if bands else sensor_notes(sensor, named, shown_name(scenes[0].raster))
     for scene in scenes:
-        _check_same(scene.raster, scenes[0].raster, len(named))
+        _check_same(scene.raster, scenes[0].raster, names, len(named))
     facts = ExportDescription(
         metadata_format,
         named,
@@ -192,6 +194,7 @@ class _Scene(NamedTuple):
     """A raster, its labels, and what is cut from it."""
 
     raster: RasterPath
+    bands: tuple[str, ...] | None
     labels: LabelSource
     jobs: tuple[Job, ...]
 
@@ -216,9 +219,9 @@ def _write(
     with writer:
         skipped = Counter[str]()
         for scene in scenes:
-            tallies, ignored = Export(scene.raster, scene.labels, writer, options, writer.facts.nodata).run(
-                scene.jobs, threads, options.start_index + writer.count
-            )
+            tallies, ignored = Export(
+                scene.raster, scene.labels, writer, options, writer.facts.nodata, scene.bands
+            ).run(scene.jobs, threads, options.start_index + writer.count)
             writer.take(tallies)
             skipped.update(ignored)
         lines = [*notes, *(f'{count} x {reason}' for reason, count in sorted(skipped.items()))]
@@ -238,17 +241,21 @@ def _scenes(raster: RasterPath, labels: Any, processing_mode: str) -> list[Raste
 
 
 def _plan(
-    rasters: Sequence[RasterPath], reader: LabelInput, options: ExportOptions, threads: int
+    rasters: Sequence[RasterPath],
+    bands: tuple[str, ...] | None,
+    reader: LabelInput,
+    options: ExportOptions,
+    threads: int,
 ) -> tuple[list[_Scene], list[str]]:
     """Return the rasters of which chips can be cut, and what people should know."""
     scenes, passed, notes = list[_Scene](), 0, list[str]()
     for raster in rasters:
-        with open_raster(raster) as src:
+        with open_raster(raster, bands=bands) as src:
             _check_raster(src, raster, options)
             try:
                 labels, areas = reader.read(src, shown_name(raster), options)
                 features = labels.vectors.features if labels.vectors else None
-                scenes.append(_Scene(raster, labels, plan_jobs(src, options, features, areas, threads)))
+                scenes.append(_Scene(raster, bands, labels, plan_jobs(src, options, features, areas, threads)))
             except NothingThereError:
                 passed += 1
                 if passed == len(rasters):
@@ -266,9 +273,10 @@ def _check_raster(src: Any, raster: RasterPath, options: ExportOptions) -> None:
     check_image_format(options.image_format, compress=options.compress, count=src.count, dtype=dtype)
 
 
-def _check_same(raster: RasterPath, first: RasterPath, bands: int) -> None:
+def _check_same(raster: RasterPath, first: RasterPath, names: Sequence[str] | None, bands: int) -> None:
     """Refuse rasters whose chips cannot lie in one folder."""
-    with open_raster(raster) as src, open_raster(first) as other:
+    opened = open_raster(raster, bands=names, quiet=True), open_raster(first, bands=names, quiet=True)
+    with opened[0] as src, opened[1] as other:
         if src.count != bands:
             raise ChipFolderError(f'{bands} bands are named but {shown_name(raster)} holds {src.count}')
         for what, found, wanted in (

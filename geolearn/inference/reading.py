@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from geolearn.raster import (
     sample_pixels,
 )
 from geolearn.raster.nodata import as_float32, differs, missing
+from geolearn.raster.raster import Raster
 from geolearn.raster.reading import RasterPath
 from geolearn.units import compare_units, typical_values
 
@@ -50,7 +51,7 @@ def open_dates(src: RasterSource, spec: ModelSpec, read: ReadOptions, stack: Exi
         RasterError: If bands, units, dates or grids do not fit.
     """
     if spec.dates == 1:
-        return [match_raster(stack.enter_context(open_raster(src)), spec, read)]  # type: ignore[arg-type]
+        return [match_raster(stack.enter_context(_open(src, read)), spec, read)]  # type: ignore[arg-type]
     if isinstance(src, str | Path):
         return _dates_in_one(stack.enter_context(open_raster(src)), spec, read)
     if len(src) != spec.dates:
@@ -58,11 +59,18 @@ def open_dates(src: RasterSource, spec: ModelSpec, read: ReadOptions, stack: Exi
             f'this model takes images of {spec.dates} dates, found {len(src)} rasters; pass one for each date, oldest '
             'first, or a list of tiles for each date'
         )
-    sources = [match_raster(stack.enter_context(open_raster(date)), spec, read) for date in src]
+    sources = [match_raster(stack.enter_context(_open(date, read)), spec, read) for date in src]
     first = raster_geobox(sources[0].dataset)
     for source in sources[1:]:
         require_same_grid(first, raster_geobox(source.dataset))
     return sources
+
+
+def _open(src: RasterPath, read: ReadOptions) -> AbstractContextManager[Raster]:
+    """Open a raster of one date with the user's names of bands; in a mosaic their NoData must not cover other files."""
+    # of one file, several values are counted and matched where its bands are
+    single = isinstance(src, str | Path) and not isinstance(read.nodata, int | float)
+    return open_raster(src, bands=read.bands, nodata=None if single else read.nodata)
 
 
 def match_raster(dataset: Any, spec: ModelSpec, read: ReadOptions) -> Source:
@@ -121,6 +129,8 @@ def check_target(src: RasterSource, dst: Path, *, overwrite: bool) -> Path:
 def _all_files(src: RasterSource) -> Iterator[str | Path]:
     if isinstance(src, str | Path):
         yield src
+        if os.path.isdir(src):
+            yield from (path for path in Path(src).rglob('*') if path.is_file())
     else:
         for part in src:
             yield from _all_files(part)
@@ -225,7 +235,7 @@ def _from_array(image: np.ndarray | Tensor, spec: ModelSpec) -> np.ndarray:
 
 
 def _from_file(path: RasterPath, spec: ModelSpec, read: ReadOptions) -> tuple[np.ndarray, GeoBox]:
-    with open_raster(path) as dataset:
+    with _open(path, read) as dataset:
         source = match_raster(dataset, spec, read)
         height, width = source.shape
         stored, valid = source.read(Window(0, 0, width, height))

@@ -32,7 +32,7 @@ class Raster:
         geobox: Place.
         dtypes: numpy's name of the type of each band.
         descriptions: Name of each band, or None.
-        nodatavals: NoData value of each band, or None: the file's, else the one that the user named.
+        nodatavals: NoData value of each band as its file declares it, or None.
     """
 
     def __init__(
@@ -182,13 +182,20 @@ class FileRaster(Raster):
         files: Keeps it open.
         bands: Names of its bands in file order; None takes those that it states.
         nodata: Values that mean NoData besides those that it declares.
+        declared: What the product that the file belongs to declares as NoData, where the file itself does not.
 
     Raises:
         RasterError: If it cannot be opened, or names or NoData values do not fit its bands.
     """
 
     def __init__(
-        self, path: str | Path, files: OpenFiles, *, bands: Sequence[str] | None = None, nodata: NoData = None
+        self,
+        path: str | Path,
+        files: OpenFiles,
+        *,
+        bands: Sequence[str] | None = None,
+        nodata: NoData = None,
+        declared: float | None = None,
     ) -> None:
         self._path, self._files = str(path), files
         dataset = files.get(self._path)
@@ -200,7 +207,7 @@ class FileRaster(Raster):
             GeoBox((dataset.height, dataset.width), dataset.transform, dataset.crs.to_wkt() if dataset.crs else None),
             dtypes=dataset.dtypes,
             descriptions=[name or None for name in names],
-            nodatavals=[own if own is not None else extra for own, extra in zip(dataset.nodatavals, named)],
+            nodatavals=[declared if own is None else own for own in dataset.nodatavals],
             block_shapes=dataset.block_shapes,
             scales=dataset.scales,
             offsets=dataset.offsets,
@@ -213,7 +220,7 @@ class FileRaster(Raster):
         self.numbered = bands is None and names != stated
         self.stated = tuple(stated if bands is None else names)
         self._flags = dataset.mask_flag_enums
-        self._nodata = [(own, extra) for own, extra in zip(dataset.nodatavals, named)]
+        self._nodata = [*zip(self.nodatavals, named)]
         self._opacity: tuple[int, ...] | None = None
 
     @property
@@ -330,6 +337,8 @@ def _named_nodata(nodata: NoData, count: int, name: str) -> list[float | None]:
     """
     if nodata is None or isinstance(nodata, int | float | np.number):
         return [None if nodata is None else float(nodata)] * count
+    if len(nodata) == 1:
+        nodata = [*nodata] * count
     if len(nodata) != count:
         raise RasterError(f'nodata= holds {len(nodata)} values but {name} has {count} bands; pass one, or one for each')
     return [None if value is None else float(value) for value in nodata]

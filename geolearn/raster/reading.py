@@ -33,7 +33,7 @@ Bands = Sequence[str | Band] | None
 
 @contextmanager
 def open_raster(
-    path: RasterPath, *, bands: Bands = None, nodata: NoData = None, chip: bool = False
+    path: RasterPath, *, bands: Bands = None, nodata: NoData = None, chip: bool = False, quiet: bool = False
 ) -> Iterator[Raster]:
     """Open a raster, or several as one, for reading.
 
@@ -48,6 +48,7 @@ def open_raster(
         nodata: Value that means NoData, besides those that the files declare; or one for each band, None for none.
         chip: Whether the file lies in a folder of chips, and so must be a GeoTIFF, PNG, JPEG or MRF whose pixels lie
             in no other place.
+        quiet: Whether what several files were taken for is not logged, since it was when they were opened before.
 
     Yields:
         The raster.
@@ -60,13 +61,21 @@ def open_raster(
     if chip:
         check_chip_file(str(path))
     with small_cache():
-        raster = _open(path, names, nodata)
+        raster = _open(path, names, nodata, logging.DEBUG if quiet else logging.WARNING)
         try:
             yield raster
         except (RasterioError, UnicodeDecodeError) as error:
             raise RasterError(f'cannot read raster {raster.name}: {error}') from error
         finally:
             raster.close()
+
+
+class _Files(OpenFiles):
+    """The files of one raster, and how loudly is said what they were taken for."""
+
+    def __init__(self, level: int = logging.WARNING) -> None:
+        super().__init__()
+        self.level = level
 
 
 def mosaic(paths: Sequence[str | Path]) -> Mosaic:
@@ -77,7 +86,7 @@ def mosaic(paths: Sequence[str | Path]) -> Mosaic:
     """
     if not paths:
         raise RasterError('no raster was given; pass at least one file')
-    files = OpenFiles()
+    files = _Files()
     try:
         return Mosaic([_open_one(path, files, None, None) for path in paths])
     except BaseException:
@@ -85,8 +94,8 @@ def mosaic(paths: Sequence[str | Path]) -> Mosaic:
         raise
 
 
-def _open(path: RasterPath, bands: list[str] | None, nodata: NoData) -> Raster:
-    files = OpenFiles()
+def _open(path: RasterPath, bands: list[str] | None, nodata: NoData, level: int) -> Raster:
+    files = _Files(level)
     try:
         if isinstance(path, str | Path):
             return _open_one(path, files, bands, nodata)
@@ -100,47 +109,61 @@ def _open(path: RasterPath, bands: list[str] | None, nodata: NoData) -> Raster:
         raise
 
 
-def _open_one(path: str | Path, files: OpenFiles, bands: list[str] | None, nodata: NoData) -> Raster:
+def _open_one(path: str | Path, files: _Files, bands: list[str] | None, nodata: NoData) -> Raster:
     if os.path.isdir(path) and not str(path).lower().endswith('.zarr'):
         return _open_folder(Path(path), files, bands, nodata)
     raster = FileRaster(path, files, bands=bands, nodata=nodata)
     if str(path).lower().endswith('.vrt'):
         others = [name for name in raster.files if os.path.abspath(name) != os.path.abspath(path)]
         if others:
-            log.info('%s takes its pixels from %s files, the first %s', path, len(others), others[0])
+            log.log(files.level, '%s takes its pixels from %s files, the first %s', path, len(others), others[0])
     return raster
 
 
-def _open_folder(folder: Path, files: OpenFiles, bands: list[str] | None, nodata: NoData) -> Raster:
+def _open_folder(folder: Path, files: _Files, bands: list[str] | None, nodata: NoData) -> Raster:
     scene = find_scene(folder, bands)
     stack = _stack(
         [file.path for file in scene.files],
         [file.name for file in scene.files],
         files,
-        scene.nodata if nodata is None else nodata,
+        nodata,
         sensor=scene.sensor,
+        declared=scene.nodata,
     )
-    log.info('%s: a scene of %s bands: %s', folder, stack.count, ', '.join(file.name for file in scene.files))
+    log.log(
+        files.level, '%s: a scene of %s bands: %s', folder, stack.count, ', '.join(file.name for file in scene.files)
+    )
     if scene.note is not None:
-        log.warning('%s: %s', folder, scene.note)
+        log.log(files.level, '%s: %s', folder, scene.note)
     return stack
 
 
 def _stack(
-    paths: Sequence[str | Path], names: Sequence[str], files: OpenFiles, nodata: NoData, *, sensor: str | None
+    paths: Sequence[str | Path],
+    names: Sequence[str],
+    files: _Files,
+    nodata: NoData,
+    *,
+    sensor: str | None,
+    declared: float | None = None,
 ) -> BandStack:
     """Open a file for each band of a scene."""
-    values = [nodata] * len(paths) if nodata is None or isinstance(nodata, int | float) else list(nodata)
+    values = [nodata] if nodata is None or isinstance(nodata, int | float) else list(nodata)
+    values = values * len(paths) if len(values) == 1 else values
     if len(values) != len(paths):
         raise RasterError(f'nodata= holds {len(values)} values for {len(paths)} bands; pass one, or one for each')
     stack = BandStack(
-        [FileRaster(path, files, bands=[name], nodata=value) for path, name, value in zip(paths, names, values)],
+        [
+            FileRaster(path, files, bands=[name], nodata=value, declared=declared)
+            for path, name, value in zip(paths, names, values)
+        ],
         names,
         sensor=sensor,
     )
     if stack.resampled:
         width, height = stack.geobox.resolution
-        log.info(
+        log.log(
+            files.level,
             '%s of %s bands are resampled (bilinear) to pixels of %g x %g, the finest among them',
             len(stack.resampled),
             stack.count,
@@ -150,7 +173,7 @@ def _stack(
     return stack
 
 
-def _open_several(paths: Sequence[str | Path], files: OpenFiles, bands: list[str] | None, nodata: NoData) -> Raster:
+def _open_several(paths: Sequence[str | Path], files: _Files, bands: list[str] | None, nodata: NoData) -> Raster:
     """Open several files or folders as the bands of one scene, or as a mosaic, whichever they are."""
     if any(os.path.isdir(path) for path in paths):
         return Mosaic([_open_one(path, files, bands, nodata) for path in paths])
@@ -167,7 +190,8 @@ def _open_several(paths: Sequence[str | Path], files: OpenFiles, bands: list[str
                 'which bands they are: pass bands= with a name for each file if they are the bands of one scene; '
                 'pass one of them if they are dates or versions'
             )
-        log.info(
+        log.log(
+            files.level,
             '%s files of one band each over the same ground are taken as the bands of one scene: %s',
             len(paths),
             ', '.join(f'{name} = {Path(path).name}' for name, path in zip(names, paths)),
@@ -179,7 +203,8 @@ def _open_several(paths: Sequence[str | Path], files: OpenFiles, bands: list[str
             [name for raster in plain for name in raster.descriptions],
             sensor=sensor_of(paths),
         )
-        log.info(
+        log.log(
+            files.level,
             '%s files of different bands over the same ground are taken as one scene of %s bands',
             len(paths),
             stack.count,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from geolearn.bands import find_sensor, resolve_bands
+from geolearn.bands import find_sensor
 from geolearn.errors import RasterError
 
 log = logging.getLogger('geolearn')
@@ -47,7 +47,7 @@ class Scene(NamedTuple):
 
 
 _S2 = re.compile(r'(?:^|[_\-. ])(B(?:0[1-9]|1[0-2]|8A))(?:_(10|20|60)m)?$', re.IGNORECASE)
-_LANDSAT = re.compile(r'^(L[COTEM]0[1-9])_.*_((?:SR_|ST_)?B\d{1,2})$', re.IGNORECASE)
+_LANDSAT = re.compile(r'^(L[COTEM]0[1-9])_.*?_((?:SR_|ST_)?B\d{1,2})$', re.IGNORECASE)
 _LANDSAT_SENSORS = {'04': 'landsat5', '05': 'landsat5', '07': 'landsat7', '08': 'landsat8', '09': 'landsat9'}
 _BROWSER = re.compile(r'_(Sentinel-2_L[12][AC]|Landsat_[^_]+(?:_L\d)?)_(B\d{1,2}A?)(?:_\(Raw\))?$', re.IGNORECASE)
 
@@ -95,9 +95,8 @@ def name_files(paths: Sequence[str | Path]) -> list[str] | None:
         names = _differing_parts([Path(path).stem for path in paths])
     if len({name.lower() for name in names}) < len(names) or not all(re.search(r'[^\W\d_]', name) for name in names):
         return None
-    if _count_up(names) and not any(band.wavelength_um or band.is_radar for band in resolve_bands(names)):
-        return None
-    return names
+    called_bands = all(re.fullmatch(r'(band|b|ch|channel)[_ ]?\d+a?', name, re.IGNORECASE) for name in names)
+    return None if _count_up(names) and not (all(known) or called_bands) else names
 
 
 def _differing_parts(stems: Sequence[str]) -> list[str]:

@@ -197,6 +197,7 @@ class Export:
         writer: An entered writer.
         options: How chips are cut.
         nodata: What the user named as NoData of the raster.
+        bands: What the user named its bands, or None.
     """
 
     raster: str | Path | Sequence[str | Path]
@@ -204,6 +205,7 @@ class Export:
     writer: ChipWriter
     options: ExportOptions
     nodata: tuple[float, ...] = ()
+    bands: tuple[str, ...] | None = None
 
     def run(self, jobs: Sequence[Job], threads: int, start: int) -> tuple[list[Tally], Counter[str]]:
         """Cut all jobs, numbering chips from `start`.
@@ -218,7 +220,8 @@ class Export:
 
         def work() -> None:
             try:
-                with open_raster(self.raster) as src, self.labels.open() as lab:
+                named = open_raster(self.raster, bands=self.bands, nodata=self.nodata or None, quiet=True)
+                with named as src, self.labels.open() as lab:
                     while True:
                         with lock:
                             job = next(waiting, None)
