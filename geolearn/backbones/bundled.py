@@ -9,7 +9,7 @@ from torch import Tensor
 from geolearn import bundle
 from geolearn.backbones.backbone import Backbone, BackboneOptions, Builder
 from geolearn.backbones.building import adapt_input_kernel, resample_kernel
-from geolearn.backbones.loading import load_strict, without_values
+from geolearn.backbones.loading import load_strict, refuse_small, without_values
 from geolearn.bands import Band
 from geolearn.errors import BundleError, WeightsError
 
@@ -89,6 +89,8 @@ def build_from_bundle(
     if same_name(found.backbone) != name:
         raise WeightsError(f'{found.path} holds the backbone {found.backbone}, not {name}; ask for {found.backbone}')
     random = replace(options, pretrained=False, weights=None)
+    with without_values():
+        refuse_small(found.state, build(name, bands, random).trunk.state_dict(), str(found.path))
     backbone = build(name, bands, random)
     state, notes = dict(found.state), []
     keys = _stem_keys(build, name, found.bands, random) if _differ(found.bands, bands) else []

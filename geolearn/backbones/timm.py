@@ -428,7 +428,7 @@ def _can_dilate(model: str) -> bool:
     return True
 
 
-MARK = 1024
+MARK = 2**14
 """Numbers from here on stand for the tensors of a file; random weights are smaller."""
 
 
@@ -533,13 +533,17 @@ def _read_donor(model: str, arguments: dict[str, Any], path: Path, *, native: bo
     used: set[str] = set()
     unfilled, resized = [], []
     for name, value in trace.items():
-        if value.is_floating_point():
-            marks = [int(mark) - MARK for mark in value.round().unique().tolist()]
-            used.update(names[mark] for mark in marks if 0 <= mark < len(names))
-            if marks[0] < 0:
-                unfilled.append(name)
-            elif len(marks) == 1 and marks[0] < len(names) and state[names[marks[0]]].numel() != value.numel():
-                resized.append(name)
+        if not value.is_floating_point():
+            continue
+        if value.abs().max() < MARK / 2:
+            unfilled.append(name)
+            continue
+        marks = [int(mark) - MARK for mark in value.round().unique().tolist()]
+        if not all(0 <= mark < len(names) for mark in marks):  # kernels resampled to another patch are no constants
+            marks = [names.index(name)] if name in state else [int(value.median().round()) - MARK]
+        used.update(names[mark] for mark in marks if 0 <= mark < len(names))
+        if len(marks) == 1 and marks[0] in range(len(names)) and state[names[marks[0]]].numel() != value.numel():
+            resized.append(name)
     unused = [name for name in names if name not in used]
     strange = [name for name in unused if name not in whole and not is_head(name)]
     missing = [name for name in unfilled if native or not name.startswith(_AFTER_THE_BLOCKS)]

@@ -87,6 +87,15 @@ def test_made_kernels_take_any_bands(small, write):
     assert other.trunk.patch_embed.wavelengths_um[3] == 0.842
 
 
+def test_a_bundle_far_smaller_than_its_backbone_is_refused_before_that_is_built(write, monkeypatch):
+    path = write(create_backbone('resnet10t', S2, pretrained=False), name='vit_gigantic_patch14_224')
+    built = []
+    monkeypatch.setattr(torch.nn.Linear, 'reset_parameters', lambda self: self.weight.is_meta or built.append(self))
+    with pytest.raises(WeightsError, match=r'they hold [\d,]+ numbers in \d+ tensors, it has 1,8'):
+        create_backbone('vit_gigantic_patch14_224', S2, weights=path)
+    assert not built
+
+
 def test_aliases_in_a_bundle_are_understood(small, write):
     small('prithvi_v1_100M')
     net = create_backbone('prithvi', S2, pretrained=False)
