@@ -1,6 +1,7 @@
 """Arguments of calls: checked by name and type, and kept as JSON, so that a report can print the call again."""
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -41,10 +42,13 @@ def encode(value: Any) -> Any:
     """Return a value as JSON.
 
     Options of geolearn keep their class and the fields that differ from their defaults, mappings whose keys are no
-    texts their pairs, and whatever else there may be its class and its `repr`.
+    texts their pairs, and whatever else there may be its class and its `repr`. Of absolute paths
+    the last part is kept.
     """
     if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str) and os.path.isabs(value):
+        return encode(PurePath(value).name)  # folders of a machine are nobody else's business
     if isinstance(value, int | float | str):
         return value if _is_plain(value) else {CLASS: f'builtins.{type(value).__name__}', 'text': ascii(value)}
     if isinstance(value, slice):

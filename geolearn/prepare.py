@@ -120,6 +120,7 @@ def prepare_data(
         BandError: If bands do not fit.
     """
     arguments = record_arguments(prepare_data, locals())
+    arguments.pop('working_dir', None)  # says where models go, not what they are
     _check_numbers(chip_size=chip_size, batch_size=batch_size, seed=seed, num_workers=num_workers)
     _check_words(dataset_type, normalize)
     check_transforms(transforms)

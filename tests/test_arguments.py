@@ -129,6 +129,13 @@ def test_lists_of_anything_are_taken():
         call([], 1, 2)
 
 
+def test_folders_of_the_machine_are_not_recorded(tmp_path):
+    assert encode({'weights': tmp_path / 'w.pt', 'path': [str(tmp_path / 'a'), 'chips/b']}) == {
+        'weights': 'w.pt',
+        'path': ['a', 'chips/b'],
+    }
+
+
 def test_only_what_differs_from_its_default_is_recorded():
     def call(path, size=3, *, names=(), kind='a'):
         return record_arguments(call, locals())
