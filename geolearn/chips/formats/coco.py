@@ -154,13 +154,18 @@ def _number(value: Any) -> float:
 
 
 def _whole(value: Any) -> int | None:
-    """Return a whole number that fits int64 and is not negative; some programs write it as 1.0."""
+    """Return a whole number that fits int64 and is not negative; some programs write it as 1.0 or as text."""
+    if isinstance(value, str) and len(value) < 19 and value.isascii() and value.isdigit() and str(int(value)) == value:
+        value = int(value)
     number = _number(value)
     return int(value) if isfinite(number) and 0 <= number < 2**62 and number == int(number) else None
 
 
 def _key(value: Any) -> Key | None:
-    return value if isinstance(value, str) and value else _whole(value)
+    if isinstance(value, str):
+        number = _whole(value)
+        return value or None if number is None else number
+    return _whole(value)
 
 
 def _box(value: Any) -> Box:

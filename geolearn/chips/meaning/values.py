@@ -150,10 +150,10 @@ def refuse_lossy(src: Any, shown: str) -> None:
     """
     structure = src.tags(ns='IMAGE_STRUCTURE')
     compression = structure.get('COMPRESSION', '').upper()
-    jpeg = src.driver == 'JPEG' or ('JPEG' in compression and 'JPEG2000' not in compression)
+    jpeg = 'JPEG' in compression and 'JPEG2000' not in compression
     if jpeg or structure.get('COMPRESSION_REVERSIBILITY', '').upper() == 'LOSSY':
         raise ChipFolderError(
-            f'{shown} has lossy compression ({compression or src.driver}), which changes class values at the edges of '
+            f'{shown} has lossy compression ({compression or "lossy"}), which changes class values at the edges of '
             f'areas; {LOSSY}'
         )
 
