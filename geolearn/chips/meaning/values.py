@@ -150,7 +150,8 @@ def refuse_lossy(src: Any, shown: str) -> None:
     """
     structure = src.tags(ns='IMAGE_STRUCTURE')
     compression = structure.get('COMPRESSION', '').upper()
-    jpeg = 'JPEG' in compression and 'JPEG2000' not in compression
+    named = str(src.name).lower().endswith(('.jpg', '.jpeg'))  # by suffix, as the driver follows it
+    jpeg = named or ('JPEG' in compression and 'JPEG2000' not in compression)
     if jpeg or structure.get('COMPRESSION_REVERSIBILITY', '').upper() == 'LOSSY':
         raise ChipFolderError(
             f'{shown} has lossy compression ({compression or "lossy"}), which changes class values at the edges of '
