@@ -20,7 +20,7 @@ from geolearn.chips.meaning.augmentation import Transforms, check_transforms, ch
 from geolearn.chips.meaning.bands import BandChoice
 from geolearn.chips.meaning.inputs import ChosenInput, choose_input
 from geolearn.chips.meaning.values import check_values, numbers_of, refuse_class_options
-from geolearn.chips.packing.collection import Collection, open_collection
+from geolearn.chips.packing.collection import Collection, GivenChips, open_collection
 from geolearn.chips.packing.table import ChipTable
 from geolearn.chips.splits.divide import Division, SplitChoice, divide
 from geolearn.chips.splits.split import Split
@@ -37,7 +37,7 @@ DEFAULT_BATCH_SIZE = 64
 
 @check_names
 def prepare_data(
-    path: str | Path | Sequence[str | Path],
+    path: str | Path | GivenChips | Sequence[str | Path],
     class_mapping: Mapping[int, str] | None = None,
     chip_size: int = 224,
     val_split_pct: float = 0.1,
@@ -294,12 +294,14 @@ def _make_loaders(
     return make(split.train, training=True), make(split.valid, training=False), test
 
 
-def _paths(given: str | Path | Sequence[str | Path]) -> list[str | Path]:
+def _paths(given: str | Path | GivenChips | Sequence[str | Path]) -> list[str | Path | GivenChips]:
+    if isinstance(given, GivenChips):
+        return [given]
     paths = [given] if isinstance(given, str | Path) else list(given) if isinstance(given, Sequence) else [given]
     for path in paths:
         if not isinstance(path, str | Path) or not str(path).strip():
             raise ChipFolderError(f'a chip folder is needed, or a list of them; got {path!r}')
-    return paths
+    return list[str | Path | GivenChips](paths)
 
 
 def _check_words(dataset_type: object, normalize: Normalize) -> None:

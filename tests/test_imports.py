@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 LAYERS = (
     'errors _version extras device files progress notebook parallel arcgis_names arguments history classes bands '
     'raster statistics units normalize tiling batch bundle augment chips backbones decoders losses metrics networks '
-    'plotting data prepare training inference report models arcgis synthetic demo cli __main__'
+    'plotting data prepare sources training inference report models arcgis synthetic demo cli __main__'
 ).split()
 
 

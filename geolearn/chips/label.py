@@ -10,6 +10,7 @@ import numpy as np
 
 from geolearn.classes import ClassInfo
 from geolearn.errors import UnknownNameError
+from geolearn.raster import GeoBox
 
 Target = Literal['classes', 'values']
 """What the pixels of label rasters are: values of classes, or regression targets as they are."""
@@ -91,6 +92,9 @@ LabelReader = Callable[[tuple[int, int]], Label]
 worker processes read too. Raises ChipFolderError or RasterError, naming the file."""
 
 
+ImageReader = Callable[[], tuple[np.ndarray, np.ndarray | None, GeoBox]]
+
+
 @dataclass(frozen=True, slots=True)
 class ChipSource:
     """The files of one chip.
@@ -102,6 +106,7 @@ class ChipSource:
         read_label: Reads the label.
         dates_in_file: Dates that the one file in `dates` holds, the bands of a date together.
         nodata: Values that mean NoData beside what the files say: one for all bands, or one for each; empty for none.
+        read_image: Returns pixels, mask and geobox of chips that lie in no file of their own; None reads `dates`.
     """
 
     name: str
@@ -110,6 +115,7 @@ class ChipSource:
     read_label: LabelReader
     dates_in_file: int = 1
     nodata: tuple[float, ...] = ()
+    read_image: ImageReader | None = None
 
     @property
     def image(self) -> Path:

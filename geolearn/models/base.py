@@ -477,6 +477,8 @@ class Model(ABC):
                 raise ValueError(f'{name} must be True or False, got {value!r}')
         if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
             raise ValueError(f'callbacks must be a list of fastai callbacks, got {callbacks!r}')
+        if isinstance(epochs, int) and epochs < 1:
+            raise ValueError(f'epochs must be at least 1, got {epochs}')
         options = FitOptions(
             epochs,
             one_cycle=one_cycle,

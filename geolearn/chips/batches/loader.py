@@ -39,6 +39,8 @@ class ChipDataset(Dataset[tuple[Any, ...]]):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         """Return image and target of one chip: (bands, S, S) and, by task, mask or values (S, S), Objects, or label."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f'there are {len(self)} chips, got index {index}')
         batch = self.collate([index]).cast()
         return batch.images[0], *(target[0] for target in batch.targets)
 

@@ -178,7 +178,7 @@ class Collection:
         for part in self.folders:
             table = part.store.table
             found = [*part.opened.notes, *part.opened.listing.notes, *_losses(table), *part.notes]
-            if scaled := scaling_note(part.first.image):
+            if part.first.read_image is None and (scaled := scaling_note(part.first.image)):
                 found.append(scaled)
             notes += [f'{part.opened.folder.name}: {note}' if several else note for note in found]
         return notes
@@ -193,8 +193,23 @@ def _losses(table: ChipTable) -> list[str]:
     return notes
 
 
+class GivenChips:
+    """Chips that lie in no folder, such as arrays.
+
+    Args:
+        name: For people.
+        opened: What is known of them.
+    """
+
+    def __init__(self, name: str, opened: OpenedFolder) -> None:
+        self.name, self.opened = name, opened
+
+    def __repr__(self) -> str:
+        return f'<{len(self.opened.listing.chips)} chips: {self.name}>'
+
+
 def open_collection(
-    paths: Sequence[str | Path],
+    paths: Sequence['str | Path | GivenChips'],
     dataset_type: str | None,
     *,
     pack: bool,
@@ -217,7 +232,12 @@ def open_collection(
     """
     if not paths:
         raise ChipFolderError('path is an empty list; pass at least one chip folder')
-    listed = [open_chips(path, dataset_type, target=target, nodata=nodata, unlabelled=unlabelled) for path in paths]
+    listed = [
+        path.opened
+        if isinstance(path, GivenChips)
+        else open_chips(path, dataset_type, target=target, nodata=nodata, unlabelled=unlabelled)
+        for path in paths
+    ]
     _check_alike(listed)
     folders = []
     for opened in listed:

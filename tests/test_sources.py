@@ -1,0 +1,142 @@
+"""Chips from memory: arrays, a torch Dataset and windows of rasters give what a folder of the same chips gives."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+
+from geolearn.chips.label import Task
+from geolearn.errors import ChipFolderError
+from geolearn.prepare import prepare_data
+from geolearn.sources import from_arrays, from_dataset, from_rasters
+
+NAMES = ['blue', 'green', 'red']
+BOX = np.array([[2, 2, 9, 9.0]])
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(1, 3000, (12, 3, 32, 32)).astype(np.uint16)
+
+
+def pixels_of(data):
+    batches = [*data.train_dl, *data.valid_dl]
+    found = [(image.numpy(), mask.numpy()) for images, masks in batches for image, mask in zip(images, masks)]
+    return sorted((image.tobytes(), mask.tobytes()) for image, mask in found)
+
+
+def test_arrays_are_what_a_folder_of_them_is(images, tmp_path, write_export, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    masks = (images[:, 0] > 1500).astype(np.uint8) + 1
+    folder = write_export(tmp_path / 'chips', list(images), list(masks), image_profile={'nodata': 7})
+    options = {'chip_size': 32, 'batch_size': 4, 'val_split_pct': 0.25, 'transforms': False}
+    wanted = prepare_data(folder, **options)
+    before = set(tmp_path.rglob('*'))
+    data = from_arrays(images, masks, bands=NAMES, nodata=7, **options)
+    assert set(tmp_path.rglob('*')) == before, 'nothing is written'
+    assert data.task == Task.PIXELS
+    assert [band.name for band in data.bands] == NAMES
+    assert [info.value for info in data.class_infos] == [1, 2]
+    assert pixels_of(data) == pixels_of(wanted)
+    assert data.statistics.mean == pytest.approx(wanted.statistics.mean, rel=1e-3)  # the .emd counts NoData
+
+
+def test_what_is_not_labelled_and_not_a_number_takes_no_part(images):
+    masks = (images[:, 0] > 1500).astype(np.int16)
+    masks[:, :4] = -1
+    floats = images.astype(np.float32)
+    floats[:, :, 28:] = np.nan
+    data = from_arrays(
+        floats, masks, bands=NAMES, unlabelled=[-1], class_mapping={0: 'low', 1: 'high'}, batch_size=4, transforms=False
+    )
+    assert [info.name for info in data.class_infos] == ['low', 'high']
+    for batch, truth in data.train_dl:
+        assert batch[:, :, 28:].isnan().all()
+        assert (truth[:, :4] == 255).all()
+        assert set(truth[:, 4:28].unique().tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ('make', 'task'),
+    [
+        (lambda images: images[:, 0].astype(np.float32), Task.REGRESSION),
+        (lambda images: np.arange(len(images)) % 2 + 3, Task.LABEL),
+        (lambda images: np.arange(2 * len(images)).reshape(-1, 2) % 3 > 0, Task.LABELS),
+        (lambda images: [(BOX, np.array([5])) for _ in images], Task.OBJECTS),
+        (
+            lambda images: [(np.array([[2, 2, 9, 9.0]]), np.array([5]), image[:1] > 99) for image in images],
+            Task.INSTANCES,
+        ),
+        (lambda images: None, Task.UNLABELLED),
+    ],
+    ids=['values', 'class', 'classes', 'boxes', 'outlines', 'none'],
+)
+def test_every_kind_of_label(images, make, task):
+    data = from_arrays(images, make(images), bands=NAMES, batch_size=4, val_split_pct=0.25)
+    assert data.task == task
+    assert len(data.train_ds) == 9
+    batch = next(iter(data.train_dl))
+    assert batch[0].shape == (4, 3, 32, 32)
+    if task == Task.LABEL:
+        assert [info.value for info in data.class_infos] == [3, 4]
+
+
+def test_a_dataset_of_torch_or_torchgeo(images):
+    masks = (images[:, 0] > 1500).astype(np.uint8)
+    wanted = from_arrays(images, masks, bands=NAMES, batch_size=4, transforms=False)
+    tensors = [torch.from_numpy(image.astype(np.int32)) for image in images]
+    pairs = list(zip(tensors, map(torch.from_numpy, masks)))
+    named = [{'image': image, 'mask': mask} for image, mask in pairs]
+    for dataset in (pairs, named):
+        data = from_dataset(dataset, bands=NAMES, batch_size=4, transforms=False)
+        assert pixels_of(data) == pixels_of(wanted)
+
+
+def test_windows_of_rasters(scene_files, tmp_path, monkeypatch):
+    data = from_rasters(
+        *scene_files, chip_size=32, batch_size=4, val_split_pct=0.25, working_dir=tmp_path, transforms=False
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert data.task == Task.PIXELS
+    assert len(data.bands) == 10
+    with rasterio.open(scene_files[0]) as src, rasterio.open(scene_files[1]) as truth:
+        whole, labels = src.read(), truth.read(1)
+        names = [band for band in src.descriptions if band]
+    assert names == [] or [band.name for band in data.bands] == names
+    for dataset in (data.train_ds, data.valid_ds):
+        for name, (image, mask) in zip(dataset.names, dataset, strict=True):
+            row, col = map(int, re.fullmatch(r'r(\d+)_c(\d+)', name).groups())
+            part = np.s_[row : row + 32, col : col + 32]
+            valid = ~image.isnan().numpy()
+            assert (image.numpy()[valid] == whole[(slice(None), *part)][valid]).all()
+            known = mask.numpy() != 255
+            values = np.array([info.value for info in data.class_infos])
+            assert (values[mask.numpy()[known]] == labels[part][known]).all()
+    assert not set(data.train_ds.names) & set(data.valid_ds.names)
+
+
+def test_what_does_not_fit_is_refused(images, scene_files, save, tmp_path):
+    masks = (images[:, 0] > 1500).astype(np.uint8)
+    with pytest.raises(ChipFolderError, match='found 12 images and 11 labels; each image needs one'):
+        from_arrays(images, masks[:11])
+    with pytest.raises(ChipFolderError, match='images hold no chip'):
+        from_arrays(images[:0], masks[:0])
+    with pytest.raises(ChipFolderError, match='an image must be .bands, height, width., got shape'):
+        from_arrays(images[:, 0], masks)
+    with pytest.raises(ChipFolderError, match='the label is'):
+        from_arrays(images, masks[:, :16], bands=NAMES)
+    other = save(tmp_path / 'other.tif', np.ones((128, 128), np.uint8), transform=Affine(3, 0, 0, 0, -3, 0))
+    with pytest.raises(ChipFolderError, match='lies on another grid than'):
+        from_rasters(scene_files[0], other)
+
+
+def test_the_examples_of_the_docs_run(tmp_path, monkeypatch, one_thread):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[1] / 'docs' / 'from-memory.md').read_text()
+    for code in re.findall(r'```python\n(.*?)```', text, re.DOTALL):
+        exec(code, names := locals().setdefault('names', {}))
+    assert len(names['data'].train_ds) > 0
