@@ -163,6 +163,9 @@ class OpenFiles:
             # text in a damaged file need not be UTF-8
             try:
                 dataset = open_quietly(path)
+            except UnicodeEncodeError as error:
+                shown = path.encode('utf-8', 'backslashreplace').decode()
+                raise RasterError(f'cannot open raster {shown}: its name is not UTF-8; rename it') from error
             except (RasterioError, UnicodeDecodeError) as error:
                 raise RasterError(f'cannot open raster {path}: {error}') from error
         self._open[path] = dataset
