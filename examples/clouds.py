@@ -83,7 +83,7 @@ def main() -> None:
     model.fit(arguments.epochs, lr=arguments.lr)
     trained = time.perf_counter()
     bundle = model.save(out / 'clouds')
-    result = load_model(bundle).predict_raster(images['landsat5'][0], out / 'landsat5_map.tif')
+    result = load_model(bundle).predict_raster(images['landsat5'][0], out / 'landsat5_map.tif', overwrite=True)
     mapped = time.perf_counter()
     matrix = score(result, images['landsat5'][1])
     print(model.per_class_metrics().to_string(float_format='{:.3f}'.format))

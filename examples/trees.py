@@ -118,7 +118,9 @@ def main() -> None:
     unseen.show_results(rows=3).savefig(out / 'results.png', dpi=90)
     started = time.perf_counter()
     # the file's bands have no names
-    layer = unseen.detect_objects(arguments.data / LARGE, out / 'trees.gpkg', threshold=0.4, bands=BANDS)
+    layer = unseen.detect_objects(
+        arguments.data / LARGE, out / 'trees.gpkg', threshold=0.4, bands=BANDS, overwrite=True
+    )
     count = draw_layer(arguments.data / LARGE, layer, out / 'trees.png')
     print(f'{count} trees in {LARGE}, {time.perf_counter() - started:.0f} s')
 

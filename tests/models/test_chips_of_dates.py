@@ -93,7 +93,7 @@ def test_polygons_are_classified_on_all_dates(folder, prepare, save, tmp_path):
     fields = [shapely.Point(500_000 + 10 * column, 5_399_700).buffer(50) for column in (20, 100)]
     layer = geopandas.GeoDataFrame(geometry=fields, crs=CRS)
     for raster in (files, both):
-        out = geopandas.read_file(model.classify_objects(raster, layer, tmp_path / 'out.gpkg'))
+        out = geopandas.read_file(model.classify_objects(raster, layer, tmp_path / 'out.gpkg', overwrite=True))
         assert out['ClassLabel'].tolist() == ['grown', 'dried']
     with pytest.raises(RasterError, match='takes 2 dates of 3 bands, found one raster of 3 bands'):
-        model.classify_objects(files[0], layer, tmp_path / 'out.gpkg')
+        model.classify_objects(files[0], layer, tmp_path / 'other.gpkg')

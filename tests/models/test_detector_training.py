@@ -55,7 +55,7 @@ def test_squares_of_a_raster_come_out_as_features(trained, save, tmp_path):
     place = Affine(2, 0, 300_000, 0, -2, 5_000_000)
     names = ['Red', 'Green', 'Blue']
     path = save(tmp_path / 'image.tif', np.clip(image, 0, 255).astype(np.uint8), names=names, transform=place)
-    frame = geopandas.read_file(model.detect_objects(path, tmp_path / 'found.gpkg', tile_size=96))
+    frame = geopandas.read_file(model.detect_objects(path, tmp_path / 'found.gpkg', tile_size=96, resolution=2))
     found = [((b[0] - 300_000) / 2, (5_000_000 - b[3]) / 2) for b in frame.geometry.bounds.to_numpy()]
     assert len(found) == len(boxes)
     assert np.allclose(sorted(found), sorted(box[:2] for box in boxes), atol=3)
@@ -85,7 +85,7 @@ def test_targets_that_cannot_be_written_are_refused_first(trained, save, tmp_pat
     with pytest.raises(ValueError, match="outline='orthogonal' is for models that draw masks"):
         model.detect_objects(path, tmp_path / 'found.gpkg', outline='orthogonal')
     with pytest.raises(ValueError, match=r'overlap must be in 0\.\.48 pixels'):
-        model.detect_objects(path, tmp_path / 'found.gpkg', tile_size=96, overlap=90)
+        model.detect_objects(path, tmp_path / 'found.gpkg', tile_size=96, overlap=90, resolution=10)
     nowhere = save(tmp_path / 'nowhere.tif', pixels, names=['Red', 'Green', 'Blue'], crs=None)
     with pytest.raises(RasterError, match=r'GeoJSON is in WGS84, but .*nowhere\.tif names no CRS'):
         model.detect_objects(nowhere, tmp_path / 'found.geojson')

@@ -58,7 +58,9 @@ def test_two_dates_are_mapped_from_two_files_or_from_one(folder, tmp_path, save,
     save(tmp_path / 'b.tif', after[::-1], names=names[::-1])
     save(tmp_path / 'both.tif', np.concatenate([before, after]))
     for src in ([tmp_path / 'a.tif', tmp_path / 'b.tif'], tmp_path / 'both.tif'):
-        with rasterio.open(model.predict_raster(src, tmp_path / 'map.tif', tile_size=64, halo=0)) as dst:
+        with rasterio.open(
+            model.predict_raster(src, tmp_path / 'map.tif', tile_size=64, halo=0, overwrite=True)
+        ) as dst:
             assert np.array_equal(dst.read(1), expected_map(model, before, after))
 
 
