@@ -4,7 +4,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from geolearn.bands import Band
@@ -70,8 +70,10 @@ def number(low: float = -math.inf, high: float = math.inf, *, above: bool = Fals
     return parse
 
 
-def scale_factor(text: str) -> float:
-    """Parse a factor of pixel values, which is never 0."""
+def scale_factor(text: str) -> float | Literal['db']:
+    """Parse a factor of pixel values, which is never 0, or ``'db'``."""
+    if text == 'db':
+        return 'db'
     value = number()(text)
     if value == 0:
         raise argparse.ArgumentTypeError('must not be 0, which makes all pixels equal')
@@ -118,7 +120,11 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('the raster')
     group.add_argument('--bands', nargs='+', help="names of the raster's bands in file order, where it names none")
     group.add_argument('--sensor', help='whose names the bands have, such as Sentinel-2 for B04')
-    group.add_argument('--scale', type=scale_factor, help='multiply pixel values, where units differ')
+    group.add_argument(
+        '--scale',
+        type=scale_factor,
+        help='multiply pixel values, where units differ; db makes decibels of radar bands that are linear power',
+    )
     group.add_argument('--offset', type=number(), default=0.0, help='add to pixel values after scaling')
     add_nodata(group)
     size = 'pixel size to resample to while reading, in units of the CRS, or "training" for that of the chips'

@@ -446,7 +446,7 @@ def _run_facts(
         'weights': weights_digest(network),
         'raster': [source_facts(source) for source in sources],
         'tiles': [grid.tile_shape, grid.rows, grid.cols],
-        'scale': read.factor,
+        'scale': 'db' if read.scale == 'db' else read.factor,
         'offset': read.offset,
         **({} if read.nodata is None else {'nodata': read.nodata}),
         'batch_size': tiling.batch_size,

@@ -7,8 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from geolearn.units import to_decibels
+
 Resolution = float | Literal['training']
 """Side of the pixels in units of the raster's CRS, or that of the training chips."""
+
+Scale = float | Literal['db']
+"""Factor of stored values, or ``'db'``: radar bands are linear power, of which 10 * log10 is taken."""
 
 NoData = float | Sequence[float | None] | None
 """Value that marks missing pixels in all bands, or one for each band of the file in file order, None for no value."""
@@ -25,11 +30,13 @@ class ReadOptions:
     Args:
         bands: Names of the bands in file order.
         sensor: Sensor whose band names they are.
-        scale: Factor of the stored values; 1 states that they are in the model's units already.
+        scale: Factor of the stored values; 1 states that they are in the model's units already. ``'db'`` makes decibels
+            of the radar bands, and leaves others as they are.
         offset: Added after scaling.
         nodata: Value that marks missing pixels, on top of what the file says, or one for each band of the file.
         resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or ``'training'`` for
             that of the training chips; None reads the raster as it is.
+        radar: Whether each band of the model is radar, for ``scale='db'``.
 
     Raises:
         ValueError: If a number cannot scale pixel values, or is not a size.
@@ -37,13 +44,19 @@ class ReadOptions:
 
     bands: Sequence[str] | None = None
     sensor: str | None = None
-    scale: float | None = None
+    scale: Scale | None = None
     offset: float = 0.0
     nodata: NoData = None
     resolution: Resolution | None = None
+    radar: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.scale == 0 or not math.isfinite(self.factor):
+        if isinstance(self.scale, str):
+            if self.scale != 'db' or not any(self.radar):
+                raise ValueError(
+                    f"scale must be a number, or 'db' for a model with radar bands in decibels, got {self.scale!r}"
+                )
+        elif self.scale == 0 or not math.isfinite(self.factor):
             raise ValueError(f'scale must be a finite number other than 0, got {self.scale}')
         if not math.isfinite(self.offset):
             raise ValueError(f'offset must be a finite number, got {self.offset}')
@@ -56,8 +69,8 @@ class ReadOptions:
 
     @property
     def factor(self) -> float:
-        """The scale, 1 where none is given."""
-        return 1.0 if self.scale is None else self.scale
+        """The scale, 1 where none is given, or decibels are made."""
+        return 1.0 if self.scale is None or isinstance(self.scale, str) else self.scale
 
     def nodata_of(self, indexes: Sequence[int], count: int) -> tuple[float | None, ...]:
         """Return the value of missing pixels in each band that is read.
@@ -79,6 +92,9 @@ class ReadOptions:
     def to_model_units(self, pixels: np.ndarray) -> np.ndarray:
         """Return stored pixels as float32 in the units that the network was trained on: pixels * scale + offset."""
         values = pixels.astype(np.float32)
+        if self.scale == 'db':
+            rows = np.flatnonzero(self.radar)
+            values[rows] = to_decibels(values[rows])
         if self.factor != 1.0:
             values *= np.float32(self.factor)
         if self.offset:

@@ -19,7 +19,7 @@ from geolearn.decoders import get_decoder
 from geolearn.device import choose_device
 from geolearn.errors import BundleError, RasterError
 from geolearn.inference.mapping import map_raster
-from geolearn.inference.options import NoData, ReadOptions, Resolution, TilingOptions
+from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale, TilingOptions
 from geolearn.inference.reading import Image, load_dates
 from geolearn.losses import PixelLossOptions
 from geolearn.models.base import MAP_OPTIONS, RASTERS, RasterUse, register_model
@@ -162,7 +162,7 @@ class ChangeDetector(PixelClassifier):
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: float | None = None,
+        scale: Scale | None = None,
         offset: float = 0.0,
         nodata: NoData = None,
         resolution: Resolution | None = None,
@@ -188,7 +188,7 @@ class ChangeDetector(PixelClassifier):
             RasterError: If bands, units or grids do not fit, or there is no data.
             ValueError: If arrays have other shapes.
         """
-        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
         pair = load_dates([before, after], self.spec, read)
         encoding, target = self.encoding, choose_device(device)
         network = self.network.to(target).eval()
@@ -205,7 +205,7 @@ class ChangeDetector(PixelClassifier):
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: float | None = None,
+        scale: Scale | None = None,
         offset: float = 0.0,
         nodata: NoData = None,
         resolution: Resolution | None = None,
@@ -255,7 +255,7 @@ class ChangeDetector(PixelClassifier):
             self.encoding,
             [before, after],
             dst,
-            read=ReadOptions(bands, sensor, scale, offset, nodata, resolution),
+            read=ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar),
             tiling=TilingOptions(tile_size, halo, batch_size, device, compile),
             every_date=self.needs_every_date,
             overwrite=overwrite,

@@ -24,7 +24,7 @@ from geolearn.device import choose_device
 from geolearn.errors import BundleError, ChipFolderError, RasterError
 from geolearn.inference.classify_polygons import PolygonOptions, classify_polygons
 from geolearn.inference.explain import Explanation, heat_map
-from geolearn.inference.options import NoData, ReadOptions, Resolution
+from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale
 from geolearn.inference.reading import Image, RasterSource, load_dates, load_image
 from geolearn.inference.vectors import DRIVERS
 from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy
@@ -282,7 +282,7 @@ class FeatureClassifier(Model):
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: float | None = None,
+        scale: Scale | None = None,
         offset: float = 0.0,
         nodata: NoData = None,
         resolution: Resolution | None = None,
@@ -311,7 +311,7 @@ class FeatureClassifier(Model):
             ValueError: If an array has another shape, or the threshold is no probability.
         """
         check_threshold(threshold)
-        pixels = self._load(image, ReadOptions(bands, sensor, scale, offset, nodata, resolution))
+        pixels = self._load(image, ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar))
         network = self.network.to(choose_device(device)).eval()
         multi_label = self._options.multi_label
         with torch.inference_mode():
@@ -376,7 +376,7 @@ class FeatureClassifier(Model):
         threshold: float = THRESHOLD,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: float | None = None,
+        scale: Scale | None = None,
         offset: float = 0.0,
         nodata: NoData = None,
         resolution: Resolution | None = None,
@@ -429,7 +429,7 @@ class FeatureClassifier(Model):
             batch_size=batch_size,
             device=device,
         )
-        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
         return classify_polygons(
             self.spec, self.network, raster, polygons, dst, read=read, options=options, overwrite=overwrite
         )

@@ -15,7 +15,7 @@ from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.inference.detecting import DetectOptions, ImageDetections, detect_image, detect_raster
 from geolearn.inference.merging import Merge
-from geolearn.inference.options import NoData, ReadOptions, Resolution, TilingOptions
+from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale, TilingOptions
 from geolearn.inference.outlines import Outline
 from geolearn.inference.reading import Image, RasterSource
 from geolearn.inference.vectors import DRIVERS
@@ -218,7 +218,7 @@ class ObjectDetector(Model):
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: float | None = None,
+        scale: Scale | None = None,
         offset: float = 0.0,
         nodata: NoData = None,
         resolution: Resolution | None = None,
@@ -246,7 +246,7 @@ class ObjectDetector(Model):
             ValueError: If an array has another shape, or a number is out of its range.
         """
         options = DetectOptions(threshold, nms_overlap, augment)
-        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
         return detect_image(self.spec, self.network, image, read=read, options=options, device=device)
 
     def detect_objects(
@@ -258,7 +258,7 @@ class ObjectDetector(Model):
         nms_overlap: float = 0.3,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: float | None = None,
+        scale: Scale | None = None,
         offset: float = 0.0,
         nodata: NoData = None,
         resolution: Resolution | None = None,
@@ -322,7 +322,7 @@ class ObjectDetector(Model):
             dst,
             typical_side=self._options(self.spec).typical_side,
             masks=self.architecture.masks,
-            read=ReadOptions(bands, sensor, scale, offset, nodata, resolution),
+            read=ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar),
             tiling=TilingOptions(tile_size, batch_size=batch_size, device=device),
             options=DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),
             overwrite=overwrite,

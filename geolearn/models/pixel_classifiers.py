@@ -19,7 +19,7 @@ from geolearn.data import ChipData
 from geolearn.errors import BundleError
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.mapping import map_raster
-from geolearn.inference.options import NoData, ReadOptions, Resolution, TilingOptions
+from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale, TilingOptions
 from geolearn.inference.reading import RasterSource
 from geolearn.losses import PixelLossOptions, make_pixel_loss
 from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature, rank_chips
@@ -279,7 +279,7 @@ class PixelClassifier(Model):
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: float | None = None,
+        scale: Scale | None = None,
         offset: float = 0.0,
         nodata: NoData = None,
         resolution: Resolution | None = None,
@@ -304,6 +304,7 @@ class PixelClassifier(Model):
             sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``; color names need none.
             scale: Multiplies pixel values, where the raster's units are not those of the training chips. Values far
                 from what the model was trained on are refused, unless 1 is given, which asserts that they are right.
+                ``'db'`` makes decibels of radar bands that are linear power.
             offset: Is added after that.
             nodata: Value that marks missing pixels where the file does not say so, or one for each band of the file.
             resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
@@ -326,7 +327,7 @@ class PixelClassifier(Model):
             RasterError: If bands, units, dates or pixel sizes do not fit, `dst` exists, or reading or writing fails; no
                 part of `dst` is left.
         """
-        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
         tiling = TilingOptions(tile_size, halo, batch_size, device, compile)
         return map_raster(
             self.spec, self.network, self.encoding, src, dst, read=read, tiling=tiling, overwrite=overwrite, cog=cog

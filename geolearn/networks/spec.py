@@ -81,6 +81,11 @@ class ModelSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, 'band_indexes', self.band_indexes or tuple(range(len(self.bands))))
 
+    @property
+    def is_radar(self) -> tuple[bool, ...]:
+        """Whether each band is radar."""
+        return tuple(band.is_radar for band in self.bands)
+
     def to_manifest(self) -> dict[str, Any]:
         """Return the spec as plain JSON."""
         return asdict(self) | {'cell_size': dict(self.cell_size or {}) or None}

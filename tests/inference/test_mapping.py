@@ -741,3 +741,22 @@ def test_an_absurd_number_of_tiles_is_halved_before_they_are_read(caplog):
     assert fit_batch_size(10**9, 10**7, 10 * 2**20) < 2**14
     assert 'memory does not hold batches of 1000000000 tiles' in caplog.text
     assert fit_batch_size(4, 10, 2**50) == 1
+
+
+def test_linear_backscatter_is_refused_and_made_decibels_on_request(tmp_path, save):
+    rng = np.random.default_rng(0)
+    power = (rng.gamma(4, 0.25, (2, 70, 80)) * np.array([0.08, 0.015])[:, None, None]).astype(np.float32)
+    decibels, network = (10 * np.log10(power)).astype(np.float32), Plain(2, 3)
+    columns = (decibels.min((1, 2)), decibels.max((1, 2)), decibels.mean((1, 2)), decibels.std((1, 2)))
+    statistics = BandStatistics(*(tuple(column.tolist()) for column in columns))
+    model = model_of(network)
+    bands = tuple(Band(name, None, name.lower(), is_radar=True) for name in ('VV', 'VH'))
+    model.spec = replace(model.spec, bands=bands, statistics=statistics)
+    linear = save(tmp_path / 'linear.tif', power, names=['VV', 'VH'])
+    with pytest.raises(RasterError, match="look like linear power, the training chips like dB; pass scale='db'"):
+        model.predict_raster(linear, tmp_path / 'no.tif')
+    one = model.predict_raster(linear, tmp_path / 'one.tif', scale='db')
+    other = model.predict_raster(save(tmp_path / 'db.tif', decibels, names=['VV', 'VH']), tmp_path / 'other.tif')
+    assert (read(one) == read(other)).mean() > 0.999
+    with pytest.raises(ValueError, match="or 'db' for a model with radar bands"):
+        model_of(network).predict_raster(linear, tmp_path / 'no.tif', scale='db')
