@@ -96,7 +96,7 @@ def make_trunk(seed=None):
     trunk = Galileo(ViTConfig(RECORD.dim, RECORD.depth, RECORD.heads, eps=1e-5), assign_groups(BANDS), patch=PATCH)
     if seed is None:
         options = BackboneOptions(weights=SHARED / 'weights/galileo_nano/encoder.pt')
-        load_checkpoint(trunk, convert_galileo(read_checkpoint(RECORD, options), BANDS, patch=PATCH), options)
+        load_checkpoint(trunk, convert_galileo(read_checkpoint(RECORD, BANDS, options), BANDS, patch=PATCH), options)
     return trunk.eval()
 
 

@@ -129,6 +129,9 @@ HEADS = re.compile(
 SMALL = 0.1
 """A file with less than this share of a network's numbers is refused at once."""
 
+LARGE = 1_000_000
+"""Networks of fewer numbers are built whatever the file holds, so that the error can name what is missing."""
+
 ENOUGH = 0.5
 """Share of a network's names that a part of a file must hold to be taken for its weights."""
 
@@ -345,7 +348,7 @@ def refuse_small(state: Mapping[str, Tensor], needed: Mapping[str, Tensor], sour
         source: The file, for the error.
     """
     held, wanted = (sum(value.numel() for value in tensors.values()) for tensors in (state, needed))
-    if held < SMALL * wanted:
+    if wanted > LARGE and held < SMALL * wanted:
         raise WeightsError(
             f'weights {source} do not fit the network; they hold {held:,} numbers in {len(state)} tensors, it has '
             f'{wanted:,} in {len(needed)}'

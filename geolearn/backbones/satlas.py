@@ -76,6 +76,10 @@ class SwinMaps(nn.Module):
         """The stages, and what merges patches between them, in order."""
         return nn.ModuleList(self.features[1:])
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Let the blocks compute their activations again instead of keeping them while training."""
+        self.checkpointing = enable
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute one map (B, channels[i], h, w) per stride from images (B, bands, H, W), sides multiples of 4."""
         maps = []
@@ -95,7 +99,7 @@ class SwinBackbone(ConvBackbone):
 
     def enable_checkpointing(self) -> None:
         """Let training compute activations again instead of keeping them."""
-        self.trunk.checkpointing = True
+        self.trunk.set_grad_checkpointing()
 
 
 @register_family('satlas', tokens=False)

@@ -193,7 +193,7 @@ def nano(shared, bands, patch=8, seed=None):
     trunk = Galileo(ViTConfig(128, 4, 8, eps=1e-5), assign_groups(bands), patch=patch).eval()
     if seed is None:
         options = BackboneOptions(weights=shared / 'weights/galileo_nano/encoder.pt')
-        checkpoint = read_checkpoint(catalog.get_record('galileo_nano'), options)
+        checkpoint = read_checkpoint(catalog.get_record('galileo_nano'), bands, options)
         assert load_checkpoint(trunk, convert_galileo(checkpoint, bands, patch=patch), options).missing == ()
     return trunk
 
