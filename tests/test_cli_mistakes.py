@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -270,3 +272,17 @@ def test_chips_that_nobody_trained_on_are_evaluated_altogether(bundle, scene_chi
     assert len(data.valid_ds) == 16
     accuracy = load_model(bundle, data).accuracy()
     assert f'accuracy {accuracy:.4f}' in out
+
+
+def test_values_without_a_label_or_data_are_named(save, scene_files, tmp_path, capsys):
+    with rasterio.open(scene_files[1]) as src:
+        labels = src.read(1).astype('int16')
+    save(tmp_path / 'labels.tif', np.where(labels == 0, -1, labels), transform=src.transform, crs=src.crs)
+    words = ['--labels', tmp_path / 'labels.tif', '--tile-size', 32, '--unlabelled', -1, '--nodata', 0]
+    main([str(word) for word in ['export-chips', scene_files[0], tmp_path / 'chips', *words]])
+    assert 'wrote 16 chips' in capsys.readouterr().out
+    argv = ['train', tmp_path / 'chips', tmp_path / 'm.dlpk', *SMALL, '--model', 'PSPNet', '--nodata', 0]
+    main([str(word) for word in [*argv, '--class-mapping', '1=wet', '--unlabelled', 0]])
+    out = capsys.readouterr().out
+    assert 'wet' in out
+    assert 'ignored     -1' not in out

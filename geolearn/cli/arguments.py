@@ -137,6 +137,12 @@ def add_nodata(group: Any) -> None:
     group.add_argument('--nodata', type=nodata_value, nargs='+', metavar='VALUE', help=text)
 
 
+def add_unlabelled(group: Any) -> None:
+    """Add the label values that mean no class, where a label raster does not tell."""
+    text = 'label values that mean "not labelled", such as -1 or 255, besides NoData of the label rasters'
+    group.add_argument('--unlabelled', type=number(), nargs='+', metavar='VALUE', help=text)
+
+
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_reading` took, as the methods of models call it."""
     given = {name: getattr(arguments, name) for name in ('bands', 'sensor', 'scale', 'offset', 'resolution')}
@@ -156,6 +162,8 @@ def add_chips(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--dataset-type', help='format of the chips, where they do not say')
     group.add_argument('--bands', nargs='+', help='names of the bands, where the export names none')
     group.add_argument('--sensor', help='whose bands they are, such as Sentinel-2; alone, or with --bands')
+    add_nodata(group)
+    add_unlabelled(group)
     group.add_argument('--seed', type=whole(0), default=42, help='of the split, the order, crops and augmentation')
 
 
@@ -180,6 +188,8 @@ def read_chips(arguments: argparse.Namespace, chips: Sequence[str], **more: Any)
             'split': arguments.split,
             'block_size': arguments.block_size,
             'bands': choose_bands(arguments.bands, arguments.sensor),
+            'nodata': one_or_each(arguments.nodata),
+            'unlabelled': arguments.unlabelled,
         }
         | more,
     )

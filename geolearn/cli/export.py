@@ -2,7 +2,7 @@
 
 import argparse
 
-from geolearn.cli.arguments import choose_bands, number, whole
+from geolearn.cli.arguments import add_nodata, add_unlabelled, choose_bands, number, one_or_each, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--bands', nargs='+', help="names of the raster's bands in file order, where it names none")
     parser.add_argument('--values', action='store_true', help='labels are regression targets, such as biomass')
     parser.add_argument('--all-tiles', action='store_true', help='write chips without any label too')
+    add_nodata(parser)
+    add_unlabelled(parser)
     parser.set_defaults(run=run)
 
 
@@ -40,10 +42,12 @@ def run(arguments: argparse.Namespace) -> None:
         target='values' if arguments.values else 'classes',
         class_name_field=arguments.class_name_field,
         layer=arguments.layer,
+        nodata=one_or_each(arguments.nodata),
+        unlabelled=arguments.unlabelled,
         labels_crs=arguments.labels_crs,
         buffer_radius=arguments.buffer_radius,
         sensor=arguments.sensor or 'Undefined',
         bands=choose_bands(arguments.bands, arguments.sensor) if arguments.bands else None,
         output_nofeature_tiles=arguments.all_tiles,
     )
-    print(f'wrote {sum(1 for _ in (written / "map.txt").open(encoding="utf-8"))} chips to {written}')
+    print(f'wrote {len((written / "map.txt").read_text(encoding="utf-8").splitlines())} chips to {written}')
