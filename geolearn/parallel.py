@@ -1,4 +1,9 @@
-"""Do one thing to many items on all cores: in forked processes where that is safe, else in threads."""
+"""Do one thing to many items on all cores: in forked processes where that is safe, else in threads.
+
+joblib's loky starts fresh interpreters and pickles the work, and its processes outlive a parent that is killed. Here a
+process inherits what the work holds, such as the open file without a name that a pack is written into, starts in
+milliseconds, and ends with its parent.
+"""
 
 import ctypes
 import multiprocessing
