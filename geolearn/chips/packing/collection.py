@@ -104,7 +104,10 @@ class Collection:
     def bad_bands(self) -> frozenset[int]:
         """0-based bands that the export, or the first chip, tags as bad: ``bbl`` is 0, as ENVI writes it."""
         stated = self.metadata.bad_bands
-        with open_raster(self.folders[0].first.image) as src:
+        first = self.folders[0].first
+        if first.read_image is not None and not first.image.is_file():  # an array in memory
+            return stated
+        with open_raster(first.image) as src:
             return stated or bad_bands(src)
 
     def label_style(self) -> Mapping[str, ClassStyle]:
