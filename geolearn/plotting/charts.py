@@ -233,7 +233,8 @@ def show_reliability(bins: Sequence[ReliabilityBin]) -> 'Figure':
     )
     upper.plot([0, 1], [0, 1], '--', color='0.2', linewidth=1.2, label='calibrated')
     upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel='accuracy')
-    upper.legend(loc='upper left', frameon=False, fontsize=9)
+    # below the axes, where it covers no bar
+    figure.legend(*upper.get_legend_handles_labels(), loc='outside lower center', ncols=2, frameon=False, fontsize=9)
     if total:
         error = sum(row.predictions * abs(row.confidence - row.accuracy) for row in filled) / total
         upper.set_title(f'expected calibration error {error:.3f}', fontsize=11)

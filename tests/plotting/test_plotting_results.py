@@ -348,3 +348,11 @@ def test_each_crs_has_its_map_and_what_has_no_place_is_counted():
 )
 def test_counts_take_a_few_characters(count, text):
     assert amount(count) == text
+
+
+def test_the_legend_of_calibration_covers_no_bar():
+    figure = show_reliability([ReliabilityBin(k / 10, (k + 1) / 10, 100, k / 10 + 0.05, 0.95) for k in range(10)])
+    drawn(figure)
+    below = figure.legends[0].get_window_extent()
+    assert all(below.y1 <= bar.get_window_extent().y0 for ax in figure.axes for bar in ax.patches)
+    assert all(ax.get_legend() is None for ax in figure.axes)
