@@ -246,7 +246,8 @@ class ChipData:
                 f'{target.count:,} training pixels'
             )
         lines.extend(f'  note     {note}' for note in self.notes)
-        return '\n'.join(lines)
+        # file names need not be UTF-8, and must not stop a print
+        return '\n'.join(lines).encode('utf-8', 'backslashreplace').decode('utf-8')
 
 
 def _band_text(band: Band) -> str:

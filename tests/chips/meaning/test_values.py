@@ -227,7 +227,7 @@ def test_a_part_without_any_truth_is_refused(write, part, name):
         prepare_data(write(images, labels), split=lists, **PLAIN)
 
 
-@pytest.mark.parametrize('sentinel', [-9999, -3.4028235e38])
+@pytest.mark.parametrize('sentinel', [-9999, -99999])
 def test_numbers_that_look_like_nodata_are_told(write, sentinel, caplog):
     images, labels = pixels()
     labels[2][3, 3] = sentinel
@@ -236,6 +236,17 @@ def test_numbers_that_look_like_nodata_are_told(write, sentinel, caplog):
     told = f'labels hold {np.float32(sentinel):g}, which often means NoData'
     assert any(told in note for note in data.notes)
     assert told in caplog.text
+
+
+@pytest.mark.parametrize('sentinel', [-3.4028235e38, 1e300])
+def test_numbers_that_float32_cannot_hold_are_nodata_without_a_tag(write, sentinel):
+    images, labels = pixels()
+    wide = [label.astype(np.float64) for label in labels]
+    wide[2][3, 3] = sentinel
+    data = prepare_data(write(images, wide), target='values', **PLAIN)
+    found = [data.table.target_statistics([position]) for position in range(len(data.table))]
+    assert sorted(part.count for part in found) == [255, *[256] * (len(found) - 1)]
+    assert max(abs(part.minimum) for part in found) < 1e6
 
 
 def test_a_scale_that_labels_state_is_told_as_it_is_not_applied(write):
@@ -256,7 +267,6 @@ def test_a_scale_that_labels_state_is_told_as_it_is_not_applied(write):
     [
         (np.ones((2, 16, 16), np.float32), 'holds 2 bands'),
         (np.ones((16, 16), np.complex64), 'complex64 numbers; only real ones'),
-        (np.full((16, 16), 1e300), 'beyond those of float32'),
         (np.ones((8, 16), np.float32), '16x8 pixels but its image is 16x16'),
     ],
 )
