@@ -122,8 +122,8 @@ def as_classes(
     values = pixels if unknown is None else np.where(unknown, 0, pixels).astype(pixels.dtype, copy=False)
     if values.dtype.kind == 'f' and (not (np.abs(values) < 2**53).all() or (np.rint(values) != values).any()):
         raise ChipFolderError(
-            f"{shown}: values hold fractions; class values are whole numbers; pass target='values' if they are numbers, for "
-            'per-pixel regression'
+            f"{shown}: values hold fractions; class values are whole numbers; pass target='values' if they are "
+            'numbers, for per-pixel regression'
         )
     low, high = (values.min(), values.max()) if values.size else (0, 0)
     if low < 0 or high > MAX_VALUE:
