@@ -32,13 +32,11 @@ from geolearn.batch import Objects
 from geolearn.classes import ClassInfo
 from geolearn.inference.detecting import DetectOptions, detect_sources
 from geolearn.inference.merging import nms
-from geolearn.inference.options import ReadOptions, TilingOptions
-from geolearn.inference.source import Source
+from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
 from geolearn.inference.vectors import objects_to_features, write_layer
-from geolearn.networks.detection.anchors import LevelAnchors
-from geolearn.networks.detection.architecture import RCNNOptions
+from geolearn.networks.detection.architecture import LevelAnchors, RCNNOptions
 from geolearn.networks.detection.detector import DetectionLoss, Detector, FeaturePyramid
-from geolearn.networks.detection.two_stage import TwoStageHead
+from geolearn.networks.detection.heads import TwoStageHead
 from geolearn.networks.network import Normalize
 from geolearn.raster import GeoBox, RasterWriter, open_raster, raster_geobox
 from geolearn.raster.writing import BLOCK_SIZE

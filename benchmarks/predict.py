@@ -22,10 +22,8 @@ from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick
 from affine import Affine
 
 from geolearn.classes import ClassInfo
-from geolearn.inference.encoding import ClassEncoding
-from geolearn.inference.mapping import map_sources
-from geolearn.inference.options import ReadOptions, TilingOptions
-from geolearn.inference.source import Source
+from geolearn.inference.mapping import ClassEncoding, map_sources
+from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
 from geolearn.raster import GeoBox, RasterWriter, open_raster
 from geolearn.raster.writing import BLOCK_SIZE
 from geolearn.tiling import make_grid

@@ -18,7 +18,7 @@ import shapely
 import torch
 from affine import Affine
 
-import geolearn.models.detectors as detectors
+import geolearn.models.object_detector as detectors
 from geolearn import ClassInfo, export_training_data, load_model, prepare_data
 from geolearn.bands import resolve_bands
 from geolearn.batch import Objects

@@ -1,7 +1,6 @@
 """Deep learning on satellite and aerial imagery, with remote-sensing foundation models as backbones."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from geolearn._version import __version__
 
@@ -23,7 +22,7 @@ _HOMES = {
     'list_sensors': 'bands',
     'prepare_data': 'prepare',
 }
-"""Modules of the public names; all others in `__all__` are models."""
+"""Modules of the public names; all others in `__all__` are models. Type checkers read `__init__.pyi` instead."""
 
 __all__ = [
     'FCN',
@@ -68,46 +67,11 @@ __all__ = [
     'prepare_data',
 ]
 
-if TYPE_CHECKING:
-    from geolearn.backbones import backbone_table, create_backbone, describe_backbone, list_backbones
-    from geolearn.backbones.adapt import Adaptation
-    from geolearn.bands import Band, get_bands, list_sensors
-    from geolearn.chips.export import export_training_data
-    from geolearn.classes import ClassInfo
-    from geolearn.data import ChipData
-    from geolearn.errors import GeoLearnError
-    from geolearn.models import (
-        FCN,
-        FCOS,
-        FPN,
-        MUSTER,
-        AttentionUNet,
-        ChangeDetector,
-        DeepLab,
-        DeepLabV3,
-        FasterRCNN,
-        FeatureClassifier,
-        LinearProbe,
-        MaskRCNN,
-        PixelRegressor,
-        PSPNet,
-        PSPNetClassifier,
-        RetinaNet,
-        RTDetr,
-        SegFormer,
-        SingleShotDetector,
-        UNet,
-        UnetClassifier,
-        UPerNet,
-        load_model,
-    )
-    from geolearn.prepare import prepare_data
-
 
 def __getattr__(name: str) -> object:
     """Load a public name on first use: importing geolearn itself takes milliseconds, torch seconds."""
     if name not in __all__:
-        from geolearn.arcgis_names import PUBLIC
+        from geolearn.arguments import PUBLIC
         from geolearn.errors import ArcGISNameError
 
         if name in PUBLIC:

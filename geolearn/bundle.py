@@ -20,8 +20,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as format_safetensors
 from torch import Tensor
 
-from geolearn.errors import BundleError
-from geolearn.files import atomic_write
+from geolearn import errors, files
 
 FORMAT = 1
 """Number of the manifest's format; readers take every number up to their own."""
@@ -93,7 +92,7 @@ def write_bundle(path: str | Path, bundle: Bundle) -> Path:
     weights_name = f'{stem}.safetensors'
     emd = dict(bundle.emd) | {'ModelFile': weights_name, 'geolearn': {**bundle.manifest, 'format': FORMAT}}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.weights.items()}
-    with atomic_write(path) as part, zipfile.ZipFile(part, 'w', zipfile.ZIP_STORED) as archive:
+    with files.atomic_write(path) as part, zipfile.ZipFile(part, 'w', zipfile.ZIP_STORED) as archive:
         archive.writestr(f'{stem}.emd', json.dumps(emd, indent=2, allow_nan=False))
         archive.writestr(weights_name, format_safetensors(tensors))
         for name, content in bundle.extras.items():
@@ -119,10 +118,10 @@ def find_bundle(path: str | Path) -> Path:
         found = sorted(path.glob(f'*{SUFFIX}')) or unpacked
         if len(found) != 1:
             names = ', '.join(p.name for p in found) or 'none'
-            raise BundleError(f'{path} must hold exactly one {SUFFIX} file, found {names}; pass the file itself')
+            raise errors.BundleError(f'{path} must hold exactly one {SUFFIX} file, found {names}; pass the file itself')
         return found[0]
     if not path.is_file():
-        raise BundleError(f'{path} does not exist; pass the {SUFFIX} that model.save() wrote')
+        raise errors.BundleError(f'{path} does not exist; pass the {SUFFIX} that model.save() wrote')
     return path
 
 
@@ -137,13 +136,15 @@ def read_bundle(path: str | Path) -> Bundle:
     try:
         return _read_folder(path) if path.suffix == '.emd' else _read_zip(path)
     except _BROKEN_ZIP as error:
-        raise BundleError(f'{path} is no readable {SUFFIX}: {error}; it may be truncated, copy it again') from error
+        raise errors.BundleError(
+            f'{path} is no readable {SUFFIX}: {error}; it may be truncated, copy it again'
+        ) from error
     except MemoryError as error:
-        raise BundleError(f'{path} needs more memory than there is') from error
+        raise errors.BundleError(f'{path} needs more memory than there is') from error
     except (SafetensorError, ValueError, KeyError) as error:
-        if isinstance(error, BundleError):
+        if isinstance(error, errors.BundleError):
             raise
-        raise BundleError(f'the weights in {path} are broken: {error}; copy the file again') from error
+        raise errors.BundleError(f'the weights in {path} are broken: {error}; copy the file again') from error
 
 
 def _read_zip(path: Path) -> Bundle:
@@ -159,7 +160,7 @@ def _read_zip(path: Path) -> Bundle:
 def _read_folder(path: Path) -> Bundle:
     """Read the bundle whose .emd this is; figures are left where they are."""
     if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise BundleError(f'{path} is {path.stat().st_size} bytes; that is no model definition')
+        raise errors.BundleError(f'{path} is {path.stat().st_size} bytes; that is no model definition')
     emd = _parse_emd(path.read_bytes(), str(path))
     # names of files in the folder, so that no name leads out of it
     weights = path.parent / _weights_name(emd, [item.name for item in path.parent.iterdir()], path)
@@ -169,28 +170,32 @@ def _read_folder(path: Path) -> Bundle:
 def _check_members(members: list[zipfile.ZipInfo], path: Path, size: int) -> None:
     """Refuse what is unsafe or absurd by the sizes that a zip declares, before anything is unpacked."""
     if len(members) > MAX_MEMBERS:
-        raise BundleError(f'{path} holds {len(members)} members; at most {MAX_MEMBERS} are read')
+        raise errors.BundleError(f'{path} holds {len(members)} members; at most {MAX_MEMBERS} are read')
     figures = [member for member in members if _is_figure(member)]
     for what, group, most in (('members', members, MAX_BYTES), ('figures', figures, MAX_FIGURE_BYTES)):
         if (total := sum(member.file_size for member in group)) > most:
-            raise BundleError(f'{path}: its {what} unpack to {total} bytes; at most {most} are read')
+            raise errors.BundleError(f'{path}: its {what} unpack to {total} bytes; at most {most} are read')
     if (packed := sum(member.compress_size for member in members)) > size:
-        raise BundleError(f'{path} claims {packed} bytes of packed members in a file of {size}; do not trust it')
+        raise errors.BundleError(f'{path} claims {packed} bytes of packed members in a file of {size}; do not trust it')
     seen: set[str] = set()
     for member in members:
         name = member.filename
         parts = PurePosixPath(name).parts
         unsafe = not parts or name.startswith('/') or '..' in parts or '\\' in name or ':' in name or '\0' in name
         if unsafe or stat.S_ISLNK(member.external_attr >> 16):
-            raise BundleError(f'{path} holds the member {name!r}, which points out of the bundle; do not trust it')
+            raise errors.BundleError(
+                f'{path} holds the member {name!r}, which points out of the bundle; do not trust it'
+            )
         folded = str(PurePosixPath(name)).casefold()
         if folded in seen:
-            raise BundleError(f'{path} holds the member {name!r} twice; do not trust it')
+            raise errors.BundleError(f'{path} holds the member {name!r} twice; do not trust it')
         seen.add(folded)
         if member.file_size > max(MAX_RATIO * member.compress_size, MAX_SMALL_BYTES):
-            raise BundleError(f'{path}: member {name!r} unpacks to {member.file_size} bytes; that is no model')
+            raise errors.BundleError(f'{path}: member {name!r} unpacks to {member.file_size} bytes; that is no model')
         if member.flag_bits & 0x1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise BundleError(f'{path}: member {name!r} is encrypted or oddly packed; geolearn writes no such bundles')
+            raise errors.BundleError(
+                f'{path}: member {name!r} is encrypted or oddly packed; geolearn writes no such bundles'
+            )
 
 
 def _is_figure(member: zipfile.ZipInfo) -> bool:
@@ -201,9 +206,11 @@ def _is_figure(member: zipfile.ZipInfo) -> bool:
 def _find_emd(members: list[zipfile.ZipInfo], path: Path) -> zipfile.ZipInfo:
     found = [member for member in members if member.filename.endswith('.emd') and '/' not in member.filename]
     if len(found) != 1:
-        raise BundleError(f'{path} must hold exactly one .emd at its root, found {len(found)}')
+        raise errors.BundleError(f'{path} must hold exactly one .emd at its root, found {len(found)}')
     if found[0].file_size > MAX_MANIFEST_BYTES:
-        raise BundleError(f'{path}: {found[0].filename} is {found[0].file_size} bytes; that is no model definition')
+        raise errors.BundleError(
+            f'{path}: {found[0].filename} is {found[0].file_size} bytes; that is no model definition'
+        )
     return found[0]
 
 
@@ -213,23 +220,23 @@ def _parse_emd(content: bytes, name: str) -> dict[str, Any]:
         # numbers beyond those of JSON, and halves of characters, which no file can hold
         json.dumps(emd, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise BundleError(f'{name} is not valid JSON: {error}') from error
+        raise errors.BundleError(f'{name} is not valid JSON: {error}') from error
     manifest = emd.get('geolearn') if isinstance(emd, dict) else None
     if not isinstance(manifest, dict):
-        raise BundleError(
+        raise errors.BundleError(
             f'{name} was not written by geolearn: it has no "geolearn" block. Weights of other software have '
             'other layers; train the model again with geolearn'
         )
     number = manifest.get('format')
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise BundleError(f'{name}: the manifest has format {number!r}; a whole number from 1 is needed')
+        raise errors.BundleError(f'{name}: the manifest has format {number!r}; a whole number from 1 is needed')
     if number > FORMAT:
-        raise BundleError(f'{name} has format {number} but this geolearn reads up to {FORMAT}; upgrade geolearn')
+        raise errors.BundleError(f'{name} has format {number} but this geolearn reads up to {FORMAT}; upgrade geolearn')
     return emd
 
 
 def _weights_name(emd: Mapping[str, Any], names: list[str], path: Path) -> str:
     name = emd.get('ModelFile')
     if not isinstance(name, str) or not name.endswith('.safetensors') or name not in names:
-        raise BundleError(f'{path}: ModelFile is {name!r}; the name of a .safetensors member is needed')
+        raise errors.BundleError(f'{path}: ModelFile is {name!r}; the name of a .safetensors member is needed')
     return name

@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from geolearn import plotting
-from geolearn.arcgis_names import DATA
+from geolearn import normalize, notebook, plotting
+from geolearn.arguments import DATA
 from geolearn.bands import Band
-from geolearn.chips.batches.balance import class_weights
+from geolearn.chips.batches.collate import class_weights
 from geolearn.chips.batches.loader import ChipDataset, ChipLoader
 from geolearn.chips.label import Task
 from geolearn.chips.meaning import classes as taxonomy
 from geolearn.chips.packing.table import ChipTable, TargetStatistics
 from geolearn.chips.splits.split import Split
 from geolearn.classes import ClassInfo
-from geolearn.normalize import Normalization
-from geolearn.notebook import rows_as_html
 from geolearn.statistics import BandStatistics
 
 if TYPE_CHECKING:
@@ -70,7 +68,7 @@ class ChipData:
     ignored_values: tuple[int, ...]
     chip_size: int
     statistics: BandStatistics
-    normalization: Normalization | None
+    normalization: normalize.Normalization | None
     value_counts: Mapping[int, int]
     dtype: str
     train_dl: ChipLoader = field(repr=False)
@@ -219,7 +217,7 @@ class ChipData:
         return pd.DataFrame(columns, index=pd.Index(self.classes, name='class'))
 
     def _repr_html_(self) -> str:
-        return rows_as_html(repr(self))
+        return notebook.rows_as_html(repr(self))
 
     def __repr__(self) -> str:
         total = max(sum(self.value_counts.values()), 1)

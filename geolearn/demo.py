@@ -9,15 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from geolearn import classes, errors, prepare, synthetic
 from geolearn.chips.export import export_training_data
-from geolearn.classes import IGNORE_INDEX, index_table
-from geolearn.errors import ChipFolderError
 from geolearn.metrics import ConfusionMatrix
 from geolearn.models import DeepLab
 from geolearn.plotting import show_predictions
-from geolearn.prepare import prepare_data
 from geolearn.raster import open_raster, raster_bands, read_image, read_label
-from geolearn.synthetic import CLASSES, make_scene, write_scene
 
 Say = Callable[[str], None]
 
@@ -41,24 +38,24 @@ def run_demo(out: str | Path, *, backbone: str = 'dofa_tiny', epochs: int = EPOC
     started = time.perf_counter()
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ChipFolderError(f'{folder} is not empty; name a new folder for the demo')
+        raise errors.ChipFolderError(f'{folder} is not empty; name a new folder for the demo')
     folder.mkdir(parents=True, exist_ok=True)
     train_image, train_label = folder / 'scene_1.tif', folder / 'scene_1_labels.tif'
     test_image, test_label = folder / 'scene_2.tif', folder / 'scene_2_labels.tif'
     say('1. Drawing two scenes: ten Sentinel-2 bands, six classes, clouds, a NoData border')
-    write_scene(make_scene(SCENE_SIZE, seed=1), train_image, train_label)
-    write_scene(make_scene(768, seed=2), test_image, test_label)
+    synthetic.write_scene(synthetic.make_scene(SCENE_SIZE, seed=1), train_image, train_label)
+    synthetic.write_scene(synthetic.make_scene(768, seed=2), test_image, test_label)
     say("2. Exporting chips of the first in ArcGIS's Classified_Tiles layout")
     chips = export_training_data(
         train_image,
         train_label,
         folder / 'chips',
-        classes=CLASSES,
+        classes=synthetic.CLASSES,
         tile_size=CHIP_SIZE,
         sensor='Sentinel-2',
     )
     # neighboring chips resemble each other, so whole blocks of land are held out; label 0 is cloud and border
-    data = prepare_data(chips, chip_size=CHIP_SIZE, batch_size=8, ignore_classes=[0], split='blocks')
+    data = prepare.prepare_data(chips, chip_size=CHIP_SIZE, batch_size=8, ignore_classes=[0], split='blocks')
     say(repr(data))
     data.show_batch().savefig(folder / 'chips.png', dpi=80)
     say(f'3. Training DeepLab on {backbone} from scratch')
@@ -73,7 +70,7 @@ def run_demo(out: str | Path, *, backbone: str = 'dofa_tiny', epochs: int = EPOC
     matrix = _compare(test_image, test_label, result, folder / 'scene_2.png')
     scores = {'accuracy': matrix.accuracy, 'miou': matrix.miou, 'seconds': time.perf_counter() - started}
     say(f'\nOn the second scene: accuracy {matrix.accuracy:.3f}, mIoU {matrix.miou:.3f}')
-    for info, iou in zip(CLASSES, matrix.iou.tolist()):
+    for info, iou in zip(synthetic.CLASSES, matrix.iou.tolist()):
         say(f'  {info.name:<12} IoU {iou:.3f}')
     say(f'\nAll of it took {scores["seconds"]:.0f} s and lies in {folder.resolve()}')
     for path, what in ((bundle, 'the model'), (result, 'the map'), (folder / 'scene_2.png', 'image, truth and map')):
@@ -86,15 +83,15 @@ def _compare(image: Path, label: Path, predicted: Path, figure: Path) -> Confusi
     pixels, mask, _ = read_image(image)
     with open_raster(image) as src:
         bands = raster_bands(src)
-    table = index_table(CLASSES, [0])
+    table = classes.index_table(synthetic.CLASSES, [0])
     truth = torch.from_numpy(table[read_label(label)])
     found = torch.from_numpy(table[read_label(predicted)])
-    matrix = ConfusionMatrix.empty(len(CLASSES))
+    matrix = ConfusionMatrix.empty(len(synthetic.CLASSES))
     # a labeled pixel that the map leaves empty counts as wrong, not as ignored
-    matrix.add(torch.where(found == IGNORE_INDEX, (truth + 1) % len(CLASSES), found), truth)
+    matrix.add(torch.where(found == classes.IGNORE_INDEX, (truth + 1) % len(synthetic.CLASSES), found), truth)
     shown = pixels.astype(np.float32)
     if mask is not None:
         shown[:, ~mask] = np.nan
-    drawn = show_predictions(torch.from_numpy(shown)[None], truth[None], found[None], bands, CLASSES, side=6)
+    drawn = show_predictions(torch.from_numpy(shown)[None], truth[None], found[None], bands, synthetic.CLASSES, side=6)
     drawn.savefig(figure, dpi=100)
     return matrix

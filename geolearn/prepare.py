@@ -9,25 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from geolearn import data, device, errors
 from geolearn.arguments import check_names, record_arguments
 from geolearn.augment import BatchTransform
-from geolearn.chips.batches.balance import rare_values, repeat_factors
-from geolearn.chips.batches.collate import CollateConfig, check_rare_crops
-from geolearn.chips.batches.loader import ChipDataset, ChipLoader, LoaderOptions
+from geolearn.chips.batches import collate, loader
 from geolearn.chips.label import Target, Task
+from geolearn.chips.meaning import augmentation, inputs, values
 from geolearn.chips.meaning import classes as taxonomy
-from geolearn.chips.meaning.augmentation import Transforms, check_transforms, choose_transform
 from geolearn.chips.meaning.bands import BandChoice
-from geolearn.chips.meaning.inputs import ChosenInput, choose_input
-from geolearn.chips.meaning.values import check_values, numbers_of, refuse_class_options
 from geolearn.chips.packing.collection import Collection, GivenChips, open_collection
 from geolearn.chips.packing.table import ChipTable
 from geolearn.chips.splits.divide import Division, SplitChoice, divide
 from geolearn.chips.splits.split import Split
 from geolearn.classes import ClassInfo
-from geolearn.data import ChipData
-from geolearn.device import choose_device
-from geolearn.errors import ChipFolderError
 from geolearn.normalize import Normalization, Normalize, check_normalize, choose_normalization
 
 log = logging.getLogger('geolearn')
@@ -42,7 +36,7 @@ def prepare_data(
     chip_size: int = 224,
     val_split_pct: float = 0.1,
     batch_size: int | None = DEFAULT_BATCH_SIZE,
-    transforms: Transforms = None,
+    transforms: augmentation.Transforms = None,
     seed: int = 42,
     dataset_type: str | None = None,
     *,
@@ -64,7 +58,7 @@ def prepare_data(
     rare_class_crops: bool = False,
     num_workers: int = 0,
     pack: bool = True,
-) -> ChipData:
+) -> data.ChipData:
     """Read folders that "Export Training Data For Deep Learning" wrote, or that hold chips in another common format.
 
     The first use copies the chips into one file in the cache (GEOLEARN_CACHE, else the platform's), from which training
@@ -123,7 +117,7 @@ def prepare_data(
     arguments.pop('working_dir', None)  # says where models go, not what they are
     _check_numbers(chip_size=chip_size, batch_size=batch_size, seed=seed, num_workers=num_workers)
     _check_words(dataset_type, normalize)
-    check_transforms(transforms)
+    augmentation.check_transforms(transforms)
     taxonomy.check_mapping(class_mapping or {})
     division = Division(split, val_split_pct, test_split_pct, block_size, label_fraction, seed)
     parts = [_paths(path), _paths(valid_path), _paths(test_path)]
@@ -133,28 +127,28 @@ def prepare_data(
         dataset_type,
         pack=pack,
         target=target,
-        nodata=numbers_of('nodata', nodata),
-        unlabelled=numbers_of('unlabelled', unlabelled),
+        nodata=values.numbers_of('nodata', nodata),
+        unlabelled=values.numbers_of('unlabelled', unlabelled),
     )
     about_classes = {'class_mapping': class_mapping, 'ignore_classes': ignore_classes, 'oversample': oversample}
-    refuse_class_options(chips.task, about_classes | {"split='stratified'": split == 'stratified'})
-    choice = choose_input(chips, bands, extract_bands, normalize)
+    values.refuse_class_options(chips.task, about_classes | {"split='stratified'": split == 'stratified'})
+    choice = inputs.choose_input(chips, bands, extract_bands, normalize)
     classes = _choose_classes(chips, choice, class_mapping or {}, ignore_classes)
     found, split_notes = _divide(chips, choice.table, classes, division, parts)
-    options = LoaderOptions(
+    options = loader.LoaderOptions(
         batch_size=batch_size or DEFAULT_BATCH_SIZE,
         shuffle=True,
         transform=_make_transform(transforms, chips, choice, classes),
         seed=seed,
         num_workers=num_workers,
-        device=choose_device(),
-        repeats=repeat_factors(classes.presence[list(found.train)]) if oversample else None,
+        device=device.choose_device(),
+        repeats=collate.repeat_factors(classes.presence[list(found.train)]) if oversample else None,
     )
     config = _make_config(chips, choice, classes, options, chip_size=chip_size, rare=rare_class_crops)
     train_dl, valid_dl, test_dl = _make_loaders(chips, found, config, options)
     sized = f'batch_size=None means batches of {DEFAULT_BATCH_SIZE}, or fewer where chips are fewer'
     notes = [sized] if batch_size is None else []
-    return ChipData(
+    return data.ChipData(
         path=chips.folders[0].opened.folder,
         working_dir=Path(working_dir) if working_dir else None,
         task=chips.task,
@@ -192,7 +186,7 @@ class _Classes(NamedTuple):
 
 
 def _choose_classes(
-    chips: Collection, choice: ChosenInput, renamed: Mapping[int, str], ignore: Sequence[int | str]
+    chips: Collection, choice: inputs.ChosenInput, renamed: Mapping[int, str], ignore: Sequence[int | str]
 ) -> _Classes:
     counts = choice.value_counts
     listed = chips.listed_classes(renamed)
@@ -213,7 +207,7 @@ def _divide(
         table, classes.presence, division, part_of, whole=chips.task == Task.LABEL, folders=chips.part_of
     )
     if chips.task == Task.REGRESSION:
-        return split, notes + check_values(table, split)
+        return split, notes + values.check_values(table, split)
     warnings = taxonomy.part_notes(table, classes.infos, split, stratified=division.split == 'stratified')
     for warning in warnings:
         log.warning(warning)
@@ -221,9 +215,9 @@ def _divide(
 
 
 def _make_transform(
-    given: Transforms, chips: Collection, choice: ChosenInput, classes: _Classes
+    given: augmentation.Transforms, chips: Collection, choice: inputs.ChosenInput, classes: _Classes
 ) -> BatchTransform | None:
-    return choose_transform(
+    return augmentation.choose_transform(
         given,
         chips.task,
         choice.bands,
@@ -235,13 +229,19 @@ def _make_transform(
 
 
 def _make_config(
-    chips: Collection, choice: ChosenInput, classes: _Classes, options: LoaderOptions, *, chip_size: int, rare: bool
-) -> CollateConfig:
+    chips: Collection,
+    choice: inputs.ChosenInput,
+    classes: _Classes,
+    options: loader.LoaderOptions,
+    *,
+    chip_size: int,
+    rare: bool,
+) -> collate.CollateConfig:
     counts = choice.value_counts
     if rare:
-        check_rare_crops(chips.task, chip_size, int(chips.table.shapes.max()))
+        collate.check_rare_crops(chips.task, chip_size, int(chips.table.shapes.max()))
     trained = {value: count for value, count in counts.items() if value not in classes.ignored}
-    return CollateConfig(
+    return collate.CollateConfig(
         task=chips.task,
         channels=choice.channels,
         dates=chips.table.dates,
@@ -250,12 +250,12 @@ def _make_config(
         ignored_index=taxonomy.ignored_index(chips.task),
         stored=options.device.type == 'cuda',
         chip_size=min(chip_size, int(chips.table.shapes.max())),
-        rare_values=rare_values(trained) if rare else (),
+        rare_values=collate.rare_values(trained) if rare else (),
         seed=options.seed,
     )
 
 
-def _normalization(choice: ChosenInput, dtype: str) -> Normalization | None:
+def _normalization(choice: inputs.ChosenInput, dtype: str) -> Normalization | None:
     """Choose what the first layer does; None where the backbone's own statistics decide."""
     if choice.normalize == 'pretraining':
         return None
@@ -279,16 +279,16 @@ def _finder(chips: Collection, table: ChipTable) -> Callable[[int], str]:
 
 
 def _make_loaders(
-    chips: Collection, split: Split, config: CollateConfig, options: LoaderOptions
-) -> tuple[ChipLoader, ChipLoader, ChipLoader | None]:
+    chips: Collection, split: Split, config: collate.CollateConfig, options: loader.LoaderOptions
+) -> tuple[loader.ChipLoader, loader.ChipLoader, loader.ChipLoader | None]:
     """Make the loaders; only that of training is shuffled, cropped at random and augmented."""
 
-    def make(positions: tuple[int, ...], *, training: bool) -> ChipLoader:
-        items = ChipDataset(chips.store, positions, replace(config, random_crop=training))
+    def make(positions: tuple[int, ...], *, training: bool) -> loader.ChipLoader:
+        items = loader.ChipDataset(chips.store, positions, replace(config, random_crop=training))
         size = min(options.batch_size, len(positions))
         if training:
-            return ChipLoader(items, replace(options, batch_size=size))
-        return ChipLoader(items, replace(options, batch_size=size, shuffle=False, transform=None, repeats=None))
+            return loader.ChipLoader(items, replace(options, batch_size=size))
+        return loader.ChipLoader(items, replace(options, batch_size=size, shuffle=False, transform=None, repeats=None))
 
     test = make(split.test, training=False) if split.test else None
     return make(split.train, training=True), make(split.valid, training=False), test
@@ -300,13 +300,13 @@ def _paths(given: str | Path | GivenChips | Sequence[str | Path]) -> list[str | 
     paths = [given] if isinstance(given, str | Path) else list(given) if isinstance(given, Sequence) else [given]
     for path in paths:
         if not isinstance(path, str | Path) or not str(path).strip():
-            raise ChipFolderError(f'a chip folder is needed, or a list of them; got {path!r}')
+            raise errors.ChipFolderError(f'a chip folder is needed, or a list of them; got {path!r}')
     return list[str | Path | GivenChips](paths)
 
 
 def _check_words(dataset_type: object, normalize: Normalize) -> None:
     if dataset_type is not None and not isinstance(dataset_type, str):
-        raise ChipFolderError(f"dataset_type must be a name such as 'Classified_Tiles', got {dataset_type!r}")
+        raise errors.ChipFolderError(f"dataset_type must be a name such as 'Classified_Tiles', got {dataset_type!r}")
     if isinstance(normalize, str):
         check_normalize(normalize, 0)
 
@@ -322,4 +322,4 @@ def _check_numbers(*, chip_size: int, batch_size: int | None, seed: int, num_wor
         if name == 'batch_size' and value is None:
             continue
         if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
-            raise ChipFolderError(f'{name} must be a whole number of at least {low}, got {value!r}')
+            raise errors.ChipFolderError(f'{name} must be a whole number of at least {low}, got {value!r}')

@@ -9,6 +9,7 @@ import numpy as np
 from affine import Affine
 from rasterio.windows import Window
 
+from geolearn import data, errors, prepare
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.formats import OpenedFolder
 from geolearn.chips.label import ChipSource, Label, Listing, Task, mask_boxes
@@ -17,9 +18,6 @@ from geolearn.chips.meaning.bands import BandChoice
 from geolearn.chips.packing.collection import GivenChips
 from geolearn.chips.splits.divide import SplitChoice
 from geolearn.classes import ClassInfo
-from geolearn.data import ChipData
-from geolearn.errors import ChipFolderError
-from geolearn.prepare import DEFAULT_BATCH_SIZE, prepare_data
 from geolearn.raster import GeoBox, open_raster, raster_geobox, read_window
 
 Item = Callable[[int], tuple[Any, Any]]
@@ -36,7 +34,7 @@ def from_arrays(
     class_mapping: Mapping[int, str] | None = None,
     chip_size: int | None = None,
     val_split_pct: float = 0.1,
-    batch_size: int | None = DEFAULT_BATCH_SIZE,
+    batch_size: int | None = prepare.DEFAULT_BATCH_SIZE,
     transforms: Transforms = None,
     seed: int = 42,
     working_dir: str | Path | None = None,
@@ -44,7 +42,7 @@ def from_arrays(
     unlabelled: Sequence[float] = (),
     nodata: float | None = None,
     split: SplitChoice = 'random',
-) -> ChipData:
+) -> data.ChipData:
     """Prepare chips that lie in memory; nothing is written to disk.
 
     Args:
@@ -70,9 +68,9 @@ def from_arrays(
         ChipFolderError: If images and labels do not fit together.
     """
     if len(images) == 0:
-        raise ChipFolderError('images hold no chip; pass (chips, bands, height, width)')
+        raise errors.ChipFolderError('images hold no chip; pass (chips, bands, height, width)')
     if labels is not None and len(labels) != len(images):
-        raise ChipFolderError(f'found {len(images)} images and {len(labels)} labels; each image needs one')
+        raise errors.ChipFolderError(f'found {len(images)} images and {len(labels)} labels; each image needs one')
     listing = _listing(
         lambda index: (images[index], None if labels is None else labels[index]),
         len(images),
@@ -95,7 +93,7 @@ def from_dataset(
     class_mapping: Mapping[int, str] | None = None,
     chip_size: int | None = None,
     val_split_pct: float = 0.1,
-    batch_size: int | None = DEFAULT_BATCH_SIZE,
+    batch_size: int | None = prepare.DEFAULT_BATCH_SIZE,
     transforms: Transforms = None,
     seed: int = 42,
     working_dir: str | Path | None = None,
@@ -103,7 +101,7 @@ def from_dataset(
     unlabelled: Sequence[float] = (),
     nodata: float | None = None,
     split: SplitChoice = 'random',
-) -> ChipData:
+) -> data.ChipData:
     """Prepare the chips of a torch Dataset; they are read from it whenever they are needed.
 
     Args:
@@ -127,7 +125,7 @@ def from_dataset(
         ChipFolderError: If images and targets do not fit together.
     """
     if len(dataset) == 0:
-        raise ChipFolderError('the dataset holds no item')
+        raise errors.ChipFolderError('the dataset holds no item')
     listing = _listing(
         partial(_dataset_item, dataset),
         len(dataset),
@@ -152,7 +150,7 @@ def from_rasters(
     class_mapping: Mapping[int, str] | None = None,
     chip_size: int = 224,
     val_split_pct: float = 0.2,
-    batch_size: int | None = DEFAULT_BATCH_SIZE,
+    batch_size: int | None = prepare.DEFAULT_BATCH_SIZE,
     transforms: Transforms = None,
     seed: int = 42,
     working_dir: str | Path | None = None,
@@ -161,7 +159,7 @@ def from_rasters(
     nodata: float | None = None,
     split: SplitChoice = 'blocks',
     block_size: float | None = None,
-) -> ChipData:
+) -> data.ChipData:
     """Prepare windows of a raster and of the label raster on its grid; no chip is written to disk.
 
     The windows lie side by side. They are divided by blocks, so that neighbors of a validation chip are not trained
@@ -197,7 +195,7 @@ def from_rasters(
             or not geobox.transform.almost_equals(other.transform)
             or geobox.crs != other.crs
         ):
-            raise ChipFolderError(
+            raise errors.ChipFolderError(
                 f'{labels} lies on another grid than {raster} ({other.shape} and {geobox.shape} pixels); bring it to '
                 'the same grid, or use export_training_data, which resamples labels'
             )
@@ -207,7 +205,9 @@ def from_rasters(
         side = min(4, max(1, min(geobox.shape) // chip_size // 4))
         block_size = side * chip_size * max(geobox.resolution)
     if not windows:
-        raise ChipFolderError(f'no window of {chip_size} pixels of {labels} holds a label; pass a smaller chip_size')
+        raise errors.ChipFolderError(
+            f'no window of {chip_size} pixels of {labels} holds a label; pass a smaller chip_size'
+        )
     chips = tuple(
         ChipSource(
             name=f'r{int(window.row_off):06d}_c{int(window.col_off):06d}',
@@ -227,9 +227,9 @@ def from_rasters(
     )  # fmt: skip
 
 
-def _prepare(name: str, listing: Listing, *, working_dir: str | Path | None, **options: Any) -> ChipData:
+def _prepare(name: str, listing: Listing, *, working_dir: str | Path | None, **options: Any) -> data.ChipData:
     opened = OpenedFolder(Path.cwd(), 'Classified_Tiles', ExportMetadata.empty(), listing, ())
-    return prepare_data(GivenChips(name, opened), working_dir=working_dir or Path.cwd(), pack=False, **options)
+    return prepare.prepare_data(GivenChips(name, opened), working_dir=working_dir or Path.cwd(), pack=False, **options)
 
 
 def _listing(
@@ -276,7 +276,7 @@ def _as_array(value: Any) -> np.ndarray:
 def _as_image(value: Any) -> np.ndarray:
     image = _as_array(value)
     if image.ndim != 3:
-        raise ChipFolderError(f'an image must be (bands, height, width), got shape {image.shape}')
+        raise errors.ChipFolderError(f'an image must be (bands, height, width), got shape {image.shape}')
     return image
 
 
@@ -290,7 +290,7 @@ def _task_of(target: Any) -> Task:
         return Task.LABELS
     if label.ndim == 0:
         return Task.LABEL
-    raise ChipFolderError(
+    raise errors.ChipFolderError(
         f'a label of shape {label.shape} is not known; pass (height, width), a class value, (classes,) bool, or '
         '(boxes, class values)'
     )
@@ -341,7 +341,7 @@ def _item_image(item: Item, index: int) -> tuple[np.ndarray, np.ndarray | None, 
 def _item_label(item: Item, index: int, task: Task, unlabelled: tuple[float, ...], shape: tuple[int, int]) -> Label:
     label = _as_label(item(index)[1], task, unlabelled)
     if label.raster is not None and label.raster.shape != shape:
-        raise ChipFolderError(f'chip {index}: the label is {label.raster.shape} pixels and the image {shape}')
+        raise errors.ChipFolderError(f'chip {index}: the label is {label.raster.shape} pixels and the image {shape}')
     return label
 
 

@@ -5,6 +5,6 @@ calls `initialize`, `getParameterInfo` and `getConfiguration`, and then `updateP
 No one has tried that here for want of a license: these functions hold to what is known of the calls.
 """
 
-from geolearn.arcgis.functions import ClassifyObjects, ClassifyPixels, DetectInstances, DetectObjects
+from geolearn.arcgis.raster_functions import ClassifyObjects, ClassifyPixels, DetectInstances, DetectObjects
 
 __all__ = ['ClassifyObjects', 'ClassifyPixels', 'DetectInstances', 'DetectObjects']

@@ -6,11 +6,11 @@ them move together.
 """
 
 from geolearn.augment.augmentation import Augmentation, CutMix, Mixup, OneOf
-from geolearn.augment.draws import ChipGenerator
 from geolearn.augment.transforms import (
     BandDropout,
     BatchTransform,
     Chain,
+    ChipGenerator,
     Clouds,
     Dihedral,
     Noise,

@@ -10,18 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from geolearn.augment import draws
-from geolearn.augment.transforms import (
-    BandDropout,
-    BatchTransform,
-    Chain,
-    Clouds,
-    Dihedral,
-    Noise,
-    Radiometry,
-    ScaleCrop,
-    check_between,
-)
+from geolearn.augment import transforms
+from geolearn.augment import transforms as draws
 from geolearn.batch import Batch
 
 
@@ -38,7 +28,7 @@ class _Mix:
     class_count: int | None = None
 
     def __post_init__(self) -> None:
-        check_between('alpha', self.alpha, 1e-3)
+        transforms.check_between('alpha', self.alpha, 1e-3)
 
     def _draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, np.ndarray]:
         """Return for each image which other one it takes from, and the share that it takes."""
@@ -187,11 +177,11 @@ class Augmentation:
         return self._chain(batch, generator)
 
     @cached_property
-    def _chain(self) -> Chain:
-        steps: list[BatchTransform] = [Dihedral(self.dihedral)]
+    def _chain(self) -> transforms.Chain:
+        steps: list[transforms.BatchTransform] = [transforms.Dihedral(self.dihedral)]
         if self.scale_crop is not None:
-            steps.append(ScaleCrop(*self.scale_crop))
-        mixes: list[BatchTransform] = []
+            steps.append(transforms.ScaleCrop(*self.scale_crop))
+        mixes: list[transforms.BatchTransform] = []
         if self.mixup_alpha:
             mixes.append(Mixup(self.mixup_alpha, self.class_count))
         if self.cutmix_alpha:
@@ -199,14 +189,14 @@ class Augmentation:
         if mixes:
             steps.append(OneOf(mixes) if len(mixes) > 1 else mixes[0])
         if self.gain or self.offset:
-            steps.append(Radiometry(self.band_std, self.gain, self.offset))
+            steps.append(transforms.Radiometry(self.band_std, self.gain, self.offset))
         if self.clouds and self.cloud_brightness is not None:
-            steps.append(Clouds(self.cloud_brightness, self.clouds))
+            steps.append(transforms.Clouds(self.cloud_brightness, self.clouds))
         if self.noise:
-            steps.append(Noise(self.band_std, self.noise))
+            steps.append(transforms.Noise(self.band_std, self.noise))
         if self.band_dropout and self.band_mean is not None:
-            steps.append(BandDropout(self.band_mean, self.band_dropout))
-        return Chain(steps)
+            steps.append(transforms.BandDropout(self.band_mean, self.band_dropout))
+        return transforms.Chain(steps)
 
 
 @dataclass(frozen=True)
@@ -217,7 +207,7 @@ class OneOf:
         steps: The changes to choose from.
     """
 
-    steps: Sequence[BatchTransform]
+    steps: Sequence[transforms.BatchTransform]
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return a copy changed by one of them."""

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -10,12 +10,67 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
-from geolearn.augment import draws
+from geolearn import classes, errors
+from geolearn.augment import transforms as draws
 from geolearn.bands import Band
 from geolearn.batch import Batch, Objects
-from geolearn.classes import IGNORE_INDEX
-from geolearn.errors import BandError
 from geolearn.statistics import BandStatistics
+
+
+class ChipGenerator(torch.Generator):
+    """A generator for a batch that also has one for each image.
+
+    Draws for an image come from its own generator, seeded by chip and epoch. So a chip is changed in the same way
+    whatever batch, micro-batch or process it is in. As a plain `torch.Generator` it runs on through the epoch.
+    """
+
+    images: tuple[torch.Generator, ...] = ()
+    """One for each image of the batch at hand."""
+
+    common: torch.Generator
+    """In the same state for each batch of an epoch, for what all images share."""
+
+    def begin_batch(self, seeds: Iterable[int], common: int) -> None:
+        """Seed the draws of a batch.
+
+        Args:
+            seeds: For each image.
+            common: For what all images share.
+        """
+        self.images = tuple(torch.Generator().manual_seed(seed) for seed in seeds)
+        self.common = torch.Generator().manual_seed(common)
+
+
+def generator_of(generator: torch.Generator, image: int) -> torch.Generator:
+    """Return the generator that an image's draws come from."""
+    return generator.images[image] if isinstance(generator, ChipGenerator) else generator
+
+
+def common_generator(generator: torch.Generator) -> torch.Generator:
+    """Return the generator for what all images of a batch share."""
+    return generator.common if isinstance(generator, ChipGenerator) else generator
+
+
+def rand(generator: torch.Generator, count: int, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Draw (count, *shape) evenly from 0..1, for each of `count` images its part."""
+    if not isinstance(generator, ChipGenerator):
+        return torch.rand((count, *shape), generator=generator, dtype=dtype)
+    return torch.stack([torch.rand(shape, generator=own, dtype=dtype) for own in generator.images])
+
+
+def randint(generator: torch.Generator, high: int, count: int, *shape: int) -> Tensor:
+    """Draw (count, *shape) whole numbers below `high`, for each of `count` images its part."""
+    if not isinstance(generator, ChipGenerator):
+        return torch.randint(high, (count, *shape), generator=generator)
+    return torch.stack([torch.randint(high, shape, generator=own) for own in generator.images])
+
+
+def permutation(generator: torch.Generator, count: int) -> Tensor:
+    """Draw an order of the images; it depends on which are together in the batch."""
+    if not isinstance(generator, ChipGenerator):
+        return torch.randperm(count, generator=generator)
+    return rand(generator, count, dtype=torch.float64).argsort()
+
 
 BatchTransform = Callable[[Batch, torch.Generator], Batch]
 """Takes a batch and a generator on the CPU; returns a changed batch and leaves the given one as it was."""
@@ -69,7 +124,9 @@ def per_band(values: Sequence[float], images: Tensor, what: str) -> Tensor:
     """
     bands = images.shape[-3]
     if len(values) != bands:
-        raise BandError(f'found {len(values)} values in {what} for images of {bands} bands; give one for each band')
+        raise errors.BandError(
+            f'found {len(values)} values in {what} for images of {bands} bands; give one for each band'
+        )
     return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
 
 
@@ -226,7 +283,7 @@ class ScaleCrop:
         return replace(
             batch,
             images=torch.stack([w.bilinear(image, has_nodata=some) for w, image, some in zip(windows, images, nodata)]),
-            masks=_nearest(windows, batch.masks, IGNORE_INDEX),
+            masks=_nearest(windows, batch.masks, classes.IGNORE_INDEX),
             regression_targets=_nearest(windows, batch.regression_targets, math.nan),
             objects=objects and tuple(self._objects(w, o, images.shape) for w, o in zip(windows, objects)),
         )
@@ -438,5 +495,7 @@ def cloud_brightness(bands: Sequence[Band], statistics: BandStatistics) -> tuple
     )
     if all(value is None for value in found):
         names = ', '.join(repr(band.name) for band in bands)
-        raise BandError(f'clouds need a band with a wavelength in 0.3..3 micrometers; found {names}; pass wavelengths')
+        raise errors.BandError(
+            f'clouds need a band with a wavelength in 0.3..3 micrometers; found {names}; pass wavelengths'
+        )
     return found

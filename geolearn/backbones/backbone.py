@@ -13,12 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geolearn.backbones.loading import LoadReport
-from geolearn.backbones.token_grid import crop_maps, pad_to_multiple
+from geolearn import bands, errors
+from geolearn.backbones import loading, vit
 from geolearn.backbones.trunk import Trunk
-from geolearn.backbones.vit import global_blocks
-from geolearn.bands import Band
-from geolearn.errors import BackboneError
 
 STRIDES = (4, 8, 16, 32)
 """Strides of the pyramid, in pixels, finest first."""
@@ -202,7 +199,7 @@ def choose_strides(name: str, asked: Sequence[int] | None, offered: Sequence[int
         return offered
     strides = tuple(asked)
     if not strides or strides != tuple(stride for stride in offered if stride in strides):
-        raise BackboneError(
+        raise errors.BackboneError(
             f'{name} has no such maps: strides must be some of {offered}, finest first, got {strides}; '
             'strides=None takes all of them'
         )
@@ -223,11 +220,13 @@ def refuse_transformer_options(name: str, options: BackboneOptions) -> None:
     Its own maps serve as ``'pyramid'`` and as ``'layers'``.
     """
     if options.form == 'tokens':
-        raise BackboneError(
+        raise errors.BackboneError(
             f"{name} is a network of several resolutions without tokens; form must be 'pyramid' or 'layers'"
         )
     if options.layers is not None or options.relative_positions or options.window:
-        raise BackboneError(f'{name} is no plain transformer; layers, window and relative_positions do not apply')
+        raise errors.BackboneError(
+            f'{name} is no plain transformer; layers, window and relative_positions do not apply'
+        )
 
 
 class Backbone(nn.Module):
@@ -254,7 +253,7 @@ class Backbone(nn.Module):
         *,
         channels: Sequence[int],
         strides: Sequence[int],
-        load_report: LoadReport | None = None,
+        load_report: loading.LoadReport | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -275,7 +274,7 @@ class Backbone(nn.Module):
             BackboneError: If the network cannot do that.
         """
         if not isinstance(self.trunk, Trunk):
-            raise BackboneError(f'{self.name} cannot recompute activations; pass checkpointing=False')
+            raise errors.BackboneError(f'{self.name} cannot recompute activations; pass checkpointing=False')
         self.trunk.set_grad_checkpointing()
 
 
@@ -294,7 +293,7 @@ class MapBackbone(Backbone):
 
     def finish(self, maps: Sequence[Tensor], x: Tensor) -> list[Tensor]:
         """Turn the trunk's maps of images `x`, one for each of `layers`, into what `forward` returns."""
-        return crop_maps(self.pyramid(maps), x, self.strides)
+        return vit.crop_maps(self.pyramid(maps), x, self.strides)
 
 
 class PyramidBackbone(MapBackbone):
@@ -310,7 +309,7 @@ class PyramidBackbone(MapBackbone):
         *,
         strides: Sequence[int] = STRIDES,
         window: int | None = None,
-        load_report: LoadReport | None = None,
+        load_report: loading.LoadReport | None = None,
     ) -> None:
         pyramid = SimpleFeaturePyramid(trunk.dim, patch=trunk.patch, strides=strides)
         super().__init__(name, trunk, channels=pyramid.channels, strides=pyramid.strides, load_report=load_report)
@@ -321,7 +320,7 @@ class PyramidBackbone(MapBackbone):
 
     def finish(self, maps: Sequence[Tensor], x: Tensor) -> list[Tensor]:
         """Turn the trunk's last map of images `x` into what `forward` returns."""
-        return crop_maps(self.pyramid(maps[0]), x, self.strides)
+        return vit.crop_maps(self.pyramid(maps[0]), x, self.strides)
 
 
 class LayerBackbone(MapBackbone):
@@ -345,7 +344,7 @@ class LayerBackbone(MapBackbone):
         layers: Sequence[int] | None = None,
         strides: Sequence[int] = STRIDES,
         window: int | None = None,
-        load_report: LoadReport | None = None,
+        load_report: loading.LoadReport | None = None,
     ) -> None:
         pyramid = LayerPyramid(trunk.dim, trunk.patch, strides=strides)
         super().__init__(name, trunk, channels=pyramid.channels, strides=pyramid.strides, load_report=load_report)
@@ -354,7 +353,7 @@ class LayerBackbone(MapBackbone):
         chosen = tuple(layers)
         _check_layers(name, chosen, trunk.depth)
         if len(chosen) != len(STRIDES):
-            raise BackboneError(f"the form 'layers' of {name} needs four layers, got {chosen}")
+            raise errors.BackboneError(f"the form 'layers' of {name} needs four layers, got {chosen}")
         self.layers = tuple(chosen[STRIDES.index(stride)] for stride in pyramid.strides)
         self.window = window
         self.pyramid = pyramid
@@ -376,7 +375,12 @@ class TokenBackbone(Backbone):
     trunk: Trunk
 
     def __init__(
-        self, name: str, trunk: Trunk, *, layers: Sequence[int] | None = None, load_report: LoadReport | None = None
+        self,
+        name: str,
+        trunk: Trunk,
+        *,
+        layers: Sequence[int] | None = None,
+        load_report: loading.LoadReport | None = None,
     ) -> None:
         count = 1 if layers is None else len(layers)
         super().__init__(
@@ -408,7 +412,7 @@ class TokenBackbone(Backbone):
             BackboneError: If this family does not offer it.
         """
         if not self.trunk.offers_attention:
-            raise BackboneError(
+            raise errors.BackboneError(
                 f'{self.name} does not offer attention maps; take a plain transformer such as dofa_base'
             )
         return self.trunk.attention_maps(x)
@@ -419,11 +423,11 @@ class ConvBackbone(Backbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute one map per stride from images (N, bands, H, W), padded with zeros to the coarsest stride."""
-        return crop_maps(self.trunk(pad_to_multiple(x, max(self.strides))), x, self.strides)
+        return vit.crop_maps(self.trunk(vit.pad_to_multiple(x, max(self.strides))), x, self.strides)
 
 
 def finish_backbone(
-    name: str, trunk: Trunk, options: BackboneOptions, *, load_report: LoadReport | None = None
+    name: str, trunk: Trunk, options: BackboneOptions, *, load_report: loading.LoadReport | None = None
 ) -> Backbone:
     """Put a trunk into the form that the options ask for.
 
@@ -458,16 +462,18 @@ def _freeze_after(trunk: Trunk, layers: Sequence[int]) -> None:
 
 def _four_layers(depth: int) -> tuple[int, ...]:
     if depth < len(STRIDES):
-        raise BackboneError(f"the form 'layers' needs four blocks or more, the network has {depth}; take 'pyramid'")
-    return global_blocks(depth)
+        raise errors.BackboneError(
+            f"the form 'layers' needs four blocks or more, the network has {depth}; take 'pyramid'"
+        )
+    return vit.global_blocks(depth)
 
 
 def _check_layers(name: str, layers: Sequence[int], depth: int) -> None:
     if not layers or any(not 0 <= layer < depth for layer in layers):
-        raise BackboneError(f'layers of {name} must lie in 0..{depth - 1}, got {tuple(layers)}')
+        raise errors.BackboneError(f'layers of {name} must lie in 0..{depth - 1}, got {tuple(layers)}')
 
 
-Builder = Callable[[str, tuple[Band, ...], BackboneOptions], Backbone]
+Builder = Callable[[str, tuple[bands.Band, ...], BackboneOptions], Backbone]
 """Builds the backbone of a name for images with these bands."""
 
 

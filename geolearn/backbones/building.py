@@ -12,29 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geolearn.backbones import catalog
-from geolearn.backbones.backbone import (
-    BUILDERS,
-    Backbone,
-    BackboneOptions,
-    Builder,
-    finish_backbone,
-    register_backbone,
-)
+from geolearn.backbones import backbone, catalog, loading, weights
 from geolearn.backbones.catalog import WeightsRecord
-from geolearn.backbones.loading import (
-    FoundState,
-    LoadReport,
-    find_state,
-    is_head,
-    load_strict,
-    load_weights_file,
-    refuse_small,
-    unwrap,
-    without_values,
-)
 from geolearn.backbones.trunk import Trunk, ViTConfig
-from geolearn.backbones.weights import fetch
 from geolearn.bands import Band, match_bands
 from geolearn.errors import BandError, WeightsError
 
@@ -147,7 +127,7 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    record: catalog.WeightsRecord, bands: Sequence[Band], options: BackboneOptions
+    record: catalog.WeightsRecord, bands: Sequence[Band], options: backbone.BackboneOptions
 ) -> Checkpoint | None:
     """Find, verify and read the weights of a record; None where the options ask for random ones.
 
@@ -163,11 +143,13 @@ def read_checkpoint(
         return None
     if not record.sources and options.weights is None:
         refuse_unpublished(record)
-    path = fetch(record, options.weights)
+    path = weights.fetch(record, options.weights)
     announce_license(record)
-    content = load_weights_file(path)
-    found = FoundState(content) if options.weights is None else find_given(content, record, bands, options, path)
-    state, dropped = unwrap(found.state, wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop)
+    content = loading.load_weights_file(path)
+    found = (
+        loading.FoundState(content) if options.weights is None else find_given(content, record, bands, options, path)
+    )
+    state, dropped = loading.unwrap(found.state, wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop)
     source = f'{path} ({found.note})' if found.note else str(path)
     return Checkpoint(state, (*dropped, *found.ignored), source=source)
 
@@ -176,9 +158,9 @@ def find_given(
     content: Mapping[str, Any],
     record: catalog.WeightsRecord,
     bands: Sequence[Band],
-    options: BackboneOptions,
+    options: backbone.BackboneOptions,
     path: Path,
-) -> FoundState:
+) -> loading.FoundState:
     """Find the weights of a record in a user's file, whose names may have any prefix; heads are left out.
 
     Args:
@@ -191,13 +173,13 @@ def find_given(
     Raises:
         WeightsError: If the file holds no tensors, or far too few for the encoder.
     """
-    with without_values():
+    with loading.without_values():
         random = replace(options, pretrained=False, weights=None)
-        needed = BUILDERS[record.name].build(record.name, tuple(bands), random).trunk.state_dict()
-    found = find_state(content, needed, str(path), prefixes=record.prefixes)
-    heads = tuple(name for name in found.state if name not in needed and is_head(name))
+        needed = backbone.BUILDERS[record.name].build(record.name, tuple(bands), random).trunk.state_dict()
+    found = loading.find_state(content, needed, str(path), prefixes=record.prefixes)
+    heads = tuple(name for name in found.state if name not in needed and loading.is_head(name))
     state = {name: value for name, value in found.state.items() if name not in heads}
-    refuse_small(state, needed, str(path))
+    loading.refuse_small(state, needed, str(path))
     usual = [prefix for prefix in record.prefixes if any(name.startswith(prefix) for name in state)]
     notes = [*([found.note] if found.note else []), *(f'without the prefix {prefix!r}' for prefix in usual)]
     return replace(found, state=state, ignored=(*found.ignored, *heads), note=', '.join(notes))
@@ -266,12 +248,12 @@ def build_fixed_band(
     record: catalog.WeightsRecord,
     trunk: Trunk,
     bands: Sequence[Band],
-    options: BackboneOptions,
+    options: backbone.BackboneOptions,
     *,
     checkpoint: Checkpoint | None,
     stem: str = 'patch_embed.proj.weight',
     may_be_missing: Sequence[str] = (),
-) -> Backbone:
+) -> backbone.Backbone:
     """Fill a trunk that was built for `bands` with weights made for fixed bands, and put it into its form.
 
     Args:
@@ -288,7 +270,7 @@ def build_fixed_band(
     if checkpoint is not None:
         checkpoint = fit_stem(checkpoint, record, bands, key=stem, patch=trunk.patch)
         report = load_checkpoint(trunk, checkpoint, options, may_be_missing=may_be_missing)
-    return finish_backbone(record.name, trunk, options, load_report=report)
+    return backbone.finish_backbone(record.name, trunk, options, load_report=report)
 
 
 def rename(checkpoint: Checkpoint, patterns: Sequence[tuple[str, str]]) -> Checkpoint:
@@ -301,7 +283,9 @@ def rename(checkpoint: Checkpoint, patterns: Sequence[tuple[str, str]]) -> Check
     return replace(checkpoint, state=state)
 
 
-def register_family(*families: str, tokens: bool | Callable[[str], bool] = True) -> Callable[[Builder], Builder]:
+def register_family(
+    *families: str, tokens: bool | Callable[[str], bool] = True
+) -> Callable[[backbone.Builder], backbone.Builder]:
     """Decorate the function that builds every backbone that the catalog holds of some families.
 
     Args:
@@ -309,21 +293,21 @@ def register_family(*families: str, tokens: bool | Callable[[str], bool] = True)
         tokens: Whether they have the form ``'tokens'``, or a function that says so of a name.
     """
 
-    def add(build: Builder) -> Builder:
+    def add(build: backbone.Builder) -> backbone.Builder:
         for record in catalog.read_catalog().values():
             if record.family in families:
-                register_backbone(record.name, tokens=tokens)(build)
+                backbone.register_backbone(record.name, tokens=tokens)(build)
         return build
 
     return add
 
 
 def load_checkpoint(
-    trunk: nn.Module, checkpoint: Checkpoint, options: BackboneOptions, *, may_be_missing: Sequence[str] = ()
-) -> LoadReport:
+    trunk: nn.Module, checkpoint: Checkpoint, options: backbone.BackboneOptions, *, may_be_missing: Sequence[str] = ()
+) -> loading.LoadReport:
     """Load a checkpoint into a trunk strictly; relative positions, which no checkpoint has, may be missing."""
     new = ('*.rel_pos_h', '*.rel_pos_w') if options.relative_positions else ()
-    return load_strict(
+    return loading.load_strict(
         trunk,
         checkpoint.state,
         may_be_missing=(*may_be_missing, *new),
@@ -382,7 +366,7 @@ class PatchEmbed(nn.Module):
 
 def make_config(
     record: WeightsRecord,
-    options: BackboneOptions,
+    options: backbone.BackboneOptions,
     *,
     checkpoint: Checkpoint | None = None,
     eps: float = 1e-6,

@@ -13,19 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbone
-from geolearn.backbones.building import (
-    Checkpoint,
-    load_checkpoint,
-    make_config,
-    read_checkpoint,
-    register_family,
-    rename,
-)
-from geolearn.backbones.dofa import GENERATOR_DIM, DynamicPatchEmbed, WaveResidual, call_float32
+from geolearn.backbones import backbone, building, catalog, dofa, vit
 from geolearn.backbones.trunk import ViT, ViTConfig
-from geolearn.backbones.vit import Block, init_linear
 from geolearn.bands import Band, require_wavelengths
 from geolearn.errors import BandError
 
@@ -41,7 +30,7 @@ BASE_RESOLUTION_M = 10.0
 """Ground resolution that is taken until ``trunk.ground_resolution_m`` is set: Sentinel-2's."""
 
 
-class ClayWaveResidual(WaveResidual):
+class ClayWaveResidual(dofa.WaveResidual):
     """Two linear layers with GELU after each, added to their input."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +38,7 @@ class ClayWaveResidual(WaveResidual):
         return x + F.gelu(self.w2(F.gelu(self.w1(x))))
 
 
-class ClayPatchEmbed(DynamicPatchEmbed):
+class ClayPatchEmbed(dofa.DynamicPatchEmbed):
     """Clay's patch embedding: kernels generated from wavelengths, and kept while the generator does not learn.
 
     Args:
@@ -72,8 +61,8 @@ class ClayPatchEmbed(DynamicPatchEmbed):
         device = self.weight_generator.weight_tokens.device
         with torch.autocast(device.type, enabled=False):
             waves = embed_clay_wavelengths(torch.tensor(self.wavelengths_um, device=device))
-            waves = call_float32(self.fclayer, waves)
-            rows, bias = call_float32(self.weight_generator, waves)
+            waves = dofa.call_float32(self.fclayer, waves)
+            rows, bias = dofa.call_float32(self.weight_generator, waves)
             weight = rows.reshape(-1, self.dim, self.stride, self.stride).transpose(0, 1)
             return (weight * KERNEL_SCALE).contiguous(), bias
 
@@ -92,9 +81,9 @@ class ClayViT(ViT):
     def __init__(self, config: ViTConfig, patch_embed: nn.Module, patch: int) -> None:
         super().__init__(config, patch_embed, patch)
         for block in self.blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block, vit.Block)
             block.attn.proj = nn.Linear(config.dim, config.dim, bias=False)
-        self.blocks.apply(init_linear)
+        self.blocks.apply(vit.init_linear)
         self.ground_resolution_m = BASE_RESOLUTION_M
         # that of the class token, which has none
         self.register_buffer('pos_embed', torch.zeros(1, 1, config.dim), persistent=False)
@@ -127,7 +116,7 @@ def encode_context(moment: datetime, latitude: float, longitude: float) -> Tenso
 
 def embed_clay_wavelengths(wavelengths_um: Tensor) -> Tensor:
     """Embed wavelengths (C) in micrometers as (C, 128) float32: sines, then cosines; no nanometers as in DOFA."""
-    half = GENERATOR_DIM // 2
+    half = dofa.GENERATOR_DIM // 2
     frequency = 1.0 / 10000 ** (torch.arange(half, device=wavelengths_um.device) / (half - 1))
     angle = wavelengths_um.float()[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=1)
@@ -176,21 +165,21 @@ _RENAMES = (
 """From the published names to those of `ClayViT`, applied in this order."""
 
 
-def convert_clay(checkpoint: Checkpoint) -> Checkpoint:
+def convert_clay(checkpoint: building.Checkpoint) -> building.Checkpoint:
     """Turn the names of the published encoder, their prefix off, into those of `ClayViT`; own names stay."""
-    return rename(checkpoint, _RENAMES)
+    return building.rename(checkpoint, _RENAMES)
 
 
-@register_family('clay')
-def build_clay(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+@building.register_family('clay')
+def build_clay(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build Clay v1.5."""
     record = catalog.get_record(name)
-    config = make_config(record, options, eps=1e-5, qkv_bias=False)
+    config = building.make_config(record, options, eps=1e-5, qkv_bias=False)
     patch_embed = ClayPatchEmbed(clay_wavelengths(bands, name), record.dim, record.patch)
-    checkpoint, report = read_checkpoint(record, bands, options), None
+    checkpoint, report = building.read_checkpoint(record, bands, options), None
     trunk = ClayViT(config, patch_embed, record.patch)
     if checkpoint is None:
         patch_embed.strengthen()
     else:
-        report = load_checkpoint(trunk, convert_clay(checkpoint), options)
-    return finish_backbone(name, trunk, options, load_report=report)
+        report = building.load_checkpoint(trunk, convert_clay(checkpoint), options)
+    return backbone.finish_backbone(name, trunk, options, load_report=report)

@@ -14,6 +14,7 @@ from geolearn.backbones import (  # noqa: F401 - families register their names
     catalog,
     clay,
     croma,
+    custom,
     dofa,
     galileo,
     panopticon,
@@ -24,12 +25,11 @@ from geolearn.backbones import (  # noqa: F401 - families register their names
     spectralgpt,
     ssl4eo,
     terramind,
+    timm,
+    torchvision,
 )
 from geolearn.backbones.backbone import BUILDERS, STRIDES, Backbone, BackboneOptions, Form, Registration
-from geolearn.backbones.bundled import build_from_bundle, is_bundle
 from geolearn.backbones.temporal import Temporal, TemporalBackbone, count_dates
-from geolearn.backbones.timm import build_timm, is_plain_transformer, is_timm_model, list_timm_models
-from geolearn.backbones.torchvision import build_torchvision, list_torchvision_models
 from geolearn.backbones.trunk import Trunk
 from geolearn.backbones.weights import find_weights
 from geolearn.bands import Band, get_bands, list_sensors, resolve_bands
@@ -189,8 +189,8 @@ def create_backbone(
         checkpointing,
     )
     entry, bare = _find(name)
-    if is_bundle(weights):
-        backbone = build_from_bundle(bare, bands, options, build=entry.build, same_name=lambda n: _find(n)[1])
+    if custom.is_bundle(weights):
+        backbone = custom.build_from_bundle(bare, bands, options, build=entry.build, same_name=lambda n: _find(n)[1])
     else:
         backbone = entry.build(bare, bands, options)
     if checkpointing:
@@ -253,11 +253,13 @@ def list_backbones(pattern: str = '*') -> list[str]:
     ``'timm:*'`` and ``'torchvision:*'`` list those of one library. Not all of them offer maps at strides 4 to 32;
     `create_backbone` says so where one does not.
     """
-    for prefix, listed in (('timm:', list_timm_models), ('torchvision:', list_torchvision_models)):
+    for prefix, listed in (('timm:', timm.list_timm_models), ('torchvision:', torchvision.list_torchvision_models)):
         if pattern.startswith(prefix):
             return sorted(prefix + n for n in listed() if fnmatchcase(n, pattern.removeprefix(prefix)))
     own = sorted(n for n in BUILDERS if fnmatchcase(n, pattern))
-    return own or sorted(n for n in {*list_timm_models(), *list_torchvision_models()} if fnmatchcase(n, pattern))
+    return own or sorted(
+        n for n in {*timm.list_timm_models(), *torchvision.list_torchvision_models()} if fnmatchcase(n, pattern)
+    )
 
 
 def describe_backbone(name: str) -> BackboneInfo:
@@ -303,10 +305,12 @@ def _find(name: str) -> tuple[Registration, str]:
     library, _, bare = catalog.read_aliases().get(name, name).rpartition(':')
     if library == '' and bare in BUILDERS:
         return BUILDERS[bare], bare
-    if library in ('', 'timm') and is_timm_model(bare):
-        return Registration(build_timm, is_plain_transformer), bare
-    if library in ('', 'torchvision') and bare in list_torchvision_models():
-        return Registration(build_torchvision, lambda _: False), bare
+    if library in ('', 'timm') and timm.is_timm_model(bare):
+        return Registration(timm.build_timm, timm.is_plain_transformer), bare
+    if library in ('', 'torchvision') and bare in torchvision.list_torchvision_models():
+        return Registration(torchvision.build_torchvision, lambda _: False), bare
     raise UnknownNameError(
-        'backbone', bare, {*BUILDERS, *catalog.read_aliases(), *list_timm_models(), *list_torchvision_models()}
+        'backbone',
+        bare,
+        {*BUILDERS, *catalog.read_aliases(), *timm.list_timm_models(), *torchvision.list_torchvision_models()},
     )

@@ -15,35 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbone
-from geolearn.backbones.building import (
-    Checkpoint,
-    adapt_input_kernel,
-    announce_license,
-    find_given,
-    load_checkpoint,
-    make_config,
-    register_family,
-    rename,
-)
-from geolearn.backbones.loading import FoundState, load_weights_file, unwrap
-from geolearn.backbones.token_grid import pad_to_multiple
+from geolearn.backbones import backbone, building, catalog, loading, vit, weights
 from geolearn.backbones.trunk import Trunk, ViTConfig
-from geolearn.backbones.vit import (
-    Attention,
-    Block,
-    DropPath,
-    Mlp,
-    Size,
-    Stage,
-    choose_window,
-    global_blocks,
-    init_linear,
-    window_partition,
-    window_unpartition,
-)
-from geolearn.backbones.weights import fetch
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError
 
@@ -51,7 +24,7 @@ MOST_BIASES = 2**26
 """Biases that are held at a time, 256 MiB in float32."""
 
 
-def alibi_bias(grid: Size, heads: int, rows: slice = slice(None), device: torch.device | None = None) -> Tensor:
+def alibi_bias(grid: vit.Size, heads: int, rows: slice = slice(None), device: torch.device | None = None) -> Tensor:
     """Compute what distances take off the logits: (heads, h*w, h*w) float32, -slope * distance in patches.
 
     `rows` chooses queries.
@@ -64,7 +37,7 @@ def alibi_bias(grid: Size, heads: int, rows: slice = slice(None), device: torch.
     return -slopes[:, None, None] * distances
 
 
-def alibi_attention(q: Tensor, k: Tensor, v: Tensor, grid: Size) -> Tensor:
+def alibi_attention(q: Tensor, k: Tensor, v: Tensor, grid: vit.Size) -> Tensor:
     """Attend with `alibi_bias`; queries, keys and values are (B, heads, h*w, d), as is what returns.
 
     Biases cannot be fused away, so that many queries are taken a part at a time.
@@ -79,7 +52,7 @@ def alibi_attention(q: Tensor, k: Tensor, v: Tensor, grid: Size) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-class AlibiAttention(Attention):
+class AlibiAttention(vit.Attention):
     """Self-attention over a grid (B, h, w, D), or a window of it, with `alibi_bias`."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,7 +88,7 @@ PREFERRED_WINDOW = 15
 """Side of the token grid at pretraining (120 pixels)."""
 
 
-class JointBlock(Stage):
+class JointBlock(vit.Stage):
     """Self-attention within radar tokens, attention to the optical ones, MLP; all pre-norm, each with a residual."""
 
     def __init__(self, config: ViTConfig) -> None:
@@ -124,15 +97,15 @@ class JointBlock(Stage):
         self.norm1, self.norm_cross, self.norm2 = (nn.LayerNorm(d, eps=eps) for _ in range(3))
         self.attn = AlibiAttention(d, config.heads, qkv_bias=False)
         self.cross = AlibiCrossAttention(d, config.heads)
-        self.mlp = Mlp(d, 4 * d)
-        self.drop_path = DropPath(config.drop_path)
+        self.mlp = vit.Mlp(d, 4 * d)
+        self.drop_path = vit.DropPath(config.drop_path)
 
     def run(self, x: Tensor, *context: Any) -> Tensor:
         """Transform radar tokens (B, h, w, D), given optical ones and a window (None: global attention)."""
         optical, window = context
         if window is not None and window != (x.shape[1], x.shape[2]):
-            windows = self.run(window_partition(x, window), window_partition(optical, window), None)
-            return window_unpartition(windows, window, (x.shape[1], x.shape[2]))
+            windows = self.run(vit.window_partition(x, window), vit.window_partition(optical, window), None)
+            return vit.window_unpartition(windows, window, (x.shape[1], x.shape[2]))
         x = x + self.drop_path(self.attn(self.norm1(x)))
         x = x + self.drop_path(self.cross(self.norm_cross(x), self.norm_cross(optical)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
@@ -153,16 +126,16 @@ class CromaEncoder(nn.Module):
         self.blocks = nn.ModuleList()
         for i in range(config.depth):
             rate = config.drop_path * i / max(config.depth - 1, 1)
-            block = Block(config.dim, config.heads, qkv_bias=False, eps=config.eps, drop_path=rate)
+            block = vit.Block(config.dim, config.heads, qkv_bias=False, eps=config.eps, drop_path=rate)
             block.attn = AlibiAttention(config.dim, config.heads, qkv_bias=False)
             self.blocks.append(block)
         self.norm = nn.LayerNorm(config.dim, eps=config.eps)
-        self.blocks.apply(init_linear)
+        self.blocks.apply(vit.init_linear)
 
-    def states(self, x: Tensor, count: int, window: Size | None) -> list[Tensor]:
+    def states(self, x: Tensor, count: int, window: vit.Size | None) -> list[Tensor]:
         """Return the first `count` blocks' outputs (B, h, w, D) for images (B, bands, H, W) of whole patches."""
         y = self.patch_embed(x[:, self.positions]).permute(0, 2, 3, 1)
-        states, everywhere = [y], global_blocks(len(self.blocks))
+        states, everywhere = [y], vit.global_blocks(len(self.blocks))
         for i, block in enumerate(self.blocks[:count]):
             states.append(block(states[-1], None if i in everywhere else window))
         return states[1:]
@@ -193,7 +166,7 @@ class Croma(Trunk):
         if optical and radar:
             self.joint.extend(JointBlock(config) for _ in range(half.depth))
             self.norm = nn.LayerNorm(config.dim, eps=config.eps)
-            self.joint.apply(init_linear)
+            self.joint.apply(vit.init_linear)
 
     @property
     def dim(self) -> int:
@@ -231,7 +204,7 @@ class Croma(Trunk):
             window: Side of the windows in tokens; None chooses per axis, near 15; 0 is global attention.
         """
         h, w = (-(-side // PATCH) for side in x.shape[-2:])
-        chosen = (choose_window(h, PREFERRED_WINDOW), choose_window(w, PREFERRED_WINDOW))
+        chosen = (vit.choose_window(h, PREFERRED_WINDOW), vit.choose_window(w, PREFERRED_WINDOW))
         size = chosen if window is None else (window, window) if window else None
         states = self._states(x, max(layers) + 1, size)
         return [states[layer].permute(0, 3, 1, 2) for layer in layers]
@@ -245,9 +218,9 @@ class Croma(Trunk):
         norms = [self.norm, *(encoder.norm for encoder in (self.optical, self.radar) if encoder is not None)]
         return next(norm for norm in norms if norm is not None)
 
-    def _states(self, x: Tensor, count: int, window: Size | None) -> list[Tensor]:
+    def _states(self, x: Tensor, count: int, window: vit.Size | None) -> list[Tensor]:
         """Return the outputs (B, h, w, D) of the first `count` layers; images are padded to whole patches."""
-        x = pad_to_multiple(x, PATCH)
+        x = vit.pad_to_multiple(x, PATCH)
         if self.optical is None or self.radar is None:
             only = self.optical if self.optical is not None else self.radar
             assert only is not None  # one of them holds the bands
@@ -256,7 +229,7 @@ class Croma(Trunk):
         optical, radar = self.optical.states(x, apart, window), self.radar.states(x, -(-apart // 2), window)
         states = [(state + radar[i // 2]) / 2 for i, state in enumerate(optical)]
         y, context = self.radar.norm(radar[-1]), self.optical.norm(optical[-1])
-        everywhere = global_blocks(len(self.joint))
+        everywhere = vit.global_blocks(len(self.joint))
         for i, block in enumerate(self.joint[: count - apart]):
             y = block(y, context, None if i in everywhere else window)
             states.append(y)
@@ -285,7 +258,9 @@ _RENAMES = (
 """From the published names to those of `Croma`, applied in this order."""
 
 
-def convert_croma(checkpoint: Checkpoint, record: catalog.WeightsRecord, bands: Sequence[Band]) -> Checkpoint:
+def convert_croma(
+    checkpoint: building.Checkpoint, record: catalog.WeightsRecord, bands: Sequence[Band]
+) -> building.Checkpoint:
     """Turn the published networks into the state of `Croma` for these bands, dropping what they do not need.
 
     Args:
@@ -296,7 +271,7 @@ def convert_croma(checkpoint: Checkpoint, record: catalog.WeightsRecord, bands: 
     Raises:
         WeightsError: If a needed patch embedding is missing or has another shape.
     """
-    state = rename(checkpoint, _RENAMES).state
+    state = building.rename(checkpoint, _RENAMES).state
     needed = {'radar' if band.is_radar else 'optical' for band in bands}
     parts = {*needed, *(('joint', 'norm') if len(needed) == 2 else ())}
     unused = [name for name in state if name.split('.')[0] in {'optical', 'radar', 'joint', 'norm'} - parts]
@@ -311,11 +286,11 @@ def convert_croma(checkpoint: Checkpoint, record: catalog.WeightsRecord, bands: 
                     f'weights {checkpoint.source} hold no patch embedding for {len(source)} {encoder} bands'
                 )
             kernel = kept[key].reshape(-1, len(source), PATCH, PATCH)
-            kept[key], how = adapt_input_kernel(kernel, source, target)
+            kept[key], how = building.adapt_input_kernel(kernel, source, target)
             if kept[key].shape != kernel.shape or not torch.equal(kept[key], kernel):
                 notes[key] = f'{encoder}: {how}'
     text = checkpoint.source + (f' ({"; ".join(notes.values())})' if notes else '')
-    return Checkpoint(kept, (*checkpoint.dropped, *unused), tuple(notes), text)
+    return building.Checkpoint(kept, (*checkpoint.dropped, *unused), tuple(notes), text)
 
 
 def _flatten(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -326,28 +301,34 @@ def _flatten(content: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-@register_family('croma')
-def build_croma(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+@building.register_family('croma')
+def build_croma(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build CROMA for optical bands, radar bands or both."""
     if options.relative_positions:
         raise BackboneError(f'{name} has distances in its attention already; pass relative_positions=False')
     record = catalog.get_record(name)
-    config = make_config(record, options, eps=1e-5)
+    config = building.make_config(record, options, eps=1e-5)
     optical, radar = ([i for i, band in enumerate(bands) if band.is_radar == kind] for kind in (False, True))
     checkpoint, report = _read(record, bands, options), None
     trunk = Croma(config, optical, radar)
     if checkpoint is not None:
-        report = load_checkpoint(trunk, convert_croma(checkpoint, record, bands), options)
-    return finish_backbone(name, trunk, options, load_report=report)
+        report = building.load_checkpoint(trunk, convert_croma(checkpoint, record, bands), options)
+    return backbone.finish_backbone(name, trunk, options, load_report=report)
 
 
-def _read(record: catalog.WeightsRecord, bands: Sequence[Band], options: BackboneOptions) -> Checkpoint | None:
+def _read(
+    record: catalog.WeightsRecord, bands: Sequence[Band], options: backbone.BackboneOptions
+) -> building.Checkpoint | None:
     if not options.wants_weights:
         return None
-    path = fetch(record, options.weights)
-    announce_license(record)
-    content = _flatten(load_weights_file(path))
-    found = FoundState(content) if options.weights is None else find_given(content, record, bands, options, path)
-    state, dropped = unwrap(found.state, wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop)
+    path = weights.fetch(record, options.weights)
+    building.announce_license(record)
+    content = _flatten(loading.load_weights_file(path))
+    found = (
+        loading.FoundState(content)
+        if options.weights is None
+        else building.find_given(content, record, bands, options, path)
+    )
+    state, dropped = loading.unwrap(found.state, wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop)
     source = f'{path} ({found.note})' if found.note else str(path)
-    return Checkpoint(state, (*dropped, *found.ignored), source=source)
+    return building.Checkpoint(state, (*dropped, *found.ignored), source=source)

@@ -15,9 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbone
-from geolearn.backbones.building import Checkpoint, load_checkpoint, make_config, read_checkpoint, register_family
+from geolearn.backbones import backbone, building, catalog
 from geolearn.backbones.trunk import ViT
 from geolearn.bands import Band, require_wavelengths
 from geolearn.errors import BandError
@@ -232,17 +230,17 @@ def dofa_wavelengths(
     return tuple(radar_um if b.is_radar else float(b.wavelength_um or 0) for b in bands)
 
 
-@register_family('dofa', 'dofa_v2')
-def build_dofa(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+@building.register_family('dofa', 'dofa_v2')
+def build_dofa(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build one of DOFA's variants."""
     record = catalog.get_record(name)
     second = record.family == 'dofa_v2'
     wavelengths = dofa_wavelengths(bands, name, radar_um=RADAR_WAVELENGTH_UM_V2 if second else RADAR_WAVELENGTH_UM)
-    checkpoint = read_checkpoint(record, bands, options)
+    checkpoint = building.read_checkpoint(record, bands, options)
     if checkpoint is not None and second:
         checkpoint = _keep_inner_norm(checkpoint)
     tokens = options.form == 'tokens'
-    config = make_config(record, options, checkpoint=checkpoint, layer_scale=LAYER_SCALE if second else None)
+    config = building.make_config(record, options, checkpoint=checkpoint, layer_scale=LAYER_SCALE if second else None)
     # The pyramid needs stride 16, so kernels of another side are resampled to it; native tokens keep their patch.
     stride = record.patch if tokens else 16
     patch_embed = DynamicPatchEmbed(wavelengths, record.dim, record.patch, stride)
@@ -251,11 +249,11 @@ def build_dofa(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> 
     if checkpoint is None:
         patch_embed.strengthen()
     else:
-        report = load_checkpoint(trunk, checkpoint, options, may_be_missing=() if tokens else ('norm.*',))
-    return finish_backbone(name, trunk, options, load_report=report)
+        report = building.load_checkpoint(trunk, checkpoint, options, may_be_missing=() if tokens else ('norm.*',))
+    return backbone.finish_backbone(name, trunk, options, load_report=report)
 
 
-def _keep_inner_norm(checkpoint: Checkpoint) -> Checkpoint:
+def _keep_inner_norm(checkpoint: building.Checkpoint) -> building.Checkpoint:
     """Take v2's names to v1's: its transformer lies under 'model.', beside an outer norm that nothing uses."""
     inner = {
         name.removeprefix('model.'): tensor for name, tensor in checkpoint.state.items() if name.startswith('model.')

@@ -12,20 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbone
-from geolearn.backbones.building import (
-    Checkpoint,
-    adapt_input_kernel,
-    join_qkv,
-    load_checkpoint,
-    make_config,
-    read_checkpoint,
-    register_family,
-)
-from geolearn.backbones.token_grid import pad_to_multiple
+from geolearn.backbones import backbone, building, catalog, vit
 from geolearn.backbones.trunk import BlockTrunk, ViTConfig, make_blocks
-from geolearn.backbones.vit import choose_windows, windowed_states
 from geolearn.bands import Band, get_bands, match_bands
 from geolearn.errors import BackboneError, BandError, WeightsError
 
@@ -117,8 +105,8 @@ class Galileo(BlockTrunk):
         """
         y = self.embed(x)
         b, h, w, g, d = y.shape
-        size = choose_windows((h, w), window)
-        states = windowed_states(
+        size = vit.choose_windows((h, w), window)
+        states = vit.windowed_states(
             self.blocks,
             y.reshape(b, h, w * g, d),
             window=None if size is None else (size[0], size[1] * g),
@@ -132,7 +120,7 @@ class Galileo(BlockTrunk):
 
         Images are padded right and bottom with zeros to whole patches.
         """
-        x = pad_to_multiple(x, self.patch)
+        x = vit.pad_to_multiple(x, self.patch)
         maps = [self.embeds[name](x[:, list(at)]) for name, at in self.groups.items()]
         tokens = torch.stack(maps, dim=-1).permute(0, 2, 3, 4, 1)
         return tokens + self._encodings((tokens.shape[1], tokens.shape[2])).to(tokens.dtype)
@@ -197,7 +185,9 @@ def _find_group(band: Band) -> str:
         return min((abs(own.wavelength_um - w), name) for name, own in known if own.wavelength_um is not None)[1]
 
 
-def convert_galileo(checkpoint: Checkpoint, bands: Sequence[Band], *, patch: int = KERNEL) -> Checkpoint:
+def convert_galileo(
+    checkpoint: building.Checkpoint, bands: Sequence[Band], *, patch: int = KERNEL
+) -> building.Checkpoint:
     """Turn the published encoder into the state of `Galileo` for these bands; a state of `Galileo` stays as it is.
 
     Args:
@@ -215,7 +205,7 @@ def convert_galileo(checkpoint: Checkpoint, bands: Sequence[Band], *, patch: int
         weight = _take(left, f'{_kind(name)}_embed.{name}.proj.weight')
         if weight.shape[1:] != (len(GROUPS[name]), KERNEL, KERNEL):
             raise WeightsError(f'the kernel of {name} has shape {tuple(weight.shape)}; take the encoder.pt of Galileo')
-        kernel, how = adapt_input_kernel(weight, GROUPS[name], [bands[i] for i in positions])
+        kernel, how = building.adapt_input_kernel(weight, GROUPS[name], [bands[i] for i in positions])
         made[f'embeds.{name}.weight'] = resample_patch_kernel(kernel, patch)
         made[f'embeds.{name}.bias'] = _take(left, f'{_kind(name)}_embed.{name}.proj.bias')
         rows.append(_channel_row(left, name))
@@ -225,8 +215,8 @@ def convert_galileo(checkpoint: Checkpoint, bands: Sequence[Band], *, patch: int
     made['month_embed'] = _take(left, 'month_embed.weight')
     unused = [name for name in left if name.startswith(('space_time_embed.', 'space_embed.'))]
     kept = {name: value for name, value in left.items() if name not in {*unused, *_CHANNEL_TABLES}}
-    return Checkpoint(
-        made | join_qkv(kept),
+    return building.Checkpoint(
+        made | building.join_qkv(kept),
         (*checkpoint.dropped, *unused),
         tuple(notes),
         checkpoint.source + (f' ({"; ".join(notes.values())})' if notes else ''),
@@ -262,16 +252,16 @@ def resample_patch_kernel(kernel: Tensor, patch: int) -> Tensor:
     return rows.reshape(*kernel.shape[:2], patch, patch).to(kernel.dtype)
 
 
-@register_family('galileo')
-def build_galileo(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+@building.register_family('galileo')
+def build_galileo(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build one of Galileo's sizes."""
     if options.relative_positions:
         raise BackboneError(f'{name} knows no relative positions; pass relative_positions=False')
     record = catalog.get_record(name)
-    config = make_config(record, options, eps=1e-5)
-    checkpoint = read_checkpoint(record, bands, options)
+    config = building.make_config(record, options, eps=1e-5)
+    checkpoint = building.read_checkpoint(record, bands, options)
     trunk = Galileo(config, assign_groups(bands), patch=record.patch)
     report = None
     if checkpoint is not None:
-        report = load_checkpoint(trunk, convert_galileo(checkpoint, bands, patch=record.patch), options)
-    return finish_backbone(name, trunk, options, load_report=report)
+        report = building.load_checkpoint(trunk, convert_galileo(checkpoint, bands, patch=record.patch), options)
+    return backbone.finish_backbone(name, trunk, options, load_report=report)

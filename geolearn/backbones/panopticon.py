@@ -11,18 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbone
-from geolearn.backbones.building import (
-    Checkpoint,
-    load_checkpoint,
-    make_config,
-    read_checkpoint,
-    register_family,
-    rename,
-    resample_kernel,
-)
-from geolearn.backbones.token_grid import embed_numbers
+from geolearn.backbones import backbone, building, catalog, vit
 from geolearn.backbones.trunk import ViT
 from geolearn.bands import Band, require_wavelengths
 from geolearn.errors import BandError
@@ -111,7 +100,7 @@ class PanopticonViT(ViT):
 def embed_nanometers(bands: Sequence[Band], width: int) -> Tensor:
     """Embed wavelengths in whole nanometers as (C, width) float32: sines, then cosines; zeros for radar."""
     nanometers = torch.tensor([float(round(1000 * (band.wavelength_um or 0))) for band in bands])
-    return embed_numbers(nanometers, width) * torch.tensor([[not band.is_radar] for band in bands])
+    return vit.embed_numbers(nanometers, width) * torch.tensor([[not band.is_radar] for band in bands])
 
 
 def check_bands(bands: Sequence[Band], needed_by: str) -> None:
@@ -123,28 +112,28 @@ def check_bands(bands: Sequence[Band], needed_by: str) -> None:
         )
 
 
-def convert_panopticon(checkpoint: Checkpoint, patch: int) -> Checkpoint:
+def convert_panopticon(checkpoint: building.Checkpoint, patch: int) -> building.Checkpoint:
     """Rename tensors of the published layout, and resample the kernel to another side of the patches."""
-    renamed = rename(checkpoint, _RENAMES)
+    renamed = building.rename(checkpoint, _RENAMES)
     kernel = renamed.state.get('patch_embed.conv.weight')
     if kernel is None or kernel.dim() != 5:
         return renamed
-    fitted = resample_kernel(kernel.squeeze(2), patch)
+    fitted = building.resample_kernel(kernel.squeeze(2), patch)
     return replace(renamed, state={**renamed.state, 'patch_embed.conv.weight': fitted})
 
 
-@register_family('panopticon')
-def build_panopticon(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+@building.register_family('panopticon')
+def build_panopticon(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build Panopticon for these bands."""
     record = catalog.get_record(name)
     check_bands(bands, name)
     patch = record.patch if options.form == 'tokens' else 16
-    checkpoint = read_checkpoint(record, bands, options)
-    config = make_config(record, options, checkpoint=checkpoint, layer_scale=1e-5 if checkpoint else 1.0)
+    checkpoint = building.read_checkpoint(record, bands, options)
+    config = building.make_config(record, options, checkpoint=checkpoint, layer_scale=1e-5 if checkpoint else 1.0)
     # the width of the attention over bands is three times that of the tokens
     embed = BandAttentionEmbed(bands, record.dim, patch, width=3 * record.dim)
     trunk = PanopticonViT(config, embed, patch)
     report = None
     if checkpoint is not None:
-        report = load_checkpoint(trunk, convert_panopticon(checkpoint, patch), options)
-    return finish_backbone(name, trunk, options, load_report=report)
+        report = building.load_checkpoint(trunk, convert_panopticon(checkpoint, patch), options)
+    return backbone.finish_backbone(name, trunk, options, load_report=report)

@@ -4,15 +4,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from geolearn.backbones import catalog
-from geolearn.backbones.backbone import (
-    Backbone,
-    BackboneOptions,
-    ConvBackbone,
-    choose_strides,
-    refuse_transformer_options,
-)
-from geolearn.backbones.building import load_checkpoint, read_checkpoint, register_family
+from geolearn.backbones import backbone, building, catalog
 from geolearn.bands import Band
 from geolearn.errors import BackboneError
 
@@ -57,8 +49,8 @@ def double_conv(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-@register_family('plain_cnn', tokens=False)
-def build_plain_cnn(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+@building.register_family('plain_cnn', tokens=False)
+def build_plain_cnn(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build the plain encoder; weights can only be a file of one's own.
 
     Raises:
@@ -66,11 +58,11 @@ def build_plain_cnn(name: str, bands: tuple[Band, ...], options: BackboneOptions
         WeightsError: If pretrained weights are asked for: there are none.
     """
     record = catalog.get_record(name)
-    refuse_transformer_options(name, options)
+    backbone.refuse_transformer_options(name, options)
     if options.drop_path:
         raise BackboneError(f'{name} has no residuals to drop; pass drop_path=0')
-    strides = choose_strides(name, options.strides, STRIDES)
+    strides = backbone.choose_strides(name, options.strides, STRIDES)
     trunk = PlainEncoder(len(bands), strides)
-    checkpoint = read_checkpoint(record, bands, options)
-    report = None if checkpoint is None else load_checkpoint(trunk, checkpoint, options)
-    return ConvBackbone(name, trunk, channels=trunk.channels, strides=strides, load_report=report)
+    checkpoint = building.read_checkpoint(record, bands, options)
+    report = None if checkpoint is None else building.load_checkpoint(trunk, checkpoint, options)
+    return backbone.ConvBackbone(name, trunk, channels=trunk.channels, strides=strides, load_report=report)

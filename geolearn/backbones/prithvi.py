@@ -15,12 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, BackboneOptions
-from geolearn.backbones.building import build_fixed_band, make_config, read_checkpoint, register_family
-from geolearn.backbones.token_grid import embed_numbers, pad_to_multiple, resize_position_grid, sincos_position_grid
+from geolearn.backbones import backbone, building, catalog, vit
 from geolearn.backbones.trunk import BlockTrunk, ViTConfig, make_blocks
-from geolearn.backbones.vit import Block, choose_windows, last_attention, windowed_states
 from geolearn.bands import Band
 from geolearn.errors import BackboneError
 
@@ -68,7 +64,7 @@ class NumberPair(nn.Module):
 
     def forward(self, pairs: Tensor) -> Tensor:
         """Embed pairs (..., 2) as (..., D)."""
-        return self.scale * embed_numbers(pairs.float(), self.dim // 2).flatten(-2)
+        return self.scale * vit.embed_numbers(pairs.float(), self.dim // 2).flatten(-2)
 
 
 class PrithviViT(BlockTrunk):
@@ -114,11 +110,11 @@ class PrithviViT(BlockTrunk):
     @property
     def offers_attention(self) -> bool:
         """Whether every block is a `Block`, whose attention can be read."""
-        return all(isinstance(block, Block) for block in self.blocks)
+        return all(isinstance(block, vit.Block) for block in self.blocks)
 
     def attention_maps(self, x: Tensor, where: Coordinates | None = None) -> Tensor:
         """Return the last block's attention (B, heads, 1 + T*h*w, 1 + T*h*w) in the native form; rows sum to 1."""
-        return last_attention(self.blocks, self.first_tokens(x, where))
+        return vit.last_attention(self.blocks, self.first_tokens(x, where))
 
     def maps(
         self, x: Tensor, layers: Sequence[int], window: int | None = None, where: Coordinates | None = None
@@ -156,10 +152,10 @@ class PrithviViT(BlockTrunk):
         """
         y = self.place(x, where)
         b, t, h, w, d = y.shape
-        states = windowed_states(
+        states = vit.windowed_states(
             self.blocks,
             y.reshape(b * t, h, w, d),
-            window=choose_windows((h, w), window),
+            window=vit.choose_windows((h, w), window),
             global_at=self.global_at,
             layers=layers,
             frames=t,
@@ -176,15 +172,15 @@ class PrithviViT(BlockTrunk):
         Images are padded right and bottom with zeros, the mean of normalized pixels, to whole patches.
         """
         frames = (x[:, None] if x.dim() == 4 else x).transpose(1, 2)
-        grid = self.patch_embed(pad_to_multiple(frames, self.patch)).permute(0, 2, 3, 4, 1)
+        grid = self.patch_embed(vit.pad_to_multiple(frames, self.patch)).permute(0, 2, 3, 4, 1)
         grid = grid + self._positions(grid.shape[1], (grid.shape[2], grid.shape[3]))
         return grid if where is None else grid + self._embed_coordinates(where, grid)
 
     def _positions(self, frames: int, grid: tuple[int, int]) -> Tensor:
         """Return the positions (T, h, w, D): column and row, six parts of sixteen each, then the date, four."""
-        space = resize_position_grid(self.space, grid, prefix=0, align_corners=True).reshape(1, *grid, -1)
+        space = vit.resize_position_grid(self.space, grid, prefix=0, align_corners=True).reshape(1, *grid, -1)
         number = torch.arange(frames, dtype=torch.float32, device=space.device)
-        time = embed_numbers(number, self.dim - space.shape[-1]).to(space.dtype)
+        time = vit.embed_numbers(number, self.dim - space.shape[-1]).to(space.dtype)
         return torch.cat([space.expand(frames, -1, -1, -1), time[:, None, None].expand(-1, *grid, -1)], dim=-1)
 
     def _embed_coordinates(self, where: Coordinates, grid: Tensor) -> Tensor:
@@ -207,15 +203,15 @@ def _space_grid(dim: int, side: int) -> Tensor:
     """Make the sine-cosine positions (1, side*side, D*6/8): columns, then rows."""
     if dim % 16:
         raise ValueError(f'the positions of Prithvi need a width that is a multiple of 16, got {dim}')
-    return sincos_position_grid(dim // 16 * 12, (side, side), cls=False)
+    return vit.sincos_position_grid(dim // 16 * 12, (side, side), cls=False)
 
 
-@register_family('prithvi')
-def build_prithvi(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+@building.register_family('prithvi')
+def build_prithvi(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build one of Prithvi's variants."""
     record = catalog.get_record(name)
-    config = make_config(record, options, eps=EPS)
+    config = building.make_config(record, options, eps=EPS)
     patch = record.patch if options.form == 'tokens' else 16
-    checkpoint = read_checkpoint(record, bands, options)
+    checkpoint = building.read_checkpoint(record, bands, options)
     trunk = PrithviViT(config, len(bands), patch, coordinates=name.endswith('_TL'))
-    return build_fixed_band(record, trunk, bands, options, checkpoint=checkpoint)
+    return building.build_fixed_band(record, trunk, bands, options, checkpoint=checkpoint)

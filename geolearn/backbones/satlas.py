@@ -13,17 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
-from geolearn.backbones import catalog
-from geolearn.backbones.backbone import (
-    STRIDES,
-    Backbone,
-    BackboneOptions,
-    ConvBackbone,
-    choose_strides,
-    end_at_coarsest,
-)
-from geolearn.backbones.building import Checkpoint, fit_stem, read_checkpoint, register_family, require_kinds
-from geolearn.backbones.loading import LoadReport, load_strict
+from geolearn.backbones import backbone, building, catalog, loading
 from geolearn.bands import Band
 from geolearn.errors import BackboneError
 
@@ -50,7 +40,7 @@ class SwinMaps(nn.Module):
         depths: Sequence[int],
         heads: int,
         *,
-        strides: Sequence[int] = STRIDES,
+        strides: Sequence[int] = backbone.STRIDES,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
@@ -65,7 +55,7 @@ class SwinMaps(nn.Module):
             block=SwinTransformerBlockV2,
             downsample_layer=PatchMergingV2,
         )
-        self.taken = tuple(2 * STRIDES.index(stride) + 1 for stride in strides)
+        self.taken = tuple(2 * backbone.STRIDES.index(stride) + 1 for stride in strides)
         self.features = swin.features[: max(self.taken) + 1]
         self.features[0][0] = nn.Conv2d(bands, dim, 4, stride=4)
         self.channels = tuple(dim * stride // 4 for stride in strides)
@@ -92,7 +82,7 @@ class SwinMaps(nn.Module):
         return maps
 
 
-class SwinBackbone(ConvBackbone):
+class SwinBackbone(backbone.ConvBackbone):
     """A Swin transformer's maps, one per stride."""
 
     trunk: SwinMaps
@@ -102,8 +92,8 @@ class SwinBackbone(ConvBackbone):
         self.trunk.set_grad_checkpointing()
 
 
-@register_family('satlas', tokens=False)
-def build_satlas(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+@building.register_family('satlas', tokens=False)
+def build_satlas(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build one of Satlas's Swin transformers; its own four stages are the maps."""
     record = catalog.get_record(name)
     if options.form == 'tokens' or options.window or options.layers is not None or options.relative_positions:
@@ -111,9 +101,9 @@ def build_satlas(name: str, bands: tuple[Band, ...], options: BackboneOptions) -
             f'{name} is a Swin transformer, with windows and positions of its own and maps of several resolutions; '
             "form must be 'pyramid', and window, layers and relative_positions cannot be chosen"
         )
-    require_kinds(record, bands)
-    strides = end_at_coarsest(choose_strides(name, options.strides), STRIDES)
-    checkpoint = read_checkpoint(record, bands, options)
+    building.require_kinds(record, bands)
+    strides = backbone.end_at_coarsest(backbone.choose_strides(name, options.strides), backbone.STRIDES)
+    checkpoint = building.read_checkpoint(record, bands, options)
     trunk = SwinMaps(
         len(bands),
         record.dim,
@@ -124,13 +114,15 @@ def build_satlas(name: str, bands: tuple[Band, ...], options: BackboneOptions) -
     )
     report = None
     if checkpoint is not None:
-        report = _load(trunk, fit_stem(checkpoint, record, bands, key=STEM, patch=4))
+        report = _load(trunk, building.fit_stem(checkpoint, record, bands, key=STEM, patch=4))
     return SwinBackbone(name, trunk, channels=trunk.channels, strides=strides, load_report=report)
 
 
-def _load(trunk: SwinMaps, checkpoint: Checkpoint) -> LoadReport:
+def _load(trunk: SwinMaps, checkpoint: building.Checkpoint) -> loading.LoadReport:
     """Load the stages that the trunk has, leaving out those that are not used."""
     unused = [n for n in checkpoint.state if n.startswith('features.') and int(n.split('.')[1]) >= len(trunk.features)]
     kept = {n: value for n, value in checkpoint.state.items() if n not in unused}
     checkpoint = replace(checkpoint, state=kept, dropped=(*checkpoint.dropped, *unused))
-    return load_strict(trunk, kept, dropped=checkpoint.dropped, resized=checkpoint.resized, source=checkpoint.source)
+    return loading.load_strict(
+        trunk, kept, dropped=checkpoint.dropped, resized=checkpoint.resized, source=checkpoint.source
+    )

@@ -7,16 +7,7 @@ arXiv:2212.14532.
 import torch
 from torch import Tensor, nn
 
-from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, BackboneOptions
-from geolearn.backbones.building import (
-    PatchEmbed,
-    build_fixed_band,
-    make_config,
-    read_checkpoint,
-    register_family,
-    require_kinds,
-)
+from geolearn.backbones import backbone, building, catalog
 from geolearn.backbones.trunk import ViT, ViTConfig
 from geolearn.bands import Band
 
@@ -62,17 +53,17 @@ def ground_positions(
     return torch.cat([columns[None, :].expand(h, -1, -1), rows[:, None].expand(-1, w, -1)], dim=2)[None]
 
 
-@register_family('scalemae')
-def build_scalemae(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+@building.register_family('scalemae')
+def build_scalemae(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build ScaleMAE; the ground resolution starts at the catalog's and can be set on the trunk."""
     record = catalog.get_record(name)
-    require_kinds(record, bands)
-    checkpoint = read_checkpoint(record, bands, options)
-    config = make_config(record, options, checkpoint=checkpoint)
+    building.require_kinds(record, bands)
+    checkpoint = building.read_checkpoint(record, bands, options)
+    config = building.make_config(record, options, checkpoint=checkpoint)
     trunk = ScaleMaeViT(
         config,
-        PatchEmbed(len(bands), record.dim, record.patch),
+        building.PatchEmbed(len(bands), record.dim, record.patch),
         record.patch,
         ground_resolution_m=record.inputs[0].gsd_m or 1.0,
     )
-    return build_fixed_band(record, trunk, bands, options, checkpoint=checkpoint, may_be_missing=('norm.*',))
+    return building.build_fixed_band(record, trunk, bands, options, checkpoint=checkpoint, may_be_missing=('norm.*',))

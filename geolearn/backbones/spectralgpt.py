@@ -11,20 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbone
-from geolearn.backbones.building import (
-    adapt_input_kernel,
-    join_qkv,
-    load_checkpoint,
-    make_config,
-    read_checkpoint,
-    register_family,
-    require_kinds,
-)
-from geolearn.backbones.token_grid import pad_to_multiple, resize_position_grid, sincos_position_grid
+from geolearn.backbones import backbone, building, catalog, vit, weights
 from geolearn.backbones.trunk import GroupedTrunk, ViTConfig, make_blocks
-from geolearn.backbones.weights import find_weights
 from geolearn.bands import Band, require_wavelengths
 from geolearn.errors import BackboneError, WeightsError
 
@@ -67,17 +55,17 @@ class SpectralGpt(GroupedTrunk):
         self.register_buffer('mixing', mixing, persistent=False)
         self.patch_embed = TriplePatchEmbed(config.dim, patch)
         grid = (config.grid, config.grid)
-        self.pos_embed_spatial = nn.Parameter(sincos_position_grid(config.dim, grid, cls=False))
+        self.pos_embed_spatial = nn.Parameter(vit.sincos_position_grid(config.dim, grid, cls=False))
         self.pos_embed_temporal = nn.Parameter(torch.randn(1, len(triples), config.dim) * 0.02)
         self.blocks = make_blocks(config)
         self.norm = nn.LayerNorm(config.dim, eps=config.eps)
 
     def embed(self, x: Tensor) -> Tensor:
         """Turn images (B, bands, H, W) of any size into grids (B * triples, h, w, D), an image's side by side."""
-        x = torch.einsum('sc,bchw->bshw', self.mixing.to(x), pad_to_multiple(x, self.patch))
+        x = torch.einsum('sc,bchw->bshw', self.mixing.to(x), vit.pad_to_multiple(x, self.patch))
         y = self.patch_embed(x).permute(0, 2, 3, 4, 1)
         h, w = y.shape[2:4]
-        spatial = resize_position_grid(self.pos_embed_spatial, (h, w), prefix=0).reshape(1, 1, h, w, -1)
+        spatial = vit.resize_position_grid(self.pos_embed_spatial, (h, w), prefix=0).reshape(1, 1, h, w, -1)
         spectral = self.pos_embed_temporal[:, self.triples, None, None]
         return (y + spatial + spectral).flatten(0, 1)
 
@@ -93,7 +81,7 @@ def place_bands(source: Sequence[Band], bands: Sequence[Band]) -> tuple[Tensor, 
     """
     # each source band's kernel is the unit vector of its place, which says where a band goes
     units = torch.eye(len(source), device='cpu')[:, :, None, None]
-    kernels, how = adapt_input_kernel(units, source, bands)
+    kernels, how = building.adapt_input_kernel(units, source, bands)
     places = (kernels[:, :, 0, 0] / how.scale).round()
     places = places / places.sum(dim=1, keepdim=True).clamp(min=1)
     triples = places.reshape(-1, TRIPLE, len(bands))
@@ -102,27 +90,29 @@ def place_bands(source: Sequence[Band], bands: Sequence[Band]) -> tuple[Tensor, 
     return scaled.flatten(0, 1), str(replace(how, scale=1.0)).removesuffix('; kernels x 1')
 
 
-@register_family('spectralgpt')
-def build_spectralgpt(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+@building.register_family('spectralgpt')
+def build_spectralgpt(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build SpectralGPT for the triples of bands that the images hold."""
     record = catalog.get_record(name)
-    require_kinds(record, bands)
+    building.require_kinds(record, bands)
     require_wavelengths(bands, name)
-    if options.pretrained and options.weights is None and find_weights(record) is None:
+    if options.pretrained and options.weights is None and weights.find_weights(record) is None:
         raise WeightsError(
             f'the weights of {name} are not on the hub; download {record.sources[0].file} from '
             'zenodo.org/records/8412455 and pass weights=<file>, or pass pretrained=False'
         )
     places, how = place_bands(record.source_bands, bands)
-    config = make_config(record, options)
+    config = building.make_config(record, options)
     trunk = SpectralGpt(config, places, record.patch)
     if options.relative_positions and len(trunk.triples) > 1:
         raise BackboneError(
             f'{name} sees {len(trunk.triples)} triples of bands, among which relative_positions mean nothing'
         )
     report = None
-    checkpoint = read_checkpoint(record, bands, options)
+    checkpoint = building.read_checkpoint(record, bands, options)
     if checkpoint is not None:
-        checkpoint = replace(checkpoint, state=join_qkv(checkpoint.state), source=f'{checkpoint.source} ({how})')
-        report = load_checkpoint(trunk, checkpoint, options)
-    return finish_backbone(record.name, trunk, options, load_report=report)
+        checkpoint = replace(
+            checkpoint, state=building.join_qkv(checkpoint.state), source=f'{checkpoint.source} ({how})'
+        )
+        report = building.load_checkpoint(trunk, checkpoint, options)
+    return backbone.finish_backbone(record.name, trunk, options, load_report=report)

@@ -5,26 +5,17 @@ Observation", arXiv:2211.07044. Weights are read in the authors' layouts (each m
 and in torchgeo's.
 """
 
-from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, BackboneOptions
-from geolearn.backbones.building import (
-    PatchEmbed,
-    build_fixed_band,
-    make_config,
-    read_checkpoint,
-    register_family,
-    require_kinds,
-)
+from geolearn.backbones import backbone, building, catalog
 from geolearn.backbones.trunk import ViT
 from geolearn.bands import Band
 
 
-@register_family('ssl4eo')
-def build_ssl4eo(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+@building.register_family('ssl4eo')
+def build_ssl4eo(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build one of SSL4EO-S12's transformers."""
     record = catalog.get_record(name)
-    require_kinds(record, bands)
-    checkpoint = read_checkpoint(record, bands, options)
-    config = make_config(record, options, checkpoint=checkpoint)
-    trunk = ViT(config, PatchEmbed(len(bands), record.dim, record.patch), record.patch)
-    return build_fixed_band(record, trunk, bands, options, checkpoint=checkpoint, may_be_missing=('norm.*',))
+    building.require_kinds(record, bands)
+    checkpoint = building.read_checkpoint(record, bands, options)
+    config = building.make_config(record, options, checkpoint=checkpoint)
+    trunk = ViT(config, building.PatchEmbed(len(bands), record.dim, record.patch), record.patch)
+    return building.build_fixed_band(record, trunk, bands, options, checkpoint=checkpoint, may_be_missing=('norm.*',))

@@ -8,8 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from geolearn.backbones.backbone import Backbone, MapBackbone, TokenBackbone, is_whole
-from geolearn.backbones.trunk import Trunk
+from geolearn.backbones import backbone, trunk
 from geolearn.errors import BackboneError
 
 Temporal = Literal['mean', 'concat', 'ltae']
@@ -99,7 +98,7 @@ def embed_days(days: Tensor, dim: int) -> Tensor:
     return torch.where(place % 2 == 0, angle.sin(), angle.cos())
 
 
-class TemporalBackbone(Backbone):
+class TemporalBackbone(backbone.Backbone):
     """A backbone for images of several dates (N, T, bands, H, W) whose maps are like those of one date.
 
     Prithvi sees the dates together, as the frames it was trained on, and with their year and day if its weights know
@@ -116,11 +115,11 @@ class TemporalBackbone(Backbone):
         BackboneError: If the backbone returns tokens.
     """
 
-    def __init__(self, single: Backbone, dates: int | Sequence[date], temporal: Temporal = 'mean') -> None:
+    def __init__(self, single: backbone.Backbone, dates: int | Sequence[date], temporal: Temporal = 'mean') -> None:
         count = count_dates(dates)
         if temporal not in get_args(Temporal):
             raise ValueError(f'temporal must be one of {", ".join(map(repr, get_args(Temporal)))}, got {temporal!r}')
-        if isinstance(single, TokenBackbone):
+        if isinstance(single, backbone.TokenBackbone):
             raise BackboneError(f"{single.name} of several dates makes maps; pass form='pyramid' or form='layers'")
         super().__init__(
             single.name,
@@ -140,7 +139,7 @@ class TemporalBackbone(Backbone):
         days = torch.arange(count) if self.acquired is None else days_of(self.acquired)
         self.heads = nn.ModuleList(_make_head(temporal, channels, days) for channels in single.channels)
 
-    _single: Backbone
+    _single: backbone.Backbone
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute maps (N, channels[i], ceil(H/s), ceil(W/s)) at the strides s from images (N, T, bands, H, W).
@@ -150,14 +149,14 @@ class TemporalBackbone(Backbone):
         """
         if x.dim() != 5 or x.shape[1] != self.dates:
             raise ValueError(f'{self.name} needs images (N, {self.dates}, bands, H, W), got {tuple(x.shape)}')
-        takes_dates = isinstance(self.trunk, Trunk) and self.trunk.takes_dates
+        takes_dates = isinstance(self.trunk, trunk.Trunk) and self.trunk.takes_dates
         maps = self._encode_dates(x) if takes_dates else self._single(x.flatten(0, 1))
         return [head(found.unflatten(0, (-1, self.dates))) for head, found in zip(self.heads, maps)]
 
     def _encode_dates(self, x: Tensor) -> list[Tensor]:
         """Return maps (N * T, channels[i], h, w), every date having seen the others."""
         single = self._single
-        assert isinstance(single, MapBackbone)  # the forms of a transformer's maps
+        assert isinstance(single, backbone.MapBackbone)  # the forms of a transformer's maps
         dated = single.trunk.date_maps(x, single.layers, single.window, self.acquired)
         return single.finish([found.flatten(0, 1) for found in dated], x)
 
@@ -168,7 +167,7 @@ def count_dates(dates: object) -> int:
     Raises:
         ValueError: If it is neither, or stands for none.
     """
-    if is_whole(dates) and isinstance(dates, int) and dates >= 1:
+    if backbone.is_whole(dates) and isinstance(dates, int) and dates >= 1:
         return dates
     if isinstance(dates, Sequence) and dates and all(isinstance(day, date) for day in dates):
         return len(dates)

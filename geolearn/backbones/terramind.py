@@ -12,19 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geolearn.backbones import catalog
-from geolearn.backbones.backbone import Backbone, BackboneOptions, finish_backbone
-from geolearn.backbones.building import (
-    Checkpoint,
-    adapt_input_kernel,
-    load_checkpoint,
-    make_config,
-    read_checkpoint,
-    register_family,
-)
-from geolearn.backbones.token_grid import pad_to_multiple, resize_position_grid, sincos_position_grid
+from geolearn.backbones import backbone, building, catalog, vit
 from geolearn.backbones.trunk import GroupedTrunk, ViTConfig
-from geolearn.backbones.vit import Block, init_linear
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError
 
@@ -52,7 +41,7 @@ class GatedMlp(nn.Module):
         return self.fc2(F.silu(self.fc1(x)) * self.fc3(x))
 
 
-class TerraMindBlock(Block):
+class TerraMindBlock(vit.Block):
     """A block whose norms have no bias; gated, it has no biases at all."""
 
     def __init__(self, config: ViTConfig, index: int, *, gated: bool) -> None:
@@ -81,7 +70,7 @@ class SensorEmbedding(nn.Module):
         self.proj = nn.Conv2d(bands, dim, patch, stride=patch, bias=False)
         self.mod_emb = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
         # here the first half of the width holds the row, so the usual grid is turned over
-        columns_first = sincos_position_grid(dim, (grid, grid), cls=False).reshape(1, grid, grid, dim)
+        columns_first = vit.sincos_position_grid(dim, (grid, grid), cls=False).reshape(1, grid, grid, dim)
         self.register_buffer('pos_emb', columns_first.transpose(1, 2).reshape(1, grid * grid, dim).contiguous())
         nn.init.xavier_uniform_(self.proj.weight.view(dim, -1))
 
@@ -89,7 +78,7 @@ class SensorEmbedding(nn.Module):
         """Embed images (B, bands, H, W), sides multiples of the patch, as a grid (B, h, w, D) with positions."""
         patches = self.proj(x).permute(0, 2, 3, 1)
         h, w = patches.shape[1:3]
-        return patches + (resize_position_grid(self.pos_emb, (h, w), prefix=0) + self.mod_emb).reshape(1, h, w, -1)
+        return patches + (vit.resize_position_grid(self.pos_emb, (h, w), prefix=0) + self.mod_emb).reshape(1, h, w, -1)
 
 
 class TerraMind(GroupedTrunk):
@@ -112,7 +101,7 @@ class TerraMind(GroupedTrunk):
         )
         self.encoder = nn.ModuleList(TerraMindBlock(config, i, gated=gated) for i in range(config.depth))
         self.encoder_norm = nn.LayerNorm(config.dim, eps=config.eps, bias=False)
-        self.encoder.apply(init_linear)
+        self.encoder.apply(vit.init_linear)
 
     @property
     def stages(self) -> nn.ModuleList:
@@ -126,7 +115,7 @@ class TerraMind(GroupedTrunk):
 
     def embed(self, x: Tensor) -> Tensor:
         """Turn images (B, bands, H, W) of any size into grids (B * sensors, h, w, D), an image's side by side."""
-        x = pad_to_multiple(x, self.patch)
+        x = vit.pad_to_multiple(x, self.patch)
         grids = [embedding(x[:, self.sensors[key]]) for key, embedding in self.encoder_embeddings.items()]
         return torch.stack(grids, dim=1).flatten(0, 1)
 
@@ -155,12 +144,12 @@ def _is_elevation(band: Band) -> bool:
 
 
 def convert_terramind(
-    checkpoint: Checkpoint,
+    checkpoint: building.Checkpoint,
     record: catalog.WeightsRecord,
     bands: Sequence[Band],
     sensors: Mapping[str, Sequence[int]],
     patch: int = 16,
-) -> Checkpoint:
+) -> building.Checkpoint:
     """Keep the sensors that are used, their kernels fitted to the bands by name, and leave out biases of zero."""
     state, dropped, notes = {}, list(checkpoint.dropped), []
     for name, value in checkpoint.state.items():
@@ -179,7 +168,7 @@ def convert_terramind(
             raise WeightsError(f'weights {checkpoint.source} do not fit {record.name}; {name} is missing or misshapen')
         # a row of the linear layer runs over the patch's rows, columns and bands
         kernel = state[name].reshape(-1, patch, patch, len(source)).permute(0, 3, 1, 2)
-        state[name], how = adapt_input_kernel(kernel, source, [bands[i] for i in places])
+        state[name], how = building.adapt_input_kernel(kernel, source, [bands[i] for i in places])
         notes.append(f'{key.removeprefix("untok_").partition("@")[0]}: {how}')
     log.info('%s reads %s', record.name, '; '.join(notes))
     resized = tuple(f'encoder_embeddings.{key}.proj.weight' for key in sensors)
@@ -196,18 +185,18 @@ def _source_bands(record: catalog.WeightsRecord, key: str) -> tuple[Band, ...]:
     return (Band('DEM'),) if key == ELEVATION else record.inputs[KEYS.index(key)].get_bands()
 
 
-@register_family('terramind')
-def build_terramind(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+@building.register_family('terramind')
+def build_terramind(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build one of TerraMind's sizes for the sensors that the bands come from."""
     record = catalog.get_record(name)
     sensors = assign_sensors(bands)
     if options.relative_positions and len(sensors) > 1:
         raise BackboneError(f'{name} sees {len(sensors)} sensors at once, among which relative_positions mean nothing')
-    config = make_config(record, options)
-    checkpoint = read_checkpoint(record, bands, options)
+    config = building.make_config(record, options)
+    checkpoint = building.read_checkpoint(record, bands, options)
     trunk = TerraMind(config, sensors, record.patch, gated=name in ('terramind_base', 'terramind_large'))
     report = None
     if checkpoint is not None:
         checkpoint = convert_terramind(checkpoint, record, bands, sensors, record.patch)
-        report = load_checkpoint(trunk, checkpoint, options)
-    return finish_backbone(record.name, trunk, options, load_report=report)
+        report = building.load_checkpoint(trunk, checkpoint, options)
+    return backbone.finish_backbone(record.name, trunk, options, load_report=report)

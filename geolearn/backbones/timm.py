@@ -12,48 +12,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from geolearn.backbones import catalog
-from geolearn.backbones.backbone import (
-    STRIDES,
-    Backbone,
-    BackboneOptions,
-    ConvBackbone,
-    choose_strides,
-    end_at_coarsest,
-    finish_backbone,
-    refuse_transformer_options,
-)
-from geolearn.backbones.building import RGB, adapt_input_kernel, announce_license, register_family
-from geolearn.backbones.loading import (
-    LoadReport,
-    find_state,
-    is_head,
-    list_names,
-    load_strict,
-    load_weights_file,
-    refuse_misfits,
-    refuse_nonfinite,
-    refuse_small,
-    without_values,
-)
-from geolearn.backbones.token_grid import crop_maps, pad_to_multiple
+from geolearn.backbones import backbone, building, catalog, loading, vit, weights
 from geolearn.backbones.trunk import Trunk
-from geolearn.backbones.vit import (
-    Size,
-    choose_windows,
-    global_blocks,
-    window_partition,
-    window_unpartition,
-    windowed_states,
-)
-from geolearn.backbones.weights import (
-    ANYBODYS_NAMES,
-    DOWNLOAD_ERRORS,
-    connection_fault,
-    find_in_cache,
-    hub_address,
-    is_offline,
-)
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError
 
@@ -105,7 +65,7 @@ class TimmTransformer(Trunk):
     @property
     def global_at(self) -> tuple[int, ...]:
         """Blocks that attend globally in the windowed form, counted from 0."""
-        return global_blocks(self.depth) if self.can_window else tuple(range(self.depth))
+        return vit.global_blocks(self.depth) if self.can_window else tuple(range(self.depth))
 
     def hidden_states(self, x: Tensor) -> list[Tensor]:
         """Run the native form: the output (B, prefix + h*w, D) of every block, before any final norm."""
@@ -125,17 +85,17 @@ class TimmTransformer(Trunk):
         """
         if not self.can_window:
             found = self.net.forward_intermediates(
-                pad_to_multiple(x, self.patch),
+                vit.pad_to_multiple(x, self.patch),
                 indices=sorted(set(layers)),
                 norm=False,
                 stop_early=True,
                 intermediates_only=True,
             )
             return [found[sorted(set(layers)).index(layer)] for layer in layers]
-        y = self._grid(pad_to_multiple(x, self.patch))
-        size = choose_windows((y.shape[1], y.shape[2]), window)
+        y = self._grid(vit.pad_to_multiple(x, self.patch))
+        size = vit.choose_windows((y.shape[1], y.shape[2]), window)
         blocks = [_WindowedBlock(self, block) for block in self.net.blocks]
-        states = windowed_states(blocks, y, window=size, global_at=self.global_at, layers=layers)  # type: ignore[arg-type]
+        states = vit.windowed_states(blocks, y, window=size, global_at=self.global_at, layers=layers)  # type: ignore[arg-type]
         return [state.permute(0, 3, 1, 2) for state in states]
 
     def native_parameters(self) -> Iterator[nn.Parameter]:
@@ -170,7 +130,7 @@ class TimmTransformer(Trunk):
         # transformers without prefix tokens do not know the argument
         prefixed = {'return_prefix_tokens': True} if self.prefix else {}
         found = self.net.forward_intermediates(
-            pad_to_multiple(x, self.patch), indices=layers, norm=norm, intermediates_only=True, **prefixed
+            vit.pad_to_multiple(x, self.patch), indices=layers, norm=norm, intermediates_only=True, **prefixed
         )
         if not self.prefix:
             return [state.flatten(2).transpose(1, 2) for state in found]
@@ -189,13 +149,13 @@ class _WindowedBlock:
     def __init__(self, trunk: TimmTransformer, block: nn.Module) -> None:
         self.trunk, self.block = trunk, block
 
-    def __call__(self, x: Tensor, window: Size | None) -> Tensor:
+    def __call__(self, x: Tensor, window: vit.Size | None) -> Tensor:
         if window is None:
             return self._run(x.reshape(x.shape[0], -1, x.shape[-1])).reshape(x.shape)
         if x.dim() == 3:
             return self._run(x.reshape(-1, window[0] * window[1], x.shape[2])).reshape(x.shape)
-        windows = window_partition(x, window)
-        return window_unpartition(self._run(windows.flatten(1, 2)), window, (x.shape[1], x.shape[2]))
+        windows = vit.window_partition(x, window)
+        return vit.window_unpartition(self._run(windows.flatten(1, 2)), window, (x.shape[1], x.shape[2]))
 
     def _run(self, tokens: Tensor) -> Tensor:
         if self.trunk.net.grad_checkpointing and self.trunk.training and torch.is_grad_enabled():
@@ -203,7 +163,7 @@ class _WindowedBlock:
         return self.block(tokens)
 
 
-_LOAD_ERRORS: tuple[type[Exception], ...] = (*DOWNLOAD_ERRORS, RuntimeError)
+_LOAD_ERRORS: tuple[type[Exception], ...] = (*weights.DOWNLOAD_ERRORS, RuntimeError)
 
 # What timm's constructors and networks fail with where a model cannot do what is asked of it.
 _BUILD_ERRORS: tuple[type[Exception], ...] = (
@@ -232,10 +192,12 @@ class _Plan:
     channels_last: bool = False
 
 
-class HierarchicalBackbone(ConvBackbone):
+class HierarchicalBackbone(backbone.ConvBackbone):
     """A network of timm that returns one map per stride; its windows may need images of whole multiples of `step`."""
 
-    def __init__(self, name: str, trunk: nn.Module, plan: _Plan, *, load_report: LoadReport | None = None) -> None:
+    def __init__(
+        self, name: str, trunk: nn.Module, plan: _Plan, *, load_report: loading.LoadReport | None = None
+    ) -> None:
         channels = trunk.feature_info.channels()  # type: ignore[union-attr, operator]
         super().__init__(name, trunk, channels=channels, strides=plan.strides, load_report=load_report)
         self.step, self.channels_last = plan.step, plan.channels_last
@@ -253,9 +215,9 @@ class HierarchicalBackbone(ConvBackbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute one map per stride from images (N, bands, H, W), padded with zeros right and bottom."""
-        maps = self.trunk(pad_to_multiple(x, self.step))
+        maps = self.trunk(vit.pad_to_multiple(x, self.step))
         maps = [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
-        return crop_maps(maps, x, self.strides)
+        return vit.crop_maps(maps, x, self.strides)
 
 
 def is_timm_model(name: str) -> bool:
@@ -279,23 +241,23 @@ def list_timm_models() -> list[str]:
     return list(timm.list_models())
 
 
-def build_timm(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+def build_timm(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build a timm model as a backbone; pretrained RGB stems are carried over band by band (see `kernels.py`)."""
     return _build(name, name, bands, options)
 
 
-@register_family('timm', tokens=is_plain_transformer)
-def _build_alias(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+@building.register_family('timm', tokens=is_plain_transformer)
+def _build_alias(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     record = catalog.get_record(name)
     if options.pretrained and options.weights is None:
-        announce_license(record)
+        building.announce_license(record)
     return _build(name, _model_of(name), bands, options)
 
 
-def _build(name: str, model: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+def _build(name: str, model: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     if is_plain_transformer(model):
         return _build_transformer(name, model, bands, options)
-    refuse_transformer_options(name, options)
+    backbone.refuse_transformer_options(name, options)
     plan = _plan_maps(model, options)
     arguments = plan.arguments | {'features_only': True}
     donor = _get_donor(model, arguments, options)
@@ -312,7 +274,9 @@ def _cut_unused(net: Any) -> None:
         net.blocks = net.blocks[: int(index) + 1]
 
 
-def _build_transformer(name: str, model: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+def _build_transformer(
+    name: str, model: str, bands: tuple[Band, ...], options: backbone.BackboneOptions
+) -> backbone.Backbone:
     if options.relative_positions:
         raise BackboneError(f'{name} comes from timm; relative_positions cannot be added to it')
     plan = _plan_tokens(model, options)
@@ -322,7 +286,7 @@ def _build_transformer(name: str, model: str, bands: tuple[Band, ...], options: 
     trunk = TimmTransformer(net, plan.strides[0], native=options.form == 'tokens')
     if options.window and not trunk.can_window:
         raise BackboneError(f'{name} cannot attend within windows; pass window=None or 0 for global attention')
-    return finish_backbone(name, trunk, options, load_report=report)
+    return backbone.finish_backbone(name, trunk, options, load_report=report)
 
 
 def _create(model: str, arguments: dict[str, Any], **more: Any) -> Any:
@@ -335,22 +299,22 @@ def _create(model: str, arguments: dict[str, Any], **more: Any) -> Any:
 @cache
 def _survey(model: str, output_stride: int = 32) -> dict[int, int]:
     """Find a model's last map at each stride, without allocating it; those of plain transformers share one stride."""
-    layout = {'output_stride': output_stride} if output_stride < max(STRIDES) else {}
-    with without_values():
+    layout = {'output_stride': output_stride} if output_stride < max(backbone.STRIDES) else {}
+    with loading.without_values():
         info = _create(model, layout, features_only=True).feature_info
     return dict(zip(info.reduction(), info.out_indices))
 
 
-def _plan_maps(model: str, options: BackboneOptions) -> _Plan:
+def _plan_maps(model: str, options: backbone.BackboneOptions) -> _Plan:
     """Choose dilation, which of the model's maps to take, and how to let it take images of any size."""
     last = _survey(model)
     if not {4, 8, 16} <= set(last) or max(last) > 32:
         raise BackboneError(f'{model} offers maps at strides {list(last)}, needed 4 to 32; take another model')
-    strides = choose_strides(model, options.strides, sorted(last))
+    strides = backbone.choose_strides(model, options.strides, sorted(last))
     layout: dict[str, Any] = {'drop_path_rate': options.drop_path} if options.drop_path else {}
     if strides[-1] == 16 and _can_dilate(model):
         layout['output_stride'], last = 16, _survey(model, 16)
-    taken = end_at_coarsest(strides, tuple(last))
+    taken = backbone.end_at_coarsest(strides, tuple(last))
     layout['out_indices'] = [last[stride] for stride in taken]
     found: _Plan | str = ''
     for flexible in _ANY_SIZE:
@@ -363,15 +327,15 @@ def _plan_maps(model: str, options: BackboneOptions) -> _Plan:
 def _try_sizes(model: str, layout: dict[str, Any], strides: tuple[int, ...]) -> _Plan | str:
     """Find the step that image sides must be multiples of, or the reason for none, by running it without values."""
     try:
-        with without_values():
+        with loading.without_values():
             net = timm.create_model(model, features_only=True, **layout).eval()
     except _BUILD_ERRORS as error:
         return _first_line(error)
     last = str(getattr(net, 'output_fmt', 'NCHW')).endswith('NHWC')
     native = int(net.pretrained_cfg['input_size'][-1])
     fault = ''
-    for step in (max(STRIDES), 2 * max(STRIDES), native):
-        if native <= 2048 and step % max(STRIDES) == 0:
+    for step in (max(backbone.STRIDES), 2 * max(backbone.STRIDES), native):
+        if native <= 2048 and step % max(backbone.STRIDES) == 0:
             fault = _find_fault(net, step, strides, channels_last=last)
             if not fault:
                 return _Plan(layout, strides, step, last)
@@ -396,7 +360,7 @@ def _first_line(error: Exception) -> str:
     return str(error).split('\n')[0][:120]
 
 
-def _plan_tokens(model: str, options: BackboneOptions) -> _Plan:
+def _plan_tokens(model: str, options: backbone.BackboneOptions) -> _Plan:
     """Choose how to let a plain transformer take any size, with patches of 16 (or 8) pixels where maps are wanted."""
     layout: dict[str, Any] = {'num_classes': 0}
     if options.drop_path:
@@ -407,7 +371,7 @@ def _plan_tokens(model: str, options: BackboneOptions) -> _Plan:
     reason = ''
     for flexible in _ANY_SIZE:
         try:
-            with without_values():
+            with loading.without_values():
                 net = timm.create_model(model, **layout, **flexible)
                 trunk = TimmTransformer(net.eval(), patch, native=options.form == 'tokens')
             if trunk.takes_any_size():
@@ -453,7 +417,7 @@ class _Donor:
     unfilled: tuple[str, ...] = ()
 
 
-def _get_donor(model: str, arguments: dict[str, Any], options: BackboneOptions) -> _Donor | None:
+def _get_donor(model: str, arguments: dict[str, Any], options: backbone.BackboneOptions) -> _Donor | None:
     """Get the weights that the options ask for, in a model of RGB images; None where they ask for random ones."""
     if options.weights is not None:
         return _read_donor(model, arguments, Path(options.weights), native=options.form == 'tokens')
@@ -464,7 +428,7 @@ def _fetch_donor(model: str, arguments: dict[str, Any]) -> dict[str, Tensor]:
     overlay = _find_cached(model)
     try:
         donor = timm.create_model(
-            model, pretrained=True, **{**arguments, 'in_chans': len(RGB), 'pretrained_cfg_overlay': overlay}
+            model, pretrained=True, **{**arguments, 'in_chans': len(building.RGB), 'pretrained_cfg_overlay': overlay}
         )
     except _LOAD_ERRORS as error:
         reason = f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
@@ -482,12 +446,20 @@ def _find_cached(model: str) -> dict[str, Any] | None:
     published = timm.get_pretrained_cfg(model)
     if published is None or not (published.hf_hub_id or published.url):
         return None
-    fault = None if is_offline() else connection_fault(hub_address() if published.hf_hub_id else published.url)
+    fault = (
+        None
+        if weights.is_offline()
+        else weights.connection_fault(weights.hub_address() if published.hf_hub_id else published.url)
+    )
     if fault is None:
         return None
-    names = (published.hf_hub_filename, *ANYBODYS_NAMES) if published.hf_hub_id and not published.custom_load else ()
+    names = (
+        (published.hf_hub_filename, *weights.ANYBODYS_NAMES)
+        if published.hf_hub_id and not published.custom_load
+        else ()
+    )
     for name in names:
-        if name and (path := find_in_cache(published.hf_hub_id, name)):
+        if name and (path := weights.find_in_cache(published.hf_hub_id, name)):
             return {'file': str(path)}
     advice = "pass weights='<file>' or pretrained=False"
     raise WeightsError(f'pretrained weights of {model} could not be had ({fault}); {advice}')
@@ -511,22 +483,22 @@ def _read_donor(model: str, arguments: dict[str, Any], path: Path, *, native: bo
     named = {
         key: value for key, value in arguments.items() if key not in ('features_only', 'out_indices', 'num_classes')
     }
-    with without_values():
-        whole = dict(_create(model, named, in_chans=len(RGB)).state_dict())
-        cut = dict(_create(model, arguments, in_chans=len(RGB)).state_dict())
-    content = load_weights_file(path)
-    found = find_state(content, whole, str(path))
+    with loading.without_values():
+        whole = dict(_create(model, named, in_chans=len(building.RGB)).state_dict())
+        cut = dict(_create(model, arguments, in_chans=len(building.RGB)).state_dict())
+    content = loading.load_weights_file(path)
+    found = loading.find_state(content, whole, str(path))
     if whole.keys().isdisjoint(found.state):  # a trunk's own names, which timm changes where it gives feature maps
-        found = find_state(content, cut, str(path))
+        found = loading.find_state(content, cut, str(path))
         if not cut.keys().isdisjoint(found.state):
-            kept = {name: value for name, value in found.state.items() if name in cut or not is_head(name)}
-            refuse_misfits(cut, kept, str(path))
-            refuse_nonfinite(kept, str(path))
+            kept = {name: value for name, value in found.state.items() if name in cut or not loading.is_head(name)}
+            loading.refuse_misfits(cut, kept, str(path))
+            loading.refuse_nonfinite(kept, str(path))
             unused = (*found.ignored, *(name for name in found.state if name not in kept))
             return _Donor(kept, path.name, found.note, unused)
     state = {name: value for name, value in found.state.items() if value.is_floating_point()}
-    refuse_small(state, whole, str(path))
-    refuse_nonfinite(state, str(path))
+    loading.refuse_small(state, whole, str(path))
+    loading.refuse_nonfinite(state, str(path))
     names = list(state)
     marked = {n: torch.full_like(v, MARK + i, dtype=torch.float32) for i, (n, v) in enumerate(state.items())}
     trace = _fill(model, arguments, marked, path)
@@ -545,9 +517,9 @@ def _read_donor(model: str, arguments: dict[str, Any], path: Path, *, native: bo
         if len(marks) == 1 and marks[0] in range(len(names)) and state[names[marks[0]]].numel() != value.numel():
             resized.append(name)
     unused = [name for name in names if name not in used]
-    strange = [name for name in unused if name not in whole and not is_head(name)]
+    strange = [name for name in unused if name not in whole and not loading.is_head(name)]
     missing = [name for name in unfilled if native or not name.startswith(_AFTER_THE_BLOCKS)]
-    if problems := list_names((('missing', missing), ('unexpected', strange))):
+    if problems := loading.list_names((('missing', missing), ('unexpected', strange))):
         raise WeightsError(f'weights {path} do not fit {model}; {problems}')
     filled = _fill(model, arguments, dict(found.state), path)
     return _Donor(filled, path.name, found.note, (*found.ignored, *unused), tuple(resized), tuple(unfilled))
@@ -555,7 +527,7 @@ def _read_donor(model: str, arguments: dict[str, Any], path: Path, *, native: bo
 
 def _fill(model: str, arguments: dict[str, Any], state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Let timm load a state into a new model for RGB images, and return the state of the model."""
-    given = {**arguments, 'in_chans': len(RGB), 'pretrained_cfg_overlay': {'state_dict': state}}
+    given = {**arguments, 'in_chans': len(building.RGB), 'pretrained_cfg_overlay': {'state_dict': state}}
     try:
         return dict(timm.create_model(model, pretrained=True, **given).state_dict())
     except _BUILD_ERRORS as error:
@@ -565,25 +537,25 @@ def _fill(model: str, arguments: dict[str, Any], state: dict[str, Tensor], path:
 
 def _load(
     model: str, net: nn.Module, bands: tuple[Band, ...], arguments: dict[str, Any], donor: _Donor | None
-) -> LoadReport | None:
+) -> loading.LoadReport | None:
     """Load a donor's RGB weights into `net`, with the kernels that see the bands adapted to them."""
     if donor is None:
         return None
     state, notes, keys = dict(donor.state), [donor.note] if donor.note else [], _stem_keys(model, arguments)
     for key in keys:
-        if state[key].dim() != 4 or state[key].shape[1] != len(RGB):
+        if state[key].dim() != 4 or state[key].shape[1] != len(building.RGB):
             raise WeightsError(f'{key} of {model} cannot be adapted to other bands; pass pretrained=False')
-        state[key], how = adapt_input_kernel(state[key], RGB, bands)
+        state[key], how = building.adapt_input_kernel(state[key], building.RGB, bands)
         notes.append(f'{key}: {how}')
     resized = tuple(dict.fromkeys((*keys, *donor.resized)))
     source = f'{donor.source} ({"; ".join(notes)})'
-    report = load_strict(net, state, dropped=donor.unused, resized=resized, source=source)
+    report = loading.load_strict(net, state, dropped=donor.unused, resized=resized, source=source)
     matched = tuple(name for name in report.matched if name not in donor.unfilled)
     return replace(report, matched=matched, missing=donor.unfilled)
 
 
 def _stem_keys(model: str, arguments: dict[str, Any]) -> list[str]:
     """Name the weights whose shape depends on the number of bands."""
-    with without_values():
+    with loading.without_values():
         three, four = (_create(model, arguments, in_chans=n).state_dict() for n in (3, 4))
     return [key for key, value in three.items() if value.shape != four[key].shape]

@@ -10,24 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from geolearn.backbones.backbone import (
-    STRIDES,
-    Backbone,
-    BackboneOptions,
-    ConvBackbone,
-    choose_strides,
-    end_at_coarsest,
-    refuse_transformer_options,
-)
-from geolearn.backbones.building import RGB, adapt_input_kernel
-from geolearn.backbones.loading import (
-    LoadReport,
-    find_state,
-    is_head,
-    load_strict,
-    load_weights_file,
-    refuse_small,
-)
+from geolearn.backbones import backbone, building, loading
 from geolearn.backbones.weights import connection_fault
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError
@@ -61,9 +44,9 @@ def list_torchvision_models() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
-def build_torchvision(name: str, bands: tuple[Band, ...], options: BackboneOptions) -> Backbone:
+def build_torchvision(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build a torchvision model as a backbone; pretrained RGB stems are carried over band by band."""
-    refuse_transformer_options(name, options)
+    backbone.refuse_transformer_options(name, options)
     if options.drop_path:
         raise BackboneError(f'{name} comes from torchvision; drop_path cannot be changed')
     net = torchvision.models.get_model(name, weights=None)
@@ -72,10 +55,10 @@ def build_torchvision(name: str, bands: tuple[Band, ...], options: BackboneOptio
     _set_input(layers, bands, adapt=report is not None)
     maps = _last_at_stride(layers, len(bands))
     # these chains cannot be dilated: the coarsest map is the last one
-    strides = end_at_coarsest(choose_strides(name, options.strides, tuple(maps)), tuple(maps))
+    strides = backbone.end_at_coarsest(backbone.choose_strides(name, options.strides, tuple(maps)), tuple(maps))
     trunk = FeatureChain(layers, [maps[stride].layer for stride in strides])
     channels = [maps[stride].channels for stride in strides]
-    return ConvBackbone(name, trunk, channels=channels, strides=strides, load_report=report)
+    return backbone.ConvBackbone(name, trunk, channels=channels, strides=strides, load_report=report)
 
 
 def _chain(net: nn.Module) -> nn.Sequential:
@@ -88,7 +71,7 @@ def _chain(net: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _load(name: str, net: nn.Module, layers: nn.Sequential, options: BackboneOptions) -> LoadReport:
+def _load(name: str, net: nn.Module, layers: nn.Sequential, options: backbone.BackboneOptions) -> loading.LoadReport:
     if options.weights is not None:
         return _load_file(net, layers, str(options.weights))
     weights = torchvision.models.get_model_weights(name).DEFAULT
@@ -104,21 +87,21 @@ def _load(name: str, net: nn.Module, layers: nn.Sequential, options: BackboneOpt
         raise WeightsError(
             f'weights of {name} could not be downloaded from {weights.url} ({error}); {advice}'
         ) from error
-    return load_strict(net, state, source=f'torchvision {weights}')
+    return loading.load_strict(net, state, source=f'torchvision {weights}')
 
 
-def _load_file(net: nn.Module, layers: nn.Sequential, path: str) -> LoadReport:
+def _load_file(net: nn.Module, layers: nn.Sequential, path: str) -> loading.LoadReport:
     """Load a user's file into the layers that the backbone takes; its classifier may be missing or another one."""
     needed = net.state_dict()
     taken = {id(value) for value in layers.state_dict(keep_vars=True).values()}
     rest = [name for name, value in net.state_dict(keep_vars=True).items() if id(value) not in taken]
-    found = find_state(load_weights_file(path), needed, path)
-    refuse_small(found.state, needed, path)
-    unused = [name for name in found.state if name in rest or (name not in needed and is_head(name))]
+    found = loading.find_state(loading.load_weights_file(path), needed, path)
+    loading.refuse_small(found.state, needed, path)
+    unused = [name for name in found.state if name in rest or (name not in needed and loading.is_head(name))]
     state = {name: value for name, value in found.state.items() if name not in unused}
     source = f'{path} ({found.note})' if found.note else path
     optional = (*rest, '*.num_batches_tracked')  # files of old have no counts of batches, which nothing reads
-    return load_strict(net, state, may_be_missing=optional, dropped=(*found.ignored, *unused), source=source)
+    return loading.load_strict(net, state, may_be_missing=optional, dropped=(*found.ignored, *unused), source=source)
 
 
 def _set_input(layers: nn.Sequential, bands: tuple[Band, ...], *, adapt: bool) -> None:
@@ -127,7 +110,7 @@ def _set_input(layers: nn.Sequential, bands: tuple[Band, ...], *, adapt: bool) -
     trained = stem.weight.detach()
     stem.in_channels = len(bands)
     if adapt:
-        stem.weight = nn.Parameter(adapt_input_kernel(trained, RGB, bands)[0])
+        stem.weight = nn.Parameter(building.adapt_input_kernel(trained, building.RGB, bands)[0])
     else:
         stem.weight = nn.Parameter(trained.new_empty(trained.shape[0], len(bands), *trained.shape[2:]))
         nn.init.kaiming_normal_(stem.weight, mode='fan_out', nonlinearity='relu')
@@ -153,6 +136,8 @@ def _last_at_stride(layers: nn.Sequential, bands: int) -> dict[int, _Map]:
     except (RuntimeError, AssertionError) as error:
         raise BackboneError(f'the model does not run its layers in one chain ({error}); take another model') from error
     layers.train(training)
-    if not set(STRIDES) <= set(last):
-        raise BackboneError(f'the chain has maps at strides {sorted(last)}, needed {list(STRIDES)}; take another model')
-    return {stride: last[stride] for stride in sorted(last) if stride <= max(STRIDES)}
+    if not set(backbone.STRIDES) <= set(last):
+        raise BackboneError(
+            f'the chain has maps at strides {sorted(last)}, needed {list(backbone.STRIDES)}; take another model'
+        )
+    return {stride: last[stride] for stride in sorted(last) if stride <= max(backbone.STRIDES)}

@@ -7,16 +7,7 @@ from datetime import date
 import torch
 from torch import Tensor, nn
 
-from geolearn.backbones.token_grid import pad_to_multiple, resize_position_grid, sincos_position_grid
-from geolearn.backbones.vit import (
-    Block,
-    Stage,
-    choose_windows,
-    global_blocks,
-    init_linear,
-    last_attention,
-    windowed_states,
-)
+from geolearn.backbones import vit
 
 
 class Trunk(nn.Module):
@@ -99,7 +90,7 @@ class Trunk(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Let the blocks compute their activations again instead of keeping them while training."""
         for module in self.modules():
-            if isinstance(module, Stage):
+            if isinstance(module, vit.Stage):
                 module.checkpointing = enable
 
 
@@ -175,7 +166,7 @@ class BlockTrunk(Trunk):
     @property
     def global_at(self) -> tuple[int, ...]:
         """Blocks that attend globally in the windowed form, counted from 0."""
-        return global_blocks(self.depth)
+        return vit.global_blocks(self.depth)
 
     def hidden_states(self, x: Tensor) -> list[Tensor]:
         """Run the native form: the output (B, prefix + n, D) of every block, before any final norm."""
@@ -231,7 +222,7 @@ class ViT(BlockTrunk):
         super().__init__(config, patch, class_token=True)
         assert self.cls_token is not None  # just asked for
         self.patch_embed = patch_embed
-        self.register_buffer('pos_embed', sincos_position_grid(config.dim, (config.grid, config.grid)))
+        self.register_buffer('pos_embed', vit.sincos_position_grid(config.dim, (config.grid, config.grid)))
         self.blocks = make_blocks(config)
         self.norm = nn.LayerNorm(config.dim, eps=config.eps) if config.final_norm else nn.Identity()
         nn.init.normal_(self.cls_token, std=0.02)
@@ -241,19 +232,19 @@ class ViT(BlockTrunk):
 
         Images are padded right and bottom with zeros, the mean of normalized pixels, to whole patches.
         """
-        return self.patch_embed(pad_to_multiple(x, self.patch))
+        return self.patch_embed(vit.pad_to_multiple(x, self.patch))
 
     @property
     def offers_attention(self) -> bool:
         """Whether every block is a `Block`, whose attention can be read."""
-        return all(isinstance(block, Block) for block in self.stages)
+        return all(isinstance(block, vit.Block) for block in self.stages)
 
     def attention_maps(self, x: Tensor) -> Tensor:
         """Return the last block's attention (B, heads, 1 + n, 1 + n) in the native form; rows sum to 1.
 
         The attention of the class token to the patches is ``[:, :, 0, 1:]``.
         """
-        return last_attention(self.blocks, self.first_tokens(x))
+        return vit.last_attention(self.blocks, self.first_tokens(x))
 
     def maps(self, x: Tensor, layers: Sequence[int], window: int | None = None) -> list[Tensor]:
         """Run the windowed form: the outputs of some blocks as maps (B, D, h, w), before any final norm.
@@ -264,8 +255,8 @@ class ViT(BlockTrunk):
             window: Side of the windows in tokens; None chooses per axis (see `choose_window`), 0 is global attention.
         """
         y = self.place(self.embed(x))
-        size = choose_windows((y.shape[1], y.shape[2]), window)
-        states = windowed_states(self.blocks, y, window=size, global_at=self.global_at, layers=layers)
+        size = vit.choose_windows((y.shape[1], y.shape[2]), window)
+        states = vit.windowed_states(self.blocks, y, window=size, global_at=self.global_at, layers=layers)
         return [state.permute(0, 3, 1, 2) for state in states]
 
     def first_tokens(self, x: Tensor) -> Tensor:
@@ -275,14 +266,14 @@ class ViT(BlockTrunk):
     def place(self, patches: Tensor) -> Tensor:
         """Add positions to a map of patches (B, D, h, w), giving the grid (B, h, w, D) without a class token."""
         h, w = patches.shape[2:]
-        pos = resize_position_grid(self.pos_embed[:, 1:], (h, w), prefix=0)
+        pos = vit.resize_position_grid(self.pos_embed[:, 1:], (h, w), prefix=0)
         return patches.permute(0, 2, 3, 1) + pos.reshape(1, h, w, -1)
 
 
 def make_blocks(config: ViTConfig) -> nn.ModuleList:
     """Make the blocks of a transformer, freshly initialized, with drop path growing from the first to the last."""
     blocks = nn.ModuleList(
-        Block(
+        vit.Block(
             config.dim,
             config.heads,
             qkv_bias=config.qkv_bias,
@@ -293,7 +284,7 @@ def make_blocks(config: ViTConfig) -> nn.ModuleList:
         )
         for index in range(config.depth)
     )
-    return blocks.apply(init_linear)
+    return blocks.apply(vit.init_linear)
 
 
 class GroupedTrunk(BlockTrunk):
@@ -328,6 +319,6 @@ class GroupedTrunk(BlockTrunk):
             window: Side of the windows, as for `ViT.maps`; global blocks attend over the tokens of all groups.
         """
         y, count = self.embed(x), self.group_count
-        size = choose_windows((y.shape[1], y.shape[2]), window)
-        states = windowed_states(self.stages, y, window=size, global_at=self.global_at, layers=layers, frames=count)
+        size = vit.choose_windows((y.shape[1], y.shape[2]), window)
+        states = vit.windowed_states(self.stages, y, window=size, global_at=self.global_at, layers=layers, frames=count)
         return [s.reshape(-1, count, *s.shape[1:]).mean(dim=1).permute(0, 3, 1, 2) for s in states]

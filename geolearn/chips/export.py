@@ -9,12 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from geolearn.bands import Band, find_sensor, list_sensors
+from geolearn.chips.exporting import metadata, placement, run, vector_labels
 from geolearn.chips.exporting.labels import LabelInput, LabelSource, shown_name
-from geolearn.chips.exporting.metadata import ExportDescription
-from geolearn.chips.exporting.placement import PROCESSING_MODES, ExportOptions, Job, NothingThereError
-from geolearn.chips.exporting.run import Export, count_threads, plan_jobs
-from geolearn.chips.exporting.vector_labels import Naming, is_vector, sensor_notes
-from geolearn.chips.exporting.writer import ChipWriter
 from geolearn.chips.formats import find_writer
 from geolearn.chips.label import Target, Task, check_target
 from geolearn.chips.meaning.bands import bad_bands
@@ -130,11 +126,11 @@ def export_training_data(
     if sensor != 'Undefined' and find_sensor(sensor) is None:
         raise UnknownNameError('sensor', sensor, [*list_sensors(), 'Undefined'])
     task = _choose_task(metadata_format, target, classes)
-    options = ExportOptions(
+    options = placement.ExportOptions(
         task=task,
         tile_size=tile_size,
         stride=stride or tile_size,
-        per_feature=task is Task.LABEL and is_vector(labels, layer),
+        per_feature=task is Task.LABEL and vector_labels.is_vector(labels, layer),
         output_nofeature_tiles=output_nofeature_tiles,
         rotation_angle=rotation_angle,
         min_polygon_overlap_ratio=min_polygon_overlap_ratio,
@@ -146,7 +142,7 @@ def export_training_data(
         compress=compress,
         start_index=start_index,
     )
-    naming = Naming(
+    naming = vector_labels.Naming(
         class_value_field,
         class_name_field,
         None if classes is None else tuple(classes),
@@ -154,16 +150,16 @@ def export_training_data(
     )
     named_nodata = numbers_of('nodata', nodata)
     reader = LabelInput(labels, instance_labels, mask_polygons, naming, layer, labels_crs, buffer_radius)
-    threads = count_threads(num_workers)
+    threads = run.count_threads(num_workers)
     names = tuple(band if isinstance(band, str) else band.name for band in bands) if bands else None
     scenes, notes = _plan(_scenes(raster, labels, processing_mode), names, reader, options, threads)
     with open_raster(scenes[0].raster, bands=names, quiet=True) as src:
         named = tuple(bands) if bands else raster_bands(src, sensor=None if sensor == 'Undefined' else sensor)
         tag, bad = _nodata_tag(src, named_nodata), bad_bands(src)
-    notes += [] if bands else sensor_notes(sensor, named, shown_name(scenes[0].raster))
+    notes += [] if bands else vector_labels.sensor_notes(sensor, named, shown_name(scenes[0].raster))
     for scene in scenes:
         _check_same(scene.raster, scenes[0].raster, names, len(named))
-    facts = ExportDescription(
+    facts = metadata.ExportDescription(
         metadata_format,
         named,
         scenes[0].labels.classes,
@@ -176,7 +172,9 @@ def export_training_data(
         nodata=named_nodata,
         bad_bands=bad,
     )
-    writer = ChipWriter(out, facts, image_format=image_format, compress=compress, nodata=tag, start_index=start_index)
+    writer = run.ChipWriter(
+        out, facts, image_format=image_format, compress=compress, nodata=tag, start_index=start_index
+    )
     _write(writer, scenes, options, threads, notes)
     return writer.folder
 
@@ -196,7 +194,7 @@ class _Scene(NamedTuple):
     raster: RasterPath
     bands: tuple[str, ...] | None
     labels: LabelSource
-    jobs: tuple[Job, ...]
+    jobs: tuple[placement.Job, ...]
 
 
 def _choose_task(metadata_format: str, target: Target, classes: Sequence[ClassInfo] | None) -> Task:
@@ -213,13 +211,17 @@ def _choose_task(metadata_format: str, target: Target, classes: Sequence[ClassIn
 
 
 def _write(
-    writer: ChipWriter, scenes: Sequence[_Scene], options: ExportOptions, threads: int, notes: Sequence[str]
+    writer: run.ChipWriter,
+    scenes: Sequence[_Scene],
+    options: placement.ExportOptions,
+    threads: int,
+    notes: Sequence[str],
 ) -> None:
     """Cut all rasters and finish the folder, with notes for people."""
     with writer:
         skipped = Counter[str]()
         for scene in scenes:
-            tallies, ignored = Export(
+            tallies, ignored = run.Export(
                 scene.raster, scene.labels, writer, options, writer.facts.nodata, scene.bands
             ).run(scene.jobs, threads, options.start_index + writer.count)
             writer.take(tallies)
@@ -231,11 +233,11 @@ def _write(
 
 
 def _scenes(raster: RasterPath, labels: Any, processing_mode: str) -> list[RasterPath]:
-    if processing_mode not in PROCESSING_MODES:
-        raise UnknownNameError('processing mode', processing_mode, PROCESSING_MODES)
+    if processing_mode not in placement.PROCESSING_MODES:
+        raise UnknownNameError('processing mode', processing_mode, placement.PROCESSING_MODES)
     if processing_mode == 'mosaic' or isinstance(raster, str | Path):
         return [raster]
-    if labels is not None and not is_vector(labels, None):
+    if labels is not None and not vector_labels.is_vector(labels, None):
         raise ChipFolderError("processing_mode='collection' needs vector labels; a class raster fits one mosaic only")
     return list(raster)
 
@@ -244,7 +246,7 @@ def _plan(
     rasters: Sequence[RasterPath],
     bands: tuple[str, ...] | None,
     reader: LabelInput,
-    options: ExportOptions,
+    options: placement.ExportOptions,
     threads: int,
 ) -> tuple[list[_Scene], list[str]]:
     """Return the rasters of which chips can be cut, and what people should know."""
@@ -255,8 +257,8 @@ def _plan(
             try:
                 labels, areas = reader.read(src, shown_name(raster), options)
                 features = labels.vectors.features if labels.vectors else None
-                scenes.append(_Scene(raster, bands, labels, plan_jobs(src, options, features, areas, threads)))
-            except NothingThereError:
+                scenes.append(_Scene(raster, bands, labels, run.plan_jobs(src, options, features, areas, threads)))
+            except placement.NothingThereError:
                 passed += 1
                 if passed == len(rasters):
                     raise
@@ -265,7 +267,7 @@ def _plan(
     return scenes, [*notes, *(scenes[0].labels.vectors.notes if scenes[0].labels.vectors else ())]
 
 
-def _check_raster(src: Any, raster: RasterPath, options: ExportOptions) -> None:
+def _check_raster(src: Any, raster: RasterPath, options: placement.ExportOptions) -> None:
     require_place(src)
     if strange := sorted(dtype for dtype in set(src.dtypes) if 'complex' in dtype):
         raise ChipFolderError(f'{shown_name(raster)} holds {strange[0]} numbers, which no chip can; export amplitudes')

@@ -5,20 +5,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.models.segmentation.fcn import FCNHead
 
-from geolearn.decoders.decoder import (
-    Decoder,
-    PooledBatchNorm2d,
-    check_rate,
-    check_whole,
-    register_decoder,
-    take_single_values,
-)
+from geolearn.decoders import decoder
 
 _STRIDE = 16
 
 
-@register_decoder('fcn')
-class FCNDecoder(Decoder):
+@decoder.register_decoder('fcn')
+class FCNDecoder(decoder.Decoder):
     """A chain of 3x3 convolutions, each with batch norm and GELU, on the map of stride 16, and a 1x1 classifier.
 
     The head of fully convolutional networks (Long et al. 2015, arXiv:1411.4038), as benchmarks of foundation models
@@ -46,10 +39,10 @@ class FCNDecoder(Decoder):
         dropout: float = 0.1,
     ) -> None:
         super().__init__(channels, strides, output_count)
-        width, depth = check_whole('width', width, 1, 4096), check_whole('depth', depth, 1, 64)
+        width, depth = decoder.check_whole('width', width, 1, 4096), decoder.check_whole('depth', depth, 1, 64)
         inputs = (channels[0], *[width] * (depth - 1))
         self.decoder = nn.Sequential(*(_convolve(count, width) for count in inputs))
-        self.dropout = nn.Dropout2d(check_rate('dropout', dropout))
+        self.dropout = nn.Dropout2d(decoder.check_rate('dropout', dropout))
         self.classifier = nn.Conv2d(width, output_count, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -57,8 +50,8 @@ class FCNDecoder(Decoder):
         return self.classifier(self.dropout(self.decoder(maps[0])))
 
 
-@register_decoder('linear')
-class LinearDecoder(Decoder):
+@decoder.register_decoder('linear')
+class LinearDecoder(decoder.Decoder):
     """One linear layer per token: how well a frozen backbone's features separate the classes as they are.
 
     A transformer gives the tokens of its last block unchanged; other networks their map of stride 16, or 32.
@@ -81,8 +74,8 @@ class LinearDecoder(Decoder):
         return self.classifier(maps[0])
 
 
-@register_decoder('auxiliary')
-class AuxiliaryDecoder(Decoder):
+@decoder.register_decoder('auxiliary')
+class AuxiliaryDecoder(decoder.Decoder):
     """The small head that helps to train another decoder, on one map (torchvision's `FCNHead`).
 
     Args:
@@ -95,7 +88,7 @@ class AuxiliaryDecoder(Decoder):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], output_count: int) -> None:
         super().__init__(channels, strides, output_count)
-        self.classifier = take_single_values(FCNHead(channels[0], output_count))
+        self.classifier = decoder.take_single_values(FCNHead(channels[0], output_count))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Compute outputs (N, output_count, H/16, W/16), or at the stride of the map."""
@@ -104,4 +97,4 @@ class AuxiliaryDecoder(Decoder):
 
 def _convolve(inputs: int, outputs: int) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    return nn.Sequential(convolution, PooledBatchNorm2d(outputs), nn.GELU())
+    return nn.Sequential(convolution, decoder.PooledBatchNorm2d(outputs), nn.GELU())

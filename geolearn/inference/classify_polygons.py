@@ -13,25 +13,12 @@ import torch
 from rasterio.windows import Window
 from torch import Tensor
 
+from geolearn import errors, extras, progress
 from geolearn.chips.exporting.vector_labels import read_layers
 from geolearn.device import choose_device
-from geolearn.errors import ChipFolderError, RasterError
-from geolearn.extras import require
-from geolearn.inference.options import ReadOptions
-from geolearn.inference.reading import RasterSource, check_target, open_dates
-from geolearn.inference.source import Source
-from geolearn.inference.vectors import check_vector_target, write_layer
-from geolearn.networks.classification import (
-    THRESHOLD,
-    ChipNetwork,
-    ChipOptions,
-    Crop,
-    check_threshold,
-    class_probabilities,
-    decide,
-)
+from geolearn.inference import reading, tiles, vectors
+from geolearn.networks import classification
 from geolearn.networks.spec import ModelSpec
-from geolearn.progress import ProgressBar
 from geolearn.raster import GeoBox
 from geolearn.raster.opening import burn_polygons
 
@@ -60,20 +47,22 @@ class PolygonOptions:
     """
 
     chip_size: int
-    crop: Crop = 'fixed'
+    crop: classification.Crop = 'fixed'
     blacken: bool = False
     layer: str | None = None
-    threshold: float = THRESHOLD
+    threshold: float = classification.THRESHOLD
     batch_size: int = 16
     device: str | None = None
 
     def __post_init__(self) -> None:
-        if self.crop not in get_args(Crop):
-            raise ValueError(f'crop must be one of {", ".join(map(repr, get_args(Crop)))}, got {self.crop!r}')
+        if self.crop not in get_args(classification.Crop):
+            raise ValueError(
+                f'crop must be one of {", ".join(map(repr, get_args(classification.Crop)))}, got {self.crop!r}'
+            )
         for name, unit in (('batch_size', ''), ('chip_size', ' pixel')):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} must be at least 1{unit}, got {getattr(self, name)}')
-        check_threshold(self.threshold)
+        classification.check_threshold(self.threshold)
 
 
 class _Chip(NamedTuple):
@@ -96,8 +85,8 @@ def read_polygons(polygons: Any, layer: str | None) -> Any:
     """
     try:
         return next(iter(read_layers(polygons, layer))).frame
-    except ChipFolderError as error:
-        raise RasterError(f'cannot take polygons: {error}') from error
+    except errors.ChipFolderError as error:
+        raise errors.RasterError(f'cannot take polygons: {error}') from error
 
 
 def pixel_outlines(frame: Any, box: GeoBox) -> np.ndarray:
@@ -110,10 +99,12 @@ def pixel_outlines(frame: Any, box: GeoBox) -> np.ndarray:
     Raises:
         RasterError: If one of the two has a CRS and the other none.
     """
-    shapely = require('shapely', extra='vector', to='classify polygons')
+    shapely = extras.require('shapely', extra='vector', to='classify polygons')
     if (frame.crs is None) != (box.crs is None):
         lacks, has = ('the layer', 'the raster') if frame.crs is None else ('the raster', 'the layer')
-        raise RasterError(f'{lacks} names no CRS, but {has} does, so their places cannot be compared; give it its CRS')
+        raise errors.RasterError(
+            f'{lacks} names no CRS, but {has} does, so their places cannot be compared; give it its CRS'
+        )
     placed = frame if box.crs is None else frame.to_crs(box.crs)
     geometry = shapely.force_2d(np.asarray(placed.geometry.values, dtype=object))
     inverse = ~box.transform
@@ -132,7 +123,7 @@ def pixel_bounds(outlines: np.ndarray) -> np.ndarray:
 
     They are NaN where geometries are missing or empty, or have no place in the raster's CRS.
     """
-    shapely = require('shapely', extra='vector', to='classify polygons')
+    shapely = extras.require('shapely', extra='vector', to='classify polygons')
     bounds: np.ndarray = shapely.bounds(outlines).reshape(-1, 4)
     bounds[~np.isfinite(bounds).all(axis=1)] = np.nan
     return bounds
@@ -178,11 +169,11 @@ def _span(span: tuple[float, float], length: int, options: PolygonOptions) -> tu
 
 @torch.inference_mode()
 def compute_chips(
-    sources: Sequence[Source],
+    sources: Sequence[tiles.Source],
     outlines: np.ndarray,
     compute: Callable[[Tensor], Tensor],
     *,
-    read: ReadOptions,
+    read: tiles.ReadOptions,
     options: PolygonOptions,
 ) -> np.ndarray:
     """Compute the chip of each polygon.
@@ -208,7 +199,7 @@ def compute_chips(
     windows.sort(key=lambda chip: (chip.window.row_off // block, chip.window.col_off))
     rows: list[np.ndarray] = []
     owners: list[int] = []
-    with ProgressBar(len(windows), 'classifying', 'polygon') as bar:
+    with progress.ProgressBar(len(windows), 'classifying', 'polygon') as bar:
         for chips, pixels in _batches(sources, windows, outlines, read, options):
             rows.append(compute(pixels).float().cpu().numpy())
             owners += [chip.row for chip in chips]
@@ -220,7 +211,11 @@ def compute_chips(
 
 
 def _batches(
-    sources: Sequence[Source], windows: list[_Chip], outlines: np.ndarray, read: ReadOptions, options: PolygonOptions
+    sources: Sequence[tiles.Source],
+    windows: list[_Chip],
+    outlines: np.ndarray,
+    read: tiles.ReadOptions,
+    options: PolygonOptions,
 ) -> Iterator[tuple[list[_Chip], Tensor]]:
     """Yield chips that hold data at any date in full batches; only one batch is held."""
     shape = (options.batch_size, len(sources), len(sources[0].indexes), options.chip_size, options.chip_size)
@@ -240,7 +235,9 @@ def _batches(
         yield chips, _without_lone_date(batch[: len(chips)])
 
 
-def _fill(target: np.ndarray, source: Source, window: Window, read: ReadOptions, inside: np.ndarray | None) -> bool:
+def _fill(
+    target: np.ndarray, source: tiles.Source, window: Window, read: tiles.ReadOptions, inside: np.ndarray | None
+) -> bool:
     """Put a window into the upper left, as in training, of `target` (bands, size, size); returns whether it has data.
 
     Args:
@@ -264,7 +261,7 @@ def _fill(target: np.ndarray, source: Source, window: Window, read: ReadOptions,
 
 def _inside(outline: Any, window: Window) -> np.ndarray:
     """Return where (height, width) pixels of a window have their middle in a geometry in pixels of the raster."""
-    shapely = require('shapely', extra='vector', to='classify polygons')
+    shapely = extras.require('shapely', extra='vector', to='classify polygons')
     corner = (window.col_off, window.row_off)
     moved = shapely.transform(outline, lambda points: points - corner)
     inside: np.ndarray = burn_polygons([(moved, 1)], (int(window.height), int(window.width))) > 0
@@ -277,12 +274,12 @@ def _without_lone_date(batch: Tensor) -> Tensor:
 
 def classify_polygons(
     spec: ModelSpec,
-    network: ChipNetwork,
-    raster: RasterSource,
+    network: classification.ChipNetwork,
+    raster: reading.RasterSource,
     polygons: Any,
     dst: str | Path,
     *,
-    read: ReadOptions,
+    read: tiles.ReadOptions,
     options: PolygonOptions,
     overwrite: bool = False,
 ) -> Path:
@@ -304,16 +301,16 @@ def classify_polygons(
     Raises:
         RasterError: If bands, units or places do not fit, or reading or writing fails; no part of `dst` is left.
     """
-    target = check_target(raster, check_vector_target(dst), overwrite=overwrite)
+    target = reading.check_target(raster, vectors.check_vector_target(dst), overwrite=overwrite)
     frame = read_polygons(polygons, options.layer)
     device = choose_device(options.device)
     network.to(device).eval()
     with ExitStack() as stack:
-        sources = open_dates(raster, spec, read, stack)
+        sources = reading.open_dates(raster, spec, read, stack)
         outlines = pixel_outlines(frame, sources[0].box)
         logits = compute_chips(sources, outlines, lambda chips: network(chips.to(device)), read=read, options=options)
     names = [info.name for info in spec.class_infos]
-    multi_label = ChipOptions.from_json(spec.options).multi_label
+    multi_label = classification.ChipOptions.from_json(spec.options).multi_label
     labels, confidences = name_rows(logits, names, multi_label=multi_label, threshold=options.threshold)
     missing = sum(label is None for label in labels)
     if missing:
@@ -325,7 +322,7 @@ def classify_polygons(
     replaced = [name for name in (LABEL, CONFIDENCE) if name in frame.columns]
     if replaced:
         log.warning('the copy holds new values in the columns %s of the layer', ' and '.join(replaced))
-    return write_layer(frame.assign(**{LABEL: labels, CONFIDENCE: confidences}), target)
+    return vectors.write_layer(frame.assign(**{LABEL: labels, CONFIDENCE: confidences}), target)
 
 
 def name_rows(
@@ -339,8 +336,8 @@ def name_rows(
     confidences = np.full(len(logits), np.nan)
     known = np.flatnonzero(~np.isnan(logits).any(1)) if logits.size else np.zeros(0, int)
     if len(known):
-        likely = class_probabilities(torch.from_numpy(logits[known]), multi_label=multi_label)
-        chosen = decide(likely, multi_label=multi_label, threshold=threshold)
+        likely = classification.class_probabilities(torch.from_numpy(logits[known]), multi_label=multi_label)
+        chosen = classification.decide(likely, multi_label=multi_label, threshold=threshold)
         certain = torch.where(chosen, likely, 1 - likely).min(1).values if multi_label else likely.max(1).values
         confidences[known] = 100 * certain.numpy()
         for row, present in zip(known.tolist(), chosen.tolist()):

@@ -13,32 +13,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from geolearn import errors, extras, progress
 from geolearn.batch import Detections
 from geolearn.device import choose_device
-from geolearn.errors import RasterError, UnknownNameError
-from geolearn.extras import require
-from geolearn.inference.mapping import choose_tile, cut_raster
-from geolearn.inference.merging import (
-    EDGE_MARGIN,
-    SAME_OVERLAP,
-    Merge,
-    TileDetections,
-    intersect,
-    mean_boxes,
-    merge_detections,
-    nms,
-    shown_whole_elsewhere,
-)
-from geolearn.inference.options import ReadOptions, TilingOptions
-from geolearn.inference.outlines import Outline, outline_mask
-from geolearn.inference.reading import Image, RasterSource, check_target, load_image, open_dates
+from geolearn.inference import mapping, merging, reading, vectors
 from geolearn.inference.resume import RunCheckpoint, source_facts, weights_digest
-from geolearn.inference.source import Source
-from geolearn.inference.tiles import MicroBatches, prefetch, read_batches
-from geolearn.inference.vectors import check_vector_target, objects_to_features, write_layer
+from geolearn.inference.tiles import MicroBatches, ReadOptions, Source, TilingOptions, prefetch, read_batches
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
-from geolearn.progress import ProgressBar
 from geolearn.tiling import TileGrid
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
@@ -72,18 +54,18 @@ class DetectOptions:
     threshold: float = 0.5
     nms_overlap: float = 0.3
     augment: bool = False
-    outline: Outline = 'exact'
+    outline: merging.Outline = 'exact'
     overlap: int | None = None
-    merge: Merge = 'nms'
+    merge: merging.Merge = 'nms'
     resume: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (('threshold', self.threshold), ('nms_overlap', self.nms_overlap)):
             if not 0 <= value <= 1:
                 raise ValueError(f'{name} must be in 0..1, got {value}')
-        for name, choices in (('outline', Outline), ('merge', Merge)):
+        for name, choices in (('outline', merging.Outline), ('merge', merging.Merge)):
             if getattr(self, name) not in get_args(choices):
-                raise UnknownNameError(name, str(getattr(self, name)), get_args(choices))
+                raise errors.UnknownNameError(name, str(getattr(self, name)), get_args(choices))
 
     @property
     def overlap_in_tile(self) -> float:
@@ -93,7 +75,7 @@ class DetectOptions:
         """
         if self.merge != 'soft_nms':
             return self.nms_overlap
-        return SAME_OVERLAP if self.augment else 1.0
+        return merging.SAME_OVERLAP if self.augment else 1.0
 
 
 def make_predict_fn(network: nn.Module, *, threshold: float, nms_overlap: float, augment: bool) -> PredictFn:
@@ -137,7 +119,7 @@ def _nms(detections: Detections, overlap: float) -> tuple[np.ndarray, np.ndarray
     if detections.masks is not None:
         masks = detections.masks.numpy()
         measure = partial(_mask_overlap, masks, masks.sum(axis=(1, 2)), boxes)
-    return nms(boxes, detections.labels.numpy(), scores, overlap=overlap, measure=measure)
+    return merging.nms(boxes, detections.labels.numpy(), scores, overlap=overlap, measure=measure)
 
 
 def _mask_overlap(
@@ -145,7 +127,7 @@ def _mask_overlap(
 ) -> np.ndarray:
     """Return the intersection over union (n,) of pairs of masks, which lie within a pixel of their boxes."""
     shared = np.zeros(len(first))
-    corners = intersect(boxes[first], boxes[second])
+    corners = merging.intersect(boxes[first], boxes[second])
     for pair, (one, other) in enumerate(zip(first, second)):
         (left, top), (right, bottom) = np.floor(corners[pair, :2]) - 1, np.ceil(corners[pair, 2:]) + 1
         part = np.s_[max(int(top), 0) : max(int(bottom), 0), max(int(left), 0) : max(int(right), 0)]
@@ -177,7 +159,7 @@ def merge_augmented(passes: Sequence[Detections], *, overlap: float) -> Detectio
     kept, owners = _nms(every, overlap)
     totals = np.zeros(len(scores))
     np.add.at(totals, owners, scores)
-    means = boxes if every.masks is not None else mean_boxes(boxes, scores, owners)
+    means = boxes if every.masks is not None else merging.mean_boxes(boxes, scores, owners)
     merged = torch.from_numpy(np.minimum(totals / len(passes), scores)).float()
     return Detections(torch.from_numpy(means).float(), every.labels, merged, every.masks).select(torch.from_numpy(kept))
 
@@ -191,7 +173,7 @@ def detect_sources(
     tiling: TilingOptions,
     options: DetectOptions,
     checkpoint: RunCheckpoint | None = None,
-) -> TileDetections:
+) -> merging.TileDetections:
     """Return the objects of an open raster in its pixels.
 
     Memory depends on the tiles, the raster's width and the number of objects, some hundred bytes each, and more where
@@ -221,8 +203,8 @@ def detect_sources(
         parts.append(detections)
         if checkpoint is not None:
             checkpoint.add(detections, tiles_done)
-    return merge_detections(
-        TileDetections.concatenate(parts),
+    return merging.merge_detections(
+        merging.TileDetections.concatenate(parts),
         grid,
         overlap=options.nms_overlap,
         merge=options.merge,
@@ -237,12 +219,12 @@ def _detect_in_tiles(
     shape: tuple[int, int],
     options: DetectOptions,
     first: int,
-) -> Iterator[tuple[TileDetections, int]]:
+) -> Iterator[tuple[merging.TileDetections, int]]:
     """Yield the detections of each batch of tiles, and how many tiles are done with it."""
     corners = [(row, col) for row, _, _ in grid.rows for col, _, _ in grid.cols]
     numbers = {corner: number for number, corner in enumerate(corners)}
     ahead, micro = prefetch(batches), MicroBatches(predict)
-    bar = ProgressBar(len(numbers), 'detecting', 'tile', initial=first)
+    bar = progress.ProgressBar(len(numbers), 'detecting', 'tile', initial=first)
     try:
         with bar, torch.inference_mode():
             for batch in ahead:
@@ -252,22 +234,27 @@ def _detect_in_tiles(
                     for part, found in micro.parts(batch.pixels)
                     for detections, place in zip(found, places[part])
                 ]
-                yield TileDetections.concatenate(parts), numbers[places[-1]] + 1
+                yield merging.TileDetections.concatenate(parts), numbers[places[-1]] + 1
                 bar.update(len(batch.tiles))
     finally:
         ahead.close()
 
 
 def _place(
-    detections: Detections, grid: TileGrid, corner: tuple[int, int], number: int, shape: tuple[int, int], kind: Outline
-) -> TileDetections:
+    detections: Detections,
+    grid: TileGrid,
+    corner: tuple[int, int],
+    number: int,
+    shape: tuple[int, int],
+    kind: merging.Outline,
+) -> merging.TileDetections:
     """Bring a tile's objects to pixels of the raster, without those that another tile shows whole."""
     row, col = corner
     # tiles are padded at the raster's edge; nothing is there
     limits = (shape[1], shape[0], shape[1], shape[0])
     boxes = np.clip(detections.boxes.double().numpy() + np.array([col, row, col, row]), 0, limits)
     tiles = np.full(len(boxes), number)
-    kept = ~shown_whole_elsewhere(boxes, tiles, grid) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    kept = ~merging.shown_whole_elsewhere(boxes, tiles, grid) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     outlines = None
     if detections.masks is not None:
         # windows begin and end a few pixels outside of the raster
@@ -276,17 +263,17 @@ def _place(
         kept &= masks.any(axis=(1, 2))
         offset = np.array([col + left, row + top])
         outlines = _outlines(masks[kept], boxes[kept] - np.tile(offset, 2), kind, offset)
-    return TileDetections(
+    return merging.TileDetections(
         boxes[kept], detections.labels.numpy()[kept], detections.scores.double().numpy()[kept], tiles[kept], outlines
     )
 
 
-def _outlines(masks: np.ndarray, boxes: np.ndarray, kind: Outline, offset: np.ndarray) -> np.ndarray:
+def _outlines(masks: np.ndarray, boxes: np.ndarray, kind: merging.Outline, offset: np.ndarray) -> np.ndarray:
     """Return the outlines (n,) in pixels of the raster of masks in a tile whose corner is at `offset`."""
-    shapely = require('shapely', extra='vector', to='outline objects')
+    shapely = extras.require('shapely', extra='vector', to='outline objects')
     outlines = np.empty(len(masks), object)
     for number, (mask, box) in enumerate(zip(masks, boxes)):
-        outlines[number] = outline_mask(mask, box, kind=kind)
+        outlines[number] = merging.outline_mask(mask, box, kind=kind)
     moved: np.ndarray = shapely.transform(outlines, lambda points: points + offset) if len(masks) else outlines
     return moved
 
@@ -318,7 +305,7 @@ class ImageDetections:
 def detect_image(
     spec: ModelSpec,
     network: Detector,
-    image: Image,
+    image: reading.Image,
     *,
     read: ReadOptions,
     options: DetectOptions,
@@ -339,11 +326,11 @@ def detect_image(
         ValueError: If an array has another shape.
     """
     if spec.dates > 1:
-        raise RasterError(
+        raise errors.RasterError(
             f'this model takes images of {spec.dates} dates, and predict takes one; use detect_objects with a list of '
             'one raster for each date'
         )
-    pixels = load_image(image, spec, read).pixels
+    pixels = reading.load_image(image, spec, read).pixels
     network.to(choose_device(device)).eval()
     predict = make_predict_fn(
         network, threshold=options.threshold, nms_overlap=options.nms_overlap, augment=options.augment
@@ -365,7 +352,7 @@ def detect_image(
 def detect_raster(
     spec: ModelSpec,
     network: Detector,
-    src: RasterSource,
+    src: reading.RasterSource,
     dst: str | Path,
     *,
     typical_side: float,
@@ -400,15 +387,17 @@ def detect_raster(
     """
     if options.outline != 'exact' and not masks:
         raise ValueError(f'outline={options.outline!r} is for models that draw masks; the others give boxes')
-    target = check_target(src, check_vector_target(dst), overwrite=overwrite)
+    target = reading.check_target(src, vectors.check_vector_target(dst), overwrite=overwrite)
     with ExitStack() as stack:
-        sources = open_dates(src, spec, read, stack)
+        sources = reading.open_dates(src, spec, read, stack)
         box = sources[0].box
         if target.suffix.lower() == '.geojson' and box.crs is None:
-            raise RasterError(f'GeoJSON is in WGS84, but {src} names no CRS; write a .gpkg, or give the raster its CRS')
-        side, halo = choose_tile(spec, network, tiling)
+            raise errors.RasterError(
+                f'GeoJSON is in WGS84, but {src} names no CRS; write a .gpkg, or give the raster its CRS'
+            )
+        side, halo = mapping.choose_tile(spec, network, tiling)
         halo = choose_halo(side, halo, typical_side=typical_side, overlap=options.overlap)
-        grid = cut_raster(network, box, tiling, tile_size=side, halo=halo)
+        grid = mapping.cut_raster(network, box, tiling, tile_size=side, halo=halo)
         facts = _run_facts(spec, network, sources, grid, read, tiling, options)
         checkpoint = stack.enter_context(RunCheckpoint(target, facts, resume=options.resume))
         objects = detect_sources(
@@ -420,8 +409,8 @@ def detect_raster(
             options=options,
             checkpoint=checkpoint,
         )
-        write_layer(
-            objects_to_features(objects, box, spec.class_infos, outlined=masks),
+        vectors.write_layer(
+            vectors.objects_to_features(objects, box, spec.class_infos, outlined=masks),
             target,
             geometry_type='MultiPolygon' if masks else 'Polygon',
         )
@@ -468,7 +457,7 @@ def choose_halo(side: int, halo: int, *, typical_side: float, overlap: int | Non
     """
     most = int(side * MAX_OVERLAP)
     if overlap is None:
-        overlap = min(most, max(2 * halo, math.ceil(typical_side + 4 * EDGE_MARGIN)))
+        overlap = min(most, max(2 * halo, math.ceil(typical_side + 4 * merging.EDGE_MARGIN)))
     elif not 0 <= overlap <= most:
         raise ValueError(f'overlap must be in 0..{most} pixels, half of tile_size {side}, got {overlap}')
     return min(-(-overlap // 2), (side - 1) // 2)

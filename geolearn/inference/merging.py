@@ -7,13 +7,116 @@ from typing import Any, Literal
 
 import numpy as np
 
-from geolearn.extras import require
-from geolearn.inference.outlines import polygonal
-from geolearn.tiling import TileGrid
+from geolearn import extras, tiling
+from geolearn.raster.opening import group_pixels
+
+Outline = Literal['exact', 'simplified', 'orthogonal']
+"""Along the edges of pixels; with few corners; or with right angles, as buildings have."""
+
+POLYGONS = (3, 6)
+"""GEOS's type ids of polygons and multipolygons."""
+
+TOLERANCE = 1.0
+"""How far, in pixels, a simplified outline may be from the exact one."""
+
+WORST_OVERLAP = 0.75
+"""An orthogonal outline that overlaps the exact one less is no likeness of it; the simplified one stays."""
+
+
+def outline_mask(mask: np.ndarray, box: np.ndarray, *, kind: Outline = 'exact') -> Any:
+    """Return the outline of a mask as one shapely geometry, in pixels of the image.
+
+    Args:
+        mask: (height, width) bool, with at least one pixel.
+        box: (4,) of the object; only what is in it or a pixel around it is looked at.
+        kind: How plain it is to be.
+    """
+    shapely = extras.require('shapely', extra='vector', to='outline objects')
+    height, width = mask.shape
+    left, top = (max(0, int(edge) - 1) for edge in box[:2])
+    right, bottom = min(width, int(box[2]) + 2), min(height, int(box[3]) + 2)
+    part = mask[top:bottom, left:right].astype(np.uint8)
+    shapes = [shapely.geometry.shape(outline) for outline, _ in group_pixels(part)]
+    whole = shapely.union_all(shapes)
+    moved = shapely.transform(whole, lambda points: points + np.array([left, top]))
+    return plainer(moved, kind)
+
+
+def polygonal(outlines: np.ndarray) -> np.ndarray:
+    """Return geometries (n,) as valid polygons or multipolygons; empty polygons where they cover no ground.
+
+    Clipping and repairing leave points, lines and collections of these with polygons, which GEOS compares with nothing.
+    """
+    shapely = extras.require('shapely', extra='vector', to='outline objects')
+    outlines = np.asarray(outlines, object)
+    invalid = ~shapely.is_valid(outlines)
+    if invalid.any():
+        outlines = outlines.copy()
+        outlines[invalid] = shapely.make_valid(outlines[invalid])
+    mixed = np.flatnonzero(~np.isin(shapely.get_type_id(outlines), POLYGONS))
+    if len(mixed):
+        outlines = outlines.copy()
+        for number in mixed:
+            parts = shapely.get_parts(shapely.get_parts(outlines[number]))
+            parts = parts[shapely.get_type_id(parts) == POLYGONS[0]]
+            outlines[number] = shapely.union_all(parts) if len(parts) else shapely.Polygon()
+    return outlines
+
+
+def plainer(outline: Any, kind: Outline) -> Any:
+    """Return an outline in pixels, as plain as asked for; never an empty or broken one."""
+    if kind == 'exact':
+        return outline
+    shapely = extras.require('shapely', extra='vector', to='simplify outlines')
+    parts = [_plainer_part(shapely, part, kind) for part in shapely.get_parts(outline)]
+    return polygonal(np.array([shapely.union_all(parts)], object))[0]
+
+
+def _plainer_part(shapely: Any, part: Any, kind: Outline) -> Any:
+    simple = shapely.simplify(part, TOLERANCE, preserve_topology=True)
+    if kind == 'simplified':
+        return simple
+    square = _with_right_angles(shapely, simple)
+    if square is None or not shapely.is_valid(square):
+        return simple
+    shared = shapely.area(shapely.intersection(square, part))
+    overlap = shared / (shapely.area(square) + shapely.area(part) - shared)
+    return square if overlap >= WORST_OVERLAP else simple
+
+
+def _with_right_angles(shapely: Any, polygon: Any) -> Any:
+    """Bring the sides of a polygon to two directions at right angles; None where too few sides are left."""
+    frame = shapely.get_coordinates(shapely.minimum_rotated_rectangle(polygon))
+    if len(frame) < 4:
+        return None
+    along = frame[1] - frame[0]
+    angle = np.arctan2(along[1], along[0])
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    ring = shapely.get_coordinates(shapely.get_exterior_ring(polygon))[:-1] @ turn
+    corners = _snapped(ring)
+    return None if corners is None else shapely.polygons(corners @ turn.T)
+
+
+def _snapped(ring: np.ndarray) -> np.ndarray | None:
+    """Make each side of a ring (n, 2) level or upright, whichever is nearer; neighbours of one kind become one."""
+    sides = np.roll(ring, -1, axis=0) - ring
+    middles, lengths = (np.roll(ring, -1, axis=0) + ring) / 2, np.hypot(*sides.T)
+    level = np.abs(sides[:, 0]) >= np.abs(sides[:, 1])
+    changes = np.flatnonzero(level != np.roll(level, 1))
+    if len(changes) < 4:
+        return None
+    order = np.roll(np.arange(len(ring)), -changes[0])
+    runs = np.split(order, np.flatnonzero(np.diff(level[order].astype(int))) + 1)
+    # a level run has one height, an upright one lies at one place across
+    places = [np.average(middles[run, 1 if level[run[0]] else 0], weights=lengths[run]) for run in runs]
+    corners = []
+    for run, place, following in zip(runs, places, np.roll(places, -1)):
+        corners.append((following, place) if level[run[0]] else (place, following))
+    return np.array(corners)
+
 
 DENSE_LIMIT = 400
 """Up to so many boxes are compared each with each; more through a spatial index."""
-
 
 Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Takes the indices of pairs (n,), (n,) of objects to their intersection over union (n,)."""
@@ -167,7 +270,7 @@ def touching_pairs(boxes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
     if len(boxes) <= DENSE_LIMIT:
         first, second = np.nonzero(_touch(boxes[:, None], boxes[None]))
     else:
-        shapely: Any = require('shapely', extra='vector', to='compare thousands of boxes')
+        shapely: Any = extras.require('shapely', extra='vector', to='compare thousands of boxes')
         shapes = shapely.box(*boxes.T)
         first, second = shapely.STRtree(shapes).query(shapes)
     chosen = (first < second) & (labels[first] == labels[second])
@@ -255,14 +358,14 @@ class TileDetections:
         )
 
 
-def tile_windows(grid: TileGrid) -> np.ndarray:
+def tile_windows(grid: tiling.TileGrid) -> np.ndarray:
     """Return left, top, right, bottom (tiles, 4) of what each tile reads."""
     height, width = grid.tile_shape
     corners = [(col, row, col + width, row + height) for row, _, _ in grid.rows for col, _, _ in grid.cols]
     return np.array(corners, np.float64).reshape(-1, 4)
 
 
-def shown_whole_elsewhere(boxes: np.ndarray, tiles: np.ndarray, grid: TileGrid) -> np.ndarray:
+def shown_whole_elsewhere(boxes: np.ndarray, tiles: np.ndarray, grid: tiling.TileGrid) -> np.ndarray:
     """Find boxes that are cut by an edge of their tile, while the tile beyond that edge shows the whole object.
 
     Args:
@@ -287,7 +390,7 @@ def shown_whole_elsewhere(boxes: np.ndarray, tiles: np.ndarray, grid: TileGrid) 
 
 
 def merge_detections(
-    detections: TileDetections, grid: TileGrid, *, overlap: float, merge: Merge = 'nms', threshold: float = 0.0
+    detections: TileDetections, grid: tiling.TileGrid, *, overlap: float, merge: Merge = 'nms', threshold: float = 0.0
 ) -> TileDetections:
     """Make each object come once and whole.
 
@@ -327,7 +430,7 @@ def merge_detections(
     return replace(joined, boxes=boxes, scores=mean_scores(joined.scores, owners)).select(kept)
 
 
-def _join_parts(detections: TileDetections, grid: TileGrid, *, copies: float | None = None) -> TileDetections:
+def _join_parts(detections: TileDetections, grid: tiling.TileGrid, *, copies: float | None = None) -> TileDetections:
     """Join what several tiles each show a part of.
 
     Args:
@@ -394,7 +497,7 @@ def _as_one(detections: TileDetections, first: np.ndarray, second: np.ndarray, c
 
 def _cover(joined: np.ndarray, outlines: np.ndarray, group_of: np.ndarray, in_parts: np.ndarray) -> None:
     """Put what the outlines (n,) of a group cover together into `joined` (groups,), where the group has parts."""
-    shapely = require('shapely', extra='vector', to='join outlines')
+    shapely = extras.require('shapely', extra='vector', to='join outlines')
     counts = np.bincount(group_of)
     members = np.split(np.argsort(group_of, kind='stable'), np.cumsum(counts)[:-1])
     for group in np.flatnonzero((counts > 1) & in_parts):
@@ -411,7 +514,7 @@ def _union(shapely: Any, outlines: np.ndarray) -> Any:
 
 def _with_valid_outlines(detections: TileDetections) -> TileDetections:
     """Return the detections whose outlines cover ground, with valid ones."""
-    shapely = require('shapely', extra='vector', to='compare outlines')
+    shapely = extras.require('shapely', extra='vector', to='compare outlines')
     outlines = polygonal(np.asarray(detections.outlines, object))
     return replace(detections, outlines=outlines).select(shapely.area(outlines) > 0)
 
@@ -431,7 +534,7 @@ def _outline_overlap(
 
     Should GEOS fail on a pair, its boxes are compared: one odd outline must not cost the tiles of a whole run.
     """
-    shapely = require('shapely', extra='vector', to='compare outlines')
+    shapely = extras.require('shapely', extra='vector', to='compare outlines')
     try:
         shared = shapely.area(shapely.intersection(ones, others))
     except shapely.errors.GEOSException:
@@ -455,7 +558,7 @@ def _agreement(detections: TileDetections, first: np.ndarray, second: np.ndarray
 
 def _clip(outlines: np.ndarray, windows: np.ndarray) -> np.ndarray:
     """Return the parts (n,) of valid outlines in windows (n, 4)."""
-    shapely = require('shapely', extra='vector', to='compare outlines')
+    shapely = extras.require('shapely', extra='vector', to='compare outlines')
     left, top, right, bottom = windows.T
     there = (right > left) & (bottom > top)
     clipped = np.full(len(outlines), shapely.Polygon(), object)
@@ -470,7 +573,7 @@ def _clip(outlines: np.ndarray, windows: np.ndarray) -> np.ndarray:
     return clipped
 
 
-def _is_cut(detections: TileDetections, grid: TileGrid, windows: np.ndarray) -> np.ndarray:
+def _is_cut(detections: TileDetections, grid: tiling.TileGrid, windows: np.ndarray) -> np.ndarray:
     """Find the boxes (n,) that end at an edge of their tile beyond which there is another tile."""
     rows, cols = np.divmod(detections.tiles, len(grid.cols))
     near = np.abs(detections.boxes - windows[detections.tiles]) <= EDGE_MARGIN

@@ -1,40 +1,224 @@
 """Open rasters for a model: find its bands in them, and check units, dates and grids."""
 
 import logging
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError, RasterioError
+from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 from torch import Tensor
 
-from geolearn.errors import RasterError
-from geolearn.inference.options import ReadOptions
-from geolearn.inference.resolution import choose_geobox
-from geolearn.inference.source import Source
+from geolearn import errors, units
+from geolearn.inference.tiles import ReadOptions, Resolution, Source
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import (
     GeoBox,
     find_band_indexes,
     open_raster,
+    raster,
     raster_geobox,
+    reading,
     require_place,
     require_same_grid,
     sample_pixels,
 )
 from geolearn.raster.nodata import as_float32, differs, missing
-from geolearn.raster.raster import Raster
-from geolearn.raster.reading import RasterPath
-from geolearn.units import compare_units, typical_values
 
 log = logging.getLogger('geolearn')
 
+MAX_RATIO = 1.5
+"""Networks lose accuracy on pixels that are larger or smaller than those of training by more than this factor."""
 
-RasterSource = RasterPath | Sequence[RasterPath]
+SAME = 0.01
+"""Pixel sizes that differ by a smaller share are equal: no resampling."""
+
+METERS_PER_DEGREE = 111_320.0
+
+PIXEL_SPACE = 'PIXEL_SPACE'
+"""ArcGIS's ImageSpaceUsed for images without a place on the ground."""
+
+
+def choose_geobox(box: GeoBox, spec: ModelSpec, resolution: Resolution | None, *, shown: str) -> GeoBox | None:
+    """Check a raster's pixel size against that of the training chips, and return the grid to read it on.
+
+    Args:
+        box: Place of the raster.
+        spec: Of the model; its cell size is that of the training chips.
+        resolution: What the caller asks for; None reads the raster as it is.
+        shown: Name of the raster in messages.
+
+    Returns:
+        None where the raster is read as it is.
+
+    Raises:
+        RasterError: If pixels are more than `MAX_RATIO` times larger or smaller than in training and `resolution` is
+            not given; or it is ``'training'`` and the sizes cannot be compared.
+        ValueError: If `resolution` is not a size.
+    """
+    trained = _training_sides(spec, box)
+    if trained is None and not box.transform.is_identity:
+        _warn_unchecked(spec.model)
+    if resolution is None:
+        _check(box, trained, shown)
+        return None
+    sides = trained if resolution == 'training' else _given_sides(resolution, box)
+    if sides is None:
+        raise errors.RasterError(
+            f"resolution='training' needs the pixel size of the training chips and the place of {shown}, and one of "
+            "them is not known; pass resolution= as a number in the raster's units"
+        )
+    if trained is not None and (ratio := _ratio(sides, trained)) > MAX_RATIO:
+        log.warning(
+            'pixels of %s are %.3g times off those of the training chips, %s', shown, ratio, _text(trained, box)
+        )
+    factors = [wanted / own for wanted, own in zip(sides, box.resolution)]
+    if all(abs(factor - 1) < SAME for factor in factors):
+        return None
+    return _rescaled(box, factors[0], factors[1])
+
+
+def _check(box: GeoBox, trained: tuple[float, float] | None, shown: str) -> None:
+    if trained is None:
+        return
+    ratio = _ratio(box.resolution, trained)
+    if ratio > MAX_RATIO:
+        larger = _side(box.resolution) > _side(trained)
+        raise errors.RasterError(
+            f'pixels of {shown} measure {_text(box.resolution, box)}, those of the training chips '
+            f"{_text(trained, box)}: {ratio:.3g} times {'larger' if larger else 'smaller'}. Pass resolution='training' "
+            f'to resample while reading, or resolution={_side(box.resolution):.6g} to read the raster as it is'
+        )
+
+
+@cache
+def _warn_unchecked(model: str) -> None:
+    """Log once that pixel sizes are not compared."""
+    log.warning(
+        'the pixel size of the training chips of this %s is not known, so that of rasters is not checked', model
+    )
+
+
+def _given_sides(resolution: float, box: GeoBox) -> tuple[float, float]:
+    size = max(own * length for own, length in zip(box.resolution, reversed(box.shape)))
+    if resolution > size:
+        unit = _unit(box)
+        degrees = resolution / METERS_PER_DEGREE
+        advice = f'; {resolution:g} m are about {degrees:.3g} degrees' if unit == 'degrees' else ''
+        raise ValueError(
+            f'resolution={resolution:g} {unit} is larger than the whole raster ({size:.3g} {unit}){advice}'
+        )
+    return float(resolution), float(resolution)
+
+
+def _training_sides(spec: ModelSpec, box: GeoBox) -> tuple[float, float] | None:
+    """Return width and height of the training chips' pixels in units of a raster; None where these are not known."""
+    cell = spec.cell_size or {}
+    try:
+        sides = (float(cell['x']), float(cell['y']))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    if not all(0 < side < math.inf for side in sides) or spec.image_space == PIXEL_SPACE:
+        return None
+    crs = None if box.crs is None else CRS.from_user_input(box.crs)
+    trained = _read_crs(cell.get('spatialReference'))
+    if trained is None or crs is None:
+        # chips and rasters without a CRS are in the same unknown unit
+        return sides if trained is None and crs is None and not box.transform.is_identity else None
+    if trained == crs:
+        return sides
+    latitude = _latitude(box, crs)
+    theirs, ours = (_meters_per_unit(each, latitude) for each in (trained, crs))
+    return sides[0] * theirs[0] / ours[0], sides[1] * theirs[1] / ours[1]
+
+
+def _read_crs(reference: Any) -> CRS | None:
+    """Return the CRS of Esri's spatialReference; None where it names none that PROJ knows."""
+    if not isinstance(reference, Mapping):
+        return None
+    candidates: list[Any] = [reference.get('wkt')]
+    for key in ('latestWkid', 'wkid'):
+        if isinstance(number := reference.get(key), int):
+            candidates += [f'EPSG:{number}', f'ESRI:{number}']
+    for text in candidates:
+        try:
+            if text:
+                return CRS.from_user_input(text)
+        except (CRSError, ValueError):
+            continue
+    return None
+
+
+def _latitude(box: GeoBox, crs: CRS) -> float:
+    """Return the latitude of a raster's center in degrees."""
+    left, bottom, right, top = box.bounds
+    x, y = (left + right) / 2, (bottom + top) / 2
+    if crs.is_geographic:
+        return min(max(y, -89.0), 89.0)
+    try:
+        _, (latitude,) = transform_points(crs, 'EPSG:4326', [x], [y])
+    except RasterioError:
+        return 0.0
+    return min(max(latitude, -89.0), 89.0) if math.isfinite(latitude) else 0.0
+
+
+def _meters_per_unit(crs: CRS, latitude: float) -> tuple[float, float]:
+    """Return the meters on the ground, across and down, of one unit of a CRS."""
+    shrinks = math.cos(math.radians(latitude))
+    if crs.is_geographic:
+        return METERS_PER_DEGREE * shrinks, METERS_PER_DEGREE
+    # Mercator, which web maps are in, stretches the ground by 1 / cos(latitude)
+    stretched = crs.to_dict().get('proj') in ('merc', 'webmerc')
+    factor = float(crs.linear_units_factor[1]) * (shrinks if stretched else 1.0)
+    return factor, factor
+
+
+def _unit(box: GeoBox) -> str:
+    if box.crs is None:
+        return 'units'
+    crs = CRS.from_user_input(box.crs)
+    return 'degrees' if crs.is_geographic else str(crs.linear_units)
+
+
+def _text(sides: tuple[float, float], box: GeoBox) -> str:
+    """Write a pixel size in units of a raster, and in meters where these are degrees."""
+    unit = _unit(box)
+    if unit == 'degrees':
+        crs = CRS.from_user_input(box.crs)
+        meters = _side((sides[0] * _meters_per_unit(crs, _latitude(box, crs))[0], sides[1] * METERS_PER_DEGREE))
+        return f'{_side(sides):.3g} degrees (about {meters:.3g} m)'
+    return f'{_side(sides):.3g} {"m" if unit in ("metre", "meter") else unit}'
+
+
+def _side(sides: tuple[float, float]) -> float:
+    """Return the side of the square with the area of a pixel."""
+    return math.sqrt(sides[0] * sides[1])
+
+
+def _ratio(sides: tuple[float, float], others: tuple[float, float]) -> float:
+    """Return how many times larger the larger of two pixel sizes is."""
+    ratio = _side(sides) / _side(others)
+    return max(ratio, 1 / ratio)
+
+
+def _rescaled(box: GeoBox, across: float, down: float) -> GeoBox:
+    """Return a box of the same corner whose pixels are so many times larger; it covers the whole of the other."""
+    t = box.transform
+    shape = tuple(max(1, math.ceil(length / factor - 1e-6)) for length, factor in zip(box.shape, (down, across)))
+    place = Affine(t.a * across, t.b * down, t.c, t.d * across, t.e * down, t.f)
+    return GeoBox((shape[0], shape[1]), place, box.crs)
+
+
+RasterSource = reading.RasterPath | Sequence[reading.RasterPath]
 """A raster, or several that make one mosaic; for models of several dates one such for each date, or one file of all."""
 
 
@@ -55,7 +239,7 @@ def open_dates(src: RasterSource, spec: ModelSpec, read: ReadOptions, stack: Exi
     if isinstance(src, str | Path):
         return _dates_in_one(stack.enter_context(open_raster(src)), spec, read)
     if len(src) != spec.dates:
-        raise RasterError(
+        raise errors.RasterError(
             f'this model takes images of {spec.dates} dates, found {len(src)} rasters; pass one for each date, oldest '
             'first, or a list of tiles for each date'
         )
@@ -66,7 +250,7 @@ def open_dates(src: RasterSource, spec: ModelSpec, read: ReadOptions, stack: Exi
     return sources
 
 
-def _open(src: RasterPath, read: ReadOptions) -> AbstractContextManager[Raster]:
+def _open(src: reading.RasterPath, read: ReadOptions) -> AbstractContextManager[raster.Raster]:
     """Open a raster of one date with the user's names of bands; in a mosaic their NoData must not cover other files."""
     # of one file, several values are counted and matched where its bands are
     single = isinstance(src, str | Path) and not isinstance(read.nodata, int | float)
@@ -89,7 +273,7 @@ def _dates_in_one(dataset: Any, spec: ModelSpec, read: ReadOptions) -> list[Sour
     require_place(dataset)
     bands = len(spec.bands)
     if dataset.count != spec.dates * bands:
-        raise RasterError(
+        raise errors.RasterError(
             f'this model takes {spec.dates} dates of {bands} bands, found one raster of {dataset.count} bands; pass a '
             'list of one raster for each date'
         )
@@ -118,11 +302,11 @@ def check_target(src: RasterSource, dst: Path, *, overwrite: bool) -> Path:
         RasterError: If the target is one of the sources, a folder, or a file that is not to be replaced.
     """
     if any(os.path.realpath(source) == os.path.realpath(dst) for source in _all_files(src)):
-        raise RasterError(f'{dst} is the raster to map; write the map to another file')
+        raise errors.RasterError(f'{dst} is the raster to map; write the map to another file')
     if dst.is_dir():
-        raise RasterError(f'{dst} is a folder; pass the GeoTIFF to write, such as {dst / "map.tif"}')
+        raise errors.RasterError(f'{dst} is a folder; pass the GeoTIFF to write, such as {dst / "map.tif"}')
     if dst.exists() and not overwrite:
-        raise RasterError(f'{dst} exists; pass overwrite=True to replace it, or another name')
+        raise errors.RasterError(f'{dst} exists; pass overwrite=True to replace it, or another name')
     return dst
 
 
@@ -147,13 +331,13 @@ def check_units(sample: np.ndarray, spec: ModelSpec, read: ReadOptions) -> None:
     Raises:
         RasterError: If they are in other units.
     """
-    found = typical_values(sample, read.to_model_units)
+    found = units.typical_values(sample, read.to_model_units)
     if found is None:
         return
-    comparison = compare_units(found, spec.statistics, spec.bands)
+    comparison = units.compare_units(found, spec.statistics, spec.bands)
     hint = f'The raster {comparison.hint}. ' if comparison.hint else ''
     if comparison.far and read.scale != 1:
-        raise RasterError(
+        raise errors.RasterError(
             f"the raster's values are in other units than the training chips: medians {comparison.table}. {hint}"
             'Pass scale= (and offset=) so that value * scale + offset is what the model was trained on; scale=1 if it '
             'is already'
@@ -162,7 +346,7 @@ def check_units(sample: np.ndarray, spec: ModelSpec, read: ReadOptions) -> None:
         log.warning('the raster may be in other units than the training chips: medians %s. %s', comparison.table, hint)
 
 
-Image = np.ndarray | Tensor | RasterPath
+Image = np.ndarray | Tensor | reading.RasterPath
 """Pixels (bands, H, W) in the model's order of bands, NaN where there is no data, or a raster file."""
 
 
@@ -193,7 +377,7 @@ def load_image(image: Image, spec: ModelSpec, read: ReadOptions) -> LoadedImage:
         pixels, place = _from_file(image, spec, read)
     pixels = as_float32(pixels)
     if missing(pixels, every_date=True).all():
-        raise RasterError('the image holds no pixel with data in all bands')
+        raise errors.RasterError('the image holds no pixel with data in all bands')
     return LoadedImage(torch.from_numpy(pixels), place)
 
 
@@ -213,14 +397,16 @@ def load_dates(images: Sequence[Image], spec: ModelSpec, read: ReadOptions) -> T
         ValueError: If an array has another shape.
     """
     if isinstance(images, str | Path) or len(images) != spec.dates:
-        raise RasterError(f'this model takes images of {spec.dates} dates; pass a list of one for each, oldest first')
+        raise errors.RasterError(
+            f'this model takes images of {spec.dates} dates; pass a list of one for each, oldest first'
+        )
     loaded = [load_image(image, spec, read) for image in images]
     places = [image.place for image in loaded if image.place is not None]
     for place in places[1:]:
         require_same_grid(places[0], place)
     if len({image.pixels.shape for image in loaded}) > 1:
         sizes = ' and '.join(f'{image.pixels.shape[2]}x{image.pixels.shape[1]}' for image in loaded)
-        raise RasterError(f'images of all dates must be of one size, got {sizes} pixels')
+        raise errors.RasterError(f'images of all dates must be of one size, got {sizes} pixels')
     return torch.stack([image.pixels for image in loaded])
 
 
@@ -234,7 +420,7 @@ def _from_array(image: np.ndarray | Tensor, spec: ModelSpec) -> np.ndarray:
     return as_float32(pixels)
 
 
-def _from_file(path: RasterPath, spec: ModelSpec, read: ReadOptions) -> tuple[np.ndarray, GeoBox]:
+def _from_file(path: reading.RasterPath, spec: ModelSpec, read: ReadOptions) -> tuple[np.ndarray, GeoBox]:
     with _open(path, read) as dataset:
         source = match_raster(dataset, spec, read)
         height, width = source.shape

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from geolearn.errors import CheckpointError
-from geolearn.extras import require
+from geolearn import errors, extras
 from geolearn.inference.merging import TileDetections
-from geolearn.inference.source import Source
+from geolearn.inference.tiles import Source
 
 log = logging.getLogger('geolearn')
 
@@ -47,10 +46,12 @@ class RunCheckpoint:
             elif self.path.exists():
                 log.warning('%s of an unfinished run is replaced; pass resume=True to continue it', self.path)
             self._file = self.path.open('a' if resume else 'w', encoding='ascii')
-        except CheckpointError:
+        except errors.CheckpointError:
             raise
         except OSError as error:
-            raise CheckpointError(f'{self.path}, which keeps the finished tiles, cannot be opened: {error}') from error
+            raise errors.CheckpointError(
+                f'{self.path}, which keeps the finished tiles, cannot be opened: {error}'
+            ) from error
         if not resume:
             self._write(header)
 
@@ -82,12 +83,14 @@ class RunCheckpoint:
             self._file.write(json.dumps(row) + '\n')
             self._file.flush()
         except OSError as error:
-            raise CheckpointError(f'{self.path}, which keeps the finished tiles, cannot be written: {error}') from error
+            raise errors.CheckpointError(
+                f'{self.path}, which keeps the finished tiles, cannot be written: {error}'
+            ) from error
 
     def _read(self, header: Mapping[str, Any]) -> None:
         """Read the finished tiles, and cut off an incomplete last line."""
         if not self.path.is_file():
-            raise CheckpointError(f'there is no {self.path} to resume; run without resume=True')
+            raise errors.CheckpointError(f'there is no {self.path} to resume; run without resume=True')
         whole = 0
         with self.path.open('rb') as file:
             for line in file:
@@ -99,7 +102,7 @@ class RunCheckpoint:
                     _check_same(self.path, _parse(self.path, line), header)
                 whole += len(line)
         if not whole:
-            raise CheckpointError(f'{self.path} holds nothing to resume; run without resume=True')
+            raise errors.CheckpointError(f'{self.path} holds nothing to resume; run without resume=True')
         with self.path.open('r+b') as file:
             file.truncate(whole)
         log.info('resumed after %s tiles', self.tiles_done)
@@ -109,9 +112,9 @@ class RunCheckpoint:
         try:
             detections, done = _from_json(row), int(row['tiles_done'])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(_broken(self.path)) from error
+            raise errors.CheckpointError(_broken(self.path)) from error
         if done <= self.tiles_done:
-            raise CheckpointError(_broken(self.path))
+            raise errors.CheckpointError(_broken(self.path))
         self.detections.append(detections)
         self.tiles_done = done
 
@@ -140,7 +143,7 @@ def _as_json(detections: TileDetections) -> dict[str, Any]:
     row = {name: getattr(detections, name).tolist() for name in ('boxes', 'labels', 'scores', 'tiles')}
     if detections.outlines is None:
         return row
-    shapely = require('shapely', extra='vector', to='keep outlines')
+    shapely = extras.require('shapely', extra='vector', to='keep outlines')
     return row | {'outlines': shapely.to_wkb(detections.outlines, hex=True).tolist()}
 
 
@@ -151,7 +154,7 @@ def _from_json(row: Mapping[str, Any]) -> TileDetections:
     scores = np.array(row['scores'], np.float64)
     outlines = None
     if 'outlines' in row:
-        shapely = require('shapely', extra='vector', to='keep outlines')
+        shapely = extras.require('shapely', extra='vector', to='keep outlines')
         outlines = np.array(shapely.from_wkb(np.array(row['outlines'], object), on_invalid='ignore'), object)
         if shapely.is_missing(outlines).any():
             raise ValueError('an outline is not well-known binary')
@@ -165,9 +168,9 @@ def _parse(path: Path, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise CheckpointError(_broken(path)) from error
+        raise errors.CheckpointError(_broken(path)) from error
     if not isinstance(row, dict):
-        raise CheckpointError(_broken(path))
+        raise errors.CheckpointError(_broken(path))
     return row
 
 
@@ -179,7 +182,7 @@ def _check_same(path: Path, written: Mapping[str, Any], ours: Mapping[str, Any])
     differing = [name for name in ours if written.get(name) != ours[name]]
     if differing:
         texts = [_difference(name, written.get(name), ours[name]) for name in differing]
-        raise CheckpointError(
+        raise errors.CheckpointError(
             f'{path} is of another run; what differs: {", ".join(texts)}. Resume with the same raster, model and '
             'options, or run without resume=True'
         )

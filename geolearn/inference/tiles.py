@@ -1,33 +1,275 @@
 """Read a raster's tiles in full batches: each block row once, in a thread of its own, a few batches ahead."""
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from queue import Full, Queue
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from rasterio.windows import Window
+from scipy.sparse import csr_matrix
 
+from geolearn import tiling, units
 from geolearn.device import is_out_of_memory
-from geolearn.inference.options import ReadOptions
-from geolearn.inference.source import Source
-from geolearn.tiling import Tile, TileGrid
+from geolearn.raster import GeoBox, common_dtype, raster_geobox, read_window
+from geolearn.raster.nodata import differs
+
+Resolution = float | Literal['training']
+"""Side of the pixels in units of the raster's CRS, or that of the training chips."""
+
+Scale = float | Literal['db']
+"""Factor of stored values, or ``'db'``: radar bands are linear power, of which 10 * log10 is taken."""
+
+NoData = float | Sequence[float | None] | None
+"""Value that marks missing pixels in all bands, or one for each band of the file in file order, None for no value."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a raster's bands and values are read; None leaves it to the file.
+
+    Args:
+        bands: Names of the bands in file order.
+        sensor: Sensor whose band names they are.
+        scale: Factor of the stored values; 1 states that they are in the model's units already. ``'db'`` makes decibels
+            of the radar bands, and leaves others as they are.
+        offset: Added after scaling.
+        nodata: Value that marks missing pixels, on top of what the file says, or one for each band of the file.
+        resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or ``'training'`` for
+            that of the training chips; None reads the raster as it is.
+        radar: Whether each band of the model is radar, for ``scale='db'``.
+
+    Raises:
+        ValueError: If a number cannot scale pixel values, or is not a size.
+    """
+
+    bands: Sequence[str] | None = None
+    sensor: str | None = None
+    scale: Scale | None = None
+    offset: float = 0.0
+    nodata: NoData = None
+    resolution: Resolution | None = None
+    radar: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scale, str):
+            if self.scale != 'db' or not any(self.radar):
+                raise ValueError(
+                    f"scale must be a number, or 'db' for a model with radar bands in decibels, got {self.scale!r}"
+                )
+        elif self.scale == 0 or not math.isfinite(self.factor):
+            raise ValueError(f'scale must be a finite number other than 0, got {self.scale}')
+        if not math.isfinite(self.offset):
+            raise ValueError(f'offset must be a finite number, got {self.offset}')
+        values = self.nodata if isinstance(self.nodata, Sequence) else (self.nodata,)
+        if isinstance(values, str) or not all(value is None or _is_number(value) for value in values):
+            raise ValueError(f'nodata must be a number, or one for each band, got {self.nodata!r}')
+        size = self.resolution
+        if size is not None and size != 'training' and not (_is_number(size) and 0 < size < math.inf):
+            raise ValueError(f"resolution must be a number above 0 or 'training', got {size!r}")
+
+    @property
+    def factor(self) -> float:
+        """The scale, 1 where none is given, or decibels are made."""
+        return 1.0 if self.scale is None or isinstance(self.scale, str) else self.scale
+
+    def nodata_of(self, indexes: Sequence[int], count: int) -> tuple[float | None, ...]:
+        """Return the value of missing pixels in each band that is read.
+
+        Args:
+            indexes: 1-based bands.
+            count: Bands of the file.
+
+        Raises:
+            ValueError: If there is not one value for each band of the file.
+        """
+        if not isinstance(self.nodata, Sequence):
+            return (self.nodata,) * len(indexes)
+        values = tuple(self.nodata)
+        if len(values) != count:
+            raise ValueError(f'nodata must be a number, or one for each of {count} bands; got {len(values)}: {values}')
+        return tuple(values[index - 1] for index in indexes)
+
+    def to_model_units(self, pixels: np.ndarray) -> np.ndarray:
+        """Return stored pixels as float32 in the units that the network was trained on: pixels * scale + offset."""
+        values = pixels.astype(np.float32)
+        if self.scale == 'db':
+            rows = np.flatnonzero(self.radar)
+            values[rows] = units.to_decibels(values[rows])
+        if self.factor != 1.0:
+            values *= np.float32(self.factor)
+        if self.offset:
+            values += np.float32(self.offset)
+        return values
+
+
+@dataclass(frozen=True)
+class TilingOptions:
+    """How tiles are cut and computed; None leaves it to the network.
+
+    Args:
+        tile_size: Side of the tiles in pixels.
+        halo: Pixels dropped at inner tile edges.
+        batch_size: Tiles computed together.
+        device: Torch device; None means CUDA where there is one.
+        compile: Whether to compile the network first. It takes up to a minute and gave convolutions 1.1 to 1.4 times
+            the speed, plain transformers hardly any on processors without AVX-512: for thousands of tiles.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    tile_size: int | None = None
+    halo: int | None = None
+    batch_size: int = 4
+    device: str | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f'batch_size must be at least 1, got {self.batch_size}')
+        if self.tile_size is not None and self.tile_size < 1:
+            raise ValueError(f'tile_size must be at least 1 pixel, got {self.tile_size}')
+
+
+MIN_VALID_SHARE = 0.5
+"""Share of the ground of a resampled pixel that needs data."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open raster, or one date of it.
+
+    Args:
+        dataset: From `open_raster`.
+        indexes: 1-based bands in the network's order.
+        target: Grid to resample to while reading; None reads the raster's own.
+        nodata: Value of missing pixels in each band, on top of what the file says; None for no value.
+    """
+
+    dataset: Any
+    indexes: tuple[int, ...]
+    target: GeoBox | None = None
+    nodata: tuple[float | None, ...] = ()
+
+    @property
+    def box(self) -> GeoBox:
+        """Place of the pixels that are read."""
+        return raster_geobox(self.dataset) if self.target is None else self.target
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of what is read."""
+        return self.box.shape
+
+    @property
+    def dtype(self) -> Any:
+        """Of the pixels that are read: as stored, float32 where they are resampled."""
+        return common_dtype(self.dataset, self.indexes) if self.target is None else np.dtype('float32')
+
+    @property
+    def block_rows(self) -> int:
+        """Rows that the file stores together."""
+        stored = self.dataset.block_shapes[0][0]
+        return stored if self.target is None else max(1, round(stored / self._factors[0]))
+
+    @property
+    def _factors(self) -> tuple[float, float]:
+        """Rows and columns of the raster for each row and column that is read."""
+        box = self.box
+        (across, down), (wide, high) = raster_geobox(self.dataset).resolution, box.resolution
+        return high / down, wide / across
+
+    def read(self, window: Window, *, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read a window that lies inside the grid.
+
+        Resampled pixels are means over their ground where they are larger than the raster's, weighted by area and
+        without pixels that lack data, and bilinear between the nearest ones where they are smaller.
+
+        Args:
+            window: Columns and rows.
+            out: Array of the result's shape to read into, or None for a new one.
+
+        Returns:
+            Pixels (bands, height, width) in `dtype`, and a mask (height, width), True where there is data, or None
+            where that is everywhere.
+
+        Raises:
+            RasterError: If the file cannot be read there.
+        """
+        if self.target is None:
+            return self._read_stored(window, out)
+        down, across = self._factors
+        top, rows = _axis_weights(int(window.row_off), int(window.height), down, self.dataset.height)
+        left, cols = _axis_weights(int(window.col_off), int(window.width), across, self.dataset.width)
+        inside = Window(left, top, cols.shape[1], rows.shape[1])
+        stored, valid = self._read_stored(inside)
+        known = np.ones(stored.shape[1:], np.float32) if valid is None else valid.astype(np.float32)
+        share = rows @ (cols @ known.T).T
+        pixels = np.empty((len(stored), *share.shape), np.float32) if out is None else out
+        for band, plane in zip(pixels, stored):
+            values = plane.astype(np.float32)
+            band[:] = rows @ (cols @ (values if valid is None else np.where(valid, values, 0)).T).T
+            band /= np.maximum(share, np.finfo(np.float32).tiny)
+        return pixels, None if valid is None else share >= MIN_VALID_SHARE
+
+    def _read_stored(self, window: Window, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        pixels, valid = read_window(self.dataset, window, self.indexes, out=out)
+        for band, value in zip(pixels, self.nodata):
+            if (kept := differs(band, value)) is not None:
+                valid = kept if valid is None else valid & kept
+        return pixels, valid
+
+
+def _axis_weights(first: int, count: int, factor: float, length: int) -> tuple[int, csr_matrix]:
+    """Return the first stored pixel needed along one axis, and the weights (count, stored) of resampled pixels.
+
+    Args:
+        first: First resampled pixel.
+        count: Number of them.
+        factor: Stored pixels for each.
+        length: Number of stored pixels.
+    """
+    numbers = first + np.arange(count)
+    if factor > 1:
+        low, high = numbers * factor, np.minimum((numbers + 1) * factor, length)
+        taps = np.floor(low)[:, None] + np.arange(math.ceil(factor) + 1)
+        weights = np.clip(np.minimum(high[:, None], taps + 1) - np.maximum(low[:, None], taps), 0, None)
+    else:
+        middles = (numbers + 0.5) * factor - 0.5
+        taps = np.floor(middles)[:, None] + np.arange(2)
+        nearness = middles - np.floor(middles)
+        weights = np.stack([1 - nearness, nearness], axis=1)
+    taps = np.clip(taps, 0, length - 1).astype(np.int64)
+    weights /= weights.sum(axis=1, keepdims=True)
+    start, stop = int(taps.min()), int(taps.max()) + 1
+    rows = np.repeat(np.arange(count), taps.shape[1])
+    entries = (weights.ravel().astype(np.float32), (rows, taps.ravel() - start))
+    return start, csr_matrix(entries, (count, stop - start))
+
 
 log = logging.getLogger('geolearn')
 
 QUEUE_BATCHES = 2
+
 MAX_BLOCK_ROWS = 2048
 
 
 class TileBatch(NamedTuple):
     """Tiles that are computed together: pixels (n, [dates,] bands, h, w) float32, NaN where there is no data."""
 
-    tiles: list[Tile]
+    tiles: list[tiling.Tile]
     pixels: torch.Tensor
 
 
@@ -125,7 +367,7 @@ class RollingRows:
 
 
 def read_batches(
-    sources: Sequence[Source], grid: TileGrid, *, batch_size: int, read: ReadOptions, first: int = 0
+    sources: Sequence[Source], grid: tiling.TileGrid, *, batch_size: int, read: ReadOptions, first: int = 0
 ) -> Iterator[TileBatch]:
     """Yield full batches of tiles in file order; tiles without a valid pixel are left out.
 
@@ -142,7 +384,7 @@ def read_batches(
     rolling = [RollingRows(source, height) for source in sources]
     shape = sources[0].shape
     dates = (len(sources),) if len(sources) > 1 else ()
-    tiles: list[Tile] = []
+    tiles: list[tiling.Tile] = []
     batch = torch.empty((batch_size, *dates, len(sources[0].indexes), height, width))
     for tile in islice(iter(grid), first, None):
         top, left = int(tile.read.row_off), int(tile.read.col_off)

@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geolearn import errors, extras, files
 from geolearn.classes import ClassInfo
-from geolearn.errors import FileWriteError
-from geolearn.extras import require
-from geolearn.files import atomic_write_all
-from geolearn.inference.merging import TileDetections
-from geolearn.inference.outlines import polygonal
+from geolearn.inference.merging import TileDetections, polygonal
 from geolearn.raster import GeoBox
 
 
@@ -30,8 +27,8 @@ def objects_to_features(objects: TileDetections, box: GeoBox, classes: Sequence[
         Columns Class (name), value (class value), Confidence (percent) and area, in square units of the CRS, or in
         square metres on the ellipsoid where these are degrees.
     """
-    geopandas = require('geopandas', extra='vector', to='write objects')
-    shapely = require('shapely', extra='vector', to='write objects')
+    geopandas = extras.require('geopandas', extra='vector', to='write objects')
+    shapely = extras.require('shapely', extra='vector', to='write objects')
     order = np.argsort(-objects.scores, kind='stable')
     objects = objects.select(order)
     t = box.transform
@@ -90,14 +87,16 @@ def check_vector_target(dst: str | Path) -> Path:
     """
     path = Path(dst).expanduser()
     if path.suffix.lower() not in DRIVERS:
-        raise FileWriteError(f'{path} has no suffix that says how to write it; pass one of {", ".join(DRIVERS)}')
+        raise errors.FileWriteError(f'{path} has no suffix that says how to write it; pass one of {", ".join(DRIVERS)}')
     if path.is_dir():
-        raise FileWriteError(f'{path} is a folder; pass the file to write, such as {path.with_suffix(".gpkg").name}')
+        raise errors.FileWriteError(
+            f'{path} is a folder; pass the file to write, such as {path.with_suffix(".gpkg").name}'
+        )
     if not path.parent.is_dir():
-        raise FileWriteError(f'{path.parent} is no folder; make it first')
-    require('geopandas', extra='vector', to='write vector layers')
+        raise errors.FileWriteError(f'{path.parent} is no folder; make it first')
+    extras.require('geopandas', extra='vector', to='write vector layers')
     if DRIVERS[path.suffix.lower()] is None:
-        require('pyarrow', extra='vector', to='write GeoParquet')
+        extras.require('pyarrow', extra='vector', to='write GeoParquet')
     return path
 
 
@@ -120,20 +119,20 @@ def write_layer(frame: Any, dst: str | Path, *, geometry_type: str | None = None
         MissingExtraError: If the library that writes such files is not installed.
     """
     path = check_vector_target(dst)
-    pyogrio = require('pyogrio', extra='vector', to='write vector layers')
+    pyogrio = extras.require('pyogrio', extra='vector', to='write vector layers')
     driver = DRIVERS[path.suffix.lower()]
     if driver == 'GeoJSON' and frame.crs is not None:
         frame = frame.to_crs(WGS84)
     # an index of older features would be believed
     sidecars = SHAPEFILE_SIDECARS if driver == 'ESRI Shapefile' else ()
-    with atomic_write_all(path, replaces=[path.with_suffix(suffix).name for suffix in sidecars]) as part:
+    with files.atomic_write_all(path, replaces=[path.with_suffix(suffix).name for suffix in sidecars]) as part:
         try:
             if driver is None:
                 frame.to_parquet(part)
             else:
                 _write(frame, part, driver, geometry_type)
         except (ValueError, pyogrio.errors.DataSourceError, pyogrio.errors.FieldError) as error:
-            raise FileWriteError(f'cannot write {path}: {error}') from error
+            raise errors.FileWriteError(f'cannot write {path}: {error}') from error
     return path
 
 

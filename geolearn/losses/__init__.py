@@ -5,7 +5,6 @@ classes on request, compute in float32 also under mixed precision, and are 0 whe
 `register_pixel_loss` and `REGRESSION_LOSSES` are the only lists of their names.
 """
 
-from geolearn.losses.classification import MultiLabelCrossEntropy, SoftCrossEntropy
 from geolearn.losses.options import (
     Mixed,
     PixelLossOptions,
@@ -14,8 +13,17 @@ from geolearn.losses.options import (
     pixel_loss_names,
     register_pixel_loss,
 )
-from geolearn.losses.overlap import Dice, Lovasz, Tversky
-from geolearn.losses.per_pixel import HardPixels, PixelCrossEntropy, PixelFocal, PixelLoss
+from geolearn.losses.per_class import (
+    Dice,
+    HardPixels,
+    Lovasz,
+    MultiLabelCrossEntropy,
+    PixelCrossEntropy,
+    PixelFocal,
+    PixelLoss,
+    SoftCrossEntropy,
+    Tversky,
+)
 from geolearn.losses.regression import (
     REGRESSION_LOSSES,
     NormalizedLoss,

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
-from geolearn.errors import UnknownNameError
+from geolearn import classes, errors
 
 Average = Literal['micro', 'macro']
 """Whether pixels of all classes are summed before dividing, or each class is divided and then counts the same."""
@@ -46,7 +46,7 @@ class PixelLossOptions:
 
     def __post_init__(self) -> None:
         if self.loss not in _BUILDERS:
-            raise UnknownNameError('loss', self.loss, _BUILDERS)
+            raise errors.UnknownNameError('loss', self.loss, _BUILDERS)
         if self.dice_average not in ('micro', 'macro'):
             raise ValueError(f"dice_average must be 'micro' or 'macro', got {self.dice_average!r}")
         self._check_ranges()
@@ -173,3 +173,42 @@ def check_not_negative(name: str, value: float) -> None:
 def _having(option: str) -> str:
     names = [f'loss={name!r}' for name, entry in _BUILDERS.items() if option in entry.options]
     return ' or '.join(names)
+
+
+class CustomLoss(nn.Module):
+    """Call a module with outputs and targets, for an auxiliary head too; batches weigh by their number of chips.
+
+    Args:
+        module: Takes logits (N, classes, H, W) and indices (N, H, W), IGNORE_INDEX (255) where nothing is labelled; for
+            regression values (N, 1, H, W) and (N, H, W), NaN where there is no truth. Returns one number.
+        auxiliary_weight: Of the loss of an auxiliary head.
+    """
+
+    def __init__(self, module: nn.Module, auxiliary_weight: float = 0.4) -> None:
+        super().__init__()
+        self.module, self.auxiliary_weight = module, auxiliary_weight
+
+    def forward(self, output: Tensor | tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+        """Return the loss of the output, or of (main, auxiliary)."""
+        if isinstance(output, Tensor):
+            return self._one(output, target)
+        main, auxiliary = output
+        return self._one(main, target) + self.auxiliary_weight * self._one(auxiliary, target)
+
+    def _one(self, output: Tensor, target: Tensor) -> Tensor:
+        ignored: Any = getattr(self.module, 'ignore_index', classes.IGNORE_INDEX)
+        name = type(self.module).__name__
+        if (
+            ignored != classes.IGNORE_INDEX
+            and not target.is_floating_point()
+            and bool((target == classes.IGNORE_INDEX).any())
+        ):
+            raise errors.ArgumentError(
+                f'pixels without a label have the index {classes.IGNORE_INDEX}, and {name} ignores {ignored}; '
+                f'make it with ignore_index={classes.IGNORE_INDEX}'
+            )
+        loss = self.module(output, target)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise errors.ArgumentError(f'{name} must return a tensor of one number for a batch, got {found}')
+        return loss.reshape(())

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from geolearn.errors import UnknownNameError
 from geolearn.losses.options import WithAuxiliary, check_not_negative
-from geolearn.losses.per_pixel import full_precision, weighted_mean
+from geolearn.losses.per_class import full_precision, weighted_mean
 
 REGRESSION_LOSSES: MappingProxyType[str, Callable[[Tensor, Tensor, float], Tensor]] = MappingProxyType(
     {

@@ -5,12 +5,19 @@ Classes that occur in neither truth nor prediction have no score (NaN) and are l
 take no part. Counts stay on the device of the network until `values()` reads them.
 """
 
-from geolearn.metrics.boundary import BoundaryIoU
 from geolearn.metrics.calibration import Calibration, PixelSample, ReliabilityBin, fit_temperature
 from geolearn.metrics.classification import ChipScores, MultiLabelScores
 from geolearn.metrics.detection import FN, FP, TP, DetectionScores, PrecisionRecall, PredictedObjects, TrueObjects
 from geolearn.metrics.lookup import METRICS, find_metric, find_monitor, name_metric
-from geolearn.metrics.pixels import ConfusionMatrix, PixelScores, choose_typical, rank_chips, reduce, score_chips
+from geolearn.metrics.pixels import (
+    BoundaryIoU,
+    ConfusionMatrix,
+    PixelScores,
+    choose_typical,
+    rank_chips,
+    reduce,
+    score_chips,
+)
 from geolearn.metrics.regression import RegressionScores
 from geolearn.metrics.scores import LOSSES, Metric, Scores, best_epoch
 

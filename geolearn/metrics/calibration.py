@@ -6,18 +6,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from geolearn.classes import IGNORE_INDEX
-from geolearn.errors import TrainingError
-from geolearn.metrics.scores import (
-    Metric,
-    add_to,
-    count_indices,
-    main_output,
-    predict_classes,
-    sum_by_index,
-    sum_over_processes,
-    undefined,
-)
+from geolearn import classes, errors
+from geolearn.metrics import scores
 
 
 class ReliabilityBin(NamedTuple):
@@ -49,7 +39,7 @@ class Calibration:
         temperature: Logits are divided by it, from `fit_temperature`.
     """
 
-    columns: ClassVar = (Metric('ece', 'calibration error', False),)
+    columns: ClassVar = (scores.Metric('ece', 'calibration error', False),)
 
     def __init__(self, bins: int = 15, *, temperature: float = 1.0) -> None:
         self.bins, self.temperature = bins, temperature
@@ -63,22 +53,25 @@ class Calibration:
 
     def add(self, output: Tensor | tuple[Tensor, ...], target: Tensor) -> None:
         """Count logits (N, classes, ...), or (main, auxiliary), against (N, ...) indices or IGNORE_INDEX."""
-        logits = main_output(output).float() / self.temperature
-        predicted, target, invalid = predict_classes(logits, target, ignored=IGNORE_INDEX)
-        self.invalid = add_to(self.invalid, invalid)
+        logits = scores.main_output(output).float() / self.temperature
+        predicted, target, invalid = scores.predict_classes(logits, target, ignored=classes.IGNORE_INDEX)
+        self.invalid = scores.add_to(self.invalid, invalid)
         confidence = torch.exp(logits.amax(1) - logits.logsumexp(1)).nan_to_num()
         bins = (confidence * self.bins).long().clamp(max=self.bins - 1)
-        bins = bins.where(target != IGNORE_INDEX, self.bins)  # one more bin takes what is ignored
+        bins = bins.where(target != classes.IGNORE_INDEX, self.bins)  # one more bin takes what is ignored
         right = bins.where(predicted == target, self.bins)
-        found = [count_indices(indices, self.bins + 1)[:-1] for indices in (bins, right)]
-        self.counts = add_to(self.counts, torch.stack(found))
-        sums = sum_by_index(confidence, bins, self.bins + 1)[:-1]
-        self.confidences = add_to(self.confidences.to(sums.dtype), sums)
+        found = [scores.count_indices(indices, self.bins + 1)[:-1] for indices in (bins, right)]
+        self.counts = scores.add_to(self.counts, torch.stack(found))
+        sums = scores.sum_by_index(confidence, bins, self.bins + 1)[:-1]
+        self.confidences = scores.add_to(self.confidences.to(sums.dtype), sums)
 
     def reduce(self) -> None:
         """Add up the bins of all processes."""
-        self.counts, self.confidences = sum_over_processes(self.counts), sum_over_processes(self.confidences)
-        self.invalid = sum_over_processes(self.invalid)
+        self.counts, self.confidences = (
+            scores.sum_over_processes(self.counts),
+            scores.sum_over_processes(self.confidences),
+        )
+        self.invalid = scores.sum_over_processes(self.invalid)
 
     def table(self) -> list[ReliabilityBin]:
         """Return the bins, the lowest confidence first: what a reliability diagram draws."""
@@ -89,7 +82,7 @@ class Calibration:
     def values(self) -> dict[str, float]:
         """Return the expected calibration error, 0..1; NaN if nothing was counted, or some logits are not finite."""
         if self.invalid:
-            return undefined(self)
+            return scores.undefined(self)
         counts, right = self.counts.cpu().double()
         return {'ece': float((self.confidences.cpu() - right).abs().sum() / counts.sum())}
 
@@ -120,11 +113,11 @@ def fit_temperature(
     """
     sample = PixelSample(max_pixels, seed=seed)
     for logits, target in batches:
-        sample.add(main_output(logits), target)
+        sample.add(scores.main_output(logits), target)
     if not len(sample.labels):
         raise ValueError('a temperature is fitted to labelled pixels, and the validation split has none; label some')
     if invalid := int((~sample.logits.isfinite()).any(1).sum()):
-        raise TrainingError(
+        raise errors.TrainingError(
             f'the network returns NaN or infinity for {invalid} of {len(sample.logits)} labelled pixels, to which no '
             'temperature can be fitted; train again with a lower learning rate'
         )
@@ -152,7 +145,7 @@ class PixelSample:
         logits, target = logits.reshape(*logits.shape[:2], -1), target.reshape(len(target), -1)
         numbers = torch.rand(target.numel(), generator=self._generator)
         limit = self._numbers.max() if len(self._numbers) == self.max_pixels else torch.inf
-        chosen = ((target != IGNORE_INDEX).flatten().cpu() & (numbers < limit)).nonzero()[:, 0]
+        chosen = ((target != classes.IGNORE_INDEX).flatten().cpu() & (numbers < limit)).nonzero()[:, 0]
         images, pixels = chosen // target.shape[1], chosen % target.shape[1]
         rows = logits[images.to(logits.device), :, pixels.to(logits.device)].float().cpu()
         labels = target.flatten()[chosen.to(target.device)].cpu()

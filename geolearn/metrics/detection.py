@@ -121,8 +121,8 @@ class DetectionScores:
         for index, (predicted, true) in enumerate(zip(output, target, strict=True)):
             self._invalid += int(not (predicted.scores.isfinite().all() and predicted.boxes.isfinite().all()))
             crowd = np.zeros(len(true.labels), bool) if crowds is None else crowds[index].cpu().numpy().astype(bool)
-            scores = predicted.scores.detach().cpu()
-            scores = scores.numpy() if scores.dtype == torch.float64 else scores.float().numpy()
+            kept = predicted.scores.detach().cpu()
+            scores = kept.numpy() if kept.dtype == torch.float64 else kept.float().numpy()
             self._images.append(
                 _Image(self._shapes(predicted), _labels(predicted), scores, self._shapes(true), _labels(true), crowd)
             )
@@ -327,7 +327,7 @@ def _coco_shapes(shapes: list[Any]) -> Any:
 def _coco_index(images: Sequence[_Image], labels: Sequence[int], iou_type: str, *, true: bool) -> Any:
     """Return the true objects or the detections of all images as pycocotools keeps them."""
     area = require('pycocotools.mask', extra='detection', to='compute average precision').area
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, image in enumerate(images):
         shapes, classes = (image.true_shapes, image.true_labels) if true else (image.shapes, image.labels)
         for k, (shape, label) in enumerate(zip(shapes, classes.tolist())):

@@ -3,15 +3,18 @@
 from types import MappingProxyType
 
 from geolearn.errors import UnknownNameError
-from geolearn.metrics.boundary import BoundaryIoU
-from geolearn.metrics.calibration import Calibration
-from geolearn.metrics.classification import ChipScores, MultiLabelScores
-from geolearn.metrics.detection import DetectionScores
-from geolearn.metrics.pixels import PixelScores
-from geolearn.metrics.regression import RegressionScores
+from geolearn.metrics import calibration, classification, detection, pixels, regression
 from geolearn.metrics.scores import LOSSES, Metric
 
-_SCORES = (PixelScores, BoundaryIoU, Calibration, RegressionScores, ChipScores, MultiLabelScores, DetectionScores)
+_SCORES = (
+    pixels.PixelScores,
+    pixels.BoundaryIoU,
+    calibration.Calibration,
+    regression.RegressionScores,
+    classification.ChipScores,
+    classification.MultiLabelScores,
+    detection.DetectionScores,
+)
 
 METRICS = MappingProxyType(
     {metric.name: metric for metric in (*LOSSES, *(metric for scores in _SCORES for metric in scores.columns))}

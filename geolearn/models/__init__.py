@@ -1,15 +1,22 @@
 """Models: what the user holds, trains, saves and maps rasters with."""
 
-from geolearn.models.attention_unet import AttentionUNet
 from geolearn.models.base import MODELS, Model, load_model
 from geolearn.models.change_detector import ChangeDetector
-from geolearn.models.detectors import FCOS, FasterRCNN, MaskRCNN, RetinaNet, RTDetr, SingleShotDetector
 from geolearn.models.feature_classifier import FeatureClassifier
-from geolearn.models.object_detector import ObjectDetector
+from geolearn.models.object_detector import (
+    FCOS,
+    FasterRCNN,
+    MaskRCNN,
+    ObjectDetector,
+    RetinaNet,
+    RTDetr,
+    SingleShotDetector,
+)
 from geolearn.models.pixel_classifiers import (
     FCN,
     FPN,
     MUSTER,
+    AttentionUNet,
     DeepLab,
     DeepLabV3,
     LinearProbe,

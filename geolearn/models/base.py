@@ -13,22 +13,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, Type
 
 from torch import Tensor, nn
 
-from geolearn import plotting
-from geolearn.arcgis_names import MODEL_ATTRIBUTES
-from geolearn.arguments import advise, check_call, check_methods, encode, record_arguments
-from geolearn.backbones import list_backbones
+from geolearn import errors, history, plotting
+from geolearn.arguments import MODEL_ATTRIBUTES, advise, check_call, check_methods, encode, record_arguments
+from geolearn.backbones import custom, list_backbones, loading
 from geolearn.backbones.backbone import BUILDERS
-from geolearn.backbones.custom import ModuleBackbone, register_module
-from geolearn.backbones.loading import build_filled
 from geolearn.bundle import read_bundle, write_bundle
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
-from geolearn.errors import ArgumentError, BundleError, NotTrainedError, UnknownNameError
-from geolearn.history import Evaluation, History
 from geolearn.inference.reading import RasterSource
-from geolearn.losses.custom import CustomLoss
+from geolearn.losses.options import CustomLoss
 from geolearn.metrics import LOSSES, Scores
-from geolearn.metrics.custom import MetricFunction, ScoresAndFunctions
+from geolearn.metrics.scores import MetricFunction, ScoresAndFunctions
 from geolearn.models import bundling
 from geolearn.models.new_spec import BackboneConfig, describe_as_html, describe_model, require_task, spec_from_data
 from geolearn.models.reports.report import TaskReport, bundle_figures, make_report
@@ -141,7 +136,7 @@ class Model(ABC):
             loss: A module of the user's own.
         """
         if loss is not None and class_balancing:
-            raise ArgumentError('class_balancing weighs the losses of geolearn; give your own loss its weights')
+            raise errors.ArgumentError('class_balancing weighs the losses of geolearn; give your own loss its weights')
         name = type(self).__name__
         require_task(data, name, self.tasks)
         data = data.ignoring(ignore_classes) if ignore_classes else data
@@ -167,7 +162,7 @@ class Model(ABC):
         if self._custom_loss is not None:
             return CustomLoss(self._custom_loss)
         if name := self.spec.custom.get('loss'):
-            raise NotTrainedError(
+            raise errors.NotTrainedError(
                 f'this model was trained with {name}, a loss of your own that its bundle does not hold; pass it as '
                 'load_model(path, data, loss=...)'
             )
@@ -180,8 +175,8 @@ class Model(ABC):
         if data is not None:
             require_task(data, spec.model, self.tasks)
         self.spec, self.network, self.data = spec, network, data
-        self.history = History()
-        self.evaluation: Evaluation | None = None
+        self.history = history.History()
+        self.evaluation: history.Evaluation | None = None
         """The last one: computed by `evaluate`, or read from a bundle. Training drops it."""
         self.lr_figure: Figure | None = None
         self._learner: Any = None
@@ -210,7 +205,7 @@ class Model(ABC):
         """Make the metrics that each epoch computes on the validation chips."""
 
     @abstractmethod
-    def evaluate(self) -> Evaluation:
+    def evaluate(self) -> history.Evaluation:
         """Evaluate the model on the validation chips; computed once after each fit.
 
         Raises:
@@ -288,7 +283,7 @@ class Model(ABC):
 
         Low-rank updates lie merged in the weights; with data to train on, new ones start beside them.
         """
-        network = build_filled(lambda: cls.build(spec), weights, 'of the bundle')
+        network = loading.build_filled(lambda: cls.build(spec), weights, 'of the bundle')
         if data is not None:
             network.adapt(spec.adaptation)
         return cls.of(spec, network.eval(), data)
@@ -315,7 +310,7 @@ class Model(ABC):
         """
         model = load_model(path, data)
         if not isinstance(model, cls):
-            raise BundleError(f'{path} holds a {type(model).__name__}; load it with geolearn.load_model')
+            raise errors.BundleError(f'{path} holds a {type(model).__name__}; load it with geolearn.load_model')
         return model
 
     def save(self, name_or_path: str | Path, *, compute_metrics: bool = True) -> Path:
@@ -363,7 +358,9 @@ class Model(ABC):
         for what in ('backbone', 'options'):
             ours, theirs = getattr(self.spec, what), getattr(saved.spec, what)
             if ours != theirs:
-                raise BundleError(f'this model has {what} {ours} and the saved one {theirs}; load it with from_model')
+                raise errors.BundleError(
+                    f'this model has {what} {ours} and the saved one {theirs}; load it with from_model'
+                )
         self._assemble(saved.spec, saved.network, self.data)
         self.history, self.evaluation = saved.history, saved.evaluation
         return self
@@ -543,7 +540,7 @@ class Model(ABC):
             NotTrainedError: Before the first `fit`.
         """
         if not self.history.batch_losses:
-            raise NotTrainedError('there are no losses to plot; call fit() first')
+            raise errors.NotTrainedError('there are no losses to plot; call fit() first')
         return plotting.show_losses(self.history.batch_losses, self.history.epochs[self.history.loaded :])
 
     # -- choices
@@ -583,7 +580,7 @@ class Model(ABC):
     def _needed_data(self, what: str = '') -> ChipData:
         if self.data is None:
             needs = f'{what} needs the chips' if what else 'this model was loaded without data'
-            raise NotTrainedError(f'{needs}; pass data= to load_model or from_model')
+            raise errors.NotTrainedError(f'{needs}; pass data= to load_model or from_model')
         return self.data
 
     def _repr_html_(self) -> str:
@@ -634,7 +631,7 @@ def load_model(
     path: str | Path,
     data: ChipData | None = None,
     *,
-    backbone: ModuleBackbone | None = None,
+    backbone: custom.ModuleBackbone | None = None,
     loss: nn.Module | None = None,
 ) -> Model:
     """Load a model from a .dlpk; nothing in it is unpickled or run.
@@ -655,10 +652,10 @@ def load_model(
     bundle = read_bundle(path)
     spec = ModelSpec.from_manifest(bundle.manifest)
     if backbone is not None:
-        register_module(backbone)
+        custom.register_module(backbone)
     needed = spec.custom.get('backbone')
     if needed and spec.backbone not in BUILDERS:
-        raise BundleError(
+        raise errors.BundleError(
             f'{path} is built on {needed}, a module of its own that the bundle does not hold; pass it as '
             f'load_model(path, backbone=ModuleBackbone(module, channels=..., strides=..., name={spec.backbone!r}))'
         )
@@ -667,10 +664,10 @@ def load_model(
         bundling.check_fits(spec, data)
     try:
         if spec.model not in MODELS:
-            raise UnknownNameError('model', spec.model, MODELS)
+            raise errors.UnknownNameError('model', spec.model, MODELS)
         model = MODELS[spec.model].from_spec(spec, bundle.weights, data)
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:  # of libraries that build the network too
-        raise BundleError(f'{path} cannot be loaded: {error}') from error
+        raise errors.BundleError(f'{path} cannot be loaded: {error}') from error
     model.history = bundling.read_history(bundle)
     model.evaluation = bundling.read_evaluation(bundle)
     if loss is not None:

@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from geolearn import errors, units
 from geolearn._version import __version__
 from geolearn.backbones.adapt import merged_state_dict
 from geolearn.bands import Band, is_placeholder, match_bands
 from geolearn.bundle import REPORT, SUFFIX, Bundle
 from geolearn.data import ChipData
-from geolearn.errors import BandError, BundleError, FileWriteError, NotTrainedError
 from geolearn.history import Evaluation, History
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
-from geolearn.units import compare_units, likely_percentiles
 
 RASTER_FUNCTIONS = {
     'ImageClassification': 'ClassifyPixels',
@@ -60,7 +59,7 @@ def choose_target(name_or_path: str | Path, data: ChipData | None) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileWriteError(f'cannot write {target}: {error.strerror}; save to another folder') from error
+        raise errors.FileWriteError(f'cannot write {target}: {error.strerror}; save to another folder') from error
     return target
 
 
@@ -75,7 +74,9 @@ def beside_data(name_or_path: str | Path, data: ChipData | None) -> Path:
     if str(name_or_path) != path.name or path.name == os.pardir or path.suffix == SUFFIX:
         return path
     if data is None:
-        raise NotTrainedError(f'save({str(name_or_path)!r}) goes beside the data, which is not here; pass a path')
+        raise errors.NotTrainedError(
+            f'save({str(name_or_path)!r}) goes beside the data, which is not here; pass a path'
+        )
     return (data.working_dir or data.path) / 'models' / path.name
 
 
@@ -166,14 +167,14 @@ def check_fits(spec: ModelSpec, data: ChipData) -> None:
     """
     ours, theirs = [c.value for c in spec.class_infos], [c.value for c in data.class_infos]
     if ours != theirs or not _same_order(spec.bands, data.bands):
-        raise BundleError(
+        raise errors.BundleError(
             f'the model has bands {[band.name for band in spec.bands]} and class values {ours}; the data has bands '
             f'{[band.name for band in data.bands]} and class values {theirs}. Prepare the data with the same bands, '
             'class_mapping and ignore_classes'
         )
-    comparison = compare_units(likely_percentiles(data.statistics), spec.statistics, spec.bands)
+    comparison = units.compare_units(units.likely_percentiles(data.statistics), spec.statistics, spec.bands)
     if comparison.far:
-        raise BundleError(
+        raise errors.BundleError(
             f'the chips are in other units than those that the model was trained on: means {comparison.table}. Export '
             'them in the same units, or train a new model'
         )
@@ -186,5 +187,5 @@ def _same_order(ours: Sequence[Band], theirs: Sequence[Band]) -> bool:
         return True
     try:
         return match_bands(theirs, ours) == list(range(len(ours)))
-    except BandError:
+    except errors.BandError:
         return False

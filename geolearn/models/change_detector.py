@@ -18,17 +18,12 @@ from geolearn.data import ChipData
 from geolearn.decoders import get_decoder
 from geolearn.device import choose_device
 from geolearn.errors import BundleError, RasterError
-from geolearn.inference.mapping import map_raster
-from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale, TilingOptions
-from geolearn.inference.reading import Image, load_dates
+from geolearn.inference import mapping, reading, tiles
 from geolearn.losses import PixelLossOptions
-from geolearn.models.base import MAP_OPTIONS, RASTERS, RasterUse, register_model
-from geolearn.models.new_spec import BackboneConfig, choose_loss
-from geolearn.models.pixel_classifiers import PixelClassifier
+from geolearn.models import base, new_spec, pixel_classifiers
 from geolearn.models.reports.report import TaskReport
 from geolearn.networks.network import build_backbone
-from geolearn.networks.segmentation import PixelOptions, Segmenter, put_decoder
-from geolearn.networks.siamese import ChangeOptions, Fusion, SiameseBackbone
+from geolearn.networks.segmentation import ChangeOptions, Fusion, PixelOptions, Segmenter, SiameseBackbone, put_decoder
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster.nodata import missing
 from geolearn.raster.reading import RasterPath
@@ -36,8 +31,8 @@ from geolearn.raster.reading import RasterPath
 DATES = 2
 
 
-@register_model
-class ChangeDetector(PixelClassifier):
+@base.register_model
+class ChangeDetector(pixel_classifiers.PixelClassifier):
     """Classify what changed between two dates: one encoder for both, a fusion of their maps, any decoder on it.
 
     Args:
@@ -68,7 +63,7 @@ class ChangeDetector(PixelClassifier):
     """
 
     tasks = (Task.CHANGE,)
-    raster_use = RasterUse('maps what changed', RASTERS, MAP_OPTIONS)
+    raster_use = base.RasterUse('maps what changed', base.RASTERS, base.MAP_OPTIONS)
     needs_every_date = True
     decoder = 'unet'
     default_backbone = 'resnet18'
@@ -93,8 +88,8 @@ class ChangeDetector(PixelClassifier):
     ) -> None:
         arguments = record_arguments(type(self), locals())
         name = self.default_backbone if backbone is None else backbone
-        config = BackboneConfig(name, pretrained, weights, wavelengths, adapt, resolution_m=resolution_m)
-        chosen, custom = choose_loss(loss, PixelLossOptions)
+        config = new_spec.BackboneConfig(name, pretrained, weights, wavelengths, adapt, resolution_m=resolution_m)
+        chosen, custom = new_spec.choose_loss(loss, PixelLossOptions)
         pixels = PixelOptions(decoder, decoder_options or {}, chosen, auxiliary_head=auxiliary_head)
         options = ChangeOptions(fusion, pixels)
         self._create(
@@ -157,15 +152,15 @@ class ChangeDetector(PixelClassifier):
 
     def predict(
         self,
-        before: Image,
-        after: Image,
+        before: reading.Image,
+        after: reading.Image,
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: Scale | None = None,
+        scale: tiles.Scale | None = None,
         offset: float = 0.0,
-        nodata: NoData = None,
-        resolution: Resolution | None = None,
+        nodata: tiles.NoData = None,
+        resolution: tiles.Resolution | None = None,
         device: str | None = None,
     ) -> np.ndarray:
         """Classify what changed between two small images; larger ones are for `predict_raster`.
@@ -188,8 +183,8 @@ class ChangeDetector(PixelClassifier):
             RasterError: If bands, units or grids do not fit, or there is no data.
             ValueError: If arrays have other shapes.
         """
-        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
-        pair = load_dates([before, after], self.spec, read)
+        read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
+        pair = reading.load_dates([before, after], self.spec, read)
         encoding, target = self.encoding, choose_device(device)
         network = self.network.to(target).eval()
         with torch.inference_mode():
@@ -205,10 +200,10 @@ class ChangeDetector(PixelClassifier):
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: Scale | None = None,
+        scale: tiles.Scale | None = None,
         offset: float = 0.0,
-        nodata: NoData = None,
-        resolution: Resolution | None = None,
+        nodata: tiles.NoData = None,
+        resolution: tiles.Resolution | None = None,
         tile_size: int | None = None,
         halo: int | None = None,
         batch_size: int = 4,
@@ -249,14 +244,14 @@ class ChangeDetector(PixelClassifier):
             RasterError: If bands, units or grids do not fit, which tells how far they are apart, or reading or writing
                 fails; no part of `dst` is left.
         """
-        return map_raster(
+        return mapping.map_raster(
             self.spec,
             self.network,
             self.encoding,
             [before, after],
             dst,
-            read=ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar),
-            tiling=TilingOptions(tile_size, halo, batch_size, device, compile),
+            read=tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar),
+            tiling=tiles.TilingOptions(tile_size, halo, batch_size, device, compile),
             every_date=self.needs_every_date,
             overwrite=overwrite,
             cog=cog,

@@ -10,43 +10,27 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from geolearn import classes, errors
 from geolearn.arguments import record_arguments
 from geolearn.augment import Augmentation, Chain, Mixup
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.backbones.custom import ModuleBackbone
 from geolearn.backbones.temporal import Temporal
-from geolearn.chips.batches.balance import repeat_factors
-from geolearn.chips.batches.loader import ChipLoader
+from geolearn.chips.batches import collate, loader
 from geolearn.chips.label import Task
-from geolearn.classes import MAX_CLASSES
 from geolearn.data import ChipData
 from geolearn.device import choose_device
-from geolearn.errors import BundleError, ChipFolderError, RasterError
+from geolearn.inference import reading, tiles, vectors
 from geolearn.inference.classify_polygons import PolygonOptions, classify_polygons
 from geolearn.inference.explain import Explanation, heat_map
-from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale
-from geolearn.inference.reading import Image, RasterSource, load_dates, load_image
-from geolearn.inference.vectors import DRIVERS
 from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy
 from geolearn.metrics import ChipScores, ConfusionMatrix, MultiLabelScores
-from geolearn.models.base import Model, RasterUse, one_or_several, register_model
+from geolearn.models import base, new_spec
 from geolearn.models.evaluation import classification as charts
 from geolearn.models.evaluation.classification import ChipEvaluation, count_confusion, evaluate_chips
-from geolearn.models.new_spec import BackboneConfig, require_task
-from geolearn.models.reports.classification import chip_report
 from geolearn.models.reports.report import TaskReport
-from geolearn.networks.classification import (
-    THRESHOLD,
-    ChipNetwork,
-    ChipOptions,
-    Crop,
-    Pooling,
-    build_chip_network,
-    check_threshold,
-    class_probabilities,
-    decide,
-    mixup_strength,
-)
+from geolearn.models.reports.tasks import chip_report
+from geolearn.networks import classification
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 
@@ -54,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def with_training_options(data: ChipData, options: ChipOptions) -> ChipData:
+def with_training_options(data: ChipData, options: classification.ChipOptions) -> ChipData:
     """Return the data with mixup and oversampling of the training chips; validation stays as it is.
 
     Raises:
@@ -69,10 +53,10 @@ def with_training_options(data: ChipData, options: ChipOptions) -> ChipData:
         loading = replace(loading, transform=mixup if transform is None else Chain([transform, mixup]))
     if options.oversample and loading.repeats is None:
         holds = data.table.amounts([info.value for info in data.class_infos])[list(data.split.train)] > 0
-        loading = replace(loading, repeats=repeat_factors(holds))
+        loading = replace(loading, repeats=collate.repeat_factors(holds))
     if loading is data.train_dl.options:
         return data
-    return replace(data, train_dl=ChipLoader(data.train_dl.dataset, loading))
+    return replace(data, train_dl=loader.ChipLoader(data.train_dl.dataset, loading))
 
 
 class ChipPrediction(NamedTuple):
@@ -87,8 +71,8 @@ class ChipPrediction(NamedTuple):
     confidences: dict[str, float]
 
 
-@register_model
-class FeatureClassifier(Model):
+@base.register_model
+class FeatureClassifier(base.Model):
     """Classify whole chips, by one class or any number of them: a linear layer on any backbone.
 
     Of a plain transformer it takes the class token or the mean of the tokens, of other networks the mean of the
@@ -122,12 +106,14 @@ class FeatureClassifier(Model):
     """
 
     tasks = (Task.LABEL, Task.LABELS)
-    raster_use = RasterUse(
-        'classifies polygons', tuple(DRIVERS), ('batch_size', 'device', 'threshold', 'polygons', 'layer', 'crop')
+    raster_use = base.RasterUse(
+        'classifies polygons',
+        tuple(vectors.DRIVERS),
+        ('batch_size', 'device', 'threshold', 'polygons', 'layer', 'crop'),
     )
     default_backbone: ClassVar[str] = 'resnet34'
-    network: ChipNetwork
-    _options: ChipOptions
+    network: classification.ChipNetwork
+    _options: classification.ChipOptions
 
     def __init__(
         self,
@@ -137,7 +123,7 @@ class FeatureClassifier(Model):
         pretrained: bool = True,
         weights: str | Path | None = None,
         wavelengths: Sequence[float | None] | None = None,
-        pooling: Pooling = 'auto',
+        pooling: classification.Pooling = 'auto',
         dropout: float = 0.2,
         class_balancing: bool = False,
         label_smoothing: float = 0.0,
@@ -148,18 +134,18 @@ class FeatureClassifier(Model):
         resolution_m: float | None = None,
     ) -> None:
         arguments = record_arguments(type(self), locals())
-        require_task(data, type(self).__name__, self.tasks)
-        if data.c > MAX_CLASSES:
-            raise ValueError(f'found {data.c} classes, but a model has at most {MAX_CLASSES}; merge some')
+        new_spec.require_task(data, type(self).__name__, self.tasks)
+        if data.c > classes.MAX_CLASSES:
+            raise ValueError(f'found {data.c} classes, but a model has at most {classes.MAX_CLASSES}; merge some')
         name = self.default_backbone if backbone is None else backbone
-        config = BackboneConfig(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
+        config = new_spec.BackboneConfig(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
         multi_label = data.task == Task.LABELS
-        options = ChipOptions(
+        options = classification.ChipOptions(
             multi_label,
             pooling,
             dropout,
             label_smoothing,
-            mixup_strength(mixup),
+            classification.mixup_strength(mixup),
             oversample,
             crop='bounding_box' if data.variable_size else 'fixed',
             blackened=data.blackened,
@@ -169,13 +155,17 @@ class FeatureClassifier(Model):
     # -- what a task defines
 
     @classmethod
-    def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> ChipNetwork:
+    def build(
+        cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None
+    ) -> classification.ChipNetwork:
         """Build the network that a spec describes."""
-        options = ChipOptions.from_json(spec.options)
+        options = classification.ChipOptions.from_json(spec.options)
         needed = 1 if options.multi_label else 2
         if len(spec.class_infos) < needed:
-            raise BundleError(f'the manifest is broken: {spec.model} needs {needed} classes or more, found fewer')
-        return build_chip_network(spec, options, pretrained=pretrained, weights=weights)
+            raise errors.BundleError(
+                f'the manifest is broken: {spec.model} needs {needed} classes or more, found fewer'
+            )
+        return classification.build_chip_network(spec, options, pretrained=pretrained, weights=weights)
 
     def make_loss(self) -> nn.Module:
         """Make the cross-entropy of one class per chip or of many, weighted where classes are balanced."""
@@ -194,7 +184,7 @@ class FeatureClassifier(Model):
     @classmethod
     def emd_fields(cls, spec: ModelSpec) -> dict[str, Any]:
         """Return the keys of Esri's model definition that belong to classifiers of features."""
-        options = ChipOptions.from_json(spec.options)
+        options = classification.ChipOptions.from_json(spec.options)
         return {
             'ModelType': 'ObjectClassification',
             'MetaDataMode': 'MultiLabeled_Tiles' if options.multi_label else 'Labeled_Tiles',
@@ -218,12 +208,12 @@ class FeatureClassifier(Model):
     def _assemble(
         self, spec: ModelSpec, network: Network, data: ChipData | None, loss: nn.Module | None = None
     ) -> None:
-        options = ChipOptions.from_json(spec.options)
+        options = classification.ChipOptions.from_json(spec.options)
         if data is not None:
-            require_task(data, spec.model, self.tasks)
+            new_spec.require_task(data, spec.model, self.tasks)
             if options.multi_label != (data.task == Task.LABELS):
                 labels = 'any number of classes' if options.multi_label else 'one class'
-                raise ChipFolderError(
+                raise errors.ChipFolderError(
                     f'this model was trained on {labels} per chip, and {data.path} ({data.task}) does not'
                 )
             data = with_training_options(data, options)
@@ -278,15 +268,15 @@ class FeatureClassifier(Model):
 
     def predict(
         self,
-        image: Image | Sequence[Image],
+        image: reading.Image | Sequence[reading.Image],
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: Scale | None = None,
+        scale: tiles.Scale | None = None,
         offset: float = 0.0,
-        nodata: NoData = None,
-        resolution: Resolution | None = None,
-        threshold: float = THRESHOLD,
+        nodata: tiles.NoData = None,
+        resolution: tiles.Resolution | None = None,
+        threshold: float = classification.THRESHOLD,
         device: str | None = None,
     ) -> ChipPrediction:
         """Classify one image, best of about the size of the training chips.
@@ -310,20 +300,22 @@ class FeatureClassifier(Model):
             RasterError: If bands or units do not fit, or there is no data.
             ValueError: If an array has another shape, or the threshold is no probability.
         """
-        check_threshold(threshold)
-        pixels = self._load(image, ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar))
+        classification.check_threshold(threshold)
+        pixels = self._load(
+            image, tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
+        )
         network = self.network.to(choose_device(device)).eval()
         multi_label = self._options.multi_label
         with torch.inference_mode():
             logits = network(pixels[None].to(choose_device(device)))
-            likely = class_probabilities(logits, multi_label=multi_label).cpu()
-        likely_classes = decide(likely, multi_label=multi_label, threshold=threshold)[0].tolist()
+            likely = classification.class_probabilities(logits, multi_label=multi_label).cpu()
+        likely_classes = classification.decide(likely, multi_label=multi_label, threshold=threshold)[0].tolist()
         names = tuple(name for name, is_likely in zip(self._class_names, likely_classes) if is_likely)
         return ChipPrediction(names, dict(zip(self._class_names, likely[0].tolist())))
 
     def explain(
         self,
-        image: Image | Sequence[Image],
+        image: reading.Image | Sequence[reading.Image],
         *,
         class_name: str | None = None,
         method: Explanation = 'auto',
@@ -344,42 +336,44 @@ class FeatureClassifier(Model):
             UnknownNameError: If there is no such class.
             BackboneError: If the backbone does not offer its attention.
         """
-        pixels = self._load(image, ReadOptions()).to(choose_device(device))
+        pixels = self._load(image, tiles.ReadOptions()).to(choose_device(device))
         network = self.network.to(choose_device(device)).eval()
         index = charts.choose_class(network, pixels, self._class_names, class_name)
         return heat_map(network, pixels, index, method).numpy()
 
-    def _load(self, image: Image | Sequence[Image], read: ReadOptions) -> Tensor:
+    def _load(self, image: reading.Image | Sequence[reading.Image], read: tiles.ReadOptions) -> Tensor:
         """Return pixels ([dates,] bands, H, W)."""
         if self.spec.dates > 1:
-            return load_dates(cast(Sequence[Image], image), self.spec, read)
-        return load_image(cast(Image, image), self.spec, read).pixels
+            return reading.load_dates(cast(Sequence[reading.Image], image), self.spec, read)
+        return reading.load_image(cast(reading.Image, image), self.spec, read).pixels
 
     def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Classify the ground of polygons, with ``polygons`` and the other options of `classify_objects`."""
         rest = dict(options)
         polygons = rest.pop('polygons', None)
         if polygons is None:
-            raise RasterError('a FeatureClassifier classifies polygons; pass the layer that holds them as polygons')
-        return self.classify_objects(one_or_several(sources), polygons, dst, **rest)
+            raise errors.RasterError(
+                'a FeatureClassifier classifies polygons; pass the layer that holds them as polygons'
+            )
+        return self.classify_objects(base.one_or_several(sources), polygons, dst, **rest)
 
     def classify_objects(
         self,
-        raster: RasterSource,
+        raster: reading.RasterSource,
         polygons: Any,
         dst: str | Path,
         *,
         layer: str | None = None,
-        crop: Crop | None = None,
+        crop: classification.Crop | None = None,
         blacken: bool | None = None,
         chip_size: int | None = None,
-        threshold: float = THRESHOLD,
+        threshold: float = classification.THRESHOLD,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: Scale | None = None,
+        scale: tiles.Scale | None = None,
         offset: float = 0.0,
-        nodata: NoData = None,
-        resolution: Resolution | None = None,
+        nodata: tiles.NoData = None,
+        resolution: tiles.Resolution | None = None,
         batch_size: int = 16,
         device: str | None = None,
         overwrite: bool = False,
@@ -429,7 +423,7 @@ class FeatureClassifier(Model):
             batch_size=batch_size,
             device=device,
         )
-        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
+        read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
         return classify_polygons(
             self.spec, self.network, raster, polygons, dst, read=read, options=options, overwrite=overwrite
         )

@@ -12,24 +12,20 @@ from typing import NamedTuple, TypeVar, get_args
 import timm
 from torch import nn
 
-from geolearn.backbones import catalog
+from geolearn import errors, normalize
+from geolearn.backbones import catalog, custom, torchvision
 from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
-from geolearn.backbones.bundled import is_bundle
 from geolearn.backbones.catalog import InputStatistics
-from geolearn.backbones.custom import ModuleBackbone, name_backbone
 from geolearn.backbones.temporal import Temporal
 from geolearn.backbones.timm import is_timm_model
-from geolearn.backbones.torchvision import list_torchvision_models
 from geolearn.bands import Band, match_bands, parse_wavelengths
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
-from geolearn.errors import ArgumentError, BackboneError, BandError, ChipFolderError, UnknownNameError
 from geolearn.history import Evaluation, History
 from geolearn.losses import PixelLossOptions, RegressionLossOptions
 from geolearn.metrics import name_metric
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
-from geolearn.normalize import IMAGENET, Normalization, match_pretraining
 from geolearn.units import RadarScale, radar_scale, reflectance_scale
 
 _LABELS = {
@@ -74,7 +70,7 @@ class BackboneConfig:
         resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it.
     """
 
-    name: str | ModuleBackbone
+    name: str | custom.ModuleBackbone
     pretrained: bool = True
     weights: str | Path | None = None
     wavelengths: Sequence[float | None] | None = None
@@ -84,7 +80,7 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         if self.temporal not in get_args(Temporal):
-            raise UnknownNameError('temporal head', str(self.temporal), get_args(Temporal))
+            raise errors.UnknownNameError('temporal head', str(self.temporal), get_args(Temporal))
 
 
 def require_task(data: ChipData, model: str, tasks: Sequence[Task]) -> None:
@@ -100,7 +96,7 @@ def require_task(data: ChipData, model: str, tasks: Sequence[Task]) -> None:
     """
     if data.task not in tasks:
         wanted = ' or '.join(_LABELS[task] for task in tasks)
-        raise ChipFolderError(
+        raise errors.ChipFolderError(
             f'{model} needs {wanted}, but {data.path} ({data.dataset_type}) holds {_LABELS[data.task]}; '
             f'export {" or ".join(_EXPORTS[task] for task in tasks)}'
         )
@@ -120,8 +116,8 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
         BandError: If the wavelengths are of another number, in mixed units or out of range, or pretraining's
             statistics are asked for and lack a band.
     """
-    name = name_backbone(choice.name)
-    own = {'backbone': type(choice.name.trunk).__qualname__} if isinstance(choice.name, ModuleBackbone) else {}
+    name = custom.name_backbone(choice.name)
+    own = {'backbone': type(choice.name.trunk).__qualname__} if isinstance(choice.name, custom.ModuleBackbone) else {}
     bands = data.bands if choice.wavelengths is None else _with_wavelengths(data.bands, choice.wavelengths)
     normalization = data.normalization or pretraining_normalization(data, bands, name, weights=choice.weights)
     return ModelSpec(
@@ -149,7 +145,7 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
 def _with_wavelengths(bands: Sequence[Band], wavelengths: Sequence[float | None]) -> tuple[Band, ...]:
     """Move optical bands to other wavelengths; one that moves far loses its common name."""
     if len(wavelengths) != len(bands):
-        raise BandError(
+        raise errors.BandError(
             f'found {len(wavelengths)} wavelengths, needed {len(bands)}; give one per selected band, in band order'
         )
     given = [
@@ -248,7 +244,7 @@ class _Fit(NamedTuple):
 
 def pretraining_normalization(
     data: ChipData, bands: Sequence[Band], backbone: str, *, weights: str | Path | None = None
-) -> Normalization:
+) -> normalize.Normalization:
     """Choose mean and std of each band by the statistics that belong to a backbone's weights.
 
     Optical and radar bands are served apart: each by the statistics of one pretraining sensor, that whose wavelengths
@@ -265,7 +261,7 @@ def pretraining_normalization(
         UnknownNameError: If there is no such backbone.
         BackboneError: If the weights state no mean and std for a band, or not in units that fit the chips'.
     """
-    if is_bundle(weights):
+    if custom.is_bundle(weights):
         raise _refusal(f'{weights} is a model of geolearn, which was not trained with the statistics of {backbone}')
     inputs, units = _find_inputs(backbone), _find_units(data, bands)
     mean, std, sources = [0.0] * len(bands), [1.0] * len(bands), []
@@ -275,7 +271,7 @@ def pretraining_normalization(
             continue
         group = [bands[i] for i in positions]
         fit = _choose(backbone, inputs, group, units)
-        found = match_pretraining(
+        found = normalize.match_pretraining(
             group,
             trained_bands=fit.inputs.get_bands(),
             mean=fit.inputs.mean,
@@ -286,11 +282,11 @@ def pretraining_normalization(
         for position, center, spread in zip(positions, found.mean, found.std):
             mean[position], std[position] = center, spread
         sources.append(_describe(backbone, fit))
-    return Normalization(tuple(mean), tuple(std), '; '.join(sources))
+    return normalize.Normalization(tuple(mean), tuple(std), '; '.join(sources))
 
 
-def _refusal(reason: str) -> BackboneError:
-    return BackboneError(
+def _refusal(reason: str) -> errors.BackboneError:
+    return errors.BackboneError(
         f"normalize='pretraining' was asked for, but {reason}; pass normalize='dataset' to prepare_data"
     )
 
@@ -301,14 +297,14 @@ def _find_inputs(backbone: str) -> tuple[InputStatistics, ...]:
     if name in catalog.read_catalog():
         return catalog.get_record(name).inputs
     library, _, bare = name.rpartition(':')
-    colors = list(IMAGENET.values())
+    colors = list(normalize.IMAGENET.values())
     mean, std = ([color[i] for color in colors] for i in (0, 1))
     if library in ('', 'timm') and is_timm_model(bare):
         known = timm.get_pretrained_cfg(bare)
         if known is None or len(known.mean) != len(known.std) or len(known.mean) != len(colors):
             return ()
         mean, std = list(known.mean), list(known.std)
-    elif library not in ('', 'torchvision') or bare not in list_torchvision_models():
+    elif library not in ('', 'torchvision') or bare not in torchvision.list_torchvision_models():
         return ()  # building it raises
     white = 255.0
     names, center, spread = (
@@ -350,7 +346,7 @@ def _distance(entry: InputStatistics, bands: Sequence[Band]) -> float | None:
     trained = entry.get_bands()
     try:
         index = match_bands(trained, bands)
-    except BandError:
+    except errors.BandError:
         return None
     if trained[0].is_radar:  # terrain-corrected backscatter is distinguished from ground-range by its bands' names
         return float(('RTC' in entry.scale) != any('gamma0' in b.name.lower().replace('_', '') for b in bands))
@@ -405,5 +401,7 @@ def choose_loss(loss: 'L | str | nn.Module | None', options: type[L]) -> tuple[L
     if isinstance(loss, str):
         return options(loss=loss), None
     if loss is not None and not isinstance(loss, options):
-        raise ArgumentError(f'loss must be {options.__name__}, such as {options()}, a name or a module, got {loss!r}')
+        raise errors.ArgumentError(
+            f'loss must be {options.__name__}, such as {options()}, a name or a module, got {loss!r}'
+        )
     return loss or options(), None

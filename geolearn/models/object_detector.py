@@ -1,9 +1,12 @@
 """Object detectors: any head on any backbone, evaluated as in COCO, run over rasters."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -13,21 +16,25 @@ from geolearn.backbones.custom import ModuleBackbone
 from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
-from geolearn.inference.detecting import DetectOptions, ImageDetections, detect_image, detect_raster
-from geolearn.inference.merging import Merge
-from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale, TilingOptions
-from geolearn.inference.outlines import Outline
-from geolearn.inference.reading import Image, RasterSource
-from geolearn.inference.vectors import DRIVERS
+from geolearn.inference import detecting, merging, reading, tiles, vectors
 from geolearn.metrics import DetectionScores
-from geolearn.models.anchor_choice import AnchorChoice, as_row, as_rows, choose_options
-from geolearn.models.base import TILE_OPTIONS, Model, RasterUse, one_or_several
+from geolearn.models import base, new_spec
 from geolearn.models.evaluation.objects import DetectionEvaluation, draw_results, evaluate_objects
-from geolearn.models.new_spec import BackboneConfig, require_task
-from geolearn.models.reports.objects import detection_report
 from geolearn.models.reports.report import TaskReport
-from geolearn.networks.detection.architecture import DetectorArchitecture, DetectorOptions, HeadOptions, build_detector
-from geolearn.networks.detection.detector import DetectionLoss, Detector
+from geolearn.models.reports.tasks import detection_report
+from geolearn.networks.detection import detector, heads
+from geolearn.networks.detection.architecture import (
+    USUAL_RATIOS,
+    DetectorArchitecture,
+    DetectorOptions,
+    HeadOptions,
+    RCNNOptions,
+    SingleStageOptions,
+    TransformerOptions,
+    build_detector,
+    choose_ratios,
+    choose_sizes,
+)
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting import show_precision_recall
 
@@ -35,7 +42,87 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class ObjectDetector(Model):
+@dataclass(frozen=True)
+class AnchorChoice:
+    """Anchors as a user gave them; None takes them from the training boxes.
+
+    Args:
+        sizes: Sides of square anchors in pixels by level, finest first.
+        scales: Factors of the usual size of each level (32 pixels, twice that on each coarser level).
+        ratios: Height over width.
+    """
+
+    sizes: tuple[tuple[float, ...], ...] | None = None
+    scales: tuple[float, ...] | None = None
+    ratios: tuple[float, ...] | None = None
+
+
+def choose_options(
+    data: ChipData,
+    architecture: DetectorArchitecture,
+    anchors: AnchorChoice,
+    *,
+    resize_to: int | None,
+    head: HeadOptions,
+) -> DetectorOptions:
+    """Choose the options of a new detector from the sizes of the training boxes.
+
+    Args:
+        data: To train on.
+        architecture: Of the class of model.
+        anchors: As the user gave them.
+        resize_to: Side to which chips are resized, or None.
+        head: Options of the head.
+
+    Raises:
+        ValueError: If anchors are given for other levels, or to a detector that has none.
+    """
+    sides = training_sides(data)
+    typical = float(np.percentile(sides.max(axis=1), 98)) if len(sides) else 64.0
+    options = DetectorOptions(resize_to=resize_to, typical_side=max(typical, 1.0), head=head)
+    if not architecture.per_level:
+        if anchors != AnchorChoice():
+            raise ValueError('this detector has no anchors; omit anchor_sizes, scales and ratios')
+        return options
+    if anchors.sizes is not None and len(anchors.sizes) != architecture.levels:
+        raise ValueError(f'anchor_sizes must have {architecture.levels} levels, finest first, got {len(anchors.sizes)}')
+    seen = sides * (1.0 if resize_to is None else resize_to / data.chip_size)
+    sizes = anchors.sizes
+    if anchors.scales is not None:
+        usual = choose_sizes(np.zeros((0, 2)), levels=architecture.levels, per_level=1)
+        sizes = tuple(tuple(size * scale for scale in anchors.scales) for (size,) in usual)
+    if sizes is None:
+        sizes = choose_sizes(seen, levels=architecture.levels, per_level=architecture.per_level)
+    ratios = choose_ratios(seen) if anchors.ratios is None else anchors.ratios
+    return DetectorOptions(sizes, ratios or USUAL_RATIOS, resize_to, options.typical_side, head)
+
+
+def training_sides(data: ChipData) -> np.ndarray:
+    """Return widths and heights (n, 2) in pixels of the training boxes of trained classes."""
+    trained = [info.value for info in data.class_infos]
+    parts = []
+    for position in data.split.train:
+        values, boxes = data.table.objects(position)
+        if boxes is not None and len(boxes):
+            chosen = boxes[np.isin(values, trained)]
+            parts.append(chosen[:, 2:] - chosen[:, :2])
+    sides = np.concatenate(parts) if parts else np.zeros((0, 2))
+    return sides[(sides > 0).all(axis=1)].astype(np.float64)
+
+
+def as_rows(sizes: Sequence[float] | Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...] | None:
+    """Read anchor sizes: one for each level, or several."""
+    if sizes is None:
+        return None
+    return tuple(tuple(row) if isinstance(row, Sequence) else (float(row),) for row in sizes)
+
+
+def as_row(numbers: Sequence[float] | None) -> tuple[float, ...] | None:
+    """Read scales or ratios."""
+    return None if numbers is None else tuple(float(number) for number in numbers)
+
+
+class ObjectDetector(base.Model):
     """Find objects with a head on any backbone's pyramid; the subclasses name the head.
 
     Images keep their size and their bands; torchvision's resizing and its mean of three bands take no part. Chips
@@ -70,17 +157,17 @@ class ObjectDetector(Model):
     """
 
     tasks: ClassVar[tuple[Task, ...]] = (Task.OBJECTS, Task.INSTANCES)
-    raster_use = RasterUse(
+    raster_use = base.RasterUse(
         'detects objects',
-        tuple(DRIVERS),
-        (*TILE_OPTIONS, 'threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume'),
+        tuple(vectors.DRIVERS),
+        (*base.TILE_OPTIONS, 'threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume'),
     )
     forward_takes_targets = True
     architecture: ClassVar[DetectorArchitecture]
     """What makes this detector different from the others."""
     default_backbone: ClassVar[str] = 'resnet50'
 
-    network: Detector
+    network: detector.Detector
 
     def __init__(
         self,
@@ -101,7 +188,7 @@ class ObjectDetector(Model):
         resolution_m: float | None = None,
     ) -> None:
         arguments = record_arguments(type(self), locals())
-        require_task(data, type(self).__name__, self.tasks)
+        new_spec.require_task(data, type(self).__name__, self.tasks)
         data = data.ignoring(ignore_classes) if ignore_classes else data
         if scales is not None and anchor_sizes is not None:
             raise ValueError('pass either scales or anchor_sizes; both say how large anchors are')
@@ -111,7 +198,7 @@ class ObjectDetector(Model):
         numbers = self.architecture.options() if head is None else head
         options = choose_options(data, self.architecture, anchors, resize_to=resize_to, head=numbers)
         name = self.default_backbone if backbone is None else backbone
-        config = BackboneConfig(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
+        config = new_spec.BackboneConfig(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
         self._create(data, config, options=options.to_json(), arguments=arguments)
 
     @classmethod
@@ -119,13 +206,15 @@ class ObjectDetector(Model):
         return DetectorOptions.from_json(spec.options, head=cls.architecture.options)
 
     @classmethod
-    def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Detector:
+    def build(
+        cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None
+    ) -> detector.Detector:
         """Build the network that a spec describes."""
         return build_detector(spec, cls._options(spec), cls.architecture, pretrained=pretrained, weights=weights)
 
     def make_loss(self) -> nn.Module:
         """Make the sum of the losses that the network computes."""
-        return DetectionLoss()
+        return detector.DetectionLoss()
 
     def make_scores(self) -> DetectionScores:
         """Make the metrics that each epoch computes on the validation chips."""
@@ -208,23 +297,23 @@ class ObjectDetector(Model):
 
     def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Detect objects in rasters, with the options of `detect_objects`."""
-        return self.detect_objects(one_or_several(sources), dst, **options)
+        return self.detect_objects(base.one_or_several(sources), dst, **options)
 
     def predict(
         self,
-        image: Image,
+        image: reading.Image,
         threshold: float = 0.5,
         nms_overlap: float = 0.3,
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: Scale | None = None,
+        scale: tiles.Scale | None = None,
         offset: float = 0.0,
-        nodata: NoData = None,
-        resolution: Resolution | None = None,
+        nodata: tiles.NoData = None,
+        resolution: tiles.Resolution | None = None,
         augment: bool = False,
         device: str | None = None,
-    ) -> ImageDetections:
+    ) -> detecting.ImageDetections:
         """Find the objects in one image that memory holds; for rasters see `detect_objects`.
 
         Args:
@@ -245,30 +334,30 @@ class ObjectDetector(Model):
             RasterError: If bands or units do not fit, or the file cannot be read.
             ValueError: If an array has another shape, or a number is out of its range.
         """
-        options = DetectOptions(threshold, nms_overlap, augment)
-        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
-        return detect_image(self.spec, self.network, image, read=read, options=options, device=device)
+        options = detecting.DetectOptions(threshold, nms_overlap, augment)
+        read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
+        return detecting.detect_image(self.spec, self.network, image, read=read, options=options, device=device)
 
     def detect_objects(
         self,
-        src: RasterSource,
+        src: reading.RasterSource,
         dst: str | Path,
         *,
         threshold: float = 0.5,
         nms_overlap: float = 0.3,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: Scale | None = None,
+        scale: tiles.Scale | None = None,
         offset: float = 0.0,
-        nodata: NoData = None,
-        resolution: Resolution | None = None,
+        nodata: tiles.NoData = None,
+        resolution: tiles.Resolution | None = None,
         tile_size: int | None = None,
         overlap: int | None = None,
         batch_size: int = 4,
         device: str | None = None,
-        outline: Outline = 'exact',
+        outline: merging.Outline = 'exact',
         augment: bool = False,
-        merge: Merge = 'nms',
+        merge: merging.Merge = 'nms',
         resume: bool = False,
         overwrite: bool = False,
     ) -> Path:
@@ -315,15 +404,95 @@ class ObjectDetector(Model):
             MissingExtraError: If the libraries of the extra ``vector`` are not installed.
             ValueError: If a number is out of its range.
         """
-        return detect_raster(
+        return detecting.detect_raster(
             self.spec,
             self.network,
             src,
             dst,
             typical_side=self._options(self.spec).typical_side,
             masks=self.architecture.masks,
-            read=ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar),
-            tiling=TilingOptions(tile_size, batch_size=batch_size, device=device),
-            options=DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),
+            read=tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar),
+            tiling=tiles.TilingOptions(tile_size, batch_size=batch_size, device=device),
+            options=detecting.DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),
             overwrite=overwrite,
         )
+
+
+FINE, COARSE = (4, 8, 16, 32), (8, 16, 32)
+"""Proposals come from P2 to P6; dense detectors begin at P3, which has a quarter as many places."""
+
+
+@base.register_model
+class FasterRCNN(ObjectDetector):
+    """Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) on P2 to P6; with a plain transformer it is ViTDet's.
+
+    `head` takes `RCNNOptions`, of which ``style='vitdet'`` gives ViTDet's heads.
+    """
+
+    architecture = DetectorArchitecture(
+        partial(heads.TwoStageHead, masks=False), RCNNOptions, FINE, pooled=1, per_level=1
+    )
+
+
+@base.register_model
+class MaskRCNN(ObjectDetector):
+    """Mask R-CNN (He et al. 2017, arXiv:1703.06870): Faster R-CNN with an outline of each object."""
+
+    tasks = (Task.INSTANCES,)
+    architecture = DetectorArchitecture(
+        partial(heads.TwoStageHead, masks=True), RCNNOptions, FINE, pooled=1, per_level=1, masks=True
+    )
+
+
+@base.register_model
+class RetinaNet(ObjectDetector):
+    """RetinaNet (Lin et al. 2017, arXiv:1708.02002) on P3 to P7, three sizes of anchors on each."""
+
+    architecture = DetectorArchitecture(heads.RetinaNetHead, SingleStageOptions, COARSE, pooled=2, per_level=3)
+
+
+@base.register_model
+class FCOS(ObjectDetector):
+    """FCOS (Tian et al. 2019, arXiv:1904.01355) on P3 to P7; it has no anchors."""
+
+    architecture = DetectorArchitecture(heads.FCOSHead, SingleStageOptions, COARSE, pooled=2, per_level=0)
+
+
+@base.register_model
+class SingleShotDetector(ObjectDetector):
+    """SSD's heads and training (Liu et al. 2016, arXiv:1512.02325) on P3 to P7.
+
+    ArcGIS's `grids` and `zooms` have no counterpart: levels are those of the backbone, and `anchor_sizes` or `scales`
+    say how large anchors are on each.
+    """
+
+    default_backbone = 'resnet34'
+    architecture = DetectorArchitecture(heads.SSDHead, SingleStageOptions, COARSE, pooled=2, per_level=3)
+
+
+@base.register_model
+class RTDetr(ObjectDetector):
+    """RT-DETR (Zhao et al. 2023, arXiv:2304.08069) on P3 to P5: queries that each predict one object, or none.
+
+    It has no anchors, and in images as large as the chips no non-maximum suppression: a Hungarian matching assigns each
+    object to one query. Layers and losses are those of the library transformers (the extra ``detr``) and begin with
+    random weights; the backbone is any of geolearn's. `head` takes `TransformerOptions`. ArcGIS's `RTDetrV2` is the
+    same network but for details of its sampling and training; its `DETReg` is of the same family. The training loss has
+    a part, `denoising`, that the validation loss has not.
+    """
+
+    architecture = DetectorArchitecture(heads.RTDetrHead, TransformerOptions, heads.STRIDES, pooled=0, per_level=0)
+
+    @classmethod
+    def build(
+        cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None
+    ) -> detector.Detector:
+        """Build the network that a spec describes.
+
+        Raises:
+            MissingExtraError: If transformers is not installed.
+        """
+        options = cls._options(spec)
+        side = spec.chip_size if options.resize_to is None else options.resize_to
+        architecture = replace(cls.architecture, head=partial(heads.RTDetrHead, side=side))
+        return build_detector(spec, options, architecture, pretrained=pretrained, weights=weights)

@@ -17,26 +17,23 @@ from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError
-from geolearn.inference.encoding import ClassEncoding
-from geolearn.inference.mapping import map_raster
-from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale, TilingOptions
-from geolearn.inference.reading import RasterSource
+from geolearn.inference import mapping, reading, tiles
 from geolearn.losses import PixelLossOptions, make_pixel_loss
 from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature, rank_chips
-from geolearn.models.base import MAP_OPTIONS, RASTERS, Model, RasterUse, one_or_several, register_model
+from geolearn.models import base, new_spec
 from geolearn.models.evaluation.pixels import PixelEvaluation, draw_chips, evaluate_pixels
-from geolearn.models.new_spec import BackboneConfig, choose_loss
-from geolearn.models.reports.pixels import pixel_report
 from geolearn.models.reports.report import TaskReport
-from geolearn.networks.segmentation import PixelOptions, Segmenter, build_segmenter
-from geolearn.networks.spec import ModelSpec
+from geolearn.models.reports.tasks import pixel_report
+from geolearn.networks import segmentation
+from geolearn.networks.network import build_backbone
+from geolearn.networks.spec import ModelSpec, decode
 from geolearn.training.nonfinite import predict_batches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class PixelClassifier(Model):
+class PixelClassifier(base.Model):
     """Classify every pixel with a decoder on any backbone's maps; the subclasses name the decoder.
 
     Args:
@@ -52,7 +49,7 @@ class PixelClassifier(Model):
         dice_loss_fraction: Share of the dice loss in the whole, 0..1.
         dice_loss_average: Dice over all pixels together (``'micro'``) or by class (``'macro'``).
         loss: All options of the loss, its name, or a module of logits and indices, in place of the three before it;
-            see `geolearn.losses.custom.CustomLoss`.
+            see `geolearn.losses.options.CustomLoss`.
         auxiliary_head: Train a small head on the map of stride 16 beside the decoder, with 0.4 of its loss.
         decoder_options: Passed to the decoder; see its class in `geolearn.decoders`.
         adapt: What of the backbone is trained, how fast, and with low-rank updates or in full. The default trains
@@ -71,11 +68,11 @@ class PixelClassifier(Model):
     """
 
     tasks = (Task.PIXELS,)
-    raster_use = RasterUse('maps pixels', RASTERS, MAP_OPTIONS)
+    raster_use = base.RasterUse('maps pixels', base.RASTERS, base.MAP_OPTIONS)
     default_backbone: ClassVar[str] = 'resnet50'
     decoder: ClassVar[str]
     """Name of the decoder, where the options name none."""
-    network: Segmenter
+    network: segmentation.Segmenter
 
     def __init__(
         self,
@@ -99,16 +96,18 @@ class PixelClassifier(Model):
     ) -> None:
         arguments = record_arguments(type(self), locals())
         name = self.default_backbone if backbone is None else backbone
-        config = BackboneConfig(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
+        config = new_spec.BackboneConfig(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
         short = PixelLossOptions(
             loss='focal' if focal_loss else 'cross_entropy',
             dice_fraction=dice_loss_fraction,
             dice_average=dice_loss_average,
         )
-        loss, custom = choose_loss(loss, PixelLossOptions) if loss is not None else (None, None)
+        loss, custom = new_spec.choose_loss(loss, PixelLossOptions) if loss is not None else (None, None)
         if loss is not None and short != PixelLossOptions():
             raise ValueError('pass either loss, or focal_loss and dice_loss_fraction; loss holds these too')
-        options = PixelOptions(self.decoder, decoder_options or {}, loss or short, auxiliary_head=auxiliary_head)
+        options = segmentation.PixelOptions(
+            self.decoder, decoder_options or {}, loss or short, auxiliary_head=auxiliary_head
+        )
         self._create(
             data,
             config,
@@ -122,15 +121,19 @@ class PixelClassifier(Model):
     # -- what a task defines
 
     @classmethod
-    def _options(cls, spec: ModelSpec) -> PixelOptions:
-        return PixelOptions.from_json(spec.options, decoder=cls.decoder)
+    def _options(cls, spec: ModelSpec) -> segmentation.PixelOptions:
+        return segmentation.PixelOptions.from_json(spec.options, decoder=cls.decoder)
 
     @classmethod
-    def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Segmenter:
+    def build(
+        cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None
+    ) -> segmentation.Segmenter:
         """Build the network that a spec describes."""
         if len(spec.class_infos) < 2:
             raise BundleError(f'the manifest is broken: {spec.model} needs 2 classes or more, found {spec.class_infos}')
-        return build_segmenter(spec, cls._options(spec), len(spec.class_infos), pretrained=pretrained, weights=weights)
+        return segmentation.build_segmenter(
+            spec, cls._options(spec), len(spec.class_infos), pretrained=pretrained, weights=weights
+        )
 
     @classmethod
     def emd_fields(cls, spec: ModelSpec) -> dict[str, Any]:
@@ -264,25 +267,25 @@ class PixelClassifier(Model):
     # -- mapping
 
     @property
-    def encoding(self) -> ClassEncoding:
+    def encoding(self) -> mapping.ClassEncoding:
         """How the network's outputs become a map's pixels."""
-        return ClassEncoding(self.spec.class_infos)
+        return mapping.ClassEncoding(self.spec.class_infos)
 
     def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Map rasters with the options of `predict_raster`."""
-        return self.predict_raster(one_or_several(sources), dst, **options)
+        return self.predict_raster(base.one_or_several(sources), dst, **options)
 
     def predict_raster(
         self,
-        src: RasterSource,
+        src: reading.RasterSource,
         dst: str | Path,
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: Scale | None = None,
+        scale: tiles.Scale | None = None,
         offset: float = 0.0,
-        nodata: NoData = None,
-        resolution: Resolution | None = None,
+        nodata: tiles.NoData = None,
+        resolution: tiles.Resolution | None = None,
         tile_size: int | None = None,
         halo: int | None = None,
         batch_size: int = 4,
@@ -327,14 +330,14 @@ class PixelClassifier(Model):
             RasterError: If bands, units, dates or pixel sizes do not fit, `dst` exists, or reading or writing fails; no
                 part of `dst` is left.
         """
-        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
-        tiling = TilingOptions(tile_size, halo, batch_size, device, compile)
-        return map_raster(
+        read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
+        tiling = tiles.TilingOptions(tile_size, halo, batch_size, device, compile)
+        return mapping.map_raster(
             self.spec, self.network, self.encoding, src, dst, read=read, tiling=tiling, overwrite=overwrite, cog=cog
         )
 
 
-@register_model
+@base.register_model
 class DeepLab(PixelClassifier):
     """DeepLabV3+ (Chen et al. 2018, arXiv:1802.02611): pooling at several rates, then a fine skip connection."""
 
@@ -342,14 +345,14 @@ class DeepLab(PixelClassifier):
     default_backbone = 'dofa_base'
 
 
-@register_model
+@base.register_model
 class DeepLabV3(PixelClassifier):
     """DeepLabV3 (Chen et al. 2017, arXiv:1706.05587): pooling at several rates, no skip connection."""
 
     decoder = 'deeplab_v3'
 
 
-@register_model
+@base.register_model
 class UNet(PixelClassifier):
     """U-Net (Ronneberger et al. 2015, arXiv:1505.04597): every map that the backbone offers joins on the way up.
 
@@ -360,14 +363,14 @@ class UNet(PixelClassifier):
     default_backbone = 'resnet34'
 
 
-@register_model
+@base.register_model
 class PSPNet(PixelClassifier):
     """PSPNet (Zhao et al. 2017, arXiv:1612.01105): the image's context, pooled in grids of several sizes."""
 
     decoder = 'pspnet'
 
 
-@register_model
+@base.register_model
 class UPerNet(PixelClassifier):
     """UPerNet (Xiao et al. 2018, arXiv:1807.10221): a CNN's stages or four layers of a transformer."""
 
@@ -375,14 +378,14 @@ class UPerNet(PixelClassifier):
     default_backbone = 'dofa_base'
 
 
-@register_model
+@base.register_model
 class FPN(PixelClassifier):
     """Feature pyramid network (Kirillov et al. 2019, arXiv:1901.02446): the sum of all maps at stride 4."""
 
     decoder = 'fpn'
 
 
-@register_model
+@base.register_model
 class SegFormer(PixelClassifier):
     """SegFormer's all-MLP head (Xie et al. 2021, arXiv:2105.15203)."""
 
@@ -390,14 +393,14 @@ class SegFormer(PixelClassifier):
     default_backbone = 'dofa_base'
 
 
-@register_model
+@base.register_model
 class FCN(PixelClassifier):
     """Fully convolutional head on one map of stride 16 (Long et al. 2015, arXiv:1411.4038)."""
 
     decoder = 'fcn'
 
 
-@register_model
+@base.register_model
 class LinearProbe(PixelClassifier):
     """One linear layer per token, to probe features as they are; usual with ``adapt=Adaptation(freeze='all')``."""
 
@@ -405,7 +408,7 @@ class LinearProbe(PixelClassifier):
     default_backbone = 'dofa_base'
 
 
-@register_model
+@base.register_model
 class MUSTER(PixelClassifier):
     """Multi-scale transformer decoder (Xu et al. 2022, arXiv:2211.13928)."""
 
@@ -418,3 +421,76 @@ UnetClassifier = UNet
 
 PSPNetClassifier = PSPNet
 """ArcGIS's name."""
+
+
+@base.register_model
+class AttentionUNet(PixelClassifier):
+    """Classify every pixel with a plain U-Net that takes a foundation model's attention maps beside the bands.
+
+    The transformer stays frozen; its last block's attention, one channel for each head, is enlarged to the image.
+
+    Args:
+        data: From `prepare_data`.
+        backbone: A plain transformer, such as ``'dofa_base'`` or one pretrained with DINO.
+        attention: ``'extra'`` joins the maps to the bands, ``'only'`` takes them alone.
+        pretrained: Fill the transformer with its published weights; random ones attend nowhere in particular.
+        weights: A file or folder with its weights, or a .dlpk, instead of fetching them.
+        wavelengths: Center wavelength of each band in micrometers; None for radar.
+        ignore_classes: Label values to ignore, on top of those that `data` ignores.
+        class_balancing: Weigh classes in the loss by their rarity among the training chips.
+        loss: What training minimizes; None takes cross-entropy.
+
+    Raises:
+        ChipFolderError: If the labels are not one class per pixel, or chips are of several dates.
+        UnknownNameError: If there is no such backbone.
+        BackboneError: If it offers no attention maps.
+        BandError: If bands lack a wavelength that the backbone needs.
+        WeightsError: If weights cannot be had or do not fit.
+        ValueError: If `attention` is not valid.
+    """
+
+    decoder = 'unet'
+
+    def __init__(
+        self,
+        data: ChipData,
+        backbone: str = 'dofa_base',
+        *,
+        attention: segmentation.AttentionMode = 'extra',
+        pretrained: bool = True,
+        weights: str | Path | None = None,
+        wavelengths: Sequence[float | None] | None = None,
+        ignore_classes: Sequence[int] = (),
+        class_balancing: bool = False,
+        loss: PixelLossOptions | str | nn.Module | None = None,
+    ) -> None:
+        arguments = record_arguments(type(self), locals())
+        new_spec.require_task(data, type(self).__name__, self.tasks)
+        if data.table.dates > 1:
+            raise ValueError(f'AttentionUNet takes images of one date, and these chips have {data.table.dates}')
+        config = new_spec.BackboneConfig(backbone, pretrained, weights, wavelengths, Adaptation(freeze='all'))
+        chosen, custom = new_spec.choose_loss(loss, PixelLossOptions)
+        options = segmentation.PixelOptions(self.decoder, loss=chosen).to_json() | {'attention': attention}
+        self._create(
+            data,
+            config,
+            options=options,
+            arguments=arguments,
+            loss=custom,
+            class_balancing=class_balancing,
+            ignore_classes=ignore_classes,
+        )
+
+    @classmethod
+    def build(
+        cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None
+    ) -> segmentation.Segmenter:
+        """Build the network that a spec describes."""
+        if len(spec.class_infos) < 2 or spec.dates != 1:
+            raise BundleError(f'the manifest is broken: {spec.model} needs 2 classes or more, and one date')
+        mode: segmentation.AttentionMode = decode(
+            segmentation.AttentionMode, spec.options.get('attention', 'extra'), 'attention'
+        )
+        transformer = build_backbone(spec, pretrained=pretrained, weights=weights, form='tokens')
+        encoder = segmentation.AttentionEncoder(transformer, mode, spec.bands)
+        return segmentation.put_decoder(spec, cls._options(spec), encoder, len(spec.class_infos))

@@ -15,27 +15,22 @@ from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError
-from geolearn.inference.encoding import RegressionEncoding
-from geolearn.inference.mapping import map_raster
-from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale, TilingOptions
-from geolearn.inference.reading import RasterSource
+from geolearn.inference import mapping, reading, tiles
 from geolearn.losses import NormalizedLoss, RegressionLossOptions, make_regression_loss
 from geolearn.metrics import RegressionScores, rank_chips
-from geolearn.models.base import MAP_OPTIONS, RASTERS, Model, RasterUse, one_or_several, register_model
-from geolearn.models.evaluation.regression import RegressionEvaluation, draw_chips, evaluate_values
-from geolearn.models.new_spec import BackboneConfig, choose_loss, require_task
-from geolearn.models.reports.regression import regression_report
+from geolearn.models import base, new_spec
+from geolearn.models.evaluation.pixels import RegressionEvaluation, draw_regression_chips, evaluate_values
 from geolearn.models.reports.report import TaskReport
-from geolearn.networks.decoding import decode
+from geolearn.models.reports.tasks import regression_report
 from geolearn.networks.segmentation import Denormalize, PixelOptions, Segmenter, build_segmenter
-from geolearn.networks.spec import ModelSpec
+from geolearn.networks.spec import ModelSpec, decode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@register_model
-class PixelRegressor(Model):
+@base.register_model
+class PixelRegressor(base.Model):
     """Predict a value for every pixel, with any decoder on any backbone's maps.
 
     Args:
@@ -60,7 +55,7 @@ class PixelRegressor(Model):
     """
 
     tasks = (Task.REGRESSION,)
-    raster_use = RasterUse('maps pixels', RASTERS, MAP_OPTIONS)
+    raster_use = base.RasterUse('maps pixels', base.RASTERS, base.MAP_OPTIONS)
     network: Segmenter
 
     def __init__(
@@ -79,12 +74,12 @@ class PixelRegressor(Model):
         resolution_m: float | None = None,
     ) -> None:
         arguments = record_arguments(type(self), locals())
-        require_task(data, type(self).__name__, self.tasks)
+        new_spec.require_task(data, type(self).__name__, self.tasks)
         statistics = data.target_statistics
         if statistics is None:
             raise ValueError(f'no training chip of {data.path} has a value in its label; check their NoData value')
-        config = BackboneConfig(backbone, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
-        chosen, custom = choose_loss(loss, RegressionLossOptions)
+        config = new_spec.BackboneConfig(backbone, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
+        chosen, custom = new_spec.choose_loss(loss, RegressionLossOptions)
         options = PixelOptions(decoder, decoder_options or {}, value_loss=chosen)
         target = {'mean': statistics.mean, 'std': statistics.std or 1.0}
         self._create(data, config, options=options.to_json() | {'target': target}, arguments=arguments, loss=custom)
@@ -154,7 +149,7 @@ class PixelRegressor(Model):
         Args:
             indexes: Positions among the validation chips, at least one.
         """
-        return draw_chips(self.network, self._needed_data(), self.spec, indexes)
+        return draw_regression_chips(self.network, self._needed_data(), self.spec, indexes)
 
     def plot_scatter(self) -> 'Figure':
         """Draw prediction against truth on the validation chips; of a million pixels, where there are more."""
@@ -164,25 +159,25 @@ class PixelRegressor(Model):
     # -- mapping
 
     @property
-    def encoding(self) -> RegressionEncoding:
+    def encoding(self) -> mapping.RegressionEncoding:
         """How the network's outputs become a map's pixels."""
-        return RegressionEncoding()
+        return mapping.RegressionEncoding()
 
     def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Map rasters with the options of `predict_raster`."""
-        return self.predict_raster(one_or_several(sources), dst, **options)
+        return self.predict_raster(base.one_or_several(sources), dst, **options)
 
     def predict_raster(
         self,
-        src: RasterSource,
+        src: reading.RasterSource,
         dst: str | Path,
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: Scale | None = None,
+        scale: tiles.Scale | None = None,
         offset: float = 0.0,
-        nodata: NoData = None,
-        resolution: Resolution | None = None,
+        nodata: tiles.NoData = None,
+        resolution: tiles.Resolution | None = None,
         tile_size: int | None = None,
         halo: int | None = None,
         batch_size: int = 4,
@@ -227,8 +222,8 @@ class PixelRegressor(Model):
             RasterError: If bands, units, dates or pixel sizes do not fit, `dst` exists, or reading or writing fails; no
                 part of `dst` is left.
         """
-        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
-        tiling = TilingOptions(tile_size, halo, batch_size, device, compile)
-        return map_raster(
+        read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
+        tiling = tiles.TilingOptions(tile_size, halo, batch_size, device, compile)
+        return mapping.map_raster(
             self.spec, self.network, self.encoding, src, dst, read=read, tiling=tiling, overwrite=overwrite, cog=cog
         )

@@ -11,9 +11,8 @@ from torch.nn import functional
 
 from geolearn.backbones import Backbone, TokenBackbone, offers_tokens
 from geolearn.errors import BackboneError
-from geolearn.networks.decoding import decode
 from geolearn.networks.network import Network, Normalize, build_backbone, build_normalize
-from geolearn.networks.spec import ModelSpec
+from geolearn.networks.spec import ModelSpec, decode
 
 Crop = Literal['fixed', 'bounding_box']
 """What of the ground is seen: a chip around a polygon's middle, or what its bounding box holds."""

@@ -1,21 +1,24 @@
 """The network of every pixel model: normalize, backbone, decoder, outputs at the image's own size."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geolearn.backbones import Backbone
-from geolearn.backbones.token_grid import pad_to_multiple
+from geolearn.backbones import Backbone, TemporalBackbone, TokenBackbone, create_backbone
+from geolearn.backbones.vit import pad_to_multiple, window_partition, window_unpartition
+from geolearn.bands import Band
 from geolearn.decoders import create_decoder, get_decoder
+from geolearn.errors import BackboneError
 from geolearn.losses import PixelLossOptions, RegressionLossOptions
-from geolearn.networks.decoding import decode
 from geolearn.networks.network import Network, Normalize, build_backbone, build_normalize
-from geolearn.networks.spec import ModelSpec
+from geolearn.networks.spec import ModelSpec, decode
 
 
 @dataclass(frozen=True)
@@ -174,3 +177,284 @@ class Denormalize(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Compute values (N, 1, H, W) in units of the target."""
         return self.decoder(maps).float() * self.std + self.mean
+
+
+AttentionMode = Literal['extra', 'only']
+"""Whether attention maps join the images' bands or stand in their place."""
+
+
+class AttentionInput(nn.Module):
+    """Turn images into the attention maps of a transformer pretrained on such images, one channel per head.
+
+    A U-Net on radar images gained most from DINO's attention as extra input (FDL-Europe 2023), more than from
+    training on DINO's features. The channels are the attention of the class token in the last block or, without a class
+    token, that of all tokens on average. They are scaled so that 0 is a place that gets its equal share of
+    attention, and 1 one that gets twice that, at any image size. The transformer is frozen and stays in evaluation.
+
+    Args:
+        backbone: A plain transformer in its native form, ``create_backbone(..., form='tokens')``.
+        mode: ``'extra'`` appends the maps to the images' bands, ``'only'`` replaces them.
+
+    Raises:
+        BackboneError: If the backbone offers no attention maps.
+    """
+
+    def __init__(self, backbone: Backbone, mode: AttentionMode = 'extra') -> None:
+        super().__init__()
+        if mode not in get_args(AttentionMode):
+            raise ValueError(f"mode must be 'extra' or 'only', got {mode!r}")
+        if not isinstance(backbone, TokenBackbone) or not backbone.trunk.offers_attention:
+            raise BackboneError(
+                f'{backbone.name} offers no attention maps here; pass a plain transformer such as dofa_base, built '
+                "with form='tokens'"
+            )
+        self.mode = mode
+        self.backbone = backbone.requires_grad_(False).eval()
+        last: Any = backbone.trunk.stages[-1]
+        self.heads = int(last.attn.heads)
+
+    def channels(self, bands: int) -> int:
+        """Say how many channels come out for images of so many bands."""
+        return self.heads + (bands if self.mode == 'extra' else 0)
+
+    def train(self, mode: bool = True) -> 'AttentionInput':
+        """Set the mode of training; the transformer stays in evaluation."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn normalized images (N, bands, H, W) of any size into inputs (N, channels(bands), H, W)."""
+        maps = self.attention(x)
+        return torch.cat([x, maps.to(x.dtype)], dim=1) if self.mode == 'extra' else maps.to(x.dtype)
+
+    @torch.no_grad()
+    def attention(self, x: Tensor) -> Tensor:
+        """Compute attention maps (N, heads, H, W) of normalized images (N, bands, H, W), relative to equal shares."""
+        height, width = x.shape[-2:]
+        patch, prefix = self.backbone.strides[0], self.backbone.prefix
+        rows, columns = -(-height // patch), -(-width // patch)
+        attention = self.backbone.attention_maps(x)
+        # a class token asks for the whole image; without one every place asks
+        looks = attention[:, :, :1] if prefix else attention.mean(dim=2, keepdim=True)
+        looks = looks[..., prefix:]
+        if looks.shape[-1] != rows * columns:
+            raise BackboneError(
+                f'{self.backbone.name} has {looks.shape[-1]} tokens for {rows} x {columns} places; take one with a '
+                'token per place, and images of one date'
+            )
+        share = looks / looks.mean(dim=-1, keepdim=True) - 1
+        grid = share.reshape(x.shape[0], self.heads, rows, columns)
+        maps = F.interpolate(grid, scale_factor=patch, mode='bilinear', align_corners=False)
+        return maps[..., :height, :width]
+
+
+ENCODER = 'plain_unet'
+
+
+class AttentionEncoder(Backbone):
+    """The plain U-Net encoder on images with a transformer's attention maps.
+
+    Args:
+        transformer: A transformer in its native form; it is frozen.
+        mode: Whether the maps join the bands or replace them.
+        bands: Of the images.
+
+    Raises:
+        BackboneError: If the transformer offers no attention maps.
+        ValueError: If there is no such mode.
+    """
+
+    has_position_grid = True
+
+    def __init__(self, transformer: Backbone, mode: AttentionMode, bands: Sequence[Band]) -> None:
+        inputs = AttentionInput(transformer, mode)
+        heads = tuple(Band(f'attention {head}') for head in range(inputs.heads))
+        encoder = create_backbone(
+            ENCODER, (*bands, *heads) if mode == 'extra' else heads, pretrained=False, strides=None
+        )
+        super().__init__(
+            transformer.name,
+            transformer.trunk,
+            channels=encoder.channels,
+            strides=encoder.strides,
+            load_report=transformer.load_report,
+        )
+        del self._modules['trunk']  # it lies in `inputs`; a state dict is to hold it once
+        self.inputs, self.encoder = inputs, encoder
+
+    @property
+    def coarsest_stride(self) -> int:
+        """Pixels at whose multiples an image may be cut: of the encoder's maps and of the transformer's patches."""
+        return math.lcm(*self.strides, self.inputs.backbone.coarsest_stride)
+
+    @property
+    def trunk(self) -> nn.Module:  # type: ignore[override]
+        """The transformer, which stays frozen."""
+        return self.inputs.backbone.trunk
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute maps at strides 1 to 8 from normalized images (N, bands, H, W)."""
+        return self.encoder(self.inputs(x))
+
+
+Fusion = Literal['difference', 'concat', 'attention']
+"""How the maps of two dates become one."""
+
+ATTENTION_STRIDE = 16
+"""Finer maps are not attended over: their positions are many, and say little about what a place is."""
+
+REGIONS = (4, 8, 16)
+"""Sides of the regions that positions of both dates attend within, in positions of the map."""
+
+
+class Difference(nn.Module):
+    """The absolute difference of the dates (FC-Siam-diff; Daudt et al. 2018, arXiv:1810.08462)."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Turn maps (N, 2, C, h, w) into (N, C, h, w)."""
+        return (maps[:, 1] - maps[:, 0]).abs()
+
+
+class Concatenation(nn.Module):
+    """The channels of the dates side by side (FC-Siam-conc; Daudt et al. 2018, arXiv:1810.08462)."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Turn maps (N, 2, C, h, w) into (N, 2 * C, h, w)."""
+        return maps.flatten(1, 2)
+
+
+class RegionAttention(nn.Module):
+    """Every position attends to those of both dates in its square region.
+
+    Args:
+        channels: Of one date's map.
+        side: Of the regions, in positions; a smaller map is one region.
+    """
+
+    def __init__(self, channels: int, side: int) -> None:
+        super().__init__()
+        self.side = side
+        width = max(channels // 8, 8)
+        self.query, self.key = nn.Linear(channels, width), nn.Linear(channels, width)
+        self.value = nn.Linear(channels, channels)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """Turn a grid (N, h, w, 2, C) into one of the same shape."""
+        n, h, w, dates, channels = grid.shape
+        window = (min(self.side, h), min(self.side, w))
+        regions = window_partition(grid.flatten(3), window)
+        # len() would write the number of images into an exported graph
+        x = regions.reshape(regions.shape[0], -1, channels)
+        found = F.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x))
+        return window_unpartition(found.reshape(regions.shape), window, (h, w)).reshape(n, h, w, dates, channels)
+
+
+class AttentionDifference(nn.Module):
+    """The difference of the dates after each position has attended to both.
+
+    The pyramid spatial-temporal attention of STANet (Chen & Shi 2020, "A Spatial-Temporal Attention-Based Method and a
+    New Dataset for Remote Sensing Image Change Detection", Remote Sensing 12(10), 1662): attention within regions of
+    several sizes, joined and added to the map. The regions are of fixed sizes in place of fractions of the image, so
+    that memory grows with the image as the map does, and tiles of any size are seen as the training chips were.
+
+    Args:
+        channels: Of one date's map.
+        sides: Of the regions, in positions.
+    """
+
+    def __init__(self, channels: int, sides: Sequence[int] = REGIONS) -> None:
+        super().__init__()
+        self.regions = nn.ModuleList(RegionAttention(channels, side) for side in sides)
+        self.join = nn.Linear(len(sides) * channels, channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Turn maps (N, 2, C, h, w) into (N, C, h, w)."""
+        grid = maps.permute(0, 3, 4, 1, 2)
+        seen = grid + self.join(torch.cat([regions(grid) for regions in self.regions], dim=-1))
+        return (seen[..., 1, :] - seen[..., 0, :]).abs().permute(0, 3, 1, 2)
+
+
+class SiameseBackbone(TemporalBackbone):
+    """A backbone for pairs of images (N, 2, bands, H, W) whose maps show what differs between the two.
+
+    Both dates go through one encoder, one after the other, without seeing each other; weights have the same names as
+    for one date.
+
+    Args:
+        single: The backbone for one date; it becomes part of this one.
+        fusion: ``'difference'``, ``'concat'`` (maps of twice the channels), or ``'attention'``: `AttentionDifference`
+            for maps of stride 16 and coarser, the plain difference for finer ones.
+
+    Raises:
+        ValueError: If there is no such fusion.
+        BackboneError: If the backbone returns tokens.
+    """
+
+    def __init__(self, single: Backbone, fusion: Fusion = 'difference') -> None:
+        check_fusion(fusion)
+        super().__init__(single, 2)
+        self.heads = nn.ModuleList(
+            _make_head(fusion, channels, stride) for channels, stride in zip(single.channels, single.strides)
+        )
+        self.channels = tuple(2 * c for c in single.channels) if fusion == 'concat' else single.channels
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute maps (N, channels[i], ceil(H/s), ceil(W/s)) at the strides s from pairs (N, 2, bands, H, W).
+
+        Raises:
+            ValueError: If images are no pairs.
+        """
+        if x.dim() != 5 or x.shape[1] != 2:
+            raise ValueError(f'{self.name} needs pairs of images (N, 2, bands, H, W), got {tuple(x.shape)}')
+        maps = self._single(x.flatten(0, 1))
+        return [head(found.unflatten(0, (-1, 2))) for head, found in zip(self.heads, maps)]
+
+
+def check_fusion(fusion: object) -> None:
+    """Raise ValueError unless `fusion` is one of `Fusion`."""
+    if fusion not in get_args(Fusion):
+        raise ValueError(f'fusion must be one of {", ".join(map(repr, get_args(Fusion)))}, got {fusion!r}')
+
+
+def _make_head(fusion: Fusion, channels: int, stride: int) -> nn.Module:
+    if fusion == 'concat':
+        return Concatenation()
+    return AttentionDifference(channels) if fusion == 'attention' and stride >= ATTENTION_STRIDE else Difference()
+
+
+@dataclass(frozen=True)
+class ChangeOptions:
+    """Fusion, decoder and loss of a change detector.
+
+    Args:
+        fusion: How the maps of the two dates become one.
+        pixels: What it shares with every model of pixels.
+
+    Raises:
+        ValueError: If there is no such fusion.
+    """
+
+    fusion: Fusion
+    pixels: PixelOptions
+
+    def __post_init__(self) -> None:
+        check_fusion(self.fusion)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as plain JSON."""
+        return self.pixels.to_json() | {'fusion': self.fusion}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any], *, decoder: str) -> 'ChangeOptions':
+        """Read the options that a spec carries.
+
+        Args:
+            row: The spec's options.
+            decoder: Where the options name none.
+
+        Raises:
+            BundleError: If they are not what `to_json` returns.
+        """
+        fusion: Fusion = decode(Fusion, row.get('fusion', 'difference'), 'fusion')  # type: ignore[arg-type]
+        return cls(fusion, PixelOptions.from_json(row, decoder=decoder))

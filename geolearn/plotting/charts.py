@@ -10,21 +10,7 @@ from torch import Tensor
 from geolearn.chips.splits.overlaps import find_footprints
 from geolearn.chips.splits.split import Split
 from geolearn.metrics import ReliabilityBin, best_epoch, find_metric, find_monitor, name_metric
-from geolearn.plotting.canvas import (
-    BLUE,
-    GRAY,
-    GREEN,
-    ORANGE,
-    PART_COLORS,
-    SHARE_CMAP,
-    VERMILION,
-    amount,
-    new_chart,
-    plain,
-    short,
-    tidy,
-    to_array,
-)
+from geolearn.plotting import canvas
 from geolearn.raster import GeoBox
 
 if TYPE_CHECKING:
@@ -36,7 +22,7 @@ if TYPE_CHECKING:
 SCORE_LIMIT = 3
 """Scores drawn beside the losses; more would hide one another."""
 
-_SCORE_STYLES = ((GREEN, 's', '--'), (VERMILION, '^', '-.'), ('#7b4ea3', 'D', ':'))
+_SCORE_STYLES = ((canvas.GREEN, 's', '--'), (canvas.VERMILION, '^', '-.'), ('#7b4ea3', 'D', ':'))
 
 
 def show_losses(
@@ -55,13 +41,13 @@ def show_losses(
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure, ax = new_chart(7.5, 4.2)
+    figure, ax = canvas.new_chart(7.5, 4.2)
     before = int(epochs[0].get('epoch', 1)) - 1 if epochs else 0  # of a model that was loaded
     per_epoch = max(len(batch_losses) / len(epochs), 1e-9) if epochs else 1.0
     steps = before + np.arange(1, len(batch_losses) + 1) / per_epoch
-    ax.plot(steps, batch_losses, color=GRAY, linewidth=1.2, label='training loss (smoothed)')
+    ax.plot(steps, batch_losses, color=canvas.GRAY, linewidth=1.2, label='training loss (smoothed)')
     ends = before + np.arange(1, len(epochs) + 1)
-    ax.plot(ends, [row.get('valid_loss', math.nan) for row in epochs], 'o-', color=BLUE, label='validation loss')
+    ax.plot(ends, [row.get('valid_loss', math.nan) for row in epochs], 'o-', color=canvas.BLUE, label='validation loss')
     ax.set(xlabel='epoch' if epochs else 'batch', ylabel='loss')
     _limit(ax, batch_losses, [row.get('valid_loss', math.nan) for row in epochs])
     lines: list[Line2D] = list(ax.get_lines())
@@ -70,7 +56,7 @@ def show_losses(
     best = best_epoch(epochs, find_monitor(monitor))
     if best is not None:
         label = f'best epoch: {ends[best]} (by {name_metric(monitor)})'
-        lines.append(ax.axvline(ends[best], color=ORANGE, linestyle=':', linewidth=2, zorder=0, label=label))
+        lines.append(ax.axvline(ends[best], color=canvas.ORANGE, linestyle=':', linewidth=2, zorder=0, label=label))
     figure.legend(handles=lines, loc='outside lower center', ncols=3, frameon=False, fontsize=9)
     if epochs:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -85,9 +71,9 @@ def score_names(epochs: Sequence[Mapping[str, float]]) -> list[str]:
 
 def show_rate_test(rates: Sequence[float], losses: Sequence[float], suggestion: float) -> 'Figure':
     """Draw the learning-rate range test with its suggestion."""
-    figure, ax = new_chart(6, 4)
-    ax.plot(rates, losses, color=BLUE)
-    ax.axvline(suggestion, linestyle=':', linewidth=2, color=VERMILION, label=f'suggestion {suggestion:.1e}')
+    figure, ax = canvas.new_chart(6, 4)
+    ax.plot(rates, losses, color=canvas.BLUE)
+    ax.axvline(suggestion, linestyle=':', linewidth=2, color=canvas.VERMILION, label=f'suggestion {suggestion:.1e}')
     ax.set(xscale='log', xlabel='learning rate', ylabel='loss')
     ax.legend(frameon=False)
     return figure
@@ -143,21 +129,21 @@ def show_confusion_matrix(counts: Tensor | np.ndarray, names: Sequence[str], *, 
     Raises:
         ValueError: If there are not as many names as rows.
     """
-    from geolearn.plotting.figure import Figure
+    from geolearn.plotting.canvas import Figure
 
-    cells = to_array(counts).astype(np.float64)
+    cells = canvas.to_array(counts).astype(np.float64)
     count = len(cells)
     if cells.shape != (len(names), len(names)):
         raise ValueError(f'a matrix of {cells.shape} needs {count} class names, got {len(names)}')
     totals = cells.sum(axis=1, keepdims=True)
     shares = np.where(totals > 0, cells / np.maximum(totals, 1), np.nan)
     step = 0.72 if count <= COUNT_LIMIT else 0.36 if count <= NUMBER_LIMIT else max(0.12, 10 / count)
-    label = 0.075 * max((len(short(name, _NAME_LENGTH)) for name in names), default=0)
+    label = 0.075 * max((len(canvas.short(name, _NAME_LENGTH)) for name in names), default=0)
     side = step * max(count, 3)
     figure = Figure(figsize=(side + label + 2.2, side + label * (1 if count > TURN_LIMIT else 0.7) + 0.7))
     figure.set_layout_engine('constrained')
     ax = figure.add_subplot()
-    drawn = ax.imshow(shares, cmap=SHARE_CMAP, vmin=0, vmax=1)
+    drawn = ax.imshow(shares, cmap=canvas.SHARE_CMAP, vmin=0, vmax=1)
     ax.set_facecolor('#eeeeee')  # rows of classes that the truth does not hold
     _name_classes(ax, names, totals[:, 0], step)
     ax.set(xlabel='prediction', ylabel=f'truth ({unit})')
@@ -171,7 +157,7 @@ def _name_classes(ax: 'Axes', names: Sequence[str], totals: np.ndarray, step: fl
     positions, size = range(len(names)), 9 if step > 0.3 else 5
     ax.set_xticks(
         positions,
-        [short(name, _NAME_LENGTH) for name in names],
+        [canvas.short(name, _NAME_LENGTH) for name in names],
         rotation=90 if len(names) > TURN_LIMIT else 45,
         fontsize=size,
     )
@@ -180,10 +166,12 @@ def _name_classes(ax: 'Axes', names: Sequence[str], totals: np.ndarray, step: fl
         label.set_horizontalalignment('right')
         label.set_verticalalignment('center' if len(names) > TURN_LIMIT else 'top')
     ax.set_yticks(
-        positions, [f'{short(n, _NAME_LENGTH)}  {amount(t)}' for n, t in zip(names, totals.tolist())], fontsize=size
+        positions,
+        [f'{canvas.short(n, _NAME_LENGTH)}  {canvas.amount(t)}' for n, t in zip(names, totals.tolist())],
+        fontsize=size,
     )
     for label in (*ax.get_xticklabels(), *ax.get_yticklabels()):
-        plain(label)
+        canvas.plain(label)
     ax.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
     ax.grid(which='minor', color='white', linewidth=1 if step > 0.3 else 0.3)
@@ -198,7 +186,7 @@ def _write_numbers(ax: 'Axes', cells: np.ndarray, shares: np.ndarray) -> None:
         if not count:
             continue
         text = f'{share:.0%}' if share >= 0.005 else '<1%' if with_counts else '·'
-        text = f'{text}\n{amount(count)}' if with_counts else text.removesuffix('%')
+        text = f'{text}\n{canvas.amount(count)}' if with_counts else text.removesuffix('%')
         color = 'white' if share > 0.55 else '0.1'
         written = ax.text(column, row, text, ha='center', va='center', color=color, fontsize=7.5)
         written.set_in_layout(False)  # hundreds of them take long to measure, and none leaves its cell
@@ -212,22 +200,24 @@ def show_reliability(bins: Sequence[ReliabilityBin]) -> 'Figure':
     Args:
         bins: From `geolearn.metrics.Calibration.table`.
     """
-    from geolearn.plotting.figure import Figure
+    from geolearn.plotting.canvas import Figure
 
     figure = Figure(figsize=(5, 5.2), layout='constrained')
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     filled = [row for row in bins if row.predictions]
     total = sum(row.predictions for row in filled)
     for ax in (upper, lower):
-        tidy(ax)
+        canvas.tidy(ax)
     for row in filled:
-        upper.bar(row.low, row.accuracy, row.high - row.low, align='edge', color=BLUE, edgecolor='white')
-        lower.bar(row.low, row.predictions / total, row.high - row.low, align='edge', color=GRAY, edgecolor='white')
+        upper.bar(row.low, row.accuracy, row.high - row.low, align='edge', color=canvas.BLUE, edgecolor='white')
+        lower.bar(
+            row.low, row.predictions / total, row.high - row.low, align='edge', color=canvas.GRAY, edgecolor='white'
+        )
     upper.plot(
         [row.confidence for row in filled],
         [row.accuracy for row in filled],
         'o',
-        color=VERMILION,
+        color=canvas.VERMILION,
         markeredgecolor='white',
         label='accuracy at mean confidence',
     )
@@ -264,10 +254,10 @@ def show_split_map(geoboxes: Sequence[GeoBox], split: Split) -> 'Figure | None':
     """
     from matplotlib.patches import Patch
 
-    from geolearn.plotting.figure import Figure
+    from geolearn.plotting.canvas import Figure
 
     places = find_footprints(geoboxes)
-    parts = {name: np.asarray(getattr(split, name), np.int64) for name in PART_COLORS}
+    parts = {name: np.asarray(getattr(split, name), np.int64) for name in canvas.PART_COLORS}
     members = sorted(places.members(), key=len, reverse=True)
     drawn = [positions for positions in members if len(positions)][:CRS_LIMIT]
     if not drawn:
@@ -277,7 +267,7 @@ def show_split_map(geoboxes: Sequence[GeoBox], split: Split) -> 'Figure | None':
         groups = {name: places.bounds[np.intersect1d(part, positions)] for name, part in parts.items()}
         _draw_map(ax, groups, title=_crs_name(places.crs[places.groups[positions[0]]]))
     handles = [
-        Patch(facecolor=PART_COLORS[name], alpha=0.6, label=f'{_WORDS[name]}: {_chips(len(part))}')
+        Patch(facecolor=canvas.PART_COLORS[name], alpha=0.6, label=f'{_WORDS[name]}: {_chips(len(part))}')
         for name, part in parts.items()
         if len(part)
     ]
@@ -291,17 +281,19 @@ def _draw_map(ax: 'Axes', groups: dict[str, np.ndarray], *, title: str) -> None:
     from matplotlib.collections import PolyCollection
     from matplotlib.ticker import MaxNLocator
 
-    tidy(ax)
+    canvas.tidy(ax)
     everything = np.concatenate([*groups.values()])
     extent = max(np.ptp(everything[:, 0::2]), np.ptp(everything[:, 1::2]))
     dots = np.median(everything[:, 2] - everything[:, 0]) < DOT_SHARE * extent
     for name in ('dropped', 'train', 'test', 'valid'):  # what is rare lies on top
         left, bottom, right, top = groups[name].T
         if dots:
-            ax.scatter((left + right) / 2, (bottom + top) / 2, s=9, color=PART_COLORS[name], alpha=0.7, linewidth=0)
+            ax.scatter(
+                (left + right) / 2, (bottom + top) / 2, s=9, color=canvas.PART_COLORS[name], alpha=0.7, linewidth=0
+            )
             continue
         corners = np.stack([left, bottom, right, bottom, right, top, left, top], axis=-1).reshape(-1, 4, 2)
-        color = PART_COLORS[name]
+        color = canvas.PART_COLORS[name]
         ax.add_collection(PolyCollection(list(corners), facecolor=color, edgecolor=color, alpha=0.6, linewidth=0.8))
     ax.autoscale_view()
     ax.set_aspect('equal', adjustable='datalim')
@@ -309,7 +301,7 @@ def _draw_map(ax: 'Axes', groups: dict[str, np.ndarray], *, title: str) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.tick_params(labelsize=8)
-    plain(ax.set_title(title, fontsize=10))
+    canvas.plain(ax.set_title(title, fontsize=10))
 
 
 def _chips(count: int) -> str:
@@ -321,4 +313,4 @@ def _crs_name(crs: str | None) -> str:
     if crs is None:
         return 'CRS unknown'
     quoted = crs.split('"')
-    return short(quoted[1] if len(quoted) > 2 else crs, 48)
+    return canvas.short(quoted[1] if len(quoted) > 2 else crs, 48)

@@ -9,21 +9,7 @@ from torch import Tensor
 from geolearn.bands import Band
 from geolearn.batch import Batch, Objects
 from geolearn.classes import ClassInfo
-from geolearn.plotting.canvas import (
-    add_legend,
-    class_colors,
-    date_colors,
-    fractions,
-    grid,
-    instance_colors,
-    natural_colors,
-    new_figure,
-    overlay_colors,
-    plain,
-    short,
-    to_array,
-    wrap,
-)
+from geolearn.plotting import canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,9 +21,9 @@ TAG_LIMIT = 12
 
 def show_images(images: Tensor, bands: Sequence[Band], *, columns: int) -> 'Figure':
     """Draw images (n, bands, height, width) that have no label."""
-    figure, axes = grid(len(images), columns)
+    figure, axes = canvas.grid(len(images), columns)
     for ax, image in zip(axes, images):
-        ax.imshow(natural_colors(image, bands))
+        ax.imshow(canvas.natural_colors(image, bands))
     return figure
 
 
@@ -51,11 +37,11 @@ def show_chips(
     alpha: float,
 ) -> 'Figure':
     """Draw chips with their labels laid over them: images (n, bands, H, W), masks (n, H, W) of class indices."""
-    figure, axes = grid(len(images), columns)
+    figure, axes = canvas.grid(len(images), columns)
     for ax, image, mask in zip(axes, images, masks):
-        ax.imshow(natural_colors(image, bands))
-        ax.imshow(overlay_colors(mask, classes), alpha=alpha, interpolation='nearest')
-    add_legend(figure, classes, np.unique(to_array(masks)).tolist())
+        ax.imshow(canvas.natural_colors(image, bands))
+        ax.imshow(canvas.overlay_colors(mask, classes), alpha=alpha, interpolation='nearest')
+    canvas.add_legend(figure, classes, np.unique(canvas.to_array(masks)).tolist())
     return figure
 
 
@@ -64,13 +50,13 @@ def show_regression_targets(images: Tensor, values: Tensor, bands: Sequence[Band
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    numbers = to_array(values)
+    numbers = canvas.to_array(values)
     known = numbers[np.isfinite(numbers)]
     low, high = np.percentile(known, [2, 98]) if known.size else (0.0, 1.0)
     ramp = ScalarMappable(Normalize(low, high), 'viridis')
-    figure, axes = grid(2 * len(images), 2 * columns)
+    figure, axes = canvas.grid(2 * len(images), 2 * columns)
     for index, (image, number) in enumerate(zip(images, numbers)):
-        axes[2 * index].imshow(natural_colors(image, bands))
+        axes[2 * index].imshow(canvas.natural_colors(image, bands))
         axes[2 * index + 1].imshow(number, cmap=ramp.cmap, norm=ramp.norm, interpolation='nearest')
     figure.colorbar(ramp, ax=axes, shrink=0.6, extend='both')
     return figure
@@ -80,11 +66,11 @@ def show_boxes(
     images: Tensor, objects: Sequence[Objects], bands: Sequence[Band], classes: Sequence[ClassInfo], *, columns: int
 ) -> 'Figure':
     """Draw images (n, bands, H, W) with the boxes of their objects and the names of their classes."""
-    figure, axes = grid(len(images), columns)
+    figure, axes = canvas.grid(len(images), columns)
     for ax, image, found in zip(axes, images, objects):
-        ax.imshow(natural_colors(image, bands))
+        ax.imshow(canvas.natural_colors(image, bands))
         draw_boxes(ax, found, classes)
-    add_legend(figure, classes, _object_classes(objects))
+    canvas.add_legend(figure, classes, _object_classes(objects))
     return figure
 
 
@@ -109,19 +95,19 @@ def show_instances(
         alpha: Opacity of the fill, 0..1.
         masks: (n, height, width) class indices that are laid under the objects (panoptic labels), or None.
     """
-    figure, axes = grid(len(images), columns)
+    figure, axes = canvas.grid(len(images), columns)
     for index, (ax, image, found) in enumerate(zip(axes, images, objects)):
-        ax.imshow(natural_colors(image, bands))
+        ax.imshow(canvas.natural_colors(image, bands))
         if masks is not None:
-            ax.imshow(overlay_colors(masks[index], classes), alpha=alpha, interpolation='nearest')
+            ax.imshow(canvas.overlay_colors(masks[index], classes), alpha=alpha, interpolation='nearest')
         if found.masks is None:
             draw_boxes(ax, found, classes)
         else:
             # over a mask the fill would only double its color
             fill = alpha if masks is None else 0.0
-            ax.imshow(instance_colors(found.masks, found.labels, classes, alpha=fill), interpolation='nearest')
-    pixels = [] if masks is None else np.unique(to_array(masks)).tolist()
-    add_legend(figure, classes, [*_object_classes(objects), *pixels])
+            ax.imshow(canvas.instance_colors(found.masks, found.labels, classes, alpha=fill), interpolation='nearest')
+    pixels = [] if masks is None else np.unique(canvas.to_array(masks)).tolist()
+    canvas.add_legend(figure, classes, [*_object_classes(objects), *pixels])
     return figure
 
 
@@ -141,16 +127,16 @@ def show_pairs(
     titles = ['before', 'after'] if dates == 2 else [f'date {number}' for number in range(1, dates + 1)]
     if masks is not None:
         titles.append('change' if dates == 2 else 'label')
-    figure, axes = new_figure(max(1, len(images)), len(titles), side=side)
+    figure, axes = canvas.new_figure(max(1, len(images)), len(titles), side=side)
     for index, (row, image) in enumerate(zip(axes, images)):
-        for ax, date in zip(row, date_colors(image, bands)):
+        for ax, date in zip(row, canvas.date_colors(image, bands)):
             ax.imshow(date)
         if masks is not None:
             draw_mask(row[-1], masks[index], classes)
     for ax, title in zip(axes[0], titles):
         ax.set_title(title)
     if masks is not None:
-        add_legend(figure, classes, np.unique(to_array(masks)).tolist())
+        canvas.add_legend(figure, classes, np.unique(canvas.to_array(masks)).tolist())
     return figure
 
 
@@ -167,11 +153,11 @@ def show_labels(
         classes: Of the labels.
         columns: Images per row.
     """
-    figure, axes = grid(len(images), columns)
-    titles = [wrap(_label_text(label, classes), width=34) for label in to_array(labels)]
+    figure, axes = canvas.grid(len(images), columns)
+    titles = [canvas.wrap(_label_text(label, classes), width=34) for label in canvas.to_array(labels)]
     for ax, image, title in zip(axes, images, titles):
-        ax.imshow(natural_colors(image, bands))
-        plain(ax.set_title(title, fontsize=9))
+        ax.imshow(canvas.natural_colors(image, bands))
+        canvas.plain(ax.set_title(title, fontsize=9))
     width, height = figure.get_size_inches()
     lines = max((title.count('\n') + 1 for title in titles), default=0)
     figure.set_size_inches(width, height + 0.16 * lines * -(-len(titles) // columns))
@@ -221,7 +207,7 @@ def show_batch(
 
 def draw_mask(ax: 'Axes', mask: Tensor, classes: Sequence[ClassInfo]) -> None:
     """Draw a mask (height, width) of class indices by itself, framed, so that ignored margins can be seen."""
-    ax.imshow(class_colors(mask, classes), interpolation='nearest')
+    ax.imshow(canvas.class_colors(mask, classes), interpolation='nearest')
     ax.set_axis_on()
     ax.set(xticks=[], yticks=[])
 
@@ -231,11 +217,11 @@ def draw_boxes(ax: 'Axes', objects: Objects, classes: Sequence[ClassInfo]) -> No
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import Normal, Stroke
 
-    boxes, labels = to_array(objects.boxes).tolist(), to_array(objects.labels).tolist()
+    boxes, labels = canvas.to_array(objects.boxes).tolist(), canvas.to_array(objects.labels).tolist()
     halo = [Stroke(linewidth=2.6, foreground='black', alpha=0.6), Normal()]
     for box, label in zip(boxes, labels):
         left, top, right, bottom = (edge - 0.5 for edge in box)  # imshow centers the first pixel at 0
-        color = fractions(classes[label].color)
+        color = canvas.fractions(classes[label].color)
         ax.add_patch(
             Rectangle(
                 (left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=1.4, path_effects=halo
@@ -246,13 +232,13 @@ def draw_boxes(ax: 'Axes', objects: Objects, classes: Sequence[ClassInfo]) -> No
 
 
 def _draw_tag(ax: 'Axes', left: float, top: float, info: ClassInfo) -> None:
-    color = fractions(info.color)
+    color = canvas.fractions(info.color)
     dark = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] < 0.55
     height = abs(ax.get_ylim()[0] - ax.get_ylim()[1])
     text = ax.text(
         left,
         top,
-        short(info.name, 16),
+        canvas.short(info.name, 16),
         fontsize=6.5,
         color='white' if dark else 'black',
         # at the upper edge there is no room above the box
@@ -260,19 +246,19 @@ def _draw_tag(ax: 'Axes', left: float, top: float, info: ClassInfo) -> None:
         bbox={'facecolor': color, 'edgecolor': 'none', 'pad': 1},
         clip_on=True,
     )
-    plain(text)
+    canvas.plain(text)
 
 
 def _object_classes(objects: Iterable[Objects]) -> list[int]:
-    return [label for found in objects for label in to_array(found.labels).tolist()]
+    return [label for found in objects for label in canvas.to_array(found.labels).tolist()]
 
 
 def _label_text(label: np.ndarray, classes: Sequence[ClassInfo]) -> str:
     if label.ndim == 0:
-        return short(classes[int(label)].name)
+        return canvas.short(classes[int(label)].name)
     present = [(index, float(share)) for index, share in enumerate(label) if share > 0]
     names = [
-        short(classes[index].name) + ('' if share > 0.999 else f'\N{NO-BREAK SPACE}{share:.0%}')
+        canvas.short(classes[index].name) + ('' if share > 0.999 else f'\N{NO-BREAK SPACE}{share:.0%}')
         for index, share in sorted(present, key=lambda pair: -pair[1])
     ]
     return ', '.join(names) or 'no class'

@@ -10,29 +10,7 @@ from geolearn.bands import Band
 from geolearn.batch import Objects
 from geolearn.classes import IGNORE_INDEX, ClassInfo
 from geolearn.metrics import PrecisionRecall, TrueObjects
-from geolearn.plotting.canvas import (
-    DIFFERENCE_CMAP,
-    LOSS_CMAP,
-    NOT_LABELLED,
-    RIGHT,
-    VALUE_CMAP,
-    VERMILION,
-    WRONG,
-    add_legend,
-    date_colors,
-    fractions,
-    grid,
-    instance_colors,
-    natural_colors,
-    new_chart,
-    new_figure,
-    plain,
-    short,
-    tidy,
-    to_array,
-    wrap,
-)
-from geolearn.plotting.chips import draw_boxes, draw_mask
+from geolearn.plotting import canvas, chips
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,12 +43,12 @@ def show_predictions(
         titles: Above each row, such as the chip's name and score; see `describe_chip`.
         side: Of each image, in inches.
     """
-    figure, axes = new_figure(max(1, len(images)), 4, side=side)
+    figure, axes = canvas.new_figure(max(1, len(images)), 4, side=side)
     for row, image, mask, prediction in zip(axes, images, masks, predictions):
         _draw_pair(row, image, mask, prediction, bands, classes)
     others = draw_errors(axes[:, 3], masks, predictions)
     name_rows(axes, ('image', 'truth', 'prediction', 'errors'), titles)
-    add_legend(figure, classes, _shown(masks, predictions), others=others)
+    canvas.add_legend(figure, classes, _shown(masks, predictions), others=others)
     return figure
 
 
@@ -95,12 +73,12 @@ def show_hard_examples(
         classes: Of masks and predictions.
         titles: Above each row; see `describe_chip`.
     """
-    figure, axes = new_figure(max(1, len(images)), 4)
+    figure, axes = canvas.new_figure(max(1, len(images)), 4)
     for row, image, mask, prediction in zip(axes, images, masks, predictions):
         _draw_pair(row, image, mask, prediction, bands, classes)
     draw_losses(figure, axes[:, 3], masks, losses)
     name_rows(axes, ('image', 'truth', 'prediction', 'loss'), titles)
-    add_legend(figure, classes, _shown(masks, predictions))
+    canvas.add_legend(figure, classes, _shown(masks, predictions))
     return figure
 
 
@@ -117,12 +95,14 @@ def draw_errors(axes: np.ndarray, masks: Tensor, predictions: Tensor) -> dict[st
     """
     from matplotlib.colors import ListedColormap
 
-    verdicts = ListedColormap([RIGHT, WRONG, NOT_LABELLED])
+    verdicts = ListedColormap([canvas.RIGHT, canvas.WRONG, canvas.NOT_LABELLED])
     for ax, mask, prediction in zip(axes, masks, predictions):
         ax.imshow(error_map(prediction, mask), cmap=verdicts, vmin=0, vmax=2, interpolation='nearest')
         _frame(ax)
-    unlabelled = (to_array(masks) == IGNORE_INDEX).any()
-    return {'right': RIGHT, 'wrong': WRONG} | ({'not labelled': NOT_LABELLED} if unlabelled else {})
+    unlabelled = (canvas.to_array(masks) == IGNORE_INDEX).any()
+    return {'right': canvas.RIGHT, 'wrong': canvas.WRONG} | (
+        {'not labelled': canvas.NOT_LABELLED} if unlabelled else {}
+    )
 
 
 def draw_losses(figure: 'Figure', axes: np.ndarray, masks: Tensor, losses: Tensor) -> None:
@@ -137,9 +117,11 @@ def draw_losses(figure: 'Figure', axes: np.ndarray, masks: Tensor, losses: Tenso
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    known_losses = np.where(to_array(masks) == IGNORE_INDEX, np.nan, to_array(losses))
+    known_losses = np.where(canvas.to_array(masks) == IGNORE_INDEX, np.nan, canvas.to_array(losses))
     known = known_losses[np.isfinite(known_losses)]
-    ramp = ScalarMappable(Normalize(0, max(float(np.percentile(known, 99.5)), 1e-6) if known.size else 1.0), LOSS_CMAP)
+    ramp = ScalarMappable(
+        Normalize(0, max(float(np.percentile(known, 99.5)), 1e-6) if known.size else 1.0), canvas.LOSS_CMAP
+    )
     for ax, loss in zip(axes, known_losses):
         ax.imshow(loss, cmap=ramp.cmap, norm=ramp.norm, interpolation='nearest')
         ax.set_facecolor(_NO_LOSS)
@@ -149,14 +131,14 @@ def draw_losses(figure: 'Figure', axes: np.ndarray, masks: Tensor, losses: Tenso
 
 def error_map(prediction: Tensor | np.ndarray, mask: Tensor | np.ndarray) -> np.ndarray:
     """Compare class indices of one shape: 0 where they are equal, 1 where not, 2 where nothing is labelled; uint8."""
-    truth = to_array(mask)
-    return np.where(truth == IGNORE_INDEX, 2, to_array(prediction) != truth).astype(np.uint8)
+    truth = canvas.to_array(mask)
+    return np.where(truth == IGNORE_INDEX, 2, canvas.to_array(prediction) != truth).astype(np.uint8)
 
 
 def describe_chip(name: str, **scores: float) -> str:
     """Return a row's title: the chip's name and its scores, such as ``'000012 · IoU 0.31'``."""
     texts = [f'{label.replace("_", " ")} {_two_digits(value)}' for label, value in scores.items()]
-    return ' · '.join([short(name, 60), *texts])
+    return ' · '.join([canvas.short(name, 60), *texts])
 
 
 def _two_digits(value: float) -> str:
@@ -169,11 +151,11 @@ def name_rows(axes: np.ndarray, headings: Sequence[str], titles: Sequence[str]) 
     for ax, heading in zip(axes[0], headings):
         ax.set_title(heading)
     for row, title in zip(axes, titles):
-        plain(row[0].set_title(title, loc='left', **_ROW_STYLE))
+        canvas.plain(row[0].set_title(title, loc='left', **_ROW_STYLE))
     if titles:
         # in the first row the title stands above the headings, which all keep one height
         for ax, line in zip(axes[0], [titles[0], *[' '] * (len(headings) - 1)]):
-            plain(ax.set_title(f'{line}\n', loc='left', linespacing=1.9, **_ROW_STYLE))
+            canvas.plain(ax.set_title(f'{line}\n', loc='left', linespacing=1.9, **_ROW_STYLE))
 
 
 def _draw_pair(
@@ -184,9 +166,9 @@ def _draw_pair(
     bands: Sequence[Band],
     classes: Sequence[ClassInfo],
 ) -> None:
-    row[0].imshow(natural_colors(image, bands))
-    draw_mask(row[1], mask, classes)
-    draw_mask(row[2], prediction, classes)
+    row[0].imshow(canvas.natural_colors(image, bands))
+    chips.draw_mask(row[1], mask, classes)
+    chips.draw_mask(row[2], prediction, classes)
 
 
 def _frame(ax: 'Axes') -> None:
@@ -195,7 +177,7 @@ def _frame(ax: 'Axes') -> None:
 
 
 def _shown(*masks: Tensor) -> list[int]:
-    return [index for mask in masks for index in np.unique(to_array(mask)).tolist()]
+    return [index for mask in masks for index in np.unique(canvas.to_array(mask)).tolist()]
 
 
 def show_changes(
@@ -219,12 +201,12 @@ def show_changes(
         titles: Above each row; see `describe_chip`.
         losses: (n, height, width) loss of each pixel, shown in place of where it is wrong.
     """
-    figure, axes = new_figure(max(1, len(images)), 5, side=2.4)
+    figure, axes = canvas.new_figure(max(1, len(images)), 5, side=2.4)
     for row, pair, mask, prediction in zip(axes, images, masks, predictions):
-        for ax, date in zip(row, date_colors(pair, bands)):
+        for ax, date in zip(row, canvas.date_colors(pair, bands)):
             ax.imshow(date)
-        draw_mask(row[2], mask, classes)
-        draw_mask(row[3], prediction, classes)
+        chips.draw_mask(row[2], mask, classes)
+        chips.draw_mask(row[3], prediction, classes)
     last = 'errors' if losses is None else 'loss'
     if losses is None:
         others = draw_errors(axes[:, 4], masks, predictions)
@@ -232,8 +214,8 @@ def show_changes(
         others = {}
         draw_losses(figure, axes[:, 4], masks, losses)
     name_rows(axes, ('before', 'after', 'truth', 'prediction', last), titles)
-    seen = [index for part in (masks, predictions) for index in np.unique(to_array(part)).tolist()]
-    add_legend(figure, classes, seen, others=others)
+    seen = [index for part in (masks, predictions) for index in np.unique(canvas.to_array(part)).tolist()]
+    canvas.add_legend(figure, classes, seen, others=others)
     return figure
 
 
@@ -262,18 +244,18 @@ def show_regression(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    truth, found = to_array(values), to_array(predictions)
+    truth, found = canvas.to_array(values), canvas.to_array(predictions)
     differences = found - truth
     low, high = _range(np.concatenate([truth.ravel(), found.ravel()]), 2, 98)
     largest = max(abs(part) for part in _range(differences, 2, 98)) or 1.0
     ramps = [
-        ScalarMappable(Normalize(low, high), VALUE_CMAP),
-        ScalarMappable(Normalize(low, high), VALUE_CMAP),
-        ScalarMappable(Normalize(-largest, largest), DIFFERENCE_CMAP),
+        ScalarMappable(Normalize(low, high), canvas.VALUE_CMAP),
+        ScalarMappable(Normalize(low, high), canvas.VALUE_CMAP),
+        ScalarMappable(Normalize(-largest, largest), canvas.DIFFERENCE_CMAP),
     ]
-    figure, axes = new_figure(max(1, len(images)), 4)
+    figure, axes = canvas.new_figure(max(1, len(images)), 4)
     for row, image, *planes in zip(axes, images, truth, found, differences):
-        row[0].imshow(natural_colors(image, bands))
+        row[0].imshow(canvas.natural_colors(image, bands))
         for ax, plane, ramp in zip(row[1:], planes, ramps):
             ax.imshow(plane, cmap=ramp.cmap, norm=ramp.norm, interpolation='nearest')
             ax.set_axis_on()
@@ -299,10 +281,10 @@ def show_regression_scatter(
     """
     from matplotlib.colors import LogNorm
 
-    truth, found = to_array(values).ravel(), to_array(predictions).ravel()
+    truth, found = canvas.to_array(values).ravel(), canvas.to_array(predictions).ravel()
     known = np.isfinite(truth) & np.isfinite(found)
     truth, found = truth[known].astype(np.float64), found[known].astype(np.float64)
-    figure, ax = new_chart(5.4, 4.8)
+    figure, ax = canvas.new_chart(5.4, 4.8)
     suffix = f' ({unit})' if unit else ''
     ax.set(xlabel=f'truth{suffix}', ylabel=f'prediction{suffix}')
     if not len(truth):
@@ -311,7 +293,7 @@ def show_regression_scatter(
     edges = np.linspace(low, high, 81)
     *_, drawn = ax.hist2d(truth, found, bins=[edges, edges], cmap='viridis_r', norm=LogNorm(vmin=1), cmin=1)
     figure.colorbar(drawn, ax=ax, label='pixels', shrink=0.8)
-    ax.plot([low, high], [low, high], '--', color=VERMILION, label='equal')
+    ax.plot([low, high], [low, high], '--', color=canvas.VERMILION, label='equal')
     ax.set(xlim=(low, high), ylim=(low, high), aspect='equal')
     ax.set_title(_summary(truth, found, unit), fontsize=10)
     ax.legend(loc='upper left', frameon=False)
@@ -352,10 +334,10 @@ def show_binary_matrices(counts: np.ndarray, names: Sequence[str], *, columns: i
         names: Of the classes.
         columns: Matrices per row.
     """
-    figure, axes = grid(len(names), columns)
+    figure, axes = canvas.grid(len(names), columns)
     for ax, cells, name in zip(axes, counts, names):
         _draw_binary_matrix(ax, cells)
-        plain(ax.set_title(short(name), fontsize=9))
+        canvas.plain(ax.set_title(canvas.short(name), fontsize=9))
     return figure
 
 
@@ -363,9 +345,9 @@ def show_classified(
     images: Tensor, titles: Sequence[ChipTitle], bands: Sequence[Band], *, columns: int = 4
 ) -> 'Figure':
     """Draw images (n, bands, height, width) with a title above each: green if the model is right, else red."""
-    figure, axes = grid(len(images), columns)
+    figure, axes = canvas.grid(len(images), columns)
     for ax, image, title in zip(axes, images, titles):
-        ax.imshow(natural_colors(image, bands))
+        ax.imshow(canvas.natural_colors(image, bands))
         _write_title(ax, title)
     _make_room(figure, len(axes), columns)
     return figure
@@ -383,9 +365,9 @@ def show_heat_maps(
         bands: Of the images.
         columns: Pairs per row.
     """
-    figure, axes = grid(2 * len(images), 2 * min(columns, max(len(images), 1)))
+    figure, axes = canvas.grid(2 * len(images), 2 * min(columns, max(len(images), 1)))
     for index, (image, heat, title) in enumerate(zip(images, heats, titles)):
-        shown = natural_colors(image, bands)
+        shown = canvas.natural_colors(image, bands)
         axes[2 * index].imshow(shown)
         axes[2 * index + 1].imshow(shown.mean(-1), cmap='gray', vmin=0, vmax=1)
         axes[2 * index + 1].imshow(heat.numpy(), cmap='inferno', vmin=0, vmax=1, alpha=0.55)
@@ -407,8 +389,8 @@ def _draw_binary_matrix(ax: 'Axes', cells: np.ndarray) -> None:
 
 
 def _write_title(ax: 'Axes', title: ChipTitle) -> None:
-    text = '\n'.join(wrap(line, width=34) for line in title.text.splitlines())
-    plain(ax.set_title(text, fontsize=9, color=RIGHT_TEXT if title.right else WRONG_TEXT))
+    text = '\n'.join(canvas.wrap(line, width=34) for line in title.text.splitlines())
+    canvas.plain(ax.set_title(text, fontsize=9, color=RIGHT_TEXT if title.right else WRONG_TEXT))
 
 
 def _make_room(figure: 'Figure', count: int, columns: int) -> None:
@@ -442,22 +424,22 @@ def show_detections(
         titles: Above each row, such as the chip's name.
         side: Width of each picture in inches.
     """
-    figure, axes = new_figure(len(images), 2, side=side)
+    figure, axes = canvas.new_figure(len(images), 2, side=side)
     for row, image, *both in zip(axes, images, truth, detections):
         for ax, objects in zip(row, both):
-            ax.imshow(natural_colors(image, bands))
+            ax.imshow(canvas.natural_colors(image, bands))
             _draw_objects(ax, Objects(objects.boxes, objects.labels, objects.masks), classes)
     name_rows(axes, ('truth', 'detections'), titles)
-    shown = [label for part in (*truth, *detections) for label in to_array(part.labels).tolist()]
-    add_legend(figure, classes, shown)
+    shown = [label for part in (*truth, *detections) for label in canvas.to_array(part.labels).tolist()]
+    canvas.add_legend(figure, classes, shown)
     return figure
 
 
 def _draw_objects(ax: 'Axes', objects: Objects, classes: Sequence[ClassInfo]) -> None:
     if objects.masks is None:
-        draw_boxes(ax, objects, classes)
+        chips.draw_boxes(ax, objects, classes)
     elif len(objects.labels):
-        ax.imshow(instance_colors(objects.masks, objects.labels, classes, alpha=FILL), interpolation='nearest')
+        ax.imshow(canvas.instance_colors(objects.masks, objects.labels, classes, alpha=FILL), interpolation='nearest')
 
 
 def show_precision_recall(
@@ -470,16 +452,16 @@ def show_precision_recall(
         classes: All classes.
         iou: Overlap at which they were counted.
     """
-    figure, axes = new_figure(1, 1, side=5)
+    figure, axes = canvas.new_figure(1, 1, side=5)
     ax: Axes = axes[0, 0]
     ax.set_axis_on()
-    tidy(ax)
+    canvas.tidy(ax)
     for index, curve in curves.items():
         if curve.precision.isnan().all():
             continue
         info = classes[index]
-        label = f'{short(info.name)} ({float(curve.precision.mean()):.2f})'.replace('$', r'\$')
-        ax.plot(curve.recall.numpy(), curve.precision.numpy(), color=fractions(info.color), label=label)
+        label = f'{canvas.short(info.name)} ({float(curve.precision.mean()):.2f})'.replace('$', r'\$')
+        ax.plot(curve.recall.numpy(), curve.precision.numpy(), color=canvas.fractions(info.color), label=label)
     ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02), title=f'overlap {iou:g}')
     if ax.get_lines():
         ax.legend()

@@ -11,13 +11,13 @@ from geolearn.raster.reading import (
     raster_geobox,
     read_image,
     read_label,
+    read_stack,
     read_window,
     read_window_masks,
     require_place,
     sample_pixels,
     tag_wavelengths_um,
 )
-from geolearn.raster.stack import read_stack
 from geolearn.raster.writing import RasterWriter, write_raster
 
 __all__ = [

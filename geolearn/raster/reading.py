@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geolearn.bands import Band, find_sensor, is_placeholder, list_sensors, match_bands, resolve_bands
 from geolearn.errors import BandError, RasterError, UnknownNameError
-from geolearn.raster.geobox import GeoBox
-from geolearn.raster.mosaic import BandStack, Mosaic, covers_same_ground
-from geolearn.raster.nodata import valid_in_all_bands
-from geolearn.raster.opening import check_chip_file, small_cache
+from geolearn.raster import geobox, opening
+from geolearn.raster.mosaic import BandStack, Mosaic, ResampledRaster, covers_same_ground
+from geolearn.raster.nodata import compact, valid_in_all_bands
 from geolearn.raster.raster import FileRaster, NoData, OpenFiles, Raster, place_names
 from geolearn.raster.scene import find_scene, name_files, read_name, sensor_of
 
@@ -59,8 +59,8 @@ def open_raster(
     """
     names = None if bands is None else [band.name if isinstance(band, Band) else band for band in bands]
     if chip:
-        check_chip_file(str(path))
-    with small_cache():
+        opening.check_chip_file(str(path))
+    with opening.small_cache():
         raster = _open(path, names, nodata, logging.DEBUG if quiet else logging.WARNING)
         try:
             yield raster
@@ -243,9 +243,9 @@ def _refuse_bands_of_different_places(paths: Sequence[str | Path], rasters: Sequ
         )
 
 
-def raster_geobox(src: Any) -> GeoBox:
+def raster_geobox(src: Any) -> geobox.GeoBox:
     """Return where the dataset's pixels lie."""
-    box: GeoBox = src.geobox
+    box: geobox.GeoBox = src.geobox
     return box
 
 
@@ -412,7 +412,9 @@ def common_dtype(src: Raster, indexes: Sequence[int]) -> Any:
     return src.common_dtype(indexes)
 
 
-def read_image(path: RasterPath, indexes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
+def read_image(
+    path: RasterPath, indexes: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray | None, geobox.GeoBox]:
     """Read a whole small raster, such as a chip: pixels, mask (see `read_window`) and place."""
     with open_raster(path) as src:
         window = Window(0, 0, src.width, src.height)
@@ -461,3 +463,68 @@ def sample_pixels(src: Any, indexes: Sequence[int], *, window_size: int = 128, p
             flat = pixels.reshape(len(indexes), -1)
             parts.append(flat if mask is None else flat[:, mask.ravel()])
     return np.concatenate(parts, axis=1)
+
+
+def read_stack(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray | None, geobox.GeoBox]:
+    """Read all bands of a file, or several single-band files that cover the same ground, as one image.
+
+    Files of coarser pixels are resampled to the finest of them: bilinear, since pixels are measurements.
+
+    Returns:
+        Pixels (bands, height, width) in the stored dtype; a mask of shape (bands, height, width) or (1, height, width),
+        True where valid, or None where everything is; and the image's place.
+
+    Raises:
+        RasterError: If a file cannot be read, or several files do not cover the same ground.
+    """
+    if len(paths) == 1:
+        with open_raster(paths[0], chip=True) as src:
+            pixels, masks = read_window_masks(src, Window(0, 0, src.width, src.height), src.indexes)
+            return pixels, masks, raster_geobox(src)
+    place = _finest(paths)
+    planes, masks = zip(*(_read_resampled(path, place) for path in paths))
+    return np.stack(planes), compact(np.stack(masks)), place
+
+
+def _finest(paths: Sequence[Path]) -> geobox.GeoBox:
+    places = []
+    for path in paths:
+        with open_raster(path, chip=True) as src:
+            if src.count != 1:
+                raise RasterError(f'{path} holds {src.count} bands; a file for each band holds one')
+            places.append(raster_geobox(src))
+    best = max(range(len(places)), key=lambda index: places[index].shape[0] * places[index].shape[1])
+    finest = places[best]
+    for path, box in zip(paths, places):
+        if not geobox.same_crs(box.crs, finest.crs):
+            raise RasterError(
+                f'{path} has {_crs_text(box.crs)}, but {paths[best]} {_crs_text(finest.crs)}; '
+                'warp them to one, or fetch again what is truncated'
+            )
+        apart = np.abs(np.subtract(box.bounds, finest.bounds)).max()
+        if apart > 0.5 * max(finest.resolution):
+            raise RasterError(
+                f'{_place_text(path, box)}, but {_place_text(paths[best], finest)}: their edges lie up to {apart:g} '
+                'map units apart; warp them to one extent, or fetch again what is truncated'
+            )
+    return finest
+
+
+def _crs_text(crs: str | None) -> str:
+    if crs is None:
+        return 'no CRS'
+    found = CRS.from_wkt(crs)
+    code = found.to_epsg()
+    return f'EPSG:{code}' if code else f'the CRS {crs}'
+
+
+def _place_text(path: Path, box: geobox.GeoBox) -> str:
+    width, height = box.resolution
+    return f'{path} covers {box.bounds} in {box.shape[1]}x{box.shape[0]} pixels of {width:g} x {height:g}'
+
+
+def _read_resampled(path: Path, place: geobox.GeoBox) -> tuple[np.ndarray, np.ndarray]:
+    with open_raster(path, chip=True) as src:
+        aligned = src if src.shape == place.shape else ResampledRaster(src, place)
+        pixels, masks = read_window_masks(aligned, Window(0, 0, aligned.width, aligned.height), [1])
+        return pixels[0], np.ones(place.shape, bool) if masks is None else masks[0]

@@ -12,8 +12,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.shutil import copy
 from rasterio.windows import Window
 
-from geolearn.errors import RasterError
-from geolearn.files import atomic_write_all
+from geolearn import errors, files
 from geolearn.raster.geobox import GeoBox
 from geolearn.raster.opening import filters_to_oneself, find_driver, open_quietly, printable
 
@@ -98,8 +97,8 @@ class RasterWriter:
             self._profile |= {'alpha': 'no'}  # GDAL takes the fourth of four bytes for opacity unless told otherwise
         self._band_names, self._colors = band_names, colors
         self._class_names, self._tags = class_names, tags
-        self._scope = atomic_write_all(
-            self.path, error=RasterError, replaces=[self.path.name + suffix for suffix in SIDECARS]
+        self._scope = files.atomic_write_all(
+            self.path, error=errors.RasterError, replaces=[self.path.name + suffix for suffix in SIDECARS]
         )
 
     def __enter__(self) -> Self:
@@ -116,9 +115,9 @@ class RasterWriter:
         try:
             return open_quietly(self._part, 'w', self._profile)
         except (RasterioError, OSError) as error:
-            raise RasterError(self._failure(error)) from error
+            raise errors.RasterError(self._failure(error)) from error
         except (TypeError, ValueError) as error:  # rasterio's word for a type, CRS or NoData that no GeoTIFF can hold
-            raise RasterError(f'cannot write {self.path}: {error}') from error
+            raise errors.RasterError(f'cannot write {self.path}: {error}') from error
 
     def _describe(self) -> None:
         for index, name in enumerate(self._band_names, 1):
@@ -141,7 +140,7 @@ class RasterWriter:
         try:
             self._dst.write(block, window=Window(0, row, block.shape[2], block.shape[1]))
         except RasterioError as error:
-            raise RasterError(self._failure(error.__cause__ or error)) from error
+            raise errors.RasterError(self._failure(error.__cause__ or error)) from error
 
     def _failure(self, reason: object) -> str:
         return f'cannot write {self.path}: {reason}. Is the disk full? Nothing was left behind'
@@ -155,7 +154,7 @@ class RasterWriter:
                     self._optimize()
                 write_class_names(self._part, self._class_names or {})
             except (RasterioError, OSError) as failure:
-                refused = RasterError(self._failure(failure))
+                refused = errors.RasterError(self._failure(failure))
                 self._abandon(refused)
                 raise refused from failure
             self._scope.__exit__(None, None, None)
@@ -167,7 +166,7 @@ class RasterWriter:
 
     def _abandon(self, error: BaseException) -> None:
         """Delete what was written; the error is the caller's to raise."""
-        with suppress(RasterError, type(error)):
+        with suppress(errors.RasterError, type(error)):
             self._scope.__exit__(type(error), error, error.__traceback__)
 
     def _optimize(self) -> None:

@@ -4,7 +4,7 @@
 template of jinja2, and `page.css`. Where the numbers come from is not known here.
 """
 
-from geolearn.report.contents import (
+from geolearn.report.page import (
     Cell,
     Code,
     Facts,
@@ -16,8 +16,9 @@ from geolearn.report.contents import (
     Share,
     Swatch,
     Table,
+    render_report,
+    write_report,
 )
-from geolearn.report.page import render_report, write_report
 
 __all__ = [
     'Cell',

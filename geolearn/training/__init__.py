@@ -44,12 +44,11 @@ __all__ = [
 if TYPE_CHECKING:
     from geolearn.training.fastai import Callback
     from geolearn.training.learner import ChipLearner, make_learner
-    from geolearn.training.loggers import mlflow_logger, tensorboard_logger, wandb_logger
     from geolearn.training.lr_finder import find_learning_rate
     from geolearn.training.memory import BatchSize, estimate_batch_size
     from geolearn.training.options import FitOptions
-    from geolearn.training.run import read_rate, train
-    from geolearn.training.runs import find_run, new_run
+    from geolearn.training.progress import mlflow_logger, tensorboard_logger, wandb_logger
+    from geolearn.training.run import find_run, new_run, read_rate, train
 
 
 def __getattr__(name: str) -> object:

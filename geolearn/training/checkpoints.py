@@ -3,27 +3,86 @@
 import hashlib
 import json
 import math
+import os
+import random
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from geolearn.errors import CheckpointError, UnknownNameError
-from geolearn.files import atomic_write
+from geolearn import errors, files
 from geolearn.history import History
 from geolearn.metrics import Metric, find_metric
 from geolearn.training import distributed as processes
-from geolearn.training.fastai import CancelFitException, QuickCallback
-from geolearn.training.optimization import MeanWeights
+from geolearn.training import fastai, optimization, progress
 from geolearn.training.options import FitOptions
-from geolearn.training.progress import print_main_process
-from geolearn.training.random_state import random_facts, random_tensors, restore_random
+
+
+def seed_all(seed: int) -> None:
+    """Start the generators of Python, numpy and torch anew."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_tensors() -> dict[str, Tensor]:
+    """Return the state of torch's generators, and of numpy's long one."""
+    tensors = {'cpu': torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors |= {f'cuda.{index}': state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    tensors['numpy'] = torch.from_numpy(np.random.get_state(legacy=False)['state']['key'].astype(np.int64))
+    return tensors
+
+
+def random_facts() -> dict[str, Any]:
+    """Return the rest of the state, as JSON."""
+    state: dict[str, Any] = dict(np.random.get_state(legacy=False))
+    version, numbers, gauss = random.getstate()
+    return {
+        'numpy': {'pos': state['state']['pos'], 'has_gauss': state['has_gauss'], 'gauss': state['gauss']},
+        'python': [version, list(numbers), gauss],
+    }
+
+
+def restore_random(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Put the generators back to where `random_tensors` and `random_facts` found them."""
+    torch.set_rng_state(tensors['cpu'].to(torch.uint8))
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            if (state := tensors.get(f'cuda.{index}')) is not None:
+                torch.cuda.set_rng_state(state.to(torch.uint8), index)
+    numpy = facts['numpy']
+    key = tensors['numpy'].numpy().astype(np.uint32)
+    np.random.set_state(('MT19937', key, numpy['pos'], numpy['has_gauss'], numpy['gauss']))
+    version, numbers, gauss = facts['python']
+    random.setstate((version, tuple(numbers), gauss))
+
+
+@contextmanager
+def deterministic_algorithms(wanted: bool) -> Iterator[None]:
+    """Let torch use only algorithms that give the same numbers each time, until the end of the block."""
+    if not wanted:
+        yield
+        return
+    # cuBLAS reads it when it is first used
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
 
 FORMAT = 2
 """1 called the optimizer's state by other names, which are still read."""
@@ -56,11 +115,11 @@ def write_snapshot(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str
     """
     header = {_KEY: json.dumps({'format': FORMAT, **facts})}
     try:
-        with atomic_write(path, make_folder=True) as part:
+        with files.atomic_write(path, make_folder=True) as part:
             save_file(_unshared(tensors), part, metadata=header)
     except (OSError, SafetensorError) as error:
         kept = 'the one before it is whole' if path.is_file() else 'there is none before it'
-        raise CheckpointError(
+        raise errors.CheckpointError(
             f'the checkpoint {path} cannot be written ({error}); {kept}. Make room in {path.parent}, or pass '
             'checkpoint=False'
         ) from error
@@ -77,15 +136,15 @@ def read_snapshot(path: Path) -> Snapshot:
 
 def _read(path: Path, *, tensors: bool) -> Snapshot:
     if not path.is_file():
-        raise CheckpointError(f'there is no checkpoint {path} to resume; call fit with checkpoint=True first')
+        raise errors.CheckpointError(f'there is no checkpoint {path} to resume; call fit with checkpoint=True first')
     try:
         with safe_open(path, framework='pt') as file:
             facts = json.loads((file.metadata() or {})[_KEY])
             read = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f'{path} is not a checkpoint of geolearn, or broken: {error}') from error
+        raise errors.CheckpointError(f'{path} is not a checkpoint of geolearn, or broken: {error}') from error
     if facts.get('format') not in (1, FORMAT):
-        raise CheckpointError(
+        raise errors.CheckpointError(
             f'{path} has format {facts.get("format")} and this geolearn reads 1 to {FORMAT}; train anew, or use the '
             'geolearn that wrote it'
         )
@@ -123,7 +182,7 @@ def resolve_monitor(name: str, columns: Sequence[Metric]) -> Metric:
     for candidate in (name, name.removeprefix('valid_')):
         if candidate in known:
             return known[candidate]
-    raise UnknownNameError('monitor', name, known)
+    raise errors.UnknownNameError('monitor', name, known)
 
 
 class Monitor:
@@ -186,7 +245,7 @@ def checkpoint_path(folder: Path, name: str) -> Path:
     return folder / 'checkpoints' / f'{name}.safetensors'
 
 
-class CheckpointCallback(QuickCallback):
+class CheckpointCallback(fastai.QuickCallback):
     """Keep states, resume, and stop early.
 
     Args:
@@ -205,7 +264,7 @@ class CheckpointCallback(QuickCallback):
         history: History,
         *,
         folder: Path | None,
-        mean: MeanWeights | None,
+        mean: optimization.MeanWeights | None,
         resume: Snapshot | None,
     ) -> None:
         self.options, self.history, self.folder, self.mean = options, history, folder, mean
@@ -259,10 +318,10 @@ class CheckpointCallback(QuickCallback):
         monitor, options = self._monitor, self.options
         if options.early_stopping and monitor is not None and monitor.waited >= options.patience:
             column = monitor.metric.name
-            print_main_process(
+            progress.print_main_process(
                 f'stopped: {column} has not got better by {options.min_delta:g} for {monitor.waited} epochs'
             )
-            raise CancelFitException
+            raise fastai.CancelFitException
 
     # -- writing
 
@@ -343,7 +402,7 @@ class CheckpointCallback(QuickCallback):
         restore_random(snapshot.part('random'), facts['random'])
         if processes.process_index():  # the others draw other numbers than the first
             torch.manual_seed(torch.initial_seed() + processes.process_index())
-        print_main_process(f'resumed after epoch {facts["epoch"]} of {self.options.epochs}')
+        progress.print_main_process(f'resumed after epoch {facts["epoch"]} of {self.options.epochs}')
 
     def _take_best(self, network: nn.Module, folder: Path, monitor: Monitor) -> None:
         if monitor.best_epoch == self.history.epochs[-1]['epoch'] and self.mean is None:
@@ -352,13 +411,13 @@ class CheckpointCallback(QuickCallback):
         if processes.process_index() == 0:
             best = read_snapshot(checkpoint_path(folder, 'best'))
             if not self._is_own(best, monitor):
-                raise CheckpointError(
+                raise errors.CheckpointError(
                     f'{checkpoint_path(folder, "best")} holds the weights of another training, which wrote to the same '
                     f'folder; the weights of epoch {monitor.best_epoch}, whose {column} was best, are lost and the '
                     'network has those of the last epoch. Give each training a folder of its own'
                 )
             network.load_state_dict(best.part('network'))
-        print_main_process(
+        progress.print_main_process(
             f'the weights are those of epoch {monitor.best_epoch}, whose {column} {monitor.best:.4f} was best'
         )
 
@@ -391,7 +450,7 @@ def check_same(written: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
         CheckpointError: Naming what differs.
     """
     if texts := difference(written, ours):
-        raise CheckpointError(
+        raise errors.CheckpointError(
             f'the checkpoint is of another training; what differs: {", ".join(texts)}. Resume with what it was started '
             'with, or fit without resume=True'
         )

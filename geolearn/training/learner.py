@@ -11,22 +11,7 @@ from torch import Tensor, nn
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.metrics.scores import Scores, main_output
 from geolearn.training import distributed as processes
-from geolearn.training import nonfinite
-from geolearn.training.fastai import (
-    CancelBackwardException,
-    CancelEpochException,
-    CancelStepException,
-    DataLoaders,
-    Learner,
-    QuickCallback,
-    TrainEvalCallback,
-    norm_bias_params,
-    to_float,
-)
-from geolearn.training.memory import MicroBatches
-from geolearn.training.optimization import AdamW, MeanWeights
-from geolearn.training.options import Precision
-from geolearn.training.progress import LossRecorder
+from geolearn.training import fastai, memory, nonfinite, optimization, options, progress
 
 Splitter = Callable[[Any], Sequence[list[nn.Parameter]]]
 
@@ -65,7 +50,7 @@ def to_channels_last(network: nn.Module) -> None:
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
 
-class KeepFrozen(QuickCallback):
+class KeepFrozen(fastai.QuickCallback):
     """Run wholly frozen modules as in evaluation: their running statistics and dropout are part of what is frozen."""
 
     def before_train(self) -> None:
@@ -76,7 +61,7 @@ class KeepFrozen(QuickCallback):
                 module.eval()
 
 
-class ExactSteps(QuickCallback):
+class ExactSteps(fastai.QuickCallback):
     """Begin each pass over a loader without gradients of the one before, and end it with all its numbers checked."""
 
     order = -5  # before whatever looks at the numbers of a pass
@@ -90,7 +75,7 @@ class ExactSteps(QuickCallback):
         self.learn.check(self.learn.deferred.drain())
 
 
-class ChipLearner(Learner):
+class ChipLearner(fastai.Learner):
     """fastai's Learner whose step is exact over several batches, micro-batches of a batch, and processes.
 
     Losses and gradients are weighed by what they count, added up, and divided by the sum of the weights. A step whose
@@ -107,7 +92,7 @@ class ChipLearner(Learner):
 
     def __init__(
         self,
-        dls: DataLoaders,
+        dls: fastai.DataLoaders,
         network: nn.Module,
         loss: nn.Module,
         *,
@@ -115,8 +100,8 @@ class ChipLearner(Learner):
         scores: Scores,
         forward_takes_targets: bool = False,
     ) -> None:
-        def make_optimizer(params: Sequence[Sequence[nn.Parameter]], lr: float) -> AdamW:
-            return AdamW(params, lr, no_decay=norm_bias_params(network, with_bias=True))
+        def make_optimizer(params: Sequence[Sequence[nn.Parameter]], lr: float) -> optimization.AdamW:
+            return optimization.AdamW(params, lr, no_decay=fastai.norm_bias_params(network, with_bias=True))
 
         super().__init__(
             dls,
@@ -127,7 +112,7 @@ class ChipLearner(Learner):
             wd_bn_bias=True,  # the optimizer knows which weights do not decay
             train_bn=False,  # frozen means frozen, batch normalization too
             default_cbs=False,
-            cbs=[TrainEvalCallback(), ExactSteps(), LossRecorder(scores), KeepFrozen()],
+            cbs=[fastai.TrainEvalCallback(), ExactSteps(), progress.LossRecorder(scores), KeepFrozen()],
         )
         self.scores, self.forward_takes_targets = scores, forward_takes_targets
         self.device = torch.device(dls.train.device)
@@ -146,10 +131,10 @@ class ChipLearner(Learner):
     def configure(
         self,
         *,
-        precision: Precision | None = None,
+        precision: options.Precision | None = None,
         accumulate: int = 1,
         clip: float | None = None,
-        mean: MeanWeights | None = None,
+        mean: optimization.MeanWeights | None = None,
     ) -> None:
         """Say how the coming fit takes its steps.
 
@@ -161,7 +146,7 @@ class ChipLearner(Learner):
         """
         self.precision, self.accumulate, self.clip, self.mean = precision, accumulate, clip, mean
         self.scaler = torch.amp.GradScaler(self.device.type) if precision == 'fp16' else None
-        self.micro_batches = MicroBatches()
+        self.micro_batches = memory.MicroBatches()
         self.start_epoch = 0
         self._forget_gradients()
         self.deferred.clear()
@@ -178,7 +163,7 @@ class ChipLearner(Learner):
         # exact resume: epochs that were trained before raise no events, which fastai's SkipToEpoch does
         for epoch in range(self.start_epoch, self.n_epoch):
             self.epoch = epoch
-            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+            self._with_events(self._do_epoch, 'epoch', fastai.CancelEpochException)
 
     def _do_one_batch(self) -> None:
         # micro-batches and accumulation: a batch may take several forward passes, a step several batches
@@ -217,7 +202,7 @@ class ChipLearner(Learner):
         with self._casting():
             output = self.model(images, *targets) if self.forward_takes_targets else self.model(images)
         if self.precision and not self.forward_takes_targets:  # those compute their losses in float32 themselves
-            output = to_float(output)
+            output = fastai.to_float(output)
         self.pred = output
         self('after_pred')
         output = self.pred
@@ -257,7 +242,7 @@ class ChipLearner(Learner):
                 self._weight = self._weight + weight
                 numbers = torch.cat([numbers.new_ones(1), numbers]) * weight
                 sums = numbers if sums is None else sums + numbers
-            self._with_events(self._backward, 'backward', CancelBackwardException)
+            self._with_events(self._backward, 'backward', fastai.CancelBackwardException)
         assert sums is not None
         if not plain:
             sums = processes.add_up(sums)
@@ -299,7 +284,7 @@ class ChipLearner(Learner):
                     parameter.grad /= divisor
         norm = nn.utils.clip_grad_norm_(trained, float('inf') if self.clip is None else self.clip)
         self._nonfinite = self._is_nonfinite(norm)
-        self._with_events(self._step, 'step', CancelStepException)
+        self._with_events(self._step, 'step', fastai.CancelStepException)
         if self.mean is not None:
             self.mean.update()
         return norm
@@ -373,7 +358,7 @@ def make_learner(
     if prefers_channels_last(train_dl.device):
         to_channels_last(network)
     learner = ChipLearner(
-        DataLoaders(train_dl, valid_dl, device=train_dl.device),
+        fastai.DataLoaders(train_dl, valid_dl, device=train_dl.device),
         network.to(train_dl.device),
         loss.to(train_dl.device),
         splitter=splitter,

@@ -7,12 +7,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from geolearn.errors import TrainingError
-from geolearn.progress import ProgressBar
+from geolearn import errors, progress
+from geolearn.training import checkpoints, fastai
 from geolearn.training import distributed as processes
-from geolearn.training.fastai import LRFinder, valley
 from geolearn.training.learner import ChipLearner
-from geolearn.training.random_state import random_facts, random_tensors, restore_random
 
 SEARCHED_RATES = (1e-7, 10.0)
 """From where to where the range test goes."""
@@ -21,13 +19,13 @@ MIN_LOSSES = 5
 """Fewer losses than this hold no valley."""
 
 
-class _RangeTest(LRFinder):
+class _RangeTest(fastai.LRFinder):
     """fastai's finder, without the files that it writes to put the weights back."""
 
     def before_fit(self) -> None:
         """Begin without a best loss."""
         shown = processes.process_index() == 0
-        self.bar = ProgressBar(self.num_it, 'searching a learning rate', 'batch', show=shown)
+        self.bar = progress.ProgressBar(self.num_it, 'searching a learning rate', 'batch', show=shown)
         self.hps: dict[str, list[float]] = {name: [] for name in self.scheds}
         self.best_loss = float('inf')
 
@@ -73,20 +71,20 @@ def find_learning_rate(
     skipped = iterations // 10
     rates, losses = rates[skipped:-5], losses[skipped:-5]
     if len(losses) < MIN_LOSSES:
-        raise TrainingError(
+        raise errors.TrainingError(
             f'the search for a learning rate got only {len(losses)} finite losses; look at the chips with '
             'show_batch(), or pass a rate'
         )
-    suggestion, _ = valley(rates, losses, iterations)
+    suggestion, _ = fastai.valley(rates, losses, iterations)
     return float(suggestion), rates, losses
 
 
 def _run(learner: ChipLearner, finder: _RangeTest, iterations: int) -> tuple[list[float], list[float]]:
     try:
         learner.fit(iterations // len(learner.dls.train) + 1, cbs=finder)
-    except TrainingError as error:
+    except errors.TrainingError as error:
         if not learner.recorder.losses:
-            raise TrainingError(f'the search for a learning rate ended with its first batch: {error}') from error
+            raise errors.TrainingError(f'the search for a learning rate ended with its first batch: {error}') from error
     finally:
         finder.bar.finish()
     rates = [float(rate) for rate in learner.recorder.lrs]
@@ -105,7 +103,7 @@ def _unchanged(learner: ChipLearner) -> Iterator[None]:
     parameters = [parameter for group in learner.opt.param_lists for parameter in group]
     moments = [copy.deepcopy(learner.opt.moments.get(parameter, {})) for parameter in parameters]
     hypers = learner.opt.hypers
-    random_state, epoch = (random_tensors(), random_facts()), learner.dls.train.epoch
+    random_state, epoch = (checkpoints.random_tensors(), checkpoints.random_facts()), learner.dls.train.epoch
     learner.configure()
     try:
         yield
@@ -117,4 +115,4 @@ def _unchanged(learner: ChipLearner) -> Iterator[None]:
         for name in hypers[0]:
             learner.opt.set_hyper(name, [hyper[name] for hyper in hypers])
         learner.dls.train.epoch = epoch
-        restore_random(*random_state)
+        checkpoints.restore_random(*random_state)

@@ -9,9 +9,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from geolearn import errors, progress
 from geolearn.device import is_out_of_memory
-from geolearn.errors import TrainingError
-from geolearn.progress import print_line
 
 Result = TypeVar('Result')
 
@@ -44,7 +43,7 @@ class MicroBatches:
                 if not is_out_of_memory(error):
                     raise
                 if size == 1:
-                    raise TrainingError(
+                    raise errors.TrainingError(
                         'memory ran out with one chip at a time; take a smaller chip_size or backbone, or '
                         "mixed_precision='bf16'"
                     ) from error
@@ -56,7 +55,9 @@ class MicroBatches:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        print_line(f'out of memory with {size} chips at once: from here on {self.size} at a time, with the same steps')
+        progress.print_line(
+            f'out of memory with {size} chips at once: from here on {self.size} at a time, with the same steps'
+        )
 
 
 MEASURED = (2, 3)
@@ -115,7 +116,7 @@ def estimate_batch_size(
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise TrainingError(f'not even {MEASURED[1]} chips of {image_shape} fit into memory') from error
+        raise errors.TrainingError(f'not even {MEASURED[1]} chips of {image_shape} fit into memory') from error
     finally:
         network.load_state_dict(state)
         network.zero_grad()
@@ -126,7 +127,9 @@ def estimate_batch_size(
     free = free_memory(device) if free_bytes is None else free_bytes
     maximum = int((free * (1 - KEPT_FREE) - fixed) / per_chip)
     if maximum < 1:
-        raise TrainingError(f'a chip of {image_shape} needs {per_chip + fixed:.3g} bytes and {free:.3g} are free')
+        raise errors.TrainingError(
+            f'a chip of {image_shape} needs {per_chip + fixed:.3g} bytes and {free:.3g} are free'
+        )
     return BatchSize(recommended=1 << (maximum.bit_length() - 1), maximum=maximum)
 
 
@@ -140,7 +143,7 @@ def free_memory(device: torch.device) -> int:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
     if sys.platform != 'linux':
-        raise TrainingError('this system does not say how much memory is free; pass free_bytes')
+        raise errors.TrainingError('this system does not say how much memory is free; pass free_bytes')
     lines = dict(line.split(':', 1) for line in Path('/proc/meminfo').read_text().splitlines())
     free = int(lines['MemAvailable'].split()[0]) * 1024
     group = Path('/sys/fs/cgroup')

@@ -1,23 +1,89 @@
 """What a person sees of a training: a bar over the batches, a row for each epoch."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from geolearn import extras, progress
 from geolearn.history import History
 from geolearn.metrics.scores import LOSSES, Metric, Scores
-from geolearn.progress import ProgressBar, print_line
-from geolearn.training.distributed import add_up, process_index
-from geolearn.training.fastai import QuickCallback, Recorder
+from geolearn.training import distributed, fastai
+
+
+def tensorboard_logger(folder: str | Path) -> fastai.Callback:
+    """Return fastai's callback that writes losses, rates and scores for TensorBoard.
+
+    Args:
+        folder: Of the log; one for each training.
+
+    Raises:
+        MissingExtraError: If TensorBoard is not installed.
+    """
+    extras.require('tensorboard', extra='tensorboard', to='write a TensorBoard log')
+    callbacks = extras.require('fastai.callback.tensorboard', extra='tensorboard', to='write a TensorBoard log')
+    return callbacks.TensorBoardCallback(log_dir=str(folder), trace_model=False, log_preds=False)
+
+
+def wandb_logger(project: str) -> fastai.Callback:
+    """Return a callback that sends each epoch's row to Weights & Biases.
+
+    Args:
+        project: Where a run is begun, if none is.
+
+    Raises:
+        MissingExtraError: If wandb is not installed.
+    """
+    wandb = extras.require('wandb', extra='wandb', to='log to Weights & Biases')
+    if wandb.run is None and distributed.process_index() == 0:
+        wandb.init(project=project)
+    return RowLogger(lambda row, step: wandb.log({**row, 'epoch': step}))
+
+
+def mlflow_logger(parameters: Mapping[str, Any] | None = None) -> fastai.Callback:
+    """Return a callback that logs each epoch's row to MLflow's active run, or to a new one.
+
+    Args:
+        parameters: Of the run, such as backbone and learning rate.
+
+    Raises:
+        MissingExtraError: If MLflow is not installed.
+    """
+    mlflow = extras.require('mlflow', extra='mlflow', to='log to MLflow')
+    if parameters and distributed.process_index() == 0:
+        mlflow.log_params(dict(parameters))
+    return RowLogger(lambda row, step: mlflow.log_metrics(row, step=step))
+
+
+class RowLogger(fastai.QuickCallback):
+    """Hands each epoch's row on.
+
+    fastai has no callback for MLflow, and its own for Weights & Biases stumbles over learners whose settings hold lists
+    of numbers.
+
+    Args:
+        log: Takes a row and the epoch, from 1.
+    """
+
+    order = 65  # after the row of the epoch is complete
+
+    def __init__(self, log: Callable[[dict[str, float], int], Any]) -> None:
+        self._log = log
+
+    def after_epoch(self) -> None:
+        """Log the row."""
+        if distributed.process_index() == 0:
+            self._log(self.learn.recorder.row, self.learn.epoch + 1)
+
 
 SMOOTHING = 0.98
 """Share of the running training loss that each batch keeps, as in fastai."""
 
 
-class LossRecorder(QuickCallback, Recorder):
+class LossRecorder(fastai.QuickCallback, fastai.Recorder):
     """fastai's Recorder, except that it reads nothing from the device before the epoch ends.
 
     Args:
@@ -93,7 +159,7 @@ class LossRecorder(QuickCallback, Recorder):
         if self.cancel_valid:
             self.log += [float('nan')] * (1 + len(self.scores.columns) + len(self.part_names))
             return
-        total, weight = add_up(self._total).tolist()
+        total, weight = distributed.add_up(self._total).tolist()
         self.scores.reduce()
         values = self.scores.values()
         self.log += [
@@ -152,7 +218,7 @@ WHOLE = ('epoch', 'seconds')
 """Columns of whole numbers."""
 
 
-class ProgressCallback(QuickCallback):
+class ProgressCallback(fastai.QuickCallback):
     """Show a bar over the batches, write a row per epoch, and keep both in the history.
 
     Args:
@@ -164,8 +230,8 @@ class ProgressCallback(QuickCallback):
 
     def __init__(self, history: History, *, verbose: bool = True) -> None:
         self.history = history
-        self._silent = not verbose or process_index() > 0
-        self._bar: ProgressBar | None = None
+        self._silent = not verbose or distributed.process_index() > 0
+        self._bar: progress.ProgressBar | None = None
         self._header: list[str] = []
         self._read = 0
         self._title = ''
@@ -179,7 +245,7 @@ class ProgressCallback(QuickCallback):
         self._started = time.perf_counter()
         self._title = f'epoch {len(self.history.epochs) + 1}'
         batches = len(self.learn.dls.train)
-        self._bar = ProgressBar(batches, self._title, 'batch', show=not self._silent, lines=False)
+        self._bar = progress.ProgressBar(batches, self._title, 'batch', show=not self._silent, lines=False)
 
     def after_batch(self) -> None:
         """Move the bar."""
@@ -215,14 +281,14 @@ class ProgressCallback(QuickCallback):
         widths = {name: max(12, len(name) + 2) for name in row}
         if self._header != [*row]:
             self._header = [*row]
-            print_line(''.join(f'{name:>{width}}' for name, width in widths.items()))
-        print_line(''.join(f'{_number_text(name, value):>{widths[name]}}' for name, value in row.items()))
+            progress.print_line(''.join(f'{name:>{width}}' for name, width in widths.items()))
+        progress.print_line(''.join(f'{_number_text(name, value):>{widths[name]}}' for name, value in row.items()))
 
 
 def print_main_process(text: str) -> None:
     """Write a line above the bar; only the first of several processes does."""
-    if process_index() == 0:
-        print_line(text)
+    if distributed.process_index() == 0:
+        progress.print_line(text)
 
 
 def _number_text(name: str, value: float) -> str:

@@ -1,9 +1,13 @@
 """Run a training, optionally resumed from a checkpoint."""
 
-from collections.abc import Sequence
+import re
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from geolearn.errors import CheckpointError
 from geolearn.history import History
@@ -12,16 +16,150 @@ from geolearn.training.checkpoints import (
     CheckpointCallback,
     Snapshot,
     checkpoint_path,
+    deterministic_algorithms,
+    difference,
+    fingerprint,
     rate_from_json,
+    read_facts,
     read_snapshot,
     resolve_monitor,
+    seed_all,
 )
 from geolearn.training.learner import ChipLearner, PartedLoss
 from geolearn.training.optimization import WARM_UP, MeanWeights
 from geolearn.training.options import FitOptions, Rate, bfloat16_slowdown
 from geolearn.training.progress import ProgressCallback, print_main_process
-from geolearn.training.random_state import deterministic_algorithms, seed_all
-from geolearn.training.runs import finish_run
+
+KEPT_RUNS = 3
+"""Finished runs of one model whose checkpoints stay on disk; those with ``checkpoint='all'`` stay always."""
+
+_DONE = 'done'
+
+_ID = re.compile(r'\d{8}-\d{6}-[0-9a-f]{6}')
+
+
+class Run(NamedTuple):
+    """A training on disk.
+
+    Args:
+        name: Unique, such as ``'20240131-120000-3fa2c1'``; empty for the layout of older versions.
+        folder: Holds its checkpoints.
+        facts: Of its last checkpoint.
+    """
+
+    name: str
+    folder: Path
+    facts: Mapping[str, Any]
+
+    @property
+    def learning_rate(self) -> Rate:
+        """The rate that it is trained with."""
+        rate: Rate = rate_from_json(self.facts['learning_rate'])
+        return rate
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all its epochs were trained, or it was stopped early."""
+        return (self.folder / _DONE).is_file() or self.facts['epoch'] >= self.facts['fingerprint']['epochs']
+
+    def describe(self) -> str:
+        """Return a line for people."""
+        fixed = self.facts['fingerprint']
+        state = f'{self.facts["epoch"]} of {fixed["epochs"]} epochs'
+        return f'{self.name or "(older layout)"}: {state}, learning rate {_rate_text(fixed["learning_rate"])}'
+
+
+def new_run(parent: Path) -> Path:
+    """Return the folder of a new run, which no other process has; processes of one training get the same."""
+    name = f'{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}'
+    return parent / processes.from_first(name)
+
+
+def list_runs(parent: Path) -> list[Run]:
+    """Return the runs in a folder that can be read, the oldest first."""
+    folders = [parent, *(path for path in sorted(parent.glob('*')) if _ID.fullmatch(path.name))]
+    runs = []
+    for folder in folders:
+        path = checkpoint_path(folder, 'last')
+        if path.is_file():
+            try:
+                runs.append(Run('' if folder == parent else folder.name, folder, read_facts(path)))
+            except CheckpointError:
+                continue
+    return runs
+
+
+def find_run(parent: Path, learner: Any, options: FitOptions, *, name: str = '') -> Run:
+    """Return the run that a training with these options goes on with.
+
+    Among the runs of the same data, model and arguments it is the one that was not finished, else the only one. A
+    learning rate of None agrees with any, and so does the seed None.
+
+    Args:
+        parent: Holds the runs.
+        learner: Of the model.
+        options: Of the training.
+        name: A run that the user chose; empty to search.
+
+    Raises:
+        CheckpointError: If there is none, or several; the message lists them.
+    """
+    runs = list_runs(parent)
+    if name:
+        chosen = [run for run in runs if run.name == name]
+        if not chosen:
+            raise CheckpointError(f'there is no run {name!r} in {parent}; {_list_runs(runs)}')
+        return chosen[0]
+    if not runs:
+        unreadable = next(iter(parent.glob('**/checkpoints/last.safetensors')), None)
+        if unreadable is not None:
+            read_facts(unreadable)  # raises, saying why
+        raise CheckpointError(f'there is no checkpoint in {parent} to resume; call fit with checkpoint=True first')
+    ours = fingerprint(learner, options)
+    if options.learning_rate is None:
+        del ours['learning_rate']
+    differences = [difference(run.facts['fingerprint'], ours) for run in runs]
+    same = [run for run, differing in zip(runs, differences) if not differing]
+    same = [run for run in same if run.facts.get('seed') == options.seed] or same
+    same = [run for run in same if not run.is_finished] or same
+    if len(same) == 1:
+        return same[0]
+    if same:
+        raise CheckpointError(
+            f'{len(same)} trainings of the same data, model and arguments can be resumed; choose one, as in '
+            f"fit(..., resume='{same[-1].name}'): {_list_runs(same)}"
+        )
+    texts = [f'{run.describe()}; what differs: {", ".join(differing)}' for run, differing in zip(runs, differences)]
+    raise CheckpointError(
+        f'no checkpoint in {parent} is of this training. Resume with what it was started with, or fit without '
+        f'resume=True:\n' + '\n'.join(f'  {text}' for text in texts[-8:])
+    )
+
+
+def finish_run(folder: Path) -> None:
+    """Mark a run as finished, and remove the oldest of the finished ones beside it."""
+    if processes.process_index() != 0 or not checkpoint_path(folder, 'last').is_file():
+        return
+    (folder / _DONE).touch()
+    if not _ID.fullmatch(folder.name):
+        return
+    beside = [path for path in sorted(folder.parent.glob('*')) if _ID.fullmatch(path.name)]
+    finished = [path for path in beside if (path / _DONE).is_file() and path != folder]
+    removable = [path for path in finished if not list(path.glob('checkpoints/epoch-*'))]
+    for path in removable[: max(len(removable) - KEPT_RUNS + 1, 0)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _list_runs(runs: Sequence[Run]) -> str:
+    return '; '.join(run.describe() for run in runs) or 'it holds none'
+
+
+def _rate_text(rate: Any) -> str:
+    values = [value for value in rate.values() if value] if isinstance(rate, dict) else rate
+    if isinstance(values, list):
+        return f'{min(values):.3g} to {max(values):.3g}'
+    return f'{values:.3g}'
+
 
 SLOW = 1.5
 """From this ratio on a user is told that bfloat16 is slower."""

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 
 from geolearn.backbones import catalog, create_backbone
-from geolearn.backbones.bundled import read_bundled_trunk
+from geolearn.backbones.custom import read_bundled_trunk
 from geolearn.bands import Band, get_bands
 from geolearn.errors import WeightsError
 

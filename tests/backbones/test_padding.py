@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geolearn.backbones.token_grid import crop_maps, pad_to_multiple
+from geolearn.backbones.vit import crop_maps, pad_to_multiple
 
 sides = st.integers(1, 40)
 

@@ -7,7 +7,7 @@ import torch
 
 from geolearn.backbones import catalog, create_backbone
 from geolearn.backbones.prithvi import Coordinates
-from geolearn.backbones.token_grid import embed_numbers
+from geolearn.backbones.vit import embed_numbers
 from geolearn.bands import Band, get_bands
 from geolearn.errors import BackboneError, BandError, WeightsError
 

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.models.vision_transformer import Block as TimmBlock
 
-from geolearn.backbones.token_grid import resize_position_grid, sincos_position_grid
 from geolearn.backbones.vit import (
     Attention,
     Block,
     DropPath,
     choose_window,
     global_blocks,
+    resize_position_grid,
+    sincos_position_grid,
     window_partition,
     window_unpartition,
     windowed_states,

@@ -19,7 +19,7 @@ from square_detector import SquareDetector
 
 from geolearn.errors import CheckpointError, UnknownNameError
 from geolearn.models import load_model
-from geolearn.models.detectors import FasterRCNN, MaskRCNN
+from geolearn.models.object_detector import FasterRCNN, MaskRCNN
 from geolearn.prepare import prepare_data
 
 pytestmark = pytest.mark.usefixtures('one_thread')

@@ -22,11 +22,16 @@ from torch import nn
 from geolearn.bands import Band
 from geolearn.classes import ClassInfo
 from geolearn.errors import RasterError
-from geolearn.inference.encoding import ClassEncoding, RegressionEncoding, output_encoding
-from geolearn.inference.mapping import map_raster, map_sources
-from geolearn.inference.options import ReadOptions, TilingOptions
-from geolearn.inference.source import Source
-from geolearn.inference.tiles import QUEUE_BATCHES, fit_batch_size, prefetch, read_batches
+from geolearn.inference.mapping import ClassEncoding, RegressionEncoding, map_raster, map_sources, output_encoding
+from geolearn.inference.tiles import (
+    QUEUE_BATCHES,
+    ReadOptions,
+    Source,
+    TilingOptions,
+    fit_batch_size,
+    prefetch,
+    read_batches,
+)
 from geolearn.models import DeepLab
 from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import Normalization

@@ -11,9 +11,8 @@ from rasterio.warp import Resampling, reproject
 from rasterio.windows import Window
 
 from geolearn.errors import RasterError
-from geolearn.inference.options import ReadOptions
-from geolearn.inference.resolution import choose_geobox
-from geolearn.inference.source import Source
+from geolearn.inference.reading import choose_geobox
+from geolearn.inference.tiles import ReadOptions, Source
 from geolearn.models import DeepLab
 from geolearn.raster import GeoBox, open_raster
 

@@ -8,7 +8,7 @@ from affine import Affine
 
 from geolearn.errors import FileWriteError, RasterError
 from geolearn.models import load_model
-from geolearn.models.detectors import FasterRCNN, RetinaNet
+from geolearn.models.object_detector import FasterRCNN, RetinaNet
 from geolearn.networks.detection.architecture import RCNNOptions, SingleStageOptions
 from geolearn.prepare import prepare_data
 

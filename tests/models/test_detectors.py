@@ -11,7 +11,7 @@ from geolearn.backbones.adapt import Adaptation
 from geolearn.batch import Detections, Objects
 from geolearn.errors import BundleError, ChipFolderError, UnknownNameError
 from geolearn.models import load_model
-from geolearn.models.detectors import FCOS, FasterRCNN, MaskRCNN, RetinaNet, RTDetr, SingleShotDetector
+from geolearn.models.object_detector import FCOS, FasterRCNN, MaskRCNN, RetinaNet, RTDetr, SingleShotDetector
 from geolearn.networks.detection.architecture import (
     DetectorOptions,
     RCNNOptions,

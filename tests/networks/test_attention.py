@@ -7,7 +7,7 @@ from geolearn.backbones import create_backbone
 from geolearn.bands import Band
 from geolearn.decoders import create_decoder
 from geolearn.errors import BackboneError
-from geolearn.networks.attention import AttentionInput
+from geolearn.networks.segmentation import AttentionInput
 
 BANDS = (Band('red', 0.665, 'red'), Band('nir', 0.842, 'nir'))
 

@@ -6,7 +6,7 @@ import torch
 from geolearn.backbones import create_backbone
 from geolearn.bands import get_bands
 from geolearn.errors import BackboneError
-from geolearn.networks.siamese import AttentionDifference, RegionAttention, SiameseBackbone
+from geolearn.networks.segmentation import AttentionDifference, RegionAttention, SiameseBackbone
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'small_dofa')
 

@@ -105,4 +105,4 @@ def no_drawing(monkeypatch):
         Image.new('L', (1, 1)).save(buffer, 'PNG')
         return buffer.getvalue()
 
-    monkeypatch.setattr('geolearn.models.reports.sections.png', dot)
+    monkeypatch.setattr('geolearn.models.reports.report.png', dot)

@@ -11,8 +11,7 @@ from report_kinds import KINDS
 from geolearn.bundle import FIGURES, REPORT, read_bundle
 from geolearn.cli import main
 from geolearn.models.base import MODELS
-from geolearn.models.reports.report import sample_sections
-from geolearn.models.reports.sections import format_score
+from geolearn.models.reports.report import format_score, sample_sections
 from geolearn.report import Code, Facts, Picture, Share, Table, render_report
 from geolearn.synthetic import CLASSES
 
@@ -228,8 +227,8 @@ def test_samples_are_the_middle_and_the_lower_end():
 
 
 def test_ranges_of_the_truth_hold_all_pixels_whatever_they_are():
-    from geolearn.models.evaluation.regression import RegressionEvaluation
-    from geolearn.models.reports.regression import tabulate_ranges
+    from geolearn.models.evaluation.pixels import RegressionEvaluation
+    from geolearn.models.reports.tasks import tabulate_ranges
 
     for truth in ([], [3.0], [1.0] * 5, [0.0, 1.0, 1.0, 1.0, 9.0], list(range(50))):
         true = torch.tensor(truth, dtype=torch.float32)

@@ -17,11 +17,12 @@ from geolearn.errors import NotTrainedError
 from geolearn.history import History
 from geolearn.losses import PixelLossOptions
 from geolearn.models.evaluation.pixels import evaluate_pixels, predict_chips
-from geolearn.models.reports.data import data_section, find_warnings
-from geolearn.models.reports.sections import (
+from geolearn.models.reports.report import (
     backbone_section,
+    data_section,
     duration,
     environment_section,
+    find_warnings,
     fingerprint,
     reproduce_section,
     training_section,

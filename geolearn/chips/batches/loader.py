@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from geolearn.augment import BatchTransform, ChipGenerator
 from geolearn.batch import Batch, Objects
-from geolearn.chips.batches.balance import oversample_order
-from geolearn.chips.batches.collate import CollateConfig, collate
+from geolearn.chips.batches.collate import CollateConfig, collate, oversample_order
 from geolearn.chips.packing.read_chip import ChipStore
 
 AHEAD = 2

@@ -10,19 +10,7 @@ from typing import Any
 import numpy as np
 from rasterio.windows import Window
 
-from geolearn.chips.exporting.placement import Cutout, ExportOptions, turn_pixels
-from geolearn.chips.exporting.vector_labels import (
-    Clipped,
-    Layer,
-    Naming,
-    VectorLabels,
-    is_vector,
-    need_shapely,
-    place_areas,
-    place_vectors,
-    read_layers,
-    zero_is_class,
-)
+from geolearn.chips.exporting import placement, vector_labels
 from geolearn.chips.formats.styles import read_raster_style, read_vector_style, styled_classes
 from geolearn.chips.label import Label, Task, mask_boxes
 from geolearn.chips.meaning.values import as_classes, as_numbers, refuse_lossy
@@ -93,7 +81,7 @@ class RasterLabels:
         if self.numbers:
             return as_numbers(pixels[0], valid, f'labels {self.shown}', self.unlabelled or ())
         values, unknown = as_classes(pixels[0], valid, self.unlabelled or (), f'labels {self.shown}')
-        if not zero_is_class(self.unlabelled):
+        if not vector_labels.zero_is_class(self.unlabelled):
             return values
         signed = values.astype(np.int32)
         if unknown is not None:
@@ -146,7 +134,13 @@ WITHOUT_DATA = 'feature where the raster has no data'
 
 
 def feature_label(
-    task: Task, cut: Clipped, shape: tuple[int, int], mask: np.ndarray | None, ratio: float, *, zero: bool = False
+    task: Task,
+    cut: vector_labels.Clipped,
+    shape: tuple[int, int],
+    mask: np.ndarray | None,
+    ratio: float,
+    *,
+    zero: bool = False,
 ) -> Label:
     """Return the label of a chip from the features in it.
 
@@ -182,7 +176,9 @@ def feature_label(
     return Label()
 
 
-def burn(cut: Clipped, shape: tuple[int, int], mask: np.ndarray | None, *, zero: bool = False) -> np.ndarray:
+def burn(
+    cut: vector_labels.Clipped, shape: tuple[int, int], mask: np.ndarray | None, *, zero: bool = False
+) -> np.ndarray:
     """Return the class value of each pixel (height, width) whose center lies in a feature.
 
     Others are 0 and the array uint16; where 0 is a class (`zero`) they are -1 and the array int32.
@@ -194,10 +190,10 @@ def burn(cut: Clipped, shape: tuple[int, int], mask: np.ndarray | None, *, zero:
     return found - shift
 
 
-def _boxes(cut: Clipped, shape: tuple[int, int], mask: np.ndarray | None, skipped: list[str]) -> Label:
+def _boxes(cut: vector_labels.Clipped, shape: tuple[int, int], mask: np.ndarray | None, skipped: list[str]) -> Label:
     height, width = shape
     limits = (width, height, width, height)
-    boxes = np.clip(need_shapely().bounds(cut.geometry).reshape(-1, 4), 0, limits).astype(np.float32)
+    boxes = np.clip(vector_labels.need_shapely().bounds(cut.geometry).reshape(-1, 4), 0, limits).astype(np.float32)
     sides = boxes[:, 2:] - boxes[:, :2]
     # what remains of a feature at the edge of a chip shows nothing if it is thinner than a pixel
     wide = (sides > 0).all(axis=1) & (cut.whole | (sides >= 1).all(axis=1))
@@ -214,7 +210,9 @@ def _outline(geometry: Any, mask: np.ndarray) -> np.ndarray:
     return touched
 
 
-def _instances(cut: Clipped, shape: tuple[int, int], mask: np.ndarray | None, skipped: list[str]) -> Label:
+def _instances(
+    cut: vector_labels.Clipped, shape: tuple[int, int], mask: np.ndarray | None, skipped: list[str]
+) -> Label:
     masks, kept, skipped = [], [], list(skipped)
     for position, geometry in enumerate(cut.geometry):
         burnt = _instance(geometry, shape)
@@ -237,7 +235,7 @@ def _instance(geometry: Any, shape: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(shape, bool)
     window = mask[rows, cols]
     if window.size:
-        moved = need_shapely().transform(geometry, lambda points: points - (cols.start, rows.start))
+        moved = vector_labels.need_shapely().transform(geometry, lambda points: points - (cols.start, rows.start))
         window[:] = burn_polygons([(moved, 1)], window.shape) > 0
     return mask
 
@@ -293,7 +291,7 @@ class LabelSource:
         zero: Whether value 0 is a class.
     """
 
-    vectors: VectorLabels | None = None
+    vectors: vector_labels.VectorLabels | None = None
     raster: RasterLabels | None = None
     zero: bool = False
 
@@ -323,7 +321,11 @@ class LabelSource:
         return self.raster.read(src, window, mask)
 
     def truth(
-        self, cutout: Cutout, mask: np.ndarray | None, values: np.ndarray | None, options: ExportOptions
+        self,
+        cutout: placement.Cutout,
+        mask: np.ndarray | None,
+        values: np.ndarray | None,
+        options: placement.ExportOptions,
     ) -> Truth:
         """Make the label of a chip.
 
@@ -362,14 +364,14 @@ def is_empty(label: Label, min_labelled: float) -> bool:
     return not (known.any() and float(known.mean()) >= min_labelled) and not (len(label.class_ids) and not min_labelled)
 
 
-def _areas(cut: Clipped) -> np.ndarray:
-    areas: np.ndarray = need_shapely().area(cut.geometry)
+def _areas(cut: vector_labels.Clipped) -> np.ndarray:
+    areas: np.ndarray = vector_labels.need_shapely().area(cut.geometry)
     return areas
 
 
-def turned(array: np.ndarray, cutout: Cutout) -> np.ndarray:
+def turned(array: np.ndarray, cutout: placement.Cutout) -> np.ndarray:
     """Return the part of a window (..., height, width) that a cutout shows."""
-    return array if cutout.turn is None else turn_pixels(array, cutout)
+    return array if cutout.turn is None else placement.turn_pixels(array, cutout)
 
 
 @dataclass(frozen=True)
@@ -379,31 +381,35 @@ class LabelInput:
     labels: Any
     instances: Any
     mask_polygons: Any
-    naming: Naming
+    naming: vector_labels.Naming
     layer: str | None
     crs: str | None
     buffer_radius: float | None
 
-    def read(self, src: Any, shown: str, options: ExportOptions) -> tuple[LabelSource, Any]:
+    def read(self, src: Any, shown: str, options: placement.ExportOptions) -> tuple[LabelSource, Any]:
         """Return the labels of a raster and the polygon, in its pixels, that chips must lie within."""
-        areas = None if self.mask_polygons is None else place_areas(self._areas, raster_geobox(src), self.crs)
+        areas = (
+            None if self.mask_polygons is None else vector_labels.place_areas(self._areas, raster_geobox(src), self.crs)
+        )
         return self.label_source(src, shown, options), areas
 
     @cached_property
-    def _layers(self) -> tuple[Layer, ...]:
-        vector = is_vector(self.labels, self.layer)
-        return tuple(read_layers(self.labels if vector else self.instances, self.layer if vector else None))
+    def _layers(self) -> tuple[vector_labels.Layer, ...]:
+        vector = vector_labels.is_vector(self.labels, self.layer)
+        return tuple(
+            vector_labels.read_layers(self.labels if vector else self.instances, self.layer if vector else None)
+        )
 
     @cached_property
-    def _styled(self) -> Naming:
+    def _styled(self) -> vector_labels.Naming:
         """Where classes come from, with the names and colors of a style beside the file."""
         return replace(self.naming, style=read_vector_style(self.labels, self.naming.value_field))
 
     @cached_property
-    def _areas(self) -> tuple[Layer, ...]:
-        return tuple(read_layers(self.mask_polygons, None))
+    def _areas(self) -> tuple[vector_labels.Layer, ...]:
+        return tuple(vector_labels.read_layers(self.mask_polygons, None))
 
-    def label_source(self, src: Any, shown: str, options: ExportOptions) -> LabelSource:
+    def label_source(self, src: Any, shown: str, options: placement.ExportOptions) -> LabelSource:
         """Return the labels of a raster."""
         if options.task is Task.UNLABELLED:
             if self.labels is not None:
@@ -411,7 +417,7 @@ class LabelInput:
             return LabelSource()
         if self.labels is None:
             raise ChipFolderError('no labels are given, which only Export_Tiles can do without')
-        vector = is_vector(self.labels, self.layer)
+        vector = vector_labels.is_vector(self.labels, self.layer)
         if self.instances is not None and (options.task is not Task.PANOPTIC or vector):
             raise ChipFolderError(
                 'instance_labels are the objects of Panoptic_Segmentation beside a class raster; drop them, or pass a '
@@ -427,11 +433,11 @@ class LabelInput:
             else RasterLabels(self.labels, src, shown, self.naming.classes, numbers=numbers, unlabelled=unlabelled)
         )
         if not vector and self.instances is None:
-            return LabelSource(raster=regions, zero=zero_is_class(unlabelled))
-        found = place_vectors(
+            return LabelSource(raster=regions, zero=vector_labels.zero_is_class(unlabelled))
+        found = vector_labels.place_vectors(
             self._layers, raster_geobox(src), self._styled, crs=self.crs, buffer_radius=self.buffer_radius
         )
-        return LabelSource(found, regions, zero_is_class(unlabelled))
+        return LabelSource(found, regions, vector_labels.zero_is_class(unlabelled))
 
 
 def shown_name(raster: str | Path | Sequence[str | Path]) -> str:

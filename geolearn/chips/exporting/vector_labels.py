@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from affine import Affine
 
+from geolearn import errors, extras
 from geolearn.bands import Band
 from geolearn.chips.exporting.placement import Cutout, NothingThereError, apply_affine
 from geolearn.chips.formats.styles import ClassStyle
 from geolearn.classes import ClassInfo, color_classes
-from geolearn.errors import ChipFolderError
-from geolearn.extras import require
 from geolearn.raster import GeoBox
 
 _PURPOSE = 'export vector labels'
@@ -21,7 +20,7 @@ _PURPOSE = 'export vector labels'
 
 def need_shapely() -> Any:
     """Return shapely, or say how to install it."""
-    return require('shapely', extra='vector', to=_PURPOSE)
+    return extras.require('shapely', extra='vector', to=_PURPOSE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +171,7 @@ def class_values(
 def _classes(names: dict[int, str], naming: Naming) -> tuple[ClassInfo, ...]:
     if naming.classes is not None:
         if missing := sorted(names.keys() - {info.value for info in naming.classes}):
-            raise ChipFolderError(
+            raise errors.ChipFolderError(
                 f'labels hold the class values {missing[:10]}, which classes= does not list: '
                 f'{[info.value for info in naming.classes][:20]}'
             )
@@ -188,7 +187,7 @@ def _numbers(texts: Sequence[str], naming: Naming) -> dict[str, int]:
     """Give each text its class value: as `classes=` says, else 1, 2, 3, ... in the order given."""
     if naming.classes is None:
         if len(texts) > MAX_VALUE:
-            raise ChipFolderError(
+            raise errors.ChipFolderError(
                 f'labels name {len(texts)} classes, at most {MAX_VALUE} can be distinguished; merge some'
             )
         return _own_values(texts, naming) or {text: value for value, text in enumerate(texts, 1)}
@@ -196,7 +195,7 @@ def _numbers(texts: Sequence[str], naming: Naming) -> dict[str, int]:
         info.name: info.value for info in naming.classes
     }
     if unknown := sorted(set(texts) - known.keys()):
-        raise ChipFolderError(
+        raise errors.ChipFolderError(
             f'labels name the classes {unknown[:10]}, which classes= does not list: {sorted(known)[:20]}'
         )
     return {text: known[text] for text in texts}
@@ -247,7 +246,7 @@ def _whole(column: Any, empty: np.ndarray, shown: str, naming: Naming, counts: d
     wrong = ~left & ~((numbers >= 0) & (numbers <= MAX_VALUE) & (numbers == np.rint(numbers)))
     if wrong.any():
         found, lowest = f'{numbers[wrong][0]:g}', 0 if zero_is_class(naming.unlabelled) else 1
-        raise ChipFolderError(
+        raise errors.ChipFolderError(
             f'{shown} holds {found}; class values are whole numbers from {lowest} to {MAX_VALUE}. Pass '
             f'unlabelled=[{found}] if it means not labelled, or name another field with class_value_field='
         )
@@ -261,7 +260,7 @@ def _names(frame: Any, values: np.ndarray, shown: str, naming: Naming, field: st
     names: dict[int, str] = {}
     for value, name in zip(values.tolist(), frame[name_field]):
         if value >= 0 and names.setdefault(value, text := str(name) if isinstance(name, str) else str(value)) != text:
-            raise ChipFolderError(
+            raise errors.ChipFolderError(
                 f'{shown}: class value {value} is called {names[value]!r} and {text!r} in {name_field}; a value has '
                 'one name'
             )
@@ -276,7 +275,7 @@ def _find(frame: Any, wanted: str | None, usual: Sequence[str], shown: str) -> s
     fields = _fields(frame)
     if wanted is not None:
         if wanted not in fields:
-            raise ChipFolderError(f'{shown} has no field {wanted!r}; it has {", ".join(fields) or "none"}')
+            raise errors.ChipFolderError(f'{shown} has no field {wanted!r}; it has {", ".join(fields) or "none"}')
         return wanted
     lowered = {field.lower(): field for field in reversed(fields)}
     return next((lowered[name] for name in usual if name in lowered), None)
@@ -345,7 +344,7 @@ def place_vectors(
     shown = ', '.join(item.shown for item in layers)
     if not kept.any():
         reasons = '; '.join(f'{count} {what}' for what, count in counts.items())
-        raise ChipFolderError(f'{shown}: no feature can be used ({reasons or "it is empty"})')
+        raise errors.ChipFolderError(f'{shown}: no feature can be used ({reasons or "it is empty"})')
     features = Features(move(geometry[kept], invert(box.transform)), values[kept])
     _check_overlap(need_shapely().total_bounds(geometry[kept]), box, shown)
     return VectorLabels(features, classes, tuple(f'{shown}: {count} {what}' for what, count in counts.items()))
@@ -371,38 +370,40 @@ def read_layers(labels: Any, layer: str | None) -> Iterator[Layer]:
         yield _layer(None, labels, layer)
         return
     if not labels:
-        raise ChipFolderError('labels is an empty mapping; name at least one class')
+        raise errors.ChipFolderError('labels is an empty mapping; name at least one class')
     for name, source in labels.items():
         pair = isinstance(source, tuple) and len(source) == 2
         yield _layer(str(name), *(source if pair else (source, layer)))
 
 
 def _layer(name: str | None, source: Any, layer: str | None) -> Layer:
-    geopandas = require('geopandas', extra='vector', to='read vector labels')
+    geopandas = extras.require('geopandas', extra='vector', to='read vector labels')
     if hasattr(source, 'geometry'):
         return Layer(name, source, f'labels of {name}' if name else 'labels')
     if not isinstance(source, str | Path):
-        raise ChipFolderError(f'labels of type {type(source).__name__} cannot be read; pass a file or a GeoDataFrame')
-    pyogrio = require('pyogrio', extra='vector', to='read vector labels')
+        raise errors.ChipFolderError(
+            f'labels of type {type(source).__name__} cannot be read; pass a file or a GeoDataFrame'
+        )
+    pyogrio = extras.require('pyogrio', extra='vector', to='read vector labels')
     path = Path(source)
     try:
         if path.suffix.lower() in ('.parquet', '.geoparquet'):
             return Layer(name, geopandas.read_parquet(path), str(path))
         names = [str(found) for found, kind in pyogrio.list_layers(path) if kind is not None]
         if layer is None and len(names) > 1:
-            raise ChipFolderError(
+            raise errors.ChipFolderError(
                 f'{path} holds several layers: {", ".join(names)}. Name one with layer=, or where each is a class pass '
                 f'labels={{class name: (file, layer), ...}}'
             )
         if layer is not None and layer not in names:
-            raise ChipFolderError(f'{path} has no layer {layer!r}; it holds {", ".join(names) or "none"}')
+            raise errors.ChipFolderError(f'{path} has no layer {layer!r}; it holds {", ".join(names) or "none"}')
         frame = geopandas.read_file(path, layer=layer or (names[0] if names else None))
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError, ValueError) as error:
-        if isinstance(error, ChipFolderError):
+        if isinstance(error, errors.ChipFolderError):
             raise
-        raise ChipFolderError(f'cannot read labels {path}: {error}') from error
+        raise errors.ChipFolderError(f'cannot read labels {path}: {error}') from error
     if not hasattr(frame, 'geometry'):
-        raise ChipFolderError(f'{path} has no geometries; labels are polygons, or points with buffer_radius=')
+        raise errors.ChipFolderError(f'{path} has no geometries; labels are polygons, or points with buffer_radius=')
     return Layer(name, frame, f'{path} ({layer})' if layer else str(path))
 
 
@@ -423,7 +424,7 @@ def _place(
     flat = shapely.get_dimensions(geometry[rows]) < 2
     if (flat & ~broken).any() and buffer_radius is None:
         kind = geometry[rows][flat & ~broken][0].geom_type
-        raise ChipFolderError(
+        raise errors.ChipFolderError(
             f'{layer.shown}: {int(flat.sum())} features are no polygons but e.g. {kind}; pass buffer_radius= in units '
             'of the raster to make areas of points and lines'
         )
@@ -434,16 +435,18 @@ def _place(
 def _project(layer: Layer, box: GeoBox, crs: str | None) -> Any:
     frame = layer.frame
     if frame.crs is not None and box.crs is None:
-        raise ChipFolderError(
+        raise errors.ChipFolderError(
             f'{layer.shown} lies in {frame.crs.name}, but the raster has no CRS; georeference the raster, or pass '
             'labels without CRS in the coordinates of the raster'
         )
     if frame.crs is None and crs is not None:
         frame = frame.set_crs(crs)
     elif frame.crs is not None and crs is not None and frame.crs != crs:
-        raise ChipFolderError(f'{layer.shown} says that it lies in {frame.crs.name}, not in {crs}; drop labels_crs=')
+        raise errors.ChipFolderError(
+            f'{layer.shown} says that it lies in {frame.crs.name}, not in {crs}; drop labels_crs='
+        )
     if frame.crs is None and box.crs is not None:
-        raise ChipFolderError(
+        raise errors.ChipFolderError(
             f'{layer.shown} names no CRS, so its place is unknown; pass labels_crs=, such as labels_crs="EPSG:4326"'
         )
     return frame if box.crs is None else frame.to_crs(box.crs)

@@ -15,11 +15,8 @@ from typing import Any
 import numpy as np
 
 from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.formats import files, shapes, text_labels, writing
 from geolearn.chips.formats.content import FolderContent
-from geolearn.chips.formats.files import IMAGE_SUFFIXES
-from geolearn.chips.formats.shapes import Box, Outline, Polygons, RunLengths, box_label, need_drawing, outline_label
-from geolearn.chips.formats.text_labels import read_text
-from geolearn.chips.formats.writing import ChipFile, FormatWriter, boxes_of
 from geolearn.chips.label import ChipSource, Label, LabelReader, Listing, Task
 from geolearn.classes import ClassInfo, color_classes
 from geolearn.errors import ChipFolderError
@@ -27,7 +24,7 @@ from geolearn.errors import ChipFolderError
 Key = int | str
 """Images are known by whole numbers, in some files by texts."""
 
-NO_BOX: Box = (nan, nan, nan, nan)
+NO_BOX: shapes.Box = (nan, nan, nan, nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +45,8 @@ class Annotation:
     """One object: class value, left, top, right, bottom (NaN where there is no box), and outline."""
 
     value: int
-    box: Box
-    outline: Outline | None
+    box: shapes.Box
+    outline: shapes.Outline | None
 
 
 @dataclass(frozen=True)
@@ -168,14 +165,14 @@ def _key(value: Any) -> Key | None:
     return _whole(value)
 
 
-def _box(value: Any) -> Box:
+def _box(value: Any) -> shapes.Box:
     if not isinstance(value, list) or len(value) != 4:
         return NO_BOX
     left, top, width, height = map(_number, value)
     return left, top, left + width, top + height
 
 
-def _outline(value: Any) -> Outline | None:
+def _outline(value: Any) -> shapes.Outline | None:
     """Return polygons (lists of numbers, or one list alone) or run lengths, None where there is nothing of the kind."""
     if isinstance(value, dict):
         return _run_lengths(value)
@@ -185,20 +182,20 @@ def _outline(value: Any) -> Outline | None:
     rings = [ring for ring in nested or [value] if ring]
     if not rings:
         return None
-    return Polygons(tuple(array('d', map(_number, ring)).tobytes() for ring in rings))
+    return shapes.Polygons(tuple(array('d', map(_number, ring)).tobytes() for ring in rings))
 
 
-def _run_lengths(value: dict[str, Any]) -> RunLengths | None:
+def _run_lengths(value: dict[str, Any]) -> shapes.RunLengths | None:
     size, counts = value.get('size'), value.get('counts')
     sides = [_whole(side) for side in size] if isinstance(size, list) and len(size) == 2 else []
     if len(sides) != 2 or sides[0] is None or sides[1] is None:
         return None
     if isinstance(counts, str):
         # signs beyond ASCII, lone surrogates too, become bytes that decoding refuses
-        return RunLengths((sides[0], sides[1]), counts.encode('utf-8', 'surrogatepass'))
+        return shapes.RunLengths((sides[0], sides[1]), counts.encode('utf-8', 'surrogatepass'))
     if isinstance(counts, list):
         lengths = [_whole(count) for count in counts]
-        return RunLengths((sides[0], sides[1]), tuple(-1 if length is None else length for length in lengths))
+        return shapes.RunLengths((sides[0], sides[1]), tuple(-1 if length is None else length for length in lengths))
     return None
 
 
@@ -275,7 +272,7 @@ def read_coco(path: Path) -> Content:
         ChipFolderError: If it cannot be read or is broken; the message names the file.
     """
     try:
-        content = json.loads(read_text(path, limit=MAX_JSON_BYTES))
+        content = json.loads(text_labels.read_text(path, limit=MAX_JSON_BYTES))
     except (ValueError, RecursionError) as error:
         if isinstance(error, ChipFolderError):
             raise
@@ -323,8 +320,8 @@ def _task(content: Content) -> tuple[Task, list[str]]:
     if not every or bare:
         mixed = [f'{bare} of {len(every)} annotations have no outline, so only boxes are used']
         return Task.OBJECTS, mixed if 0 < bare < len(every) else []
-    if any(isinstance(outline, Polygons) for outline in every):
-        need_drawing()
+    if any(isinstance(outline, shapes.Polygons) for outline in every):
+        shapes.need_drawing()
     return Task.INSTANCES, []
 
 
@@ -334,7 +331,7 @@ class _Images:
     def __init__(self, path: Path, folder: Path) -> None:
         self._path, self._folder = path, folder
         try:
-            paths = sorted(item for item in folder.rglob('*') if item.suffix.lower() in IMAGE_SUFFIXES)
+            paths = sorted(item for item in folder.rglob('*') if item.suffix.lower() in files.IMAGE_SUFFIXES)
         except OSError as error:
             raise ChipFolderError(f'cannot list {folder}: {error.strerror}') from error
         places = {item.relative_to(folder): item for item in paths}
@@ -382,7 +379,7 @@ def _reader(path: Path, picture: Picture, annotations: Sequence[Annotation], tas
 
 
 def read_coco_boxes(
-    path: Path, picture: Picture, objects: tuple[tuple[int, Box], ...], shape: tuple[int, int]
+    path: Path, picture: Picture, objects: tuple[tuple[int, shapes.Box], ...], shape: tuple[int, int]
 ) -> Label:
     """Return the label of a chip whose annotations are boxes.
 
@@ -396,15 +393,15 @@ def read_coco_boxes(
         ChipFolderError: If the file states another size than the chip's.
     """
     _check_size(path, picture, shape)
-    return box_label([value for value, _ in objects], [box for _, box in objects], shape)
+    return shapes.box_label([value for value, _ in objects], [box for _, box in objects], shape)
 
 
 def read_coco_outlines(
-    path: Path, picture: Picture, objects: tuple[tuple[int, Outline], ...], shape: tuple[int, int]
+    path: Path, picture: Picture, objects: tuple[tuple[int, shapes.Outline], ...], shape: tuple[int, int]
 ) -> Label:
     """Return the label of a chip whose annotations are outlines; as `read_coco_boxes`."""
     _check_size(path, picture, shape)
-    return outline_label(objects, shape)
+    return shapes.outline_label(objects, shape)
 
 
 def _check_size(path: Path, picture: Picture, shape: tuple[int, int]) -> None:
@@ -416,7 +413,7 @@ def _check_size(path: Path, picture: Picture, shape: tuple[int, int]) -> None:
         )
 
 
-class CocoWriter(FormatWriter):
+class CocoWriter(writing.FormatWriter):
     """``labels.json``; a category's id is the class value, an image's id is its number."""
 
     task = Task.INSTANCES
@@ -427,13 +424,13 @@ class CocoWriter(FormatWriter):
         self._lock = threading.Lock()
         self._rows: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
 
-    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+    def write(self, chip: writing.ChipFile, label: Label) -> tuple[str, ...]:
         """Keep the objects for `finish`."""
         number = int(chip.stem)
         picture = {'id': number, 'file_name': chip.file, 'width': chip.shape[1], 'height': chip.shape[0]}
         masks = label.masks or (None,) * len(label.class_ids)
         rows = []
-        for (value, (left, top, right, bottom)), mask in zip(boxes_of(label, chip), masks):
+        for (value, (left, top, right, bottom)), mask in zip(writing.boxes_of(label, chip), masks):
             row: dict[str, Any] = {
                 'image_id': number,
                 'category_id': value,

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from geolearn.chips.emd import ExportMetadata
+from geolearn.chips import emd, label
 from geolearn.chips.formats.files import IMAGE_SUFFIXES
 from geolearn.chips.formats.writing import FormatWriter
-from geolearn.chips.label import Listing
 
 _IMAGES = ('images', 'jpegimages', 'image', 'imgs', 'img')
 
@@ -181,7 +180,7 @@ class ChipFormat:
 
     says: str
     layout: str
-    read: Callable[[Path, ExportMetadata], Listing]
+    read: Callable[[Path, emd.ExportMetadata], label.Listing]
     writer: type[FormatWriter] | None = None
     fits: Callable[[FolderContent], bool] | None = None
     generic: bool = False

@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata
+from geolearn.chips.formats import files, labeled, writing
 from geolearn.chips.formats.content import FolderContent, has_class_folders
-from geolearn.chips.formats.files import classes_of_folders, list_images, match_class_folders
-from geolearn.chips.formats.labeled import only_value
-from geolearn.chips.formats.writing import ChipFile, FormatWriter, check_folders
 from geolearn.chips.label import ChipSource, Label, Listing, Task
 from geolearn.errors import ChipFolderError
 
@@ -31,11 +29,11 @@ def list_imagenet(folder: Path, metadata: ExportMetadata) -> Listing:
         ChipFolderError: If no image lies in a folder that is named after a class.
     """
     base = folder / 'images' if (folder / 'images').is_dir() else folder
-    found = list_images(base)
+    found = files.list_images(base)
     images = {name: path for name, path in found.items() if name.count('/') == 1}
     parents = sorted({name.split('/')[0] for name in images})
-    classes = metadata.classes or classes_of_folders(parents)
-    values = match_class_folders(parents, classes)
+    classes = metadata.classes or files.classes_of_folders(parents)
+    values = files.match_class_folders(parents, classes)
     chips = tuple(
         ChipSource(name, ((path,),), (), partial(read_chip_value, values[name.split('/')[0]]))
         for name, path in sorted(images.items())
@@ -66,7 +64,7 @@ def read_chip_value(value: int, shape: tuple[int, int]) -> Label:
     return Label(class_ids=np.array([value], np.int64))
 
 
-class ImagenetWriter(FormatWriter):
+class ImagenetWriter(writing.FormatWriter):
     """``images/<class name>/<chip>``."""
 
     task = Task.LABEL
@@ -74,14 +72,14 @@ class ImagenetWriter(FormatWriter):
 
     def check(self) -> None:
         """Refuse names that are no folder names."""
-        check_folders(self.classes, 'Imagenet')
+        writing.check_folders(self.classes, 'Imagenet')
 
-    def image(self, chip: ChipFile, label: Label) -> str:
+    def image(self, chip: writing.ChipFile, label: Label) -> str:
         """Return where the image goes: the folder of its class."""
-        folder = f'images/{self.names[only_value(label, chip)]}'
+        folder = f'images/{self.names[labeled.only_value(label, chip)]}'
         self.make(folder)
         return f'{folder}/{chip.file}'
 
-    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+    def write(self, chip: writing.ChipFile, label: Label) -> tuple[str, ...]:
         """Write nothing; the folder is the label."""
         return ()

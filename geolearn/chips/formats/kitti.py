@@ -5,10 +5,8 @@ from math import isnan
 from pathlib import Path
 
 from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.formats import shapes, text_labels, writing
 from geolearn.chips.formats.content import FolderContent
-from geolearn.chips.formats.shapes import Box, box_label
-from geolearn.chips.formats.text_labels import list_named_boxes, pair_files, parse_number, read_lines, unknown_class
-from geolearn.chips.formats.writing import ChipFile, FormatWriter, boxes_of, digits
 from geolearn.chips.label import Label, Listing, Task
 from geolearn.errors import ChipFolderError
 
@@ -33,8 +31,8 @@ def list_kitti(folder: Path, metadata: ExportMetadata) -> Listing:
     Raises:
         ChipFolderError: If a folder is missing, no image has a text file or no class is known.
     """
-    paired = pair_files(folder, '.txt', ignored=('classes',))
-    return list_named_boxes(folder, metadata, paired, kitti_names, read_kitti)
+    paired = text_labels.pair_files(folder, '.txt', ignored=('classes',))
+    return text_labels.list_named_boxes(folder, metadata, paired, kitti_names, read_kitti)
 
 
 def kitti_names(path: Path) -> Iterator[str]:
@@ -43,9 +41,9 @@ def kitti_names(path: Path) -> Iterator[str]:
     Raises:
         ChipFolderError: If a line is broken, or may as well end in a score, which only known classes can settle.
     """
-    for number, words in read_lines(path):
+    for number, words in text_labels.read_lines(path):
         name, _ = _split(words, path, number, {})
-        if words[0] != IGNORED and len(words) == NUMBERS + 2 and not isnan(parse_number(words[1])):
+        if words[0] != IGNORED and len(words) == NUMBERS + 2 and not isnan(text_labels.parse_number(words[1])):
             raise ChipFolderError(
                 f'{path}, line {number}: either the class is {name!r} or the last column is a score; add an .emd that '
                 'lists the classes, or remove the scores'
@@ -67,18 +65,18 @@ def read_kitti(path: Path, values: Mapping[str, int], shape: tuple[int, int]) ->
     Raises:
         ChipFolderError: If a line is broken; the message names file and line.
     """
-    found, boxes, skipped = list[int](), list[Box](), list[str]()
-    for number, words in read_lines(path):
+    found, boxes, skipped = list[int](), list[shapes.Box](), list[str]()
+    for number, words in text_labels.read_lines(path):
         name, box = _split(words, path, number, values)
         if name in values:
             found.append(values[name])
             boxes.append(box)
         else:
-            skipped.append('region marked DontCare' if name == IGNORED else unknown_class(name))
-    return box_label(found, boxes, shape, skipped)
+            skipped.append('region marked DontCare' if name == IGNORED else text_labels.unknown_class(name))
+    return shapes.box_label(found, boxes, shape, skipped)
 
 
-def _split(words: list[str], path: Path, number: int, values: Mapping[str, int]) -> tuple[str, Box]:
+def _split(words: list[str], path: Path, number: int, values: Mapping[str, int]) -> tuple[str, shapes.Box]:
     """Return class and box of a line.
 
     The last 14 words are numbers and the class stands before them, unless only the word before the last 15 is a class.
@@ -87,7 +85,7 @@ def _split(words: list[str], path: Path, number: int, values: Mapping[str, int])
     name, scored = ' '.join(words[:-NUMBERS]), ' '.join(words[: -NUMBERS - 1])
     if name not in values and (scored in values or scored == IGNORED):
         name, tail = scored, NUMBERS + 1
-    columns = [parse_number(word) for word in words[-tail:]]
+    columns = [text_labels.parse_number(word) for word in words[-tail:]]
     readable = [not isnan(column) or word.lower() == 'nan' for column, word in zip(columns, words[-tail:])]
     if not name or not all(readable):
         line = ' '.join(words)[:120]
@@ -98,14 +96,15 @@ def _split(words: list[str], path: Path, number: int, values: Mapping[str, int])
     return name, (left, top, right, bottom)
 
 
-class KittiWriter(FormatWriter):
+class KittiWriter(writing.FormatWriter):
     """``labels/<chip>.txt``, a line for each object; empty for a chip without objects."""
 
     task = Task.OBJECTS
 
-    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+    def write(self, chip: writing.ChipFile, label: Label) -> tuple[str, ...]:
         """Write the boxes."""
         lines = [
-            f'{value} 0.00 0 0 {" ".join(map(digits, box))} 0 0 0 0 0 0 0\n' for value, box in boxes_of(label, chip)
+            f'{value} 0.00 0 0 {" ".join(map(writing.digits, box))} 0 0 0 0 0 0 0\n'
+            for value, box in writing.boxes_of(label, chip)
         ]
         return (self.write_text(f'labels/{chip.stem}.txt', ''.join(lines)),)

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.formats.text_labels import element_text, label_classes, pair_files, read_xml
-from geolearn.chips.formats.voc import ROOT, annotation, voc_names
-from geolearn.chips.formats.writing import ChipFile, FormatWriter, check_texts
+from geolearn.chips.formats import text_labels, voc, writing
 from geolearn.chips.label import ChipSource, Label, Listing, Task
 from geolearn.errors import ChipFolderError
 
@@ -68,7 +66,7 @@ def read_multilabeled_tile(path: Path, values: Mapping[str, int], shape: tuple[i
     """
     known = {_tight(name): value for name, value in values.items()}
     found, unknown = set[int](), list[str]()
-    for text in voc_names(path):
+    for text in voc.voc_names(path):
         for name in _split_names(_tight(text), known):
             if name in known:
                 found.add(known[name])
@@ -84,8 +82,8 @@ def _list(
     read_names: Callable[[Path], Iterable[str]],
     read_tile: Callable[..., Label],
 ) -> Listing:
-    pairs, notes = pair_files(folder, '.xml')
-    known = label_classes(folder, metadata, [pair.label for pair in pairs], read_names)
+    pairs, notes = text_labels.pair_files(folder, '.xml')
+    known = text_labels.label_classes(folder, metadata, [pair.label for pair in pairs], read_names)
     chips = tuple(
         ChipSource(p.name, ((p.image,),), (p.label,), partial(read_tile, p.label, known.values)) for p in pairs
     )
@@ -93,12 +91,12 @@ def _list(
 
 
 def _first_name(path: Path) -> list[str]:
-    first = read_xml(path, ROOT).find('object')
-    return [] if first is None else [element_text(first, 'name')]
+    first = text_labels.read_xml(path, voc.ROOT).find('object')
+    return [] if first is None else [text_labels.element_text(first, 'name')]
 
 
 def _every_name(path: Path) -> Iterator[str]:
-    for text in voc_names(path):
+    for text in voc.voc_names(path):
         yield from _split_names(_tight(text), {})
 
 
@@ -119,35 +117,37 @@ def _split_names(text: str, known: Mapping[str, int]) -> Iterator[str]:
         start = end
 
 
-def only_value(label: Label, chip: ChipFile) -> int:
+def only_value(label: Label, chip: writing.ChipFile) -> int:
     """Return the class value of a chip that has one."""
     if len(label.class_ids) != 1:
         raise ChipFolderError(f'label of chip {chip.stem} names {len(label.class_ids)} classes; exactly one is needed')
     return int(label.class_ids[0])
 
 
-class LabeledWriter(FormatWriter):
+class LabeledWriter(writing.FormatWriter):
     """``labels/<chip>.xml`` with one object: its name is the class value, its box that of the feature or the chip."""
 
     task = Task.LABEL
 
-    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+    def write(self, chip: writing.ChipFile, label: Label) -> tuple[str, ...]:
         """Write the class."""
         box = (0, 0, chip.shape[1], chip.shape[0]) if label.boxes is None else label.boxes[0].tolist()
-        return (self.write_text(f'labels/{chip.stem}.xml', annotation(chip, [(str(only_value(label, chip)), box)])),)
+        return (
+            self.write_text(f'labels/{chip.stem}.xml', voc.annotation(chip, [(str(only_value(label, chip)), box)])),
+        )
 
 
-class MultiLabeledWriter(FormatWriter):
+class MultiLabeledWriter(writing.FormatWriter):
     """``labels/<chip>.xml`` with one object; its name lists class names with commas."""
 
     task = Task.LABELS
 
     def check(self) -> None:
         """Refuse names with commas, which separate names."""
-        check_texts(self.classes, 'MultiLabeled_Tiles', forbidden=',')
+        writing.check_texts(self.classes, 'MultiLabeled_Tiles', forbidden=',')
 
-    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+    def write(self, chip: writing.ChipFile, label: Label) -> tuple[str, ...]:
         """Write the classes; a chip without any has no object."""
         names = ','.join(self.names[value] for value in label.class_ids.tolist())
         objects = [(names, (0, 0, chip.shape[1], chip.shape[0]))] if names else []
-        return (self.write_text(f'labels/{chip.stem}.xml', annotation(chip, objects)),)
+        return (self.write_text(f'labels/{chip.stem}.xml', voc.annotation(chip, objects)),)

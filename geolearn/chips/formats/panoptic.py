@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata, read_json
+from geolearn.chips.formats import rcnn, tiles, writing
 from geolearn.chips.formats.content import FolderContent
 from geolearn.chips.formats.files import (
     list_files,
@@ -16,9 +17,6 @@ from geolearn.chips.formats.files import (
     pair_notes,
     require_pairs,
 )
-from geolearn.chips.formats.rcnn import MaskFile, mask_files, read_instances, unknown_folder_notes
-from geolearn.chips.formats.tiles import ClassifiedWriter, read_class_raster
-from geolearn.chips.formats.writing import ChipFile, check_folders, write_masks
 from geolearn.chips.label import ChipSource, Label, Listing, Task
 from geolearn.classes import ClassInfo, color_classes
 from geolearn.errors import ChipFolderError
@@ -50,9 +48,9 @@ def list_panoptic(folder: Path, metadata: ExportMetadata) -> Listing:
             f'{folder / "labels2"}: none of its folders ({", ".join(list(folders)[:8])}) is named after a class or a '
             f'class value; {EMD_NAME} must list the classes'
         )
-    masks = mask_files({name: files for name, files in folders.items() if name in values}, values)
+    masks = rcnn.mask_files({name: files for name, files in folders.items() if name in values}, values)
     chips = tuple(_chip(name, images[name], labels[name], masks.get(name, ())) for name in names)
-    notes = [*pair_notes(images, labels.keys()), *unknown_folder_notes('labels2', folders, values)]
+    notes = [*pair_notes(images, labels.keys()), *rcnn.unknown_folder_notes('labels2', folders, values)]
     notes += _renamed_notes(metadata.classes, things)
     bare = sum(name not in masks for name in names)
     if bare:
@@ -61,7 +59,7 @@ def list_panoptic(folder: Path, metadata: ExportMetadata) -> Listing:
     return Listing(Task.PANOPTIC, chips, classes, notes=tuple(notes))
 
 
-def _chip(name: str, image: Path, label: Path, files: tuple[MaskFile, ...]) -> ChipSource:
+def _chip(name: str, image: Path, label: Path, files: tuple[rcnn.MaskFile, ...]) -> ChipSource:
     paths = (label, *(path for _, path in files))
     return ChipSource(name, ((image,),), paths, partial(read_panoptic, label, files))
 
@@ -95,7 +93,7 @@ def _renamed_notes(classes: Iterable[ClassInfo], things: Iterable[ClassInfo]) ->
 
 
 def read_panoptic(
-    label: Path, files: tuple[MaskFile, ...], shape: tuple[int, int], unlabelled: tuple[float, ...] = ()
+    label: Path, files: tuple[rcnn.MaskFile, ...], shape: tuple[int, int], unlabelled: tuple[float, ...] = ()
 ) -> Label:
     """Read class values and objects of one chip.
 
@@ -103,11 +101,11 @@ def read_panoptic(
         RasterError: If a file cannot be read.
         ChipFolderError: If a file does not fit the image.
     """
-    classes = read_class_raster(label, shape, unlabelled)
-    return replace(read_instances(files, shape), raster=classes.raster, unlabelled=classes.unlabelled)
+    classes = tiles.read_class_raster(label, shape, unlabelled)
+    return replace(rcnn.read_instances(files, shape), raster=classes.raster, unlabelled=classes.unlabelled)
 
 
-class PanopticWriter(ClassifiedWriter):
+class PanopticWriter(tiles.ClassifiedWriter):
     """``labels/<chip>.tif`` and ``labels2/<class name>/<chip>.tif``; the .emd lists the classes that have objects."""
 
     task = Task.PANOPTIC
@@ -119,12 +117,12 @@ class PanopticWriter(ClassifiedWriter):
 
     def check(self) -> None:
         """Refuse names that are no folder names."""
-        check_folders(self.classes, 'Panoptic_Segmentation')
+        writing.check_folders(self.classes, 'Panoptic_Segmentation')
 
-    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+    def write(self, chip: writing.ChipFile, label: Label) -> tuple[str, ...]:
         """Write class values and numbered objects."""
         self._seen.update(label.class_ids.tolist())
-        return super().write(chip, label) + write_masks(self, 'labels2', chip, label)
+        return super().write(chip, label) + writing.write_masks(self, 'labels2', chip, label)
 
     def emd(self) -> Mapping[str, Any]:
         """Return the classes that have objects."""

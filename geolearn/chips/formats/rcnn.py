@@ -8,6 +8,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata
+from geolearn.chips.formats import tiles, writing
 from geolearn.chips.formats.content import FolderContent
 from geolearn.chips.formats.files import (
     classes_of_folders,
@@ -17,8 +18,6 @@ from geolearn.chips.formats.files import (
     match_class_folders,
     require_pairs,
 )
-from geolearn.chips.formats.tiles import require_shape
-from geolearn.chips.formats.writing import ChipFile, FormatWriter, check_folders, write_masks
 from geolearn.chips.label import ChipSource, Label, Listing, Task, mask_boxes
 from geolearn.chips.meaning.values import refuse_lossy
 from geolearn.errors import ChipFolderError
@@ -128,7 +127,7 @@ def _read_bands(path: Path, shape: tuple[int, int], skipped: list[str]) -> Itera
     """Yield each band as whole numbers, 0 where it has no data; what is left out is added to `skipped`."""
     earlier: list[np.ndarray] = []
     with open_raster(path) as src:
-        require_shape(path, (src.height, src.width), shape)
+        tiles.require_shape(path, (src.height, src.width), shape)
         refuse_lossy(src, str(path))
         for index in src.indexes:
             # a band's own mask is of no use: GDAL takes the fourth of four bytes for opacity
@@ -149,15 +148,15 @@ def _read_bands(path: Path, shape: tuple[int, int], skipped: list[str]) -> Itera
             yield band
 
 
-class RcnnWriter(FormatWriter):
+class RcnnWriter(writing.FormatWriter):
     """``labels/<class name>/<chip>.tif`` for the classes that occur in a chip."""
 
     task = Task.INSTANCES
 
     def check(self) -> None:
         """Refuse names that are no folder names."""
-        check_folders(self.classes, 'RCNN_Masks')
+        writing.check_folders(self.classes, 'RCNN_Masks')
 
-    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+    def write(self, chip: writing.ChipFile, label: Label) -> tuple[str, ...]:
         """Write the numbered objects."""
-        return write_masks(self, 'labels', chip, label)
+        return writing.write_masks(self, 'labels', chip, label)

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+from geolearn import classes, errors
 from geolearn.chips.formats.text_labels import parse_xml, read_text
-from geolearn.classes import ClassInfo, color_classes
-from geolearn.errors import ChipFolderError
 
 Color = tuple[int, int, int]
 
@@ -26,10 +25,10 @@ Style = dict[str, ClassStyle]
 """Styles by class value as text, or by the text that names a class in a vector layer."""
 
 
-def styled_classes(values: Sequence[int], style: Mapping[str, ClassStyle]) -> tuple[ClassInfo, ...]:
+def styled_classes(values: Sequence[int], style: Mapping[str, ClassStyle]) -> tuple[classes.ClassInfo, ...]:
     """Make classes of values, with the names and colors that a style gives them, others by their names."""
     named = [(value, style.get(str(value), ClassStyle())) for value in values]
-    return color_classes([(value, found.name or str(value), found.color) for value, found in named])
+    return classes.color_classes([(value, found.name or str(value), found.color) for value, found in named])
 
 
 def read_raster_style(src: Any, path: object) -> Style:
@@ -54,7 +53,7 @@ def read_raster_style(src: Any, path: object) -> Style:
     if isinstance(path, str | Path) and Path(path).is_file():
         for read, beside in ((_attribute_table, f'{path}.aux.xml'), (_clr, _with(path, '.clr')), (_qml, _qml_of(path))):
             if Path(beside).is_file():
-                with suppress(ChipFolderError):  # a style that cannot be read gives no colors
+                with suppress(errors.ChipFolderError):  # a style that cannot be read gives no colors
                     for value, (name, color) in read(Path(beside)).items():
                         _add(style, value, name, color)
     return style
@@ -69,7 +68,7 @@ def read_vector_style(path: object, field: str | None) -> Style:
     """
     if not isinstance(path, str | Path) or not Path(beside := _qml_of(path)).is_file():
         return {}
-    with suppress(ChipFolderError):
+    with suppress(errors.ChipFolderError):
         return _categories(_read_style(Path(beside)), field)
     return {}
 
@@ -192,7 +191,7 @@ def _read_style(path: Path) -> Element:
     try:
         return parse_xml(text, path)
     except ElementTree.ParseError as error:
-        raise ChipFolderError(f'{path} is not valid XML: {error}') from error
+        raise errors.ChipFolderError(f'{path} is not valid XML: {error}') from error
 
 
 def _whole(text: str) -> str | None:

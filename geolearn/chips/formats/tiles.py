@@ -9,10 +9,8 @@ import numpy as np
 from rasterio.windows import Window
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata
-from geolearn.chips.formats.coco import coco_files
+from geolearn.chips.formats import coco, files, writing
 from geolearn.chips.formats.content import FolderContent, has_class_folders
-from geolearn.chips.formats.files import list_files, list_images, list_subfolders, pair_notes, require_pairs
-from geolearn.chips.formats.writing import ChipFile, FormatWriter, need
 from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, read_no_label
 from geolearn.chips.meaning.values import as_classes, as_numbers, refuse_lossy
 from geolearn.errors import ChipFolderError, RasterError
@@ -40,7 +38,7 @@ def is_export_tiles(content: FolderContent) -> bool:
     """Whether there are images, and nothing that may be meant as labels or classes of them."""
     if len(content.dates) > 1 or content.images.name != 'images' or 0 not in content.image_depths:
         return False
-    return not (content.labels.is_dir() or coco_files(content.root) or has_class_folders(content.images))
+    return not (content.labels.is_dir() or coco.coco_files(content.root) or has_class_folders(content.images))
 
 
 def list_classified_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
@@ -50,11 +48,13 @@ def list_classified_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
         ChipFolderError: If a folder is missing or no image has a label.
     """
     content = FolderContent(folder)
-    images, labels = list_images(content.images), list_files(content.labels)
+    images, labels = files.list_images(content.images), files.list_files(content.labels)
     names = sorted(images.keys() & labels.keys())
-    require_pairs(folder, names, len(images), len(labels), f'{content.labels.name}/000000001.tif')
+    files.require_pairs(folder, names, len(images), len(labels), f'{content.labels.name}/000000001.tif')
     chips = [_raster_chip(name, ((images[name],),), labels[name]) for name in names]
-    return Listing(Task.PIXELS, tuple(chips), metadata.classes or None, notes=tuple(pair_notes(images, labels.keys())))
+    return Listing(
+        Task.PIXELS, tuple(chips), metadata.classes or None, notes=tuple(files.pair_notes(images, labels.keys()))
+    )
 
 
 def list_change_detection(folder: Path, metadata: ExportMetadata) -> Listing:
@@ -67,11 +67,11 @@ def list_change_detection(folder: Path, metadata: ExportMetadata) -> Listing:
     """
     content = FolderContent(folder)
     first, second = (path.name for path in (*content.dates, folder / 'images2')[:2])
-    before, after = list_images(folder / first), list_images(folder / second)
-    labels = list_files(content.labels)
+    before, after = files.list_images(folder / first), files.list_images(folder / second)
+    labels = files.list_files(content.labels)
     pairs = {name: before[name] for name in before.keys() & after.keys()}
     names = sorted(pairs.keys() & labels.keys())
-    require_pairs(
+    files.require_pairs(
         folder, names, len(pairs), len(labels), f'{second}/000000001.tif and {content.labels.name}/000000001.tif'
     )
     chips = [_raster_chip(name, ((before[name],), (after[name],)), labels[name]) for name in names]
@@ -83,7 +83,7 @@ def list_change_detection(folder: Path, metadata: ExportMetadata) -> Listing:
         if lonely:
             count = len(lonely)
             notes.append(f'{count} images of {here}/ have none in {there}/ and were left out, as {min(lonely)}')
-    notes += pair_notes(pairs, labels.keys() - (before.keys() ^ after.keys()))
+    notes += files.pair_notes(pairs, labels.keys() - (before.keys() ^ after.keys()))
     return Listing(Task.CHANGE, tuple(chips), metadata.classes or None, notes=tuple(notes))
 
 
@@ -129,7 +129,7 @@ def require_shape(path: Path, found: tuple[int, ...], shape: tuple[int, int]) ->
         )
 
 
-class ClassifiedWriter(FormatWriter):
+class ClassifiedWriter(writing.FormatWriter):
     """``labels/<chip>.tif`` holds class values, one byte a pixel unless a class needs two.
 
     Unlabelled pixels are 0, or where 0 is a class a value that no class has, declared as NoData.
@@ -139,9 +139,9 @@ class ClassifiedWriter(FormatWriter):
 
     task = Task.PIXELS
 
-    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+    def write(self, chip: writing.ChipFile, label: Label) -> tuple[str, ...]:
         """Write the class values or numbers."""
-        raster = need(label.raster, 'raster', chip)
+        raster = writing.need(label.raster, 'raster', chip)
         if raster.dtype.kind == 'f':
             return (self.write_raster(f'labels/{chip.stem}.tif', raster.astype(np.float32), chip, nodata=np.nan),)
         dtype = np.uint8 if max(self.names, default=0) < 256 else np.uint16
@@ -173,11 +173,11 @@ def list_multitemporal_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
             f'{folder} holds no images2/, and {folder / EMD_NAME} tells of no dates within one file; '
             'add a folder for each date, or "geolearn": {"dates": 3} to the .emd'
         )
-    by_date = [list_images(folder / name) for name in names]
-    labels = list_files(folder / 'labels')
+    by_date = [files.list_images(folder / name) for name in names]
+    labels = files.list_files(folder / 'labels')
     whole = set(by_date[0]).intersection(*by_date)
     chosen = sorted(whole & labels.keys())
-    require_pairs(folder, chosen, len(whole), len(labels), f'{names[-1]}/000000001.tif and labels/000000001.tif')
+    files.require_pairs(folder, chosen, len(whole), len(labels), f'{names[-1]}/000000001.tif and labels/000000001.tif')
     chips = [
         ChipSource(
             name,
@@ -191,13 +191,13 @@ def list_multitemporal_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
     notes = []
     if lonely := every - whole:
         notes.append(f'{len(lonely)} chips lack the image of a date and were left out, the first is {min(lonely)}')
-    notes += pair_notes({name: by_date[0][name] for name in whole}, labels.keys() - lonely)
+    notes += files.pair_notes({name: by_date[0][name] for name in whole}, labels.keys() - lonely)
     return Listing(Task.PIXELS, tuple(chips), metadata.classes or None, notes=tuple(notes))
 
 
 def _date_folders(folder: Path) -> list[str]:
     """Return images, images2, images3 ... as far as they go; a gap is refused."""
-    listed = {path.name for path in list_subfolders(folder)}
+    listed = {path.name for path in files.list_subfolders(folder)}
     numbers = sorted(int(name[6:]) for name in listed if re.fullmatch('images[1-9][0-9]{0,3}', name))
     expected = list(range(2, len(numbers) + 2))
     if numbers != expected:
@@ -239,19 +239,19 @@ def list_export_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
     Raises:
         ChipFolderError: If there is no image.
     """
-    images = list_images(FolderContent(folder).images)
+    images = files.list_images(FolderContent(folder).images)
     chips = tuple(ChipSource(name, ((path,),), (), read_no_label) for name, path in sorted(images.items()))
     unread = [name for name in ('images2', 'labels') if (folder / name).is_dir()]
     return Listing(Task.UNLABELLED, chips, (), notes=tuple(f'{name}/ is not read: these are tiles' for name in unread))
 
 
-class ExportTilesWriter(FormatWriter):
+class ExportTilesWriter(writing.FormatWriter):
     """Images alone, for pretraining and inference."""
 
     task = Task.UNLABELLED
     folders = ('images',)
 
-    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+    def write(self, chip: writing.ChipFile, label: Label) -> tuple[str, ...]:
         """Write nothing."""
         return ()
 

@@ -6,17 +6,8 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.formats import shapes, text_labels, writing
 from geolearn.chips.formats.content import FolderContent
-from geolearn.chips.formats.shapes import Box, box_label
-from geolearn.chips.formats.text_labels import (
-    element_text,
-    list_named_boxes,
-    pair_files,
-    parse_number,
-    read_xml,
-    unknown_class,
-)
-from geolearn.chips.formats.writing import ChipFile, FormatWriter, boxes_of, digits
 from geolearn.chips.label import Label, Listing, Task
 from geolearn.errors import ChipFolderError
 
@@ -37,8 +28,8 @@ def list_voc(folder: Path, metadata: ExportMetadata) -> Listing:
     Raises:
         ChipFolderError: If a folder is missing, no image has an XML file or no class is known.
     """
-    paired = pair_files(folder, '.xml')
-    return list_named_boxes(folder, metadata, paired, voc_names, read_voc)
+    paired = text_labels.pair_files(folder, '.xml')
+    return text_labels.list_named_boxes(folder, metadata, paired, voc_names, read_voc)
 
 
 def voc_names(path: Path) -> Iterator[str]:
@@ -47,8 +38,8 @@ def voc_names(path: Path) -> Iterator[str]:
     Raises:
         ChipFolderError: If the file is no sound XML.
     """
-    for item in read_xml(path, ROOT).iterfind('object'):
-        yield element_text(item, 'name')
+    for item in text_labels.read_xml(path, ROOT).iterfind('object'):
+        yield text_labels.element_text(item, 'name')
 
 
 def read_voc(path: Path, values: Mapping[str, int], shape: tuple[int, int]) -> Label:
@@ -64,29 +55,33 @@ def read_voc(path: Path, values: Mapping[str, int], shape: tuple[int, int]) -> L
     Raises:
         ChipFolderError: If the file is no sound XML, or states another size than the chip's.
     """
-    root = read_xml(path, ROOT)
+    root = text_labels.read_xml(path, ROOT)
     _check_size(root, path, shape)
-    found, boxes, skipped = list[int](), list[Box](), list[str]()
+    found, boxes, skipped = list[int](), list[shapes.Box](), list[str]()
     for item in root.iterfind('object'):
-        name, corners = element_text(item, 'name'), item.find('bndbox')
+        name, corners = text_labels.element_text(item, 'name'), item.find('bndbox')
         if name not in values:
-            skipped.append(unknown_class(name))
+            skipped.append(text_labels.unknown_class(name))
         elif corners is None:
             skipped.append('object without a box')
         else:
             found.append(values[name])
             boxes.append(_box(corners))
-    return box_label(found, boxes, shape, skipped)
+    return shapes.box_label(found, boxes, shape, skipped)
 
 
-def _box(corners: Element) -> Box:
-    left, top, right, bottom = (parse_number(element_text(corners, tag)) for tag in ('xmin', 'ymin', 'xmax', 'ymax'))
+def _box(corners: Element) -> shapes.Box:
+    left, top, right, bottom = (
+        text_labels.parse_number(text_labels.element_text(corners, tag)) for tag in ('xmin', 'ymin', 'xmax', 'ymax')
+    )
     return left, top, right, bottom
 
 
 def _check_size(root: Element, path: Path, shape: tuple[int, int]) -> None:
     """Refuse boxes that were drawn on an image of another size; some programs state 0 x 0, which says nothing."""
-    stated = tuple(parse_number(element_text(root, f'size/{tag}')) for tag in ('height', 'width'))
+    stated = tuple(
+        text_labels.parse_number(text_labels.element_text(root, f'size/{tag}')) for tag in ('height', 'width')
+    )
     if min(stated) > 0 and stated != shape:
         height, width = stated
         raise ChipFolderError(
@@ -95,18 +90,18 @@ def _check_size(root: Element, path: Path, shape: tuple[int, int]) -> None:
         )
 
 
-class VocWriter(FormatWriter):
+class VocWriter(writing.FormatWriter):
     """``labels/<chip>.xml``; a chip without objects gets a file without objects."""
 
     task = Task.OBJECTS
 
-    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+    def write(self, chip: writing.ChipFile, label: Label) -> tuple[str, ...]:
         """Write the boxes."""
-        objects = [(str(value), box) for value, box in boxes_of(label, chip)]
+        objects = [(str(value), box) for value, box in writing.boxes_of(label, chip)]
         return (self.write_text(f'labels/{chip.stem}.xml', annotation(chip, objects)),)
 
 
-def annotation(chip: ChipFile, objects: Iterable[tuple[str, Sequence[float]]]) -> str:
+def annotation(chip: writing.ChipFile, objects: Iterable[tuple[str, Sequence[float]]]) -> str:
     """Return the XML of a chip with named boxes left, top, right, bottom."""
     root = Element('annotation')
     SubElement(root, 'filename').text = chip.file
@@ -119,6 +114,6 @@ def annotation(chip: ChipFile, objects: Iterable[tuple[str, Sequence[float]]]) -
         SubElement(item, 'name').text = name
         corners = SubElement(item, 'bndbox')
         for tag, value in zip(('xmin', 'ymin', 'xmax', 'ymax'), box):
-            SubElement(corners, tag).text = digits(value)
+            SubElement(corners, tag).text = writing.digits(value)
     ElementTree.indent(root)
     return '<?xml version="1.0"?>\n' + ElementTree.tostring(root, encoding='unicode') + '\n'

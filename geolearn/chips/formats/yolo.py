@@ -11,10 +11,8 @@ import numpy as np
 import yaml
 
 from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.formats import shapes, text_labels, writing
 from geolearn.chips.formats.content import FolderContent
-from geolearn.chips.formats.shapes import Box, Polygons, box_label, need_drawing, outline_label
-from geolearn.chips.formats.text_labels import MAX_NUMBER, pair_files, parse_number, read_lines, read_text
-from geolearn.chips.formats.writing import ChipFile, FormatWriter, boxes_of, check_texts
 from geolearn.chips.label import ChipSource, Label, Listing, Task
 from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
@@ -54,7 +52,9 @@ def read_names(folder: Path) -> dict[int, str] | None:
 
 def _lines(path: Path) -> dict[int, str]:
     """Take a name from each line; its place counts, so only empty lines at the end are passed over."""
-    names = [' '.join(line.split()) for line in read_text(path, limit=MAX_NAMES_BYTES).rstrip().splitlines()]
+    names = [
+        ' '.join(line.split()) for line in text_labels.read_text(path, limit=MAX_NAMES_BYTES).rstrip().splitlines()
+    ]
     if '' in names:
         raise ChipFolderError(
             f'{path}, line {names.index("") + 1} is empty; each line must name the class of its place'
@@ -63,7 +63,7 @@ def _lines(path: Path) -> dict[int, str]:
 
 
 def _yaml_names(path: Path) -> dict[int, str]:
-    text = read_text(path, limit=MAX_NAMES_BYTES)
+    text = text_labels.read_text(path, limit=MAX_NAMES_BYTES)
     try:
         # the base loader makes texts only: no objects, and a class called `no` stays one
         content: Any = yaml.load(text, Loader=yaml.BaseLoader)
@@ -122,7 +122,7 @@ def list_yolo(folder: Path, metadata: ExportMetadata) -> Listing:
         ChipFolderError: If a folder is missing, no image has a text file, no class is known, or names are broken.
         MissingExtraError: If all lines are polygons and pycocotools is not installed.
     """
-    pairs, notes = pair_files(folder, '.txt', ignored=('classes',))
+    pairs, notes = text_labels.pair_files(folder, '.txt', ignored=('classes',))
     found, polygons, objects, broken = set[int](), 0, 0, list[ChipFolderError]()
     for pair in pairs:
         try:
@@ -137,7 +137,7 @@ def list_yolo(folder: Path, metadata: ExportMetadata) -> Listing:
         raise broken[0]
     outlined = 0 < polygons == objects
     if outlined:
-        need_drawing()
+        shapes.need_drawing()
     elif polygons:
         notes.append(f'{objects - polygons} of {objects} objects have no outline, so only boxes are used')
     classes = _classes(folder, metadata, found)
@@ -171,11 +171,11 @@ def parse_yolo(path: Path) -> list[Line]:
         ChipFolderError: If the file cannot be read or a line is broken; the message names file and line.
     """
     lines = []
-    for number, words in read_lines(path):
-        columns = [parse_number(word) for word in words]
+    for number, words in text_labels.read_lines(path):
+        columns = [text_labels.parse_number(word) for word in words]
         index, numbers = columns[0], tuple(columns[1:5] if len(columns) == 6 else columns[1:])
         shaped = len(numbers) == 4 or (len(numbers) >= 6 and len(numbers) % 2 == 0)
-        if not (shaped and all(map(isfinite, columns)) and 0 <= index < MAX_NUMBER and index == int(index)):
+        if not (shaped and all(map(isfinite, columns)) and 0 <= index < text_labels.MAX_NUMBER and index == int(index)):
             raise ChipFolderError(
                 f'{path}, line {number}: a class number and 4 fractions (x, y, width, height) or the x, y of three or '
                 f'more corners are needed, found {" ".join(words)[:120]!r}'
@@ -196,14 +196,16 @@ def read_yolo_boxes(path: Path, values: Mapping[int, int], shape: tuple[int, int
         ChipFolderError: If the file cannot be read or a line is broken.
     """
     lines, skipped = _usable(path, values)
-    return box_label([values[line.index] for line in lines], [_box(line, shape) for line in lines], shape, skipped)
+    return shapes.box_label(
+        [values[line.index] for line in lines], [_box(line, shape) for line in lines], shape, skipped
+    )
 
 
 def read_yolo_outlines(path: Path, values: Mapping[int, int], shape: tuple[int, int]) -> Label:
     """Read the outlined objects of a chip; as `read_yolo_boxes`, where a box counts with its corners."""
     lines, skipped = _usable(path, values)
-    objects = [(values[line.index], Polygons((_corners(line, shape).tobytes(),))) for line in lines]
-    return outline_label(objects, shape, skipped)
+    objects = [(values[line.index], shapes.Polygons((_corners(line, shape).tobytes(),))) for line in lines]
+    return shapes.outline_label(objects, shape, skipped)
 
 
 def _usable(path: Path, values: Mapping[int, int]) -> tuple[list[Line], list[str]]:
@@ -218,7 +220,7 @@ def _usable(path: Path, values: Mapping[int, int]) -> tuple[list[Line], list[str
     return lines, skipped
 
 
-def _box(line: Line, shape: tuple[int, int]) -> Box:
+def _box(line: Line, shape: tuple[int, int]) -> shapes.Box:
     corners = _corners(line, shape)
     low, high = (corners.min(axis=0), corners.max(axis=0)) if line.is_polygon else (corners[0], corners[2])
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
@@ -234,21 +236,21 @@ def _corners(line: Line, shape: tuple[int, int]) -> np.ndarray:
     return np.array(numbers, np.float64).reshape(-1, 2) * shape[::-1]
 
 
-class YoloWriter(FormatWriter):
+class YoloWriter(writing.FormatWriter):
     """``labels/<chip>.txt`` with class indices in order of value, and ``classes.txt`` with their names."""
 
     task = Task.OBJECTS
 
     def check(self) -> None:
         """Refuse names that a list of lines cannot hold."""
-        check_texts(self.classes, 'YOLO_rectangles')
+        writing.check_texts(self.classes, 'YOLO_rectangles')
 
-    def write(self, chip: ChipFile, label: Label) -> tuple[str, ...]:
+    def write(self, chip: writing.ChipFile, label: Label) -> tuple[str, ...]:
         """Write the boxes."""
         index = {value: position for position, value in enumerate(sorted(self.names))}
         height, width = chip.shape
         lines = []
-        for value, (left, top, right, bottom) in boxes_of(label, chip):
+        for value, (left, top, right, bottom) in writing.boxes_of(label, chip):
             numbers = (
                 (left + right) / 2 / width,
                 (top + bottom) / 2 / height,

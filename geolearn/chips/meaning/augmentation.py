@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 
+from geolearn import batch, errors
 from geolearn.augment import Augmentation, BatchTransform, cloud_brightness
 from geolearn.bands import Band
-from geolearn.batch import Batch, Objects
 from geolearn.chips.label import Task
 from geolearn.chips.meaning.classes import RASTER_TASKS
-from geolearn.errors import ChipFolderError
 from geolearn.statistics import BandStatistics
 
 Transforms = BatchTransform | Mapping[str, Any] | bool | None
@@ -80,11 +79,11 @@ def choose_transform(
         transform = Augmentation(**(known | options))
         transform(_example(task, len(bands), class_count, dates), torch.Generator().manual_seed(0))
     except (TypeError, ValueError) as error:
-        raise ChipFolderError(f'transforms={dict(options)!r} does not fit: {error}') from error
+        raise errors.ChipFolderError(f'transforms={dict(options)!r} does not fit: {error}') from error
     return transform
 
 
-def _example(task: Task, band_count: int, class_count: int, dates: int) -> Batch:
+def _example(task: Task, band_count: int, class_count: int, dates: int) -> batch.Batch:
     """Return two images of nothing with the labels of a task."""
     side = 8
     images = torch.zeros((2, dates, band_count, side, side) if dates > 1 else (2, band_count, side, side))
@@ -92,10 +91,10 @@ def _example(task: Task, band_count: int, class_count: int, dates: int) -> Batch
     objects = labels = None
     if task in (Task.OBJECTS, Task.INSTANCES, Task.PANOPTIC):
         outlines = None if task == Task.OBJECTS else torch.zeros(0, side, side, dtype=torch.bool)
-        objects = (Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), outlines),) * 2
+        objects = (batch.Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), outlines),) * 2
     elif task == Task.LABEL:
         labels = torch.zeros(2, dtype=torch.int64)
     elif task == Task.LABELS:
         labels = torch.zeros(2, class_count)
     values = torch.zeros(2, side, side) if task == Task.REGRESSION else None
-    return Batch(images, masks, objects, labels, regression_targets=values)
+    return batch.Batch(images, masks, objects, labels, regression_targets=values)

@@ -6,18 +6,16 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from geolearn import errors, statistics
 from geolearn.bands import Band, get_bands, is_placeholder, match_bands, resolve_bands, unique_names
-from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.label import Listing
-from geolearn.errors import BandError, ChipFolderError
+from geolearn.chips import emd, label
 from geolearn.raster import open_raster, raster_bands, tag_wavelengths_um
-from geolearn.statistics import BandStatistics
 
 BandChoice = str | Sequence[str | Band] | None
 
 
 def name_bands(
-    given: BandChoice, metadata: ExportMetadata, listing: Listing, first: Path, count: int
+    given: BandChoice, metadata: emd.ExportMetadata, listing: label.Listing, first: Path, count: int
 ) -> tuple[Band, ...]:
     """Name every band of the chips: as given, else by the format or the .emd, else by the chips' own metadata.
 
@@ -36,12 +34,12 @@ def name_bands(
     if given is not None:
         bands = _given_bands(given, metadata)
         if len(bands) != count:
-            raise BandError(f'bands= names {len(bands)} bands but the chips hold {count} ({first})')
+            raise errors.BandError(f'bands= names {len(bands)} bands but the chips hold {count} ({first})')
         return bands
     if listing.band_names is not None and len(listing.band_names) == count:
         return resolve_bands(unique_names(listing.band_names), sensor=listing.sensor)
     if metadata.band_count is not None and metadata.band_count != count:
-        raise ChipFolderError(
+        raise errors.ChipFolderError(
             f'the .emd describes {metadata.band_count} bands but the chips hold {count} ({first}); '
             'export them again, or pass bands= with the name of each band'
         )
@@ -58,7 +56,7 @@ def _of_one_date(bands: tuple[Band, ...], stated: Sequence[str], count: int, fir
     """Return the bands of the first date in an image that holds several."""
     names = [name or band.name for name, band in zip(stated, bands[:count])]
     if len(bands) > count and len(set(names)) < count:
-        raise ChipFolderError(
+        raise errors.ChipFolderError(
             f'{first} names the {count} bands of its first date {names}, some of them twice; '
             'the bands of one date must lie together'
         )
@@ -93,11 +91,11 @@ def _fitting(values: tuple[float | None, ...] | None, count: int) -> tuple[float
     return values if values is not None and len(values) == count else None
 
 
-def _given_bands(given: str | Sequence[str | Band], metadata: ExportMetadata) -> tuple[Band, ...]:
+def _given_bands(given: str | Sequence[str | Band], metadata: emd.ExportMetadata) -> tuple[Band, ...]:
     if isinstance(given, str):
         return get_bands(given)
     if not isinstance(given, Sequence) or not all(isinstance(band, str | Band) for band in given):
-        raise BandError(
+        raise errors.BandError(
             f"bands must be a sensor such as 'sentinel2_l2a', or a name or Band for each band; got {given!r}"
         )
     resolved = resolve_bands([b.name if isinstance(b, Band) else b for b in given], sensor=metadata.sensor)
@@ -113,23 +111,25 @@ def choose_bands(bands: Sequence[Band], wanted: Sequence[str | int] | None) -> l
     if wanted is None:
         return list(range(len(bands)))
     if isinstance(wanted, str | Integral):
-        raise BandError(f'extract_bands is {wanted!r}; pass a list, such as [{wanted!r}]')
+        raise errors.BandError(f'extract_bands is {wanted!r}; pass a list, such as [{wanted!r}]')
     indexes = []
     for item in wanted:
         if isinstance(item, str):
             indexes.extend(match_bands(bands, resolve_bands([item])))
         elif not isinstance(item, Integral) or isinstance(item, bool):
-            raise BandError(f'extract_bands holds {item!r}; a band is chosen by its name or 0-based index')
+            raise errors.BandError(f'extract_bands holds {item!r}; a band is chosen by its name or 0-based index')
         elif 0 <= item < len(bands):
             indexes.append(int(item))
         else:
-            raise BandError(f'extract_bands holds {item}, but the chips have bands 0..{len(bands) - 1}')
+            raise errors.BandError(f'extract_bands holds {item}, but the chips have bands 0..{len(bands) - 1}')
     if len(set(indexes)) < len(indexes) or not indexes:
-        raise BandError(f'extract_bands={list(wanted)} must name at least one band, each once')
+        raise errors.BandError(f'extract_bands={list(wanted)} must name at least one band, each once')
     return indexes
 
 
-def choose_statistics(found: BandStatistics | None, counted: BandStatistics) -> tuple[BandStatistics, str]:
+def choose_statistics(
+    found: statistics.BandStatistics | None, counted: statistics.BandStatistics
+) -> tuple[statistics.BandStatistics, str]:
     """Take the .emd's statistics if they fit the chips, else those counted from the pixels; say which."""
     if found is None:
         return counted, 'statistics counted from the chips: the .emd has none that can be true'

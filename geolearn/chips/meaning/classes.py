@@ -6,24 +6,15 @@ from numbers import Integral
 
 import numpy as np
 
+from geolearn import classes, errors
 from geolearn.chips.formats.styles import ClassStyle, styled_classes
 from geolearn.chips.label import Task
 from geolearn.chips.packing.table import ChipTable
 from geolearn.chips.splits.split import Split
-from geolearn.classes import (
-    IGNORE_INDEX,
-    MAX_CLASSES,
-    UNLABELLED,
-    ClassInfo,
-    choose_color,
-    index_table,
-    named_color,
-)
-from geolearn.errors import ChipFolderError
 
 RASTER_TASKS = frozenset({Task.PIXELS, Task.CHANGE, Task.PANOPTIC})
 
-NO_CHANGE = ClassInfo(0, 'NoChange', (0, 0, 0))
+NO_CHANGE = classes.ClassInfo(0, 'NoChange', (0, 0, 0))
 
 MAX_OBJECT_CLASSES = 2**15 - 1
 
@@ -34,13 +25,15 @@ def check_mapping(renamed: Mapping[int, str]) -> None:
     """Raise ChipFolderError unless `renamed` goes from label values to names."""
     hint = "class_mapping is {value: name}, such as {1: 'water', 2: 'forest'}"
     if not isinstance(renamed, Mapping):
-        raise ChipFolderError(f'{hint}; got {renamed!r}')
+        raise errors.ChipFolderError(f'{hint}; got {renamed!r}')
     for value, name in renamed.items():
         if not str(value).strip().isdecimal() or not isinstance(name, str) or not name.strip():
-            raise ChipFolderError(f'{hint}; got {value!r}: {name!r}')
+            raise errors.ChipFolderError(f'{hint}; got {value!r}: {name!r}')
 
 
-def unite_classes(lists: Mapping[str, Sequence[ClassInfo]], renamed: Mapping[int, str]) -> tuple[ClassInfo, ...]:
+def unite_classes(
+    lists: Mapping[str, Sequence[classes.ClassInfo]], renamed: Mapping[int, str]
+) -> tuple[classes.ClassInfo, ...]:
     """Unite the classes of several folders by value.
 
     Args:
@@ -50,7 +43,7 @@ def unite_classes(lists: Mapping[str, Sequence[ClassInfo]], renamed: Mapping[int
     Raises:
         ChipFolderError: If folders call one value by different names and `renamed` does not settle it.
     """
-    united: dict[int, ClassInfo] = {}
+    united: dict[int, classes.ClassInfo] = {}
     homes: dict[int, str] = {}
     settled = {int(value) for value in renamed}
     for folder, infos in lists.items():
@@ -58,24 +51,27 @@ def unite_classes(lists: Mapping[str, Sequence[ClassInfo]], renamed: Mapping[int
             known = united.setdefault(info.value, info)
             home = homes.setdefault(info.value, folder)
             if known.name != info.name and info.value not in settled:
-                raise ChipFolderError(
+                raise errors.ChipFolderError(
                     f'label value {info.value} is {known.name!r} in {home} but {info.name!r} in {folder}; '
                     f'pass class_mapping={{{info.value}: ...}} with its name if both mean the same'
                 )
     return tuple(united.values())
 
 
-def list_found(task: Task, counts: Mapping[int, int], style: Mapping[str, ClassStyle]) -> tuple[ClassInfo, ...]:
+def list_found(task: Task, counts: Mapping[int, int], style: Mapping[str, ClassStyle]) -> tuple[classes.ClassInfo, ...]:
     """Make classes of the values that label rasters hold, where nothing lists them; a style names and colors them."""
     found = sorted(value for value in counts if value)
     if task == Task.CHANGE:
-        return (NO_CHANGE, *(ClassInfo(value, 'Change', (255, 0, 0)) for value in found[-1:]))
+        return (NO_CHANGE, *(classes.ClassInfo(value, 'Change', (255, 0, 0)) for value in found[-1:]))
     named = [0] if '0' in style and style['0'].name and 0 in counts else []
     return styled_classes(named + found, style)
 
 
 def ignored_values(
-    given: Sequence[int | str], listed: Sequence[ClassInfo], renamed: Mapping[int, str], counts: Mapping[int, int]
+    given: Sequence[int | str],
+    listed: Sequence[classes.ClassInfo],
+    renamed: Mapping[int, str],
+    counts: Mapping[int, int],
 ) -> tuple[int, ...]:
     """Return the label values to leave out, given as values or class names, in ascending order.
 
@@ -83,9 +79,9 @@ def ignored_values(
         ChipFolderError: If neither .emd nor labels hold one, or `given` is no list.
     """
     if isinstance(given, str) or not isinstance(given, Iterable):
-        raise ChipFolderError(f'ignore_classes is {given!r}; pass a list, such as [{given!r}]')
+        raise errors.ChipFolderError(f'ignore_classes is {given!r}; pass a list, such as [{given!r}]')
     names = {info.value: info.name for info in listed} | {int(value): name for value, name in renamed.items()}
-    by_name = {name: value for value, name in [(0, UNLABELLED.name), *names.items()]}
+    by_name = {name: value for value, name in [(0, classes.UNLABELLED.name), *names.items()]}
     values: set[int] = set()
     for item in given:
         value = by_name.get(item) if isinstance(item, str) else item
@@ -95,7 +91,9 @@ def ignored_values(
             or (value and value not in names and value not in counts)
         ):
             known = [f'{v} ({names[v]})' if v in names else str(v) for v in sorted({*names, *counts})]
-            raise ChipFolderError(f'ignore_classes holds {item!r}, which neither .emd nor labels hold: {_few(known)}')
+            raise errors.ChipFolderError(
+                f'ignore_classes holds {item!r}, which neither .emd nor labels hold: {_few(known)}'
+            )
         values.add(int(value))
     return tuple(sorted(values))
 
@@ -107,12 +105,12 @@ def _few(texts: Sequence[str]) -> str:
 
 def choose_classes(
     task: Task,
-    listed: Sequence[ClassInfo],
+    listed: Sequence[classes.ClassInfo],
     renamed: Mapping[int, str],
     ignored: Sequence[int],
     counts: Mapping[int, int],
     find_chip: Callable[[int], str],
-) -> tuple[ClassInfo, ...]:
+) -> tuple[classes.ClassInfo, ...]:
     """Return the classes to train, in the order listed; value 0 of a class raster comes first where it is trained.
 
     Args:
@@ -131,83 +129,85 @@ def choose_classes(
     for value, name in names.items():
         if value not in infos:
             if value not in counts:
-                raise ChipFolderError(
+                raise errors.ChipFolderError(
                     f'class_mapping names value {value}, which neither .emd nor labels hold: '
                     f'{_few(list(map(str, sorted(infos))))}'
                 )
-            infos[value] = ClassInfo(
-                value, name, choose_color(name, len(infos), {info.color for info in infos.values()})
+            infos[value] = classes.ClassInfo(
+                value, name, classes.choose_color(name, len(infos), {info.color for info in infos.values()})
             )
     listing = _few(list(map(str, sorted(infos))))
     unknown = sorted(set(counts) - set(infos) - {0, *ignored})
     if unknown and not _is_all_change(task, listed):
-        raise ChipFolderError(
+        raise errors.ChipFolderError(
             f'labels hold values {unknown[:10]} that are no class ({listing}), first in {find_chip(unknown[0])}; '
             f'name them with class_mapping= or leave them out with ignore_classes='
         )
     if task in RASTER_TASKS and (0 in counts or 0 in infos):
-        infos = {0: infos.get(0, NO_CHANGE if task == Task.CHANGE else UNLABELLED)} | infos
+        infos = {0: infos.get(0, NO_CHANGE if task == Task.CHANGE else classes.UNLABELLED)} | infos
     trained = tuple(info for info in infos.values() if info.value not in ignored)
     check_trainable(task, trained)
     _check_names(trained)
     return trained
 
 
-def _renamed(info: ClassInfo, name: str | None) -> ClassInfo:
+def _renamed(info: classes.ClassInfo, name: str | None) -> classes.ClassInfo:
     """Give a class another name; a class that was called by its value alone takes the usual color of the name."""
     if name is None or name == info.name:
         return info
-    usual = named_color(name) if info.name == str(info.value) else None
+    usual = classes.named_color(name) if info.name == str(info.value) else None
     return replace(info, name=name, color=usual or info.color)
 
 
-def _check_names(infos: Iterable[ClassInfo]) -> None:
+def _check_names(infos: Iterable[classes.ClassInfo]) -> None:
     homes: dict[str, int] = {}
     for info in infos:
         other = homes.setdefault(info.name, info.value)
         if other != info.value:
-            raise ChipFolderError(
+            raise errors.ChipFolderError(
                 f'label values {other} and {info.value} are both called {info.name!r}, and classes are not merged; '
                 f'pass class_mapping={{{other}: ..., {info.value}: ...}} with a name for each'
             )
 
 
-def _is_all_change(task: Task, listed: Sequence[ClassInfo]) -> bool:
+def _is_all_change(task: Task, listed: Sequence[classes.ClassInfo]) -> bool:
     """Whether any value but 0 means change, as in ArcGIS: one class at most is listed beside NoChange."""
     return task == Task.CHANGE and sum(info.value != 0 for info in listed) <= 1
 
 
-def check_trainable(task: Task, infos: Sequence[ClassInfo]) -> None:
+def check_trainable(task: Task, infos: Sequence[classes.ClassInfo]) -> None:
     """Raise ChipFolderError unless enough classes are left, two to tell apart or one to find, and not too many."""
     fewest = _FEWEST.get(task, 1)
-    most = MAX_CLASSES if task in RASTER_TASKS else MAX_OBJECT_CLASSES
+    most = classes.MAX_CLASSES if task in RASTER_TASKS else MAX_OBJECT_CLASSES
     if len(infos) > most:
-        raise ChipFolderError(f'found {len(infos)} classes, but at most {most} can be trained; merge some')
+        raise errors.ChipFolderError(f'found {len(infos)} classes, but at most {most} can be trained; merge some')
     if len(infos) < fewest:
         named = ', '.join(info.name for info in infos) or 'none'
         needed = 'at least two classes are needed to tell apart' if fewest > 1 else 'at least one class is needed'
-        raise ChipFolderError(f'{needed}, found {len(infos)}: {named}')
+        raise errors.ChipFolderError(f'{needed}, found {len(infos)}: {named}')
 
 
-def make_table(task: Task, infos: Sequence[ClassInfo], ignored: Iterable[int], counts: Mapping[int, int]) -> np.ndarray:
+def make_table(
+    task: Task, infos: Sequence[classes.ClassInfo], ignored: Iterable[int], counts: Mapping[int, int]
+) -> np.ndarray:
     """Return the int64 lookup from label value to class index; what takes no part is `ignored_index(task)`."""
     if task in RASTER_TASKS:
-        table = index_table(infos, ignored)
+        table = classes.index_table(infos, ignored)
         if _is_all_change(task, infos):
-            change = next((index for index, info in enumerate(infos) if info.value), IGNORE_INDEX)
+            change = next((index for index, info in enumerate(infos) if info.value), classes.IGNORE_INDEX)
             for value in counts:
                 table[value] = change if value and value not in set(ignored) else table[value]
     else:
-        table = index_table(infos, ignored, max_classes=MAX_OBJECT_CLASSES, ignored_index=ignored_index(task))
+        table = classes.index_table(infos, ignored, max_classes=MAX_OBJECT_CLASSES, ignored_index=ignored_index(task))
     return table.astype(np.int64)
 
 
 def ignored_index(task: Task) -> int:
     """Return what the table of a task holds for values that take no part."""
-    return IGNORE_INDEX if task in RASTER_TASKS else -1
+    return classes.IGNORE_INDEX if task in RASTER_TASKS else -1
 
 
-def part_notes(table: ChipTable, infos: Sequence[ClassInfo], split: Split, *, stratified: bool) -> list[str]:
+def part_notes(table: ChipTable, infos: Sequence[classes.ClassInfo], split: Split, *, stratified: bool) -> list[str]:
     """Say which classes are in no training or in no validation chip, as they cannot be learned or measured.
 
     Args:
@@ -240,23 +240,23 @@ DOMINANT = 0.5
 """Share of pixels from which class `UNLABELLED` is warned of at once: labels are sparse then."""
 
 
-def unlabelled_warning(infos: Sequence[ClassInfo], counts: Mapping[int, int]) -> str | None:
+def unlabelled_warning(infos: Sequence[classes.ClassInfo], counts: Mapping[int, int]) -> str | None:
     """Return what to warn of where most pixels are trained as class `UNLABELLED`, or None."""
     total = sum(counts.values())
-    if UNLABELLED not in infos or not total or counts.get(0, 0) / total < DOMINANT:
+    if classes.UNLABELLED not in infos or not total or counts.get(0, 0) / total < DOMINANT:
         return None
     return (
-        f'label value 0 covers {counts[0] / total:.1%} of pixels and is trained as class {UNLABELLED.name!r}; '
+        f'label value 0 covers {counts[0] / total:.1%} of pixels and is trained as class {classes.UNLABELLED.name!r}; '
         'pass ignore_classes=[0] if it means unlabelled'
     )
 
 
-def class_notes(task: Task, infos: Sequence[ClassInfo], counts: Mapping[int, int]) -> list[str]:
+def class_notes(task: Task, infos: Sequence[classes.ClassInfo], counts: Mapping[int, int]) -> list[str]:
     """Tell about value 0 and about classes that do not occur."""
     notes, total = [], sum(counts.values())
-    if any(info == UNLABELLED for info in infos):
+    if any(info == classes.UNLABELLED for info in infos):
         notes.append(
-            f'label value 0 ({counts[0] / total:.1%} of pixels) is trained as class {UNLABELLED.name!r}; '
+            f'label value 0 ({counts[0] / total:.1%} of pixels) is trained as class {classes.UNLABELLED.name!r}; '
             'pass ignore_classes=[0] if it means unlabelled'
         )
     empty = [info.name for info in infos if not counts.get(info.value)]

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geolearn import errors, units
 from geolearn.bands import Band
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.meaning.bands import BandChoice, choose_bands, choose_statistics
-from geolearn.chips.packing.collection import Collection
-from geolearn.chips.packing.read_chip import recount
+from geolearn.chips.packing import collection, read_chip
 from geolearn.chips.packing.table import ChipTable
-from geolearn.errors import ChipFolderError
 from geolearn.normalize import Normalize, check_normalize, zero_range_bands, zero_range_note
 from geolearn.statistics import BandStatistics, Percentiles
-from geolearn.units import radar_note, radar_scale, reflectance_note, reflectance_scale
 
 log = logging.getLogger('geolearn')
 
@@ -39,7 +37,7 @@ class ChosenInput:
 
 
 def choose_input(
-    chips: Collection, given: BandChoice, wanted: Sequence[str | int] | None, normalize: Normalize
+    chips: collection.Collection, given: BandChoice, wanted: Sequence[str | int] | None, normalize: Normalize
 ) -> ChosenInput:
     """Name the bands, choose among them, and drop those that hold a single value.
 
@@ -52,24 +50,26 @@ def choose_input(
     indexes, notes = _without_empty(chips, bands, choose_bands(bands, wanted), named=wanted is not None)
     if wanted is None and len(indexes) < len(bands):
         normalize = _without_flat(normalize, indexes, len(bands))
-    table = recount(chips.store, _channels(chips, indexes))
+    table = read_chip.recount(chips.store, _channels(chips, indexes))
     counted = table.pooled(range(len(table)), indexes)
     if not len(counted.count):
-        raise ChipFolderError(f'all pixels of {len(table)} chips are NoData; nothing can be learned from {folder}')
+        raise errors.ChipFolderError(
+            f'all pixels of {len(table)} chips are NoData; nothing can be learned from {folder}'
+        )
     statistics, source = _stated_or(counted.result(), chips, indexes)
     notes.append(source)
     flat = zero_range_bands(statistics)
     if flat:
         note = zero_range_note(statistics, [bands[index] for index in indexes])
         if len(flat) == len(indexes):
-            raise ChipFolderError(f'{note}; nothing can be learned from {folder}')
+            raise errors.ChipFolderError(f'{note}; nothing can be learned from {folder}')
         log.warning(note)
         notes.append(str(note))
         kept = [position for position in range(len(indexes)) if position not in flat]
         normalize = _without_flat(normalize, kept, len(indexes))
         statistics, indexes = statistics.select(kept), [indexes[position] for position in kept]
         # pixels that only the dropped bands marked as NoData count now
-        table = recount(chips.store, _channels(chips, indexes))
+        table = read_chip.recount(chips.store, _channels(chips, indexes))
     selected = tuple(bands[index] for index in indexes)
     check_normalize(normalize, len(selected))
     percentiles = table.percentiles(indexes)
@@ -94,7 +94,7 @@ def _without_flat(normalize: Normalize, kept: Sequence[int], count: int) -> Norm
     return [means[position] for position in kept], [stds[position] for position in kept]
 
 
-def _stated_or(counted: BandStatistics, chips: Collection, indexes: list[int]) -> tuple[BandStatistics, str]:
+def _stated_or(counted: BandStatistics, chips: collection.Collection, indexes: list[int]) -> tuple[BandStatistics, str]:
     """Return the .emd's statistics of some bands where those of all bands fit the pixels, else what was counted."""
     table = chips.table
     if len(chips.folders) > 1 or table.dates > 1 or chips.metadata == ExportMetadata.empty():
@@ -104,13 +104,13 @@ def _stated_or(counted: BandStatistics, chips: Collection, indexes: list[int]) -
     return (stated.select(indexes), source) if stated is chips.metadata.statistics else (counted, source)
 
 
-def _channels(chips: Collection, indexes: Sequence[int]) -> tuple[int, ...]:
+def _channels(chips: collection.Collection, indexes: Sequence[int]) -> tuple[int, ...]:
     """Return the channels of some bands on every date."""
     return tuple(date * chips.table.band_count + index for date in range(chips.table.dates) for index in indexes)
 
 
 def _without_empty(
-    chips: Collection, bands: Sequence[Band], indexes: list[int], *, named: bool
+    chips: collection.Collection, bands: Sequence[Band], indexes: list[int], *, named: bool
 ) -> tuple[list[int], list[str]]:
     """Leave out bands that are tagged as bad, unless the user named them, and those that are NoData everywhere.
 
@@ -122,7 +122,7 @@ def _without_empty(
     notes = [
         f'band {bands[index].name!r} is tagged as bad (bbl = 0) and is left out' for index in bad if kept != indexes
     ]
-    table = recount(chips.store, _channels(chips, kept))
+    table = read_chip.recount(chips.store, _channels(chips, kept))
     if not len(table.pooled(range(len(table)), kept).count):
         valid = _valid_counts(chips)
         full = [index for index in kept if valid[index]]
@@ -135,7 +135,7 @@ def _without_empty(
     return kept, notes
 
 
-def _valid_counts(chips: Collection) -> np.ndarray:
+def _valid_counts(chips: collection.Collection) -> np.ndarray:
     """Return how many pixels of each band (bands,) hold data on some date, whatever the other bands hold."""
     table = chips.table
     counts = np.zeros(table.band_count, np.int64)
@@ -149,6 +149,6 @@ def _valid_counts(chips: Collection) -> np.ndarray:
 
 
 def _unit_notes(percentiles: Percentiles, bands: Sequence[Band], dtype: str) -> list[str]:
-    radar = radar_note(radar_scale(percentiles, bands, dtype=dtype), bands)
-    optical = reflectance_note(reflectance_scale(percentiles, bands, dtype=dtype))
+    radar = units.radar_note(units.radar_scale(percentiles, bands, dtype=dtype), bands)
+    optical = units.reflectance_note(units.reflectance_scale(percentiles, bands, dtype=dtype))
     return [note for note in (radar, optical) if note]

@@ -8,28 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
+from geolearn import errors, units
 from geolearn.bands import Band
-from geolearn.chips.emd import ExportMetadata
+from geolearn.chips import emd, label
 from geolearn.chips.formats import OpenedFolder, open_chips
 from geolearn.chips.formats.styles import ClassStyle, read_raster_style
-from geolearn.chips.label import ChipSource, Target, Task
 from geolearn.chips.meaning.bands import BandChoice, bad_bands, name_bands, scaling_note
 from geolearn.chips.meaning.classes import unite_classes
 from geolearn.chips.packing.read_chip import ChipStore
 from geolearn.chips.packing.store import JoinedChips, open_store
 from geolearn.chips.packing.table import ChipTable
 from geolearn.classes import ClassInfo
-from geolearn.errors import ChipFolderError, RasterError
 from geolearn.raster import open_raster
-from geolearn.units import (
-    RadarScale,
-    UnitsComparison,
-    check_radar_scales,
-    compare_units,
-    likely_percentiles,
-    radar_scale,
-    reflectance_scale,
-)
 
 
 @dataclass(frozen=True)
@@ -41,7 +31,7 @@ class OpenChips:
     notes: tuple[str, ...]
 
     @property
-    def first(self) -> ChipSource:
+    def first(self) -> label.ChipSource:
         """The first chip that could be read."""
         wanted = self.store.table.names[0]
         return next(source for source in self.opened.listing.chips if source.name == wanted)
@@ -65,12 +55,12 @@ class Collection:
         return self.store.table
 
     @property
-    def task(self) -> Task:
+    def task(self) -> label.Task:
         """Task of the labels."""
         return self.folders[0].opened.listing.task
 
     @property
-    def metadata(self) -> ExportMetadata:
+    def metadata(self) -> emd.ExportMetadata:
         """The first folder's .emd."""
         return self.folders[0].opened.metadata
 
@@ -118,7 +108,7 @@ class Collection:
         try:
             with open_raster(labels[0]) as src:
                 return read_raster_style(src, labels[0])
-        except RasterError:
+        except errors.RasterError:
             return {}
 
     def name_bands(self, given: BandChoice) -> tuple[Band, ...]:
@@ -134,7 +124,7 @@ class Collection:
         ]
         for bands, part in zip(named, self.folders):
             if [band.name for band in bands] != [band.name for band in named[0]]:
-                raise ChipFolderError(
+                raise errors.ChipFolderError(
                     f'{self.folders[0].opened.folder} names its bands {[band.name for band in named[0]]} but '
                     f'{part.opened.folder} {[band.name for band in bands]}; pass bands= if they are the same'
                 )
@@ -145,32 +135,32 @@ class Collection:
         """Refuse folders whose pixels are in units known to differ, such as decibels and linear power."""
         if len(self.folders) == 1:
             return
-        radar: dict[str, RadarScale | None] = {}
+        radar: dict[str, units.RadarScale | None] = {}
         scales: dict[int, Path] = {}
-        others: dict[Path, UnitsComparison] = {}
+        others: dict[Path, units.UnitsComparison] = {}
         first = self.folders[0].store.table.statistics()
         for part in self.folders:
             table = part.store.table
             found = table.percentiles()
             if found is None:
                 continue
-            radar[str(part.opened.folder)] = radar_scale(found, bands, dtype=table.dtype)
-            scale = reflectance_scale(found, bands, dtype=table.dtype)
+            radar[str(part.opened.folder)] = units.radar_scale(found, bands, dtype=table.dtype)
+            scale = units.reflectance_scale(found, bands, dtype=table.dtype)
             if scale in (1, 1000, 10_000):
                 scales.setdefault(scale, part.opened.folder)
-            comparison = compare_units(found, first, bands) if first.mean else None
+            comparison = units.compare_units(found, first, bands) if first.mean else None
             if comparison is not None and comparison.far and not any(band.is_radar for band in bands):
                 others[part.opened.folder] = comparison
-        check_radar_scales(radar)
+        units.check_radar_scales(radar)
         if len(scales) > 1:
             words = {1: 'as fractions of 1', 1000: 'as thousands (x 1000)', 10_000: 'as thousands (x 10000)'}
             one, other = sorted(scales)[:2]
-            raise ChipFolderError(
+            raise errors.ChipFolderError(
                 f'{scales[one]} holds reflectance {words[one]} but {scales[other]} {words[other]}; '
                 'bring them to one scale first'
             )
         for folder, comparison in others.items():
-            raise ChipFolderError(
+            raise errors.ChipFolderError(
                 f'{folder} is in other units than {self.folders[0].opened.folder}: medians {comparison.table}. '
                 f'Bring them to one scale first{f" ({comparison.hint})" if comparison.hint else ""}'
             )
@@ -216,7 +206,7 @@ def open_collection(
     dataset_type: str | None,
     *,
     pack: bool,
-    target: Target | None = None,
+    target: label.Target | None = None,
     nodata: Sequence[float] = (),
     unlabelled: Sequence[float] = (),
 ) -> Collection:
@@ -234,7 +224,7 @@ def open_collection(
         ChipFolderError: If one is no chip folder, or they do not fit together.
     """
     if not paths:
-        raise ChipFolderError('path is an empty list; pass at least one chip folder')
+        raise errors.ChipFolderError('path is an empty list; pass at least one chip folder')
     listed = [
         path.opened
         if isinstance(path, GivenChips)
@@ -260,10 +250,10 @@ def _check_alike(listed: Sequence[OpenedFolder]) -> None:
     seen, first = set[Path](), listed[0]
     for opened in listed:
         if opened.folder.resolve() in seen:
-            raise ChipFolderError(f'{opened.folder} is given twice; its chips would count twice')
+            raise errors.ChipFolderError(f'{opened.folder} is given twice; its chips would count twice')
         seen.add(opened.folder.resolve())
         if opened.listing.task != first.listing.task:
-            raise ChipFolderError(
+            raise errors.ChipFolderError(
                 f'{first.folder} is of type {first.dataset_type} but {opened.folder} {opened.dataset_type} '
                 f'(labels are of task {first.listing.task} and {opened.listing.task}); folders must be of one type'
             )
@@ -274,16 +264,16 @@ def _check_fit(first: OpenChips, other: OpenChips) -> None:
     a, b = first.store.table, other.store.table
     if (a.band_count, a.dates) != (b.band_count, b.dates):
         dates = '' if a.dates == b.dates else f' of {a.dates} and {b.dates} dates'
-        raise ChipFolderError(
+        raise errors.ChipFolderError(
             f'{here.folder} holds {a.band_count} bands and {there.folder} {b.band_count}{dates}; '
             'folders must have the same'
         )
     one, two = a.statistics(), b.statistics()
     if a.dtype != b.dtype and one.mean and two.mean:
         unnamed = [Band(f'band {i}') for i in range(a.band_count)]
-        comparison = compare_units(likely_percentiles(two), one, unnamed)
+        comparison = units.compare_units(units.likely_percentiles(two), one, unnamed)
         if comparison.far:
-            raise ChipFolderError(
+            raise errors.ChipFolderError(
                 f'{here.folder} holds {a.dtype} pixels and {there.folder} {b.dtype}, in other units; '
                 f'bring them to one scale first\n{comparison.table}'
             )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import platformdirs
 
+from geolearn import errors, parallel, progress
 from geolearn.chips.label import ChipSource, Listing, Task
 from geolearn.chips.packing.pack import Pack, PackWriter, Places
 from geolearn.chips.packing.read_chip import (
@@ -28,10 +29,7 @@ from geolearn.chips.packing.read_chip import (
     samples_of,
 )
 from geolearn.chips.packing.table import ChipTable, join_tables
-from geolearn.errors import ChipFolderError
 from geolearn.files import atomic_write
-from geolearn.parallel import WORKERS, can_fork, workers
-from geolearn.progress import ProgressBar
 from geolearn.raster import many_files
 
 CACHE_VARIABLE = 'GEOLEARN_CACHE'
@@ -149,7 +147,7 @@ class DirectChips:
         found = (str(chip.pixels.dtype), *chip.pixels.shape)
         known = (table.dtype, table.channels, *table.shapes[position].tolist())
         if found != known:
-            raise ChipFolderError(
+            raise errors.ChipFolderError(
                 f'{source.image} has changed: it held {_kind_text(known)} and now holds {_kind_text(found)}; '
                 'prepare the data again'
             )
@@ -200,13 +198,13 @@ def open_store(folder: Path, dataset_type: str, listing: Listing, *, pack: bool 
     if os.path.exists(path):  # unlike Path.exists, False where the folder may not be listed
         try:
             return Pack(path), []
-        except ChipFolderError as error:
+        except errors.ChipFolderError as error:
             log.warning('%s; packing again', error)
     return _make_pack(path, folder, listing)
 
 
 def _make_pack(path: Path, folder: Path, listing: Listing) -> tuple[ChipStore, list[str]]:
-    fork = len(listing.chips) >= FEW_CHIPS and can_fork()
+    fork = len(listing.chips) >= FEW_CHIPS and parallel.can_fork()
     try:
         _make_room(path, listing)
         with atomic_write(path, make_folder=True, sync=False) as part, part.open('w+b') as file:
@@ -214,13 +212,13 @@ def _make_pack(path: Path, folder: Path, listing: Listing) -> tuple[ChipStore, l
     except OSError as error:
         return _without_pack(folder, listing, error)
     except BrokenExecutor as error:
-        raise ChipFolderError(
+        raise errors.ChipFolderError(
             f'{folder}: a process that read chips was ended from outside; is memory short?'
         ) from error
     _remove_older(path)
     try:
         return Pack(path), []
-    except ChipFolderError as error:  # another process found the folder changed and removed this pack
+    except errors.ChipFolderError as error:  # another process found the folder changed and removed this pack
         log.warning('%s; chips are read from their files', error)
         return written, [f'chips are read from their files in every epoch, which is slow: {error}']
 
@@ -269,7 +267,10 @@ def _read_all(listing: Listing, writer: PackWriter | None, folder: Path, *, fork
     sampled = samples_of(len(listing.chips))
     does = 'reading' if writer is None else 'packing'
     ahead = _read_ahead(listing.chips, lambda source: _try_read(source, sampled=sampled, writer=writer), fork=fork)
-    with ProgressBar(len(listing.chips), f'{does} {folder.name}', 'chip', at_least=FEW_CHIPS) as bar, closing(ahead):
+    with (
+        progress.ProgressBar(len(listing.chips), f'{does} {folder.name}', 'chip', at_least=FEW_CHIPS) as bar,
+        closing(ahead),
+    ):
         for source, found in ahead:
             bar.update()
             if isinstance(found, str):
@@ -282,7 +283,7 @@ def _read_all(listing: Listing, writer: PackWriter | None, folder: Path, *, fork
                 writer.keep(found.places)
             kept.append(source)
     if not kept:
-        raise ChipFolderError(f'none of {len(listing.chips)} chips can be read; the first: {unreadable[0]}')
+        raise errors.ChipFolderError(f'none of {len(listing.chips)} chips can be read; the first: {unreadable[0]}')
     table = builder.result(unreadable)
     if writer is not None:
         writer.finish(table)
@@ -291,11 +292,11 @@ def _read_all(listing: Listing, writer: PackWriter | None, folder: Path, *, fork
 
 def _check_alike(facts: ChipStatistics, source: ChipSource, first: ChipStatistics, first_source: ChipSource) -> None:
     if facts.channels != first.channels:
-        raise ChipFolderError(
+        raise errors.ChipFolderError(
             f'{first_source.image} holds {first.channels} bands but {source.image} {facts.channels}; export one set'
         )
     if facts.dtype != first.dtype:
-        raise ChipFolderError(
+        raise errors.ChipFolderError(
             f'{first_source.image} holds {first.dtype} pixels but {source.image} {facts.dtype}; their units differ, '
             'so export one set'
         )
@@ -311,10 +312,10 @@ def _read_ahead(
             return [read(source) for source in sources[start : start + AT_ONCE]]
 
     waiting: deque[tuple[int, Future[list[_Found | str]]]] = deque()
-    with workers(read_some, fork=fork) as submit:
+    with parallel.workers(read_some, fork=fork) as submit:
         for start in range(0, len(sources), AT_ONCE):
             waiting.append((start, submit(start)))
-            if len(waiting) > 2 * WORKERS:
+            if len(waiting) > 2 * parallel.WORKERS:
                 first, future = waiting.popleft()
                 yield from zip(sources[first : first + AT_ONCE], future.result())
         while waiting:
@@ -326,7 +327,10 @@ def _try_read(source: ChipSource, *, sampled: int, writer: PackWriter | None = N
     """Read a chip, or say why it cannot be used."""
     try:
         chip = read_chip(source)
-    except (OSError, ChipFolderError) as error:  # RasterErrors among them; none may pass for a fault of the cache
+    except (
+        OSError,
+        errors.ChipFolderError,
+    ) as error:  # RasterErrors among them; none may pass for a fault of the cache
         return str(error)
     # only what is small leaves the thread: memory that is freed where it was taken is used again at once
     return _Found(measure_chip(chip, sampled=sampled), None if writer is None else writer.write(chip))

@@ -10,21 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from geolearn import errors, history, plotting
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.data import ChipData
-from geolearn.errors import UnknownNameError
-from geolearn.history import Evaluation
 from geolearn.inference.explain import heat_map
 from geolearn.metrics import ConfusionMatrix, MultiLabelScores
 from geolearn.networks.classification import ChipNetwork, class_probabilities, decide, one_hot
-from geolearn.plotting import (
-    ChipTitle,
-    describe_chip,
-    show_binary_matrices,
-    show_classified,
-    show_confusion_matrix,
-    show_heat_maps,
-)
 from geolearn.training.nonfinite import predict_batches
 
 if TYPE_CHECKING:
@@ -75,7 +66,7 @@ class ChipOutputs(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ChipEvaluation(Evaluation):
+class ChipEvaluation(history.Evaluation):
     """Validation results of a classifier of chips; `per_chip` is the cross-entropy of each chip.
 
     Args:
@@ -155,25 +146,25 @@ def choose_class(network: ChipNetwork, pixels: Tensor, class_names: Sequence[str
         with torch.inference_mode():
             return int(network(pixels[None]).argmax())
     if class_name not in class_names:
-        raise UnknownNameError('class', class_name, class_names)
+        raise errors.UnknownNameError('class', class_name, class_names)
     return list(class_names).index(class_name)
 
 
 def draw_confusion(outputs: ChipOutputs, class_names: Sequence[str]) -> 'Figure':
     """Draw the confusion matrix, or that of each class where chips may hold several."""
     if outputs.multi_label:
-        return show_binary_matrices(binary_matrices(outputs), class_names)
-    return show_confusion_matrix(count_confusion(outputs).counts, class_names, unit='chips')
+        return plotting.show_binary_matrices(binary_matrices(outputs), class_names)
+    return plotting.show_confusion_matrix(count_confusion(outputs).counts, class_names, unit='chips')
 
 
 def draw_hard_examples(outputs: ChipOutputs, data: ChipData, count: int) -> 'Figure':
     """Draw the validation chips of the highest loss, the highest first."""
     if count < 1:
         raise ValueError(f'num_examples must be at least 1, got {count}')
-    return draw_chips(outputs, data, outputs.losses.argsort(descending=True)[:count].tolist())
+    return draw_classified_chips(outputs, data, outputs.losses.argsort(descending=True)[:count].tolist())
 
 
-def draw_chips(outputs: ChipOutputs, data: ChipData, positions: Sequence[int]) -> 'Figure':
+def draw_classified_chips(outputs: ChipOutputs, data: ChipData, positions: Sequence[int]) -> 'Figure':
     """Draw validation chips with truth, prediction, name and loss.
 
     Args:
@@ -183,12 +174,12 @@ def draw_chips(outputs: ChipOutputs, data: ChipData, positions: Sequence[int]) -
     """
     names = [data.table.names[data.valid_ds.positions[position]] for position in positions]
     verdicts = [
-        verdict._replace(text=f'{verdict.text}\n{describe_chip(name, loss=loss)}')
+        verdict._replace(text=f'{verdict.text}\n{plotting.describe_chip(name, loss=loss)}')
         for name, loss, verdict in zip(
             names, outputs.losses[positions].tolist(), _verdicts(outputs, data.classes, positions)
         )
     ]
-    return show_classified(_images(data, positions), verdicts, data.bands)
+    return plotting.show_classified(_images(data, positions), verdicts, data.bands)
 
 
 def draw_results(outputs: ChipOutputs, data: ChipData, rows: int, *, network: ChipNetwork | None) -> 'Figure':
@@ -198,13 +189,13 @@ def draw_results(outputs: ChipOutputs, data: ChipData, rows: int, *, network: Ch
     shown = list(range(min(rows, len(outputs.truth))))
     verdicts = _verdicts(outputs, data.classes, shown)
     if network is None:
-        return show_classified(_images(data, shown), verdicts, data.bands)
+        return plotting.show_classified(_images(data, shown), verdicts, data.bands)
     device = next(network.parameters()).device
     heats = [
         heat_map(network.eval(), data.valid_ds[position][0].to(device), int(outputs.logits[position].argmax()))
         for position in shown
     ]
-    return show_heat_maps(_images(data, shown), heats, verdicts, data.bands)
+    return plotting.show_heat_maps(_images(data, shown), heats, verdicts, data.bands)
 
 
 def _images(data: ChipData, positions: Sequence[int]) -> Tensor:
@@ -212,7 +203,7 @@ def _images(data: ChipData, positions: Sequence[int]) -> Tensor:
     return images[:, -1] if images.dim() == 5 else images  # of several dates the last is shown
 
 
-def _verdicts(outputs: ChipOutputs, class_names: Sequence[str], positions: Sequence[int]) -> list[ChipTitle]:
+def _verdicts(outputs: ChipOutputs, class_names: Sequence[str], positions: Sequence[int]) -> list[plotting.ChipTitle]:
     predicted, present, probabilities = outputs.predicted, outputs.present, outputs.probabilities
     verdicts = []
     for position in positions:
@@ -221,7 +212,9 @@ def _verdicts(outputs: ChipOutputs, class_names: Sequence[str], positions: Seque
         if not outputs.multi_label:
             guess += f' ({probabilities[position].max():.0%})'
         verdicts.append(
-            ChipTitle(f'truth: {truth}\nmodel: {guess}', bool((predicted[position] == present[position]).all()))
+            plotting.ChipTitle(
+                f'truth: {truth}\nmodel: {guess}', bool((predicted[position] == present[position]).all())
+            )
         )
     return verdicts
 

@@ -97,7 +97,7 @@ def draw_results(network: Detector, chips: ChipLoader, spec: ModelSpec, *, rows:
 
 
 @torch.inference_mode()
-def draw_chips(
+def draw_detected_chips(
     network: Detector,
     data: ChipData,
     spec: ModelSpec,

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from geolearn import plotting
+from geolearn import classes, history, plotting
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.chips.label import Task
-from geolearn.classes import IGNORE_INDEX
 from geolearn.data import ChipData
-from geolearn.history import Evaluation
-from geolearn.metrics import BoundaryIoU, Calibration, ConfusionMatrix, score_chips
+from geolearn.metrics import BoundaryIoU, Calibration, ConfusionMatrix, RegressionScores, score_chips
 from geolearn.networks.segmentation import Segmenter
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting import show_changes
@@ -26,11 +24,12 @@ from geolearn.training.nonfinite import check_outputs, predict_batches
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 log = logging.getLogger('geolearn')
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PixelEvaluation(Evaluation):
+class PixelEvaluation(history.Evaluation):
     """Validation results of a pixel classifier; `per_chip` is the mean IoU of each chip, NaN where all is unlabelled.
 
     Args:
@@ -159,11 +158,11 @@ def mean_losses(losses: Tensor, masks: Tensor) -> list[float]:
         losses: (n, height, width), 0 where nothing is labelled.
         masks: (n, height, width) class indices or IGNORE_INDEX.
     """
-    return (losses.sum((1, 2)) / (masks != IGNORE_INDEX).sum((1, 2))).tolist()
+    return (losses.sum((1, 2)) / (masks != classes.IGNORE_INDEX).sum((1, 2))).tolist()
 
 
 def _pixel_losses(logits: Tensor, masks: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, masks, ignore_index=IGNORE_INDEX, reduction='none')
+    return functional.cross_entropy(logits, masks, ignore_index=classes.IGNORE_INDEX, reduction='none')
 
 
 def tabulate_metrics(matrix: ConfusionMatrix, class_names: Sequence[str]) -> pd.DataFrame:
@@ -202,3 +201,89 @@ def draw_chips(
     if losses:
         return plotting.show_hard_examples(images, *chips[1:], spec.bands, spec.class_infos, titles=titles)
     return plotting.show_predictions(images, *chips[1:3], spec.bands, spec.class_infos, titles=titles)
+
+
+MAX_PIXELS = 1_000_000
+"""Pixels that a scatter plot is drawn from; of more, evenly chosen ones."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RegressionEvaluation(history.Evaluation):
+    """Validation results of a pixel regressor; `per_chip` is the RMSE of each chip, NaN where there is no truth.
+
+    Args:
+        truth: (n,) float32 true values of evenly chosen pixels, on the CPU.
+        predicted: (n,) float32 predictions for them.
+    """
+
+    truth: Tensor
+    predicted: Tensor
+
+
+class ValuePredictions(NamedTuple):
+    """Some chips with their predictions, on the CPU.
+
+    Args:
+        images: (n, bands, height, width); of several dates the last.
+        truth: (n, height, width) true values, NaN where there is none.
+        predictions: (n, height, width).
+    """
+
+    images: Tensor
+    truth: Tensor
+    predictions: Tensor
+
+
+@torch.inference_mode()
+def evaluate_values(network: Segmenter, chips: ChipLoader) -> RegressionEvaluation:
+    """Evaluate a network on all chips of a loader, on its device, in the order of its data set.
+
+    Args:
+        network: To evaluate.
+        chips: That are not shuffled.
+    """
+    scores = RegressionScores()
+    errors: list[float] = []
+    kept: list[Tensor] = []
+    per_chip = max(1, MAX_PIXELS // max(len(chips.dataset), 1))
+    network.to(chips.device).eval()
+    for _, truth, predicted in predict_batches(network, chips):
+        scores.add(predicted, truth)
+        squared = (predicted[:, 0] - truth).square()
+        errors.extend(squared.nanmean((1, 2)).sqrt().tolist())
+        both = torch.stack([truth, predicted[:, 0]]).flatten(2)
+        kept.append(both[:, :, :: -(-both.shape[2] // per_chip)].flatten(1).float().cpu())
+    every, guesses = torch.cat(kept, 1) if kept else torch.zeros(2, 0)
+    known = every.isfinite()
+    return RegressionEvaluation(metrics=scores.values(), per_chip=errors, truth=every[known], predicted=guesses[known])
+
+
+@torch.inference_mode()
+def predict_values(network: Segmenter, chips: ChipLoader, indexes: Sequence[int]) -> ValuePredictions:
+    """Predict some chips of a loader's data set, one after the other.
+
+    Args:
+        network: To predict with.
+        chips: Whose data set holds the chips.
+        indexes: Their positions in it, at least one.
+    """
+    rows = []
+    for image, truth, predicted in predict_each(network, chips, indexes):
+        rows.append((image[:, -1] if image.dim() == 5 else image, truth, predicted[:, 0]))
+    return ValuePredictions(*(torch.cat(column) for column in zip(*rows)))
+
+
+def draw_regression_chips(network: Segmenter, data: ChipData, spec: ModelSpec, indexes: Sequence[int]) -> 'Figure':
+    """Draw validation chips with truth, prediction and difference; name and root mean square error stand above each.
+
+    Args:
+        network: To predict with.
+        data: Whose validation chips are drawn.
+        spec: Of the model.
+        indexes: Positions among the validation chips, at least one.
+    """
+    chips = predict_values(network, data.valid_dl, indexes)
+    errors = (chips.predictions - chips.truth).square().nanmean((1, 2)).sqrt().tolist()
+    names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]
+    titles = [plotting.describe_chip(name, RMSE=error) for name, error in zip(names, errors)]
+    return plotting.show_regression(*chips, spec.bands, titles=titles)

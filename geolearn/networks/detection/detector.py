@@ -12,7 +12,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
 
 from geolearn.backbones import Backbone
-from geolearn.backbones.token_grid import pad_to_multiple
+from geolearn.backbones.vit import pad_to_multiple
 from geolearn.batch import Detections, Objects
 from geolearn.networks.network import Network, Normalize
 

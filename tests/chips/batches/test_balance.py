@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geolearn.chips.batches.balance import (
+from geolearn.chips.batches.collate import (
     class_weights,
     oversample_order,
     rare_class_corner,

@@ -401,7 +401,7 @@ def test_a_failure_in_a_thread_is_raised_and_leaves_nothing(tmp_path, image, mon
     def full(*args, **options):
         raise RasterError('cannot write x: No space left on device')
 
-    monkeypatch.setattr('geolearn.chips.exporting.writer.write_image', full)
+    monkeypatch.setattr('geolearn.chips.exporting.run.write_image', full)
     with pytest.raises(RasterError, match='No space left'):
         export_training_data(image, frame([box(0, 0, 16, 16)]), tmp_path / 'out', tile_size=4, num_workers=3)
     assert [path.name for path in tmp_path.iterdir()] == ['image.tif']

@@ -10,7 +10,7 @@ from affine import Affine
 
 from geolearn.bands import Band
 from geolearn.chips.exporting.metadata import ExportDescription
-from geolearn.chips.exporting.writer import ChipWriter
+from geolearn.chips.exporting.run import ChipWriter
 from geolearn.chips.formats import open_chips
 from geolearn.chips.label import ChipSource, Label, Task, read_no_label
 from geolearn.chips.meaning.bands import name_bands

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from geolearn.bands import Band
 from geolearn.chips.emd import read_metadata
 from geolearn.chips.exporting.metadata import ExportDescription, band_statistics
-from geolearn.chips.exporting.writer import ChipWriter
+from geolearn.chips.exporting.run import ChipWriter
 from geolearn.chips.formats import FORMATS, find_writer
 from geolearn.chips.formats.coco import list_coco, run_lengths
 from geolearn.chips.formats.imagenet import list_imagenet

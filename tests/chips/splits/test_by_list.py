@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geolearn.chips.splits.by_list import split_list
+from geolearn.chips.splits.divide import split_list
 from geolearn.chips.splits.split import Split
 from geolearn.errors import ChipFolderError, UnknownNameError
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from geolearn.networks.detection.anchors import LevelAnchors, choose_ratios, choose_sizes
+from geolearn.networks.detection.architecture import LevelAnchors, choose_ratios, choose_sizes
 from geolearn.networks.detection.detector import FeaturePyramid
 
 STRIDES = (4, 8, 16, 32, 64)

@@ -15,9 +15,9 @@ from torchvision.ops import box_iou
 
 from geolearn.backbones.adapt import Adaptation
 from geolearn.errors import MissingExtraError
-from geolearn.models.detectors import RTDetr
+from geolearn.models.object_detector import RTDetr
 from geolearn.networks.detection.architecture import TransformerOptions
-from geolearn.networks.detection.rtdetr import RTDetrHead, spread_windows
+from geolearn.networks.detection.heads import RTDetrHead, spread_windows
 from geolearn.prepare import prepare_data
 
 FEW = TransformerOptions(num_queries=20, num_denoising=10, decoder_layers=1, detections_per_img=10)

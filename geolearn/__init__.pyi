@@ -1,0 +1,79 @@
+from geolearn.backbones import backbone_table, create_backbone, describe_backbone, list_backbones
+from geolearn.backbones.adapt import Adaptation
+from geolearn.bands import Band, get_bands, list_sensors
+from geolearn.chips.export import export_training_data
+from geolearn.classes import ClassInfo
+from geolearn.data import ChipData
+from geolearn.errors import GeoLearnError
+from geolearn.models import (
+    FCN,
+    FCOS,
+    FPN,
+    MUSTER,
+    AttentionUNet,
+    ChangeDetector,
+    DeepLab,
+    DeepLabV3,
+    FasterRCNN,
+    FeatureClassifier,
+    LinearProbe,
+    MaskRCNN,
+    PixelRegressor,
+    PSPNet,
+    PSPNetClassifier,
+    RetinaNet,
+    RTDetr,
+    SegFormer,
+    SingleShotDetector,
+    UNet,
+    UnetClassifier,
+    UPerNet,
+    load_model,
+)
+from geolearn.prepare import prepare_data
+from geolearn.sources import from_arrays, from_dataset, from_rasters
+
+__version__: str
+
+__all__ = [
+    'FCN',
+    'FCOS',
+    'FPN',
+    'MUSTER',
+    'Adaptation',
+    'AttentionUNet',
+    'Band',
+    'ChangeDetector',
+    'ChipData',
+    'ClassInfo',
+    'DeepLab',
+    'DeepLabV3',
+    'FasterRCNN',
+    'FeatureClassifier',
+    'GeoLearnError',
+    'LinearProbe',
+    'MaskRCNN',
+    'PSPNet',
+    'PSPNetClassifier',
+    'PixelRegressor',
+    'RTDetr',
+    'RetinaNet',
+    'SegFormer',
+    'SingleShotDetector',
+    'UNet',
+    'UPerNet',
+    'UnetClassifier',
+    '__version__',
+    'backbone_table',
+    'create_backbone',
+    'describe_backbone',
+    'export_training_data',
+    'from_arrays',
+    'from_dataset',
+    'from_rasters',
+    'get_bands',
+    'list_backbones',
+    'list_sensors',
+    'load_model',
+    'prepare_data',
+]

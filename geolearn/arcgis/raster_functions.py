@@ -1,0 +1,527 @@
+"""The raster functions: classify pixels, classify chips, detect objects as boxes or outlines."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geolearn import errors, extras
+from geolearn.batch import Detections
+from geolearn.classes import ClassInfo
+from geolearn.device import choose_device
+from geolearn.inference import classify_polygons, detecting, mapping, merging, reading, tiles
+from geolearn.models import Model, load_model
+from geolearn.networks.classification import THRESHOLD, ChipOptions, check_threshold
+from geolearn.networks.spec import ModelSpec
+from geolearn.raster.nodata import as_float32, missing
+
+POLYGON = 4
+"""ArcGIS's number of that type of geometry."""
+
+Ring = list[list[float]]
+
+_TYPES = {int: 'esriFieldTypeInteger', float: 'esriFieldTypeDouble', str: 'esriFieldTypeString'}
+
+
+def list_fields(columns: Mapping[str, type], *, shape: bool = True) -> list[dict[str, str]]:
+    """Return Esri's fields: the number of the row, the columns, and the geometry where there is one."""
+    typed = {'OID': 'esriFieldTypeOID'} | {name: _TYPES[kind] for name, kind in columns.items()}
+    if shape:
+        typed['Shape'] = 'esriFieldTypeGeometry'
+    return [{'name': name, 'type': kind, 'alias': name} for name, kind in typed.items()]
+
+
+def fields_text(columns: Mapping[str, type]) -> str:
+    """Return the fields of features with these columns as Esri's text."""
+    return json.dumps({'fields': list_fields(columns)})
+
+
+def feature_set(columns: Mapping[str, type], rows: Sequence[Mapping[str, Any]], shapes: Sequence[list[Ring]]) -> str:
+    """Return features with their polygons, in pixels of a block, as Esri's text.
+
+    Args:
+        columns: Type of each attribute.
+        rows: Attributes of each feature.
+        shapes: Rings of each feature.
+    """
+    features = [
+        {'attributes': {'OID': number, **row}, 'geometry': {'rings': rings}}
+        for number, (row, rings) in enumerate(zip(rows, shapes), 1)
+    ]
+    return _text(list_fields(columns), features, geometryType='esriGeometryPolygon')
+
+
+def attribute_table(classes: Sequence[ClassInfo]) -> str:
+    """Return the attribute table of a raster of class values as Esri's text."""
+    columns = {'Value': int, 'Class': str, 'Red': int, 'Green': int, 'Blue': int}
+    rows = [dict(zip(columns, (info.value, info.name, *info.color))) for info in classes]
+    features = [{'attributes': {'OID': number, **row}} for number, row in enumerate(rows, 1)]
+    return _text(list_fields(columns, shape=False), features)
+
+
+def _text(fields: list[dict[str, str]], features: list[dict[str, Any]], **more: str) -> str:
+    aliases = {field['name']: field['alias'] for field in fields}
+    header = {'displayFieldName': '', 'fieldAliases': aliases, **more, 'fields': fields}
+    return json.dumps({**header, 'features': features}, allow_nan=False)
+
+
+def box_rings(left: float, top: float, right: float, bottom: float) -> list[Ring]:
+    """Return the ring of a box, clockwise on the image, as Esri wants outer rings."""
+    return [[[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]]
+
+
+def outline_rings(outline: Any) -> list[Ring]:
+    """Return the rings of a shapely polygon or several: outer ones clockwise on the image, holes the other way."""
+    shapely = extras.require('shapely', extra='vector', to='outline objects')
+    rings: list[Ring] = []
+    for part in shapely.get_parts(outline):
+        # rows count downwards, so what shapely calls counter-clockwise is clockwise on the image
+        turned = shapely.geometry.polygon.orient(part, sign=1.0)
+        rings += [[list(point) for point in ring.coords] for ring in (turned.exterior, *turned.interiors)]
+    return rings
+
+
+NOT_GIVEN = ('', '#', 'None')
+"""What an argument that its user left empty may come as."""
+
+MOST_FREE_GPU, CPU = -2, -1
+"""ArcGIS's numbers for devices; 0 and above are GPUs."""
+
+
+class Tiling(NamedTuple):
+    """The side of the blocks that are requested, and the padding at each edge that gives context only; in pixels."""
+
+    side: int
+    padding: int
+
+
+class RasterFunction:
+    """A bundle's model, called by ArcGIS Pro. Names of methods, arguments and results are ArcGIS's."""
+
+    home: ClassVar[str] = ''
+    """The Python file in the bundle, beside the .emd."""
+    model_types: ClassVar[tuple[str, ...]] = ()
+    """Esri's ModelType of the models that it runs."""
+    raster: ClassVar[str] = 'raster'
+    """What ArcGIS calls the input; pixels come as ``<raster>_pixels``."""
+
+    def __init__(self) -> None:
+        self.name = 'geolearn'
+        self.description = 'Runs a model of geolearn'
+        self._emd: dict[str, Any] = {}
+        self._model: Model | None = None
+        self._tiling = Tiling(0, 0)
+        self._read = tiles.ReadOptions()
+        self._units_checked = False
+
+    # -- what ArcGIS calls
+
+    def initialize(self, **arguments: Any) -> None:
+        """Load the model.
+
+        Args:
+            arguments: ``model``, the path of the .emd or its text; ``device``, the number of a GPU, -1 for the CPU, or
+                -2 for the GPU that has most memory free. Without a model, nothing happens.
+
+        Raises:
+            BundleError: If the bundle is broken, or holds another kind of model.
+        """
+        if 'model' not in arguments:
+            return
+        given = str(arguments['model'])
+        is_text = given.lstrip().startswith('{')
+        path = Path(self.home).parent if is_text else Path(given)
+        # of its own, because users may change ExtractBands in it
+        self._emd = json.loads(given if is_text else path.read_text(encoding='utf-8'))
+        model = load_model(path)
+        if model.emd_fields(model.spec)['ModelType'] not in self.model_types:
+            raise errors.BundleError(
+                f'{type(self).__name__} does not run a {type(model).__name__}; save the model again'
+            )
+        model.network.to(find_device(int(arguments.get('device', MOST_FREE_GPU)))).eval()
+        self._model, self._tiling = model, self._usual_tiling(model)
+
+    def getParameterInfo(self) -> list[dict[str, Any]]:
+        """Return what the tool asks its user for, as ArcGIS describes parameters."""
+        listed = [
+            {'name': self.raster, 'dataType': self.raster, 'required': True, 'displayName': 'Raster'},
+            {'name': 'model', 'dataType': 'string', 'required': True, 'displayName': 'Model definition'},
+            {'name': 'device', 'dataType': 'numeric', 'required': False, 'displayName': 'Device'},
+        ]
+        described = [parameter | {'description': parameter['displayName']} for parameter in listed]
+        return described if self._model is None else [*described, *self._parameters()]
+
+    def getConfiguration(self, **scalars: str) -> dict[str, Any]:
+        """Take what the user said, as text, and return what blocks are wanted.
+
+        Raises:
+            BundleError: If the .emd asks for another number of bands than the model takes.
+            ValueError: If an argument makes no sense.
+        """
+        spec, bands = self._spec, self._emd['ExtractBands']
+        if len(bands) != spec.dates * len(spec.bands):
+            raise errors.BundleError(
+                f'ExtractBands in the .emd are {bands}; the model takes {spec.dates * len(spec.bands)} bands: '
+                f'{", ".join(band.name for band in spec.bands)}' + (f', at {spec.dates} dates' * (spec.dates > 1))
+            )
+        self._read = tiles.ReadOptions(
+            scale=read_number(scalars, 'scale'), offset=read_number(scalars, 'offset') or 0.0
+        )
+        side, padding = (
+            int(usual if (given := read_number(scalars, name)) is None else given)
+            for name, usual in zip(('tile_size', 'padding'), self._tiling)
+        )
+        if not 0 <= 2 * padding < side:
+            raise ValueError(f'padding must be at least 0 and under half of tile_size {side}, got {padding}')
+        self._tiling = Tiling(side, padding)
+        return {
+            'extractBands': tuple(bands),
+            'padding': padding,
+            'tx': side - 2 * padding,
+            'ty': side - 2 * padding,
+            'fixedTileSize': 1,
+            # of the input raster: all but its pixel type and its attribute table
+            'inheritProperties': 2 | 4 | 8,
+            'inputMask': True,
+        }
+
+    # -- what the kinds of functions say
+
+    def _usual_tiling(self, model: Model) -> Tiling:
+        """Return how blocks are cut unless the user says otherwise."""
+        return Tiling(*mapping.choose_tile(model.spec, model.network, tiles.TilingOptions()))
+
+    def _parameters(self) -> list[dict[str, Any]]:
+        """Return the parameters of this kind of function."""
+        return [
+            describe('tile_size', 'GPLong', self._tiling.side, 'Side of the blocks in pixels'),
+            describe('padding', 'GPLong', self._tiling.padding, 'Pixels of context around each block'),
+            *self._unit_parameters(),
+        ]
+
+    def _unit_parameters(self) -> list[dict[str, Any]]:
+        return [
+            describe('scale', 'GPString', '', 'Factor of the pixel values; 1 where they are in the units of training'),
+            describe('offset', 'GPDouble', 0, 'Added after scaling'),
+        ]
+
+    # -- inside
+
+    @property
+    def _spec(self) -> ModelSpec:
+        return self._loaded.spec
+
+    @property
+    def _loaded(self) -> Model:
+        if self._model is None:
+            raise errors.BundleError('no model is loaded; call initialize(model=<path of the .emd>) first')
+        return self._model
+
+    def _read_block(self, pixels: np.ndarray, mask: np.ndarray) -> Tensor:
+        """Return an image ([dates,] bands, h, w) in the model's units, NaN where there is no data.
+
+        Args:
+            pixels: (bands, h, w); of models of several dates all bands of the first date, then all of the next.
+            mask: The same shape, 0 where there is no data.
+
+        Raises:
+            RasterError: If values are in other units than the training chips.
+        """
+        spec = self._spec
+        shape = (spec.dates, len(spec.bands), *pixels.shape[-2:])
+        stored = np.asarray(pixels).reshape(shape)
+        known = np.broadcast_to(mask, pixels.shape).reshape(shape) != 0
+        values = as_float32(np.where(known, stored, np.float32(np.nan)))
+        present = [~missing(date, every_date=True) for date in values]
+        if any(date.any() for date in present) and not self._units_checked:
+            for date, there in zip(values, present):
+                reading.check_units(date[:, there], spec, self._read)
+            # one raster is in one unit, and single blocks may be odd
+            self._units_checked = True
+        image = torch.from_numpy(as_float32(self._read.to_model_units(values)))
+        return image if spec.dates > 1 else image[0]
+
+
+class VectorFunction(RasterFunction):
+    """A raster function whose results are polygons with attributes; subclasses write `vectorize`."""
+
+    columns: ClassVar[dict[str, type]] = {}
+    """Attributes by name."""
+
+    def getFields(self) -> str:
+        """Return the attributes as Esri's text."""
+        return fields_text(self.columns)
+
+    def getGeometryType(self) -> int:
+        """Return ArcGIS's number of polygons."""
+        return POLYGON
+
+
+def find_device(number: int) -> torch.device:
+    """Return the device that ArcGIS means; the CPU where there is no GPU."""
+    if number == CPU or not torch.cuda.is_available():
+        return choose_device('cpu')
+    if number == MOST_FREE_GPU:
+        number = max(range(torch.cuda.device_count()), key=lambda gpu: torch.cuda.mem_get_info(gpu)[0])
+    return choose_device(f'cuda:{number}')
+
+
+def describe(name: str, kind: str, value: Any, text: str, *, domain: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Describe a parameter that may be left out, as ArcGIS does."""
+    what = {'name': name, 'dataType': kind, 'required': False, 'value': value}
+    return what | ({'domain': domain} if domain else {}) | {'displayName': name, 'description': text}
+
+
+def read_number(scalars: dict[str, str], name: str) -> float | None:
+    """Return an argument that came as text, or None where its user left it empty.
+
+    Raises:
+        ValueError: If it is no number.
+    """
+    text = str(scalars.get(name, '')).strip()
+    if text in NOT_GIVEN:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f'{name} must be a number, got {text!r}') from None
+
+
+class ClassifyPixels(RasterFunction):
+    """Pixel classifiers and change detectors; before and after are the first and the last bands of one raster."""
+
+    model_types = ('ImageClassification',)
+
+    def updateRasterInfo(self, **arguments: Any) -> dict[str, Any]:
+        """Say that the output has one band of class values, and what they mean."""
+        info = arguments['output_info']
+        info['bandCount'] = 1
+        info['pixelType'] = 'u1' if self._encoding.dtype == 'uint8' else 'i4'
+        info['rasterAttributeTable'] = attribute_table(self._spec.class_infos)
+        return arguments
+
+    def updatePixels(self, tlc: Any, shape: Any, props: dict[str, Any], **blocks: Any) -> dict[str, Any]:
+        """Classify a block.
+
+        Args:
+            tlc: Its upper left corner; not needed.
+            shape: Of the input; not needed.
+            props: Of the output; its ``pixelType`` is.
+            blocks: ``raster_pixels`` (bands, h, w) and ``raster_mask``, 0 where there is no data.
+
+        Returns:
+            The blocks with ``output_pixels`` (1, h - 2 * padding, w - 2 * padding), and ``output_mask`` likewise, 0
+            where the input has no data.
+        """
+        image = self._read_block(blocks['raster_pixels'], blocks['raster_mask'])
+        model, encoding = self._loaded, self._encoding
+        absent = missing(image.numpy(), every_date=model.needs_every_date)
+        mapped = np.full(absent.shape, encoding.nodata, encoding.dtype)
+        if not absent.all():
+            device = next(model.network.parameters()).device
+            with torch.inference_mode():
+                mapped = encoding.encode(model.network(image[None].to(device)))[0]
+            mapped[absent] = encoding.nodata
+        edge = self._tiling.padding
+        inner = tuple(slice(edge, length - edge) for length in absent.shape)
+        blocks['output_pixels'] = mapped[inner][None].astype(props['pixelType'], copy=False)
+        blocks['output_mask'] = (~absent[inner])[None].astype('u1')
+        return blocks
+
+    @property
+    def _encoding(self) -> mapping.ClassEncoding:
+        return mapping.ClassEncoding(self._spec.class_infos)
+
+
+class ClassifyObjects(VectorFunction):
+    """Classifiers of chips.
+
+    ArcGIS Pro cuts the chips, and blackens what is around a feature where the .emd says so.
+    """
+
+    model_types = ('ObjectClassification',)
+    raster = 'rasters'
+    columns: ClassVar[dict[str, type]] = {'Label': str, 'Confidence': float}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._threshold, self._batch_size = THRESHOLD, 4
+
+    def getConfiguration(self, **scalars: str) -> dict[str, Any]:
+        """Take what the user said, as text, and return what chips are wanted."""
+        configuration = super().getConfiguration(**scalars)
+        threshold, batch_size = read_number(scalars, 'threshold'), read_number(scalars, 'batch_size')
+        self._threshold = self._threshold if threshold is None else threshold
+        check_threshold(self._threshold)
+        self._batch_size = max(1, int(self._batch_size if batch_size is None else batch_size))
+        # not known to be asked for here, but how else would chips be cut as in training
+        cropping = {name: self._emd[name] for name in ('CropSizeFixed', 'BlackenAroundFeature')}
+        return configuration | cropping
+
+    def vectorize(self, **blocks: Any) -> dict[str, str]:
+        """Classify chips.
+
+        Args:
+            blocks: ``rasters_pixels``, chips (bands, h, w) of any sizes, and ``rasters_mask``, 0 where there is no
+                data.
+
+        Returns:
+            Under ``output_vectors`` a feature for each chip in their order, with its class, several joined by ``;``,
+            the confidence in percent, and the chip's edges in pixels. Chips without data have neither.
+        """
+        chips = [self._fit(*block) for block in zip(blocks['rasters_pixels'], blocks['rasters_mask'])]
+        logits = self._classify(chips)
+        names = [info.name for info in self._spec.class_infos]
+        multi_label = ChipOptions.from_json(self._spec.options).multi_label
+        labels, confidences = classify_polygons.name_rows(
+            logits, names, multi_label=multi_label, threshold=self._threshold
+        )
+        rows = [
+            {'Label': label, 'Confidence': None if label is None else round(float(confidence), 2)}
+            for label, confidence in zip(labels, confidences)
+        ]
+        shapes = [box_rings(0, 0, pixels.shape[-1], pixels.shape[-2]) for pixels in blocks['rasters_pixels']]
+        return {'output_vectors': feature_set(self.columns, rows, shapes)}
+
+    def _fit(self, pixels: np.ndarray, mask: np.ndarray) -> torch.Tensor:
+        """Return a chip of the size of those in training: smaller ones at the upper left, of larger ones the middle."""
+        image = self._read_block(pixels, mask)
+        size = self._spec.chip_size
+        top, left = (max(0, (length - size) // 2) for length in image.shape[-2:])
+        part = image[..., top : top + size, left : left + size]
+        chip = torch.full((*image.shape[:-2], size, size), torch.nan)
+        chip[..., : part.shape[-2], : part.shape[-1]] = part
+        return chip
+
+    @torch.inference_mode()
+    def _classify(self, chips: list[torch.Tensor]) -> np.ndarray:
+        """Return logits (chips, classes), NaN where a chip has no data."""
+        network = self._loaded.network
+        device = next(network.parameters()).device
+        logits = np.full((len(chips), len(self._spec.class_infos)), np.nan, np.float32)
+        known = [number for number, chip in enumerate(chips) if not chip.isnan().all()]
+        for start in range(0, len(known), self._batch_size):
+            rows = known[start : start + self._batch_size]
+            batch = torch.stack([chips[row] for row in rows]).to(device)
+            logits[rows] = network(batch).float().cpu().numpy()
+        return logits
+
+    def _usual_tiling(self, model: Model) -> Tiling:
+        return Tiling(model.spec.chip_size, 0)
+
+    def _parameters(self) -> list[dict[str, Any]]:
+        return [
+            describe('batch_size', 'GPLong', self._batch_size, 'Chips computed together'),
+            describe('threshold', 'GPDouble', self._threshold, 'Confidence of a class, where chips may hold several'),
+            *self._unit_parameters(),
+        ]
+
+
+MOST_PADDING = 0.25
+"""Share of a block's side; with more, each pixel would be computed four times and over."""
+
+
+class DetectObjects(VectorFunction):
+    """Detectors, which give boxes.
+
+    Blocks overlap by their padding. An object is given by the block in whose inner part its middle lies, so that each
+    comes once; one of more than twice the padding may be cut off.
+    """
+
+    model_types = ('ObjectDetection', 'InstanceDetection')
+    columns: ClassVar[dict[str, type]] = {'Class': str, 'Confidence': float}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._threshold, self._nms_overlap, self._augment = 0.5, 0.3, False
+
+    def getConfiguration(self, **scalars: str) -> dict[str, Any]:
+        """Take what the user said, as text, and return what blocks are wanted, with the numbers for detection."""
+        configuration = super().getConfiguration(**scalars)
+        for name in ('threshold', 'nms_overlap'):
+            value = read_number(scalars, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f'{name} must be in 0..1, got {value}')
+        self._threshold = _or(read_number(scalars, 'threshold'), self._threshold)
+        self._nms_overlap = _or(read_number(scalars, 'nms_overlap'), self._nms_overlap)
+        self._augment = str(scalars.get('test_time_augmentation', self._augment)).lower() == 'true'
+        return configuration | {'threshold': self._threshold, 'nms_overlap': self._nms_overlap}
+
+    def vectorize(self, **blocks: Any) -> dict[str, str]:
+        """Find the objects of a block.
+
+        Args:
+            blocks: ``raster_pixels`` (bands, h, w) and ``raster_mask``, 0 where there is no data.
+
+        Returns:
+            Under ``output_vectors`` a feature for each object, with its class, its confidence in percent, and
+            its outline in pixels of the block, padding and all.
+        """
+        image = self._read_block(blocks['raster_pixels'], blocks['raster_mask'])
+        detections = self._detect(image)
+        names = [info.name for info in self._spec.class_infos]
+        rows = [
+            {'Class': names[label], 'Confidence': round(100 * score, 2)}
+            for label, score in zip(detections.labels.tolist(), detections.scores.tolist())
+        ]
+        return {'output_vectors': feature_set(self.columns, rows, self._shapes(detections))}
+
+    def _detect(self, image: torch.Tensor) -> Detections:
+        """Return the objects whose center lies in the inner part of a block."""
+        nothing = torch.zeros(0)
+        if image.isnan().all():
+            return Detections(nothing.view(0, 4), nothing.long(), nothing)
+        network = self._loaded.network
+        predict = detecting.make_predict_fn(
+            network, threshold=self._threshold, nms_overlap=self._nms_overlap, augment=self._augment
+        )
+        with torch.inference_mode():
+            (detections,) = predict(image[None])
+        centers = (detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2
+        start = self._tiling.padding
+        end = torch.tensor([image.shape[-1] - start, image.shape[-2] - start])
+        return detections.select(((centers >= start) & (centers < end)).all(1))
+
+    def _shapes(self, detections: Detections) -> list[list[Ring]]:
+        return [box_rings(*box) for box in detections.boxes.tolist()]
+
+    def _usual_tiling(self, model: Model) -> Tiling:
+        side, halo = super()._usual_tiling(model)
+        half = math.ceil(model.spec.options['typical_side'] / 2 + merging.EDGE_MARGIN)
+        return Tiling(side, max(halo, min(half, int(side * MOST_PADDING))))
+
+    def _parameters(self) -> list[dict[str, Any]]:
+        return [
+            *super()._parameters(),
+            describe('threshold', 'GPDouble', self._threshold, 'Lowest confidence of an object, 0 to 1'),
+            describe('nms_overlap', 'GPDouble', self._nms_overlap, 'Overlap from which on two objects are one, 0 to 1'),
+            describe(
+                'test_time_augmentation',
+                'GPString',
+                str(self._augment),
+                'Predict four times, flipped',
+                domain=('True', 'False'),
+            ),
+        ]
+
+
+class DetectInstances(DetectObjects):
+    """Detectors that draw masks, which give outlines along the pixels."""
+
+    def _shapes(self, detections: Detections) -> list[list[Ring]]:
+        if detections.masks is None:  # no detections
+            return super()._shapes(detections)
+        pairs = zip(detections.masks.numpy(), detections.boxes.numpy())
+        return [
+            outline_rings(merging.outline_mask(mask, box)) if mask.any() else box_rings(*box.tolist())
+            for mask, box in pairs
+        ]
+
+
+def _or(value: float | None, usual: float) -> float:
+    return usual if value is None else value
