@@ -199,7 +199,7 @@ def _choose_classes(
 
 
 def _divide(
-    chips: Collection, table: ChipTable, classes: _Classes, division: Division, parts: Sequence[Sequence[str | Path]]
+    chips: Collection, table: ChipTable, classes: _Classes, division: Division, parts: Sequence[Sequence[object]]
 ) -> tuple[Split, list[str]]:
     """Divide the chips, of which folders may say the part, and make sure that regression targets are in each."""
     part_of = np.repeat([0, 1, 2], [len(part) for part in parts])[chips.part_of] if any(parts[1:]) else None

@@ -1,6 +1,7 @@
 import ast
 import functools
 import graphlib
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -174,3 +175,17 @@ def test_type_checkers_see_the_same_names():
     blocks = [node for node in tree_of(PACKAGE / '__init__.py').body if isinstance(node, ast.If)]
     seen = {found.rpartition('.')[2] for block in blocks for found in imported(ast.walk(block))}
     assert seen == {*geolearn.__all__} - {'__version__'}
+
+
+def test_the_stub_names_what_the_package_has():
+    tree = ast.parse((PACKAGE / '__init__.pyi').read_text())
+    imported = {
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    import geolearn
+
+    assert imported | {'__version__'} == set(geolearn.__all__)
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert all(getattr(module, alias.name) is getattr(geolearn, alias.name) for alias in node.names)

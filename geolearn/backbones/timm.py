@@ -516,13 +516,13 @@ def _read_donor(model: str, arguments: dict[str, Any], path: Path, *, native: bo
         used.update(names[mark] for mark in marks if 0 <= mark < len(names))
         if len(marks) == 1 and marks[0] in range(len(names)) and state[names[marks[0]]].numel() != value.numel():
             resized.append(name)
-    unused = [name for name in names if name not in used]
-    strange = [name for name in unused if name not in whole and not loading.is_head(name)]
+    left = [name for name in names if name not in used]
+    strange = [name for name in left if name not in whole and not loading.is_head(name)]
     missing = [name for name in unfilled if native or not name.startswith(_AFTER_THE_BLOCKS)]
     if problems := loading.list_names((('missing', missing), ('unexpected', strange))):
         raise WeightsError(f'weights {path} do not fit {model}; {problems}')
     filled = _fill(model, arguments, dict(found.state), path)
-    return _Donor(filled, path.name, found.note, (*found.ignored, *unused), tuple(resized), tuple(unfilled))
+    return _Donor(filled, path.name, found.note, (*found.ignored, *left), tuple(resized), tuple(unfilled))
 
 
 def _fill(model: str, arguments: dict[str, Any], state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ def export_training_data(
     image_format: str = 'TIFF',
     compress: str = 'none',
     start_index: int = 0,
-    bands: Sequence[Band] | None = None,
+    bands: Sequence[Band] | Sequence[str] | None = None,
     sensor: str = 'Undefined',
     num_workers: int | None = None,
 ) -> Path:
@@ -109,7 +109,7 @@ def export_training_data(
         compress: ``'none'``, the fastest to write and to read; ``'deflate'`` takes about a third less space, ``'lzw'``
             and ``'zstd'`` are there too. All keep pixels exactly.
         start_index: Number of the first chip.
-        bands: Bands of the raster in order; None takes the names that the raster gives.
+        bands: Bands of the raster in order, or their names; None takes the names that the raster gives.
         sensor: Sensor to record, such as ``'Sentinel-2'``; it also says what the raster's ``'B5'`` is.
         num_workers: Threads; None means one for each processor, at most 8.
 
@@ -154,7 +154,9 @@ def export_training_data(
     names = tuple(band if isinstance(band, str) else band.name for band in bands) if bands else None
     scenes, notes = _plan(_scenes(raster, labels, processing_mode), names, reader, options, threads)
     with open_raster(scenes[0].raster, bands=names, quiet=True) as src:
-        named = tuple(bands) if bands else raster_bands(src, sensor=None if sensor == 'Undefined' else sensor)
+        # names alone are looked up as those of the raster are
+        given = tuple(band for band in bands or () if isinstance(band, Band))
+        named = given or raster_bands(src, sensor=None if sensor == 'Undefined' else sensor)
         tag, bad = _nodata_tag(src, named_nodata), bad_bands(src)
     notes += [] if bands else vector_labels.sensor_notes(sensor, named, shown_name(scenes[0].raster))
     for scene in scenes:

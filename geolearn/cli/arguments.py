@@ -4,7 +4,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from geolearn.bands import Band
@@ -29,7 +29,7 @@ class Formatter(argparse.HelpFormatter):
 class Parser(argparse.ArgumentParser):
     """A parser whose help that cannot be written is an error: argparse passes over it."""
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         stream = file or sys.stderr
         try:
             stream.write(message)
@@ -105,7 +105,7 @@ def nodata_value(text: str) -> float | None:
     return math.nan if text.lower() == 'nan' else number()(text)
 
 
-def one_or_each(values: Sequence[float | None] | None) -> float | Sequence[float | None] | None:
+def one_or_each(values: Sequence[float | None] | None) -> Any:
     """Return one NoData value for all bands, or the list of one for each."""
     return values[0] if values is not None and len(values) == 1 else values
 

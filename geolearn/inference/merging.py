@@ -477,8 +477,8 @@ def _nearest(detections: TileDetections, first: np.ndarray, second: np.ndarray, 
 
 def _as_one(detections: TileDetections, first: np.ndarray, second: np.ndarray, cut: np.ndarray) -> TileDetections:
     """Join detections that pairs link: what parts cover together, or the highest-scoring of copies."""
-    from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
-    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
 
     links = coo_matrix((np.ones(len(first), bool), (first, second)), (len(detections), len(detections)))
     groups, group_of = connected_components(links, directed=False)

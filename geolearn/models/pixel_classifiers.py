@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import pandas as pd
 import torch
@@ -489,7 +489,7 @@ class AttentionUNet(PixelClassifier):
         if len(spec.class_infos) < 2 or spec.dates != 1:
             raise BundleError(f'the manifest is broken: {spec.model} needs 2 classes or more, and one date')
         mode: segmentation.AttentionMode = decode(
-            segmentation.AttentionMode, spec.options.get('attention', 'extra'), 'attention'
+            cast(Any, segmentation.AttentionMode), spec.options.get('attention', 'extra'), 'attention'
         )
         transformer = build_backbone(spec, pretrained=pretrained, weights=weights, form='tokens')
         encoder = segmentation.AttentionEncoder(transformer, mode, spec.bands)
