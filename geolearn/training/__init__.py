@@ -13,15 +13,15 @@ _HOMES = {
     'ChipLearner': 'learner',
     'FitOptions': 'options',
     'estimate_batch_size': 'memory',
-    'find_run': 'runs',
-    'new_run': 'runs',
+    'find_run': 'run',
+    'new_run': 'run',
     'find_learning_rate': 'lr_finder',
     'make_learner': 'learner',
-    'mlflow_logger': 'loggers',
+    'mlflow_logger': 'progress',
     'read_rate': 'run',
-    'tensorboard_logger': 'loggers',
+    'tensorboard_logger': 'progress',
     'train': 'run',
-    'wandb_logger': 'loggers',
+    'wandb_logger': 'progress',
 }
 
 __all__ = [

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 from training_tools import Batches, PixelLoss, assert_equal, build, fit, make_network, split_in_two, state
 
+from geolearn import training
 from geolearn.errors import UnknownNameError
 from geolearn.training import Callback, FitOptions, run
 from geolearn.training.options import bfloat16_slowdown
@@ -369,3 +370,8 @@ def test_a_bar_and_a_table_unless_it_is_to_be_quiet(capsys, monkeypatch):
     fit(learner, history, epochs=1)
     shown = capsys.readouterr()
     assert shown.out == shown.err == ''
+
+
+@pytest.mark.parametrize('name', training.__all__)
+def test_every_name_of_the_package_is_there(name):
+    assert getattr(training, name) is not None
