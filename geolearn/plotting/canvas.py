@@ -1,14 +1,11 @@
 """Figures, legends and texts that stay readable, whatever the number of chips and classes."""
 
-import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure as PlainFigure
 from torch import Tensor
 
 from geolearn.bands import Band, rgb_indexes
@@ -16,16 +13,8 @@ from geolearn.classes import IGNORE_INDEX, UNLABELLED, ClassInfo
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.text import Text
-
-
-class Figure(PlainFigure):
-    """A figure that a notebook shows where it is the last line of a cell."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        FigureCanvasAgg(self).print_png(buffer)
-        return buffer.getvalue()
 
 
 BLUE, ORANGE, GREEN, VERMILION, GRAY = '#0072b2', '#e69f00', '#009e73', '#d55e00', '#8c8c8c'
@@ -177,7 +166,7 @@ _NO_COLORS: Mapping[str, str] = MappingProxyType({})
 def new_figure(rows: int, columns: int, *, side: float = 3.0) -> tuple['Figure', np.ndarray]:
     """Return a figure and its axes (rows, columns), without frames; each is `side` inches."""
     # no pyplot: it keeps every figure alive; a notebook shows the returned figure, a script saves it
-    pass
+    from geolearn.plotting.figure import Figure
 
     figure = Figure(figsize=(columns * side, rows * side + 0.3), layout='constrained')
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -188,7 +177,7 @@ def new_figure(rows: int, columns: int, *, side: float = 3.0) -> tuple['Figure',
 
 def new_chart(width: float, height: float) -> tuple['Figure', 'Axes']:
     """Return a figure of so many inches with one framed axes for a chart."""
-    pass
+    from geolearn.plotting.figure import Figure
 
     figure = Figure(figsize=(width, height), layout='constrained')
     ax = figure.add_subplot()

@@ -129,7 +129,7 @@ def show_confusion_matrix(counts: Tensor | np.ndarray, names: Sequence[str], *, 
     Raises:
         ValueError: If there are not as many names as rows.
     """
-    from geolearn.plotting.canvas import Figure
+    from geolearn.plotting.figure import Figure
 
     cells = canvas.to_array(counts).astype(np.float64)
     count = len(cells)
@@ -200,7 +200,7 @@ def show_reliability(bins: Sequence[ReliabilityBin]) -> 'Figure':
     Args:
         bins: From `geolearn.metrics.Calibration.table`.
     """
-    from geolearn.plotting.canvas import Figure
+    from geolearn.plotting.figure import Figure
 
     figure = Figure(figsize=(5, 5.2), layout='constrained')
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -254,7 +254,7 @@ def show_split_map(geoboxes: Sequence[GeoBox], split: Split) -> 'Figure | None':
     """
     from matplotlib.patches import Patch
 
-    from geolearn.plotting.canvas import Figure
+    from geolearn.plotting.figure import Figure
 
     places = find_footprints(geoboxes)
     parts = {name: np.asarray(getattr(split, name), np.int64) for name in canvas.PART_COLORS}
