@@ -127,7 +127,11 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    record: catalog.WeightsRecord, bands: Sequence[Band], options: backbone.BackboneOptions
+    record: catalog.WeightsRecord,
+    bands: Sequence[Band],
+    options: backbone.BackboneOptions,
+    *,
+    partial: Sequence[str] = (),
 ) -> Checkpoint | None:
     """Find, verify and read the weights of a record; None where the options ask for random ones.
 
@@ -135,6 +139,7 @@ def read_checkpoint(
         record: The encoder.
         bands: Of the images.
         options: Of `create_backbone`.
+        partial: Prefixes that only some of the names have; the family takes them off itself.
 
     Raises:
         WeightsError: If there are none, or they cannot be had.
@@ -146,9 +151,10 @@ def read_checkpoint(
     path = weights.fetch(record, options.weights)
     announce_license(record)
     content = loading.load_weights_file(path)
-    found = (
-        loading.FoundState(content) if options.weights is None else find_given(content, record, bands, options, path)
-    )
+    if options.weights is None:
+        found = loading.FoundState(content)
+    else:
+        found = find_given(content, record, bands, options, path, partial=partial)
     state, dropped = loading.unwrap(found.state, wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop)
     source = f'{path} ({found.note})' if found.note else str(path)
     return Checkpoint(state, (*dropped, *found.ignored), source=source)
@@ -160,6 +166,8 @@ def find_given(
     bands: Sequence[Band],
     options: backbone.BackboneOptions,
     path: Path,
+    *,
+    partial: Sequence[str] = (),
 ) -> loading.FoundState:
     """Find the weights of a record in a user's file, whose names may have any prefix; heads are left out.
 
@@ -169,6 +177,7 @@ def find_given(
         bands: Of the images.
         options: Of `create_backbone`.
         path: The file, for errors.
+        partial: Prefixes that only some of the names have; they are left on.
 
     Raises:
         WeightsError: If the file holds no tensors, or far too few for the encoder.
@@ -176,13 +185,22 @@ def find_given(
     with loading.without_values():
         random = replace(options, pretrained=False, weights=None)
         needed = backbone.BUILDERS[record.name].build(record.name, tuple(bands), random).trunk.state_dict()
-    found = loading.find_state(content, needed, str(path), prefixes=record.prefixes)
-    heads = tuple(name for name in found.state if name not in needed and loading.is_head(name))
+    prefixes = (*record.prefixes, *partial)
+    found = loading.find_state(content, needed, str(path), prefixes=prefixes)
+    bare = {name: _without(prefixes, name) for name in found.state}
+    heads = tuple(name for name in bare if bare[name] not in needed and loading.is_head(bare[name]))
     state = {name: value for name, value in found.state.items() if name not in heads}
     loading.refuse_small(state, needed, str(path))
     usual = [prefix for prefix in record.prefixes if any(name.startswith(prefix) for name in state)]
     notes = [*([found.note] if found.note else []), *(f'without the prefix {prefix!r}' for prefix in usual)]
     return replace(found, state=state, ignored=(*found.ignored, *heads), note=', '.join(notes))
+
+
+def _without(prefixes: Sequence[str], name: str) -> str:
+    """Take off each prefix once, in order."""
+    for prefix in prefixes:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def fit_stem(

@@ -35,6 +35,9 @@ LAYER_SCALE = 1e-5
 GENERATOR_DIM = 128
 KERNEL_SCALE = 0.01
 
+_INNER = 'model.'
+"""Prefix of the names of v2's transformer; those of its patch embedding have none."""
+
 POSITION_STD = 0.5
 """Spread of a sine-cosine position embedding over the tokens of one channel, about."""
 
@@ -236,7 +239,8 @@ def build_dofa(name: str, bands: tuple[Band, ...], options: backbone.BackboneOpt
     record = catalog.get_record(name)
     second = record.family == 'dofa_v2'
     wavelengths = dofa_wavelengths(bands, name, radar_um=RADAR_WAVELENGTH_UM_V2 if second else RADAR_WAVELENGTH_UM)
-    checkpoint = building.read_checkpoint(record, bands, options)
+    partial = (_INNER,) if second else ()
+    checkpoint = building.read_checkpoint(record, bands, options, partial=partial)
     if checkpoint is not None and second:
         checkpoint = _keep_inner_norm(checkpoint)
     tokens = options.form == 'tokens'
@@ -254,12 +258,10 @@ def build_dofa(name: str, bands: tuple[Band, ...], options: backbone.BackboneOpt
 
 
 def _keep_inner_norm(checkpoint: building.Checkpoint) -> building.Checkpoint:
-    """Take v2's names to v1's: its transformer lies under 'model.', beside an outer norm that nothing uses."""
-    inner = {
-        name.removeprefix('model.'): tensor for name, tensor in checkpoint.state.items() if name.startswith('model.')
-    }
+    """Take v2's names to v1's: its transformer lies under `_INNER`, beside an outer norm that nothing uses."""
+    inner = {name.removeprefix(_INNER): tensor for name, tensor in checkpoint.state.items() if name.startswith(_INNER)}
     if not inner:  # a flat file, such as geolearn's own bundles
         return checkpoint
-    outer = {name: tensor for name, tensor in checkpoint.state.items() if not name.startswith('model.')}
+    outer = {name: tensor for name, tensor in checkpoint.state.items() if not name.startswith(_INNER)}
     unused = tuple(name for name in outer if name in inner)
     return replace(checkpoint, state={**outer, **inner}, dropped=(*checkpoint.dropped, *unused))

@@ -357,7 +357,7 @@ def test_a_network_trains_updates_with_its_new_layers(small, decay):
     network = Network(Normalize([0.0] * len(BANDS), [1.0] * len(BANDS)), backbone)
     network.layer_decay = decay
     *trunk, new = network.param_groups()
-    assert new.scale == 1
+    assert new.lr_scale == 1
     assert {n for n in learning(backbone.trunk) if 'lora' in n} == {
         names[id(p)] for p in new.parameters if id(p) in names
     }

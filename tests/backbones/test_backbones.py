@@ -231,7 +231,9 @@ class TestPretrainedConvolutions:
         net = create_backbone('mobilenet_v3_small', BANDS[::-1], weights=tmp_path / 'w.pth')
         expected = donor.features[0][0].weight[:, [0, 2, 1, 0]] * 0.75
         assert torch.equal(net.trunk.features[0][0].weight, expected)
-        assert len(net.load_report.matched) == len(donor.state_dict())
+        layers = {name for name in donor.state_dict() if name.startswith('features.')}
+        assert set(net.load_report.matched) == layers
+        assert set(net.load_report.unexpected) == set(donor.state_dict()) - layers  # the classifier
 
     def test_timm_offline_says_what_to_do(self, monkeypatch):
         def fail(*args, **kwargs):

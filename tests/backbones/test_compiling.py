@@ -177,19 +177,20 @@ def test_a_map_by_a_compiled_network_is_the_same_map(monkeypatch, tmp_path):
         return lambda x: shapes.append(tuple(x.shape)) or network(x)
 
     monkeypatch.setattr(torch, 'compile', record)
-    box = GeoBox((60, 100), transform=Affine(10, 0, 400000, 0, -10, 5400000), crs='EPSG:32633')
-    rows = np.random.default_rng(0).integers(1, 99, (2, 60, 100)).astype('uint16')
+    box = GeoBox((60, 200), transform=Affine(10, 0, 400000, 0, -10, 5400000), crs='EPSG:32633')
+    rows = np.random.default_rng(0).integers(1, 99, (2, 60, 200)).astype('uint16')
     with RasterWriter(tmp_path / 'scene.tif', box, dtype='uint16', count=2) as writer:
         writer.write(0, rows)
     classes = tuple(ClassInfo(value, f'class {value}', (value, 0, 0)) for value in (1, 2))
     with open_raster(tmp_path / 'scene.tif') as src:
-        grid = make_grid((60, 100), tile_size=32, halo=4)
+        grid = make_grid((60, 200), tile_size=32, halo=4)
         network, tiling = nn.Conv2d(2, 2, 3, padding=1), TilingOptions(batch_size=5)
         given = ([Source(src, (1, 2))], network, ClassEncoding(classes), grid)
         plain = map_sources(*given, tmp_path / 'plain.tif', read=ReadOptions(), tiling=tiling)
         assert not shapes
         tiling = replace(tiling, compile=True)
         compiled = map_sources(*given, tmp_path / 'compiled.tif', read=ReadOptions(), tiling=tiling)
+    assert len(grid.rows) * len(grid.cols) == 6  # one in the last batch
     assert set(shapes) == {(5, 2, *grid.tile_shape)}
     assert plain.read_bytes() == compiled.read_bytes()
 

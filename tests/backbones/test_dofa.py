@@ -106,6 +106,16 @@ class TestSecondVersion:
         assert not net.load_report.missing
         assert net.load_report.unexpected == ('norm.weight', 'norm.bias')  # the outer one
 
+    @pytest.mark.parametrize('prefix', ['module.', 'model.', 'net.encoder.'])
+    def test_names_may_have_a_prefix_besides_their_own(self, oracle, small_dofa_v2, tmp_path, prefix):
+        state = {prefix + name: value for name, value in oracle['v2']['state_dict'].items()}
+        flat = create_backbone('dofa_v2_base', RGB, pretrained=False, form='tokens').trunk.state_dict()
+        for given in (state, {prefix + name: value for name, value in flat.items()}):
+            torch.save({**given, f'{prefix}head.weight': torch.zeros(2)}, tmp_path / 'dofa.pth')
+            net = create_backbone('dofa_v2_base', RGB, weights=tmp_path / 'dofa.pth', form='tokens')
+            assert not net.load_report.missing
+            assert set(net.load_report.matched) == set(flat)
+
     def test_kernels_of_14_pixels_are_resampled_to_16_in_the_maps(self, oracle, small_dofa_v2, tmp_path):
         case = oracle['v2']['cases']['rgb']
         torch.save(oracle['v2']['state_dict'], tmp_path / 'dofa.pth')

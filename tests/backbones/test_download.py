@@ -14,7 +14,6 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from geolearn.backbones import create_backbone, weights
-from geolearn.backbones import timm as _timm
 from geolearn.backbones.weights import WEIGHTS_DIR, fetch
 from geolearn.bands import Band
 from geolearn.errors import WeightsError
@@ -217,7 +216,7 @@ def test_what_is_cached_of_timm_needs_no_network(monkeypatch, tmp_path):
     state = {k: torch.full_like(v, 0.5) for k, v in timm.create_model('resnet10t').state_dict().items()}
     save_file(state, tmp_path / 'model.safetensors')
     monkeypatch.setattr(
-        _timm, 'find_in_cache', lambda repo, name: tmp_path / name if repo.startswith('timm/') else None
+        weights, 'find_in_cache', lambda repo, name: tmp_path / name if repo.startswith('timm/') else None
     )
     net = create_backbone('resnet10t', RGB)
     assert (net.trunk.layer1[0].conv1.weight == 0.5).all()
