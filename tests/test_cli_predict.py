@@ -77,7 +77,8 @@ def test_detectors_take_how_to_merge_and_whether_to_resume(make_bundle, scene_fi
         patch.setattr('geolearn.models.object_detector.ObjectDetector.detect_objects', note)
         for more in ([], ['--merge', 'soft_nms', '--nms-overlap', '0.4', '--resume']):
             main([str(word) for word in ['predict', bundle, scene_files[0], dst, *more]])
-    reading = {'bands': None, 'sensor': None, 'scale': None, 'offset': 0.0}
+    reading = {'bands': None, 'sensor': None, 'scale': None, 'offset': 0.0, 'resolution': None, 'nodata': None}
+    reading['overwrite'] = False
     assert taken == [reading, reading | {'merge': 'soft_nms', 'nms_overlap': 0.4, 'resume': True}]
     assert 'there is no' in fails(capsys, 'predict', bundle, scene_files[0], dst, '--resume')
     assert "invalid choice: 'soft'" in fails(capsys, 'predict', bundle, scene_files[0], dst, '--merge', 'soft')

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, distributed
 
+from geolearn.batch import Objects
 from geolearn.errors import ArgumentError
 
 
@@ -201,7 +202,9 @@ class ScoresAndFunctions:
     def add(self, output: Any, target: Any) -> None:
         """Count a batch: what the network returned, and the truth."""
         self.scores.add(output, target)
-        count = float(len(target[0] if isinstance(target, tuple) else target))
+        # the truth of detectors is a tuple of the objects in each image, other tuples hold a tensor of all images
+        several = isinstance(target, tuple) and not isinstance(target[0], Objects)
+        count = float(len(target[0] if several else target))
         values = []
         for name, function in self.functions.items():
             value = function(output, target)

@@ -29,7 +29,7 @@ def found(count, *, masks=False):
 def test_each_image_is_drawn_with_truth_and_what_was_found():
     figure = show_detections(torch.rand(2, 3, 40, 40), [objects(3), objects(0)], [found(2), found(0)], BANDS, CLASSES)
     assert isinstance(figure, matplotlib.figure.Figure)
-    assert [ax.get_title() for ax in figure.axes[:2]] == ['truth', 'found']
+    assert [ax.get_title() for ax in figure.axes[:2]] == ['truth', 'detections']
     boxes = [sum(type(patch).__name__ == 'Rectangle' for patch in ax.patches) for ax in figure.axes]
     assert boxes == [3, 2, 0, 0]
 

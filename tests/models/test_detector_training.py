@@ -62,9 +62,9 @@ def test_squares_of_a_raster_come_out_as_features(trained, save, tmp_path):
     assert set(frame['Class']) == {'white'}
     assert (frame['Confidence'] >= 50).all()
     again = load_model(model.save(tmp_path / 'squares.dlpk'))
-    other = geopandas.read_file(again.detect_objects(path, tmp_path / 'again.gpkg', tile_size=96))
+    other = geopandas.read_file(again.detect_objects(path, tmp_path / 'again.gpkg', tile_size=96, resolution=2))
     assert other.geometry.equals(frame.geometry)
-    found = model.predict(path, augment=True)
+    found = model.predict(path, augment=True, resolution=2)
     assert len(found) == len(boxes)
     assert found.names == ('white',) * 4
 
