@@ -12,7 +12,7 @@ TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / 'geolearn'
 FILES = sorted(PACKAGE.rglob('*.py'))
 LAYERS = (
-    'errors _version extras device files progress notebook parallel arcgis_names arguments history classes bands '
+    'errors _version extras device files progress notebook parallel arguments history classes bands '
     'raster statistics units normalize tiling batch bundle augment chips backbones decoders losses metrics networks '
     'plotting data prepare sources training inference report models arcgis synthetic demo cli __main__'
 ).split()
@@ -170,14 +170,6 @@ def test_every_class_of_models_is_public():
 
 
 def test_type_checkers_see_the_same_names():
-    import geolearn
-
-    blocks = [node for node in tree_of(PACKAGE / '__init__.py').body if isinstance(node, ast.If)]
-    seen = {found.rpartition('.')[2] for block in blocks for found in imported(ast.walk(block))}
-    assert seen == {*geolearn.__all__} - {'__version__'}
-
-
-def test_the_stub_names_what_the_package_has():
     tree = ast.parse((PACKAGE / '__init__.pyi').read_text())
     imported = {
         alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
