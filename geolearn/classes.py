@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import count
 
 import numpy as np
 import yaml
@@ -94,12 +93,9 @@ def choose_color(name: str, position: int, taken: Collection[tuple[int, int, int
     """
     usual = named_color(name)
     if usual is None:
-        chosen = default_color(position)
-        return (
-            chosen
-            if chosen not in taken
-            else next(color for at in count(position + 1) if (color := default_color(at)) not in taken)
-        )
+        # bounded: among thousands of classes colors repeat
+        candidates = (default_color(at) for at in range(position, position + 64))
+        return next((color for color in candidates if color not in taken), default_color(position))
     hue, saturation, value = colorsys.rgb_to_hsv(*(part / 255 for part in usual))
     for step in range(64):
         # darker and lighter in turn, of the same hue: all kinds of forest stay green

@@ -124,7 +124,7 @@ def make_scene(
 
 def write_scene(scene: Scene, image_path: str | Path, label_path: str | Path) -> None:
     """Write the image and its labels as two GeoTIFFs whose NoData is 0."""
-    write = partial(write_raster, transform=scene.transform, crs=scene.crs, nodata=0)
+    write = partial(write_raster, transform=scene.transform, crs=scene.crs, nodata=0, compress='deflate')
     sensor = {'SensorName': 'Sentinel-2'}
     write(image_path, scene.image, band_names=scene.band_names, tags=sensor)
     names = {f'class_{info.value}': info.name for info in scene.classes}

@@ -12,6 +12,7 @@ from geolearn.bundle import read_bundle
 from geolearn.errors import BackboneError, BundleError
 from geolearn.models import DeepLab, load_model
 from geolearn.networks.spec import ModelSpec
+from geolearn.training import fastai
 
 pytestmark = [pytest.mark.usefixtures('one_thread', 'small_dofa')]
 
@@ -148,13 +149,13 @@ def test_every_group_really_learns_at_its_share_of_the_rate(scene_data, one_cycl
 
 def test_the_rate_search_keeps_the_shares(scene_data, monkeypatch):
     model, rows = make(scene_data, layer_decay=0.5), []
-    original = training.LRFinder.before_batch
+    original = fastai.LRFinder.before_batch
 
     def before_batch(self):
         original(self)
         rows.append([float(h['lr']) for h in self.opt.hypers])
 
-    monkeypatch.setattr(training.LRFinder, 'before_batch', before_batch)
+    monkeypatch.setattr(fastai.LRFinder, 'before_batch', before_batch)
     before = state(model.network)
     _, rates, losses = training.find_learning_rate(model.learner, iterations=20, scales=model._scales)
     assert len(rates) == len(losses)
