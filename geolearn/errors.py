@@ -58,7 +58,7 @@ class NotTrainedError(GeoLearnError, RuntimeError):
 
 
 class TrainingError(GeoLearnError, RuntimeError):
-    """A training cannot go on: a loss that is no number, or memory that holds not even one chip."""
+    """A training cannot go on: a non-finite loss, or memory that holds not even one chip."""
 
 
 class CheckpointError(GeoLearnError, OSError):

@@ -281,7 +281,7 @@ def read_number(scalars: dict[str, str], name: str) -> float | None:
     """Return an argument that came as text, or None where its user left it empty.
 
     Raises:
-        ValueError: If it is no number.
+        ValueError: If it is not a number.
     """
     text = str(scalars.get(name, '')).strip()
     if text in NOT_GIVEN:

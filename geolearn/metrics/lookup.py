@@ -23,7 +23,7 @@ METRICS = MappingProxyType(
 
 
 def find_metric(name: str) -> Metric:
-    """Return the metric of a column of the epoch table; a column that is none of `METRICS` has no better side."""
+    """Return the metric of a column of the epoch table; a column that `METRICS` does not hold has no better side."""
     return METRICS.get(name, Metric(name))
 
 

@@ -122,7 +122,7 @@ def missing(pixels: np.ndarray, *, every_date: bool) -> np.ndarray:
 
 
 def as_float32(pixels: np.ndarray) -> np.ndarray:
-    """Return pixels (..., bands, height, width) as float32 for a network, NaN in all bands where one is no number."""
+    """Return pixels (..., bands, height, width) as float32 for a network, NaN in all bands where one is NaN."""
     known = is_number(pixels)
     with np.errstate(over='ignore', invalid='ignore'):
         values = pixels.astype(np.float32)

@@ -300,7 +300,7 @@ def _tag_wavelength_um(src: Any, index: int) -> float | None:
 
 
 def _micrometres(text: str, units: str) -> float | None:
-    """Read a wavelength; None where it is no number, or none of light (radar, masks and elevation carry tags too)."""
+    """Read a wavelength; None where it is not a number, or not of light (radar, masks and elevation carry tags too)."""
     try:
         value = float(text)
     except ValueError:
