@@ -86,7 +86,7 @@ def test_figures_are_drawn(data):
 def test_classes_are_no_numbers_and_numbers_no_classes(data, scene_data):
     with pytest.raises(ChipFolderError, match='PixelRegressor needs one value per pixel'):
         make(scene_data)
-    with pytest.raises(ChipFolderError, match='UNet needs one class per pixel, but .* holds a number per pixel'):
+    with pytest.raises(ChipFolderError, match='UNet needs one class per pixel, but .* holds one value per pixel'):
         UNet(data, 'resnet18', pretrained=False)
 
 
@@ -96,5 +96,5 @@ def test_a_manifest_with_an_odd_target_is_refused(data, tmp_path, lie):
     emd = json.loads(json.dumps(bundle.emd))
     emd['geolearn']['options']['target'] = lie
     write_bundle(tmp_path / 'odd.dlpk', type(bundle)(emd, bundle.weights))
-    with pytest.raises(BundleError, match='mean and std of the target are'):
+    with pytest.raises(BundleError, match='mean and std of the target'):
         load_model(tmp_path / 'odd.dlpk')

@@ -165,7 +165,7 @@ def test_what_cannot_be_matched_is_refused_with_the_way_out(prepare):
             land(four, 1e4, 'uint16'),
             four,
             'satlas_tiny',
-            'state them in 0-255 .B04, B03, B02, of the true colour image',
+            'state them in 0-255 .B04, B03, B02, of the true color image',
         ),
         (decibels(2), radar, 'dofa_base', "state them in 0-255, and 'VV', 'VH' are dB"),
         (linear, radar, 'terramind_base', r"state them in dB, ground range \(GRD\) or .* 'VV', 'VH' are linear"),
