@@ -18,7 +18,7 @@ from geolearn.data import ChipData
 from geolearn.decoders import get_decoder
 from geolearn.device import choose_device
 from geolearn.errors import BundleError, RasterError
-from geolearn.inference import mapping, reading, tiles
+from geolearn.inference import reading, tiles
 from geolearn.losses import PixelLossOptions
 from geolearn.models import base, new_spec, pixel_classifiers
 from geolearn.models.reports.report import TaskReport
@@ -214,7 +214,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
     ) -> Path:
         """Map what changed between two rasters of any size to a GeoTIFF of class values.
 
-        Pixels without data at one of the dates come out as NoData. See `PixelClassifier.predict_raster` for memory,
+        Pixels without data at one of the dates come out as NoData. See `PixelModel.predict_raster` for memory,
         bands, units and the arguments that are not here.
 
         Args:
@@ -244,15 +244,20 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             RasterError: If bands, units or grids do not fit, which tells how far they are apart, or reading or writing
                 fails; no part of `dst` is left.
         """
-        return mapping.map_raster(
-            self.spec,
-            self.network,
-            self.encoding,
+        return super().predict_raster(
             [before, after],
             dst,
-            read=tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar),
-            tiling=tiles.TilingOptions(tile_size, halo, batch_size, device, compile),
-            every_date=self.needs_every_date,
+            bands=bands,
+            sensor=sensor,
+            scale=scale,
+            offset=offset,
+            nodata=nodata,
+            resolution=resolution,
+            tile_size=tile_size,
+            halo=halo,
+            batch_size=batch_size,
+            device=device,
+            compile=compile,
             overwrite=overwrite,
             cog=cog,
         )
