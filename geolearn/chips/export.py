@@ -17,7 +17,8 @@ from geolearn.chips.meaning.bands import bad_bands
 from geolearn.chips.meaning.values import numbers_of
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, UnknownNameError
-from geolearn.raster import open_raster, raster_bands, require_place
+from geolearn.raster import open_raster, raster_bands, require_place, sample_pixels
+from geolearn.raster.border import BorderCheck
 from geolearn.raster.images import check_image_format
 
 log = logging.getLogger('geolearn')
@@ -152,7 +153,7 @@ def export_training_data(
     reader = LabelInput(labels, instance_labels, mask_polygons, naming, layer, labels_crs, buffer_radius)
     threads = run.count_threads(num_workers)
     names = tuple(band if isinstance(band, str) else band.name for band in bands) if bands else None
-    scenes, notes = _plan(_scenes(raster, labels, processing_mode), names, reader, options, threads)
+    scenes, notes = _plan(_scenes(raster, labels, processing_mode), names, reader, options, threads, named_nodata)
     with open_raster(scenes[0].raster, bands=names, quiet=True) as src:
         # names alone are looked up as those of the raster are
         given = tuple(band for band in bands or () if isinstance(band, Band))
@@ -197,6 +198,7 @@ class _Scene(NamedTuple):
     bands: tuple[str, ...] | None
     labels: LabelSource
     jobs: tuple[placement.Job, ...]
+    border: BorderCheck
 
 
 def _choose_task(metadata_format: str, target: Target, classes: Sequence[ClassInfo] | None) -> Task:
@@ -224,7 +226,7 @@ def _write(
         skipped = Counter[str]()
         for scene in scenes:
             tallies, ignored = run.Export(
-                scene.raster, scene.labels, writer, options, writer.facts.nodata, scene.bands
+                scene.raster, scene.labels, writer, options, writer.facts.nodata, scene.bands, scene.border
             ).run(scene.jobs, threads, options.start_index + writer.count)
             writer.take(tallies)
             skipped.update(ignored)
@@ -250,6 +252,7 @@ def _plan(
     reader: LabelInput,
     options: placement.ExportOptions,
     threads: int,
+    nodata: tuple[float, ...],
 ) -> tuple[list[_Scene], list[str]]:
     """Return the rasters of which chips can be cut, and what people should know."""
     scenes, passed, notes = list[_Scene](), 0, list[str]()
@@ -259,7 +262,11 @@ def _plan(
             try:
                 labels, areas = reader.read(src, shown_name(raster), options)
                 features = labels.vectors.features if labels.vectors else None
-                scenes.append(_Scene(raster, bands, labels, run.plan_jobs(src, options, features, areas, threads)))
+                jobs = run.plan_jobs(src, options, features, areas, threads)
+                border = BorderCheck(shown_name(raster), nodata)
+                src.check_border(border)
+                sample_pixels(src, src.indexes)
+                scenes.append(_Scene(raster, bands, labels, jobs, border))
             except placement.NothingThereError:
                 passed += 1
                 if passed == len(rasters):

@@ -32,6 +32,7 @@ from geolearn.raster import (
     require_same_grid,
     sample_pixels,
 )
+from geolearn.raster.border import BorderCheck
 from geolearn.raster.nodata import as_float32, differs, missing
 
 log = logging.getLogger('geolearn')
@@ -285,14 +286,18 @@ def _dates_in_one(dataset: Any, spec: ModelSpec, read: ReadOptions) -> list[Sour
 def _make_source(dataset: Any, indexes: Sequence[int], spec: ModelSpec, read: ReadOptions) -> Source:
     """Check the units and the size of the pixels of some bands, and say how they are read."""
     nodata = read.nodata_of(indexes, dataset.count)
+    dataset.check_border(BorderCheck(_shown(dataset), nodata))
     sample = sample_pixels(dataset, indexes)
     for band, value in enumerate(nodata):
         if (kept := differs(sample[band], value)) is not None:
             sample = sample[:, kept]
     check_units(sample, spec, read)
-    shown = 'the mosaic' if str(dataset.name).startswith('<') else str(dataset.name)
-    target = choose_geobox(raster_geobox(dataset), spec, read.resolution, shown=shown)
+    target = choose_geobox(raster_geobox(dataset), spec, read.resolution, shown=_shown(dataset))
     return Source(dataset, tuple(indexes), target, nodata)
+
+
+def _shown(dataset: Any) -> str:
+    return 'the mosaic' if str(dataset.name).startswith('<') else str(dataset.name)
 
 
 def check_target(src: RasterSource, dst: Path, *, overwrite: bool) -> Path:

@@ -9,6 +9,7 @@ from affine import Affine
 from rasterio.windows import Window
 
 from geolearn.errors import RasterError
+from geolearn.raster.border import BorderCheck
 from geolearn.raster.geobox import MISFIT_PX, GeoBox, same_crs
 from geolearn.raster.nodata import compact, valid_in_all_bands
 from geolearn.raster.raster import Raster
@@ -261,6 +262,11 @@ class Mosaic(Raster):
         np.copyto(mask[whole], valid, where=taken)
         covered[place] |= taken if there is None else there
 
+    def check_border(self, check: BorderCheck) -> None:
+        """Report a border of any of the files with one `check`, once for all of them."""
+        for part in self._placed:
+            part.raster.check_border(check)
+
     def close(self) -> None:
         """Close all files."""
         for part in self._placed:
@@ -370,6 +376,8 @@ class BandStack(Raster):
             out[place] = pixels[0]
             if valid is not None:
                 mask[place] = valid[0]
+        if self.border is not None:
+            self.border.add(out, mask, window, self.shape, indexes)
         return out, compact(mask)
 
     def close(self) -> None:

@@ -27,6 +27,9 @@ import numpy as np
 LIMIT = 3.4e38
 """Float32 ends at 3.4028e38; values from here on are no measurement but what software writes for NoData."""
 
+USUAL_NODATA = frozenset({-99, -999, -9999, -99999, -32767, -32768, 65535})
+"""Values that often mean NoData where nothing says so."""
+
 
 def is_number(values: np.ndarray) -> np.ndarray | None:
     """Return where values are finite as float32 and no NoData of Esri's; None where the type holds no others."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import rasterio
 from rasterio.env import get_gdal_config, set_gdal_config
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.features import rasterize, shapes
 
 from geolearn.errors import RasterError
@@ -99,6 +99,9 @@ _BY_SUFFIX = {
     '.jp2': ('JP2OpenJPEG', 'JP2KAK', 'JP2ECW', 'JP2MrSID', 'JPEG2000'),
 }
 
+_PIXELS = ('GTiff', 'JPEG', 'PNG')
+"""Formats that hold pixels and name no other file; the suffixes of images are often mixed up among them."""
+
 _TIFF_MAGIC = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 
 _MRF_BYTES = 2**20
@@ -108,13 +111,22 @@ def open_quietly(path: str | Path, mode: str = 'r', profile: Mapping[str, Any] |
     """Open with rasterio; a raster without a place is refused where a place is needed, not warned of here.
 
     The suffix of a file decides which of GDAL's drivers may read it, so that no file is read as another thing than it
-    says it is; and a VRT, which may name any other file or host, only ends in .vrt.
+    says it is; and a VRT, which may name any other file or host, only ends in .vrt. Only GeoTIFF, PNG and JPEG, none of
+    which names other files, may stand in for one another.
     """
     with _unwarned():
         if mode == 'r':
             readers = _readers(str(path))
             if isinstance(readers, str):
-                return rasterio.open(path, driver=readers)
+                try:
+                    return rasterio.open(path, driver=readers)
+                except RasterioIOError:
+                    others = [name for name in _PIXELS if name != readers]
+                    if len(others) == len(_PIXELS) or not os.path.isfile(path):
+                        raise
+                    with suppress(RasterioIOError), rasterio.Env():
+                        return rasterio.DatasetReader(path, driver=others, sharing=False)
+                    raise
             with rasterio.Env():
                 return rasterio.DatasetReader(path, driver=readers, sharing=False)
         return rasterio.open(path, mode, **(profile or {}))

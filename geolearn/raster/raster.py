@@ -14,6 +14,7 @@ from rasterio.windows import Window
 
 from geolearn.bands import is_placeholder, unique_names
 from geolearn.errors import RasterError
+from geolearn.raster.border import BorderCheck
 from geolearn.raster.geobox import GeoBox
 from geolearn.raster.nodata import valid_by_band
 from geolearn.raster.opening import open_quietly
@@ -55,8 +56,9 @@ class Raster:
         self.scales, self.offsets, self.colorinterp = tuple(scales), tuple(offsets), tuple(colorinterp)
         self.gcps: Any = ([], None)
         self.rpcs: Any = None
-        self.driver = ''
         self.files: tuple[str, ...] = ()
+        self.border: BorderCheck | None = None
+        """Takes in what is read, to notice a border that no file declares as NoData; see `check_border`."""
         self.driver = ''
         """GDAL's format of the file, empty where there are several."""
         self.stated = tuple(name or '' for name in descriptions)
@@ -121,6 +123,10 @@ class Raster:
         """Return one whole band (height, width) as it is stored."""
         band: np.ndarray = self.read_masked(Window(0, 0, self.width, self.height), [index])[0][0]
         return band
+
+    def check_border(self, check: BorderCheck) -> None:
+        """Report with `check` where what is read from now on shows a border that no file declares as NoData."""
+        self.border = check
 
     def close(self) -> None:
         """Close the files."""
@@ -217,7 +223,6 @@ class FileRaster(Raster):
             colorinterp=dataset.colorinterp,
             crs=dataset.crs,
         )
-        self.driver = dataset.driver
         self.gcps, self.rpcs, self.files = dataset.gcps, dataset.rpcs, tuple(dataset.files)
         self.driver = dataset.driver
         self.numbered = bands is None and names != stated
@@ -284,7 +289,10 @@ class FileRaster(Raster):
         except (RasterioError, MemoryError) as error:  # a damaged header may claim any size
             rows = f'{int(window.row_off)}..{int(window.row_off + window.height)}'
             raise RasterError(f'cannot read rows {rows} of {self.name}: {error.__cause__ or error}') from error
-        return pixels, valid_by_band(pixels, [self._nodata[index - 1] for index in indexes], shared)
+        valid = valid_by_band(pixels, [self._nodata[index - 1] for index in indexes], shared)
+        if self.border is not None:
+            self.border.add(pixels, valid, window, self.shape, indexes)
+        return pixels, valid
 
     def _read(self, dataset: Any, window: Window, indexes: Sequence[int], out: np.ndarray | None) -> np.ndarray:
         if len({self.dtypes[index - 1] for index in indexes}) == 1:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from geolearn.errors import RasterError
+from geolearn.chips.formats.tiles import read_class_raster
+from geolearn.errors import ChipFolderError, RasterError
 from geolearn.raster import open_raster, read_image, read_label, read_stack
 
 PIXELS = np.arange(1, 13, dtype=np.uint8).reshape(1, 3, 4)
@@ -98,3 +99,16 @@ def test_a_name_that_is_not_utf_8_is_shown_and_refused(tmp_path, save):
     with pytest.raises(RasterError, match='its name is not UTF-8; rename it') as told, open_raster(os.fsdecode(odd)):
         pass
     str(told.value).encode()
+
+
+@pytest.mark.parametrize(('name', 'written'), [('a.tif', 'PNG'), ('a.png', 'TIFF'), ('b.tif', 'JPEG')])
+def test_an_image_under_the_suffix_of_another_kind_of_image_is_read(tmp_path, name, written):
+    Image.fromarray(np.full((16, 16), 90, np.uint8)).save(tmp_path / name, format=written)
+    pixels, _, _ = read_image(tmp_path / name)
+    assert (pixels == 90).all()
+
+
+def test_labels_in_a_jpeg_are_lossy_under_any_suffix(tmp_path):
+    Image.fromarray(np.full((16, 16), 90, np.uint8)).save(tmp_path / 'a.tif', format='JPEG')
+    with pytest.raises(ChipFolderError, match='lossy compression'):
+        read_class_raster(tmp_path / 'a.tif', (16, 16))

@@ -29,6 +29,7 @@ from geolearn.chips.label import Label
 from geolearn.chips.meaning.values import named_nodata
 from geolearn.errors import ChipFolderError
 from geolearn.raster import GeoBox, open_raster, raster_geobox, read_window
+from geolearn.raster.border import BorderCheck
 from geolearn.raster.images import SUFFIXES, write_image
 from geolearn.raster.nodata import valid_in_all_bands
 
@@ -427,6 +428,7 @@ class Export:
         options: How chips are cut.
         nodata: What the user named as NoData of the raster.
         bands: What the user named its bands, or None.
+        border: Reports where the raster has a border that nothing declares as NoData.
     """
 
     raster: str | Path | Sequence[str | Path]
@@ -435,6 +437,7 @@ class Export:
     options: placement.ExportOptions
     nodata: tuple[float, ...] = ()
     bands: tuple[str, ...] | None = None
+    border: BorderCheck | None = None
 
     def run(self, jobs: Sequence[placement.Job], threads: int, start: int) -> tuple[list[metadata.Tally], Counter[str]]:
         """Cut all jobs, numbering chips from `start`.
@@ -451,6 +454,8 @@ class Export:
             try:
                 named = open_raster(self.raster, bands=self.bands, nodata=self.nodata or None, quiet=True)
                 with named as src, self.labels.open() as lab:
+                    if self.border is not None:
+                        src.check_border(self.border)
                     while True:
                         with lock:
                             job = next(waiting, None)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rasterio.windows import Window
 
 from geolearn import errors, units
 from geolearn.bands import Band
@@ -14,6 +15,7 @@ from geolearn.chips.meaning.bands import BandChoice, choose_bands, choose_statis
 from geolearn.chips.packing import collection, read_chip
 from geolearn.chips.packing.table import ChipTable
 from geolearn.normalize import Normalize, check_normalize, zero_range_bands, zero_range_note
+from geolearn.raster import border
 from geolearn.statistics import BandStatistics, Percentiles
 
 log = logging.getLogger('geolearn')
@@ -72,6 +74,9 @@ def choose_input(
         table = read_chip.recount(chips.store, _channels(chips, indexes))
     selected = tuple(bands[index] for index in indexes)
     check_normalize(normalize, len(selected))
+    if filled := _border_note(chips, table, indexes):
+        log.warning('%s: %s', folder, filled)
+        notes.append(filled)
     percentiles = table.percentiles(indexes)
     if percentiles is not None:
         notes[:0] = _unit_notes(percentiles, selected, table.dtype)
@@ -146,6 +151,45 @@ def _valid_counts(chips: collection.Collection) -> np.ndarray:
         valid = np.broadcast_to(chip.mask, chip.pixels.shape).sum(axis=(1, 2))
         counts += valid.reshape(table.dates, table.band_count).sum(axis=0)
     return counts
+
+
+CHIPS_COMPARED = 64
+"""Of the chips that may hold a border, so many are looked into."""
+
+
+def _border_note(chips: collection.Collection, table: ChipTable, indexes: Sequence[int]) -> str | None:
+    """Tell about chips that hold large blocks of one value in all bands, as those at the border of a scene do."""
+    if chips.metadata.blackened or len(table.sample) == 0:
+        return None
+    channels = list(_channels(chips, indexes))
+    lows, highs = table.minimums[:, channels], table.maximums[:, channels]
+    single = (lows == highs).all(axis=1)
+    ends = ((lows == lows[:, :1]).all(axis=1) & np.isfinite(lows[:, 0])) | (highs == highs[:, :1]).all(axis=1)
+    whole = Counter(tuple(row.tolist()) for row in lows[single])
+    held = Counter(whole)
+    others = np.flatnonzero(ends & ~single & np.isfinite(highs[:, 0]))
+    step = max(1, len(others) // CHIPS_COMPARED)
+    for position in others[::step].tolist():
+        chip = chips.store.chip(position)
+        shape = chip.pixels.shape[1:]
+        mask = chip.mask if chip.mask is None or len(chip.mask) == 1 else chip.mask[channels]
+        side = min(shape) // 4
+        if not side:
+            continue
+        found = border.edge_values(chip.pixels[channels], mask, Window(0, 0, shape[1], shape[0]), shape, side)
+        held.update({value: step for value, area in found.items() if area >= border.LEAST_BLOCKS * side**2})
+    rest = table.sample[:, channels].T
+    rest = rest[:, ~np.isnan(rest).any(axis=0)]
+    for value, count in held.most_common(3):
+        if border.looks_like_fill(value, rest):
+            about = 'about ' if step > 1 and count > whole[value] else ''
+            return (
+                f'{about}{min(count, len(table))} of {len(table)} chips hold large blocks of the value '
+                f'{border.nodata_words(value)} in all bands ({whole[value]} of them nothing else), which looks like '
+                f'missing pixels that are not declared as NoData; if they are, pass '
+                f'nodata={border.nodata_words(value)}'
+            )
+    return None
 
 
 def _unit_notes(percentiles: Percentiles, bands: Sequence[Band], dtype: str) -> list[str]:

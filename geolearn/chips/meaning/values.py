@@ -12,11 +12,9 @@ from geolearn.chips.label import Task
 from geolearn.chips.packing.table import ChipTable
 from geolearn.chips.splits.split import Split
 from geolearn.errors import ChipFolderError
-from geolearn.raster.nodata import differs, valid_by_band
+from geolearn.raster.nodata import USUAL_NODATA, differs, valid_by_band
 
 log = logging.getLogger('geolearn')
-
-USUAL_NODATA = frozenset({-99, -999, -9999, -99999, -32767, -32768, 65535})
 
 MAX_VALUE = 65535
 
@@ -150,8 +148,7 @@ def refuse_lossy(src: Any, shown: str) -> None:
     """
     structure = src.tags(ns='IMAGE_STRUCTURE')
     compression = structure.get('COMPRESSION', '').upper()
-    named = str(src.name).lower().endswith(('.jpg', '.jpeg'))  # by suffix, as the driver follows it
-    jpeg = named or ('JPEG' in compression and 'JPEG2000' not in compression)
+    jpeg = src.driver == 'JPEG' or ('JPEG' in compression and 'JPEG2000' not in compression)
     if jpeg or structure.get('COMPRESSION_REVERSIBILITY', '').upper() == 'LOSSY':
         raise ChipFolderError(
             f'{shown} has lossy compression ({compression or "lossy"}), which changes class values at the edges of '
