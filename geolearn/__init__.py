@@ -21,6 +21,7 @@ _HOMES = {
     'list_backbones': 'backbones',
     'list_sensors': 'bands',
     'prepare_data': 'prepare',
+    'vectorize_map': 'inference.vectorize',
 }
 """Modules of the public names; all others in `__all__` are models. Type checkers read `__init__.pyi` instead."""
 
@@ -65,6 +66,7 @@ __all__ = [
     'list_sensors',
     'load_model',
     'prepare_data',
+    'vectorize_map',
 ]
 
 

@@ -5,6 +5,7 @@ from geolearn.chips.export import export_training_data
 from geolearn.classes import ClassInfo
 from geolearn.data import ChipData
 from geolearn.errors import GeoLearnError
+from geolearn.inference.vectorize import vectorize_map
 from geolearn.models import (
     FCN,
     FCOS,
@@ -76,4 +77,5 @@ __all__ = [
     'list_sensors',
     'load_model',
     'prepare_data',
+    'vectorize_map',
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 from geolearn import errors, extras, progress
 from geolearn.chips.exporting.vector_labels import read_layers
 from geolearn.device import choose_device
-from geolearn.inference import reading, tiles, vectors
+from geolearn.inference import reading, targets, tiles, vectors
 from geolearn.networks import classification
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import GeoBox
@@ -301,7 +301,7 @@ def classify_polygons(
     Raises:
         RasterError: If bands, units or places do not fit, or reading or writing fails; no part of `dst` is left.
     """
-    target = reading.check_target(raster, vectors.check_vector_target(dst), overwrite=overwrite)
+    target = targets.check_target(raster, vectors.check_vector_target(dst), overwrite=overwrite)
     frame = read_polygons(polygons, options.layer)
     device = choose_device(options.device)
     network.to(device).eval()

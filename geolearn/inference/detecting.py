@@ -16,7 +16,7 @@ from torchvision.ops import batched_nms
 from geolearn import errors, extras, progress
 from geolearn.batch import Detections
 from geolearn.device import choose_device
-from geolearn.inference import mapping, merging, reading, vectors
+from geolearn.inference import mapping, merging, reading, targets, vectors
 from geolearn.inference.resume import RunCheckpoint, source_facts, weights_digest
 from geolearn.inference.tiles import MicroBatches, ReadOptions, Source, TilingOptions, prefetch, read_batches
 from geolearn.networks.detection.detector import Detector
@@ -387,7 +387,7 @@ def detect_raster(
     """
     if options.outline != 'exact' and not masks:
         raise ValueError(f'outline={options.outline!r} is for models that draw masks; the others give boxes')
-    target = reading.check_target(src, vectors.check_vector_target(dst), overwrite=overwrite)
+    target = targets.check_target(src, vectors.check_vector_target(dst), overwrite=overwrite)
     with ExitStack() as stack:
         sources = reading.open_dates(src, spec, read, stack)
         box = sources[0].box

@@ -17,7 +17,8 @@ from geolearn._version import __version__
 from geolearn.backbones.compiling import compile_for_inference
 from geolearn.classes import ClassInfo
 from geolearn.device import choose_device
-from geolearn.inference.reading import RasterSource, check_target, open_dates
+from geolearn.inference.reading import RasterSource, open_dates
+from geolearn.inference.targets import check_target
 from geolearn.inference.tiles import (
     MicroBatches,
     ReadOptions,

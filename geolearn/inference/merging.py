@@ -63,17 +63,17 @@ def polygonal(outlines: np.ndarray) -> np.ndarray:
     return outlines
 
 
-def plainer(outline: Any, kind: Outline) -> Any:
+def plainer(outline: Any, kind: Outline, tolerance: float = TOLERANCE) -> Any:
     """Return an outline in pixels, as plain as asked for; never an empty or broken one."""
     if kind == 'exact':
         return outline
     shapely = extras.require('shapely', extra='vector', to='simplify outlines')
-    parts = [_plainer_part(shapely, part, kind) for part in shapely.get_parts(outline)]
+    parts = [_plainer_part(shapely, part, kind, tolerance) for part in shapely.get_parts(outline)]
     return polygonal(np.array([shapely.union_all(parts)], object))[0]
 
 
-def _plainer_part(shapely: Any, part: Any, kind: Outline) -> Any:
-    simple = shapely.simplify(part, TOLERANCE, preserve_topology=True)
+def _plainer_part(shapely: Any, part: Any, kind: Outline, tolerance: float) -> Any:
+    simple = shapely.simplify(part, tolerance, preserve_topology=True)
     if kind == 'simplified':
         return simple
     square = _with_right_angles(shapely, simple)

@@ -2,8 +2,7 @@
 
 import logging
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from pathlib import Path
@@ -298,31 +297,6 @@ def _make_source(dataset: Any, indexes: Sequence[int], spec: ModelSpec, read: Re
 
 def _shown(dataset: Any) -> str:
     return 'the mosaic' if str(dataset.name).startswith('<') else str(dataset.name)
-
-
-def check_target(src: RasterSource, dst: Path, *, overwrite: bool) -> Path:
-    """Refuse before hours of work what could not be written after them.
-
-    Raises:
-        RasterError: If the target is one of the sources, a folder, or a file that is not to be replaced.
-    """
-    if any(os.path.realpath(source) == os.path.realpath(dst) for source in _all_files(src)):
-        raise errors.RasterError(f'{dst} is the raster to map; write the map to another file')
-    if dst.is_dir():
-        raise errors.RasterError(f'{dst} is a folder; pass the GeoTIFF to write, such as {dst / "map.tif"}')
-    if dst.exists() and not overwrite:
-        raise errors.RasterError(f'{dst} exists; pass overwrite=True to replace it, or another name')
-    return dst
-
-
-def _all_files(src: RasterSource) -> Iterator[str | Path]:
-    if isinstance(src, str | Path):
-        yield src
-        if os.path.isdir(src):
-            yield from (path for path in Path(src).rglob('*') if path.is_file())
-    else:
-        for part in src:
-            yield from _all_files(part)
 
 
 def check_units(sample: np.ndarray, spec: ModelSpec, read: ReadOptions) -> None:

@@ -1,9 +1,12 @@
 """Write layers of features by suffix: GeoPackage, GeoJSON, GeoParquet or Shapefile."""
 
+import io
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -31,20 +34,12 @@ def objects_to_features(objects: TileDetections, box: GeoBox, classes: Sequence[
     shapely = extras.require('shapely', extra='vector', to='write objects')
     order = np.argsort(-objects.scores, kind='stable')
     objects = objects.select(order)
-    t = box.transform
-
-    def place(points: np.ndarray) -> np.ndarray:
-        x, y = points.T
-        return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
-
     if outlined:
         shapes = np.zeros(0, object) if objects.outlines is None else polygonal(objects.outlines)
         pixels = np.array([shapely.multipolygons(shapely.get_parts(shape)) for shape in shapes], object)
     else:
         pixels = shapely.box(*objects.boxes.T)
-    geometry = shapely.transform(pixels, place) if len(objects) else np.zeros(0, object)
-    # a transform that mirrors, as north-up ones do, turns rings round
-    geometry = shapely.normalize(geometry)
+    geometry = place_geometry(pixels, box) if len(objects) else np.zeros(0, object)
     frame = geopandas.GeoDataFrame(
         {
             # the type of text is said, for a column without rows cannot show it
@@ -54,11 +49,26 @@ def objects_to_features(objects: TileDetections, box: GeoBox, classes: Sequence[
         },
         geometry=geopandas.GeoSeries(geometry, crs=box.crs),
     )
-    frame.insert(3, 'area', _areas(frame))
+    frame.insert(3, 'area', areas(frame))
     return frame
 
 
-def _areas(frame: Any) -> np.ndarray:
+def place_geometry(pixels: np.ndarray, box: GeoBox) -> np.ndarray:
+    """Bring shapely geometries (n,) from pixels of a raster to map coordinates."""
+    shapely = extras.require('shapely', extra='vector', to='write vector layers')
+    t = box.transform
+
+    def place(points: np.ndarray) -> np.ndarray:
+        x, y = points.T
+        return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
+
+    # a transform that mirrors, as north-up ones do, turns rings round
+    placed: np.ndarray = shapely.normalize(shapely.transform(pixels, place))
+    return placed
+
+
+def areas(frame: Any) -> np.ndarray:
+    """Return the area of each row of a GeoDataFrame, in square units of its CRS; square meters where it has degrees."""
     if frame.crs is None or not frame.crs.is_geographic:
         flat: np.ndarray = frame.geometry.area.to_numpy(np.float64)
         return flat
@@ -119,25 +129,101 @@ def write_layer(frame: Any, dst: str | Path, *, geometry_type: str | None = None
         MissingExtraError: If the library that writes such files is not installed.
     """
     path = check_vector_target(dst)
-    pyogrio = extras.require('pyogrio', extra='vector', to='write vector layers')
-    driver = DRIVERS[path.suffix.lower()]
-    if driver == 'GeoJSON' and frame.crs is not None:
-        frame = frame.to_crs(WGS84)
-    # an index of older features would be believed
-    sidecars = SHAPEFILE_SIDECARS if driver == 'ESRI Shapefile' else ()
-    with files.atomic_write_all(path, replaces=[path.with_suffix(suffix).name for suffix in sidecars]) as part:
-        try:
-            if driver is None:
-                frame.to_parquet(part)
-            else:
-                _write(frame, part, driver, geometry_type)
-        except (ValueError, pyogrio.errors.DataSourceError, pyogrio.errors.FieldError) as error:
-            raise errors.FileWriteError(f'cannot write {path}: {error}') from error
+    with (
+        files.atomic_write_all(path, replaces=layer_sidecars(path)) as part,
+        LayerWriter(part, geometry_type=geometry_type, shown=path) as writer,
+    ):
+        writer.add(frame)
     return path
 
 
-def _write(frame: Any, part: Path, driver: str, geometry_type: str | None) -> None:
-    options: dict[str, str | None] = {'RFC7946': 'YES'} if driver == 'GeoJSON' else {}
+def layer_sidecars(path: Path) -> list[str]:
+    """Return the names of the files beside a layer that an older one may have, and that would be taken for its own."""
+    suffixes = SHAPEFILE_SIDECARS if DRIVERS[path.suffix.lower()] == 'ESRI Shapefile' else ()
+    return [path.with_suffix(suffix).name for suffix in suffixes]
+
+
+class LayerWriter:
+    """Write a layer piece by piece, in bounded memory: GeoJSON alone is collected first.
+
+    Args:
+        path: File to write, which does not exist.
+        geometry_type: See `write_layer`.
+        shown: What messages call the file.
+    """
+
+    def __init__(self, path: Path, *, geometry_type: str | None = None, shown: Path | None = None) -> None:
+        self._path, self._geometry_type, self._shown = path, geometry_type, shown or path
+        self._driver = DRIVERS[path.suffix.lower()]
+        self._held: list[Any] = []
+        self._parquet: Any = None
+        self._begun = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, frame: Any) -> None:
+        """Write the rows of a GeoDataFrame; all have the columns of the first.
+
+        Raises:
+            FileWriteError: If they cannot be written.
+        """
+        if self._driver == 'GeoJSON' and frame.crs is not None:
+            frame = frame.to_crs(WGS84)
+        self._held.append(frame)
+        # what comes in one piece is written as one
+        if len(self._held) > 1 and self._driver != 'GeoJSON':
+            with self._reported():
+                self._write_held(more=True)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            if error is None:
+                with self._reported():
+                    self._write_held(more=False)
+        finally:
+            if self._parquet is not None:
+                self._parquet.close()
+
+    def _write_held(self, *, more: bool) -> None:
+        frame = self._held[0] if len(self._held) == 1 else pd.concat(self._held, ignore_index=True)
+        self._held = []
+        if self._driver is not None:
+            _write(frame, self._path, self._driver, self._geometry_type, append=self._begun)
+        elif more or self._begun:
+            self._write_parquet(frame)
+        else:
+            frame.to_parquet(self._path)
+        self._begun = True
+        if more:
+            self._held = [frame.iloc[:0]]
+
+    def _write_parquet(self, frame: Any) -> None:
+        pyarrow = extras.require('pyarrow', extra='vector', to='write GeoParquet')
+        parquet = extras.require('pyarrow.parquet', extra='vector', to='write GeoParquet')
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        table = parquet.read_table(pyarrow.BufferReader(buffer.getvalue()))
+        if self._parquet is None:
+            facts = json.loads(table.schema.metadata[b'geo'])
+            for column in facts['columns'].values():  # those of all pieces are not known yet
+                column.pop('bbox', None)
+                column['geometry_types'] = [] if self._geometry_type is None else [self._geometry_type]
+            self._schema = table.schema.with_metadata({b'geo': json.dumps(facts).encode()})
+            self._parquet = parquet.ParquetWriter(self._path, self._schema)
+        self._parquet.write_table(table.cast(self._schema))
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        pyogrio = extras.require('pyogrio', extra='vector', to='write vector layers')
+        try:
+            yield
+        except (ValueError, pyogrio.errors.DataSourceError, pyogrio.errors.FieldError) as error:
+            raise errors.FileWriteError(f'cannot write {self._shown}: {error}') from error
+
+
+def _write(frame: Any, part: Path, driver: str, geometry_type: str | None, *, append: bool = False) -> None:
+    options: dict[str, Any] = {'RFC7946': 'YES'} if driver == 'GeoJSON' else {}
     if geometry_type is not None:
         # polygons of shapefiles may have several parts, and have no name of their own then
         options['geometry_type'] = geometry_type.removeprefix('Multi') if driver == 'ESRI Shapefile' else geometry_type
@@ -145,4 +231,4 @@ def _write(frame: Any, part: Path, driver: str, geometry_type: str | None) -> No
         # names of columns in shapefiles, which the docstring tells of, and layers in no CRS, which are as given
         warnings.filterwarnings('ignore', message='(Normalized/laundered field name|.*crs. was not provided)')
         warnings.filterwarnings('ignore', message='Column names longer than 10 characters')
-        frame.to_file(part, driver=driver, engine='pyogrio', **options)
+        frame.to_file(part, driver=driver, engine='pyogrio', mode='a' if append else 'w', **options)

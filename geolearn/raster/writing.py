@@ -13,8 +13,10 @@ from rasterio.shutil import copy
 from rasterio.windows import Window
 
 from geolearn import errors, files
+from geolearn.classes import ClassInfo
 from geolearn.raster.geobox import GeoBox
 from geolearn.raster.opening import filters_to_oneself, find_driver, open_quietly, printable
+from geolearn.raster.qml import style_name, write_raster_style
 
 MAX_CATEGORY = 255
 """The list of names counts from 0 without gaps; beyond a byte it would be mostly empty lines."""
@@ -51,7 +53,8 @@ class RasterWriter:
         nodata: NoData value, or None.
         colors: Colour of each pixel value, for 8- and 16-bit single-band rasters.
         band_names: Description of each band.
-        class_names: Name of each pixel value, kept as tags and in an .aux.xml where QGIS and GDAL find it.
+        class_names: Name of each pixel value, kept as tags and in an .aux.xml where QGIS and GDAL find it; with colors
+            also in a style for QGIS, ``<name>.qml``.
         tags: Dataset metadata.
         compress: GDAL's compression name.
         cog: Whether to end with a cloud-optimized GeoTIFF: with overviews, in the order in which viewers read it. It
@@ -153,6 +156,7 @@ class RasterWriter:
                 if self._cog:
                     self._optimize()
                 write_class_names(self._part, self._class_names or {})
+                self._write_style()
             except (RasterioError, OSError) as failure:
                 refused = errors.RasterError(self._failure(failure))
                 self._abandon(refused)
@@ -188,6 +192,12 @@ class RasterWriter:
             copy(plain, self._part, driver='COG', **options)
         plain.unlink()
         self._check_readable()
+
+    def _write_style(self) -> None:
+        if self._class_names and self._colors:
+            named = sorted(self._class_names.items())
+            classes = [ClassInfo(value, name, self._colors[value]) for value, name in named if value in self._colors]
+            write_raster_style(self._part.with_name(style_name(self.path)), classes)
 
     def _check_readable(self) -> None:
         """Read the last pixel back: GDAL writes late, and a full disk may only show at the end."""
