@@ -49,13 +49,14 @@ class ChipData:
         test_dl: Test batches, or None where no chip was kept for a test.
         split: Which chips are in which part.
         table: Facts about every chip: name, place, statistics, labels.
-        cell_size: The export's MinCellSize, passed on to saved models.
+        cell_size: The export's MinCellSize, else that of the chips' own grids, passed on to saved models.
         acquired: When the images of each date were taken; empty where it is not said or there is one date.
         image_space: The export's ImageSpaceUsed, such as ``'MAP_SPACE'`` or ``'PIXEL_SPACE'``.
         variable_size: Whether each chip was cut to the size of its feature.
         blackened: Whether pixels around the feature of a chip were set to 0.
         reading_notes: What was picked, skipped or recounted while reading, for people.
         arguments: What `prepare_data` was given besides its defaults, as JSON; see `geolearn.arguments`.
+        source: The call that made them from memory or rasters, as text; empty for folders, which `prepare_data` reads.
     """
 
     path: Path
@@ -83,6 +84,7 @@ class ChipData:
     acquired: tuple[date, ...]
     reading_notes: tuple[str, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    source: str = field(default='', repr=False)
 
     if not TYPE_CHECKING:  # else type checkers would take any attribute
 
@@ -225,7 +227,7 @@ class ChipData:
         lines = [
             f'ChipData: {len(self.train_ds)} chips to train, {len(self.valid_ds)} to validate{test}, '
             f'{self.chip_size} px, batches of {self.batch_size}, {self.dtype}',
-            f'  folder   {self.path} ({self.dataset_type})',
+            f'  {"from" if self.source else "folder":<8} {self.path} ({self.dataset_type})',
             '  bands    ' + ', '.join(_band_text(band) for band in self.bands),
         ]
         unit = 'pixels' if self.task in taxonomy.RASTER_TASKS else 'labels'

@@ -167,7 +167,7 @@ def prepare_data(
         test_dl=test_dl,
         split=found,
         table=choice.table,
-        cell_size=chips.metadata.cell_size,
+        cell_size=chips.metadata.cell_size or chips.table.cell_size(),
         image_space=chips.metadata.image_space,
         variable_size=chips.metadata.variable_size,
         blackened=chips.metadata.blackened,

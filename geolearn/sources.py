@@ -1,6 +1,7 @@
 """prepare_data from memory: arrays, a torch Dataset, or windows of rasters, without a folder of chips."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,30 @@ from affine import Affine
 from rasterio.windows import Window
 
 from geolearn import data, errors, prepare
+from geolearn.arguments import format_call, record_arguments
 from geolearn.chips.emd import ExportMetadata
+from geolearn.chips.exporting.labels import shown_name
 from geolearn.chips.formats import OpenedFolder
-from geolearn.chips.label import ChipSource, Label, Listing, Task, mask_boxes
+from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, check_target, mask_boxes
 from geolearn.chips.meaning.augmentation import Transforms
-from geolearn.chips.meaning.bands import BandChoice
+from geolearn.chips.meaning.bands import BandChoice, bad_bands
+from geolearn.chips.meaning.values import as_classes, as_numbers
 from geolearn.chips.packing.collection import GivenChips
 from geolearn.chips.splits.divide import SplitChoice
 from geolearn.classes import ClassInfo
-from geolearn.raster import GeoBox, open_raster, raster_geobox, read_window
+from geolearn.normalize import Normalize
+from geolearn.raster import (
+    AlignedRaster,
+    GeoBox,
+    open_raster,
+    raster_bands,
+    raster_geobox,
+    read_window,
+    require_place,
+    same_grid,
+)
+from geolearn.raster.raster import Raster
+from geolearn.raster.reading import RasterPath
 
 Item = Callable[[int], tuple[Any, Any]]
 """Returns image and target of a chip."""
@@ -67,6 +83,7 @@ def from_arrays(
     Raises:
         ChipFolderError: If images and labels do not fit together.
     """
+    arguments = _arguments(from_arrays, locals())
     if len(images) == 0:
         raise errors.ChipFolderError('images hold no chip; pass (chips, bands, height, width)')
     if labels is not None and len(labels) != len(images):
@@ -80,7 +97,8 @@ def from_arrays(
         has_labels=labels is not None,
     )
     return _prepare(
-        'arrays', listing, bands=bands, class_mapping=class_mapping, val_split_pct=val_split_pct, seed=seed,
+        Path('arrays'), 'from_arrays', ['images', 'labels'], arguments, listing,
+        bands=bands, class_mapping=class_mapping, val_split_pct=val_split_pct, seed=seed,
         chip_size=chip_size or max(np.shape(images[0])[-2:]), batch_size=batch_size, transforms=transforms,
         working_dir=working_dir, ignore_classes=ignore_classes, split=split,
     )  # fmt: skip
@@ -124,6 +142,7 @@ def from_dataset(
     Raises:
         ChipFolderError: If images and targets do not fit together.
     """
+    arguments = _arguments(from_dataset, locals())
     if len(dataset) == 0:
         raise errors.ChipFolderError('the dataset holds no item')
     listing = _listing(
@@ -136,17 +155,20 @@ def from_dataset(
     )
     side = max(_as_image(_dataset_item(dataset, 0)[0]).shape[-2:])
     return _prepare(
-        'dataset', listing, bands=bands, class_mapping=class_mapping, val_split_pct=val_split_pct, seed=seed,
+        Path('dataset'), 'from_dataset', ['dataset'], arguments, listing,
+        bands=bands, class_mapping=class_mapping, val_split_pct=val_split_pct, seed=seed,
         chip_size=chip_size or side, batch_size=batch_size, transforms=transforms, working_dir=working_dir,
         ignore_classes=ignore_classes, split=split,
     )  # fmt: skip
 
 
 def from_rasters(
-    raster: str | Path,
-    labels: str | Path,
+    raster: RasterPath | Sequence[RasterPath],
+    labels: str | Path | Sequence[str | Path],
     *,
+    target: Target | None = None,
     bands: BandChoice = None,
+    extract_bands: Sequence[str | int] | None = None,
     class_mapping: Mapping[int, str] | None = None,
     chip_size: int = 224,
     val_split_pct: float = 0.2,
@@ -159,77 +181,155 @@ def from_rasters(
     nodata: float | None = None,
     split: SplitChoice = 'blocks',
     block_size: float | None = None,
+    normalize: Normalize = 'dataset',
+    align_labels: bool = False,
 ) -> data.ChipData:
-    """Prepare windows of a raster and of the label raster on its grid; no chip is written to disk.
+    """Prepare windows of a raster and of the label raster on its grid, or of several pairs; no chip is written to disk.
 
     The windows lie side by side. They are divided by blocks, so that neighbors of a validation chip are not trained
     on.
 
     Args:
-        raster: The image.
+        raster: The image; several files are the bands of one scene or a mosaic, as `export_training_data` takes them.
+            Where `labels` is a list, a list with the image of each.
         labels: Raster of the same grid: whole numbers for a class per pixel, floats for regression. Its NoData is
-            unlabelled, and windows without any label are left out.
+            unlabelled, and windows without any label are left out. Or a list with the label raster of each image.
+        target: ``'classes'`` or ``'values'``, where the type of the labels does not say it.
         bands: Names of the bands, or a sensor; None takes what the raster says.
+        extract_bands: Bands to use, by name or 0-based index; None uses all.
         class_mapping: Names of classes by label value.
         chip_size: Side of the windows in pixels.
         val_split_pct: Share of the windows to validate on.
         batch_size: Chips per batch.
         transforms: As in `prepare_data`.
         seed: Fixes split, order and augmentation.
-        working_dir: Models go to ``<working_dir>/models``; None means the folder of the raster.
+        working_dir: Models go to ``<working_dir>/models``; None means the folder of the (first) raster.
         ignore_classes: Label values or names to leave out.
         unlabelled: Label values that mean "not labelled", beside NoData of the labels.
         nodata: Value that means NoData in the image, beside what the file declares.
         split: As in `prepare_data`.
         block_size: Side of a block in map units; None means four windows, or fewer where the raster is small.
+        normalize: As in `prepare_data`.
+        align_labels: Whether labels on another grid are brought to that of the image, nearest neighbor.
 
     Raises:
         ChipFolderError: If the grids differ, or no window holds a label.
         RasterError: If a raster cannot be read.
     """
-    raster, labels = Path(raster), Path(labels)
-    with open_raster(raster) as image, open_raster(labels) as truth:
-        geobox, other = raster_geobox(image), raster_geobox(truth)
-        if (
-            geobox.shape != other.shape
-            or not geobox.transform.almost_equals(other.transform)
-            or geobox.crs != other.crs
-        ):
+    arguments = _arguments(from_rasters, locals())
+    check_target(target)
+    pairs = _pair(raster, labels)
+    named = None if bands is None or isinstance(bands, str) else [b if isinstance(b, str) else b.name for b in bands]
+    chips, kinds, boxes, images = list[ChipSource](), set[bool](), list[GeoBox](), list[Raster]()
+    for number, (image, truth) in enumerate(pairs):
+        opened = open_raster(image, bands=named), open_raster(truth)
+        with opened[0] as src, opened[1] as lab:
+            require_place(src)
+            given = _on_grid(lab, src.geobox, shown_name(image), str(truth), align=align_labels)
+            kinds.add(target == 'values' if target else np.dtype(lab.dtypes[0]).kind == 'f')
+            windows = [w for w in _windows(src.shape, chip_size) if _has_label(given, w, unlabelled)]
+            boxes.append(src.geobox)
+            images.append(src)
+            found = raster_bands(src)
+            bad = bad_bands(src)
+        if number == 0:
+            first_bands, first_bad = found, bad
+        elif len(found) != len(first_bands):
             raise errors.ChipFolderError(
-                f'{labels} lies on another grid than {raster} ({other.shape} and {geobox.shape} pixels); bring it to '
-                'the same grid, or use export_training_data, which resamples labels'
+                f'{shown_name(image)} holds {len(found)} bands but {shown_name(pairs[0][0])} {len(first_bands)}'
             )
-        floating = np.dtype(truth.dtypes[0]).kind == 'f'
-        windows = [window for window in _windows(geobox.shape, chip_size) if _has_label(truth, window, unlabelled)]
+        if len(kinds) > 1:
+            raise errors.ChipFolderError(
+                f"{truth} holds {lab.dtypes[0]} labels, others are of another kind; pass target='classes' or 'values'"
+            )
+        chips += [
+            ChipSource(
+                name=f'{f"{number}_" if len(pairs) > 1 else ""}r{int(w.row_off):06d}_c{int(w.col_off):06d}',
+                dates=((Path(images[-1].files[0]),),),
+                labels=(truth,),
+                read_label=partial(
+                    _window_label,
+                    truth,
+                    w,
+                    src.geobox if align_labels else None,
+                    tuple(unlabelled),
+                    numbers=kinds == {True},
+                ),
+                nodata=() if nodata is None else (nodata,),
+                read_image=partial(_window_image, image, named, w),
+            )
+            for w in windows
+        ]
     if split == 'blocks' and block_size is None:
-        side = min(4, max(1, min(geobox.shape) // chip_size // 4))
-        block_size = side * chip_size * max(geobox.resolution)
-    if not windows:
+        shape, resolution = boxes[0].shape, max(boxes[0].resolution)
+        block_size = min(4, max(1, min(shape) // chip_size // 4)) * chip_size * resolution
+    if not chips:
         raise errors.ChipFolderError(
-            f'no window of {chip_size} pixels of {labels} holds a label; pass a smaller chip_size'
+            f'no window of {chip_size} pixels of {pairs[0][1]} holds a label; pass a smaller chip_size'
         )
-    chips = tuple(
-        ChipSource(
-            name=f'r{int(window.row_off):06d}_c{int(window.col_off):06d}',
-            dates=((raster,),),
-            labels=(labels,),
-            read_label=partial(_window_label, labels, window, tuple(unlabelled)),
-            nodata=() if nodata is None else (nodata,),
-            read_image=partial(_window_image, raster, window),
-        )
-        for window in windows
-    )
-    listing = Listing(Task.REGRESSION if floating else Task.PIXELS, chips, None)
+    listing = Listing(Task.REGRESSION if kinds == {True} else Task.PIXELS, tuple(chips), None)
+    place = Path(images[0].files[0])
     return _prepare(
-        raster.stem, listing, bands=bands, class_mapping=class_mapping, val_split_pct=val_split_pct, seed=seed,
-        chip_size=chip_size, batch_size=batch_size, transforms=transforms, working_dir=working_dir or raster.parent,
+        place, 'from_rasters', [_names(raster), _names(labels)], arguments, listing,
+        bad_bands=first_bad, bands=bands or first_bands, extract_bands=extract_bands, normalize=normalize,
+        class_mapping=class_mapping, val_split_pct=val_split_pct, seed=seed, chip_size=chip_size,
+        batch_size=batch_size, transforms=transforms, working_dir=working_dir or place.parent,
         ignore_classes=ignore_classes, split=split, block_size=block_size,
     )  # fmt: skip
 
 
-def _prepare(name: str, listing: Listing, *, working_dir: str | Path | None, **options: Any) -> data.ChipData:
-    opened = OpenedFolder(Path.cwd(), 'Classified_Tiles', ExportMetadata.empty(), listing, ())
-    return prepare.prepare_data(GivenChips(name, opened), working_dir=working_dir or Path.cwd(), pack=False, **options)
+def _arguments(call: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that say what the data are; where models go is none of them."""
+    found = record_arguments(call, values)
+    return {name: value for name, value in found.items() if name not in ('working_dir', 'labels')}
+
+
+def _names(paths: Any) -> str:
+    """Return the text of a file name, or of a list of them."""
+    if isinstance(paths, str | Path):
+        return repr(Path(paths).name)
+    return f'[{", ".join(map(_names, paths))}]'
+
+
+def _pair(raster: Any, labels: Any) -> list[tuple[RasterPath, Path]]:
+    """Return each image with its labels."""
+    if isinstance(labels, str | Path):
+        return [(raster, Path(labels))]
+    images = [raster] if isinstance(raster, str | Path) else list(raster)
+    if len(images) != len(labels) or not images:
+        raise errors.ChipFolderError(
+            f'found {len(images)} rasters and {len(labels)} label rasters; each raster needs one, in the same order'
+        )
+    return [(image, Path(label)) for image, label in zip(images, labels)]
+
+
+def _on_grid(lab: Raster, box: GeoBox, image: str, labels: str, *, align: bool) -> Raster:
+    if same_grid(box, lab.geobox):
+        return lab
+    if align:
+        return AlignedRaster(lab, box)
+    raise errors.ChipFolderError(
+        f'{labels} lies on another grid than {image} ({lab.shape} and {box.shape} pixels, '
+        f'{lab.transform[:6]} in {lab.crs} and {box.transform[:6]} in {box.crs}); pass align_labels=True to take for '
+        'each pixel the label at its center, or warp the labels to the image first'
+    )
+
+
+def _prepare(
+    place: Path,
+    call: str,
+    subjects: Sequence[str],
+    arguments: Mapping[str, Any],
+    listing: Listing,
+    *,
+    bad_bands: frozenset[int] = frozenset(),
+    working_dir: str | Path | None,
+    **options: Any,
+) -> data.ChipData:
+    metadata = replace(ExportMetadata.empty(), bad_bands=bad_bands)
+    opened = OpenedFolder(place, 'Classified_Tiles', metadata, listing, ())
+    made = prepare.prepare_data(GivenChips(str(place), opened), working_dir=working_dir or '.', pack=False, **options)
+    return replace(made, source=format_call(call, subjects, arguments), arguments=dict(arguments))
 
 
 def _listing(
@@ -310,17 +410,16 @@ def _as_label(target: Any, task: Task, unlabelled: Sequence[float]) -> Label:
         return Label(class_ids=label.reshape(1).astype(np.int64))
     if task == Task.LABELS:
         return Label(class_ids=np.flatnonzero(label).astype(np.int64))
-    return _raster_label(label, unlabelled, None)
+    return _raster_label(label, unlabelled, None, 'a label', numbers=task == Task.REGRESSION)
 
 
-def _raster_label(label: np.ndarray, unlabelled: Sequence[float], valid: np.ndarray | None) -> Label:
-    missing = np.isin(label, list(unlabelled))
-    if valid is not None:
-        missing |= ~valid
-    if label.dtype.kind == 'f':
-        return Label(raster=np.where(missing, np.nan, label).astype(np.float32))
-    raster = np.where(missing, 0, label).astype(np.int64)
-    return Label(raster=raster, unlabelled=missing if missing.any() else None)
+def _raster_label(
+    pixels: np.ndarray, unlabelled: Sequence[float], valid: np.ndarray | None, shown: str, *, numbers: bool
+) -> Label:
+    if numbers:
+        return Label(raster=as_numbers(pixels, valid, shown, unlabelled))
+    raster, unknown = as_classes(pixels, valid, unlabelled, shown)
+    return Label(raster=raster, unlabelled=unknown)
 
 
 def _dataset_item(dataset: Any, index: int) -> tuple[Any, Any]:
@@ -355,21 +454,32 @@ def _windows(shape: tuple[int, int], size: int) -> list[Window]:
     ]
 
 
-def _has_label(truth: Any, window: Window, unlabelled: Sequence[float]) -> bool:
+def _has_label(truth: Raster, window: Window, unlabelled: Sequence[float]) -> bool:
     pixels, valid = read_window(truth, window, [1])
     missing = np.isin(pixels[0], list(unlabelled)) | (np.isnan(pixels[0]) if pixels.dtype.kind == 'f' else False)
     return bool((~missing if valid is None else ~missing & valid).any())
 
 
-def _window_image(path: Path, window: Window) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
-    with open_raster(path) as src:
+def _window_image(
+    path: RasterPath, names: Sequence[str] | None, window: Window
+) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
+    with open_raster(path, bands=names, quiet=True) as src:
         pixels, valid = read_window(src, window, range(1, src.count + 1))
         whole = raster_geobox(src)
     place = whole.crop(int(window.row_off), int(window.col_off), pixels.shape[1:])
     return pixels, None if valid is None else valid[None], place
 
 
-def _window_label(path: Path, window: Window, unlabelled: tuple[float, ...], shape: tuple[int, int]) -> Label:
+def _window_label(
+    path: Path,
+    window: Window,
+    grid: GeoBox | None,
+    unlabelled: tuple[float, ...],
+    shape: tuple[int, int],
+    *,
+    numbers: bool,
+) -> Label:
     with open_raster(path) as src:
-        pixels, valid = read_window(src, window, [1])
-    return _raster_label(pixels[0], unlabelled, valid)
+        other = grid is not None and not same_grid(src.geobox, grid)
+        pixels, valid = read_window(AlignedRaster(src, grid) if grid is not None and other else src, window, [1])
+    return _raster_label(pixels[0], unlabelled, valid, f'labels {path}', numbers=numbers)

@@ -119,6 +119,31 @@ def test_windows_of_rasters(scene_files, tmp_path, monkeypatch):
     assert not set(data.train_ds.names) & set(data.valid_ds.names)
 
 
+def test_a_scene_of_band_files_of_which_some_are_taken(save, tmp_path):
+    rng = np.random.default_rng(3)
+    place = {'transform': Affine(10, 0, 5e5, 0, -10, 5e6), 'crs': 'EPSG:32633'}
+    planes = {name: rng.integers(1, 3000, (32, 32)).astype(np.uint16) for name in ('B02', 'B03', 'B04', 'B08')}
+    files = [save(tmp_path / f'T33UUP_20220601T100559_{name}.tif', plane, **place) for name, plane in planes.items()]
+    truth = save(tmp_path / 'labels.tif', rng.choice([0.0, 1.0, 3.0], (32, 32)).astype(np.float32), **place)
+    options = {
+        'chip_size': 16,
+        'batch_size': 2,
+        'transforms': False,
+        'split': 'random',
+        'extract_bands': ['B08', 'B02'],
+    }
+    data = from_rasters(files, truth, target='classes', **options)
+    assert [info.value for info in data.class_infos] == [0, 1, 3]
+    assert [band.name for band in data.bands] == ['B08', 'B02']
+    assert [band.wavelength_um for band in data.bands] == pytest.approx([0.842, 0.49], abs=0.01)
+    assert data.cell_size['x'] == 10
+    for name, (image, _) in zip(data.train_ds.names, data.train_ds):
+        row, col = map(int, re.fullmatch(r'r(\d+)_c(\d+)', name).groups())
+        part = np.s_[row : row + 16, col : col + 16]
+        assert (image.numpy() == np.stack([planes['B08'][part], planes['B02'][part]])).all()
+    assert from_rasters(files, truth, **options).task == Task.REGRESSION
+
+
 def test_what_does_not_fit_is_refused(images, scene_files, save, tmp_path):
     masks = (images[:, 0] > 1500).astype(np.uint8)
     with pytest.raises(ChipFolderError, match='found 12 images and 11 labels; each image needs one'):
@@ -129,6 +154,8 @@ def test_what_does_not_fit_is_refused(images, scene_files, save, tmp_path):
         from_arrays(images[:, 0], masks)
     with pytest.raises(ChipFolderError, match='the label is'):
         from_arrays(images, masks[:, :16], bands=NAMES)
+    with pytest.raises(ChipFolderError, match='a label holds values from -1 to 0; class values lie in 0..65535'):
+        from_arrays(images, masks.astype(np.int16) - 1, bands=NAMES)
     other = save(tmp_path / 'other.tif', np.ones((128, 128), np.uint8), transform=Affine(3, 0, 0, 0, -3, 0))
     with pytest.raises(ChipFolderError, match='lies on another grid than'):
         from_rasters(scene_files[0], other)

@@ -2,7 +2,8 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ def export_training_data(
     classes: Sequence[ClassInfo] | None = None,
     layer: str | None = None,
     labels_crs: str | None = None,
+    align_labels: bool = False,
     instance_labels: Any = None,
     mask_polygons: Any = None,
     buffer_radius: float | None = None,
@@ -72,6 +74,7 @@ def export_training_data(
         labels: Polygons: any vector file, a GeoDataFrame, or a mapping from class name to file, ``(file, layer)`` or
             GeoDataFrame. Or a class raster on the grid of the image, 0 and its NoData value meaning unlabelled; its
             objects are groups of pixels of one class that share edges. None for Export_Tiles.
+            A list of class rasters goes with the rasters of a ``'collection'`` in their order.
         out: New or empty folder; appears when all of it is written.
         metadata_format: ArcGIS's name of a format, such as ``'Classified_Tiles'`` or ``'PASCAL_VOC_rectangles'``;
             `geolearn.chips.formats.FORMATS` lists them all with a description.
@@ -88,12 +91,15 @@ def export_training_data(
         nodata: Value that means NoData in `raster`, or one for each band, beside what the file declares, such as 0 for
             a black border. It is kept in the .emd.
         processing_mode: ``'mosaic'`` takes several rasters as one; ``'collection'`` cuts each by itself, so that their
-            grids and CRS may differ. Labels are then vectors, and rasters without labels are passed over.
+            grids and CRS may differ. Labels are then vectors, or a list with a class raster for each; rasters without
+            labels are passed over.
         class_name_field: Field that names the class values; None looks for classname and class_name.
         classes: Classes with names and colors; texts in the labels are then names of these. None takes what the
             labels hold.
         layer: Layer of the vector file, needed if it has several.
         labels_crs: CRS of vector labels that name none.
+        align_labels: Whether a class raster on another grid than the image is brought to it: each pixel takes the label
+            that lies at its center (nearest neighbor), whatever CRS and pixel size. Without it, it is refused.
         instance_labels: Objects of Panoptic_Segmentation where `labels` is a class raster, as vector labels.
         mask_polygons: File or GeoDataFrame; only chips that lie completely within are written.
         buffer_radius: Map units of the raster by which features grow; points and lines need it.
@@ -150,10 +156,10 @@ def export_training_data(
         None if unlabelled is None else numbers_of('unlabelled', unlabelled),
     )
     named_nodata = numbers_of('nodata', nodata)
-    reader = LabelInput(labels, instance_labels, mask_polygons, naming, layer, labels_crs, buffer_radius)
+    reader = LabelInput(labels, instance_labels, mask_polygons, naming, layer, labels_crs, buffer_radius, align_labels)
     threads = run.count_threads(num_workers)
     names = tuple(band if isinstance(band, str) else band.name for band in bands) if bands else None
-    scenes, notes = _plan(_scenes(raster, labels, processing_mode), names, reader, options, threads, named_nodata)
+    scenes, notes = _plan(_scenes(raster, reader, processing_mode), names, options, threads, named_nodata)
     with open_raster(scenes[0].raster, bands=names, quiet=True) as src:
         # names alone are looked up as those of the raster are
         given = tuple(band for band in bands or () if isinstance(band, Band))
@@ -165,7 +171,7 @@ def export_training_data(
     facts = metadata.ExportDescription(
         metadata_format,
         named,
-        scenes[0].labels.classes,
+        _unite(scene.labels.classes for scene in scenes),
         tile_size=max(max(cutout.shape) for scene in scenes for job in scene.jobs for cutout in job.cutouts),
         sensor=sensor,
         map_space=reference_system == 'MAP_SPACE',
@@ -236,32 +242,53 @@ def _write(
         writer.take((), lines)
 
 
-def _scenes(raster: RasterPath, labels: Any, processing_mode: str) -> list[RasterPath]:
+def _scenes(raster: RasterPath, reader: LabelInput, processing_mode: str) -> list[tuple[RasterPath, LabelInput]]:
+    """Return what is cut by itself, each with its labels."""
     if processing_mode not in placement.PROCESSING_MODES:
         raise UnknownNameError('processing mode', processing_mode, placement.PROCESSING_MODES)
     if processing_mode == 'mosaic' or isinstance(raster, str | Path):
-        return [raster]
-    if labels is not None and not vector_labels.is_vector(labels, None):
-        raise ChipFolderError("processing_mode='collection' needs vector labels; a class raster fits one mosaic only")
-    return list(raster)
+        return [(raster, reader)]
+    labels = reader.labels
+    if labels is None or vector_labels.is_vector(labels, None):
+        return [(one, reader) for one in raster]
+    if isinstance(labels, str | Path) or len(labels) != len(raster):
+        found = '1 class raster' if isinstance(labels, str | Path) else f'{len(labels)} class rasters'
+        raise ChipFolderError(
+            f"processing_mode='collection' needs vector labels, or a class raster for each of the {len(raster)} "
+            f'rasters; found {found}'
+        )
+    return [(one, replace(reader, labels=label)) for one, label in zip(raster, labels)]
+
+
+def _unite(parts: Iterable[Sequence[ClassInfo]]) -> tuple[ClassInfo, ...]:
+    """Return the classes of all rasters: those of the first, where others add none, else all by value."""
+    listed = list(parts)
+    found: dict[int, ClassInfo] = {}
+    for classes in listed:
+        for info in classes:
+            if found.setdefault(info.value, info).name != info.name:
+                raise ChipFolderError(
+                    f'class {info.value} is called {found[info.value].name!r} and {info.name!r}; pass classes='
+                )
+    return tuple(listed[0]) if len(found) == len(listed[0]) else tuple(found[value] for value in sorted(found))
 
 
 def _plan(
-    rasters: Sequence[RasterPath],
+    rasters: Sequence[tuple[RasterPath, LabelInput]],
     bands: tuple[str, ...] | None,
-    reader: LabelInput,
     options: placement.ExportOptions,
     threads: int,
     nodata: tuple[float, ...],
 ) -> tuple[list[_Scene], list[str]]:
     """Return the rasters of which chips can be cut, and what people should know."""
     scenes, passed, notes = list[_Scene](), 0, list[str]()
-    for raster in rasters:
+    for raster, reader in rasters:
         with open_raster(raster, bands=bands) as src:
             _check_raster(src, raster, options)
             try:
                 labels, areas = reader.read(src, shown_name(raster), options)
                 features = labels.vectors.features if labels.vectors else None
+                notes += [] if labels.raster is None else labels.raster.notes
                 jobs = run.plan_jobs(src, options, features, areas, threads)
                 border = BorderCheck(shown_name(raster), nodata)
                 src.check_border(border)

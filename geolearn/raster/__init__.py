@@ -1,6 +1,7 @@
 """The only door to raster files: pixels travel with their place (GeoBox) and their mask."""
 
-from geolearn.raster.geobox import GeoBox, require_same_grid
+from geolearn.raster.aligned import AlignedRaster
+from geolearn.raster.geobox import GeoBox, require_same_grid, same_grid
 from geolearn.raster.opening import many_files
 from geolearn.raster.reading import (
     common_dtype,
@@ -21,6 +22,7 @@ from geolearn.raster.reading import (
 from geolearn.raster.writing import RasterWriter, write_raster
 
 __all__ = [
+    'AlignedRaster',
     'GeoBox',
     'RasterWriter',
     'common_dtype',
@@ -37,6 +39,7 @@ __all__ = [
     'read_window_masks',
     'require_place',
     'require_same_grid',
+    'same_grid',
     'sample_pixels',
     'tag_wavelengths_um',
     'write_raster',

@@ -58,6 +58,31 @@ def same_crs(one: str | None, two: str | None) -> bool:
     return bool(CRS.from_user_input(one) == CRS.from_user_input(two))
 
 
+def same_grid(one: GeoBox, other: GeoBox) -> bool:
+    """Whether the pixels of two rasters are the same ones, to `MISFIT_PX`.
+
+    Where one names no CRS, it is taken to be that of the other.
+    """
+    alike = one.crs is None or other.crs is None or same_crs(one.crs, other.crs)
+    return one.shape == other.shape and alike and max(map(abs, _worst_shift(one, other))) <= MISFIT_PX
+
+
+def _worst_shift(first: GeoBox, other: GeoBox) -> tuple[float, float]:
+    """Return how many pixels across and down the corner lies that is farthest from that of `first`."""
+    inverse = ~first.transform
+    height, width = first.shape
+    worst = (0.0, 0.0)
+    for row, col in ((0, 0), (0, width), (height, 0), (height, width)):
+        corner = other.crop(row, col, (0, 0)).transform
+        x, y = corner.c, corner.f
+        shift = (
+            inverse.a * x + inverse.b * y + inverse.c - col,
+            inverse.d * x + inverse.e * y + inverse.f - row,
+        )
+        worst = max(worst, shift, key=lambda pair: max(map(abs, pair)))
+    return worst
+
+
 def require_same_grid(first: GeoBox, other: GeoBox) -> None:
     """Refuse two dates of a place whose pixels do not lie on each other.
 
@@ -76,17 +101,7 @@ def require_same_grid(first: GeoBox, other: GeoBox) -> None:
             f'the rasters are of {first.shape[1]}x{first.shape[0]} and {other.shape[1]}x{other.shape[0]} pixels, '
             f'bounds {first.bounds} and {other.bounds}; {advice}'
         )
-    inverse = ~first.transform
-    height, width = first.shape
-    worst = (0.0, 0.0)
-    for row, col in ((0, 0), (0, width), (height, 0), (height, width)):
-        corner = other.crop(row, col, (0, 0)).transform
-        x, y = corner.c, corner.f
-        shift = (
-            inverse.a * x + inverse.b * y + inverse.c - col,
-            inverse.d * x + inverse.e * y + inverse.f - row,
-        )
-        worst = max(worst, shift, key=lambda pair: max(map(abs, pair)))
+    worst = _worst_shift(first, other)
     if max(map(abs, worst)) > MISFIT_PX:
         raise RasterError(
             f'the rasters do not lie on each other: one is {worst[0]:+.2f} pixels across and {worst[1]:+.2f} down from '

@@ -16,7 +16,7 @@ from geolearn.chips.label import Label, Task, mask_boxes
 from geolearn.chips.meaning.values import as_classes, as_numbers, refuse_lossy
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError
-from geolearn.raster import open_raster, raster_geobox, read_window
+from geolearn.raster import AlignedRaster, open_raster, raster_geobox, read_window, same_grid
 from geolearn.raster.opening import burn_polygons, group_pixels
 
 RasterPath = str | Path | Sequence[str | Path]
@@ -32,9 +32,10 @@ class RasterLabels:
         classes: Classes; None takes the values found, with the raster's own names and colors.
         numbers: Whether pixels are regression targets; then there are no classes.
         unlabelled: Values that mean "not labelled" beside NoData; where they are given without 0, value 0 is a class.
+        align: Whether labels on another grid are brought to that of the image, nearest neighbor.
 
     Raises:
-        ChipFolderError: If it has several bands, another grid, or values that are no class values.
+        ChipFolderError: If it has several bands, another grid without `align`, or values that are no class values.
     """
 
     def __init__(
@@ -46,11 +47,16 @@ class RasterLabels:
         *,
         numbers: bool = False,
         unlabelled: tuple[float, ...] | None = None,
+        align: bool = False,
     ) -> None:
         self.path, self.numbers, self.unlabelled = path, numbers, unlabelled
         self.shown = str(path) if isinstance(path, str | Path) else f'mosaic of {len(path)} files'
-        with open_raster(path) as src:
+        self._grid = raster_geobox(image) if align else None
+        with self.open() as src:
             _check_grids(image, src, f'image {shown} and labels {self.shown}')
+            moved = isinstance(src, AlignedRaster)
+            said = f'labels {self.shown} lie on another grid; each pixel takes the label at its center'
+            self.notes = [said] if moved else []
             known = () if numbers else classes
             if not numbers:
                 refuse_lossy(src, f'labels {self.shown}')
@@ -60,7 +66,8 @@ class RasterLabels:
     def open(self) -> Iterator[Any]:
         """Open it for one thread."""
         with open_raster(self.path) as src:
-            yield src
+            other = self._grid is not None and not same_grid(src.geobox, self._grid)
+            yield AlignedRaster(src, self._grid) if self._grid is not None and other else src
 
     def read(self, src: Any, window: tuple[int, int, int, int], mask: np.ndarray | None) -> np.ndarray:
         """Return class values or regression targets of a window.
@@ -118,11 +125,11 @@ def _check_grids(src: Any, lab: Any, shown: str) -> None:
     if lab.count != 1:
         raise ChipFolderError(f'{shown}: labels hold {lab.count} bands; a label raster has one band of class values')
     image, label = raster_geobox(src), raster_geobox(lab)
-    same_crs = src.crs == lab.crs or not (src.crs and lab.crs)
-    if image.shape != label.shape or not same_crs or not image.transform.almost_equals(label.transform, 1e-6):
+    if not same_grid(image, label):
         raise ChipFolderError(
             f'{shown} lie on different grids: {image.shape} at {image.transform[:6]} in {src.crs} '
-            f'and {label.shape} at {label.transform[:6]} in {lab.crs}; warp the labels to the image first'
+            f'and {label.shape} at {label.transform[:6]} in {lab.crs}; pass align_labels=True to take for each pixel '
+            'the label at its center, or warp the labels to the image first'
         )
 
 
@@ -385,6 +392,7 @@ class LabelInput:
     layer: str | None
     crs: str | None
     buffer_radius: float | None
+    align: bool = False
 
     def read(self, src: Any, shown: str, options: placement.ExportOptions) -> tuple[LabelSource, Any]:
         """Return the labels of a raster and the polygon, in its pixels, that chips must lie within."""
@@ -430,7 +438,15 @@ class LabelInput:
         regions = (
             None
             if vector
-            else RasterLabels(self.labels, src, shown, self.naming.classes, numbers=numbers, unlabelled=unlabelled)
+            else RasterLabels(
+                self.labels,
+                src,
+                shown,
+                self.naming.classes,
+                numbers=numbers,
+                unlabelled=unlabelled,
+                align=self.align,
+            )
         )
         if not vector and self.instances is None:
             return LabelSource(raster=regions, zero=vector_labels.zero_is_class(unlabelled))

@@ -107,6 +107,19 @@ class ChipTable:
             (height, width), Affine(*self.transforms[position].tolist()), self.crs[self.crs_indexes[position]]
         )
 
+    def cell_size(self) -> dict[str, Any] | None:
+        """Return the smallest pixel of the chips as ArcGIS's MinCellSize; None where they have no place on the ground.
+
+        Where they are in several CRSs, it is that of the first.
+        """
+        first = self.geobox(0)
+        alike = self.transforms[self.crs_indexes == self.crs_indexes[0]]
+        if first.transform.is_identity or not len(alike):
+            return None
+        across, down = (np.hypot(alike[:, at], alike[:, at + 3]).min() for at in (0, 1))
+        reference = {'wkt': first.crs} if first.crs else {}
+        return {'x': float(f'{across:.12g}'), 'y': float(f'{down:.12g}'), 'spatialReference': reference}
+
     def statistics(self) -> BandStatistics:
         """Return the pooled statistics of each band over all chips and dates."""
         return self.pooled(range(len(self))).result()

@@ -155,11 +155,12 @@ def reproduce_section(spec: ModelSpec, data: ChipData, history: History) -> Sect
     given = {'backbone': spec.backbone, **(spec.arguments or {})}
     values = [*data.arguments.values(), *given.values(), *(value for row in history.fits for value in row.values())]
     imports = sorted({line for value in values for line in arguments.find_imports(value)})
+    source = data.source or arguments.format_call('prepare_data', [repr(data.path.name)], chips)
     lines = (
-        f'from geolearn import prepare_data, {spec.model}',
+        f'from geolearn import {source.partition("(")[0]}, {spec.model}',
         *imports,
         '',
-        f'data = {arguments.format_call("prepare_data", [repr(data.path.name)], chips)}',
+        f'data = {source}',
         f'model = {arguments.format_call(spec.model, ["data"], given)}',
         *(arguments.format_call('model.fit', [], row) for row in _fits(history)),
     )
