@@ -7,6 +7,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+# Each worker of pytest-xdist has one core: read when numpy and torch are first imported, here and in child processes.
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 import numpy as np
 import pytest
 import rasterio
