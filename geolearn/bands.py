@@ -255,11 +255,13 @@ def require_wavelengths(bands: Sequence[Band], needed_by: str) -> None:
     missing = [b.name for b in bands if b.wavelength_um is None and not b.is_radar]
     if not missing:
         return
-    line = ', '.join('None' if b.is_radar else f'{b.wavelength_um or "?"}' for b in bands)
+    known = {b.name: 'None' if b.is_radar else f'{b.wavelength_um:g}' for b in bands if b.name not in missing}
+    order = ', '.join(f'{b.name!r} ({known[b.name]})' if b.name in known else repr(b.name) for b in bands)
     raise BandError(
         f'{needed_by} needs a wavelength for every band; unresolved: {", ".join(map(repr, missing))}. '
-        f'Pass wavelengths=[{line}] in micrometres, in band order, '
-        'for example wavelengths=[0.665, 0.56, 0.49] for red, green, blue'
+        f'Pass wavelengths= with a number of micrometres for each band in this order: {order}; '
+        'for example wavelengths=[0.665, 0.56, 0.49] for red, green, blue, None for radar. Or prepare the data with '
+        "bands= and names that tell, such as 'red'"
         + ''.join(f'. {name!r} {hint}' for name in missing if (hint := _tables().ambiguous.get(_normalise(name))))
     )
 

@@ -388,8 +388,10 @@ def test_the_error_names_each_unresolved_band_and_shows_the_line_to_paste():
     with pytest.raises(BandError) as caught:
         require_wavelengths(bands, 'dofa_base')
     assert str(caught.value) == (
-        "dofa_base needs a wavelength for every band; unresolved: 'band_1', 'odd'. Pass wavelengths=[?, 0.56, None, ?] "
-        'in micrometres, in band order, for example wavelengths=[0.665, 0.56, 0.49] for red, green, blue'
+        "dofa_base needs a wavelength for every band; unresolved: 'band_1', 'odd'. Pass wavelengths= with a number of "
+        "micrometres for each band in this order: 'band_1', 'Green' (0.56), 'VV' (None), 'odd'; for example "
+        'wavelengths=[0.665, 0.56, 0.49] for red, green, blue, None for radar. Or prepare the data with bands= and '
+        "names that tell, such as 'red'"
     )
 
 

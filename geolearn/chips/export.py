@@ -17,7 +17,7 @@ from geolearn.chips.label import Target, Task, check_target
 from geolearn.chips.meaning.bands import bad_bands
 from geolearn.chips.meaning.values import numbers_of
 from geolearn.classes import ClassInfo
-from geolearn.errors import ChipFolderError, UnknownNameError
+from geolearn.errors import ChipFolderError, RasterError, UnknownNameError
 from geolearn.raster import open_raster, raster_bands, require_place, sample_pixels
 from geolearn.raster.border import BorderCheck
 from geolearn.raster.images import check_image_format
@@ -305,8 +305,10 @@ def _plan(
 
 def _check_raster(src: Any, raster: RasterPath, options: placement.ExportOptions) -> None:
     require_place(src)
-    if strange := sorted(dtype for dtype in set(src.dtypes) if 'complex' in dtype):
-        raise ChipFolderError(f'{shown_name(raster)} holds {strange[0]} numbers, which no chip can; export amplitudes')
+    try:
+        src.require_real()
+    except RasterError as error:
+        raise ChipFolderError(str(error)) from error
     dtype = src.dtypes[0] if len(set(src.dtypes)) == 1 else 'several types'
     check_image_format(options.image_format, compress=options.compress, count=src.count, dtype=dtype)
 

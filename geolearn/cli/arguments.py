@@ -139,8 +139,9 @@ def add_nodata(group: Any) -> None:
 
 def add_unlabelled(group: Any) -> None:
     """Add the label values that mean no class, where a label raster does not tell."""
-    text = 'label values that mean "not labelled", such as -1 or 255, besides NoData of the label rasters'
-    group.add_argument('--unlabelled', type=number(), nargs='+', metavar='VALUE', help=text)
+    text = 'label values that mean "not labelled", such as -1 or 255, besides NoData of the label rasters; '
+    text += 'without a value, 0 is a class too'
+    group.add_argument('--unlabelled', type=number(), nargs='*', metavar='VALUE', help=text)
 
 
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--class-field', help='field of the vector file that holds class values or names')
     parser.add_argument('--class-name-field', help='field that holds the names of the classes')
     parser.add_argument('--labels-crs', help='CRS of labels that name none, such as EPSG:4326')
-    parser.add_argument('--buffer-radius', type=number(0, above=True), help='around points, in units of their CRS')
+    parser.add_argument(
+        '--buffer-radius', type=number(0, above=True), help='around points and lines, in units of the CRS of the raster'
+    )
     parser.add_argument('--layer', help='layer of the vector file, needed if it has several')
     parser.add_argument('--sensor', help='such as Sentinel-2')
     parser.add_argument('--bands', nargs='+', help="names of the raster's bands in file order, where it names none")

@@ -100,7 +100,7 @@ def _as_words(value: str | None) -> str:
     except (ValueError, SyntaxError):
         return value
     if isinstance(content, dict):
-        return ' '.join(shlex.quote(f'{key}={item}') for key, item in content.items())
+        return ' '.join(f'{key}=NAME' if item is ... else shlex.quote(f'{key}={item}') for key, item in content.items())
     items = content if isinstance(content, list | tuple | set) else [content]
     return ' '.join(shlex.quote(str(item)) for item in items)
 

@@ -603,7 +603,11 @@ def check_training(data: ChipData, lr: float | slice | None, layer_decay: float 
             f'lr must be one number where layer_decay ({layer_decay}) sets the rate of each block, got {lr}'
         )
     if len(data.train_ds) < 2:
-        raise ValueError(f'{len(data.train_ds)} chip is left to train on; at least 2 are needed: export more chips')
+        others = 'a smaller val_split_pct' if len(data.valid_ds) > 1 else 'another folder to validate on as valid_path='
+        raise ValueError(
+            f'{len(data.train_ds)} chip is left to train on; at least 2 are needed: export more chips (a smaller '
+            f'tile_size or stride), or pass {others} to prepare_data'
+        )
     if data.batch_size < 2:
         raise ValueError('batch_size must be at least 2: batch normalization needs several values per channel')
 

@@ -284,16 +284,20 @@ def _holds(dtype: np.dtype, value: float) -> bool:
 def _check_fits(first: Raster, other: Raster) -> None:
     a, b = first.transform, other.transform
     names, other_names = list(first.descriptions), list(other.descriptions)
-    problems = []
+    problems, advice = [], []
     if first.dtypes != other.dtypes:
         problems.append(f'bands {list(first.dtypes)} and {list(other.dtypes)}')
+        advice.append('write the same bands in one type into both (gdal_translate -b -ot)')
     elif any(names) and any(other_names) and names != other_names:
         problems.append(f'band names {names} and {other_names}')
+        advice.append('pass bands= with one name for each band if they are the same bands')
     if not same_crs(first.geobox.crs, other.geobox.crs):
         problems.append(f'CRS {first.crs} and {other.crs}')
     # repr: NaN is NoData too, and differs from itself
     if repr(first.nodatavals) != repr(other.nodatavals):
         problems.append(f'NoData {_nodata_text(first)} and {_nodata_text(other)}')
+        advice.append('declare one NoData value in both (gdalwarp -dstnodata)')
+    grids = len(problems)
     widest, tallest = max(first.width, other.width), max(first.height, other.height)
     if max(widest * abs(b.a / a.a - 1), tallest * abs(b.e / a.e - 1)) > MISFIT_PX:
         problems.append(f'pixel sizes {(a.a, a.e)} and {(b.a, b.e)}')
@@ -302,9 +306,16 @@ def _check_fits(first: Raster, other: Raster) -> None:
         if any(abs(offset - round(offset)) > MISFIT_PX for offset in offsets):
             problems.append(f'grids that are shifted by a part of a pixel: {offsets}')
     if problems:
+        warped = len(problems) > grids or not same_crs(first.geobox.crs, other.geobox.crs)
+        advice += ['warp them to one grid first (gdalwarp -t_srs -tr -tap)'] if warped else []
         raise RasterError(
-            f'{first.name} and {other.name} cannot be one mosaic: {"; ".join(problems)}. Warp them to one grid first'
+            f'{first.name} and {other.name} cannot be one mosaic: {"; ".join(problems)}. {_sentence(advice)}'
         )
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    text = ', and '.join(parts)
+    return text[0].upper() + text[1:]
 
 
 def _nodata_text(raster: Raster) -> str:

@@ -211,8 +211,8 @@ def _product_facts(folder: Path, files: Sequence[BandFile]) -> tuple[float | Non
     landsat = _LANDSAT.match(files[0].path.stem)
     if landsat and any(file.path.stem.upper().rpartition('_SR_')[1] for file in files):
         return 0, (
-            'Landsat Collection 2 surface reflectance is stored value * 0.0000275 - 0.2: pass scale=0.0000275, '
-            'offset=-0.2 to have reflectance'
+            'Landsat Collection 2 surface reflectance is stored value * 0.0000275 - 0.2; bands are taken as '
+            'stored. A model that was trained on reflectance maps them with scale=0.0000275, offset=-0.2'
         )
     metadata = _metadata_file(folder)
     if metadata is None:
@@ -224,8 +224,8 @@ def _product_facts(folder: Path, files: Sequence[BandFile]) -> tuple[float | Non
         return 0, f'Sentinel-2 reflectance is stored value / {quantification:g}'
     return 0, (
         f'this Sentinel-2 product (baseline 04.00 or later) states an offset of {offset:g}: reflectance is '
-        f'(stored value {offset:+g}) / {quantification:g}. For a model trained on older products pass '
-        f'scale=1, offset={offset:g}'
+        f'(stored value {offset:+g}) / {quantification:g}. Bands are taken as stored; a model that '
+        f'was trained on older products maps them with scale=1, offset={offset:g}'
     )
 
 

@@ -30,7 +30,7 @@ def test_eurosat_is_a_folder_for_each_class(data_folder):
 
 @pytest.mark.parametrize('path', ['src/bigearthnet_patch_interface/tiny_s2', 'src', 'v2/BigEarthNet-S2'])
 def test_one_patch_cannot_be_divided(data_folder, path):
-    with pytest.raises(ChipFolderError, match='1 chip; at least 2 are needed, one to train and one to validate'):
+    with pytest.raises(ChipFolderError, match='1 chip; at least 3 are needed, two to train on and one to validate'):
         prepare_data(data_folder / 'bigearthnet' / path)
 
 

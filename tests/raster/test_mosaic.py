@@ -22,12 +22,14 @@ def cut(save, path, rows, cols, **profile):
     return save(path, GROUND[:, rows[0] : rows[1], cols[0] : cols[1]], **at(rows[0], cols[0]) | profile)
 
 
-def assert_refused(save, tmp_path, words, **profile):
+def assert_refused(save, tmp_path, words, *, advice='Warp them', **profile):
     """The second of two neighbours differs by `profile`; both and the difference are named."""
     first = cut(save, tmp_path / 'first.tif', (0, 6), (0, 4))
     pixels = GROUND[:, :, 4:].astype(profile.pop('dtype', 'uint8'))
     second = save(tmp_path / 'second.tif', pixels, **at(0, 4) | profile)
-    with pytest.raises(RasterError, match=rf'first\.tif and .*second\.tif cannot be one mosaic: .*{words}.*Warp them'):
+    with pytest.raises(
+        RasterError, match=rf'first\.tif and .*second\.tif cannot be one mosaic: .*{words}.*[.] {advice}'
+    ):
         mosaic([first, second])
 
 
@@ -176,7 +178,9 @@ def test_a_missing_file_is_named(tmp_path, save):
 
 
 def test_another_type_is_named(tmp_path, save):
-    assert_refused(save, tmp_path, r"bands \['uint8', 'uint8'\] and \['int16', 'int16'\]", dtype='int16')
+    assert_refused(
+        save, tmp_path, r"bands \['uint8', 'uint8'\] and \['int16', 'int16'\]", dtype='int16', advice='Write the same'
+    )
 
 
 def test_another_number_of_bands_is_named(tmp_path, save):
@@ -190,7 +194,7 @@ def test_another_crs_is_named(tmp_path, save):
 
 
 def test_another_nodata_value_is_named(tmp_path, save):
-    assert_refused(save, tmp_path, 'NoData None and 255', nodata=255)
+    assert_refused(save, tmp_path, 'NoData None and 255', nodata=255, advice='Declare one NoData value')
 
 
 def test_another_pixel_size_is_named(tmp_path, save):

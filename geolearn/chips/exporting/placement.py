@@ -163,7 +163,9 @@ def grid_jobs(
         threads: How many such groups are in memory at once.
     """
     if min(shape) < size:
-        raise ChipFolderError(f'the raster is {shape[1]}x{shape[0]} pixels, smaller than tile_size {size}')
+        raise ChipFolderError(
+            f'the raster is {shape[1]}x{shape[0]} pixels, smaller than tile_size {size}; choose a smaller tile_size'
+        )
     pixels = min(SLAB_BYTES, 10 * SLAB_BYTES // threads) // pixel_bytes
     rows, cols = (range(0, side - size + 1, stride) for side in shape)
     striped = block[1] >= shape[1]  # a part of a strip costs as much as all of it

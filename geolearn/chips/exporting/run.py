@@ -341,7 +341,9 @@ def _feature_cutouts(
     height, width = shape
     size = options.tile_size
     if options.crop_mode == 'fixed' and min(shape) < size:
-        raise ChipFolderError(f'the raster is {width}x{height} pixels, smaller than tile_size {size}')
+        raise ChipFolderError(
+            f'the raster is {width}x{height} pixels, smaller than tile_size {size}; choose a smaller tile_size'
+        )
     for feature, (left, top, right, bottom) in enumerate(features.bounds.tolist()):
         if right <= 0 or bottom <= 0 or left >= width or top >= height:
             continue

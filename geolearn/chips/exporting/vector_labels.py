@@ -173,7 +173,7 @@ def _classes(names: dict[int, str], naming: Naming) -> tuple[ClassInfo, ...]:
         if missing := sorted(names.keys() - {info.value for info in naming.classes}):
             raise errors.ChipFolderError(
                 f'labels hold the class values {missing[:10]}, which classes= does not list: '
-                f'{[info.value for info in naming.classes][:20]}'
+                f'{[info.value for info in naming.classes][:20]}; list them too, or leave them out with unlabelled='
             )
         return naming.classes
     styles = [naming.style.get(str(value), naming.style.get(names[value], ClassStyle())) for value in sorted(names)]
@@ -194,11 +194,12 @@ def _numbers(texts: Sequence[str], naming: Naming) -> dict[str, int]:
     known = {str(info.value): info.value for info in naming.classes} | {
         info.name: info.value for info in naming.classes
     }
-    if unknown := sorted(set(texts) - known.keys()):
+    spelled = {text: text if text in known else ' '.join(text.split()) for text in texts}
+    if unknown := sorted(text for text in texts if spelled[text] not in known):
         raise errors.ChipFolderError(
-            f'labels name the classes {unknown[:10]}, which classes= does not list: {sorted(known)[:20]}'
+            f'labels name the classes {unknown[:10]}, which classes= does not list: {sorted(known)[:20]}; list them too'
         )
-    return {text: known[text] for text in texts}
+    return {text: known[spelled[text]] for text in texts}
 
 
 def _own_values(texts: Sequence[str], naming: Naming) -> dict[str, int] | None:
@@ -221,6 +222,8 @@ def _field_values(frame: Any, shown: str, naming: Naming, counts: dict[str, int]
         return np.full(len(frame), only, np.int64), {only: _UNNAMED} if len(frame) else {}
     column = frame[field]
     empty = column.isna().to_numpy()
+    if column.dtype.kind not in 'iufb':  # formats without missing values, such as Shapefile, store empty texts
+        empty = empty | np.array([not str(text).strip() for text in column], bool)
     if empty.any():
         what = f'features without a class in {field} were left out'
         counts[what] = counts.get(what, 0) + int(empty.sum())

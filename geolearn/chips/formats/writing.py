@@ -130,6 +130,12 @@ MAX_LENGTH = 200
 """Bytes of a folder name; file systems allow 255."""
 
 
+RENAME = (
+    'rename it in the labels, or list it under another name with classes= where labels hold class values (texts that '
+    'differ in blanks alone are found too)'
+)
+
+
 def check_folders(classes: Iterable[ClassInfo], metadata_format: str) -> None:
     """Refuse class names that are no folder names on every system.
 
@@ -144,12 +150,12 @@ def check_folders(classes: Iterable[ClassInfo], metadata_format: str) -> None:
         if reserved or _FORBIDDEN & set(name) or name.endswith('.') or len(name.encode()) > MAX_LENGTH:
             raise ChipFolderError(
                 f'class {info.value} is called {name!r}, which is no folder name on every system, and '
-                f'{metadata_format} has a folder for each class; rename it with classes= or in the labels'
+                f'{metadata_format} has a folder for each class; {RENAME}'
             )
         if name.startswith('.'):
             raise ChipFolderError(
                 f'class {info.value} is called {name!r}; folders whose names begin with a dot are hidden, and '
-                f'{metadata_format} has a folder for each class; rename it with classes= or in the labels'
+                f'{metadata_format} has a folder for each class; {RENAME}'
             )
 
 
@@ -168,8 +174,8 @@ def check_texts(classes: Iterable[ClassInfo], metadata_format: str, *, forbidden
         name = info.name
         if not name or name != ' '.join(name.split()) or not name.isprintable() or set(forbidden) & set(name):
             raise ChipFolderError(
-                f'class {info.value} is called {name!r}; {metadata_format} needs printable names without blanks at the '
-                f'ends{f" and without {forbidden!r}" if forbidden else ""}; rename it with classes= or in the labels'
+                f'class {info.value} is called {name!r}; {metadata_format} needs printable names with single blanks '
+                f'between words{f" and without {forbidden!r}" if forbidden else ""}; {RENAME}'
             )
         other = seen.setdefault(name.casefold(), info)
         if name in values and values[name] is not info:
@@ -177,7 +183,7 @@ def check_texts(classes: Iterable[ClassInfo], metadata_format: str, *, forbidden
         if other is not info:
             raise ChipFolderError(
                 f'classes {other.value} and {info.value} cannot be distinguished by their names {other.name!r} and '
-                f'{name!r}, which is what {metadata_format} stores; rename one with classes= or in the labels'
+                f'{name!r}, which is what {metadata_format} stores; {RENAME}'
             )
 
 

@@ -250,12 +250,14 @@ def split_latitude(
     valid = np.flatnonzero((within >= valid_from) & (within < test_from))
     test = np.flatnonzero(within >= test_from)
     if not len(valid) or bool(len(test)) != bool(test_fraction):
+        fewer = 'fewer stripes, or ' if stripes > 1 else ''
         raise ChipFolderError(
             f'{len(np.unique(northing))} latitudes are too few for {stripes} stripes of '
-            f"{3 if test_fraction else 2} bands; pass fewer stripes, or split='random'"
+            f"{3 if test_fraction else 2} bands; pass {fewer}split='random'"
         )
+    fewer = 'fewer stripes or ' if stripes > 1 else ''
     return _without_straddlers(
-        places, valid.tolist(), test.tolist(), unit='band', advice='pass fewer stripes or a larger share'
+        places, valid.tolist(), test.tolist(), unit='band', advice=f'pass {fewer}a larger share (val_split_pct)'
     )
 
 
@@ -378,12 +380,12 @@ def _check(count: int, fraction: float, test_fraction: float) -> None:
         )
     if count < 2:
         raise ChipFolderError(
-            f'found {count} chip; at least 2 are needed, one to train and one to validate: export more chips '
-            '(a smaller tile_size or stride), or pass a folder to validate on as valid_path='
+            f'found {count} chip; at least 3 are needed, two to train on and one to validate: export more chips '
+            '(a smaller tile_size or stride)'
         )
     if test_fraction and count < 3:
         raise ChipFolderError(
-            f'found {count} chips; at least 3 are needed, one to train, to validate and to test: export more '
+            f'found {count} chips; at least 4 are needed, two to train on, one to validate, one to test: export more '
             'chips (a smaller tile_size or stride), or pass folders as valid_path= and test_path='
         )
 

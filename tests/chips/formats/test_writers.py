@@ -227,7 +227,7 @@ BAD_NAMES = ['a/b', '..', '', 'CON', 'aux.x', 'dot.', ' blank', 'a\\b', 'a:b', '
 @pytest.mark.parametrize('name', BAD_NAMES)
 @pytest.mark.parametrize('metadata_format', ['RCNN_Masks', 'Imagenet', 'Panoptic_Segmentation'])
 def test_class_names_that_are_no_folder_names_are_refused(tmp_path, name, metadata_format):
-    with pytest.raises(ChipFolderError, match='class 1 is called .* rename it with classes='):
+    with pytest.raises(ChipFolderError, match='class 1 is called .* rename it in the labels'):
         ChipWriter(tmp_path / 'out', facts(metadata_format, make_classes([1], [name])))
 
 

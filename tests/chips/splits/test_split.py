@@ -59,7 +59,7 @@ def test_no_training_chip_overlaps_a_validation_block(rows, cols, stride, fracti
     except ChipFolderError as error:
         split = error
     if isinstance(split, ChipFolderError):
-        assert any(words in str(split) for words in ('one place', 'one block', 'overlaps', 'at least 2'))
+        assert any(words in str(split) for words in ('one place', 'one block', 'overlaps', 'at least 3'))
         return
     assert sorted(split.train + split.valid + split.dropped) == list(range(len(boxes)))
     assert split.train
@@ -190,7 +190,7 @@ def test_latitude_orders_chips_of_several_crs():
 def test_stripes_need_places_and_room():
     with pytest.raises(ChipFolderError, match="split='latitude' needs georeferenced chips, but all of these lie at"):
         split_latitude([GeoBox((64, 64), Affine.identity(), None)] * 5)
-    with pytest.raises(ChipFolderError, match='1 latitudes are too few for 1 stripes of 3 bands; pass fewer'):
+    with pytest.raises(ChipFolderError, match='1 latitudes are too few for 1 stripes of 3 bands; pass split='):
         split_latitude(grid(1, 9))
     with pytest.raises(ChipFolderError, match='stripes must be at least 1, got 0'):
         split_latitude(grid(5, 5), stripes=0)
@@ -218,9 +218,9 @@ def test_a_fraction_outside_0_to_1_is_refused(fraction):
 
 @pytest.mark.parametrize('count', [0, 1])
 def test_one_chip_cannot_be_two_parts(count):
-    with pytest.raises(ChipFolderError, match=f'found {count} chip; at least 2 are needed'):
+    with pytest.raises(ChipFolderError, match=f'found {count} chip; at least 3 are needed'):
         split_random(count, fraction=0.5, seed=0)
-    with pytest.raises(ChipFolderError, match=f'found {count} chip; at least 2 are needed'):
+    with pytest.raises(ChipFolderError, match=f'found {count} chip; at least 3 are needed'):
         split_blocks(grid(1, count), fraction=0.5, block_size=None, seed=0)
 
 
@@ -258,7 +258,9 @@ def test_a_block_without_a_size_is_refused(side):
 
 
 def test_too_few_chips_say_what_to_do():
-    with pytest.raises(ChipFolderError, match='export more chips .* or pass a folder to validate on as valid_path='):
+    with pytest.raises(
+        ChipFolderError, match='at least 3 are needed, two to train on and one to validate: export more chips'
+    ):
         split_random(1, fraction=0.5, seed=0)
     with pytest.raises(ChipFolderError, match='found 2 chips; .* export more chips .* valid_path= and test_path='):
         split_random(2, fraction=0.3, test_fraction=0.3, seed=0)

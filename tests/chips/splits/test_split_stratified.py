@@ -87,7 +87,7 @@ def test_shares_that_leave_nothing_to_train_on_are_refused():
         split_stratified(np.ones((5, 1), bool), fraction=1.5, seed=0)
     with pytest.raises(ChipFolderError, match=r'leave chips to train on, got 0.5 beside val_split_pct=0.5'):
         split_stratified(np.ones((5, 1), bool), fraction=0.5, test_fraction=0.5, seed=0)
-    with pytest.raises(ChipFolderError, match='found 2 chips; at least 3 are needed'):
+    with pytest.raises(ChipFolderError, match='found 2 chips; at least 4 are needed'):
         split_stratified(np.ones((2, 1), bool), fraction=0.2, test_fraction=0.2, seed=0)
 
 
