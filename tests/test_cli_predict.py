@@ -135,3 +135,19 @@ def test_options_of_objects_do_not_apply_to_maps(make_bundle, scene_files, tmp_p
     image = scene_files[0]
     err = fails(capsys, 'predict', make_bundle('DeepLab'), image, image, tmp_path / 'map.tif', '--threshold', '0.5')
     assert '--threshold does not apply to a DeepLab, which maps pixels' in err
+
+
+def test_a_part_of_a_raster_is_mapped(make_bundle, scene_files, parcels, tmp_path, capsys):
+    image, several = scene_files[0], make_bundle('DeepLab')
+    frame = geopandas.read_file(parcels)
+    frame.to_crs('EPSG:4326').to_file(tmp_path / 'area.geojson')
+    box = [str(edge) for edge in frame.total_bounds]
+    for area in (['--aoi', tmp_path / 'area.geojson'], ['--bbox', *box]):
+        argv = ['predict', several, image, image, tmp_path / 'map.tif', '--overwrite', *area]
+        main([str(word) for word in argv])
+        with rasterio.open(tmp_path / 'map.tif') as found:
+            assert abs(found.shape[0] - 20) <= 1
+            assert abs(found.shape[1] - 60) <= 1
+    capsys.readouterr()
+    said = fails(capsys, 'predict', several, image, image, tmp_path / 'other.tif', '--bbox', 0, 0, 1, 1)
+    assert '--bbox covers (0, 0, 1, 1)' in said

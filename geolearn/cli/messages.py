@@ -54,7 +54,7 @@ _VALUE = r"""'[^']*'|"[^"]*"|\[[^\[\]]*\]|\{[^{}]*\}|\([^()]*\)|-?\d[\w.+-]*|[A-
 _ARGUMENT = re.compile(rf"(?<![\w.'\"\-/])([a-z]\w*)=(?!=)({_VALUE})?")
 _CALL = re.compile(r'\b(' + '|'.join(CALLS) + r')\(([^()]*)\)')
 _NAME = re.compile(r"(?<![\w.'\"\-/=])[a-z]+(?:_[a-z]+)+(?![\w(='\"./])")
-_FIRST = re.compile(r'^([a-z]+)(?= (?:must|is|has|needs|holds|names)\b)')
+_FIRST = re.compile(r'^([a-z]+)(?= (?:must|is|has|needs|holds|names|covers)\b)')
 
 
 def option_names(parser: argparse.ArgumentParser) -> dict[str, str]:

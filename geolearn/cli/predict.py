@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from geolearn.models import Model
 
 OPTIONS = (
+    *('aoi', 'bbox', 'bbox_crs'),
     *('tile_size', 'halo', 'batch_size', 'device', 'compile'),
     *('threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume'),
     *('polygons', 'layer', 'crop'),
@@ -29,10 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--overwrite', action='store_true', help='replace the result if it exists')
     add_reading(parser)
+    _add_area(parser.add_argument_group('the area'))
     _add_running(parser.add_argument_group('the work'))
     _add_objects(parser.add_argument_group('objects'))
     _add_polygons(parser.add_argument_group('polygons'))
     parser.set_defaults(run=run)
+
+
+def _add_area(group: Any) -> None:
+    group.add_argument('--aoi', help='vector file of the polygons to map; the rest is NoData')
+    group.add_argument(
+        '--bbox', type=number(), nargs=4, metavar=('LEFT', 'BOTTOM', 'RIGHT', 'TOP'), help='part of the raster to map'
+    )
+    group.add_argument('--bbox-crs', help='CRS of --bbox, such as EPSG:4326; that of the raster where it is not given')
 
 
 def _add_running(group: Any) -> None:

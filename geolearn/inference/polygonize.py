@@ -410,14 +410,14 @@ def _simplify_lines(
     simple = shapely.simplify(strings, tolerance, preserve_topology=False)
     closed = shapely.is_closed(strings)
     # a line that ends where it begins, and is pulled together, stays a triangle
-    for number in np.flatnonzero(closed & (shapely.get_num_points(simple) < 4)):
-        line = straight[number]
-        simple[number] = shapely.linestrings(line[np.unique([0, len(line) // 3, 2 * len(line) // 3, len(line) - 1])])
+    for pulled in np.flatnonzero(closed & (shapely.get_num_points(simple) < 4)).tolist():
+        line = straight[pulled]
+        simple[pulled] = shapely.linestrings(line[np.unique([0, len(line) // 3, 2 * len(line) // 3, len(line) - 1])])
     parts, counts = [], np.ones(rings, np.int64)
     for number, line in enumerate(simple.tolist()):
         points = shapely.get_coordinates(line)
         points = points[::-1] if turned[number] else points
-        is_last = number + 1 == len(simple) or ring_of_line[number + 1] != ring_of_line[number]
+        is_last = number + 1 == len(lines) or ring_of_line[number + 1] != ring_of_line[number]
         parts.append(points if is_last else points[:-1])
         counts[ring_of_line[number]] += len(points) - 1
     return np.concatenate(parts), counts

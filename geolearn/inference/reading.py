@@ -31,6 +31,7 @@ from geolearn.raster import (
     require_same_grid,
     sample_pixels,
 )
+from geolearn.raster.area import CroppedRaster, PixelArea
 from geolearn.raster.border import BorderCheck
 from geolearn.raster.nodata import as_float32, differs, missing
 
@@ -235,19 +236,35 @@ def open_dates(src: RasterSource, spec: ModelSpec, read: ReadOptions, stack: Exi
         RasterError: If bands, units, dates or grids do not fit.
     """
     if spec.dates == 1:
-        return [match_raster(stack.enter_context(_open(src, read)), spec, read)]  # type: ignore[arg-type]
+        dataset = stack.enter_context(_open(src, read))  # type: ignore[arg-type]
+        return [match_raster(crop(dataset, _locate(dataset, read)), spec, read)]
     if isinstance(src, str | Path):
-        return _dates_in_one(stack.enter_context(open_raster(src)), spec, read)
+        dataset = stack.enter_context(open_raster(src))
+        return _dates_in_one(crop(dataset, _locate(dataset, read)), spec, read)
     if len(src) != spec.dates:
         raise errors.RasterError(
             f'this model takes images of {spec.dates} dates, found {len(src)} rasters; pass one for each date, oldest '
             'first, or a list of tiles for each date'
         )
-    sources = [match_raster(stack.enter_context(_open(date, read)), spec, read) for date in src]
-    first = raster_geobox(sources[0].dataset)
-    for source in sources[1:]:
-        require_same_grid(first, raster_geobox(source.dataset))
-    return sources
+    first, *others = opened = [stack.enter_context(_open(date, read)) for date in src]
+    area = _locate(first, read)
+    if area is None:  # bands that do not fit say more
+        sources = [match_raster(dataset, spec, read) for dataset in opened]
+    for other in others:
+        require_same_grid(first.geobox, other.geobox)
+    return sources if area is None else [match_raster(crop(dataset, area), spec, read) for dataset in opened]
+
+
+def _locate(dataset: raster.Raster, read: ReadOptions) -> PixelArea | None:
+    if read.area is None:
+        return None
+    require_place(dataset)
+    return read.area.locate(dataset.geobox, shown=_shown(dataset))
+
+
+def crop(dataset: raster.Raster, area: PixelArea | None) -> raster.Raster:
+    """Return the part of an open raster; all of it where `area` is None."""
+    return dataset if area is None else CroppedRaster(dataset, area)
 
 
 def _open(src: reading.RasterPath, read: ReadOptions) -> AbstractContextManager[raster.Raster]:

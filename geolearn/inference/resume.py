@@ -14,6 +14,7 @@ from torch import nn
 from geolearn import errors, extras
 from geolearn.inference.merging import TileDetections
 from geolearn.inference.tiles import Source
+from geolearn.raster.area import CroppedRaster
 
 log = logging.getLogger('geolearn')
 
@@ -127,7 +128,8 @@ def source_facts(source: Source) -> dict[str, Any]:
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     box = source.box
     place = [*box.shape, *box.transform[:6], box.crs]
-    return {'files': states or src.name, 'place': place, 'bands': source.indexes}
+    area = {'area': src.area.digest()} if isinstance(src, CroppedRaster) else {}
+    return {'files': states or src.name, 'place': place, 'bands': source.indexes, **area}
 
 
 def weights_digest(network: nn.Module) -> str:

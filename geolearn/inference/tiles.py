@@ -18,6 +18,7 @@ from scipy.sparse import csr_matrix
 
 from geolearn import tiling, units
 from geolearn.device import is_out_of_memory
+from geolearn.inference.area import AreaOfInterest
 from geolearn.raster import GeoBox, common_dtype, raster_geobox, read_window
 from geolearn.raster.nodata import differs
 
@@ -49,6 +50,7 @@ class ReadOptions:
         resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or ``'training'`` for
             that of the training chips; None reads the raster as it is.
         radar: Whether each band of the model is radar, for ``scale='db'``.
+        area: Part of the raster that is read; None for all of it.
 
     Raises:
         ValueError: If a number cannot scale pixel values, or is not a size.
@@ -61,6 +63,7 @@ class ReadOptions:
     nodata: NoData = None
     resolution: Resolution | None = None
     radar: tuple[bool, ...] = ()
+    area: AreaOfInterest | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.scale, str):

@@ -72,7 +72,7 @@ class RasterUse(NamedTuple):
 RASTERS = ('.tif', '.tiff')
 """Suffixes of the maps that are written."""
 
-TILE_OPTIONS = ('tile_size', 'batch_size', 'device')
+TILE_OPTIONS = ('tile_size', 'batch_size', 'device', 'aoi', 'bbox', 'bbox_crs')
 
 MAP_OPTIONS = (*TILE_OPTIONS, 'halo', 'compile')
 """Keywords of `predict_raster`, besides those on reading."""

@@ -204,6 +204,9 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
         offset: float = 0.0,
         nodata: tiles.NoData = None,
         resolution: tiles.Resolution | None = None,
+        aoi: Any = None,
+        bbox: Sequence[float] | None = None,
+        bbox_crs: str | int | None = None,
         tile_size: int | None = None,
         halo: int | None = None,
         batch_size: int = 4,
@@ -229,6 +232,10 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
                 ``'training'``. Without it, rasters whose pixels are over 1.5 times larger or smaller than in training
                 are refused.
+            aoi: Area to map, the rest is NoData: a vector file or GeoDataFrame, which is reprojected; or a geometry in
+                the raster's CRS. The map ends where the area does.
+            bbox: Left, bottom, right, top of the part to map, in the raster's CRS or `bbox_crs`.
+            bbox_crs: CRS of `bbox`, such as ``'EPSG:4326'``; None for the raster's.
             tile_size: Side of the tiles in pixels.
             halo: Pixels dropped at inner tile edges.
             batch_size: Tiles computed together.
@@ -253,6 +260,9 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             offset=offset,
             nodata=nodata,
             resolution=resolution,
+            aoi=aoi,
+            bbox=bbox,
+            bbox_crs=bbox_crs,
             tile_size=tile_size,
             halo=halo,
             batch_size=batch_size,

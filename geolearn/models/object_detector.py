@@ -16,7 +16,7 @@ from geolearn.backbones.custom import ModuleBackbone
 from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
-from geolearn.inference import detecting, merging, reading, tiles, vectors
+from geolearn.inference import area, detecting, merging, reading, tiles, vectors
 from geolearn.metrics import DetectionScores
 from geolearn.models import base, new_spec
 from geolearn.models.evaluation.objects import DetectionEvaluation, draw_results, evaluate_objects
@@ -351,6 +351,9 @@ class ObjectDetector(base.Model):
         offset: float = 0.0,
         nodata: tiles.NoData = None,
         resolution: tiles.Resolution | None = None,
+        aoi: Any = None,
+        bbox: Sequence[float] | None = None,
+        bbox_crs: str | int | None = None,
         tile_size: int | None = None,
         overlap: int | None = None,
         batch_size: int = 4,
@@ -383,6 +386,10 @@ class ObjectDetector(base.Model):
             resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
                 ``'training'``. Without it, rasters whose pixels are over 1.5 times larger or smaller than in training
                 are refused.
+            aoi: Area in which objects are detected: a vector file or GeoDataFrame, which is reprojected; or a geometry
+                in the raster's CRS.
+            bbox: Left, bottom, right, top of the part to detect objects in, in the raster's CRS or `bbox_crs`.
+            bbox_crs: CRS of `bbox`, such as ``'EPSG:4326'``; None for the raster's.
             tile_size: Side in pixels; None takes twice the chips' for backbones with a position grid, else 512 or more.
             overlap: Pixels that tiles share; None takes what 98 of 100 training boxes fit in, at most half a tile.
             batch_size: Tiles computed together.
@@ -411,7 +418,16 @@ class ObjectDetector(base.Model):
             dst,
             typical_side=self._options(self.spec).typical_side,
             masks=self.architecture.masks,
-            read=tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar),
+            read=tiles.ReadOptions(
+                bands,
+                sensor,
+                scale,
+                offset,
+                nodata,
+                resolution,
+                self.spec.is_radar,
+                area.AreaOfInterest(aoi, bbox, bbox_crs),
+            ),
             tiling=tiles.TilingOptions(tile_size, batch_size=batch_size, device=device),
             options=detecting.DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),
             overwrite=overwrite,

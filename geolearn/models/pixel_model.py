@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geolearn.inference import mapping, reading, tiles
+from geolearn.inference import area, mapping, reading, tiles
 from geolearn.models import base
 
 
@@ -32,6 +32,9 @@ class PixelModel(base.Model):
         offset: float = 0.0,
         nodata: tiles.NoData = None,
         resolution: tiles.Resolution | None = None,
+        aoi: Any = None,
+        bbox: Sequence[float] | None = None,
+        bbox_crs: str | int | None = None,
         tile_size: int | None = None,
         halo: int | None = None,
         batch_size: int = 4,
@@ -59,6 +62,10 @@ class PixelModel(base.Model):
             resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
                 ``'training'``. Without it, rasters whose pixels are over 1.5 times larger or smaller than in training
                 are refused.
+            aoi: Area to map, the rest is NoData: a vector file or GeoDataFrame, which is reprojected; or a geometry in
+                the raster's CRS. The map ends where the area does.
+            bbox: Left, bottom, right, top of the part to map, in the raster's CRS or `bbox_crs`.
+            bbox_crs: CRS of `bbox`, such as ``'EPSG:4326'``; None for the raster's.
             tile_size: Side of the tiles in pixels; None takes twice the chip size for backbones with a position grid
                 and at least 512 for others.
             halo: Half of what neighbouring tiles share, at least; None takes an eighth of the chip size for backbones
@@ -82,7 +89,16 @@ class PixelModel(base.Model):
             self.encoding,
             src,
             dst,
-            read=tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar),
+            read=tiles.ReadOptions(
+                bands,
+                sensor,
+                scale,
+                offset,
+                nodata,
+                resolution,
+                self.spec.is_radar,
+                area.AreaOfInterest(aoi, bbox, bbox_crs),
+            ),
             tiling=tiles.TilingOptions(tile_size, halo, batch_size, device, compile),
             every_date=self.needs_every_date,
             overwrite=overwrite,

@@ -1,0 +1,108 @@
+"""A part of a raster, cut out while it is read: a window, and in it the pixels whose centers lie in polygons."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rasterio.windows import Window
+
+from geolearn.raster.nodata import compact
+from geolearn.raster.opening import burn_polygons
+from geolearn.raster.raster import Raster
+
+Rings = Sequence[np.ndarray]
+"""The outer ring (n, 2) of a polygon and its holes, in pixels: x = columns, y = rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class PixelArea:
+    """A part of a raster.
+
+    Args:
+        window: Columns and rows that hold all of it.
+        polygons: In pixels of the raster; None where all of the window belongs to it.
+    """
+
+    window: Window
+    polygons: Sequence[Rings] | None = None
+
+    def digest(self) -> str:
+        """Return a hash, in hex, of what belongs to it."""
+        found = hashlib.blake2b(repr(self.window).encode(), digest_size=16)
+        for ring in (ring for rings in self.polygons or () for ring in rings):
+            found.update(np.ascontiguousarray(ring, np.float64).tobytes())
+        return found.hexdigest()
+
+    def mask(self, window: Window) -> np.ndarray | None:
+        """Return which pixels (height, width) of a window of the raster belong to the area; None for all."""
+        if self.polygons is None:
+            return None
+        shape = int(window.height), int(window.width)
+        corner = np.array([window.col_off, window.row_off])
+        far = np.add(corner, [window.width, window.height])
+        near = [
+            rings
+            for rings in self.polygons
+            if (rings[0].max(axis=0) > corner).all() and (rings[0].min(axis=0) < far).all()
+        ]
+        shapes = [{'type': 'Polygon', 'coordinates': [(ring - corner).tolist() for ring in rings]} for rings in near]
+        inside: np.ndarray = burn_polygons([(shape, 1) for shape in shapes], shape) > 0
+        return None if inside.all() else inside
+
+
+class CroppedRaster(Raster):
+    """A part of a raster; what lies in its window but not in its polygons lacks data.
+
+    Args:
+        raster: The whole.
+        area: The part.
+    """
+
+    def __init__(self, raster: Raster, area: PixelArea) -> None:
+        window = area.window
+        self._raster, self.area = raster, area
+        height, width = int(window.height), int(window.width)
+        super().__init__(
+            raster.name,
+            raster.geobox.crop(int(window.row_off), int(window.col_off), (height, width)),
+            dtypes=raster.dtypes,
+            descriptions=raster.descriptions,
+            nodatavals=raster.nodatavals,
+            block_shapes=[(min(rows, height), min(cols, width)) for rows, cols in raster.block_shapes],
+            scales=raster.scales,
+            offsets=raster.offsets,
+            colorinterp=raster.colorinterp,
+            crs=raster.crs,
+        )
+        self.gcps, self.rpcs, self.files = raster.gcps, raster.rpcs, raster.files
+        self.driver, self.stated, self.numbered = raster.driver, raster.stated, raster.numbered
+
+    def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
+        """Return metadata of the whole."""
+        return self._raster.tags(index, ns=ns)
+
+    def colormap(self, index: int) -> Mapping[int, tuple[int, int, int, int]]:
+        """Return the colors of the whole."""
+        return self._raster.colormap(index)
+
+    def check_border(self, check: Any) -> None:
+        """Check the border of the whole."""
+        self._raster.check_border(check)
+
+    def read_masked(
+        self, window: Window, indexes: Sequence[int], out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read a window that lies inside the part."""
+        corner = self.area.window
+        inner = Window(window.col_off + corner.col_off, window.row_off + corner.row_off, window.width, window.height)
+        pixels, mask = self._raster.read_masked(inner, indexes, out)
+        inside = self.area.mask(inner)
+        if inside is None:
+            return pixels, mask
+        return pixels, compact(inside[None] if mask is None else mask & inside)
+
+    def close(self) -> None:
+        """Close the whole."""
+        self._raster.close()

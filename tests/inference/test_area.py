@@ -1,0 +1,173 @@
+"""A part of a raster is mapped as that part of the whole map, wherever its outline comes from."""
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+import torch
+from affine import Affine
+from rasterio.warp import transform_geom
+
+from geolearn.errors import RasterError
+from geolearn.inference.area import AreaOfInterest
+from geolearn.inference.detecting import DetectOptions, detect_raster
+from geolearn.inference.mapping import ClassEncoding, map_raster
+from geolearn.inference.tiles import ReadOptions, TilingOptions
+from geolearn.raster import GeoBox, write_raster
+
+UTM = Affine(10, 0, 500000, 0, -10, 4000000)
+
+
+class Brighter(torch.nn.Module):
+    """Class 1 where the first band is brighter than the second, else 2."""
+
+    class backbone:
+        has_position_grid = False
+        strides = (1,)
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        x = torch.nan_to_num(x, nan=0.0)
+        return torch.stack([x[:, 0] - x[:, 1], x[:, 1] - x[:, 0] + 0.5], dim=1) * self.weight
+
+
+@pytest.fixture
+def scene(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 41, (2, 70, 90)).astype(np.int16)
+    return write_raster(
+        tmp_path / 'scene.tif', pixels, transform=UTM, crs='EPSG:32631', nodata=-1, band_names=('Red', 'Green')
+    )
+
+
+@pytest.fixture
+def run(make_spec):
+    def run(src, dst, **area):
+        spec = make_spec()
+        read = ReadOptions(area=AreaOfInterest(**area)) if area else ReadOptions()
+        map_raster(
+            spec,
+            Brighter(),
+            ClassEncoding(spec.class_infos),
+            src,
+            dst,
+            read=read,
+            tiling=TilingOptions(tile_size=32, halo=4, device='cpu'),
+            overwrite=True,
+        )
+        with rasterio.open(dst) as found:
+            return found.read(1), found.transform
+
+    return run
+
+
+def test_a_bounding_box_cuts_the_map_of_the_whole(scene, run, tmp_path):
+    whole, _ = run(scene, tmp_path / 'whole.tif')
+    part, place = run(scene, tmp_path / 'part.tif', bbox=(500104, 3999500, 500596, 3999899))
+    assert (place.c, place.f) == (500100, 3999900)
+    np.testing.assert_array_equal(part, whole[10:50, 10:60])
+
+
+def test_polygons_of_any_source_and_crs_cut_the_same_map(scene, run, tmp_path):
+    whole, _ = run(scene, tmp_path / 'whole.tif')
+    triangle = shapely.Polygon([(500100, 3999900), (500600, 3999900), (500100, 3999400)])
+    frame = geopandas.GeoDataFrame(geometry=[triangle], crs='EPSG:32631')
+    frame.to_crs('EPSG:4326').to_file(tmp_path / 'area.geojson')
+    frame.to_crs('EPSG:3035').to_parquet(tmp_path / 'area.parquet')
+    expected = np.zeros((50, 50), np.uint8)
+    rows, cols = np.indices((50, 50))
+    inside = rows + cols < 49
+    expected[inside] = whole[10:60, 10:60][inside]
+    on_edge = rows + cols == 49
+    for aoi in (triangle, frame, frame.to_crs('EPSG:4326'), tmp_path / 'area.geojson', str(tmp_path / 'area.parquet'),
+                shapely.geometry.mapping(triangle)):  # fmt: skip
+        part, place = run(scene, tmp_path / 'part.tif', aoi=aoi)
+        assert (place.c, place.f) == (500100, 3999900)
+        np.testing.assert_array_equal(part[:50, :50][~on_edge], expected[~on_edge])
+    # what lies in both
+    part, _ = run(scene, tmp_path / 'part.tif', aoi=triangle, bbox=(500100, 3999700, 500300, 3999900))
+    np.testing.assert_array_equal(part, expected[:20, :20])
+
+
+def test_a_bounding_box_in_degrees_is_reprojected(scene, run, tmp_path):
+    outline = transform_geom(
+        'EPSG:32631', 'EPSG:4326', shapely.geometry.mapping(shapely.box(500200, 3999500, 500500, 3999800))
+    )
+    bounds = shapely.geometry.shape(outline).bounds
+    part, place = run(scene, tmp_path / 'part.tif', bbox=bounds, bbox_crs='EPSG:4326')
+    assert 500170 <= place.c <= 500200
+    assert 30 <= part.shape[1] <= 33
+
+
+def test_holes_and_several_polygons_are_kept(scene, run, tmp_path):
+    ring = shapely.box(500000, 3999800, 500200, 4000000).difference(shapely.box(500050, 3999850, 500150, 3999950))
+    both = shapely.MultiPolygon([ring, shapely.box(500700, 3999400, 500900, 3999500)])
+    part, _ = run(scene, tmp_path / 'part.tif', aoi=both)
+    expected = np.zeros((60, 90), bool)
+    expected[:20, :20] = True
+    expected[5:15, 5:15] = False
+    expected[50:60, 70:90] = True
+    np.testing.assert_array_equal(part != 0, expected)
+
+
+def test_rasters_that_are_turned_or_south_up_have_areas_too():
+    turned = GeoBox((40, 40), Affine(7, 7, 500000, 7, -7, 4000000), 'EPSG:32631')
+    area = AreaOfInterest(bbox=(500200, 3999950, 500300, 4000050)).locate(turned, shown='x')
+    inside = area.mask(area.window)
+    assert inside.sum() == pytest.approx(100 * 100 / 98, abs=4)
+    south = GeoBox((40, 50), Affine(10, 0, 0, 0, 10, 0), None)
+    window = AreaOfInterest(bbox=(100, 50, 200, 120)).locate(south, shown='x').window
+    assert (window.col_off, window.row_off, window.width, window.height) == (10, 5, 10, 7)
+
+
+def test_no_overlap_is_refused_with_both_extents(scene, run, tmp_path):
+    message = r'bbox covers \(0, 0, 1, 1\) and .*scene.tif covers \(500000, 3999300, 500900, 4000000\).*share no pixel'
+    with pytest.raises(RasterError, match=message):
+        run(scene, tmp_path / 'part.tif', bbox=(0, 0, 1, 1))
+    with pytest.raises(RasterError, match=r'aoi covers \(0, 0, 1, 1\) and .*EPSG:32631.*share no pixel'):
+        run(scene, tmp_path / 'part.tif', aoi=shapely.box(0, 0, 1, 1))
+    with pytest.raises(RasterError, match='holds the center of none'):
+        run(scene, tmp_path / 'part.tif', aoi=shapely.box(500001, 3999991, 500003, 3999993))
+    assert not (tmp_path / 'part.tif').exists()
+
+
+def test_what_is_no_area_is_refused_in_words(scene, run, tmp_path):
+    with pytest.raises(ValueError, match='left < right'):
+        AreaOfInterest(bbox=(5, 0, 1, 1))
+    with pytest.raises(ValueError, match='four numbers'):
+        AreaOfInterest(bbox=(5, 0, 1))
+    with pytest.raises(ValueError, match='bbox_crs must be a CRS'):
+        AreaOfInterest(bbox=(0, 0, 1, 1), bbox_crs='Mars')
+    with pytest.raises(RasterError, match='cannot read aoi'):
+        run(scene, tmp_path / 'part.tif', aoi=tmp_path / 'none.gpkg')
+    with pytest.raises(RasterError, match='set_crs'):
+        run(scene, tmp_path / 'part.tif', aoi=geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)]))
+    with pytest.raises(RasterError, match='holds no polygon'):
+        run(scene, tmp_path / 'part.tif', aoi=shapely.Point(500100, 3999900))
+    frame = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs='EPSG:4326')
+    for layer in ('one', 'two'):
+        frame.to_file(tmp_path / 'two.gpkg', layer=layer)
+    with pytest.raises(RasterError, match=r'2 layers \(one, two\)'):
+        run(scene, tmp_path / 'part.tif', aoi=tmp_path / 'two.gpkg')
+
+
+def test_objects_are_detected_in_the_area_alone(make_spec, draw, detector, tmp_path):
+    boxes = [(10, 10, 16, 16), (40, 12, 46, 18), (12, 50, 18, 56)]
+    src = write_raster(tmp_path / 'scene.tif', draw((64, 64), boxes), transform=UTM, crs='EPSG:32631')
+    spec = make_spec(bands=('Red',))
+    dst = detect_raster(
+        spec,
+        detector(),
+        src,
+        tmp_path / 'found.gpkg',
+        typical_side=8,
+        masks=False,
+        read=ReadOptions(scale=1, area=AreaOfInterest(bbox=(500300, 3999000, 500640, 4000000))),
+        tiling=TilingOptions(tile_size=32, device='cpu'),
+        options=DetectOptions(),
+    )
+    frame = geopandas.read_file(dst)
+    assert frame.geometry.bounds.to_numpy().tolist() == [[500400, 3999820, 500460, 3999880]]
