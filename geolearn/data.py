@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +152,12 @@ class ChipData:
         """Test chips, one by one, or None."""
         return None if self.test_dl is None else self.test_dl.dataset
 
+    @cached_property
+    def display_stretch(self) -> plotting.DisplayStretch | None:
+        """Which pixel values are black and white in figures of these chips; None where no chip has valid pixels."""
+        pixels = self.table.sample.reshape(-1, self.table.band_count)[:, list(self.band_indexes)].T
+        return plotting.fit_stretch(pixels, self.bands) if pixels.size else None
+
     def ignoring(self, values: Sequence[int]) -> 'ChipData':
         """Return the same chips with more label values left out of loss, metrics and predictions."""
         ignored = tuple(sorted({*self.ignored_values, *values}))
@@ -192,7 +199,9 @@ class ChipData:
             raise ValueError(f'rows and columns must be at least 1, got {rows} and {columns}')
         count = min(rows if self.table.dates > 1 else rows * columns, len(self.train_ds))
         batch = self.train_dl.peek(count).to(torch.device('cpu'))
-        return plotting.show_batch(batch, self.bands, self.class_infos, columns=columns, alpha=alpha)
+        return plotting.show_batch(
+            batch, self.bands, self.class_infos, columns=columns, alpha=alpha, stretch=self.display_stretch
+        )
 
     def summary(self) -> 'pd.DataFrame':
         """Count the classes in each part.

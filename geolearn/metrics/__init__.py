@@ -14,9 +14,11 @@ from geolearn.metrics.pixels import (
     ConfusionMatrix,
     PixelScores,
     choose_typical,
+    cover_classes,
     rank_chips,
     reduce,
     score_chips,
+    spread_chips,
 )
 from geolearn.metrics.regression import RegressionScores
 from geolearn.metrics.scores import LOSSES, Metric, Scores, best_epoch
@@ -44,6 +46,7 @@ __all__ = [
     'TrueObjects',
     'best_epoch',
     'choose_typical',
+    'cover_classes',
     'find_metric',
     'find_monitor',
     'fit_temperature',
@@ -51,4 +54,5 @@ __all__ = [
     'rank_chips',
     'reduce',
     'score_chips',
+    'spread_chips',
 ]

@@ -224,6 +224,47 @@ def choose_typical(scores: Sequence[float], count: int) -> list[int]:
     return ranked[start : start + count]
 
 
+_VISIBLE = 0.05
+"""Share of a chip from which on a class is easily seen in a figure."""
+
+
+def cover_classes(amounts: np.ndarray, *, least: int, most: int) -> list[int]:
+    """Choose chips that together show every class, those first that show most classes not shown before.
+
+    Args:
+        amounts: (chips, classes) pixels or objects of each class in each chip.
+        least: Chips to choose, even where fewer show every class.
+        most: Chips to choose at most, where more would be needed.
+    """
+    held = amounts > 0
+    shares = np.minimum(amounts / np.maximum(amounts.sum(1, keepdims=True), 1), _VISIBLE)
+    left = np.ones(len(amounts), bool)
+    shown = np.zeros(amounts.shape[1], bool)
+    chosen: list[int] = []
+    wanted = min(most, len(amounts))
+    while len(chosen) < wanted:
+        if not (held[left].any(0) & ~shown).any():
+            shown[:] = False  # all are shown: what is chosen to fill up differs too
+            wanted = min(least, len(amounts))
+            if len(chosen) >= wanted:
+                break
+        gains = (held & ~shown).sum(1) + (shares * ~shown).sum(1)
+        best = int(np.where(left, gains, -1).argmax())
+        chosen.append(best)
+        left[best] = False
+        shown |= held[best]
+    return chosen
+
+
+def spread_chips(values: Sequence[float], count: int) -> list[int]:
+    """Choose up to `count` chips evenly from the lowest value to the highest; those of NaN only where there are few."""
+    ranked = rank_chips(values, highest_first=False)
+    known = len(ranked) - int(np.isnan(np.asarray(values, np.float64)).sum())
+    if known < count:
+        return ranked[:count]
+    return [ranked[place] for place in np.linspace(0, known - 1, count).round().astype(int).tolist()]
+
+
 _ABOVE_ALL = 1000
 """Larger than any class index, so that a minimum does not see it."""
 

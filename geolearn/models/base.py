@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from geolearn import errors, history, plotting
@@ -22,7 +23,7 @@ from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.inference.reading import RasterSource
 from geolearn.losses.options import CustomLoss
-from geolearn.metrics import LOSSES, Scores
+from geolearn.metrics import LOSSES, Scores, cover_classes, spread_chips
 from geolearn.metrics.scores import MetricFunction, ScoresAndFunctions
 from geolearn.models import bundling
 from geolearn.models.new_spec import BackboneConfig, describe_as_html, describe_model, require_task, spec_from_data
@@ -68,6 +69,9 @@ class RasterUse(NamedTuple):
     suffixes: tuple[str, ...]
     options: tuple[str, ...]
 
+
+FEWEST_SHOWN, MOST_SHOWN = 4, 8
+"""Chips that `show_results` draws where it may choose their number."""
 
 RASTERS = ('.tif', '.tiff')
 """Suffixes of the maps that are written."""
@@ -217,11 +221,11 @@ class Model(ABC):
         """Return what the report of this task holds besides what all reports hold."""
 
     @abstractmethod
-    def show_results(self, rows: int = 4) -> 'Figure':
-        """Draw validation chips with truth and prediction.
+    def show_results(self, rows: int | None = None) -> 'Figure':
+        """Draw validation chips with truth and prediction: those that together show every class.
 
         Args:
-            rows: Number of chips.
+            rows: Number of chips; None takes as many as show every class, 4 to 8.
         """
 
     @abstractmethod
@@ -572,6 +576,19 @@ class Model(ABC):
         return estimate_batch_size(self.network, shape, mode=mode)
 
     # -- inside
+
+    def _choose_chips(self, rows: int | None) -> list[int]:
+        """Return the positions of validation chips that together show every class, or the range of the target."""
+        if rows is not None and rows < 1:
+            raise ValueError(f'rows must be at least 1, got {rows}')
+        least, most = (FEWEST_SHOWN, MOST_SHOWN) if rows is None else (rows, rows)
+        data = self._needed_data()
+        positions = list(data.split.valid)
+        if data.task == Task.REGRESSION:
+            counts, means, *_ = data.table.label_statistics[positions].T
+            return spread_chips(np.where(counts > 0, means, np.nan).tolist(), least)
+        amounts = data.table.amounts([info.value for info in data.class_infos])
+        return cover_classes(amounts[positions], least=least, most=most)
 
     @property
     def _class_names(self) -> list[str]:

@@ -254,15 +254,17 @@ class FeatureClassifier(base.Model):
         """
         return charts.draw_hard_examples(self.evaluate().outputs, self._needed_data(), num_examples)
 
-    def show_results(self, rows: int = 4, explain: bool = False) -> 'Figure':
-        """Draw validation chips with truth and prediction.
+    def show_results(self, rows: int | None = None, explain: bool = False) -> 'Figure':
+        """Draw validation chips with truth and prediction: chips that together show every class.
 
         Args:
-            rows: Number of chips.
+            rows: Number of chips; None takes as many as show every class, 4 to 8.
             explain: Draw a heat map of the predicted class beside each.
         """
         network = self.network if explain else None
-        return charts.draw_results(self.evaluate().outputs, self._needed_data(), rows, network=network)
+        return charts.draw_results(
+            self.evaluate().outputs, self._needed_data(), self._choose_chips(rows), network=network
+        )
 
     # -- prediction
 

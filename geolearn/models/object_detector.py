@@ -19,7 +19,7 @@ from geolearn.data import ChipData
 from geolearn.inference import area, detecting, merging, reading, tiles, vectors
 from geolearn.metrics import DetectionScores
 from geolearn.models import base, new_spec
-from geolearn.models.evaluation.objects import DetectionEvaluation, draw_results, evaluate_objects
+from geolearn.models.evaluation.objects import DetectionEvaluation, draw_detected_chips, evaluate_objects
 from geolearn.models.reports.report import TaskReport
 from geolearn.models.reports.tasks import detection_report
 from geolearn.networks.detection import detector, heads
@@ -284,14 +284,15 @@ class ObjectDetector(base.Model):
         curves = self.evaluate().detections.precision_recall(iou=iou_thresh)
         return show_precision_recall(curves, self.spec.class_infos, iou=iou_thresh)
 
-    def show_results(self, rows: int = 4, *, threshold: float = 0.5) -> 'Figure':
-        """Draw validation chips with true objects and detections.
+    def show_results(self, rows: int | None = None, *, threshold: float = 0.5) -> 'Figure':
+        """Draw validation chips with true objects and detections: chips that together show every class.
 
         Args:
-            rows: Number of chips.
+            rows: Number of chips; None takes as many as show every class, 4 to 8.
             threshold: Lowest score of what is drawn.
         """
-        return draw_results(self.network, self._needed_data().valid_dl, self.spec, rows=rows, threshold=threshold)
+        chosen = self._choose_chips(rows)
+        return draw_detected_chips(self.network, self._needed_data(), self.spec, chosen, threshold=threshold)
 
     # -- detection
 

@@ -225,18 +225,17 @@ class PixelClassifier(pixel_model.PixelModel):
         self.spec, self.evaluation = replace(self.spec, temperature=temperature), None
         return temperature
 
-    def show_results(self, rows: int = 4, *, worst_first: bool = False) -> 'Figure':
-        """Draw validation chips with truth, prediction and where they differ.
+    def show_results(self, rows: int | None = None, *, worst_first: bool = False) -> 'Figure':
+        """Draw validation chips with truth, prediction and where they differ: chips that together show every class.
 
         Args:
-            rows: Number of chips.
-            worst_first: Those of the lowest mean IoU, instead of the first.
+            rows: Number of chips; None takes as many as show every class, 4 to 8.
+            worst_first: Those of the lowest mean IoU instead.
         """
+        chosen = self._choose_chips(rows)
         if worst_first:
-            order = rank_chips(self.evaluate().per_chip, highest_first=False)
-        else:
-            order = list(range(len(self._needed_data().valid_ds)))
-        return self.draw_chips(order[:rows])
+            chosen = rank_chips(self.evaluate().per_chip, highest_first=False)[: len(chosen)]
+        return self.draw_chips(chosen)
 
     def draw_chips(self, indexes: Sequence[int], *, losses: bool = False) -> 'Figure':
         """Draw validation chips by their positions, with name, IoU and loss above each.

@@ -132,16 +132,17 @@ class PixelRegressor(pixel_model.PixelModel):
 
     # -- evaluation
 
-    def show_results(self, rows: int = 4, *, worst_first: bool = False) -> 'Figure':
-        """Draw validation chips with truth, prediction and their difference.
+    def show_results(self, rows: int | None = None, *, worst_first: bool = False) -> 'Figure':
+        """Draw validation chips with truth, prediction and their difference: from low targets to high ones.
 
         Args:
-            rows: Number of chips.
-            worst_first: Those of the highest root mean square error, instead of the first.
+            rows: Number of chips; None takes 4.
+            worst_first: Those of the highest root mean square error instead.
         """
+        chosen = self._choose_chips(rows)
         if worst_first:
-            return self.draw_chips(rank_chips(self.evaluate().per_chip, highest_first=True)[:rows])
-        return self.draw_chips(range(min(rows, len(self._needed_data().valid_ds))))
+            chosen = rank_chips(self.evaluate().per_chip, highest_first=True)[: len(chosen)]
+        return self.draw_chips(chosen)
 
     def draw_chips(self, indexes: Sequence[int]) -> 'Figure':
         """Draw validation chips by their positions, with name and root mean square error above each.

@@ -1,6 +1,6 @@
 """Figures of chips, results and training. The only place that imports matplotlib, and only when something is drawn."""
 
-from geolearn.plotting.canvas import class_colors, instance_colors, natural_colors, stretch
+from geolearn.plotting.canvas import class_colors, instance_colors
 from geolearn.plotting.charts import (
     show_confusion_matrix,
     show_losses,
@@ -18,6 +18,7 @@ from geolearn.plotting.chips import (
     show_pairs,
     show_regression_targets,
 )
+from geolearn.plotting.display import DisplayStretch, fit_stretch, natural_colors
 from geolearn.plotting.results import (
     ChipTitle,
     describe_chip,
@@ -36,9 +37,11 @@ from geolearn.plotting.results import (
 
 __all__ = [
     'ChipTitle',
+    'DisplayStretch',
     'class_colors',
     'describe_chip',
     'error_map',
+    'fit_stretch',
     'instance_colors',
     'natural_colors',
     'show_batch',
@@ -64,5 +67,4 @@ __all__ = [
     'show_regression_targets',
     'show_reliability',
     'show_split_map',
-    'stretch',
 ]

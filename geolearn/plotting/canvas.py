@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from geolearn.bands import Band, rgb_indexes
 from geolearn.classes import IGNORE_INDEX, UNLABELLED, ClassInfo
+from geolearn.plotting.display import to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,78 +32,6 @@ LOSS_CMAP = 'magma'
 VALUE_CMAP, DIFFERENCE_CMAP, SHARE_CMAP = 'viridis', 'PuOr', 'Blues'
 """Color maps of values, of differences around 0, and of shares."""
 
-NODATA_GRAY = 0.5
-
-_LIKE, _CROSS = ('vv', 'hh'), ('vh', 'hv')
-
-
-def to_array(values: Tensor | np.ndarray) -> np.ndarray:
-    """Return a NumPy array of a tensor on any device."""
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-def stretch(image: np.ndarray) -> np.ndarray:
-    """Scale each band from its 2nd percentile to its 98th, or less where clouds would leave the land in the dark.
-
-    Args:
-        image: (height, width, bands) float, NaN where there is no data.
-
-    Returns:
-        The same shape in 0..1; gray where any band has no data.
-    """
-    valid = np.isfinite(image).all(-1)
-    if not valid.any():
-        return np.full(image.shape, NODATA_GRAY)
-    floor, lower, median, upper, ceiling = np.percentile(image[valid], [2, 25, 50, 75, 98], axis=0)
-    # beyond four interquartile ranges lie clouds, snow and roofs, which may be white
-    ceiling = np.where(upper > lower, np.minimum(ceiling, median + 4 * (upper - lower)), ceiling)
-    spread = ceiling - floor
-    with np.errstate(invalid='ignore'):
-        scaled = np.clip((image - floor) / np.where(spread > 0, spread, 1), 0, 1)
-    return np.where(valid[..., None], np.where(spread > 0, scaled, NODATA_GRAY), NODATA_GRAY)
-
-
-def natural_colors(image: Tensor | np.ndarray, bands: Sequence[Band]) -> np.ndarray:
-    """Show an image as people expect it: (bands, H, W) to (H, W, 3) in 0..1, stretched, gray where there is no data.
-
-    Red, green and blue by wavelength where the bands have them. Radar alone as like-polarized, cross-polarized and
-    the ratio of both, in decibels. One or two other bands as the first one in gray, more as the first three.
-    """
-    pixels = to_array(image).astype(np.float32, copy=False)
-    radar = [index for index, band in enumerate(bands) if band.is_radar]
-    if radar and (len(radar) == len(bands) or len(bands) - len(radar) < 3):
-        pixels = _radar(pixels, bands, radar)
-    else:
-        optical = [index for index in range(len(bands)) if index not in radar]
-        chosen = rgb_indexes([bands[index] for index in optical])
-        pixels = pixels[[optical[index] for index in chosen]]
-    return stretch(pixels.transpose(1, 2, 0))
-
-
-def date_colors(dates: Tensor | np.ndarray, bands: Sequence[Band]) -> np.ndarray:
-    """Show the dates of one place, (dates, bands, H, W) to (dates, H, W, 3): what did not change looks the same."""
-    pixels = to_array(dates)
-    # side by side they are one image, with one stretch
-    return np.stack(np.split(natural_colors(np.concatenate(list(pixels), axis=-1), bands), len(pixels), axis=1))
-
-
-def _radar(pixels: np.ndarray, bands: Sequence[Band], radar: list[int]) -> np.ndarray:
-    pixels = np.where(np.isfinite(pixels), pixels, np.nan)
-    names = {bands[index].common_name: index for index in reversed(radar)}
-    like = next((names[name] for name in _LIKE if name in names), None)
-    cross = next((names[name] for name in _CROSS if name in names), None)
-    if like is None or cross is None:
-        return _decibels(pixels[radar[:1] * 3])
-    pair = _decibels(pixels[[like, cross]])
-    return np.concatenate((pair, pair[:1] - pair[1:]))
-
-
-def _decibels(pixels: np.ndarray) -> np.ndarray:
-    """Take the logarithm of linear backscatter; values below zero are decibels already."""
-    if (pixels < 0).any():
-        return pixels
-    return 10 * np.log10(np.where(pixels > 0, pixels, np.nan))
-
 
 def fractions(color: tuple[int, int, int]) -> tuple[float, float, float]:
     """Return a color in 0..1."""
@@ -118,13 +46,44 @@ def class_colors(mask: Tensor | np.ndarray, classes: Sequence[ClassInfo]) -> np.
     return table[np.minimum(to_array(mask), IGNORE_INDEX)]
 
 
-def overlay_colors(mask: Tensor | np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:
-    """Color class indices as `class_colors`, to lie over an image: the unlabelled class hides nothing of it."""
-    colors = class_colors(mask, classes)
+def overlay_colors(mask: Tensor | np.ndarray, classes: Sequence[ClassInfo], *, alpha: float) -> np.ndarray:
+    """Color class indices as (H, W, 4) to lie over an image: fills of opacity `alpha`, edges opaque in the true colors.
+
+    The unlabelled class hides nothing of the image.
+
+    Args:
+        mask: (height, width) class indices.
+        classes: Their colors.
+        alpha: Opacity of the fill.
+    """
+    indices = to_array(mask)
+    colors = class_colors(indices, classes)
     for index, info in enumerate(classes):
         if (info.value, info.name) == (UNLABELLED.value, UNLABELLED.name):
-            colors[to_array(mask) == index] = 0
+            colors[indices == index] = 0
+    edges = _edges(indices, -(-max(indices.shape) // _EDGES_PER_SIDE))
+    if edges.mean() > _MOST_EDGES:
+        edges[:] = False  # scattered labels would hide the image
+    colors[..., 3] *= np.where(edges, 1.0, alpha)
     return colors
+
+
+_EDGES_PER_SIDE = 200
+"""Edges are a pixel wide for each so many pixels of an image's side, so that they are seen when it is drawn small."""
+
+_MOST_EDGES = 0.3
+"""Share of an image that edges may cover."""
+
+
+def _edges(indices: np.ndarray, width: int) -> np.ndarray:
+    """Return where another class is at most `width` pixels away in a row or a column: (H, W) bool."""
+    edges = np.zeros(indices.shape, bool)
+    for shift in range(1, width + 1):
+        for first, second in ((np.s_[shift:], np.s_[:-shift]), (np.s_[:, shift:], np.s_[:, :-shift])):
+            differs = indices[first] != indices[second]
+            edges[first] |= differs
+            edges[second] |= differs
+    return edges
 
 
 def instance_colors(
@@ -202,24 +161,26 @@ def grid(count: int, columns: int) -> tuple['Figure', np.ndarray]:
 def add_legend(
     figure: 'Figure', classes: Sequence[ClassInfo], shown: Iterable[int], *, others: Mapping[str, str] = _NO_COLORS
 ) -> None:
-    """Name the classes that are shown, below the axes, in as many columns as the names leave room for.
+    """Name all classes below the axes, in as many columns as the names leave room for.
 
     Args:
         figure: Grows by the height of the legend.
         classes: All classes.
-        shown: Indices of those that can be seen; others, such as IGNORE_INDEX, are passed over.
+        shown: Indices of those that can be seen: where there are too many classes for a legend, it names these;
+            others, such as IGNORE_INDEX, are passed over.
         others: Colors of what else can be seen, by name.
     """
     from matplotlib.patches import Patch
 
-    indexes = sorted({index for index in shown if 0 <= index < len(classes)})
-    listed = [classes[index] for index in indexes[:LEGEND_LIMIT]]
-    colors = [(short(info.name), fractions(info.color)) for info in listed] + list(others.items())
-    if not colors:
-        return
+    seen = sorted({index for index in shown if 0 <= index < len(classes)})
+    indexes = list(range(len(classes))) if len(classes) <= LEGEND_LIMIT else seen[:LEGEND_LIMIT]
+    colors = [(short(classes[index].name), '#{:02x}{:02x}{:02x}'.format(*classes[index].color)) for index in indexes]
+    colors += others.items()
     handles = [Patch(facecolor=color, edgecolor='0.4', linewidth=0.5, label=name) for name, color in colors]
-    if len(indexes) > len(listed):
-        handles.insert(len(listed), Patch(facecolor='none', label=f'… and {len(indexes) - len(listed)} more'))
+    if len(indexes) < len(classes):
+        handles.insert(len(indexes), Patch(facecolor='none', label=f'… and {len(classes) - len(indexes)} more'))
+    if not handles:
+        return
     width, height = figure.get_size_inches()
     widest = 0.75 + 0.066 * max(len(str(handle.get_label())) for handle in handles)
     rows = -(-len(handles) // max(1, int(width / widest)))

@@ -10,6 +10,7 @@ from geolearn.bands import Band
 from geolearn.batch import Batch, Objects
 from geolearn.classes import ClassInfo
 from geolearn.plotting import canvas
+from geolearn.plotting.display import DisplayStretch, natural_colors, to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,11 +20,13 @@ TAG_LIMIT = 12
 """Boxes carry their class names where an image has at most so many; the legend names them anyway."""
 
 
-def show_images(images: Tensor, bands: Sequence[Band], *, columns: int) -> 'Figure':
+def show_images(
+    images: Tensor, bands: Sequence[Band], *, columns: int, stretch: DisplayStretch | None = None
+) -> 'Figure':
     """Draw images (n, bands, height, width) that have no label."""
     figure, axes = canvas.grid(len(images), columns)
-    for ax, image in zip(axes, images):
-        ax.imshow(canvas.natural_colors(image, bands))
+    for ax, image in zip(axes, natural_colors(images, bands, stretch)):
+        ax.imshow(image)
     return figure
 
 
@@ -35,40 +38,49 @@ def show_chips(
     *,
     columns: int,
     alpha: float,
+    stretch: DisplayStretch | None = None,
 ) -> 'Figure':
     """Draw chips with their labels laid over them: images (n, bands, H, W), masks (n, H, W) of class indices."""
     figure, axes = canvas.grid(len(images), columns)
-    for ax, image, mask in zip(axes, images, masks):
-        ax.imshow(canvas.natural_colors(image, bands))
-        ax.imshow(canvas.overlay_colors(mask, classes), alpha=alpha, interpolation='nearest')
-    canvas.add_legend(figure, classes, np.unique(canvas.to_array(masks)).tolist())
+    for ax, image, mask in zip(axes, natural_colors(images, bands, stretch), masks):
+        ax.imshow(image)
+        ax.imshow(canvas.overlay_colors(mask, classes, alpha=alpha), interpolation='nearest')
+    canvas.add_legend(figure, classes, np.unique(to_array(masks)).tolist())
     return figure
 
 
-def show_regression_targets(images: Tensor, values: Tensor, bands: Sequence[Band], *, columns: int) -> 'Figure':
-    """Draw chips with the numbers to learn beside them: images (n, bands, H, W), values (n, H, W), NaN left white."""
+def show_regression_targets(
+    images: Tensor, values: Tensor, bands: Sequence[Band], *, columns: int, stretch: DisplayStretch | None = None
+) -> 'Figure':
+    """Draw chips with the regression targets beside them: images (n, bands, H, W), values (n, H, W), NaN left white."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    numbers = canvas.to_array(values)
+    numbers = to_array(values)
     known = numbers[np.isfinite(numbers)]
     low, high = np.percentile(known, [2, 98]) if known.size else (0.0, 1.0)
     ramp = ScalarMappable(Normalize(low, high), 'viridis')
     figure, axes = canvas.grid(2 * len(images), 2 * columns)
-    for index, (image, number) in enumerate(zip(images, numbers)):
-        axes[2 * index].imshow(canvas.natural_colors(image, bands))
+    for index, (image, number) in enumerate(zip(natural_colors(images, bands, stretch), numbers)):
+        axes[2 * index].imshow(image)
         axes[2 * index + 1].imshow(number, cmap=ramp.cmap, norm=ramp.norm, interpolation='nearest')
     figure.colorbar(ramp, ax=axes, shrink=0.6, extend='both')
     return figure
 
 
 def show_boxes(
-    images: Tensor, objects: Sequence[Objects], bands: Sequence[Band], classes: Sequence[ClassInfo], *, columns: int
+    images: Tensor,
+    objects: Sequence[Objects],
+    bands: Sequence[Band],
+    classes: Sequence[ClassInfo],
+    *,
+    columns: int,
+    stretch: DisplayStretch | None = None,
 ) -> 'Figure':
     """Draw images (n, bands, H, W) with the boxes of their objects and the names of their classes."""
     figure, axes = canvas.grid(len(images), columns)
-    for ax, image, found in zip(axes, images, objects):
-        ax.imshow(canvas.natural_colors(image, bands))
+    for ax, image, found in zip(axes, natural_colors(images, bands, stretch), objects):
+        ax.imshow(image)
         draw_boxes(ax, found, classes)
     canvas.add_legend(figure, classes, _object_classes(objects))
     return figure
@@ -83,6 +95,7 @@ def show_instances(
     columns: int,
     alpha: float,
     masks: Tensor | None = None,
+    stretch: DisplayStretch | None = None,
 ) -> 'Figure':
     """Draw images with the outlines of their objects, filled; objects without outlines get their box.
 
@@ -94,25 +107,32 @@ def show_instances(
         columns: Images per row.
         alpha: Opacity of the fill, 0..1.
         masks: (n, height, width) class indices that are laid under the objects (panoptic labels), or None.
+        stretch: Of the data set; None fits one to the images.
     """
     figure, axes = canvas.grid(len(images), columns)
-    for index, (ax, image, found) in enumerate(zip(axes, images, objects)):
-        ax.imshow(canvas.natural_colors(image, bands))
+    for index, (ax, image, found) in enumerate(zip(axes, natural_colors(images, bands, stretch), objects)):
+        ax.imshow(image)
         if masks is not None:
-            ax.imshow(canvas.overlay_colors(masks[index], classes), alpha=alpha, interpolation='nearest')
+            ax.imshow(canvas.overlay_colors(masks[index], classes, alpha=alpha), interpolation='nearest')
         if found.masks is None:
             draw_boxes(ax, found, classes)
         else:
             # over a mask the fill would only double its color
             fill = alpha if masks is None else 0.0
             ax.imshow(canvas.instance_colors(found.masks, found.labels, classes, alpha=fill), interpolation='nearest')
-    pixels = [] if masks is None else np.unique(canvas.to_array(masks)).tolist()
+    pixels = [] if masks is None else np.unique(to_array(masks)).tolist()
     canvas.add_legend(figure, classes, [*_object_classes(objects), *pixels])
     return figure
 
 
 def show_pairs(
-    images: Tensor, masks: Tensor | None, bands: Sequence[Band], classes: Sequence[ClassInfo], *, side: float = 3.0
+    images: Tensor,
+    masks: Tensor | None,
+    bands: Sequence[Band],
+    classes: Sequence[ClassInfo],
+    *,
+    side: float = 3.0,
+    stretch: DisplayStretch | None = None,
 ) -> 'Figure':
     """Draw the dates of each chip side by side and its label after them: before, after, change.
 
@@ -122,26 +142,33 @@ def show_pairs(
         bands: Of each date.
         classes: Of the masks.
         side: Width of each image in inches.
+        stretch: Of the data set; None fits one to the images.
     """
     dates = images.shape[1]
     titles = ['before', 'after'] if dates == 2 else [f'date {number}' for number in range(1, dates + 1)]
     if masks is not None:
         titles.append('change' if dates == 2 else 'label')
     figure, axes = canvas.new_figure(max(1, len(images)), len(titles), side=side)
-    for index, (row, image) in enumerate(zip(axes, images)):
-        for ax, date in zip(row, canvas.date_colors(image, bands)):
+    for index, (row, shown) in enumerate(zip(axes, natural_colors(images, bands, stretch))):
+        for ax, date in zip(row, shown):
             ax.imshow(date)
         if masks is not None:
             draw_mask(row[-1], masks[index], classes)
     for ax, title in zip(axes[0], titles):
         ax.set_title(title)
     if masks is not None:
-        canvas.add_legend(figure, classes, np.unique(canvas.to_array(masks)).tolist())
+        canvas.add_legend(figure, classes, np.unique(to_array(masks)).tolist())
     return figure
 
 
 def show_labels(
-    images: Tensor, labels: Tensor, bands: Sequence[Band], classes: Sequence[ClassInfo], *, columns: int
+    images: Tensor,
+    labels: Tensor,
+    bands: Sequence[Band],
+    classes: Sequence[ClassInfo],
+    *,
+    columns: int,
+    stretch: DisplayStretch | None = None,
 ) -> 'Figure':
     """Draw images with the names of their classes above them.
 
@@ -152,11 +179,12 @@ def show_labels(
         bands: Of the images.
         classes: Of the labels.
         columns: Images per row.
+        stretch: Of the data set; None fits one to the images.
     """
     figure, axes = canvas.grid(len(images), columns)
-    titles = [canvas.wrap(_label_text(label, classes), width=34) for label in canvas.to_array(labels)]
-    for ax, image, title in zip(axes, images, titles):
-        ax.imshow(canvas.natural_colors(image, bands))
+    titles = [canvas.wrap(_label_text(label, classes), width=34) for label in to_array(labels)]
+    for ax, image, title in zip(axes, natural_colors(images, bands, stretch), titles):
+        ax.imshow(image)
         canvas.plain(ax.set_title(title, fontsize=9))
     width, height = figure.get_size_inches()
     lines = max((title.count('\n') + 1 for title in titles), default=0)
@@ -172,6 +200,7 @@ def show_batch(
     columns: int,
     alpha: float,
     rows: int | None = None,
+    stretch: DisplayStretch | None = None,
 ) -> 'Figure':
     """Draw a batch in the way of its task, which follows from what the batch holds.
 
@@ -179,30 +208,37 @@ def show_batch(
         batch: On any device.
         bands: Of the images.
         classes: Of masks, objects and labels.
-        columns: Chips per row; chips of several dates take a row each, or show the last one beside numbers to learn.
+        columns: Chips per row; chips of several dates take a row each, or show the last one beside regression targets.
         alpha: Opacity of masks and outlines, 0..1.
         rows: At most so many rows; None draws the whole batch.
+        stretch: Of the data set; None fits one to the images.
     """
     dated = batch.images.ndim == 5
     count = len(batch.images) if rows is None else min(len(batch.images), rows * (1 if dated else columns))
     images = batch.images[:count]
     masks = None if batch.masks is None else batch.masks[:count]
     if dated and batch.regression_targets is None:
-        return show_pairs(images, masks, bands, classes)
+        return show_pairs(images, masks, bands, classes, stretch=stretch)
     if batch.objects is not None:
         objects = batch.objects[:count]
         if masks is None and all(found.masks is None for found in objects):
-            return show_boxes(images, objects, bands, classes, columns=columns)
-        return show_instances(images, objects, bands, classes, columns=columns, alpha=alpha, masks=masks)
+            return show_boxes(images, objects, bands, classes, columns=columns, stretch=stretch)
+        return show_instances(
+            images, objects, bands, classes, columns=columns, alpha=alpha, masks=masks, stretch=stretch
+        )
     if masks is not None:
-        return show_chips(images, masks, bands, classes, columns=columns, alpha=alpha)
+        return show_chips(images, masks, bands, classes, columns=columns, alpha=alpha, stretch=stretch)
     if batch.regression_targets is not None:
         return show_regression_targets(
-            images[:, -1] if dated else images, batch.regression_targets[:count], bands, columns=columns
+            images[:, -1] if dated else images,
+            batch.regression_targets[:count],
+            bands,
+            columns=columns,
+            stretch=stretch,
         )
     if batch.labels is not None:
-        return show_labels(images, batch.labels[:count], bands, classes, columns=columns)
-    return show_images(images, bands, columns=columns)
+        return show_labels(images, batch.labels[:count], bands, classes, columns=columns, stretch=stretch)
+    return show_images(images, bands, columns=columns, stretch=stretch)
 
 
 def draw_mask(ax: 'Axes', mask: Tensor, classes: Sequence[ClassInfo]) -> None:
@@ -217,7 +253,7 @@ def draw_boxes(ax: 'Axes', objects: Objects, classes: Sequence[ClassInfo]) -> No
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import Normal, Stroke
 
-    boxes, labels = canvas.to_array(objects.boxes).tolist(), canvas.to_array(objects.labels).tolist()
+    boxes, labels = to_array(objects.boxes).tolist(), to_array(objects.labels).tolist()
     halo = [Stroke(linewidth=2.6, foreground='black', alpha=0.6), Normal()]
     for box, label in zip(boxes, labels):
         left, top, right, bottom = (edge - 0.5 for edge in box)  # imshow centers the first pixel at 0
@@ -250,7 +286,7 @@ def _draw_tag(ax: 'Axes', left: float, top: float, info: ClassInfo) -> None:
 
 
 def _object_classes(objects: Iterable[Objects]) -> list[int]:
-    return [label for found in objects for label in canvas.to_array(found.labels).tolist()]
+    return [label for found in objects for label in to_array(found.labels).tolist()]
 
 
 def _label_text(label: np.ndarray, classes: Sequence[ClassInfo]) -> str:

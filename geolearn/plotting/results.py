@@ -11,6 +11,7 @@ from geolearn.batch import Objects
 from geolearn.classes import IGNORE_INDEX, ClassInfo
 from geolearn.metrics import PrecisionRecall, TrueObjects
 from geolearn.plotting import canvas, chips
+from geolearn.plotting.display import DisplayStretch, natural_colors, to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +32,7 @@ def show_predictions(
     *,
     titles: Sequence[str] = (),
     side: float = 3.0,
+    stretch: DisplayStretch | None = None,
 ) -> 'Figure':
     """Draw image, truth, prediction and where they differ side by side, one row per chip.
 
@@ -42,10 +44,11 @@ def show_predictions(
         classes: Of masks and predictions.
         titles: Above each row, such as the chip's name and score; see `describe_chip`.
         side: Of each image, in inches.
+        stretch: Of the data set; None fits one to the images.
     """
     figure, axes = canvas.new_figure(max(1, len(images)), 4, side=side)
-    for row, image, mask, prediction in zip(axes, images, masks, predictions):
-        _draw_pair(row, image, mask, prediction, bands, classes)
+    for row, image, mask, prediction in zip(axes, natural_colors(images, bands, stretch), masks, predictions):
+        _draw_pair(row, image, mask, prediction, classes)
     others = draw_errors(axes[:, 3], masks, predictions)
     name_rows(axes, ('image', 'truth', 'prediction', 'errors'), titles)
     canvas.add_legend(figure, classes, _shown(masks, predictions), others=others)
@@ -61,6 +64,7 @@ def show_hard_examples(
     classes: Sequence[ClassInfo],
     *,
     titles: Sequence[str] = (),
+    stretch: DisplayStretch | None = None,
 ) -> 'Figure':
     """Draw chips with the loss of each pixel: high where the model is confident and wrong.
 
@@ -72,10 +76,11 @@ def show_hard_examples(
         bands: Of the images.
         classes: Of masks and predictions.
         titles: Above each row; see `describe_chip`.
+        stretch: Of the data set; None fits one to the images.
     """
     figure, axes = canvas.new_figure(max(1, len(images)), 4)
-    for row, image, mask, prediction in zip(axes, images, masks, predictions):
-        _draw_pair(row, image, mask, prediction, bands, classes)
+    for row, image, mask, prediction in zip(axes, natural_colors(images, bands, stretch), masks, predictions):
+        _draw_pair(row, image, mask, prediction, classes)
     draw_losses(figure, axes[:, 3], masks, losses)
     name_rows(axes, ('image', 'truth', 'prediction', 'loss'), titles)
     canvas.add_legend(figure, classes, _shown(masks, predictions))
@@ -99,7 +104,7 @@ def draw_errors(axes: np.ndarray, masks: Tensor, predictions: Tensor) -> dict[st
     for ax, mask, prediction in zip(axes, masks, predictions):
         ax.imshow(error_map(prediction, mask), cmap=verdicts, vmin=0, vmax=2, interpolation='nearest')
         _frame(ax)
-    unlabelled = (canvas.to_array(masks) == IGNORE_INDEX).any()
+    unlabelled = (to_array(masks) == IGNORE_INDEX).any()
     return {'right': canvas.RIGHT, 'wrong': canvas.WRONG} | (
         {'not labelled': canvas.NOT_LABELLED} if unlabelled else {}
     )
@@ -117,7 +122,7 @@ def draw_losses(figure: 'Figure', axes: np.ndarray, masks: Tensor, losses: Tenso
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    known_losses = np.where(canvas.to_array(masks) == IGNORE_INDEX, np.nan, canvas.to_array(losses))
+    known_losses = np.where(to_array(masks) == IGNORE_INDEX, np.nan, to_array(losses))
     known = known_losses[np.isfinite(known_losses)]
     ramp = ScalarMappable(
         Normalize(0, max(float(np.percentile(known, 99.5)), 1e-6) if known.size else 1.0), canvas.LOSS_CMAP
@@ -131,8 +136,8 @@ def draw_losses(figure: 'Figure', axes: np.ndarray, masks: Tensor, losses: Tenso
 
 def error_map(prediction: Tensor | np.ndarray, mask: Tensor | np.ndarray) -> np.ndarray:
     """Compare class indices of one shape: 0 where they are equal, 1 where not, 2 where nothing is labelled; uint8."""
-    truth = canvas.to_array(mask)
-    return np.where(truth == IGNORE_INDEX, 2, canvas.to_array(prediction) != truth).astype(np.uint8)
+    truth = to_array(mask)
+    return np.where(truth == IGNORE_INDEX, 2, to_array(prediction) != truth).astype(np.uint8)
 
 
 def describe_chip(name: str, **scores: float) -> str:
@@ -159,14 +164,9 @@ def name_rows(axes: np.ndarray, headings: Sequence[str], titles: Sequence[str]) 
 
 
 def _draw_pair(
-    row: np.ndarray,
-    image: Tensor,
-    mask: Tensor,
-    prediction: Tensor,
-    bands: Sequence[Band],
-    classes: Sequence[ClassInfo],
+    row: np.ndarray, image: np.ndarray, mask: Tensor, prediction: Tensor, classes: Sequence[ClassInfo]
 ) -> None:
-    row[0].imshow(canvas.natural_colors(image, bands))
+    row[0].imshow(image)
     chips.draw_mask(row[1], mask, classes)
     chips.draw_mask(row[2], prediction, classes)
 
@@ -177,7 +177,7 @@ def _frame(ax: 'Axes') -> None:
 
 
 def _shown(*masks: Tensor) -> list[int]:
-    return [index for mask in masks for index in np.unique(canvas.to_array(mask)).tolist()]
+    return [index for mask in masks for index in np.unique(to_array(mask)).tolist()]
 
 
 def show_changes(
@@ -189,6 +189,7 @@ def show_changes(
     *,
     titles: Sequence[str] = (),
     losses: Tensor | None = None,
+    stretch: DisplayStretch | None = None,
 ) -> 'Figure':
     """Draw pairs of images with truth, prediction and where they differ, one row per pair.
 
@@ -200,10 +201,11 @@ def show_changes(
         classes: Of masks and predictions.
         titles: Above each row; see `describe_chip`.
         losses: (n, height, width) loss of each pixel, shown in place of where it is wrong.
+        stretch: Of the data set; None fits one to the images.
     """
     figure, axes = canvas.new_figure(max(1, len(images)), 5, side=2.4)
-    for row, pair, mask, prediction in zip(axes, images, masks, predictions):
-        for ax, date in zip(row, canvas.date_colors(pair, bands)):
+    for row, pair, mask, prediction in zip(axes, natural_colors(images, bands, stretch), masks, predictions):
+        for ax, date in zip(row, pair):
             ax.imshow(date)
         chips.draw_mask(row[2], mask, classes)
         chips.draw_mask(row[3], prediction, classes)
@@ -214,7 +216,7 @@ def show_changes(
         others = {}
         draw_losses(figure, axes[:, 4], masks, losses)
     name_rows(axes, ('before', 'after', 'truth', 'prediction', last), titles)
-    seen = [index for part in (masks, predictions) for index in np.unique(canvas.to_array(part)).tolist()]
+    seen = [index for part in (masks, predictions) for index in np.unique(to_array(part)).tolist()]
     canvas.add_legend(figure, classes, seen, others=others)
     return figure
 
@@ -230,6 +232,7 @@ def show_regression(
     *,
     unit: str = '',
     titles: Sequence[str] = (),
+    stretch: DisplayStretch | None = None,
 ) -> 'Figure':
     """Draw image, truth, prediction and their difference side by side, one row per chip.
 
@@ -240,11 +243,12 @@ def show_regression(
         bands: Of the images.
         unit: Of the values.
         titles: Above each row; see `describe_chip`.
+        stretch: Of the data set; None fits one to the images.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    truth, found = canvas.to_array(values), canvas.to_array(predictions)
+    truth, found = to_array(values), to_array(predictions)
     differences = found - truth
     low, high = _range(np.concatenate([truth.ravel(), found.ravel()]), 2, 98)
     largest = max(abs(part) for part in _range(differences, 2, 98)) or 1.0
@@ -254,8 +258,8 @@ def show_regression(
         ScalarMappable(Normalize(-largest, largest), canvas.DIFFERENCE_CMAP),
     ]
     figure, axes = canvas.new_figure(max(1, len(images)), 4)
-    for row, image, *planes in zip(axes, images, truth, found, differences):
-        row[0].imshow(canvas.natural_colors(image, bands))
+    for row, image, *planes in zip(axes, natural_colors(images, bands, stretch), truth, found, differences):
+        row[0].imshow(image)
         for ax, plane, ramp in zip(row[1:], planes, ramps):
             ax.imshow(plane, cmap=ramp.cmap, norm=ramp.norm, interpolation='nearest')
             ax.set_axis_on()
@@ -281,7 +285,7 @@ def show_regression_scatter(
     """
     from matplotlib.colors import LogNorm
 
-    truth, found = canvas.to_array(values).ravel(), canvas.to_array(predictions).ravel()
+    truth, found = to_array(values).ravel(), to_array(predictions).ravel()
     known = np.isfinite(truth) & np.isfinite(found)
     truth, found = truth[known].astype(np.float64), found[known].astype(np.float64)
     figure, ax = canvas.new_chart(5.4, 4.8)
@@ -342,19 +346,30 @@ def show_binary_matrices(counts: np.ndarray, names: Sequence[str], *, columns: i
 
 
 def show_classified(
-    images: Tensor, titles: Sequence[ChipTitle], bands: Sequence[Band], *, columns: int = 4
+    images: Tensor,
+    titles: Sequence[ChipTitle],
+    bands: Sequence[Band],
+    *,
+    columns: int = 4,
+    stretch: DisplayStretch | None = None,
 ) -> 'Figure':
     """Draw images (n, bands, height, width) with a title above each: green if the model is right, else red."""
     figure, axes = canvas.grid(len(images), columns)
-    for ax, image, title in zip(axes, images, titles):
-        ax.imshow(canvas.natural_colors(image, bands))
+    for ax, image, title in zip(axes, natural_colors(images, bands, stretch), titles):
+        ax.imshow(image)
         _write_title(ax, title)
     _make_room(figure, len(axes), columns)
     return figure
 
 
 def show_heat_maps(
-    images: Tensor, heats: Sequence[Tensor], titles: Sequence[ChipTitle], bands: Sequence[Band], *, columns: int = 2
+    images: Tensor,
+    heats: Sequence[Tensor],
+    titles: Sequence[ChipTitle],
+    bands: Sequence[Band],
+    *,
+    columns: int = 2,
+    stretch: DisplayStretch | None = None,
 ) -> 'Figure':
     """Draw images with a title above each, and beside each the heat map of an explanation.
 
@@ -364,10 +379,10 @@ def show_heat_maps(
         titles: Above each.
         bands: Of the images.
         columns: Pairs per row.
+        stretch: Of the data set; None fits one to the images.
     """
     figure, axes = canvas.grid(2 * len(images), 2 * min(columns, max(len(images), 1)))
-    for index, (image, heat, title) in enumerate(zip(images, heats, titles)):
-        shown = canvas.natural_colors(image, bands)
+    for index, (shown, heat, title) in enumerate(zip(natural_colors(images, bands, stretch), heats, titles)):
         axes[2 * index].imshow(shown)
         axes[2 * index + 1].imshow(shown.mean(-1), cmap='gray', vmin=0, vmax=1)
         axes[2 * index + 1].imshow(heat.numpy(), cmap='inferno', vmin=0, vmax=1, alpha=0.55)
@@ -412,6 +427,7 @@ def show_detections(
     *,
     titles: Sequence[str] = (),
     side: float = 4.0,
+    stretch: DisplayStretch | None = None,
 ) -> 'Figure':
     """Draw each image (n, bands, H, W) with its true objects and, beside it, with its detections.
 
@@ -423,14 +439,15 @@ def show_detections(
         classes: Of the objects.
         titles: Above each row, such as the chip's name.
         side: Width of each picture in inches.
+        stretch: Of the data set; None fits one to the images.
     """
     figure, axes = canvas.new_figure(len(images), 2, side=side)
-    for row, image, *both in zip(axes, images, truth, detections):
+    for row, image, *both in zip(axes, natural_colors(images, bands, stretch), truth, detections):
         for ax, objects in zip(row, both):
-            ax.imshow(canvas.natural_colors(image, bands))
+            ax.imshow(image)
             _draw_objects(ax, Objects(objects.boxes, objects.labels, objects.masks), classes)
     name_rows(axes, ('truth', 'detections'), titles)
-    shown = [label for part in (*truth, *detections) for label in canvas.to_array(part.labels).tolist()]
+    shown = [label for part in (*truth, *detections) for label in to_array(part.labels).tolist()]
     canvas.add_legend(figure, classes, shown)
     return figure
 

@@ -22,8 +22,10 @@ from geolearn.metrics import (
     PixelScores,
     RegressionScores,
     Scores,
+    cover_classes,
     find_monitor,
     reduce,
+    spread_chips,
 )
 
 SEEDS = st.integers(0, 2**31)
@@ -217,3 +219,20 @@ def test_every_value_but_bias_says_which_way_is_better():
     assert not find_monitor('valid_loss').higher_is_better
     with pytest.raises(UnknownNameError, match="unknown value to monitor 'mIOU'; did you mean 'miou'"):
         find_monitor('mIOU')
+
+
+def test_chips_that_are_chosen_show_every_class_together():
+    amounts = np.array([[90, 0, 0, 0], [95, 5, 0, 0], [0, 80, 0, 0], [0, 0, 0, 0], [1, 0, 9, 0], [0, 0, 0, 7]])
+    chosen = cover_classes(amounts, least=3, most=8)
+    assert len(chosen) == len(set(chosen)) == 3
+    assert (amounts[chosen] > 0).any(0).all()
+    assert cover_classes(amounts, least=6, most=6)[-1] == 3  # nothing is labelled there
+    single = np.eye(10, dtype=int)
+    assert sorted(cover_classes(single, least=4, most=12)) == list(range(10))
+    assert len(cover_classes(single, least=4, most=8)) == 8
+    assert cover_classes(np.zeros((3, 2), int), least=2, most=4) == [0, 1]
+
+
+def test_chips_are_chosen_over_the_range_of_a_value():
+    assert spread_chips([5.0, 1.0, float('nan'), 9.0, 3.0, 7.0], 3) == [1, 0, 3]
+    assert spread_chips([5.0, float('nan')], 2) == [0, 1]

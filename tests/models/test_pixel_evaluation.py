@@ -1,5 +1,6 @@
 """Evaluation of pixel classifiers: order of chips, boundaries, calibration, report."""
 
+import numpy as np
 import pytest
 import torch
 from harmless_page import is_report
@@ -9,6 +10,7 @@ from geolearn.bundle import REPORT, read_bundle, write_bundle
 from geolearn.errors import BundleError, NotTrainedError, UnknownNameError
 from geolearn.metrics import ConfusionMatrix
 from geolearn.models import DeepLab, UNet, load_model
+from geolearn.plotting import natural_colors
 
 
 @pytest.fixture
@@ -48,6 +50,21 @@ def test_figures_show_the_worst_chips_on_request(model):
     assert costly in ' '.join(text.get_text() for text in figure.findobj(lambda o: hasattr(o, 'get_text')))
     for drawn in (model.plot_confusion_matrix(), model.plot_calibration(), model.plot_losses()):
         assert isinstance(drawn, Figure)
+
+
+def test_results_show_every_class_of_the_validation_chips_in_the_colors_of_the_data_set(scene_data):
+    data = scene_data
+    amounts = data.table.amounts([info.value for info in data.class_infos])[list(data.split.valid)]
+    figure = UNet(data, 'resnet18', pretrained=False).show_results()
+    names = [data.table.names[position] for position in data.split.valid]
+    titles = [ax.get_title(loc='left').split(' ')[0].strip() for ax in figure.axes[::4]]
+    shown = [names.index(title) for title in titles]
+    assert len(shown) >= min(4, len(names))
+    assert (amounts[shown] > 0).any(0).tolist() == (amounts > 0).any(0).tolist()
+    image = natural_colors(data.valid_ds[shown[0]][0], data.bands, data.display_stretch)
+    assert np.array_equal(np.asarray(figure.axes[0].images[0].get_array()), image)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend[: data.c] == data.classes
 
 
 def test_a_temperature_is_kept_and_changes_no_class(model, tmp_path):

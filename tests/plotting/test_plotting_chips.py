@@ -13,6 +13,7 @@ from geolearn.batch import Batch, Objects
 from geolearn.classes import IGNORE_INDEX, ClassInfo, default_color
 from geolearn.plotting import (
     class_colors,
+    fit_stretch,
     instance_colors,
     natural_colors,
     show_batch,
@@ -22,7 +23,6 @@ from geolearn.plotting import (
     show_instances,
     show_labels,
     show_pairs,
-    stretch,
 )
 
 RGBN = get_bands('sentinel2-l2a', ['B08', 'B02', 'B03', 'B04'])
@@ -85,14 +85,42 @@ def test_pixels_without_data_are_gray_even_if_only_one_band_lacks_it():
 
 
 def test_one_value_everywhere_is_gray():
-    assert (stretch(np.full((4, 4, 3), 7.0)) == 0.5).all()
+    assert (natural_colors(np.full((4, 4, 4), 7.0), RGBN) == 0.5).all()
 
 
-def test_clouds_leave_the_land_in_the_light():
-    image = np.random.default_rng(0).uniform(100, 200, (50, 50, 1))
-    image[:10] = 10_000
-    assert np.median(stretch(image)[10:]) > 0.1  # the clouds would leave it 0.01
-    assert (stretch(image)[:10] == 1).all()
+def land(brightness, seed=0):
+    return np.random.default_rng(seed).uniform(brightness, 2 * brightness, (1, 50, 50)).astype(np.float32)
+
+
+PAN = (Band('pan'),)
+
+
+@pytest.mark.parametrize('cloudy', [10, 25])
+def test_clouds_leave_the_land_in_the_light(cloudy):
+    image = land(100)
+    image[:, :cloudy] = 10_000
+    found = natural_colors(image, PAN)
+    assert np.median(found[cloudy:]) > 0.15  # the clouds would leave it 0.01
+    assert (found[:cloudy] == 1).all()
+
+
+def test_images_of_a_data_set_have_one_stretch_and_few_bright_ones_do_not_darken_it():
+    chips = np.stack([land(100, seed) for seed in range(20)])
+    chips[7] = 50_000 + land(100)
+    fitted = fit_stretch(chips, PAN)
+    assert fitted.high[0] == pytest.approx(198, abs=3)
+    alone, dark = (natural_colors(chip, PAN, fitted) for chip in (chips[0], chips[0] / 2))
+    assert 0.4 < np.median(alone) < 0.6
+    assert np.median(dark) < 0.1  # by itself it would look like the first
+    figure = show_images(torch.tensor(np.stack([chips[0], chips[0] / 2])), PAN, columns=2, stretch=fitted)
+    assert np.array_equal(np.asarray(figure.axes[1].images[0].get_array()), dark)
+
+
+def test_images_of_one_figure_are_comparable_without_a_stretch_too():
+    first = land(100)
+    pair = torch.tensor(np.stack([first, np.clip(first + 20, 100, 200)]))
+    one, two = (ax.images[0].get_array().mean() for ax in show_images(pair, PAN, columns=2).axes)
+    assert two > one + 0.1
 
 
 @pytest.mark.parametrize('names', [['pan'], ['a', 'b']])
@@ -170,14 +198,14 @@ def test_a_batch_is_drawn_in_the_way_of_its_task():
         layers = [len(ax.images) for ax in figure.axes]
         found[name] = (len(figure.axes), max(layers), sum(len(ax.patches) for ax in figure.axes), len(legend(figure)))
     assert found == {
-        'pixels': (2, 2, 0, 1),
-        'boxes': (2, 1, 4, 1),
-        'instances': (2, 2, 0, 1),
-        'panoptic': (2, 3, 0, 1),
+        'pixels': (2, 2, 0, 3),
+        'boxes': (2, 1, 4, 3),
+        'instances': (2, 2, 0, 3),
+        'panoptic': (2, 3, 0, 3),
         'label': (2, 1, 0, 0),
         'labels': (2, 1, 0, 0),
         'unlabelled': (2, 1, 0, 0),
-        'change': (6, 1, 0, 1),
+        'change': (6, 1, 0, 3),
         'dates': (8, 1, 0, 0),
     }
 
@@ -196,7 +224,18 @@ def test_labels_cover_the_image_with_the_color_of_their_class():
     pixels = drawn(figure)
     green = (pixels[..., :3] == [0, 255, 0]).all(-1)
     assert green.mean() > 0.5
-    assert legend(figure) == ['green']
+    assert legend(figure) == ['red', 'green']
+
+
+def test_a_legend_names_all_classes_and_edges_have_their_true_colors():
+    mask = masks(1, value=1)
+    mask[:, :8, :8] = 0
+    figure = show_chips(images(1), mask, RGBN, CLASSES, columns=1, alpha=0.3)
+    assert legend(figure) == [info.name for info in CLASSES]
+    overlay = np.asarray(figure.axes[0].images[1].get_array())
+    assert overlay[3, 7].tolist() == [*(part / 255 for part in CLASSES[0].color), 1]
+    assert overlay[3, 8].tolist() == [*(part / 255 for part in CLASSES[1].color), 1]
+    assert overlay[3, 3].tolist() == [*(part / 255 for part in CLASSES[0].color), 0.3]
 
 
 def test_boxes_have_the_place_color_and_name_of_their_object():
@@ -215,7 +254,7 @@ def test_where_there_are_many_boxes_only_the_legend_names_them():
     figure = show_boxes(images(1), [objects(20, outlines=False)], RGBN, CLASSES, columns=1)
     assert len(figure.axes[0].patches) == 20
     assert not figure.axes[0].texts
-    assert legend(figure) == ['Wald']
+    assert legend(figure) == [info.name for info in CLASSES]
 
 
 def test_objects_without_outlines_get_boxes_among_those_that_have_them():
@@ -223,11 +262,11 @@ def test_objects_without_outlines_get_boxes_among_those_that_have_them():
     assert [(len(ax.images), len(ax.patches)) for ax in figure.axes] == [(2, 0), (1, 3)]
 
 
-def test_images_without_objects_are_drawn_without_a_legend():
+def test_images_without_objects_name_the_classes_too():
     for none in (objects(0), objects(0, outlines=False)):
         figure = show_batch(Batch(images(1), objects=(none,)), RGBN, CLASSES, columns=1, alpha=0.5)
         drawn(figure)
-        assert legend(figure) == []
+        assert legend(figure) == [info.name for info in CLASSES]
 
 
 def test_pairs_stand_beside_their_change():
@@ -255,8 +294,8 @@ def test_the_unlabelled_class_hides_nothing():
         known = [ClassInfo(0, name, (0, 0, 0)), ClassInfo(1, 'water', (0, 0, 255))]
         figure = show_chips(images(1, size=6), mask, RGBN, known, columns=1, alpha=0.5)
         drawn_mask = np.asarray(figure.axes[0].images[1].get_array())
-        assert (drawn_mask[3:, :, 3] == opacity).all()
-        assert (drawn_mask[:3, :, 3] == 1).all()
+        assert ((drawn_mask[3:, :, 3] > 0) == opacity).all()
+        assert (drawn_mask[:3, :, 3] > 0).all()
         assert legend(figure) == [name, 'water']
 
 
@@ -289,11 +328,15 @@ def test_titles_of_many_classes_are_cut_and_do_not_run_into_one_another():
 def test_the_legend_names_the_classes_that_are_seen_and_counts_those_it_leaves_out():
     many = [ClassInfo(i, f'class {i}', default_color(i)) for i in range(200)]
     few = torch.tensor([[[3, 7, IGNORE_INDEX]]])
-    assert legend(show_chips(images(1, size=3), few, RGBN, many, columns=1, alpha=1)) == ['class 3', 'class 7']
+    assert legend(show_chips(images(1, size=3), few, RGBN, many, columns=1, alpha=1)) == [
+        'class 3',
+        'class 7',
+        '… and 198 more',
+    ]
     mask = torch.arange(196).reshape(1, 14, 14)
     figure = show_chips(images(1, size=14), mask, RGBN, many, columns=1, alpha=1)
     assert len(legend(figure)) == 31
-    assert legend(figure)[-1] == '… and 166 more'
+    assert legend(figure)[-1] == '… and 170 more'
     drawn(figure)
     below = figure.legends[0].get_window_extent()
     assert not below.overlaps(figure.axes[0].get_window_extent())

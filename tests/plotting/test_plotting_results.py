@@ -77,7 +77,7 @@ def test_predictions_stand_beside_the_truth_and_their_errors():
     figure = show_predictions(images(3), masks(3), masks(3, value=2), RGBN, CLASSES)
     assert len(figure.axes) == 12
     assert [ax.get_title() for ax in figure.axes[:4]] == ['image', 'truth', 'prediction', 'errors']
-    assert legend(figure) == ['Wald', 'Straße', 'right', 'wrong']
+    assert legend(figure) == ['Wald', 'Gewässer', 'Straße', 'right', 'wrong']
 
 
 def test_the_error_map_knows_right_wrong_and_not_labelled():

@@ -179,23 +179,22 @@ def draw_classified_chips(outputs: ChipOutputs, data: ChipData, positions: Seque
             names, outputs.losses[positions].tolist(), _verdicts(outputs, data.classes, positions)
         )
     ]
-    return plotting.show_classified(_images(data, positions), verdicts, data.bands)
+    return plotting.show_classified(_images(data, positions), verdicts, data.bands, stretch=data.display_stretch)
 
 
-def draw_results(outputs: ChipOutputs, data: ChipData, rows: int, *, network: ChipNetwork | None) -> 'Figure':
-    """Draw the first validation chips; with a network, also the heat map of the likeliest class."""
-    if rows < 1:
-        raise ValueError(f'rows must be at least 1, got {rows}')
-    shown = list(range(min(rows, len(outputs.truth))))
+def draw_results(
+    outputs: ChipOutputs, data: ChipData, shown: Sequence[int], *, network: ChipNetwork | None
+) -> 'Figure':
+    """Draw validation chips by their positions; with a network, also the heat map of the likeliest class."""
     verdicts = _verdicts(outputs, data.classes, shown)
     if network is None:
-        return plotting.show_classified(_images(data, shown), verdicts, data.bands)
+        return plotting.show_classified(_images(data, shown), verdicts, data.bands, stretch=data.display_stretch)
     device = next(network.parameters()).device
     heats = [
         heat_map(network.eval(), data.valid_ds[position][0].to(device), int(outputs.logits[position].argmax()))
         for position in shown
     ]
-    return plotting.show_heat_maps(_images(data, shown), heats, verdicts, data.bands)
+    return plotting.show_heat_maps(_images(data, shown), heats, verdicts, data.bands, stretch=data.display_stretch)
 
 
 def _images(data: ChipData, positions: Sequence[int]) -> Tensor:

@@ -82,29 +82,15 @@ def tabulate_scores(scores: DetectionScores, class_names: Sequence[str]) -> pd.D
     return pd.DataFrame(scores.per_class(), index=pd.Index(list(class_names), name='class'))
 
 
-def draw_results(network: Detector, chips: ChipLoader, spec: ModelSpec, *, rows: int, threshold: float) -> 'Figure':
-    """Draw the first chips with true objects and detections."""
-    images, objects = next(iter(chips))
-    images, objects = images[:rows], objects[:rows]
-    network.to(images.device).eval()
-    with torch.inference_mode():
-        detections, _ = network(images)
-    if images.dim() == 5:  # of several dates the last is shown
-        images = images[:, -1]
-    shown = [row.filter_by_score(threshold).cpu() for row in detections]
-    truth = [known.to(torch.device('cpu')) for known in objects]
-    return show_detections(images.cpu(), truth, shown, spec.bands, spec.class_infos)
-
-
 @torch.inference_mode()
 def draw_detected_chips(
     network: Detector,
     data: ChipData,
     spec: ModelSpec,
     indexes: Sequence[int],
-    notes: Sequence[str],
     *,
     threshold: float,
+    notes: Sequence[str] = (),
 ) -> 'Figure':
     """Draw validation chips by their positions with true objects and detections.
 
@@ -113,8 +99,8 @@ def draw_detected_chips(
         data: Whose validation chips are drawn.
         spec: Of the model.
         indexes: Positions among the validation chips, at least one.
-        notes: Texts beside the name of each.
         threshold: Lowest score of what is drawn.
+        notes: Texts beside the name of each.
     """
     device = data.valid_dl.device
     network.to(device).eval()
@@ -123,5 +109,7 @@ def draw_detected_chips(
     images = torch.stack([image[-1] if image.dim() == 4 else image for image, _ in pairs])
     truth = [objects for _, objects in pairs]
     names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]
-    titles = [f'{describe_chip(name)} · {note}' for name, note in zip(names, notes)]
-    return show_detections(images, truth, detections, spec.bands, spec.class_infos, titles=titles, side=3.0)
+    titles = [' · '.join(part) for part in zip(map(describe_chip, names), *([notes] if notes else []))]
+    return show_detections(
+        images, truth, detections, spec.bands, spec.class_infos, titles=titles, side=3.0, stretch=data.display_stretch
+    )

@@ -194,13 +194,16 @@ def draw_chips(
             strict=True,
         )
     ]
+    stretch = data.display_stretch
     if data.task == Task.CHANGE:
         shown = chips.losses if losses else None
-        return show_changes(*chips[:3], spec.bands, spec.class_infos, titles=titles, losses=shown)
+        return show_changes(*chips[:3], spec.bands, spec.class_infos, titles=titles, losses=shown, stretch=stretch)
     images = chips.images[:, -1] if chips.images.dim() == 5 else chips.images
     if losses:
-        return plotting.show_hard_examples(images, *chips[1:], spec.bands, spec.class_infos, titles=titles)
-    return plotting.show_predictions(images, *chips[1:3], spec.bands, spec.class_infos, titles=titles)
+        return plotting.show_hard_examples(
+            images, *chips[1:], spec.bands, spec.class_infos, titles=titles, stretch=stretch
+        )
+    return plotting.show_predictions(images, *chips[1:3], spec.bands, spec.class_infos, titles=titles, stretch=stretch)
 
 
 MAX_PIXELS = 1_000_000
@@ -286,4 +289,4 @@ def draw_regression_chips(network: Segmenter, data: ChipData, spec: ModelSpec, i
     errors = (chips.predictions - chips.truth).square().nanmean((1, 2)).sqrt().tolist()
     names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]
     titles = [plotting.describe_chip(name, RMSE=error) for name, error in zip(names, errors)]
-    return plotting.show_regression(*chips, spec.bands, titles=titles)
+    return plotting.show_regression(*chips, spec.bands, titles=titles, stretch=data.display_stretch)

@@ -310,8 +310,8 @@ def detection_report(
     values, matches = evaluation.metrics, evaluation.matches
 
     def draw(indexes: Sequence[int]) -> 'Figure':
-        titles = [_match_text(matches[index]) for index in indexes]
-        return objects.draw_detected_chips(network, data, spec, indexes, titles, threshold=objects.CONFIDENCE)
+        notes = [_match_text(matches[index]) for index in indexes]
+        return objects.draw_detected_chips(network, data, spec, indexes, threshold=objects.CONFIDENCE, notes=notes)
 
     curves = show_precision_recall(
         evaluation.detections.precision_recall(iou=objects.OVERLAP), data.class_infos, iou=objects.OVERLAP
