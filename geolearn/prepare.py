@@ -266,8 +266,9 @@ def _normalization(choice: inputs.ChosenInput, dtype: str) -> Normalization | No
 
 def _tell_folders(chips: Collection) -> list[str]:
     notes = chips.notes()
+    folder = str(chips.folders[0].opened.folder)
     for note in notes:
-        log.warning('%s: %s', chips.folders[0].opened.folder, note)
+        log.warning('%s', note if note.startswith(folder) else f'{folder}: {note}')
     return notes
 
 

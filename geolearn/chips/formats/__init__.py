@@ -96,7 +96,7 @@ FORMATS: Mapping[str, ChipFormat] = MappingProxyType(
         ),
         'COCO_rectangles': ChipFormat(
             'boxes or outlined objects in one JSON file',
-            'images/ and labels.json, annotations.json, instances*.json or *coco*.json beside it or in annotations/',
+            'images in any folder, and labels.json, instances*.json or another COCO file beside it or in annotations/',
             coco.list_coco,
             coco.CocoWriter,
             coco.is_coco,

@@ -214,8 +214,10 @@ def is_coco(content: FolderContent) -> bool:
 
 
 def coco_files(folder: Path) -> list[Path]:
-    """Return the files of a chip folder that are called like COCO files."""
-    return sorted({path for place in JSON_FOLDERS for name in JSON_NAMES for path in (folder / place).glob(name)})
+    """Return the files of a chip folder that are called like COCO files; else those that are some, whatever called."""
+    usual = {path for place in JSON_FOLDERS for name in JSON_NAMES for path in (folder / place).glob(name)}
+    others = (path for place in JSON_FOLDERS for path in (folder / place).glob('*.json'))
+    return sorted(usual or {path for path in others if _has_keys(path)})
 
 
 def coco_fault(folder: Path) -> str | None:
@@ -239,8 +241,9 @@ def list_coco(folder: Path, metadata: ExportMetadata) -> Listing:
     """List the images that a COCO file names, in images/, beside the file, or where their names lead.
 
     The file is ``labels.json``, ``annotations.json``, ``instances*.json`` or ``*coco*.json`` in the folder, in labels/
-    or in annotations/. Category ids are the class values, 0 included; the classes of an .emd are not asked. An image
-    without annotations holds no object. Where every annotation has an outline the task is INSTANCES, else OBJECTS.
+    or in annotations/; where there is none of these, any JSON file there with COCO's keys. Category ids are the class
+    values, 0 included; the classes of an .emd are not asked. An image without annotations holds no object. Where every
+    annotation has an outline the task is INSTANCES, else OBJECTS.
     Crowds (``iscrowd``) are left out.
 
     Raises:
@@ -258,7 +261,10 @@ def find_coco(folder: Path) -> Path:
     """
     found = coco_files(folder)
     if not found:
-        raise ChipFolderError(f'{folder} has no COCO file; labels.json in it, in labels/ or annotations/ is needed')
+        raise ChipFolderError(
+            f'{folder} has no COCO file; labels.json, or another JSON file with "images", "annotations" and '
+            '"categories", is needed in it, in labels/ or in annotations/'
+        )
     if len(found) > 1:
         names = ', '.join(path.relative_to(folder).as_posix() for path in found[:5])
         raise ChipFolderError(f'{folder} has {len(found)} COCO files: {names}; keep one, give the others a folder each')

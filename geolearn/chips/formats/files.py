@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from geolearn.chips.label import ChipSource
@@ -13,10 +13,18 @@ from geolearn.errors import ChipFolderError
 IMAGE_SUFFIXES = frozenset({'.tif', '.tiff', '.png', '.jpg', '.jpeg', '.mrf'})
 
 
-def list_files(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
+def list_files(
+    folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES, *, prefer: Callable[[str], str | None] | None = None
+) -> dict[str, Path]:
     """Return files below a folder by their name: the path within the folder, without suffix, with forward slashes.
 
     Sidecar files (world files, overviews, statistics) and hidden files are passed over, as are names of other suffixes.
+
+    Args:
+        folder: The folder.
+        suffixes: In lower case.
+        prefer: Returns the file name that a label states for a name, so that of two files of one name the right one is
+            taken; None where nothing states it.
 
     Raises:
         ChipFolderError: If the folder is missing or cannot be read, or two files have one name.
@@ -34,7 +42,10 @@ def list_files(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> dict[s
             continue
         name = relative.with_suffix('').as_posix()
         if name in found:
-            raise ChipFolderError(f'{found[name]} and {path} are one chip twice; remove one of them')
+            stated = prefer(name) if prefer else None
+            if stated not in (found[name].name, path.name):
+                raise ChipFolderError(f'{found[name]} and {path} are one chip twice; remove one of them')
+            path = path if stated == path.name else found[name]
         found[name] = path
     return found
 
@@ -56,13 +67,13 @@ def pair_notes(images: Mapping[str, Path], labels: Iterable[str]) -> list[str]:
     return notes
 
 
-def list_images(folder: Path) -> dict[str, Path]:
+def list_images(folder: Path, *, prefer: Callable[[str], str | None] | None = None) -> dict[str, Path]:
     """Return the rasters in a folder such as ``images/`` by name (see `list_files`).
 
     Raises:
         ChipFolderError: If there is none; the message tells what there is instead.
     """
-    images = list_files(folder)
+    images = list_files(folder, prefer=prefer)
     if not images:
         suffixes = sorted({path.suffix or path.name for path in folder.iterdir()})
         found = ', '.join(suffixes[:8]) if suffixes else 'no file at all'

@@ -1,6 +1,7 @@
 """Imagenet: a folder of images for each class."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from geolearn.chips.emd import EMD_NAME, ExportMetadata
 from geolearn.chips.formats import files, labeled, writing
 from geolearn.chips.formats.content import FolderContent, has_class_folders
 from geolearn.chips.label import ChipSource, Label, Listing, Task
-from geolearn.errors import ChipFolderError
+from geolearn.errors import ChipFolderError, RasterError
+from geolearn.raster import open_raster
 
 
 def is_imagenet(content: FolderContent) -> bool:
@@ -45,9 +47,43 @@ def list_imagenet(folder: Path, metadata: ExportMetadata) -> Listing:
         wanted = f'{EMD_NAME} lists the classes {known}' if known else 'a folder of images for each class is needed'
         raise ChipFolderError(f'{base} {held}; {wanted}')
     notes = _unknown_notes(images, values)
+    if metadata.metadata_mode is None:
+        notes += _check_one_ground(base, images)
     if base != folder and len(found) > len(images):
         notes.append(f'{len(found) - len(images)} images lie outside images/<class name>/ and were left out')
     return Listing(Task.LABEL, chips, classes, notes=tuple(notes))
+
+
+def _check_one_ground(base: Path, images: Mapping[str, Path]) -> list[str]:
+    """Refuse folders that show the same ground: they hold images and labels, or several sensors, and no classes.
+
+    Where images name no place, equal lists of file names are noted.
+    """
+    lists: dict[str, set[str]] = {}
+    for name in images:
+        parent, _, last = name.partition('/')
+        lists.setdefault(parent, set()).add(last)
+    common = set.intersection(*lists.values())
+    parents = sorted(lists)
+    if len(parents) < 2 or not common:
+        return []
+    name = min(common)
+    found = []
+    for parent in parents[:2]:
+        with suppress(RasterError), open_raster(images[f'{parent}/{name}']) as src:
+            found.append(src.geobox)
+    both, shown = ' and '.join(parents[:2]), ', '.join(parents[:8])
+    advice = (
+        'Where one of them holds labels, pass both to from_rasters or export_training_data as lists, or call them '
+        'images/ and labels/'
+    )
+    if len(found) == 2 and found[0].crs and found[0].crs == found[1].crs and found[0].bounds == found[1].bounds:
+        raise ChipFolderError(
+            f'{base}: {name} of {both} shows the same ground, so the folders ({shown}) are no classes. {advice}'
+        )
+    if all(names == common for names in lists.values()):
+        return [f'the folders {shown} hold files of the same names and are taken as classes. {advice}']
+    return []
 
 
 def _unknown_notes(images: Mapping[str, Path], values: Mapping[str, int]) -> list[str]:

@@ -87,6 +87,7 @@ def pair_files(
     suffix: str,
     *,
     ignored: Iterable[str] = (),
+    stated: Callable[[Path], str] | None = None,
 ) -> tuple[list[Pair], list[str]]:
     """Pair images with labels of the same name, in order of name.
 
@@ -94,6 +95,8 @@ def pair_files(
         folder: The chip folder.
         suffix: Of the label files, such as ``'.xml'``.
         ignored: Names of files among the labels that are none.
+        stated: Returns the name of the image that a label file states; of two images of one name, such as a.png and
+            a.tif, it is taken.
 
     Returns:
         The pairs, and notes on images without a label and the reverse.
@@ -102,11 +105,16 @@ def pair_files(
         ChipFolderError: If a folder is missing or no image has a label.
     """
     content = FolderContent(folder)
-    image_files, label_folder = list_images(content.images), content.labels
-    found = list_files(label_folder, {suffix})
-    passed = frozenset(ignored)
+    label_folder, passed = content.labels, frozenset(ignored)
+    there = label_folder.is_dir()
+    found = list_files(label_folder, {suffix}) if there else {}
     # GDAL leaves a.tif.aux.xml beside rasters that it opened
     label_files = {name: path for name, path in found.items() if name not in passed and not name.endswith('.aux')}
+    image_files = list_images(
+        content.images, prefer=lambda name: stated(label_files[name]) if stated and name in label_files else None
+    )
+    if not there:
+        list_files(label_folder, {suffix})  # says that it is missing
     names = sorted(image_files.keys() & label_files.keys())
     require_pairs(folder, names, len(image_files), len(label_files), f'{label_folder.name}/000000001{suffix}')
     return [Pair(name, image_files[name], label_files[name]) for name in names], pair_notes(image_files, label_files)

@@ -1,5 +1,6 @@
 """PASCAL_VOC_rectangles: an XML file of boxes for each image."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -28,8 +29,17 @@ def list_voc(folder: Path, metadata: ExportMetadata) -> Listing:
     Raises:
         ChipFolderError: If a folder is missing, no image has an XML file or no class is known.
     """
-    paired = text_labels.pair_files(folder, '.xml')
+    paired = text_labels.pair_files(folder, '.xml', stated=voc_image)
     return text_labels.list_named_boxes(folder, metadata, paired, voc_names, read_voc)
+
+
+def voc_image(path: Path) -> str:
+    """Return the name of the image that a file states, without its folder; empty where it states none.
+
+    Raises:
+        ChipFolderError: If the file is no sound XML.
+    """
+    return re.split(r'[\\/]', text_labels.element_text(text_labels.read_xml(path, ROOT), 'filename'))[-1]
 
 
 def voc_names(path: Path) -> Iterator[str]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.formats import coco
+from geolearn.chips.formats import coco, open_chips
 from geolearn.chips.formats.coco import list_coco, list_coco_file, read_coco
 from geolearn.chips.formats.shapes import Polygons, RunLengths, draw_outline
 from geolearn.chips.label import Task
@@ -304,6 +304,15 @@ def test_images_may_be_known_by_texts(tmp_path):
     found = content({'image_id': 'one', 'bbox': [0, 0, 5, 5]})
     found['images'][0]['id'] = 'one'
     assert len(label(write(tmp_path, found)).class_ids) == 1
+
+
+def test_a_file_of_any_name_beside_a_folder_of_any_name(tmp_path):
+    """As data sets are published: photos in a folder named after their source, and a JSON file named after the task."""
+    write(tmp_path, content({'image_id': 1, 'bbox': [0, 0, 5, 5]}), json_name='detection.json', images=['oam/a.tif'])
+    (tmp_path / 'labels.geojson').write_text('{}')
+    (tmp_path / 'stac-item.json').write_text('{"type": "Feature"}')
+    assert len(label(tmp_path).class_ids) == 1
+    assert open_chips(tmp_path).dataset_type == 'COCO_rectangles'
 
 
 def test_an_endless_zigzag_is_not_drawn():

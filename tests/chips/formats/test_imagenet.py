@@ -3,7 +3,9 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
+from affine import Affine
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata, read_metadata
 from geolearn.chips.formats.imagenet import list_imagenet
@@ -87,3 +89,19 @@ def test_images_without_class_folders_are_refused(tmp_path):
     (tmp_path / 'images' / '0.tif').touch()
     with pytest.raises(ChipFolderError, match='has no folder of images; a folder of images for each class is needed'):
         list_imagenet(tmp_path, EMPTY)
+
+
+@pytest.mark.parametrize('georeferenced', [True, False])
+def test_images_and_labels_of_the_same_places_are_no_classes(tmp_path, save, georeferenced):
+    """Folders named after sensors and products look like folders of classes, but show the same ground."""
+    place = {} if georeferenced else {'transform': Affine.identity(), 'crs': None}
+    for folder in ('S2L2A', 'LULC'):
+        (tmp_path / folder).mkdir()
+        for name in ('a.tif', 'b.tif'):
+            save(tmp_path / folder / name, np.ones((8, 8), np.uint8), **place)
+    if georeferenced:
+        with pytest.raises(ChipFolderError, match=r'a of LULC and S2L2A shows the same ground.*from_rasters'):
+            list_imagenet(tmp_path, EMPTY)
+        return
+    (note,) = list_imagenet(tmp_path, EMPTY).notes
+    assert note.startswith('the folders LULC, S2L2A hold files of the same names and are taken as classes')

@@ -212,6 +212,23 @@ def test_the_folder_names_of_pascal_voc_are_known(tmp_path):
 
 
 corner = st.floats(0, 100, width=32)
+
+
+def test_of_two_images_of_one_name_the_one_that_the_label_states(tmp_path):
+    """A photo and the raster made from it may lie side by side."""
+    folder = tmp_path / 'both'
+    folder.mkdir()
+    text = voc(('tree', 1, 1, 5, 5))
+    for stem, stated in (('a', 'a.tif'), ('b', 'C:\\photos\\b.png')):
+        for suffix in ('.png', '.tif'):
+            (folder / f'{stem}{suffix}').touch()
+        (folder / f'{stem}.xml').write_text(text.replace('0.jpg', stated))
+    assert [chip.image.name for chip in list_voc(folder, metadata()).chips] == ['a.tif', 'b.png']
+    (folder / 'a.xml').write_text(text)
+    with pytest.raises(ChipFolderError, match='are one chip twice'):
+        list_voc(folder, metadata())
+
+
 boxes = st.tuples(st.sampled_from([1, 7]), corner, corner, corner, corner)
 
 
