@@ -67,6 +67,69 @@ def test_images_and_masks_are_classes_of_pixels(put, images, labels):
 
 
 @pytest.mark.parametrize(
+    ('images', 'labels', 'stems'),
+    [
+        ('images', 'masks', ('{}', '{}_label')),
+        ('images', 'labels', ('img_{}', 'mask_{}')),
+        ('image', 'gt', ('tile_1{}_sat', 'tile_1{}_gt')),
+        ('images', 'labels', ('T33_{}_S2', 'T33_{}_LULC')),
+        ('images', 'masks', ('{}', 'm{}')),
+        ('', '', ('{}_sat', '{}_mask')),
+        ('', '', ('{}', '{}_mask')),
+        ('', '', ('img_{}', 'label-{}')),
+        ('images', 'images', ('{}', '{}_labels')),
+        ('train', 'train', ('{}_sat', '{}_mask')),
+    ],
+)
+def test_names_of_images_and_labels_may_differ_by_a_prefix_or_a_suffix(put, images, labels, stems):
+    put(images, stem=stems[0])
+    data = prepare_data(put(labels, label=True, stem=stems[1], suffix='.tif'), **PLAIN)
+    assert data.task == 'pixels'
+    assert len(data.train_ds) + len(data.valid_ds) == 4
+    assert dict(data.value_counts) == {0: 128, 255: 128}
+    names = [stem.format(0) for stem in stems]
+    assert f'names of images and labels differ: {names[0]} is paired with {names[1]}' in str(data.reading_notes)
+
+
+def test_dates_and_labels_may_have_suffixes(put):
+    put('pre', stem='{}_pre'), put('post', stem='{}_post')
+    data = prepare_data(put('masks', label=True, stem='{}_mask'), **PLAIN)
+    assert data.task == 'change'
+    assert len(data.train_ds) + len(data.valid_ds) == 4
+
+
+def test_labels_that_match_by_chance_are_refused(put):
+    put('images', stem='1{}')
+    for index, path in enumerate(sorted((put('labels', label=True) / 'labels').glob('*.png'))):
+        path.rename(path.with_name('abcd'[index] + '7' * index + '.png'))
+    with pytest.raises(ChipFolderError, match='must share their name'):
+        prepare_data(put('images', stem='1{}'), **PLAIN)
+
+
+def test_masks_of_three_equal_bands_are_masks_and_colors_are_refused(put, save):
+    put('images')
+    folder = put('masks', label=True)
+    for path in sorted((folder / 'masks').glob('*.png')):
+        save(path, np.repeat(np.repeat([[0, 255]], 8, axis=0).repeat(4, axis=1).astype(np.uint8)[None], 3, axis=0))
+    assert dict(prepare_data(folder, **PLAIN).value_counts) == {0: 128, 255: 128}
+    for path in sorted((folder / 'masks').glob('*.png')):
+        save(path, np.random.default_rng(0).integers(0, 255, (3, 8, 8)).astype(np.uint8))
+    with pytest.raises(ChipFolderError, match='write a number for each color into one band first'):
+        prepare_data(folder, **PLAIN)
+
+
+def test_data_sets_of_change_in_parts(put, tmp_path):
+    for part in ('train', 'val', 'test'):
+        put(f'{part}/A'), put(f'{part}/B'), put(f'{part}/label', label=True)
+    with pytest.raises(ChipFolderError, match='they are parts of one data set: ') as caught:
+        prepare_data(tmp_path / 'set', **PLAIN)
+    call = str(caught.value).partition('they are parts of one data set: ')[2]
+    data = eval(call[:-1] + ', **PLAIN)', {'prepare_data': prepare_data, 'PLAIN': PLAIN})  # noqa: S307
+    assert data.task == 'change'
+    assert [len(part) for part in (data.train_ds, data.valid_ds, data.test_ds)] == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
     ('images', 'labels'), [('JPEGImages', 'Annotations'), ('images', 'annotations'), ('.', '.'), ('images', 'images')]
 )
 def test_boxes_in_xml_are_found_wherever_they_lie(put, images, labels):

@@ -21,14 +21,15 @@ FORMATS: Mapping[str, ChipFormat] = MappingProxyType(
     {
         'Classified_Tiles': ChipFormat(
             'a class, or a number, per pixel',
-            'images/ and labels/ (or masks/) with a raster of the same name for each image',
+            'images/ and labels/ (or masks/) with a raster of the same name for each image, or of a name with another '
+            'prefix or suffix (img_1, mask_1), or both in one folder (1_sat.jpg, 1_mask.png)',
             tiles.list_classified_tiles,
             tiles.ClassifiedWriter,
             tiles.is_classified_tiles,
         ),
         'ChangeDetection': ChipFormat(
             'a class per pixel for images of two dates',
-            'images/, images2/ and labels/, or A/, B/ and label/, with rasters of the same names',
+            'images/, images2/ and labels/, or A/, B/ and label/ (pre/, post/, masks/), with rasters of the same names',
             tiles.list_change_detection,
             fits=tiles.is_change_detection,
         ),

@@ -126,7 +126,10 @@ def parse_annotations(
             found = Annotation(value, _box(row.get('bbox')), _outline(row.get('segmentation')))
             grouped.setdefault(key, []).append(found)
     more = (
-        (crowds, 'annotations mark crowds (iscrowd) and were left out'),
+        (
+            crowds,
+            'annotations mark crowds (iscrowd) and were left out; what is detected in them counts as false positives',
+        ),
         (strays, 'annotations belong to no image of the file and were left out'),
         (unknown, 'annotations belong to no category of the file and were left out'),
     )

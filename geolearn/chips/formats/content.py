@@ -4,12 +4,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from geolearn.chips import emd, label
-from geolearn.chips.formats.files import IMAGE_SUFFIXES
+from geolearn.chips.formats.files import IMAGE_SUFFIXES, pair_names
 from geolearn.chips.formats.writing import FormatWriter
 
 _IMAGES = ('images', 'jpegimages', 'image', 'imgs', 'img')
@@ -40,6 +41,9 @@ _LABELS = (
     'out',
     'change',
 )
+
+_LABEL_WORDS = frozenset('mask masks label labels lbl gt seg annotation annotations groundtruth truth'.split())
+"""Words in the names of label rasters that lie beside their images."""
 
 PARTS = frozenset({*_IMAGES, *_LABELS, 'labels2', *(name for pair in _DATE_PAIRS for name in pair)})
 """Names of folders, in lower case, that hold a part of every chip."""
@@ -87,6 +91,24 @@ class FolderContent:
     def images(self) -> Path:
         """Folder of the images, of the first date where there are several."""
         return self.dates[0]
+
+    @cached_property
+    def mixed(self) -> tuple[dict[str, Path], dict[str, Path]] | None:
+        """Images and label rasters that lie in one folder, told apart by a word in the names of the labels.
+
+        Such as ``1_sat.jpg`` and ``1_mask.png``. None where the rasters of the folder are not of two kinds.
+        """
+        folder = self.images if self.images.is_dir() else self.root
+        found: tuple[dict[str, Path], dict[str, Path]] = {}, {}
+        with suppress(OSError):
+            for path in sorted(folder.iterdir()):
+                if _suffix(path.name) in IMAGE_SUFFIXES and path.is_file() and not path.name.startswith('.'):
+                    words = re.split(r'[^a-z]+', path.stem.lower())
+                    found[not _LABEL_WORDS.isdisjoint(words)][path.stem] = path
+        if not all(found) or {path.stem for path in found[0].values()} & found[1].keys():
+            return None
+        pairs, _ = pair_names(*found)
+        return found if 2 * len(pairs) > max(map(len, found)) else None
 
     @cached_property
     def labels(self) -> Path:

@@ -4,7 +4,9 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
+from typing import NamedTuple
 
 from geolearn.chips.label import ChipSource
 from geolearn.classes import ClassInfo, color_classes
@@ -48,6 +50,69 @@ def list_files(
             path = path if stated == path.name else found[name]
         found[name] = path
     return found
+
+
+class _Affixes(NamedTuple):
+    """What names of images and of labels have around the part that they share."""
+
+    image: tuple[str, str]
+    label: tuple[str, str]
+
+    def keys(self, names: Iterable[str], affix: tuple[str, str]) -> dict[str, str]:
+        """Return the names that carry a prefix and a suffix, by the part between them."""
+        front, back = affix
+        return {
+            name[len(front) : len(name) - len(back)]: name
+            for name in names
+            if name.startswith(front) and name.endswith(back) and len(name) > len(front) + len(back)
+        }
+
+    def pairs(self, images: Iterable[str], labels: Iterable[str]) -> dict[str, str]:
+        """Return label by image."""
+        named, known = self.keys(images, self.image), self.keys(labels, self.label)
+        return {named[key]: known[key] for key in named.keys() & known.keys()}
+
+
+_COMPARED = 2000
+
+
+def pair_names(images: Iterable[str], labels: Iterable[str]) -> tuple[dict[str, str], str | None]:
+    """Find the label of each image: the one of its name; or, where no label has the name of an image, by affixes.
+
+    Affixes are one prefix and one suffix on either side, such as those of ``img_1`` and ``mask_1``, or ``x`` and
+    ``x_label``; they must pair more than half of the images or of the labels, each once.
+
+    Returns:
+        Name of the label by name of the image, and a note on affixes.
+    """
+    named, known = sorted(images), sorted(labels)
+    if equal := set(named) & set(known):
+        return {name: name for name in equal}, None
+    best: dict[str, str] = {}
+    for rule in sorted({rule for name in named[:2] for other in known[:_COMPARED] if (rule := _affixes(name, other))}):
+        found = rule.pairs(named, known)
+        if len(found) > len(best):
+            best = found
+    if not best or 2 * len(best) <= min(len(named), len(known)):
+        return {}, None
+    first = min(best)
+    return best, f'names of images and labels differ: {first} is paired with {best[first]}, and others in the same way'
+
+
+def _affixes(image: str, label: str) -> _Affixes | None:
+    """Return what two names have around the longest part that they share; None where that may be chance."""
+    match = SequenceMatcher(None, image, label, autojunk=False).find_longest_match()
+    if not match.size:
+        return None
+    image_end, label_end = match.a + match.size, match.b + match.size
+    found = _Affixes((image[: match.a], image[image_end:]), (label[: match.b], label[label_end:]))
+    shared = image[match.a : image_end]
+    # a number is shared whole or not at all: img_1 is not of mask_12
+    cut = any(
+        (front[-1:].isdigit() and shared[0].isdigit()) or (back[:1].isdigit() and shared[-1].isdigit())
+        for front, back in found
+    )
+    return None if cut else found
 
 
 def pair_notes(images: Mapping[str, Path], labels: Iterable[str]) -> list[str]:

@@ -126,7 +126,7 @@ def read_instances(files: tuple[MaskFile, ...], shape: tuple[int, int]) -> Label
 def _read_bands(path: Path, shape: tuple[int, int], skipped: list[str]) -> Iterator[np.ndarray]:
     """Yield each band as whole numbers, 0 where it has no data; what is left out is added to `skipped`."""
     earlier: list[np.ndarray] = []
-    with open_raster(path) as src:
+    with open_raster(path, chip=True) as src:
         tiles.require_shape(path, (src.height, src.width), shape)
         refuse_lossy(src, str(path))
         for index in src.indexes:

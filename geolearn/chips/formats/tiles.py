@@ -1,6 +1,7 @@
 """Folders of rasters: Classified_Tiles, ChangeDetection and MultiTemporal_Tiles with labels, Export_Tiles without."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,13 @@ from geolearn.chips.formats.content import FolderContent, has_class_folders
 from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, read_no_label
 from geolearn.chips.meaning.values import as_classes, as_numbers, refuse_lossy
 from geolearn.errors import ChipFolderError, RasterError
-from geolearn.raster import open_raster, read_image, read_window
+from geolearn.raster import open_raster, read_stack, read_window
 
 
 def is_classified_tiles(content: FolderContent) -> bool:
     """Whether each image of one date may have a label raster."""
+    if content.mixed and not content.labels.is_dir():
+        return not content.has_date(2)
     return content.has_label_rasters and not content.has_date(2) and not (content.root / 'labels2').is_dir()
 
 
@@ -36,7 +39,7 @@ def is_multitemporal_tiles(content: FolderContent) -> bool:
 
 def is_export_tiles(content: FolderContent) -> bool:
     """Whether there are images, and nothing that may be meant as labels or classes of them."""
-    if len(content.dates) > 1 or content.images.name != 'images' or 0 not in content.image_depths:
+    if content.mixed or len(content.dates) > 1 or content.images.name != 'images' or 0 not in content.image_depths:
         return False
     return not (content.labels.is_dir() or coco.coco_files(content.root) or has_class_folders(content.images))
 
@@ -48,13 +51,25 @@ def list_classified_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
         ChipFolderError: If a folder is missing or no image has a label.
     """
     content = FolderContent(folder)
-    images, labels = files.list_images(content.images), files.list_files(content.labels)
+    if content.mixed and not content.labels.is_dir():
+        images, found = content.mixed
+    else:
+        images, found = files.list_images(content.images), files.list_files(content.labels)
+    labels, paired = _by_image(images, found)
     names = sorted(images.keys() & labels.keys())
     files.require_pairs(folder, names, len(images), len(labels), f'{content.labels.name}/000000001.tif')
     chips = [_raster_chip(name, ((images[name],),), labels[name]) for name in names]
-    return Listing(
-        Task.PIXELS, tuple(chips), metadata.classes or None, notes=tuple(files.pair_notes(images, labels.keys()))
-    )
+    notes = (*paired, *files.pair_notes(images, labels.keys()))
+    return Listing(Task.PIXELS, tuple(chips), metadata.classes or None, notes=notes)
+
+
+def _by_image(images: Mapping[str, Path], labels: Mapping[str, Path]) -> tuple[Mapping[str, Path], list[str]]:
+    """Return labels, or images of another date, by the name of the image that each belongs to, and notes."""
+    pairs, note = files.pair_names(images, labels)
+    if note is None:
+        return labels, []
+    images_of = {label: image for image, label in pairs.items()}
+    return {images_of.get(name, name): path for name, path in labels.items()}, [note]
 
 
 def list_change_detection(folder: Path, metadata: ExportMetadata) -> Listing:
@@ -67,15 +82,16 @@ def list_change_detection(folder: Path, metadata: ExportMetadata) -> Listing:
     """
     content = FolderContent(folder)
     first, second = (path.name for path in (*content.dates, folder / 'images2')[:2])
-    before, after = files.list_images(folder / first), files.list_images(folder / second)
-    labels = files.list_files(content.labels)
+    before = files.list_images(folder / first)
+    after, moved = _by_image(before, files.list_images(folder / second))
+    labels, paired = _by_image(before, files.list_files(content.labels))
     pairs = {name: before[name] for name in before.keys() & after.keys()}
     names = sorted(pairs.keys() & labels.keys())
     files.require_pairs(
         folder, names, len(pairs), len(labels), f'{second}/000000001.tif and {content.labels.name}/000000001.tif'
     )
     chips = [_raster_chip(name, ((before[name],), (after[name],)), labels[name]) for name in names]
-    notes = []
+    notes = [*moved, *paired]
     for here, there, lonely in (
         (first, second, before.keys() - after.keys()),
         (second, first, after.keys() - before.keys()),
@@ -106,11 +122,15 @@ def read_class_raster(path: Path, shape: tuple[int, int], unlabelled: tuple[floa
         ChipFolderError: If its compression is lossy, its size is not that of the image, or values are no whole numbers
             within 0..65535.
     """
-    with open_raster(path) as src:
-        if src.count != 1:
-            raise RasterError(f'label {path} holds {src.count} bands; a label raster has one band of class values')
+    with open_raster(path, chip=True) as src:
         refuse_lossy(src, f'label {path}')
-        pixels, mask = read_window(src, Window(0, 0, src.width, src.height), [1])
+        pixels, mask = read_window(src, Window(0, 0, src.width, src.height), [1, 2, 3] if src.count == 3 else [1])
+        # masks drawn in black and white are often stored as red, green and blue
+        if src.count > 1 and (src.count != 3 or (pixels != pixels[:1]).any()):
+            raise RasterError(
+                f'label {path} holds {src.count} bands; a label raster has one band of class values. Where its colors '
+                'stand for classes, write a number for each color into one band first'
+            )
     require_shape(path, pixels.shape[1:], shape)
     values, unknown = as_classes(pixels[0], mask, unlabelled, f'label {path}')
     return Label(raster=values, unlabelled=unknown)
@@ -300,7 +320,7 @@ def _inspect_labels(listing: Listing) -> tuple[str, str | None]:
     """Return the type of the first label raster that opens, and a note on a scale that it states."""
     for chip in listing.chips[:20]:
         try:
-            with open_raster(chip.labels[0]) as src:
+            with open_raster(chip.labels[0], chip=True) as src:
                 scale, offset = src.scales[0], src.offsets[0]
                 note = (
                     f'the labels state scale {scale:g} and offset {offset:g}, which are not applied; '
@@ -325,7 +345,7 @@ def read_value_raster(path: Path, shape: tuple[int, int], unlabelled: tuple[floa
         ChipFolderError: If it has several bands or another size than the image, or holds complex numbers or ones
             that float32 cannot hold.
     """
-    pixels, mask, _ = read_image(path)
+    pixels, mask, _ = read_stack([path])
     if len(pixels) != 1:
         raise ChipFolderError(f'label {path} holds {len(pixels)} bands; a raster of regression targets has one')
     require_shape(path, pixels.shape[1:], shape)

@@ -15,7 +15,13 @@ BandChoice = str | Sequence[str | Band] | None
 
 
 def name_bands(
-    given: BandChoice, metadata: emd.ExportMetadata, listing: label.Listing, first: Path, count: int
+    given: BandChoice,
+    metadata: emd.ExportMetadata,
+    listing: label.Listing,
+    first: Path,
+    count: int,
+    *,
+    chip: bool = True,
 ) -> tuple[Band, ...]:
     """Name every band of the chips: as given, else by the format or the .emd, else by the chips' own metadata.
 
@@ -25,6 +31,7 @@ def name_bands(
         listing: What the format itself says.
         first: An image that can be read.
         count: Bands that the chips hold.
+        chip: Whether the image lies in a folder of chips.
 
     Raises:
         ChipFolderError: If the .emd states another number of bands than the chips hold.
@@ -44,8 +51,9 @@ def name_bands(
             'export them again, or pass bands= with the name of each band'
         )
     names, stored = metadata.band_names, _fitting(metadata.wavelengths_um, count)
-    with open_raster(first) as src:
-        own, tagged = _of_one_date(raster_bands(src), src.stated, count, first), tag_wavelengths_um(src)[:count]
+    with open_raster(first, chip=chip) as src:
+        own = _of_one_date(raster_bands(src), src.stated, count, first)
+        tagged = tag_wavelengths_um(src)[:count]
     if names and len(names) == count and (stored or not all(is_placeholder(name) for name in names)):
         numbered = unique_names(names)
         return resolve_bands(numbered, sensor=metadata.sensor, stored_wavelengths_um=stored, tag_wavelengths_um=tagged)
@@ -78,7 +86,7 @@ def bad_bands(src: Any) -> frozenset[int]:
 
 def scaling_note(first: Path) -> str | None:
     """Tell about a scale or offset that a chip states, since pixels are taken as they are stored."""
-    with open_raster(first) as src:
+    with open_raster(first, chip=True) as src:
         if set(src.scales) == {1.0} and set(src.offsets) == {0.0}:
             return None
         return (

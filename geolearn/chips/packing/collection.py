@@ -97,16 +97,17 @@ class Collection:
         first = self.folders[0].first
         if first.read_image is not None and not first.image.is_file():  # an array in memory
             return stated
-        with open_raster(first.image) as src:
+        with open_raster(first.image, chip=first.read_image is None) as src:
             return stated or bad_bands(src)
 
     def label_style(self) -> Mapping[str, ClassStyle]:
         """Return names and colors that the first label raster, or a file beside it, gives to classes."""
-        labels = self.folders[0].first.labels
+        first = self.folders[0].first
+        labels = first.labels
         if not labels:
             return {}
         try:
-            with open_raster(labels[0]) as src:
+            with open_raster(labels[0], chip=first.read_image is None) as src:
                 return read_raster_style(src, labels[0])
         except errors.RasterError:
             return {}
@@ -119,7 +120,14 @@ class Collection:
             BandError: If names do not fit the chips.
         """
         named = [
-            name_bands(given, part.opened.metadata, part.opened.listing, part.first.image, self.table.band_count)
+            name_bands(
+                given,
+                part.opened.metadata,
+                part.opened.listing,
+                part.first.image,
+                self.table.band_count,
+                chip=part.first.read_image is None,
+            )
             for part in self.folders
         ]
         for bands, part in zip(named, self.folders):

@@ -92,7 +92,7 @@ def test_what_belongs_nowhere_is_counted(tmp_path):
     crowd = {'iscrowd': 1, 'bbox': [0, 0, 5, 5]}
     found = write(tmp_path, content(*rows, crowd, names=('a.tif', 'gone.tif')), images=('images/a.tif', 'images/b.tif'))
     assert list_coco(found, EMPTY).notes == (
-        '1 annotations mark crowds (iscrowd) and were left out',
+        '1 annotations mark crowds (iscrowd) and were left out; what is detected in them counts as false positives',
         '2 annotations belong to no image of the file and were left out',
         '3 annotations belong to no category of the file and were left out',
         "1 images of labels.json are not there, the first is 'gone.tif'",
