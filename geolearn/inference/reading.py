@@ -271,7 +271,7 @@ def _open(src: reading.RasterPath, read: ReadOptions) -> AbstractContextManager[
     """Open a raster of one date with the user's names of bands; in a mosaic their NoData must not cover other files."""
     # of one file, several values are counted and matched where its bands are
     single = isinstance(src, str | Path) and not isinstance(read.nodata, int | float)
-    return open_raster(src, bands=read.bands, nodata=None if single else read.nodata)
+    return open_raster(src, bands=read.bands, nodata=None if single else read.nodata, warp=True)
 
 
 def match_raster(dataset: Any, spec: ModelSpec, read: ReadOptions) -> Source:

@@ -81,7 +81,7 @@ class ResampledRaster(Raster):
             out = np.empty((len(indexes), height, width), pixels.dtype)
         valid = None if mask is None else np.broadcast_to(mask, pixels.shape)
         for place, plane in enumerate(pixels):
-            out[place] = _stored(_resample(plane, None if valid is None else valid[place], rows, cols), out.dtype)
+            out[place] = as_stored(_resample(plane, None if valid is None else valid[place], rows, cols), out.dtype)
         if valid is None:
             return out, None
         centers = np.ix_(_centers(rows), _centers(cols))
@@ -129,7 +129,7 @@ def _apply(plane: np.ndarray, rows: _Taps, cols: _Taps) -> np.ndarray:
     return plane
 
 
-def _stored(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def as_stored(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Return values in the type of the file: whole numbers are rounded."""
     if dtype.kind == 'f':
         return values.astype(dtype)

@@ -18,8 +18,14 @@ from geolearn.raster.border import BorderCheck
 from geolearn.raster.geobox import GeoBox
 from geolearn.raster.nodata import valid_by_band
 from geolearn.raster.opening import open_quietly
+from geolearn.raster.remote import is_remote, remote_access
 
 log = logging.getLogger('geolearn')
+
+MOST_LISTED = 12
+"""Rasters of a container that a message names."""
+
+REMOTE_ADVICE = 'Run it again when the host answers, or copy the file here and pass the copy'
 
 NoData = float | Sequence[float | None] | None
 """Values that mean NoData besides those that a file declares: one for all bands, or one for each."""
@@ -168,12 +174,14 @@ class OpenFiles:
                 self._open.popitem(last=False)[1].close()
             # text in a damaged file need not be UTF-8
             try:
-                dataset = open_quietly(path)
+                with remote_access(is_remote(path)):
+                    dataset = open_quietly(path)
             except UnicodeEncodeError as error:
                 shown = path.encode('utf-8', 'backslashreplace').decode()
                 raise RasterError(f'cannot open raster {shown}: its name is not UTF-8; rename it') from error
             except (RasterioError, UnicodeDecodeError) as error:
-                raise RasterError(f'cannot open raster {path}: {error}') from error
+                advice = f'. {REMOTE_ADVICE}' if is_remote(path) else ''
+                raise RasterError(f'cannot open raster {path}: {error}{advice}') from error
         self._open[path] = dataset
         return dataset
 
@@ -208,6 +216,9 @@ class FileRaster(Raster):
     ) -> None:
         self._path, self._files = str(path), files
         dataset = files.get(self._path)
+        if not dataset.count:
+            raise RasterError(_subdatasets(dataset, self._path))
+        self._remote = any(is_remote(name) for name in (self._path, *dataset.files))
         named = _named_nodata(nodata, dataset.count, self._path)
         stated = [printable_name(text) for text in dataset.descriptions]
         names = unique_names(stated) if bands is None else place_names(bands, dataset.colorinterp, self._path)
@@ -282,13 +293,15 @@ class FileRaster(Raster):
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Read a window that lies inside the raster: pixels, and a mask as `geolearn.raster.nodata` has it."""
         try:
-            dataset = self._dataset
-            pixels = self._read(dataset, window, indexes, out)
-            shared = [dataset.read(index, window=window) > 0 for index in self.opacity]
-            shared += self._masks(dataset, window, indexes)
+            with remote_access(self._remote):
+                dataset = self._dataset
+                pixels = self._read(dataset, window, indexes, out)
+                shared = [dataset.read(index, window=window) > 0 for index in self.opacity]
+                shared += self._masks(dataset, window, indexes)
         except (RasterioError, MemoryError) as error:  # a damaged header may claim any size
             rows = f'{int(window.row_off)}..{int(window.row_off + window.height)}'
-            raise RasterError(f'cannot read rows {rows} of {self.name}: {error.__cause__ or error}') from error
+            advice = f'. {REMOTE_ADVICE}' if self._remote else ''
+            raise RasterError(f'cannot read rows {rows} of {self.name}: {error.__cause__ or error}{advice}') from error
         valid = valid_by_band(pixels, [self._nodata[index - 1] for index in indexes], shared)
         if self.border is not None:
             self.border.add(pixels, valid, window, self.shape, indexes)
@@ -312,6 +325,18 @@ class FileRaster(Raster):
         if all(MaskFlags.per_dataset in flag for flag in flags):
             return [dataset.read_masks(indexes[0], window=window) > 0]
         return [np.stack([dataset.read_masks(index, window=window) > 0 for index in indexes])]
+
+
+def _subdatasets(dataset: Any, name: str) -> str:
+    """Return what to say of a file that is a container of rasters."""
+    tags, listed = dataset.tags(ns='SUBDATASETS'), []
+    for number, path in enumerate(dataset.subdatasets, 1):
+        text = tags.get(f'SUBDATASET_{number}_DESC')
+        listed.append(f'{path} ({text})' if text else path)
+    if not listed:
+        return f'{name} holds no raster that GDAL ({dataset.driver}) finds'
+    more = f'; and {len(listed) - MOST_LISTED} more' if len(listed) > MOST_LISTED else ''
+    return f'{name} holds {len(listed)} rasters; pass the name of one: {"; ".join(listed[:MOST_LISTED])}{more}'
 
 
 class _OncePerFolder:

@@ -19,7 +19,8 @@ from geolearn.raster import geobox, opening
 from geolearn.raster.mosaic import BandStack, Mosaic, ResampledRaster, covers_same_ground
 from geolearn.raster.nodata import compact, valid_in_all_bands
 from geolearn.raster.raster import FileRaster, NoData, OpenFiles, Raster, place_names
-from geolearn.raster.scene import find_scene, name_files, read_name, sensor_of
+from geolearn.raster.scene import find_scene, image_files, name_files, read_name, sensor_of
+from geolearn.raster.warp import bring_to_one_grid
 
 log = logging.getLogger('geolearn')
 
@@ -33,14 +34,21 @@ Bands = Sequence[str | Band] | None
 
 @contextmanager
 def open_raster(
-    path: RasterPath, *, bands: Bands = None, nodata: NoData = None, chip: bool = False, quiet: bool = False
+    path: RasterPath,
+    *,
+    bands: Bands = None,
+    nodata: NoData = None,
+    chip: bool = False,
+    quiet: bool = False,
+    warp: bool = False,
 ) -> Iterator[Raster]:
     """Open a raster, or several as one, for reading.
 
     Several files are the bands of one scene where they cover the same ground and their names, or `bands`, tell the
     bands apart; files of several resolutions are brought to the finest. Else they are the tiles of a mosaic, of the
-    same bands, type, CRS and grid. What they were taken for is logged. A folder is a scene: a Sentinel-2 SAFE product,
-    a Landsat Collection 2 scene, or a file for each band.
+    same bands, type, CRS and grid; where they overlap, later ones lie over earlier ones. What they were taken for is
+    logged. A folder is a scene (a Sentinel-2 SAFE product, a Landsat Collection 2 scene, or a file for each band), or
+    the files in it, by name.
 
     Args:
         path: A file that GDAL reads, a folder, or several.
@@ -49,6 +57,8 @@ def open_raster(
         chip: Whether the file lies in a folder of chips, and so must be a GeoTIFF, PNG, JPEG or MRF whose pixels lie
             in no other place.
         quiet: Whether what several files were taken for is not logged, since it was when they were opened before.
+        warp: Whether the tiles of a mosaic may differ in CRS, grid and NoData: they are brought to the grid of the
+            first while they are read.
 
     Yields:
         The raster.
@@ -61,7 +71,7 @@ def open_raster(
     if chip:
         opening.check_chip_file(str(path))
     with opening.small_cache():
-        raster = _open(path, names, nodata, logging.DEBUG if quiet else logging.WARNING)
+        raster = _open(path, names, nodata, logging.DEBUG if quiet else logging.WARNING, warp)
         try:
             yield raster
         except (RasterioError, UnicodeDecodeError) as error:
@@ -73,9 +83,13 @@ def open_raster(
 class _Files(OpenFiles):
     """The files of one raster, and how loudly is said what they were taken for."""
 
-    def __init__(self, level: int = logging.WARNING) -> None:
+    def __init__(self, level: int = logging.WARNING, *, warp: bool = False) -> None:
         super().__init__()
-        self.level = level
+        self.level, self.warp = level, warp
+
+    def mosaic(self, rasters: Sequence[Raster]) -> Mosaic:
+        """Lay rasters over each other, the later ones on top."""
+        return Mosaic(bring_to_one_grid(rasters, level=self.level) if self.warp else rasters)
 
 
 def mosaic(paths: Sequence[str | Path]) -> Mosaic:
@@ -94,8 +108,8 @@ def mosaic(paths: Sequence[str | Path]) -> Mosaic:
         raise
 
 
-def _open(path: RasterPath, bands: list[str] | None, nodata: NoData, level: int) -> Raster:
-    files = _Files(level)
+def _open(path: RasterPath, bands: list[str] | None, nodata: NoData, level: int, warp: bool) -> Raster:
+    files = _Files(level, warp=warp)
     try:
         if isinstance(path, str | Path):
             return _open_one(path, files, bands, nodata)
@@ -121,6 +135,10 @@ def _open_one(path: str | Path, files: _Files, bands: list[str] | None, nodata: 
 
 
 def _open_folder(folder: Path, files: _Files, bands: list[str] | None, nodata: NoData) -> Raster:
+    images = image_files(folder)
+    if len(images) > 1 and not any(read_name(path) for path in images):
+        log.log(files.level, '%s: %s rasters, in the order of their names', folder, len(images))
+        return _open_several(images, files, bands, nodata)
     scene = find_scene(folder, bands)
     stack = _stack(
         [file.path for file in scene.files],
@@ -176,7 +194,7 @@ def _stack(
 def _open_several(paths: Sequence[str | Path], files: _Files, bands: list[str] | None, nodata: NoData) -> Raster:
     """Open several files or folders as the bands of one scene, or as a mosaic, whichever they are."""
     if any(os.path.isdir(path) for path in paths):
-        return Mosaic([_open_one(path, files, bands, nodata) for path in paths])
+        return files.mosaic([_open_one(path, files, bands, nodata) for path in paths])
     plain = [FileRaster(path, files) for path in paths]
     single = all(raster.count == 1 for raster in plain)
     same_ground = all(covers_same_ground(raster, plain[0]) for raster in plain[1:])
@@ -213,7 +231,7 @@ def _open_several(paths: Sequence[str | Path], files: _Files, bands: list[str] |
     if single:
         _refuse_bands_of_different_places(paths, plain)
     tiles = [FileRaster(path, files, bands=bands, nodata=nodata) for path in paths]
-    return Mosaic(tiles)
+    return files.mosaic(tiles)
 
 
 def _names_of_bands(paths: Sequence[str | Path], rasters: Sequence[Raster]) -> list[str] | None:

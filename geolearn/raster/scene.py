@@ -127,7 +127,7 @@ def find_scene(folder: Path, bands: Sequence[str] | None = None) -> Scene:
     Raises:
         RasterError: If there are none, several scenes, or one that is wanted is not there.
     """
-    images = _image_files(folder)
+    images = image_files(folder)
     found = [file for path in images if (file := read_name(path))]
     if not found:
         named = name_files(images) if len(images) > 1 else None
@@ -144,7 +144,8 @@ def find_scene(folder: Path, bands: Sequence[str] | None = None) -> Scene:
     return Scene(files, sensor, nodata, note)
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """Return the rasters of a folder, or of what holds those of a Sentinel-2 product."""
     inner = sorted(folder.glob('GRANULE/*/IMG_DATA')) or (
         [folder / 'IMG_DATA'] if (folder / 'IMG_DATA').is_dir() else []
     )
