@@ -57,7 +57,7 @@ class ChipData:
         blackened: Whether pixels around the feature of a chip were set to 0.
         reading_notes: What was picked, skipped or recounted while reading, for people.
         arguments: What `prepare_data` was given besides its defaults, as JSON; see `geolearn.arguments`.
-        source: The call that made them from memory or rasters, as text; empty for folders, which `prepare_data` reads.
+        source: The call that made them from memory, rasters or several folders, as text; empty for one folder.
     """
 
     path: Path
@@ -236,7 +236,7 @@ class ChipData:
         lines = [
             f'ChipData: {len(self.train_ds)} chips to train, {len(self.valid_ds)} to validate{test}, '
             f'{self.chip_size} px, batches of {self.batch_size}, {self.dtype}',
-            f'  {"from" if self.source else "folder":<8} {self.path} ({self.dataset_type})',
+            f'  {"from" if self.source.startswith("from_") else "folder":<8} {self.path} ({self.dataset_type})',
             '  bands    ' + ', '.join(_band_text(band) for band in self.bands),
         ]
         unit = 'pixels' if self.task in taxonomy.RASTER_TASKS else 'labels'

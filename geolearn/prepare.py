@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from geolearn import data, device, errors
-from geolearn.arguments import check_names, record_arguments
+from geolearn.arguments import check_names, format_call, record_arguments
 from geolearn.augment import BatchTransform
 from geolearn.chips.batches import collate, loader
 from geolearn.chips.label import Target, Task
@@ -174,6 +174,7 @@ def prepare_data(
         acquired=chips.acquired,
         reading_notes=(*notes, *_tell_folders(chips), *choice.notes, *split_notes),
         arguments=arguments,
+        source=_call_with_folders(parts[0], arguments, config.chip_size, options),
     )
 
 
@@ -303,6 +304,16 @@ def _paths(given: str | Path | GivenChips | Sequence[str | Path]) -> list[str | 
         if not isinstance(path, str | Path) or not str(path).strip():
             raise errors.ChipFolderError(f'a chip folder is needed, or a list of them; got {path!r}')
     return list[str | Path | GivenChips](paths)
+
+
+def _call_with_folders(
+    paths: Sequence[str | Path | GivenChips], given: Mapping[str, Any], chip_size: int, options: loader.LoaderOptions
+) -> str:
+    """Return the call as text where it names several folders; one is the data's path."""
+    if len(paths) < 2:
+        return ''
+    usual = {'chip_size': chip_size, 'batch_size': options.batch_size, 'seed': options.seed}
+    return format_call('prepare_data', [repr([Path(str(path)).name for path in paths])], usual | dict(given))
 
 
 def _check_words(dataset_type: object, normalize: Normalize) -> None:

@@ -11,7 +11,7 @@ from affine import Affine
 from rasterio.windows import Window
 
 from geolearn import data, errors, prepare
-from geolearn.arguments import format_call, record_arguments
+from geolearn.arguments import check_names, format_call, record_arguments
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.exporting.labels import shown_name
 from geolearn.chips.formats import OpenedFolder
@@ -21,7 +21,7 @@ from geolearn.chips.meaning.bands import BandChoice, bad_bands
 from geolearn.chips.meaning.values import as_classes, as_numbers
 from geolearn.chips.packing.collection import GivenChips
 from geolearn.chips.splits.divide import SplitChoice
-from geolearn.classes import ClassInfo
+from geolearn.classes import color_classes
 from geolearn.normalize import Normalize
 from geolearn.raster import (
     AlignedRaster,
@@ -39,9 +39,8 @@ from geolearn.raster.reading import RasterPath
 Item = Callable[[int], tuple[Any, Any]]
 """Returns image and target of a chip."""
 
-_COLORS = ((230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240), (240, 50, 230))
 
-
+@check_names
 def from_arrays(
     images: Sequence[np.ndarray] | np.ndarray,
     labels: Sequence[Any] | np.ndarray | None = None,
@@ -104,6 +103,7 @@ def from_arrays(
     )  # fmt: skip
 
 
+@check_names
 def from_dataset(
     dataset: Any,
     *,
@@ -162,6 +162,7 @@ def from_dataset(
     )  # fmt: skip
 
 
+@check_names
 def from_rasters(
     raster: RasterPath | Sequence[RasterPath],
     labels: str | Path | Sequence[str | Path],
@@ -349,10 +350,7 @@ def _listing(
         for index in range(count):
             values |= set(_as_label(item(index)[1], task, unlabelled).class_ids.tolist())
         values |= set(class_mapping)
-    classes = tuple(
-        ClassInfo(value, class_mapping.get(value, str(value)), _COLORS[number % len(_COLORS)])
-        for number, value in enumerate(sorted(values))
-    )
+    classes = color_classes((value, class_mapping.get(value, str(value)), None) for value in sorted(values))
     chips = tuple(
         ChipSource(
             name=f'{index:09d}',

@@ -10,7 +10,7 @@ import torch
 from affine import Affine
 
 from geolearn.chips.label import Task
-from geolearn.errors import ChipFolderError
+from geolearn.errors import ArgumentError, ChipFolderError
 from geolearn.prepare import prepare_data
 from geolearn.sources import from_arrays, from_dataset, from_rasters
 
@@ -83,6 +83,15 @@ def test_every_kind_of_label(images, make, task):
     assert batch[0].shape == (4, 3, 32, 32)
     if task == Task.LABEL:
         assert [info.value for info in data.class_infos] == [3, 4]
+
+
+def test_classes_have_usual_colors_and_wrong_names_of_arguments_are_answered(images):
+    data = from_arrays(images, np.arange(12) % 2, bands=NAMES, class_mapping={0: 'Water', 1: 'Land'}, batch_size=4)
+    red, _, blue = data.class_infos[0].color
+    assert blue > red + 50
+    for make in (from_arrays, from_dataset, from_rasters):
+        with pytest.raises(ArgumentError, match='no argument'):
+            make(images, np.arange(12), classes={0: 'Water'})
 
 
 def test_a_dataset_of_torch_or_torchgeo(images):

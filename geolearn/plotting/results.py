@@ -385,7 +385,9 @@ def show_heat_maps(
     for index, (shown, heat, title) in enumerate(zip(natural_colors(images, bands, stretch), heats, titles)):
         axes[2 * index].imshow(shown)
         axes[2 * index + 1].imshow(shown.mean(-1), cmap='gray', vmin=0, vmax=1)
-        axes[2 * index + 1].imshow(heat.numpy(), cmap='inferno', vmin=0, vmax=1, alpha=0.55)
+        # opaque where it is hot, so that the image is seen where nothing matters
+        opacity = np.clip(0.1 + 0.6 * heat.numpy(), 0, 1)
+        axes[2 * index + 1].imshow(heat.numpy(), cmap='inferno', vmin=0, vmax=1, alpha=opacity)
         _write_title(axes[2 * index], title)
     _make_room(figure, len(axes), 2 * columns)
     return figure

@@ -227,6 +227,8 @@ def test_folders_are_merged_and_named(write_folder, tmp_path, kind):
     folders = [write_folder(tmp_path / name, kind, 3) for name in ('Übung 1', 'two [x]')]
     data = prepare_data(folders, **PLAIN)
     one = prepare_data(folders[0], **PLAIN)
+    assert "prepare_data(['Übung 1', 'two [x]'], " in data.source, 'a report names them all'
+    assert one.source == ''
     assert len(data.table) == 2 * len(one.table)
     assert {name.split('/')[0] for name in data.table.names} == {'Übung 1', 'two [x]'}
     assert data.statistics.mean == pytest.approx(one.statistics.mean)
