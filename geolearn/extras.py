@@ -8,6 +8,8 @@ from geolearn.errors import MissingExtraError
 
 EXTRAS = {
     'vector': ('geopandas>=1.0', 'shapely>=2.0.3', 'pyarrow>=14'),
+    'stac': ('pystac-client>=0.7',),
+    'xarray': ('xarray>=2023.12', 'zarr>=2.16'),
     'detection': ('pycocotools>=2.0.7',),
     'detr': ('transformers>=5.18',),
     'tensorboard': ('tensorboard>=2.17',),

@@ -238,7 +238,7 @@ def open_dates(src: RasterSource, spec: ModelSpec, read: ReadOptions, stack: Exi
     if spec.dates == 1:
         dataset = stack.enter_context(_open(src, read))  # type: ignore[arg-type]
         return [match_raster(crop(dataset, _locate(dataset, read)), spec, read)]
-    if isinstance(src, str | Path):
+    if reading.is_one(src):
         dataset = stack.enter_context(open_raster(src))
         return _dates_in_one(crop(dataset, _locate(dataset, read)), spec, read)
     if len(src) != spec.dates:
@@ -270,7 +270,7 @@ def crop(dataset: raster.Raster, area: PixelArea | None) -> raster.Raster:
 def _open(src: reading.RasterPath, read: ReadOptions) -> AbstractContextManager[raster.Raster]:
     """Open a raster of one date with the user's names of bands; in a mosaic their NoData must not cover other files."""
     # of one file, several values are counted and matched where its bands are
-    single = isinstance(src, str | Path) and not isinstance(read.nodata, int | float)
+    single = reading.is_one(src) and not isinstance(read.nodata, int | float)
     return open_raster(src, bands=read.bands, nodata=None if single else read.nodata, warp=True)
 
 

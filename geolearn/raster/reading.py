@@ -16,18 +16,22 @@ from rasterio.windows import Window
 from geolearn.bands import Band, find_sensor, is_placeholder, list_sensors, match_bands, resolve_bands
 from geolearn.errors import BandError, RasterError, UnknownNameError
 from geolearn.raster import geobox, opening
+from geolearn.raster.arrays import ArrayRaster, is_array, is_zarr, open_zarr
+from geolearn.raster.item_raster import open_item
 from geolearn.raster.mosaic import BandStack, Mosaic, ResampledRaster, covers_same_ground
 from geolearn.raster.nodata import compact, valid_in_all_bands
 from geolearn.raster.raster import FileRaster, NoData, OpenFiles, Raster, place_names
 from geolearn.raster.scene import find_scene, image_files, name_files, read_name, sensor_of
+from geolearn.raster.stac import is_stac, read_items
 from geolearn.raster.warp import bring_to_one_grid
 
 log = logging.getLogger('geolearn')
 
 _SENSOR_TAGS = ('SENSOR_NAME', 'SensorName', 'SENSOR', 'SATELLITEID', 'SPACECRAFT_NAME', 'PLATFORM', 'SATELLITE')
 
-RasterPath = str | Path | Sequence[str | Path]
-"""A file; a folder that holds the bands of one scene; or several of these: the bands of one scene, or a mosaic."""
+RasterPath = str | Path | Sequence[str | Path] | Any
+"""A file; a folder that holds the bands of one scene, or tiles; a STAC item or collection; a DataArray or Dataset; or
+several of these: the bands of one scene, or a mosaic."""
 
 Bands = Sequence[str | Band] | None
 
@@ -111,7 +115,7 @@ def mosaic(paths: Sequence[str | Path]) -> Mosaic:
 def _open(path: RasterPath, bands: list[str] | None, nodata: NoData, level: int, warp: bool) -> Raster:
     files = _Files(level, warp=warp)
     try:
-        if isinstance(path, str | Path):
+        if is_one(path):
             return _open_one(path, files, bands, nodata)
         if not path:
             raise RasterError('no raster was given; pass at least one file')
@@ -123,8 +127,21 @@ def _open(path: RasterPath, bands: list[str] | None, nodata: NoData, level: int,
         raise
 
 
-def _open_one(path: str | Path, files: _Files, bands: list[str] | None, nodata: NoData) -> Raster:
-    if os.path.isdir(path) and not str(path).lower().endswith('.zarr'):
+def is_one(source: object) -> bool:
+    """Whether a source is one raster or collection, and not a list of several."""
+    return isinstance(source, str | Path) or is_array(source) or is_stac(source)
+
+
+def _open_one(path: Any, files: _Files, bands: list[str] | None, nodata: NoData) -> Raster:
+    if is_array(path):
+        return ArrayRaster(path, bands=bands, nodata=nodata)
+    if is_zarr(path):
+        return ArrayRaster(open_zarr(path), bands=bands, nodata=nodata, name=str(path))
+    if is_stac(path):
+        items = read_items(path)
+        opened = [open_item(item, files, bands=bands, nodata=nodata, level=files.level) for item in items]
+        return opened[0] if len(opened) == 1 else files.mosaic(opened)
+    if os.path.isdir(path):
         return _open_folder(Path(path), files, bands, nodata)
     raster = FileRaster(path, files, bands=bands, nodata=nodata)
     if str(path).lower().endswith('.vrt'):
@@ -193,7 +210,7 @@ def _stack(
 
 def _open_several(paths: Sequence[str | Path], files: _Files, bands: list[str] | None, nodata: NoData) -> Raster:
     """Open several files or folders as the bands of one scene, or as a mosaic, whichever they are."""
-    if any(os.path.isdir(path) for path in paths):
+    if any(is_array(path) or is_stac(path) or is_zarr(path) or os.path.isdir(path) for path in paths):
         return files.mosaic([_open_one(path, files, bands, nodata) for path in paths])
     plain = [FileRaster(path, files) for path in paths]
     single = all(raster.count == 1 for raster in plain)
