@@ -1,6 +1,8 @@
 """prepare_data from memory: arrays, a torch Dataset, or windows of rasters, without a folder of chips."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,15 +15,18 @@ from rasterio.windows import Window
 from geolearn import data, errors, prepare
 from geolearn.arguments import check_names, format_call, record_arguments
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.exporting.labels import shown_name
+from geolearn.chips.exporting import vector_labels
+from geolearn.chips.exporting.labels import feature_label, shown_name
+from geolearn.chips.exporting.placement import Cutout
 from geolearn.chips.formats import OpenedFolder
+from geolearn.chips.formats.styles import read_vector_style
 from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, check_target, mask_boxes
 from geolearn.chips.meaning.augmentation import Transforms
 from geolearn.chips.meaning.bands import BandChoice, bad_bands
 from geolearn.chips.meaning.values import as_classes, as_numbers
 from geolearn.chips.packing.collection import GivenChips
 from geolearn.chips.splits.divide import SplitChoice
-from geolearn.classes import color_classes
+from geolearn.classes import ClassInfo, color_classes
 from geolearn.normalize import Normalize
 from geolearn.raster import (
     AlignedRaster,
@@ -35,6 +40,8 @@ from geolearn.raster import (
 )
 from geolearn.raster.raster import Raster
 from geolearn.raster.reading import RasterPath
+
+log = logging.getLogger('geolearn')
 
 Item = Callable[[int], tuple[Any, Any]]
 """Returns image and target of a chip."""
@@ -165,9 +172,14 @@ def from_dataset(
 @check_names
 def from_rasters(
     raster: RasterPath | Sequence[RasterPath],
-    labels: str | Path | Sequence[str | Path],
+    labels: Any,
     *,
     target: Target | None = None,
+    class_value_field: str | None = None,
+    class_name_field: str | None = None,
+    layer: str | None = None,
+    labels_crs: str | None = None,
+    buffer_radius: float | None = None,
     bands: BandChoice = None,
     extract_bands: Sequence[str | int] | None = None,
     class_mapping: Mapping[int, str] | None = None,
@@ -185,7 +197,7 @@ def from_rasters(
     normalize: Normalize = 'dataset',
     align_labels: bool = False,
 ) -> data.ChipData:
-    """Prepare windows of a raster and of the label raster on its grid, or of several pairs; no chip is written to disk.
+    """Prepare windows of a raster with vector or raster labels, or of several such pairs; no chip is written to disk.
 
     The windows lie side by side. They are divided by blocks, so that neighbors of a validation chip are not trained
     on.
@@ -193,9 +205,16 @@ def from_rasters(
     Args:
         raster: The image; several files are the bands of one scene or a mosaic, as `export_training_data` takes them.
             Where `labels` is a list, a list with the image of each.
-        labels: Raster of the same grid: whole numbers for a class per pixel, floats for regression. Its NoData is
-            unlabelled, and windows without any label are left out. Or a list with the label raster of each image.
+        labels: Raster of the same grid: whole numbers for a class per pixel, floats for regression; its NoData is
+            unlabelled. Or polygons, as `export_training_data` takes them: any vector file, a GeoDataFrame, or a mapping
+            from class name to these; pixels outside are 0. Windows without any label are left out. Or a list with the
+            labels of each image.
         target: ``'classes'`` or ``'values'``, where the type of the labels does not say it.
+        class_value_field: Field of vector labels that holds class values or texts, as in `export_training_data`.
+        class_name_field: Field that names the class values.
+        layer: Layer of the vector file, needed if it has several.
+        labels_crs: CRS of vector labels that name none.
+        buffer_radius: Map units of the raster by which features grow; points and lines need it.
         bands: Names of the bands, or a sensor; None takes what the raster says.
         extract_bands: Bands to use, by name or 0-based index; None uses all.
         class_mapping: Names of classes by label value.
@@ -214,21 +233,53 @@ def from_rasters(
         align_labels: Whether labels on another grid are brought to that of the image, nearest neighbor.
 
     Raises:
-        ChipFolderError: If the grids differ, or no window holds a label.
+        ChipFolderError: If the grids differ, image and labels do not overlap, or no window holds a label.
         RasterError: If a raster cannot be read.
+        MissingExtraError: If vector labels are given and the libraries of the extra ``vector`` are not installed.
     """
     arguments = _arguments(from_rasters, locals())
     check_target(target)
     pairs = _pair(raster, labels)
+    naming = vector_labels.Naming(class_value_field, class_name_field, None, tuple(unlabelled) or None)
+    classes: dict[int, ClassInfo] = {}
+    notes: list[str] = []
     named = None if bands is None or isinstance(bands, str) else [b if isinstance(b, str) else b.name for b in bands]
     chips, kinds, boxes, images = list[ChipSource](), set[bool](), list[GeoBox](), list[Raster]()
     for number, (image, truth) in enumerate(pairs):
-        opened = open_raster(image, bands=named), open_raster(truth)
-        with opened[0] as src, opened[1] as lab:
+        vector = vector_labels.is_vector(truth, layer)
+        with ExitStack() as stack:
+            src = stack.enter_context(open_raster(image, bands=named))
             require_place(src)
-            given = _on_grid(lab, src.geobox, shown_name(image), str(truth), align=align_labels)
-            kinds.add(target == 'values' if target else np.dtype(lab.dtypes[0]).kind == 'f')
-            windows = [w for w in _windows(src.shape, chip_size) if _has_label(given, w, unlabelled)]
+            windows = _windows(src.shape, chip_size)
+            if vector:
+                placed = _place_vectors(
+                    truth, src.geobox, naming, layer=layer, target=target, crs=labels_crs, buffer_radius=buffer_radius
+                )
+                notes += placed.notes
+                _unite(classes, placed.classes, str(number + 1))
+                kinds.add(False)
+                cutouts = [_cutout(w) for w in windows]
+                windows = [windows[at] for at in placed.features.touching(cutouts)]
+                readers = [
+                    partial(_window_polygons, placed.features, w, zero=vector_labels.zero_is_class(naming.unlabelled))
+                    for w in windows
+                ]
+            else:
+                lab = stack.enter_context(open_raster(truth))
+                given = _on_grid(lab, src.geobox, shown_name(image), str(truth), align=align_labels)
+                kinds.add(target == 'values' if target else np.dtype(lab.dtypes[0]).kind == 'f')
+                windows = [w for w in windows if _has_label(given, w, unlabelled)]
+                readers = [
+                    partial(
+                        _window_label,
+                        truth,
+                        w,
+                        src.geobox if align_labels else None,
+                        tuple(unlabelled),
+                        numbers=kinds == {True},
+                    )
+                    for w in windows
+                ]
             boxes.append(src.geobox)
             images.append(src)
             found = raster_bands(src)
@@ -241,34 +292,30 @@ def from_rasters(
             )
         if len(kinds) > 1:
             raise errors.ChipFolderError(
-                f"{truth} holds {lab.dtypes[0]} labels, others are of another kind; pass target='classes' or 'values'"
+                f"labels of {shown_name(image)} are of another kind than others; pass target='classes' or 'values'"
             )
         chips += [
             ChipSource(
                 name=f'{f"{number}_" if len(pairs) > 1 else ""}r{int(w.row_off):06d}_c{int(w.col_off):06d}',
                 dates=((Path(images[-1].files[0]),),),
-                labels=(truth,),
-                read_label=partial(
-                    _window_label,
-                    truth,
-                    w,
-                    src.geobox if align_labels else None,
-                    tuple(unlabelled),
-                    numbers=kinds == {True},
-                ),
+                labels=(truth,) if isinstance(truth, Path) and not vector else (),
+                read_label=reader,
                 nodata=() if nodata is None else (nodata,),
                 read_image=partial(_window_image, image, named, w),
             )
-            for w in windows
+            for w, reader in zip(windows, readers)
         ]
     if split == 'blocks' and block_size is None:
         shape, resolution = boxes[0].shape, max(boxes[0].resolution)
         block_size = min(4, max(1, min(shape) // chip_size // 4)) * chip_size * resolution
     if not chips:
         raise errors.ChipFolderError(
-            f'no window of {chip_size} pixels of {pairs[0][1]} holds a label; pass a smaller chip_size'
+            f'no window of {chip_size} pixels of {_shown_labels(pairs[0][1])} holds a label; pass a smaller chip_size'
         )
-    listing = Listing(Task.REGRESSION if kinds == {True} else Task.PIXELS, tuple(chips), None)
+    for note in notes:
+        log.warning(note)
+    task = Task.REGRESSION if kinds == {True} else Task.PIXELS
+    listing = Listing(task, tuple(chips), tuple(classes.values()) or None, notes=tuple(notes))
     place = Path(images[0].files[0])
     return _prepare(
         place, 'from_rasters', [_names(raster), _names(labels)], arguments, listing,
@@ -289,19 +336,65 @@ def _names(paths: Any) -> str:
     """Return the text of a file name, or of a list of them."""
     if isinstance(paths, str | Path):
         return repr(Path(paths).name)
+    if not isinstance(paths, list | tuple):
+        return 'labels'
     return f'[{", ".join(map(_names, paths))}]'
 
 
-def _pair(raster: Any, labels: Any) -> list[tuple[RasterPath, Path]]:
+def _pair(raster: Any, labels: Any) -> list[tuple[RasterPath, Any]]:
     """Return each image with its labels."""
     if isinstance(labels, str | Path):
         return [(raster, Path(labels))]
+    if vector_labels.is_vector(labels, None):
+        return [(raster, labels)]
     images = [raster] if isinstance(raster, str | Path) else list(raster)
     if len(images) != len(labels) or not images:
         raise errors.ChipFolderError(
             f'found {len(images)} rasters and {len(labels)} label rasters; each raster needs one, in the same order'
         )
-    return [(image, Path(label)) for image, label in zip(images, labels)]
+    return [(image, Path(label) if isinstance(label, str) else label) for image, label in zip(images, labels)]
+
+
+def _place_vectors(
+    labels: Any,
+    box: GeoBox,
+    naming: vector_labels.Naming,
+    *,
+    layer: str | None,
+    target: Target | None,
+    crs: str | None,
+    buffer_radius: float | None,
+) -> vector_labels.VectorLabels:
+    """Return the polygons of an image in its pixels."""
+    if target == 'values':
+        raise errors.ChipFolderError("target='values' needs a raster of numbers as labels, not vectors")
+    styled = replace(naming, style=read_vector_style(labels, naming.value_field))
+    layers = tuple(vector_labels.read_layers(labels, layer))
+    return vector_labels.place_vectors(layers, box, styled, crs=crs, buffer_radius=buffer_radius)
+
+
+def _unite(known: dict[int, ClassInfo], found: Sequence[ClassInfo], number: str) -> None:
+    """Add the classes of the labels of another image."""
+    for info in found:
+        other = known.setdefault(info.value, info)
+        if other.name != info.name:
+            raise errors.ChipFolderError(
+                f'class {info.value} is called {other.name!r} and, in labels {number}, {info.name!r}: texts are '
+                'numbered in each layer apart; pass class_value_field= with a field of numbers, or one layer for all'
+            )
+
+
+def _cutout(window: Window) -> Cutout:
+    shape = (int(window.height), int(window.width))
+    return Cutout((int(window.row_off), int(window.col_off), *shape), shape)
+
+
+def _window_polygons(features: vector_labels.Features, window: Window, shape: tuple[int, int], *, zero: bool) -> Label:
+    return feature_label(Task.PIXELS, features.cut(_cutout(window)), shape, None, 0, zero=zero)
+
+
+def _shown_labels(labels: Any) -> str:
+    return str(labels) if isinstance(labels, str | Path) else 'the labels'
 
 
 def _on_grid(lab: Raster, box: GeoBox, image: str, labels: str, *, align: bool) -> Raster:

@@ -9,8 +9,9 @@ import rasterio
 import torch
 from affine import Affine
 
+from geolearn.chips.export import export_training_data
 from geolearn.chips.label import Task
-from geolearn.errors import ArgumentError, ChipFolderError
+from geolearn.errors import ArgumentError, ChipFolderError, RasterError
 from geolearn.prepare import prepare_data
 from geolearn.sources import from_arrays, from_dataset, from_rasters
 
@@ -151,6 +152,46 @@ def test_a_scene_of_band_files_of_which_some_are_taken(save, tmp_path):
         part = np.s_[row : row + 16, col : col + 16]
         assert (image.numpy() == np.stack([planes['B08'][part], planes['B02'][part]])).all()
     assert from_rasters(files, truth, **options).task == Task.REGRESSION
+
+
+def test_polygons_label_windows_as_they_label_chips(save, tmp_path):
+    geopandas, shapely = pytest.importorskip('geopandas'), pytest.importorskip('shapely')
+    place = {'transform': Affine(10, 0, 5e5, 0, -10, 5e6), 'crs': 'EPSG:32633'}
+    image = save(tmp_path / 'i.tif', np.random.default_rng(0).integers(1, 250, (3, 64, 64)).astype(np.uint8), **place)
+    boxes = [shapely.box(5e5 + 20, 5e6 - 300, 5e5 + 500, 5e6 - 20), shapely.box(5e5 + 350, 5e6 - 400, 5e5 + 600, 5e6)]
+    frame = geopandas.GeoDataFrame({'kind': ['wood', 'lake']}, geometry=boxes, crs='EPSG:32633')
+    far = frame.to_crs('EPSG:4326')
+    far.to_file(tmp_path / 'l.gpkg')
+    options = {'chip_size': 32, 'batch_size': 2, 'transforms': False, 'val_split_pct': 0.5, 'split': 'random'}
+    out = export_training_data(image, frame, tmp_path / 'chips', tile_size=32, class_value_field='kind')
+    wanted = prepare_data(out, **options)
+    data = from_rasters(image, tmp_path / 'l.gpkg', class_value_field='kind', **options)
+    assert [(info.value, info.name) for info in data.class_infos] == [(0, 'NoData'), (1, 'lake'), (2, 'wood')]
+    assert data.value_counts == wanted.value_counts
+    assert sorted(masks for _, masks in pixels_of(data)) == sorted(masks for _, masks in pixels_of(wanted))
+    by_class = {'wood': frame[frame['kind'] == 'wood'], 'lake': frame[frame['kind'] == 'lake']}
+    assert from_rasters(image, by_class, **options).classes == ['NoData', 'wood', 'lake']
+    pairs = from_rasters([image, image], [frame, frame], class_value_field='kind', ignore_classes=[0], **options)
+    assert pairs.classes == ['lake', 'wood']
+    with pytest.raises(ChipFolderError, match="class 1 is called 'lake' and, in labels 2, 'wood'"):
+        from_rasters([image, image], [frame, frame[:1]], class_value_field='kind', **options)
+    away = frame.set_geometry(frame.translate(1e5))
+    with pytest.raises(ChipFolderError, match='overlap'):
+        from_rasters(image, away, class_value_field='kind', **options)
+    with pytest.raises(ChipFolderError, match="target='values' needs a raster"):
+        from_rasters(image, frame, target='values', **options)
+    with pytest.raises(ChipFolderError, match='pass labels_crs='):
+        from_rasters(image, far.set_crs(None, allow_override=True), class_value_field='kind', **options)
+
+
+def test_label_rasters_elsewhere_are_refused(save, tmp_path):
+    place = {'transform': Affine(10, 0, 5e5, 0, -10, 5e6), 'crs': 'EPSG:32633'}
+    image = save(tmp_path / 'i.tif', np.random.default_rng(0).integers(1, 250, (3, 64, 64)).astype(np.uint8), **place)
+    away = {'transform': Affine(10, 0, 7e5, 0, -10, 5e6), 'crs': 'EPSG:32633'}
+    truth = save(tmp_path / 'l.tif', np.resize(np.uint8([1, 2]), (64, 64)), **away)
+    for labels in (truth, save(tmp_path / 'm.tif', np.resize(np.uint8([1, 2]), (64, 64)), **away, nodata=0)):
+        with pytest.raises((ChipFolderError, RasterError), match='overlap'):
+            from_rasters(image, labels, chip_size=32, align_labels=True)
 
 
 def test_what_does_not_fit_is_refused(images, scene_files, save, tmp_path):

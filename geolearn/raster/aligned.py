@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from rasterio.errors import RasterioError
 from rasterio.warp import transform as transform_points
+from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from geolearn.errors import RasterError
@@ -24,7 +25,7 @@ class AlignedRaster(Raster):
         geobox: The grid to have.
 
     Raises:
-        RasterError: If one of the two has no place on the ground, or only one of them has a CRS.
+        RasterError: If one of the two has no place on the ground, only one of them has a CRS, or they do not overlap.
     """
 
     def __init__(self, raster: Raster, geobox: GeoBox) -> None:
@@ -34,6 +35,14 @@ class AlignedRaster(Raster):
             raise RasterError(
                 f'{raster.name} and the image cannot be aligned: only one of them names a CRS, '
                 f'{raster.geobox.crs or geobox.crs}'
+            )
+        bounds = geobox.bounds
+        if geobox.crs is not None and not same_crs(geobox.crs, raster.geobox.crs):
+            bounds = transform_bounds(geobox.crs, raster.geobox.crs, *bounds)
+        left, bottom, right, top = raster.geobox.bounds
+        if bounds[2] <= left or bounds[0] >= right or bounds[3] <= bottom or bounds[1] >= top:
+            raise RasterError(
+                f'{raster.name} and the image do not overlap: bounds {raster.geobox.bounds} and, in its CRS, {bounds}'
             )
         self._raster = raster
         super().__init__(
