@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 import numpy as np
@@ -44,6 +44,7 @@ def is_unlabelled(info: ClassInfo) -> bool:
     return (info.value, info.name) == (UNLABELLED.value, UNLABELLED.name)
 
 
+@cache
 def default_color(position: int) -> tuple[int, int, int]:
     """Choose a color for the class at `position`; neighbours differ strongly (golden-ratio hues)."""
     hue = (0.33 + position * 0.61803398875) % 1.0
@@ -70,6 +71,7 @@ def _usual_colors() -> tuple[tuple[tuple[int, int, int], tuple[str, ...], frozen
     )
 
 
+@lru_cache(maxsize=1024)
 def named_color(name: str) -> tuple[int, int, int] | None:
     """Return the usual color of what a class is called, such as blue for water; None where the name says nothing.
 

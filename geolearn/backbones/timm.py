@@ -258,7 +258,7 @@ def _build(name: str, model: str, bands: tuple[Band, ...], options: backbone.Bac
     if is_plain_transformer(model):
         return _build_transformer(name, model, bands, options)
     backbone.refuse_transformer_options(name, options)
-    plan = _plan_maps(model, options)
+    plan = _plan_maps(model, options.strides, options.drop_path)
     arguments = plan.arguments | {'features_only': True}
     donor = _get_donor(model, arguments, options)
     net = _create(model, arguments, in_chans=len(bands))
@@ -305,13 +305,14 @@ def _survey(model: str, output_stride: int = 32) -> dict[int, int]:
     return dict(zip(info.reduction(), info.out_indices))
 
 
-def _plan_maps(model: str, options: backbone.BackboneOptions) -> _Plan:
+@cache
+def _plan_maps(model: str, wanted: tuple[int, ...] | None, drop_path: float) -> _Plan:
     """Choose dilation, which of the model's maps to take, and how to let it take images of any size."""
     last = _survey(model)
     if not {4, 8, 16} <= set(last) or max(last) > 32:
         raise BackboneError(f'{model} offers maps at strides {list(last)}, needed 4 to 32; take another model')
-    strides = backbone.choose_strides(model, options.strides, sorted(last))
-    layout: dict[str, Any] = {'drop_path_rate': options.drop_path} if options.drop_path else {}
+    strides = backbone.choose_strides(model, wanted, sorted(last))
+    layout: dict[str, Any] = {'drop_path_rate': drop_path} if drop_path else {}
     if strides[-1] == 16 and _can_dilate(model):
         layout['output_stride'], last = 16, _survey(model, 16)
     taken = backbone.end_at_coarsest(strides, tuple(last))

@@ -336,7 +336,9 @@ class Model(ABC):
         target = bundling.choose_target(name_or_path, self.data)
         evaluation = self.evaluation
         if compute_metrics and self.data is not None and self.history.epochs:
-            evaluation = replace(self.evaluate(), figures=bundle_figures(self.report_contents()))
+            # the losses of single batches are not in a bundle: their figure stays as it was read
+            loaded = evaluation.figures if evaluation is not None and evaluation.loaded else {}
+            evaluation = replace(self.evaluate(), figures={**loaded, **bundle_figures(self.report_contents())})
         elif evaluation is not None and not evaluation.loaded:
             evaluation = None
         for part, name in self.spec.custom.items():

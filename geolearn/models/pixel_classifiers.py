@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 import pandas as pd
 import torch
@@ -400,6 +400,8 @@ class AttentionUNet(PixelClassifier):
     ) -> None:
         arguments = record_arguments(type(self), locals())
         new_spec.require_task(data, type(self).__name__, self.tasks)
+        if attention not in get_args(segmentation.AttentionMode):
+            raise ValueError(f"attention must be 'extra' or 'only', got {attention!r}")
         if data.table.dates > 1:
             raise ValueError(f'AttentionUNet takes images of one date, and these chips have {data.table.dates}')
         config = new_spec.BackboneConfig(backbone, pretrained, weights, wavelengths, Adaptation(freeze='all'))

@@ -155,9 +155,9 @@ def test_own_names_are_listed_and_other_libraries_on_request():
 
 def test_a_registered_builder_is_found_and_a_second_of_its_name_is_refused(monkeypatch):
     monkeypatch.setattr(_backbone, 'BUILDERS', dict(_backbone.BUILDERS))
-    register_backbone('mine')(lambda name, bands, options: None)
-    with pytest.raises(ValueError, match="'mine' is already registered by"):
-        register_backbone('mine')(lambda name, bands, options: None)
+    register_backbone('mine_too')(lambda name, bands, options: None)
+    with pytest.raises(ValueError, match="'mine_too' is already registered by"):
+        register_backbone('mine_too')(lambda name, bands, options: None)
 
 
 @pytest.mark.parametrize(

@@ -33,5 +33,5 @@ def test_it_learns_around_a_frozen_transformer(scene_data, scene_files, tmp_path
 def test_what_offers_no_attention_is_refused(scene_data):
     with pytest.raises(BackboneError, match='resnet18'):
         AttentionUNet(scene_data, 'resnet18', pretrained=False)
-    with pytest.raises(ValueError, match="mode must be 'extra' or 'only'"):
+    with pytest.raises(ValueError, match="attention must be 'extra' or 'only', got 'some'"):
         make(scene_data, attention='some')

@@ -219,11 +219,12 @@ def test_the_rate_search_changes_neither_weights_nor_optimiser_nor_leaves_files(
     assert 1e-7 < rate < 10
     assert changed(model.network, weights) == set()
     after = model.learner.opt.state_dict()
-    for new, old in zip(after['hypers'], optimiser['hypers'], strict=True):
+    for new, old in zip(after['param_groups'], optimiser['param_groups'], strict=True):
         assert new | {'lr': 0} == old | {'lr': 0}, 'but for the rate, which every fit sets anew'
-    for new, old in zip(after['state'], optimiser['state'], strict=True):
-        assert torch.equal(new['grad_avg'], old['grad_avg'])
-        assert torch.equal(new['sqr_avg'], old['sqr_avg'])
+    assert after['state'].keys() == optimiser['state'].keys() != set()
+    for key, old in optimiser['state'].items():
+        assert torch.equal(after['state'][key]['exp_avg'], old['exp_avg'])
+        assert torch.equal(after['state'][key]['exp_avg_sq'], old['exp_avg_sq'])
     assert all(p.grad is None or not p.grad.any() for p in model.network.parameters())
     assert (len(model.history.epochs), len(model.history.batch_losses)) == (rows, losses)
     assert isinstance(model.lr_figure, Figure)
@@ -496,7 +497,10 @@ def test_what_a_bundle_says_of_a_model_stays_until_it_is_trained_again(scene_dat
         assert model.history.learning_rate == 3e-3
         assert model.evaluation.metrics == said.manifest['metrics']
         again = read_bundle(model.save(tmp_path / 'm2.dlpk'))
-        assert again.extras == said.extras
+        # a page of others could hold anything that a browser runs: it is dropped on loading, and made anew from data
+        assert again.extras.keys() == (figures if data is None else said.extras.keys())
+        assert all(again.extras[name] == said.extras[name] for name in figures)
+        assert data is None or again.extras['model_metrics.html'].startswith(b'<!doctype html>')
         assert again.manifest == said.manifest
         for key in ('accuracy', 'per_class_metrics', 'LearningRate'):
             assert again.emd[key] == said.emd[key]

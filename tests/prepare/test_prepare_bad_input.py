@@ -277,7 +277,7 @@ def test_whatever_json_the_emd_holds_is_data_or_an_error_of_ours(write_folder, t
     folder = write_folder(tmp_path_factory.mktemp('fuzz') / 'export', kind, 3)
     emd = json.loads((folder / EMD_NAME).read_text())
 
-    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.fixed_dictionaries({}, optional=KEYS), st.none() | st.fixed_dictionaries({}, optional=STATS))
     def check(changes, stats):
         (folder / EMD_NAME).write_text(json.dumps(emd | changes))
