@@ -1,7 +1,8 @@
 """The .dlpk: a stored zip of JSON and safetensors, safe by construction. No pickle, no code is read from it.
 
-It may carry a Python file for ArcGIS Pro, which is written and never read. ArcGIS Pro unpacks bundles before it runs
-that file, so an unpacked bundle, the .emd beside its weights, is read as well.
+It may carry a Python file for ArcGIS Pro and a program of torch.export, which are written and never read, and an ONNX
+graph, which is handed to onnxruntime as data. ArcGIS Pro unpacks bundles before it runs that file, so an unpacked
+bundle, the .emd beside its weights, is read as well. Without the weights, reading takes no torch.
 """
 
 import json
@@ -10,17 +11,18 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
-from safetensors.torch import save as format_safetensors
-from torch import Tensor
 
 from geolearn import errors, files
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1
 """Number of the manifest's format; readers take every number up to their own."""
@@ -37,6 +39,18 @@ REPORT = 'model_metrics.html'
 """The report, as Esri calls it."""
 MAX_FIGURE_BYTES = 64 * 2**20
 """Of all figures and the report together."""
+Export = Literal['onnx', 'torch']
+"""Graphs that a bundle may hold beside the weights: ONNX, and a program of torch.export."""
+
+EXPORT_FILES: Mapping[Export, str] = {'onnx': 'model.onnx', 'torch': 'model.pt2'}
+"""Their names in the bundle. The program is never read back: it may hold pickled objects."""
+
+GraphOutput = Literal['classes', 'values', 'chip classes']
+"""What a graph gives: logits of classes or a value at each pixel, or logits of classes of the image."""
+
+OTHER_FILES = b'\x0a\x08location'
+"""How ONNX begins a reference to a file of weights beside it; geolearn writes none."""
+
 MAX_RATIO = 10
 """A member that unpacks to more than this times its packed size is a decompression bomb: weights hardly shrink."""
 MAX_SMALL_BYTES = 2**20
@@ -66,13 +80,43 @@ class Bundle:
     """
 
     emd: Mapping[str, Any]
-    weights: Mapping[str, Tensor]
+    weights: 'Mapping[str, Tensor]'
     extras: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def manifest(self) -> Mapping[str, Any]:
         """The ``'geolearn'`` block."""
         return self.emd['geolearn']
+
+    def with_graphs(self, members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> 'Bundle':
+        """Return the bundle with graphs of its network.
+
+        Args:
+            members: Files by name.
+            manifest: What is known of them, as plain JSON.
+        """
+        emd = {**self.emd, 'geolearn': {**self.manifest, 'exports': manifest}}
+        return replace(self, emd=emd, extras={**self.extras, **members})
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """What a program that runs a graph needs to know besides the description of the model.
+
+    Args:
+        output: What the graph gives.
+        multiple: Of which sides and starts of tiles are multiples: the network's coarsest stride.
+        position_grid: Whether positions are embedded, so that tiles are of the size of the chips and fade into each
+            other.
+        every_date: Whether a pixel needs data at every date.
+        size: The only (height, width) of images that the graph takes; None for any.
+    """
+
+    output: GraphOutput
+    multiple: int
+    position_grid: bool = False
+    every_date: bool = False
+    size: tuple[int, int] | None = None
 
 
 def write_bundle(path: str | Path, bundle: Bundle) -> Path:
@@ -87,6 +131,8 @@ def write_bundle(path: str | Path, bundle: Bundle) -> Path:
         BundleError: If `read_bundle` would refuse it.
         FileWriteError: If the folder does not exist or the disk is full.
     """
+    from safetensors.torch import save as format_safetensors
+
     path = Path(path)
     stem = re.sub(r'[^\w. -]', '_', path.stem)
     weights_name = f'{stem}.safetensors'
@@ -133,8 +179,85 @@ def read_bundle(path: str | Path) -> Bundle:
             has no geolearn manifest, or was written by a newer geolearn.
     """
     path = find_bundle(path)
-    try:
+    with _readable(path):
         return _read_folder(path) if path.suffix == '.emd' else _read_zip(path)
+
+
+def read_emd(path: str | Path, *, foreign: bool = False) -> dict[str, Any]:
+    """Read the model definition of a bundle, packed or unpacked, and nothing else of it; takes no torch.
+
+    Args:
+        path: As `find_bundle` takes it.
+        foreign: Whether definitions of other software, without a manifest of geolearn, are returned too.
+
+    Raises:
+        BundleError: As `read_bundle` does.
+    """
+    path = find_bundle(path)
+    with _readable(path):
+        if path.suffix == '.emd':
+            return _read_emd_file(path, foreign=foreign)
+        with zipfile.ZipFile(path) as archive:
+            _check_members(archive.infolist(), path, path.stat().st_size)
+            member = _find_emd(archive.infolist(), path)
+            return _parse_emd(archive.read(member), f'{path}: {member.filename}', foreign=foreign)
+
+
+def list_members(path: str | Path) -> dict[str, int]:
+    """Return the files in a bundle, or beside the .emd of an unpacked one, with their sizes in bytes.
+
+    Raises:
+        BundleError: As `read_bundle` does.
+    """
+    path = find_bundle(path)
+    with _readable(path):
+        if path.suffix == '.emd':
+            return {item.name: item.stat().st_size for item in sorted(path.parent.iterdir()) if item.is_file()}
+        with zipfile.ZipFile(path) as archive:
+            _check_members(archive.infolist(), path, path.stat().st_size)
+            return {member.filename: member.file_size for member in archive.infolist() if not member.is_dir()}
+
+
+def read_onnx(path: str | Path) -> bytes:
+    """Read the ONNX graph of a bundle, packed or unpacked.
+
+    Raises:
+        BundleError: If it holds none, the graph refers to other files, or as `read_bundle` does.
+    """
+    path, name = find_bundle(path), EXPORT_FILES['onnx']
+    if name not in list_members(path):
+        raise errors.BundleError(
+            f"{path} holds no ONNX graph; write one with torch: load_model(path).save(path, export='onnx')"
+        )
+    with _readable(path):
+        if path.suffix == '.emd':
+            graph = (path.parent / name).read_bytes()
+        else:
+            with zipfile.ZipFile(path) as archive:
+                graph = archive.read(name)
+    if OTHER_FILES in graph:
+        raise errors.BundleError(f'{path}: {name} takes weights from other files; geolearn writes no such graphs')
+    return graph
+
+
+def check_exports(export: str | Sequence[str]) -> tuple[Export, ...]:
+    """Return the graphs that a caller asks for, one name or several.
+
+    Raises:
+        UnknownNameError: If there is no such kind of graph.
+    """
+    names = (export,) if isinstance(export, str) else tuple(export)
+    for name in names:
+        if name not in get_args(Export):
+            raise errors.UnknownNameError('export', str(name), get_args(Export))
+    return tuple(kind for kind in get_args(Export) if kind in names)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a bundle is read into the error that says so."""
+    try:
+        yield
     except _BROKEN_ZIP as error:
         raise errors.BundleError(
             f'{path} is no readable {SUFFIX}: {error}; it may be truncated, copy it again'
@@ -152,19 +275,29 @@ def _read_zip(path: Path) -> Bundle:
         _check_members(archive.infolist(), path, path.stat().st_size)
         member = _find_emd(archive.infolist(), path)
         emd = _parse_emd(archive.read(member), f'{path}: {member.filename}')
-        weights = parse_safetensors(archive.read(_weights_name(emd, archive.namelist(), path)))
+        weights = _parse_weights(archive.read(_weights_name(emd, archive.namelist(), path)))
         figures = {member.filename: archive.read(member) for member in archive.infolist() if _is_figure(member)}
     return Bundle(emd, weights, figures)
 
 
-def _read_folder(path: Path) -> Bundle:
-    """Read the bundle whose .emd this is; figures are left where they are."""
+def _read_emd_file(path: Path, *, foreign: bool = False) -> dict[str, Any]:
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise errors.BundleError(f'{path} is {path.stat().st_size} bytes; that is no model definition')
-    emd = _parse_emd(path.read_bytes(), str(path))
+    return _parse_emd(path.read_bytes(), str(path), foreign=foreign)
+
+
+def _read_folder(path: Path) -> Bundle:
+    """Read the bundle whose .emd this is; figures are left where they are."""
+    emd = _read_emd_file(path)
     # names of files in the folder, so that no name leads out of it
     weights = path.parent / _weights_name(emd, [item.name for item in path.parent.iterdir()], path)
-    return Bundle(emd, parse_safetensors(weights.read_bytes()))
+    return Bundle(emd, _parse_weights(weights.read_bytes()))
+
+
+def _parse_weights(content: bytes) -> 'dict[str, Tensor]':
+    from safetensors.torch import load as parse_safetensors
+
+    return parse_safetensors(content)
 
 
 def _check_members(members: list[zipfile.ZipInfo], path: Path, size: int) -> None:
@@ -214,7 +347,7 @@ def _find_emd(members: list[zipfile.ZipInfo], path: Path) -> zipfile.ZipInfo:
     return found[0]
 
 
-def _parse_emd(content: bytes, name: str) -> dict[str, Any]:
+def _parse_emd(content: bytes, name: str, *, foreign: bool = False) -> dict[str, Any]:
     try:
         emd = json.loads(content)
         # numbers beyond those of JSON, and halves of characters, which no file can hold
@@ -222,6 +355,8 @@ def _parse_emd(content: bytes, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise errors.BundleError(f'{name} is not valid JSON: {error}') from error
     manifest = emd.get('geolearn') if isinstance(emd, dict) else None
+    if foreign and isinstance(emd, dict) and manifest is None:
+        return emd
     if not isinstance(manifest, dict):
         raise errors.BundleError(
             f'{name} was not written by geolearn: it has no "geolearn" block. Weights of other software have '

@@ -53,6 +53,10 @@ class BundleError(GeoLearnError, ValueError):
     """A .dlpk is broken, hostile or written by a newer geolearn."""
 
 
+class ExportError(GeoLearnError, RuntimeError):
+    """A network cannot be written as a graph, or the graph computes something else."""
+
+
 class NotTrainedError(GeoLearnError, RuntimeError):
     """A result was asked of a model that has not been trained."""
 

@@ -12,6 +12,7 @@ EXTRAS = {
     'xarray': ('xarray>=2023.12', 'zarr>=2.16'),
     'detection': ('pycocotools>=2.0.7',),
     'detr': ('transformers>=5.18',),
+    'onnx': ('onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20'),
     'tensorboard': ('tensorboard>=2.17',),
     'mlflow': ('mlflow>=2.14',),
     'wandb': ('wandb>=0.17',),

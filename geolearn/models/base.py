@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,15 +18,19 @@ from torch import Tensor, nn
 from geolearn import errors, history, plotting
 from geolearn.arguments import MODEL_ATTRIBUTES, advise, check_call, check_methods, encode, record_arguments
 from geolearn.backbones import custom, list_backbones, loading
+from geolearn.backbones.adapt import merged_state_dict
 from geolearn.backbones.backbone import BUILDERS
-from geolearn.bundle import read_bundle, write_bundle
+from geolearn.bundle import Export, GraphFacts, GraphOutput, check_exports, read_bundle, write_bundle
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
+from geolearn.inference import mapping
 from geolearn.inference.reading import RasterSource
+from geolearn.inference.tiles import TilingOptions
 from geolearn.losses.options import CustomLoss
 from geolearn.metrics import LOSSES, Scores, cover_classes, spread_chips
 from geolearn.metrics.scores import MetricFunction, ScoresAndFunctions
 from geolearn.models import bundling
+from geolearn.models.exporting import ExportedGraphs, export_network
 from geolearn.models.new_spec import BackboneConfig, describe_as_html, describe_model, require_task, spec_from_data
 from geolearn.models.reports.report import TaskReport, bundle_figures, make_report
 from geolearn.networks.network import Network
@@ -104,6 +109,10 @@ class Model(ABC):
     """Whether a prediction needs data at every date, as change does; else one date is enough."""
     forward_takes_targets: ClassVar[bool] = False
     """Whether the network takes the targets too, as detectors do that sample proposals by them."""
+    graph_output: ClassVar[GraphOutput] = 'classes'
+    """What the network's output is, for programs that run its exported graph."""
+    not_exported: ClassVar[str] = ''
+    """Why no graph of the network can be written; empty where one can."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -317,7 +326,9 @@ class Model(ABC):
             raise errors.BundleError(f'{path} holds a {type(model).__name__}; load it with geolearn.load_model')
         return model
 
-    def save(self, name_or_path: str | Path, *, compute_metrics: bool = True) -> Path:
+    def save(
+        self, name_or_path: str | Path, *, compute_metrics: bool = True, export: Export | Sequence[Export] = ()
+    ) -> Path:
         """Write the model as one .dlpk.
 
         Args:
@@ -325,15 +336,21 @@ class Model(ABC):
                 working_dir of the data is the chip folder if none was given. Whatever has a separator or ends in
                 .dlpk is a path: ``'lc.dlpk'`` is that file, ``'./lc'`` the folder of lc.dlpk.
             compute_metrics: Evaluate the model on the validation chips, and put figures and report into the bundle.
+            export: Graphs to put into the bundle, which run without geolearn's networks: ``'onnx'`` (see
+                `geolearn.onnx`), ``'torch'`` (a program of `torch.export`), or both. Each is compared with the model.
 
         Returns:
             The .dlpk written.
 
         Raises:
             FileWriteError: If it cannot be written.
+            ExportError: If a graph cannot be written, or differs from the network by more than 0.001 of the largest
+                output.
             NotTrainedError: If a bare name is given to a model without data.
         """
+        kinds = check_exports(export)
         target = bundling.choose_target(name_or_path, self.data)
+        graphs = self._export(kinds) if kinds else None
         evaluation = self.evaluation
         if compute_metrics and self.data is not None and self.history.epochs:
             # the losses of single batches are not in a bundle: their figure stays as it was read
@@ -344,9 +361,30 @@ class Model(ABC):
         for part, name in self.spec.custom.items():
             log.warning('the bundle names the %s %s and does not hold it: load_model(path, %s=...)', part, name, part)
         emd = self.emd_fields(self.spec)
-        return write_bundle(
-            target, bundling.make_bundle(self.spec, self.network, self.history, evaluation, emd=emd, name=target.stem)
+        bundle = bundling.make_bundle(self.spec, self.network, self.history, evaluation, emd=emd, name=target.stem)
+        return write_bundle(target, bundle if graphs is None else bundle.with_graphs(graphs.members, graphs.manifest))
+
+    def _export(self, kinds: Sequence[Export]) -> ExportedGraphs:
+        """Write the network, as it would be loaded, as graphs.
+
+        Raises:
+            ExportError: If that cannot be done.
+        """
+        if self.not_exported:
+            raise errors.ExportError(f'{self.spec.model} cannot be written as a graph: {self.not_exported}')
+        network = loading.build_filled(
+            lambda: self.build(self.spec), merged_state_dict(self.network), 'of the model'
+        ).eval()
+        side = self.spec.chip_size
+        if self.graph_output != 'chip classes':
+            side = mapping.choose_tile(self.spec, network, TilingOptions())[0]
+        facts = GraphFacts(
+            self.graph_output,
+            multiple=math.lcm(mapping.MULTIPLE, *network.backbone.strides),
+            position_grid=network.backbone.has_position_grid,
+            every_date=self.needs_every_date,
         )
+        return export_network(network, self.spec, kinds, facts=facts, tile_size=side)
 
     def load(self, name_or_path: str | Path) -> Self:
         """Take the weights, classes and history of a saved model of the same class, backbone and options.

@@ -106,6 +106,7 @@ class FeatureClassifier(base.Model):
     """
 
     tasks = (Task.LABEL, Task.LABELS)
+    graph_output = 'chip classes'
     raster_use = base.RasterUse(
         'classifies polygons',
         tuple(vectors.DRIVERS),

@@ -157,6 +157,10 @@ class ObjectDetector(base.Model):
     """
 
     tasks: ClassVar[tuple[Task, ...]] = (Task.OBJECTS, Task.INSTANCES)
+    not_exported = (
+        'the number of its objects differs from image to image, and what picks them is part of its network; use '
+        'detect_objects, which needs torch, and save it without export='
+    )
     raster_use = base.RasterUse(
         'detects objects',
         tuple(vectors.DRIVERS),

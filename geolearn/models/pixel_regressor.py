@@ -55,6 +55,7 @@ class PixelRegressor(pixel_model.PixelModel):
     """
 
     tasks = (Task.REGRESSION,)
+    graph_output = 'values'
     raster_use = base.RasterUse('maps pixels', base.RASTERS, base.MAP_OPTIONS)
     network: Segmenter
 

@@ -1,0 +1,203 @@
+"""Write a network as graphs that run without geolearn, ONNX and torch.export, and compare each with the network."""
+
+import io
+import logging
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from geolearn import errors, extras
+from geolearn.backbones.compiling import fold_kernels
+from geolearn.bundle import EXPORT_FILES, Export, GraphFacts
+from geolearn.networks.spec import ModelSpec
+
+log = logging.getLogger('geolearn')
+
+TOLERANCE = 1e-3
+"""Most that a graph's output may differ from the network's, over the largest value of the output."""
+
+MAX_BATCH, MAX_SIDE = 1024, 16_384
+"""Images and pixels that a graph takes at most."""
+
+MAX_ONNX_BYTES = 2**31 - 2**24
+"""Of weights in one ONNX file, which cannot be larger than 2 GiB."""
+
+SEED = 20
+
+
+@dataclass(frozen=True)
+class ExportedGraphs:
+    """Graphs of one network.
+
+    Args:
+        members: Files of the bundle by name.
+        manifest: What is known of each graph by its kind, as JSON: ``file``, the fields of `GraphFacts`, and
+            ``largest_difference`` from the network, with the ``bound`` that it was held to.
+    """
+
+    members: Mapping[str, bytes]
+    manifest: Mapping[str, Any]
+
+
+def export_network(
+    network: nn.Module, spec: ModelSpec, kinds: Sequence[Export], *, facts: GraphFacts, tile_size: int
+) -> ExportedGraphs:
+    """Write a network as graphs of images in stored units, NaN where there is no data.
+
+    Normalization and NoData are part of the graphs, and DOFA's kernels are constants in them.
+
+    Args:
+        network: On the CPU in evaluation, without low-rank updates; it is changed: its kernels become constants.
+        spec: Of the model.
+        kinds: Of graphs.
+        facts: Of the network, as far as they are known before it is traced.
+        tile_size: Side of the tiles that the graph will usually take, with which it is compared.
+
+    Raises:
+        ExportError: If the network cannot be written as a graph, is too large for one, or the graph computes something
+            else.
+        MissingExtraError: If ONNX is asked for and its libraries are missing.
+    """
+    if 'onnx' in kinds:
+        for library in ('onnx', 'onnxscript', 'onnxruntime'):
+            extras.require(library, extra='onnx', to='write an ONNX graph')
+    network = fold_kernels(network, torch.float32).requires_grad_(False)
+    multiple = facts.multiple
+    side = max(2, math.ceil(spec.chip_size / multiple)) * multiple
+    tile = math.ceil(tile_size / multiple) * multiple
+    samples = [_sample(spec, 2, side, side), _sample(spec, 1, tile, side + multiple)]
+    try:
+        program = _trace(network, samples[0], multiple)
+    except _NOT_TRACED as error:
+        log.warning('the graph takes tiles of %s x %s pixels alone: %s', tile, tile, _first_line(error))
+        facts, samples = replace(facts, size=(tile, tile)), [_sample(spec, 2, tile, tile), _sample(spec, 1, tile, tile)]
+        program = _trace_at(network, samples[0])
+    members: dict[str, bytes] = {}
+    manifest: dict[str, Any] = {}
+    for kind in kinds:
+        members[EXPORT_FILES[kind]], run = _WRITERS[kind](program)
+        compared = _compare(network, run, samples, kind)
+        manifest[kind] = {'file': EXPORT_FILES[kind], **asdict(facts), **compared}
+    return ExportedGraphs(members, manifest)
+
+
+def _sample(spec: ModelSpec, count: int, height: int, width: int) -> Tensor:
+    """Draw images with the statistics of the chips, which lack data in a corner."""
+    random = torch.Generator().manual_seed(SEED)
+    dates = (spec.dates,) if spec.dates > 1 else ()
+    mean, std = (torch.tensor(column).view(-1, 1, 1) for column in (spec.statistics.mean, spec.statistics.std))
+    images = torch.randn(count, *dates, len(spec.bands), height, width, generator=random) * std + mean
+    images[0, ..., : height // 3, : width // 4] = torch.nan
+    return images
+
+
+def _trace(network: nn.Module, example: Tensor, multiple: int) -> torch.export.ExportedProgram:
+    """Trace a network for any number and size of images."""
+    dim = torch.export.Dim
+    shape: dict[int, Any] = {0: dim('batch', min=1, max=MAX_BATCH)}
+    for axis, name in ((-2, 'height'), (-1, 'width')):
+        shape[example.dim() + axis] = multiple * dim(name, min=1, max=MAX_SIDE // multiple)
+    return _export(network, example, shape)
+
+
+def _trace_at(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """Trace a network for any number of images of one size."""
+    try:
+        return _export(network, example, {0: torch.export.Dim('batch', min=1, max=MAX_BATCH)})
+    except _NOT_TRACED as error:
+        raise errors.ExportError(
+            f'torch.export cannot write this network as a graph: {_first_line(error)}; save it without export='
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+_NOT_TRACED = (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError)
+"""What torch.export raises where a network branches on its input, by where that is met."""
+
+
+@torch.no_grad()
+def _export(network: nn.Module, example: Tensor, shape: dict[int, Any]) -> torch.export.ExportedProgram:
+    program = torch.export.export(network, (example,), dynamic_shapes=(shape,))
+    for node in program.graph.nodes:
+        node.meta.pop('stack_trace', None)  # paths of this machine are nobody's business
+    program._example_inputs = None  # type: ignore[assignment]
+    return program
+
+
+Run = Callable[[Tensor], Tensor]
+
+
+def _write_program(program: torch.export.ExportedProgram) -> tuple[bytes, Run]:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    content = buffer.getvalue()
+    return content, torch.export.load(io.BytesIO(content)).module()
+
+
+def _write_onnx(program: torch.export.ExportedProgram) -> tuple[bytes, Run]:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
+    if size > MAX_ONNX_BYTES:
+        raise errors.ExportError(
+            f"the weights take {size / 2**30:.1f} GiB and one ONNX file holds up to 2; pass export='torch' alone"
+        )
+    runtime = extras.require('onnxruntime', extra='onnx', to='run an ONNX graph')
+    names = {'input_names': ['images'], 'output_names': ['outputs']}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of the exporter about itself
+            written = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
+    except RuntimeError as error:
+        raise errors.ExportError(
+            f"this network cannot be written as ONNX: {_first_line(error)}; pass export='torch' alone"
+        ) from error
+    assert written is not None
+    for node in written.model.graph.all_nodes():
+        node.metadata_props.clear()
+    buffer = io.BytesIO()
+    written.save(buffer)
+    session = runtime.InferenceSession(buffer.getvalue(), providers=['CPUExecutionProvider'])
+    return buffer.getvalue(), lambda images: torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
+
+
+_WRITERS: Mapping[Export, Callable[[torch.export.ExportedProgram], tuple[bytes, Run]]] = {
+    'onnx': _write_onnx,
+    'torch': _write_program,
+}
+
+
+@torch.no_grad()
+def _compare(network: nn.Module, run: Run, samples: Sequence[Tensor], kind: Export) -> dict[str, float]:
+    """Return the largest difference between a graph and its network.
+
+    Raises:
+        ExportError: If it is larger than the bound.
+    """
+    difference = largest = 0.0
+    for images in samples:
+        expected = network(images)
+        found = run(images)
+        if found.shape != expected.shape:
+            raise errors.ExportError(
+                f'the {kind} graph gives {tuple(found.shape)} for images {tuple(images.shape)}, the network '
+                f"{tuple(expected.shape)}; save without export='{kind}', and report it"
+            )
+        difference = max(difference, float(np.nanmax((found - expected).abs().numpy(), initial=0)))
+        largest = max(largest, float(expected.abs().max()))
+        if bool((found.isfinite() != expected.isfinite()).any()):
+            difference = math.inf
+    bound = TOLERANCE * max(largest, 1e-6)
+    if not difference <= bound:
+        raise errors.ExportError(
+            f'the {kind} graph differs from the network by {difference:.3g}, and {bound:.3g} is the most that is '
+            f"written; save without export='{kind}', and report it"
+        )
+    return {'largest_difference': difference, 'bound': bound}
