@@ -190,6 +190,7 @@ EXAMPLES = {
     'evaluate': ['evaluate', 'a', 'b'],
     'report': ['report', 'a', 'b', 'c'],
     'predict': ['predict', 'a', 'b', 'c'],
+    'vectorize': ['vectorize', 'a', 'b'],
     'weights': ['weights', 'list'],
     'info': ['info', 'a'],
     'demo': ['demo'],

@@ -44,8 +44,14 @@ if TYPE_CHECKING:
 
 def png(figure: 'Figure', *, dpi: float = 100) -> bytes:
     """Return a figure as the bytes of a PNG of `dpi` pixels an inch."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=dpi)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer, own = io.BytesIO(), figure.dpi
+    figure.dpi = dpi
+    try:
+        FigureCanvasAgg(figure).print_png(buffer)  # savefig would lay out and draw everything twice
+    finally:
+        figure.dpi = own
     return buffer.getvalue()
 
 
