@@ -192,7 +192,7 @@ class Mosaic(Raster):
         width = max(part.col + part.raster.width for part in self._placed)
         height = max(part.row + part.raster.height for part in self._placed)
         super().__init__(
-            f'the mosaic of {len(rasters)} rasters, the first {first.name},',
+            f'the mosaic of {len(rasters)} rasters (the first is {first.name})',
             GeoBox((height, width), Affine(cell_x, 0, left, 0, cell_y, top), first.geobox.crs),
             dtypes=first.dtypes,
             descriptions=first.descriptions,
@@ -350,7 +350,7 @@ class BandStack(Raster):
         self._bands = [(raster, index) for raster in aligned for index in raster.indexes]
         self._sensor = sensor
         super().__init__(
-            f'the scene of {len(rasters)} files, the first {rasters[0].name},',
+            f'the scene of {len(rasters)} files (the first is {rasters[0].name})',
             finest.geobox,
             dtypes=[raster.dtypes[index - 1] for raster, index in self._bands],
             descriptions=names,

@@ -250,3 +250,16 @@ def test_bad_bands_are_known_after_an_export(tmp_path, save):
     labels = save(tmp_path / 'labels.tif', np.tile(field('uint8', 1), (4, 4))[None], transform=PLACE, crs=CRS)
     data = prepare_data(export_training_data(image, labels, tmp_path / 'e', tile_size=8), **PLAIN)
     assert data.band_indexes == (1,)
+
+
+def test_statistics_of_the_export_that_count_named_nodata_are_not_taken(tmp_path, save):
+    rng = np.random.default_rng(1)
+    image = rng.integers(1000, 1500, (2, 32, 32)).astype(np.uint16)
+    image[:, :5] = 7
+    labels = save(tmp_path / 'l.tif', rng.integers(1, 3, (32, 32)).astype(np.uint8), transform=PLACE, crs=CRS)
+    scene = save(tmp_path / 'i.tif', image, transform=PLACE, crs=CRS, names=('red', 'nir'))
+    chips = export_training_data(scene, labels, tmp_path / 'chips', tile_size=8)
+    data = prepare_data(chips, nodata=7, extract_bands=['nir'], **PLAIN)
+    assert data.statistics.mean == pytest.approx([image[1, 5:].mean()])
+    assert data.statistics.std == pytest.approx([image[1, 5:].std()])
+    assert data.statistics.minimum[0] >= 1000

@@ -104,6 +104,8 @@ def _stated_or(counted: BandStatistics, chips: collection.Collection, indexes: l
     table = chips.table
     if len(chips.folders) > 1 or table.dates > 1 or chips.metadata == ExportMetadata.empty():
         return counted, 'statistics counted from the chips'
+    if chips.folders[0].opened.listing.nodata != chips.metadata.nodata:
+        return counted, 'statistics counted from the chips: those in the .emd count what nodata= names'
     pooled = table.pooled(range(len(table)))
     stated, source = choose_statistics(chips.metadata.statistics, pooled.result() if len(pooled.count) else counted)
     return (stated.select(indexes), source) if stated is chips.metadata.statistics else (counted, source)
