@@ -1,9 +1,12 @@
 """Folders of rasters: Classified_Tiles, ChangeDetection and MultiTemporal_Tiles with labels, Export_Tiles without."""
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ from rasterio.windows import Window
 
 from geolearn.chips.emd import EMD_NAME, ExportMetadata
 from geolearn.chips.formats import coco, files, writing
-from geolearn.chips.formats.content import FolderContent, has_class_folders
+from geolearn.chips.formats.content import FolderContent, has_class_folders, visible_folders
 from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, read_no_label
 from geolearn.chips.meaning.values import as_classes, as_numbers, refuse_lossy
 from geolearn.errors import ChipFolderError, RasterError
@@ -256,13 +259,35 @@ def split_dates(folder: Path, metadata: ExportMetadata, listing: Listing) -> Lis
 def list_export_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
     """List ``images/``; what lies in ``images2/`` or ``labels/`` is not read, and a note says so.
 
+    So does one where a folder beside them, or beside the folder, holds text files of the images' names, such as
+    ``labelTxt/``.
+
     Raises:
         ChipFolderError: If there is no image.
     """
     images = files.list_images(FolderContent(folder).images)
     chips = tuple(ChipSource(name, ((path,),), (), read_no_label) for name, path in sorted(images.items()))
     unread = [name for name in ('images2', 'labels') if (folder / name).is_dir()]
-    return Listing(Task.UNLABELLED, chips, (), notes=tuple(f'{name}/ is not read: these are tiles' for name in unread))
+    notes = [f'{name}/ is not read: these are tiles' for name in unread]
+    stems = {name.rpartition('/')[2] for name in images}
+    for place in [*visible_folders(folder), *visible_folders(folder.resolve().parent)[:_SEARCHED]]:
+        if place.name not in unread and (example := _label_of(place, stems)):
+            notes.append(f'{place} holds {example} and more of the names of the images, which are not read as labels')
+    return Listing(Task.UNLABELLED, chips, (), notes=tuple(notes))
+
+
+_SEARCHED = 50
+"""Folders beside chips, and files in each, in which labels that are not read are looked for."""
+
+
+def _label_of(folder: Path, stems: Collection[str]) -> str | None:
+    """Return the name of a text file in a folder that is called like an image."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in islice(entries, _SEARCHED):
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() in ('.txt', '.xml', '.json', '.csv') and stem in stems:
+                return entry.name
+    return None
 
 
 class ExportTilesWriter(writing.FormatWriter):

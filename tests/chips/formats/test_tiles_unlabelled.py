@@ -33,3 +33,17 @@ def test_no_image_is_no_export(tmp_path):
     (tmp_path / 'images').mkdir()
     with pytest.raises(ChipFolderError, match=r'images holds no image \(.*\), but no file at all'):
         list_export_tiles(tmp_path, ExportMetadata.empty())
+
+
+def test_labels_of_a_layout_that_is_not_known_are_noted(tmp_path):
+    """A folder of DOTA, and one whose labels are shared by the images of two sensors beside each other."""
+    for place in ('optical/images', 'optical/labelTxt', 'shared_labels', 'reports'):
+        (tmp_path / place).mkdir(parents=True)
+    for file in ('optical/images/a.png', 'optical/labelTxt/a.txt', 'shared_labels/a.txt', 'reports/other.txt'):
+        (tmp_path / file).touch()
+    notes = list_export_tiles(tmp_path / 'optical', ExportMetadata.empty()).notes
+    assert [note.split(' holds ')[0] for note in notes] == [
+        str(tmp_path / 'optical' / 'labelTxt'),
+        str(tmp_path / 'shared_labels'),
+    ]
+    assert all('a.txt and more of the names of the images, which are not read as labels' in note for note in notes)
