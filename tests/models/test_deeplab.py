@@ -370,7 +370,10 @@ def test_the_bundle_says_which_bands_of_the_raster_were_chosen(scene_chips, tmp_
 def test_dofa_asks_for_unknown_wavelengths_with_the_line_to_paste(scene_chips, small_dofa):
     bands = [*get_bands('sentinel2_l2a', ['B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A', 'B11']), Band('odd')]
     data = prepare_data(scene_chips, chip_size=32, batch_size=4, ignore_classes=[0], bands=bands)
-    words = r"unresolved: 'odd'. Pass wavelengths= with a number of micrometres for each band in this order: 'B02' \(0.49\)"
+    words = (
+        r"unresolved: 'odd'. Pass wavelengths= with a number of micrometres for each band in this order: "
+        r"'B02' \(0.49\)"
+    )
     with pytest.raises(BandError, match=words):
         make(data, 'dofa_tiny')
     make(data)  # a convolutional network needs no wavelengths
