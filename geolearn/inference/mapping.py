@@ -18,7 +18,7 @@ from geolearn.backbones.compiling import compile_for_inference
 from geolearn.classes import ClassInfo
 from geolearn.device import choose_device
 from geolearn.inference.reading import RasterSource, open_dates
-from geolearn.inference.targets import check_target
+from geolearn.inference.targets import check_space, check_target
 from geolearn.inference.tiles import (
     MicroBatches,
     ReadOptions,
@@ -326,6 +326,7 @@ def map_raster(
     tags = {'MODEL': spec.model, 'BACKBONE': spec.backbone, 'SOFTWARE': f'geolearn {__version__}'}
     with ExitStack() as stack:
         sources = open_dates(src, spec, read, stack)
+        check_space(target, math.prod(sources[0].shape) * np.dtype(encoding.dtype).itemsize)
         grid = cut_raster(network, sources[0].box, tiling, tile_size=side, halo=halo)
         network = network.to(choose_device(tiling.device))
         return map_sources(

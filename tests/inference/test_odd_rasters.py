@@ -1,0 +1,172 @@
+"""Rasters of every kind are mapped or refused in words: places, types, missing values, sizes, targets."""
+
+import shutil
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+
+from geolearn.errors import RasterError
+from geolearn.inference.mapping import ClassEncoding, map_raster
+from geolearn.inference.targets import check_target
+from geolearn.inference.tiles import ReadOptions, TilingOptions
+from geolearn.raster import open_raster
+
+UTM = Affine(10, 0, 500000, 0, -10, 4000000)
+PIXELS = np.random.default_rng(0).integers(1, 41, (2, 40, 50))
+EXPECTED = np.where(PIXELS[0] - PIXELS[1] > 0, 1, 2)
+
+
+class Brighter(torch.nn.Module):
+    """Class 1 where the first band is brighter than the second, else 2."""
+
+    class backbone:
+        has_position_grid = False
+        strides = (1,)
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        x = torch.nan_to_num(x, nan=0.0)
+        return torch.stack([x[:, 0] - x[:, 1], x[:, 1] - x[:, 0] + 0.5], dim=1) * self.weight
+
+
+@pytest.fixture
+def run(make_spec, tmp_path):
+    def run(src, dst=tmp_path / 'map.tif', **read):
+        spec = make_spec()
+        map_raster(
+            spec,
+            Brighter(),
+            ClassEncoding(spec.class_infos),
+            src,
+            dst,
+            read=ReadOptions(scale=1, **read),
+            tiling=TilingOptions(tile_size=32, halo=4, device='cpu'),
+            overwrite=True,
+        )
+        with rasterio.open(dst) as found:
+            return found.read(1), found
+
+    return run
+
+
+def store(save, path, pixels, *, transform=UTM, crs='EPSG:32631', **profile):
+    return save(path, pixels, transform=transform, crs=crs, names=('Red', 'Green'), **profile)
+
+
+@pytest.mark.parametrize(
+    'place',
+    [
+        {'crs': None, 'transform': UTM},
+        {'crs': None, 'transform': None},
+        {'transform': Affine(10, 0, 500000, 0, 10, 3000000)},
+        {'transform': Affine(7, 7, 500000, 7, -7, 4000000)},
+    ],
+    ids=['no CRS', 'no place', 'south-up', 'turned'],
+)
+def test_a_map_lies_where_its_raster_lies(save, tmp_path, run, place):
+    path = store(save, tmp_path / 'a.tif', PIXELS.astype(np.int16), **place)
+    found, src = run(path)
+    assert (found == EXPECTED).all()
+    with open_raster(path) as original:
+        assert src.transform == original.transform
+        assert src.crs == original.crs
+
+
+@pytest.mark.parametrize(
+    'dtype', ['int8', 'uint8', 'int16', 'uint16', 'int32', 'uint32', 'int64', 'float32', 'float64']
+)
+def test_every_type_of_numbers_is_mapped(save, tmp_path, run, dtype):
+    assert (run(store(save, tmp_path / 'a.tif', PIXELS.astype(dtype)))[0] == EXPECTED).all()
+
+
+def test_complex_numbers_are_refused_with_what_to_do(save, tmp_path, run):
+    with pytest.raises(RasterError, match='complex64 numbers, which no network takes; write the amplitude first'):
+        run(store(save, tmp_path / 'a.tif', PIXELS.astype(np.complex64)))
+
+
+def test_pixels_that_are_no_numbers_come_out_as_nodata(save, tmp_path, run):
+    pixels = PIXELS.astype(np.float32)
+    pixels[0, 3, 4], pixels[1, 5, 6], pixels[0, 7, 8], pixels[1, 9, 9] = np.nan, np.inf, -np.inf, -3.4028235e38
+    found, _ = run(store(save, tmp_path / 'a.tif', pixels))
+    assert np.argwhere(found == 0).tolist() == [[3, 4], [5, 6], [7, 8], [9, 9]]
+
+
+@pytest.mark.parametrize('kind', ['tag', 'mask', 'alpha'])
+def test_missing_pixels_come_out_as_nodata(save, tmp_path, run, kind):
+    pixels, valid = PIXELS.astype(np.uint8), np.ones(PIXELS.shape[1:], bool)
+    valid[10:20, 5:9] = False
+    path = tmp_path / 'a.tif'
+    if kind == 'tag':
+        store(save, path, np.where(valid, pixels, 99).astype(np.uint8), nodata=99)
+    elif kind == 'mask':
+        store(save, path, pixels)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, 'r+') as dst:
+            dst.write_mask(valid)
+    else:
+        opacity = np.where(valid, 255, 0).astype(np.uint8)
+        save(
+            path,
+            np.concatenate([pixels, opacity[None]]),
+            transform=UTM,
+            crs='EPSG:32631',
+            names=('Red', 'Green', 'alpha'),
+        )
+        with rasterio.open(path, 'r+') as dst:
+            dst.colorinterp = (*dst.colorinterp[:2], rasterio.enums.ColorInterp.alpha)
+    found, _ = run(path)
+    assert ((found == 0) == ~valid).all()
+
+
+@pytest.mark.parametrize('part', [np.s_[:, :1, :], np.s_[:, :, :1], np.s_[:, :1, :1]], ids=['row', 'column', 'pixel'])
+def test_rasters_of_one_row_or_column_are_mapped(save, tmp_path, run, part):
+    found, _ = run(store(save, tmp_path / 'a.tif', PIXELS[part].astype(np.int16)))
+    assert (found == EXPECTED[part[1:]]).all()
+
+
+def test_a_map_that_the_disk_cannot_hold_is_refused_before_the_start(save, tmp_path, run, monkeypatch):
+    path = store(save, tmp_path / 'a.tif', PIXELS.astype(np.int16))
+    usage = namedtuple('usage', 'total used free')
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage(100, 0, 100))
+    with pytest.raises(RasterError, match=r'GiB are free on its disk; write to another disk, or map a part with bbox='):
+        run(path)
+    assert not (tmp_path / 'map.tif').exists()
+
+
+def test_no_source_is_overwritten(save, tmp_path):
+    tiles = [
+        store(
+            save,
+            tmp_path / f'{name}.tif',
+            PIXELS.astype(np.int16),
+            transform=Affine(10, 0, 500000 + 500 * at, 0, -10, 4000000),
+        )
+        for at, name in enumerate('ab')
+    ]
+    folder = tmp_path / 'tiles'
+    folder.mkdir()
+    (folder / 'link.tif').symlink_to(tiles[1])
+    (tmp_path / 'all.vrt').write_text(
+        '<VRTDataset rasterXSize="50" rasterYSize="40"><VRTRasterBand dataType="Int16" band="1"><SimpleSource>'
+        '<SourceFilename relativeToVRT="1">b.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+        '</VRTRasterBand></VRTDataset>'
+    )
+    item = {
+        'type': 'Feature',
+        'id': 'x',
+        'properties': {},
+        'assets': {'a': {'href': str(tiles[1]), 'type': 'image/tiff'}},
+    }
+    before = tiles[1].read_bytes()
+    for source in (tiles, [tiles], folder, tmp_path / 'all.vrt', item, [tmp_path / 'a.tif', [folder]]):
+        for target in (tiles[1], folder / 'link.tif'):
+            with pytest.raises(RasterError, match='is the raster to map|takes its pixels from'):
+                check_target(source, target, overwrite=True)
+    assert tiles[1].read_bytes() == before
+    assert check_target(tiles, tmp_path / 'c.tif', overwrite=False) == tmp_path / 'c.tif'
