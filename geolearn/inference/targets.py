@@ -34,7 +34,7 @@ def check_target(src: Any, dst: Path, *, overwrite: bool) -> Path:
             if target in {os.path.realpath(name) for name in _files_inside(source)}:
                 raise RasterError(f'{dst} is a file that {_shown(source)} takes its pixels from; write to another file')
     if dst.is_dir():
-        raise RasterError(f'{dst} is a folder; pass the GeoTIFF to write, such as {dst / "map.tif"}')
+        raise RasterError(f'{dst} is a folder; pass the file to write, such as {dst / "map.tif"}')
     if dst.exists() and not overwrite:
         raise RasterError(f'{dst} exists; pass overwrite=True to replace it, or another name')
     return dst
