@@ -5,7 +5,7 @@ from importlib import import_module
 from geolearn._version import __version__
 
 _HOMES = {
-    'Adaptation': 'backbones.adapt',
+    'Adaptation': 'adaptation',
     'Band': 'bands',
     'ChipData': 'data',
     'ClassInfo': 'classes',

@@ -1,5 +1,5 @@
+from geolearn.adaptation import Adaptation
 from geolearn.backbones import backbone_table, create_backbone, describe_backbone, list_backbones
-from geolearn.backbones.adapt import Adaptation
 from geolearn.bands import Band, get_bands, list_sensors
 from geolearn.chips.export import export_training_data
 from geolearn.classes import ClassInfo

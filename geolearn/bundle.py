@@ -48,6 +48,9 @@ EXPORT_FILES: Mapping[Export, str] = {'onnx': 'model.onnx', 'torch': 'model.pt2'
 GraphOutput = Literal['classes', 'values', 'chip classes']
 """What a graph gives: logits of classes or a value at each pixel, or logits of classes of the image."""
 
+MAX_MULTIPLE, MAX_GRAPH_SIDE = 1024, 16_384
+"""Pixels: of a network's coarsest stride, and of the sides of images that a graph takes."""
+
 OTHER_FILES = b'\x0a\x08location'
 """How ONNX begins a reference to a file of weights beside it; geolearn writes none."""
 
@@ -105,6 +108,10 @@ class GraphFacts:
 
     Args:
         output: What the graph gives.
+        dtype: Of the map's pixels.
+        nodata: Of the map; None for NaN.
+        tile_size: Side of the usual tiles in pixels, which `multiple` divides.
+        halo: Half of what these share.
         multiple: Of which sides and starts of tiles are multiples: the network's coarsest stride.
         position_grid: Whether positions are embedded, so that tiles are of the size of the chips and fade into each
             other.
@@ -113,10 +120,23 @@ class GraphFacts:
     """
 
     output: GraphOutput
+    dtype: str
+    nodata: int | None
+    tile_size: int
+    halo: int
     multiple: int
     position_grid: bool = False
     every_date: bool = False
     size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        sides = (self.tile_size, *(self.size or ()))
+        if not 1 <= self.multiple <= MAX_MULTIPLE or not all(1 <= side <= MAX_GRAPH_SIDE for side in sides):
+            raise ValueError(f'tiles of {sides} pixels, multiples of {self.multiple}, are none that a graph takes')
+        if self.dtype not in ('uint8', 'uint16', 'float32'):
+            raise ValueError(f'maps are uint8, uint16 or float32, got {self.dtype!r}')
+        if not 0 <= 2 * self.halo < self.tile_size:
+            raise ValueError(f'halo must be at least 0 and under half of the tile, got {self.halo}')
 
 
 def write_bundle(path: str | Path, bundle: Bundle) -> Path:
@@ -275,7 +295,7 @@ def _read_zip(path: Path) -> Bundle:
         _check_members(archive.infolist(), path, path.stat().st_size)
         member = _find_emd(archive.infolist(), path)
         emd = _parse_emd(archive.read(member), f'{path}: {member.filename}')
-        weights = _parse_weights(archive.read(_weights_name(emd, archive.namelist(), path)))
+        weights = parse_weights(archive.read(_weights_name(emd, archive.namelist(), path)))
         figures = {member.filename: archive.read(member) for member in archive.infolist() if _is_figure(member)}
     return Bundle(emd, weights, figures)
 
@@ -291,10 +311,11 @@ def _read_folder(path: Path) -> Bundle:
     emd = _read_emd_file(path)
     # names of files in the folder, so that no name leads out of it
     weights = path.parent / _weights_name(emd, [item.name for item in path.parent.iterdir()], path)
-    return Bundle(emd, _parse_weights(weights.read_bytes()))
+    return Bundle(emd, parse_weights(weights.read_bytes()))
 
 
-def _parse_weights(content: bytes) -> 'dict[str, Tensor]':
+def parse_weights(content: bytes) -> 'dict[str, Tensor]':
+    """Read safetensors; this alone takes torch."""
     from safetensors.torch import load as parse_safetensors
 
     return parse_safetensors(content)

@@ -12,8 +12,8 @@ import pytest
 import geolearn
 from geolearn import DeepLab, FasterRCNN, FeatureClassifier, UNet, load_model, prepare_data
 from geolearn import arguments as arcgis_names
+from geolearn.adaptation import Adaptation
 from geolearn.arguments import check_call, encode, find_imports, format_value, record_arguments
-from geolearn.backbones.adapt import Adaptation
 from geolearn.errors import ArcGISNameError, ArgumentError
 from geolearn.models.base import MODELS
 

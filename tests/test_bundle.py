@@ -400,7 +400,7 @@ def test_memory_that_does_not_suffice_is_a_bundle_error(tmp_path, monkeypatch):
     def full(content):
         raise MemoryError
 
-    monkeypatch.setattr(bundle_module, 'parse_safetensors', full)
+    monkeypatch.setattr(bundle_module, 'parse_weights', full)
     assert_refused(path, 'needs more memory than there is')
 
 

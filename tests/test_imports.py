@@ -12,9 +12,9 @@ TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / 'geolearn'
 FILES = sorted(PACKAGE.rglob('*.py'))
 LAYERS = (
-    'errors _version extras device files progress notebook parallel arguments history classes bands '
+    'errors _version extras device files progress notebook parallel arguments history classes bands adaptation '
     'raster statistics units normalize tiling batch bundle augment chips backbones decoders losses metrics networks '
-    'plotting data prepare sources training inference report models arcgis serve synthetic demo cli __main__'
+    'plotting data prepare sources training inference onnx report models arcgis synthetic demo cli __main__'
 ).split()
 
 

@@ -4,7 +4,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn import bands, errors
+from geolearn.adaptation import is_whole
 from geolearn.backbones import loading, vit
 from geolearn.backbones.trunk import Trunk
 
@@ -135,11 +135,6 @@ def _resampling(c: int, scale: float) -> tuple[dict[str, nn.Module], int]:
 
 Form = Literal['pyramid', 'layers', 'tokens']
 """What a backbone returns: ``'pyramid'`` and ``'layers'`` feature maps, finest first; ``'tokens'`` native tokens."""
-
-
-def is_whole(value: object) -> bool:
-    """Whether a value is a whole number; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)

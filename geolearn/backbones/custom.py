@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geolearn import bundle
+from geolearn.adaptation import is_whole
 from geolearn.backbones import building, loading, vit
 from geolearn.backbones.backbone import (
     BUILDERS,
@@ -17,7 +18,6 @@ from geolearn.backbones.backbone import (
     Builder,
     choose_strides,
     end_at_coarsest,
-    is_whole,
     refuse_transformer_options,
     register_backbone,
 )

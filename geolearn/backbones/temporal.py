@@ -3,16 +3,14 @@
 import math
 from collections.abc import Sequence
 from datetime import date
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from geolearn.adaptation import Temporal, is_whole
 from geolearn.backbones import backbone, trunk
 from geolearn.errors import BackboneError
-
-Temporal = Literal['mean', 'concat', 'ltae']
-"""How the maps of several dates become one."""
 
 MAX_HEADS = 16
 KEY_DIM = 8
@@ -167,7 +165,7 @@ def count_dates(dates: object) -> int:
     Raises:
         ValueError: If it is neither, or stands for none.
     """
-    if backbone.is_whole(dates) and isinstance(dates, int) and dates >= 1:
+    if is_whole(dates) and isinstance(dates, int) and dates >= 1:
         return dates
     if isinstance(dates, Sequence) and dates and all(isinstance(day, date) for day in dates):
         return len(dates)

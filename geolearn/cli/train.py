@@ -17,7 +17,7 @@ from geolearn.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from geolearn.backbones.adapt import Adaptation
+    from geolearn.adaptation import Adaptation
     from geolearn.losses import PixelLossOptions, RegressionLossOptions
     from geolearn.models import Model
 
@@ -217,7 +217,7 @@ def _choose_loss(
 
 
 def _choose_adaptation(arguments: argparse.Namespace) -> 'Adaptation':
-    from geolearn.backbones.adapt import Adaptation
+    from geolearn.adaptation import Adaptation
 
     freeze = arguments.freeze or 'none'
     return Adaptation(

@@ -17,6 +17,7 @@ from geolearn import errors, extras, progress
 from geolearn.batch import Detections
 from geolearn.device import choose_device
 from geolearn.inference import mapping, merging, reading, targets, vectors
+from geolearn.inference.images import Image, load_image
 from geolearn.inference.resume import RunCheckpoint, source_facts, weights_digest
 from geolearn.inference.tiles import MicroBatches, ReadOptions, Source, TilingOptions, prefetch, read_batches
 from geolearn.networks.detection.detector import Detector
@@ -305,7 +306,7 @@ class ImageDetections:
 def detect_image(
     spec: ModelSpec,
     network: Detector,
-    image: reading.Image,
+    image: Image,
     *,
     read: ReadOptions,
     options: DetectOptions,
@@ -330,7 +331,7 @@ def detect_image(
             f'this model takes images of {spec.dates} dates, and predict takes one; use detect_objects with a list of '
             'one raster for each date'
         )
-    pixels = reading.load_image(image, spec, read).pixels
+    pixels = load_image(image, spec, read).pixels
     network.to(choose_device(device)).eval()
     predict = make_predict_fn(
         network, threshold=options.threshold, nms_overlap=options.nms_overlap, augment=options.augment

@@ -5,17 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform as transform_points
-from rasterio.windows import Window
-from torch import Tensor
 
 from geolearn import errors, units
 from geolearn.inference.tiles import ReadOptions, Resolution, Source
@@ -33,7 +29,7 @@ from geolearn.raster import (
 )
 from geolearn.raster.area import CroppedRaster, PixelArea
 from geolearn.raster.border import BorderCheck
-from geolearn.raster.nodata import as_float32, differs, missing
+from geolearn.raster.nodata import differs
 
 log = logging.getLogger('geolearn')
 
@@ -236,7 +232,7 @@ def open_dates(src: RasterSource, spec: ModelSpec, read: ReadOptions, stack: Exi
         RasterError: If bands, units, dates or grids do not fit.
     """
     if spec.dates == 1:
-        dataset = stack.enter_context(_open(src, read))  # type: ignore[arg-type]
+        dataset = stack.enter_context(open_date(src, read))  # type: ignore[arg-type]
         return [match_raster(crop(dataset, _locate(dataset, read)), spec, read)]
     if reading.is_one(src):
         dataset = stack.enter_context(open_raster(src))
@@ -246,7 +242,7 @@ def open_dates(src: RasterSource, spec: ModelSpec, read: ReadOptions, stack: Exi
             f'this model takes images of {spec.dates} dates, found {len(src)} rasters; pass one for each date, oldest '
             'first, or a list of tiles for each date'
         )
-    first, *others = opened = [stack.enter_context(_open(date, read)) for date in src]
+    first, *others = opened = [stack.enter_context(open_date(date, read)) for date in src]
     area = _locate(first, read)
     if area is None:  # bands that do not fit say more
         sources = [match_raster(dataset, spec, read) for dataset in opened]
@@ -267,7 +263,7 @@ def crop(dataset: raster.Raster, area: PixelArea | None) -> raster.Raster:
     return dataset if area is None else CroppedRaster(dataset, area)
 
 
-def _open(src: reading.RasterPath, read: ReadOptions) -> AbstractContextManager[raster.Raster]:
+def open_date(src: reading.RasterPath, read: ReadOptions) -> AbstractContextManager[raster.Raster]:
     """Open a raster of one date with the user's names of bands; in a mosaic their NoData must not cover other files."""
     # of one file, several values are counted and matched where its bands are
     single = reading.is_one(src) and not isinstance(read.nodata, int | float)
@@ -340,88 +336,3 @@ def check_units(sample: np.ndarray, spec: ModelSpec, read: ReadOptions) -> None:
         )
     if comparison.odd:
         log.warning('the raster may be in other units than the training chips: medians %s. %s', comparison.table, hint)
-
-
-Image = np.ndarray | Tensor | reading.RasterPath
-"""Pixels (bands, H, W) in the model's order of bands, NaN where there is no data, or a raster file."""
-
-
-class LoadedImage(NamedTuple):
-    """Pixels (bands, H, W) float32 in the model's units, NaN where there is no data; and their place, if known."""
-
-    pixels: Tensor
-    place: GeoBox | None
-
-
-def load_image(image: Image, spec: ModelSpec, read: ReadOptions) -> LoadedImage:
-    """Take an image of one date whole.
-
-    Args:
-        image: An array, or a file that is small enough for memory.
-        spec: Of the model that is to see it.
-        read: How bands and values are read; names of bands are for files.
-
-    Raises:
-        RasterError: If bands or units do not fit, there is no data, or the file cannot be read.
-        ValueError: If an array has another shape.
-    """
-    if isinstance(image, np.ndarray | Tensor):
-        pixels, place = _from_array(image, spec), None
-        check_units(pixels[:, ~missing(pixels, every_date=True)], spec, read)
-        pixels = read.to_model_units(pixels)
-    else:
-        pixels, place = _from_file(image, spec, read)
-    pixels = as_float32(pixels)
-    if missing(pixels, every_date=True).all():
-        raise errors.RasterError('the image holds no pixel with data in all bands')
-    return LoadedImage(torch.from_numpy(pixels), place)
-
-
-def load_dates(images: Sequence[Image], spec: ModelSpec, read: ReadOptions) -> Tensor:
-    """Take images of several dates, which lie on one grid, as `load_image` takes each.
-
-    Args:
-        images: One for each date, oldest first; an array may be (dates, bands, H, W).
-        spec: Of the model that is to see them.
-        read: How bands and values are read.
-
-    Returns:
-        (dates, bands, H, W) float32, NaN where there is no data.
-
-    Raises:
-        RasterError: If dates, grids, bands or units do not fit, or a date has no data.
-        ValueError: If an array has another shape.
-    """
-    if isinstance(images, str | Path) or len(images) != spec.dates:
-        raise errors.RasterError(
-            f'this model takes images of {spec.dates} dates; pass a list of one for each, oldest first'
-        )
-    loaded = [load_image(image, spec, read) for image in images]
-    places = [image.place for image in loaded if image.place is not None]
-    for place in places[1:]:
-        require_same_grid(places[0], place)
-    if len({image.pixels.shape for image in loaded}) > 1:
-        sizes = ' and '.join(f'{image.pixels.shape[2]}x{image.pixels.shape[1]}' for image in loaded)
-        raise errors.RasterError(f'images of all dates must be of one size, got {sizes} pixels')
-    return torch.stack([image.pixels for image in loaded])
-
-
-def _from_array(image: np.ndarray | Tensor, spec: ModelSpec) -> np.ndarray:
-    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
-    if pixels.ndim != 3 or len(pixels) != len(spec.bands) or 0 in pixels.shape:
-        names = ', '.join(band.name for band in spec.bands)
-        raise ValueError(f'an image must be an array of {len(spec.bands)} bands ({names}), H, W; got {pixels.shape}')
-    if pixels.dtype.kind not in 'iuf':
-        raise ValueError(f'an image must hold real numbers, got {pixels.dtype}')
-    return as_float32(pixels)
-
-
-def _from_file(path: reading.RasterPath, spec: ModelSpec, read: ReadOptions) -> tuple[np.ndarray, GeoBox]:
-    with _open(path, read) as dataset:
-        source = match_raster(dataset, spec, read)
-        height, width = source.shape
-        stored, valid = source.read(Window(0, 0, width, height))
-        pixels = read.to_model_units(stored)
-        if valid is not None:
-            pixels[:, ~valid] = np.nan
-        return pixels, source.box

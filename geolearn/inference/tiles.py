@@ -9,18 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from queue import Full, Queue
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from rasterio.windows import Window
 from scipy.sparse import csr_matrix
 
 from geolearn import tiling, units
-from geolearn.device import is_out_of_memory
 from geolearn.inference.area import AreaOfInterest
 from geolearn.raster import GeoBox, common_dtype, raster_geobox, read_window
 from geolearn.raster.nodata import differs
+
+if TYPE_CHECKING:
+    import torch  # loaded where it is needed: other engines read tiles too
 
 Resolution = float | Literal['training']
 """Side of the pixels in units of the raster's CRS, or that of the training chips."""
@@ -273,7 +274,7 @@ class TileBatch(NamedTuple):
     """Tiles that are computed together: pixels (n, [dates,] bands, h, w) float32, NaN where there is no data."""
 
     tiles: list[tiling.Tile]
-    pixels: torch.Tensor
+    pixels: 'torch.Tensor'
 
 
 MEMORY_SHARE = 0.25
@@ -305,10 +306,10 @@ class MicroBatches:
         compute: Takes images (n, ...).
     """
 
-    def __init__(self, compute: Callable[[torch.Tensor], Any]) -> None:
+    def __init__(self, compute: Callable[['torch.Tensor'], Any]) -> None:
         self._compute, self._size = compute, 0
 
-    def parts(self, pixels: torch.Tensor) -> Iterator[tuple[slice, Any]]:
+    def parts(self, pixels: 'torch.Tensor') -> Iterator[tuple[slice, Any]]:
         """Yield which images were computed, and what came out.
 
         Raises:
@@ -321,6 +322,8 @@ class MicroBatches:
             try:
                 outputs = self._compute(pixels[part])
             except RuntimeError as error:
+                from geolearn.device import is_out_of_memory
+
                 if size == 1 or not is_out_of_memory(error):
                     raise
                 self._size = (size + 1) // 2
@@ -381,6 +384,8 @@ def read_batches(
         read: How stored values become the network's units.
         first: Number of the tile to begin with, counted row by row.
     """
+    import torch
+
     height, width = grid.tile_shape
     tile_bytes = 4 * len(sources) * len(sources[0].indexes) * height * width
     batch_size = fit_batch_size(batch_size, len(grid.rows) * len(grid.cols) - first, tile_bytes)
@@ -396,7 +401,7 @@ def read_batches(
         corner = (inside[0].start - top, inside[1].start - left)
         targets = batch[len(tiles)].numpy().reshape(len(sources), -1, height, width)
         # every date is read, so that all of them stay in step
-        if not any([_fill(target, rows, inside, corner, read) for target, rows in zip(targets, rolling)]):
+        if not any([fill_tile(target, rows, inside, corner, read) for target, rows in zip(targets, rolling)]):
             continue
         tiles.append(tile)
         if len(tiles) == batch_size:
@@ -406,7 +411,7 @@ def read_batches(
         yield TileBatch(tiles, batch[: len(tiles)])
 
 
-def _fill(
+def fill_tile(
     target: np.ndarray,
     rolling: RollingRows,
     inside: tuple[slice, slice],

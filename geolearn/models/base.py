@@ -375,16 +375,23 @@ class Model(ABC):
         network = loading.build_filled(
             lambda: self.build(self.spec), merged_state_dict(self.network), 'of the model'
         ).eval()
-        side = self.spec.chip_size
+        side, halo = self.spec.chip_size, 0
         if self.graph_output != 'chip classes':
-            side = mapping.choose_tile(self.spec, network, TilingOptions())[0]
+            side, halo = mapping.choose_tile(self.spec, network, TilingOptions())
+        dtype, nodata = ('float32', None)
+        if self.graph_output == 'classes':
+            dtype, nodata = mapping.output_encoding(self.spec.class_infos)
         facts = GraphFacts(
             self.graph_output,
+            dtype,
+            nodata,
+            tile_size=side,
+            halo=halo,
             multiple=math.lcm(mapping.MULTIPLE, *network.backbone.strides),
             position_grid=network.backbone.has_position_grid,
             every_date=self.needs_every_date,
         )
-        return export_network(network, self.spec, kinds, facts=facts, tile_size=side)
+        return export_network(network, self.spec, kinds, facts)
 
     def load(self, name_or_path: str | Path) -> Self:
         """Take the weights, classes and history of a saved model of the same class, backbone and options.

@@ -10,15 +10,15 @@ import pandas as pd
 import torch
 from torch import nn
 
+from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation
 from geolearn.arguments import record_arguments
-from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.backbones.custom import ModuleBackbone
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.decoders import get_decoder
 from geolearn.device import choose_device
 from geolearn.errors import BundleError, RasterError
-from geolearn.inference import reading, tiles
+from geolearn.inference import images, tiles
 from geolearn.losses import PixelLossOptions
 from geolearn.models import base, new_spec, pixel_classifiers
 from geolearn.models.reports.report import TaskReport
@@ -152,8 +152,8 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
 
     def predict(
         self,
-        before: reading.Image,
-        after: reading.Image,
+        before: images.Image,
+        after: images.Image,
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
@@ -184,7 +184,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             ValueError: If arrays have other shapes.
         """
         read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
-        pair = reading.load_dates([before, after], self.spec, read)
+        pair = images.load_dates([before, after], self.spec, read)
         encoding, target = self.encoding, choose_device(device)
         network = self.network.to(target).eval()
         with torch.inference_mode():

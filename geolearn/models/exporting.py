@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from geolearn import errors, extras
 from geolearn.backbones.compiling import fold_kernels
-from geolearn.bundle import EXPORT_FILES, Export, GraphFacts
+from geolearn.bundle import EXPORT_FILES, MAX_GRAPH_SIDE, Export, GraphFacts
 from geolearn.networks.spec import ModelSpec
 
 log = logging.getLogger('geolearn')
@@ -22,8 +22,8 @@ log = logging.getLogger('geolearn')
 TOLERANCE = 1e-3
 """Most that a graph's output may differ from the network's, over the largest value of the output."""
 
-MAX_BATCH, MAX_SIDE = 1024, 16_384
-"""Images and pixels that a graph takes at most."""
+MAX_BATCH = 1024
+"""Images that a graph takes at once."""
 
 MAX_ONNX_BYTES = 2**31 - 2**24
 """Of weights in one ONNX file, which cannot be larger than 2 GiB."""
@@ -45,9 +45,7 @@ class ExportedGraphs:
     manifest: Mapping[str, Any]
 
 
-def export_network(
-    network: nn.Module, spec: ModelSpec, kinds: Sequence[Export], *, facts: GraphFacts, tile_size: int
-) -> ExportedGraphs:
+def export_network(network: nn.Module, spec: ModelSpec, kinds: Sequence[Export], facts: GraphFacts) -> ExportedGraphs:
     """Write a network as graphs of images in stored units, NaN where there is no data.
 
     Normalization and NoData are part of the graphs, and DOFA's kernels are constants in them.
@@ -57,7 +55,6 @@ def export_network(
         spec: Of the model.
         kinds: Of graphs.
         facts: Of the network, as far as they are known before it is traced.
-        tile_size: Side of the tiles that the graph will usually take, with which it is compared.
 
     Raises:
         ExportError: If the network cannot be written as a graph, is too large for one, or the graph computes something
@@ -70,7 +67,7 @@ def export_network(
     network = fold_kernels(network, torch.float32).requires_grad_(False)
     multiple = facts.multiple
     side = max(2, math.ceil(spec.chip_size / multiple)) * multiple
-    tile = math.ceil(tile_size / multiple) * multiple
+    tile = math.ceil(facts.tile_size / multiple) * multiple
     samples = [_sample(spec, 2, side, side), _sample(spec, 1, tile, side + multiple)]
     try:
         program = _trace(network, samples[0], multiple)
@@ -102,7 +99,7 @@ def _trace(network: nn.Module, example: Tensor, multiple: int) -> torch.export.E
     dim = torch.export.Dim
     shape: dict[int, Any] = {0: dim('batch', min=1, max=MAX_BATCH)}
     for axis, name in ((-2, 'height'), (-1, 'width')):
-        shape[example.dim() + axis] = multiple * dim(name, min=1, max=MAX_SIDE // multiple)
+        shape[example.dim() + axis] = multiple * dim(name, min=1, max=MAX_GRAPH_SIDE // multiple)
     return _export(network, example, shape)
 
 
@@ -129,7 +126,7 @@ def _export(network: nn.Module, example: Tensor, shape: dict[int, Any]) -> torch
     program = torch.export.export(network, (example,), dynamic_shapes=(shape,))
     for node in program.graph.nodes:
         node.meta.pop('stack_trace', None)  # paths of this machine are nobody's business
-    program._example_inputs = None  # type: ignore[assignment]
+    program._example_inputs = None
     return program
 
 
@@ -150,11 +147,12 @@ def _write_onnx(program: torch.export.ExportedProgram) -> tuple[bytes, Run]:
             f"the weights take {size / 2**30:.1f} GiB and one ONNX file holds up to 2; pass export='torch' alone"
         )
     runtime = extras.require('onnxruntime', extra='onnx', to='run an ONNX graph')
-    names = {'input_names': ['images'], 'output_names': ['outputs']}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of the exporter about itself
-            written = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
+            written = torch.onnx.export(
+                program, (), dynamo=True, verbose=False, input_names=['images'], output_names=['outputs']
+            )
     except RuntimeError as error:
         raise errors.ExportError(
             f"this network cannot be written as ONNX: {_first_line(error)}; pass export='torch' alone"
@@ -162,10 +160,9 @@ def _write_onnx(program: torch.export.ExportedProgram) -> tuple[bytes, Run]:
     assert written is not None
     for node in written.model.graph.all_nodes():
         node.metadata_props.clear()
-    buffer = io.BytesIO()
-    written.save(buffer)
-    session = runtime.InferenceSession(buffer.getvalue(), providers=['CPUExecutionProvider'])
-    return buffer.getvalue(), lambda images: torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
+    content = written.model_proto.SerializeToString()
+    session = runtime.InferenceSession(content, providers=['CPUExecutionProvider'])
+    return content, lambda images: torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
 
 
 _WRITERS: Mapping[Export, Callable[[torch.export.ExportedProgram], tuple[bytes, Run]]] = {

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from geolearn import classes, errors
+from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
 from geolearn.arguments import record_arguments
 from geolearn.augment import Augmentation, Chain, Mixup
-from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.backbones.custom import ModuleBackbone
-from geolearn.backbones.temporal import Temporal
 from geolearn.chips.batches import collate, loader
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.device import choose_device
-from geolearn.inference import reading, tiles, vectors
+from geolearn.inference import images, reading, tiles, vectors
 from geolearn.inference.classify_polygons import PolygonOptions, classify_polygons
 from geolearn.inference.explain import Explanation, heat_map
 from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy
@@ -271,7 +270,7 @@ class FeatureClassifier(base.Model):
 
     def predict(
         self,
-        image: reading.Image | Sequence[reading.Image],
+        image: images.Image | Sequence[images.Image],
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
@@ -318,7 +317,7 @@ class FeatureClassifier(base.Model):
 
     def explain(
         self,
-        image: reading.Image | Sequence[reading.Image],
+        image: images.Image | Sequence[images.Image],
         *,
         class_name: str | None = None,
         method: Explanation = 'auto',
@@ -344,11 +343,11 @@ class FeatureClassifier(base.Model):
         index = charts.choose_class(network, pixels, self._class_names, class_name)
         return heat_map(network, pixels, index, method).numpy()
 
-    def _load(self, image: reading.Image | Sequence[reading.Image], read: tiles.ReadOptions) -> Tensor:
+    def _load(self, image: images.Image | Sequence[images.Image], read: tiles.ReadOptions) -> Tensor:
         """Return pixels ([dates,] bands, H, W)."""
         if self.spec.dates > 1:
-            return reading.load_dates(cast(Sequence[reading.Image], image), self.spec, read)
-        return reading.load_image(cast(reading.Image, image), self.spec, read).pixels
+            return images.load_dates(cast(Sequence[images.Image], image), self.spec, read)
+        return images.load_image(cast(images.Image, image), self.spec, read).pixels
 
     def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Classify the ground of polygons, with ``polygons`` and the other options of `classify_objects`."""

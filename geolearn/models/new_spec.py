@@ -13,10 +13,9 @@ import timm
 from torch import nn
 
 from geolearn import errors, normalize
+from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
 from geolearn.backbones import catalog, custom, torchvision
-from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.backbones.catalog import InputStatistics
-from geolearn.backbones.temporal import Temporal
 from geolearn.backbones.timm import is_timm_model
 from geolearn.bands import Band, match_bands, parse_wavelengths
 from geolearn.chips.label import Task

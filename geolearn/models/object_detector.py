@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
 from geolearn.arguments import record_arguments
-from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.backbones.custom import ModuleBackbone
-from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
-from geolearn.inference import area, detecting, merging, reading, tiles, vectors
+from geolearn.inference import area, detecting, images, merging, reading, tiles, vectors
 from geolearn.metrics import DetectionScores
 from geolearn.models import base, new_spec
 from geolearn.models.evaluation.objects import DetectionEvaluation, draw_detected_chips, evaluate_objects
@@ -306,7 +305,7 @@ class ObjectDetector(base.Model):
 
     def predict(
         self,
-        image: reading.Image,
+        image: images.Image,
         threshold: float = 0.5,
         nms_overlap: float = 0.3,
         *,

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from geolearn import plotting
+from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
 from geolearn.arguments import record_arguments
-from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
 from geolearn.backbones.custom import ModuleBackbone
-from geolearn.backbones.temporal import Temporal
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError

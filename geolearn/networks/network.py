@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from geolearn.adaptation import Adaptation
 from geolearn.backbones import Backbone, Form, create_backbone
-from geolearn.backbones.adapt import Adaptation, ParamGroup, adapt, own_parameters, param_groups
+from geolearn.backbones.adapt import ParamGroup, adapt, own_parameters, param_groups
 from geolearn.networks.spec import ModelSpec
 
 

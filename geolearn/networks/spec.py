@@ -10,8 +10,7 @@ import msgspec
 import numpy as np
 
 from geolearn import classes, errors, normalize
-from geolearn.backbones.adapt import DEFAULT_ADAPTATION, Adaptation
-from geolearn.backbones.temporal import Temporal
+from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
 from geolearn.bands import Band
 from geolearn.statistics import BandStatistics
 

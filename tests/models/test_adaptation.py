@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from geolearn import Adaptation, training
+from geolearn.adaptation import DEFAULT_ADAPTATION
 from geolearn.backbones import create_backbone
-from geolearn.backbones.adapt import DEFAULT_ADAPTATION, merged_state_dict
+from geolearn.backbones.adapt import merged_state_dict
 from geolearn.bundle import read_bundle
 from geolearn.errors import BackboneError, BundleError
 from geolearn.models import DeepLab, load_model

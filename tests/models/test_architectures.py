@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from geolearn.backbones.adapt import Adaptation
+from geolearn.adaptation import Adaptation
 from geolearn.decoders import DECODERS
 from geolearn.errors import BundleError, UnknownNameError
 from geolearn.losses import PixelLossOptions

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from geolearn.backbones.adapt import Adaptation
+from geolearn.adaptation import Adaptation
 from geolearn.batch import Detections, Objects
 from geolearn.errors import BundleError, ChipFolderError, UnknownNameError
 from geolearn.models import load_model

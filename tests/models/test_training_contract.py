@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from geolearn.adaptation import Adaptation
 from geolearn.backbones import catalog
-from geolearn.backbones.adapt import Adaptation
 from geolearn.backbones.catalog import WeightsSource
 from geolearn.models import LinearProbe, UNet, load_model
 from geolearn.prepare import prepare_data

@@ -10,8 +10,8 @@ import torch
 from harmless_page import is_report
 
 from geolearn import DeepLab, load_model, prepare_data
+from geolearn.adaptation import Adaptation
 from geolearn.arguments import encode
-from geolearn.backbones.adapt import Adaptation
 from geolearn.chips.splits.split import Split
 from geolearn.errors import NotTrainedError
 from geolearn.history import History

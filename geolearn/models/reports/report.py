@@ -16,7 +16,8 @@ import torch
 
 from geolearn import arguments, bands, bundle, errors, plotting
 from geolearn._version import __version__
-from geolearn.backbones import adapt, describe_backbone, loading
+from geolearn.adaptation import DEFAULT_ADAPTATION
+from geolearn.backbones import describe_backbone, loading
 from geolearn.chips.label import Task
 from geolearn.chips.meaning import classes as taxonomy
 from geolearn.chips.splits.divide import count_leaks, leak_note
@@ -133,7 +134,7 @@ def backbone_section(spec: ModelSpec, load_report: loading.LoadReport | None) ->
         notes = (record.note,) if record.note else ()
     started = str(load_report) if load_report else 'published weights' if spec.pretrained else 'random weights'
     facts.append(('started from', started))
-    if spec.adaptation != adapt.DEFAULT_ADAPTATION:
+    if spec.adaptation != DEFAULT_ADAPTATION:
         facts.append(('adapted by', repr(spec.adaptation)))
     parts = (Facts(tuple(row for row in facts if row[1])),)
     return Section('Backbone and weights', (*parts, Notes(notes)) if notes else parts)

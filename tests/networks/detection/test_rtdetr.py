@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from geolearn.backbones.adapt import Adaptation
+from geolearn.adaptation import Adaptation
 from geolearn.errors import MissingExtraError
 from geolearn.models.object_detector import RTDetr
 from geolearn.networks.detection.architecture import TransformerOptions

@@ -1,0 +1,329 @@
+"""Map rasters with the ONNX graph of a bundle: onnxruntime, numpy and rasterio are enough, torch is not needed.
+
+Tiles, overlaps, NoData, checks of bands, units and pixel sizes, and class values are those of `predict_raster`.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geolearn import errors, extras, tiling
+from geolearn._version import __version__
+from geolearn.bundle import GraphFacts, find_bundle, read_emd, read_onnx
+from geolearn.inference.reading import RasterSource, open_dates
+from geolearn.inference.targets import check_target
+from geolearn.inference.tiles import NoData, ReadOptions, Resolution, RollingRows, Scale, Source, fill_tile
+from geolearn.networks.spec import ModelSpec, decode
+from geolearn.progress import ProgressBar
+from geolearn.raster import RasterWriter
+from geolearn.raster.nodata import missing
+from geolearn.raster.writing import BLOCK_SIZE
+
+_REFUSALS = ('Fail', 'InvalidArgument', 'InvalidGraph', 'InvalidProtobuf', 'NotImplemented', 'RuntimeException')
+"""What onnxruntime raises for graphs; the errors have no base of their own."""
+
+PROVIDERS = ('CPUExecutionProvider',)
+
+
+class OnnxModel:
+    """The graph of a bundle.
+
+    Args:
+        spec: Of the model.
+        facts: Of the graph.
+        session: onnxruntime's, which holds it.
+    """
+
+    def __init__(self, spec: ModelSpec, facts: GraphFacts, session: Any) -> None:
+        self.spec, self.facts, self._session = spec, facts, session
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Compute outputs of images.
+
+        Args:
+            images: (N, bands, H, W), or (N, dates, bands, H, W) of models of several dates, in the units of the
+                training chips, NaN where there is no data; of any size, which is filled up to what the graph takes.
+
+        Returns:
+            (N, outputs, H, W) float32, or (N, classes) of classifiers of chips: logits, or values.
+        """
+        height, width = images.shape[-2:]
+        multiple = self.facts.multiple
+        wanted = self.facts.size or tuple(-(-side // multiple) * multiple for side in (height, width))
+        room = [(0, 0)] * (images.ndim - 2) + [(0, side - own) for side, own in zip(wanted, (height, width))]
+        if min(after for _, after in room) < 0:
+            raise ValueError(f'this graph takes images of up to {wanted} pixels, got {(height, width)}')
+        filled = np.pad(np.asarray(images, np.float32), room, constant_values=np.nan) if any(map(any, room)) else images
+        outputs: np.ndarray = self._session.run(None, {'images': np.ascontiguousarray(filled, np.float32)})[0]
+        return outputs[..., :height, :width] if outputs.ndim == 4 else outputs
+
+    @property
+    def nodata(self) -> float:
+        """Of maps: a value that no class has, or NaN."""
+        return float('nan') if self.facts.nodata is None else self.facts.nodata
+
+    def encode(self, outputs: np.ndarray) -> np.ndarray:
+        """Turn outputs (N, C, H, W) into the pixels of a map (N, H, W): class values, or values."""
+        if self.facts.output == 'values':
+            return outputs[:, 0].astype(self.facts.dtype)
+        values = np.array([info.value for info in self.spec.class_infos], self.facts.dtype)
+        found: np.ndarray = values[outputs.argmax(1)]
+        return found
+
+    def predict_raster(
+        self,
+        src: RasterSource,
+        dst: str | Path,
+        *,
+        bands: Sequence[str] | None = None,
+        sensor: str | None = None,
+        scale: Scale | None = None,
+        offset: float = 0.0,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
+        tile_size: int | None = None,
+        halo: int | None = None,
+        batch_size: int = 4,
+        overwrite: bool = False,
+    ) -> Path:
+        """Map a raster of any size to a GeoTIFF, as the `predict_raster` of the model does.
+
+        Args:
+            src: A raster, several that make one mosaic, or one such for each date.
+            dst: GeoTIFF to write.
+            bands: Names of the raster's bands in file order, where it does not say.
+            sensor: Sensor whose band names these are.
+            scale: Factor that brings values to the units of the training chips; 1 states that they are in them.
+            offset: Added after scaling.
+            nodata: Value that marks missing pixels, on top of what the file says.
+            resolution: Side of the pixels to resample to while reading, or ``'training'``.
+            tile_size: Side of the tiles in pixels; None takes that of `predict_raster`.
+            halo: Half of what neighboring tiles share, at least; None takes that of `predict_raster`.
+            batch_size: Tiles computed together.
+            overwrite: Replace `dst` if it exists.
+
+        Returns:
+            The path written.
+
+        Raises:
+            RasterError: If bands, units, dates or pixel sizes do not fit, `dst` exists, or reading or writing fails.
+            BundleError: If the model does not map pixels.
+        """
+        if self.facts.output == 'chip classes':
+            raise errors.BundleError(f'a {self.spec.model} classifies whole images; pass them to run()')
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
+        target = check_target(src, Path(dst).expanduser(), overwrite=overwrite)
+        with ExitStack() as stack:
+            sources = open_dates(src, self.spec, read, stack)
+            grid = self._cut(sources[0], tile_size, halo)
+            self._map(sources, grid, target, read, batch_size)
+        return target
+
+    def _cut(self, source: Source, tile_size: int | None, halo: int | None) -> tiling.TileGrid:
+        """Cut a raster into the tiles of `predict_raster`."""
+        facts, box = self.facts, source.box
+        if facts.size is not None and tile_size is not None and tile_size > min(facts.size):
+            raise ValueError(f'this graph takes tiles of up to {min(facts.size)} pixels, got tile_size={tile_size}')
+        side = facts.tile_size if tile_size is None else tile_size
+        edge = min(facts.halo, side // 8) if halo is None else halo
+        origin = tiling.lattice_origin(box.transform, facts.multiple)
+        if tile_size is not None and max(box.shape) <= tile_size:
+            origin = (0, 0)
+        return tiling.make_grid(box.shape, tile_size=side, halo=edge, multiple=facts.multiple, origin=origin)
+
+    def _map(
+        self, sources: Sequence[Source], grid: tiling.TileGrid, dst: Path, read: ReadOptions, batch_size: int
+    ) -> None:
+        classes = self.facts.output == 'classes'
+        infos = self.spec.class_infos if classes else ()
+        writer = RasterWriter(
+            dst,
+            sources[0].box,
+            dtype=self.facts.dtype,
+            nodata=self.nodata,
+            colors={info.value: info.color for info in infos} or None,
+            class_names={info.value: info.name for info in infos} or None,
+            band_names=('class' if classes else 'prediction',),
+            tags={'MODEL': self.spec.model, 'BACKBONE': self.spec.backbone, 'SOFTWARE': f'geolearn {__version__}'},
+        )
+        with writer, ProgressBar(len(grid.rows) * len(grid.cols), 'mapping', 'tile') as bar:
+            rows = _RowsOfTiles(self, grid, sources[0].shape, writer)
+            for top, tiles in groupby(_read_tiles(sources, grid, read), key=lambda item: item[0].read.row_off):
+                rows.advance(int(top))
+                held = list(tiles)
+                for start in range(0, len(held), batch_size):
+                    part = held[start : start + batch_size]
+                    outputs = self.run(np.stack([pixels for _, pixels in part]))
+                    for (tile, pixels), output in zip(part, outputs):
+                        rows.put(tile, output, missing(pixels, every_date=self.facts.every_date))
+                bar.update(len(held))
+            rows.advance(sources[0].shape[0])
+
+
+def _read_tiles(
+    sources: Sequence[Source], grid: tiling.TileGrid, read: ReadOptions
+) -> Iterator[tuple[tiling.Tile, np.ndarray]]:
+    """Yield tiles in file order with their pixels ([dates,] bands, h, w); those without a valid pixel are left out."""
+    height, width = grid.tile_shape
+    rolling, (rows, cols) = [RollingRows(source, height) for source in sources], sources[0].shape
+    for tile in grid:
+        top, left = int(tile.read.row_off), int(tile.read.col_off)
+        inside = np.s_[max(top, 0) : min(top + height, rows), max(left, 0) : min(left + width, cols)]
+        corner = (inside[0].start - top, inside[1].start - left)
+        pixels = np.empty((len(sources), len(sources[0].indexes), height, width), np.float32)
+        # every date is read, so that all of them stay in step
+        if any([fill_tile(target, date, inside, corner, read) for target, date in zip(pixels, rolling)]):
+            yield tile, pixels if len(sources) > 1 else pixels[0]
+
+
+class _RowsOfTiles:
+    """Add up outputs of tiles by weight, and write rows that are complete; memory holds one row of tiles.
+
+    Args:
+        model: Encodes outputs.
+        grid: The tiles.
+        shape: Height and width of the raster.
+        writer: Where rows go.
+    """
+
+    def __init__(self, model: OnnxModel, grid: tiling.TileGrid, shape: tuple[int, int], writer: RasterWriter) -> None:
+        self._model, self._writer, self._shape, (self._height, self._side) = model, writer, shape, grid.tile_shape
+        self._down, self._across = (
+            self._weigh(spans, side, length)
+            for spans, side, length in zip((grid.rows, grid.cols), grid.tile_shape, shape)
+        )
+        self._top = self._written = 0
+        self._sums: np.ndarray | None = None
+        self._weights = np.zeros((self._height, shape[1]), np.float32)
+        self._absent = np.ones((self._height, shape[1]), bool)
+        self._ready: list[np.ndarray] = []
+
+    def _weigh(self, spans: Sequence[tuple[int, int, int]], side: int, length: int) -> Mapping[int, np.ndarray]:
+        """Return the weights of a tile's pixels along one axis by its start: of the core alone, or fading."""
+        starts = [start for start, _, _ in spans]
+        if self._model.facts.position_grid:
+            return dict(zip(starts, tiling.blend_weights(starts, side, length)))
+        places = np.arange(side)
+        return {
+            start: ((places + start >= first) & (places + start < last)).astype(np.float32)
+            for start, first, last in spans
+        }
+
+    def put(self, tile: tiling.Tile, outputs: np.ndarray, absent: np.ndarray) -> None:
+        """Add a tile's outputs (C, h, w); `absent` (h, w) is True where there is no data."""
+        if self._sums is None:
+            self._sums = np.zeros((len(outputs), *self._weights.shape), np.float32)
+        row, col = int(tile.read.row_off), int(tile.read.col_off)
+        top, left = max(-row, 0), max(-col, 0)
+        bottom, right = min(self._height, self._shape[0] - row), min(self._side, self._shape[1] - col)
+        inside = np.s_[top:bottom, left:right]
+        place = np.s_[row + top - self._top : row + bottom - self._top, col + left : col + right]
+        weights = np.outer(self._down[row], self._across[col])[inside]
+        self._sums[:, *place] += outputs[:, *inside] * weights
+        self._weights[place] += weights
+        self._absent[place] = absent[inside]
+
+    def advance(self, row: int) -> None:
+        """Write the rows above `row`, which no later tile shows."""
+        while self._top < row:
+            count = min(row - self._top, self._height)
+            pixels = np.full((count, self._shape[1]), self._model.nodata, self._model.facts.dtype)
+            present = ~self._absent[:count]
+            if self._sums is not None and present.any():
+                means = self._sums[:, :count] / np.maximum(self._weights[:count], 1e-6)
+                pixels[present] = self._model.encode(means[None])[0][present]
+                self._sums[:, : self._height - count] = self._sums[:, count:].copy()
+                self._sums[:, self._height - count :] = 0
+            for held, empty in ((self._weights, 0), (self._absent, True)):
+                held[: self._height - count] = held[count:].copy()
+                held[self._height - count :] = empty
+            self._top += count
+            self._ready.append(pixels)
+            self._flush()
+
+    def _flush(self) -> None:
+        """Hand whole block rows to the writer, and what is left at the end."""
+        rows = np.concatenate(self._ready)
+        count = len(rows) if self._top == self._shape[0] else len(rows) // BLOCK_SIZE * BLOCK_SIZE
+        if count:
+            self._writer.write(self._written, rows[:count])
+            self._written += count
+        self._ready = [rows[count:]]
+
+
+def load_model(path: str | Path, *, threads: int | None = None, providers: Sequence[str] = PROVIDERS) -> OnnxModel:
+    """Load the ONNX graph of a bundle that ``model.save(..., export='onnx')`` wrote.
+
+    Args:
+        path: The .dlpk, the .emd of an unpacked one, or the folder that holds one.
+        threads: That compute; None takes all cores.
+        providers: onnxruntime's names of what computes, such as ``['CUDAExecutionProvider']``.
+
+    Raises:
+        BundleError: If the bundle is broken, hostile or holds no ONNX graph, or onnxruntime does not read it.
+        MissingExtraError: If onnxruntime is not installed.
+    """
+    runtime = extras.require('onnxruntime', extra='onnx', to='run an ONNX graph')
+    path = find_bundle(path)
+    graph, manifest = read_onnx(path), read_emd(path)['geolearn']
+    spec = ModelSpec.from_manifest(manifest)
+    facts = _read_facts(manifest, spec, path)
+    if unknown := sorted(set(providers) - set(runtime.get_available_providers())):
+        raise errors.UnknownNameError('provider of onnxruntime', unknown[0], runtime.get_available_providers())
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    state = extras.require('onnxruntime.capi.onnxruntime_pybind11_state', extra='onnx', to='run an ONNX graph')
+    refusals = tuple(getattr(state, name) for name in _REFUSALS)
+    try:
+        session = runtime.InferenceSession(graph, options, providers=list(providers))
+    except refusals as error:
+        raise errors.BundleError(f'onnxruntime does not read the graph in {path}: {str(error)[:300]}') from error
+    if [given.name for given in session.get_inputs()] != ['images'] or len(session.get_outputs()) != 1:
+        raise errors.BundleError(f'the graph in {path} takes or gives something else than images; save the model again')
+    return OnnxModel(spec, facts, session)
+
+
+def _read_facts(manifest: Mapping[str, Any], spec: ModelSpec, path: Path) -> GraphFacts:
+    """Read what the manifest says of the graph.
+
+    Raises:
+        BundleError: If it says nothing of it, or nothing that can be.
+    """
+    exports = manifest.get('exports')
+    row = exports.get('onnx') if isinstance(exports, Mapping) else None
+    if not isinstance(row, Mapping):
+        raise errors.BundleError(f'the manifest of {path} says nothing of its ONNX graph; save the model again')
+    known = {name: row[name] for name in GraphFacts.__dataclass_fields__ if name in row}
+    facts = decode(GraphFacts, known, 'the ONNX graph')
+    if facts.output == 'classes' and any(info.value > np.iinfo(facts.dtype).max for info in spec.class_infos):
+        raise errors.BundleError(f'the manifest of {path} is broken: {facts.dtype} does not hold all class values')
+    return facts
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Map a raster: ``python -m geolearn.onnx landcover.dlpk scene.tif map.tif``."""
+    parser = argparse.ArgumentParser(prog='python -m geolearn.onnx', description=str(__doc__).splitlines()[0])
+    parser.add_argument('model', help='the .dlpk, saved with export=onnx')
+    parser.add_argument('sources', nargs='+', help='raster, or several that make one mosaic or are dates')
+    parser.add_argument('out', help='the map to write, such as map.tif')
+    parser.add_argument('--scale', type=float, help='factor of the pixel values')
+    parser.add_argument('--offset', type=float, default=0.0, help='added after scaling')
+    parser.add_argument('--overwrite', action='store_true', help='replace the map if it exists')
+    given = parser.parse_args(argv)
+    sources = given.sources[0] if len(given.sources) == 1 else given.sources
+    try:
+        load_model(given.model).predict_raster(
+            sources, given.out, scale=given.scale, offset=given.offset, overwrite=given.overwrite
+        )
+    except (errors.GeoLearnError, ValueError, OSError) as error:
+        parser.exit(2, f'{error}\n')
+
+
+if __name__ == '__main__':
+    main()
