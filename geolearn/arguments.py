@@ -252,7 +252,10 @@ R = TypeVar('R')
 
 C = TypeVar('C', bound=type)
 
-CHECK_THEMSELVES = set('self cls backbone device loss metrics mixup head lr nodata resolution'.split())
+CHECK_THEMSELVES = set(
+    'self cls backbone device loss metrics mixup head lr nodata resolution raster unlabelled target tile_size stride '
+    'start_index min_labelled min_polygon_overlap_ratio rotation_angle'.split()
+)
 """Parameters that take more than their annotation says, or are checked with words of their own."""
 
 

@@ -193,7 +193,12 @@ def _choose_classes(
     listed = chips.listed_classes(renamed)
     listed = taxonomy.list_found(chips.task, counts, chips.label_style()) if listed is None else listed
     ignored = taxonomy.ignored_values(ignore, listed, renamed, counts)
-    infos = taxonomy.choose_classes(chips.task, listed, renamed, ignored, counts, _finder(chips, choice.table))
+    try:
+        infos = taxonomy.choose_classes(chips.task, listed, renamed, ignored, counts, _finder(chips, choice.table))
+    except errors.ChipFolderError as error:
+        if zero := chips.zero_note():
+            raise errors.ChipFolderError(f'{error}. {zero}') from error
+        raise
     if warning := taxonomy.unlabelled_warning(infos, counts):
         log.warning(warning)
     return _Classes(infos, ignored, choice.table.amounts([info.value for info in infos]) > 0)

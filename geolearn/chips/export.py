@@ -1,6 +1,7 @@
 """Cut a raster and its labels into a chip folder."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from geolearn.arguments import check_call
 from geolearn.bands import Band, find_sensor, list_sensors
 from geolearn.chips.exporting import metadata, placement, run, vector_labels
 from geolearn.chips.exporting.labels import LabelInput, LabelSource, shown_name
@@ -27,6 +29,7 @@ log = logging.getLogger('geolearn')
 RasterPath = str | Path | Sequence[str | Path]
 
 
+@check_call
 def export_training_data(
     raster: RasterPath,
     labels: Any,
@@ -136,7 +139,7 @@ def export_training_data(
     options = placement.ExportOptions(
         task=task,
         tile_size=tile_size,
-        stride=stride or tile_size,
+        stride=tile_size if stride is None else stride,
         per_feature=task is Task.LABEL and vector_labels.is_vector(labels, layer),
         output_nofeature_tiles=output_nofeature_tiles,
         rotation_angle=rotation_angle,
@@ -193,8 +196,15 @@ def _nodata_tag(src: Any, named: tuple[float, ...]) -> float | None:
     if src.nodata is not None or len(set(named)) != 1:
         found: float | None = src.nodata
         return found
-    holds = all(named[0] == np.dtype(dtype).type(named[0]) for dtype in set(src.dtypes) if 'complex' not in dtype)
-    return named[0] if holds else None
+    return named[0] if all(_holds(dtype, named[0]) for dtype in set(src.dtypes)) else None
+
+
+def _holds(dtype: str, value: float) -> bool:
+    """Whether a value, NaN included, can be stored in a type."""
+    if np.dtype(dtype).kind not in 'iu':
+        return True
+    limits = np.iinfo(dtype)
+    return math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max
 
 
 class _Scene(NamedTuple):

@@ -115,6 +115,8 @@ def mosaic(paths: Sequence[str | Path]) -> Mosaic:
 def _open(path: RasterPath, bands: list[str] | None, nodata: NoData, level: int, warp: bool) -> Raster:
     files = _Files(level, warp=warp)
     try:
+        if isinstance(path, bytes):
+            raise RasterError(f'the name of a raster must be a text or a Path, got {path!r}; pass os.fsdecode(name)')
         if is_one(path):
             return _open_one(path, files, bands, nodata)
         if not path:

@@ -263,3 +263,31 @@ def test_statistics_of_the_export_that_count_named_nodata_are_not_taken(tmp_path
     assert data.statistics.mean == pytest.approx([image[1, 5:].mean()])
     assert data.statistics.std == pytest.approx([image[1, 5:].std()])
     assert data.statistics.minimum[0] >= 1000
+
+
+def test_zero_that_is_declared_as_nodata_of_labels_is_explained(folder, caplog):
+    labels = [np.repeat([[0, 1]], 8, axis=0).repeat(4, axis=1).astype(np.uint8)] * 4
+    chips = folder(labels, nodata=0)
+    with pytest.raises(ChipFolderError, match=r'found 1: 1\. .*0\.tif declares 0 as NoData.*gdal_edit.py -unsetnodata'):
+        prepare_data(chips, **PLAIN)
+    for path in sorted((chips / 'labels').glob('*.tif')):  # what the advice does
+        with rasterio.open(path, 'r+') as dst:
+            dst.nodata = None
+    assert dict(prepare_data(chips, **PLAIN).value_counts) == {0: 128, 1: 128}
+    assert 'declares 0' not in caplog.text
+
+
+def test_zero_that_is_nodata_beside_two_classes_is_said_in_the_log(folder, caplog):
+    data = prepare_data(folder([field('uint8', 0)] * 4, nodata=0), **PLAIN)
+    assert data.class_mapping == {1: '1', 2: '2'}
+    assert caplog.text.count('declares 0 as NoData, so that pixels of value 0 are unlabelled') == 1
+
+
+def test_an_export_says_that_zero_is_nodata_of_its_labels(tmp_path, save, caplog):
+    image = save(tmp_path / 'i.tif', np.random.default_rng(0).integers(1, 9, (2, 16, 16)).astype(np.uint8))
+    labels = np.resize(np.uint8([0, 1, 2]), (16, 16))
+    for nodata, count in ((0, 1), (None, 0)):
+        caplog.clear()
+        truth = save(tmp_path / f'l{nodata}.tif', labels, nodata=nodata)
+        export_training_data(image, truth, tmp_path / f'out{nodata}', tile_size=8, unlabelled=[255])
+        assert caplog.text.count('declare 0 as NoData, so that 0 is unlabelled') == count

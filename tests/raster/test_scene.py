@@ -4,6 +4,8 @@ import logging
 
 import numpy as np
 import pytest
+import rasterio
+import rasterio.shutil
 from affine import Affine
 from rasterio.windows import Window
 
@@ -209,3 +211,27 @@ def test_complex_values_are_refused_with_the_recipe(tmp_path, save):
     path = save(tmp_path / 'slc.tif', np.ones((2, 4, 4), np.complex64))
     with open_raster(path) as src, pytest.raises(RasterError, match='DERIVED_SUBDATASET:AMPLITUDE'):
         find_band_indexes(src, get_bands('sentinel1', ['VV', 'VH']))
+
+
+def test_safe_products_of_jpeg_2000_and_mosaics_of_them(save, tmp_path):
+    with rasterio.Env() as env:
+        if 'JP2OpenJPEG' not in env.drivers():
+            pytest.skip('this GDAL does not know JPEG 2000')
+    products = []
+    for left, tile in ((500000.0, 'T33UUP'), (501200.0, 'T33UUQ')):
+        product = tmp_path / f'S2A_MSIL2A_20220601T100559_N0400_R122_{tile}_20220601T150000.SAFE'
+        for name, pixel in (('B02', 10), ('B03', 10), ('B05', 20), ('B01', 60)):
+            path = product / f'GRANULE/L2A_{tile}/IMG_DATA/R{pixel}m/{tile}_20220601T100559_{name}_{pixel}m'
+            plain = band(save, path.with_suffix('.tif'), 1000 + pixel, side=1200 // pixel, pixel=pixel, left=left)
+            options = {'driver': 'JP2OpenJPEG', 'QUALITY': '100', 'REVERSIBLE': 'YES'}
+            rasterio.shutil.copy(plain, path.with_suffix('.jp2'), **options)
+            plain.unlink()
+        products.append(product)
+    with open_raster(products[0]) as src:
+        assert src.shape == (120, 120)
+        assert src.descriptions == ('B01', 'B02', 'B03', 'B05')
+        assert src.nodatavals == (0,) * 4
+        assert [src.read(number)[60, 60] for number in (1, 2, 4)] == [1060, 1010, 1020]
+    with open_raster(products) as src:
+        assert src.shape == (120, 240)
+        assert src.read(2)[60, 200] == 1010

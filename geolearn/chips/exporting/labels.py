@@ -57,6 +57,11 @@ class RasterLabels:
             moved = isinstance(src, AlignedRaster)
             said = f'labels {self.shown} lie on another grid; each pixel takes the label at its center'
             self.notes = [said] if moved else []
+            if src.nodatavals[0] == 0 and vector_labels.zero_is_class(unlabelled):
+                self.notes.append(
+                    f'labels {self.shown} declare 0 as NoData, so that 0 is unlabelled though unlabelled= does not '
+                    'name it; if 0 is a class, take the declaration out of the file (gdal_edit.py -unsetnodata <file>)'
+                )
             known = () if numbers else classes
             if not numbers:
                 refuse_lossy(src, f'labels {self.shown}')

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from affine import Affine
@@ -15,6 +16,10 @@ CROP_MODES = ('fixed', 'bounding_box')
 PROCESSING_MODES = ('mosaic', 'collection')
 
 REFERENCE_SYSTEMS = ('MAP_SPACE', 'PIXEL_SPACE')
+
+
+LEAST_ANGLE = 1.0
+"""Grids are cut at all multiples of an angle; smaller ones would give thousands."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,17 @@ class ExportOptions:
     def __post_init__(self) -> None:
         for name, lowest in (('tile_size', 1), ('stride', 1), ('start_index', 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < lowest:
+            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
                 raise ChipFolderError(f'{name} is {value!r}; a whole number of at least {lowest} is needed')
         for name in ('min_polygon_overlap_ratio', 'min_labelled'):
-            if not 0 <= getattr(self, name) <= 1:
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 <= value <= 1:
                 raise ChipFolderError(f'{name} is {getattr(self, name)!r}; a share from 0 to 1 is needed')
-        if not 0 <= self.rotation_angle < 360:
-            raise ChipFolderError(f'rotation_angle is {self.rotation_angle!r}; degrees from 0 to under 360 are needed')
+        angle = self.rotation_angle
+        if not isinstance(angle, Real) or not 0 <= angle < 360 or 0 < angle < LEAST_ANGLE:
+            raise ChipFolderError(
+                f'rotation_angle is {angle!r}; degrees from 0 to under 360 are needed, 0 or at least {LEAST_ANGLE:g}'
+            )
         if self.crop_mode not in CROP_MODES:
             raise UnknownNameError('crop mode', self.crop_mode, CROP_MODES)
         if self.reference_system not in REFERENCE_SYSTEMS:

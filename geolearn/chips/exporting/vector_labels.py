@@ -404,7 +404,8 @@ def _layer(name: str | None, source: Any, layer: str | None) -> Layer:
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError, ValueError) as error:
         if isinstance(error, errors.ChipFolderError):
             raise
-        raise errors.ChipFolderError(f'cannot read labels {path}: {error}') from error
+        why = 'its name is not UTF-8; rename it' if isinstance(error, UnicodeEncodeError) else error
+        raise errors.ChipFolderError(f'cannot read labels {path}: {why}') from error
     if not hasattr(frame, 'geometry'):
         raise errors.ChipFolderError(f'{path} has no geometries; labels are polygons, or points with buffer_radius=')
     return Layer(name, frame, f'{path} ({layer})' if layer else str(path))

@@ -112,6 +112,25 @@ class Collection:
         except errors.RasterError:
             return {}
 
+    def zero_note(self) -> str | None:
+        """Return a note where the first label raster declares 0 as NoData and nothing lists the classes, else None."""
+        part = self.folders[0]
+        first = part.first
+        if part.opened.listing.classes or not first.labels or self.task not in (label.Task.PIXELS, label.Task.CHANGE):
+            return None
+        try:
+            with open_raster(first.labels[0], chip=first.read_image is None) as src:
+                declared = src.nodatavals[0]
+        except errors.RasterError:
+            return None
+        if declared != 0:
+            return None
+        return (
+            f'{first.labels[0]} declares 0 as NoData, so that pixels of value 0 are unlabelled: neither trained nor '
+            'evaluated. If 0 is a class, take the declaration out of the label rasters '
+            '(gdal_edit.py -unsetnodata <file>), which leaves their values as they are'
+        )
+
     def name_bands(self, given: BandChoice) -> tuple[Band, ...]:
         """Name the bands; folders must agree.
 
@@ -182,7 +201,8 @@ class Collection:
             if part.first.read_image is None and (scaled := scaling_note(part.first.image)):
                 found.append(scaled)
             notes += [f'{part.opened.folder.name}: {note}' if several else note for note in found]
-        return notes
+        zero = self.zero_note()
+        return notes + ([zero] if zero else [])
 
 
 def _losses(table: ChipTable) -> list[str]:

@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -18,7 +20,7 @@ from geolearn.chips.emd import STATS_NAME, WELL_KNOWN_KEY, read_metadata
 from geolearn.chips.export import export_training_data
 from geolearn.chips.formats.tiles import list_classified_tiles
 from geolearn.classes import ClassInfo
-from geolearn.errors import ChipFolderError, UnknownNameError
+from geolearn.errors import ChipFolderError, GeoLearnError, RasterError, UnknownNameError
 from geolearn.raster import GeoBox, read_image
 
 CLASSES = (ClassInfo(1, 'water', (0, 0, 255)), ClassInfo(2, 'land', (0, 255, 0)))
@@ -409,3 +411,43 @@ def test_a_sensor_that_does_not_know_the_bands_is_told(tmp_path, save, labels, c
     caplog.clear()
     export_training_data(image, labels, tmp_path / 'b', classes=CLASSES, tile_size=2)
     assert caplog.text == ''
+
+
+@pytest.mark.parametrize(
+    ('option', 'words'),
+    [
+        ({'rotation_angle': 1e-9}, 'rotation_angle is 1e-09; degrees from 0 to under 360 are needed'),
+        ({'rotation_angle': 'x'}, "rotation_angle is 'x'; degrees"),
+        ({'min_labelled': 'x'}, "min_labelled is 'x'; a share"),
+        ({'stride': 0}, 'stride is 0; a whole number of at least 1'),
+        ({'tile_size': True}, 'tile_size is True; a whole number'),
+        ({'num_workers': 'x'}, "num_workers must be a whole number or None, got 'x'"),
+        ({'bands': 3}, 'bands must be '),
+        ({'sensor': 7}, 'sensor must be a text, got 7'),
+        ({'metadata_format': 3}, 'metadata_format must be a text, got 3'),
+        ({'classes': {1: 'a'}}, 'classes must be '),
+        ({'nodata': 'x'}, "nodata is 'x'; pass a number"),
+    ],
+)
+def test_absurd_values_are_answered_in_words(tmp_path, save, option, words):
+    image, labels = (
+        save(tmp_path / f'{name}.tif', np.resize(np.uint8([1, 2]), (16, 16)), transform=Affine(10, 0, 0, 0, -10, 0))
+        for name in 'il'
+    )
+    with pytest.raises(GeoLearnError, match=re.escape(words)):
+        export_training_data(image, labels, tmp_path / 'out', **({'tile_size': 8} | option))
+
+
+def test_nan_as_nodata_of_whole_numbers_and_names_that_are_not_utf8(tmp_path, save):
+    pixels = np.resize(np.uint8([1, 2]), (16, 16))
+    image = save(tmp_path / 'i.tif', pixels)
+    export_training_data(image, image, tmp_path / 'out', tile_size=8, nodata=np.nan)
+    name = os.fsencode(tmp_path / 'i') + b'\xff.tif'
+    shutil.copy(image, name)
+    for raster, labels in ((os.fsdecode(name), image), (image, os.fsdecode(name)), ([image, os.fsdecode(name)], image)):
+        with pytest.raises(RasterError, match='its name is not UTF-8; rename it'):
+            export_training_data(raster, labels, tmp_path / 'no', tile_size=8)
+    with pytest.raises(RasterError, match=r'pass os\.fsdecode'):
+        export_training_data(name, image, tmp_path / 'no', tile_size=8)
+    with pytest.raises(ChipFolderError, match='its name is not UTF-8; rename it'):
+        export_training_data(image, os.fsdecode(name.replace(b'.tif', b'.gpkg')), tmp_path / 'no', tile_size=8)
