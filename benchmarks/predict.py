@@ -1,16 +1,23 @@
 """predict_raster against its limits: reading and writing alone, and the model alone, in one run.
 
-Prints, as its last line, one JSON object of {name: {value, bar, ok}}.
+Prints the speed of each case in Mpx/s from file to file, and last one JSON object of {name: {value, bar, ok}}.
 
-    limit_ratio     map_sources / max(read + write alone, model alone on the same tiles in full batches)
-    end_to_end      map_sources / model alone on tiles that do not overlap
-    overhead        share of pixels computed twice
-    memory_growth   peak memory of the large raster / that of the small one, GDAL's cache included
+    limit_ratio         map / max(read + write alone, model alone on the same tiles)
+    end_to_end          map / model alone on tiles that do not overlap, of its fastest size
+    free_model          map by an almost free model / read + write alone
+    cog                 cloud-optimized map / plain map, tiny convolution
+    probabilities       map with probabilities and confidence / map, tiny convolution
+    blend               blended map / cut map by a transformer
+    overhead            share of pixels computed twice
+    peak_mb             peak memory of the largest raster in MB, with probabilities
+    memory_growth       peak memory of the largest raster / that of the smallest, GDAL's cache included
 """
 
 import os
+import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ['TQDM_DISABLE'] = '1'  # bars would mix with the figures
@@ -20,42 +27,45 @@ import segmentation_models_pytorch as smp
 import torch
 from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, peak_mb, report
 from affine import Affine
+from rasterio.windows import Window
+from torch import nn
 
+from geolearn.backbones import create_backbone
+from geolearn.bands import resolve_bands
 from geolearn.classes import ClassInfo
-from geolearn.inference.mapping import ClassEncoding, map_sources
+from geolearn.inference.encoding import ClassEncoding, Output
+from geolearn.inference.mapping import map_sources
+from geolearn.inference.plan import Blend
 from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
-from geolearn.raster import GeoBox, RasterWriter, open_raster
+from geolearn.raster import GeoBox, RasterWriter, open_raster, read_window
 from geolearn.raster.writing import BLOCK_SIZE
-from geolearn.tiling import make_grid
+from geolearn.tiling import TileGrid, make_grid
 
 BANDS = 6
 CLASSES = tuple(ClassInfo(value, f'class {value}', (40 * value, 0, 0)) for value in range(1, 7))
-TILE_SIZE, HALO, BATCH_SIZE = 512, 32, 4
+TILE_SIZE, HALO = 512, 32
+SIDES = (256, 512, 1024)
+"""Tile sizes among which the fastest of a model is looked for."""
+VIT_TILE, VIT_HALO = 224, 28
 PLACE = {'transform': Affine(10, 0, 400000, 0, -10, 5400000), 'crs': 'EPSG:32633'}
 
 
-def write_noise(path: Path, side: int) -> None:
+def write_noise(path: Path, shape: tuple[int, int]) -> None:
     """Write a tiled deflate raster of correlated noise, which packs about as well as imagery."""
     rng = np.random.default_rng(0)
-    tile = rng.normal(0, 40, (BANDS, BLOCK_SIZE, side)) + 1500 + 600 * np.sin(np.arange(side) / 37)
-    writer = RasterWriter(path, GeoBox((side, side), **PLACE), dtype='uint16', count=BANDS, compress='deflate')
+    height, width = shape
+    tile = rng.normal(0, 40, (BANDS, BLOCK_SIZE, width)) + 1500 + 600 * np.sin(np.arange(width) / 37)
+    writer = RasterWriter(path, GeoBox(shape, **PLACE), dtype='uint16', count=BANDS, compress='deflate')
     with writer:
-        for row in range(0, side, BLOCK_SIZE):
-            rows = min(BLOCK_SIZE, side - row)
+        for row in range(0, height, BLOCK_SIZE):
+            rows = min(BLOCK_SIZE, height - row)
             writer.write(row, np.roll(tile, row, axis=2)[:, :rows].astype(np.uint16))
 
 
-def make_network() -> torch.nn.Module:
-    """A Unet on ResNet-18 with random weights, laid out as convolutions on CPUs like it."""
-    torch.manual_seed(0)
-    net = smp.Unet('resnet18', encoder_weights=None, in_channels=BANDS, classes=len(CLASSES)).eval()
-    return Scaled(net).eval()
-
-
-class Scaled(torch.nn.Module):
+class Scaled(nn.Module):
     """Brings stored values to about unit size first, as every geolearn model does."""
 
-    def __init__(self, net: torch.nn.Module) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
@@ -64,12 +74,63 @@ class Scaled(torch.nn.Module):
         return self.net(torch.nan_to_num((x - 1500) / 600))
 
 
-def map_file(path: Path, network: torch.nn.Module, out: Path) -> None:
+class Free(nn.Module):
+    """Costs nothing: the bands are the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return images (N, bands, H, W) as they are."""
+        return x
+
+
+class Probe(nn.Module):
+    """A linear layer on the tokens of a transformer, enlarged to the image."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        bands = resolve_bands(['B02', 'B03', 'B04', 'B08', 'B11', 'B12'], sensor='Sentinel-2')
+        self.backbone = create_backbone(name, bands, pretrained=False, strides=(16,))
+        self.head = nn.Conv2d(self.backbone.channels[0], len(CLASSES), 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute logits of (N, bands, H, W)."""
+        return nn.functional.interpolate(self.head(self.backbone(x)[0]), scale_factor=16, mode='bilinear')
+
+
+def make_network(name: str) -> nn.Module:
+    """Build a network with random weights: a Unet on ResNet-18, a tiny convolution, or a transformer by its name."""
+    torch.manual_seed(0)
+    if name == 'free':
+        return Free()
+    if name == 'unet':
+        net: nn.Module = smp.Unet('resnet18', encoder_weights=None, in_channels=BANDS, classes=len(CLASSES))
+    elif name == 'tiny':
+        net = nn.Sequential(nn.Conv2d(BANDS, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, len(CLASSES), 3, padding=1))
+    else:
+        net = Probe(name)
+    return Scaled(net).eval()
+
+
+def map_file(
+    path: Path,
+    network: nn.Module,
+    out: Path,
+    *,
+    grid: tuple[int, int] = (TILE_SIZE, HALO),
+    blend: Blend = 'crop',
+    cog: bool = False,
+    outputs: tuple[Output, ...] = ('classes',),
+) -> None:
     """Map a file as predict_raster does."""
     with open_raster(path) as src:
-        grid = make_grid((src.height, src.width), tile_size=TILE_SIZE, halo=HALO)
-        sources, tiling = [Source(src, tuple(src.indexes))], TilingOptions(batch_size=BATCH_SIZE)
-        map_sources(sources, network, ClassEncoding(CLASSES), grid, out, read=ReadOptions(), tiling=tiling)
+        tiles = make_grid((src.height, src.width), tile_size=grid[0], halo=grid[1])
+        sources = [Source(src, tuple(src.indexes))]
+        encoding, tiling = ClassEncoding(CLASSES), TilingOptions()
+        options = {'read': ReadOptions(), 'tiling': tiling, 'blend': blend, 'cog': cog, 'outputs': outputs}
+        map_sources(sources, network, encoding, tiles, out, **options)
 
 
 def read_and_write(path: Path, out: Path) -> None:
@@ -79,51 +140,88 @@ def read_and_write(path: Path, out: Path) -> None:
         with RasterWriter(out, box, dtype='uint8', nodata=0) as writer:
             for row in range(0, src.height, BLOCK_SIZE):
                 rows = min(BLOCK_SIZE, src.height - row)
-                pixels = src.read(window=((row, row + rows), (0, src.width)))
+                pixels, _ = read_window(src, Window(0, row, src.width, rows), src.indexes)
                 writer.write(row, (pixels[0] >> 8).astype(np.uint8))
 
 
-def run_model(network: torch.nn.Module, tiles: int, tile_shape: tuple[int, int]) -> None:
-    """Run tiles that are already in memory, as float32, in full batches to class indices."""
-    batch = torch.rand(BATCH_SIZE, BANDS, *tile_shape) * 1200 + 900
+def run_model(network: nn.Module, tiles: int, tile_shape: tuple[int, int]) -> None:
+    """Run tiles that are already in memory, as float32, to class indices."""
+    tile = torch.rand(1, BANDS, *tile_shape) * 1200 + 900
     with torch.inference_mode():
-        for done in range(0, tiles, BATCH_SIZE):
-            network(batch[: tiles - done]).max(1).indices.to(torch.uint8)
+        for _ in range(tiles):
+            network(tile).max(1).indices.to(torch.uint8)
+
+
+def find_fastest(network: nn.Module) -> int:
+    """Return the side of tiles that take least time per pixel."""
+    seconds = interleave({str(side): _run(network, (1024 // side) ** 2, side) for side in SIDES}, rounds=2)
+    return int(min(seconds, key=lambda side: min(seconds[side])))
+
+
+def _run(network: nn.Module, tiles: int, side: int) -> Callable[[], None]:
+    return lambda: run_model(network, tiles, (side, side))
+
+
+def count(grid: TileGrid) -> int:
+    """Return the number of tiles."""
+    return len(grid.rows) * len(grid.cols)
 
 
 def main() -> None:
     """Measure and report."""
     quick = parse_quick(__doc__)
-    side, rounds = (1024, 3) if quick else (4096, 3)
-    small, large = (1024, 3072) if quick else (2048, 8192)
+    side, tiny_side, rounds = (1024, 2048, 3) if quick else (4096, 10240, 3)
+    widths = (1024, 6144) if quick else (1024, 20480)
+    vit, vit_side = ('dofa_small', 448) if quick else ('dofa_base', 896)
+    print(f'{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} threads')
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        image, out = folder / 'image.tif', folder / 'map.tif'
-        write_noise(image, side)
-        network = make_network()
+        image, wide, patch, out = (folder / f'{name}.tif' for name in ('image', 'wide', 'patch', 'map'))
+        write_noise(image, (side, side))
+        write_noise(wide, (tiny_side, tiny_side))
+        write_noise(patch, (vit_side, vit_side))
+        unet, tiny, free = (make_network(name) for name in ('unet', 'tiny', 'free'))
+        transformer = make_network(vit)
+        fastest = find_fastest(unet)
         grid = make_grid((side, side), tile_size=TILE_SIZE, halo=HALO)
-        tiles = len(grid.rows) * len(grid.cols)
-        plain = (side // TILE_SIZE) ** 2
-        jobs = {
-            'map': lambda: map_file(image, network, out),
+        every: tuple[Output, ...] = ('classes', 'probabilities', 'confidence')
+        vit_grid = (VIT_TILE, VIT_HALO)
+        jobs: dict[str, Callable[[], object]] = {
+            'map': lambda: map_file(image, unet, out),
             'read_write': lambda: read_and_write(image, folder / 'copy.tif'),
-            'model': lambda: run_model(network, tiles, grid.tile_shape),
-            'model_plain': lambda: run_model(network, plain, (TILE_SIZE, TILE_SIZE)),
+            'model': lambda: run_model(unet, count(grid), grid.tile_shape),
+            'model_plain': lambda: run_model(unet, (side // fastest) ** 2, (fastest, fastest)),
+            'free': lambda: map_file(wide, free, out),
+            'read_write_wide': lambda: read_and_write(wide, folder / 'copy.tif'),
+            'tiny': lambda: map_file(wide, tiny, out),
+            'tiny_cog': lambda: map_file(wide, tiny, out, cog=True),
+            'tiny_probabilities': lambda: map_file(wide, tiny, out, outputs=every),
+            'transformer_crop': lambda: map_file(patch, transformer, out, grid=vit_grid),
+            'transformer_hann': lambda: map_file(patch, transformer, out, grid=vit_grid, blend='hann'),
         }
+        pixels = {'map': side, 'read_write': side, 'model': side, 'model_plain': side}
+        pixels |= dict.fromkeys(('transformer_crop', 'transformer_hann'), vit_side)
         seconds = interleave(jobs, rounds=rounds)
         for name, values in seconds.items():
-            print(f'{name:<12} ' + ' '.join(f'{value:7.2f}' for value in values) + ' s')
-        slower = max(('read_write', 'model'), key=lambda name: sorted(seconds[name])[rounds // 2])
+            rate = pixels.get(name, tiny_side) ** 2 / 1e6 / statistics.median(values)
+            print(f'{name:<20} ' + ' '.join(f'{value:7.2f}' for value in values) + f' s {rate:7.2f} Mpx/s')
+        print(f'fastest tiles of the model: {fastest} px; load {os.getloadavg()[0]:.1f}')
+        slower = max(('read_write', 'model'), key=lambda name: statistics.median(seconds[name]))
         peaks = []
-        for length in (small, large):
-            write_noise(image, length)
+        for width in widths:
+            write_noise(image, (1024 if quick else 2048, width))
             peaks.append(child_peak_mb(__file__, '--child', str(image), str(out)))
-            print(f'peak memory at {length} x {length}: {peaks[-1]:.0f} MB')
+            print(f'peak memory at a width of {width} px, with probabilities: {peaks[-1]:.0f} MB')
     report(
         {
-            'limit_ratio': Check(median_ratio(seconds, 'map', slower), 1.1),
-            'end_to_end': Check(median_ratio(seconds, 'map', 'model_plain'), 1.4),
+            'limit_ratio': Check(median_ratio(seconds, 'map', slower), 1.05),
+            'end_to_end': Check(median_ratio(seconds, 'map', 'model_plain'), 1.3),
+            'free_model': Check(median_ratio(seconds, 'free', 'read_write_wide'), 2.0),
+            'cog': Check(median_ratio(seconds, 'tiny_cog', 'tiny'), 1.25),
+            'probabilities': Check(median_ratio(seconds, 'tiny_probabilities', 'tiny')),
+            'blend': Check(median_ratio(seconds, 'transformer_hann', 'transformer_crop')),
             'overhead': Check(grid.overhead((side, side))),
+            'peak_mb': Check(peaks[1], 1500),
             'memory_growth': Check(peaks[1] / peaks[0], 1.1),
         }
     )
@@ -131,7 +229,8 @@ def main() -> None:
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--child']:
-        map_file(Path(sys.argv[2]), make_network(), Path(sys.argv[3]))
+        outputs: tuple[Output, ...] = ('classes', 'probabilities', 'confidence')
+        map_file(Path(sys.argv[2]), make_network('unet'), Path(sys.argv[3]), outputs=outputs)
         print(peak_mb())
     else:
         main()

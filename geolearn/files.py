@@ -48,7 +48,7 @@ def atomic_write(
         try:
             yield part
             if sync:
-                _sync(part)
+                flush_to_disk(part)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -80,7 +80,7 @@ def atomic_write_all(
             yield folder / path.name
             files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
             for file in files:
-                _sync(file)
+                flush_to_disk(file)
             if path.is_dir():  # before the sidecars of an older file are gone
                 raise IsADirectoryError(f'{path} is a folder')
             for name in {*replaces} - {file.name for file in files}:
@@ -180,7 +180,8 @@ def _is_alive(process: int, started: int) -> bool:
     return now in (0, started) or started == 0 < now
 
 
-def _sync(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Wait until the disk holds a file."""
     with path.open('rb+') as file:
         os.fsync(file.fileno())
 

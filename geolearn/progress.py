@@ -177,7 +177,7 @@ class ProgressBar:
         lines: bool = True,
     ) -> None:
         self.total, self.label, self.unit, self.count, self.detail = total, label, unit, initial, ''
-        self._initial, self._started = initial, time.monotonic()
+        self.initial, self._started = initial, time.monotonic()
         few = total is not None and total < at_least
         self._display = None if few or not show else _choose_display(self, lines=lines)
 
@@ -232,7 +232,7 @@ class ProgressBar:
     @property
     def seconds_left(self) -> float | None:
         """Time that the rest takes at the same pace; None where it is not known yet."""
-        done = self.count - self._initial
+        done = self.count - self.initial
         if self.total is None or done <= 0:
             return None
         return self.seconds / done * max(self.total - self.count, 0)

@@ -92,7 +92,7 @@ def _cores(starts: list[int], side: int, length: int) -> list[tuple[int, int, in
 
 
 def blend_weights(starts: Sequence[int], side: int, length: int) -> list[np.ndarray]:
-    """Return the weights (side,) of each tile's pixels along one axis, which ramp up and down over the overlaps.
+    """Return the weights (side,) of each tile's pixels along one axis: halves of Hann windows over the overlaps.
 
     Over all tiles they add up to 1 at each of `length` pixels; outside of these they are 0.
 
@@ -107,16 +107,22 @@ def blend_weights(starts: Sequence[int], side: int, length: int) -> list[np.ndar
         ramp = np.ones(side)
         if number > 0:
             shared = starts[number - 1] + side - start
-            ramp = np.minimum(ramp, (middles - start) / max(shared, 1))
+            ramp = np.minimum(ramp, _hann((middles - start) / max(shared, 1)))
         if number < len(starts) - 1:
             shared = start + side - starts[number + 1]
-            ramp = np.minimum(ramp, (start + side - middles) / max(shared, 1))
+            ramp = np.minimum(ramp, _hann((start + side - middles) / max(shared, 1)))
         ramp[(middles < 0) | (middles > length)] = 0
         total[max(start, 0) : start + side] += ramp[max(-start, 0) : max(length - start, 0)]
         ramps.append(ramp)
     for start, ramp in zip(starts, ramps):
         ramp[max(-start, 0) : length - start] /= total[max(start, 0) : start + side]
     return [ramp.astype(np.float32) for ramp in ramps]
+
+
+def _hann(share: np.ndarray) -> np.ndarray:
+    """Return the rising half of a Hann window at shares 0..1 of its length; 1 beyond."""
+    rising: np.ndarray = np.sin(np.pi / 2 * np.minimum(share, 1)) ** 2
+    return rising
 
 
 def lattice_origin(transform: Affine, multiple: int) -> tuple[int, int]:

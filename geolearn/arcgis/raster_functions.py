@@ -15,6 +15,7 @@ from geolearn.batch import Detections
 from geolearn.classes import ClassInfo
 from geolearn.device import choose_device
 from geolearn.inference import classify_polygons, detecting, mapping, merging, reading, tiles
+from geolearn.inference.encoding import ClassEncoding
 from geolearn.models import Model, load_model
 from geolearn.networks.classification import THRESHOLD, ChipOptions, check_threshold
 from geolearn.networks.spec import ModelSpec
@@ -334,8 +335,8 @@ class ClassifyPixels(RasterFunction):
         return blocks
 
     @property
-    def _encoding(self) -> mapping.ClassEncoding:
-        return mapping.ClassEncoding(self._spec.class_infos)
+    def _encoding(self) -> ClassEncoding:
+        return ClassEncoding(self._spec.class_infos)
 
 
 class ClassifyObjects(VectorFunction):

@@ -15,6 +15,7 @@ OPTIONS = (
     *('tile_size', 'halo', 'batch_size', 'device', 'compile'),
     *('threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume'),
     *('polygons', 'layer', 'crop'),
+    *('blend', 'max_memory', 'cog', 'outputs', 'probability_dtype', 'layout'),
 )
 """What only some models take; None where it is not given."""
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_reading(parser)
     _add_area(parser.add_argument_group('the area'))
     _add_running(parser.add_argument_group('the work'))
+    _add_maps(parser.add_argument_group('maps'))
     _add_objects(parser.add_argument_group('objects'))
     _add_polygons(parser.add_argument_group('polygons'))
     parser.set_defaults(run=run)
@@ -52,6 +54,33 @@ def _add_running(group: Any) -> None:
     group.add_argument('--device', help='torch device; CUDA where there is one')
     compiling = 'compile the network first: up to a minute, then faster on CNNs'
     group.add_argument('--compile', action='store_true', default=None, help=compiling)
+    augmenting = 'predict each tile flipped too and take the mean: objects 4 times, maps 8 times with turns'
+    group.add_argument('--augment', action='store_true', default=None, help=augmenting)
+    group.add_argument('--resume', action='store_true', default=None, help='continue a run that was killed')
+
+
+def _add_maps(group: Any) -> None:
+    outputs = 'what to write, with commas between: classes (the default), probabilities, confidence'
+    group.add_argument('--outputs', type=_names, help=f'{outputs}; the first goes to the result, others beside it')
+    group.add_argument(
+        '--probability-dtype', choices=['uint8', 'float16', 'float32'], help='of probabilities; uint8 in steps of 0.004'
+    )
+    group.add_argument('--layout', choices=['files', 'bands'], help='a file for each output, or all as bands of one')
+    blending = 'tiles fade into each other (hann) or are cut; the default is hann for transformers'
+    group.add_argument('--blend', choices=['hann', 'crop'], help=blending)
+    memory = 'MB that rows and tiles may take, besides the network (default 512)'
+    group.add_argument('--max-memory', type=_megabytes, metavar='MB', help=memory)
+    group.add_argument(
+        '--no-cog', dest='cog', action='store_const', const=False, help='write a plain GeoTIFF, without overviews'
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(',') if name.strip())
+
+
+def _megabytes(text: str) -> int:
+    return whole(1)(text) * 2**20
 
 
 def _add_objects(group: Any) -> None:
@@ -61,10 +90,6 @@ def _add_objects(group: Any) -> None:
     group.add_argument('--merge', choices=['nms', 'soft_nms', 'weighted'], help=merging)
     group.add_argument('--overlap', type=whole(0), help='pixels that neighboring tiles share')
     group.add_argument('--outline', choices=['exact', 'simplified', 'orthogonal'], help='of objects with masks')
-    group.add_argument(
-        '--augment', action='store_true', default=None, help='predict each tile four times, flipped, and take the mean'
-    )
-    group.add_argument('--resume', action='store_true', default=None, help='continue a run that was killed')
 
 
 def _add_polygons(group: Any) -> None:

@@ -19,7 +19,15 @@ from geolearn.device import choose_device
 from geolearn.inference import mapping, merging, reading, targets, vectors
 from geolearn.inference.images import Image, load_image
 from geolearn.inference.resume import RunCheckpoint, source_facts, weights_digest
-from geolearn.inference.tiles import MicroBatches, ReadOptions, Source, TilingOptions, prefetch, read_batches
+from geolearn.inference.tiles import (
+    BATCH_SIZE,
+    MicroBatches,
+    ReadOptions,
+    Source,
+    TilingOptions,
+    prefetch,
+    read_batches,
+)
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
 from geolearn.tiling import TileGrid
@@ -199,7 +207,7 @@ def detect_sources(
     )
     parts = [] if checkpoint is None else list(checkpoint.detections)
     first = checkpoint.tiles_done if checkpoint else 0
-    batches = read_batches(sources, grid, batch_size=tiling.batch_size, read=read, first=first)
+    batches = read_batches(sources, grid, batch_size=tiling.batch_size or BATCH_SIZE, read=read, first=first)
     for detections, tiles_done in _detect_in_tiles(batches, predict, grid, sources[0].shape, options, first):
         parts.append(detections)
         if checkpoint is not None:
@@ -439,7 +447,7 @@ def _run_facts(
         'scale': 'db' if read.scale == 'db' else read.factor,
         'offset': read.offset,
         **({} if read.nodata is None else {'nodata': read.nodata}),
-        'batch_size': tiling.batch_size,
+        'batch_size': tiling.batch_size or BATCH_SIZE,
         **{name: getattr(options, name) for name in names},
     }
 

@@ -1,9 +1,10 @@
-"""Checkpoints of a detection run: the objects of finished tiles, in a file beside the result, to resume from."""
+"""Journals of long runs: what is finished, in a file beside the result, to resume from."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,46 +22,162 @@ log = logging.getLogger('geolearn')
 FORMAT = 1
 
 
-class RunCheckpoint:
-    """The objects of finished tiles, in a file of text that grows by a line for each batch.
+class Journal:
+    """A file of text that grows by a line for each step that is finished.
 
-    The first line identifies the run. Each other line holds the detections of one batch, as JSON: numbers in full,
-    outlines as well-known binary in hex. A last line that is incomplete, after a kill, is ignored.
+    The first line identifies the run, the others are steps, as JSON. A last line that is incomplete, after a kill, is
+    ignored. While a journal is open, no other process opens it.
 
     Args:
-        target: Result of the run; the file is named after it, with ``.part`` behind.
+        path: The file.
+        run: What must be equal for a run to be resumed, as JSON.
+        resume: Continue with the file, instead of starting another.
+        free: Names in `run` of which the file's values are taken, whatever they are now; see `facts`.
+
+    Raises:
+        CheckpointError: If the file cannot be written; or cannot be resumed from: absent, broken, or of another run; or
+            another process writes it.
+    """
+
+    def __init__(self, path: Path, run: Mapping[str, Any], *, resume: bool, free: Sequence[str] = ()) -> None:
+        self.path, self._free = path, free
+        self.steps: list[dict[str, Any]] = []
+        self.facts: dict[str, Any] = json.loads(json.dumps({'geolearn': FORMAT, **run}))
+        """What identifies the run, as its first line has it."""
+        if resume and not path.is_file():
+            raise errors.CheckpointError(f'there is no {path} to resume; run without resume=True')
+        try:
+            # opened before it is emptied: another process may be writing it
+            self._file = path.open('a', encoding='ascii')
+        except OSError as error:
+            raise errors.CheckpointError(
+                f'{path}, which keeps the finished tiles, cannot be opened: {error}'
+            ) from error
+        try:
+            self._lock()
+            if resume:
+                self._read()
+            else:
+                self._file.truncate(0)
+                self._write(self.facts)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def add(self, step: Mapping[str, Any]) -> None:
+        """Append a step.
+
+        Raises:
+            CheckpointError: If it cannot be written, such as on a full disk.
+        """
+        self._write(step)
+
+    def remove(self) -> None:
+        """Delete the file, once the result is written."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def broken(self) -> errors.CheckpointError:
+        """Return the error to raise where a step cannot be understood."""
+        return errors.CheckpointError(f'{self.path} is broken, or was not written by geolearn; run without resume=True')
+
+    def _lock(self) -> None:
+        """Keep other processes out; the system lets go of it when this one ends, however it does."""
+        if sys.platform == 'win32':
+            return
+        import fcntl
+
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise errors.CheckpointError(
+                f'another process writes {self.path}; wait for it, or write to another file'
+            ) from error
+        except OSError:  # not every file system locks
+            return
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(row) + '\n')
+            self._file.flush()
+        except OSError as error:
+            raise errors.CheckpointError(
+                f'{self.path}, which keeps the finished tiles, cannot be written: {error}'
+            ) from error
+
+    def _read(self) -> None:
+        """Read the finished steps, and cut off an incomplete last line."""
+        whole = 0
+        with self.path.open('rb') as file:
+            for line in file:
+                if not line.endswith(b'\n'):
+                    break
+                row = self._parse(line)
+                if whole:
+                    self.steps.append(row)
+                else:
+                    self.facts |= {name: row.get(name) for name in self._free}
+                    _check_same(self.path, row, self.facts)
+                whole += len(line)
+        if not whole:
+            raise errors.CheckpointError(f'{self.path} holds nothing to resume; run without resume=True')
+        self._file.truncate(whole)
+
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise self.broken() from error
+        if not isinstance(row, dict):
+            raise self.broken()
+        return row
+
+
+class RunCheckpoint:
+    """The objects of finished tiles of a detection run.
+
+    Outlines are kept as well-known binary in hex, numbers in full.
+
+    Args:
+        target: Result of the run; the journal is named after it, with ``.part`` behind.
         run: What must be equal for a run to be resumed, as JSON.
         resume: Continue with the file, instead of starting another.
 
     Raises:
-        CheckpointError: If the file cannot be written; or cannot be resumed from: absent, broken, or of another run.
+        CheckpointError: See `Journal`.
     """
 
     def __init__(self, target: Path, run: Mapping[str, Any], *, resume: bool) -> None:
         self.path = target.with_name(f'{target.name}.part')
         self.detections: list[TileDetections] = []
         self.tiles_done = 0
-        header = json.loads(json.dumps({'geolearn': FORMAT, **run}))
+        if not resume and self.path.exists():
+            log.warning('%s of an unfinished run is replaced; pass resume=True to continue it', self.path)
+        self._journal = Journal(self.path, run, resume=resume)
         try:
-            if resume:
-                self._read(header)
-            elif self.path.exists():
-                log.warning('%s of an unfinished run is replaced; pass resume=True to continue it', self.path)
-            self._file = self.path.open('a' if resume else 'w', encoding='ascii')
-        except errors.CheckpointError:
+            for step in self._journal.steps:
+                self._take(step)
+        except BaseException:
+            self._journal.close()
             raise
-        except OSError as error:
-            raise errors.CheckpointError(
-                f'{self.path}, which keeps the finished tiles, cannot be opened: {error}'
-            ) from error
-        if not resume:
-            self._write(header)
+        if resume:
+            log.info('resumed after %s tiles', self.tiles_done)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._journal.close()
 
     def add(self, detections: TileDetections, tiles_done: int) -> None:
         """Append the detections of a batch.
@@ -72,50 +189,19 @@ class RunCheckpoint:
         Raises:
             CheckpointError: If it cannot be written, such as on a full disk.
         """
-        self._write({'tiles_done': tiles_done, **_as_json(detections)})
+        self._journal.add({'tiles_done': tiles_done, **_as_json(detections)})
 
     def remove(self) -> None:
         """Delete the file, once the result is written."""
-        self._file.close()
-        self.path.unlink(missing_ok=True)
+        self._journal.remove()
 
-    def _write(self, row: Mapping[str, Any]) -> None:
-        try:
-            self._file.write(json.dumps(row) + '\n')
-            self._file.flush()
-        except OSError as error:
-            raise errors.CheckpointError(
-                f'{self.path}, which keeps the finished tiles, cannot be written: {error}'
-            ) from error
-
-    def _read(self, header: Mapping[str, Any]) -> None:
-        """Read the finished tiles, and cut off an incomplete last line."""
-        if not self.path.is_file():
-            raise errors.CheckpointError(f'there is no {self.path} to resume; run without resume=True')
-        whole = 0
-        with self.path.open('rb') as file:
-            for line in file:
-                if not line.endswith(b'\n'):
-                    break
-                if whole:
-                    self._take(line)
-                else:
-                    _check_same(self.path, _parse(self.path, line), header)
-                whole += len(line)
-        if not whole:
-            raise errors.CheckpointError(f'{self.path} holds nothing to resume; run without resume=True')
-        with self.path.open('r+b') as file:
-            file.truncate(whole)
-        log.info('resumed after %s tiles', self.tiles_done)
-
-    def _take(self, line: bytes) -> None:
-        row = _parse(self.path, line)
+    def _take(self, row: Mapping[str, Any]) -> None:
         try:
             detections, done = _from_json(row), int(row['tiles_done'])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise errors.CheckpointError(_broken(self.path)) from error
+            raise self._journal.broken() from error
         if done <= self.tiles_done:
-            raise errors.CheckpointError(_broken(self.path))
+            raise self._journal.broken()
         self.detections.append(detections)
         self.tiles_done = done
 
@@ -164,20 +250,6 @@ def _from_json(row: Mapping[str, Any]) -> TileDetections:
     if any(column.shape != (len(boxes),) for column in columns) or not np.isfinite(boxes).all():
         raise ValueError(f'{len(boxes)} boxes with columns of {[column.shape for column in columns]}')
     return TileDetections(boxes, labels, scores, tiles, outlines)
-
-
-def _parse(path: Path, line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise errors.CheckpointError(_broken(path)) from error
-    if not isinstance(row, dict):
-        raise errors.CheckpointError(_broken(path))
-    return row
-
-
-def _broken(path: Path) -> str:
-    return f'{path} is broken, or was not written by geolearn; run without resume=True'
 
 
 def _check_same(path: Path, written: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

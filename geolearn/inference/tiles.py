@@ -15,10 +15,11 @@ import numpy as np
 from rasterio.windows import Window
 from scipy.sparse import csr_matrix
 
-from geolearn import tiling, units
+from geolearn import errors, tiling, units
 from geolearn.inference.area import AreaOfInterest
+from geolearn.inference.plan import BLENDS, Blend
 from geolearn.raster import GeoBox, common_dtype, raster_geobox, read_window
-from geolearn.raster.nodata import differs
+from geolearn.raster.nodata import differs, missing
 
 if TYPE_CHECKING:
     import torch  # loaded where it is needed: other engines read tiles too
@@ -107,7 +108,13 @@ class ReadOptions:
 
     def to_model_units(self, pixels: np.ndarray) -> np.ndarray:
         """Return stored pixels as float32 in the units that the network was trained on: pixels * scale + offset."""
-        values = pixels.astype(np.float32)
+        values = np.empty(pixels.shape, np.float32)
+        self.put_model_units(pixels, values)
+        return values
+
+    def put_model_units(self, pixels: np.ndarray, values: np.ndarray) -> None:
+        """Do what `to_model_units` does, into an array float32 of the same shape."""
+        np.copyto(values, pixels, casting='unsafe')
         if self.scale == 'db':
             rows = np.flatnonzero(self.radar)
             values[rows] = units.to_decibels(values[rows])
@@ -115,7 +122,6 @@ class ReadOptions:
             values *= np.float32(self.factor)
         if self.offset:
             values += np.float32(self.offset)
-        return values
 
 
 @dataclass(frozen=True)
@@ -129,19 +135,34 @@ class TilingOptions:
         device: Torch device; None means CUDA where there is one.
         compile: Whether to compile the network first. It takes up to a minute and gave convolutions 1.1 to 1.4 times
             the speed, plain transformers hardly any on processors without AVX-512: for thousands of tiles.
+        blend: How the tiles of a map meet.
+        augment: Test-time augmentation of maps: each tile is computed ``'flips'`` 4 times, flipped, or (True) 8 times,
+            flipped and turned, and the mean of the outputs is taken.
+        max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB.
 
     Raises:
         ValueError: If a number is out of its range.
+        UnknownNameError: If there is no such way to blend or to augment.
     """
 
     tile_size: int | None = None
     halo: int | None = None
-    batch_size: int = 4
+    batch_size: int | None = None
     device: str | None = None
     compile: bool = False
+    blend: Blend | None = None
+    augment: bool | Literal['flips'] = False
+    max_memory: int | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
+        for name, value, known in (('blend', self.blend, BLENDS), ('augment', self.augment, ('flips',))):
+            if value is not None and not isinstance(value, bool) and value not in known:
+                raise errors.UnknownNameError(name, str(value), known)
+        if isinstance(self.blend, bool):
+            raise errors.UnknownNameError('blend', str(self.blend), BLENDS)
+        if self.max_memory is not None and self.max_memory < 1:
+            raise ValueError(f'max_memory must be a number of bytes above 0, got {self.max_memory}')
+        if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f'batch_size must be at least 1, got {self.batch_size}')
         if self.tile_size is not None and self.tile_size < 1:
             raise ValueError(f'tile_size must be at least 1 pixel, got {self.tile_size}')
@@ -267,32 +288,47 @@ log = logging.getLogger('geolearn')
 
 QUEUE_BATCHES = 2
 
+BATCH_SIZE = 4
+"""Tiles computed together, unless the caller says otherwise."""
+
 MAX_BLOCK_ROWS = 2048
 
 
 class TileBatch(NamedTuple):
-    """Tiles that are computed together: pixels (n, [dates,] bands, h, w) float32, NaN where there is no data."""
+    """Tiles that are computed together.
+
+    Args:
+        tiles: In the order of the grid.
+        pixels: (n, [dates,] bands, h, w) float32, NaN where there is no data.
+        absent: (n, h, w), True where there is too little data to map.
+        through: All tiles up to this number, counted row by row, are in this batch or before it, or have no data.
+    """
 
     tiles: list[tiling.Tile]
     pixels: 'torch.Tensor'
+    absent: np.ndarray
+    through: int
 
 
 MEMORY_SHARE = 0.25
 """Share of the machine's memory that batches of tiles may take before they are computed."""
 
 
-def fit_batch_size(batch_size: int, tiles: int, tile_bytes: int) -> int:
+def fit_batch_size(batch_size: int, tiles: int, tile_bytes: int, *, memory: int | None = None) -> int:
     """Return how many tiles are read at once: no more than there are, and half as many until memory holds them.
 
     Args:
         batch_size: What the caller asks for.
         tiles: Of the raster.
         tile_bytes: Of one tile.
+        memory: Bytes for all of them; None for a share of the machine's.
     """
     wanted = size = min(batch_size, max(tiles, 1))
-    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') if hasattr(os, 'sysconf') else 2**33
+    if memory is None:
+        whole = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') if hasattr(os, 'sysconf') else 2**33
+        memory = int(MEMORY_SHARE * whole)
     # a few batches wait for the network, and one is being computed
-    while size > 1 and size * tile_bytes * (QUEUE_BATCHES + 2) > MEMORY_SHARE * memory:
+    while size > 1 and size * tile_bytes * (QUEUE_BATCHES + 2) > memory:
         size = (size + 1) // 2
     if size < wanted:
         log.warning('memory does not hold batches of %s tiles; taking %s at once', batch_size, size)
@@ -304,10 +340,11 @@ class MicroBatches:
 
     Args:
         compute: Takes images (n, ...).
+        most: Images of a part; None for all.
     """
 
-    def __init__(self, compute: Callable[['torch.Tensor'], Any]) -> None:
-        self._compute, self._size = compute, 0
+    def __init__(self, compute: Callable[['torch.Tensor'], Any], *, most: int | None = None) -> None:
+        self._compute, self._size = compute, most or 0
 
     def parts(self, pixels: 'torch.Tensor') -> Iterator[tuple[slice, Any]]:
         """Yield which images were computed, and what came out.
@@ -334,17 +371,27 @@ class MicroBatches:
 
 
 class RollingRows:
-    """Full-width rows of a raster, each read once, in whole block rows, and dropped when no tile needs them.
+    """Rows of a raster, each read once, in whole block rows, and dropped when no tile needs them.
 
     Args:
         source: The raster.
         tile_rows: Most rows that are asked for at once.
+        columns: First and last column + 1; None for all.
+        most_block_rows: That are read at once.
     """
 
-    def __init__(self, source: Source, tile_rows: int) -> None:
-        self._source, (self._height, self._width) = source, source.shape
+    def __init__(
+        self,
+        source: Source,
+        tile_rows: int,
+        columns: tuple[int, int] | None = None,
+        most_block_rows: int = MAX_BLOCK_ROWS,
+    ) -> None:
+        self._source, (self._height, width) = source, source.shape
+        self.left, right = (0, width) if columns is None else (max(columns[0], 0), min(columns[1], width))
+        self._width = right - self.left
         # a raster that is one huge block is decoded whole by GDAL anyway; holding it here too would help nobody
-        self._block_rows = min(source.block_rows, MAX_BLOCK_ROWS)
+        self._block_rows = min(source.block_rows, most_block_rows)
         capacity = min(tile_rows + self._block_rows, self._height)
         self._pixels = np.empty((len(source.indexes), capacity, self._width), source.dtype)
         self._valid = np.empty((capacity, self._width), bool)
@@ -363,7 +410,7 @@ class RollingRows:
             self._first = top
             # up to a block's edge, so that no block is decompressed twice
             stop = min(-(-bottom // self._block_rows) * self._block_rows, self._height)
-            window = Window(0, self._end, self._width, stop - self._end)
+            window = Window(self.left, self._end, self._width, stop - self._end)
             filled = slice(held, held + stop - self._end)
             mask = self._source.read(window, out=self._pixels[:, filled])[1]
             self._valid[filled] = True if mask is None else mask
@@ -373,7 +420,15 @@ class RollingRows:
 
 
 def read_batches(
-    sources: Sequence[Source], grid: tiling.TileGrid, *, batch_size: int, read: ReadOptions, first: int = 0
+    sources: Sequence[Source],
+    grid: tiling.TileGrid,
+    *,
+    batch_size: int,
+    read: ReadOptions,
+    first: int = 0,
+    columns: tuple[int, int] | None = None,
+    memory: int | None = None,
+    every_date: bool = False,
 ) -> Iterator[TileBatch]:
     """Yield full batches of tiles in file order; tiles without a valid pixel are left out.
 
@@ -383,18 +438,28 @@ def read_batches(
         batch_size: Tiles in a batch.
         read: How stored values become the network's units.
         first: Number of the tile to begin with, counted row by row.
+        columns: Of the raster that these tiles show; None for all.
+        memory: Bytes that batches may take; None for a share of the machine's.
+        every_date: Whether a pixel needs data at every date.
     """
     import torch
 
     height, width = grid.tile_shape
+
+    def finish(tiles: list[tiling.Tile], pixels: torch.Tensor, through: int) -> TileBatch:
+        # missing in one band is missing in all, but for what has no logarithm
+        bands = pixels.numpy() if read.scale == 'db' else pixels.numpy()[..., :1, :, :]
+        return TileBatch(tiles, pixels, np.stack([missing(each, every_date=every_date) for each in bands]), through)
+
     tile_bytes = 4 * len(sources) * len(sources[0].indexes) * height * width
-    batch_size = fit_batch_size(batch_size, len(grid.rows) * len(grid.cols) - first, tile_bytes)
-    rolling = [RollingRows(source, height) for source in sources]
+    batch_size = fit_batch_size(batch_size, len(grid.rows) * len(grid.cols) - first, tile_bytes, memory=memory)
+    rolling = [RollingRows(source, height, columns) for source in sources]
     shape = sources[0].shape
     dates = (len(sources),) if len(sources) > 1 else ()
     tiles: list[tiling.Tile] = []
     batch = torch.empty((batch_size, *dates, len(sources[0].indexes), height, width))
-    for tile in islice(iter(grid), first, None):
+    number = first - 1
+    for number, tile in enumerate(islice(iter(grid), first, None), first):
         top, left = int(tile.read.row_off), int(tile.read.col_off)
         # windows begin and end a few pixels outside of the raster
         inside = np.s_[max(top, 0) : min(top + height, shape[0]), max(left, 0) : min(left + width, shape[1])]
@@ -405,10 +470,10 @@ def read_batches(
             continue
         tiles.append(tile)
         if len(tiles) == batch_size:
-            yield TileBatch(tiles, batch)
+            yield finish(tiles, batch, number)
             tiles, batch = [], torch.empty_like(batch)
     if tiles:
-        yield TileBatch(tiles, batch[: len(tiles)])
+        yield finish(tiles, batch[: len(tiles)], number)
 
 
 def fill_tile(
@@ -419,7 +484,7 @@ def fill_tile(
     read: ReadOptions,
 ) -> bool:
     """Put the pixels of a tile into `target` (bands, h, w) from `corner` on, else NaN; returns whether it has data."""
-    rows, cols = inside
+    rows, cols = inside[0], slice(inside[1].start - rolling.left, inside[1].stop - rolling.left)
     pixels, valid = rolling.rows(rows.start, rows.stop)
     valid = valid[:, cols]
     if not valid.any():
@@ -428,7 +493,7 @@ def fill_tile(
     if valid.shape != target.shape[1:]:
         target[:] = np.nan
     part = target[:, corner[0] : corner[0] + valid.shape[0], corner[1] : corner[1] + valid.shape[1]]
-    part[:] = read.to_model_units(pixels[:, :, cols])
+    read.put_model_units(pixels[:, :, cols], part)
     if not valid.all():
         part[:, ~valid] = np.nan
     if any(corner):  # above and left of the raster is its mirror image: a patch that is half empty misleads a network

@@ -24,6 +24,7 @@ from geolearn.bundle import Export, GraphFacts, GraphOutput, check_exports, read
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.inference import mapping
+from geolearn.inference.encoding import output_encoding
 from geolearn.inference.reading import RasterSource
 from geolearn.inference.tiles import TilingOptions
 from geolearn.losses.options import CustomLoss
@@ -83,8 +84,11 @@ RASTERS = ('.tif', '.tiff')
 
 TILE_OPTIONS = ('tile_size', 'batch_size', 'device', 'aoi', 'bbox', 'bbox_crs')
 
-MAP_OPTIONS = (*TILE_OPTIONS, 'halo', 'compile')
+MAP_OPTIONS = (*TILE_OPTIONS, 'halo', 'compile', 'blend', 'augment', 'max_memory', 'cog', 'resume')
 """Keywords of `predict_raster`, besides those on reading."""
+
+CLASS_MAP_OPTIONS = (*MAP_OPTIONS, 'outputs', 'probability_dtype', 'layout')
+"""The same of classifiers."""
 
 
 def one_or_several(sources: Sequence[str | Path]) -> str | Path | Sequence[str | Path]:
@@ -377,10 +381,12 @@ class Model(ABC):
         ).eval()
         side, halo = self.spec.chip_size, 0
         if self.graph_output != 'chip classes':
-            side, halo = mapping.choose_tile(self.spec, network, TilingOptions())
+            tiling = TilingOptions()
+            blend = mapping.choose_blend(network, tiling)
+            side, halo = mapping.choose_tile(self.spec, network, tiling, blend=blend)
         dtype, nodata = ('float32', None)
         if self.graph_output == 'classes':
-            dtype, nodata = mapping.output_encoding(self.spec.class_infos)
+            dtype, nodata = output_encoding(self.spec.class_infos)
         facts = GraphFacts(
             self.graph_output,
             dtype,

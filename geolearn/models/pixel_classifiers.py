@@ -16,7 +16,7 @@ from geolearn.backbones.custom import ModuleBackbone
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError
-from geolearn.inference import mapping
+from geolearn.inference.encoding import ClassEncoding
 from geolearn.losses import PixelLossOptions, make_pixel_loss
 from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature, rank_chips
 from geolearn.models import base, new_spec, pixel_model
@@ -67,7 +67,7 @@ class PixelClassifier(pixel_model.PixelModel):
     """
 
     tasks = (Task.PIXELS,)
-    raster_use = base.RasterUse('maps pixels', base.RASTERS, base.MAP_OPTIONS)
+    raster_use = base.RasterUse('maps pixels', base.RASTERS, base.CLASS_MAP_OPTIONS)
     default_backbone: ClassVar[str] = 'resnet50'
     decoder: ClassVar[str]
     """Name of the decoder, where the options name none."""
@@ -265,9 +265,9 @@ class PixelClassifier(pixel_model.PixelModel):
     # -- mapping
 
     @property
-    def encoding(self) -> mapping.ClassEncoding:
+    def encoding(self) -> ClassEncoding:
         """How the network's outputs become a map's pixels."""
-        return mapping.ClassEncoding(self.spec.class_infos)
+        return ClassEncoding(self.spec.class_infos, self.spec.temperature)
 
 
 @base.register_model

@@ -14,7 +14,7 @@ from geolearn.backbones.custom import ModuleBackbone
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError
-from geolearn.inference import mapping
+from geolearn.inference.encoding import RegressionEncoding
 from geolearn.losses import NormalizedLoss, RegressionLossOptions, make_regression_loss
 from geolearn.metrics import RegressionScores, rank_chips
 from geolearn.models import base, new_spec, pixel_model
@@ -160,6 +160,6 @@ class PixelRegressor(pixel_model.PixelModel):
     # -- mapping
 
     @property
-    def encoding(self) -> mapping.RegressionEncoding:
+    def encoding(self) -> RegressionEncoding:
         """How the network's outputs become a map's pixels."""
-        return mapping.RegressionEncoding()
+        return RegressionEncoding()

@@ -1,6 +1,5 @@
 """Write GeoTIFFs beside their target and rename them, with their sidecars, when they are whole."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -8,14 +7,13 @@ from typing import Any, Self
 from xml.etree import ElementTree
 
 import numpy as np
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.shutil import copy
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geolearn import errors, files
 from geolearn.classes import ClassInfo
 from geolearn.raster.geobox import GeoBox
-from geolearn.raster.opening import filters_to_oneself, find_driver, open_quietly, printable
+from geolearn.raster.opening import find_driver, open_quietly, printable
 from geolearn.raster.qml import style_name, write_raster_style
 
 MAX_CATEGORY = 255
@@ -26,14 +24,61 @@ SIDECARS = ('.aux.xml', '.ovr', '.msk')
 """What GDAL looks for behind the name of a raster."""
 
 
-def write_class_names(path: Path, class_names: Mapping[int, str]) -> None:
-    """Write the names of a raster's pixel values beside it, where QGIS and GDAL look for them."""
-    if class_names and max(class_names) <= MAX_CATEGORY:
-        root = ElementTree.Element('PAMDataset')
-        names = ElementTree.SubElement(ElementTree.SubElement(root, 'PAMRasterBand', band='1'), 'CategoryNames')
+def write_class_names(
+    path: Path,
+    class_names: Mapping[int, str],
+    *,
+    colors: Mapping[int, tuple[int, int, int]] | None = None,
+    counts: Mapping[int, int] | None = None,
+) -> None:
+    """Write the names of a raster's pixel values beside it, where QGIS, ArcGIS and GDAL look for them.
+
+    Args:
+        path: The raster.
+        class_names: By pixel value; empty writes nothing.
+        colors: Color of each, for the raster attribute table.
+        counts: Number of pixels of each, likewise.
+    """
+    if not class_names:
+        return
+    root = ElementTree.Element('PAMDataset')
+    band = ElementTree.SubElement(root, 'PAMRasterBand', band='1')
+    if max(class_names) <= MAX_CATEGORY:
+        names = ElementTree.SubElement(band, 'CategoryNames')
         for value in range(max(class_names) + 1):
             ElementTree.SubElement(names, 'Category').text = printable(class_names.get(value, ''))
+    if counts is not None:
+        _add_attribute_table(band, class_names, colors or {}, counts)
+    if len(band):
         ElementTree.ElementTree(root).write(path.with_name(f'{path.name}.aux.xml'), encoding='utf-8')
+
+
+def write_style(path: Path, class_names: Mapping[int, str], colors: Mapping[int, tuple[int, int, int]]) -> None:
+    """Write a style for QGIS of a raster whose pixel values have names and colors."""
+    named = sorted(class_names.items())
+    if classes := [ClassInfo(value, name, colors[value]) for value, name in named if value in colors]:
+        write_raster_style(path, classes)
+
+
+_COLUMNS = (('Value', 0, 5), ('Count', 1, 1), ('Class', 2, 2), ('Red', 0, 6), ('Green', 0, 7), ('Blue', 0, 8))
+"""Of the raster attribute table: name, GDAL's number of the type (whole, real, text), and of the meaning."""
+
+
+def _add_attribute_table(
+    band: ElementTree.Element,
+    class_names: Mapping[int, str],
+    colors: Mapping[int, tuple[int, int, int]],
+    counts: Mapping[int, int],
+) -> None:
+    table = ElementTree.SubElement(band, 'GDALRasterAttributeTable', tableType='thematic')
+    for index, (name, kind, meaning) in enumerate(_COLUMNS):
+        column = ElementTree.SubElement(table, 'FieldDefn', index=str(index))
+        for key, text in (('Name', name), ('Type', str(kind)), ('Usage', str(meaning))):
+            ElementTree.SubElement(column, key).text = text
+    for index, (value, name) in enumerate(sorted(class_names.items())):
+        row = ElementTree.SubElement(table, 'Row', index=str(index))
+        for cell in (value, counts.get(value, 0), printable(name), *colors.get(value, (0, 0, 0))):
+            ElementTree.SubElement(row, 'F').text = str(cell)
 
 
 COMPRESSION = 'lzw'
@@ -57,8 +102,6 @@ class RasterWriter:
             also in a style for QGIS, ``<name>.qml``.
         tags: Dataset metadata.
         compress: GDAL's compression name.
-        cog: Whether to end with a cloud-optimized GeoTIFF: with overviews, in the order in which viewers read it. It
-            takes twice the disk while it is made.
     """
 
     def __init__(
@@ -74,9 +117,8 @@ class RasterWriter:
         class_names: Mapping[int, str] | None = None,
         tags: Mapping[str, str] | None = None,
         compress: str = COMPRESSION,
-        cog: bool = False,
     ) -> None:
-        self.path, self._cog = Path(path), cog
+        self.path = Path(path)
         self._geobox = geobox
         self._profile: dict[str, Any] = {
             'driver': find_driver(path, by_rows=True),
@@ -153,10 +195,9 @@ class RasterWriter:
             try:
                 self._dst.close()
                 self._check_readable()
-                if self._cog:
-                    self._optimize()
                 write_class_names(self._part, self._class_names or {})
-                self._write_style()
+                style = self._part.with_name(style_name(self.path))
+                write_style(style, self._class_names or {}, self._colors or {})
             except (RasterioError, OSError) as failure:
                 refused = errors.RasterError(self._failure(failure))
                 self._abandon(refused)
@@ -172,32 +213,6 @@ class RasterWriter:
         """Delete what was written; the error is the caller's to raise."""
         with suppress(errors.RasterError, type(error)):
             self._scope.__exit__(type(error), error, error.__traceback__)
-
-    def _optimize(self) -> None:
-        """Turn the file into a cloud-optimized one; block by block, so that memory stays flat."""
-        plain = self._part.with_name(f'{self._part.name}.plain.tif')
-        self._part.rename(plain)
-        dtype = self._profile['dtype']
-        options = {
-            'compress': self._profile['compress'],
-            'predictor': 'YES' if 'predictor' in self._profile else 'NO',
-            'blocksize': BLOCK_SIZE,
-            # classes have no mean
-            'overview_resampling': 'AVERAGE' if dtype.startswith('float') else 'NEAREST',
-            'overview_compress': self._profile['compress'],
-            'bigtiff': 'IF_SAFER',
-        }
-        with filters_to_oneself(), warnings.catch_warnings():
-            warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            copy(plain, self._part, driver='COG', **options)
-        plain.unlink()
-        self._check_readable()
-
-    def _write_style(self) -> None:
-        if self._class_names and self._colors:
-            named = sorted(self._class_names.items())
-            classes = [ClassInfo(value, name, self._colors[value]) for value, name in named if value in self._colors]
-            write_raster_style(self._part.with_name(style_name(self.path)), classes)
 
     def _check_readable(self) -> None:
         """Read the last pixel back: GDAL writes late, and a full disk may only show at the end."""

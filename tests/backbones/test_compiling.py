@@ -14,7 +14,8 @@ from geolearn.backbones.compiling import CompiledNetwork, compile_for_inference
 from geolearn.backbones.dofa import DynamicPatchEmbed
 from geolearn.backbones.trunk import ViT, ViTConfig
 from geolearn.classes import ClassInfo
-from geolearn.inference.mapping import ClassEncoding, map_sources
+from geolearn.inference.encoding import ClassEncoding
+from geolearn.inference.mapping import map_sources
 from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
 from geolearn.raster import GeoBox, RasterWriter, open_raster
 from geolearn.tiling import make_grid

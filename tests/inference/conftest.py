@@ -33,22 +33,23 @@ def draw() -> Callable[..., np.ndarray]:
     return draw
 
 
+def describe(bands=('Red', 'Green'), classes=2):
+    """Describe a model of classes 1, 2, ... for bands in 0..40."""
+    count = len(bands)
+    return ModelSpec(
+        model='Plain',
+        backbone='none',
+        bands=tuple(resolve_bands(bands)),
+        class_infos=tuple(ClassInfo(value, f'class {value}', (value, 0, 0)) for value in range(1, classes + 1)),
+        ignored_values=(0,),
+        chip_size=64,
+        statistics=BandStatistics((0,) * count, (40,) * count, (20,) * count, (12,) * count),
+        normalization=Normalization((20,) * count, (12,) * count, 'the test'),
+        dtype='int16',
+    )
+
+
 @pytest.fixture(scope='session')
 def make_spec() -> Callable[..., ModelSpec]:
-    """Describe a model of classes 1, 2, ... for bands in 0..40."""
-
-    def make(bands=('Red', 'Green'), classes=2):
-        count = len(bands)
-        return ModelSpec(
-            model='Plain',
-            backbone='none',
-            bands=tuple(resolve_bands(bands)),
-            class_infos=tuple(ClassInfo(value, f'class {value}', (value, 0, 0)) for value in range(1, classes + 1)),
-            ignored_values=(0,),
-            chip_size=64,
-            statistics=BandStatistics((0,) * count, (40,) * count, (20,) * count, (12,) * count),
-            normalization=Normalization((20,) * count, (12,) * count, 'the test'),
-            dtype='int16',
-        )
-
-    return make
+    """The function that describes models."""
+    return describe

@@ -22,9 +22,11 @@ from torch import nn
 from geolearn.bands import Band
 from geolearn.classes import ClassInfo
 from geolearn.errors import RasterError
-from geolearn.inference.mapping import ClassEncoding, RegressionEncoding, map_raster, map_sources, output_encoding
+from geolearn.inference.encoding import ClassEncoding, RegressionEncoding, output_encoding
+from geolearn.inference.mapping import map_raster, map_sources
 from geolearn.inference.tiles import (
     QUEUE_BATCHES,
+    MicroBatches,
     ReadOptions,
     Source,
     TilingOptions,
@@ -36,7 +38,7 @@ from geolearn.models import DeepLab
 from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import Normalization
 from geolearn.raster import open_raster
-from geolearn.raster.writing import RasterWriter
+from geolearn.raster.pieces import PieceFile
 from geolearn.statistics import BandStatistics
 from geolearn.tiling import blend_weights, make_grid
 
@@ -93,7 +95,11 @@ def run_map(
     encoding = OneValue() if classes is None else ClassEncoding(classes)
     with open_raster(path) as src:
         grid = make_grid((src.height, src.width), tile_size=tile_size, halo=halo)
-        given = {'read': ReadOptions(), 'tiling': TilingOptions(batch_size=batch_size), 'blend': blend}
+        given = {
+            'read': ReadOptions(),
+            'tiling': TilingOptions(batch_size=batch_size),
+            'blend': 'hann' if blend else 'crop',
+        }
         return map_sources([Source(wrap(src), tuple(src.indexes))], network, encoding, grid, dst, **given)
 
 
@@ -613,7 +619,7 @@ def test_a_failing_writer_is_heard(tmp_path, save, monkeypatch):
     def fail(self, row, pixels):
         raise RasterError(f'row {row} cannot be written')
 
-    monkeypatch.setattr(RasterWriter, 'write', fail)
+    monkeypatch.setattr(PieceFile, 'write', fail)
     path = save(tmp_path / 'src.tif', make_pixels((900, 300)), nodata=-1)
     with pytest.raises(RasterError, match='row 0 cannot be written'):
         run_map(path, Plain(2, 3), tmp_path / 'map.tif', classes=infos(1, 2, 3))
@@ -732,13 +738,20 @@ class Narrow(Plain):
         return super().forward(x)
 
 
-def test_batches_that_memory_does_not_hold_are_halved(tmp_path, save, caplog):
+def test_batches_that_memory_does_not_hold_are_halved(caplog):
+    images = torch.from_numpy(make_pixels((36, 24), bands=2 * 36).reshape(36, 2, 36, 24).astype(np.float32))
+    parts = list(MicroBatches(Narrow(2, 3)).parts(images))
+    assert torch.equal(torch.cat([outputs for _, outputs in parts]), Plain(2, 3)(images))
+    assert [index for part, _ in parts for index in range(36)[part]] == list(range(36))
+    assert 'out of memory with 36 tiles at once; continuing with 18' in caplog.text
+    assert 'continuing with 2' in caplog.text
+
+
+def test_an_absurd_batch_size_gives_the_same_map(tmp_path, save):
     network, pixels = Narrow(2, 3), make_pixels((200, 200))
     path = save(tmp_path / 'src.tif', pixels, nodata=-1)
     result = run_map(path, network, tmp_path / 'map.tif', classes=infos(1, 2, 3), batch_size=10**9)
     assert np.array_equal(read(result), expected_map(Plain(2, 3), pixels, [1, 2, 3]))
-    assert 'out of memory with 36 tiles at once; continuing with 18' in caplog.text
-    assert 'continuing with 2' in caplog.text
 
 
 def test_an_absurd_number_of_tiles_is_halved_before_they_are_read(caplog):

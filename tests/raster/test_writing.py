@@ -188,7 +188,7 @@ def test_names_of_classes_never_outlive_a_map_that_could_not_be_written(tmp_path
     def refuse(path):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(files, '_sync', refuse)
+    monkeypatch.setattr(files, 'flush_to_disk', refuse)
     writer = RasterWriter(path, BOX, dtype='uint8', class_names={1: 'water'})
     with pytest.raises(RasterError, match='No space left on device. Nothing was left behind'), writer:
         writer.write(0, MAP)

@@ -1,0 +1,264 @@
+"""The finished pieces of a map, in a folder: the map is made of them at the end, and a killed run resumed from them."""
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from geolearn import files
+from geolearn.errors import CheckpointError, RasterError
+from geolearn.inference.encoding import Layer
+from geolearn.inference.plan import Part
+from geolearn.inference.resume import Journal
+from geolearn.raster import GeoBox
+from geolearn.raster.pieces import PIECE, PieceFile, PlacedPiece, join_pieces
+from geolearn.raster.qml import style_name
+from geolearn.raster.tally import BandTally, merge_tallies
+from geolearn.raster.writing import BLOCK_SIZE, SIDECARS
+
+log = logging.getLogger('geolearn')
+
+PIECE_SECONDS = 20.0
+"""Pieces grow until one takes about this long: so much work a kill costs at most, and a map is of few pieces."""
+
+
+class PieceStore:
+    """Writes the rows of a map as pieces, which a later run can begin from.
+
+    Args:
+        target: The map.
+        folder: For the pieces; made if it is not there.
+        box: Place of the map.
+        layers: Its files.
+        parts: What it is computed in.
+        journal: Of the pieces that are finished; None for a run that nobody can resume.
+
+    Raises:
+        CheckpointError: If the journal holds what geolearn did not write.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        folder: Path,
+        box: GeoBox,
+        layers: Sequence[Layer],
+        parts: Sequence[Part],
+        journal: Journal | None = None,
+    ) -> None:
+        self.target, self._folder, self._box = target, folder, box
+        self._layers, self._parts, self._journal = layers, parts, journal
+        self.rows_done = [0] * len(parts)
+        """Rows of each part that are in finished pieces."""
+        self._finished: list[list[PlacedPiece]] = [[] for _ in layers]
+        self._tallies: list[list[list[BandTally]]] = [[] for _ in layers]
+        self._open: list[PieceFile] = []
+        self._opened, self._part, self._first, self._rows = 0.0, 0, 0, 0
+        self._next_rows = BLOCK_SIZE
+        self._counting: list[list[BandTally]] = []
+        with self._reported():
+            folder.mkdir(exist_ok=True)
+        for step in () if journal is None else journal.steps:
+            self._take(step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        for piece in self._open:
+            piece.abandon()
+        self._open = []
+        if self._journal is not None:
+            self._journal.close()
+            # who interrupts a run is told to resume it
+            if not any(self.rows_done) and not isinstance(error, KeyboardInterrupt):
+                self.remove()
+
+    def remove(self) -> None:
+        """Delete the pieces."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def write(self, part: int, row: int, pixels: Sequence[np.ndarray]) -> None:
+        """Take rows of a part: (bands, rows, columns of the part) of each layer; `row` follows on what is written.
+
+        Raises:
+            RasterError: If they cannot be written.
+            CheckpointError: If the journal cannot be.
+        """
+        core = self._parts[part].core
+        done, count = 0, pixels[0].shape[1]
+        while done < count:
+            if not self._open:
+                self._begin(part, row + done)
+            taken = min(count - done, self._rows - (row + done - self._first))
+            with self._reported():
+                for layer, piece, tallies, values in zip(self._layers, self._open, self._counting, pixels):
+                    block = values[:, done : done + taken]
+                    piece.write(row + done - self._first, block)
+                    for tally, band in zip(tallies, block):
+                        for start in range(0, taken, BLOCK_SIZE):
+                            tally.add(band[start : start + BLOCK_SIZE], layer.nodata)
+            done += taken
+            if row + done - self._first == self._rows or row + done == int(core.height):
+                self._finish()
+
+    def join(self, folder: Path, *, cog: bool) -> None:
+        """Make the files of the map, in a folder that is empty but for this.
+
+        Raises:
+            RasterError: If one cannot be written.
+        """
+        with self._reported():
+            for layer, pieces, parts in zip(self._layers, self._finished, self._tallies):
+                tallies = merge_tallies(parts, layer.content.count)
+                content = replace(layer.content, tallies=tuple(tallies))
+                path = layer.path(self.target)
+                join_pieces(pieces, folder / path.name, self._box, content, cog=cog, style=style_name(path))
+
+    def _begin(self, part: int, row: int) -> None:
+        core = self._parts[part].core
+        self._part, self._first = part, row
+        self._rows = min(self._next_rows, int(core.height) - row)
+        self._opened = time.monotonic()
+        self._counting = [[BandTally() for _ in range(layer.content.count)] for layer in self._layers]
+        with self._reported():
+            for number, layer in enumerate(self._layers):
+                path = self._folder / f'{part}-{row}-{number}{PIECE}'
+                self._open.append(PieceFile(path, (self._rows, int(core.width)), layer.content))
+
+    def _finish(self) -> None:
+        """Close the pieces, and write down that they are whole."""
+        with self._reported():
+            for piece in self._open:
+                piece.close()
+                if self._journal is not None:
+                    files.flush_to_disk(piece.path)
+            names = [piece.path.name for piece in self._open]
+            digests = [_digest(piece.path) for piece in self._open] if self._journal is not None else []
+        step = {
+            'part': self._part,
+            'first': self._first,
+            'rows': self._rows,
+            'files': names,
+            'digests': digests,
+            'tallies': [[tally.to_json() for tally in tallies] for tallies in self._counting],
+        }
+        if self._journal is not None:
+            self._journal.add(step)
+        self._open = []
+        self._place(names, self._counting)
+        if time.monotonic() - self._opened < PIECE_SECONDS / 2:
+            self._next_rows *= 2
+
+    def _place(self, names: Sequence[str], tallies: Sequence[list[BandTally]]) -> None:
+        core = self._parts[self._part].core
+        window = Window(core.col_off, self._first, core.width, self._rows)
+        for number, (name, counted) in enumerate(zip(names, tallies)):
+            self._finished[number].append(PlacedPiece(self._folder / name, window))
+            self._tallies[number].append(counted)
+        self.rows_done[self._part] = self._first + self._rows
+
+    def _take(self, step: Mapping[str, Any]) -> None:
+        """Take a piece of an earlier run; one whose file is damaged is computed again, and all after it."""
+        assert self._journal is not None
+        try:
+            self._part, self._first, self._rows = (int(step[name]) for name in ('part', 'first', 'rows'))
+            names, digests = ([str(text) for text in step[name]] for name in ('files', 'digests'))
+            tallies = [[BandTally.from_json(band) for band in layer] for layer in step['tallies']]
+            fits = len(names) == len(digests) == len(tallies) == len(self._layers) and all(
+                len(layer) == known.content.count for layer, known in zip(tallies, self._layers)
+            )
+            inside = 0 <= self._part < len(self._parts) and self._rows > 0 and not any('/' in name for name in names)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise self._journal.broken() from error
+        if not (fits and inside):
+            raise self._journal.broken()
+        if self._first != self.rows_done[self._part]:  # behind a piece that is damaged, or was computed again
+            return
+        for name, digest in zip(names, digests):
+            if not (self._folder / name).is_file() or _digest(self._folder / name) != digest:
+                log.warning('%s is damaged; it is computed again', self._folder / name)
+                return
+        self._place(names, tallies)
+
+    def _reported(self) -> '_Reported':
+        return _Reported(self.target, self._folder if self._journal is not None else None)
+
+
+class _Reported:
+    """Says of the map what goes wrong with its pieces.
+
+    Args:
+        target: The map.
+        kept: Folder of what is done, if it stays.
+    """
+
+    def __init__(self, target: Path, kept: Path | None) -> None:
+        self._target, self._kept = target, kept
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if not isinstance(error, RasterioError | OSError) or isinstance(error, RasterError | CheckpointError):
+            return
+        kept = 'Nothing was left behind'
+        if self._kept is not None:
+            kept = f'What is done is kept in {self._kept}; pass resume=True to continue'
+        reason = error.__cause__ or error
+        raise RasterError(f'cannot write {self._target}: {reason}. Is the disk full? {kept}') from error
+
+
+def open_journal(target: Path, facts: Mapping[str, Any], *, resume: bool, free: Sequence[str] = ()) -> Journal:
+    """Open the journal of a map, in a folder that is named after it, with ``.part`` behind.
+
+    Args:
+        target: The map.
+        facts: What must be equal for a run to be resumed, as JSON.
+        resume: Continue an unfinished run, instead of starting another.
+        free: Names of facts that are taken from the unfinished run.
+
+    Raises:
+        CheckpointError: If there is nothing to resume, it is of another run, or the folder cannot be written to.
+    """
+    folder = target.with_name(f'{target.name}.part')
+    path = folder / 'journal'
+    if resume and not path.is_file():
+        raise CheckpointError(f'there is no {folder} to resume; run without resume=True')
+    if not target.parent.is_dir():
+        raise RasterError(f'cannot write {target}: the folder {target.parent} does not exist; create it first')
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f'{folder}, which keeps the finished tiles, cannot be made: {error}') from error
+    unfinished = not resume and path.exists() and path.stat().st_size > 0
+    journal = Journal(path, facts, resume=resume, free=free)
+    if unfinished:
+        log.warning('%s of an unfinished run is replaced; pass resume=True to continue it', folder)
+    if not resume:
+        for old in folder.glob(f'*{PIECE}'):
+            with suppress(OSError):
+                old.unlink()
+    return journal
+
+
+def sidecars(layers: Sequence[Layer], target: Path) -> list[str]:
+    """Return the names of files beside a map that would pass for those of the new one."""
+    return [f'{layer.path(target).name}{suffix}' for layer in layers for suffix in SIDECARS]
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open('rb') as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
