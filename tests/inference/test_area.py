@@ -12,7 +12,8 @@ from rasterio.warp import transform_geom
 from geolearn.errors import RasterError
 from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.detecting import DetectOptions, detect_raster
-from geolearn.inference.mapping import ClassEncoding, map_raster
+from geolearn.inference.encoding import ClassEncoding
+from geolearn.inference.mapping import MapOptions, map_raster
 from geolearn.inference.tiles import ReadOptions, TilingOptions
 from geolearn.raster import GeoBox, write_raster
 
@@ -56,7 +57,7 @@ def run(make_spec):
             dst,
             read=read,
             tiling=TilingOptions(tile_size=32, halo=4, device='cpu'),
-            overwrite=True,
+            options=MapOptions(overwrite=True),
         )
         with rasterio.open(dst) as found:
             return found.read(1), found.transform
