@@ -10,7 +10,8 @@ import torch
 from affine import Affine
 
 from geolearn.errors import RasterError
-from geolearn.inference.mapping import ClassEncoding, map_raster
+from geolearn.inference.encoding import ClassEncoding
+from geolearn.inference.mapping import MapOptions, map_raster
 from geolearn.inference.targets import check_target
 from geolearn.inference.tiles import ReadOptions, TilingOptions
 from geolearn.raster import open_raster
@@ -48,7 +49,7 @@ def run(make_spec, tmp_path):
             dst,
             read=ReadOptions(scale=1, **read),
             tiling=TilingOptions(tile_size=32, halo=4, device='cpu'),
-            overwrite=True,
+            options=MapOptions(overwrite=True),
         )
         with rasterio.open(dst) as found:
             return found.read(1), found
