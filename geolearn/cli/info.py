@@ -1,7 +1,10 @@
 """geolearn info, weights, demo: what a file holds, which weights are on this machine, the path on synthetic scenes."""
 
 import argparse
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from geolearn.cli.evaluate import print_data
 
@@ -9,6 +12,7 @@ from geolearn.cli.evaluate import print_data
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `info` takes."""
     parser.add_argument('path', help='a .dlpk, a chip folder or a raster')
+    parser.add_argument('--stac', help='write a STAC item that describes the model to this file')
     parser.add_argument('--dataset-type', help='format of a chip folder, where it does not say')
     parser.set_defaults(run=run)
 
@@ -16,16 +20,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Print what is known of a file or folder."""
     path = Path(arguments.path)
-    if path.suffix == '.dlpk':
-        from geolearn.models import load_model
-
-        print(load_model(path))
+    if path.suffix in ('.dlpk', '.emd'):
+        print_model(path, stac=arguments.stac)
+    elif arguments.stac:
+        raise ValueError('stac describes a model; pass a .dlpk')
     elif path.is_dir():
         from geolearn.prepare import prepare_data
 
         print_data(prepare_data(path, dataset_type=arguments.dataset_type), arguments)
     else:
         print(describe_raster(path))
+
+
+def print_model(path: Path, *, stac: str | None) -> None:
+    """Print what a bundle holds, that of other software too, and write its STAC item where one is asked for."""
+    from geolearn.bundle import read_emd
+
+    emd = read_emd(path, foreign=True)
+    if 'geolearn' not in emd:
+        if stac:
+            raise ValueError('stac needs a model of geolearn')
+        print(describe_foreign(path, emd))
+        return
+    from geolearn.models import load_model
+
+    print(load_model(path))
+    for kind, row in (emd['geolearn'].get('exports') or {}).items():
+        print(f'  graph    {kind}: {row["file"]}, differs from the network by up to {row["largest_difference"]:.2g}')
+    if stac:
+        from geolearn.files import atomic_write
+        from geolearn.stac import describe_bundle
+
+        item = json.dumps(describe_bundle(path), indent=2)
+        with atomic_write(Path(stac)) as part:
+            part.write_text(item, encoding='utf-8')
+        print(f'wrote {stac}')
+
+
+def describe_foreign(path: Path, emd: Mapping[str, Any]) -> str:
+    """Return what the model definition of other software says, and what of it geolearn cannot run, as text."""
+    from geolearn.bundle import list_members
+
+    def text(key: str) -> str:
+        value = emd.get(key)
+        return ', '.join(map(str, value)) if isinstance(value, list) else str('not stated' if value is None else value)
+
+    rows = emd.get('Classes')
+    classes = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    names = [f'{row.get("Value")} {row.get("Name")}' for row in classes]
+    function, weights = text('InferenceFunction'), text('ModelFile')
+    lines = [
+        f'{path}: a model of other software',
+        f'  framework {text("Framework")}, {text("ModelConfiguration")}',
+        f'  model     {text("ModelType")} {text("ModelName") if "ModelName" in emd else ""}'.rstrip(),
+        f'  tiles     {text("ImageWidth")} x {text("ImageHeight")} pixels, bands {text("ExtractBands")}',
+        f'  classes   {", ".join(names) or "none stated"}',
+        *(f'  file      {name} ({size:,} bytes)' for name, size in list_members(path).items()),
+        f'  geolearn cannot run it: its weights ({weights}) are those of other layers, in a format that may hold code, '
+        f'and its inference function ({function}) is code, which geolearn never runs. ArcGIS Pro runs it; for '
+        'geolearn, train a model on the chips that it was trained on.',
+    ]
+    return '\n'.join(lines)
 
 
 def describe_raster(path: Path) -> str:
