@@ -136,7 +136,7 @@ def terramesh_radar(folder: Path, out: Path) -> str:
 
 def clouds(folder: Path, out: Path) -> str:
     """Arrays of two sensors, written as rasters; value 0 is a class."""
-    names = {0: 'cloud shadow', 1: 'water', 2: 'snow', 3: 'land', 4: 'cloud'}
+    names = {0: 'cloud shadow', 1: 'water', 3: 'land', 4: 'cloud'}  # no pixel is 2, snow
     bands, files = ('Blue', 'Green', 'Red', 'NIR', 'SWIR1', 'SWIR2'), []
     for sensor, cell_m in (('sentinel2', 10), ('landsat5', 30)):
         with np.load(folder / f'{sensor}.npz') as content:
