@@ -193,9 +193,9 @@ def _list_pieces(pieces: Sequence[PlacedPiece], geobox: GeoBox, content: RasterC
     root = ElementTree.Element('VRTDataset', rasterXSize=str(width), rasterYSize=str(height))
     if geobox.crs is not None:
         ElementTree.SubElement(root, 'SRS').text = CRS.from_user_input(geobox.crs).to_wkt()
-    if not geobox.transform.is_identity:
-        place = ', '.join(repr(float(number)) for number in geobox.transform.to_gdal())
-        ElementTree.SubElement(root, 'GeoTransform').text = place
+    # also where it is the identity, which says that the raster has no place
+    place = ', '.join(repr(float(number)) for number in geobox.transform.to_gdal())
+    ElementTree.SubElement(root, 'GeoTransform').text = place
     _add_metadata(root, {key: printable(text) for key, text in content.tags.items()})
     for number, name in enumerate(content.band_names, 1):
         band = ElementTree.SubElement(root, 'VRTRasterBand', dataType=_TYPES[content.memory_dtype], band=str(number))
