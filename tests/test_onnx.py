@@ -10,6 +10,7 @@ import pytest
 import rasterio
 import torch
 
+from geolearn.arcgis import ClassifyPixels, raster_functions
 from geolearn.backbones.custom import ModuleBackbone, register_module
 from geolearn.bands import Band
 from geolearn.classes import ClassInfo
@@ -87,7 +88,14 @@ def test_the_map_is_that_of_predict_raster(model, bundle, scene, tmp_path):
 
 
 def test_it_runs_where_torch_cannot_be_imported(model, bundle, scene, tmp_path):
-    code = f'{NO_TORCH}\nfrom geolearn.onnx import main\nmain(sys.argv[1:])\nassert "torch" not in sys.modules'
+    lines = (
+        NO_TORCH,
+        'from geolearn.arcgis import ClassifyPixels',
+        'from geolearn.onnx import main',
+        'main(sys.argv[1:])',
+        'assert "torch" not in sys.modules',
+    )
+    code = '\n'.join(lines)
     arguments = [str(bundle), str(scene), str(tmp_path / 'onnx.tif')]
     done = subprocess.run([sys.executable, '-c', code, *arguments], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
@@ -133,3 +141,33 @@ def test_a_graph_of_one_size_takes_smaller_tiles_filled_up(bundle):
     assert np.allclose(runner.run(x), expected)
     with pytest.raises(ValueError, match='up to'):
         runner.run(np.zeros((1, 2, 80, 50), np.float32))
+
+
+def classify_in_arcgis(bundle, scene, folder):
+    """Call the raster function of an unpacked bundle as ArcGIS Pro does, for one block."""
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extractall(folder)
+    (emd,) = folder.glob('*.emd')
+    function = ClassifyPixels()
+    function.initialize(model=str(emd), device=-1)
+    function.getParameterInfo()
+    function.getConfiguration(tile_size='96', padding='8')
+    with rasterio.open(scene) as src:
+        pixels, mask = src.read()[:, :96, :96], src.read_masks()[:, :96, :96] > 0
+    info = function.updateRasterInfo(output_info={})['output_info']
+    props = {'pixelType': info['pixelType']}
+    blocks = function.updatePixels(None, None, props, raster_pixels=pixels, raster_mask=mask)
+    return blocks['output_pixels'], blocks['output_mask'], info
+
+
+def test_the_raster_function_of_arcgis_runs_the_graph_without_torch(model, bundle, scene, tmp_path, monkeypatch):
+    expected = classify_in_arcgis(bundle, scene, tmp_path / 'torch')
+    monkeypatch.setattr(raster_functions, 'find_spec', lambda name: None)
+    found = classify_in_arcgis(bundle, scene, tmp_path / 'graph')
+    assert np.array_equal(found[0], expected[0])
+    assert np.array_equal(found[1], expected[1])
+    assert found[2] == expected[2]
+    assert 0 < found[1].mean() < 1
+    plain = model.save(tmp_path / 'plain.dlpk')
+    with pytest.raises(BundleError, match='holds no ONNX graph'):
+        classify_in_arcgis(plain, scene, tmp_path / 'plain')

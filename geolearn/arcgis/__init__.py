@@ -5,6 +5,19 @@ calls `initialize`, `getParameterInfo` and `getConfiguration`, and then `updateP
 No one has tried that here for want of a license: these functions hold to what is known of the calls.
 """
 
-from geolearn.arcgis.raster_functions import ClassifyObjects, ClassifyPixels, DetectInstances, DetectObjects
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from geolearn.arcgis.objects import ClassifyObjects, DetectInstances, DetectObjects
+    from geolearn.arcgis.raster_functions import ClassifyPixels
 
 __all__ = ['ClassifyObjects', 'ClassifyPixels', 'DetectInstances', 'DetectObjects']
+
+
+def __getattr__(name: str) -> object:
+    """Load a function on first use: that of pixels runs without torch, which the others need."""
+    if name not in __all__:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    home = 'raster_functions' if name == 'ClassifyPixels' else 'objects'
+    return getattr(import_module(f'geolearn.arcgis.{home}'), name)
