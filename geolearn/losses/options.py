@@ -175,12 +175,60 @@ def _having(option: str) -> str:
     return ' or '.join(names)
 
 
+class FunctionLoss(nn.Module):
+    """A function of the user's own, as a module that is called like it.
+
+    Args:
+        function: Of output and targets.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *given: Any) -> Tensor:
+        """Call the function."""
+        return self.function(*given)
+
+
+def as_loss_module(loss: nn.Module | Callable[..., Tensor]) -> nn.Module:
+    """Return a loss of the user's own as a module.
+
+    Raises:
+        ArgumentError: If it cannot be called with outputs and targets.
+    """
+    if isinstance(loss, type):
+        raise errors.ArgumentError(f'loss is the class {loss.__name__}; pass {loss.__name__}(...), a module of it')
+    if not callable(loss):
+        raise errors.ArgumentError(f'loss must be a name, a module or a function, got {loss!r}')
+    return loss if isinstance(loss, nn.Module) else FunctionLoss(loss)
+
+
+def loss_name(module: nn.Module) -> str:
+    """Return what a loss of the user's own is called in code."""
+    named = module.function if isinstance(module, FunctionLoss) else type(module)
+    return str(getattr(named, '__qualname__', type(named).__qualname__))
+
+
+def check_loss_value(loss: Any, name: str) -> Tensor:
+    """Return the loss of a batch without dimensions.
+
+    Raises:
+        ArgumentError: If it is not a tensor of one number.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise errors.ArgumentError(f'{name} must return a tensor of one number for a batch, got {found}')
+    return loss.reshape(())
+
+
 class CustomLoss(nn.Module):
     """Call a module with outputs and targets, for an auxiliary head too; batches weigh by their number of chips.
 
     Args:
         module: Takes logits (N, classes, H, W) and indices (N, H, W), IGNORE_INDEX (255) where nothing is labelled; for
-            regression values (N, 1, H, W) and (N, H, W), NaN where there is no truth. Returns one number.
+            regression values (N, 1, H, W) and (N, H, W), NaN where there is no truth; for whole chips logits
+            (N, classes) and indices (N,), or shares of the classes (N, classes). Returns one number.
         auxiliary_weight: Of the loss of an auxiliary head.
     """
 
@@ -197,18 +245,15 @@ class CustomLoss(nn.Module):
 
     def _one(self, output: Tensor, target: Tensor) -> Tensor:
         ignored: Any = getattr(self.module, 'ignore_index', classes.IGNORE_INDEX)
-        name = type(self.module).__name__
+        name = loss_name(self.module)
         if (
             ignored != classes.IGNORE_INDEX
             and not target.is_floating_point()
+            and target.dim() > 1
             and bool((target == classes.IGNORE_INDEX).any())
         ):
             raise errors.ArgumentError(
                 f'pixels without a label have the index {classes.IGNORE_INDEX}, and {name} ignores {ignored}; '
                 f'make it with ignore_index={classes.IGNORE_INDEX}'
             )
-        loss = self.module(output, target)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise errors.ArgumentError(f'{name} must return a tensor of one number for a batch, got {found}')
-        return loss.reshape(())
+        return check_loss_value(self.module(output, target), name)

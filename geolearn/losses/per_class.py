@@ -187,11 +187,14 @@ class SoftCrossEntropy(ClassWeighted):
     Args:
         class_weights: (classes,) weight of each class, or None; the average is weighted by the targets' weights.
         label_smoothing: Share of the target, 0..1, that is spread evenly over all classes.
+        gamma: How strongly chips that are right already are discounted, as in focal loss; 0 for plain cross-entropy.
     """
 
-    def __init__(self, class_weights: Tensor | None = None, *, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, class_weights: Tensor | None = None, *, label_smoothing: float = 0.0, gamma: float = 0.0
+    ) -> None:
         super().__init__(class_weights)
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.gamma = label_smoothing, gamma
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss; 0 for a batch without chips.
@@ -205,6 +208,12 @@ class SoftCrossEntropy(ClassWeighted):
         losses = functional.cross_entropy(
             logits, target, weights, reduction='none', label_smoothing=self.label_smoothing
         )
+        if self.gamma:
+            probabilities = logits.softmax(1)
+            likely = (
+                probabilities.gather(1, target[:, None])[:, 0] if target.dim() == 1 else (probabilities * target).sum(1)
+            )
+            losses = losses * (1 - likely) ** self.gamma
         # torch divides by the weights for indices and by the number of chips for shares: here it is always the weights
         return weighted_mean(losses, weights[target] if target.dim() == 1 else target.to(weights) @ weights)
 
@@ -214,7 +223,12 @@ class MultiLabelCrossEntropy(ClassWeighted):
 
     Args:
         class_weights: (classes,) weight of each class in the average, or None.
+        gamma: How strongly decisions that are right already are discounted, as in focal loss.
     """
+
+    def __init__(self, class_weights: Tensor | None = None, *, gamma: float = 0.0) -> None:
+        super().__init__(class_weights)
+        self.gamma = gamma
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss; 0 for a batch without chips.
@@ -226,6 +240,9 @@ class MultiLabelCrossEntropy(ClassWeighted):
         logits = full_precision(logits)
         weights = torch.ones_like(logits) if self.class_weights is None else self.class_weights.expand_as(logits)
         losses = functional.binary_cross_entropy_with_logits(logits, target.to(logits), weights, reduction='none')
+        if self.gamma:
+            likely = torch.where(target >= 0.5, logits.sigmoid(), 1 - logits.sigmoid())
+            losses = losses * (1 - likely) ** self.gamma
         return weighted_mean(losses, weights)
 
 

@@ -21,7 +21,7 @@ from geolearn.metrics.pixels import (
     spread_chips,
 )
 from geolearn.metrics.regression import RegressionScores
-from geolearn.metrics.scores import LOSSES, Metric, Scores, best_epoch
+from geolearn.metrics.scores import LOSSES, CustomMetric, Metric, Scores, best_epoch
 
 __all__ = [
     'FN',
@@ -33,6 +33,7 @@ __all__ = [
     'Calibration',
     'ChipScores',
     'ConfusionMatrix',
+    'CustomMetric',
     'DetectionScores',
     'Metric',
     'MultiLabelScores',

@@ -158,6 +158,32 @@ MetricFunction = Callable[[Any, Any], Any]
 """Takes what the network returns for a batch and its targets, and returns one number."""
 
 
+@dataclass(frozen=True, slots=True)
+class CustomMetric:
+    """A function of the user's own as a column of the epoch table; ``fit(monitor=...)`` takes its name.
+
+    Args:
+        function: Takes the network's output and the targets of a validation batch, and returns one number.
+        name: Of the column; empty for the name of the function.
+        higher_is_better: Which way it improves, needed to monitor it; None takes what the function says by an attribute
+            of this name, as metrics of torchmetrics do.
+    """
+
+    function: MetricFunction
+    name: str = ''
+    higher_is_better: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise ArgumentError(f'metrics must be functions of output and targets, got {self.function!r}')
+        name = self.name or getattr(self.function, '__name__', type(self.function).__name__)
+        if not name.isidentifier():
+            raise ArgumentError(f'a metric needs a name, and {name!r} is none: CustomMetric(function, name=...)')
+        object.__setattr__(self, 'name', name)
+        if self.higher_is_better is None:
+            object.__setattr__(self, 'higher_is_better', getattr(self.function, 'higher_is_better', None))
+
+
 class ScoresAndFunctions:
     """The metrics of a task, and functions whose means over the chips become further columns; see `Scores`.
 
@@ -167,10 +193,10 @@ class ScoresAndFunctions:
 
     def __init__(self, scores: Scores) -> None:
         self.scores = scores
-        self.functions: dict[str, MetricFunction] = {}
+        self.functions: dict[str, CustomMetric] = {}
         self._sums = torch.zeros(0)
 
-    def use(self, functions: Sequence[MetricFunction]) -> None:
+    def use(self, functions: Sequence[MetricFunction | CustomMetric]) -> None:
         """Compute these functions from now on, and no others.
 
         Args:
@@ -179,20 +205,23 @@ class ScoresAndFunctions:
         Raises:
             ArgumentError: If one cannot be called, or is called as another column.
         """
-        named: dict[str, MetricFunction] = {}
+        named: dict[str, CustomMetric] = {}
         for function in functions:
-            if not callable(function):
-                raise ArgumentError(f'metrics must be functions of output and targets, got {function!r}')
-            name = getattr(function, '__name__', type(function).__name__)
-            if name in named or name in {metric.name for metric in self.scores.columns}:
-                raise ArgumentError(f'there is a metric {name!r} already; give the function another name')
-            named[name] = function
+            metric = function if isinstance(function, CustomMetric) else CustomMetric(function)
+            if metric.name in named or metric.name in {column.name for column in (*LOSSES, *self.scores.columns)}:
+                raise ArgumentError(
+                    f'there is a metric {metric.name!r} already; give yours a name: CustomMetric(function, name=...)'
+                )
+            named[metric.name] = metric
         self.functions = named
 
     @property
     def columns(self) -> tuple[Metric, ...]:
         """The metrics, in the order in which they are shown."""
-        return (*self.scores.columns, *(Metric(name) for name in self.functions))
+        return (
+            *self.scores.columns,
+            *(Metric(own.name, higher_is_better=own.higher_is_better) for own in self.functions.values()),
+        )
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -206,8 +235,8 @@ class ScoresAndFunctions:
         several = isinstance(target, tuple) and not isinstance(target[0], Objects)
         count = float(len(target[0] if several else target))
         values = []
-        for name, function in self.functions.items():
-            value = function(output, target)
+        for name, own in self.functions.items():
+            value = own.function(output, target)
             if torch.is_tensor(value) and value.numel() != 1:
                 raise ArgumentError(f'metric {name} must return one number for a batch, got {tuple(value.shape)}')
             values.append(count * float(value))

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -27,9 +27,9 @@ from geolearn.inference import mapping
 from geolearn.inference.encoding import output_encoding
 from geolearn.inference.reading import RasterSource
 from geolearn.inference.tiles import TilingOptions
-from geolearn.losses.options import CustomLoss
+from geolearn.losses.options import CustomLoss, as_loss_module, loss_name
 from geolearn.metrics import LOSSES, Scores, cover_classes, spread_chips
-from geolearn.metrics.scores import MetricFunction, ScoresAndFunctions
+from geolearn.metrics.scores import CustomMetric, MetricFunction, ScoresAndFunctions
 from geolearn.models import bundling
 from geolearn.models.exporting import ExportedGraphs, export_network
 from geolearn.models.new_spec import BackboneConfig, describe_as_html, describe_model, require_task, spec_from_data
@@ -167,17 +167,22 @@ class Model(ABC):
         network.adapt(spec.adaptation)
         spec = replace(spec, pretrained=network.backbone.load_report is not None)
         if loss is not None:
-            spec = replace(spec, custom={**spec.custom, 'loss': type(loss).__qualname__})
+            spec = replace(spec, custom={**spec.custom, 'loss': loss_name(loss)})
         self._assemble(spec, network, data, loss)
 
     def _custom(self) -> nn.Module | None:
-        """Return the loss of the user's own as one that networks can be trained with; None for geolearn's.
+        """Return the loss of the user's own as one that networks can be trained with; None for geolearn's."""
+        own = self._own_loss()
+        return None if own is None else CustomLoss(own)
+
+    def _own_loss(self) -> nn.Module | None:
+        """Return the loss of the user's own as it is; None for geolearn's.
 
         Raises:
             NotTrainedError: If the model was loaded without it.
         """
         if self._custom_loss is not None:
-            return CustomLoss(self._custom_loss)
+            return self._custom_loss
         if name := self.spec.custom.get('loss'):
             raise errors.NotTrainedError(
                 f'this model was trained with {name}, a loss of your own that its bundle does not hold; pass it as '
@@ -480,7 +485,7 @@ class Model(ABC):
         ema: bool | float = False,
         tensorboard: bool = False,
         callbacks: Sequence[Any] = (),
-        metrics: Sequence[MetricFunction] = (),
+        metrics: Sequence[MetricFunction | CustomMetric] = (),
         weight_decay: float = 0.01,
         resume: bool | str = False,
         seed: int | None = None,
@@ -505,7 +510,8 @@ class Model(ABC):
             tensorboard: Write a TensorBoard log beside the checkpoints.
             callbacks: fastai's, for whatever is not here; see `geolearn.training` for MLflow and Weights & Biases.
             metrics: Functions of the network's output and the targets of a validation batch, each of which returns one
-                number; their means over the chips are further columns of the table.
+                number; their means over the chips are further columns of the table. `geolearn.metrics.CustomMetric`
+                gives one a name, and says which way is better, so that `monitor` may take it.
             weight_decay: Decoupled weight decay of AdamW.
             resume: Continue from the last checkpoint of the same training, which was interrupted: same data, model and
                 arguments. Where several agree in these, the name of one of them, which the error lists.
@@ -706,7 +712,7 @@ def load_model(
     data: ChipData | None = None,
     *,
     backbone: custom.ModuleBackbone | None = None,
-    loss: nn.Module | None = None,
+    loss: nn.Module | Callable[..., Tensor] | None = None,
 ) -> Model:
     """Load a model from a .dlpk; nothing in it is unpickled or run.
 
@@ -715,7 +721,7 @@ def load_model(
         data: Chips to continue training or to validate with.
         backbone: The module of the user's own that the model was built on, under the same name; its weights come from
             the bundle.
-        loss: The module of the user's own that the model was trained with, to continue training.
+        loss: The module or function of the user's own that the model was trained with, to continue training.
 
     Returns:
         The model, of the class that the bundle names.
@@ -745,6 +751,6 @@ def load_model(
     model.history = bundling.read_history(bundle)
     model.evaluation = bundling.read_evaluation(bundle)
     if loss is not None:
-        model.spec = replace(spec, custom={**spec.custom, 'loss': type(loss).__qualname__})
-        model._custom_loss = loss
+        model._custom_loss = as_loss_module(loss)
+        model.spec = replace(spec, custom={**spec.custom, 'loss': loss_name(model._custom_loss)})
     return model

@@ -1,6 +1,6 @@
 """ChangeDetector: what changed between two dates, pixel by pixel."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation
 from geolearn.arguments import record_arguments
@@ -49,7 +49,8 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             for radar.
         ignore_classes: Label values to ignore, on top of those that `data` ignores.
         class_balancing: Weigh classes in the loss by their rarity among the training chips; changes are rare.
-        loss: What training minimizes; None takes cross-entropy.
+        loss: What training minimizes, by options or name, or a module or function of logits and indices; None takes
+            cross-entropy.
         auxiliary_head: Train a small head on the map of stride 16 beside the decoder, with 0.4 of its loss.
         decoder_options: Passed to the decoder; see its class in `geolearn.decoders`.
         adapt: What of the backbone is trained, how fast, and with low-rank updates or in full.
@@ -82,7 +83,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
         wavelengths: Sequence[float | None] | None = None,
         ignore_classes: Sequence[int] = (),
         class_balancing: bool = False,
-        loss: PixelLossOptions | str | nn.Module | None = None,
+        loss: PixelLossOptions | str | nn.Module | Callable[..., Tensor] | None = None,
         auxiliary_head: bool = False,
         decoder_options: Mapping[str, Any] | None = None,
         adapt: Adaptation = DEFAULT_ADAPTATION,

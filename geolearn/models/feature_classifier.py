@@ -1,6 +1,6 @@
 """FeatureClassifier: one class, or any number of classes, for a whole chip or for the ground around a polygon."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
@@ -23,6 +23,7 @@ from geolearn.inference import images, reading, tiles, vectors
 from geolearn.inference.classify_polygons import PolygonOptions, classify_polygons
 from geolearn.inference.explain import Explanation, heat_map
 from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy
+from geolearn.losses.options import as_loss_module
 from geolearn.metrics import ChipScores, ConfusionMatrix, MultiLabelScores
 from geolearn.models import base, new_spec
 from geolearn.models.evaluation import classification as charts
@@ -87,6 +88,9 @@ class FeatureClassifier(base.Model):
         pooling: ``'mean'``, ``'cls'``, or ``'auto'`` for what the transformer was pretrained with.
         dropout: Rate before the linear layer.
         class_balancing: Weigh classes in the loss by their rarity among the training chips.
+        loss: ``'cross_entropy'`` or ``'focal'`` (gamma 2), of each class where chips hold several; or a module or
+            function of logits (N, classes) and indices (N,), or shares of the classes (N, classes) where chips hold
+            several or are mixed.
         label_smoothing: Share of each target, 0..1, that is spread over all classes; for one class per chip.
         mixup: Blend training chips with one another (Zhang et al. 2017, arXiv:1710.09412): True, or how strongly; see
             `geolearn.augment.Mixup`.
@@ -126,6 +130,7 @@ class FeatureClassifier(base.Model):
         pooling: classification.Pooling = 'auto',
         dropout: float = 0.2,
         class_balancing: bool = False,
+        loss: str | nn.Module | Callable[..., Tensor] = 'cross_entropy',
         label_smoothing: float = 0.0,
         mixup: bool | float = False,
         oversample: bool = False,
@@ -140,6 +145,7 @@ class FeatureClassifier(base.Model):
         name = self.default_backbone if backbone is None else backbone
         config = new_spec.BackboneConfig(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
         multi_label = data.task == Task.LABELS
+        own = None if isinstance(loss, str) else as_loss_module(loss)
         options = classification.ChipOptions(
             multi_label,
             pooling,
@@ -149,8 +155,11 @@ class FeatureClassifier(base.Model):
             oversample,
             crop='bounding_box' if data.variable_size else 'fixed',
             blackened=data.blackened,
+            loss=loss if isinstance(loss, str) else 'cross_entropy',
         )
-        self._create(data, config, options=options.to_json(), arguments=arguments, class_balancing=class_balancing)
+        self._create(
+            data, config, options=options.to_json(), arguments=arguments, class_balancing=class_balancing, loss=own
+        )
 
     # -- what a task defines
 
@@ -168,13 +177,15 @@ class FeatureClassifier(base.Model):
         return classification.build_chip_network(spec, options, pretrained=pretrained, weights=weights)
 
     def make_loss(self) -> nn.Module:
-        """Make the cross-entropy of one class per chip or of many, weighted where classes are balanced."""
-        weights = None
+        """Make the loss of one class per chip or of many, weighted where classes are balanced."""
+        if (custom := self._custom()) is not None:
+            return custom
+        weights, gamma = None, classification.CHIP_LOSSES[self._options.loss]
         if self.spec.class_balancing:
             weights = torch.tensor(self._needed_data().class_weights, dtype=torch.float32)
         if self._options.multi_label:
-            return MultiLabelCrossEntropy(weights)
-        return SoftCrossEntropy(weights, label_smoothing=self._options.label_smoothing)
+            return MultiLabelCrossEntropy(weights, gamma=gamma)
+        return SoftCrossEntropy(weights, label_smoothing=self._options.label_smoothing, gamma=gamma)
 
     def make_scores(self) -> ChipScores | MultiLabelScores:
         """Make the metrics that each epoch computes on the validation chips."""

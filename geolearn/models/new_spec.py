@@ -3,14 +3,14 @@
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import NamedTuple, TypeVar, get_args
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from geolearn import errors, normalize
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
@@ -22,6 +22,7 @@ from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.history import Evaluation, History
 from geolearn.losses import PixelLossOptions, RegressionLossOptions
+from geolearn.losses.options import as_loss_module
 from geolearn.metrics import name_metric
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
@@ -384,8 +385,10 @@ def _describe(backbone: str, fit: _Fit) -> str:
     return text if fit.trained_white == fit.white else f'{text}, x {fit.white / fit.trained_white:g}'
 
 
-def choose_loss(loss: 'L | str | nn.Module | None', options: type[L]) -> tuple[L, nn.Module | None]:
-    """Return the options of a loss that a user gave by its options, its name or as a module, and the module.
+def choose_loss(
+    loss: 'L | str | nn.Module | Callable[..., Tensor] | None', options: type[L]
+) -> tuple[L, nn.Module | None]:
+    """Return the options of a loss given by its options or its name, or as a module or function, and the module.
 
     Args:
         loss: None for the default.
@@ -395,12 +398,12 @@ def choose_loss(loss: 'L | str | nn.Module | None', options: type[L]) -> tuple[L
         UnknownNameError: If there is no loss of that name.
         ArgumentError: If it is none of these.
     """
-    if isinstance(loss, nn.Module):
-        return options(), loss
+    if callable(loss):
+        return options(), as_loss_module(loss)
     if isinstance(loss, str):
         return options(loss=loss), None
     if loss is not None and not isinstance(loss, options):
         raise errors.ArgumentError(
-            f'loss must be {options.__name__}, such as {options()}, a name or a module, got {loss!r}'
+            f'loss must be {options.__name__}, such as {options()}, a name, a module or a function, got {loss!r}'
         )
     return loss or options(), None

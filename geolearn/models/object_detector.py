@@ -1,6 +1,6 @@
 """Object detectors: any head on any backbone, evaluated as in COCO, run over rasters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
 from geolearn.arguments import record_arguments
 from geolearn.backbones.custom import ModuleBackbone
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
+from geolearn.errors import ArgumentError
 from geolearn.inference import area, detecting, images, merging, reading, tiles, vectors
+from geolearn.losses.options import as_loss_module
 from geolearn.metrics import DetectionScores
 from geolearn.models import base, new_spec
 from geolearn.models.evaluation.objects import DetectionEvaluation, draw_detected_chips, evaluate_objects
@@ -136,6 +138,9 @@ class ObjectDetector(base.Model):
         anchor_sizes: Sides of square anchors in pixels for each level, finest first, instead of `scales`.
         resize_to: Side in pixels to which chips are brought, and rasters as much; None leaves them as they are.
         head: The numbers of the head: thresholds, samples, most objects.
+        loss: The head computes its own losses, whose names `fit` prints (``'classes'``, ``'boxes'`` and others), and
+            their sum is minimized. A module or function given here takes them by name, a mapping, and returns what is
+            minimized instead, such as ``lambda parts: parts['classes'] + 2 * parts['boxes']``.
         pretrained: Fill the backbone with its published weights.
         weights: A file or folder with the backbone's weights, or another model's .dlpk, instead of fetching them.
         wavelengths: Center wavelength of each band in micrometers, where the data does not name the bands well; None
@@ -182,6 +187,7 @@ class ObjectDetector(base.Model):
         anchor_sizes: Sequence[float] | Sequence[Sequence[float]] | None = None,
         resize_to: int | None = None,
         head: HeadOptions | None = None,
+        loss: nn.Module | Callable[[dict[str, Tensor]], Tensor] | None = None,
         pretrained: bool = True,
         weights: str | Path | None = None,
         wavelengths: Sequence[float | None] | None = None,
@@ -195,6 +201,11 @@ class ObjectDetector(base.Model):
         data = data.ignoring(ignore_classes) if ignore_classes else data
         if scales is not None and anchor_sizes is not None:
             raise ValueError('pass either scales or anchor_sizes; both say how large anchors are')
+        if loss is not None and not callable(loss):
+            raise ArgumentError(
+                f'a detector computes its own losses; loss must be a function of them by name, such as '
+                f"lambda parts: parts['classes'] + 2 * parts['boxes'], got {loss!r}"
+            )
         if head is not None and not isinstance(head, self.architecture.options):
             raise ValueError(f'head must be {self.architecture.options.__name__}, got {head!r}')
         anchors = AnchorChoice(as_rows(anchor_sizes), as_row(scales), as_row(ratios))
@@ -202,7 +213,8 @@ class ObjectDetector(base.Model):
         options = choose_options(data, self.architecture, anchors, resize_to=resize_to, head=numbers)
         name = self.default_backbone if backbone is None else backbone
         config = new_spec.BackboneConfig(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
-        self._create(data, config, options=options.to_json(), arguments=arguments)
+        own = None if loss is None else as_loss_module(loss)
+        self._create(data, config, options=options.to_json(), arguments=arguments, loss=own)
 
     @classmethod
     def _options(cls, spec: ModelSpec) -> DetectorOptions:
@@ -216,8 +228,8 @@ class ObjectDetector(base.Model):
         return build_detector(spec, cls._options(spec), cls.architecture, pretrained=pretrained, weights=weights)
 
     def make_loss(self) -> nn.Module:
-        """Make the sum of the losses that the network computes."""
-        return detector.DetectionLoss()
+        """Make the sum of the losses that the network computes, or what a loss of the user's own makes of them."""
+        return detector.DetectionLoss(self._own_loss())
 
     def make_scores(self) -> DetectionScores:
         """Make the metrics that each epoch computes on the validation chips."""

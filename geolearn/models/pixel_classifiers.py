@@ -1,13 +1,13 @@
 """Pixel classifiers: any decoder on any backbone, evaluated by one confusion matrix, mapped over rasters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geolearn import plotting
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
@@ -47,8 +47,8 @@ class PixelClassifier(pixel_model.PixelModel):
         focal_loss: Weigh pixels that are already right less (Lin et al. 2017, arXiv:1708.02002); gamma is 2.
         dice_loss_fraction: Share of the dice loss in the whole, 0..1.
         dice_loss_average: Dice over all pixels together (``'micro'``) or by class (``'macro'``).
-        loss: All options of the loss, its name, or a module of logits and indices, in place of the three before it;
-            see `geolearn.losses.options.CustomLoss`.
+        loss: All options of the loss, its name, or a module or function of logits and indices, in place of the three
+            before it; see `geolearn.losses.options.CustomLoss`.
         auxiliary_head: Train a small head on the map of stride 16 beside the decoder, with 0.4 of its loss.
         decoder_options: Passed to the decoder; see its class in `geolearn.decoders`.
         adapt: What of the backbone is trained, how fast, and with low-rank updates or in full. The default trains
@@ -86,7 +86,7 @@ class PixelClassifier(pixel_model.PixelModel):
         focal_loss: bool = False,
         dice_loss_fraction: float = 0.0,
         dice_loss_average: Literal['micro', 'macro'] = 'micro',
-        loss: PixelLossOptions | str | nn.Module | None = None,
+        loss: PixelLossOptions | str | nn.Module | Callable[..., Tensor] | None = None,
         auxiliary_head: bool = False,
         decoder_options: Mapping[str, Any] | None = None,
         adapt: Adaptation = DEFAULT_ADAPTATION,
@@ -395,7 +395,7 @@ class AttentionUNet(PixelClassifier):
         wavelengths: Sequence[float | None] | None = None,
         ignore_classes: Sequence[int] = (),
         class_balancing: bool = False,
-        loss: PixelLossOptions | str | nn.Module | None = None,
+        loss: PixelLossOptions | str | nn.Module | Callable[..., Tensor] | None = None,
     ) -> None:
         arguments = record_arguments(type(self), locals())
         new_spec.require_task(data, type(self).__name__, self.tasks)

@@ -1,11 +1,11 @@
 """PixelRegressor: per-pixel regression, such as of height or biomass."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from geolearn import plotting
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
@@ -39,7 +39,8 @@ class PixelRegressor(pixel_model.PixelModel):
         pretrained: Fill the backbone with its published weights.
         weights: A file or folder with the backbone's weights, or another model's .dlpk, instead of fetching them.
         wavelengths: Center wavelength of each band in micrometers; None for radar.
-        loss: What training minimizes: squared, absolute or Huber's error.
+        loss: What training minimizes: squared, absolute or Huber's error, by options or name, or a module or function
+            of values and targets; see `geolearn.losses.options.CustomLoss`.
         decoder_options: Passed to the decoder.
         adapt: What of the backbone is trained, how fast, and with low-rank updates or in full.
         temporal: How the maps of chips of several dates become one.
@@ -67,7 +68,7 @@ class PixelRegressor(pixel_model.PixelModel):
         pretrained: bool = True,
         weights: str | Path | None = None,
         wavelengths: Sequence[float | None] | None = None,
-        loss: RegressionLossOptions | str | nn.Module | None = None,
+        loss: RegressionLossOptions | str | nn.Module | Callable[..., Tensor] | None = None,
         decoder_options: Mapping[str, Any] | None = None,
         adapt: Adaptation = DEFAULT_ADAPTATION,
         temporal: Temporal = 'mean',

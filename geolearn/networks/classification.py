@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geolearn.backbones import Backbone, TokenBackbone, offers_tokens
-from geolearn.errors import BackboneError
+from geolearn.errors import BackboneError, UnknownNameError
 from geolearn.networks.network import Network, Normalize, build_backbone, build_normalize
 from geolearn.networks.spec import ModelSpec, decode
 
@@ -22,6 +22,10 @@ Pooling = Literal['auto', 'mean', 'cls']
 
 USUAL_MIXUP = 0.4
 """Strength of mixup where it is only switched on, as in fastai."""
+
+
+CHIP_LOSSES = {'cross_entropy': 0.0, 'focal': 2.0}
+"""Losses of whole chips by name, and the gamma of each."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class ChipOptions:
         oversample: Whether chips of rare classes are shown several times in an epoch.
         crop: What of the ground around a feature the training chips show.
         blackened: Whether pixels around the feature were set to 0 in them.
+        loss: One of `CHIP_LOSSES`.
 
     Raises:
         ValueError: If a value makes no sense.
@@ -51,6 +56,7 @@ class ChipOptions:
     oversample: bool = False
     crop: Crop = 'fixed'
     blackened: bool = False
+    loss: str = 'cross_entropy'
 
     def __post_init__(self) -> None:
         if self.pooling not in get_args(Pooling):
@@ -66,6 +72,8 @@ class ChipOptions:
         for name in ('multi_label', 'oversample', 'blackened'):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f'{name} must be True or False, got {getattr(self, name)!r}')
+        if self.loss not in CHIP_LOSSES:
+            raise UnknownNameError('loss', self.loss, CHIP_LOSSES)
         if self.multi_label and self.label_smoothing:
             raise ValueError('label_smoothing is for chips of one class each; these hold any number of classes')
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from geolearn import errors, files
 from geolearn.history import History
-from geolearn.metrics import Metric, find_metric
+from geolearn.metrics import METRICS, Metric, find_metric
 from geolearn.training import distributed as processes
 from geolearn.training import fastai, optimization, progress
 from geolearn.training.options import FitOptions
@@ -182,6 +182,11 @@ def resolve_monitor(name: str, columns: Sequence[Metric]) -> Metric:
     for candidate in (name, name.removeprefix('valid_')):
         if candidate in known:
             return known[candidate]
+    if name in {metric.name for metric in columns} - METRICS.keys():
+        raise errors.ArgumentError(
+            f'monitor is {name!r}, which does not say which way is better; pass '
+            f'metrics=[CustomMetric({name}, higher_is_better=True)], or False'
+        )
     raise errors.UnknownNameError('monitor', name, known)
 
 

@@ -260,6 +260,8 @@ class ProgressCallback(fastai.QuickCallback):
 
     def after_epoch(self) -> None:
         """Close the bar and write the row."""
+        if self._bar is not None:
+            self._bar.update(0, label=self._title)
         self.close()
         recorder = self.learn.recorder
         self.history.batch_losses.extend(read_losses(recorder.losses[self._read :]))

@@ -2,16 +2,18 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from geolearn import UNet, load_model
+from geolearn import FCOS, FeatureClassifier, UNet, from_arrays, load_model
 from geolearn.backbones import custom
 from geolearn.backbones.backbone import BUILDERS
 from geolearn.backbones.custom import ModuleBackbone
 from geolearn.errors import ArgumentError, BundleError, NotTrainedError, UnknownNameError
 from geolearn.losses import PixelLossOptions
+from geolearn.metrics import CustomMetric
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -119,3 +121,89 @@ def test_a_backbone_of_ones_own_is_asked_for_by_name(scene_data, tmp_path, monke
     loaded = load_model(path, backbone=own())
     with torch.inference_mode():
         assert torch.equal(loaded.network.eval()(image), expected)
+
+
+# -- classifiers of chips and detectors
+
+
+@pytest.fixture(scope='module')
+def pixels():
+    return np.random.default_rng(0).integers(1, 3000, (8, 3, 32, 32)).astype(np.uint16)
+
+
+def prepared(images, labels, path):
+    bands = ['red', 'green', 'blue']
+    return from_arrays(images, labels, bands=bands, batch_size=2, val_split_pct=0.25, working_dir=path)
+
+
+def plain_loss(logits, target):
+    kind = nn.functional.cross_entropy if target.dim() == 1 else nn.functional.binary_cross_entropy_with_logits
+    return kind(logits, target)
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_classifiers_of_chips_take_losses_by_name_and_of_ones_own(pixels, several, tmp_path):
+    labels = np.arange(8) % 2
+    data = prepared(pixels, np.eye(2, dtype=bool)[labels] if several else labels, tmp_path)
+    focal = FeatureClassifier(data, 'test_resnet', pretrained=False, loss='focal').make_loss()
+    usual = FeatureClassifier(data, 'test_resnet', pretrained=False)
+    logits, target = torch.tensor([[3.0, -3.0]]), torch.tensor([[1.0, 0.0]]) if several else torch.tensor([0])
+    assert float(focal(logits, target)) < 0.01 * float(usual.make_loss()(logits, target)), 'right already'
+    with pytest.raises(UnknownNameError, match='focall'):
+        FeatureClassifier(data, 'test_resnet', pretrained=False, loss='focall')
+    with pytest.raises(ArgumentError, match=r'pass CrossEntropyLoss\(\.\.\.\)'):
+        FeatureClassifier(data, 'test_resnet', pretrained=False, loss=nn.CrossEntropyLoss)
+    model = FeatureClassifier(data, 'test_resnet', pretrained=False, loss=plain_loss)
+    model.fit(1, lr=1e-3, checkpoint=False)
+    path = model.save(tmp_path / 'm.dlpk', compute_metrics=False)
+    with pytest.raises(NotTrainedError, match='plain_loss'):
+        load_model(path, data).fit(1, lr=1e-3, checkpoint=False)
+    assert load_model(path, data, loss=plain_loss).make_loss()(logits, target) == plain_loss(logits, target)
+
+
+def test_detectors_take_what_is_made_of_their_own_losses(pixels, tmp_path):
+    box = (np.array([[4.0, 4, 20, 20]]), np.array([1]))
+    data = prepared(pixels, [box] * 8, tmp_path)
+    seen = []
+
+    def weighted(parts):
+        seen.append(sorted(parts))
+        return parts['classes'] + 2 * parts['boxes']
+
+    torch.manual_seed(0)
+    model = FCOS(data, 'test_resnet', pretrained=False, loss=weighted)
+    model.fit(1, lr=1e-4, checkpoint=False, metrics=[CustomMetric(lambda output, target: len(target), name='images')])
+    row = model.history.epochs[-1]
+    assert seen[0] == ['boxes', 'centers', 'classes']
+    assert row['train_loss'] == pytest.approx(row['classes'] + 2 * row['boxes'], rel=0.2)
+    assert row['images'] == 2
+    for bad, said in (('focal', 'a detector computes its own losses'), (3, 'loss must be a function of them by name')):
+        with pytest.raises(ArgumentError, match=said):
+            FCOS(data, 'test_resnet', pretrained=False, loss=bad)
+    with pytest.raises(ArgumentError, match="asks for the part 'class' of the loss; this detector has 'classes'"):
+        FCOS(data, 'test_resnet', pretrained=False, loss=lambda parts: parts['class']).fit(1, 1e-4, checkpoint=False)
+
+
+def test_a_metric_of_ones_own_is_monitored_where_it_says_which_way_is_better(scene_data):
+    model = make(scene_data)
+    with pytest.raises(ArgumentError, match=r'CustomMetric\(share_of_first_class, higher_is_better=True\)'):
+        model.fit(1, lr=1e-3, metrics=[share_of_first_class], monitor='share_of_first_class')
+    with pytest.raises(ArgumentError, match=r'needs a name.*CustomMetric\(function, name=...\)'):
+        model.fit(1, lr=1e-3, metrics=[lambda output, target: 0])
+    epochs = []
+
+    def falling(output, target):
+        epochs.append(1)
+        return -len(epochs)
+
+    model.fit(
+        2,
+        lr=1e-3,
+        metrics=[CustomMetric(falling, name='fall', higher_is_better=True)],
+        monitor='fall',
+        checkpoint='all',
+    )
+    first, second = (row['fall'] for row in model.history.epochs)
+    assert first > second
+    falling.higher_is_better = False  # as metrics of torchmetrics say it
+    assert CustomMetric(falling).higher_is_better is False

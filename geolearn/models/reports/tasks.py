@@ -213,13 +213,18 @@ def chip_report(
         {
             'pooling': options.pooling,
             'dropout': f'{options.dropout:g}',
-            'loss': 'binary cross-entropy of each class' if options.multi_label else 'cross-entropy',
+            'loss': spec.custom.get('loss') or _chip_loss(options),
             'label smoothing': f'{options.label_smoothing:g}' if options.label_smoothing else '',
             'mixup': f'{options.mixup:g}' if options.mixup else '',
             'rare classes shown more often': 'yes' if options.oversample else 'no',
             'class balancing': 'yes' if spec.class_balancing else 'no',
         },
     )
+
+
+def _chip_loss(options: ChipOptions) -> str:
+    name = options.loss.replace('_', '-')
+    return f'binary {name} of each class' if options.multi_label else name
 
 
 def _chip_scores(evaluation: classification.ChipEvaluation, data: ChipData) -> Section:

@@ -14,6 +14,8 @@ from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
 from geolearn.backbones import Backbone
 from geolearn.backbones.vit import pad_to_multiple
 from geolearn.batch import Detections, Objects
+from geolearn.errors import ArgumentError
+from geolearn.losses.options import check_loss_value, loss_name
 from geolearn.networks.network import Network, Normalize
 
 WIDTH = 256
@@ -201,14 +203,29 @@ class Detector(Network):
 
 
 class DetectionLoss(nn.Module):
-    """The sum of the losses that a detector computes; `parts` holds them after each call."""
+    """The sum of the losses that a detector computes, or what a module makes of them.
 
-    def __init__(self) -> None:
+    `parts` holds them after each call.
+
+    Args:
+        combine: Takes the losses by name, such as ``'classes'`` and ``'boxes'``, and returns one number.
+    """
+
+    def __init__(self, combine: nn.Module | None = None) -> None:
         super().__init__()
         self.parts: dict[str, Tensor] = {}
+        self.combine = combine
 
     def forward(self, output: DetectorOutput) -> Tensor:
-        """Return the sum over a detector's output."""
+        """Return the loss of a detector's output."""
         losses = output[1]
         self.parts = {name: loss.detach() for name, loss in losses.items()}
-        return torch.stack(list(losses.values())).sum()
+        if self.combine is None:
+            return torch.stack(list(losses.values())).sum()
+        name = loss_name(self.combine)
+        try:
+            return check_loss_value(self.combine(dict(losses)), name)
+        except KeyError as error:
+            raise ArgumentError(
+                f'{name} asks for the part {error} of the loss; this detector has {", ".join(map(repr, losses))}'
+            ) from error
