@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from affine import Affine
@@ -232,17 +232,18 @@ def open_dates(src: RasterSource, spec: ModelSpec, read: ReadOptions, stack: Exi
         RasterError: If bands, units, dates or grids do not fit.
     """
     if spec.dates == 1:
-        dataset = stack.enter_context(open_date(src, read))  # type: ignore[arg-type]
+        dataset = stack.enter_context(open_date(src, read))
         return [match_raster(crop(dataset, _locate(dataset, read)), spec, read)]
     if reading.is_one(src):
         dataset = stack.enter_context(open_raster(src))
         return _dates_in_one(crop(dataset, _locate(dataset, read)), spec, read)
-    if len(src) != spec.dates:
+    dates = list(cast(Sequence[Any], src))
+    if len(dates) != spec.dates:
         raise errors.RasterError(
-            f'this model takes images of {spec.dates} dates, found {len(src)} rasters; pass one for each date, oldest '
-            'first, or a list of tiles for each date'
+            f'this model takes images of {spec.dates} dates, found {len(dates)} rasters; pass one for each date, '
+            'oldest first, or a list of tiles for each date'
         )
-    first, *others = opened = [stack.enter_context(open_date(date, read)) for date in src]
+    first, *others = opened = [stack.enter_context(open_date(date, read)) for date in dates]
     area = _locate(first, read)
     if area is None:  # bands that do not fit say more
         sources = [match_raster(dataset, spec, read) for dataset in opened]

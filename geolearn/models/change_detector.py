@@ -228,7 +228,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
     ) -> Path:
         """Map what changed between two rasters of any size to a GeoTIFF of class values.
 
-        Pixels without data at one of the dates come out as NoData. See `PixelModel.predict_raster` for memory,
+        Pixels without data at one of the dates come out as NoData. See `PixelClassifier.predict_raster` for memory,
         bands, units and the arguments that are not here.
 
         Args:

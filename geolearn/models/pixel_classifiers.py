@@ -19,7 +19,7 @@ from geolearn.errors import BundleError
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.losses import PixelLossOptions, make_pixel_loss
 from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature, rank_chips
-from geolearn.models import base, new_spec, pixel_model
+from geolearn.models import base, map_rasters, new_spec
 from geolearn.models.evaluation.pixels import PixelEvaluation, draw_chips, evaluate_pixels
 from geolearn.models.reports.report import TaskReport
 from geolearn.models.reports.tasks import pixel_report
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class PixelClassifier(pixel_model.PixelModel):
+class PixelClassifier(base.Model):
     """Classify every pixel with a decoder on any backbone's maps; the subclasses name the decoder.
 
     Args:
@@ -268,6 +268,12 @@ class PixelClassifier(pixel_model.PixelModel):
     def encoding(self) -> ClassEncoding:
         """How the network's outputs become a map's pixels."""
         return ClassEncoding(self.spec.class_infos, self.spec.temperature)
+
+    predict_raster = map_rasters.predict_raster
+
+    def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
+        """Map rasters with the options of `predict_raster`."""
+        return self.predict_raster(base.one_or_several(sources), dst, **options)
 
 
 @base.register_model

@@ -17,7 +17,7 @@ from geolearn.errors import BundleError
 from geolearn.inference.encoding import RegressionEncoding
 from geolearn.losses import NormalizedLoss, RegressionLossOptions, make_regression_loss
 from geolearn.metrics import RegressionScores, rank_chips
-from geolearn.models import base, new_spec, pixel_model
+from geolearn.models import base, map_rasters, new_spec
 from geolearn.models.evaluation.pixels import RegressionEvaluation, draw_regression_chips, evaluate_values
 from geolearn.models.reports.report import TaskReport
 from geolearn.models.reports.tasks import regression_report
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @base.register_model
-class PixelRegressor(pixel_model.PixelModel):
+class PixelRegressor(base.Model):
     """Predict a value for every pixel, with any decoder on any backbone's maps.
 
     Args:
@@ -164,3 +164,9 @@ class PixelRegressor(pixel_model.PixelModel):
     def encoding(self) -> RegressionEncoding:
         """How the network's outputs become a map's pixels."""
         return RegressionEncoding()
+
+    predict_raster = map_rasters.predict_raster
+
+    def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
+        """Map rasters with the options of `predict_raster`."""
+        return self.predict_raster(base.one_or_several(sources), dst, **options)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from rasterio.crs import CRS
@@ -119,11 +119,12 @@ def _open(path: RasterPath, bands: list[str] | None, nodata: NoData, level: int,
             raise RasterError(f'the name of a raster must be a text or a Path, got {path!r}; pass os.fsdecode(name)')
         if is_one(path):
             return _open_one(path, files, bands, nodata)
-        if not path:
+        several = list(cast(Sequence[Any], path))
+        if not several:
             raise RasterError('no raster was given; pass at least one file')
-        if len(path) == 1:
-            return _open_one(path[0], files, bands, nodata)
-        return _open_several(path, files, bands, nodata)
+        if len(several) == 1:
+            return _open_one(several[0], files, bands, nodata)
+        return _open_several(several, files, bands, nodata)
     except BaseException:
         files.close()
         raise

@@ -53,7 +53,7 @@ class ExportOptions:
                 raise ChipFolderError(f'{name} is {value!r}; a whole number of at least {lowest} is needed')
         for name in ('min_polygon_overlap_ratio', 'min_labelled'):
             value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 <= value <= 1:
+            if not isinstance(value, Real) or not 0 <= float(value) <= 1:
                 raise ChipFolderError(f'{name} is {getattr(self, name)!r}; a share from 0 to 1 is needed')
         angle = self.rotation_angle
         if not isinstance(angle, Real) or not 0 <= angle < 360 or 0 < angle < LEAST_ANGLE:

@@ -1,0 +1,145 @@
+"""`predict_raster`, a function that each class of models of pixels takes as its method.
+
+A class between `Model` and those classes, for one method, would be one more level to read through.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+from geolearn.inference import area, mapping, reading, tiles
+from geolearn.inference.encoding import Encoding, Output, ProbabilityType
+from geolearn.inference.plan import Blend
+from geolearn.networks.spec import ModelSpec
+
+
+class MapsPixels(Protocol):
+    """What is needed of a model whose output has a value for each pixel."""
+
+    spec: ModelSpec
+    network: Any
+    needs_every_date: ClassVar[bool]
+
+    @property
+    def encoding(self) -> Encoding:
+        """How the network's outputs become a map's pixels."""
+
+
+def predict_raster(
+    self: MapsPixels,
+    src: reading.RasterSource,
+    dst: str | Path,
+    *,
+    bands: Sequence[str] | None = None,
+    sensor: str | None = None,
+    scale: tiles.Scale | None = None,
+    offset: float = 0.0,
+    nodata: tiles.NoData = None,
+    resolution: tiles.Resolution | None = None,
+    aoi: Any = None,
+    bbox: Sequence[float] | None = None,
+    bbox_crs: str | int | None = None,
+    outputs: Sequence[Output] = ('classes',),
+    probability_dtype: ProbabilityType = 'uint8',
+    layout: Literal['files', 'bands'] = 'files',
+    tile_size: int | None = None,
+    halo: int | None = None,
+    blend: Blend | None = None,
+    augment: bool | Literal['flips'] = False,
+    batch_size: int | None = None,
+    device: str | None = None,
+    compile: bool = False,
+    max_memory: int | None = None,
+    overwrite: bool = False,
+    cog: bool = True,
+    resume: bool = False,
+    progress: mapping.ProgressFn | None = None,
+) -> Path:
+    """Map a raster of any size to a GeoTIFF: of class values, or of float32 values in regression, NaN for NoData.
+
+    Memory depends on the tile size and the raster's width, never on its area. Bands are matched by name, else by
+    count, else refused. Pixels without data come out as NoData.
+
+    Args:
+        self: The model.
+        src: A raster, or several that make one mosaic. For models of several dates a list of one such for each
+            date, oldest first, or one raster with all bands of the first date before those of the second.
+        dst: GeoTIFF to write; it appears only when it is whole.
+        bands: Names of the raster's bands in file order, where the file names none or wrong ones.
+        sensor: Whose names the bands have, such as ``'Sentinel-2'`` for ``'B04'``; color names need none.
+        scale: Multiplies pixel values, where the raster's units are not those of the training chips. Values far
+            from what the model was trained on are refused, unless 1 is given, which asserts that they are right.
+            ``'db'`` makes decibels of radar bands that are linear power.
+        offset: Is added after that.
+        nodata: Value that marks missing pixels where the file does not say so, or one for each band of the file.
+        resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
+            ``'training'``. Without it, rasters whose pixels are over 1.5 times larger or smaller than in training
+            are refused.
+        aoi: Area to map, the rest is NoData: a vector file or GeoDataFrame, which is reprojected; or a geometry in
+            the raster's CRS. The map ends where the area does.
+        bbox: Left, bottom, right, top of the part to map, in the raster's CRS or `bbox_crs`.
+        bbox_crs: CRS of `bbox`, such as ``'EPSG:4326'``; None for the raster's.
+        outputs: What to write: ``'classes'``, ``'probabilities'`` (a band for each class) and ``'confidence'`` (the
+            highest probability); classifiers only. The first goes to `dst`, others to files beside it, such as
+            ``map_confidence.tif``. Probabilities are calibrated where `calibrate` was called.
+        probability_dtype: Of probabilities and confidence: ``'uint8'`` in steps of 0.004, which the file states as
+            its scale, 255 for NoData; ``'float16'`` or ``'float32'``, NaN for NoData.
+        layout: ``'bands'`` puts all outputs into one file of `probability_dtype`, classes first.
+        tile_size: Side of the tiles in pixels; None takes 512, or the chip size if larger, for convolutions; for
+            backbones with a position grid the chip size, or twice of it with ``blend='crop'``.
+        halo: Half of what neighboring tiles share, at least; None takes 32, or an eighth of the chip size for
+            backbones with a position grid.
+        blend: How neighboring tiles meet: ``'hann'`` lets outputs fade into each other over what tiles share,
+            ``'crop'`` cuts in the middle of it. None takes ``'hann'`` for backbones with a position grid, where
+            lines would show; it computes each pixel 1.8 times, 1.3 times with ``'crop'``.
+        augment: Test-time augmentation: the mean over 8 flips and turns of each tile, at 8 times the cost, or
+            ``'flips'``, over 4 flips at 4 times the cost.
+        batch_size: Tiles computed together; None takes 4. On a CPU a map is the same for any.
+        device: Torch device; None means CUDA where there is one.
+        compile: Compile the network first: up to a minute, then convolutions run 1.1 to 1.4 times as fast.
+        max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB.
+            Wider rasters are mapped in parts side by side, at the cost of reading some blocks twice.
+        overwrite: Replace files that exist.
+        cog: Write cloud-optimized GeoTIFFs, with overviews; False writes plain ones.
+        resume: Continue a run that was killed or failed, from what is kept in the folder ``<dst>.part``; the map is
+            the same to the byte as that of a run without a break.
+        progress: Called with a `geolearn.inference.mapping.MapProgress` after each batch of tiles.
+
+    Returns:
+        The path written.
+
+    Raises:
+        RasterError: If bands, units, dates or pixel sizes do not fit, `dst` exists, or reading or writing fails; no
+            part of `dst` is left.
+        CheckpointError: If there is no run to resume, or what is finished cannot be kept.
+    """
+    return mapping.map_raster(
+        self.spec,
+        self.network,
+        self.encoding,
+        src,
+        dst,
+        read=tiles.ReadOptions(
+            bands,
+            sensor,
+            scale,
+            offset,
+            nodata,
+            resolution,
+            self.spec.is_radar,
+            area.AreaOfInterest(aoi, bbox, bbox_crs),
+        ),
+        tiling=tiles.TilingOptions(
+            tile_size, halo, batch_size, device, compile, blend=blend, augment=augment, max_memory=max_memory
+        ),
+        options=mapping.MapOptions(
+            outputs,
+            probability_dtype,
+            layout,
+            cog=cog,
+            overwrite=overwrite,
+            resume=resume,
+            progress=progress,
+        ),
+        every_date=self.needs_every_date,
+    )
