@@ -13,6 +13,7 @@ EXTRAS = {
     'detection': ('pycocotools>=2.0.7',),
     'detr': ('transformers>=5.18',),
     'onnx': ('onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20'),
+    'serve': ('fastapi>=0.115', 'uvicorn>=0.30', 'python-multipart>=0.0.12', 'rio-tiler>=7'),
     'tensorboard': ('tensorboard>=2.17',),
     'mlflow': ('mlflow>=2.14',),
     'wandb': ('wandb>=0.17',),
@@ -53,7 +54,8 @@ def require(module: str, *, extra: str, to: str) -> ModuleType:
 
 
 def _name(requirement: str) -> str:
-    return requirement.partition('>=')[0]
+    """Return the name of the module that a library is imported as."""
+    return requirement.partition('>=')[0].replace('-', '_')
 
 
 def _is_here(library: str) -> bool:

@@ -9,7 +9,9 @@ import sys
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -179,7 +181,9 @@ class ProgressBar:
         self.total, self.label, self.unit, self.count, self.detail = total, label, unit, initial, ''
         self.initial, self._started = initial, time.monotonic()
         few = total is not None and total < at_least
-        self._display = None if few or not show else _choose_display(self, lines=lines)
+        self._listener = _listener.get()
+        hidden = few or not show or self._listener is not None
+        self._display = None if hidden else _choose_display(self, lines=lines)
 
     def update(self, count: int = 1, *, label: str | None = None, detail: str | None = None) -> None:
         """Say that steps are done.
@@ -192,6 +196,8 @@ class ProgressBar:
         self.count += count
         self.label = self.label if label is None else label
         self.detail = self.detail if detail is None else detail
+        if self._listener is not None:
+            self._listener(self)
         if self._display is not None:
             self._display.show(self)
 
@@ -244,6 +250,24 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+_listener: ContextVar[Callable[[ProgressBar], None] | None] = ContextVar('geolearn progress', default=None)
+
+
+@contextmanager
+def report_progress(listener: Callable[[ProgressBar], None]) -> Iterator[None]:
+    """Call a function at each step of the work in this context, instead of showing the progress.
+
+    Args:
+        listener: Called in the thread that does the work. An exception that it raises ends the work, which cleans up
+            as after any other error.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 def track(items: Iterable[Item], label: str, unit: str = 'step', *, at_least: int = 0) -> Iterator[Item]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from hypothesis import HealthCheck, settings
 from rasterio.errors import NotGeoreferencedWarning
 
 CRS = 'EPSG:32633'
+
+BROWSERS = ('chromium-headless-shell', 'chromium', 'chromium-browser', 'google-chrome')
 
 # how long an example takes says more about the machine's other work than about the code
 _ANY_MACHINE = {'deadline': None, 'suppress_health_check': [HealthCheck.too_slow]}
@@ -74,6 +77,19 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope='session')
+def browser():
+    """A headless Chromium of the system, driven by playwright."""
+    playwright = pytest.importorskip('playwright.sync_api', reason='needs playwright: pip install playwright')
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f'needs a browser on PATH, one of {", ".join(BROWSERS)}; on Debian: apt-get install chromium')
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The command line: geolearn export-chips | train | evaluate | report | predict | vectorize | weights | info | demo."""
+"""The command line: geolearn export-chips | train | evaluate | report | predict | vectorize | serve | ..."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from geolearn._version import __version__
-from geolearn.cli import evaluate, export, info, predict, train, vectorize
+from geolearn.cli import evaluate, export, info, predict, serve, train, vectorize
 from geolearn.cli.arguments import Formatter, Parser
 from geolearn.cli.messages import (
     describe_error,
@@ -28,6 +28,7 @@ COMMANDS = {
     'report': ('write a page on a model and its chips', evaluate.add_report_arguments),
     'predict': ('map a raster, detect objects in it, or classify polygons', predict.add_arguments),
     'vectorize': ('turn a map of classes into polygons', vectorize.add_arguments),
+    'serve': ('answer requests over HTTP with a model, and show a page to try it', serve.add_arguments),
     'weights': ("list, download or verify backbones' published weights", info.add_weights_arguments),
     'info': ('describe a model, a chip folder or a raster', info.add_arguments),
     'demo': ('the whole path on synthetic scenes', info.add_demo_arguments),

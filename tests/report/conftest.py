@@ -1,4 +1,4 @@
-"""A browser, where the machine has one, and the report of a small model."""
+"""The report of a small model."""
 
 import functools
 import io
@@ -7,21 +7,6 @@ from datetime import date
 
 import pytest
 from report_kinds import KINDS
-
-BROWSERS = ('chromium-headless-shell', 'chromium', 'chromium-browser', 'google-chrome')
-
-
-@pytest.fixture(scope='session')
-def browser():
-    """A headless Chromium of the system, driven by playwright."""
-    playwright = pytest.importorskip('playwright.sync_api', reason='needs playwright: pip install playwright')
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f'needs a browser on PATH, one of {", ".join(BROWSERS)}; on Debian: apt-get install chromium')
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope='session')
