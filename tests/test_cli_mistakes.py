@@ -70,6 +70,7 @@ def fails(capsys, line, files):
 
 MISTAKES = [
     ('predict HERE/none.dlpk IMAGE HERE/m.tif', 'does not exist'),
+    ('serve HERE/none.dlpk', 'does not exist'),
     ('predict HERE/folder IMAGE HERE/m.tif', 'folder'),
     ('predict HERE/text.dlpk IMAGE HERE/m.tif', 'text.dlpk'),
     ('predict HERE/cut.dlpk IMAGE HERE/m.tif', 'cut.dlpk'),
@@ -191,6 +192,7 @@ EXAMPLES = {
     'report': ['report', 'a', 'b', 'c'],
     'predict': ['predict', 'a', 'b', 'c'],
     'vectorize': ['vectorize', 'a', 'b'],
+    'serve': ['serve', 'a'],
     'weights': ['weights', 'list'],
     'info': ['info', 'a'],
     'demo': ['demo'],

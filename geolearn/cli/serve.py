@@ -2,6 +2,7 @@
 
 import argparse
 import ipaddress
+import socket
 from contextlib import suppress
 
 from geolearn.cli.arguments import number, whole
@@ -71,17 +72,24 @@ def run(arguments: argparse.Namespace) -> None:
             f'warning: whoever reaches {arguments.host}:{arguments.port} can use this model and read the files in '
             'allowed folders; there is no password and no encryption'
         )
-    host = f'[{arguments.host}]' if ':' in arguments.host else arguments.host
-    print(f'serving {arguments.model} at http://{host}:{arguments.port}; stop with Ctrl+C', flush=True)
-    with suppress(KeyboardInterrupt):
-        uvicorn.run(
-            app,
-            host=arguments.host,
-            port=arguments.port,
-            log_level='warning',
-            server_header=False,
-            limit_concurrency=64,
-        )
+    config = uvicorn.Config(app, log_level='warning', server_header=False, limit_concurrency=64, ws='none')
+    with listen(arguments.host, arguments.port) as opened, suppress(KeyboardInterrupt):
+        host, port = opened.getsockname()[:2]
+        shown = f'[{host}]' if ':' in host else host
+        print(f'serving {arguments.model} at http://{shown}:{port}; stop with Ctrl+C', flush=True)
+        uvicorn.Server(config).run(sockets=[opened])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the socket that the server listens at.
+
+    Raises:
+        ValueError: If the address is not one of this machine, or the port is taken.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ':' in host else socket.AF_INET)
+    except OSError as error:
+        raise ValueError(f'cannot listen at {host}, port {port}: {error.strerror}; choose another --port') from error
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:

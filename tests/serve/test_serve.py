@@ -11,6 +11,7 @@ import rasterio
 from PIL import Image
 
 from geolearn.cli import main
+from geolearn.cli.serve import listen
 from geolearn.serve.app import make_app
 from geolearn.serve.rasters import Limits
 
@@ -236,3 +237,10 @@ def test_other_hosts_need_a_word(capsys):
     with pytest.raises(SystemExit):
         main(['serve', 'm.dlpk', '--host', '0.0.0.0'])
     assert 'add --allow-remote' in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_said():
+    with listen('127.0.0.1', 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f'cannot listen at 127.0.0.1, port {port}: .*; choose another --port'):
+            listen('127.0.0.1', port)
