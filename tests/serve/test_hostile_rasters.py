@@ -6,6 +6,7 @@ import io
 import json
 import os
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
@@ -211,5 +212,6 @@ def test_an_upload_that_stalls_is_given_up(serve):
     scope = {'type': 'http', 'asgi': {'version': '3.0'}, 'method': 'POST', 'path': '/jobs', 'raw_path': b'/jobs',
              'query_string': b'', 'headers': [(b'host', b'127.0.0.1'), (b'content-type', b'image/tiff')],
              'http_version': '1.1', 'scheme': 'http', 'root_path': ''}  # fmt: skip
-    asyncio.run(app(scope, stall, send))
+    with ThreadPoolExecutor(1) as pool:  # a browser of other tests may have a loop in this thread
+        pool.submit(lambda: asyncio.run(app(scope, stall, send))).result()
     assert sent[0]['status'] == 408
