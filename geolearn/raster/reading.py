@@ -112,11 +112,16 @@ def mosaic(paths: Sequence[str | Path]) -> Mosaic:
         raise
 
 
+def _refuse_bytes(path: object) -> None:
+    """Refuse a name as os.listdir(b'.') gives it, which would else be taken for a list of numbers."""
+    if isinstance(path, bytes):
+        raise RasterError(f'the name of a raster must be a text or a Path, got {path!r}; pass os.fsdecode(name)')
+
+
 def _open(path: RasterPath, bands: list[str] | None, nodata: NoData, level: int, warp: bool) -> Raster:
     files = _Files(level, warp=warp)
     try:
-        if isinstance(path, bytes):
-            raise RasterError(f'the name of a raster must be a text or a Path, got {path!r}; pass os.fsdecode(name)')
+        _refuse_bytes(path)
         if is_one(path):
             return _open_one(path, files, bands, nodata)
         several = list(cast(Sequence[Any], path))
