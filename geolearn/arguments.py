@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache, wraps
-from numbers import Integral, Real
+from numbers import Integral, Number, Real
 from pathlib import Path, PurePath
 from types import FunctionType, NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -253,7 +253,7 @@ R = TypeVar('R')
 C = TypeVar('C', bound=type)
 
 CHECK_THEMSELVES = set(
-    'self cls backbone device loss metrics mixup head lr nodata resolution raster unlabelled target tile_size stride '
+    'self cls backbone device loss metrics mixup head lr nodata resolution raster unlabelled target stride '
     'start_index min_labelled min_polygon_overlap_ratio rotation_angle'.split()
 )
 """Parameters that take more than their annotation says, or are checked with words of their own."""
@@ -376,7 +376,9 @@ def _matches(value: Any, hint: Any) -> bool:
         return True
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return any(_matches(value, part) for part in inner)
+        # beside other types, Any stands for objects of libraries that need not be installed: no arrays, no numbers
+        others = Any in inner and not isinstance(value, np.ndarray | Number)
+        return others or any(_matches(value, part) for part in inner if part is not Any)
     if origin is Literal:
         return any(isinstance(value, type(part)) for part in inner)
     if hint is None or hint is NoneType:

@@ -10,6 +10,18 @@ class Figure(PlainFigure):
     """A figure that a notebook shows where it is the last line of a cell."""
 
     def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        FigureCanvasAgg(self).print_png(buffer)
-        return buffer.getvalue()
+        return draw_png(self, dpi=self.dpi)
+
+
+def draw_png(figure: PlainFigure, *, dpi: float) -> bytes:
+    """Return a figure as the bytes of a PNG of `dpi` pixels an inch.
+
+    It is laid out and drawn once; `savefig` does both twice where a figure has a layout engine.
+    """
+    buffer, own = io.BytesIO(), figure.dpi
+    figure.dpi = dpi
+    try:
+        FigureCanvasAgg(figure).print_png(buffer)
+    finally:
+        figure.dpi = own
+    return buffer.getvalue()

@@ -34,15 +34,16 @@ def styled_classes(values: Sequence[int], style: Mapping[str, ClassStyle]) -> tu
 def read_raster_style(src: Any, path: object) -> Style:
     """Read names and colors of the classes of a label raster.
 
-    What is found later adds to what is found before, and goes before it: names that geolearn writes as tags and the
-    color table, the attribute table in ``.aux.xml``, ``.clr``, and QGIS's ``.qml``.
+    What is found later adds to what is found before, and goes before it: the color table, names as tags
+    ``class_<value>`` of the file or of its band, as geolearn writes them, the attribute table in ``.aux.xml``,
+    ``.clr``, and QGIS's ``.qml``.
 
     Args:
         src: Dataset of the labels.
         path: The file; styles beside it are read where it is one.
     """
     style: Style = {}
-    tags = src.tags(1)
+    tags = {**src.tags(), **src.tags(1)}
     with suppress(ValueError):  # rasterio's word for a band without colors
         table = {value: color[:3] for value, color in src.colormap(1).items()}
         if len(set(table.values())) > 1 and not _is_gray(table):

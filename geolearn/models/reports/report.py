@@ -1,7 +1,6 @@
 """The report of a model: the sections of its task between those that all tasks share."""
 
 import hashlib
-import io
 import math
 import os
 import platform
@@ -45,15 +44,9 @@ if TYPE_CHECKING:
 
 def png(figure: 'Figure', *, dpi: float = 100) -> bytes:
     """Return a figure as the bytes of a PNG of `dpi` pixels an inch."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from geolearn.plotting.figure import draw_png
 
-    buffer, own = io.BytesIO(), figure.dpi
-    figure.dpi = dpi
-    try:
-        FigureCanvasAgg(figure).print_png(buffer)  # savefig would lay out and draw everything twice
-    finally:
-        figure.dpi = own
-    return buffer.getvalue()
+    return draw_png(figure, dpi=dpi)
 
 
 _DENSITY = 1.5

@@ -420,7 +420,7 @@ def test_a_sensor_that_does_not_know_the_bands_is_told(tmp_path, save, labels, c
         ({'rotation_angle': 'x'}, "rotation_angle is 'x'; degrees"),
         ({'min_labelled': 'x'}, "min_labelled is 'x'; a share"),
         ({'stride': 0}, 'stride is 0; a whole number of at least 1'),
-        ({'tile_size': True}, 'tile_size is True; a whole number'),
+        ({'tile_size': True}, 'tile_size must be a whole number, got True'),
         ({'num_workers': 'x'}, "num_workers must be a whole number or None, got 'x'"),
         ({'bands': 3}, 'bands must be '),
         ({'sensor': 7}, 'sensor must be a text, got 7'),

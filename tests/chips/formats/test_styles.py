@@ -9,8 +9,10 @@ from affine import Affine
 
 from geolearn import prepare_data
 from geolearn.chips.export import export_training_data
+from geolearn.chips.formats.styles import read_raster_style, styled_classes
 from geolearn.classes import color_classes, named_color
 from geolearn.errors import ChipFolderError
+from geolearn.raster import open_raster
 
 PLACE = Affine(10, 0, 500_000, 0, -10, 5_400_000)
 CRS = 'EPSG:32633'
@@ -201,3 +203,13 @@ def test_a_feature_of_value_0_is_left_out_and_noted_or_a_class(tmp_path, image, 
     assert dict(prepare_data(out, chip_size=8, batch_size=2, val_split_pct=0.5).value_counts) == {1: 64, 2: 64}
     out = export_training_data(image, frame.iloc[:3], tmp_path / 'plain', tile_size=8)
     assert '1 features of value 0, which means unlabelled, were left out; pass unlabelled=[] if 0 is' in caplog.text
+
+
+@pytest.mark.parametrize('of', ['file', 'band'])
+def test_names_in_tags_of_the_file_or_of_its_band_are_kept(tmp_path, save, of):
+    labels = save(tmp_path / 'l.tif', np.array([[1, 2], [2, 7]], np.uint8))
+    with rasterio.open(labels, 'r+') as dst:
+        dst.update_tags(*([] if of == 'file' else [1]), class_1='water', class_7='built-up', CLASS='x')
+    with open_raster(labels) as src:
+        found = styled_classes([1, 2, 7], read_raster_style(src, labels))
+    assert [info.name for info in found] == ['water', '2', 'built-up']
