@@ -152,9 +152,9 @@ def run_model(network: nn.Module, tiles: int, tile_shape: tuple[int, int]) -> No
             network(tile).max(1).indices.to(torch.uint8)
 
 
-def find_fastest(network: nn.Module) -> int:
+def find_fastest(network: nn.Module, *, rounds: int) -> int:
     """Return the side of tiles that take least time per pixel."""
-    seconds = interleave({str(side): _run(network, (1024 // side) ** 2, side) for side in SIDES}, rounds=2)
+    seconds = interleave({str(side): _run(network, (1024 // side) ** 2, side) for side in SIDES}, rounds=rounds)
     return int(min(seconds, key=lambda side: min(seconds[side])))
 
 
@@ -170,8 +170,8 @@ def count(grid: TileGrid) -> int:
 def main() -> None:
     """Measure and report."""
     quick = parse_quick(__doc__)
-    side, tiny_side, rounds = (1024, 2048, 3) if quick else (4096, 10240, 3)
-    widths = (1024, 6144) if quick else (1024, 20480)
+    side, tiny_side, rounds = (1024, 1536, 3) if quick else (4096, 10240, 3)
+    widths = (1024, 4096) if quick else (1024, 20480)
     vit, vit_side = ('dofa_small', 448) if quick else ('dofa_base', 896)
     print(f'{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} threads')
     with tempfile.TemporaryDirectory() as scratch:
@@ -182,7 +182,7 @@ def main() -> None:
         write_noise(patch, (vit_side, vit_side))
         unet, tiny, free = (make_network(name) for name in ('unet', 'tiny', 'free'))
         transformer = make_network(vit)
-        fastest = find_fastest(unet)
+        fastest = find_fastest(unet, rounds=1 if quick else 2)
         grid = make_grid((side, side), tile_size=TILE_SIZE, halo=HALO)
         every: tuple[Output, ...] = ('classes', 'probabilities', 'confidence')
         vit_grid = (VIT_TILE, VIT_HALO)
@@ -209,7 +209,7 @@ def main() -> None:
         slower = max(('read_write', 'model'), key=lambda name: statistics.median(seconds[name]))
         peaks = []
         for width in widths:
-            write_noise(image, (1024 if quick else 2048, width))
+            write_noise(image, (256 if quick else 2048, width))
             peaks.append(child_peak_mb(__file__, '--child', str(image), str(out)))
             print(f'peak memory at a width of {width} px, with probabilities: {peaks[-1]:.0f} MB')
     report(

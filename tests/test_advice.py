@@ -565,14 +565,15 @@ def complex_pixels(f):
     return lambda: export_training_data(path, f.labels(), f.path('out'), tile_size=16), follow
 
 
-@case(r'Pass the files themselves')
+@case(r'pass bands= with a name for each file if they are the bands of one scene')
 def folder_of_files(f):
     (f.path('scene')).mkdir()
-    paths = [f.image(f'scene/{name}.tif', bands=1, names=()) for name in ('1', '2')]
+    for name in ('1', '2'):
+        f.image(f'scene/{name}.tif', bands=1, names=())
     labels = f.labels()
     return (
         lambda: export_training_data(f.path('scene'), labels, f.path('out'), tile_size=16),
-        lambda: export_training_data(paths, labels, f.path('out'), tile_size=16, bands=['Red', 'Green']),
+        lambda: export_training_data(f.path('scene'), labels, f.path('out'), tile_size=16, bands=['Red', 'Green']),
     )
 
 

@@ -260,7 +260,9 @@ def test_an_interrupted_map_leaves_nothing(files, capsys, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         main(['predict', str(files['MODEL']), str(files['IMAGE']), str(files['HERE'] / 'm.tif')])
     assert caught.value.code == 130
-    assert capsys.readouterr().err == 'geolearn: interrupted; nothing was written\n'
+    words = capsys.readouterr().err
+    assert words.startswith('geolearn: interrupted; what is finished was kept. Continue with: geolearn predict ')
+    assert words.endswith('m.tif --resume\n')
     assert not (files['HERE'] / 'm.tif').exists()
 
 

@@ -97,7 +97,7 @@ def test_its_commands_are_there():
     commands = [
         line.split() for block in lines for line in block.replace('\\\n', '').splitlines() if line[:8] == 'geolearn'
     ]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for words in commands:
         assert build_parser().parse_args(words[1:]).run
 

@@ -200,17 +200,21 @@ def _given(arguments: argparse.Namespace, names: Mapping[str, str]) -> dict[str,
 
 def _choose_loss(
     cls: 'type[Model]', arguments: argparse.Namespace, taken: Mapping[str, Any]
-) -> 'PixelLossOptions | RegressionLossOptions | None':
+) -> 'PixelLossOptions | RegressionLossOptions | str | None':
     from geolearn.chips.label import Task
     from geolearn.losses import REGRESSION_LOSSES, PixelLossOptions, RegressionLossOptions
 
     given = _given(arguments, LOSS_ARGUMENTS)
     if not given:
         return None
-    if 'loss' not in taken:
+    if 'loss' not in taken or {Task.OBJECTS, Task.INSTANCES} & set(cls.tasks):
         raise ValueError(f'{cls.__name__} has a loss of its own; leave out --loss and the options of losses')
-    if Task.REGRESSION not in cls.tasks:
+    if {Task.PIXELS, Task.CHANGE} & set(cls.tasks):
         return PixelLossOptions(**given)
+    if Task.REGRESSION not in cls.tasks:
+        if set(given) != {'loss'}:
+            raise ValueError(f'{cls.__name__} takes no other option of losses than --loss')
+        return str(given['loss'])
     if set(given) != {'loss'}:
         raise ValueError(f'{cls.__name__} takes no other option of losses than --loss {" or ".join(REGRESSION_LOSSES)}')
     return RegressionLossOptions(**given)

@@ -191,8 +191,9 @@ def test_a_map_by_a_compiled_network_is_the_same_map(monkeypatch, tmp_path):
         assert not shapes
         tiling = replace(tiling, compile=True)
         compiled = map_sources(*given, tmp_path / 'compiled.tif', read=ReadOptions(), tiling=tiling)
-    assert len(grid.rows) * len(grid.cols) == 6  # one in the last batch
-    assert set(shapes) == {(5, 2, *grid.tile_shape)}
+    assert len(grid.rows) * len(grid.cols) == 6
+    # on a CPU tiles are computed one by one, so that the map does not depend on the batch size
+    assert set(shapes) == {(1, 2, *grid.tile_shape)}
     assert plain.read_bytes() == compiled.read_bytes()
 
 

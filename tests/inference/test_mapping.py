@@ -468,7 +468,7 @@ def test_numbers_that_make_no_sense_are_refused(tmp_path, save, bad):
 
 def test_targets_that_cannot_be_written_are_refused_before_the_work(tmp_path, save):
     path = save(tmp_path / 'src.tif', make_pixels((70, 80)), nodata=-1, names=['Red', 'Green'])
-    with pytest.raises(RasterError, match='src.tif is one of the sources; write the result to another file'):
+    with pytest.raises(RasterError, match='src.tif is the raster to map; write the map to another file'):
         model_of(Plain(2, 3)).predict_raster(path, path)
     with pytest.raises(RasterError, match='is a folder; pass the file to write, such as '):
         model_of(Plain(2, 3)).predict_raster(path, tmp_path)

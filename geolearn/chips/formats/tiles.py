@@ -370,8 +370,8 @@ def read_value_raster(path: Path, shape: tuple[int, int], unlabelled: tuple[floa
         ChipFolderError: If it has several bands or another size than the image, or holds complex numbers or ones
             that float32 cannot hold.
     """
-    pixels, mask, _ = read_stack([path])
+    pixels, masks, _ = read_stack([path])
     if len(pixels) != 1:
         raise ChipFolderError(f'label {path} holds {len(pixels)} bands; a raster of regression targets has one')
     require_shape(path, pixels.shape[1:], shape)
-    return Label(raster=as_numbers(pixels[0], mask, f'label {path}', unlabelled))
+    return Label(raster=as_numbers(pixels[0], None if masks is None else masks[0], f'label {path}', unlabelled))
