@@ -11,10 +11,10 @@ from rasterio.windows import Window
 from geolearn.errors import RasterError
 from geolearn.raster.geobox import GeoBox, same_crs
 from geolearn.raster.nodata import compact
-from geolearn.raster.raster import Raster
+from geolearn.raster.raster import Raster, RasterView
 
 
-class AlignedRaster(Raster):
+class AlignedRaster(RasterView):
     """A raster on another grid, of whatever CRS, pixel size and extent (nearest neighbor).
 
     Each pixel has the value of the source pixel that its center lies in; where there is none, it is invalid. No value
@@ -44,32 +44,12 @@ class AlignedRaster(Raster):
             raise RasterError(
                 f'{raster.name} and the image do not overlap: bounds {raster.geobox.bounds} and, in its CRS, {bounds}'
             )
-        self._raster = raster
-        super().__init__(
-            raster.name,
-            geobox,
-            dtypes=raster.dtypes,
-            descriptions=raster.descriptions,
-            nodatavals=raster.nodatavals,
-            block_shapes=[(min(256, geobox.shape[0]), min(256, geobox.shape[1]))] * raster.count,
-            scales=raster.scales,
-            offsets=raster.offsets,
-            colorinterp=raster.colorinterp,
-            crs=geobox.crs,
-        )
-        self.files, self.driver = raster.files, raster.driver
-
-    def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
-        """Return metadata of the source."""
-        return self._raster.tags(index, ns=ns)
+        super().__init__(raster, geobox, crs=geobox.crs)
+        self.driver = raster.driver
 
     def colormap(self, index: int) -> Mapping[int, tuple[int, int, int, int]]:
         """Return the colors of the source."""
         return self._raster.colormap(index)
-
-    def close(self) -> None:
-        """Close the source."""
-        self._raster.close()
 
     def read_masked(
         self, window: Window, indexes: Sequence[int], out: np.ndarray | None = None

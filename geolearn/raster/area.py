@@ -10,7 +10,7 @@ from rasterio.windows import Window
 
 from geolearn.raster.nodata import compact
 from geolearn.raster.opening import burn_polygons
-from geolearn.raster.raster import Raster
+from geolearn.raster.raster import Raster, RasterView
 
 Rings = Sequence[np.ndarray]
 """The outer ring (n, 2) of a polygon and its holes, in pixels: x = columns, y = rows."""
@@ -52,7 +52,7 @@ class PixelArea:
         return None if inside.all() else inside
 
 
-class CroppedRaster(Raster):
+class CroppedRaster(RasterView):
     """A part of a raster; what lies in its window but not in its polygons lacks data.
 
     Args:
@@ -62,26 +62,15 @@ class CroppedRaster(Raster):
 
     def __init__(self, raster: Raster, area: PixelArea) -> None:
         window = area.window
-        self._raster, self.area = raster, area
+        self.area = area
         height, width = int(window.height), int(window.width)
         super().__init__(
-            raster.name,
+            raster,
             raster.geobox.crop(int(window.row_off), int(window.col_off), (height, width)),
-            dtypes=raster.dtypes,
-            descriptions=raster.descriptions,
-            nodatavals=raster.nodatavals,
             block_shapes=[(min(rows, height), min(cols, width)) for rows, cols in raster.block_shapes],
-            scales=raster.scales,
-            offsets=raster.offsets,
-            colorinterp=raster.colorinterp,
-            crs=raster.crs,
         )
-        self.gcps, self.rpcs, self.files = raster.gcps, raster.rpcs, raster.files
+        self.gcps, self.rpcs = raster.gcps, raster.rpcs
         self.driver, self.stated, self.numbered = raster.driver, raster.stated, raster.numbered
-
-    def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
-        """Return metadata of the whole."""
-        return self._raster.tags(index, ns=ns)
 
     def colormap(self, index: int) -> Mapping[int, tuple[int, int, int, int]]:
         """Return the colors of the whole."""
@@ -102,7 +91,3 @@ class CroppedRaster(Raster):
         if inside is None:
             return pixels, mask
         return pixels, compact(inside[None] if mask is None else mask & inside)
-
-    def close(self) -> None:
-        """Close the whole."""
-        self._raster.close()

@@ -12,7 +12,7 @@ from geolearn.errors import RasterError
 from geolearn.raster.border import BorderCheck
 from geolearn.raster.geobox import MISFIT_PX, GeoBox, same_crs
 from geolearn.raster.nodata import compact, valid_in_all_bands
-from geolearn.raster.raster import Raster
+from geolearn.raster.raster import Raster, RasterView
 
 
 class _Taps(NamedTuple):
@@ -22,7 +22,7 @@ class _Taps(NamedTuple):
     weights: np.ndarray
 
 
-class ResampledRaster(Raster):
+class ResampledRaster(RasterView):
     """A raster on another grid of the same CRS and orientation.
 
     Each pixel is the mean of the source pixels around its center, weighted by a triangle as wide as the larger of the
@@ -40,31 +40,10 @@ class ResampledRaster(Raster):
     def __init__(self, raster: Raster, geobox: GeoBox) -> None:
         if any((raster.transform.b, raster.transform.d, geobox.transform.b, geobox.transform.d)):
             raise RasterError(f'{raster.name} is turned or sheared; warp it to a north-up grid first (gdalwarp)')
-        self._raster = raster
-        super().__init__(
-            raster.name,
-            geobox,
-            dtypes=raster.dtypes,
-            descriptions=raster.descriptions,
-            nodatavals=raster.nodatavals,
-            block_shapes=[(min(256, geobox.shape[0]), min(256, geobox.shape[1]))] * raster.count,
-            scales=raster.scales,
-            offsets=raster.offsets,
-            colorinterp=raster.colorinterp,
-            crs=raster.crs,
-        )
-        self.files = raster.files
+        super().__init__(raster, geobox)
         old, new = raster.transform, geobox.transform
         self._rows = (new.e / old.e, (new.f - old.f) / old.e)
         self._cols = (new.a / old.a, (new.c - old.c) / old.a)
-
-    def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
-        """Return metadata of the source."""
-        return self._raster.tags(index, ns=ns)
-
-    def close(self) -> None:
-        """Close the source."""
-        self._raster.close()
 
     def read_masked(
         self, window: Window, indexes: Sequence[int], out: np.ndarray | None = None

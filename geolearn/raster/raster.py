@@ -155,6 +155,44 @@ class Raster:
         return dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes)
 
 
+class RasterView(Raster):
+    """A raster seen on another grid: bands, types, units and metadata are those of the source.
+
+    Args:
+        raster: The source, which is closed with the view.
+        geobox: The grid to have.
+        block_shapes: Of each band; None for blocks of up to 256 pixels a side.
+        crs: Of the grid; None for that of the source.
+    """
+
+    def __init__(
+        self, raster: Raster, geobox: GeoBox, *, block_shapes: Sequence[tuple[int, int]] | None = None, crs: Any = None
+    ) -> None:
+        height, width = geobox.shape
+        super().__init__(
+            raster.name,
+            geobox,
+            dtypes=raster.dtypes,
+            descriptions=raster.descriptions,
+            nodatavals=raster.nodatavals,
+            block_shapes=block_shapes or [(min(256, height), min(256, width))] * raster.count,
+            scales=raster.scales,
+            offsets=raster.offsets,
+            colorinterp=raster.colorinterp,
+            crs=raster.crs if crs is None else crs,
+        )
+        self._raster = raster
+        self.files = raster.files
+
+    def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
+        """Return metadata of the source."""
+        return self._raster.tags(index, ns=ns)
+
+    def close(self) -> None:
+        """Close the source."""
+        self._raster.close()
+
+
 class OpenFiles:
     """Datasets that are open at the moment; the one that was not used for longest is closed for a new one.
 

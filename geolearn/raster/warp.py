@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from geolearn.raster.area import CroppedRaster, PixelArea
 from geolearn.raster.geobox import MISFIT_PX, GeoBox, same_crs
 from geolearn.raster.mosaic import ResampledRaster, as_stored
 from geolearn.raster.nodata import compact
-from geolearn.raster.raster import Raster
+from geolearn.raster.raster import Raster, RasterView
 
 log = logging.getLogger('geolearn')
 
@@ -29,7 +29,7 @@ FINER = 1.5
 """Sources of pixels that are smaller by more than this factor are averaged before they are interpolated."""
 
 
-class WarpedRaster(Raster):
+class WarpedRaster(RasterView):
     """A raster on a grid of any CRS, by bilinear interpolation; pixels without data take no part.
 
     A pixel is valid where the source pixel nearest to its center is. The coordinates of every 16th pixel are computed,
@@ -44,32 +44,12 @@ class WarpedRaster(Raster):
     """
 
     def __init__(self, raster: Raster, geobox: GeoBox) -> None:
-        super().__init__(
-            raster.name,
-            geobox,
-            dtypes=raster.dtypes,
-            descriptions=raster.descriptions,
-            nodatavals=raster.nodatavals,
-            block_shapes=[(min(256, geobox.shape[0]), min(256, geobox.shape[1]))] * raster.count,
-            scales=raster.scales,
-            offsets=raster.offsets,
-            colorinterp=raster.colorinterp,
-            crs=CRS.from_user_input(geobox.crs),
-        )
-        self.files, self.numbered = raster.files, raster.numbered
-        self._raster = raster
-
-    def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
-        """Return metadata of the source."""
-        return self._raster.tags(index, ns=ns)
+        super().__init__(raster, geobox, crs=CRS.from_user_input(geobox.crs))
+        self.numbered = raster.numbered
 
     def check_border(self, check: Any) -> None:
         """Check the border of the source."""
         self._raster.check_border(check)
-
-    def close(self) -> None:
-        """Close the source."""
-        self._raster.close()
 
     def read_masked(
         self, window: Window, indexes: Sequence[int], out: np.ndarray | None = None

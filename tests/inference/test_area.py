@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
-import torch
 from affine import Affine
+from brighter import Brighter
 from rasterio.warp import transform_geom
 
 from geolearn.errors import RasterError
@@ -18,22 +18,6 @@ from geolearn.inference.tiles import ReadOptions, TilingOptions
 from geolearn.raster import GeoBox, write_raster
 
 UTM = Affine(10, 0, 500000, 0, -10, 4000000)
-
-
-class Brighter(torch.nn.Module):
-    """Class 1 where the first band is brighter than the second, else 2."""
-
-    class backbone:
-        has_position_grid = False
-        strides = (1,)
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(1))
-
-    def forward(self, x):
-        x = torch.nan_to_num(x, nan=0.0)
-        return torch.stack([x[:, 0] - x[:, 1], x[:, 1] - x[:, 0] + 0.5], dim=1) * self.weight
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import rasterio
-import torch
 from affine import Affine
+from brighter import Brighter
 
 from geolearn.errors import RasterError
 from geolearn.inference.encoding import ClassEncoding
@@ -19,22 +19,6 @@ from geolearn.raster import open_raster
 UTM = Affine(10, 0, 500000, 0, -10, 4000000)
 PIXELS = np.random.default_rng(0).integers(1, 41, (2, 40, 50))
 EXPECTED = np.where(PIXELS[0] - PIXELS[1] > 0, 1, 2)
-
-
-class Brighter(torch.nn.Module):
-    """Class 1 where the first band is brighter than the second, else 2."""
-
-    class backbone:
-        has_position_grid = False
-        strides = (1,)
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(1))
-
-    def forward(self, x):
-        x = torch.nan_to_num(x, nan=0.0)
-        return torch.stack([x[:, 0] - x[:, 1], x[:, 1] - x[:, 0] + 0.5], dim=1) * self.weight
 
 
 @pytest.fixture
