@@ -23,7 +23,7 @@ REFLECTANCE = ([0.08, 0.1, 0.25], [0.03, 0.04, 0.1])
 VISIBLE_NIR = (Band('Blue', 0.49), Band('Red', 0.665), Band('NIR', 0.84))
 
 
-def judge(values, statistics=REFLECTANCE, bands=VISIBLE_NIR):
+def check(values, statistics=REFLECTANCE, bands=VISIBLE_NIR):
     """Compare single values with means and stds of training chips."""
     mean, std = (np.array(column) for column in statistics)
     trained = BandStatistics(*(tuple(column.tolist()) for column in (mean - 3 * std, mean + 4 * std, mean, std)))
@@ -32,39 +32,39 @@ def judge(values, statistics=REFLECTANCE, bands=VISIBLE_NIR):
 
 @pytest.mark.parametrize('factor', [1e4, 255, 1e-4, 1 / 255])
 def test_reflectance_in_other_units_is_far_in_both_directions(factor):
-    assert judge(np.multiply(REFLECTANCE[0], factor)).far
+    assert check(np.multiply(REFLECTANCE[0], factor)).far
 
 
 def test_another_season_is_neither_far_nor_odd():
-    verdict = judge([0.05, 0.06, 0.4])
+    verdict = check([0.05, 0.06, 0.4])
     assert (verdict.far, verdict.odd) == (False, False)
 
 
 def test_a_tenth_in_every_band_is_odd_but_may_be_so():
-    verdict = judge(np.multiply(REFLECTANCE[0], 0.1))
+    verdict = check(np.multiply(REFLECTANCE[0], 0.1))
     assert (verdict.far, verdict.odd) == (False, True)
 
 
 def test_one_band_of_three_may_differ():
-    assert not judge([0.08, 0.1, 250.0]).far
+    assert not check([0.08, 0.1, 250.0]).far
 
 
 def test_open_sea_is_not_taken_for_other_units():
-    assert not judge([0.04, 0.015, 0.008]).far
+    assert not check([0.04, 0.015, 0.008]).far
 
 
 def test_decibels_around_zero_are_judged_by_distance_alone():
     statistics, bands = ([-0.2, -12.0, 0.1], [5.0, 5.0, 5.0]), [Band('a'), Band('b'), Band('c')]
-    assert not judge([-4.0, -20.0, 0.0], statistics, bands).odd
-    assert judge([900.0, 900.0, 900.0], statistics, bands).far
+    assert not check([-4.0, -20.0, 0.0], statistics, bands).odd
+    assert check([900.0, 900.0, 900.0], statistics, bands).far
 
 
 def test_constant_training_bands_do_not_divide_by_zero():
-    assert not judge([0.0, 0.0, 0.0], ([0.0] * 3, [0.0] * 3)).far
+    assert not check([0.0, 0.0, 0.0], ([0.0] * 3, [0.0] * 3)).far
 
 
 def test_the_table_names_each_band_with_both_values():
-    assert judge([1, 2, 3]).table.startswith('Blue 1 (trained on 0.08 ± 0.03), Red 2')
+    assert check([1, 2, 3]).table.startswith('Blue 1 (trained on 0.08 ± 0.03), Red 2')
 
 
 def test_an_untagged_border_of_zeros_does_not_count():

@@ -6,23 +6,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from geolearn.arcgis.raster_functions import (
-    Ring,
-    Tiling,
-    VectorFunction,
-    box_rings,
-    describe,
-    feature_set,
-    outline_rings,
-    read_number,
-)
+from geolearn.arcgis import raster_functions
 from geolearn.batch import Detections
 from geolearn.inference import classify_polygons, detecting, merging
 from geolearn.models import Model
 from geolearn.networks.classification import THRESHOLD, ChipOptions, check_threshold
 
 
-class ClassifyObjects(VectorFunction):
+class ClassifyObjects(raster_functions.VectorFunction):
     """Classifiers of chips.
 
     ArcGIS Pro cuts the chips, and blackens what is around a feature where the .emd says so.
@@ -39,7 +30,10 @@ class ClassifyObjects(VectorFunction):
     def getConfiguration(self, **scalars: str) -> dict[str, Any]:
         """Take what the user said, as text, and return what chips are wanted."""
         configuration = super().getConfiguration(**scalars)
-        threshold, batch_size = read_number(scalars, 'threshold'), read_number(scalars, 'batch_size')
+        threshold, batch_size = (
+            raster_functions.read_number(scalars, 'threshold'),
+            raster_functions.read_number(scalars, 'batch_size'),
+        )
         self._threshold = self._threshold if threshold is None else threshold
         check_threshold(self._threshold)
         self._batch_size = max(1, int(self._batch_size if batch_size is None else batch_size))
@@ -69,8 +63,10 @@ class ClassifyObjects(VectorFunction):
             {'Label': label, 'Confidence': None if label is None else round(float(confidence), 2)}
             for label, confidence in zip(labels, confidences)
         ]
-        shapes = [box_rings(0, 0, pixels.shape[-1], pixels.shape[-2]) for pixels in blocks['rasters_pixels']]
-        return {'output_vectors': feature_set(self.columns, rows, shapes)}
+        shapes = [
+            raster_functions.box_rings(0, 0, pixels.shape[-1], pixels.shape[-2]) for pixels in blocks['rasters_pixels']
+        ]
+        return {'output_vectors': raster_functions.feature_set(self.columns, rows, shapes)}
 
     def _fit(self, pixels: np.ndarray, mask: np.ndarray) -> torch.Tensor:
         """Return a chip of the size of those in training: smaller ones at the upper left, of larger ones the middle."""
@@ -95,13 +91,15 @@ class ClassifyObjects(VectorFunction):
             logits[rows] = network(batch).float().cpu().numpy()
         return logits
 
-    def _usual_tiling(self, model: Model) -> Tiling:
-        return Tiling(model.spec.chip_size, 0)
+    def _usual_tiling(self, model: Model) -> raster_functions.Tiling:
+        return raster_functions.Tiling(model.spec.chip_size, 0)
 
     def _parameters(self) -> list[dict[str, Any]]:
         return [
-            describe('batch_size', 'GPLong', self._batch_size, 'Chips computed together'),
-            describe('threshold', 'GPDouble', self._threshold, 'Confidence of a class, where chips may hold several'),
+            raster_functions.describe('batch_size', 'GPLong', self._batch_size, 'Chips computed together'),
+            raster_functions.describe(
+                'threshold', 'GPDouble', self._threshold, 'Confidence of a class, where chips may hold several'
+            ),
             *self._unit_parameters(),
         ]
 
@@ -110,7 +108,7 @@ MOST_PADDING = 0.25
 """Share of a block's side; with more, each pixel would be computed four times and over."""
 
 
-class DetectObjects(VectorFunction):
+class DetectObjects(raster_functions.VectorFunction):
     """Detectors, which give boxes.
 
     Blocks overlap by their padding. An object is given by the block in whose inner part its middle lies, so that each
@@ -128,11 +126,11 @@ class DetectObjects(VectorFunction):
         """Take what the user said, as text, and return what blocks are wanted, with the numbers for detection."""
         configuration = super().getConfiguration(**scalars)
         for name in ('threshold', 'nms_overlap'):
-            value = read_number(scalars, name)
+            value = raster_functions.read_number(scalars, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f'{name} must be in 0..1, got {value}')
-        self._threshold = _or(read_number(scalars, 'threshold'), self._threshold)
-        self._nms_overlap = _or(read_number(scalars, 'nms_overlap'), self._nms_overlap)
+        self._threshold = _or(raster_functions.read_number(scalars, 'threshold'), self._threshold)
+        self._nms_overlap = _or(raster_functions.read_number(scalars, 'nms_overlap'), self._nms_overlap)
         self._augment = str(scalars.get('test_time_augmentation', self._augment)).lower() == 'true'
         return configuration | {'threshold': self._threshold, 'nms_overlap': self._nms_overlap}
 
@@ -153,7 +151,7 @@ class DetectObjects(VectorFunction):
             {'Class': names[label], 'Confidence': round(100 * score, 2)}
             for label, score in zip(detections.labels.tolist(), detections.scores.tolist())
         ]
-        return {'output_vectors': feature_set(self.columns, rows, self._shapes(detections))}
+        return {'output_vectors': raster_functions.feature_set(self.columns, rows, self._shapes(detections))}
 
     def _detect(self, image: torch.Tensor) -> Detections:
         """Return the objects whose center lies in the inner part of a block."""
@@ -171,20 +169,24 @@ class DetectObjects(VectorFunction):
         end = torch.tensor([image.shape[-1] - start, image.shape[-2] - start])
         return detections.select(((centers >= start) & (centers < end)).all(1))
 
-    def _shapes(self, detections: Detections) -> list[list[Ring]]:
-        return [box_rings(*box) for box in detections.boxes.tolist()]
+    def _shapes(self, detections: Detections) -> list[list[raster_functions.Ring]]:
+        return [raster_functions.box_rings(*box) for box in detections.boxes.tolist()]
 
-    def _usual_tiling(self, model: Model) -> Tiling:
+    def _usual_tiling(self, model: Model) -> raster_functions.Tiling:
         side, halo = super()._usual_tiling(model)
         half = math.ceil(model.spec.options['typical_side'] / 2 + merging.EDGE_MARGIN)
-        return Tiling(side, max(halo, min(half, int(side * MOST_PADDING))))
+        return raster_functions.Tiling(side, max(halo, min(half, int(side * MOST_PADDING))))
 
     def _parameters(self) -> list[dict[str, Any]]:
         return [
             *super()._parameters(),
-            describe('threshold', 'GPDouble', self._threshold, 'Lowest confidence of an object, 0 to 1'),
-            describe('nms_overlap', 'GPDouble', self._nms_overlap, 'Overlap from which on two objects are one, 0 to 1'),
-            describe(
+            raster_functions.describe(
+                'threshold', 'GPDouble', self._threshold, 'Lowest confidence of an object, 0 to 1'
+            ),
+            raster_functions.describe(
+                'nms_overlap', 'GPDouble', self._nms_overlap, 'Overlap from which on two objects are one, 0 to 1'
+            ),
+            raster_functions.describe(
                 'test_time_augmentation',
                 'GPString',
                 str(self._augment),
@@ -197,12 +199,14 @@ class DetectObjects(VectorFunction):
 class DetectInstances(DetectObjects):
     """Detectors that draw masks, which give outlines along the pixels."""
 
-    def _shapes(self, detections: Detections) -> list[list[Ring]]:
+    def _shapes(self, detections: Detections) -> list[list[raster_functions.Ring]]:
         if detections.masks is None:  # no detections
             return super()._shapes(detections)
         pairs = zip(detections.masks.numpy(), detections.boxes.numpy())
         return [
-            outline_rings(merging.outline_mask(mask, box)) if mask.any() else box_rings(*box.tolist())
+            raster_functions.outline_rings(merging.outline_mask(mask, box))
+            if mask.any()
+            else raster_functions.box_rings(*box.tolist())
             for mask, box in pairs
         ]
 

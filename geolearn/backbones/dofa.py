@@ -182,7 +182,7 @@ class DynamicPatchEmbed(nn.Module):
 
 
 def embed_patches(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
-    """Do what a convolution with stride s does, as one matrix product over the patches.
+    """Apply a convolution with stride s as one matrix product over the patches.
 
     A generated kernel lies in memory band by band, which a convolution would have to copy before each use and again
     on the way back; as a matrix it is read as it lies.

@@ -165,7 +165,7 @@ class _WindowedBlock:
 
 _LOAD_ERRORS: tuple[type[Exception], ...] = (*weights.DOWNLOAD_ERRORS, RuntimeError)
 
-# What timm's constructors and networks fail with where a model cannot do what is asked of it.
+# The errors of timm's constructors and networks where a model does not support an option.
 _BUILD_ERRORS: tuple[type[Exception], ...] = (
     *(TypeError, AssertionError, NotImplementedError, ValueError, AttributeError),
     *(RuntimeError, LookupError),

@@ -16,24 +16,13 @@ from geolearn import errors, files
 from geolearn._version import __version__
 from geolearn.backbones.compiling import compile_for_inference
 from geolearn.device import choose_device
-from geolearn.inference import resume
+from geolearn.inference import resume, tiles
 from geolearn.inference.encoding import OUTPUTS, Encoding, Layer, Output, ProbabilityType, make_layers
 from geolearn.inference.plan import BUFFER_BYTES, Blend, Part, plan_parts
 from geolearn.inference.reading import RasterSource, open_dates
 from geolearn.inference.stitching import STITCHERS
 from geolearn.inference.store import PieceStore, open_journal, sidecars
 from geolearn.inference.targets import check_space, check_target
-from geolearn.inference.tiles import (
-    BATCH_SIZE,
-    MAX_BLOCK_ROWS,
-    MicroBatches,
-    ReadOptions,
-    Source,
-    TilingOptions,
-    fit_batch_size,
-    prefetch,
-    read_batches,
-)
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
@@ -117,8 +106,8 @@ def map_raster(
     src: RasterSource,
     dst: str | Path,
     *,
-    read: ReadOptions,
-    tiling: TilingOptions,
+    read: tiles.ReadOptions,
+    tiling: tiles.TilingOptions,
     options: MapOptions | None = None,
     every_date: bool = False,
 ) -> Path:
@@ -185,14 +174,14 @@ def map_raster(
 
 
 def map_sources(
-    sources: Sequence[Source],
+    sources: Sequence[tiles.Source],
     network: nn.Module,
     encoding: Encoding,
     grid: TileGrid,
     dst: str | Path,
     *,
-    read: ReadOptions,
-    tiling: TilingOptions,
+    read: tiles.ReadOptions,
+    tiling: tiles.TilingOptions,
     every_date: bool = False,
     blend: Blend = 'crop',
     tags: Mapping[str, str] | None = None,
@@ -253,11 +242,11 @@ def _write(store: PieceStore, layers: Sequence[Layer], target: Path, *, cog: boo
 def _run_facts(
     spec: ModelSpec,
     network: nn.Module,
-    sources: Sequence[Source],
+    sources: Sequence[tiles.Source],
     grid: TileGrid,
     layers: Sequence[Layer],
-    read: ReadOptions,
-    tiling: TilingOptions,
+    read: tiles.ReadOptions,
+    tiling: tiles.TilingOptions,
     blend: Blend,
 ) -> dict[str, Any]:
     """Return what must be equal for a run to be resumed; device and batch size may be others."""
@@ -280,14 +269,14 @@ def _run_facts(
 
 
 def _divide(
-    sources: Sequence[Source], grid: TileGrid, layers: Sequence[Layer], tiling: TilingOptions, blend: Blend
+    sources: Sequence[tiles.Source], grid: TileGrid, layers: Sequence[Layer], tiling: tiles.TilingOptions, blend: Blend
 ) -> list[Part]:
     """Divide a raster into parts whose rows memory holds."""
     height = grid.tile_shape[0]
     budget = (BUFFER_BYTES if tiling.max_memory is None else tiling.max_memory) * 3 // 4
     column = 0
     for source in sources:
-        rows = min(height + min(source.block_rows, MAX_BLOCK_ROWS), source.shape[0])
+        rows = min(height + min(source.block_rows, tiles.MAX_BLOCK_ROWS), source.shape[0])
         column += rows * (len(source.indexes) * np.dtype(source.dtype).itemsize + 1)
     # rows that wait to be written, and those that are
     column += sum(
@@ -302,15 +291,15 @@ def _divide(
 
 
 def _map_parts(
-    sources: Sequence[Source],
+    sources: Sequence[tiles.Source],
     network: nn.Module,
     grid: TileGrid,
     parts: Sequence[Part],
     layers: Sequence[Layer],
     store: PieceStore,
     *,
-    read: ReadOptions,
-    tiling: TilingOptions,
+    read: tiles.ReadOptions,
+    tiling: tiles.TilingOptions,
     blend: Blend,
     every_date: bool,
     progress: ProgressFn | None = None,
@@ -318,7 +307,7 @@ def _map_parts(
     """Compute the parts that are not finished, and put their rows into the store."""
     network.eval()
     compute = _make_compute(network, sources, grid, tiling)
-    batch_size = BATCH_SIZE if tiling.batch_size is None else tiling.batch_size
+    batch_size = tiles.BATCH_SIZE if tiling.batch_size is None else tiling.batch_size
     memory = None if tiling.max_memory is None else tiling.max_memory // 4
     total = sum(len(part.grid.rows) * len(part.grid.cols) for part in parts)
     pixels_per_tile = math.prod(sources[0].shape) / 1e6 / total
@@ -329,8 +318,8 @@ def _map_parts(
                 continue
             before = bar.count
             first = _tiles_done(part, first_row)
-            batches = prefetch(
-                read_batches(
+            batches = tiles.prefetch(
+                tiles.read_batches(
                     sources,
                     part.grid,
                     batch_size=batch_size,
@@ -382,7 +371,9 @@ FLIPS: tuple[tuple[bool, int], ...] = ((False, 0), (True, 0), (True, 2), (False,
 TURNS = (*FLIPS, (False, 1), (True, 1), (False, 3), (True, 3))
 
 
-def _make_compute(network: nn.Module, sources: Sequence[Source], grid: TileGrid, tiling: TilingOptions) -> MicroBatches:
+def _make_compute(
+    network: nn.Module, sources: Sequence[tiles.Source], grid: TileGrid, tiling: tiles.TilingOptions
+) -> tiles.MicroBatches:
     """Return what computes batches of tiles: on the network's device, compiled and augmented as asked for."""
     device = next(network.parameters()).device
     # on CPUs convolutions of one image and of several round differently, and one at a time are as fast
@@ -391,11 +382,11 @@ def _make_compute(network: nn.Module, sources: Sequence[Source], grid: TileGrid,
     if tiling.compile:
         dates = (len(sources),) if len(sources) > 1 else ()
         shape = (*dates, len(sources[0].indexes), *grid.tile_shape)
-        wanted = BATCH_SIZE if tiling.batch_size is None else tiling.batch_size
-        count = most or fit_batch_size(wanted, len(grid.rows) * len(grid.cols), 4 * math.prod(shape))
+        wanted = tiles.BATCH_SIZE if tiling.batch_size is None else tiling.batch_size
+        count = most or tiles.fit_batch_size(wanted, len(grid.rows) * len(grid.cols), 4 * math.prod(shape))
         run = compile_for_inference(network, torch.zeros((count, *shape), device=device))
     if not tiling.augment:
-        return MicroBatches(lambda pixels: run(pixels.to(device)), most=most)
+        return tiles.MicroBatches(lambda pixels: run(pixels.to(device)), most=most)
     ways = FLIPS if tiling.augment == 'flips' else TURNS
 
     def augmented(pixels: Tensor) -> Tensor:
@@ -407,7 +398,7 @@ def _make_compute(network: nn.Module, sources: Sequence[Source], grid: TileGrid,
             total = total + outputs if number else outputs
         return total / len(ways)
 
-    return MicroBatches(augmented, most=most)
+    return tiles.MicroBatches(augmented, most=most)
 
 
 CONVOLUTION_TILE = 512
@@ -428,7 +419,7 @@ where tiles of two sides are cut; labels change along tile lines 0.95 and 1.06 t
 """
 
 
-def cut_raster(network: Network, box: GeoBox, tiling: TilingOptions, *, tile_size: int, halo: int) -> TileGrid:
+def cut_raster(network: Network, box: GeoBox, tiling: tiles.TilingOptions, *, tile_size: int, halo: int) -> TileGrid:
     """Cut a raster into tiles that start on the lattice of the network's coarsest stride.
 
     The lattice is counted from the origin of the CRS, so that a map does not depend on which part of a scene the raster
@@ -441,14 +432,16 @@ def cut_raster(network: Network, box: GeoBox, tiling: TilingOptions, *, tile_siz
     return make_grid(box.shape, tile_size=tile_size, halo=halo, multiple=multiple, origin=origin)
 
 
-def choose_blend(network: Network, tiling: TilingOptions) -> Blend:
+def choose_blend(network: Network, tiling: tiles.TilingOptions) -> Blend:
     """Return how tiles meet: transformers' fade into each other, convolutions' show no lines where they are cut."""
     if tiling.blend is not None:
         return tiling.blend
     return 'hann' if network.backbone.has_position_grid else 'crop'
 
 
-def choose_tile(spec: ModelSpec, network: Network, tiling: TilingOptions, *, blend: Blend = 'crop') -> tuple[int, int]:
+def choose_tile(
+    spec: ModelSpec, network: Network, tiling: tiles.TilingOptions, *, blend: Blend = 'crop'
+) -> tuple[int, int]:
     """Return tile side and halo: near the training size where positions are embedded, else what is fastest."""
     if network.backbone.has_position_grid:
         side, halo = POSITION_GRID_SIDES[blend] * spec.chip_size, spec.chip_size // 8

@@ -113,7 +113,7 @@ class ReadOptions:
         return values
 
     def put_model_units(self, pixels: np.ndarray, values: np.ndarray) -> None:
-        """Do what `to_model_units` does, into an array float32 of the same shape."""
+        """Convert as `to_model_units` does, into an array float32 of the same shape."""
         np.copyto(values, pixels, casting='unsafe')
         if self.scale == 'db':
             rows = np.flatnonzero(self.radar)

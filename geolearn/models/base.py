@@ -36,7 +36,7 @@ from geolearn.models.new_spec import BackboneConfig, describe_as_html, describe_
 from geolearn.models.reports.report import TaskReport, bundle_figures, make_report
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
-from geolearn.report import ReportContents, write_report
+from geolearn.report.page import ReportContents, write_report
 from geolearn.training.options import Rate, check_rate, choose_rates, top_rate
 
 if TYPE_CHECKING:

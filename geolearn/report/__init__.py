@@ -1,37 +1,5 @@
 """Reports as one page of HTML that needs no other file: data, training, results.
 
-`ReportContents` holds sections of the same few parts for every task; `write_report` makes the page by `page.html`, a
-template of jinja2, and `page.css`. Where the numbers come from is not known here.
+In `page`, `ReportContents` holds sections of the same few parts for every task; `write_report` makes the page by
+`page.html`, a template of jinja2, and `page.css`. Where the numbers come from is not known here.
 """
-
-from geolearn.report.page import (
-    Cell,
-    Code,
-    Facts,
-    Notes,
-    Part,
-    Picture,
-    ReportContents,
-    Section,
-    Share,
-    Swatch,
-    Table,
-    render_report,
-    write_report,
-)
-
-__all__ = [
-    'Cell',
-    'Code',
-    'Facts',
-    'Notes',
-    'Part',
-    'Picture',
-    'ReportContents',
-    'Section',
-    'Share',
-    'Swatch',
-    'Table',
-    'render_report',
-    'write_report',
-]

@@ -11,20 +11,8 @@ from typing import Any, NamedTuple
 
 from geolearn.errors import CheckpointError
 from geolearn.history import History
+from geolearn.training import checkpoints
 from geolearn.training import distributed as processes
-from geolearn.training.checkpoints import (
-    CheckpointCallback,
-    Snapshot,
-    checkpoint_path,
-    deterministic_algorithms,
-    difference,
-    fingerprint,
-    rate_from_json,
-    read_facts,
-    read_snapshot,
-    resolve_monitor,
-    seed_all,
-)
 from geolearn.training.learner import ChipLearner, PartedLoss
 from geolearn.training.optimization import WARM_UP, MeanWeights
 from geolearn.training.options import FitOptions, Rate, bfloat16_slowdown
@@ -54,7 +42,7 @@ class Run(NamedTuple):
     @property
     def learning_rate(self) -> Rate:
         """The rate that it is trained with."""
-        rate: Rate = rate_from_json(self.facts['learning_rate'])
+        rate: Rate = checkpoints.rate_from_json(self.facts['learning_rate'])
         return rate
 
     @property
@@ -80,17 +68,17 @@ def list_runs(parent: Path) -> list[Run]:
     folders = [parent, *(path for path in sorted(parent.glob('*')) if _ID.fullmatch(path.name))]
     runs = []
     for folder in folders:
-        path = checkpoint_path(folder, 'last')
+        path = checkpoints.checkpoint_path(folder, 'last')
         if path.is_file():
             try:
-                runs.append(Run('' if folder == parent else folder.name, folder, read_facts(path)))
+                runs.append(Run('' if folder == parent else folder.name, folder, checkpoints.read_facts(path)))
             except CheckpointError:
                 continue
     return runs
 
 
 def find_run(parent: Path, learner: Any, options: FitOptions, *, name: str = '') -> Run:
-    """Return the run that a training with these options goes on with.
+    """Return the run that a training with these options continues.
 
     Among the runs of the same data, model and arguments it is the one that was not finished, else the only one. A
     learning rate of None agrees with any, and so does the seed None.
@@ -113,12 +101,12 @@ def find_run(parent: Path, learner: Any, options: FitOptions, *, name: str = '')
     if not runs:
         unreadable = next(iter(parent.glob('**/checkpoints/last.safetensors')), None)
         if unreadable is not None:
-            read_facts(unreadable)  # raises, saying why
+            checkpoints.read_facts(unreadable)  # raises, saying why
         raise CheckpointError(f'there is no checkpoint in {parent} to resume; call fit with checkpoint=True first')
-    ours = fingerprint(learner, options)
+    ours = checkpoints.fingerprint(learner, options)
     if options.learning_rate is None:
         del ours['learning_rate']
-    differences = [difference(run.facts['fingerprint'], ours) for run in runs]
+    differences = [checkpoints.difference(run.facts['fingerprint'], ours) for run in runs]
     same = [run for run, differing in zip(runs, differences) if not differing]
     same = [run for run in same if run.facts.get('seed') == options.seed] or same
     same = [run for run in same if not run.is_finished] or same
@@ -138,7 +126,7 @@ def find_run(parent: Path, learner: Any, options: FitOptions, *, name: str = '')
 
 def finish_run(folder: Path) -> None:
     """Mark a run as finished, and remove the oldest of the finished ones beside it."""
-    if processes.process_index() != 0 or not checkpoint_path(folder, 'last').is_file():
+    if processes.process_index() != 0 or not checkpoints.checkpoint_path(folder, 'last').is_file():
         return
     (folder / _DONE).touch()
     if not _ID.fullmatch(folder.name):
@@ -187,7 +175,7 @@ def train(
     """
     snapshot, before = _find_snapshot(options, folder) if resume else None, len(history.epochs)
     if snapshot is not None and options.learning_rate is None:
-        options = replace(options, learning_rate=rate_from_json(snapshot.facts['learning_rate']))
+        options = replace(options, learning_rate=checkpoints.rate_from_json(snapshot.facts['learning_rate']))
     _check(learner, options, folder)
     device = learner.device
     if options.mixed_precision is True and options.precision_on(device) is None:
@@ -203,12 +191,12 @@ def train(
         precision=options.precision_on(device), accumulate=options.accumulate, clip=options.clip, mean=mean
     )
     progress = ProgressCallback(history, verbose=options.verbose)
-    checkpoints = CheckpointCallback(options, history, folder=folder, mean=mean, resume=snapshot)
+    saver = checkpoints.CheckpointCallback(options, history, folder=folder, mean=mean, resume=snapshot)
     if options.seed is not None or options.deterministic:
-        seed_all((options.seed or 0) + processes.process_index())
+        checkpoints.seed_all((options.seed or 0) + processes.process_index())
     try:
-        with deterministic_algorithms(options.deterministic), learner.no_logging():
-            _run(learner, options, [progress, checkpoints, *options.callbacks])
+        with checkpoints.deterministic_algorithms(options.deterministic), learner.no_logging():
+            _run(learner, options, [progress, saver, *options.callbacks])
     except KeyboardInterrupt:
         _say_how_to_resume(
             options, epochs=len(history.epochs), saved=snapshot is not None or len(history.epochs) > before
@@ -216,9 +204,9 @@ def train(
         raise
     finally:
         progress.close()
-        checkpoints.undo_swap()
+        saver.undo_swap()
         learner.configure()
-    checkpoints.finish(learner.model)
+    saver.finish(learner.model)
     if folder is not None and options.checkpoint:
         finish_run(folder)
 
@@ -238,13 +226,15 @@ def read_rate(folder: Path) -> Rate:
     Raises:
         CheckpointError: If there is no checkpoint, or it is broken.
     """
-    return rate_from_json(read_snapshot(checkpoint_path(folder, 'last')).facts['learning_rate'])
+    return checkpoints.rate_from_json(
+        checkpoints.read_snapshot(checkpoints.checkpoint_path(folder, 'last')).facts['learning_rate']
+    )
 
 
-def _find_snapshot(options: FitOptions, folder: Path | None) -> Snapshot:
+def _find_snapshot(options: FitOptions, folder: Path | None) -> checkpoints.Snapshot:
     if folder is None:
         raise CheckpointError('there is no folder to resume from; pass the one that the training was started with')
-    return read_snapshot(checkpoint_path(folder, 'last'))
+    return checkpoints.read_snapshot(checkpoints.checkpoint_path(folder, 'last'))
 
 
 def _check(learner: ChipLearner, options: FitOptions, folder: Path | None) -> None:
@@ -254,7 +244,7 @@ def _check(learner: ChipLearner, options: FitOptions, folder: Path | None) -> No
         raise ValueError(f'checkpoint={options.checkpoint!r} needs a folder to write to; pass one, or checkpoint=False')
     # parts of the loss are columns too, but known only after the first batch
     if not isinstance(learner.loss_func, PartedLoss):
-        resolve_monitor(options.monitor, learner.recorder.columns)
+        checkpoints.resolve_monitor(options.monitor, learner.recorder.columns)
 
 
 def _run(learner: ChipLearner, options: FitOptions, callbacks: Sequence[Any]) -> None:

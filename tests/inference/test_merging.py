@@ -222,7 +222,7 @@ def test_a_mean_box_is_weighted_by_scores():
 
 @pytest.fixture
 def seen_twice():
-    """A box that two tiles see at places two pixels apart, the second surer, and the tiles."""
+    """A box that two tiles see at places two pixels apart, the second of higher confidence, and the tiles."""
     boxes = np.array([[70.0, 10, 80, 20], [72, 10, 82, 20]])
     detections = TileDetections(boxes, np.zeros(2, np.int64), np.array([0.6, 0.9]), np.array([0, 1]))
     return detections, make_grid((64, 160), tile_size=96, halo=16)

@@ -196,7 +196,7 @@ def test_a_bundle_holds_a_plain_network_that_predicts_the_same(scene_data, tmp_p
     torch.testing.assert_close(logits(loaded.network), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
     again = load_model(path, scene_data)
     torch.testing.assert_close(logits(again.network), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
-    assert learning(again.network) == learning(model.network), 'it goes on learning as before'
+    assert learning(again.network) == learning(model.network), 'the same parameters stay trainable'
     again.fit(1, lr=1e-3)
     x = torch.randn(1, 10, 64, 64)
     taken = create_backbone('dofa_tiny', scene_data.bands, weights=path, strides=(4, 16)).eval()

@@ -38,7 +38,7 @@ class Brightest(torch.nn.Module):
         return x.nanmean((2, 3)) / 100
 
 
-class Keeper(torch.nn.Module):
+class KeepLast(torch.nn.Module):
     """A stand-in for a network that keeps what it is shown."""
 
     def __init__(self):
@@ -152,22 +152,22 @@ def test_how_chips_were_cut_stays_with_the_model(one_folder, prepare, tmp_path, 
 def test_polygons_are_seen_as_the_training_chips_were(one_folder, prepare, raster, tmp_path):
     data = prepare(as_exported(one_folder, tmp_path, CropTileMode='Variable_Size', BlackenAroundFeature=True))
     model = FeatureClassifier(data, 'test_resnet', pretrained=False)
-    model.network = keeper = Keeper()
+    model.network = network = KeepLast()
     triangle = squares((50, 60)).set_geometry([shapely.Polygon([(0, 0), (98, 0), (0, 98)])])
     layer = triangle.translate(500_400, 5_399_400).to_frame('geometry')
     for options, count in (({}, 45), ({'blacken': False}, 100), ({'crop': 'fixed', 'blacken': False}, 32 * 32)):
         model.classify_objects(raster, layer, tmp_path / 'out.gpkg', overwrite=True, **options)
         # the raster's NoData value is 0, so black is no data, as in chips of such a raster
-        assert int((~keeper.chips[-1][0, 1].isnan()).sum()) == count, options
+        assert int((~network.chips[-1][0, 1].isnan()).sum()) == count, options
 
 
 def test_black_is_the_value_0_where_that_is_no_nodata(one_folder, prepare, save, tmp_path):
     model = FeatureClassifier(prepare(one_folder), 'test_resnet', pretrained=False)
-    model.network = keeper = Keeper()
+    model.network = network = KeepLast()
     pixels = np.full((3, 120, 120), 700, np.uint16)
     plain = save(tmp_path / 'plain.tif', pixels, transform=PLACE, crs=CRS, names=['Blue', 'Green', 'Red'])
     model.classify_objects(plain, squares((50, 60)), tmp_path / 'out.gpkg', blacken=True)
-    values, counts = keeper.chips[-1][0].unique(return_counts=True)
+    values, counts = network.chips[-1][0].unique(return_counts=True)
     assert values.tolist() == [0, 700]
     assert counts.tolist() == [3 * (32 * 32 - 12 * 12), 3 * 12 * 12]
 

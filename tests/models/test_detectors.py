@@ -108,7 +108,7 @@ class TestEveryDetector:
         total = loss(model.network(images, nobody))
         total.backward()
         assert total.isfinite()
-        assert total > 0  # background teaches too
+        assert total > 0  # background adds to the loss too
         assert all(p.grad.isfinite().all() for p in learning.values())
 
     def test_in_use_it_gives_losses_only_with_targets_and_the_same_objects_either_way(self, model):

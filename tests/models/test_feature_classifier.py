@@ -127,7 +127,7 @@ def test_mixing_twice_is_refused(one_folder, prepare):
         make(data, mixup=0.3)
 
 
-# -- judging
+# -- evaluation
 
 
 def test_metrics_and_figures_tell_the_same_as_the_predictions(folder, prepare):

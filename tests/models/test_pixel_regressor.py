@@ -1,4 +1,4 @@
-"""A number per pixel: learnt, judged, saved, mapped."""
+"""Per-pixel regression: trained, evaluated, saved, mapped."""
 
 import json
 

@@ -198,7 +198,7 @@ def test_rare_class_crops_show_rare_classes_more_often(write_folder, save, tmp_p
 
 @pytest.mark.parametrize('kind', ['PASCAL_VOC_rectangles', 'Labeled_Tiles', 'Export_Tiles'])
 def test_rare_class_crops_need_a_class_per_pixel(prepare, kind):
-    with pytest.raises(ChipFolderError, match='rare_class_crops needs a class for each pixel, but these labels teach'):
+    with pytest.raises(ChipFolderError, match='rare_class_crops needs a class for each pixel, but the label type is'):
         prepare(kind, rare_class_crops=True, chip_size=8)
 
 

@@ -70,18 +70,18 @@ def test_a_window_is_read_into_the_array_that_is_given(tmp_path, save):
 
 
 def test_a_pixel_is_valid_only_where_every_band_is(tmp_path, save):
-    holes = PIXELS.copy()
-    holes[0, 0, 0] = holes[1, 2, 3] = 0
-    _, mask, _ = read_image(save(tmp_path / 'a.tif', holes, nodata=0))
+    pixels = PIXELS.copy()
+    pixels[0, 0, 0] = pixels[1, 2, 3] = 0
+    _, mask, _ = read_image(save(tmp_path / 'a.tif', pixels, nodata=0))
     expected = np.ones((3, 4), bool)
     expected[0, 0] = expected[2, 3] = False
     assert (mask == expected).all()
 
 
 def test_only_the_bands_that_are_read_decide_what_is_valid(tmp_path, save):
-    holes = PIXELS.copy()
-    holes[1, 2, 3] = 0
-    _, mask, _ = read_image(save(tmp_path / 'a.tif', holes, nodata=0), [1])
+    pixels = PIXELS.copy()
+    pixels[1, 2, 3] = 0
+    _, mask, _ = read_image(save(tmp_path / 'a.tif', pixels, nodata=0), [1])
     assert mask is None
 
 

@@ -20,7 +20,7 @@ PIXELS = np.random.default_rng(0).integers(0, 250, (1, SIDE, SIDE)).astype(np.ui
 
 
 class Files(BaseHTTPRequestHandler):
-    """Serve files of a folder in ranges, and do what `mode` says: 'serve', 'stall' or 'vanish'."""
+    """Serve files of a folder in ranges, in one of three ways (`mode`): 'serve', 'stall' or 'vanish'."""
 
     protocol_version = 'HTTP/1.1'
 

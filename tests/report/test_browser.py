@@ -2,7 +2,7 @@
 
 import pytest
 
-from geolearn.report import Picture, render_report, write_report
+from geolearn.report.page import Picture, render_report, write_report
 
 LOOK = """() => ({
   images: [...document.images].map(image => image.complete && image.naturalWidth > 0),

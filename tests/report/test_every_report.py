@@ -12,7 +12,7 @@ from geolearn.bundle import FIGURES, REPORT, read_bundle
 from geolearn.cli import main
 from geolearn.models.base import MODELS
 from geolearn.models.reports.report import format_score, sample_sections
-from geolearn.report import Code, Facts, Picture, Share, Table, render_report
+from geolearn.report.page import Code, Facts, Picture, Share, Table, render_report
 from geolearn.synthetic import CLASSES
 
 DETECTORS = ('FasterRCNN', 'FCOS', 'MaskRCNN')

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from geolearn.errors import FileWriteError
-from geolearn.report import (
+from geolearn.report.page import (
     Code,
     Facts,
     Notes,

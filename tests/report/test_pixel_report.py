@@ -27,7 +27,7 @@ from geolearn.models.reports.report import (
     reproduce_section,
     training_section,
 )
-from geolearn.report import Code, Facts, Notes, Picture, Share, Table, render_report
+from geolearn.report.page import Code, Facts, Notes, Picture, Share, Table, render_report
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

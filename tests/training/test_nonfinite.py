@@ -1,4 +1,4 @@
-"""Losses that are no numbers stop the training before the weights are spoilt, and name the batch."""
+"""Non-finite losses stop the training before the weights are changed, and name the batch."""
 
 import dataclasses
 

@@ -125,7 +125,7 @@ class CollateConfig:
     """How chips become items of one size.
 
     Args:
-        task: What the labels teach.
+        task: The label type.
         channels: Planes to take, 0-based; those of one date lie together.
         dates: Number of dates.
         class_count: Number of trained classes.
@@ -162,7 +162,7 @@ def check_rare_crops(task: Task, chip_size: int, largest: int) -> None:
     """Raise ChipFolderError where crops around rare classes cannot be drawn: by task, or as chips are not cropped.
 
     Args:
-        task: What the labels teach.
+        task: The label type.
         chip_size: Side of the items in pixels.
         largest: Longest side of all chips.
     """
@@ -172,7 +172,7 @@ def check_rare_crops(task: Task, chip_size: int, largest: int) -> None:
             if task == Task.REGRESSION
             else 'pass oversample=True to show chips of rare classes more often'
         )
-        raise ChipFolderError(f'rare_class_crops needs a class for each pixel, but these labels teach {task}; {cure}')
+        raise ChipFolderError(f'rare_class_crops needs a class for each pixel, but the label type is {task}; {cure}')
     if chip_size >= largest:
         raise ChipFolderError(
             f'rare_class_crops has no effect without crops, and chips of {largest} pixels are not cropped to '

@@ -148,7 +148,7 @@ def _number_repeats(order: np.ndarray, count: int) -> np.ndarray:
 class ChipLoader:
     """Batches of chips on a device.
 
-    Iterating gives a tuple of images (N, bands, S, S) float32, NaN where there is no data, and what the task teaches:
+    Iterating gives a tuple of images (N, bands, S, S) float32, NaN where there is no data, and the labels of the task:
     masks (N, S, S) int64, values (N, S, S) float32 with NaN where there is no truth, a tuple of `Objects`, labels (N,)
     int64 or (N, classes) float32, or nothing. Each pass over a training loader is a new epoch with its own order, crops
     and augmentation, all fixed by the seed.

@@ -24,19 +24,7 @@ from geolearn.data import ChipData
 from geolearn.history import History
 from geolearn.metrics import Calibration, best_epoch, choose_typical, find_monitor, name_metric, rank_chips
 from geolearn.networks.spec import ModelSpec
-from geolearn.report import (
-    Cell,
-    Code,
-    Facts,
-    Notes,
-    Part,
-    Picture,
-    ReportContents,
-    Section,
-    Swatch,
-    Table,
-    render_report,
-)
+from geolearn.report import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +45,7 @@ PARTS = {'train': 'training', 'valid': 'validation', 'test': 'test'}
 """What the parts of a split are called."""
 
 
-def picture(figure: 'Figure', alt: str, caption: str = '', *, name: str = '') -> Picture:
+def picture(figure: 'Figure', alt: str, caption: str = '', *, name: str = '') -> page.Picture:
     """Take a figure into a report, sharp enough for print.
 
     Args:
@@ -66,7 +54,7 @@ def picture(figure: 'Figure', alt: str, caption: str = '', *, name: str = '') ->
         caption: Below it.
         name: By which a bundle keeps it by itself too; Esri's, such as ``'show_results'``, where there is one.
     """
-    return Picture(png(figure, dpi=100 * _DENSITY), alt, caption, _DENSITY, name)
+    return page.Picture(png(figure, dpi=100 * _DENSITY), alt, caption, _DENSITY, name)
 
 
 def format_score(score: float, form: str = '.4f') -> str:
@@ -74,7 +62,7 @@ def format_score(score: float, form: str = '.4f') -> str:
     return '\N{EN DASH}' if math.isnan(score) else format(score, form)
 
 
-def training_section(history: History, *, monitor: str = 'valid_loss') -> Section:
+def training_section(history: History, *, monitor: str = 'valid_loss') -> page.Section:
     """Report the training: a row for each epoch, the curves, how long it took.
 
     Args:
@@ -83,24 +71,24 @@ def training_section(history: History, *, monitor: str = 'valid_loss') -> Sectio
     """
     rows = _numbers(history.epochs)
     if not rows:
-        return Section('Training', ('The model has not been trained.',))
+        return page.Section('Training', ('The model has not been trained.',))
     facts = [('epochs', str(len(rows))), ('time', training_time(history))]
     if history.learning_rate is not None:
         facts.insert(1, ('highest learning rate', f'{history.learning_rate:.3g}'))
     best = best_epoch(rows, find_monitor(monitor))
     if best is not None:
         facts.append(('best epoch', f'{best + 1}, {name_metric(monitor)} {rows[best][monitor]:.4g}'))
-    parts: list[Part] = [Facts(tuple(facts))]
+    parts: list[page.Part] = [page.Facts(tuple(facts))]
     if history.batch_losses:
         curves = plotting.show_losses(history.batch_losses, rows[history.loaded :], monitor=monitor)
         parts.append(picture(curves, 'Losses and scores by epoch', name='loss_graph'))
     columns = tuple(dict.fromkeys(name for row in rows for name in row))
     cells = tuple(tuple(_number(name, row.get(name)) for name in columns) for row in rows)
-    parts.append(Table(tuple(name_metric(name) for name in columns), cells, 'Each epoch'))
-    return Section('Training', tuple(parts))
+    parts.append(page.Table(tuple(name_metric(name) for name in columns), cells, 'Each epoch'))
+    return page.Section('Training', tuple(parts))
 
 
-def backbone_section(spec: ModelSpec, load_report: loading.LoadReport | None) -> Section:
+def backbone_section(spec: ModelSpec, load_report: loading.LoadReport | None) -> page.Section:
     """Describe the backbone, where its weights come from and under which license.
 
     Args:
@@ -129,20 +117,20 @@ def backbone_section(spec: ModelSpec, load_report: loading.LoadReport | None) ->
     facts.append(('started from', started))
     if spec.adaptation != DEFAULT_ADAPTATION:
         facts.append(('adapted by', repr(spec.adaptation)))
-    parts = (Facts(tuple(row for row in facts if row[1])),)
-    return Section('Backbone and weights', (*parts, Notes(notes)) if notes else parts)
+    parts = (page.Facts(tuple(row for row in facts if row[1])),)
+    return page.Section('Backbone and weights', (*parts, page.Notes(notes)) if notes else parts)
 
 
-def settings_section(settings: Mapping[str, str]) -> Section:
+def settings_section(settings: Mapping[str, str]) -> page.Section:
     """List the settings of the network and its loss.
 
     Args:
         settings: Texts by label; empty ones are left out.
     """
-    return Section('Settings', (Facts(tuple((name, text) for name, text in settings.items() if text)),))
+    return page.Section('Settings', (page.Facts(tuple((name, text) for name, text in settings.items() if text)),))
 
 
-def reproduce_section(spec: ModelSpec, data: ChipData, history: History) -> Section:
+def reproduce_section(spec: ModelSpec, data: ChipData, history: History) -> page.Section:
     """Give the lines that train the model again, and the fingerprint by which the split can be compared.
 
     Args:
@@ -168,13 +156,13 @@ def reproduce_section(spec: ModelSpec, data: ChipData, history: History) -> Sect
     missing += [] if len(history.fits) else ['further arguments of fit']
     note = f'Not kept with this model: {", ".join(missing)}. ' if missing else ''
     marks = tuple((words, fingerprint(data, part)) for part, words in PARTS.items() if getattr(data.split, part))
-    return Section(
+    return page.Section(
         'Reproduce',
         (
-            Code('\n'.join(lines) + '\n'),
+            page.Code('\n'.join(lines) + '\n'),
             f'{note}The split is the same if its fingerprints are: the first digits of the SHA-256 of the sorted names '
             'of its chips.',
-            Facts(marks),
+            page.Facts(marks),
         ),
     )
 
@@ -187,7 +175,7 @@ def _fits(history: History) -> list[dict[str, Any]]:
     return [{'epochs': len(history.epochs), **rate}] if history.epochs else []
 
 
-def environment_section() -> Section:
+def environment_section() -> page.Section:
     """List the machine and the versions with which the report was made."""
     cuda = torch.cuda.is_available()
     facts = (
@@ -198,7 +186,9 @@ def environment_section() -> Section:
         ('processors', str(os.cpu_count())),
         ('GPU', torch.cuda.get_device_name() if cuda else 'none'),
     )
-    return Section('Versions and hardware', (Facts(facts), 'Those of the machine on which this report was made.'))
+    return page.Section(
+        'Versions and hardware', (page.Facts(facts), 'Those of the machine on which this report was made.')
+    )
 
 
 def fingerprint(data: ChipData, part: str) -> str:
@@ -229,7 +219,7 @@ def _numbers(rows: Sequence[Mapping[str, object]]) -> list[dict[str, float]]:
     ]
 
 
-def _number(name: str, value: float | None) -> Cell:
+def _number(name: str, value: float | None) -> page.Cell:
     if value is None or not math.isfinite(value):
         return None
     return int(value) if name == 'epoch' else round(value, 1) if name == 'seconds' else float(value)
@@ -239,7 +229,7 @@ FEW_CHIPS = 10
 """Scores of fewer validation chips than this are uncertain."""
 
 
-def data_section(data: ChipData) -> Section:
+def data_section(data: ChipData) -> page.Section:
     """Describe the chips, which are in which part, and where they lie.
 
     Args:
@@ -255,7 +245,7 @@ def data_section(data: ChipData) -> Section:
         ('normalized by', data.normalization.source if data.normalization else "the backbone's own statistics"),
         ('ignored', ', '.join(f'label value {value}' for value in data.ignored_values)),
     )
-    parts: list[Part] = [Facts(tuple(row for row in facts if row[1]))]
+    parts: list[page.Part] = [page.Facts(tuple(row for row in facts if row[1]))]
     if data.class_infos:
         parts.append(_class_table(data))
     if data.task == Task.REGRESSION:
@@ -265,7 +255,7 @@ def data_section(data: ChipData) -> Section:
         parts.append('The chips have no place on the ground, so there is no map of the parts.')
     else:
         parts.append(picture(figure, 'Map of the chips by part', 'Where the chips of each part lie.'))
-    return Section('Data', (*parts, Notes(data.notes)) if data.notes else tuple(parts))
+    return page.Section('Data', (*parts, page.Notes(data.notes)) if data.notes else tuple(parts))
 
 
 def find_warnings(data: ChipData, spec: ModelSpec) -> tuple[str, ...]:
@@ -292,29 +282,29 @@ def find_warnings(data: ChipData, spec: ModelSpec) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _class_table(data: ChipData) -> Table:
+def _class_table(data: ChipData) -> page.Table:
     unit = 'pixels' if data.task in taxonomy.RASTER_TASKS else 'labels'
     shown = {part: words for part, words in PARTS.items() if getattr(data.split, part)}
     amounts = data.table.amounts([info.value for info in data.class_infos])
     columns: list[np.ndarray] = [amounts[list(getattr(data.split, part))] for part in shown]
     rows = []
     for index, info in enumerate(data.class_infos):
-        cells: list[Cell] = [Swatch(info.name, info.color), info.value]
+        cells: list[page.Cell] = [page.Swatch(info.name, info.color), info.value]
         for held in columns:
             cells += [int(held[:, index].sum()), int((held[:, index] > 0).sum())]
         rows.append(tuple(cells))
     header = ['class', 'value', *(f'{words} {what}' for words in shown.values() for what in (unit, 'chips'))]
-    return Table(tuple(header), tuple(rows), f'Classes: how many {unit}, and how many chips that hold them')
+    return page.Table(tuple(header), tuple(rows), f'Classes: how many {unit}, and how many chips that hold them')
 
 
-def _value_table(data: ChipData) -> Table:
-    rows: list[tuple[Cell, ...]] = []
+def _value_table(data: ChipData) -> page.Table:
+    rows: list[tuple[page.Cell, ...]] = []
     for part, words in PARTS.items():
         found = data.table.target_statistics(getattr(data.split, part))
         if found is not None:
             rows.append((words, found.count, found.minimum, found.maximum, found.mean, found.std))
     header = ('chips', 'pixels', 'lowest', 'highest', 'mean', 'standard deviation')
-    return Table(header, tuple(rows), 'Regression target')
+    return page.Table(header, tuple(rows), 'Regression target')
 
 
 def _dates_text(data: ChipData) -> str:
@@ -353,7 +343,7 @@ class TaskReport:
 
     task: str
     headline: tuple[tuple[str, str], ...]
-    sections: tuple[Section, ...]
+    sections: tuple[page.Section, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -365,7 +355,7 @@ def make_report(
     *,
     load_report: loading.LoadReport | None,
     made: date,
-) -> ReportContents:
+) -> page.ReportContents:
     """Lay out data, training, metrics and figures of a model.
 
     Args:
@@ -394,14 +384,14 @@ def make_report(
         reproduce_section(spec, data, history),
         environment_section(),
     )
-    return ReportContents(f'{spec.model} on {data.path.name}', summary, sections, made, find_warnings(data, spec))
+    return page.ReportContents(f'{spec.model} on {data.path.name}', summary, sections, made, find_warnings(data, spec))
 
 
-def bundle_figures(report: ReportContents) -> dict[str, bytes]:
+def bundle_figures(report: page.ReportContents) -> dict[str, bytes]:
     """Return by name in a bundle the page of a report, and those of its pictures that have a name."""
-    pictures = [part for section in report.sections for part in section.parts if isinstance(part, Picture)]
+    pictures = [part for section in report.sections for part in section.parts if isinstance(part, page.Picture)]
     figures = {f'{bundle.FIGURES}{drawn.name}.png': drawn.png for drawn in pictures if drawn.name}
-    return figures | {bundle.REPORT: render_report(report)}
+    return figures | {bundle.REPORT: page.render_report(report)}
 
 
 def sample_sections(
@@ -411,7 +401,7 @@ def sample_sections(
     by: str,
     highest_is_worst: bool = False,
     count: int = SAMPLES,
-) -> list[Section]:
+) -> list[page.Section]:
     """Show validation chips from the middle and from the lower end of an order; only the latter where there are few.
 
     Args:
@@ -428,12 +418,12 @@ def sample_sections(
         shown.insert(0, ('Typical chips', f'Those in the middle when validation chips are ordered by {by}.', typical))
     names = ['show_results', '']  # a bundle keeps the first by itself too, as Esri's do
     return [
-        Section(title, (text, picture(draw(indexes), title, name=name)))
+        page.Section(title, (text, picture(draw(indexes), title, name=name)))
         for (title, text, indexes), name in zip(shown, names)
     ]
 
 
-def calibration_section(calibration: Calibration, *, of: str = 'the predicted class') -> Section:
+def calibration_section(calibration: Calibration, *, of: str = 'the predicted class') -> page.Section:
     """Show whether confidences are calibrated.
 
     Args:
@@ -445,4 +435,4 @@ def calibration_section(calibration: Calibration, *, of: str = 'the predicted cl
         f'Confidence is the probability of {of}. Bars below the line: the model is overconfident. '
         'The expected calibration error is the mean distance from the line.'
     )
-    return Section('Calibration', (text, picture(figure, 'Reliability diagram')))
+    return page.Section('Calibration', (text, picture(figure, 'Reliability diagram')))

@@ -20,7 +20,7 @@ from geolearn.networks.detection import architecture, detector
 from geolearn.networks.segmentation import PixelOptions, Segmenter
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting import show_precision_recall, show_regression_scatter
-from geolearn.report import Cell, Facts, Notes, Section, Share, Swatch, Table
+from geolearn.report.page import Cell, Facts, Notes, Section, Share, Swatch, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -124,12 +124,12 @@ def test_labels_of_sixteen_bits_find_their_class():
     assert (batch.masks == 4).all()
 
 
-@pytest.mark.parametrize('holes', [False, True])
-def test_rare_class_crops_hold_rare_pixels(holes):
+@pytest.mark.parametrize('with_nodata', [False, True])
+def test_rare_class_crops_hold_rare_pixels(with_nodata):
     raster = np.ones((64, 64), np.uint8)
     raster[3, 60] = raster[50, 50] = 5
     mask = np.ones((1, 64, 64), bool)
-    mask[0, 50, 50] = not holes
+    mask[0, 50, 50] = not with_nodata
     config = make_config(Task.PIXELS, random_crop=True, rare_values=(5,))
     batch = collate(Chips(make_chip(places(64, 64), mask=mask, label=Label(raster))), [0] * 200, config)
     share = (batch.masks == 4).any(dim=(1, 2)).float().mean()

@@ -206,7 +206,7 @@ def test_options_about_classes_are_refused(write, option, value):
 
 
 def test_crops_around_rare_classes_are_refused(write):
-    with pytest.raises(ChipFolderError, match='these labels teach values; leave it out'):
+    with pytest.raises(ChipFolderError, match='the label type is values; leave it out'):
         prepare_data(write(*pixels()), **PLAIN | {'rare_class_crops': True, 'chip_size': 8})
 
 
@@ -281,13 +281,13 @@ def test_a_label_that_cannot_be_learned_is_left_out_and_told(write, save, label,
 
 @given(
     numbers=st.lists(st.floats(width=64), min_size=1, max_size=9),
-    holes=st.integers(0, 2**9 - 1),
+    nodata_bits=st.integers(0, 2**9 - 1),
     dtype=st.sampled_from(['float32', 'float64']),
 )
-def test_numbers_are_float32_or_refused(numbers, holes, dtype):
+def test_numbers_are_float32_or_refused(numbers, nodata_bits, dtype):
     with np.errstate(over='ignore'):
         pixels = np.array(numbers).astype(dtype)[None]
-    mask = np.isfinite(pixels) & ~np.array([[bool(holes >> i & 1) for i in range(len(numbers))]])
+    mask = np.isfinite(pixels) & ~np.array([[bool(nodata_bits >> i & 1) for i in range(len(numbers))]])
     with np.errstate(over='ignore'):
         kept = pixels[mask].astype(np.float32)
     if np.isinf(kept).any():
@@ -376,12 +376,12 @@ def test_exported_numbers_come_back(tmp_path, save):
     out = export_training_data(scene, labels, tmp_path / 'chips', tile_size=16, target='values')
     data = prepare_data(out, **PLAIN)
     assert (data.task, len(data.table)) == (Task.REGRESSION, 11)
-    holes = 0
+    unknown = 0
     for images, values in (*data.train_dl, *data.valid_dl):
         known = ~values.isnan()
         torch.testing.assert_close(values[known], images[:, 0][known] / 7)
-        holes += int((~known).sum())
-    assert holes == 16
+        unknown += int((~known).sum())
+    assert unknown == 16
 
 
 def test_numbers_are_written_where_enough_of_a_chip_has_one(tmp_path, save):
