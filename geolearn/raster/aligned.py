@@ -1,6 +1,6 @@
 """A raster of classes seen on the grid of another: each pixel takes the value at its center."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from rasterio.errors import RasterioError
@@ -45,11 +45,6 @@ class AlignedRaster(RasterView):
                 f'{raster.name} and the image do not overlap: bounds {raster.geobox.bounds} and, in its CRS, {bounds}'
             )
         super().__init__(raster, geobox, crs=geobox.crs)
-        self.driver = raster.driver
-
-    def colormap(self, index: int) -> Mapping[int, tuple[int, int, int, int]]:
-        """Return the colors of the source."""
-        return self._raster.colormap(index)
 
     def read_masked(
         self, window: Window, indexes: Sequence[int], out: np.ndarray | None = None

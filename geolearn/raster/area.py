@@ -1,9 +1,8 @@
 """A part of a raster, cut out while it is read: a window, and in it the pixels whose centers lie in polygons."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from rasterio.windows import Window
@@ -70,15 +69,6 @@ class CroppedRaster(RasterView):
             block_shapes=[(min(rows, height), min(cols, width)) for rows, cols in raster.block_shapes],
         )
         self.gcps, self.rpcs = raster.gcps, raster.rpcs
-        self.driver, self.stated, self.numbered = raster.driver, raster.stated, raster.numbered
-
-    def colormap(self, index: int) -> Mapping[int, tuple[int, int, int, int]]:
-        """Return the colors of the whole."""
-        return self._raster.colormap(index)
-
-    def check_border(self, check: Any) -> None:
-        """Check the border of the whole."""
-        self._raster.check_border(check)
 
     def read_masked(
         self, window: Window, indexes: Sequence[int], out: np.ndarray | None = None

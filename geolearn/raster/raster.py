@@ -156,7 +156,7 @@ class Raster:
 
 
 class RasterView(Raster):
-    """A raster seen on another grid: bands, types, units and metadata are those of the source.
+    """A raster seen on another grid; whatever is not about the grid is that of the source, also its border check.
 
     Args:
         raster: The source, which is closed with the view.
@@ -182,7 +182,16 @@ class RasterView(Raster):
             crs=raster.crs if crs is None else crs,
         )
         self._raster = raster
-        self.files = raster.files
+        self.files, self.driver = raster.files, raster.driver
+        self.stated, self.numbered = raster.stated, raster.numbered
+
+    def colormap(self, index: int) -> Mapping[int, tuple[int, int, int, int]]:
+        """Return the colors of the source."""
+        return self._raster.colormap(index)
+
+    def check_border(self, check: BorderCheck) -> None:
+        """Check the border of what is read from the source."""
+        self._raster.check_border(check)
 
     def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
         """Return metadata of the source."""

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -45,11 +44,6 @@ class WarpedRaster(RasterView):
 
     def __init__(self, raster: Raster, geobox: GeoBox) -> None:
         super().__init__(raster, geobox, crs=CRS.from_user_input(geobox.crs))
-        self.numbered = raster.numbered
-
-    def check_border(self, check: Any) -> None:
-        """Check the border of the source."""
-        self._raster.check_border(check)
 
     def read_masked(
         self, window: Window, indexes: Sequence[int], out: np.ndarray | None = None

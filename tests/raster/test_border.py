@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 from affine import Affine
+from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from geolearn import prepare_data
@@ -12,8 +13,12 @@ from geolearn.chips.export import export_training_data
 from geolearn.cli import main
 from geolearn.inference.reading import open_dates
 from geolearn.inference.tiles import ReadOptions
-from geolearn.raster import open_raster, read_window
+from geolearn.raster import GeoBox, open_raster, read_window
+from geolearn.raster.aligned import AlignedRaster
+from geolearn.raster.area import CroppedRaster, PixelArea
 from geolearn.raster.border import BorderCheck
+from geolearn.raster.mosaic import ResampledRaster
+from geolearn.raster.warp import WarpedRaster
 
 PLACE = Affine(10, 0, 500_000, 0, -10, 5_400_000)
 
@@ -127,6 +132,36 @@ def test_declared_nodata_is_not_reported(tmp_path, save, caplog):
     pixels = scene()
     pixels[:, :, :40] = 0
     assert said(save(tmp_path / 'a.tif', pixels, transform=PLACE, nodata=0), caplog) == []
+
+
+def half_size(src):
+    return ResampledRaster(src, GeoBox((64, 64), PLACE @ Affine.scale(2), src.geobox.crs))
+
+
+def shifted(src):
+    return AlignedRaster(src, GeoBox(src.shape, PLACE @ Affine.translation(0.5, 0.5), src.geobox.crs))
+
+
+def in_another_crs(src):
+    return WarpedRaster(src, GeoBox((128, 128), PLACE @ Affine.translation(0.3, 0.2), CRS.from_epsg(32632)))
+
+
+def cropped(src):
+    return CroppedRaster(src, PixelArea(Window(0, 0, 100, 128)))
+
+
+@pytest.mark.parametrize('view', [half_size, shifted, in_another_crs, cropped])
+def test_a_raster_seen_on_another_grid_reports_the_border_of_its_source(tmp_path, save, caplog, view):
+    pixels = scene()
+    pixels[:, :, :40] = 0
+    path = save(tmp_path / 'a.tif', pixels, transform=PLACE, names=['a', 'a', 'b'], crs='EPSG:32632')
+    with open_raster(path, quiet=True) as src:
+        seen = view(src)
+        seen.check_border(BorderCheck(str(path)))
+        for row in range(0, seen.height, 32):
+            read_window(seen, Window(0, row, seen.width, min(32, seen.height - row)), seen.indexes)
+        assert (seen.numbered, seen.stated, seen.driver) == (True, ('a', 'a', 'b'), 'GTiff')
+    assert [record.message.endswith('pass nodata=0') for record in caplog.records] == [True]
 
 
 @pytest.fixture
