@@ -95,7 +95,9 @@ def _do(item: Any) -> Any:
         # one that cannot be made again over there would break the pool, as if this process had died
         if _travels(error):
             raise
-        raise RuntimeError(f'{type(error).__name__}: {error}') from error
+        text = f'{type(error).__name__}: {error}'
+    # out of the handler, so that it has no cause: where tblib is installed (by dask), causes travel with an error
+    raise RuntimeError(text)
 
 
 def _travels(error: BaseException) -> bool:

@@ -1,5 +1,6 @@
 """Workers: every item is done once, errors arrive as what they are, and nothing is left behind."""
 
+import copyreg
 import os
 import signal
 import subprocess
@@ -104,14 +105,31 @@ def test_an_error_arrives_and_the_others_go_on(fork):
         (ValueError(lambda: 0), 'ValueError: <function'),
     ],
 )
-def test_an_error_that_cannot_travel_arrives_as_its_text(error, text):
+def test_an_error_that_cannot_travel_arrives_as_its_text(error, text, monkeypatch):
     def work(item):
         if item:
             raise error
         return item
 
+    monkeypatch.delitem(copyreg.dispatch_table, type(error), raising=False)  # tblib may have been installed before
     with workers(work, fork=True) as submit:
         with pytest.raises(RuntimeError, match=text):
+            submit(1).result()
+        assert submit(0).result() == 0
+
+
+@forks
+def test_an_error_that_cannot_travel_arrives_as_its_text_where_causes_travel_too():
+    support = pytest.importorskip('tblib.pickling_support', reason='tblib (of dask) is not installed')
+
+    def work(item):
+        support.install()  # in the forked process alone
+        if item:
+            raise ValueError(lambda: 0) from KeyError(lambda: 1)
+        return item
+
+    with workers(work, fork=True) as submit:
+        with pytest.raises(RuntimeError, match='ValueError: <function'):
             submit(1).result()
         assert submit(0).result() == 0
 
