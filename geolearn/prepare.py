@@ -66,7 +66,7 @@ def prepare_data(
 
     Args:
         path: A chip folder, or the one above it; or several, which are merged.
-        class_mapping: New names of classes by label value.
+        class_mapping: Names of classes by label value; a class that no label holds is kept, with a note.
         chip_size: Side of the training images in pixels, at most that of the chips; larger chips are cropped.
         val_split_pct: Share of the chips to validate on, 0..1.
         batch_size: Chips per batch; None means 64.
@@ -201,6 +201,8 @@ def _choose_classes(
         raise
     if warning := taxonomy.unlabelled_warning(infos, counts):
         log.warning(warning)
+    if empty := taxonomy.empty_classes(chips.task, infos, counts):
+        log.warning('%s; such classes cannot be learned, and have no metrics', empty)
     return _Classes(infos, ignored, choice.table.amounts([info.value for info in infos]) > 0)
 
 

@@ -135,9 +135,12 @@ def test_class_mapping_names_a_value_that_the_emd_forgot(tmp_path, write_export)
     assert prepare_data(folder, {2: 'two'}).class_mapping == {0: 'NoData', 1: 'one', 2: 'two'}
 
 
-def test_class_mapping_of_a_value_that_nobody_holds_is_refused(export):
-    with pytest.raises(ChipFolderError, match=r'class_mapping names value 7, which neither .emd nor labels hold'):
-        prepare_data(export, {7: 'seven'})
+def test_a_legend_may_name_classes_that_no_label_holds(export, caplog):
+    data = prepare_data(export, {1: 'water', 7: 'mine'}, transforms=False)
+    assert data.class_mapping == {0: 'NoData', 1: 'water', 2: 'two', 7: 'mine'}
+    assert 'no pixel of: mine' in data.notes
+    assert 'no pixel of: mine; such classes cannot be learned, and have no metrics' in caplog.text
+    assert np.isfinite(data.class_weights).all()
 
 
 def test_a_value_that_is_no_class_is_named_with_its_first_file(tmp_path, write_export):

@@ -91,6 +91,29 @@ def test_names_of_images_and_labels_may_differ_by_a_prefix_or_a_suffix(put, imag
     assert f'names of images and labels differ: {names[0]} is paired with {names[1]}' in str(data.reading_notes)
 
 
+@pytest.mark.parametrize('folder', ['', 'images', 'train'])
+def test_pictures_and_masks_of_one_name_in_one_folder_are_told_apart(put, folder):
+    put(folder, suffix='.jpg')
+    data = prepare_data(put(folder, label=True, suffix='.png'), **PLAIN)
+    assert (data.task, data.class_mapping) == ('pixels', {0: 'NoData', 255: '255'})
+    assert dict(data.value_counts) == {0: 128, 255: 128}
+    assert next(iter(data.table.names)) == '0'
+
+
+def test_previews_beside_images_are_refused_until_they_are_away(put):
+    put('images', suffix='.png'), put('labels', label=True)
+    folder = put('images', suffix='.tif')
+    words = (
+        r'0\.png and .*0\.tif are one chip twice \(4 of 4 names .*keep one file of each name in images/: move the oth'
+    )
+    with pytest.raises(ChipFolderError, match=words):
+        prepare_data(folder, **PLAIN)
+    (folder / 'previews').mkdir()
+    for path in sorted((folder / 'images').glob('*.png')):
+        path.rename(folder / 'previews' / path.name)
+    assert prepare_data(folder, **PLAIN).task == 'pixels'
+
+
 def test_dates_and_labels_may_have_suffixes(put):
     put('pre', stem='{}_pre'), put('post', stem='{}_post')
     data = prepare_data(put('masks', label=True, stem='{}_mask'), **PLAIN)

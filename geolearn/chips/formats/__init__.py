@@ -22,7 +22,7 @@ FORMATS: Mapping[str, ChipFormat] = MappingProxyType(
         'Classified_Tiles': ChipFormat(
             'a class, or a number, per pixel',
             'images/ and labels/ (or masks/) with a raster of the same name for each image, or of a name with another '
-            'prefix or suffix (img_1, mask_1), or both in one folder (1_sat.jpg, 1_mask.png)',
+            'prefix or suffix (img_1, mask_1), or both in one folder (1_sat.jpg, 1_mask.png; 1.jpg, 1.png)',
             tiles.list_classified_tiles,
             tiles.ClassifiedWriter,
             tiles.is_classified_tiles,

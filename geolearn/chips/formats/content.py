@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from rasterio.windows import Window
+
 from geolearn.chips import emd, label
 from geolearn.chips.formats.files import IMAGE_SUFFIXES, pair_names
 from geolearn.chips.formats.writing import FormatWriter
+from geolearn.errors import RasterError
+from geolearn.raster import open_raster, read_window
 
 _IMAGES = ('images', 'jpegimages', 'image', 'imgs', 'img')
 
@@ -96,15 +101,20 @@ class FolderContent:
     def mixed(self) -> tuple[dict[str, Path], dict[str, Path]] | None:
         """Images and label rasters that lie in one folder, told apart by a word in the names of the labels.
 
-        Such as ``1_sat.jpg`` and ``1_mask.png``. None where the rasters of the folder are not of two kinds.
+        Such as ``1_sat.jpg`` and ``1_mask.png``; or by suffix and content, such as ``1.jpg`` and ``1.png``. None where
+        the rasters of the folder are not of two kinds.
         """
         folder = self.images if self.images.is_dir() else self.root
         found: tuple[dict[str, Path], dict[str, Path]] = {}, {}
+        by_suffix: dict[str, dict[str, Path]] = {}
         with suppress(OSError):
             for path in sorted(folder.iterdir()):
                 if _suffix(path.name) in IMAGE_SUFFIXES and path.is_file() and not path.name.startswith('.'):
                     words = re.split(r'[^a-z]+', path.stem.lower())
                     found[not _LABEL_WORDS.isdisjoint(words)][path.stem] = path
+                    by_suffix.setdefault(_suffix(path.name), {})[path.stem] = path
+        if len(by_suffix) == 2 and not found[1]:
+            return _labels_by_suffix(*by_suffix.values())
         if not all(found) or {path.stem for path in found[0].values()} & found[1].keys():
             return None
         pairs, _ = pair_names(*found)
@@ -226,6 +236,34 @@ def has_images(folder: Path) -> bool:
 def visible_folders(folder: Path) -> list[Path]:
     """Return the folders in a folder, sorted by name, without hidden ones."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
+
+
+_LABEL_VALUES = 32
+"""Most values of a raster that is taken for a label where nothing but its content says so: a gray picture has more."""
+
+
+def _labels_by_suffix(*groups: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]] | None:
+    """Tell images from label rasters of the same names, of which those of one suffix look like masks."""
+    shared = sorted(groups[0].keys() & groups[1].keys())
+    if 2 * len(shared) <= max(map(len, groups)):
+        return None
+    looked = shared[:: max(1, len(shared) // 5)]
+    masks = [all(_is_mask(group[stem]) for stem in looked) for group in groups]
+    if masks[0] != masks[1]:
+        return groups[masks[0]], groups[masks[1]]
+    return None
+
+
+def _is_mask(path: Path) -> bool:
+    """Whether a raster may hold classes: few whole numbers in one band, or in three that are equal."""
+    try:
+        with open_raster(path, chip=True) as src:
+            if src.count not in (1, 3) or np.dtype(src.dtypes[0]).kind not in 'iub':
+                return False
+            pixels, _ = read_window(src, Window(0, 0, src.width, src.height), src.indexes)
+    except RasterError:
+        return False
+    return bool((pixels == pixels[:1]).all()) and len(np.unique(pixels[0])) <= _LABEL_VALUES
 
 
 def _by_columns(columns: list[str]) -> str | None:

@@ -31,7 +31,7 @@ def list_files(
     Raises:
         ChipFolderError: If the folder is missing or cannot be read, or two files have one name.
     """
-    wanted, found = frozenset(suffixes), dict[str, Path]()
+    wanted, found, twice = frozenset(suffixes), dict[str, Path](), dict[str, tuple[Path, Path]]()
     if not folder.is_dir():
         raise ChipFolderError(f'{folder.parent} has no {folder.name}/ folder')
     try:
@@ -46,9 +46,17 @@ def list_files(
         if name in found:
             stated = prefer(name) if prefer else None
             if stated not in (found[name].name, path.name):
-                raise ChipFolderError(f'{found[name]} and {path} are one chip twice; remove one of them')
+                twice.setdefault(name, (found[name], path))
             path = path if stated == path.name else found[name]
         found[name] = path
+    if twice:
+        first, second = next(iter(twice.values()))
+        beside = ' (into labels/ beside it if they are labels)' if folder.name.lower().startswith('im') else ''
+        advice = f'move the others away{beside}, or rename those that are chips of their own'
+        raise ChipFolderError(
+            f'{first} and {second} are one chip twice ({len(twice)} of {len(found)} names there are of two files); '
+            f'keep one file of each name in {folder.name}/: {advice}'
+        )
     return found
 
 

@@ -116,7 +116,7 @@ def choose_classes(
     Args:
         task: Task of the labels.
         listed: Classes of the folder.
-        renamed: The user's class_mapping.
+        renamed: The user's class_mapping; a legend may name classes that no label holds.
         ignored: Values to leave out.
         counts: How often each value occurs.
         find_chip: Returns the name of a chip that holds a value, for messages.
@@ -128,17 +128,12 @@ def choose_classes(
     infos = {info.value: _renamed(info, names.get(info.value)) for info in listed}
     for value, name in names.items():
         if value not in infos:
-            if value not in counts:
-                raise errors.ChipFolderError(
-                    f'class_mapping names value {value}, which neither .emd nor labels hold: '
-                    f'{_few(list(map(str, sorted(infos))))}'
-                )
             infos[value] = classes.ClassInfo(
                 value, name, classes.choose_color(name, len(infos), {info.color for info in infos.values()})
             )
     listing = _few(list(map(str, sorted(infos))))
     unknown = sorted(set(counts) - set(infos) - {0, *ignored})
-    if unknown and not _is_all_change(task, listed):
+    if unknown and not _is_all_change(task, tuple(infos.values())):
         raise errors.ChipFolderError(
             f'labels hold values {unknown[:10]} that are no class ({listing}), first in {find_chip(unknown[0])}; '
             f'name them with class_mapping= or leave them out with ignore_classes='
@@ -218,8 +213,8 @@ def part_notes(table: ChipTable, infos: Sequence[classes.ClassInfo], split: Spli
     """
     amounts = table.amounts([info.value for info in infos])
     present = amounts.sum(axis=0) > 0
-    more = 'export more chips that show them' if stratified else "pass split='stratified', another seed or more chips"
     notes = []
+    more = 'export more chips that show them' if stratified else "pass split='stratified', another seed or more chips"
     for name, part, effect in (
         ('training', split.train, 'cannot be learned'),
         ('validation', split.valid, 'have no metrics, and means are over the other classes'),
@@ -259,8 +254,15 @@ def class_notes(task: Task, infos: Sequence[classes.ClassInfo], counts: Mapping[
             f'label value 0 ({counts[0] / total:.1%} of pixels) is trained as class {classes.UNLABELLED.name!r}; '
             'pass ignore_classes=[0] if it means unlabelled'
         )
-    empty = [info.name for info in infos if not counts.get(info.value)]
-    if empty:
-        what = 'no pixel of' if task in RASTER_TASKS else 'no label of'
-        notes.append(f'{what}: {_few(empty)}')
+    if empty := empty_classes(task, infos, counts):
+        notes.append(empty)
     return notes
+
+
+def empty_classes(task: Task, infos: Sequence[classes.ClassInfo], counts: Mapping[int, int]) -> str | None:
+    """Name the classes that no label holds; None where there is none."""
+    empty = [info.name for info in infos if not counts.get(info.value)]
+    if not empty:
+        return None
+    what = 'no pixel of' if task in RASTER_TASKS else 'no label of'
+    return f'{what}: {_few(empty)}'
