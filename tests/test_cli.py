@@ -65,6 +65,20 @@ def test_predict_writes_the_map(bundle, scene_files, tmp_path, capsys):
         assert np.array_equal(found.read(1) == 0, (src.read() == 0).any(0))
 
 
+def test_parts_of_a_map_are_computed_apart_and_merged(bundle, scene_files, tmp_path, capsys):
+    dst = tmp_path / 'map.tif'
+    words = ['predict', str(bundle), str(scene_files[0]), str(dst), '--tile-size', '64', '--halo', '8']
+    main([*words, '--part', '2/2'])
+    assert 'once all 2 are computed, run the command with --merge-parts instead' in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*words, '--merge-parts'])
+    assert 'missing: 1. Compute these, such as with --part 1/2, and merge again' in capsys.readouterr().err
+    main([*words, '--part', '1/2'])
+    main([*words, '--merge-parts'])
+    main([*words[:3], str(tmp_path / 'whole.tif'), *words[4:]])
+    assert dst.read_bytes() == (tmp_path / 'whole.tif').read_bytes()
+
+
 def test_several_rasters_make_one_map(bundle, scene_files, tmp_path, capsys):
     main(['predict', str(bundle), str(scene_files[0]), str(scene_files[0]), str(tmp_path / 'map.tif')])
     with rasterio.open(tmp_path / 'map.tif') as found:

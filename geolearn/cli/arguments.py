@@ -70,6 +70,15 @@ def number(low: float = -math.inf, high: float = math.inf, *, above: bool = Fals
     return parse
 
 
+def part(text: str) -> tuple[int, int]:
+    """Parse which of several parts of a map to compute, such as ``3/40``."""
+    number, slash, count = text.partition('/')
+    found = whole(1)(number), whole(1)(count) if slash else 0
+    if found[0] > found[1]:
+        raise argparse.ArgumentTypeError(f'must be a part and how many there are, such as 3/40, got {text!r}')
+    return found
+
+
 def scale_factor(text: str) -> float | Literal['db']:
     """Parse a factor of pixel values, which is never 0, or ``'db'``."""
     if text == 'db':

@@ -79,7 +79,8 @@ def as_options(text: str, names: Mapping[str, str]) -> str:
         name, value = found.groups()
         if name not in names:
             return found[0]
-        return f'{names[name]} {_as_words(value)}'.rstrip()
+        words = _as_words(value)
+        return f'{names[name]} {words.replace(" ", "/") if name == "part" else words}'.rstrip()
 
     def replace_call(found: re.Match[str]) -> str:
         inside = ' '.join(part.strip() for part in found[2].split(', ') if part.strip() not in ('', '...'))

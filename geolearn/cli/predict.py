@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geolearn.cli.arguments import add_reading, number, reading, whole
+from geolearn.cli.arguments import add_reading, number, part, reading, whole
 
 if TYPE_CHECKING:
     from geolearn.models import Model
@@ -15,7 +15,7 @@ OPTIONS = (
     *('tile_size', 'halo', 'batch_size', 'device', 'compile'),
     *('threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume'),
     *('polygons', 'layer', 'crop'),
-    *('blend', 'max_memory', 'cog', 'outputs', 'probability_dtype', 'layout'),
+    *('blend', 'max_memory', 'cog', 'outputs', 'probability_dtype', 'layout', 'part', 'merge_parts'),
 )
 """What only some models take; None where it is not given."""
 
@@ -73,6 +73,10 @@ def _add_maps(group: Any) -> None:
     group.add_argument(
         '--no-cog', dest='cog', action='store_const', const=False, help='write a plain GeoTIFF, without overviews'
     )
+    parting = 'compute one of several parts alone, such as the third of forty; the same again does what is missing'
+    group.add_argument('--part', type=part, metavar='3/40', help=parting)
+    merging = 'write the map, once all parts are computed'
+    group.add_argument('--merge-parts', action='store_true', default=None, help=merging)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -115,7 +119,13 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.resumable = 'resume' in model.raster_use.options
     options['overwrite'] = arguments.overwrite
     written = model.use_on_raster(arguments.src, arguments.dst, options)
-    print(f'wrote {written} in {time.perf_counter() - started:.1f} s')
+    seconds = time.perf_counter() - started
+    if arguments.part is not None:
+        part, count = arguments.part
+        print(f'computed part {part}/{count} in {seconds:.1f} s, kept in {written}')
+        print(f'once all {count} are computed, run the command with --merge-parts instead of --part {part}/{count}')
+        return
+    print(f'wrote {written} in {seconds:.1f} s')
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:

@@ -18,8 +18,9 @@ from geolearn.backbones.compiling import compile_for_inference
 from geolearn.device import choose_device
 from geolearn.inference import resume, tiles
 from geolearn.inference.encoding import OUTPUTS, Encoding, Layer, Output, ProbabilityType, make_layers
-from geolearn.inference.plan import BUFFER_BYTES, Blend, Part, plan_parts
+from geolearn.inference.plan import BUFFER_BYTES, Blend, Part, Share, plan_parts
 from geolearn.inference.reading import RasterSource, open_dates
+from geolearn.inference.resume import Journal
 from geolearn.inference.stitching import STITCHERS
 from geolearn.inference.store import PieceStore, open_journal, sidecars
 from geolearn.inference.targets import check_space, check_target
@@ -136,41 +137,120 @@ def map_raster(
         ValueError: If one file cannot hold the outputs.
     """
     options = MapOptions() if options is None else options
+    return map_request(spec, network, encoding, MapRequest(src, dst, read, tiling, options, every_date))
+
+
+def map_request(spec: ModelSpec, network: Network, encoding: Encoding, request: 'MapRequest') -> Path:
+    """Write a map; see `map_raster`."""
+    with ExitStack() as stack:
+        plan = plan_map(spec, network, encoding, request, stack)
+        journal = open_journal(plan.target, plan.facts, resume=request.options.resume)
+        store = stack.enter_context(plan.open_store(journal))
+        plan.compute(store)
+        plan.write(store)
+    store.remove()
+    return plan.target
+
+
+@dataclass(frozen=True, eq=False)
+class MapRequest:
+    """What is mapped, and how; the arguments of `map_raster` besides the model."""
+
+    src: RasterSource
+    dst: str | Path
+    read: tiles.ReadOptions
+    tiling: tiles.TilingOptions
+    options: MapOptions
+    every_date: bool
+
+
+@dataclass(frozen=True, eq=False)
+class MapPlan:
+    """A map whose rasters are open and whose tiles are known.
+
+    Args:
+        target: The map.
+        sources: One for each date.
+        network: On its device.
+        grid: How the raster is cut.
+        layers: Files of the map.
+        blend: How tiles meet.
+        request: What was asked for.
+        facts: What must be equal for a run to be resumed.
+    """
+
+    target: Path
+    sources: Sequence[tiles.Source]
+    network: nn.Module
+    grid: TileGrid
+    layers: Sequence[Layer]
+    blend: Blend
+    request: MapRequest
+    facts: Mapping[str, Any]
+
+    def parts(self, share: Share | None = None) -> list[Part]:
+        """Return the parts of the map, or of one share of it."""
+        return _divide(self.sources, self.grid, self.layers, self.request.tiling, self.blend, share)
+
+    def open_store(self, journal: Journal, share: Share | None = None) -> PieceStore:
+        """Open what keeps the pieces of the map, or of one share of it."""
+        box = self.sources[0].box
+        return PieceStore(self.target, journal.path.parent, box, self.layers, self.parts(share), journal, share)
+
+    def compute(self, store: PieceStore, share: Share | None = None) -> None:
+        """Compute what the store has not."""
+        _map_parts(
+            self.sources,
+            self.network,
+            self.grid,
+            self.parts(share),
+            self.layers,
+            store,
+            read=self.request.read,
+            tiling=self.request.tiling,
+            blend=self.blend,
+            every_date=self.request.every_date,
+            progress=self.request.options.progress,
+        )
+
+    def write(self, store: PieceStore) -> None:
+        """Make the files of the map of its pieces; all of them appear together."""
+        replaces = sidecars(self.layers, self.target)
+        with files.atomic_write_all(self.target, error=errors.RasterError, replaces=replaces) as part:
+            store.join(part.parent, cog=self.request.options.cog)
+
+
+def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: MapRequest, stack: ExitStack) -> MapPlan:
+    """Open the rasters of a map and cut them into tiles.
+
+    Args:
+        spec: What the network was trained on.
+        network: Maps images to outputs.
+        encoding: From its outputs to pixels.
+        request: What is mapped.
+        stack: Closes the rasters.
+
+    Raises:
+        RasterError: If bands, units, dates or pixel sizes do not fit, or a file exists.
+        ValueError: If one file cannot hold the outputs.
+    """
+    read, tiling, options = request.read, request.tiling, request.options
     tags = {'MODEL': spec.model, 'BACKBONE': spec.backbone, 'SOFTWARE': f'geolearn {__version__}'}
     layers = make_layers(
         encoding, options.outputs, dtype=options.probability_dtype, bands=options.layout == 'bands', tags=tags
     )
-    target = Path(dst).expanduser()
+    target = Path(request.dst).expanduser()
     for layer in layers:
-        check_target(src, layer.path(target), overwrite=options.overwrite)
+        check_target(request.src, layer.path(target), overwrite=options.overwrite)
     blend = choose_blend(network, tiling)
-    with ExitStack() as stack:
-        sources = open_dates(src, spec, read, stack)
-        box = sources[0].box
-        check_space(target, math.prod(box.shape) * sum(layer.content.pixel_bytes for layer in layers))
-        side, halo = choose_tile(spec, network, tiling, blend=blend)
-        grid = cut_raster(network, box, tiling, tile_size=side, halo=halo)
-        network = network.to(choose_device(tiling.device))
-        facts = _run_facts(spec, network, sources, grid, layers, read, tiling, blend)
-        parts = _divide(sources, grid, layers, tiling, blend)
-        journal = open_journal(target, facts, resume=options.resume)
-        store = stack.enter_context(PieceStore(target, journal.path.parent, box, layers, parts, journal))
-        _map_parts(
-            sources,
-            network,
-            grid,
-            parts,
-            layers,
-            store,
-            read=read,
-            tiling=tiling,
-            blend=blend,
-            every_date=every_date,
-            progress=options.progress,
-        )
-        _write(store, layers, target, cog=options.cog)
-    store.remove()
-    return target
+    sources = open_dates(request.src, spec, read, stack)
+    box = sources[0].box
+    check_space(target, math.prod(box.shape) * sum(layer.content.pixel_bytes for layer in layers))
+    side, halo = choose_tile(spec, network, tiling, blend=blend)
+    grid = cut_raster(network, box, tiling, tile_size=side, halo=halo)
+    network = network.to(choose_device(tiling.device))
+    facts = _run_facts(spec, network, sources, grid, layers, read, tiling, blend)
+    return MapPlan(target, sources, network, grid, layers, blend, request, facts)
 
 
 def map_sources(
@@ -233,12 +313,6 @@ def map_sources(
     return target
 
 
-def _write(store: PieceStore, layers: Sequence[Layer], target: Path, *, cog: bool) -> None:
-    """Make the files of a map of its pieces; all of them appear together."""
-    with files.atomic_write_all(target, error=errors.RasterError, replaces=sidecars(layers, target)) as part:
-        store.join(part.parent, cog=cog)
-
-
 def _run_facts(
     spec: ModelSpec,
     network: nn.Module,
@@ -269,9 +343,14 @@ def _run_facts(
 
 
 def _divide(
-    sources: Sequence[tiles.Source], grid: TileGrid, layers: Sequence[Layer], tiling: tiles.TilingOptions, blend: Blend
+    sources: Sequence[tiles.Source],
+    grid: TileGrid,
+    layers: Sequence[Layer],
+    tiling: tiles.TilingOptions,
+    blend: Blend,
+    share: Share | None = None,
 ) -> list[Part]:
-    """Divide a raster into parts whose rows memory holds."""
+    """Divide a raster, or a share of it, into parts whose rows memory holds."""
     height = grid.tile_shape[0]
     budget = (BUFFER_BYTES if tiling.max_memory is None else tiling.max_memory) * 3 // 4
     column = 0
@@ -287,7 +366,7 @@ def _divide(
         classes = max([len(layer.content.class_names) for layer in layers] + [layer.content.count for layer in layers])
         # sums, and the same again while they move up and are encoded
         column += 4 * height * (2 * classes + 3)
-    return plan_parts(grid, sources[0].shape, blend=blend, most_columns=budget // column)
+    return plan_parts(grid, sources[0].shape, blend=blend, most_columns=budget // column, share=share)
 
 
 def _map_parts(
@@ -310,11 +389,11 @@ def _map_parts(
     batch_size = tiles.BATCH_SIZE if tiling.batch_size is None else tiling.batch_size
     memory = None if tiling.max_memory is None else tiling.max_memory // 4
     total = sum(len(part.grid.rows) * len(part.grid.cols) for part in parts)
-    pixels_per_tile = math.prod(sources[0].shape) / 1e6 / total
-    skipped = sum(_tiles_done(part, rows) for part, rows in zip(parts, store.rows_done))
+    pixels_per_tile = sum(part.core.height * part.core.width for part in parts) / 1e6 / max(total, 1)
+    skipped = sum(_tiles_done(part, row) for part, row in zip(parts, store.next_rows))
     with ProgressBar(total, 'mapping', 'tile', initial=skipped) as bar, torch.inference_mode():
-        for number, (part, first_row) in enumerate(zip(parts, store.rows_done)):
-            if first_row >= int(part.core.height):
+        for number, (part, first_row) in enumerate(zip(parts, store.next_rows)):
+            if first_row >= part.bottom:
                 continue
             before = bar.count
             first = _tiles_done(part, first_row)
@@ -349,9 +428,9 @@ def _writer(store: PieceStore, part: int) -> Callable[[int, Sequence[np.ndarray]
     return lambda row, pixels: store.write(part, row, pixels)
 
 
-def _tiles_done(part: Part, rows: int) -> int:
-    """Return how many tiles of a part, row by row, only pixels that are written depend on."""
-    finished = part.first_row_of_tiles(rows) if rows < int(part.core.height) else len(part.grid.rows)
+def _tiles_done(part: Part, row: int) -> int:
+    """Return how many tiles of a part, row by row, only pixels above `row`, which are written, depend on."""
+    finished = part.first_row_of_tiles(row) if row < part.bottom else len(part.grid.rows)
     return finished * len(part.grid.cols)
 
 

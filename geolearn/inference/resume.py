@@ -22,6 +22,10 @@ log = logging.getLogger('geolearn')
 FORMAT = 1
 
 
+class JournalInUseError(errors.CheckpointError):
+    """Another process writes the journal."""
+
+
 class Journal:
     """A file of text that grows by a line for each step that is finished.
 
@@ -33,19 +37,28 @@ class Journal:
         run: What must be equal for a run to be resumed, as JSON.
         resume: Continue with the file, instead of starting another.
         free: Names in `run` of which the file's values are taken, whatever they are now; see `facts`.
+        instead: What to do where the file cannot be resumed from.
 
     Raises:
-        CheckpointError: If the file cannot be written; or cannot be resumed from: absent, broken, or of another run; or
-            another process writes it.
+        JournalInUseError: If another process writes the file.
+        CheckpointError: If the file cannot be written; or cannot be resumed from: absent, broken, or of another run.
     """
 
-    def __init__(self, path: Path, run: Mapping[str, Any], *, resume: bool, free: Sequence[str] = ()) -> None:
-        self.path, self._free = path, free
+    def __init__(
+        self,
+        path: Path,
+        run: Mapping[str, Any],
+        *,
+        resume: bool,
+        free: Sequence[str] = (),
+        instead: str = 'run without resume=True',
+    ) -> None:
+        self.path, self._free, self._instead = path, free, instead
         self.steps: list[dict[str, Any]] = []
         self.facts: dict[str, Any] = json.loads(json.dumps({'geolearn': FORMAT, **run}))
         """What identifies the run, as its first line has it."""
         if resume and not path.is_file():
-            raise errors.CheckpointError(f'there is no {path} to resume; run without resume=True')
+            raise errors.CheckpointError(f'there is no {path} to resume; {instead}')
         try:
             # opened before it is emptied: another process may be writing it
             self._file = path.open('a', encoding='ascii')
@@ -89,7 +102,7 @@ class Journal:
 
     def broken(self) -> errors.CheckpointError:
         """Return the error to raise where a step cannot be understood."""
-        return errors.CheckpointError(f'{self.path} is broken, or was not written by geolearn; run without resume=True')
+        return errors.CheckpointError(f'{self.path} is broken, or was not written by geolearn; {self._instead}')
 
     def _lock(self) -> None:
         """Keep other processes out; the system lets go of it when this one ends, however it does."""
@@ -100,7 +113,7 @@ class Journal:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise errors.CheckpointError(
+            raise JournalInUseError(
                 f'another process writes {self.path}; wait for it, or write to another file'
             ) from error
         except OSError:  # not every file system locks
@@ -127,10 +140,10 @@ class Journal:
                     self.steps.append(row)
                 else:
                     self.facts |= {name: row.get(name) for name in self._free}
-                    _check_same(self.path, row, self.facts)
+                    _check_same(self.path, row, self.facts, self._instead)
                 whole += len(line)
         if not whole:
-            raise errors.CheckpointError(f'{self.path} holds nothing to resume; run without resume=True')
+            raise errors.CheckpointError(f'{self.path} holds nothing to resume; {self._instead}')
         self._file.truncate(whole)
 
     def _parse(self, line: bytes) -> dict[str, Any]:
@@ -252,13 +265,13 @@ def _from_json(row: Mapping[str, Any]) -> TileDetections:
     return TileDetections(boxes, labels, scores, tiles, outlines)
 
 
-def _check_same(path: Path, written: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+def _check_same(path: Path, written: Mapping[str, Any], ours: Mapping[str, Any], instead: str) -> None:
     differing = [name for name in ours if written.get(name) != ours[name]]
     if differing:
         texts = [_difference(name, written.get(name), ours[name]) for name in differing]
         raise errors.CheckpointError(
             f'{path} is of another run; what differs: {", ".join(texts)}. Resume with the same raster, model and '
-            'options, or run without resume=True'
+            f'options, or {instead}'
         )
 
 

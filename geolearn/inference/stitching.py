@@ -27,7 +27,7 @@ class RowAssembler:
         layers: Of the map.
         bands: First and last row + 1 of each row of rectangles, which come in this order; those that never come are
             NoData.
-        first_row: Rows above are written already.
+        first_row: Rows above are written already, or of another part.
     """
 
     def __init__(
@@ -36,14 +36,10 @@ class RowAssembler:
         part: Part,
         layers: Sequence[Layer],
         bands: Sequence[tuple[int, int]],
-        first_row: int = 0,
+        first_row: int,
     ) -> None:
-        self._write, self._layers = write, layers
-        self._left, self._width, self._height = (
-            int(part.core.col_off),
-            int(part.core.width),
-            int(part.core.height),
-        )
+        self._write, self._layers, self._part = write, layers, part
+        self._left, self._width = int(part.core.col_off), int(part.core.width)
         self._bands = [(max(top, first_row), bottom) for top, bottom in bands if bottom > first_row]
         self._pool = ThreadPoolExecutor(1, 'geolearn-writer')
         self._pending: Future[None] | None = None
@@ -88,7 +84,8 @@ class RowAssembler:
 
     def _flush(self) -> None:
         """Hand whole block rows to the writer."""
-        ends = self._bottom if self._bottom == self._height else self._bottom // BLOCK_SIZE * BLOCK_SIZE
+        top, bottom = self._part.top, self._part.bottom
+        ends = bottom if self._bottom == bottom else top + (self._bottom - top) // BLOCK_SIZE * BLOCK_SIZE
         count = ends - self._written
         if count > 0:
             self._wait()
@@ -111,12 +108,11 @@ class Stitcher(ABC):
         grid: All tiles of the raster.
         part: Of the map.
         layers: Of the map.
-        first_row: Rows above are written already; the first tiles are those that the others depend on.
+        first_row: Rows above are written already, or of another part; the first tiles are those that the others depend
+            on.
     """
 
-    def __init__(
-        self, write: WriteRows, grid: TileGrid, part: Part, layers: Sequence[Layer], first_row: int = 0
-    ) -> None:
+    def __init__(self, write: WriteRows, grid: TileGrid, part: Part, layers: Sequence[Layer], first_row: int) -> None:
         self._part, self._layers, self._first_row = part, layers, first_row
         self._assembler = RowAssembler(write, part, layers, self._bands(), first_row)
 
@@ -174,28 +170,23 @@ class BlendStitcher(Stitcher):
     the raster is divided into parts and wherever a run is resumed.
     """
 
-    def __init__(
-        self, write: WriteRows, grid: TileGrid, part: Part, layers: Sequence[Layer], first_row: int = 0
-    ) -> None:
+    def __init__(self, write: WriteRows, grid: TileGrid, part: Part, layers: Sequence[Layer], first_row: int) -> None:
         super().__init__(write, grid, part, layers, first_row)
         height, width = grid.tile_shape
-        whole = grid.cols[-1][2]
-        rows, cols = ([start for start, _, _ in spans] for spans in (grid.rows, grid.cols))
-        self._down = dict(zip(rows, blend_weights(rows, height, int(part.core.height))))
-        self._across = dict(zip(cols, blend_weights(cols, width, whole)))
+        self._down, self._across = _fades(grid.rows, height), _fades(grid.cols, width)
         self._left, self._width, self._height = int(part.core.col_off), int(part.core.width), height
-        self._raster_rows = int(part.core.height)
+        rows = [start for start, _, _ in part.grid.rows]
         first = part.first_row_of_tiles(first_row)
         # rows above the next row of tiles are complete
-        self._ends = [*rows[first + 1 :], self._raster_rows]
-        self._top = max(rows[first], 0) if first else 0
+        self._ends = [*rows[first + 1 :], part.bottom]
+        self._top = max(rows[first], 0)
         self._sums: Tensor | None = None
         self._weights = torch.zeros(height, self._width)
         self._absent = np.ones((height, self._width), bool)
 
     def _bands(self) -> list[tuple[int, int]]:
         rows = [start for start, _, _ in self._part.grid.rows][1:]
-        return list(zip([0, *rows], [*rows, int(self._part.core.height)]))
+        return list(zip([self._part.top, *rows], [*rows, self._part.bottom]))
 
     def put(self, tile: Tile, outputs: Tensor, absent: np.ndarray) -> None:
         """Place a tile."""
@@ -206,7 +197,7 @@ class BlendStitcher(Stitcher):
         self._advance(row)
         weights = torch.from_numpy(np.outer(self._down[row], self._across[col]))
         # windows reach beyond the raster, and beyond the part
-        top, bottom = max(-row, 0), min(weights.shape[0], self._raster_rows - row)
+        top, bottom = max(-row, 0), min(weights.shape[0], self._part.bottom - row)
         left, right = max(self._left - col, 0), min(weights.shape[1], self._left + self._width - col)
         inside = np.s_[top:bottom, left:right]
         begin = col + left - self._left
@@ -245,8 +236,14 @@ class BlendStitcher(Stitcher):
 
     def finish(self) -> None:
         """Write what is left."""
-        self._advance(self._raster_rows)
+        self._advance(self._part.bottom)
         super().finish()
+
+
+def _fades(spans: Sequence[tuple[int, int, int]], side: int) -> dict[int, np.ndarray]:
+    """Return the weights along one axis of all tiles of a raster, by their first pixel."""
+    starts = [start for start, _, _ in spans]
+    return dict(zip(starts, blend_weights(starts, side, spans[-1][2])))
 
 
 STITCHERS: dict[Blend, type[Stitcher]] = {'hann': BlendStitcher, 'crop': CropStitcher}

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from geolearn import files
 from geolearn.errors import CheckpointError, RasterError
 from geolearn.inference.encoding import Layer
-from geolearn.inference.plan import Part
+from geolearn.inference.plan import Part, Share
 from geolearn.inference.resume import Journal
 from geolearn.raster import GeoBox
 from geolearn.raster.pieces import PIECE, PieceFile, PlacedPiece, join_pieces
@@ -41,6 +41,7 @@ class PieceStore:
         layers: Its files.
         parts: What it is computed in.
         journal: Of the pieces that are finished; None for a run that nobody can resume.
+        share: That the parts are, while other processes write pieces of other shares into the folder.
 
     Raises:
         CheckpointError: If the journal holds what geolearn did not write.
@@ -54,16 +55,17 @@ class PieceStore:
         layers: Sequence[Layer],
         parts: Sequence[Part],
         journal: Journal | None = None,
+        share: Share | None = None,
     ) -> None:
         self.target, self._folder, self._box = target, folder, box
-        self._layers, self._parts, self._journal = layers, parts, journal
-        self.rows_done = [0] * len(parts)
-        """Rows of each part that are in finished pieces."""
+        self._layers, self._parts, self._journal, self._share = layers, parts, journal, share
+        self.next_rows = [part.top for part in parts]
+        """Of each part the first row that is not in a finished piece."""
         self._finished: list[list[PlacedPiece]] = [[] for _ in layers]
         self._tallies: list[list[list[BandTally]]] = [[] for _ in layers]
         self._open: list[PieceFile] = []
         self._opened, self._part, self._first, self._rows = 0.0, 0, 0, 0
-        self._next_rows = BLOCK_SIZE
+        self._piece_rows = BLOCK_SIZE
         self._counting: list[list[BandTally]] = []
         with self._reported():
             folder.mkdir(exist_ok=True)
@@ -80,12 +82,30 @@ class PieceStore:
         if self._journal is not None:
             self._journal.close()
             # who interrupts a run is told to resume it
-            if not any(self.rows_done) and not isinstance(error, KeyboardInterrupt):
+            if not any(self._finished) and not self.is_complete and not isinstance(error, KeyboardInterrupt):
                 self.remove()
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all rows of all parts are in finished pieces."""
+        return all(row == part.bottom for row, part in zip(self.next_rows, self._parts))
+
     def remove(self) -> None:
-        """Delete the pieces."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Delete the pieces, and the folder, unless other shares are in it."""
+        if self._share is None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            return
+        assert self._journal is not None
+        self._journal.remove()
+        with suppress(OSError):  # others are in it
+            self._folder.rmdir()
+            self._folder.parent.rmdir()
+
+    def take_over(self, other: 'PieceStore') -> None:
+        """Take the finished pieces of a share of this map, to join them."""
+        for number, (pieces, tallies) in enumerate(zip(other._finished, other._tallies)):
+            self._finished[number] += pieces
+            self._tallies[number] += tallies
 
     def write(self, part: int, row: int, pixels: Sequence[np.ndarray]) -> None:
         """Take rows of a part: (bands, rows, columns of the part) of each layer; `row` follows on what is written.
@@ -94,7 +114,7 @@ class PieceStore:
             RasterError: If they cannot be written.
             CheckpointError: If the journal cannot be.
         """
-        core = self._parts[part].core
+        bottom = self._parts[part].bottom
         done, count = 0, pixels[0].shape[1]
         while done < count:
             if not self._open:
@@ -108,7 +128,7 @@ class PieceStore:
                         for start in range(0, taken, BLOCK_SIZE):
                             tally.add(band[start : start + BLOCK_SIZE], layer.nodata)
             done += taken
-            if row + done - self._first == self._rows or row + done == int(core.height):
+            if row + done - self._first == self._rows or row + done == bottom:
                 self._finish()
 
     def join(self, folder: Path, *, cog: bool) -> None:
@@ -125,15 +145,16 @@ class PieceStore:
                 join_pieces(pieces, folder / path.name, self._box, content, cog=cog, style=style_name(path))
 
     def _begin(self, part: int, row: int) -> None:
-        core = self._parts[part].core
         self._part, self._first = part, row
-        self._rows = min(self._next_rows, int(core.height) - row)
+        self._rows = min(self._piece_rows, self._parts[part].bottom - row)
         self._opened = time.monotonic()
         self._counting = [[BandTally() for _ in range(layer.content.count)] for layer in self._layers]
         with self._reported():
             for number, layer in enumerate(self._layers):
-                path = self._folder / f'{part}-{row}-{number}{PIECE}'
-                self._open.append(PieceFile(path, (self._rows, int(core.width)), layer.content))
+                share = '' if self._share is None else f'{self._share.number}-'
+                path = self._folder / f'{share}{part}-{row}-{number}{PIECE}'
+                width = int(self._parts[part].core.width)
+                self._open.append(PieceFile(path, (self._rows, width), layer.content))
 
     def _finish(self) -> None:
         """Close the pieces, and write down that they are whole."""
@@ -157,7 +178,7 @@ class PieceStore:
         self._open = []
         self._place(names, self._counting)
         if time.monotonic() - self._opened < PIECE_SECONDS / 2:
-            self._next_rows *= 2
+            self._piece_rows *= 2
 
     def _place(self, names: Sequence[str], tallies: Sequence[list[BandTally]]) -> None:
         core = self._parts[self._part].core
@@ -165,7 +186,7 @@ class PieceStore:
         for number, (name, counted) in enumerate(zip(names, tallies)):
             self._finished[number].append(PlacedPiece(self._folder / name, window))
             self._tallies[number].append(counted)
-        self.rows_done[self._part] = self._first + self._rows
+        self.next_rows[self._part] = self._first + self._rows
 
     def _take(self, step: Mapping[str, Any]) -> None:
         """Take a piece of an earlier run; one whose file is damaged is computed again, and all after it."""
@@ -182,7 +203,7 @@ class PieceStore:
             raise self._journal.broken() from error
         if not (fits and inside):
             raise self._journal.broken()
-        if self._first != self.rows_done[self._part]:  # behind a piece that is damaged, or was computed again
+        if self._first != self.next_rows[self._part]:  # behind a piece that is damaged, or was computed again
             return
         for name, digest in zip(names, digests):
             if not (self._folder / name).is_file() or _digest(self._folder / name) != digest:
@@ -230,16 +251,16 @@ def open_journal(target: Path, facts: Mapping[str, Any], *, resume: bool, free: 
     Raises:
         CheckpointError: If there is nothing to resume, it is of another run, or the folder cannot be written to.
     """
-    folder = target.with_name(f'{target.name}.part')
-    path = folder / 'journal'
+    folder = parts_folder(target)
+    path = folder / JOURNAL
+    if (count := count_shares(target)) is not None:
+        raise CheckpointError(
+            f'{folder} holds parts of a map that is computed in {count} parts; compute the others and pass '
+            'merge_parts=True, or delete the folder'
+        )
     if resume and not path.is_file():
         raise CheckpointError(f'there is no {folder} to resume; run without resume=True')
-    if not target.parent.is_dir():
-        raise RasterError(f'cannot write {target}: the folder {target.parent} does not exist; create it first')
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f'{folder}, which keeps the finished tiles, cannot be made: {error}') from error
+    _make_folder(target)
     unfinished = not resume and path.exists() and path.stat().st_size > 0
     journal = Journal(path, facts, resume=resume, free=free)
     if unfinished:
@@ -249,6 +270,67 @@ def open_journal(target: Path, facts: Mapping[str, Any], *, resume: bool, free: 
             with suppress(OSError):
                 old.unlink()
     return journal
+
+
+def open_share_journal(target: Path, facts: Mapping[str, Any], share: Share, *, free: Sequence[str] = ()) -> Journal:
+    """Open the journal of a share of a map, in the folder of `open_journal`; what is finished is never begun anew.
+
+    Args:
+        target: The map.
+        facts: What must be equal for all shares, as JSON.
+        share: Of the map.
+        free: Names of facts that are taken from what is finished.
+
+    Raises:
+        JournalInUseError: If another process computes this share.
+        CheckpointError: If the folder holds another run, or cannot be written to.
+    """
+    whole = parts_folder(target)
+    instead = f'delete {whole} to begin anew'
+    begun = count_shares(target)
+    if begun not in (None, share.count) or (whole / JOURNAL).is_file():
+        found = f'a map in {begun} parts' if begun else 'a run that is not in parts'
+        raise CheckpointError(f'{whole} holds {found}, and part {share} is of another; continue that, or {instead}')
+    folder = _make_folder(target, share)
+    path = folder / f'{share.number}.{JOURNAL}'
+    # a process that was killed at once leaves no whole line
+    begun_here = path.is_file() and b'\n' in path.read_bytes()
+    facts = {**facts, 'part': [share.number, share.count]}
+    return Journal(path, facts, resume=begun_here, free=free, instead=instead)
+
+
+JOURNAL = 'journal'
+
+
+def parts_folder(target: Path) -> Path:
+    """Return the folder of what is finished of a map."""
+    return target.with_name(f'{target.name}.part')
+
+
+def count_shares(target: Path) -> int | None:
+    """Return in how many shares a map is being computed; None where it is not, or was not begun."""
+    counts = [int(path.name[3:]) for path in parts_folder(target).glob('of-*') if path.name[3:].isdecimal()]
+    return max(counts, default=None)
+
+
+def has_share(target: Path, share: Share) -> bool:
+    """Whether a share of a map was begun."""
+    return (_folder_of(target, share) / f'{share.number}.{JOURNAL}').is_file()
+
+
+def _folder_of(target: Path, share: Share | None) -> Path:
+    return parts_folder(target) / ('' if share is None else f'of-{share.count}')
+
+
+def _make_folder(target: Path, share: Share | None = None) -> Path:
+    folder = _folder_of(target, share)
+    if not target.parent.is_dir():
+        raise RasterError(f'cannot write {target}: the folder {target.parent} does not exist; create it first')
+    try:
+        folder.mkdir(exist_ok=True, parents=True)
+    except OSError as error:
+        raise CheckpointError(f'{folder}, which keeps the finished tiles, cannot be made: {error}') from error
+    return folder
 
 
 def sidecars(layers: Sequence[Layer], target: Path) -> list[str]:

@@ -84,7 +84,10 @@ RASTERS = ('.tif', '.tiff')
 
 TILE_OPTIONS = ('tile_size', 'batch_size', 'device', 'aoi', 'bbox', 'bbox_crs')
 
-MAP_OPTIONS = (*TILE_OPTIONS, 'halo', 'compile', 'blend', 'augment', 'max_memory', 'cog', 'resume')
+MAP_OPTIONS = (
+    *TILE_OPTIONS,
+    *('halo', 'compile', 'blend', 'augment', 'max_memory', 'cog', 'resume', 'part', 'merge_parts'),
+)
 """Keywords of `predict_raster`, besides those on reading."""
 
 CLASS_MAP_OPTIONS = (*MAP_OPTIONS, 'outputs', 'probability_dtype', 'layout')

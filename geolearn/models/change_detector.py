@@ -224,6 +224,8 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
         overwrite: bool = False,
         cog: bool = True,
         resume: bool = False,
+        part: tuple[int, int] | None = None,
+        merge_parts: bool = False,
         progress: mapping.ProgressFn | None = None,
     ) -> Path:
         """Map what changed between two rasters of any size to a GeoTIFF of class values.
@@ -271,6 +273,10 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             cog: Write cloud-optimized GeoTIFFs, with overviews; False writes plain ones.
             resume: Continue a run that was killed or failed, from what is kept in the folder ``<dst>.part``; the map is
                 the same to the byte as that of a run without a break.
+            part: Compute one of several parts of the map alone, for machines that share a disk: ``(3, 40)`` is the
+                third of forty. It stays in the folder ``<dst>.part``, which is returned; the same call again does only
+                what is missing.
+            merge_parts: Write the map, once all its parts are computed: the same to the byte as that of one machine.
             progress: Called with a `geolearn.inference.mapping.MapProgress` after each batch of tiles.
 
         Returns:
@@ -306,5 +312,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             overwrite=overwrite,
             cog=cog,
             resume=resume,
+            part=part,
+            merge_parts=merge_parts,
             progress=progress,
         )

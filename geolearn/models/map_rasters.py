@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
-from geolearn.inference import area, mapping, reading, tiles
+from geolearn.inference import area, mapping, reading, shares, tiles
 from geolearn.inference.encoding import Encoding, Output, ProbabilityType
-from geolearn.inference.plan import Blend
+from geolearn.inference.plan import Blend, choose_share
 from geolearn.networks.spec import ModelSpec
 
 
@@ -53,6 +53,8 @@ def predict_raster(
     overwrite: bool = False,
     cog: bool = True,
     resume: bool = False,
+    part: tuple[int, int] | None = None,
+    merge_parts: bool = False,
     progress: mapping.ProgressFn | None = None,
 ) -> Path:
     """Map a raster of any size to a GeoTIFF: of class values, or of float32 values in regression, NaN for NoData.
@@ -103,6 +105,10 @@ def predict_raster(
         cog: Write cloud-optimized GeoTIFFs, with overviews; False writes plain ones.
         resume: Continue a run that was killed or failed, from what is kept in the folder ``<dst>.part``; the map is
             the same to the byte as that of a run without a break.
+        part: Compute one of several parts of the map alone, for machines that share a disk: ``(3, 40)`` is the third of
+            forty. It stays in the folder ``<dst>.part``, which is returned; the same call again does only what is
+            missing.
+        merge_parts: Write the map, once all its parts are computed: the same to the byte as that of one machine.
         progress: Called with a `geolearn.inference.mapping.MapProgress` after each batch of tiles.
 
     Returns:
@@ -113,13 +119,10 @@ def predict_raster(
             part of `dst` is left.
         CheckpointError: If there is no run to resume, or what is finished cannot be kept.
     """
-    return mapping.map_raster(
-        self.spec,
-        self.network,
-        self.encoding,
+    request = mapping.MapRequest(
         src,
         dst,
-        read=tiles.ReadOptions(
+        tiles.ReadOptions(
             bands,
             sensor,
             scale,
@@ -129,10 +132,10 @@ def predict_raster(
             self.spec.is_radar,
             area.AreaOfInterest(aoi, bbox, bbox_crs),
         ),
-        tiling=tiles.TilingOptions(
+        tiles.TilingOptions(
             tile_size, halo, batch_size, device, compile, blend=blend, augment=augment, max_memory=max_memory
         ),
-        options=mapping.MapOptions(
+        mapping.MapOptions(
             outputs,
             probability_dtype,
             layout,
@@ -141,5 +144,10 @@ def predict_raster(
             resume=resume,
             progress=progress,
         ),
-        every_date=self.needs_every_date,
+        self.needs_every_date,
     )
+    model = self.spec, self.network, self.encoding
+    share = choose_share(part, merge_parts=merge_parts)
+    if share is not None or merge_parts:
+        return shares.map_in_shares(*model, request, share)
+    return mapping.map_request(*model, request)

@@ -1,0 +1,104 @@
+"""Maps that several processes compute, each a share of it; the shares become one map at the end."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from geolearn.errors import CheckpointError
+from geolearn.inference import store
+from geolearn.inference.encoding import Encoding
+from geolearn.inference.mapping import MapPlan, MapRequest, plan_map
+from geolearn.inference.plan import Share
+from geolearn.inference.resume import JournalInUseError
+from geolearn.networks.network import Network
+from geolearn.networks.spec import ModelSpec
+
+log = logging.getLogger('geolearn')
+
+
+def map_in_shares(
+    spec: ModelSpec, network: Network, encoding: Encoding, request: MapRequest, share: Share | None
+) -> Path:
+    """Compute a share of a map, or, where `share` is None, write the map of its shares; see these two.
+
+    Args:
+        spec: What the network was trained on.
+        network: Maps images to outputs.
+        encoding: From its outputs to pixels.
+        request: What is mapped.
+        share: To compute.
+    """
+    with ExitStack() as stack:
+        plan = plan_map(spec, network, encoding, request, stack)
+        return merge_shares(plan) if share is None else map_share(plan, share)
+
+
+def map_share(plan: MapPlan, share: Share) -> Path:
+    """Compute a share of a map, or what an earlier run left of it, and keep it beside the map.
+
+    Returns:
+        The folder of the shares.
+
+    Raises:
+        RasterError: If reading or writing fails.
+        CheckpointError: If the folder holds shares of another map, or another process computes this one.
+    """
+    with plan.open_store(store.open_share_journal(plan.target, plan.facts, share), share) as pieces:
+        if pieces.is_complete:
+            log.info('part %s of %s is computed already', share, plan.target)
+        else:
+            plan.compute(pieces, share)
+    return store.parts_folder(plan.target)
+
+
+def merge_shares(plan: MapPlan) -> Path:
+    """Write the map of its shares, and delete these.
+
+    Raises:
+        RasterError: If it cannot be written.
+        CheckpointError: If shares are missing, damaged, being computed, or of another map.
+    """
+    folder = store.parts_folder(plan.target)
+    count = store.count_shares(plan.target)
+    if count is None:
+        raise CheckpointError(
+            f'there are no parts of {plan.target} to merge; compute them first, with part=(1, 40) to part=(40, 40)'
+        )
+    whole = store.PieceStore(plan.target, folder, plan.sources[0].box, plan.layers, [])
+    missing, busy = [], []
+    for share in (Share(number, count) for number in range(1, count + 1)):
+        if not store.has_share(plan.target, share):
+            missing.append(share)
+            continue
+        try:
+            journal = store.open_share_journal(plan.target, plan.facts, share)
+        except JournalInUseError:
+            busy.append(share)
+            continue
+        with plan.open_store(journal, share) as pieces:
+            if pieces.is_complete:
+                whole.take_over(pieces)
+            else:
+                missing.append(share)
+    if missing or busy:
+        raise CheckpointError(_unfinished(plan.target, count, missing, busy))
+    plan.write(whole)
+    whole.remove()
+    return plan.target
+
+
+MOST_NAMED = 20
+"""Shares that an error names one by one."""
+
+
+def _unfinished(target: Path, count: int, missing: Sequence[Share], busy: Sequence[Share]) -> str:
+    done = count - len(missing) - len(busy)
+    text = f'{done} of {count} parts of {target} are computed'
+    for shares, what in ((busy, 'being computed'), (missing, 'missing')):
+        if shares:
+            rest = f' and {len(shares) - MOST_NAMED} more' if len(shares) > MOST_NAMED else ''
+            text += f'; {what}: {", ".join(str(share.number) for share in shares[:MOST_NAMED])}{rest}'
+    if missing:
+        text += f'. Compute these, such as with part=({missing[0].number}, {count}), and merge again'
+    return text + ('' if missing else '. Wait for them, and merge again')
