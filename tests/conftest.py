@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -29,6 +30,12 @@ _ANY_MACHINE = {'deadline': None, 'suppress_health_check': [HealthCheck.too_slow
 settings.register_profile('geolearn', derandomize=True, **_ANY_MACHINE)
 settings.register_profile('search', **_ANY_MACHINE)
 settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'geolearn'))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keep what was imported out of every later garbage collection: millions of objects that stay anyway."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -33,7 +33,8 @@ pytestmark = pytest.mark.usefixtures('one_thread', 'small_dofa')
 
 PIXELS = (DeepLab, DeepLabV3, FCN, FPN, LinearProbe, MUSTER, PSPNet, SegFormer, UNet, UPerNet)
 BANDS = get_bands('naip')
-QUICK = {(model, 'test_resnet') for model in PIXELS} | {(DeepLab, 'dofa_tiny'), (LinearProbe, 'dofa_tiny')}
+# every decoder is exported by itself in tests/decoders; here, what is around it
+QUICK = {(DeepLab, 'test_resnet'), (UNet, 'test_resnet'), (DeepLab, 'dofa_tiny'), (LinearProbe, 'dofa_tiny')}
 PAIRS = [
     pytest.param(model, backbone, marks=() if (model, backbone) in QUICK else pytest.mark.slow)
     for model in PIXELS

@@ -39,7 +39,9 @@ def make(data, **options):
     return PixelRegressor(data, 'resnet18', pretrained=False, **options)
 
 
-@pytest.mark.parametrize('loss', ['mse', 'l1', 'huber'])
+@pytest.mark.parametrize(
+    'loss', ['huber', pytest.param('mse', marks=pytest.mark.slow), pytest.param('l1', marks=pytest.mark.slow)]
+)
 def test_heights_are_learnt_saved_and_mapped(data, tmp_path, save, one_thread, loss):
     model = make(data, loss=RegressionLossOptions(loss=loss, delta=2.0))
     model.fit(8, lr=3e-3)
