@@ -1,12 +1,13 @@
 """Fixtures that every test may use."""
 
+import base64
 import dataclasses
 import gc
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Each worker of pytest-xdist has one core: read when numpy and torch are first imported, here and in child processes.
@@ -21,6 +22,11 @@ from hypothesis import HealthCheck, settings
 from rasterio.errors import NotGeoreferencedWarning
 
 CRS = 'EPSG:32633'
+
+BLANK_PNG = base64.b64decode(
+    'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII='
+)
+"""One transparent pixel."""
 
 BROWSERS = ('chromium-headless-shell', 'chromium', 'chromium-browser', 'google-chrome')
 
@@ -43,6 +49,15 @@ def quick_disk():
     """Nothing here cuts the power, and what a killed process wrote survives it: waiting for the disk tests nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, 'fsync', lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope='module', autouse=True)
+def blank_figures(request) -> Iterator[None]:
+    """Bundles saved in tests of models hold blank figures: drawing six takes 3 s; others test how they look."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name in {'arcgis', 'models'}:
+            patch.setattr('geolearn.plotting.figure.draw_png', lambda figure, *, dpi: BLANK_PNG)
         yield
 
 
