@@ -31,6 +31,7 @@ from geolearn.normalize import Normalize
 from geolearn.raster import (
     AlignedRaster,
     GeoBox,
+    KeptRasters,
     open_raster,
     raster_bands,
     raster_geobox,
@@ -243,7 +244,10 @@ def from_rasters(
     naming = vector_labels.Naming(class_value_field, class_name_field, None, tuple(unlabelled) or None)
     classes: dict[int, ClassInfo] = {}
     notes: list[str] = []
-    named = None if bands is None or isinstance(bands, str) else [b if isinstance(b, str) else b.name for b in bands]
+    named = None
+    if bands is not None and not isinstance(bands, str):
+        named = tuple(band if isinstance(band, str) else band.name for band in bands)
+    kept = KeptRasters()
     chips, kinds, boxes, images = list[ChipSource](), set[bool](), list[GeoBox](), list[Raster]()
     for number, (image, truth) in enumerate(pairs):
         vector = vector_labels.is_vector(truth, layer)
@@ -272,6 +276,7 @@ def from_rasters(
                 readers = [
                     partial(
                         _window_label,
+                        kept,
                         truth,
                         w,
                         src.geobox if align_labels else None,
@@ -301,7 +306,7 @@ def from_rasters(
                 labels=(truth,) if isinstance(truth, Path) and not vector else (),
                 read_label=reader,
                 nodata=() if nodata is None else (nodata,),
-                read_image=partial(_window_image, image, named, w),
+                read_image=partial(_window_image, kept, image, named, w),
             )
             for w, reader in zip(windows, readers)
         ]
@@ -552,9 +557,9 @@ def _has_label(truth: Raster, window: Window, unlabelled: Sequence[float]) -> bo
 
 
 def _window_image(
-    path: RasterPath, names: Sequence[str] | None, window: Window
+    kept: KeptRasters, path: RasterPath, names: tuple[str, ...] | None, window: Window
 ) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
-    with open_raster(path, bands=names, quiet=True) as src:
+    with kept.open(path, bands=names) as src:
         pixels, valid = read_window(src, window, range(1, src.count + 1))
         whole = raster_geobox(src)
     place = whole.crop(int(window.row_off), int(window.col_off), pixels.shape[1:])
@@ -562,6 +567,7 @@ def _window_image(
 
 
 def _window_label(
+    kept: KeptRasters,
     path: Path,
     window: Window,
     grid: GeoBox | None,
@@ -570,7 +576,7 @@ def _window_label(
     *,
     numbers: bool,
 ) -> Label:
-    with open_raster(path) as src:
+    with kept.open(path) as src:
         other = grid is not None and not same_grid(src.geobox, grid)
         pixels, valid = read_window(AlignedRaster(src, grid) if grid is not None and other else src, window, [1])
     return _raster_label(pixels[0], unlabelled, valid, f'labels {path}', numbers=numbers)

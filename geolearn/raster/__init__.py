@@ -2,6 +2,7 @@
 
 from geolearn.raster.aligned import AlignedRaster
 from geolearn.raster.geobox import GeoBox, require_same_grid, same_grid
+from geolearn.raster.kept import KeptRasters
 from geolearn.raster.opening import many_files
 from geolearn.raster.reading import (
     common_dtype,
@@ -24,6 +25,7 @@ from geolearn.raster.writing import RasterWriter, write_raster
 __all__ = [
     'AlignedRaster',
     'GeoBox',
+    'KeptRasters',
     'RasterWriter',
     'common_dtype',
     'find_band_indexes',

@@ -71,17 +71,32 @@ def open_raster(
         RasterError: If a file does not exist, is no raster, or breaks off while being read; if several fit together in
             no way, or in more than one.
     """
-    names = None if bands is None else [band.name if isinstance(band, Band) else band for band in bands]
     if chip:
         opening.check_chip_file(str(path))
     with opening.small_cache():
-        raster = _open(path, names, nodata, logging.DEBUG if quiet else logging.WARNING, warp)
+        raster = open_unclosed(path, bands=bands, nodata=nodata, quiet=quiet, warp=warp)
         try:
-            yield raster
-        except (RasterioError, UnicodeDecodeError) as error:
-            raise RasterError(f'cannot read raster {raster.name}: {error}') from error
+            with reading_errors(raster):
+                yield raster
         finally:
             raster.close()
+
+
+def open_unclosed(
+    path: RasterPath, *, bands: Bands = None, nodata: NoData = None, quiet: bool = False, warp: bool = False
+) -> Raster:
+    """Open a raster as `open_raster` does; `Raster.close` closes it."""
+    names = None if bands is None else [band.name if isinstance(band, Band) else band for band in bands]
+    return _open(path, names, nodata, logging.DEBUG if quiet else logging.WARNING, warp)
+
+
+@contextmanager
+def reading_errors(raster: Raster) -> Iterator[None]:
+    """Raise what goes wrong while a raster is read as RasterError with its name."""
+    try:
+        yield
+    except (RasterioError, UnicodeDecodeError) as error:
+        raise RasterError(f'cannot read raster {raster.name}: {error}') from error
 
 
 class _Files(OpenFiles):
@@ -255,8 +270,9 @@ def _open_several(paths: Sequence[str | Path], files: _Files, bands: list[str] |
         return stack
     if single:
         _refuse_bands_of_different_places(paths, plain)
-    tiles = [FileRaster(path, files, bands=bands, nodata=nodata) for path in paths]
-    return files.mosaic(tiles)
+    if bands is None and nodata is None:
+        return files.mosaic(plain)
+    return files.mosaic([FileRaster(path, files, bands=bands, nodata=nodata) for path in paths])
 
 
 def _names_of_bands(paths: Sequence[str | Path], rasters: Sequence[Raster]) -> list[str] | None:
