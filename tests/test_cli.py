@@ -79,6 +79,22 @@ def test_parts_of_a_map_are_computed_apart_and_merged(bundle, scene_files, tmp_p
     assert dst.read_bytes() == (tmp_path / 'whole.tif').read_bytes()
 
 
+def test_each_scene_of_a_folder_gets_a_map(bundle, scene_files, tmp_path, capsys):
+    (tmp_path / 'scenes').mkdir()
+    shutil.copy(scene_files[0], tmp_path / 'scenes' / 'good.tif')
+    words = ['predict', str(bundle), str(tmp_path / 'scenes'), str(tmp_path / 'maps'), '--each', '--tile-size', '64']
+    main(words)
+    assert f'1 of 1 scenes are mapped in {tmp_path / "maps"}, in ' in capsys.readouterr().out
+    (tmp_path / 'scenes' / 'bad.tif').write_text('no raster')
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert '1 of 2 scenes are mapped' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, '--resume'])
+    assert '--each does what is missing by itself, leave --resume out' in capsys.readouterr().err
+
+
 def test_several_rasters_make_one_map(bundle, scene_files, tmp_path, capsys):
     main(['predict', str(bundle), str(scene_files[0]), str(scene_files[0]), str(tmp_path / 'map.tif')])
     with rasterio.open(tmp_path / 'map.tif') as found:

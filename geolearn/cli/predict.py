@@ -19,6 +19,9 @@ OPTIONS = (
 )
 """What only some models take; None where it is not given."""
 
+RASTERS = ('.tif', '.tiff', '.jp2', '.img', '.vrt')
+"""Suffixes of a raster, which with --each is one scene and no list of scenes."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes; options that only some models have are None where they are not given."""
@@ -29,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'dst', help='the last of the files: .tif for maps; .gpkg, .geojson, .parquet or .shp for objects and polygons'
     )
+    each = 'the rasters, or those of a folder, are scenes that are mapped one by one into the folder dst, which gets a '
+    each += 'manifest.csv; the same command again does only what is missing'
+    parser.add_argument('--each', action='store_true', help=each)
     parser.add_argument('--overwrite', action='store_true', help='replace the result if it exists')
     add_reading(parser)
     _add_area(parser.add_argument_group('the area'))
@@ -116,6 +122,9 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
     model = load_model(arguments.model)
     options = choose_options(model, arguments)
+    if arguments.each:
+        _map_each(model, arguments, options)
+        return
     arguments.resumable = 'resume' in model.raster_use.options
     options['overwrite'] = arguments.overwrite
     written = model.use_on_raster(arguments.src, arguments.dst, options)
@@ -128,6 +137,24 @@ def run(arguments: argparse.Namespace) -> None:
     print(f'wrote {written} in {seconds:.1f} s')
 
 
+def _map_each(model: 'Model', arguments: argparse.Namespace, options: dict[str, Any]) -> None:
+    """Map scenes one by one.
+
+    Raises:
+        RasterError: If some failed; the others are mapped all the same.
+    """
+    from geolearn.errors import RasterError
+
+    started = time.perf_counter()
+    catalog = arguments.src[0] if len(arguments.src) == 1 else arguments.src
+    if len(arguments.src) == 1 and Path(catalog).suffix.lower() in RASTERS:
+        catalog = arguments.src
+    result = model.predict_many(catalog, arguments.dst, options=options, overwrite=arguments.overwrite)
+    if result.failed:
+        raise RasterError(str(result))
+    print(f'{result}, in {time.perf_counter() - started:.1f} s')
+
+
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Refuse what cannot be, before torch is imported.
 
@@ -136,6 +163,16 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """
     if arguments.halo and arguments.tile_size and 2 * arguments.halo >= arguments.tile_size:
         raise ValueError('--halo must be under half of --tile-size')
+    if arguments.each:
+        if Path(arguments.dst).is_file():
+            raise ValueError(f'{arguments.dst} is a file; with --each the last name is the folder of the results')
+        for name in ('resume', 'part', 'merge_parts'):
+            if getattr(arguments, name) is not None:
+                option = f'--{name.replace("_", "-")}'
+                raise ValueError(
+                    f'{option} is for one raster; --each does what is missing by itself, leave {option} out'
+                )
+        return
     if Path(arguments.dst).exists() and not arguments.overwrite:
         # a forgotten target would make the last image the target
         raise ValueError(f'{arguments.dst} exists; name the result to write last, or pass --overwrite to replace it')
@@ -148,7 +185,7 @@ def choose_options(model: 'Model', arguments: argparse.Namespace) -> dict[str, A
         ValueError: If the target or an option does not fit the model.
     """
     use, name = model.raster_use, type(model).__name__
-    if Path(arguments.dst).suffix.lower() not in use.suffixes:
+    if not arguments.each and Path(arguments.dst).suffix.lower() not in use.suffixes:
         raise ValueError(f'a {name} {use.text}; {arguments.dst} should end in one of {", ".join(use.suffixes)}')
     given = {option: value for option in OPTIONS if (value := getattr(arguments, option)) is not None}
     for option in given:

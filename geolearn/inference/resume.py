@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -231,12 +232,22 @@ def source_facts(source: Source) -> dict[str, Any]:
     return {'files': states or src.name, 'place': place, 'bands': source.indexes, **area}
 
 
+_digests: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, float]], str]] = WeakKeyDictionary()
+"""Of networks, with the places and sums of their weights: on small scenes, hashing takes as long as the network."""
+
+
 def weights_digest(network: nn.Module) -> str:
     """Return a hash, in hex, of all weights."""
+    tensors = network.state_dict()
+    marks = [(tensor.data_ptr(), float(tensor.sum())) for tensor in tensors.values()]
+    known, text = _digests.get(network, ([], ''))
+    if text and known == marks:
+        return text
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in network.state_dict().items():
+    for name, tensor in tensors.items():
         digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    _digests[network] = marks, digest.hexdigest()
     return digest.hexdigest()
 
 

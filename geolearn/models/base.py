@@ -30,7 +30,7 @@ from geolearn.inference.tiles import TilingOptions
 from geolearn.losses.options import CustomLoss, as_loss_module, loss_name
 from geolearn.metrics import LOSSES, Scores, cover_classes, spread_chips
 from geolearn.metrics.scores import CustomMetric, MetricFunction, ScoresAndFunctions
-from geolearn.models import bundling
+from geolearn.models import bundling, predict_many
 from geolearn.models.exporting import ExportedGraphs, export_network
 from geolearn.models.new_spec import BackboneConfig, describe_as_html, describe_model, require_task, spec_from_data
 from geolearn.models.reports.report import TaskReport, bundle_figures, make_report
@@ -94,7 +94,7 @@ CLASS_MAP_OPTIONS = (*MAP_OPTIONS, 'outputs', 'probability_dtype', 'layout')
 """The same of classifiers."""
 
 
-def one_or_several(sources: Sequence[str | Path]) -> str | Path | Sequence[str | Path]:
+def one_or_several(sources: Sequence[Any]) -> Any:
     """Return a single raster as such, and several, which make a mosaic or are dates, as they are."""
     return sources if len(sources) > 1 else sources[0]
 
@@ -250,11 +250,11 @@ class Model(ABC):
         """
 
     @abstractmethod
-    def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
+    def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Map, detect or classify, whatever the class of model does with rasters; for callers that do not know it.
 
         Args:
-            sources: One raster or several.
+            sources: One raster or several; see `predict_raster`.
             dst: To write, with one of the suffixes of `raster_use`.
             options: Keywords of `predict_raster`, `detect_objects` or `classify_objects`.
 
@@ -264,6 +264,8 @@ class Model(ABC):
         Raises:
             RasterError: If rasters or options do not fit the model.
         """
+
+    predict_many = predict_many.predict_many
 
     # -- evaluation
 

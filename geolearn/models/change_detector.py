@@ -146,7 +146,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
 
     # -- mapping
 
-    def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
+    def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Map what changed between two rasters, with the options of `predict_raster`."""
         if len(sources) != DATES:
             raise RasterError(f'a ChangeDetector needs two rasters, before and after, got {len(sources)}')

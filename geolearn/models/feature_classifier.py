@@ -360,7 +360,7 @@ class FeatureClassifier(base.Model):
             return images.load_dates(cast(Sequence[images.Image], image), self.spec, read)
         return images.load_image(cast(images.Image, image), self.spec, read).pixels
 
-    def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
+    def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Classify the ground of polygons, with ``polygons`` and the other options of `classify_objects`."""
         rest = dict(options)
         polygons = rest.pop('polygons', None)

@@ -311,7 +311,7 @@ class ObjectDetector(base.Model):
 
     # -- detection
 
-    def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
+    def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Detect objects in rasters, with the options of `detect_objects`."""
         return self.detect_objects(base.one_or_several(sources), dst, **options)
 

@@ -167,6 +167,6 @@ class PixelRegressor(base.Model):
 
     predict_raster = map_rasters.predict_raster
 
-    def use_on_raster(self, sources: Sequence[str | Path], dst: str | Path, options: Mapping[str, Any]) -> Path:
+    def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Map rasters with the options of `predict_raster`."""
         return self.predict_raster(base.one_or_several(sources), dst, **options)

@@ -77,6 +77,27 @@ def is_stac(source: object) -> bool:
     return type(source).__module__.partition('.')[0] in ('pystac', 'pystac_client')
 
 
+def split_items(source: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Return the id of each item and the item as JSON, which is a source of its own, oldest first.
+
+    Args:
+        source: See `is_stac`.
+
+    Raises:
+        RasterError: If there is none.
+    """
+    content, base = _load(source)
+    found = []
+    for item in _features(content):
+        links = item.get('links') or []
+        if base:  # relative places are counted from the file
+            links = [{'rel': 'self', 'href': base}, *links]
+        found.append((str(item.get('id')), {**item, 'links': links}))
+    if not found:
+        raise RasterError('the STAC collection holds no item; search a larger area or time')
+    return sorted(found, key=lambda pair: str((pair[1].get('properties') or {}).get('datetime') or ''))
+
+
 def read_items(source: Any) -> list[Item]:
     """Read items, oldest first, so that newer ones lie on top.
 
@@ -86,16 +107,18 @@ def read_items(source: Any) -> list[Item]:
     Raises:
         RasterError: If there is none, or one names no raster.
     """
-    base = ''
-    if isinstance(source, str | Path):
-        base = str(Path(source).absolute().parent) + os.sep
-        source = _read_json(Path(source))
-    elif not isinstance(source, Mapping):
-        source = _as_dict(source)
-    found = [_item(each, base) for each in _features(source)]
+    content, base = _load(source)
+    found = [_item(each, base) for each in _features(content)]
     if not found:
         raise RasterError('the STAC collection holds no item; search a larger area or time')
     return sorted(found, key=lambda item: item.time)
+
+
+def _load(source: Any) -> tuple[Any, str]:
+    """Return an item or a collection as JSON, and the folder that relative places are counted from."""
+    if isinstance(source, str | Path):
+        return _read_json(Path(source)), str(Path(source).absolute().parent) + os.sep
+    return (source if isinstance(source, Mapping) else _as_dict(source)), ''
 
 
 def _read_json(path: Path) -> Any:

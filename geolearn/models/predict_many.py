@@ -1,0 +1,172 @@
+"""`predict_many`, a function that `Model` takes as its method: one model on all scenes of a catalog."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rasterio.errors import RasterioError
+from torch import nn
+
+from geolearn import errors, progress
+from geolearn.inference.catalog import MANIFEST, Manifest, Scene, SceneResult, list_scenes
+from geolearn.inference.resume import weights_digest
+from geolearn.networks.spec import ModelSpec
+
+log = logging.getLogger('geolearn')
+
+READING = ('bands', 'sensor', 'scale', 'offset', 'nodata', 'resolution')
+"""Options on reading, which all models have."""
+
+NOT_EACH = ('resume', 'part', 'merge_parts')
+"""Options of one map that many have not."""
+
+FAILURES = (errors.GeoLearnError, RasterioError, OSError, ValueError, ArithmeticError, LookupError, RuntimeError)
+"""What a scene may fail with while others are fine; memory that does not suffice is among them."""
+
+
+@dataclass(frozen=True)
+class ManyResult:
+    """What became of the scenes of a catalog.
+
+    Args:
+        folder: Of the maps, and of ``manifest.csv``, which says the same.
+        scenes: In the order of the catalog.
+    """
+
+    folder: Path
+    scenes: tuple[SceneResult, ...]
+
+    @property
+    def failed(self) -> tuple[SceneResult, ...]:
+        """The scenes that have no map, with the reason."""
+        return tuple(result for result in self.scenes if result.state == 'failed')
+
+    def __str__(self) -> str:
+        done = len(self.scenes) - len(self.failed)
+        text = f'{done} of {len(self.scenes)} scenes are mapped in {self.folder}'
+        if self.failed:
+            first = self.failed[0]
+            text += f'; {len(self.failed)} failed, see {MANIFEST}; the first, {first.scene}: {first.error}'
+        return text
+
+
+class UsesRasters(Protocol):
+    """What is needed of a model that does something with rasters."""
+
+    spec: ModelSpec
+    network: nn.Module
+    raster_use: Any
+
+    def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
+        """Map rasters, or detect objects in them."""
+
+
+def predict_many(
+    self: UsesRasters,
+    catalog: Any,
+    folder: str | Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> ManyResult:
+    """Map, or detect objects in, all scenes of a catalog; a scene that fails is listed, and the others go on.
+
+    ``manifest.csv`` in the folder has a row for each scene: its map, state, seconds and error. The same call again does
+    only the scenes that are missing, have failed, or whose files have changed since.
+
+    Args:
+        self: The model.
+        catalog: A folder, of which each raster and each folder in it is a scene; a list of scenes, each of them what
+            `predict_raster` takes; a GeoDataFrame or vector file with a column ``location`` or ``path``; or a STAC
+            collection, each item of which is a scene. Models of several dates take lists of lists.
+        folder: For the results, each called as its scene; made if it is not there.
+        options: Keywords of `predict_raster` or `detect_objects` that hold for all scenes, such as
+            ``{'resolution': 'training'}``.
+        overwrite: Map all scenes anew, and replace files that exist.
+
+    Returns:
+        What became of each scene.
+
+    Raises:
+        ArgumentError: If there is no such option.
+        RasterError: If the catalog lists no scene.
+        CheckpointError: If the folder holds maps of another model or of other options, or another process writes it.
+    """
+    given = dict(options or {})
+    check_options(self, given)
+    folder = Path(folder).expanduser()
+    scenes = list_scenes(catalog, folder=folder)
+    facts = {'model': self.spec.model, 'weights': weights_digest(self.network), 'options': given}
+    with Manifest(folder, scenes, self.raster_use.suffixes[0], facts, anew=overwrite) as manifest:
+        missing = manifest.missing()
+        if kept := len(scenes) - len(missing):
+            log.info('%s of %s scenes are mapped already', kept, len(scenes))
+        with progress.ProgressBar(len(scenes), 'mapping', 'scene', initial=kept) as bar:
+            for scene, result in _map_each(self, missing, manifest, given, overwrite=overwrite):
+                manifest.add(scene, result)
+                bar.update(detail=scene.name)
+        return ManyResult(folder, manifest.results())
+
+
+def check_options(model: UsesRasters, options: Mapping[str, Any]) -> None:
+    """Refuse options that no scene could be mapped with.
+
+    Raises:
+        ArgumentError: If the model has no such option.
+    """
+    known = [name for name in (*model.raster_use.options, *READING) if name not in NOT_EACH]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        name = type(model).__name__
+        raise errors.ArgumentError(f'options of a {name} are {", ".join(sorted(known))}; got {", ".join(unknown)}')
+
+
+def _map_each(
+    model: UsesRasters, scenes: Sequence[Scene], manifest: Manifest, options: Mapping[str, Any], *, overwrite: bool
+) -> Iterator[tuple[Scene, SceneResult]]:
+    """Map scenes one after the other."""
+    for scene in scenes:
+        replace = overwrite or manifest.was_begun(scene)
+        manifest.begin(scene)
+        yield scene, map_scene(model, scene, manifest.target(scene), options, overwrite=replace)
+
+
+def map_scene(
+    model: UsesRasters, scene: Scene, target: Path, options: Mapping[str, Any], *, overwrite: bool
+) -> SceneResult:
+    """Map a scene, or say why it cannot be.
+
+    Args:
+        model: The model.
+        scene: To map.
+        target: Its map.
+        options: Keywords of what the model does with rasters.
+        overwrite: Whether to replace a map that exists.
+    """
+    sources = list(scene.source) if isinstance(scene.source, list | tuple) else [scene.source]
+    started, error = time.perf_counter(), ''
+    try:
+        with progress.report_progress(lambda _: None):
+            _use(model, sources, target, {**options, 'overwrite': overwrite})
+    except (errors.UnknownNameError, errors.MissingExtraError, errors.ArgumentError):
+        raise  # no scene would do better
+    except (*FAILURES, MemoryError) as failure:
+        error = ' '.join(str(failure).split()) or type(failure).__name__
+        log.warning('%s failed: %s', scene.name, error)
+    seconds = round(time.perf_counter() - started, 3)
+    return SceneResult(scene.name, target.name, 'failed' if error else 'done', seconds, error)
+
+
+def _use(model: UsesRasters, sources: Sequence[Any], target: Path, options: Mapping[str, Any]) -> None:
+    """Go on with what a run that was killed left of a scene, if it can be gone on with."""
+    if target.with_name(f'{target.name}.part').exists() and 'resume' in model.raster_use.options:
+        try:
+            model.use_on_raster(sources, target, {**options, 'resume': True})
+        except errors.CheckpointError as error:
+            log.info('%s; %s is mapped anew', error, target)
+        else:
+            return
+    model.use_on_raster(sources, target, options)

@@ -1,0 +1,168 @@
+"""One model on many scenes: a manifest of what became of each, and nothing twice."""
+
+import csv
+import json
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
+import geopandas
+import numpy as np
+import pytest
+import shapely
+import torch
+from torch import nn
+
+from geolearn.errors import ArgumentError, CheckpointError, RasterError
+from geolearn.inference.catalog import list_scenes
+from geolearn.models import ChangeDetector, DeepLab, PixelRegressor
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+
+class Scaled(nn.Module):
+    """Logits that are the first band, times a number."""
+
+    def __init__(self, outputs=2):
+        super().__init__()
+        self.backbone = SimpleNamespace(has_position_grid=False, strides=(16,))
+        self.weight = nn.Parameter(torch.linspace(-1, 1, outputs))
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += len(x)
+        x = x[:, 0] if x.ndim == 5 else x
+        return (torch.nan_to_num(x, nan=20.0)[:, :1] / 20 - 1) * self.weight[:, None, None]
+
+
+@pytest.fixture
+def folder(tmp_path, save):
+    """A folder of three scenes, one of which is no raster, and what is no scene."""
+    rng = np.random.default_rng(0)
+    (tmp_path / 'scenes').mkdir()
+    for name in ('a.tif', 'c.tif'):
+        save(tmp_path / 'scenes' / name, rng.integers(0, 41, (2, 40, 50)).astype(np.int16), names=['Red', 'Green'])
+    (tmp_path / 'scenes' / 'b.tif').write_text('no raster')
+    (tmp_path / 'scenes' / 'notes.txt').write_text('no scene')
+    return tmp_path / 'scenes'
+
+
+@pytest.fixture
+def model(make_spec):
+    """A classifier of two classes."""
+    return DeepLab.of(make_spec(), Scaled())
+
+
+def read_manifest(folder):
+    with (folder / 'manifest.csv').open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_scene_has_a_map_or_a_reason_and_a_rerun_does_what_is_missing(model, folder, tmp_path, save):
+    maps = tmp_path / 'maps'
+    result = model.predict_many(folder, maps, options={'cog': False})
+    rows = read_manifest(maps)
+    assert [(row['scene'], row['state']) for row in rows] == [('a', 'done'), ('b', 'failed'), ('c', 'done')]
+    assert [row['map'] for row in rows] == ['a.tif', 'b.tif', 'c.tif']
+    assert 'cannot open raster' in rows[1]['error']
+    assert all(float(row['seconds']) >= 0 for row in rows)
+    assert [each.scene for each in result.failed] == ['b']
+    assert str(result).startswith('2 of 3 scenes are mapped')
+    model.predict_raster(folder / 'a.tif', tmp_path / 'a.tif', cog=False)
+    assert (maps / 'a.tif').read_bytes() == (tmp_path / 'a.tif').read_bytes()
+    model.network.calls = 0
+    save(folder / 'b.tif', np.ones((2, 40, 50), np.int16), names=['Red', 'Green'])
+    assert not model.predict_many(folder, maps, options={'cog': False}).failed
+    assert model.network.calls == 1
+    os.utime(folder / 'c.tif', (1, 1))  # a scene that was written anew
+    (maps / 'a.tif').unlink()
+    model.predict_many(folder, maps, options={'cog': False})
+    assert model.network.calls == 3
+    assert sorted(path.name for path in maps.glob('*.tif')) == ['a.tif', 'b.tif', 'c.tif']
+
+
+def test_maps_of_another_model_or_of_other_options_are_not_taken_for_these(model, make_spec, folder, tmp_path):
+    maps = tmp_path / 'maps'
+    model.predict_many(folder, maps)
+    with pytest.raises(CheckpointError, match=r'what differs: options.*pass overwrite=True to map all scenes anew'):
+        model.predict_many(folder, maps, options={'cog': False})
+    with torch.no_grad():
+        model.network.weight += 1
+    with pytest.raises(CheckpointError, match='what differs: weights'):
+        model.predict_many(folder, maps)
+    model.network.calls = 0
+    model.predict_many(folder, maps, overwrite=True)
+    assert model.network.calls == 2
+
+
+def test_a_map_that_a_killed_run_wrote_and_did_not_note_is_made_again(model, folder, tmp_path, monkeypatch):
+    maps = tmp_path / 'maps'
+
+    def killed(self, scene, result):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr('geolearn.inference.catalog.Manifest.add', killed)
+        with pytest.raises(KeyboardInterrupt):
+            model.predict_many(folder, maps)
+    assert (maps / 'a.tif').exists()
+    assert [each.scene for each in model.predict_many(folder, maps).failed] == ['b']
+
+
+def test_what_no_scene_could_be_mapped_with_is_said_at_once(model, folder, tmp_path):
+    with pytest.raises(ArgumentError, match=r'options of a DeepLab are aoi, .*; got blending'):
+        model.predict_many(folder, tmp_path / 'maps', options={'blending': 'hann'})
+    with pytest.raises(ArgumentError, match='got resume'):
+        model.predict_many(folder, tmp_path / 'maps', options={'resume': True})
+    with pytest.raises(RasterError, match='is the folder of the scenes; write the maps to another folder'):
+        model.predict_many(folder, folder)
+    assert not (tmp_path / 'maps').exists()
+
+
+def test_regression_and_change_are_mapped_too(make_spec, folder, tmp_path):
+    values = PixelRegressor.of(make_spec(), Scaled(1))
+    assert not values.predict_many([folder / 'a.tif'], tmp_path / 'values').failed
+    change = ChangeDetector.of(replace(make_spec(), dates=2), Scaled())
+    result = change.predict_many([[folder / 'a.tif', folder / 'c.tif']], tmp_path / 'change')
+    assert [(each.map, each.state) for each in result.scenes] == [('a.tif', 'done')]
+
+
+def test_scenes_come_from_lists_tables_folders_and_collections(folder, tmp_path, save):
+    def names(catalog):
+        return [scene.name for scene in list_scenes(catalog)]
+
+    (folder / 'tiles').mkdir()
+    assert names(folder) == ['a', 'b', 'c', 'tiles']
+    assert [scene.name for scene in list_scenes(folder, folder=folder / 'tiles')] == ['a', 'b', 'c']
+    (tmp_path / 'other').mkdir()
+    other = save(tmp_path / 'other' / 'a.tif', np.ones((1, 9, 9), np.int16))
+    assert names([folder / 'a.tif', str(other), [str(folder / 'c.tif'), str(other)]]) == ['scenes_a', 'other_a', 'c']
+    boxes = [shapely.box(0, 0, 1, 1)] * 2
+    table = geopandas.GeoDataFrame({'location': [str(folder / 'a.tif'), str(other)]}, geometry=boxes, crs=4326)
+    assert names(table) == ['scenes_a', 'other_a']
+    table.to_file(tmp_path / 'index.gpkg')
+    assert names(tmp_path / 'index.gpkg') == ['scenes_a', 'other_a']
+    asset = {'href': 'a.tif', 'type': 'image/tiff', 'eo:bands': [{'name': 'Red'}, {'name': 'Green'}]}
+    items = [
+        {'type': 'Feature', 'id': name, 'properties': {'datetime': name}, 'links': [], 'assets': {'data': asset}}
+        for name in ('late', 'early')
+    ]
+    path = folder / 'items.json'
+    path.write_text(json.dumps({'type': 'FeatureCollection', 'features': items}))
+    assert names(path) == ['early', 'late']
+    assert list_scenes(path)[0].source['id'] == 'early'
+    with pytest.raises(RasterError, match='columns name, geometry; call the one of the files location or path'):
+        list_scenes(table.rename(columns={'location': 'name'}))
+    with pytest.raises(RasterError, match='2 scenes are called scenes_a; give their files different names'):
+        list_scenes([folder / 'a.tif', folder / 'a.tif'])
+    for nothing in ([], tmp_path / 'none'):
+        with pytest.raises(RasterError, match='pass a folder'):
+            list_scenes(nothing)
+
+
+def test_items_of_a_file_are_read_beside_it(model, folder, tmp_path):
+    asset = {'href': 'a.tif', 'type': 'image/tiff', 'eo:bands': [{'name': 'Red'}, {'name': 'Green'}]}
+    item = {'type': 'Feature', 'id': 'one', 'properties': {}, 'links': [], 'assets': {'data': asset}}
+    (folder / 'items.json').write_text(json.dumps({'type': 'FeatureCollection', 'features': [item]}))
+    assert not model.predict_many(folder / 'items.json', tmp_path / 'maps').failed
+    assert (tmp_path / 'maps' / 'one.tif').exists()
