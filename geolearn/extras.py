@@ -13,6 +13,7 @@ EXTRAS = {
     'detection': ('pycocotools>=2.0.7',),
     'detr': ('transformers>=5.18',),
     'onnx': ('onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20'),
+    'openvino': ('openvino>=2025.0', 'onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20'),
     'serve': ('fastapi>=0.115', 'uvicorn>=0.30', 'python-multipart>=0.0.12', 'rio-tiler>=7'),
     'tensorboard': ('tensorboard>=2.17',),
     'mlflow': ('mlflow>=2.14',),
@@ -28,7 +29,7 @@ def install_command(extra: str, *, without: str = '') -> str:
         extra: One of `EXTRAS`.
         without: A library that is known to be missing, whatever Python's import system says.
     """
-    missing = [line for line in EXTRAS[extra] if _name(line) == without or not _is_here(_name(line))]
+    missing = [line for line in EXTRAS[extra] if _name(line) == without or not is_installed(_name(line))]
     return 'pip install ' + ' '.join(repr(line) for line in missing or EXTRAS[extra])
 
 
@@ -58,5 +59,6 @@ def _name(requirement: str) -> str:
     return requirement.partition('>=')[0].replace('-', '_')
 
 
-def _is_here(library: str) -> bool:
+def is_installed(library: str) -> bool:
+    """Say whether Python finds a library, without importing it."""
     return importlib.util.find_spec(library) is not None

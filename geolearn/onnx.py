@@ -15,6 +15,7 @@ import numpy as np
 from geolearn import errors, extras, tiling
 from geolearn._version import __version__
 from geolearn.bundle import GraphFacts, find_bundle, read_emd, read_onnx
+from geolearn.inference.engines import PROVIDERS, open_session
 from geolearn.inference.reading import RasterSource, open_dates
 from geolearn.inference.targets import check_target
 from geolearn.inference.tiles import NoData, ReadOptions, Resolution, RollingRows, Scale, Source, fill_tile
@@ -23,11 +24,6 @@ from geolearn.progress import ProgressBar
 from geolearn.raster import RasterWriter
 from geolearn.raster.nodata import missing
 from geolearn.raster.writing import BLOCK_SIZE
-
-_REFUSALS = ('Fail', 'InvalidArgument', 'InvalidGraph', 'InvalidProtobuf', 'NotImplemented', 'RuntimeException')
-"""What onnxruntime raises for graphs; the errors have no base of their own."""
-
-PROVIDERS = ('CPUExecutionProvider',)
 
 
 class OnnxModel:
@@ -272,24 +268,16 @@ def load_model(path: str | Path, *, threads: int | None = None, providers: Seque
     path = find_bundle(path)
     graph, manifest = read_onnx(path), read_emd(path)['geolearn']
     spec = ModelSpec.from_manifest(manifest)
-    facts = _read_facts(manifest, spec, path)
+    facts = read_facts(manifest, spec, path)
     if unknown := sorted(set(providers) - set(runtime.get_available_providers())):
         raise errors.UnknownNameError('provider of onnxruntime', unknown[0], runtime.get_available_providers())
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
-    state = extras.require('onnxruntime.capi.onnxruntime_pybind11_state', extra='onnx', to='run an ONNX graph')
-    refusals = tuple(getattr(state, name) for name in _REFUSALS)
-    try:
-        session = runtime.InferenceSession(graph, options, providers=list(providers))
-    except refusals as error:
-        raise errors.BundleError(f'onnxruntime does not read the graph in {path}: {str(error)[:300]}') from error
+    session = open_session(graph, threads=threads, providers=providers, shown=str(path))
     if [given.name for given in session.get_inputs()] != ['images'] or len(session.get_outputs()) != 1:
         raise errors.BundleError(f'the graph in {path} takes or gives something else than images; save the model again')
     return OnnxModel(spec, facts, session)
 
 
-def _read_facts(manifest: Mapping[str, Any], spec: ModelSpec, path: Path) -> GraphFacts:
+def read_facts(manifest: Mapping[str, Any], spec: ModelSpec, path: Path) -> GraphFacts:
     """Read what the manifest says of the graph.
 
     Raises:

@@ -201,9 +201,9 @@ class RasterFunction:
 
     def _usual_tiling(self, model: 'Model') -> Tiling:
         """Return how blocks are cut unless the user says otherwise."""
-        from geolearn.inference import mapping
+        from geolearn.inference import computing
 
-        return Tiling(*mapping.choose_tile(model.spec, model.network, tiles.TilingOptions()))
+        return Tiling(*computing.choose_tile(model.spec, model.network, tiles.TilingOptions()))
 
     def _parameters(self) -> list[dict[str, Any]]:
         """Return the parameters of this kind of function."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     *('aoi', 'bbox', 'bbox_crs'),
-    *('tile_size', 'halo', 'batch_size', 'device', 'compile'),
+    *('tile_size', 'halo', 'batch_size', 'device', 'compile', 'engine'),
     *('threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume'),
     *('polygons', 'layer', 'crop'),
     *('blend', 'max_memory', 'cog', 'outputs', 'probability_dtype', 'layout', 'part', 'merge_parts'),
@@ -60,6 +60,8 @@ def _add_running(group: Any) -> None:
     group.add_argument('--device', help='torch device; CUDA where there is one')
     compiling = 'compile the network first: up to a minute, then faster on CNNs'
     group.add_argument('--compile', action='store_true', default=None, help=compiling)
+    engine = 'what computes maps: torch (the default), the ONNX graph in onnxruntime or OpenVINO, or the fastest (auto)'
+    group.add_argument('--engine', choices=['torch', 'onnx', 'openvino', 'auto'], help=engine)
     augmenting = 'predict each tile flipped too and take the mean: objects 4 times, maps 8 times with turns'
     group.add_argument('--augment', action='store_true', default=None, help=augmenting)
     group.add_argument('--resume', action='store_true', default=None, help='continue a run that was killed')

@@ -16,7 +16,7 @@ from torchvision.ops import batched_nms
 from geolearn import errors, extras, progress
 from geolearn.batch import Detections
 from geolearn.device import choose_device
-from geolearn.inference import mapping, merging, reading, targets, vectors
+from geolearn.inference import computing, merging, reading, targets, vectors
 from geolearn.inference.images import Image, load_image
 from geolearn.inference.resume import RunCheckpoint, source_facts, weights_digest
 from geolearn.inference.tiles import (
@@ -404,9 +404,9 @@ def detect_raster(
             raise errors.RasterError(
                 f'GeoJSON is in WGS84, but {src} names no CRS; write a .gpkg, or give the raster its CRS'
             )
-        side, halo = mapping.choose_tile(spec, network, tiling)
+        side, halo = computing.choose_tile(spec, network, tiling)
         halo = choose_halo(side, halo, typical_side=typical_side, overlap=options.overlap)
-        grid = mapping.cut_raster(network, box, tiling, tile_size=side, halo=halo)
+        grid = computing.cut_raster(network, box, tiling, tile_size=side, halo=halo)
         facts = _run_facts(spec, network, sources, grid, read, tiling, options)
         checkpoint = stack.enter_context(RunCheckpoint(target, facts, resume=options.resume))
         objects = detect_sources(

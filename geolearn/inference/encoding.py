@@ -1,7 +1,7 @@
 """How the outputs of a network become the pixels of maps: classes, probabilities, confidence, or values."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -110,6 +110,10 @@ class Layer:
     def path(self, target: Path) -> Path:
         """Return the file of this layer of a map."""
         return target.with_name(f'{target.stem}{self.suffix}{target.suffix}')
+
+    def tagged(self, tags: Mapping[str, str]) -> 'Layer':
+        """Return this layer with more metadata."""
+        return replace(self, content=replace(self.content, tags={**self.content.tags, **tags}))
 
     @property
     def nodata(self) -> float:

@@ -4,19 +4,17 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from geolearn import errors, files
 from geolearn._version import __version__
-from geolearn.backbones.compiling import compile_for_inference
-from geolearn.device import choose_device
-from geolearn.inference import resume, tiles
+from geolearn.inference import computing, resume, tiles
 from geolearn.inference.encoding import OUTPUTS, Encoding, Layer, Output, ProbabilityType, make_layers
 from geolearn.inference.plan import BUFFER_BYTES, Blend, Part, Share, plan_parts
 from geolearn.inference.reading import RasterSource, open_dates
@@ -27,9 +25,8 @@ from geolearn.inference.targets import check_space, check_target
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
-from geolearn.raster import GeoBox
 from geolearn.raster.writing import BLOCK_SIZE
-from geolearn.tiling import TileGrid, lattice_origin, make_grid
+from geolearn.tiling import TileGrid
 
 log = logging.getLogger('geolearn')
 
@@ -111,6 +108,7 @@ def map_raster(
     tiling: tiles.TilingOptions,
     options: MapOptions | None = None,
     every_date: bool = False,
+    graph: computing.GraphMaker | None = None,
 ) -> Path:
     """Write the map of a raster of any size, or of rasters of several dates of one grid.
 
@@ -126,6 +124,7 @@ def map_raster(
         tiling: How tiles are cut and computed.
         options: What the map holds, and how the run behaves.
         every_date: Whether a pixel needs data at every date, as change does; else one date is enough.
+        graph: Makes the network's ONNX graph, for engines other than torch.
 
     Returns:
         The path written.
@@ -134,10 +133,12 @@ def map_raster(
         RasterError: If bands, units, dates or pixel sizes do not fit, a file exists, or reading or writing fails; no
             part of `dst` is left.
         CheckpointError: If there is no run to resume, or what is finished cannot be kept.
+        ExportError: If another engine than torch cannot run the network.
+        MissingExtraError: If that engine is not installed.
         ValueError: If one file cannot hold the outputs.
     """
     options = MapOptions() if options is None else options
-    return map_request(spec, network, encoding, MapRequest(src, dst, read, tiling, options, every_date))
+    return map_request(spec, network, encoding, MapRequest(src, dst, read, tiling, options, every_date, graph))
 
 
 def map_request(spec: ModelSpec, network: Network, encoding: Encoding, request: 'MapRequest') -> Path:
@@ -162,6 +163,9 @@ class MapRequest:
     tiling: tiles.TilingOptions
     options: MapOptions
     every_date: bool
+    graph: computing.GraphMaker | None = None
+    measures: bool = True
+    """Whether what is left open may be chosen by a measurement; processes that share a map need the same choice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +181,7 @@ class MapPlan:
         blend: How tiles meet.
         request: What was asked for.
         facts: What must be equal for a run to be resumed.
+        setup: What computes.
     """
 
     target: Path
@@ -187,6 +192,7 @@ class MapPlan:
     blend: Blend
     request: MapRequest
     facts: Mapping[str, Any]
+    setup: computing.Setup
 
     def parts(self, share: Share | None = None) -> list[Part]:
         """Return the parts of the map, or of one share of it."""
@@ -199,18 +205,21 @@ class MapPlan:
 
     def compute(self, store: PieceStore, share: Share | None = None) -> None:
         """Compute what the store has not."""
+        request, setup = self.request, self.setup
         _map_parts(
             self.sources,
-            self.network,
+            computing.make_compute(
+                self.network, self.sources, self.grid, request.tiling, setup=setup, graph=request.graph
+            ),
             self.grid,
             self.parts(share),
             self.layers,
             store,
-            read=self.request.read,
-            tiling=self.request.tiling,
+            read=request.read,
+            tiling=replace(request.tiling, batch_size=setup.batch_size),
             blend=self.blend,
-            every_date=self.request.every_date,
-            progress=self.request.options.progress,
+            every_date=request.every_date,
+            progress=request.options.progress,
         )
 
     def write(self, store: PieceStore) -> None:
@@ -242,15 +251,24 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
     target = Path(request.dst).expanduser()
     for layer in layers:
         check_target(request.src, layer.path(target), overwrite=options.overwrite)
-    blend = choose_blend(network, tiling)
+    blend = computing.choose_blend(network, tiling)
+    device = computing.choose_compute_device(tiling)
     sources = open_dates(request.src, spec, read, stack)
     box = sources[0].box
     check_space(target, math.prod(box.shape) * sum(layer.content.pixel_bytes for layer in layers))
-    side, halo = choose_tile(spec, network, tiling, blend=blend)
-    grid = cut_raster(network, box, tiling, tile_size=side, halo=halo)
-    network = network.to(choose_device(tiling.device))
-    facts = _run_facts(spec, network, sources, grid, layers, read, tiling, blend)
-    return MapPlan(target, sources, network, grid, layers, blend, request, facts)
+    network = network.to(device).eval()
+    if options.resume or not request.measures:
+        setup = computing.usual_setup(spec, network, tiling, blend=blend)
+        setup = setup.recorded(resume.read_facts(target), tiling) if options.resume else setup
+    else:
+        setup = computing.choose_setup(spec, network, box.shape, tiling, blend=blend, graph=request.graph)
+    side, halo = computing.choose_tile(spec, network, replace(tiling, tile_size=setup.tile_size), blend=blend)
+    grid = computing.cut_raster(network, box, tiling, tile_size=side, halo=halo)
+    log.info('mapping with %s in tiles of %s px, halo %s', setup.engine, grid.tile_shape, halo)
+    made = {'ENGINE': setup.engine, 'TILE_SIZE': str(side), 'HALO': str(halo)}
+    layers = tuple(layer.tagged(made) for layer in layers)
+    facts = _run_facts(spec, network, sources, grid, layers, read, tiling, blend) | setup.to_json()
+    return MapPlan(target, sources, network, grid, layers, blend, request, facts, setup)
 
 
 def map_sources(
@@ -296,9 +314,10 @@ def map_sources(
     parts = _divide(sources, grid, layers, tiling, blend)
     with files.atomic_write_all(target, error=errors.RasterError, replaces=sidecars(layers, target)) as part:
         with PieceStore(target, part.parent / 'pieces', sources[0].box, layers, parts) as store:
+            compute = computing.make_compute(network.eval(), sources, grid, tiling)
             _map_parts(
                 sources,
-                network,
+                compute,
                 grid,
                 parts,
                 layers,
@@ -371,7 +390,7 @@ def _divide(
 
 def _map_parts(
     sources: Sequence[tiles.Source],
-    network: nn.Module,
+    compute: tiles.MicroBatches,
     grid: TileGrid,
     parts: Sequence[Part],
     layers: Sequence[Layer],
@@ -384,8 +403,6 @@ def _map_parts(
     progress: ProgressFn | None = None,
 ) -> None:
     """Compute the parts that are not finished, and put their rows into the store."""
-    network.eval()
-    compute = _make_compute(network, sources, grid, tiling)
     batch_size = tiles.BATCH_SIZE if tiling.batch_size is None else tiling.batch_size
     memory = None if tiling.max_memory is None else tiling.max_memory // 4
     total = sum(len(part.grid.rows) * len(part.grid.cols) for part in parts)
@@ -442,90 +459,3 @@ def _advance(bar: ProgressBar, count: int, pixels_per_tile: float, progress: Pro
     if progress is not None:
         total = bar.total or count
         progress(MapProgress(count, total, count * pixels_per_tile, rate, bar.seconds, bar.seconds_left))
-
-
-FLIPS: tuple[tuple[bool, int], ...] = ((False, 0), (True, 0), (True, 2), (False, 2))
-"""Whether columns are flipped, and quarter turns, of test-time augmentation by flips."""
-
-TURNS = (*FLIPS, (False, 1), (True, 1), (False, 3), (True, 3))
-
-
-def _make_compute(
-    network: nn.Module, sources: Sequence[tiles.Source], grid: TileGrid, tiling: tiles.TilingOptions
-) -> tiles.MicroBatches:
-    """Return what computes batches of tiles: on the network's device, compiled and augmented as asked for."""
-    device = next(network.parameters()).device
-    # on CPUs convolutions of one image and of several round differently, and one at a time are as fast
-    most = 1 if device.type == 'cpu' else None
-    run: Callable[[Tensor], Tensor] = network
-    if tiling.compile:
-        dates = (len(sources),) if len(sources) > 1 else ()
-        shape = (*dates, len(sources[0].indexes), *grid.tile_shape)
-        wanted = tiles.BATCH_SIZE if tiling.batch_size is None else tiling.batch_size
-        count = most or tiles.fit_batch_size(wanted, len(grid.rows) * len(grid.cols), 4 * math.prod(shape))
-        run = compile_for_inference(network, torch.zeros((count, *shape), device=device))
-    if not tiling.augment:
-        return tiles.MicroBatches(lambda pixels: run(pixels.to(device)), most=most)
-    ways = FLIPS if tiling.augment == 'flips' else TURNS
-
-    def augmented(pixels: Tensor) -> Tensor:
-        images, total = pixels.to(device), torch.zeros(())
-        for number, (flipped, turns) in enumerate(ways):
-            image = torch.rot90(images.flip(-1) if flipped else images, turns, (-2, -1))
-            outputs = torch.rot90(run(image).float(), -turns, (-2, -1))
-            outputs = outputs.flip(-1) if flipped else outputs
-            total = total + outputs if number else outputs
-        return total / len(ways)
-
-    return tiles.MicroBatches(augmented, most=most)
-
-
-CONVOLUTION_TILE = 512
-"""Convolutions run fastest per pixel at about this side: smaller tiles overlap more, larger ones leave caches."""
-
-CONVOLUTION_HALO = 32
-
-MULTIPLE = 32
-"""Tile sides and starts are multiples of this at least; most networks have no coarser stride."""
-
-POSITION_GRID_SIDES: dict[Blend, int] = {'hann': 1, 'crop': 2}
-"""Tiles of networks with embedded positions, in sides of the training chips.
-
-Linear probes on DOFA and Prithvi 1, chips of 128 px of a Sentinel-2 scene, quarter of a tile shared: maps of shifted
-tile grids differ in 0.71 and 0.58 % of the pixels where tiles of one side fade into each other, and in 2.15 and 1.95 %
-where tiles of two sides are cut; labels change along tile lines 0.95 and 1.06 times as often as elsewhere, and 2.38 and
-2.04 times. The former compute each pixel 1.56 times there, the latter 1.27 times (on large rasters 1.78 and 1.31).
-"""
-
-
-def cut_raster(network: Network, box: GeoBox, tiling: tiles.TilingOptions, *, tile_size: int, halo: int) -> TileGrid:
-    """Cut a raster into tiles that start on the lattice of the network's coarsest stride.
-
-    The lattice is counted from the origin of the CRS, so that a map does not depend on which part of a scene the raster
-    is. A raster that one tile of the size that the caller asks for holds is computed in one, from its corner on.
-    """
-    multiple = math.lcm(MULTIPLE, *network.backbone.strides)
-    origin = lattice_origin(box.transform, multiple)
-    if tiling.tile_size is not None and max(box.shape) <= tiling.tile_size:
-        origin = (0, 0)
-    return make_grid(box.shape, tile_size=tile_size, halo=halo, multiple=multiple, origin=origin)
-
-
-def choose_blend(network: Network, tiling: tiles.TilingOptions) -> Blend:
-    """Return how tiles meet: transformers' fade into each other, convolutions' show no lines where they are cut."""
-    if tiling.blend is not None:
-        return tiling.blend
-    return 'hann' if network.backbone.has_position_grid else 'crop'
-
-
-def choose_tile(
-    spec: ModelSpec, network: Network, tiling: tiles.TilingOptions, *, blend: Blend = 'crop'
-) -> tuple[int, int]:
-    """Return tile side and halo: near the training size where positions are embedded, else what is fastest."""
-    if network.backbone.has_position_grid:
-        side, halo = POSITION_GRID_SIDES[blend] * spec.chip_size, spec.chip_size // 8
-    else:
-        side = max(spec.chip_size, CONVOLUTION_TILE)
-        halo = CONVOLUTION_HALO
-    side = side if tiling.tile_size is None else tiling.tile_size
-    return side, min(halo, side // 8) if tiling.halo is None else tiling.halo

@@ -157,6 +157,20 @@ class Journal:
         return row
 
 
+def read_facts(target: Path) -> dict[str, Any]:
+    """Return what identifies the unfinished run of a map; nothing where there is none that can be read.
+
+    Args:
+        target: The map.
+    """
+    try:
+        with target.with_name(f'{target.name}.part').joinpath('journal').open('rb') as file:
+            facts = json.loads(file.readline())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
 class RunCheckpoint:
     """The objects of finished tiles of a detection run.
 

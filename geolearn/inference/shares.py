@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from geolearn.errors import CheckpointError
@@ -30,7 +31,7 @@ def map_in_shares(
         share: To compute.
     """
     with ExitStack() as stack:
-        plan = plan_map(spec, network, encoding, request, stack)
+        plan = plan_map(spec, network, encoding, replace(request, measures=False), stack)
         return merge_shares(plan) if share is None else map_share(plan, share)
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from queue import Full, Queue
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from rasterio.windows import Window
@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix
 
 from geolearn import errors, tiling, units
 from geolearn.inference.area import AreaOfInterest
+from geolearn.inference.engines import Engine
 from geolearn.inference.plan import BLENDS, Blend
 from geolearn.raster import GeoBox, common_dtype, raster_geobox, read_window
 from geolearn.raster.nodata import differs, missing
@@ -139,10 +140,11 @@ class TilingOptions:
         augment: Test-time augmentation of maps: each tile is computed ``'flips'`` 4 times, flipped, or (True) 8 times,
             flipped and turned, and the mean of the outputs is taken.
         max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB.
+        engine: What computes maps: torch, the network's ONNX graph in onnxruntime or OpenVINO, or the fastest.
 
     Raises:
-        ValueError: If a number is out of its range.
-        UnknownNameError: If there is no such way to blend or to augment.
+        ValueError: If a number is out of its range, or options do not go together.
+        UnknownNameError: If there is no such way to blend or to augment, or no such engine.
     """
 
     tile_size: int | None = None
@@ -153,13 +155,20 @@ class TilingOptions:
     blend: Blend | None = None
     augment: bool | Literal['flips'] = False
     max_memory: int | None = None
+    engine: Engine = 'torch'
 
     def __post_init__(self) -> None:
-        for name, value, known in (('blend', self.blend, BLENDS), ('augment', self.augment, ('flips',))):
+        for name, value, known in (
+            ('blend', self.blend, BLENDS),
+            ('augment', self.augment, ('flips',)),
+            ('engine', self.engine, get_args(Engine)),
+        ):
             if value is not None and not isinstance(value, bool) and value not in known:
                 raise errors.UnknownNameError(name, str(value), known)
         if isinstance(self.blend, bool):
             raise errors.UnknownNameError('blend', str(self.blend), BLENDS)
+        if self.compile and self.engine not in ('torch', 'auto'):
+            raise ValueError(f"compile=True is for engine='torch', got engine={self.engine!r}")
         if self.max_memory is not None and self.max_memory < 1:
             raise ValueError(f'max_memory must be a number of bytes above 0, got {self.max_memory}')
         if self.batch_size is not None and self.batch_size < 1:

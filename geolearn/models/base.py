@@ -20,18 +20,19 @@ from geolearn.arguments import MODEL_ATTRIBUTES, advise, check_call, check_metho
 from geolearn.backbones import custom, list_backbones, loading
 from geolearn.backbones.adapt import merged_state_dict
 from geolearn.backbones.backbone import BUILDERS
-from geolearn.bundle import Export, GraphFacts, GraphOutput, check_exports, read_bundle, write_bundle
+from geolearn.bundle import EXPORT_FILES, Export, GraphFacts, GraphOutput, check_exports, read_bundle, write_bundle
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
-from geolearn.inference import mapping
+from geolearn.inference import computing
 from geolearn.inference.encoding import output_encoding
 from geolearn.inference.reading import RasterSource
+from geolearn.inference.resume import weights_digest
 from geolearn.inference.tiles import TilingOptions
 from geolearn.losses.options import CustomLoss, as_loss_module, loss_name
 from geolearn.metrics import LOSSES, Scores, cover_classes, spread_chips
 from geolearn.metrics.scores import CustomMetric, MetricFunction, ScoresAndFunctions
 from geolearn.models import bundling, predict_many
-from geolearn.models.exporting import ExportedGraphs, export_network
+from geolearn.models.exporting import ExportedGraphs, HeldGraph, export_network, read_graphs
 from geolearn.models.new_spec import BackboneConfig, describe_as_html, describe_model, require_task, spec_from_data
 from geolearn.models.reports.report import TaskReport, bundle_figures, make_report
 from geolearn.networks.network import Network
@@ -86,7 +87,7 @@ TILE_OPTIONS = ('tile_size', 'batch_size', 'device', 'aoi', 'bbox', 'bbox_crs')
 
 MAP_OPTIONS = (
     *TILE_OPTIONS,
-    *('halo', 'compile', 'blend', 'augment', 'max_memory', 'cog', 'resume', 'part', 'merge_parts'),
+    *('halo', 'compile', 'engine', 'blend', 'augment', 'max_memory', 'cog', 'resume', 'part', 'merge_parts'),
 )
 """Keywords of `predict_raster`, besides those on reading."""
 
@@ -208,6 +209,8 @@ class Model(ABC):
         self._scales: list[float] | None = None
         self._custom_loss = loss
         self._scores: ScoresAndFunctions | None = None
+        self._loaded_from: Path | None = None
+        self._graphs: list[HeldGraph] = []
 
     # -- what a task defines
 
@@ -378,8 +381,39 @@ class Model(ABC):
         bundle = bundling.make_bundle(self.spec, self.network, self.history, evaluation, emd=emd, name=target.stem)
         return write_bundle(target, bundle if graphs is None else bundle.with_graphs(graphs.members, graphs.manifest))
 
-    def _export(self, kinds: Sequence[Export]) -> ExportedGraphs:
+    def onnx_graph(self, shape: tuple[int, int]) -> bytes:
+        """Return the network as an ONNX graph, the file's content, for `geolearn.inference.engines`.
+
+        That of the bundle is taken where the model was loaded from one that holds it, else it is written, once.
+
+        Args:
+            shape: Height and width of the images that it must take.
+
+        Raises:
+            ExportError: If no graph can be written.
+            MissingExtraError: If a library that this takes is missing.
+        """
+        weights = weights_digest(self.network)
+        self._graphs = [graph for graph in self._graphs if graph.weights == weights]
+        if not self._graphs and self._loaded_from is not None:
+            self._graphs = [graph for graph in read_graphs(self._loaded_from) if graph.weights == weights]
+        for size in (None, shape):
+            for graph in self._graphs:
+                if graph.size in (None, shape):
+                    return graph.content
+            self._graphs.append(self._write_graph(weights, size))
+        return self._graphs[-1].content
+
+    def _write_graph(self, weights: str, size: tuple[int, int] | None) -> HeldGraph:
+        graphs = self._export(('onnx',), size=size)
+        return HeldGraph(graphs.members[EXPORT_FILES['onnx']], graphs.manifest['onnx']['size'], weights)
+
+    def _export(self, kinds: Sequence[Export], *, size: tuple[int, int] | None = None) -> ExportedGraphs:
         """Write the network, as it would be loaded, as graphs.
+
+        Args:
+            kinds: Of graphs.
+            size: The only height and width of images that they take; None for any, where that is possible.
 
         Raises:
             ExportError: If that cannot be done.
@@ -392,8 +426,8 @@ class Model(ABC):
         side, halo = self.spec.chip_size, 0
         if self.graph_output != 'chip classes':
             tiling = TilingOptions()
-            blend = mapping.choose_blend(network, tiling)
-            side, halo = mapping.choose_tile(self.spec, network, tiling, blend=blend)
+            blend = computing.choose_blend(network, tiling)
+            side, halo = computing.choose_tile(self.spec, network, tiling, blend=blend)
         dtype, nodata = ('float32', None)
         if self.graph_output == 'classes':
             dtype, nodata = output_encoding(self.spec.class_infos)
@@ -403,11 +437,14 @@ class Model(ABC):
             nodata,
             tile_size=side,
             halo=halo,
-            multiple=math.lcm(mapping.MULTIPLE, *network.backbone.strides),
+            multiple=math.lcm(computing.MULTIPLE, *network.backbone.strides),
             position_grid=network.backbone.has_position_grid,
             every_date=self.needs_every_date,
+            size=size,
         )
-        return export_network(network, self.spec, kinds, facts)
+        weights = weights_digest(network)
+        graphs = export_network(network, self.spec, kinds, facts)
+        return replace(graphs, manifest={kind: {**row, 'weights': weights} for kind, row in graphs.manifest.items()})
 
     def load(self, name_or_path: str | Path) -> Self:
         """Take the weights, classes and history of a saved model of the same class, backbone and options.
@@ -753,6 +790,7 @@ def load_model(
         model = MODELS[spec.model].from_spec(spec, bundle.weights, data)
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:  # of libraries that build the network too
         raise errors.BundleError(f'{path} cannot be loaded: {error}') from error
+    model._loaded_from = Path(path)
     model.history = bundling.read_history(bundle)
     model.evaluation = bundling.read_evaluation(bundle)
     if loss is not None:

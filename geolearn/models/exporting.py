@@ -6,7 +6,8 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 
 from geolearn import errors, extras
 from geolearn.backbones.compiling import fold_kernels
-from geolearn.bundle import EXPORT_FILES, MAX_GRAPH_SIDE, Export, GraphFacts
+from geolearn.bundle import EXPORT_FILES, MAX_GRAPH_SIDE, Export, GraphFacts, read_emd, read_onnx
 from geolearn.networks.spec import ModelSpec
+from geolearn.onnx import read_facts
 
 log = logging.getLogger('geolearn')
 
@@ -45,6 +47,30 @@ class ExportedGraphs:
     manifest: Mapping[str, Any]
 
 
+class HeldGraph(NamedTuple):
+    """An ONNX graph of a network.
+
+    Args:
+        content: Of the file.
+        size: The only height and width of images that it takes; None for any.
+        weights: Hash of the network's weights.
+    """
+
+    content: bytes
+    size: tuple[int, int] | None
+    weights: str
+
+
+def read_graphs(path: Path) -> list[HeldGraph]:
+    """Return the ONNX graph of a bundle, one or none; also none where the bundle is gone by now."""
+    try:
+        manifest = read_emd(path)['geolearn']
+        facts = read_facts(manifest, ModelSpec.from_manifest(manifest), path)
+        return [HeldGraph(read_onnx(path), facts.size, str(manifest['exports']['onnx'].get('weights')))]
+    except errors.BundleError:
+        return []
+
+
 def export_network(network: nn.Module, spec: ModelSpec, kinds: Sequence[Export], facts: GraphFacts) -> ExportedGraphs:
     """Write a network as graphs of images in stored units, NaN where there is no data.
 
@@ -54,7 +80,7 @@ def export_network(network: nn.Module, spec: ModelSpec, kinds: Sequence[Export],
         network: On the CPU in evaluation, without low-rank updates; it is changed: its kernels become constants.
         spec: Of the model.
         kinds: Of graphs.
-        facts: Of the network, as far as they are known before it is traced.
+        facts: Of the network, as far as they are known before it is traced; with a size, for images of that alone.
 
     Raises:
         ExportError: If the network cannot be written as a graph, is too large for one, or the graph computes something
@@ -70,10 +96,13 @@ def export_network(network: nn.Module, spec: ModelSpec, kinds: Sequence[Export],
     tile = math.ceil(facts.tile_size / multiple) * multiple
     samples = [_sample(spec, 2, side, side), _sample(spec, 1, tile, side + multiple)]
     try:
-        program = _trace(network, samples[0], multiple)
+        program = None if facts.size else _trace(network, samples[0], multiple)
     except _NOT_TRACED as error:
         log.warning('the graph takes tiles of %s x %s pixels alone: %s', tile, tile, _first_line(error))
-        facts, samples = replace(facts, size=(tile, tile)), [_sample(spec, 2, tile, tile), _sample(spec, 1, tile, tile)]
+        facts, program = replace(facts, size=(tile, tile)), None
+    if program is None:
+        assert facts.size is not None
+        samples = [_sample(spec, 2, *facts.size), _sample(spec, 1, *facts.size)]
         program = _trace_at(network, samples[0])
     members: dict[str, bytes] = {}
     manifest: dict[str, Any] = {}

@@ -1,0 +1,102 @@
+"""What computes the tiles of a map: torch, or the network's ONNX graph in onnxruntime or OpenVINO, on the CPU."""
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from geolearn import errors, extras
+
+EngineName = Literal['torch', 'onnx', 'openvino']
+"""What computes: torch, onnxruntime or OpenVINO."""
+
+Engine = Literal['torch', 'onnx', 'openvino', 'auto']
+"""The same, or ``'auto'``, the fastest of those installed."""
+
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+
+LIBRARIES: dict[EngineName, str] = {'torch': 'torch', 'onnx': 'onnxruntime', 'openvino': 'openvino'}
+
+RunGraph = Callable[[np.ndarray], np.ndarray]
+"""Takes images (N, [dates,] bands, h, w) float32, NaN where there is no data, and returns (N, C, h, w) float32."""
+
+REFUSALS = ('Fail', 'InvalidArgument', 'InvalidGraph', 'InvalidProtobuf', 'NotImplemented', 'RuntimeException')
+"""What onnxruntime raises for graphs; the errors have no base of their own."""
+
+PROVIDERS = ('CPUExecutionProvider',)
+
+
+def installed_engines() -> tuple[EngineName, ...]:
+    """Return the engines whose libraries are installed, torch first."""
+    return tuple(name for name in ENGINES if extras.is_installed(LIBRARIES[name]))
+
+
+def describe(name: EngineName) -> str:
+    """Return an engine and the version of its library."""
+    return f'{name} {version(LIBRARIES[name])}'
+
+
+def require_engine(name: EngineName) -> None:
+    """Import the library of an engine.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    if name != 'torch':
+        extras.require(LIBRARIES[name], extra=name, to=f"map with engine='{name}'")
+
+
+def open_session(
+    graph: bytes, *, threads: int | None = None, providers: Sequence[str] = PROVIDERS, shown: str = 'the model'
+) -> Any:
+    """Open an ONNX graph in onnxruntime.
+
+    Args:
+        graph: The file's content.
+        threads: That compute; None takes all cores.
+        providers: onnxruntime's names of what computes.
+        shown: Name of what holds the graph, in messages.
+
+    Raises:
+        BundleError: If onnxruntime does not read it.
+        MissingExtraError: If onnxruntime is not installed.
+    """
+    runtime = extras.require('onnxruntime', extra='onnx', to='run an ONNX graph')
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    state = extras.require('onnxruntime.capi.onnxruntime_pybind11_state', extra='onnx', to='run an ONNX graph')
+    refusals = tuple(getattr(state, name) for name in REFUSALS)
+    try:
+        return runtime.InferenceSession(graph, options, providers=list(providers))
+    except refusals as error:
+        raise errors.BundleError(f'onnxruntime does not read the graph in {shown}: {str(error)[:300]}') from error
+
+
+def open_graph(name: EngineName, graph: bytes, *, threads: int) -> RunGraph:
+    """Return what runs an ONNX graph on the CPU with an engine.
+
+    Args:
+        name: onnxruntime or OpenVINO.
+        graph: The file's content; it takes ``images``, and has one output.
+        threads: That compute.
+
+    Raises:
+        BundleError: If the engine does not read it.
+        MissingExtraError: If the engine is not installed.
+    """
+    if name == 'onnx':
+        session = open_session(graph, threads=threads)
+        return lambda images: session.run(None, {'images': images})[0]
+    library = extras.require('openvino', extra='openvino', to="map with engine='openvino'")
+    core = library.Core()
+    # float32 throughout: on some processors OpenVINO would take bfloat16 on its own
+    exact = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': str(threads)}
+    try:
+        compiled = core.compile_model(core.read_model(model=graph), 'CPU', exact)
+    except RuntimeError as error:
+        raise errors.BundleError(f'OpenVINO does not read the graph: {str(error)[:300]}') from error
+    request = compiled.create_infer_request()
+    # the result would be overwritten by the next image
+    return lambda images: np.array(request.infer([images])[0])
