@@ -36,7 +36,8 @@ BATCH_MARGIN = 0.05
 MEASURED_SHARE = 0.05
 """Share of the pixels of a map that a measurement may compute on top; smaller maps take what is usual."""
 
-_known: dict[str, dict[str, float]] = {}
+KNOWN: dict[str, dict[str, float]] = {}
+"""What this process has measured or read, by the hash of what it depends on."""
 
 
 def is_worth_it(pixels: int, measured: int) -> bool:
@@ -87,19 +88,19 @@ def recall(facts: Mapping[str, Any]) -> dict[str, float] | None:
         facts: What the measurement depends on, as JSON.
     """
     key = _key(facts)
-    if key not in _known:
+    if key not in KNOWN:
         with suppress(OSError, ValueError, TypeError, AttributeError):
             text = (cache_folder() / 'tuning' / f'{key}.json').read_text(encoding='ascii')
             stated = {str(name): float(value) for name, value in json.loads(text)['costs'].items()}
             if stated and all(value > 0 for value in stated.values()):
-                _known[key] = stated
-    return _known.get(key)
+                KNOWN[key] = stated
+    return KNOWN.get(key)
 
 
 def keep(facts: Mapping[str, Any], costs: Mapping[str, float]) -> None:
     """Keep what was measured; where the cache cannot be written to, for this process alone."""
     key = _key(facts)
-    _known[key] = dict(costs)
+    KNOWN[key] = dict(costs)
     path = cache_folder() / 'tuning' / f'{key}.json'
     try:
         with files.atomic_write(path, make_folder=True, sync=False) as part:

@@ -1,0 +1,181 @@
+"""Other engines than torch, and what a short measurement chooses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+from geolearn.backbones.custom import ModuleBackbone, register_module
+from geolearn.errors import ExportError, MissingExtraError, UnknownNameError
+from geolearn.inference import computing, engines, tuning
+from geolearn.inference.tiles import TilingOptions
+from geolearn.models import LinearProbe, base, load_model
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+
+@pytest.fixture(scope='module')
+def saved(make_spec, tmp_path_factory):
+    """The bundle of a linear layer on patches of 16 pixels, with its graph."""
+    pytest.importorskip('onnxscript')
+    torch.manual_seed(0)
+    patches = torch.nn.Conv2d(2, 4, 16, stride=16)
+    register_module(ModuleBackbone(patches, channels=(4,), strides=(16,), name='patches of engines'))
+    spec = replace(make_spec(classes=3), model='LinearProbe', backbone='patches of engines')
+    built = LinearProbe.of(spec, LinearProbe.build(spec).eval())
+    return built.save(tmp_path_factory.mktemp('engines') / 'm.dlpk', export='onnx')
+
+
+@pytest.fixture(scope='module')
+def model(saved):
+    return load_model(saved)
+
+
+@pytest.fixture(scope='module')
+def scene(tmp_path_factory, save):
+    pixels = np.random.default_rng(0).integers(0, 41, (2, 90, 150)).astype(np.int16)
+    pixels[:, 20:40, 30:70] = -1
+    return save(tmp_path_factory.mktemp('scene') / 'scene.tif', pixels, nodata=-1, names=['Red', 'Green'])
+
+
+def read(path):
+    with rasterio.open(path) as src:
+        return src.read(), src.tags()
+
+
+@pytest.mark.parametrize('engine', ['onnx', 'openvino'])
+def test_engines_map_as_torch_does(model, scene, tmp_path, monkeypatch, engine):
+    pytest.importorskip(engines.LIBRARIES[engine])
+    # the bundle's graph needs no library that writes graphs
+    monkeypatch.setattr(base, 'export_network', None)
+    outputs = ('classes', 'probabilities')
+    expected, tags = read(model.predict_raster(scene, tmp_path / 'torch.tif', tile_size=64, halo=8, outputs=outputs))
+    assert (tags['ENGINE'], tags['TILE_SIZE'], tags['HALO']) == ('torch', '64', '8')
+    given = {'tile_size': 64, 'halo': 8, 'outputs': outputs, 'engine': engine, 'batch_size': 1}
+    found, tags = read(model.predict_raster(scene, tmp_path / 'map.tif', **given))
+    assert tags['ENGINE'] == engine
+    assert np.array_equal(found, expected)
+    shares = [read(tmp_path / f'{name}_probabilities.tif')[0].astype(int) for name in ('torch', 'map')]
+    assert np.abs(shares[0] - shares[1]).max() <= 1
+    given['batch_size'] = 3
+    again = model.predict_raster(scene, tmp_path / 'again.tif', **given)
+    assert again.read_bytes() == (tmp_path / 'map.tif').read_bytes()
+
+
+def test_a_network_that_was_changed_is_not_mapped_with_the_graph_of_its_bundle(saved, scene, tmp_path, monkeypatch):
+    def write(*_):
+        raise ExportError('another graph is needed')
+
+    monkeypatch.setattr(base, 'export_network', write)
+    changed = load_model(saved)
+    changed.predict_raster(scene, tmp_path / 'map.tif', engine='onnx')
+    with torch.no_grad():
+        next(changed.network.parameters()).neg_()
+    with pytest.raises(ExportError, match='another graph is needed'):
+        changed.predict_raster(scene, tmp_path / 'changed.tif', engine='onnx')
+    assert not list(tmp_path.glob('changed*'))
+
+
+def test_engines_that_cannot_be_are_refused(model, scene, tmp_path, monkeypatch):
+    with pytest.raises(UnknownNameError, match="unknown engine 'onxx'; did you mean 'onnx'"):
+        TilingOptions(engine='onxx')
+    with pytest.raises(ValueError, match="compile=True is for engine='torch'"):
+        model.predict_raster(scene, tmp_path / 'm.tif', engine='onnx', compile=True)
+    monkeypatch.setitem(__import__('sys').modules, 'openvino', None)
+    with pytest.raises(MissingExtraError, match='pip install .*openvino'):
+        model.predict_raster(scene, tmp_path / 'm.tif', engine='openvino')
+    assert not list(tmp_path.iterdir())
+
+
+def measured(monkeypatch, costs):
+    """Let every map be large enough for measurements, which find these costs."""
+    monkeypatch.setattr(tuning, 'is_worth_it', lambda *_: True)
+    counted = []
+
+    def measure(jobs):
+        for job in jobs.values():
+            job()
+        counted.append(list(jobs))
+        return {name: costs[name] for name in jobs}
+
+    monkeypatch.setattr(tuning, 'measure', measure)
+    return counted
+
+
+def test_auto_takes_the_fastest_engine_once_and_for_all(model, scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, 'installed_engines', lambda: ('torch', 'onnx'))
+    counted = measured(monkeypatch, {'torch': 1.0, 'onnx': 0.9})
+    for name in ('first', 'second'):
+        _, tags = read(model.predict_raster(scene, tmp_path / f'{name}.tif', engine='auto', tile_size=64))
+        assert tags['ENGINE'] == 'onnx'
+    assert counted == [['torch', 'onnx']]
+    assert (tmp_path / 'first.tif').read_bytes() == (tmp_path / 'second.tif').read_bytes()
+
+
+def test_auto_passes_over_engines_whose_outputs_differ(model, scene, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(engines, 'installed_engines', lambda: ('torch', 'onnx'))
+    monkeypatch.setattr(engines, 'open_graph', lambda *_, **__: lambda images: np.zeros((1, 3, *images.shape[2:]), 'f'))
+    measured(monkeypatch, {'torch': 1.0, 'onnx': 0.1})
+    _, tags = read(model.predict_raster(scene, tmp_path / 'map.tif', engine='auto', tile_size=128))
+    assert tags['ENGINE'] == 'torch'
+    assert 'passes over onnx, whose outputs differ' in caplog.text
+
+
+def test_tiles_are_chosen_by_a_clear_margin_kept_and_resumed(model, scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(computing, 'CPU_SIDES', (64, 96))
+    monkeypatch.setattr(computing, 'CONVOLUTION_TILE', 64)
+    # a tile of 96 px costs less for each of the 80 x 80 pixels that it gives
+    counted = measured(monkeypatch, {'64': 1.0, '96': 1.2})
+    first = model.predict_raster(scene, tmp_path / 'first.tif')
+    found, tags = read(first)
+    assert (tags['TILE_SIZE'], tags['HALO']) == ('96', '12')
+    with rasterio.open(model.predict_raster(scene, tmp_path / 'same.tif', tile_size=96)) as src:
+        assert np.array_equal(src.read(), found)
+    tuning.KNOWN.clear()  # another process
+    again = model.predict_raster(scene, tmp_path / 'again.tif')
+    assert len(counted) == 1
+    assert again.read_bytes() == first.read_bytes()
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.predict_raster(scene, tmp_path / 'broken.tif', progress=stop)
+    measured(monkeypatch, {'64': 1.0, '96': 9.0})
+    tuning.KNOWN.clear()
+    monkeypatch.setattr(tuning, 'recall', lambda facts: None)
+    resumed = model.predict_raster(scene, tmp_path / 'broken.tif', resume=True)
+    assert resumed.read_bytes() == first.read_bytes()
+
+
+def test_choices_of_an_earlier_run_are_checked():
+    usual = computing.Setup('torch', 512)
+    asked = TilingOptions(engine='auto')
+    assert usual.recorded({'engine': 'onnx', 'tile size': 96}, asked) == computing.Setup('onnx', 96)
+    for facts in ({}, {'engine': 'gpu', 'tile size': 0}, {'engine': None, 'tile size': '96'}):
+        assert usual.recorded(facts, asked) == usual
+    assert usual.recorded({'engine': 'onnx', 'tile size': 96}, TilingOptions(tile_size=512)) == usual
+
+
+def test_small_maps_and_small_gains_keep_the_usual_tiles():
+    assert not tuning.is_worth_it(9 * 512**2, 512**2)
+    assert tuning.is_worth_it(1000 * 512**2, 512**2)
+    assert tuning.pick({'512': 1.0, '768': 0.95}, '512', 0.1) == '512'
+    assert tuning.pick({'512': 1.0, '768': 0.85}, '512', 0.1) == '768'
+    assert tuning.pick({'768': 2.0}, '512', 0.1) == '768'
+
+
+def test_candidates_that_memory_does_not_hold_are_left_out():
+    def large():
+        raise RuntimeError('out of memory')
+
+    assert list(tuning.measure({'small': lambda: None, 'large': large})) == ['small']
+
+
+def test_batches_are_measured_where_several_tiles_are_computed_at_once(model, scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(computing, 'most_at_once', lambda device: None)
+    counted = measured(monkeypatch, {'1': 1.0, '4': 3.0, '16': 8.0, '512': 1.0, '150': 9.0, '256': 9.0, '768': 9.0})
+    model.predict_raster(scene, tmp_path / 'map.tif', tile_size=32)
+    assert counted == [['1', '4', '16']]
