@@ -1,7 +1,6 @@
 """Map a raster of any size: one thread reads block rows, this one computes, one thread writes."""
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from rasterio.windows import Window
 from torch import nn
 
 from geolearn import errors, files
@@ -17,7 +17,7 @@ from geolearn._version import __version__
 from geolearn.inference import computing, resume, tiles
 from geolearn.inference.encoding import OUTPUTS, Encoding, Layer, Output, ProbabilityType, make_layers
 from geolearn.inference.plan import BUFFER_BYTES, Blend, Part, Share, plan_parts
-from geolearn.inference.reading import RasterSource, open_dates
+from geolearn.inference.reading import RasterSource, locate_area, open_dates
 from geolearn.inference.resume import Journal
 from geolearn.inference.stitching import STITCHERS
 from geolearn.inference.store import PieceStore, open_journal, sidecars
@@ -25,6 +25,7 @@ from geolearn.inference.targets import check_space, check_target
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
+from geolearn.raster.area import PixelArea
 from geolearn.raster.writing import BLOCK_SIZE
 from geolearn.tiling import TileGrid
 
@@ -176,7 +177,8 @@ class MapPlan:
         target: The map.
         sources: One for each date.
         network: On its device.
-        grid: How the raster is cut.
+        grid: How the whole raster is cut.
+        area: What of it is mapped; the pixels are those of a map of the whole.
         layers: Files of the map.
         blend: How tiles meet.
         request: What was asked for.
@@ -188,6 +190,7 @@ class MapPlan:
     sources: Sequence[tiles.Source]
     network: nn.Module
     grid: TileGrid
+    area: PixelArea
     layers: Sequence[Layer]
     blend: Blend
     request: MapRequest
@@ -196,12 +199,20 @@ class MapPlan:
 
     def parts(self, share: Share | None = None) -> list[Part]:
         """Return the parts of the map, or of one share of it."""
-        return _divide(self.sources, self.grid, self.layers, self.request.tiling, self.blend, share)
+        return _divide(self.sources, self.grid, self.area.window, self.layers, self.request.tiling, self.blend, share)
 
     def open_store(self, journal: Journal, share: Share | None = None) -> PieceStore:
         """Open what keeps the pieces of the map, or of one share of it."""
-        box = self.sources[0].box
-        return PieceStore(self.target, journal.path.parent, box, self.layers, self.parts(share), journal, share)
+        return PieceStore(
+            self.target,
+            journal.path.parent,
+            self.sources[0].box,
+            self.area.window,
+            self.layers,
+            self.parts(share),
+            journal,
+            share,
+        )
 
     def compute(self, store: PieceStore, share: Share | None = None) -> None:
         """Compute what the store has not."""
@@ -219,6 +230,7 @@ class MapPlan:
             tiling=replace(request.tiling, batch_size=setup.batch_size),
             blend=self.blend,
             every_date=request.every_date,
+            area=self.area,
             progress=request.options.progress,
         )
 
@@ -253,9 +265,10 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
         check_target(request.src, layer.path(target), overwrite=options.overwrite)
     blend = computing.choose_blend(network, tiling)
     device = computing.choose_compute_device(tiling)
-    sources = open_dates(request.src, spec, read, stack)
-    box = sources[0].box
-    check_space(target, math.prod(box.shape) * sum(layer.content.pixel_bytes for layer in layers))
+    sources = open_dates(request.src, spec, read, stack, whole=True)
+    box, wanted = sources[0].box, locate_area(sources[0], read)
+    area = PixelArea(Window(0, 0, box.shape[1], box.shape[0])) if wanted is None else wanted
+    check_space(target, area.window.height * area.window.width * sum(layer.content.pixel_bytes for layer in layers))
     network = network.to(device).eval()
     if options.resume or not request.measures:
         setup = computing.usual_setup(spec, network, tiling, blend=blend)
@@ -268,7 +281,9 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
     made = {'ENGINE': setup.engine, 'TILE_SIZE': str(side), 'HALO': str(halo)}
     layers = tuple(layer.tagged(made) for layer in layers)
     facts = _run_facts(spec, network, sources, grid, layers, read, tiling, blend) | setup.to_json()
-    return MapPlan(target, sources, network, grid, layers, blend, request, facts, setup)
+    if wanted is not None:
+        facts['area'] = area.digest()
+    return MapPlan(target, sources, network, grid, area, layers, blend, request, facts, setup)
 
 
 def map_sources(
@@ -311,9 +326,11 @@ def map_sources(
         RasterError: If reading or writing fails; no part of `dst` is left.
     """
     layers, target = make_layers(encoding, outputs, tags=tags), Path(dst)
-    parts = _divide(sources, grid, layers, tiling, blend)
+    box = sources[0].box
+    window = Window(0, 0, box.shape[1], box.shape[0])
+    parts = _divide(sources, grid, window, layers, tiling, blend)
     with files.atomic_write_all(target, error=errors.RasterError, replaces=sidecars(layers, target)) as part:
-        with PieceStore(target, part.parent / 'pieces', sources[0].box, layers, parts) as store:
+        with PieceStore(target, part.parent / 'pieces', box, window, layers, parts) as store:
             compute = computing.make_compute(network.eval(), sources, grid, tiling)
             _map_parts(
                 sources,
@@ -364,12 +381,13 @@ def _run_facts(
 def _divide(
     sources: Sequence[tiles.Source],
     grid: TileGrid,
+    window: Window,
     layers: Sequence[Layer],
     tiling: tiles.TilingOptions,
     blend: Blend,
     share: Share | None = None,
 ) -> list[Part]:
-    """Divide a raster, or a share of it, into parts whose rows memory holds."""
+    """Divide a window of a raster, or a share of it, into parts whose rows memory holds."""
     height = grid.tile_shape[0]
     budget = (BUFFER_BYTES if tiling.max_memory is None else tiling.max_memory) * 3 // 4
     column = 0
@@ -385,7 +403,7 @@ def _divide(
         classes = max([len(layer.content.class_names) for layer in layers] + [layer.content.count for layer in layers])
         # sums, and the same again while they move up and are encoded
         column += 4 * height * (2 * classes + 3)
-    return plan_parts(grid, sources[0].shape, blend=blend, most_columns=budget // column, share=share)
+    return plan_parts(grid, window, blend=blend, most_columns=budget // column, share=share)
 
 
 def _map_parts(
@@ -400,6 +418,7 @@ def _map_parts(
     tiling: tiles.TilingOptions,
     blend: Blend,
     every_date: bool,
+    area: PixelArea | None = None,
     progress: ProgressFn | None = None,
 ) -> None:
     """Compute the parts that are not finished, and put their rows into the store."""
@@ -424,6 +443,7 @@ def _map_parts(
                     columns=part.columns,
                     memory=memory,
                     every_date=every_date,
+                    area=area,
                 )
             )
             stitcher = STITCHERS[blend](_writer(store, number), grid, part, layers, first_row)

@@ -95,53 +95,68 @@ class Part:
 
 def plan_parts(
     grid: TileGrid,
-    shape: tuple[int, int],
+    window: Window,
     *,
     blend: Blend,
     most_columns: int | None = None,
     share: Share | None = None,
 ) -> list[Part]:
-    """Divide a raster, or a share of it, into parts of whole tiles.
+    """Divide a window of a raster, or a share of it, into parts of whole tiles.
 
     Args:
         grid: How the raster is cut into tiles.
-        shape: Height and width of the raster.
+        window: What is mapped. Its pixels are those of a map of the whole raster.
         blend: How tiles meet.
         most_columns: That the tiles of a part show, as far as one tile is not wider; None for one part.
-        share: To divide; None for all of the raster. With more shares than tiles some have no part.
+        share: To divide; None for all of the window. With more shares than tiles some have no part.
     """
     height, width = grid.tile_shape
-    first_row, end_row, first, end = 0, len(grid.rows), 0, len(grid.cols)
+    low, high = int(window.row_off), int(window.row_off + window.height)
+    kept_rows = _keeping(grid.rows, low, high)
+    kept_cols = _keeping(grid.cols, int(window.col_off), int(window.col_off + window.width))
+    first_row, end_row, first, end = 0, len(kept_rows), 0, len(kept_cols)
     if share is not None:
-        (first_row, end_row), (first, end) = _tiles_of_share(len(grid.rows), len(grid.cols), share, blend)
+        (first_row, end_row), (first, end) = _tiles_of_share(end_row, end, share, blend)
     if first_row == end_row:
         return []
     # where a blended row of tiles begins, the rows above are complete
-    edges = [0, *(row[0 if blend == 'hann' else 1] for row in grid.rows[1:]), shape[0]]
+    edges = [low, *(max(row[0 if blend == 'hann' else 1], low) for row in kept_rows[1:]), high]
     top, bottom = edges[first_row], edges[end_row]
     rows = _reaching(grid.rows, height, top, bottom, blend)
     parts = []
     while first < end:
         last = first
         while last + 1 < end and (
-            most_columns is None or grid.cols[last + 1][0] + 2 * width - grid.cols[first][0] <= most_columns
+            most_columns is None or kept_cols[last + 1][0] + 2 * width - kept_cols[first][0] <= most_columns
         ):
             last += 1
-        left, right = grid.cols[first][1], grid.cols[last][2]
+        left, right = kept_cols[first][1], kept_cols[last][2]
         cols = _reaching(grid.cols, width, left, right, blend)
         parts.append(Part(TileGrid(grid.tile_shape, rows, cols), Window(left, top, right - left, bottom - top)))
         first = last + 1
     return parts
 
 
+def _keeping(spans: list[tuple[int, int, int]], low: int, high: int) -> list[tuple[int, int, int]]:
+    """Return the tiles along one axis that keep some of the pixels from `low` to `high`, and what of these."""
+    return [
+        (start, max(core_low, low), min(core_high, high))
+        for start, core_low, core_high in spans
+        if core_low < high and core_high > low
+    ]
+
+
 def _reaching(
     spans: list[tuple[int, int, int]], side: int, low: int, high: int, blend: Blend
 ) -> list[tuple[int, int, int]]:
     """Return the tiles along one axis that pixels from `low` to `high` depend on, with what they keep of them."""
+    if blend == 'crop':
+        return _keeping(spans, low, high)
+    # of a tile that only fades into these pixels nothing is kept
     return [
-        (start, max(core_low, low), min(core_high, high))
+        (start, min(max(core_low, low), high), max(min(core_high, high), low))
         for start, core_low, core_high in spans
-        if (start < high and start + side > low if blend == 'hann' else low <= core_low < high)
+        if start < high and start + side > low
     ]
 
 

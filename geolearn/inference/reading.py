@@ -219,7 +219,9 @@ RasterSource = reading.RasterPath | Sequence[reading.RasterPath]
 """A raster, or several that make one mosaic; for models of several dates one such for each date, or one file of all."""
 
 
-def open_dates(src: RasterSource, spec: ModelSpec, read: ReadOptions, stack: ExitStack) -> list[Source]:
+def open_dates(
+    src: RasterSource, spec: ModelSpec, read: ReadOptions, stack: ExitStack, *, whole: bool = False
+) -> list[Source]:
     """Open a raster, or one of each date, and find the model's bands in it.
 
     Args:
@@ -227,16 +229,19 @@ def open_dates(src: RasterSource, spec: ModelSpec, read: ReadOptions, stack: Exi
         spec: Of the model.
         read: How the raster is read.
         stack: Closes what is opened.
+        whole: Open all of the raster, although only the values of `read.area` are checked.
 
     Raises:
         RasterError: If bands, units, dates or grids do not fit.
     """
     if spec.dates == 1:
         dataset = stack.enter_context(open_date(src, read))
-        return [match_raster(crop(dataset, _locate(dataset, read)), spec, read)]
+        part = crop(dataset, _locate(dataset, read))
+        return [match_raster(dataset if whole else part, spec, read, checked=part)]
     if reading.is_one(src):
         dataset = stack.enter_context(open_raster(src))
-        return _dates_in_one(crop(dataset, _locate(dataset, read)), spec, read)
+        part = crop(dataset, _locate(dataset, read))
+        return _dates_in_one(dataset if whole else part, spec, read, checked=part)
     dates = list(cast(Sequence[Any], src))
     if len(dates) != spec.dates:
         raise errors.RasterError(
@@ -249,7 +254,15 @@ def open_dates(src: RasterSource, spec: ModelSpec, read: ReadOptions, stack: Exi
         sources = [match_raster(dataset, spec, read) for dataset in opened]
     for other in others:
         require_same_grid(first.geobox, other.geobox)
-    return sources if area is None else [match_raster(crop(dataset, area), spec, read) for dataset in opened]
+    if area is None:
+        return sources
+    parts = [crop(dataset, area) for dataset in opened]
+    return [match_raster(dataset if whole else part, spec, read, checked=part) for dataset, part in zip(opened, parts)]
+
+
+def locate_area(source: Source, read: ReadOptions) -> PixelArea | None:
+    """Return the area that is wanted, in the pixels that are read; None for all of the raster."""
+    return None if read.area is None else read.area.locate(source.box, shown=_shown(source.dataset))
 
 
 def _locate(dataset: raster.Raster, read: ReadOptions) -> PixelArea | None:
@@ -271,18 +284,24 @@ def open_date(src: reading.RasterPath, read: ReadOptions) -> AbstractContextMana
     return open_raster(src, bands=read.bands, nodata=None if single else read.nodata, warp=True)
 
 
-def match_raster(dataset: Any, spec: ModelSpec, read: ReadOptions) -> Source:
+def match_raster(dataset: Any, spec: ModelSpec, read: ReadOptions, *, checked: Any = None) -> Source:
     """Find a model's bands in an open raster, and check that its values are in the units of the training chips.
+
+    Args:
+        dataset: From `open_raster`.
+        spec: Of the model.
+        read: How the raster is read.
+        checked: The part of it whose values are checked; None for all.
 
     Raises:
         RasterError: If it has no place, or bands or units do not fit.
     """
     require_place(dataset)
     indexes = find_band_indexes(dataset, spec.bands, names=read.bands, sensor=read.sensor)
-    return _make_source(dataset, indexes, spec, read)
+    return _make_source(dataset, indexes, spec, read, dataset if checked is None else checked)
 
 
-def _dates_in_one(dataset: Any, spec: ModelSpec, read: ReadOptions) -> list[Source]:
+def _dates_in_one(dataset: Any, spec: ModelSpec, read: ReadOptions, *, checked: Any) -> list[Source]:
     """Part a file that holds all bands of the first date, then all of the second, and so on."""
     require_place(dataset)
     bands = len(spec.bands)
@@ -293,14 +312,14 @@ def _dates_in_one(dataset: Any, spec: ModelSpec, read: ReadOptions) -> list[Sour
         )
     log.warning('%s bands taken as %s dates of %s bands, one date after the other', dataset.count, spec.dates, bands)
     firsts = range(1, dataset.count + 1, bands)
-    return [_make_source(dataset, range(first, first + bands), spec, read) for first in firsts]
+    return [_make_source(dataset, range(first, first + bands), spec, read, checked) for first in firsts]
 
 
-def _make_source(dataset: Any, indexes: Sequence[int], spec: ModelSpec, read: ReadOptions) -> Source:
+def _make_source(dataset: Any, indexes: Sequence[int], spec: ModelSpec, read: ReadOptions, checked: Any) -> Source:
     """Check the units and the size of the pixels of some bands, and say how they are read."""
     nodata = read.nodata_of(indexes, dataset.count)
     dataset.check_border(BorderCheck(_shown(dataset), nodata))
-    sample = sample_pixels(dataset, indexes)
+    sample = sample_pixels(checked, indexes)
     for band, value in enumerate(nodata):
         if (kept := differs(sample[band], value)) is not None:
             sample = sample[:, kept]

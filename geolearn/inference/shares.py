@@ -66,7 +66,7 @@ def merge_shares(plan: MapPlan) -> Path:
         raise CheckpointError(
             f'there are no parts of {plan.target} to merge; compute them first, with part=(1, 40) to part=(40, 40)'
         )
-    whole = store.PieceStore(plan.target, folder, plan.sources[0].box, plan.layers, [])
+    whole = store.PieceStore(plan.target, folder, plan.sources[0].box, plan.area.window, plan.layers, [])
     missing, busy = [], []
     for share in (Share(number, count) for number in range(1, count + 1)):
         if not store.has_share(plan.target, share):

@@ -37,7 +37,8 @@ class PieceStore:
     Args:
         target: The map.
         folder: For the pieces; made if it is not there.
-        box: Place of the map.
+        box: Place of the raster that is mapped.
+        window: What of it the map holds.
         layers: Its files.
         parts: What it is computed in.
         journal: Of the pieces that are finished; None for a run that nobody can resume.
@@ -52,12 +53,15 @@ class PieceStore:
         target: Path,
         folder: Path,
         box: GeoBox,
+        window: Window,
         layers: Sequence[Layer],
         parts: Sequence[Part],
         journal: Journal | None = None,
         share: Share | None = None,
     ) -> None:
-        self.target, self._folder, self._box = target, folder, box
+        self.target, self._folder = target, folder
+        self._top, self._left = int(window.row_off), int(window.col_off)
+        self._box = box.crop(self._top, self._left, (int(window.height), int(window.width)))
         self._layers, self._parts, self._journal, self._share = layers, parts, journal, share
         self.next_rows = [part.top for part in parts]
         """Of each part the first row that is not in a finished piece."""
@@ -182,7 +186,7 @@ class PieceStore:
 
     def _place(self, names: Sequence[str], tallies: Sequence[list[BandTally]]) -> None:
         core = self._parts[self._part].core
-        window = Window(core.col_off, self._first, core.width, self._rows)
+        window = Window(core.col_off - self._left, self._first - self._top, core.width, self._rows)
         for number, (name, counted) in enumerate(zip(names, tallies)):
             self._finished[number].append(PlacedPiece(self._folder / name, window))
             self._tallies[number].append(counted)

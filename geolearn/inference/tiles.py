@@ -20,6 +20,7 @@ from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.engines import Engine
 from geolearn.inference.plan import BLENDS, Blend
 from geolearn.raster import GeoBox, common_dtype, raster_geobox, read_window
+from geolearn.raster.area import PixelArea
 from geolearn.raster.nodata import differs, missing
 
 if TYPE_CHECKING:
@@ -438,8 +439,9 @@ def read_batches(
     columns: tuple[int, int] | None = None,
     memory: int | None = None,
     every_date: bool = False,
+    area: PixelArea | None = None,
 ) -> Iterator[TileBatch]:
-    """Yield full batches of tiles in file order; tiles without a valid pixel are left out.
+    """Yield full batches of tiles in file order; tiles without a valid pixel, or outside of `area`, are left out.
 
     Args:
         sources: One for each date, all on one grid of pixels; tiles of several dates are (n, dates, bands, h, w).
@@ -450,15 +452,20 @@ def read_batches(
         columns: Of the raster that these tiles show; None for all.
         memory: Bytes that batches may take; None for a share of the machine's.
         every_date: Whether a pixel needs data at every date.
+        area: What is mapped; networks see what lies around it. None for all.
     """
     import torch
 
     height, width = grid.tile_shape
 
-    def finish(tiles: list[tiling.Tile], pixels: torch.Tensor, through: int) -> TileBatch:
+    def finish(pixels: torch.Tensor, through: int) -> TileBatch:
         # missing in one band is missing in all, but for what has no logarithm
         bands = pixels.numpy() if read.scale == 'db' else pixels.numpy()[..., :1, :, :]
-        return TileBatch(tiles, pixels, np.stack([missing(each, every_date=every_date) for each in bands]), through)
+        absent = np.stack([missing(each, every_date=every_date) for each in bands])
+        for gaps, wanted in zip(absent, masks):
+            if wanted is not None:
+                gaps |= ~wanted
+        return TileBatch(tiles, pixels, absent, through)
 
     tile_bytes = 4 * len(sources) * len(sources[0].indexes) * height * width
     batch_size = fit_batch_size(batch_size, len(grid.rows) * len(grid.cols) - first, tile_bytes, memory=memory)
@@ -466,9 +473,13 @@ def read_batches(
     shape = sources[0].shape
     dates = (len(sources),) if len(sources) > 1 else ()
     tiles: list[tiling.Tile] = []
+    masks: list[np.ndarray | None] = []
     batch = torch.empty((batch_size, *dates, len(sources[0].indexes), height, width))
     number = first - 1
     for number, tile in enumerate(islice(iter(grid), first, None), first):
+        wanted = None if area is None else area.mask(tile.read)
+        if wanted is not None and not wanted.any():
+            continue
         top, left = int(tile.read.row_off), int(tile.read.col_off)
         # windows begin and end a few pixels outside of the raster
         inside = np.s_[max(top, 0) : min(top + height, shape[0]), max(left, 0) : min(left + width, shape[1])]
@@ -478,11 +489,12 @@ def read_batches(
         if not any([fill_tile(target, rows, inside, corner, read) for target, rows in zip(targets, rolling)]):
             continue
         tiles.append(tile)
+        masks.append(wanted)
         if len(tiles) == batch_size:
-            yield finish(tiles, batch, number)
-            tiles, batch = [], torch.empty_like(batch)
+            yield finish(batch, number)
+            tiles, masks, batch = [], [], torch.empty_like(batch)
     if tiles:
-        yield finish(tiles, batch[: len(tiles)], number)
+        yield finish(batch[: len(tiles)], number)
 
 
 def fill_tile(

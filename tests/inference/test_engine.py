@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from rasterio.windows import Window
 from torch import nn
 
 from geolearn.classes import ClassInfo
@@ -239,13 +240,13 @@ def test_batches_and_parts_make_no_difference_to_a_byte(make_spec, scene, tmp_pa
 @pytest.mark.parametrize('blend', ['hann', 'crop'])
 def test_parts_cover_a_raster_once(blend):
     grid = make_grid((64, 1000), tile_size=96, halo=16)
-    parts = plan_parts(grid, (64, 1000), blend=blend, most_columns=300)
+    parts = plan_parts(grid, Window(0, 0, 1000, 64), blend=blend, most_columns=300)
     assert len(parts) > 3
     assert [int(part.core.col_off) for part in parts[1:]] == [
         int(part.core.col_off + part.core.width) for part in parts[:-1]
     ]
     assert int(parts[-1].core.col_off + parts[-1].core.width) == 1000
-    assert len(plan_parts(grid, (64, 1000), blend=blend)) == 1
+    assert len(plan_parts(grid, Window(0, 0, 1000, 64), blend=blend)) == 1
 
 
 # -- resuming

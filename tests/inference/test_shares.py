@@ -1,21 +1,27 @@
 """Maps that are computed in shares: the same bytes, nothing twice, and what is missing is named."""
 
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
+import rasterio
+import shapely
 import torch
+from affine import Affine
+from rasterio.windows import Window
 from torch import nn
 
 from geolearn.classes import ClassInfo
 from geolearn.errors import CheckpointError, RasterError
 from geolearn.inference import store
+from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.encoding import ClassEncoding, RegressionEncoding
 from geolearn.inference.mapping import MapOptions, MapRequest, map_request
 from geolearn.inference.plan import Share, choose_share, plan_parts
 from geolearn.inference.shares import map_in_shares
 from geolearn.inference.tiles import ReadOptions, TilingOptions
 from geolearn.models import DeepLab
+from geolearn.raster.opening import burn_polygons
 from geolearn.tiling import make_grid
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -54,10 +60,13 @@ def scene(tmp_path_factory, save):
 def run(make_spec, scene):
     """Map the scene: as a whole, a share of it, or from its shares."""
 
-    def run(dst, network=None, *, part=None, merge=False, blend=None, encoding=None, tile_size=96, **options):
+    def run(
+        dst, network=None, *, part=None, merge=False, encoding=None, area=None, tiling=MappingProxyType({}), **options
+    ):
         network = Placed() if network is None else network
-        tiling = TilingOptions(tile_size=tile_size, halo=8, batch_size=2, blend=blend)
-        request = MapRequest(scene, dst, ReadOptions(), tiling, MapOptions(**options), False)
+        blend = options.pop('blend', None)
+        tiling = TilingOptions(**{'tile_size': 96, 'halo': 8, 'batch_size': 2, 'blend': blend, **tiling})
+        request = MapRequest(scene, dst, ReadOptions(area=area), tiling, MapOptions(**options), False)
         model = make_spec(classes=3), network, ClassEncoding(CLASSES) if encoding is None else encoding
         if part is None and not merge:
             return map_request(*model, request)
@@ -87,6 +96,50 @@ def test_shares_make_the_map_of_one_machine_to_the_byte(run, tmp_path, blend, re
         assert (tmp_path / name).read_bytes() == (tmp_path / name.replace('map', 'whole')).read_bytes(), name
 
 
+AREAS = [(101, 37, 240, 222), (95, 0, 97, 290), (0, 0, 330, 3), (329, 280, 330, 290), (40, 80, 41, 82)]
+"""First and last + 1 of rows and columns: across tiles, at edges, and smaller than what two tiles share."""
+
+
+@pytest.mark.parametrize('blend', ['hann', 'crop'])
+def test_an_area_has_the_pixels_of_the_whole_map(run, scene, tmp_path, blend):
+    context = 0.3 if blend == 'hann' else 0.0
+    run(tmp_path / 'whole.tif', Placed(3, context), blend=blend, outputs=('classes', 'confidence'))
+    names = ('', '_confidence')
+    whole = [rasterio.open(tmp_path / f'whole{name}.tif').read(1) for name in names]
+    place = rasterio.open(scene).transform
+    for top, left, bottom, right in AREAS:
+        corners = place @ (left, top), place @ (right, bottom)
+        bounds = [min(xy) for xy in zip(*corners)] + [max(xy) for xy in zip(*corners)]
+        network, given = Placed(3, context), {'blend': blend, 'outputs': ('classes', 'confidence'), 'overwrite': True}
+        run(tmp_path / 'part.tif', network, area=AreaOfInterest(bbox=bounds), **given)
+        for name, expected in zip(names, whole):
+            with rasterio.open(tmp_path / f'part{name}.tif') as found:
+                assert found.transform == place @ Affine.translation(left, top)
+                np.testing.assert_array_equal(found.read(1), expected[top:bottom, left:right])
+    assert network.calls <= 4, 'tiles away from the area are not computed'
+
+
+@pytest.mark.parametrize('blend', ['hann', 'crop'])
+def test_an_area_is_computed_in_shares_and_narrow_parts_alike(run, scene, tmp_path, blend):
+    context = 0.3 if blend == 'hann' else 0.0
+    place = rasterio.open(scene).transform
+    corners = [(30, 20), (250, 60), (200, 300), (90, 200)]
+    triangle = shapely.Polygon([place @ corner for corner in corners])
+    run(tmp_path / 'whole.tif', Placed(3, context), blend=blend)
+    given = {'area': AreaOfInterest(triangle), 'blend': blend}
+    for number in range(1, 6):
+        run(tmp_path / 'shares.tif', Placed(3, context), part=(number, 5), **given)
+    run(tmp_path / 'shares.tif', Placed(3, context), merge=True, **given)
+    run(tmp_path / 'area.tif', Placed(3, context), **given)
+    run(tmp_path / 'narrow.tif', Placed(3, context), tiling={'max_memory': 2**19}, **given)
+    for name in ('shares.tif', 'narrow.tif'):
+        assert (tmp_path / name).read_bytes() == (tmp_path / 'area.tif').read_bytes(), name
+    with rasterio.open(tmp_path / 'whole.tif') as whole, rasterio.open(tmp_path / 'area.tif') as area:
+        found, expected = area.read(1), whole.read(1)[20:300, 30:250]
+        inside = burn_polygons([(shapely.Polygon(np.subtract(corners, (30, 20))), 1)], expected.shape) > 0
+    np.testing.assert_array_equal(found, np.where(inside, expected, 0))
+
+
 @pytest.mark.parametrize('blend', ['hann', 'crop'])
 def test_shares_cover_a_raster_once_and_are_about_equally_large(blend):
     for shape, counts in (
@@ -99,7 +152,9 @@ def test_shares_cover_a_raster_once_and_are_about_equally_large(blend):
         for count in counts:
             hits, sizes = np.zeros(shape, int), []
             for number in range(1, count + 1):
-                parts = plan_parts(grid, shape, blend=blend, most_columns=300, share=Share(number, count))
+                parts = plan_parts(
+                    grid, Window(0, 0, shape[1], shape[0]), blend=blend, most_columns=300, share=Share(number, count)
+                )
                 for part in parts:
                     hits[part.top : part.bottom, int(part.core.col_off) :][:, : int(part.core.width)] += 1
                 sizes.append(sum(len(part.grid.rows) * len(part.grid.cols) for part in parts))
@@ -124,9 +179,9 @@ def test_a_share_that_failed_goes_on_where_it_stopped(run, tmp_path, monkeypatch
     monkeypatch.setattr('geolearn.inference.stitching.BLOCK_SIZE', 32)
     stopped, rest, whole = Placed(stops_after=40), Placed(), Placed()
     with pytest.raises(RasterError, match='the disk is gone'):
-        run(tmp_path / 'map.tif', stopped, part=(1, 2), tile_size=64)
-    run(tmp_path / 'map.tif', rest, part=(1, 2), tile_size=64)
-    run(tmp_path / 'other.tif', whole, part=(1, 2), tile_size=64)
+        run(tmp_path / 'map.tif', stopped, part=(1, 2), tiling={'tile_size': 64})
+    run(tmp_path / 'map.tif', rest, part=(1, 2), tiling={'tile_size': 64})
+    run(tmp_path / 'other.tif', whole, part=(1, 2), tiling={'tile_size': 64})
     assert 0 < rest.calls < whole.calls
 
 
@@ -165,7 +220,7 @@ def test_shares_of_another_map_are_refused_with_the_way_out(run, tmp_path):
     target = tmp_path / 'map.tif'
     run(target, part=(1, 2))
     with pytest.raises(CheckpointError, match=r'what differs: tiles.*delete .*map\.tif\.part to begin anew'):
-        run(target, part=(1, 2), tile_size=64)
+        run(target, part=(1, 2), tiling={'tile_size': 64})
     with pytest.raises(CheckpointError, match=r'holds a map in 2 parts, and part 1/3 is of another'):
         run(target, part=(1, 3))
     with pytest.raises(CheckpointError, match=r'holds parts of a map that is computed in 2 parts; compute the others'):
