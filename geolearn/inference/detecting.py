@@ -18,6 +18,7 @@ from geolearn.batch import Detections
 from geolearn.device import choose_device
 from geolearn.inference import computing, merging, reading, targets, vectors
 from geolearn.inference.images import Image, load_image
+from geolearn.inference.plan import tiles_reaching
 from geolearn.inference.resume import RunCheckpoint, source_facts, weights_digest
 from geolearn.inference.tiles import (
     BATCH_SIZE,
@@ -30,6 +31,7 @@ from geolearn.inference.tiles import (
 )
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
+from geolearn.raster.area import PixelArea
 from geolearn.tiling import TileGrid
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
@@ -182,6 +184,7 @@ def detect_sources(
     tiling: TilingOptions,
     options: DetectOptions,
     checkpoint: RunCheckpoint | None = None,
+    area: PixelArea | None = None,
 ) -> merging.TileDetections:
     """Return the objects of an open raster in its pixels.
 
@@ -196,6 +199,7 @@ def detect_sources(
         tiling: Its batch size; the network stays on its device.
         options: What is detected.
         checkpoint: Keeps the detections of finished tiles, and holds those of an earlier run.
+        area: That holds the middles of the objects' boxes; None for all of the raster.
 
     Raises:
         RasterError: If reading fails.
@@ -207,18 +211,24 @@ def detect_sources(
     )
     parts = [] if checkpoint is None else list(checkpoint.detections)
     first = checkpoint.tiles_done if checkpoint else 0
-    batches = read_batches(sources, grid, batch_size=tiling.batch_size or BATCH_SIZE, read=read, first=first)
+    batch_size = tiling.batch_size or BATCH_SIZE
+    if area is not None:
+        grid = tiles_reaching(grid, area.window)
+    batches = read_batches(sources, grid, batch_size=batch_size, read=read, first=first, area=area)
     for detections, tiles_done in _detect_in_tiles(batches, predict, grid, sources[0].shape, options, first):
         parts.append(detections)
         if checkpoint is not None:
             checkpoint.add(detections, tiles_done)
-    return merging.merge_detections(
+    merged = merging.merge_detections(
         merging.TileDetections.concatenate(parts),
         grid,
         overlap=options.nms_overlap,
         merge=options.merge,
         threshold=options.threshold,
     )
+    if area is None:
+        return merged
+    return merged.select(area.holds((merged.boxes[:, :2] + merged.boxes[:, 2:]) / 2))
 
 
 def _detect_in_tiles(
@@ -398,8 +408,8 @@ def detect_raster(
         raise ValueError(f'outline={options.outline!r} is for models that draw masks; the others give boxes')
     target = targets.check_target(src, vectors.check_vector_target(dst), overwrite=overwrite)
     with ExitStack() as stack:
-        sources = reading.open_dates(src, spec, read, stack)
-        box = sources[0].box
+        sources = reading.open_dates(src, spec, read, stack, whole=True)
+        box, area = sources[0].box, reading.locate_area(sources[0], read)
         if target.suffix.lower() == '.geojson' and box.crs is None:
             raise errors.RasterError(
                 f'GeoJSON is in WGS84, but {src} names no CRS; write a .gpkg, or give the raster its CRS'
@@ -408,6 +418,8 @@ def detect_raster(
         halo = choose_halo(side, halo, typical_side=typical_side, overlap=options.overlap)
         grid = computing.cut_raster(network, box, tiling, tile_size=side, halo=halo)
         facts = _run_facts(spec, network, sources, grid, read, tiling, options)
+        if area is not None:
+            facts['area'] = area.digest()
         checkpoint = stack.enter_context(RunCheckpoint(target, facts, resume=options.resume))
         objects = detect_sources(
             sources,
@@ -417,6 +429,7 @@ def detect_raster(
             tiling=tiling,
             options=options,
             checkpoint=checkpoint,
+            area=area,
         )
         vectors.write_layer(
             vectors.objects_to_features(objects, box, spec.class_infos, outlined=masks),

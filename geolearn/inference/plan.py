@@ -137,6 +137,16 @@ def plan_parts(
     return parts
 
 
+def tiles_reaching(grid: TileGrid, window: Window) -> TileGrid:
+    """Return the tiles of which a window of the raster shows some pixels."""
+    (height, width), (top, left) = grid.tile_shape, (int(window.row_off), int(window.col_off))
+    return TileGrid(
+        grid.tile_shape,
+        [row for row in grid.rows if row[0] < top + window.height and row[0] + height > top],
+        [col for col in grid.cols if col[0] < left + window.width and col[0] + width > left],
+    )
+
+
 def _keeping(spans: list[tuple[int, int, int]], low: int, high: int) -> list[tuple[int, int, int]]:
     """Return the tiles along one axis that keep some of the pixels from `low` to `high`, and what of these."""
     return [

@@ -402,9 +402,9 @@ class ObjectDetector(base.Model):
             resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
                 ``'training'``. Without it, rasters whose pixels are over 1.5 times larger or smaller than in training
                 are refused.
-            aoi: Area in which objects are detected: a vector file or GeoDataFrame, which is reprojected; or a geometry
-                in the raster's CRS.
-            bbox: Left, bottom, right, top of the part to detect objects in, in the raster's CRS or `bbox_crs`.
+            aoi: Area that holds the middles of the objects' boxes: a vector file or GeoDataFrame, which is reprojected;
+                or a geometry in the raster's CRS.
+            bbox: Left, bottom, right, top of an area that holds them, in the raster's CRS or `bbox_crs`.
             bbox_crs: CRS of `bbox`, such as ``'EPSG:4326'``; None for the raster's.
             tile_size: Side in pixels; None takes twice the chips' for backbones with a position grid, else 512 or more.
             overlap: Pixels that tiles share; None takes what 98 of 100 training boxes fit in, at most half a tile.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from rasterio.windows import Window
 
+from geolearn import extras
 from geolearn.raster.nodata import compact
 from geolearn.raster.opening import burn_polygons
 from geolearn.raster.raster import Raster, RasterView
@@ -49,6 +50,19 @@ class PixelArea:
         shapes = [{'type': 'Polygon', 'coordinates': [(ring - corner).tolist() for ring in rings]} for rings in near]
         inside: np.ndarray = burn_polygons([(shape, 1) for shape in shapes], shape) > 0
         return None if inside.all() else inside
+
+    def holds(self, points: np.ndarray) -> np.ndarray:
+        """Return which points (n, 2), columns and rows in pixels, lie in the area."""
+        window = self.window
+        low = np.array([window.col_off, window.row_off])
+        high = np.add(low, (window.width, window.height))
+        inside: np.ndarray = ((points >= low) & (points < high)).all(axis=1)
+        if self.polygons is not None and inside.any():
+            shapely = extras.require('shapely', extra='vector', to='find objects in an area of interest')
+            whole = shapely.MultiPolygon([(rings[0], rings[1:]) for rings in self.polygons])
+            shapely.prepare(whole)
+            inside &= shapely.intersects_xy(whole, *points.T)
+        return inside
 
 
 class CroppedRaster(RasterView):

@@ -139,20 +139,37 @@ def test_what_is_no_area_is_refused_in_words(scene, run, tmp_path):
         run(scene, tmp_path / 'part.tif', aoi=tmp_path / 'two.gpkg')
 
 
-def test_objects_are_detected_in_the_area_alone(make_spec, draw, detector, tmp_path):
-    boxes = [(10, 10, 16, 16), (40, 12, 46, 18), (12, 50, 18, 56)]
-    src = write_raster(tmp_path / 'scene.tif', draw((64, 64), boxes), transform=UTM, crs='EPSG:32631')
-    spec = make_spec(bands=('Red',))
-    dst = detect_raster(
-        spec,
-        detector(),
-        src,
-        tmp_path / 'found.gpkg',
-        typical_side=8,
-        masks=False,
-        read=ReadOptions(scale=1, area=AreaOfInterest(bbox=(500300, 3999000, 500640, 4000000))),
-        tiling=TilingOptions(tile_size=32, device='cpu'),
-        options=DetectOptions(),
-    )
-    frame = geopandas.read_file(dst)
-    assert frame.geometry.bounds.to_numpy().tolist() == [[500400, 3999820, 500460, 3999880]]
+@pytest.fixture
+def detect(make_spec, draw, detector, tmp_path):
+    boxes = [(10, 10, 16, 16), (40, 12, 46, 18), (12, 50, 18, 56), (27, 30, 35, 38), (100, 90, 108, 98)]
+    src = write_raster(tmp_path / 'scene.tif', draw((128, 160), boxes), transform=UTM, crs='EPSG:32631')
+
+    def detect(**area):
+        dst = detect_raster(
+            make_spec(bands=('Red',)),
+            detector(),
+            src,
+            tmp_path / 'found.gpkg',
+            typical_side=8,
+            masks=False,
+            read=ReadOptions(scale=1, area=AreaOfInterest(**area)),
+            tiling=TilingOptions(tile_size=32, device='cpu'),
+            options=DetectOptions(),
+            overwrite=True,
+        )
+        bounds = (geopandas.read_file(dst).geometry.bounds - [500000, 4000000, 500000, 4000000]) / 10
+        return sorted((left, -top, right, -bottom) for left, bottom, right, top in bounds.to_numpy().tolist())
+
+    return detect
+
+
+def test_objects_are_detected_in_the_area_alone(detect):
+    assert detect(bbox=(500300, 3999700, 500640, 4000000)) == [(40, 12, 46, 18)]
+    triangle = shapely.Polygon([(500000, 4000000), (500480, 4000000), (500000, 3999520)])
+    assert detect(aoi=triangle) == [(10, 10, 16, 16)]
+
+
+def test_objects_across_the_edge_of_an_area_are_whole_and_belong_to_one_side(detect):
+    # the edge cuts the box from 27 to 35 at column 32, behind its middle
+    assert detect(bbox=(500000, 3998720, 500320, 4000000)) == [(10, 10, 16, 16), (12, 50, 18, 56), (27, 30, 35, 38)]
+    assert detect(bbox=(500320, 3998720, 501600, 4000000)) == [(40, 12, 46, 18), (100, 90, 108, 98)]
