@@ -444,6 +444,7 @@ def _map_parts(
                     memory=memory,
                     every_date=every_date,
                     area=area,
+                    reuse=True,
                 )
             )
             stitcher = STITCHERS[blend](_writer(store, number), grid, part, layers, first_row)

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -440,6 +441,7 @@ def read_batches(
     memory: int | None = None,
     every_date: bool = False,
     area: PixelArea | None = None,
+    reuse: bool = False,
 ) -> Iterator[TileBatch]:
     """Yield full batches of tiles in file order; tiles without a valid pixel, or outside of `area`, are left out.
 
@@ -453,6 +455,8 @@ def read_batches(
         memory: Bytes that batches may take; None for a share of the machine's.
         every_date: Whether a pixel needs data at every date.
         area: What is mapped; networks see what lies around it. None for all.
+        reuse: Whether the pixels of a batch may be overwritten as soon as the caller, behind `prefetch`, asks for the
+            next one: the system takes long to hand out new memory.
     """
     import torch
 
@@ -475,6 +479,7 @@ def read_batches(
     tiles: list[tiling.Tile] = []
     masks: list[np.ndarray | None] = []
     batch = torch.empty((batch_size, *dates, len(sources[0].indexes), height, width))
+    yielded: deque[torch.Tensor] = deque()
     number = first - 1
     for number, tile in enumerate(islice(iter(grid), first, None), first):
         wanted = None if area is None else area.mask(tile.read)
@@ -492,7 +497,11 @@ def read_batches(
         masks.append(wanted)
         if len(tiles) == batch_size:
             yield finish(batch, number)
-            tiles, masks, batch = [], [], torch.empty_like(batch)
+            if reuse:
+                yielded.append(batch)
+            # a few wait in the queue, and one is computed
+            tiles, masks = [], []
+            batch = yielded.popleft() if len(yielded) > QUEUE_BATCHES + 1 else torch.empty_like(batch)
     if tiles:
         yield finish(batch[: len(tiles)], number)
 

@@ -16,12 +16,13 @@ from torch import nn
 from geolearn.classes import ClassInfo
 from geolearn.errors import CheckpointError, RasterError, UnknownNameError
 from geolearn.inference import store
-from geolearn.inference.encoding import ClassEncoding, make_layers
+from geolearn.inference.encoding import ClassEncoding, find_largest, make_layers
 from geolearn.inference.mapping import MapOptions, map_raster
 from geolearn.inference.plan import plan_parts
 from geolearn.inference.stitching import STITCHERS
-from geolearn.inference.tiles import ReadOptions, TilingOptions
+from geolearn.inference.tiles import QUEUE_BATCHES, ReadOptions, Source, TilingOptions, prefetch, read_batches
 from geolearn.models import DeepLab
+from geolearn.raster import open_raster
 from geolearn.raster.pieces import PieceFile
 from geolearn.tiling import make_grid
 
@@ -409,3 +410,32 @@ def test_tiles_meet_in_the_ways_that_are_documented():
         TilingOptions(blend='han')
     with pytest.raises(ValueError, match='max_memory must be a number of bytes above 0'):
         TilingOptions(max_memory=0)
+
+
+# -- speed
+
+
+def test_batches_that_are_overwritten_are_whole_while_they_are_used(scene):
+    with open_raster(scene) as src:
+        given = {'batch_size': 2, 'read': ReadOptions()}
+        grid = make_grid(src.shape, tile_size=32, halo=4)
+        plain = [batch.pixels for batch in read_batches([Source(src, (1, 2))], grid, **given)]
+        ahead = prefetch(read_batches([Source(src, (1, 2))], grid, **given, reuse=True))
+        assert len(plain) > 2 * QUEUE_BATCHES
+        places = set()
+        for batch, expected in zip(ahead, plain, strict=True):
+            time.sleep(0.002)  # the reader would run ahead
+            assert torch.equal(batch.pixels.nan_to_num(-1), expected.nan_to_num(-1))
+            places.add(batch.pixels.data_ptr())
+        assert len(places) <= QUEUE_BATCHES + 2
+
+
+@pytest.mark.parametrize('channels', [1, 3, 300])
+def test_the_largest_channel_is_that_of_torch(channels):
+    random = torch.Generator().manual_seed(0)
+    outputs = torch.randint(0, 4, (2, channels, 9, 9), generator=random).float()
+    for given in (outputs, outputs[:, :, 1:7, 2:], outputs.half()):
+        assert np.array_equal(find_largest(given), given.max(1).indices.numpy())
+    outputs[0, channels // 2, 3] = torch.nan
+    outputs[1, :, 4] = -torch.inf
+    assert np.array_equal(find_largest(outputs), outputs.max(1).indices.numpy())
