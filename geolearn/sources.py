@@ -269,6 +269,14 @@ def from_rasters(
                     for w in windows
                 ]
             else:
+                vector_labels.refuse_vector_options(
+                    truth,
+                    class_value_field=class_value_field,
+                    class_name_field=class_name_field,
+                    layer=layer,
+                    labels_crs=labels_crs,
+                    buffer_radius=buffer_radius,
+                )
                 lab = stack.enter_context(open_raster(truth))
                 given = _on_grid(lab, src.geobox, shown_name(image), str(truth), align=align_labels)
                 kinds.add(target == 'values' if target else np.dtype(lab.dtypes[0]).kind == 'f')

@@ -1,5 +1,7 @@
 """The command line: the whole path on small data, and errors in one line."""
 
+import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -8,9 +10,12 @@ import sys
 import numpy as np
 import pytest
 import rasterio
+import torch
+from affine import Affine
 
 from geolearn.cli import main
 from geolearn.training import Callback
+from geolearn.training.checkpoints import write_snapshot
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -112,6 +117,49 @@ def test_info_describes_models_folders_and_rasters(bundle, scene_chips, scene_fi
     assert 'EPSG:32633' in out
     assert '10 x 10 map units' in out
     assert 'B02' in out
+
+
+def test_info_describes_any_file_in_plain_words(bundle, scene_files, save, tmp_path, capsys):
+    geopandas = pytest.importorskip('geopandas')
+    squares = geopandas.GeoDataFrame({'use': ['wood']}, geometry=geopandas.points_from_xy([1], [2]), crs=4326)
+    squares.to_file(tmp_path / 'v.gpkg', layer='one')
+    squares.to_file(tmp_path / 'v.gpkg', layer='two')
+    squares.to_file(tmp_path / 'v.geojson')
+    squares.to_parquet(tmp_path / 'v.parquet')
+    torch.save({'state': {'a': torch.zeros(2, 3)}}, tmp_path / 'w.pth')
+    facts = {'run': '1f', 'epoch': 2, 'fingerprint': {'epochs': 4}, 'history': {'epochs': [{'epoch': 2, 'miou': 0.25}]}}
+    write_snapshot(tmp_path / 'last.safetensors', {'network/a': torch.zeros(2)}, facts)
+    (tmp_path / 'model').mkdir(), (tmp_path / 'scene').mkdir()
+    shutil.copy(bundle, tmp_path / 'model')
+    for name in ('B02.tif', 'B03.tif'):
+        save(tmp_path / 'scene' / name, np.ones((1, 4, 4), np.uint16), transform=Affine(10, 0, 0, 0, -10, 0), crs=32632)
+    for name, *said in (
+        ('v.gpkg', 'a vector file of 2 layers', 'one: 1 feature, Point, EPSG:4326', 'use (object)'),
+        ('v.geojson', 'a vector file of 1 layer', '1, 2, 1, 2'),
+        ('v.parquet', 'a vector file of 1 layer', '1 feature, Point, EPSG:4326'),
+        ('w.pth', 'weights, 1 tensor of 6 numbers (float32)', 'state/a (2, 3)'),
+        ('last.safetensors', 'a checkpoint of a training, after epoch 2 of 4', '1f', '0.25', 'train --resume'),
+        ('model', 'DeepLab on test_resnet: '),
+        ('scene', '4 x 4 pixels, 2 bands of uint16', 'B02'),
+    ):
+        main(['info', str(tmp_path / name)])
+        out = capsys.readouterr().out
+        assert all(words in out for words in said), out
+    for name, content in (
+        ('a.txt', b'text'),
+        ('a.json', b'{}'),
+        ('b.json', b'{'),
+        ('a', b''),
+        ('a.pth', b'1'),
+        ('b', 0),
+    ):
+        path = tmp_path / name
+        os.mkfifo(path) if content == 0 else path.write_bytes(content)
+        with pytest.raises(SystemExit):
+            main(['info', str(path)])
+        said = capsys.readouterr().err
+        assert re.fullmatch(rf'geolearn: {path} (is|cannot be read as).*\n', said), said
+        assert 'weights_only' not in said
 
 
 def test_an_error_is_one_line_on_stderr(bundle, scene_chips, scene_files, tmp_path, capsys):

@@ -18,6 +18,10 @@ from geolearn.cli.messages import as_options
 pytestmark = pytest.mark.usefixtures('one_thread')
 
 SMALL = '--backbone test_resnet --from-scratch --chip-size 32 --batch-size 4 --valid 0.25 --epochs 1 --lr 1e-3'.split()
+SQUARE = (
+    '{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {"use": "a"}, "geometry": '
+    '{"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}}]}'
+)
 PYTHON_ARGUMENT = re.compile(r"(?<![\w.'\"\-/?&])[a-z_]+=(?!=)")
 
 
@@ -35,6 +39,8 @@ def files(bundle, scene_files, scene_chips, tmp_path):
     (tmp_path / 'empty').write_bytes(b'')
     (tmp_path / 'text.tif').write_text('no raster')
     (tmp_path / 'text.gpkg').write_text('no layer')
+    (tmp_path / 'l.geojson').write_text(SQUARE)
+    (tmp_path / 'none.geojson').write_text('{"type": "FeatureCollection", "features": []}')
     (tmp_path / 'text.dlpk').write_text('no bundle')
     (tmp_path / 'cut.dlpk').write_bytes(bundle.read_bytes()[:20000])
     (tmp_path / 'full').mkdir()
@@ -144,6 +150,26 @@ MISTAKES = [
     ('export-chips IMAGE HERE/out --labels LABELS --format Nothing', "'Nothing'"),
     ('export-chips IMAGE HERE/out --labels LABELS --tile-size 2000000000', '--tile-size'),
     ('export-chips IMAGE HERE/out --labels LABELS --stride 0', '--stride: must be a whole number from 1'),
+    ('export-chips IMAGE HERE/out --labels LABELS --tile-size -32', '--tile-size: must be a whole number from 1'),
+    ('export-chips IMAGE HERE/out --labels LABELS --buffer-radius nan', '--buffer-radius: must be a number above 0'),
+    ('export-chips IMAGE HERE/out --labels LABELS --buffer-radius 5', '--buffer-radius is for vector labels, but'),
+    ('export-chips IMAGE HERE/out --labels LABELS --class-field use --layer a', '--class-field, --layer is for vector'),
+    (
+        'export-chips IMAGE HERE/out --labels HERE/l.geojson --labels-crs EPSG:0',
+        "--labels-crs is 'EPSG:0', which is no",
+    ),
+    (
+        'export-chips IMAGE HERE/out --labels HERE/none.geojson --labels-crs EPSG:4326',
+        'no feature can be used (it is empty)',
+    ),
+    ('export-chips IMAGE HERE/out --labels HERE/l.geojson --values', '--values needs a raster of numbers as labels'),
+    (
+        'export-chips IMAGE HERE/out --labels LABELS --tile-size 32 --bands a a b c d e f g h i',
+        "--bands names 'a' 2 ti",
+    ),
+    ('export-chips IMAGE HERE/out --labels LABELS --tile-size 32 --nodata 1 2', '--nodata holds 2 values but'),
+    ('export-chips IMAGE HERE/full/file --labels LABELS --tile-size 32', 'file is a file; export into a new folder'),
+    ('export-chips HERE/l.geojson HERE/out --labels LABELS', 'is no STAC item: it has no assets, and so is no raster'),
     ('export-chips IMAGE HERE/out --labels LABELS --sensor nowhere --bands a', "unknown sensor 'nowhere'"),
     ('weights verify nothing', "unknown weights record 'nothing'"),
     ('weights download nothing', "unknown weights record 'nothing'"),

@@ -72,7 +72,9 @@ def load_weights_file(path: str | Path) -> dict[str, Any]:
             return load_file(path)
         content = torch.load(path, map_location='cpu', weights_only=True)
     except _BROKEN_FILE as error:
-        reason = str(error).split('\n')[0]
+        # torch's own first line advises to run the pickled code
+        found = re.search(r'WeightsUnpickler error: (.*)', str(error))
+        reason = (found[1].strip() or 'it is no file of torch') if found else str(error).split('\n')[0]
         raise WeightsError(
             f'{path} cannot be read as weights; it is truncated or holds more than tensors ({reason})'
         ) from error

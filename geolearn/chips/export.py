@@ -168,7 +168,7 @@ def export_training_data(
         given = tuple(band for band in bands or () if isinstance(band, Band))
         named = given or raster_bands(src, sensor=None if sensor == 'Undefined' else sensor)
         tag, bad = _nodata_tag(src, named_nodata), bad_bands(src)
-    notes += [] if bands else vector_labels.sensor_notes(sensor, named, shown_name(scenes[0].raster))
+    notes += vector_labels.sensor_notes(sensor, named, shown_name(scenes[0].raster), given=bool(bands))
     for scene in scenes:
         _check_same(scene.raster, scenes[0].raster, names, len(named))
     facts = metadata.ExportDescription(

@@ -30,7 +30,10 @@ COMMANDS = {
     'vectorize': ('turn a map of classes into polygons', vectorize.add_arguments),
     'serve': ('answer requests over HTTP with a model, and show a page to try it', serve.add_arguments),
     'weights': ("list, download or verify backbones' published weights", info.add_weights_arguments),
-    'info': ('describe a model, a chip folder or a raster', info.add_arguments),
+    'info': (
+        'describe a model, a folder of chips, a raster, or any other file that geolearn reads',
+        info.add_arguments,
+    ),
     'demo': ('the whole path on synthetic scenes', info.add_demo_arguments),
 }
 """What each command does, and the function that adds its arguments and says what to run."""

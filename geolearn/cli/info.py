@@ -2,16 +2,17 @@
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from geolearn.chips.emd import EMD_NAME
+from geolearn.cli import describe
 from geolearn.cli.evaluate import print_data
+from geolearn.errors import ChipFolderError, RasterError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `info` takes."""
-    parser.add_argument('path', help='a .dlpk, a chip folder or a raster')
+    parser.add_argument('path', help=describe.READ)
     parser.add_argument('--stac', help='write a STAC item that describes the model to this file')
     parser.add_argument('--dataset-type', help='format of a chip folder, where it does not say')
     parser.set_defaults(run=run)
@@ -20,16 +21,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Print what is known of a file or folder."""
     path = Path(arguments.path)
-    if path.suffix in ('.dlpk', '.emd'):
+    if path.suffix in ('.dlpk', '.emd') or _is_model_folder(path):
         print_model(path, stac=arguments.stac)
     elif arguments.stac:
         raise ValueError('stac describes a model; pass a .dlpk')
-    elif path.is_dir():
-        from geolearn.prepare import prepare_data
-
-        print_data(prepare_data(path, dataset_type=arguments.dataset_type), arguments)
+    elif path.is_dir() and path.suffix != '.zarr':
+        print_folder(path, arguments)
     else:
-        print(describe_raster(path))
+        print(describe.describe_file(path, arguments.path))
+
+
+def _is_model_folder(path: Path) -> bool:
+    """Whether a folder is that of a saved model: a .dlpk, and nothing that chips have."""
+    return any(path.glob('*.dlpk')) and not any((path / name).exists() for name in ('images', EMD_NAME))
+
+
+def print_folder(path: Path, arguments: argparse.Namespace) -> None:
+    """Print what is known of a folder of chips; or of the bands of a scene, or the tiles of a raster."""
+    from geolearn.prepare import prepare_data
+
+    try:
+        print_data(prepare_data(path, dataset_type=arguments.dataset_type), arguments)
+    except ChipFolderError as error:
+        try:
+            text = describe.describe_raster(path)
+        except RasterError:
+            raise error from None
+        print(text)
 
 
 def print_model(path: Path, *, stac: str | None) -> None:
@@ -40,7 +58,7 @@ def print_model(path: Path, *, stac: str | None) -> None:
     if 'geolearn' not in emd:
         if stac:
             raise ValueError('stac needs a model of geolearn')
-        print(describe_foreign(path, emd))
+        print(describe.describe_foreign(path, emd))
         return
     from geolearn.models import load_model
 
@@ -55,47 +73,6 @@ def print_model(path: Path, *, stac: str | None) -> None:
         with atomic_write(Path(stac)) as part:
             part.write_text(item, encoding='utf-8')
         print(f'wrote {stac}')
-
-
-def describe_foreign(path: Path, emd: Mapping[str, Any]) -> str:
-    """Return what the model definition of other software says, and what of it geolearn cannot run, as text."""
-    from geolearn.bundle import list_members
-
-    def text(key: str) -> str:
-        value = emd.get(key)
-        return ', '.join(map(str, value)) if isinstance(value, list) else str('not stated' if value is None else value)
-
-    rows = emd.get('Classes')
-    classes = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    names = [f'{row.get("Value")} {row.get("Name")}' for row in classes]
-    function, weights = text('InferenceFunction'), text('ModelFile')
-    lines = [
-        f'{path}: a model of other software',
-        f'  framework {text("Framework")}, {text("ModelConfiguration")}',
-        f'  model     {text("ModelType")} {text("ModelName") if "ModelName" in emd else ""}'.rstrip(),
-        f'  tiles     {text("ImageWidth")} x {text("ImageHeight")} pixels, bands {text("ExtractBands")}',
-        f'  classes   {", ".join(names) or "none stated"}',
-        *(f'  file      {name} ({size:,} bytes)' for name, size in list_members(path).items()),
-        f'  geolearn cannot run it: its weights ({weights}) are those of other layers, in a format that may hold code, '
-        f'and its inference function ({function}) is code, which geolearn never runs. ArcGIS Pro runs it; for '
-        'geolearn, train a model on the chips that it was trained on.',
-    ]
-    return '\n'.join(lines)
-
-
-def describe_raster(path: Path) -> str:
-    """Return size, type, place and bands of a raster as text."""
-    from geolearn.raster import open_raster, raster_bands, raster_geobox
-
-    with open_raster(path) as src:
-        box = raster_geobox(src)
-        lines = [
-            f'{path}: {src.width} x {src.height} pixels, {src.count} bands of {src.dtypes[0]}, NoData {src.nodata}',
-            f'  crs      {src.crs}',
-            f'  pixel    {box.resolution[0]:g} x {box.resolution[1]:g} map units',
-        ]
-        lines += [f'  band     {band}' for band in raster_bands(src)]
-    return '\n'.join(lines)
 
 
 def add_weights_arguments(parser: argparse.ArgumentParser) -> None:

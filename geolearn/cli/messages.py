@@ -32,6 +32,7 @@ PHRASES = {
     'pretrained=True': 'no --from-scratch',
     "freeze='all but norms'": '--freeze "all but norms"',
     'labels=None': 'no --labels',
+    "target='values'": '--values',
     'batch_size=None': 'no --batch-size',
     'resume=False': 'no --resume',
     'without resume=True': 'without --resume',

@@ -67,7 +67,7 @@ class KeptRasters:
         opened = self._opened
         if opened.process != os.getpid():
             # the parent's datasets share their place in the file with it, so they are left alone
-            opened.__init__()
+            opened = self._opened = _Opened()
         key = _key(path, bands)
         if key is None:
             return open_unclosed(path, bands=bands, quiet=True), None
@@ -102,7 +102,7 @@ def _key(path: Any, bands: tuple[str, ...] | None) -> object:
 
 def _state(raster: Raster) -> object:
     """Return when the files of a raster were written, and how large they are; what is no local file does not change."""
-    found = []
+    found = list[tuple[int, int, int] | None]()
     for name in raster.files:
         try:
             facts = os.stat(name)

@@ -431,8 +431,11 @@ def place_names(names: Sequence[str], colors: Sequence[ColorInterp], shown: str)
     """Return the given name of each band of a file; they may leave out the bands that are flagged as alpha.
 
     Raises:
-        RasterError: If their number is not that of the bands.
+        RasterError: If their number is not that of the bands, or one stands for several of them.
     """
+    twice = [name for name, number in zip(names, unique_names(names)) if name != number]
+    if twice:
+        raise RasterError(f'bands= names {twice[0]!r} {names.count(twice[0])} times; each band needs a name of its own')
     opaque = [color != ColorInterp.alpha for color in colors]
     if len(names) == sum(opaque) < len(colors):
         rest = iter(names)

@@ -88,7 +88,7 @@ def split_items(source: Any) -> list[tuple[str, dict[str, Any]]]:
     """
     content, base = _load(source)
     found = []
-    for item in _features(content):
+    for item in _features(content, _shown(source)):
         links = item.get('links') or []
         if base:  # relative places are counted from the file
             links = [{'rel': 'self', 'href': base}, *links]
@@ -108,7 +108,7 @@ def read_items(source: Any) -> list[Item]:
         RasterError: If there is none, or one names no raster.
     """
     content, base = _load(source)
-    found = [_item(each, base) for each in _features(content)]
+    found = [_item(each, base) for each in _features(content, _shown(source))]
     if not found:
         raise RasterError('the STAC collection holds no item; search a larger area or time')
     return sorted(found, key=lambda item: item.time)
@@ -148,12 +148,16 @@ def _as_dict(source: Any) -> Any:
     raise RasterError(f'a {kind} is no source of a map; pass an Item, an ItemCollection or an ItemSearch')
 
 
-def _features(source: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _shown(source: Any) -> str:
+    return str(source) if isinstance(source, str | Path) else 'the collection'
+
+
+def _features(source: Mapping[str, Any], shown: str) -> Iterator[Mapping[str, Any]]:
     listed = source.get('features') if source['type'] == 'FeatureCollection' else [source]
     for item in listed or ():
         if not isinstance(item, Mapping) or not isinstance(item.get('assets'), Mapping):
-            name = item.get('id') if isinstance(item, Mapping) else item
-            raise RasterError(f'{name} is no STAC item: it has no assets')
+            name = (item.get('id') if isinstance(item, Mapping) else item) or 'its first feature'
+            raise RasterError(f'{shown}: {name} is no STAC item: it has no assets, and so is no raster')
         yield item
 
 

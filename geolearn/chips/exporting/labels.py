@@ -454,6 +454,14 @@ class LabelInput:
             )
         )
         if not vector and self.instances is None:
+            vector_labels.refuse_vector_options(
+                self.labels,
+                class_value_field=self.naming.value_field,
+                class_name_field=self.naming.name_field,
+                layer=self.layer,
+                labels_crs=None if self.mask_polygons is not None else self.crs,
+                buffer_radius=self.buffer_radius,
+            )
             return LabelSource(raster=regions, zero=vector_labels.zero_is_class(unlabelled))
         found = vector_labels.place_vectors(
             self._layers, raster_geobox(src), self._styled, crs=self.crs, buffer_radius=self.buffer_radius

@@ -14,6 +14,7 @@ from geolearn.chips.exporting.placement import Cutout, NothingThereError, apply_
 from geolearn.chips.formats.styles import ClassStyle
 from geolearn.classes import ClassInfo, color_classes
 from geolearn.raster import GeoBox
+from geolearn.raster.opening import DRIVERS
 
 _PURPOSE = 'export vector labels'
 
@@ -217,7 +218,8 @@ def _field_values(frame: Any, shown: str, naming: Naming, counts: dict[str, int]
     if field is None:
         found = _fields(frame)
         fields = ', '.join(found[:8]) + (', ...' if len(found) > 8 else '') or 'none'
-        counts[f'features are one class, as no field is called classvalue or classname; fields: {fields}'] = len(frame)
+        told = f'features are one class, as no field is called classvalue or classname; fields: {fields}'
+        _add(counts, told, len(frame))
         only = naming.classes[0].value if naming.classes and len(naming.classes) == 1 else 1
         return np.full(len(frame), only, np.int64), {only: _UNNAMED} if len(frame) else {}
     column = frame[field]
@@ -284,13 +286,14 @@ def _find(frame: Any, wanted: str | None, usual: Sequence[str], shown: str) -> s
     return next((lowered[name] for name in usual if name in lowered), None)
 
 
-def sensor_notes(sensor: str, bands: Sequence[Band], shown: str) -> list[str]:
-    """Tell where a sensor is named that says nothing about the bands of a raster."""
+def sensor_notes(sensor: str, bands: Sequence[Band], shown: str, *, given: bool) -> list[str]:
+    """Tell where a sensor is named that says nothing about the bands of a raster, or about those that are `given`."""
     unknown = [band.name for band in bands if band.wavelength_um is None and not band.is_radar]
     if sensor == 'Undefined' or not unknown:
         return []
     named = ', '.join(unknown[:8]) + (', ...' if len(unknown) > 8 else '')
-    return [f'{sensor} has no band called {named}; name the bands in {shown}, or pass bands=']
+    advice = 'wavelengths of these are unknown' if given else f'name the bands in {shown}, or pass bands='
+    return [f'{sensor} has no band called {named}; {advice}']
 
 
 SUFFIXES = frozenset(
@@ -320,7 +323,23 @@ def is_vector(labels: Any, layer: str | None) -> bool:
     """Whether labels are vectors: a GeoDataFrame, a mapping of them, or a file with such a suffix."""
     if isinstance(labels, Mapping) or hasattr(labels, 'geometry'):
         return True
-    return isinstance(labels, str | Path) and (layer is not None or Path(labels).suffix.lower() in SUFFIXES)
+    if not isinstance(labels, str | Path):
+        return False
+    suffix = Path(labels).suffix.lower()
+    return suffix in SUFFIXES or (layer is not None and suffix not in DRIVERS)
+
+
+def refuse_vector_options(labels: Any, **options: Any) -> None:
+    """Refuse options of vector labels where labels are rasters, which would change nothing.
+
+    Raises:
+        ChipFolderError: If one is given.
+    """
+    if given := [name for name, value in options.items() if value is not None]:
+        shown = labels if isinstance(labels, str | Path) else 'the labels'
+        raise errors.ChipFolderError(
+            f'{", ".join(f"{name}=" for name in given)} is for vector labels, but {shown} is a raster; leave it out'
+        )
 
 
 def place_vectors(
@@ -438,14 +457,22 @@ def _place(
 
 def _project(layer: Layer, box: GeoBox, crs: str | None) -> Any:
     frame = layer.frame
+    if crs is not None:
+        pyproj = extras.require('pyproj', extra='vector', to='place vector labels')
+        try:
+            wanted = pyproj.CRS.from_user_input(crs)
+        except pyproj.exceptions.CRSError as error:
+            raise errors.ChipFolderError(
+                f'labels_crs= is {crs!r}, which is no CRS; pass one such as EPSG:4326'
+            ) from error
     if frame.crs is not None and box.crs is None:
         raise errors.ChipFolderError(
             f'{layer.shown} lies in {frame.crs.name}, but the raster has no CRS; georeference the raster, or pass '
             'labels without CRS in the coordinates of the raster'
         )
     if frame.crs is None and crs is not None:
-        frame = frame.set_crs(crs)
-    elif frame.crs is not None and crs is not None and frame.crs != crs:
+        frame = frame.set_crs(wanted)
+    elif frame.crs is not None and crs is not None and frame.crs != wanted:
         raise errors.ChipFolderError(
             f'{layer.shown} says that it lies in {frame.crs.name}, not in {crs}; drop labels_crs='
         )
