@@ -39,10 +39,10 @@ REPORT = 'model_metrics.html'
 """The report, as Esri calls it."""
 MAX_FIGURE_BYTES = 64 * 2**20
 """Of all figures and the report together."""
-Export = Literal['onnx', 'torch']
-"""Graphs that a bundle may hold beside the weights: ONNX, and a program of torch.export."""
+Export = Literal['onnx', 'torch', 'onnx-int8']
+"""Graphs that a bundle may hold beside the weights: ONNX, a program of torch.export, and ONNX in 8 bits."""
 
-EXPORT_FILES: Mapping[Export, str] = {'onnx': 'model.onnx', 'torch': 'model.pt2'}
+EXPORT_FILES: Mapping[Export, str] = {'onnx': 'model.onnx', 'torch': 'model.pt2', 'onnx-int8': 'model.int8.onnx'}
 """Their names in the bundle. The program is never read back: it may hold pickled objects."""
 
 GraphOutput = Literal['classes', 'values', 'chip classes']
@@ -238,16 +238,21 @@ def list_members(path: str | Path) -> dict[str, int]:
             return {member.filename: member.file_size for member in archive.infolist() if not member.is_dir()}
 
 
-def read_onnx(path: str | Path) -> bytes:
+def read_onnx(path: str | Path, kind: Export = 'onnx') -> bytes:
     """Read the ONNX graph of a bundle, packed or unpacked.
+
+    Args:
+        path: As `find_bundle` takes it.
+        kind: Which of its ONNX graphs.
 
     Raises:
         BundleError: If it holds none, the graph refers to other files, or as `read_bundle` does.
     """
-    path, name = find_bundle(path), EXPORT_FILES['onnx']
+    path, name = find_bundle(path), EXPORT_FILES[kind]
     if name not in list_members(path):
         raise errors.BundleError(
-            f"{path} holds no ONNX graph; write one with torch: load_model(path).save(path, export='onnx')"
+            f'{path} holds no {"ONNX graph" if kind == "onnx" else f"graph of the kind {kind}"}; write one with torch: '
+            f"load_model(path).save(path, export='{kind}')"
         )
     with _readable(path):
         if path.suffix == '.emd':

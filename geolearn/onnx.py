@@ -14,7 +14,7 @@ import numpy as np
 
 from geolearn import errors, extras, tiling
 from geolearn._version import __version__
-from geolearn.bundle import GraphFacts, find_bundle, read_emd, read_onnx
+from geolearn.bundle import Export, GraphFacts, find_bundle, read_emd, read_onnx
 from geolearn.inference.engines import PROVIDERS, open_session
 from geolearn.inference.reading import RasterSource, open_dates
 from geolearn.inference.targets import check_target
@@ -252,13 +252,16 @@ class _RowsOfTiles:
         self._ready = [rows[count:]]
 
 
-def load_model(path: str | Path, *, threads: int | None = None, providers: Sequence[str] = PROVIDERS) -> OnnxModel:
+def load_model(
+    path: str | Path, *, threads: int | None = None, providers: Sequence[str] = PROVIDERS, int8: bool = False
+) -> OnnxModel:
     """Load the ONNX graph of a bundle that ``model.save(..., export='onnx')`` wrote.
 
     Args:
         path: The .dlpk, the .emd of an unpacked one, or the folder that holds one.
         threads: That compute; None takes all cores.
         providers: onnxruntime's names of what computes, such as ``['CUDAExecutionProvider']``.
+        int8: Take the graph with weights of 8 bits, which ``export='onnx-int8'`` wrote.
 
     Raises:
         BundleError: If the bundle is broken, hostile or holds no ONNX graph, or onnxruntime does not read it.
@@ -266,9 +269,10 @@ def load_model(path: str | Path, *, threads: int | None = None, providers: Seque
     """
     runtime = extras.require('onnxruntime', extra='onnx', to='run an ONNX graph')
     path = find_bundle(path)
-    graph, manifest = read_onnx(path), read_emd(path)['geolearn']
+    kind: Export = 'onnx-int8' if int8 else 'onnx'
+    graph, manifest = read_onnx(path, kind), read_emd(path)['geolearn']
     spec = ModelSpec.from_manifest(manifest)
-    facts = read_facts(manifest, spec, path)
+    facts = read_facts(manifest, spec, path, kind)
     if unknown := sorted(set(providers) - set(runtime.get_available_providers())):
         raise errors.UnknownNameError('provider of onnxruntime', unknown[0], runtime.get_available_providers())
     session = open_session(graph, threads=threads, providers=providers, shown=str(path))
@@ -277,14 +281,14 @@ def load_model(path: str | Path, *, threads: int | None = None, providers: Seque
     return OnnxModel(spec, facts, session)
 
 
-def read_facts(manifest: Mapping[str, Any], spec: ModelSpec, path: Path) -> GraphFacts:
+def read_facts(manifest: Mapping[str, Any], spec: ModelSpec, path: Path, kind: Export = 'onnx') -> GraphFacts:
     """Read what the manifest says of the graph.
 
     Raises:
         BundleError: If it says nothing of it, or nothing that can be.
     """
     exports = manifest.get('exports')
-    row = exports.get('onnx') if isinstance(exports, Mapping) else None
+    row = exports.get(kind) if isinstance(exports, Mapping) else None
     if not isinstance(row, Mapping):
         raise errors.BundleError(f'the manifest of {path} says nothing of its ONNX graph; save the model again')
     known = {name: row[name] for name in GraphFacts.__dataclass_fields__ if name in row}

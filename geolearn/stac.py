@@ -24,7 +24,11 @@ TASKS: Mapping[str, str] = {
 }
 """MLM's word for each ModelType."""
 
-_GRAPHS = {'model.onnx': 'ONNX graph', 'model.pt2': 'program of torch.export'}
+_GRAPHS = {
+    'model.onnx': 'ONNX graph',
+    'model.pt2': 'program of torch.export',
+    'model.int8.onnx': 'ONNX graph of 8 bits',
+}
 
 
 def describe_bundle(path: str | Path) -> dict[str, Any]:

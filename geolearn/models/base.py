@@ -354,7 +354,9 @@ class Model(ABC):
                 .dlpk is a path: ``'lc.dlpk'`` is that file, ``'./lc'`` the folder of lc.dlpk.
             compute_metrics: Evaluate the model on the validation chips, and put figures and report into the bundle.
             export: Graphs to put into the bundle, which run without geolearn's networks: ``'onnx'`` (see
-                `geolearn.onnx`), ``'torch'`` (a program of `torch.export`), or both. Each is compared with the model.
+                `geolearn.onnx`), ``'torch'`` (a program of `torch.export`), ``'onnx-int8'`` (weights of 8 bits, a
+                quarter of the size), or several. Each is compared with the model; the manifest states what 8 bits cost
+                on the validation chips.
 
         Returns:
             The .dlpk written.
@@ -443,7 +445,7 @@ class Model(ABC):
             size=size,
         )
         weights = weights_digest(network)
-        graphs = export_network(network, self.spec, kinds, facts)
+        graphs = export_network(network, self.spec, kinds, facts, () if self.data is None else self.data.valid_dl)
         return replace(graphs, manifest={kind: {**row, 'weights': weights} for kind, row in graphs.manifest.items()})
 
     def load(self, name_or_path: str | Path) -> Self:

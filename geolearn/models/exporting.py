@@ -3,8 +3,9 @@
 import io
 import logging
 import math
+import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 from geolearn import errors, extras
 from geolearn.backbones.compiling import fold_kernels
+from geolearn.batch import Batch
 from geolearn.bundle import EXPORT_FILES, MAX_GRAPH_SIDE, Export, GraphFacts, read_emd, read_onnx
+from geolearn.classes import IGNORE_INDEX
 from geolearn.networks.spec import ModelSpec
 from geolearn.onnx import read_facts
 
@@ -71,7 +74,13 @@ def read_graphs(path: Path) -> list[HeldGraph]:
         return []
 
 
-def export_network(network: nn.Module, spec: ModelSpec, kinds: Sequence[Export], facts: GraphFacts) -> ExportedGraphs:
+def export_network(
+    network: nn.Module,
+    spec: ModelSpec,
+    kinds: Sequence[Export],
+    facts: GraphFacts,
+    chips: Iterable[Batch] = (),
+) -> ExportedGraphs:
     """Write a network as graphs of images in stored units, NaN where there is no data.
 
     Normalization and NoData are part of the graphs, and DOFA's kernels are constants in them.
@@ -81,13 +90,14 @@ def export_network(network: nn.Module, spec: ModelSpec, kinds: Sequence[Export],
         spec: Of the model.
         kinds: Of graphs.
         facts: Of the network, as far as they are known before it is traced; with a size, for images of that alone.
+        chips: To measure what weights of 8 bits cost; without them images are drawn.
 
     Raises:
         ExportError: If the network cannot be written as a graph, is too large for one, or the graph computes something
             else.
         MissingExtraError: If ONNX is asked for and its libraries are missing.
     """
-    if 'onnx' in kinds:
+    if {'onnx', 'onnx-int8'} & set(kinds):
         for library in ('onnx', 'onnxscript', 'onnxruntime'):
             extras.require(library, extra='onnx', to='write an ONNX graph')
     network = fold_kernels(network, torch.float32).requires_grad_(False)
@@ -107,8 +117,13 @@ def export_network(network: nn.Module, spec: ModelSpec, kinds: Sequence[Export],
     members: dict[str, bytes] = {}
     manifest: dict[str, Any] = {}
     for kind in kinds:
-        members[EXPORT_FILES[kind]], run = _WRITERS[kind](program)
-        compared = _compare(network, run, samples, kind)
+        if kind == 'onnx-int8':
+            written = members.get(EXPORT_FILES['onnx'])
+            members[EXPORT_FILES[kind]], run = _quantize(_write_onnx(program)[0] if written is None else written)
+            compared = _measure_cost(network, run, facts, chips or [Batch(images=images) for images in samples])
+        else:
+            members[EXPORT_FILES[kind]], run = _WRITERS[kind](program)
+            compared = _compare(network, run, samples, kind)
         manifest[kind] = {'file': EXPORT_FILES[kind], **asdict(facts), **compared}
     return ExportedGraphs(members, manifest)
 
@@ -192,6 +207,64 @@ def _write_onnx(program: torch.export.ExportedProgram) -> tuple[bytes, Run]:
     content = written.model_proto.SerializeToString()
     session = runtime.InferenceSession(content, providers=['CPUExecutionProvider'])
     return content, lambda images: torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
+
+
+def _quantize(graph: bytes) -> tuple[bytes, Run]:
+    """Store the weights of an ONNX graph in 8 bits; what goes through it is scaled to 8 bits image by image."""
+    runtime = extras.require('onnxruntime', extra='onnx', to='run an ONNX graph')
+    quantization = extras.require('onnxruntime.quantization', extra='onnx', to='write a graph of 8 bits')
+    messages = logging.getLogger()  # onnxruntime advises and lists tensors there
+    level = messages.level
+    with tempfile.TemporaryDirectory() as folder:
+        path, target = Path(folder) / 'model.onnx', Path(folder) / 'int8.onnx'
+        path.write_bytes(graph)
+        messages.setLevel(logging.ERROR)
+        try:
+            quantization.quantize_dynamic(
+                path,
+                target,
+                op_types_to_quantize=['MatMul', 'Gemm', 'Conv'],
+                weight_type=quantization.QuantType.QUInt8,  # convolutions take no others
+            )
+        finally:
+            messages.setLevel(level)
+        content = target.read_bytes()
+    session = runtime.InferenceSession(content, providers=['CPUExecutionProvider'])
+    return content, lambda images: torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
+
+
+MOST_CHIPS = 64
+"""Chips on which the cost of 8 bits is measured."""
+
+
+@torch.no_grad()
+def _measure_cost(network: nn.Module, run: Run, facts: GraphFacts, chips: Iterable[Batch]) -> dict[str, float]:
+    """Return what a graph of 8 bits costs: how its outputs differ, and accuracies where there are labels."""
+    difference, differing, total = 0.0, 0, 0
+    right, right_int8, labelled, count = 0, 0, 0, 0
+    for batch in chips:
+        images = batch.images.cpu()
+        expected, found = network(images).float(), run(images)
+        difference = max(difference, float(np.nanmax((found - expected).abs().numpy(), initial=0)))
+        count += len(images)
+        if facts.output != 'values':
+            ours, theirs = expected.max(1).indices, found.max(1).indices
+            differing, total = differing + int((ours != theirs).sum()), total + ours.numel()
+            truth = batch.masks if batch.masks is not None else batch.labels
+            if truth is not None and truth.shape == ours.shape:
+                truth = truth.cpu()
+                known = truth != IGNORE_INDEX
+                labelled += int(known.sum())
+                right += int((ours == truth)[known].sum())
+                right_int8 += int((theirs == truth)[known].sum())
+        if count >= MOST_CHIPS:
+            break
+    cost: dict[str, float] = {'largest_difference': difference, 'images': count}
+    if total:
+        cost['differing_share'] = differing / total
+    if labelled:
+        cost |= {'accuracy': right / labelled, 'accuracy_int8': right_int8 / labelled}
+    return cost
 
 
 _WRITERS: Mapping[Export, Callable[[torch.export.ExportedProgram], tuple[bytes, Run]]] = {

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import geolearn.onnx
 from geolearn.backbones.custom import ModuleBackbone, register_module
 from geolearn.bands import Band
 from geolearn.bundle import read_bundle, read_onnx
@@ -85,6 +86,21 @@ def test_a_bundle_with_graphs_loads_as_any_other_and_graphs_name_no_paths(model,
         assert set(archive.namelist()) >= {'model.onnx', 'model.pt2'}
         held = b''.join(archive.read(name) for name in ('model.onnx', 'model.pt2'))
     assert b'/geolearn/' not in held
+
+
+def test_weights_of_8_bits_are_smaller_and_their_cost_is_stated(model, tmp_path):
+    path = model.save(tmp_path / 'm.dlpk', export='onnx-int8')
+    row = read_bundle(path).manifest['exports']['onnx-int8']
+    assert row['file'] == 'model.int8.onnx'
+    assert 0 < row['largest_difference'] < 1
+    assert 0 <= row['differing_share'] < 0.1
+    small = geolearn.onnx.load_model(path, int8=True)
+    x = images(1, 64, 64)
+    with torch.no_grad():
+        expected = model.network(x).max(1).indices.numpy()
+    assert (small.run(x.numpy()).argmax(1) != expected).mean() < 0.1
+    with pytest.raises(BundleError, match='holds no ONNX graph'):
+        geolearn.onnx.load_model(path)
 
 
 def test_what_differs_is_not_written(model, tmp_path, monkeypatch):
