@@ -10,6 +10,7 @@ EXTRAS = {
     'vector': ('geopandas>=1.0', 'shapely>=2.0.3', 'pyarrow>=14'),
     'stac': ('pystac-client>=0.7',),
     'xarray': ('xarray>=2023.12', 'zarr>=2.16'),
+    'dask': ('distributed>=2024.8',),
     'detection': ('pycocotools>=2.0.7',),
     'detr': ('transformers>=5.18',),
     'onnx': ('onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20'),

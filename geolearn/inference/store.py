@@ -264,7 +264,7 @@ def open_journal(target: Path, facts: Mapping[str, Any], *, resume: bool, free: 
         )
     if resume and not path.is_file():
         raise CheckpointError(f'there is no {folder} to resume; run without resume=True')
-    _make_folder(target)
+    make_folder(target)
     unfinished = not resume and path.exists() and path.stat().st_size > 0
     journal = Journal(path, facts, resume=resume, free=free)
     if unfinished:
@@ -289,18 +289,31 @@ def open_share_journal(target: Path, facts: Mapping[str, Any], share: Share, *, 
         JournalInUseError: If another process computes this share.
         CheckpointError: If the folder holds another run, or cannot be written to.
     """
-    whole = parts_folder(target)
-    instead = f'delete {whole} to begin anew'
-    begun = count_shares(target)
-    if begun not in (None, share.count) or (whole / JOURNAL).is_file():
-        found = f'a map in {begun} parts' if begun else 'a run that is not in parts'
-        raise CheckpointError(f'{whole} holds {found}, and part {share} is of another; continue that, or {instead}')
-    folder = _make_folder(target, share)
+    refuse_other_runs(target, share)
+    folder = make_folder(target, share)
     path = folder / f'{share.number}.{JOURNAL}'
     # a process that was killed at once leaves no whole line
     begun_here = path.is_file() and b'\n' in path.read_bytes()
     facts = {**facts, 'part': [share.number, share.count]}
-    return Journal(path, facts, resume=begun_here, free=free, instead=instead)
+    return Journal(path, facts, resume=begun_here, free=free, instead=_delete(target))
+
+
+def refuse_other_runs(target: Path, share: Share) -> None:
+    """Refuse to compute a share of a map that another run computes in other parts.
+
+    Raises:
+        CheckpointError: If there is what another run has finished.
+    """
+    whole, begun = parts_folder(target), count_shares(target)
+    if begun not in (None, share.count) or (whole / JOURNAL).is_file():
+        found = f'a map in {begun} parts' if begun else 'a run that is not in parts'
+        raise CheckpointError(
+            f'{whole} holds {found}, and part {share} is of another; continue that, or {_delete(target)}'
+        )
+
+
+def _delete(target: Path) -> str:
+    return f'delete {parts_folder(target)} to begin anew'
 
 
 JOURNAL = 'journal'
@@ -326,7 +339,13 @@ def _folder_of(target: Path, share: Share | None) -> Path:
     return parts_folder(target) / ('' if share is None else f'of-{share.count}')
 
 
-def _make_folder(target: Path, share: Share | None = None) -> Path:
+def make_folder(target: Path, share: Share | None = None) -> Path:
+    """Make the folder of what is finished of a map, or of its shares, and return it.
+
+    Raises:
+        RasterError: If the folder of the map does not exist.
+        CheckpointError: If it cannot be made.
+    """
     folder = _folder_of(target, share)
     if not target.parent.is_dir():
         raise RasterError(f'cannot write {target}: the folder {target.parent} does not exist; create it first')

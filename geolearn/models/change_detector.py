@@ -226,6 +226,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
         resume: bool = False,
         part: tuple[int, int] | None = None,
         merge_parts: bool = False,
+        client: Any = None,
         progress: mapping.ProgressFn | None = None,
     ) -> Path:
         """Map what changed between two rasters of any size to a GeoTIFF of class values.
@@ -277,6 +278,9 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
                 third of forty. It stays in the folder ``<dst>.part``, which is returned; the same call again does only
                 what is missing.
             merge_parts: Write the map, once all its parts are computed: the same to the byte as that of one machine.
+            client: A `dask.distributed.Client`: its workers, which see the same disk, compute the map in blocks. A
+                block that fails is tried again twice. The map is the same to the byte, and the same call again does
+                only what is missing.
             progress: Called with a `geolearn.inference.mapping.MapProgress` after each batch of tiles.
 
         Returns:
@@ -314,5 +318,6 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             resume=resume,
             part=part,
             merge_parts=merge_parts,
+            client=client,
             progress=progress,
         )

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
-from geolearn.inference import area, mapping, reading, shares, tiles
+from geolearn.errors import ArgumentError
+from geolearn.inference import area, cluster, mapping, reading, shares, tiles
 from geolearn.inference.encoding import Encoding, Output, ProbabilityType
 from geolearn.inference.engines import Engine
 from geolearn.inference.plan import Blend, choose_share
@@ -60,6 +61,7 @@ def predict_raster(
     resume: bool = False,
     part: tuple[int, int] | None = None,
     merge_parts: bool = False,
+    client: Any = None,
     progress: mapping.ProgressFn | None = None,
 ) -> Path:
     """Map a raster of any size to a GeoTIFF: of class values, or of float32 values in regression, NaN for NoData.
@@ -119,6 +121,9 @@ def predict_raster(
             forty. It stays in the folder ``<dst>.part``, which is returned; the same call again does only what is
             missing.
         merge_parts: Write the map, once all its parts are computed: the same to the byte as that of one machine.
+        client: A `dask.distributed.Client`: its workers, which see the same disk, compute the map in blocks. A block
+            that fails is tried again twice. The map is the same to the byte, and the same call again does only what is
+            missing.
         progress: Called with a `geolearn.inference.mapping.MapProgress` after each batch of tiles.
 
     Returns:
@@ -169,6 +174,10 @@ def predict_raster(
     )
     model = self.spec, self.network, self.encoding
     share = choose_share(part, merge_parts=merge_parts)
+    if client is not None:
+        if share is not None or merge_parts:
+            raise ArgumentError('client= computes all parts and merges them; pass it without part= and merge_parts=')
+        return cluster.map_on_cluster(self, request, client)
     if share is not None or merge_parts:
         return shares.map_in_shares(*model, request, share)
     return mapping.map_request(*model, request)

@@ -3,14 +3,16 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rasterio.errors import RasterioError
 from torch import nn
 
 from geolearn import errors, progress
+from geolearn.bundle import SUFFIX
+from geolearn.inference import cluster
 from geolearn.inference.catalog import MANIFEST, Manifest, Scene, SceneResult, list_scenes
 from geolearn.inference.resume import weights_digest
 from geolearn.networks.spec import ModelSpec
@@ -71,6 +73,7 @@ def predict_many(
     *,
     options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    client: Any = None,
 ) -> ManyResult:
     """Map, or detect objects in, all scenes of a catalog; a scene that fails is listed, and the others go on.
 
@@ -86,6 +89,8 @@ def predict_many(
         options: Keywords of `predict_raster` or `detect_objects` that hold for all scenes, such as
             ``{'resolution': 'training'}``.
         overwrite: Map all scenes anew, and replace files that exist.
+        client: A `dask.distributed.Client`: its workers, which see the same disk, map a scene each. One that fails is
+            tried again twice.
 
     Returns:
         What became of each scene.
@@ -104,8 +109,10 @@ def predict_many(
         missing = manifest.missing()
         if kept := len(scenes) - len(missing):
             log.info('%s of %s scenes are mapped already', kept, len(scenes))
+        work = Work(manifest, given, overwrite)
+        each = _map_each(self, missing, work) if client is None else _map_on_workers(self, missing, work, client)
         with progress.ProgressBar(len(scenes), 'mapping', 'scene', initial=kept) as bar:
-            for scene, result in _map_each(self, missing, manifest, given, overwrite=overwrite):
+            for scene, result in each:
                 manifest.add(scene, result)
                 bar.update(detail=scene.name)
         return ManyResult(folder, manifest.results())
@@ -124,14 +131,63 @@ def check_options(model: UsesRasters, options: Mapping[str, Any]) -> None:
         raise errors.ArgumentError(f'options of a {name} are {", ".join(sorted(known))}; got {", ".join(unknown)}')
 
 
-def _map_each(
-    model: UsesRasters, scenes: Sequence[Scene], manifest: Manifest, options: Mapping[str, Any], *, overwrite: bool
-) -> Iterator[tuple[Scene, SceneResult]]:
+class Work(NamedTuple):
+    """Where maps of scenes go, and how they are made."""
+
+    manifest: Manifest
+    options: Mapping[str, Any]
+    overwrite: bool
+
+    def begin(self, scene: Scene) -> bool:
+        """Note that a scene is about to be mapped; returns whether its map may be replaced."""
+        replaced = self.overwrite or self.manifest.was_begun(scene)
+        self.manifest.begin(scene)
+        return replaced
+
+
+def _map_each(model: UsesRasters, scenes: Sequence[Scene], work: Work) -> Iterator[tuple[Scene, SceneResult]]:
     """Map scenes one after the other."""
     for scene in scenes:
-        replace = overwrite or manifest.was_begun(scene)
-        manifest.begin(scene)
-        yield scene, map_scene(model, scene, manifest.target(scene), options, overwrite=replace)
+        replaced = work.begin(scene)
+        yield scene, map_scene(model, scene, work.manifest.target(scene), work.options, overwrite=replaced)
+
+
+def _map_on_workers(
+    model: UsesRasters, scenes: Sequence[Scene], work: Work, client: Any
+) -> Iterator[tuple[Scene, SceneResult]]:
+    """Map scenes on a cluster, in the order in which they are done."""
+    cluster.check_client(client)
+    if not scenes:
+        return
+    targets = [work.manifest.target(scene).absolute() for scene in scenes]
+    path = targets[0].parent / f'.model{SUFFIX}'
+    try:
+        task = SceneTask(cluster.ship(model, path), work.options)
+        items = [
+            (number, replace(scene, source=cluster.absolute(scene.source)), target, work.begin(scene))
+            for number, (scene, target) in enumerate(zip(scenes, targets))
+        ]
+        for (number, *_), result, error in cluster.run_tasks(client, task, items):
+            scene, target = scenes[number], targets[number]
+            yield scene, result or SceneResult(scene.name, target.name, 'failed', 0.0, error)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, eq=False)
+class SceneTask:
+    """What a worker needs to map a scene, besides the scene."""
+
+    model: cluster.ShippedModel
+    options: Mapping[str, Any]
+
+    def __call__(self, item: tuple[int, Scene, Path, bool]) -> SceneResult:
+        """Map a scene; runs on a worker, and raises what the scene failed with, so that it is tried again."""
+        _, scene, target, overwrite = item
+        result = map_scene(self.model.get(), scene, target, self.options, overwrite=overwrite)
+        if result.error:
+            raise errors.RasterError(result.error)
+        return result
 
 
 def map_scene(

@@ -1,0 +1,192 @@
+"""Maps on several workers and of many scenes: what splitting costs, and what is lost between scenes.
+
+Prints the speed of each case, and last one JSON object of {name: {value, bar, ok}}.
+
+    same_bytes          whether all these maps are the same to the byte (1)
+    workers             one Dask worker of one thread / two of them, the same map; the cluster is up, with geolearn
+    parts               map in parts, one after the other, and merged / map in one
+    many                predict_many on small scenes / the model alone on the same tiles
+    submit_s            seconds to submit 100,000 blocks to a scheduler, and to take back what became of them
+    scheduler_mb        memory that the scheduler takes for them, in MB, the client's in the same process included
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ['OMP_NUM_THREADS'] = '1'  # a worker of one thread, and one thread here to compare it with
+os.environ['TQDM_DISABLE'] = '1'  # bars would mix with the figures
+
+import distributed
+import numpy as np
+import torch
+from _measure import Check, parse_quick, peak_mb, report
+from affine import Affine
+
+from geolearn.bands import resolve_bands
+from geolearn.classes import ClassInfo
+from geolearn.inference import cluster
+from geolearn.models import UNet
+from geolearn.networks.spec import ModelSpec
+from geolearn.normalize import Normalization
+from geolearn.raster import GeoBox, RasterWriter
+from geolearn.raster.writing import BLOCK_SIZE
+from geolearn.statistics import BandStatistics
+
+NAMES = ('B02', 'B03', 'B04', 'B08', 'B11', 'B12')
+BLOCKS = 100_000
+
+
+def make_model() -> UNet:
+    """Build a U-Net on ResNet-18 with random weights."""
+    torch.manual_seed(0)
+    count = len(NAMES)
+    spec = ModelSpec(
+        model='UNet',
+        backbone='resnet18',
+        bands=tuple(resolve_bands(NAMES, sensor='Sentinel-2')),
+        class_infos=tuple(ClassInfo(value, f'class {value}', (40 * value, 0, 0)) for value in range(1, 7)),
+        ignored_values=(0,),
+        chip_size=256,
+        statistics=BandStatistics((0,) * count, (4000,) * count, (1500,) * count, (600,) * count),
+        normalization=Normalization((1500,) * count, (600,) * count, 'the benchmark'),
+        dtype='uint16',
+    )
+    return UNet.of(spec, UNet.build(spec).eval())
+
+
+def write_scene(path: Path, side: int, seed: int = 0) -> Path:
+    """Write a tiled raster of correlated noise."""
+    rng = np.random.default_rng(seed)
+    box = GeoBox((side, side), Affine(10, 0, 400000, 0, -10, 5400000), 'EPSG:32633')
+    tile = rng.normal(0, 40, (len(NAMES), min(BLOCK_SIZE, side), side)) + 1500 + 600 * np.sin(np.arange(side) / 37)
+    with RasterWriter(path, box, dtype='uint16', count=len(NAMES), compress='deflate') as writer:
+        for row in range(0, side, BLOCK_SIZE):
+            writer.write(row, np.roll(tile, row, axis=2)[:, : side - row].astype(np.uint16))
+    return path
+
+
+READ = {'bands': NAMES, 'sensor': 'Sentinel-2'}
+
+
+def time_map(model: UNet, scene: Path, target: Path, **options: object) -> float:
+    """Return the seconds of a map."""
+    started = time.perf_counter()
+    model.predict_raster(scene, target, overwrite=True, **READ, **options)
+    return time.perf_counter() - started
+
+
+def time_workers(model: UNet, scene: Path, folder: Path, workers: int, rounds: int) -> list[float]:
+    """Return the seconds of maps by so many workers of one thread, which have imported geolearn."""
+    with (
+        distributed.LocalCluster(workers, threads_per_worker=1, dashboard_address=':0') as local,
+        distributed.Client(local) as client,
+    ):
+        client.wait_for_workers(workers)
+        client.run(importlib.import_module, 'geolearn.models')  # takes as long as a map of this size
+        return [time_map(model, scene, folder / f'{workers}.tif', client=client) for _ in range(rounds)]
+
+
+def check_workers(model: UNet, folder: Path, side: int, rounds: int) -> dict[str, Check]:
+    """Compare one worker with two, and parts with one map."""
+    scene = write_scene(folder / 'large.tif', side)
+    cluster.BLOCK_PIXELS = 1024**2  # blocks enough for two workers to share evenly
+    one, two = (min(time_workers(model, scene, folder, workers, rounds)) for workers in (1, 2))
+    whole = time_map(model, scene, folder / 'whole.tif')
+    started = time.perf_counter()
+    for number in range(1, 5):
+        model.predict_raster(scene, folder / 'parts.tif', part=(number, 4), **READ)
+    model.predict_raster(scene, folder / 'parts.tif', merge_parts=True, **READ)
+    parts = time.perf_counter() - started
+    same = {(folder / f'{name}.tif').read_bytes() for name in ('1', '2', 'whole', 'parts')}
+    megapixels = side**2 / 1e6
+    for name, seconds in (('one worker', one), ('two workers', two), ('no cluster', whole), ('four parts', parts)):
+        print(f'{name:12} {seconds:7.1f} s {megapixels / seconds:6.2f} Mpx/s')
+    print(f'maps of the same bytes: {len(same) == 1}; CPU cores here: {os.cpu_count()}')
+    return {
+        'workers': Check(one / two, 1.8, at_least=True),
+        'parts': Check(parts / whole, 1.1),
+        'same_bytes': Check(float(len(same) == 1), 1, at_least=True),
+    }
+
+
+def check_many(model: UNet, folder: Path, count: int, side: int) -> dict[str, Check]:
+    """Compare many small scenes with the model alone on as many tiles."""
+    scenes = folder / 'scenes'
+    scenes.mkdir()
+    for number in range(count):
+        write_scene(scenes / f'{number:04d}.tif', side, number)
+    tile = torch.rand(1, len(NAMES), side, side) * 1200 + 900
+    alone = 0.0
+    with torch.inference_mode():
+        model.network(tile)
+        for half in (0, 1):
+            started = time.perf_counter()
+            for _ in range(half * (count // 2), count if half else count // 2):
+                model.network(tile)
+            alone += time.perf_counter() - started
+            if not half:  # in between, so that what else the machine does hits both alike
+                started = time.perf_counter()
+                result = model.predict_many(scenes, folder / 'maps', options=READ)
+                many = time.perf_counter() - started
+    assert not result.failed
+    each, bare = (1e3 * seconds / count for seconds in (many, alone))
+    print(f'{count} scenes of {side} px: {each:.0f} ms each, the model alone {bare:.0f} ms')
+    return {'many': Check(many / alone, 1.2)}
+
+
+def do_nothing(number: int) -> int:
+    """Return the number of a block."""
+    return number
+
+
+def submit() -> None:
+    """Submit many blocks that do nothing to a scheduler without workers, then with one; print seconds and memory."""
+    with (
+        distributed.LocalCluster(0, processes=False, dashboard_address=':0') as local,
+        distributed.Client(local) as client,
+    ):
+        before = peak_mb()
+        started = time.perf_counter()
+        futures = client.map(do_nothing, range(BLOCKS), pure=False, retries=cluster.RETRIES, key='block')
+        while len(local.scheduler.tasks) < BLOCKS:
+            time.sleep(0.01)
+        seconds = time.perf_counter() - started
+        memory = peak_mb() - before
+        client.cancel(futures)
+        print(seconds)
+        print(memory)
+
+
+def check_submit() -> dict[str, Check]:
+    """Measure the submission in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, 'submit'], check=True, capture_output=True, text=True
+    ).stdout.split()
+    seconds, memory = (float(text) for text in done[-2:])
+    print(f'{BLOCKS} blocks: submitted in {seconds:.1f} s, {memory:.0f} MB')
+    return {'submit_s': Check(seconds, 30), 'scheduler_mb': Check(memory)}
+
+
+def main() -> None:
+    """Run all checks."""
+    quick = parse_quick(__doc__)
+    torch.set_num_threads(1)
+    model = make_model()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checks = check_submit()
+        checks |= check_many(model, folder, 20 if quick else 1000, 256)
+        checks |= check_workers(model, folder, 2048 if quick else 4096, 1 if quick else 2)
+    report(checks)
+
+
+if __name__ == '__main__':
+    if sys.argv[1:] == ['submit']:
+        submit()
+    else:
+        main()

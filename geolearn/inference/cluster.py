@@ -1,0 +1,303 @@
+"""Work on a Dask cluster: workers load the model once each, and compute shares of a map, which become one map here.
+
+Whatever fails there, the shares that are finished stay in the folder of the map: the same call does only the others.
+"""
+
+import csv
+import hashlib
+import json
+import logging
+import math
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from geolearn import errors, extras, files
+from geolearn.bundle import SUFFIX, read_bundle
+from geolearn.inference import shares, store
+from geolearn.inference.mapping import MapRequest, plan_map
+from geolearn.inference.plan import Share
+from geolearn.networks.spec import ModelSpec
+from geolearn.progress import ProgressBar, report_progress
+
+log = logging.getLogger('geolearn')
+
+RETRIES = 2
+"""Times that a task is tried again, whatever it failed with."""
+
+BLOCK_PIXELS = 4096**2
+"""Of a task: so much work is lost with a worker, and transformers compute a tenth on top at its edges."""
+
+LEAST_BLOCK_PIXELS = 1024**2
+
+BLOCKS_PER_THREAD = 2
+"""At least, where the raster is large enough: the last ones leave fewer workers idle."""
+
+MEMORY_SHARE = 0.25
+"""Of a worker's memory that rows and tiles may take, besides the network and what it computes."""
+
+DEFAULT_MEMORY = 2 * 2**30
+"""Of a worker's thread, from which on nothing is said of rows and tiles."""
+
+
+# -- models
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """A model that each worker process loads once.
+
+    Args:
+        kind: Its class.
+        path: Of its bundle, on a disk that all workers see.
+        digest: Of the file.
+    """
+
+    kind: Any
+    path: str
+    digest: str
+
+    def get(self) -> Any:
+        """Return the model, loaded at the first call in this process.
+
+        Raises:
+            BundleError: If the file is not there, or broken.
+        """
+        with _loading:
+            if self.digest not in _models:
+                bundle = read_bundle(self.path)
+                spec = ModelSpec.from_manifest(bundle.manifest)
+                _models.clear()
+                _models[self.digest] = self.kind.from_spec(spec, bundle.weights, None)
+            return _models[self.digest]
+
+
+_models: dict[str, Any] = {}
+"""The model of this process, by the digest of its file."""
+
+_loading = threading.Lock()
+
+
+def ship(model: Any, path: Path) -> ShippedModel:
+    """Write a model where workers load it from.
+
+    Args:
+        model: A model.
+        path: To write, with the suffix of bundles.
+
+    Raises:
+        ArgumentError: If it is built on a module of the user's own, which a bundle does not hold.
+        FileWriteError: If it cannot be written.
+    """
+    if needed := model.spec.custom.get('backbone'):
+        raise errors.ArgumentError(
+            f'client= hands models to workers as bundles, which do not hold {needed}, your own module; compute parts '
+            'with part= on each machine instead'
+        )
+    model.save(path, compute_metrics=False)
+    with path.open('rb') as file:
+        digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
+    return ShippedModel(type(model), str(path), digest)
+
+
+# -- tasks
+
+
+class Outcome(NamedTuple):
+    """What became of a task: its result, or the text of the error that it failed with to the last."""
+
+    item: Any
+    result: Any
+    error: str
+
+
+def check_client(client: Any) -> Any:
+    """Return the module distributed.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+        ArgumentError: If `client` is none of its clients, or an asynchronous one.
+    """
+    distributed = extras.require('distributed', extra='dask', to='work on a cluster')
+    if not isinstance(client, distributed.Client) or client.asynchronous:
+        raise errors.ArgumentError(
+            f'client must be a dask.distributed.Client that is not asynchronous, got a {type(client).__name__}'
+        )
+    return distributed
+
+
+def run_tasks(client: Any, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Outcome]:
+    """Call a function with each item on the workers; yield what became of each, in the order in which they end.
+
+    The graph is flat. A task that fails, with whatever, or whose worker dies, is tried again.
+
+    Args:
+        client: Of Dask.
+        function: To call; it travels with what it holds.
+        items: Small values.
+
+    Raises:
+        RasterError: If the scheduler is lost.
+    """
+    distributed = check_client(client)
+    futures = client.map(function, items, key=f'geolearn-{uuid.uuid4().hex[:12]}', retries=RETRIES, pure=False)
+    item_of = {future.key: item for future, item in zip(futures, items)}
+    try:
+        for future in distributed.as_completed(futures):
+            item = item_of[future.key]
+            if future.status == 'finished':
+                yield Outcome(item, future.result(), '')
+            elif future.status == 'error':
+                error = future.exception()
+                kind = '' if isinstance(error, errors.GeoLearnError) else f'{type(error).__name__}: '
+                yield Outcome(item, None, ' '.join(f'{kind}{error}'.split()))
+            else:
+                raise errors.RasterError(LOST)
+            future.release()
+    except (distributed.CancelledError, distributed.comm.CommClosedError) as error:
+        raise errors.RasterError(LOST) from error
+    finally:
+        if client.status == 'running':
+            client.cancel(futures)
+
+
+LOST = (
+    'the Dask scheduler was lost. What is finished is kept: the same call with a new client computes only what is '
+    'missing'
+)
+
+
+# -- maps
+
+
+@dataclass(frozen=True, eq=False)
+class MapTask:
+    """What a worker needs to compute a share of a map, besides its number.
+
+    Args:
+        model: To compute with.
+        request: What is mapped.
+        count: Of shares.
+    """
+
+    model: ShippedModel
+    request: MapRequest
+    count: int
+
+    def __call__(self, number: int) -> int:
+        """Compute a share; runs on a worker."""
+        model = self.model.get()
+        with report_progress(lambda _: None):
+            shares.map_in_shares(model.spec, model.network, model.encoding, self.request, Share(number, self.count))
+        return number
+
+
+def map_on_cluster(model: Any, request: MapRequest, client: Any) -> Path:
+    """Write a map whose shares are computed by the workers of a Dask cluster.
+
+    Workers and this process see the raster and the folder of the map under the same paths.
+
+    Args:
+        model: Maps pixels.
+        request: What is mapped.
+        client: Of Dask.
+
+    Returns:
+        The path written.
+
+    Raises:
+        RasterError: If something does not fit, shares failed, which are listed, or the scheduler is lost; what is
+            finished is kept for the next call.
+        CheckpointError: If the folder holds shares of another map.
+    """
+    check_client(client)
+    request = _without_place(request)
+    target = Path(request.dst)
+    begun = store.count_shares(target)
+    with ExitStack() as stack:
+        plan = plan_map(model.spec, model.network, model.encoding, _here(request), stack)
+        count = choose_count(plan.sources[0].shape, client) if begun is None else begun
+        store.refuse_other_runs(target, Share(1, count))
+        folder = store.make_folder(target, Share(1, count))
+    request = replace(request, tiling=replace(request.tiling, max_memory=_memory(request, folder, client)))
+    task = MapTask(ship(model, folder / f'model{SUFFIX}'), request, count)
+    failed = []
+    with ProgressBar(count, 'mapping', 'block') as bar:
+        for outcome in run_tasks(client, task, range(1, count + 1)):
+            if outcome.error:
+                failed.append(outcome)
+            bar.update()
+    if failed:
+        _list_failed(folder.parent / FAILED, failed)
+        raise errors.RasterError(
+            f'{len(failed)} of {count} blocks of {target} failed after {RETRIES + 1} tries, see '
+            f'{folder.parent / FAILED}; the first: {failed[0].error}. What is finished is kept: the same call computes '
+            'only what is missing'
+        )
+    loaded = task.model.get()
+    return shares.map_in_shares(loaded.spec, loaded.network, loaded.encoding, _here(request), None)
+
+
+FAILED = 'failed.csv'
+
+
+def choose_count(shape: tuple[int, int], client: Any) -> int:
+    """Return in how many blocks a raster is computed: by its size, and by the workers where it is small.
+
+    Args:
+        shape: Height and width of the raster.
+        client: Of Dask.
+    """
+    pixels = math.prod(shape)
+    for_all = min(BLOCKS_PER_THREAD * sum(client.nthreads().values()), math.ceil(pixels / LEAST_BLOCK_PIXELS))
+    return max(math.ceil(pixels / BLOCK_PIXELS), for_all, 1)
+
+
+def _memory(request: MapRequest, folder: Path, client: Any) -> int | None:
+    """Return what rows and tiles of a block may take: as asked for, as in an earlier run, or by the workers' memory."""
+    path = folder / 'cluster.json'
+    if path.is_file():
+        kept: int | None = json.loads(path.read_text())['max_memory']
+        return kept
+    memory = request.tiling.max_memory
+    if memory is None:
+        workers: Mapping[str, Any] = client.scheduler_info()['workers']
+        limits = [info['memory_limit'] / info['nthreads'] for info in workers.values() if info['memory_limit']]
+        if limits and min(limits) < DEFAULT_MEMORY:
+            memory = int(MEMORY_SHARE * min(limits))
+    with files.atomic_write(path) as part:
+        part.write_text(json.dumps({'max_memory': memory}))
+    return memory
+
+
+def _without_place(request: MapRequest) -> MapRequest:
+    """Return a request that means the same on a worker: paths are absolute, and nothing is called here."""
+    options = replace(request.options, progress=None)
+    return replace(request, src=absolute(request.src), dst=Path(request.dst).expanduser().absolute(), options=options)
+
+
+def _here(request: MapRequest) -> MapRequest:
+    """Return a request for this machine, which may have another device than workers."""
+    return replace(request, tiling=replace(request.tiling, device=None))
+
+
+def absolute(source: Any) -> Any:
+    """Return a source with absolute paths of the files that are here."""
+    if isinstance(source, list | tuple):
+        return [absolute(each) for each in source]
+    if isinstance(source, str | Path) and os.path.exists(source):
+        return type(source)(os.path.abspath(source))
+    return source
+
+
+def _list_failed(path: Path, failed: Sequence[Outcome]) -> None:
+    with files.atomic_write(path) as part, part.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file)
+        writer.writerow(['part', 'error'])
+        writer.writerows([outcome.item, outcome.error] for outcome in sorted(failed, key=lambda each: each.item))

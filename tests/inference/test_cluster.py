@@ -1,0 +1,264 @@
+"""Maps on a Dask cluster: the bytes of one machine, whatever dies on the way."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cloudpickle
+import distributed
+import numpy as np
+import pytest
+import torch
+
+from geolearn.errors import ArgumentError, RasterError
+from geolearn.inference import cluster, tiles
+from geolearn.models import UNet
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not import tests
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+TILES = {'tile_size': 64, 'halo': 8, 'blend': 'hann', 'outputs': ('classes', 'confidence')}
+
+
+@pytest.fixture(scope='module')
+def model(make_spec):
+    """An untrained U-Net."""
+    torch.manual_seed(0)
+    spec = replace(make_spec(), model='UNet', backbone='test_resnet')
+    return UNet.of(spec, UNet.build(spec).eval())
+
+
+@pytest.fixture(scope='module')
+def scene(tmp_path_factory, save):
+    """200 x 180 pixels in 0..40."""
+    pixels = np.random.default_rng(0).integers(0, 41, (2, 200, 180)).astype(np.int16)
+    return save(tmp_path_factory.mktemp('scene') / 'scene.tif', pixels, names=['Red', 'Green'])
+
+
+@pytest.fixture(scope='module')
+def whole(model, scene, tmp_path_factory):
+    """Return the bytes of the map and its confidence of one machine."""
+    path = tmp_path_factory.mktemp('whole') / 'map.tif'
+    model.predict_raster(scene, path, **TILES)
+    return read_both(path)
+
+
+@pytest.fixture(autouse=True)
+def several_blocks(monkeypatch):
+    """Small rasters make several blocks."""
+    monkeypatch.setattr(cluster, 'BLOCK_PIXELS', 6000)
+
+
+@pytest.fixture
+def in_process():
+    """A cluster of two threads of this process."""
+    with (
+        distributed.LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=':0') as local,
+        distributed.Client(local) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def processes():
+    """A cluster of two processes, which are started again when they die."""
+    with (
+        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=':0', memory_limit='1.5GiB') as local,
+        distributed.Client(local) as client,
+    ):
+        yield client
+
+
+def read_both(path):
+    return [path.with_name(f'{path.stem}{more}.tif').read_bytes() for more in ('', '_confidence')]
+
+
+def journals(path):
+    return list(path.with_name(f'{path.name}.part').glob('of-*/*.journal'))
+
+
+def slow_down():
+    """Let each tile take its time."""
+    parts = tiles.MicroBatches.parts
+
+    def slow(self, pixels):
+        for part, outputs in parts(self, pixels):
+            time.sleep(0.05)
+            yield part, outputs
+
+    tiles.MicroBatches.parts = slow
+
+
+def fail_with_memory(times, where):
+    """Let tiles fail as where memory does not suffice, so many times over all workers."""
+    parts = tiles.MicroBatches.parts
+
+    def failing(self, pixels):
+        taken = len(list(Path(where).iterdir()))
+        if taken < times:
+            (Path(where) / f'{os.getpid()}-{time.monotonic_ns()}').touch()
+            raise MemoryError('no memory left')
+        return parts(self, pixels)
+
+    tiles.MicroBatches.parts = failing
+
+
+def hog_memory(where):
+    """Take more than the worker has, once."""
+    parts = tiles.MicroBatches.parts
+
+    def hogging(self, pixels):
+        taken = Path(where) / 'taken'
+        if not taken.exists():
+            taken.touch()
+            held = [np.ones(2**25) for _ in range(12)]
+            time.sleep(30)
+            del held
+        return parts(self, pixels)
+
+    tiles.MicroBatches.parts = hogging
+
+
+def test_the_map_of_a_cluster_is_that_of_one_machine(model, scene, whole, in_process, tmp_path, monkeypatch):
+    target = tmp_path / 'map.tif'
+    assert model.predict_raster(scene, target, client=in_process, **TILES) == target
+    assert read_both(target) == whole
+    assert not (tmp_path / 'map.tif.part').exists()
+    with pytest.raises(RasterError, match='exists; pass overwrite=True'):
+        model.predict_raster(scene, target, client=in_process, **TILES)
+    with pytest.raises(ArgumentError, match='pass it without part='):
+        model.predict_raster(scene, tmp_path / 'b.tif', client=in_process, part=(1, 2))
+    # what fails to the last is listed, and the same call does only that
+    tries = tmp_path / 'tries'
+    tries.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(tiles.MicroBatches, 'parts', tiles.MicroBatches.parts)
+        fail_with_memory(1000, tries)
+        with pytest.raises(RasterError, match=r'6 of 6 blocks .*failed after 3 tries.*MemoryError: no memory left'):
+            model.predict_raster(scene, tmp_path / 'c.tif', client=in_process, **TILES)
+    assert len(list(tries.iterdir())) == 18
+    with (tmp_path / 'c.tif.part' / 'failed.csv').open() as file:
+        assert [row['part'] for row in csv.DictReader(file)] == list('123456')
+    model.predict_raster(scene, tmp_path / 'c.tif', client=in_process, **TILES)
+    assert read_both(tmp_path / 'c.tif') == whole
+
+
+def test_scenes_are_mapped_by_workers_and_what_fails_is_listed(model, scene, in_process, tmp_path):
+    (tmp_path / 'bad.tif').write_text('no raster')
+    maps, options = tmp_path / 'maps', {'tile_size': 64, 'halo': 8}
+    result = model.predict_many([scene, tmp_path / 'bad.tif'], maps, options=options, client=in_process)
+    assert [(each.scene, each.state) for each in result.scenes] == [('scene', 'done'), ('bad', 'failed')]
+    assert result.failed[0].error.startswith('cannot open raster')
+    model.predict_raster(scene, tmp_path / 'map.tif', **options)
+    assert (maps / 'scene.tif').read_bytes() == (tmp_path / 'map.tif').read_bytes()
+    assert sorted(path.name for path in maps.glob('.*')) == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UNet, 'use_on_raster', lambda self, sources, dst, options: pytest.fail('was done'))
+        assert model.predict_many([scene], maps, options=options, client=in_process).failed == ()
+
+
+def test_what_is_no_client_is_refused(model, scene, tmp_path):
+    with pytest.raises(ArgumentError, match=r'client must be a dask\.distributed\.Client .*, got a str'):
+        model.predict_raster(scene, tmp_path / 'map.tif', client='tcp://localhost:8786')
+
+
+# -- what happens to clusters
+
+
+def run_aside(model, scene, target, client):
+    """Map the scene in a thread; returns it, and a list that its error is put into."""
+    failures = []
+
+    def work():
+        try:
+            model.predict_raster(scene, target, client=client, **TILES)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread, failures
+
+
+def wait_for(condition, failures=(), seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert not failures
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_worker_that_is_killed_costs_nothing_but_time(model, scene, whole, processes, tmp_path):
+    target = tmp_path / 'map.tif'
+    processes.run(slow_down)
+    thread, failures = run_aside(model, scene, target, processes)
+    wait_for(lambda: len(journals(target)) >= 3, failures)
+    os.kill(next(iter(processes.run(os.getpid).values())), signal.SIGKILL)
+    thread.join()
+    assert failures == []
+    assert read_both(target) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_workers_without_memory_are_tried_again(model, scene, whole, processes, tmp_path):
+    (tmp_path / 'tries').mkdir()
+    processes.run(fail_with_memory, 2, str(tmp_path / 'tries'))
+    model.predict_raster(scene, tmp_path / 'a.tif', client=processes, **TILES)
+    assert read_both(tmp_path / 'a.tif') == whole
+    # Dask ends a worker that takes more than its limit
+    (tmp_path / 'hog').mkdir()
+    before = set(processes.run(os.getpid).values())
+    processes.run(hog_memory, str(tmp_path / 'hog'))
+    model.predict_raster(scene, tmp_path / 'b.tif', client=processes, **TILES)
+    assert read_both(tmp_path / 'b.tif') == whole
+    assert set(processes.run(os.getpid).values()) != before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_lost_scheduler_is_said_and_a_new_one_does_what_is_missing(model, scene, whole, in_process, tmp_path):
+    address, target = tmp_path / 'scheduler.json', tmp_path / 'map.tif'
+    quiet = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
+    words = [sys.executable, '-m', 'distributed.cli.dask_scheduler', '--scheduler-file', address, '--no-dashboard']
+    scheduler = subprocess.Popen([*words, '--port', '0', '--host', '127.0.0.1'], **quiet)
+    words = [sys.executable, '-m', 'distributed.cli.dask_worker', '--scheduler-file', address, '--no-dashboard']
+    worker = subprocess.Popen([*words, '--nthreads', '1', '--death-timeout', '20'], **quiet)
+    try:
+        wait_for(address.exists)
+        with distributed.Client(scheduler_file=str(address), timeout=30) as client:
+            client.wait_for_workers(1, timeout=60)
+            client.run(slow_down)
+            thread, failures = run_aside(model, scene, target, client)
+            wait_for(lambda: len(journals(target)) >= 3, failures)
+            scheduler.kill()
+            thread.join()
+        assert 'the Dask scheduler was lost. What is finished is kept' in str(failures[0])
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
+    assert not target.exists()
+    done = {path: path.read_bytes() for path in journals(target) if path.read_bytes().count(b'\n') > 1}
+    assert done
+    computed = []
+    parts = tiles.MicroBatches.parts
+
+    def counting(self, pixels):
+        computed.append(len(pixels))
+        return parts(self, pixels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles.MicroBatches, 'parts', counting)
+        model.predict_raster(scene, target, client=in_process, **TILES)
+    assert read_both(target) == whole
+    assert 0 < len(computed) < 40
