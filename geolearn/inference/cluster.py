@@ -193,8 +193,9 @@ class MapTask:
     def __call__(self, number: int) -> int:
         """Compute a share; runs on a worker."""
         model = self.model.get()
+        request = replace(self.request, graph=model.onnx_graph)
         with report_progress(lambda _: None):
-            shares.map_in_shares(model.spec, model.network, model.encoding, self.request, Share(number, self.count))
+            shares.map_in_shares(model.spec, model.network, model.encoding, request, Share(number, self.count))
         return number
 
 
@@ -222,7 +223,8 @@ def map_on_cluster(model: Any, request: MapRequest, client: Any) -> Path:
     begun = store.count_shares(target)
     with ExitStack() as stack:
         plan = plan_map(model.spec, model.network, model.encoding, _here(request), stack)
-        count = choose_count(plan.sources[0].shape, client) if begun is None else begun
+        window = plan.area.window
+        count = choose_count((int(window.height), int(window.width)), client) if begun is None else begun
         store.refuse_other_runs(target, Share(1, count))
         folder = store.make_folder(target, Share(1, count))
     request = replace(request, tiling=replace(request.tiling, max_memory=_memory(request, folder, client)))
@@ -251,7 +253,7 @@ def choose_count(shape: tuple[int, int], client: Any) -> int:
     """Return in how many blocks a raster is computed: by its size, and by the workers where it is small.
 
     Args:
-        shape: Height and width of the raster.
+        shape: Height and width of what is mapped.
         client: Of Dask.
     """
     pixels = math.prod(shape)
@@ -278,8 +280,9 @@ def _memory(request: MapRequest, folder: Path, client: Any) -> int | None:
 
 def _without_place(request: MapRequest) -> MapRequest:
     """Return a request that means the same on a worker: paths are absolute, and nothing is called here."""
-    options = replace(request.options, progress=None)
-    return replace(request, src=absolute(request.src), dst=Path(request.dst).expanduser().absolute(), options=options)
+    options = replace(request.options, progress=None, resume=False)
+    target = Path(request.dst).expanduser().absolute()
+    return replace(request, src=absolute(request.src), dst=target, options=options, graph=None, measures=False)
 
 
 def _here(request: MapRequest) -> MapRequest:

@@ -187,7 +187,7 @@ def run_aside(model, scene, target, client):
     return thread, failures
 
 
-def wait_for(condition, failures=(), seconds=60):
+def wait_for(condition, failures=(), seconds=150):
     until = time.monotonic() + seconds
     while not condition():
         assert not failures
@@ -196,7 +196,7 @@ def wait_for(condition, failures=(), seconds=60):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_a_worker_that_is_killed_costs_nothing_but_time(model, scene, whole, processes, tmp_path):
     target = tmp_path / 'map.tif'
     processes.run(slow_down)
@@ -209,7 +209,7 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(model, scene, whole, pro
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_workers_without_memory_are_tried_again(model, scene, whole, processes, tmp_path):
     (tmp_path / 'tries').mkdir()
     processes.run(fail_with_memory, 2, str(tmp_path / 'tries'))
@@ -225,7 +225,7 @@ def test_workers_without_memory_are_tried_again(model, scene, whole, processes, 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_a_lost_scheduler_is_said_and_a_new_one_does_what_is_missing(model, scene, whole, in_process, tmp_path):
     address, target = tmp_path / 'scheduler.json', tmp_path / 'map.tif'
     quiet = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
