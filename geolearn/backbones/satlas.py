@@ -11,7 +11,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
 from geolearn.backbones import backbone, building, catalog, loading
 from geolearn.bands import Band
@@ -44,6 +43,8 @@ class SwinMaps(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
+
         swin = SwinTransformer(
             patch_size=[4, 4],
             embed_dim=dim,

@@ -6,9 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,6 +14,14 @@ from geolearn.backbones import backbone, building, catalog, loading, vit, weight
 from geolearn.backbones.trunk import Trunk
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError
+
+
+def import_timm() -> Any:
+    """Return the module timm, whose import takes seconds."""
+    import timm
+
+    return timm
+
 
 _AFTER_THE_BLOCKS = ('norm.', 'fc_norm.', 'head.', 'head_drop.', 'attn_pool.', 'cls_attn_blocks.', 'neck.')
 """Parameters of timm's transformers that only their heads, or the native form, use."""
@@ -40,7 +46,8 @@ class TimmTransformer(Trunk):
         self.native = native
         self.class_token_is_trained = getattr(net, 'global_pool', '') == 'token'
         # other classes run more than their blocks (position biases, rotary positions) on the way
-        self.can_window = type(net) is VisionTransformer and bool(getattr(net, 'dynamic_img_size', False))
+        plain = type(net) is import_timm().models.VisionTransformer
+        self.can_window = plain and bool(getattr(net, 'dynamic_img_size', False))
 
     @property
     def dim(self) -> int:
@@ -222,7 +229,7 @@ class HierarchicalBackbone(backbone.ConvBackbone):
 
 def is_timm_model(name: str) -> bool:
     """Whether timm has an architecture of that name, with or without a tag of weights (``'resnet50.a1_in1k'``)."""
-    return bool(timm.is_model(name))
+    return bool(import_timm().is_model(name))
 
 
 def is_plain_transformer(name: str) -> bool:
@@ -238,7 +245,7 @@ def _model_of(name: str) -> str:
 
 def list_timm_models() -> list[str]:
     """List timm's architectures, whether they offer maps at strides 4 to 32 or not."""
-    return list(timm.list_models())
+    return list(import_timm().list_models())
 
 
 def build_timm(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
@@ -291,7 +298,7 @@ def _build_transformer(
 
 def _create(model: str, arguments: dict[str, Any], **more: Any) -> Any:
     try:
-        return timm.create_model(model, **{'pretrained': False, **arguments, **more})
+        return import_timm().create_model(model, **{'pretrained': False, **arguments, **more})
     except _BUILD_ERRORS as error:
         raise BackboneError(f'timm cannot build {model} for feature maps with {arguments}: {error}') from error
 
@@ -329,7 +336,7 @@ def _try_sizes(model: str, layout: dict[str, Any], strides: tuple[int, ...]) -> 
     """Find the step that image sides must be multiples of, or the reason for none, by running it without values."""
     try:
         with loading.without_values():
-            net = timm.create_model(model, features_only=True, **layout).eval()
+            net = import_timm().create_model(model, features_only=True, **layout).eval()
     except _BUILD_ERRORS as error:
         return _first_line(error)
     last = str(getattr(net, 'output_fmt', 'NCHW')).endswith('NHWC')
@@ -373,7 +380,7 @@ def _plan_tokens(model: str, options: backbone.BackboneOptions) -> _Plan:
     for flexible in _ANY_SIZE:
         try:
             with loading.without_values():
-                net = timm.create_model(model, **layout, **flexible)
+                net = import_timm().create_model(model, **layout, **flexible)
                 trunk = TimmTransformer(net.eval(), patch, native=options.form == 'tokens')
             if trunk.takes_any_size():
                 return _Plan(layout | flexible, (patch,), patch)
@@ -428,7 +435,7 @@ def _get_donor(model: str, arguments: dict[str, Any], options: backbone.Backbone
 def _fetch_donor(model: str, arguments: dict[str, Any]) -> dict[str, Tensor]:
     overlay = _find_cached(model)
     try:
-        donor = timm.create_model(
+        donor = import_timm().create_model(
             model, pretrained=True, **{**arguments, 'in_chans': len(building.RGB), 'pretrained_cfg_overlay': overlay}
         )
     except _LOAD_ERRORS as error:
@@ -444,7 +451,7 @@ def _find_cached(model: str) -> dict[str, Any] | None:
     Raises:
         WeightsError: If there is neither.
     """
-    published = timm.get_pretrained_cfg(model)
+    published = import_timm().get_pretrained_cfg(model)
     if published is None or not (published.hf_hub_id or published.url):
         return None
     fault = (
@@ -530,7 +537,7 @@ def _fill(model: str, arguments: dict[str, Any], state: dict[str, Tensor], path:
     """Let timm load a state into a new model for RGB images, and return the state of the model."""
     given = {**arguments, 'in_chans': len(building.RGB), 'pretrained_cfg_overlay': {'state_dict': state}}
     try:
-        return dict(timm.create_model(model, pretrained=True, **given).state_dict())
+        return dict(import_timm().create_model(model, pretrained=True, **given).state_dict())
     except _BUILD_ERRORS as error:
         reason = f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
         raise WeightsError(f'weights {path} do not fit {model} ({reason}); they must be an RGB model') from error

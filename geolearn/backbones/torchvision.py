@@ -7,7 +7,6 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from geolearn.backbones import backbone, building, loading
@@ -41,11 +40,15 @@ class FeatureChain(nn.Module):
 
 def list_torchvision_models() -> list[str]:
     """List torchvision's classification models."""
+    import torchvision
+
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def build_torchvision(name: str, bands: tuple[Band, ...], options: backbone.BackboneOptions) -> backbone.Backbone:
     """Build a torchvision model as a backbone; pretrained RGB stems are carried over band by band."""
+    import torchvision
+
     backbone.refuse_transformer_options(name, options)
     if options.drop_path:
         raise BackboneError(f'{name} comes from torchvision; drop_path cannot be changed')
@@ -74,6 +77,8 @@ def _chain(net: nn.Module) -> nn.Sequential:
 def _load(name: str, net: nn.Module, layers: nn.Sequential, options: backbone.BackboneOptions) -> loading.LoadReport:
     if options.weights is not None:
         return _load_file(net, layers, str(options.weights))
+    import torchvision
+
     weights = torchvision.models.get_model_weights(name).DEFAULT
     cached = Path(torch.hub.get_dir(), 'checkpoints', Path(urlsplit(weights.url).path).name)
     fault = None if cached.is_file() else connection_fault(weights.url)

@@ -4,7 +4,6 @@ import argparse
 import json
 from pathlib import Path
 
-from geolearn.chips.emd import EMD_NAME
 from geolearn.cli import describe
 from geolearn.cli.evaluate import print_data
 from geolearn.errors import ChipFolderError, RasterError
@@ -33,6 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _is_model_folder(path: Path) -> bool:
     """Whether a folder is that of a saved model: a .dlpk, and nothing that chips have."""
+    from geolearn.chips.emd import EMD_NAME
+
     return any(path.glob('*.dlpk')) and not any((path / name).exists() for name in ('images', EMD_NAME))
 
 

@@ -167,10 +167,10 @@ def find_model(name: str) -> 'type[Model]':
     """
     from geolearn import models
     from geolearn.errors import UnknownNameError
-    from geolearn.models.base import MODELS
 
-    classes = set(MODELS.values())
-    known = {name: value for name, value in vars(models).items() if isinstance(value, type) and value in classes}
+    classes = set(models.load_all().values())
+    known = {public: getattr(models, public) for public in models.base.HOMES}
+    known = {public: value for public, value in known.items() if value in classes}
     if name not in known:
         raise UnknownNameError('model', name, known)
     return known[name]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from segmentation_models_pytorch.decoders.deeplabv3 import decoder as smp
 from torch import Tensor, nn
 
 from geolearn.decoders.decoder import Decoder, check_wholes, enlarge_to, register_decoder, take_single_values
@@ -38,6 +37,8 @@ class DeepLabDecoder(Decoder):
         atrous_rates: Sequence[int] = (12, 24, 36),
     ) -> None:
         super().__init__(channels, strides, output_count)
+        from segmentation_models_pytorch.decoders.deeplabv3 import decoder as smp
+
         self._coarsest = strides[-1]
         decoder = smp.DeepLabV3PlusDecoder(
             (0, 0, *channels),
@@ -81,6 +82,8 @@ class DeepLabV3Decoder(Decoder):
         atrous_rates: Sequence[int] = (6, 12, 18),
     ) -> None:
         super().__init__(channels, strides, output_count)
+        from segmentation_models_pytorch.decoders.deeplabv3 import decoder as smp
+
         self._coarsest = strides[-1]
         rates = check_wholes('atrous_rates', atrous_rates, 1, 1024, counts=_THREE)
         decoder = smp.DeepLabV3Decoder(channels[0], _WIDTH, rates, aspp_separable=False, aspp_dropout=0.5)

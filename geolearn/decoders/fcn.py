@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torchvision.models.segmentation.fcn import FCNHead
 
 from geolearn.decoders import decoder
 
@@ -88,6 +87,8 @@ class AuxiliaryDecoder(decoder.Decoder):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], output_count: int) -> None:
         super().__init__(channels, strides, output_count)
+        from torchvision.models.segmentation.fcn import FCNHead
+
         self.classifier = decoder.take_single_values(FCNHead(channels[0], output_count))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:

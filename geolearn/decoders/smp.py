@@ -1,13 +1,10 @@
-"""U-Net, FPN, PSPNet, SegFormer and UPerNet, with the modules of segmentation_models_pytorch (smp)."""
+"""U-Net, FPN, PSPNet, SegFormer and UPerNet, with the modules of segmentation_models_pytorch (smp).
+
+smp is imported where a decoder is built: it brings timm and torchvision, whose import takes seconds.
+"""
 
 from collections.abc import Sequence
 
-from segmentation_models_pytorch.base.modules import Conv2dReLU
-from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder as SmpFPNDecoder
-from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule
-from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
-from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder as SmpUPerNetDecoder
 from torch import Tensor, nn
 
 from geolearn.decoders.decoder import (
@@ -48,6 +45,8 @@ class UNetDecoder(Decoder):
         widths: Sequence[int] = (256, 128, 64, 32, 16),
     ) -> None:
         super().__init__(channels, strides, output_count)
+        from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+
         self._strides = tuple(strides)
         steps = strides[-1].bit_length() - 1
         widths = check_wholes('widths', widths, 1, 4096, counts=range(max(steps, 1), 9))[:steps]
@@ -79,6 +78,8 @@ class FPNDecoder(Decoder):
         self, channels: Sequence[int], strides: Sequence[int], output_count: int, *, dropout: float = 0.2
     ) -> None:
         super().__init__(channels, strides, output_count)
+        from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder as SmpFPNDecoder
+
         self.decoder = SmpFPNDecoder(list(channels), encoder_depth=4, dropout=check_rate('dropout', dropout))
         self.classifier = nn.Conv2d(self.decoder.out_channels, output_count, 1)
 
@@ -114,6 +115,9 @@ class PSPNetDecoder(Decoder):
         dropout: float = 0.2,
     ) -> None:
         super().__init__(channels, strides, output_count)
+        from segmentation_models_pytorch.base.modules import Conv2dReLU
+        from segmentation_models_pytorch.decoders.pspnet.decoder import PSPModule
+
         sizes = check_wholes('pyramid_sizes', pyramid_sizes, 1, 64, counts=range(1, 9))
         width = check_whole('width', width, 1, 4096)
         if channels[0] < len(sizes):
@@ -153,6 +157,8 @@ class SegFormerDecoder(Decoder):
         dropout: float = 0.1,
     ) -> None:
         super().__init__(channels, strides, output_count)
+        from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
+
         self._strides = tuple(strides)
         width = check_whole('width', width, 1, 4096)
         # the first stands for the image; that of stride 2 has no channels and is left out
@@ -193,6 +199,8 @@ class UPerNetDecoder(Decoder):
         dropout: float = 0.1,
     ) -> None:
         super().__init__(channels, strides, output_count)
+        from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder as SmpUPerNetDecoder
+
         width = check_whole('width', width, 1, 4096)
         # smp looks past two finer maps
         decoder = SmpUPerNetDecoder((0, 0, *channels), encoder_depth=5, decoder_channels=width)

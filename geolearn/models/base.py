@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
@@ -52,6 +53,22 @@ log = logging.getLogger('geolearn')
 MODELS: dict[str, type['Model']] = {}
 """Filled by `register_model`."""
 
+HOMES = {
+    'ChangeDetector': 'change_detector',
+    'FeatureClassifier': 'feature_classifier',
+    'PixelRegressor': 'pixel_regressor',
+    **dict.fromkeys('FCOS FasterRCNN MaskRCNN RetinaNet RTDetr SingleShotDetector'.split(), 'object_detector'),
+    **dict.fromkeys(
+        'AttentionUNet DeepLab DeepLabV3 FCN FPN LinearProbe MUSTER PSPNet SegFormer UNet UPerNet'.split(),
+        'pixel_classifiers',
+    ),
+    # bases, options, and ArcGIS's names
+    'ObjectDetector': 'object_detector',
+    **dict.fromkeys('RCNNOptions SingleStageOptions TransformerOptions'.split(), 'object_detector'),
+    **dict.fromkeys('PixelClassifier PSPNetClassifier UnetClassifier'.split(), 'pixel_classifiers'),
+}
+"""Modules of the public names of `geolearn.models`, which are imported when one is asked for."""
+
 M = TypeVar('M', bound='type[Model]')
 
 
@@ -61,6 +78,13 @@ def register_model(cls: M) -> M:
         raise ValueError(f'model {cls.__name__!r} is already registered by {MODELS[cls.__name__].__module__}')
     MODELS[cls.__name__] = cls
     return cls
+
+
+def load_all() -> Mapping[str, type['Model']]:
+    """Import all classes of models; return them by name."""
+    for home in set(HOMES.values()):
+        import_module(f'geolearn.models.{home}')
+    return MODELS
 
 
 class RasterUse(NamedTuple):
@@ -787,8 +811,10 @@ def load_model(
         data = bundling.leave_out(spec, data)
         bundling.check_fits(spec, data)
     try:
+        if spec.model in HOMES:
+            import_module(f'geolearn.models.{HOMES[spec.model]}')
         if spec.model not in MODELS:
-            raise errors.UnknownNameError('model', spec.model, MODELS)
+            raise errors.UnknownNameError('model', spec.model, load_all())
         model = MODELS[spec.model].from_spec(spec, bundle.weights, data)
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:  # of libraries that build the network too
         raise errors.BundleError(f'{path} cannot be loaded: {error}') from error

@@ -9,14 +9,13 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple, TypeVar, get_args
 
-import timm
 from torch import Tensor, nn
 
 from geolearn import errors, normalize
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
 from geolearn.backbones import catalog, custom, torchvision
 from geolearn.backbones.catalog import InputStatistics
-from geolearn.backbones.timm import is_timm_model
+from geolearn.backbones.timm import import_timm, is_timm_model
 from geolearn.bands import Band, match_bands, parse_wavelengths
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
@@ -300,7 +299,7 @@ def _find_inputs(backbone: str) -> tuple[InputStatistics, ...]:
     colors = list(normalize.IMAGENET.values())
     mean, std = ([color[i] for color in colors] for i in (0, 1))
     if library in ('', 'timm') and is_timm_model(bare):
-        known = timm.get_pretrained_cfg(bare)
+        known = import_timm().get_pretrained_cfg(bare)
         if known is None or len(known.mean) != len(known.std) or len(known.mean) != len(colors):
             return ()
         mean, std = list(known.mean), list(known.std)

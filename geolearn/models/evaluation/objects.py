@@ -13,13 +13,14 @@ from geolearn.chips.batches.loader import ChipLoader
 from geolearn.data import ChipData
 from geolearn.history import Evaluation
 from geolearn.metrics import DetectionScores
-from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting import describe_chip, show_detections
 from geolearn.training.nonfinite import check_weights, checked_maps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from geolearn.networks.detection.detector import Detector
 
 CONFIDENCE = 0.5
 """Lowest score of objects that are drawn and counted: that from which on `predict` and `detect_objects` return them."""
@@ -43,7 +44,7 @@ class DetectionEvaluation(Evaluation):
 
 @torch.inference_mode()
 def evaluate_objects(
-    network: Detector, chips: ChipLoader, scores: DetectionScores, class_names: Sequence[str]
+    network: 'Detector', chips: ChipLoader, scores: DetectionScores, class_names: Sequence[str]
 ) -> DetectionEvaluation:
     """Evaluate a network on all chips of a loader, on its device.
 
@@ -84,7 +85,7 @@ def tabulate_scores(scores: DetectionScores, class_names: Sequence[str]) -> pd.D
 
 @torch.inference_mode()
 def draw_detected_chips(
-    network: Detector,
+    network: 'Detector',
     data: ChipData,
     spec: ModelSpec,
     indexes: Sequence[int],

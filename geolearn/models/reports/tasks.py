@@ -16,7 +16,6 @@ from geolearn.metrics import Calibration, rank_chips
 from geolearn.models.evaluation import classification, objects, pixels
 from geolearn.models.reports import report
 from geolearn.networks.classification import ChipOptions
-from geolearn.networks.detection import architecture, detector
 from geolearn.networks.segmentation import PixelOptions, Segmenter
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting import show_precision_recall, show_regression_scatter
@@ -24,6 +23,8 @@ from geolearn.report.page import Cell, Facts, Notes, Section, Share, Swatch, Tab
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from geolearn.networks.detection import architecture, detector
 
 
 Loss = TypeVar('Loss', PixelLossOptions, RegressionLossOptions)
@@ -295,10 +296,10 @@ def _calibration_section(evaluation: classification.ChipEvaluation) -> Section:
 
 def detection_report(
     spec: ModelSpec,
-    network: detector.Detector,
+    network: 'detector.Detector',
     data: ChipData,
     evaluation: objects.DetectionEvaluation,
-    options: architecture.DetectorOptions,
+    options: 'architecture.DetectorOptions',
     *,
     masks: bool,
 ) -> report.TaskReport:
@@ -396,7 +397,7 @@ def _match_text(matches: Tensor) -> str:
     return f'{tp} of {tp + fn} detected, {fp} false positives'
 
 
-def _settings(options: architecture.DetectorOptions) -> dict[str, str]:
+def _settings(options: 'architecture.DetectorOptions') -> dict[str, str]:
     levels = ' | '.join(', '.join(f'{size:.4g}' for size in row) for row in options.anchor_sizes)
     ratios = ', '.join(f'{ratio:.3g}' for ratio in options.aspect_ratios)
     return {
@@ -410,7 +411,7 @@ def _settings(options: architecture.DetectorOptions) -> dict[str, str]:
     }
 
 
-def _changed(head: architecture.HeadOptions) -> list[tuple[str, object]]:
+def _changed(head: 'architecture.HeadOptions') -> list[tuple[str, object]]:
     usual = type(head)()
     both = [(f.name, getattr(head, f.name), getattr(usual, f.name)) for f in fields(head)]
     return [(name, value) for name, value, normal in both if value != normal]
