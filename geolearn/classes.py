@@ -121,6 +121,11 @@ def color_classes(rows: Iterable[tuple[int, str, tuple[int, int, int] | None]]) 
     return tuple(classes)
 
 
+def tidy_name(text: object) -> str:
+    """Return the name of a class as names are compared: accents written in one way, no blanks at the ends."""
+    return unicodedata.normalize('NFC', str(text)).strip()
+
+
 def index_table(
     classes: Iterable[ClassInfo],
     ignored_values: Iterable[int] = (),

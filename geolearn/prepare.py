@@ -115,7 +115,7 @@ def prepare_data(
     """
     arguments = record_arguments(prepare_data, locals())
     arguments.pop('working_dir', None)  # says where models go, not what they are
-    _check_numbers(chip_size=chip_size, batch_size=batch_size, seed=seed, num_workers=num_workers)
+    check_numbers(chip_size=chip_size, batch_size=batch_size, seed=seed, num_workers=num_workers)
     _check_words(dataset_type, normalize)
     augmentation.check_transforms(transforms)
     taxonomy.check_mapping(class_mapping or {})
@@ -130,6 +130,10 @@ def prepare_data(
         nodata=values.numbers_of('nodata', nodata),
         unlabelled=values.numbers_of('unlabelled', unlabelled),
     )
+    named = {value for part in chips.folders for value in part.first.nodata}
+    if named and not any(values.can_hold(chips.table.dtype, value) for value in named):
+        shown = ', '.join(f'{value:g}' for value in sorted(named))
+        log.warning('nodata= is %s, which %s pixels cannot hold, so nothing is NoData by it', shown, chips.table.dtype)
     about_classes = {'class_mapping': class_mapping, 'ignore_classes': ignore_classes, 'oversample': oversample}
     values.refuse_class_options(chips.task, about_classes | {"split='stratified'": split == 'stratified'})
     choice = inputs.choose_input(chips, bands, extract_bands, normalize)
@@ -330,7 +334,8 @@ def _check_words(dataset_type: object, normalize: Normalize) -> None:
         check_normalize(normalize, 0)
 
 
-def _check_numbers(*, chip_size: int, batch_size: int | None, seed: int, num_workers: int) -> None:
+def check_numbers(*, chip_size: int, batch_size: int | None, seed: int, num_workers: int = 0) -> None:
+    """Raise ChipFolderError unless these are whole numbers, and large enough."""
     lowest = {
         'chip_size': (chip_size, 1),
         'batch_size': (batch_size, 1),

@@ -23,7 +23,7 @@ from geolearn.chips.formats.styles import read_vector_style
 from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, check_target, mask_boxes
 from geolearn.chips.meaning.augmentation import Transforms
 from geolearn.chips.meaning.bands import BandChoice, bad_bands
-from geolearn.chips.meaning.values import as_classes, as_numbers
+from geolearn.chips.meaning.values import as_classes, as_numbers, numbers_of
 from geolearn.chips.packing.collection import GivenChips
 from geolearn.chips.splits.divide import SplitChoice
 from geolearn.classes import ClassInfo, color_classes
@@ -63,7 +63,7 @@ def from_arrays(
     working_dir: str | Path | None = None,
     ignore_classes: Sequence[int | str] = (),
     unlabelled: Sequence[float] = (),
-    nodata: float | None = None,
+    nodata: float | Sequence[float] | None = None,
     split: SplitChoice = 'random',
 ) -> data.ChipData:
     """Prepare chips that lie in memory; nothing is written to disk.
@@ -99,8 +99,8 @@ def from_arrays(
         lambda index: (images[index], None if labels is None else labels[index]),
         len(images),
         class_mapping=class_mapping or {},
-        unlabelled=unlabelled,
-        nodata=() if nodata is None else (nodata,),
+        unlabelled=numbers_of('unlabelled', unlabelled),
+        nodata=numbers_of('nodata', nodata),
         has_labels=labels is not None,
     )
     return _prepare(
@@ -125,7 +125,7 @@ def from_dataset(
     working_dir: str | Path | None = None,
     ignore_classes: Sequence[int | str] = (),
     unlabelled: Sequence[float] = (),
-    nodata: float | None = None,
+    nodata: float | Sequence[float] | None = None,
     split: SplitChoice = 'random',
 ) -> data.ChipData:
     """Prepare the chips of a torch Dataset; they are read from it whenever they are needed.
@@ -157,8 +157,8 @@ def from_dataset(
         partial(_dataset_item, dataset),
         len(dataset),
         class_mapping=class_mapping or {},
-        unlabelled=unlabelled,
-        nodata=() if nodata is None else (nodata,),
+        unlabelled=numbers_of('unlabelled', unlabelled),
+        nodata=numbers_of('nodata', nodata),
         has_labels=_dataset_item(dataset, 0)[1] is not None,
     )
     side = max(_as_image(_dataset_item(dataset, 0)[0]).shape[-2:])
@@ -192,7 +192,7 @@ def from_rasters(
     working_dir: str | Path | None = None,
     ignore_classes: Sequence[int | str] = (),
     unlabelled: Sequence[float] = (),
-    nodata: float | None = None,
+    nodata: float | Sequence[float] | None = None,
     split: SplitChoice = 'blocks',
     block_size: float | None = None,
     normalize: Normalize = 'dataset',
@@ -240,8 +240,10 @@ def from_rasters(
     """
     arguments = _arguments(from_rasters, locals())
     check_target(target)
+    prepare.check_numbers(chip_size=chip_size, batch_size=batch_size, seed=seed)
     pairs = _pair(raster, labels)
-    naming = vector_labels.Naming(class_value_field, class_name_field, None, tuple(unlabelled) or None)
+    unlabelled, missing = numbers_of('unlabelled', unlabelled), numbers_of('nodata', nodata)
+    naming = vector_labels.Naming(class_value_field, class_name_field, None, unlabelled or None)
     classes: dict[int, ClassInfo] = {}
     notes: list[str] = []
     named = None
@@ -278,8 +280,17 @@ def from_rasters(
                     buffer_radius=buffer_radius,
                 )
                 lab = stack.enter_context(open_raster(truth))
-                given = _on_grid(lab, src.geobox, shown_name(image), str(truth), align=align_labels)
+                if lab.count != 1:
+                    raise errors.ChipFolderError(
+                        f'labels {truth} hold {lab.count} bands; a label raster has one band of class values or numbers'
+                    )
+                given = _on_grid(lab, src.geobox, shown_name(image), str(truth), src.crs, align=align_labels)
                 kinds.add(target == 'values' if target else np.dtype(lab.dtypes[0]).kind == 'f')
+                if target is None and np.dtype(lab.dtypes[0]).kind == 'f':
+                    note = (
+                        f"labels are {lab.dtypes[0]} rasters, read as a number per pixel; pass target='classes' if they"
+                    )
+                    notes += [] if any(other.startswith(note) for other in notes) else [f'{note} are class values']
                 windows = [w for w in windows if _has_label(given, w, unlabelled)]
                 readers = [
                     partial(
@@ -288,7 +299,7 @@ def from_rasters(
                         truth,
                         w,
                         src.geobox if align_labels else None,
-                        tuple(unlabelled),
+                        unlabelled,
                         numbers=kinds == {True},
                     )
                     for w in windows
@@ -313,7 +324,7 @@ def from_rasters(
                 dates=((Path(images[-1].files[0]),),),
                 labels=(truth,) if isinstance(truth, Path) and not vector else (),
                 read_label=reader,
-                nodata=() if nodata is None else (nodata,),
+                nodata=missing,
                 read_image=partial(_window_image, kept, image, named, w),
             )
             for w, reader in zip(windows, readers)
@@ -360,6 +371,11 @@ def _pair(raster: Any, labels: Any) -> list[tuple[RasterPath, Any]]:
         return [(raster, Path(labels))]
     if vector_labels.is_vector(labels, None):
         return [(raster, labels)]
+    if not isinstance(labels, list | tuple):
+        raise errors.ChipFolderError(
+            f'labels are a {type(labels).__name__}; pass a raster, a vector file, a GeoDataFrame, or a list with the '
+            'labels of each image; from_arrays takes arrays'
+        )
     images = [raster] if isinstance(raster, str | Path) else list(raster)
     if len(images) != len(labels) or not images:
         raise errors.ChipFolderError(
@@ -410,14 +426,14 @@ def _shown_labels(labels: Any) -> str:
     return str(labels) if isinstance(labels, str | Path) else 'the labels'
 
 
-def _on_grid(lab: Raster, box: GeoBox, image: str, labels: str, *, align: bool) -> Raster:
+def _on_grid(lab: Raster, box: GeoBox, image: str, labels: str, crs: object, *, align: bool) -> Raster:
     if same_grid(box, lab.geobox):
         return lab
     if align:
         return AlignedRaster(lab, box)
     raise errors.ChipFolderError(
         f'{labels} lies on another grid than {image} ({lab.shape} and {box.shape} pixels, '
-        f'{lab.transform[:6]} in {lab.crs} and {box.transform[:6]} in {box.crs}); pass align_labels=True to take for '
+        f'{lab.transform[:6]} in {lab.crs} and {box.transform[:6]} in {crs}); pass align_labels=True to take for '
         'each pixel the label at its center, or warp the labels to the image first'
     )
 

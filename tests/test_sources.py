@@ -217,3 +217,41 @@ def test_the_examples_of_the_docs_run(tmp_path, monkeypatch, one_thread):
     for code in re.findall(r'```python\n(.*?)```', text, re.DOTALL):
         exec(code, names := locals().setdefault('names', {}))
     assert len(names['data'].train_ds) > 0
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        ({'chip_size': 0}, 'chip_size must be a whole number of at least 1, got 0'),
+        ({'chip_size': 1.5}, 'chip_size must be a whole number'),
+        ({'chip_size': '16'}, 'chip_size must be a whole number'),
+        ({'nodata': '0'}, "nodata is '0'; pass a number"),
+        ({'unlabelled': ['a']}, "unlabelled is .'a'.; pass a number"),
+        (
+            {'class_mapping': {1: 'forêt', 2: ' fore\u0302t '}},
+            "1 and 2 are both called 'forêt', and classes are not merged",
+        ),
+        ({'labels': None}, 'labels are a NoneType; pass a raster, a vector file'),
+        ({'labels': np.ones((64, 64))}, 'labels are a ndarray; .*from_arrays takes arrays'),
+        ({'labels': 'image.tif'}, 'hold 3 bands; a label raster has one band'),
+        ({'labels_crs': 'EPSG:4326', 'layer': 'a'}, 'layer=, labels_crs= is for vector labels, but'),
+    ],
+)
+def test_arguments_that_make_no_sense_for_rasters_are_refused(tmp_path, save, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    save(Path('image.tif'), np.random.default_rng(0).integers(1, 99, (3, 64, 64)).astype(np.uint8))
+    save(Path('labels.tif'), np.repeat([[1, 2]], 64, axis=0).repeat(32, axis=1).astype(np.uint8)[None])
+    given = {'labels': 'labels.tif', 'chip_size': 16, 'batch_size': 4, 'bands': NAMES} | options
+    with pytest.raises(ChipFolderError, match=words):
+        from_rasters('image.tif', **given)
+
+
+def test_what_changes_nothing_or_is_assumed_is_said(tmp_path, save, caplog):
+    image = save(tmp_path / 'image.tif', np.random.default_rng(0).integers(1, 99, (3, 64, 64)).astype(np.uint8))
+    labels = save(tmp_path / 'labels.tif', np.repeat([[1, 2]], 64, axis=0).repeat(32, axis=1).astype(np.float32)[None])
+    data = from_rasters(image, labels, chip_size=16, bands=NAMES, nodata=-1)
+    assert data.task == Task.REGRESSION
+    assert 'nodata= is -1, which uint8 pixels cannot hold, so nothing is NoData by it' in caplog.text
+    words = "labels are float32 rasters, read as a number per pixel; pass target='classes' if they are class values"
+    assert words in caplog.text
+    assert from_rasters(image, labels, chip_size=16, bands=NAMES, target='classes').task == Task.PIXELS

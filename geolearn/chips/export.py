@@ -1,14 +1,11 @@
 """Cut a raster and its labels into a chip folder."""
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from geolearn.arguments import check_call
 from geolearn.bands import Band, find_sensor, list_sensors
@@ -17,7 +14,7 @@ from geolearn.chips.exporting.labels import LabelInput, LabelSource, shown_name
 from geolearn.chips.formats import find_writer
 from geolearn.chips.label import Target, Task, check_target
 from geolearn.chips.meaning.bands import bad_bands
-from geolearn.chips.meaning.values import numbers_of
+from geolearn.chips.meaning.values import can_hold, numbers_of
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, RasterError, UnknownNameError
 from geolearn.raster import open_raster, raster_bands, require_place, sample_pixels
@@ -196,15 +193,7 @@ def _nodata_tag(src: Any, named: tuple[float, ...]) -> float | None:
     if src.nodata is not None or len(set(named)) != 1:
         found: float | None = src.nodata
         return found
-    return named[0] if all(_holds(dtype, named[0]) for dtype in set(src.dtypes)) else None
-
-
-def _holds(dtype: str, value: float) -> bool:
-    """Whether a value, NaN included, can be stored in a type."""
-    if np.dtype(dtype).kind not in 'iu':
-        return True
-    limits = np.iinfo(dtype)
-    return math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max
+    return named[0] if all(can_hold(dtype, named[0]) for dtype in set(src.dtypes)) else None
 
 
 class _Scene(NamedTuple):

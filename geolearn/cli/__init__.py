@@ -67,6 +67,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _fail(error: Exception, names: dict[str, str]) -> None:
+    if isinstance(error, OSError) and error.filename is None:
+        try:  # what could not be printed is still held
+            flush_output()
+        except OSError as again:
+            error = again
     if os.environ.get('GEOLEARN_TRACEBACK'):
         raise error
     say(describe_error(error, names))

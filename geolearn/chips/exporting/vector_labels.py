@@ -1,5 +1,6 @@
 """Read vector labels: any file that OGR reads, GeoDataFrames, or a layer for each class."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from geolearn import errors, extras
 from geolearn.bands import Band
 from geolearn.chips.exporting.placement import Cutout, NothingThereError, apply_affine
 from geolearn.chips.formats.styles import ClassStyle
-from geolearn.classes import ClassInfo, color_classes
+from geolearn.classes import ClassInfo, color_classes, tidy_name
 from geolearn.raster import GeoBox
 from geolearn.raster.opening import DRIVERS
 
@@ -158,8 +159,9 @@ def class_values(
     values: list[np.ndarray] = []
     names: dict[int, str] = {}
     if parts[0][0].name is not None:
-        table = _numbers([layer.name for layer, _ in parts], naming)
-        values = [np.full(len(rows), table[layer.name], np.int64) for layer, rows in parts]
+        called = [tidy_name(layer.name) for layer, _ in parts]
+        table = _numbers(list(dict.fromkeys(called)), naming)
+        values = [np.full(len(rows), table[name], np.int64) for name, (_, rows) in zip(called, parts)]
         names = {value: name for name, value in table.items()}
     else:
         for layer, rows in parts:
@@ -167,6 +169,29 @@ def class_values(
             values.append(found)
             names |= named
     return np.concatenate(values), _classes(names, naming)
+
+
+_CODE = re.compile(r'[0-9]{1,9}(\.0{1,9})?')
+"""A whole number as text; tables of numbers with gaps are often written as 1.0."""
+
+
+def _name_notes(classes: Sequence[ClassInfo]) -> list[str]:
+    """Say which names differ by case or blanks alone, as typing errors do, and which codes are no class values."""
+    first: dict[str, str] = {}
+    notes = []
+    for info in classes:
+        other = first.setdefault(' '.join(info.name.split()).casefold(), info.name)
+        if other != info.name:
+            notes.append(
+                f'classes {other!r} and {info.name!r} differ by case or blanks alone; give them one name if one'
+            )
+    codes = [info for info in classes if _CODE.fullmatch(info.name) and int(float(info.name)) != info.value]
+    if codes:
+        notes.append(
+            f'codes are not the class values, as not all of them are numbers up to {MAX_VALUE} that mean a class '
+            f'(0 means unlabelled unless unlabelled= says else): {codes[0].name!r} is class {codes[0].value}'
+        )
+    return notes
 
 
 def _classes(names: dict[int, str], naming: Naming) -> tuple[ClassInfo, ...]:
@@ -206,11 +231,10 @@ def _numbers(texts: Sequence[str], naming: Naming) -> dict[str, int]:
 def _own_values(texts: Sequence[str], naming: Naming) -> dict[str, int] | None:
     """Return the values of texts that are all whole numbers, such as codes of land cover; None where they are not."""
     lowest = 0 if zero_is_class(naming.unlabelled) else 1
-    if not all(text.isascii() and text.isdigit() and len(text) < 9 for text in texts):
+    if not all(_CODE.fullmatch(text) for text in texts):
         return None
-    values = {text: int(text) for text in texts}
-    whole = len(set(values.values())) == len(texts) and all(lowest <= value <= MAX_VALUE for value in values.values())
-    return values if whole else None
+    values = {text: int(float(text)) for text in texts}
+    return values if all(lowest <= value <= MAX_VALUE for value in values.values()) else None
 
 
 def _field_values(frame: Any, shown: str, naming: Naming, counts: dict[str, int]) -> tuple[np.ndarray, dict[int, str]]:
@@ -232,7 +256,7 @@ def _field_values(frame: Any, shown: str, naming: Naming, counts: dict[str, int]
     if column.dtype.kind in 'iufb':
         values = _whole(column, empty, f'{shown}: field {field}', naming, counts)
         return values, _names(frame, values, shown, naming, field)
-    texts = [str(text).strip() for text in column[~empty]]
+    texts = [tidy_name(text) for text in column[~empty]]
     table = _numbers(sorted(set(texts)), naming)
     values = np.full(len(frame), -1, np.int64)
     values[~empty] = [table[text] for text in texts]
@@ -264,7 +288,10 @@ def _names(frame: Any, values: np.ndarray, shown: str, naming: Naming, field: st
         return {int(value): str(value) for value in np.unique(values[values >= 0])}
     names: dict[int, str] = {}
     for value, name in zip(values.tolist(), frame[name_field]):
-        if value >= 0 and names.setdefault(value, text := str(name) if isinstance(name, str) else str(value)) != text:
+        if (
+            value >= 0
+            and names.setdefault(value, text := tidy_name(name) if isinstance(name, str) else str(value)) != text
+        ):
             raise errors.ChipFolderError(
                 f'{shown}: class value {value} is called {names[value]!r} and {text!r} in {name_field}; a value has '
                 'one name'
@@ -369,7 +396,8 @@ def place_vectors(
         raise errors.ChipFolderError(f'{shown}: no feature can be used ({reasons or "it is empty"})')
     features = Features(move(geometry[kept], invert(box.transform)), values[kept])
     _check_overlap(need_shapely().total_bounds(geometry[kept]), box, shown)
-    return VectorLabels(features, classes, tuple(f'{shown}: {count} {what}' for what, count in counts.items()))
+    notes = [f'{shown}: {count} {what}' for what, count in counts.items()]
+    return VectorLabels(features, classes, (*notes, *(f'{shown}: {note}' for note in _name_notes(classes))))
 
 
 def place_areas(layers: Sequence[Layer], box: GeoBox, crs: str | None) -> Any:
@@ -423,7 +451,9 @@ def _layer(name: str | None, source: Any, layer: str | None) -> Layer:
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError, ValueError) as error:
         if isinstance(error, errors.ChipFolderError):
             raise
-        why = 'its name is not UTF-8; rename it' if isinstance(error, UnicodeEncodeError) else error
+        # GDAL goes on to advise prefixes of drivers, which no path here takes
+        said = str(error).partition('; It might help')[0]
+        why = 'its name is not UTF-8; rename it' if isinstance(error, UnicodeEncodeError) else said
         raise errors.ChipFolderError(f'cannot read labels {path}: {why}') from error
     if not hasattr(frame, 'geometry'):
         raise errors.ChipFolderError(f'{path} has no geometries; labels are polygons, or points with buffer_radius=')
@@ -437,6 +467,8 @@ def _place(
     shapely, frame = need_shapely(), _project(layer, box, crs)
     geometry = shapely.force_2d(np.asarray(frame.geometry.values, dtype=object))
     rows = _count(~(shapely.is_missing(geometry) | shapely.is_empty(geometry)), 'features without geometry', counts)
+    finite = np.isfinite(shapely.bounds(geometry[rows])).all(axis=1)
+    rows = rows[_count(finite, 'features with coordinates that are no numbers', counts)]
     broken = ~shapely.is_valid(geometry[rows])
     if broken.any():
         geometry[rows[broken]] = shapely.make_valid(geometry[rows[broken]])

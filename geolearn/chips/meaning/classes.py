@@ -80,7 +80,8 @@ def ignored_values(
     """
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise errors.ChipFolderError(f'ignore_classes is {given!r}; pass a list, such as [{given!r}]')
-    names = {info.value: info.name for info in listed} | {int(value): name for value, name in renamed.items()}
+    names = {info.value: info.name for info in listed}
+    names |= {int(value): classes.tidy_name(name) for value, name in renamed.items()}
     by_name = {name: value for value, name in [(0, classes.UNLABELLED.name), *names.items()]}
     values: set[int] = set()
     for item in given:
@@ -124,7 +125,7 @@ def choose_classes(
     Raises:
         ChipFolderError: If labels hold values that are no class, or too few classes are left to train.
     """
-    names = {int(value): name for value, name in renamed.items()}
+    names = {int(value): classes.tidy_name(name) for value, name in renamed.items()}
     infos = {info.value: _renamed(info, names.get(info.value)) for info in listed}
     for value, name in names.items():
         if value not in infos:

@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+import re
 
 import numpy as np
 import pytest
@@ -444,3 +445,26 @@ def test_polygons_of_aberystwyth_label_a_mosaic(shared, tmp_path):
     stats = json.loads((out / 'esri_accumulated_stats.json').read_text())['FeatureStats']
     assert stats['NumClasses'] == 3
     assert min(stats['NumFeaturesPerClass']) >= 7
+
+
+@pytest.mark.parametrize(
+    ('texts', 'values', 'words'),
+    [
+        (['for\u00eat', ' fore\u0302t'], {1: 'forêt'}, ''),
+        (['wood', 'Wood'], {1: 'Wood', 2: 'wood'}, "'Wood' and 'wood' differ by case or blanks alone"),
+        (['3.0', '1.0'], {1: '1.0', 3: '3.0'}, ''),
+        (['01', '1'], {1: '1'}, ''),
+        (['311000', '2'], {1: '2', 2: '311000'}, "codes are not the class values, .*: '2' is class 1"),
+    ],
+)
+def test_texts_that_mean_one_class_are_one_class(tmp_path, image, caplog, texts, values, words):
+    labels = frame([box(0, 0, 8, 16), box(8, 0, 16, 16)]).assign(use=texts)
+    out = export_training_data(image, labels, tmp_path / 'out', tile_size=16, class_value_field='use')
+    assert {info.value: info.name for info in read_metadata(out).classes} == values
+    assert re.search(words, caplog.text) if words else 'class' not in caplog.text
+
+
+def test_coordinates_that_are_no_numbers_are_counted(tmp_path, image, caplog):
+    labels = frame([box(0, 0, 8, 16), shapely.Polygon([(0, 0), (np.inf, 0), (8, 8)])])
+    export_training_data(image, labels, tmp_path / 'out', tile_size=16)
+    assert '1 features with coordinates that are no numbers' in caplog.text
