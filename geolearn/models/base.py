@@ -469,7 +469,8 @@ class Model(ABC):
             size=size,
         )
         weights = weights_digest(network)
-        graphs = export_network(network, self.spec, kinds, facts, () if self.data is None else self.data.valid_dl)
+        chips = () if self.data is None else self.data.valid_dl.batches()
+        graphs = export_network(network, self.spec, kinds, facts, chips)
         return replace(graphs, manifest={kind: {**row, 'weights': weights} for kind, row in graphs.manifest.items()})
 
     def load(self, name_or_path: str | Path) -> Self:

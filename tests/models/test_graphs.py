@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import torch
 import geolearn.onnx
 from geolearn.backbones.custom import ModuleBackbone, register_module
 from geolearn.bands import Band
+from geolearn.batch import Batch
 from geolearn.bundle import read_bundle, read_onnx
-from geolearn.classes import ClassInfo
+from geolearn.classes import IGNORE_INDEX, ClassInfo
 from geolearn.errors import BundleError, ExportError, MissingExtraError, UnknownNameError
 from geolearn.models import FeatureClassifier, LinearProbe, RetinaNet, exporting, load_model
 from geolearn.networks.spec import ModelSpec
@@ -88,10 +90,19 @@ def test_a_bundle_with_graphs_loads_as_any_other_and_graphs_name_no_paths(model,
     assert b'/geolearn/' not in held
 
 
-def test_weights_of_8_bits_are_smaller_and_their_cost_is_stated(model, tmp_path):
-    path = model.save(tmp_path / 'm.dlpk', export='onnx-int8')
+def test_weights_of_8_bits_are_smaller_and_their_cost_on_validation_chips_is_stated(model, tmp_path):
+    given = LinearProbe.of(SPEC, model.network)
+    with torch.no_grad():
+        truth = model.network(images(2, 64, 64)).max(1).indices
+    truth[0, :40] = IGNORE_INDEX
+    truth[1, :16] = 1 - truth[1, :16]
+    batch = Batch(images=images(2, 64, 64), masks=truth)
+    given.data = SimpleNamespace(valid_dl=SimpleNamespace(batches=lambda: iter([batch])))
+    path = given.save(tmp_path / 'm.dlpk', export='onnx-int8')
     row = read_bundle(path).manifest['exports']['onnx-int8']
-    assert row['file'] == 'model.int8.onnx'
+    assert (row['file'], row['images']) == ('model.int8.onnx', 2)
+    assert row['accuracy'] == pytest.approx(1 - 16 / 88)
+    assert row['accuracy_int8'] == pytest.approx(row['accuracy'], abs=0.1)
     assert 0 < row['largest_difference'] < 1
     assert 0 <= row['differing_share'] < 0.1
     small = geolearn.onnx.load_model(path, int8=True)
