@@ -5,6 +5,7 @@ Prints the speed of each case in Mpx/s from file to file, and last one JSON obje
     limit_ratio         map / max(read + write alone, model alone on the same tiles)
     end_to_end          map / model alone on tiles that do not overlap, of its fastest size
     free_model          map by an almost free model / read + write alone
+    auto_engine         map with engine='auto' / with the fastest of the engines installed, Unet on ResNet-18
     cog                 cloud-optimized map / plain map, tiny convolution
     probabilities       map with probabilities and confidence / map, tiny convolution
     blend               blended map / cut map by a transformer
@@ -34,11 +35,16 @@ from geolearn.backbones import create_backbone
 from geolearn.bands import resolve_bands
 from geolearn.classes import ClassInfo
 from geolearn.inference.encoding import ClassEncoding, Output
+from geolearn.inference.engines import Engine, installed_engines
 from geolearn.inference.mapping import map_sources
 from geolearn.inference.plan import Blend
 from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
+from geolearn.models import UNet, load_model
+from geolearn.networks.spec import ModelSpec
+from geolearn.normalize import Normalization
 from geolearn.raster import GeoBox, RasterWriter, open_raster, read_window
 from geolearn.raster.writing import BLOCK_SIZE
+from geolearn.statistics import BandStatistics
 from geolearn.tiling import TileGrid, make_grid
 
 BANDS = 6
@@ -152,6 +158,31 @@ def run_model(network: nn.Module, tiles: int, tile_shape: tuple[int, int]) -> No
             network(tile).max(1).indices.to(torch.uint8)
 
 
+def make_model(path: Path) -> UNet:
+    """Save a Unet on ResNet-18 with random weights and its ONNX graph, and load it."""
+    torch.manual_seed(0)
+    spec = ModelSpec(
+        model='UNet',
+        backbone='resnet18',
+        bands=tuple(resolve_bands(['B02', 'B03', 'B04', 'B08', 'B11', 'B12'], sensor='Sentinel-2')),
+        class_infos=CLASSES,
+        ignored_values=(),
+        chip_size=256,
+        statistics=BandStatistics((0,) * BANDS, (3000,) * BANDS, (1500,) * BANDS, (600,) * BANDS),
+        normalization=Normalization((1500.0,) * BANDS, (600.0,) * BANDS, 'given'),
+        dtype='uint16',
+    )
+    saved = UNet.of(spec, UNet.build(spec).eval()).save(path, export='onnx')
+    model = load_model(saved)
+    assert isinstance(model, UNet)
+    return model
+
+
+def _predict(model: UNet, image: Path, out: Path, engine: Engine, tile_size: int) -> Callable[[], object]:
+    given = {'tile_size': tile_size, 'device': 'cpu', 'scale': 1, 'overwrite': True, 'cog': False}
+    return lambda: model.predict_raster(image, out, engine=engine, **given)
+
+
 def find_fastest(network: nn.Module, *, rounds: int) -> int:
     """Return the side of tiles that take least time per pixel."""
     seconds = interleave({str(side): _run(network, (1024 // side) ** 2, side) for side in SIDES}, rounds=rounds)
@@ -186,6 +217,10 @@ def main() -> None:
         grid = make_grid((side, side), tile_size=TILE_SIZE, halo=HALO)
         every: tuple[Output, ...] = ('classes', 'probabilities', 'confidence')
         vit_grid = (VIT_TILE, VIT_HALO)
+        os.environ['GEOLEARN_CACHE'] = scratch  # what an earlier run measured does not count
+        model = make_model(folder / 'unet.dlpk')
+        names = installed_engines()
+        engine_tile = TILE_SIZE // 2 if quick else TILE_SIZE
         jobs: dict[str, Callable[[], object]] = {
             'map': lambda: map_file(image, unet, out),
             'read_write': lambda: read_and_write(image, folder / 'copy.tif'),
@@ -199,13 +234,17 @@ def main() -> None:
             'transformer_crop': lambda: map_file(patch, transformer, out, grid=vit_grid),
             'transformer_hann': lambda: map_file(patch, transformer, out, grid=vit_grid, blend='hann'),
         }
-        pixels = {'map': side, 'read_write': side, 'model': side, 'model_plain': side}
+        for name in (*names, 'auto'):
+            jobs[f'engine_{name}'] = _predict(model, image, out, name, engine_tile)
+        pixels = dict.fromkeys((f'engine_{name}' for name in (*names, 'auto')), side)
+        pixels |= {'map': side, 'read_write': side, 'model': side, 'model_plain': side}
         pixels |= dict.fromkeys(('transformer_crop', 'transformer_hann'), vit_side)
         seconds = interleave(jobs, rounds=rounds)
         for name, values in seconds.items():
             rate = pixels.get(name, tiny_side) ** 2 / 1e6 / statistics.median(values)
             print(f'{name:<20} ' + ' '.join(f'{value:7.2f}' for value in values) + f' s {rate:7.2f} Mpx/s')
         print(f'fastest tiles of the model: {fastest} px; load {os.getloadavg()[0]:.1f}')
+        quickest = min((f'engine_{name}' for name in names), key=lambda name: statistics.median(seconds[name]))
         slower = max(('read_write', 'model'), key=lambda name: statistics.median(seconds[name]))
         peaks = []
         for width in widths:
@@ -217,6 +256,7 @@ def main() -> None:
             'limit_ratio': Check(median_ratio(seconds, 'map', slower), 1.05),
             'end_to_end': Check(median_ratio(seconds, 'map', 'model_plain'), 1.3),
             'free_model': Check(median_ratio(seconds, 'free', 'read_write_wide'), 2.0),
+            'auto_engine': Check(median_ratio(seconds, 'engine_auto', quickest), 1.05),
             'cog': Check(median_ratio(seconds, 'tiny_cog', 'tiny'), 1.25),
             'probabilities': Check(median_ratio(seconds, 'tiny_probabilities', 'tiny')),
             'blend': Check(median_ratio(seconds, 'transformer_hann', 'transformer_crop')),

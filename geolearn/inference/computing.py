@@ -152,8 +152,8 @@ def choose_setup(
 ) -> Setup:
     """Choose the engine, the tile side and the batch size that the caller leaves open, by a short measurement.
 
-    A measurement computes at most 5 % of what the map does; maps too small for that take torch, or the engine that was
-    measured before, and the usual sizes. Sides of transformers' tiles are those of training.
+    A measurement computes at most 5 % of what the map does, that of engines 10 %; maps too small for that take torch,
+    or the engine that was measured before, and the usual sizes. Sides of transformers' tiles are those of training.
 
     Args:
         spec: Of the model.
@@ -242,11 +242,14 @@ class _Measurement:
         installed = engines.installed_engines()
         if self._device.type != 'cpu' or self.graph is None or self.tiling.compile or len(installed) < 2:
             return 'torch'
-        side = -(-setup.tile_size // _multiple(self.network)) * _multiple(self.network)
+        # a quarter of a tile tells which is fastest, where sides do not matter to the network
+        part = 1 if self.network.backbone.has_position_grid else 2
+        side = -(-setup.tile_size // (part * _multiple(self.network))) * _multiple(self.network)
         facts = self._facts('engine', setup, [engines.describe(name) for name in installed])
         costs = tuning.recall(facts)
         if costs is None:
-            if not tuning.is_worth_it(self._pixels(setup.tile_size), len(installed) * side**2):
+            measured = len(installed) * side**2
+            if not tuning.is_worth_it(self._pixels(setup.tile_size), measured, tuning.ENGINE_SHARE):
                 log.info("engine='auto' takes torch: the raster is too small for a measurement")
                 return 'torch'
             runs = self._open_engines(installed, (side, side))

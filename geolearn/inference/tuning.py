@@ -36,18 +36,22 @@ BATCH_MARGIN = 0.05
 MEASURED_SHARE = 0.05
 """Share of the pixels of a map that a measurement may compute on top; smaller maps take what is usual."""
 
+ENGINE_SHARE = 0.1
+"""The same where the caller asks for the fastest engine."""
+
 KNOWN: dict[str, dict[str, float]] = {}
 """What this process has measured or read, by the hash of what it depends on."""
 
 
-def is_worth_it(pixels: int, measured: int) -> bool:
+def is_worth_it(pixels: int, measured: int, share: float = MEASURED_SHARE) -> bool:
     """Say whether a map is large enough for a measurement.
 
     Args:
         pixels: That the map computes.
         measured: Pixels that each round computes, of all candidates together.
+        share: Of the map that may be computed on top.
     """
-    return (ROUNDS + 1) * measured <= MEASURED_SHARE * pixels
+    return (ROUNDS + 1) * measured <= share * pixels
 
 
 def measure(jobs: Mapping[str, Job]) -> dict[str, float]:
