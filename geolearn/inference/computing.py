@@ -227,7 +227,9 @@ class _Measurement:
             torch.tensor(column, dtype=torch.float32).view(-1, 1, 1)
             for column in (self.spec.statistics.mean, self.spec.statistics.std)
         )
-        return torch.randn(count, *dates, len(self.spec.bands), side, side) * std + mean
+        # the caller's random numbers stay as they are
+        random = torch.Generator().manual_seed(0)
+        return torch.randn(count, *dates, len(self.spec.bands), side, side, generator=random) * std + mean
 
     def _job(self, run: Callable[[Tensor], Tensor], count: int, side: int) -> tuning.Job:
         images = self._images(count, side)
