@@ -272,6 +272,27 @@ def test_output_that_cannot_be_written_is_said_in_one_line(argv, unbuffered):
     assert (done.returncode, done.stderr) == (2, 'geolearn: standard output: No space left on device\n')
 
 
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
+def test_results_that_cannot_be_printed_are_said_in_one_line(files, capsys, monkeypatch):
+    for line in (
+        'info IMAGE',
+        'weights list',
+        'export-chips IMAGE HERE/out --labels LABELS --tile-size 32',
+        'evaluate MODEL CHIPS',
+        'predict MODEL IMAGE HERE/m.tif',
+        'vectorize HERE/m.tif HERE/v.gpkg',
+    ):
+        words = [functools.reduce(lambda w, n: w.replace(n, str(files[n])), files, word) for word in line.split()]
+        with open('/dev/full', 'w') as full:
+            monkeypatch.setattr(sys, 'stdout', full)
+            with pytest.raises(SystemExit) as caught:
+                main(words)
+        said = capsys.readouterr().err
+        assert caught.value.code == 2, line
+        assert said.splitlines()[-1] == 'geolearn: standard output: No space left on device', line
+        assert 'Traceback' not in said
+
+
 def test_a_reader_that_has_seen_enough_is_no_error():
     command = f'{sys.executable} -m geolearn predict --help | true'
     done = subprocess.run(['bash', '-c', command], capture_output=True, text=True, check=False)

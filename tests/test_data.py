@@ -143,6 +143,15 @@ def test_a_legend_may_name_classes_that_no_label_holds(export, caplog):
     assert np.isfinite(data.class_weights).all()
 
 
+def test_names_that_differ_by_blanks_at_the_ends_are_one_name(tmp_path, write_export):
+    folder = make(write_export, tmp_path / 'e', classes=[(1, 'one', [1, 2, 3]), (2, 'one ', [4, 5, 6])])
+    with pytest.raises(
+        ChipFolderError, match="label values 1 and 2 are both called 'one ', and classes are not merged"
+    ):
+        prepare_data(folder)
+    assert prepare_data(folder, {2: ' two '}).class_mapping == {0: 'NoData', 1: 'one', 2: 'two'}
+
+
 def test_a_value_that_is_no_class_is_named_with_its_first_file(tmp_path, write_export):
     images, labels = chips()
     labels[2][5, 5] = labels[3][0, 0] = 77

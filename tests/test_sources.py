@@ -255,3 +255,5 @@ def test_what_changes_nothing_or_is_assumed_is_said(tmp_path, save, caplog):
     words = "labels are float32 rasters, read as a number per pixel; pass target='classes' if they are class values"
     assert words in caplog.text
     assert from_rasters(image, labels, chip_size=16, bands=NAMES, target='classes').task == Task.PIXELS
+    with pytest.raises(RasterError, match='a raster must be a path, .* got None'):
+        from_rasters(None, labels)

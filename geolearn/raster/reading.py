@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -139,6 +139,8 @@ def _open(path: RasterPath, bands: list[str] | None, nodata: NoData, level: int,
         _refuse_bytes(path)
         if is_one(path):
             return _open_one(path, files, bands, nodata)
+        if not isinstance(path, Iterable):
+            raise RasterError(f'a raster must be a path, a STAC item, a DataArray or a list of these, got {path!r}')
         several = list(cast(Sequence[Any], path))
         if not several:
             raise RasterError('no raster was given; pass at least one file')

@@ -158,7 +158,7 @@ def _renamed(info: classes.ClassInfo, name: str | None) -> classes.ClassInfo:
 def _check_names(infos: Iterable[classes.ClassInfo]) -> None:
     homes: dict[str, int] = {}
     for info in infos:
-        other = homes.setdefault(info.name, info.value)
+        other = homes.setdefault(classes.tidy_name(info.name), info.value)
         if other != info.value:
             raise errors.ChipFolderError(
                 f'label values {other} and {info.value} are both called {info.name!r}, and classes are not merged; '
