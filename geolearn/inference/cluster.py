@@ -16,11 +16,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from geolearn import errors, extras, files
 from geolearn.bundle import SUFFIX, read_bundle
 from geolearn.inference import shares, store
+from geolearn.inference.detect_raster import DetectRequest, detect_in_shares, plan_detection
 from geolearn.inference.mapping import MapRequest, plan_map
 from geolearn.inference.plan import Share
 from geolearn.networks.spec import ModelSpec
@@ -218,32 +219,98 @@ def map_on_cluster(model: Any, request: MapRequest, client: Any) -> Path:
         CheckpointError: If the folder holds shares of another map.
     """
     check_client(client)
-    request = _without_place(request)
-    target = Path(request.dst)
-    begun = store.count_shares(target)
+    options = replace(request.options, progress=None, resume=False)
+    request = replace(_portable(request), options=options, graph=None, measures=False)
     with ExitStack() as stack:
         plan = plan_map(model.spec, model.network, model.encoding, _here(request), stack)
-        window = plan.area.window
-        count = choose_count((int(window.height), int(window.width)), client) if begun is None else begun
-        store.refuse_other_runs(target, Share(1, count))
-        folder = store.make_folder(target, Share(1, count))
+        shape = int(plan.area.window.height), int(plan.area.window.width)
+        target, count, folder = _open_folder(plan.target, shape, client)
     request = replace(request, tiling=replace(request.tiling, max_memory=_memory(request, folder, client)))
     task = MapTask(ship(model, folder / f'model{SUFFIX}'), request, count)
+    _compute_shares(client, task, count, target)
+    loaded = task.model.get()
+    return shares.map_in_shares(loaded.spec, loaded.network, loaded.encoding, _here(request), None)
+
+
+@dataclass(frozen=True, eq=False)
+class DetectTask:
+    """What a worker needs to detect the objects of a share of the tiles, besides its number."""
+
+    model: ShippedModel
+    request: DetectRequest
+    count: int
+
+    def __call__(self, number: int) -> int:
+        """Compute a share; runs on a worker."""
+        model = self.model.get()
+        with report_progress(lambda _: None):
+            detect_in_shares(model.spec, model.network, self.request, Share(number, self.count))
+        return number
+
+
+def detect_on_cluster(model: Any, request: DetectRequest, client: Any) -> Path:
+    """Write a layer of objects which the workers of a Dask cluster detect; see `map_on_cluster`.
+
+    Args:
+        model: Detects objects.
+        request: What is asked for.
+        client: Of Dask.
+
+    Returns:
+        The path written.
+
+    Raises:
+        RasterError: If something does not fit, shares failed, or the scheduler is lost.
+        CheckpointError: If the folder holds shares of another run.
+    """
+    check_client(client)
+    request = replace(_portable(request), options=replace(request.options, resume=False))
+    with ExitStack() as stack:
+        plan = plan_detection(model.spec, model.network, _here(request), stack)
+        target, count, folder = _open_folder(plan.target, plan.sources[0].shape, client)
+    task = DetectTask(ship(model, folder / f'model{SUFFIX}'), request, count)
+    _compute_shares(client, task, count, target)
+    loaded = task.model.get()
+    return detect_in_shares(loaded.spec, loaded.network, _here(request), None)
+
+
+def refuse_parts(part: Any, *, merge_parts: bool) -> None:
+    """Refuse parts where a cluster computes them.
+
+    Raises:
+        ArgumentError: If there are some.
+    """
+    if part is not None or merge_parts:
+        raise errors.ArgumentError('client= computes all parts and merges them; pass it without part= and merge_parts=')
+
+
+def _open_folder(target: Path, shape: tuple[int, int], client: Any) -> tuple[Path, int, Path]:
+    """Return the target, in how many shares it is computed, and the folder of these."""
+    begun = store.count_shares(target)
+    count = choose_count(shape, client) if begun is None else begun
+    store.refuse_other_runs(target, Share(1, count))
+    return target, count, store.make_folder(target, Share(1, count))
+
+
+def _compute_shares(client: Any, task: Callable[[int], int], count: int, target: Path) -> None:
+    """Compute all shares on the workers, and list those that fail.
+
+    Raises:
+        RasterError: If some fail, or the scheduler is lost.
+    """
     failed = []
-    with ProgressBar(count, 'mapping', 'block') as bar:
+    with ProgressBar(count, 'computing', 'block') as bar:
         for outcome in run_tasks(client, task, range(1, count + 1)):
             if outcome.error:
                 failed.append(outcome)
             bar.update()
     if failed:
-        _list_failed(folder.parent / FAILED, failed)
+        path = store.parts_folder(target) / FAILED
+        _list_failed(path, failed)
         raise errors.RasterError(
-            f'{len(failed)} of {count} blocks of {target} failed after {RETRIES + 1} tries, see '
-            f'{folder.parent / FAILED}; the first: {failed[0].error}. What is finished is kept: the same call computes '
-            'only what is missing'
+            f'{len(failed)} of {count} blocks of {target} failed after {RETRIES + 1} tries, see {path}; the first: '
+            f'{failed[0].error}. What is finished is kept: the same call computes only what is missing'
         )
-    loaded = task.model.get()
-    return shares.map_in_shares(loaded.spec, loaded.network, loaded.encoding, _here(request), None)
 
 
 FAILED = 'failed.csv'
@@ -278,14 +345,18 @@ def _memory(request: MapRequest, folder: Path, client: Any) -> int | None:
     return memory
 
 
-def _without_place(request: MapRequest) -> MapRequest:
-    """Return a request that means the same on a worker: paths are absolute, and nothing is called here."""
-    options = replace(request.options, progress=None, resume=False)
-    target = Path(request.dst).expanduser().absolute()
-    return replace(request, src=absolute(request.src), dst=target, options=options, graph=None, measures=False)
+Request = TypeVar('Request', MapRequest, DetectRequest)
 
 
-def _here(request: MapRequest) -> MapRequest:
+def _portable(request: Request) -> Request:
+    """Return a request whose paths mean the same on a worker."""
+    read = request.read
+    if read.area is not None:
+        read = replace(read, area=replace(read.area, aoi=absolute(read.area.aoi)))
+    return replace(request, src=absolute(request.src), dst=Path(request.dst).expanduser().absolute(), read=read)
+
+
+def _here(request: Request) -> Request:
     """Return a request for this machine, which may have another device than workers."""
     return replace(request, tiling=replace(request.tiling, device=None))
 

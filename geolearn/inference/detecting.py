@@ -1,11 +1,8 @@
 """Run a detector: on one image, or on a raster of any size whose objects become a layer."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -16,10 +13,10 @@ from torchvision.ops import batched_nms
 from geolearn import errors, extras, progress
 from geolearn.batch import Detections
 from geolearn.device import choose_device
-from geolearn.inference import computing, merging, reading, targets, vectors
+from geolearn.inference import merging
 from geolearn.inference.images import Image, load_image
-from geolearn.inference.plan import tiles_reaching
-from geolearn.inference.resume import RunCheckpoint, source_facts, weights_digest
+from geolearn.inference.plan import Part, tiles_reaching
+from geolearn.inference.resume import RunCheckpoint
 from geolearn.inference.tiles import (
     BATCH_SIZE,
     MicroBatches,
@@ -205,20 +202,25 @@ def detect_sources(
         RasterError: If reading fails.
         CheckpointError: If the checkpoint cannot be written.
     """
-    network.eval()
-    predict = make_predict_fn(
-        network, threshold=options.threshold, nms_overlap=options.overlap_in_tile, augment=options.augment
-    )
-    parts = [] if checkpoint is None else list(checkpoint.detections)
-    first = checkpoint.tiles_done if checkpoint else 0
-    batch_size = tiling.batch_size or BATCH_SIZE
     if area is not None:
         grid = tiles_reaching(grid, area.window)
-    batches = read_batches(sources, grid, batch_size=batch_size, read=read, first=first, area=area)
-    for detections, tiles_done in _detect_in_tiles(batches, predict, grid, sources[0].shape, options, first):
-        parts.append(detections)
-        if checkpoint is not None:
-            checkpoint.add(detections, tiles_done)
+    parts = detect_tiles(
+        sources, network, grid, read=read, tiling=tiling, options=options, checkpoint=checkpoint, area=area
+    )
+    return merge_tiles(parts, grid, options, area)
+
+
+def merge_tiles(
+    parts: Sequence[merging.TileDetections], grid: TileGrid, options: DetectOptions, area: PixelArea | None
+) -> merging.TileDetections:
+    """Return the objects of a raster, from the detections of all its tiles.
+
+    Args:
+        parts: In the order of the tiles.
+        grid: The tiles.
+        options: How detections become objects.
+        area: That holds the middles of the objects' boxes; None for all of the raster.
+    """
     merged = merging.merge_detections(
         merging.TileDetections.concatenate(parts),
         grid,
@@ -231,19 +233,73 @@ def detect_sources(
     return merged.select(area.holds((merged.boxes[:, :2] + merged.boxes[:, 2:]) / 2))
 
 
+def detect_tiles(
+    sources: Sequence[Source],
+    network: nn.Module,
+    grid: TileGrid,
+    *,
+    read: ReadOptions,
+    tiling: TilingOptions,
+    options: DetectOptions,
+    checkpoint: RunCheckpoint | None = None,
+    area: PixelArea | None = None,
+    part: Part | None = None,
+) -> list[merging.TileDetections]:
+    """Return the detections of all tiles of a raster, or of a part of it, in the order of the tiles.
+
+    Args:
+        sources: See `detect_sources` for this and what follows.
+        network: The detector.
+        grid: All tiles.
+        read: How stored values become the network's units.
+        tiling: Its batch size.
+        options: What is detected.
+        checkpoint: Of these tiles.
+        area: Of the raster.
+        part: Whose tiles are computed; None for all.
+
+    Raises:
+        RasterError: If reading fails.
+        CheckpointError: If the checkpoint cannot be written.
+    """
+    network.eval()
+    predict = make_predict_fn(
+        network, threshold=options.threshold, nms_overlap=options.overlap_in_tile, augment=options.augment
+    )
+    parts = [] if checkpoint is None else list(checkpoint.detections)
+    first = checkpoint.tiles_done if checkpoint else 0
+    tiles = grid if part is None else part.grid
+    batches = read_batches(
+        sources,
+        tiles,
+        batch_size=tiling.batch_size or BATCH_SIZE,
+        read=read,
+        first=first,
+        columns=None if part is None else part.columns,
+        area=area,
+    )
+    # on CPUs convolutions of one image and of several round differently, and one at a time are as fast
+    micro = MicroBatches(predict, most=1 if next(network.parameters()).device.type == 'cpu' else None)
+    for detections, tiles_done in _detect_in_tiles(batches, micro, grid, tiles, sources[0].shape, options, first):
+        parts.append(detections)
+        if checkpoint is not None:
+            checkpoint.add(detections, tiles_done)
+    return parts
+
+
 def _detect_in_tiles(
     batches: Iterator[Any],
-    predict: PredictFn,
+    micro: MicroBatches,
     grid: TileGrid,
+    tiles: TileGrid,
     shape: tuple[int, int],
     options: DetectOptions,
     first: int,
 ) -> Iterator[tuple[merging.TileDetections, int]]:
-    """Yield the detections of each batch of tiles, and how many tiles are done with it."""
-    corners = [(row, col) for row, _, _ in grid.rows for col, _, _ in grid.cols]
-    numbers = {corner: number for number, corner in enumerate(corners)}
-    ahead, micro = prefetch(batches), MicroBatches(predict)
-    bar = progress.ProgressBar(len(numbers), 'detecting', 'tile', initial=first)
+    """Yield the detections of each batch of `tiles`, which are among those of `grid`, and how many are done with it."""
+    numbers, order = _number_tiles(grid), _number_tiles(tiles)
+    ahead = prefetch(batches)
+    bar = progress.ProgressBar(len(order), 'detecting', 'tile', initial=first)
     try:
         with bar, torch.inference_mode():
             for batch in ahead:
@@ -253,10 +309,16 @@ def _detect_in_tiles(
                     for part, found in micro.parts(batch.pixels)
                     for detections, place in zip(found, places[part])
                 ]
-                yield merging.TileDetections.concatenate(parts), numbers[places[-1]] + 1
+                yield merging.TileDetections.concatenate(parts), order[places[-1]] + 1
                 bar.update(len(batch.tiles))
     finally:
         ahead.close()
+
+
+def _number_tiles(grid: TileGrid) -> dict[tuple[int, int], int]:
+    """Return the number of each tile, counted row by row, by its corner."""
+    corners = [(row, col) for row, _, _ in grid.rows for col, _, _ in grid.cols]
+    return {corner: number for number, corner in enumerate(corners)}
 
 
 def _place(
@@ -366,120 +428,3 @@ def detect_image(
         detections.scores.numpy(),
         None if detections.masks is None else detections.masks.numpy(),
     )
-
-
-def detect_raster(
-    spec: ModelSpec,
-    network: Detector,
-    src: reading.RasterSource,
-    dst: str | Path,
-    *,
-    typical_side: float,
-    masks: bool,
-    read: ReadOptions,
-    tiling: TilingOptions,
-    options: DetectOptions,
-    overwrite: bool = False,
-) -> Path:
-    """Detect the objects in a raster of any size and write them as a layer of polygons.
-
-    Args:
-        spec: What the network was trained on.
-        network: The detector.
-        src: A raster, several that make one mosaic, or one such for each date.
-        dst: Layer to write.
-        typical_side: Side in pixels that nearly no training box exceeds.
-        masks: Whether the network draws outlines.
-        read: How the raster is read.
-        tiling: How tiles are cut and computed.
-        options: What is detected.
-        overwrite: Replace `dst` if it exists.
-
-    Returns:
-        The path written.
-
-    Raises:
-        RasterError: If bands, units or pixel sizes do not fit, `dst` exists, or reading or writing fails; no part of
-            `dst` is left.
-        CheckpointError: If there is no run to resume, or the checkpoint cannot be written.
-        ValueError: If outlines are asked of a network that draws none, or tiles would overlap by more than half.
-    """
-    if options.outline != 'exact' and not masks:
-        raise ValueError(f'outline={options.outline!r} is for models that draw masks; the others give boxes')
-    target = targets.check_target(src, vectors.check_vector_target(dst), overwrite=overwrite)
-    with ExitStack() as stack:
-        sources = reading.open_dates(src, spec, read, stack, whole=True)
-        box, area = sources[0].box, reading.locate_area(sources[0], read)
-        if target.suffix.lower() == '.geojson' and box.crs is None:
-            raise errors.RasterError(
-                f'GeoJSON is in WGS84, but {src} names no CRS; write a .gpkg, or give the raster its CRS'
-            )
-        side, halo = computing.choose_tile(spec, network, tiling)
-        halo = choose_halo(side, halo, typical_side=typical_side, overlap=options.overlap)
-        grid = computing.cut_raster(network, box, tiling, tile_size=side, halo=halo)
-        facts = _run_facts(spec, network, sources, grid, read, tiling, options)
-        if area is not None:
-            facts['area'] = area.digest()
-        checkpoint = stack.enter_context(RunCheckpoint(target, facts, resume=options.resume))
-        objects = detect_sources(
-            sources,
-            network.to(choose_device(tiling.device)),
-            grid,
-            read=read,
-            tiling=tiling,
-            options=options,
-            checkpoint=checkpoint,
-            area=area,
-        )
-        vectors.write_layer(
-            vectors.objects_to_features(objects, box, spec.class_infos, outlined=masks),
-            target,
-            geometry_type='MultiPolygon' if masks else 'Polygon',
-        )
-        checkpoint.remove()
-    return target
-
-
-def _run_facts(
-    spec: ModelSpec,
-    network: nn.Module,
-    sources: Sequence[Source],
-    grid: TileGrid,
-    read: ReadOptions,
-    tiling: TilingOptions,
-    options: DetectOptions,
-) -> dict[str, Any]:
-    """Return what must be equal for a run to be resumed; the device may be another."""
-    names = ('threshold', 'nms_overlap', 'outline', 'augment', 'merge')
-    return {
-        'model': spec.model,
-        'options of the model': spec.options,
-        'weights': weights_digest(network),
-        'raster': [source_facts(source) for source in sources],
-        'tiles': [grid.tile_shape, grid.rows, grid.cols],
-        'scale': 'db' if read.scale == 'db' else read.factor,
-        'offset': read.offset,
-        **({} if read.nodata is None else {'nodata': read.nodata}),
-        'batch_size': tiling.batch_size or BATCH_SIZE,
-        **{name: getattr(options, name) for name in names},
-    }
-
-
-def choose_halo(side: int, halo: int, *, typical_side: float, overlap: int | None) -> int:
-    """Let tiles overlap by the largest usual object, so that one of them shows it whole.
-
-    Args:
-        side: Of the tiles, in pixels.
-        halo: Least pixels to drop at inner tile edges.
-        typical_side: Side in pixels that nearly no training box exceeds.
-        overlap: In pixels; None takes that of the training boxes, at most half a tile.
-
-    Raises:
-        ValueError: If tiles would overlap by more than half, or less than nothing.
-    """
-    most = int(side * MAX_OVERLAP)
-    if overlap is None:
-        overlap = min(most, max(2 * halo, math.ceil(typical_side + 4 * merging.EDGE_MARGIN)))
-    elif not 0 <= overlap <= most:
-        raise ValueError(f'overlap must be in 0..{most} pixels, half of tile_size {side}, got {overlap}')
-    return min(-(-overlap // 2), (side - 1) // 2)

@@ -177,29 +177,22 @@ class RunCheckpoint:
     Outlines are kept as well-known binary in hex, numbers in full.
 
     Args:
-        target: Result of the run; the journal is named after it, with ``.part`` behind.
-        run: What must be equal for a run to be resumed, as JSON.
-        resume: Continue with the file, instead of starting another.
+        journal: That keeps them.
 
     Raises:
-        CheckpointError: See `Journal`.
+        CheckpointError: If it holds what geolearn did not write.
     """
 
-    def __init__(self, target: Path, run: Mapping[str, Any], *, resume: bool) -> None:
-        self.path = target.with_name(f'{target.name}.part')
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
         self.detections: list[TileDetections] = []
         self.tiles_done = 0
-        if not resume and self.path.exists():
-            log.warning('%s of an unfinished run is replaced; pass resume=True to continue it', self.path)
-        self._journal = Journal(self.path, run, resume=resume)
         try:
-            for step in self._journal.steps:
+            for step in journal.steps:
                 self._take(step)
         except BaseException:
-            self._journal.close()
+            journal.close()
             raise
-        if resume:
-            log.info('resumed after %s tiles', self.tiles_done)
 
     def __enter__(self) -> Self:
         return self
@@ -218,6 +211,16 @@ class RunCheckpoint:
             CheckpointError: If it cannot be written, such as on a full disk.
         """
         self._journal.add({'tiles_done': tiles_done, **_as_json(detections)})
+        self.tiles_done = tiles_done
+
+    def finish(self, tiles: int) -> None:
+        """Note that all tiles are done, of which the last ones had no data.
+
+        Args:
+            tiles: How many there are.
+        """
+        if self.tiles_done < tiles:
+            self.add(TileDetections.concatenate([]), tiles)
 
     def remove(self) -> None:
         """Delete the file, once the result is written."""
@@ -232,6 +235,30 @@ class RunCheckpoint:
             raise self._journal.broken()
         self.detections.append(detections)
         self.tiles_done = done
+
+
+def open_checkpoint(target: Path, run: Mapping[str, Any], *, resume: bool) -> RunCheckpoint:
+    """Open what keeps the objects of finished tiles, in a file that is named after the result, with ``.part`` behind.
+
+    Args:
+        target: Result of the run.
+        run: What must be equal for a run to be resumed, as JSON.
+        resume: Continue with the file, instead of starting another.
+
+    Raises:
+        CheckpointError: See `Journal`; or there are parts of a run on several machines.
+    """
+    path = target.with_name(f'{target.name}.part')
+    if path.is_dir():
+        raise errors.CheckpointError(
+            f'{path} holds parts of a run; compute the others and pass merge_parts=True, or delete the folder'
+        )
+    if not resume and path.exists():
+        log.warning('%s of an unfinished run is replaced; pass resume=True to continue it', path)
+    checkpoint = RunCheckpoint(Journal(path, run, resume=resume))
+    if resume:
+        log.info('resumed after %s tiles', checkpoint.tiles_done)
+    return checkpoint
 
 
 def source_facts(source: Source) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Maps that several processes compute, each a share of it; the shares become one map at the end."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -60,33 +60,56 @@ def merge_shares(plan: MapPlan) -> Path:
         RasterError: If it cannot be written.
         CheckpointError: If shares are missing, damaged, being computed, or of another map.
     """
-    folder = store.parts_folder(plan.target)
-    count = store.count_shares(plan.target)
-    if count is None:
-        raise CheckpointError(
-            f'there are no parts of {plan.target} to merge; compute them first, with part=(1, 40) to part=(40, 40)'
-        )
-    whole = store.PieceStore(plan.target, folder, plan.sources[0].box, plan.area.window, plan.layers, [])
-    missing, busy = [], []
-    for share in (Share(number, count) for number in range(1, count + 1)):
-        if not store.has_share(plan.target, share):
-            missing.append(share)
-            continue
-        try:
-            journal = store.open_share_journal(plan.target, plan.facts, share)
-        except JournalInUseError:
-            busy.append(share)
-            continue
-        with plan.open_store(journal, share) as pieces:
-            if pieces.is_complete:
-                whole.take_over(pieces)
-            else:
-                missing.append(share)
-    if missing or busy:
-        raise CheckpointError(_unfinished(plan.target, count, missing, busy))
+    require_shares(plan.target)
+    whole = store.PieceStore(
+        plan.target, store.parts_folder(plan.target), plan.sources[0].box, plan.area.window, plan.layers, []
+    )
+
+    def take(share: Share) -> bool:
+        with plan.open_store(store.open_share_journal(plan.target, plan.facts, share), share) as pieces:
+            whole.take_over(pieces)
+            return pieces.is_complete
+
+    collect_shares(plan.target, take)
     plan.write(whole)
     whole.remove()
     return plan.target
+
+
+def collect_shares(target: Path, take: Callable[[Share], bool]) -> None:
+    """Take all shares of a result.
+
+    Args:
+        target: The result.
+        take: Takes one; returns whether it is complete.
+
+    Raises:
+        CheckpointError: If shares are missing, incomplete, being computed, or of another run.
+    """
+    count = require_shares(target)
+    missing, busy = [], []
+    for share in (Share(number, count) for number in range(1, count + 1)):
+        try:
+            if not store.has_share(target, share) or not take(share):
+                missing.append(share)
+        except JournalInUseError:
+            busy.append(share)
+    if missing or busy:
+        raise CheckpointError(_unfinished(target, count, missing, busy))
+
+
+def require_shares(target: Path) -> int:
+    """Return how many shares a result has.
+
+    Raises:
+        CheckpointError: If none was begun.
+    """
+    count = store.count_shares(target)
+    if count is None:
+        raise CheckpointError(
+            f'there are no parts of {target} to merge; compute them first, with part=(1, 40) to part=(40, 40)'
+        )
+    return count
 
 
 MOST_NAMED = 20

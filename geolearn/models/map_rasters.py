@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
-from geolearn.errors import ArgumentError
 from geolearn.inference import area, cluster, mapping, reading, shares, tiles
 from geolearn.inference.encoding import Encoding, Output, ProbabilityType
 from geolearn.inference.engines import Engine
@@ -175,8 +174,7 @@ def predict_raster(
     model = self.spec, self.network, self.encoding
     share = choose_share(part, merge_parts=merge_parts)
     if client is not None:
-        if share is not None or merge_parts:
-            raise ArgumentError('client= computes all parts and merges them; pass it without part= and merge_parts=')
+        cluster.refuse_parts(part, merge_parts=merge_parts)
         return cluster.map_on_cluster(self, request, client)
     if share is not None or merge_parts:
         return shares.map_in_shares(*model, request, share)

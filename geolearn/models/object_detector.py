@@ -16,7 +16,9 @@ from geolearn.backbones.custom import ModuleBackbone
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import ArgumentError
-from geolearn.inference import area, detecting, images, merging, reading, tiles, vectors
+from geolearn.inference import area, cluster, detecting, images, merging, reading, tiles, vectors
+from geolearn.inference.detect_raster import DetectRequest, detect_in_shares, detect_request
+from geolearn.inference.plan import choose_share
 from geolearn.losses.options import as_loss_module
 from geolearn.metrics import DetectionScores
 from geolearn.models import base, new_spec
@@ -168,7 +170,10 @@ class ObjectDetector(base.Model):
     raster_use = base.RasterUse(
         'detects objects',
         tuple(vectors.DRIVERS),
-        (*base.TILE_OPTIONS, 'threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume'),
+        (
+            *base.TILE_OPTIONS,
+            *('threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume', 'part', 'merge_parts'),
+        ),
     )
     forward_takes_targets = True
     architecture: ClassVar[DetectorArchitecture]
@@ -379,6 +384,9 @@ class ObjectDetector(base.Model):
         merge: merging.Merge = 'nms',
         resume: bool = False,
         overwrite: bool = False,
+        part: tuple[int, int] | None = None,
+        merge_parts: bool = False,
+        client: Any = None,
     ) -> Path:
         """Find the objects in a raster of any size and write them as a layer of polygons.
 
@@ -417,6 +425,11 @@ class ObjectDetector(base.Model):
                 of their mean box and score (outlines have no mean: the highest-scoring's stays).
             resume: Continue a run that was interrupted: same raster, model and options.
             overwrite: Replace `dst` if it exists.
+            part: Compute one of several parts alone, for machines that share a disk: ``(3, 40)`` is the third of forty.
+                It stays in the folder ``<dst>.part``, which is returned.
+            merge_parts: Write the layer, once all its parts are computed: that of one machine.
+            client: A `dask.distributed.Client`: its workers, which see the same disk, compute the parts. One that fails
+                is tried again twice; the same call again does only what is missing.
 
         Returns:
             The path written.
@@ -427,14 +440,12 @@ class ObjectDetector(base.Model):
             MissingExtraError: If the libraries of the extra ``vector`` are not installed.
             ValueError: If a number is out of its range.
         """
-        return detecting.detect_raster(
-            self.spec,
-            self.network,
+        request = DetectRequest(
             src,
             dst,
-            typical_side=self._options(self.spec).typical_side,
-            masks=self.architecture.masks,
-            read=tiles.ReadOptions(
+            self._options(self.spec).typical_side,
+            self.architecture.masks,
+            tiles.ReadOptions(
                 bands,
                 sensor,
                 scale,
@@ -444,10 +455,17 @@ class ObjectDetector(base.Model):
                 self.spec.is_radar,
                 area.AreaOfInterest(aoi, bbox, bbox_crs),
             ),
-            tiling=tiles.TilingOptions(tile_size, batch_size=batch_size, device=device),
-            options=detecting.DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),
-            overwrite=overwrite,
+            tiles.TilingOptions(tile_size, batch_size=batch_size, device=device),
+            detecting.DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),
+            overwrite,
         )
+        share = choose_share(part, merge_parts=merge_parts)
+        if client is not None:
+            cluster.refuse_parts(part, merge_parts=merge_parts)
+            return cluster.detect_on_cluster(self, request, client)
+        if share is not None or merge_parts:
+            return detect_in_shares(self.spec, self.network, request, share)
+        return detect_request(self.spec, self.network, request)
 
 
 FINE, COARSE = (4, 8, 16, 32), (8, 16, 32)

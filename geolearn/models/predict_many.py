@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from rasterio.errors import RasterioError
 from torch import nn
@@ -60,7 +60,7 @@ class UsesRasters(Protocol):
 
     spec: ModelSpec
     network: nn.Module
-    raster_use: Any
+    raster_use: ClassVar[Any]
 
     def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Map rasters, or detect objects in them."""

@@ -517,9 +517,11 @@ def sample_pixels(src: Any, indexes: Sequence[int], *, window_size: int = 128, p
     """
     src.require_real()
     size_y, size_x = min(window_size, src.height), min(window_size, src.width)
+    # of a small raster fewer windows show all
+    down, across = (min(per_side, -(-length // window_size)) for length in (src.height, src.width))
     parts = []
-    for row in np.linspace(0, src.height - size_y, per_side).astype(int):
-        for col in np.linspace(0, src.width - size_x, per_side).astype(int):
+    for row in np.linspace(0, src.height - size_y, down).astype(int):
+        for col in np.linspace(0, src.width - size_x, across).astype(int):
             pixels, mask = read_window(src, Window(int(col), int(row), size_x, size_y), indexes)
             flat = pixels.reshape(len(indexes), -1)
             parts.append(flat if mask is None else flat[:, mask.ravel()])

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import distributed
 import geopandas
 import numpy as np
 import pyarrow.parquet
@@ -18,6 +19,7 @@ from affine import Affine
 from square_detector import SquareDetector
 
 from geolearn.errors import CheckpointError, UnknownNameError
+from geolearn.inference import cluster
 from geolearn.models import load_model
 from geolearn.models.object_detector import FasterRCNN, MaskRCNN
 from geolearn.prepare import prepare_data
@@ -189,6 +191,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from square_detector import SquareDetector
+from geolearn.inference import cluster
 from geolearn.models import load_model
 model = load_model(sys.argv[2])
 model.network = SquareDetector(masks=True, ends_at=4)
@@ -333,3 +336,39 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_the_work(make, scene,
     with pytest.raises(CheckpointError, match=r'found\.gpkg\.part, which keeps the finished tiles, cannot be opened'):
         detect(model, scene, tmp_path / 'found.gpkg')
     assert model.network.calls == 0
+
+
+@pytest.mark.parametrize('masks', [False, True])
+def test_parts_make_the_layer_of_one_machine(make, scene, tmp_path, masks):
+    parts, whole = tmp_path / 'parts.geojson', tmp_path / 'whole.geojson'
+    for number in (3, 1):
+        assert detect(make(masks=masks), scene, parts, part=(number, 3)) == tmp_path / f'{parts.name}.part'
+    with pytest.raises(CheckpointError, match=r'2 of 3 parts of .* are computed; missing: 2\.'):
+        detect(make(masks=masks), scene, parts, merge_parts=True)
+    with pytest.raises(CheckpointError, match='holds parts of a run; compute the others and pass merge_parts=True'):
+        detect(make(masks=masks), scene, parts)
+    network = make(masks=masks)
+    detect(network, scene, parts, part=(2, 3))
+    again = make(masks=masks)
+    detect(again, scene, parts, part=(2, 3))
+    assert network.network.calls > again.network.calls == 0
+    detect(make(masks=masks), scene, parts, merge_parts=True)
+    detect(make(masks=masks), scene, whole)
+    found, expected = (json.loads(path.read_text())['features'] for path in (parts, whole))
+    assert found == expected != []
+    assert not list(tmp_path.glob('*.part'))
+
+
+def test_workers_of_a_cluster_detect_what_one_machine_does(bundles, scene, tmp_path):
+    model, options = load_model(bundles[False]), {'threshold': 0.05, 'nms_overlap': 0.5}
+    whole = detect(model, scene, tmp_path / 'whole.geojson', **options)
+    with (
+        distributed.LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=':0') as local,
+        distributed.Client(local) as client,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(cluster, 'BLOCK_PIXELS', 10_000)
+        found = detect(model, scene, tmp_path / 'found.geojson', client=client, **options)
+    features, expected = (json.loads(path.read_text())['features'] for path in (found, whole))
+    assert features == expected != []
+    assert not list(tmp_path.glob('*.part'))
