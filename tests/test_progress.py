@@ -4,14 +4,17 @@ import ast
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
 import termios
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from geolearn import export_training_data, prepare_data
 from geolearn.progress import ProgressBar, progress_is_silenced, track
 
 PACKAGE = Path(__file__).parents[1] / 'geolearn'
@@ -128,6 +131,26 @@ def test_a_notebook_holds_one_output_and_nothing_red():
     shown = [output['data']['text/plain'] for output in outputs if output.output_type == 'display_data']
     assert [text.split(' in ')[0] for text in shown] == ['mapping: 40 tiles', 'reading: 20 files']
     assert [output['text'] for output in outputs if output.output_type == 'stream'] == ['a line\n']
+
+
+def test_exports_and_packing_are_told_by_tenths(save, tmp_path, monkeypatch, capsys):
+    for name in ('TQDM_DISABLE', 'GEOLEARN_PROGRESS'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr('geolearn.progress.LINE_INTERVAL', 0)
+    for module in ('exporting.run', 'packing.store'):
+        monkeypatch.setattr(f'geolearn.chips.{module}.FEW_CHIPS', 20)
+    monkeypatch.setenv('GEOLEARN_CACHE', str(tmp_path / 'cache'))
+    pixels = np.random.default_rng(0).integers(1, 99, (1, 40, 40)).astype(np.uint8)
+    image, labels = save(tmp_path / 'image.tif', pixels), save(tmp_path / 'labels.tif', pixels % 2 + 1)
+    prepare_data(export_training_data(image, labels, tmp_path / 'chips', tile_size=8), chip_size=8)
+    lines = capsys.readouterr().err.splitlines()
+    cutting = [line for line in lines if line.startswith('cutting chips: ')]
+    assert len(cutting) <= 10
+    assert cutting[-1].startswith('cutting chips: 100 % (25 of 25 chips), took')
+    packing = [line for line in lines if line.startswith('packing chips: ')]
+    assert len(packing) == 10
+    assert re.fullmatch(r'packing chips: 50 % \(13 of 25 chips\), .* left', packing[4])
+    assert packing[-1].startswith('packing chips: 100 % (25 of 25 chips), took')
 
 
 def test_interrupted_work_does_not_say_that_it_is_done(capsys):

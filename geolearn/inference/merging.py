@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from geolearn import extras, tiling
+from geolearn import extras, progress, tiling
 from geolearn.raster.opening import group_pixels
 
 Outline = Literal['exact', 'simplified', 'orthogonal']
@@ -527,7 +527,27 @@ def _outline_measure(detections: TileDetections) -> Measure | None:
     return lambda first, second: _outline_overlap(detections.boxes, first, second, outlines[first], outlines[second])
 
 
+PAIRS_AT_ONCE = 5000
+"""Pairs of outlines that are compared in one go."""
+
+FEW_PAIRS = 20_000
+"""Fewer are compared without a progress bar; a minute or so on a scene of a million outlines."""
+
+
 def _outline_overlap(
+    boxes: np.ndarray, first: np.ndarray, second: np.ndarray, ones: np.ndarray, others: np.ndarray
+) -> np.ndarray:
+    """Return the intersection over union (n,) of pairs of valid outlines."""
+    found = np.zeros(len(first))
+    with progress.ProgressBar(len(first), 'merging outlines', 'pair', at_least=FEW_PAIRS) as bar:
+        for start in range(0, len(first), PAIRS_AT_ONCE):
+            part = slice(start, start + PAIRS_AT_ONCE)
+            found[part] = _overlap_of_pairs(boxes, first[part], second[part], ones[part], others[part])
+            bar.update(len(first[part]))
+    return found
+
+
+def _overlap_of_pairs(
     boxes: np.ndarray, first: np.ndarray, second: np.ndarray, ones: np.ndarray, others: np.ndarray
 ) -> np.ndarray:
     """Return the intersection over union (n,) of pairs of valid outlines.
@@ -543,7 +563,7 @@ def _outline_overlap(
         pairs = [
             (boxes, first[i : i + 1], second[i : i + 1], ones[i : i + 1], others[i : i + 1]) for i in range(len(ones))
         ]
-        return np.concatenate([_outline_overlap(*pair) for pair in pairs])
+        return np.concatenate([_overlap_of_pairs(*pair) for pair in pairs])
     overlap: np.ndarray = shared / np.maximum(shapely.area(ones) + shapely.area(others) - shared, 1e-12)
     return overlap
 

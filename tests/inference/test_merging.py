@@ -273,6 +273,19 @@ def test_nothing_merges_to_nothing(merge):
     assert not shown_whole_elsewhere(detections.boxes, nothing, grid).any()
 
 
+def test_many_outlines_are_merged_in_parts_with_progress(seen_twice, monkeypatch, capsys):
+    detections = replace(seen_twice[0], outlines=shapely.box(*seen_twice[0].boxes.T))
+    wanted = merge_detections(detections, seen_twice[1], overlap=0.5)
+    assert 'merging' not in capsys.readouterr().err
+    for name in ('TQDM_DISABLE', 'GEOLEARN_PROGRESS'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr('geolearn.inference.merging.FEW_PAIRS', 1)
+    monkeypatch.setattr('geolearn.inference.merging.PAIRS_AT_ONCE', 1)
+    found = merge_detections(detections, seen_twice[1], overlap=0.5)
+    assert (found.boxes == wanted.boxes).all()
+    assert capsys.readouterr().err.splitlines()[-1].startswith('merging outlines: 100 % (')
+
+
 # -- outlines as they come
 
 
