@@ -181,7 +181,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checks = check_submit()
-        checks |= check_many(model, folder, 20 if quick else 1000, 256)
+        checks |= check_many(model, folder, 12 if quick else 1000, 512)
         checks |= check_workers(model, folder, 2048 if quick else 4096, 1 if quick else 2)
     report(checks)
 

@@ -269,9 +269,11 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
     box, wanted = sources[0].box, locate_area(sources[0], read)
     area = PixelArea(Window(0, 0, box.shape[1], box.shape[0])) if wanted is None else wanted
     check_space(target, area.window.height * area.window.width * sum(layer.content.pixel_bytes for layer in layers))
-    if next(network.parameters()).device != device:  # takes as long as a small tile where nothing is to be moved
+    # both walk through all modules, which takes a while for small scenes
+    if next(network.parameters()).device != device:
         network = network.to(device)
-    network = network.eval()
+    if any(module.training for module in network.modules()):
+        network = network.eval()
     if options.resume or not request.measures:
         setup = computing.usual_setup(spec, network, tiling, blend=blend)
         setup = setup.recorded(resume.read_facts(target), tiling) if options.resume else setup

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from rasterio.errors import RasterioError
-from torch import nn
 
 from geolearn import errors, progress
 from geolearn.bundle import SUFFIX
@@ -59,7 +58,7 @@ class UsesRasters(Protocol):
     """What is needed of a model that does something with rasters."""
 
     spec: ModelSpec
-    network: nn.Module
+    network: Any
     raster_use: ClassVar[Any]
 
     def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
