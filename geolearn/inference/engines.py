@@ -47,6 +47,12 @@ def require_engine(name: EngineName) -> None:
         extras.require(LIBRARIES[name], extra=name, to=f"map with engine='{name}'")
 
 
+def list_refusals() -> tuple[type[Exception], ...]:
+    """Return the classes of what onnxruntime raises for graphs and their inputs."""
+    state = extras.require('onnxruntime.capi.onnxruntime_pybind11_state', extra='onnx', to='run an ONNX graph')
+    return tuple(getattr(state, name) for name in REFUSALS)
+
+
 def open_session(
     graph: bytes, *, threads: int | None = None, providers: Sequence[str] = PROVIDERS, shown: str = 'the model'
 ) -> Any:
@@ -66,11 +72,9 @@ def open_session(
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
-    state = extras.require('onnxruntime.capi.onnxruntime_pybind11_state', extra='onnx', to='run an ONNX graph')
-    refusals = tuple(getattr(state, name) for name in REFUSALS)
     try:
         return runtime.InferenceSession(graph, options, providers=list(providers))
-    except refusals as error:
+    except list_refusals() as error:
         raise errors.BundleError(f'onnxruntime does not read the graph in {shown}: {str(error)[:300]}') from error
 
 

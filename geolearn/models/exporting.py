@@ -19,6 +19,7 @@ from geolearn.backbones.compiling import fold_kernels
 from geolearn.batch import Batch
 from geolearn.bundle import EXPORT_FILES, MAX_GRAPH_SIDE, Export, GraphFacts, read_emd, read_onnx
 from geolearn.classes import IGNORE_INDEX
+from geolearn.inference.engines import list_refusals, open_session
 from geolearn.networks.spec import ModelSpec
 from geolearn.onnx import read_facts
 
@@ -114,6 +115,28 @@ def export_network(
         assert facts.size is not None
         samples = [_sample(spec, 2, *facts.size), _sample(spec, 1, *facts.size)]
         program = _trace_at(network, samples[0])
+    try:
+        return _write_all(network, program, samples, kinds, facts, chips)
+    except _GraphFailsError as error:
+        if facts.size is not None:
+            raise
+        log.warning('the graph takes tiles of %s x %s pixels alone: %s', tile, tile, error)
+        return export_network(network, spec, kinds, replace(facts, size=(tile, tile)), chips)
+
+
+class _GraphFailsError(errors.ExportError):
+    """A graph cannot be run on images that it should take."""
+
+
+def _write_all(
+    network: nn.Module,
+    program: torch.export.ExportedProgram,
+    samples: Sequence[Tensor],
+    kinds: Sequence[Export],
+    facts: GraphFacts,
+    chips: Iterable[Batch],
+) -> ExportedGraphs:
+    """Write graphs of each kind, and compare them with the network on some images."""
     members: dict[str, bytes] = {}
     manifest: dict[str, Any] = {}
     for kind in kinds:
@@ -190,7 +213,6 @@ def _write_onnx(program: torch.export.ExportedProgram) -> tuple[bytes, Run]:
         raise errors.ExportError(
             f"the weights take {size / 2**30:.1f} GiB and one ONNX file holds up to 2; pass export='torch' alone"
         )
-    runtime = extras.require('onnxruntime', extra='onnx', to='run an ONNX graph')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of the exporter about itself
@@ -205,13 +227,26 @@ def _write_onnx(program: torch.export.ExportedProgram) -> tuple[bytes, Run]:
     for node in written.model.graph.all_nodes():
         node.metadata_props.clear()
     content = written.model_proto.SerializeToString()
-    session = runtime.InferenceSession(content, providers=['CPUExecutionProvider'])
-    return content, lambda images: torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
+    return content, _open_onnx(content)
+
+
+def _open_onnx(content: bytes) -> Run:
+    """Return what runs an ONNX graph in onnxruntime."""
+    session = open_session(content)
+    refusals = list_refusals()
+
+    def run(images: Tensor) -> Tensor:
+        try:
+            return torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
+        except refusals as error:
+            text = f'onnxruntime fails on images of {tuple(images.shape)}: {_first_line(error)}'
+            raise _GraphFailsError(f"{text}; save without export='onnx', and report it") from error
+
+    return run
 
 
 def _quantize(graph: bytes) -> tuple[bytes, Run]:
     """Store the weights of an ONNX graph in 8 bits; what goes through it is scaled to 8 bits image by image."""
-    runtime = extras.require('onnxruntime', extra='onnx', to='run an ONNX graph')
     quantization = extras.require('onnxruntime.quantization', extra='onnx', to='write a graph of 8 bits')
     messages = logging.getLogger()  # onnxruntime advises and lists tensors there
     level = messages.level
@@ -229,8 +264,7 @@ def _quantize(graph: bytes) -> tuple[bytes, Run]:
         finally:
             messages.setLevel(level)
         content = target.read_bytes()
-    session = runtime.InferenceSession(content, providers=['CPUExecutionProvider'])
-    return content, lambda images: torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
+    return content, _open_onnx(content)
 
 
 MOST_CHIPS = 64

@@ -114,6 +114,27 @@ def test_weights_of_8_bits_are_smaller_and_their_cost_on_validation_chips_is_sta
         geolearn.onnx.load_model(path)
 
 
+def test_graphs_that_fail_on_other_sizes_are_written_for_one(model, tmp_path, monkeypatch, caplog):
+    class Fails(Exception):
+        pass
+
+    def open_session(content, **_):
+        session = onnxruntime.InferenceSession(content)
+
+        def run(names, given):
+            if given['images'].shape[-1] != given['images'].shape[-2]:
+                raise Fails('broadcast')
+            return session.run(names, given)
+
+        return SimpleNamespace(run=run)
+
+    monkeypatch.setattr(exporting, 'open_session', open_session)
+    monkeypatch.setattr(exporting, 'list_refusals', lambda: (Fails,))
+    row = read_bundle(model.save(tmp_path / 'm.dlpk', export='onnx')).manifest['exports']['onnx']
+    assert row['size'] == [row['tile_size']] * 2
+    assert 'onnxruntime fails on images' in caplog.text
+
+
 def test_what_differs_is_not_written(model, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, 'TOLERANCE', -1.0)
     with pytest.raises(ExportError, match='differs from the network by'):
