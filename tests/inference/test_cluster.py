@@ -1,6 +1,7 @@
 """Maps on a Dask cluster: the bytes of one machine, whatever dies on the way."""
 
 import csv
+import importlib
 import os
 import signal
 import subprocess
@@ -73,6 +74,7 @@ def processes():
         distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=':0', memory_limit='1.5GiB') as local,
         distributed.Client(local) as client,
     ):
+        client.run(importlib.import_module, 'geolearn.models')  # which takes longer than the maps
         yield client
 
 
@@ -237,6 +239,7 @@ def test_a_lost_scheduler_is_said_and_a_new_one_does_what_is_missing(model, scen
         wait_for(address.exists)
         with distributed.Client(scheduler_file=str(address), timeout=30) as client:
             client.wait_for_workers(1, timeout=60)
+            client.run(importlib.import_module, 'geolearn.models')
             client.run(slow_down)
             thread, failures = run_aside(model, scene, target, client)
             wait_for(lambda: len(journals(target)) >= 3, failures)
