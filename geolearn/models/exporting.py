@@ -120,7 +120,10 @@ def export_network(
     except _GraphFailsError as error:
         if facts.size is not None:
             raise
-        log.warning('the graph takes tiles of %s x %s pixels alone: %s', tile, tile, error)
+        reason = _first_line(error.__cause__) if isinstance(error.__cause__, Exception) else error
+        log.warning(
+            'the graph takes tiles of %s x %s pixels alone: onnxruntime fails on others: %s', tile, tile, reason
+        )
         return export_network(network, spec, kinds, replace(facts, size=(tile, tile)), chips)
 
 

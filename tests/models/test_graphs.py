@@ -132,7 +132,7 @@ def test_graphs_that_fail_on_other_sizes_are_written_for_one(model, tmp_path, mo
     monkeypatch.setattr(exporting, 'list_refusals', lambda: (Fails,))
     row = read_bundle(model.save(tmp_path / 'm.dlpk', export='onnx')).manifest['exports']['onnx']
     assert row['size'] == [row['tile_size']] * 2
-    assert 'onnxruntime fails on images' in caplog.text
+    assert 'onnxruntime fails on others: broadcast' in caplog.text
 
 
 def test_what_differs_is_not_written(model, tmp_path, monkeypatch):
