@@ -12,8 +12,8 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m geolearn demo --out demo_output
 
 test: $(VENV)/.installed-test
-	@echo '== tests (about 10 minutes on 2 cores)'
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not gpu and not network'
+	@echo '== tests (about 15 minutes on 2 cores)'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu and not network'
 
 lint: $(VENV)/.installed-test
 	@echo '== ruff and mypy'

@@ -118,7 +118,9 @@ def squares(save, tmp_path):
 def test_a_script_of_pixel_classification_runs(scene_chips, tmp_path):
     found = run(PIXELS, path=str(scene_chips), working_dir=tmp_path)
     assert list(found['iou'])[:2] == ['Water', 'Forest']
-    assert 0 <= found['mean_iou'] <= found['accuracy'] <= 1
+    assert found['mean_iou'] == pytest.approx(np.nanmean([*found['iou'].values()]))
+    assert 0 <= found['mean_iou'] <= 1
+    assert 0 <= found['accuracy'] <= 1
     assert {'precision', 'recall', 'f1'} <= set(found['table'].columns)
     assert found['saved'] == tmp_path / 'models' / 'landcover' / 'landcover.dlpk'
     assert found['again'].accuracy() == found['other'].accuracy() == pytest.approx(found['accuracy'])

@@ -249,7 +249,7 @@ def open_checkpoint(target: Path, run: Mapping[str, Any], *, resume: bool) -> Ru
         CheckpointError: See `Journal`; or there are parts of a run on several machines.
     """
     path = target.with_name(f'{target.name}.part')
-    if path.is_dir():
+    if any(path.glob('of-*')):
         raise errors.CheckpointError(
             f'{path} holds parts of a run; compute the others and pass merge_parts=True, or delete the folder'
         )

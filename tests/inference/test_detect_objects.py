@@ -359,6 +359,7 @@ def test_parts_make_the_layer_of_one_machine(make, scene, tmp_path, masks):
     assert not list(tmp_path.glob('*.part'))
 
 
+@pytest.mark.slow
 def test_workers_of_a_cluster_detect_what_one_machine_does(bundles, scene, tmp_path):
     model, options = load_model(bundles[False]), {'threshold': 0.05, 'nms_overlap': 0.5}
     whole = detect(model, scene, tmp_path / 'whole.geojson', **options)

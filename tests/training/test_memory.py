@@ -1,5 +1,7 @@
 """Where memory runs out a batch is halved, with the same steps."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,14 @@ from geolearn.errors import TrainingError
 from geolearn.training import estimate_batch_size
 from geolearn.training.memory import free_memory
 
-pytestmark = pytest.mark.usefixtures('one_thread')
+pytestmark = pytest.mark.usefixtures('one_thread', 'quick_collections')
+
+
+@pytest.fixture(scope='module')
+def quick_collections():
+    """Each time that memory runs out garbage is collected: leave out what other tests have imported since."""
+    gc.collect()
+    gc.freeze()
 
 
 class Small(nn.Module):
