@@ -234,9 +234,10 @@ def main() -> None:
             'transformer_crop': lambda: map_file(patch, transformer, out, grid=vit_grid),
             'transformer_hann': lambda: map_file(patch, transformer, out, grid=vit_grid, blend='hann'),
         }
+        scene, scene_side = (patch, vit_side) if quick else (image, side)
         for name in (*names, 'auto'):
-            jobs[f'engine_{name}'] = _predict(model, image, out, name, engine_tile)
-        pixels = dict.fromkeys((f'engine_{name}' for name in (*names, 'auto')), side)
+            jobs[f'engine_{name}'] = _predict(model, scene, out, name, engine_tile)
+        pixels = dict.fromkeys((f'engine_{name}' for name in (*names, 'auto')), scene_side)
         pixels |= {'map': side, 'read_write': side, 'model': side, 'model_plain': side}
         pixels |= dict.fromkeys(('transformer_crop', 'transformer_hann'), vit_side)
         seconds = interleave(jobs, rounds=rounds)
