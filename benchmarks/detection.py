@@ -30,7 +30,7 @@ from geolearn.backbones import create_backbone
 from geolearn.bands import Band, resolve_bands
 from geolearn.batch import Objects
 from geolearn.classes import ClassInfo
-from geolearn.inference.detecting import DetectOptions, detect_sources
+from geolearn.inference.detecting import DetectOptions, detect_tiles, merge_tiles
 from geolearn.inference.merging import nms
 from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
 from geolearn.inference.vectors import objects_to_features, write_layer
@@ -76,15 +76,10 @@ def cut(shape: tuple[int, int]) -> TileGrid:
 def detect_file(path: Path, network: nn.Module, out: Path) -> None:
     """Detect as detect_objects does."""
     with open_raster(path) as src:
-        tiling = TilingOptions(batch_size=BATCH_SIZE)
-        found = detect_sources(
-            [Source(src, (1, 2, 3))],
-            network,
-            cut(src.shape),
-            read=ReadOptions(),
-            tiling=tiling,
-            options=DetectOptions(),
-        )
+        tiling, grid, options = TilingOptions(batch_size=BATCH_SIZE), cut(src.shape), DetectOptions()
+        sources = [Source(src, (1, 2, 3))]
+        parts = detect_tiles(sources, network, grid, read=ReadOptions(), tiling=tiling, options=options)
+        found = merge_tiles(parts, grid, options, None)
         write_layer(objects_to_features(found, raster_geobox(src), CLASSES, outlined=False), out)
 
 

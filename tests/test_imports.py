@@ -169,6 +169,15 @@ def test_every_class_of_models_is_public():
     assert {*load_all(), *aliases} <= {*geolearn.__all__}
 
 
+def test_type_checkers_see_the_models_that_are_loaded_on_first_use():
+    from geolearn import models
+
+    tree = ast.parse((PACKAGE / 'models' / '__init__.pyi').read_text())
+    homes = {alias.name: node.module for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert homes.keys() == {*models.HOMES, *models.__all__} | {'HOMES'}
+    assert all(getattr(importlib.import_module(home), name) is getattr(models, name) for name, home in homes.items())
+
+
 def test_type_checkers_see_the_same_names():
     tree = ast.parse((PACKAGE / '__init__.pyi').read_text())
     imported = {

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ class AreaOfInterest:
             raise ValueError(f'bbox must be left, bottom, right, top, with left < right and bottom < top; got {box}')
         if self.bbox_crs is not None:
             _read_crs(self.bbox_crs)
+
+    @cached_property
+    def _geometries(self) -> Any:
+        """A GeoSeries of `aoi`, which is read once however many rasters it is found in; its CRS is None for theirs."""
+        geopandas = extras.require('geopandas', extra='vector', to='read an area of interest')
+        shapely = extras.require('shapely', extra='vector', to='read an area of interest')
+        return _read_aoi(self.aoi, geopandas, shapely)
 
     def locate(self, box: GeoBox, *, shown: str) -> PixelArea | None:
         """Find the area in a raster.
@@ -131,7 +139,7 @@ def _polygons(wanted: AreaOfInterest, box: GeoBox, shown: str) -> PixelArea:
     shapely = extras.require('shapely', extra='vector', to='read an area of interest')
     parts = []
     if wanted.aoi is not None:
-        parts.append(_in_raster_crs(_read_aoi(wanted.aoi, geopandas, shapely), box, shown, 'aoi'))
+        parts.append(_in_raster_crs(wanted._geometries, box, shown, 'aoi'))
     if wanted.bbox is not None:
         left, bottom, right, top = wanted.bbox
         outline = shapely.segmentize(shapely.box(*wanted.bbox), max(right - left, top - bottom) / BBOX_PARTS)

@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from rasterio.windows import Window
+
 from geolearn import errors, extras, files
 from geolearn.bundle import SUFFIX, read_bundle
 from geolearn.inference import shares, store
@@ -174,30 +176,63 @@ LOST = (
 )
 
 
-# -- maps
+# -- maps and objects
+
+
+Request = TypeVar('Request', MapRequest, DetectRequest)
 
 
 @dataclass(frozen=True, eq=False)
-class MapTask:
-    """What a worker needs to compute a share of a map, besides its number.
+class ShareTask:
+    """What a worker needs to compute a share, besides its number.
 
     Args:
         model: To compute with.
-        request: What is mapped.
+        request: What is asked for.
         count: Of shares.
+        compute: Computes a share of a request with a model; without a share it merges all.
     """
 
     model: ShippedModel
-    request: MapRequest
+    request: Any
     count: int
+    compute: Callable[[Any, Any, Share | None], Path]
 
     def __call__(self, number: int) -> int:
         """Compute a share; runs on a worker."""
-        model = self.model.get()
-        request = replace(self.request, graph=model.onnx_graph)
         with report_progress(lambda _: None):
-            shares.map_in_shares(model.spec, model.network, model.encoding, request, Share(number, self.count))
+            self.compute(self.model.get(), self.request, Share(number, self.count))
         return number
+
+    def run(self, client: Any, target: Path) -> Path:
+        """Compute all shares on the workers and merge them here; return the result.
+
+        Raises:
+            RasterError: If some fail, which are listed, or the scheduler is lost.
+        """
+        failed = []
+        with ProgressBar(self.count, 'computing', 'block') as bar:
+            for outcome in run_tasks(client, self, range(1, self.count + 1)):
+                if outcome.error:
+                    failed.append(outcome)
+                bar.update()
+        if failed:
+            path = store.parts_folder(target) / FAILED
+            _list_failed(path, failed)
+            raise errors.RasterError(
+                f'{len(failed)} of {self.count} blocks of {target} failed after {RETRIES + 1} tries, see {path}; the '
+                f'first: {failed[0].error}. What is finished is kept: the same call computes only what is missing'
+            )
+        return self.compute(self.model.get(), _here(self.request), None)
+
+
+def _map_share(model: Any, request: MapRequest, share: Share | None) -> Path:
+    request = replace(request, graph=model.onnx_graph)
+    return shares.map_in_shares(model.spec, model.network, model.encoding, request, share)
+
+
+def _detect_share(model: Any, request: DetectRequest, share: Share | None) -> Path:
+    return detect_in_shares(model.spec, model.network, request, share)
 
 
 def map_on_cluster(model: Any, request: MapRequest, client: Any) -> Path:
@@ -223,29 +258,9 @@ def map_on_cluster(model: Any, request: MapRequest, client: Any) -> Path:
     request = replace(_portable(request), options=options, graph=None, measures=False)
     with ExitStack() as stack:
         plan = plan_map(model.spec, model.network, model.encoding, _here(request), stack)
-        shape = int(plan.area.window.height), int(plan.area.window.width)
-        target, count, folder = _open_folder(plan.target, shape, client)
+        count, folder = _open_folder(plan.target, plan.area.window, client)
     request = replace(request, tiling=replace(request.tiling, max_memory=_memory(request, folder, client)))
-    task = MapTask(ship(model, folder / f'model{SUFFIX}'), request, count)
-    _compute_shares(client, task, count, target)
-    loaded = task.model.get()
-    return shares.map_in_shares(loaded.spec, loaded.network, loaded.encoding, _here(request), None)
-
-
-@dataclass(frozen=True, eq=False)
-class DetectTask:
-    """What a worker needs to detect the objects of a share of the tiles, besides its number."""
-
-    model: ShippedModel
-    request: DetectRequest
-    count: int
-
-    def __call__(self, number: int) -> int:
-        """Compute a share; runs on a worker."""
-        model = self.model.get()
-        with report_progress(lambda _: None):
-            detect_in_shares(model.spec, model.network, self.request, Share(number, self.count))
-        return number
+    return ShareTask(ship(model, folder / f'model{SUFFIX}'), request, count, _map_share).run(client, plan.target)
 
 
 def detect_on_cluster(model: Any, request: DetectRequest, client: Any) -> Path:
@@ -267,11 +282,10 @@ def detect_on_cluster(model: Any, request: DetectRequest, client: Any) -> Path:
     request = replace(_portable(request), options=replace(request.options, resume=False))
     with ExitStack() as stack:
         plan = plan_detection(model.spec, model.network, _here(request), stack)
-        target, count, folder = _open_folder(plan.target, plan.sources[0].shape, client)
-    task = DetectTask(ship(model, folder / f'model{SUFFIX}'), request, count)
-    _compute_shares(client, task, count, target)
-    loaded = task.model.get()
-    return detect_in_shares(loaded.spec, loaded.network, _here(request), None)
+        height, width = plan.sources[0].shape
+        window = Window(0, 0, width, height) if plan.area is None else plan.area.window
+        count, folder = _open_folder(plan.target, window, client)
+    return ShareTask(ship(model, folder / f'model{SUFFIX}'), request, count, _detect_share).run(client, plan.target)
 
 
 def refuse_parts(part: Any, *, merge_parts: bool) -> None:
@@ -284,33 +298,12 @@ def refuse_parts(part: Any, *, merge_parts: bool) -> None:
         raise errors.ArgumentError('client= computes all parts and merges them; pass it without part= and merge_parts=')
 
 
-def _open_folder(target: Path, shape: tuple[int, int], client: Any) -> tuple[Path, int, Path]:
-    """Return the target, in how many shares it is computed, and the folder of these."""
+def _open_folder(target: Path, window: Window, client: Any) -> tuple[int, Path]:
+    """Return in how many shares a window of a raster is computed, and the folder of these."""
     begun = store.count_shares(target)
-    count = choose_count(shape, client) if begun is None else begun
+    count = choose_count((int(window.height), int(window.width)), client) if begun is None else begun
     store.refuse_other_runs(target, Share(1, count))
-    return target, count, store.make_folder(target, Share(1, count))
-
-
-def _compute_shares(client: Any, task: Callable[[int], int], count: int, target: Path) -> None:
-    """Compute all shares on the workers, and list those that fail.
-
-    Raises:
-        RasterError: If some fail, or the scheduler is lost.
-    """
-    failed = []
-    with ProgressBar(count, 'computing', 'block') as bar:
-        for outcome in run_tasks(client, task, range(1, count + 1)):
-            if outcome.error:
-                failed.append(outcome)
-            bar.update()
-    if failed:
-        path = store.parts_folder(target) / FAILED
-        _list_failed(path, failed)
-        raise errors.RasterError(
-            f'{len(failed)} of {count} blocks of {target} failed after {RETRIES + 1} tries, see {path}; the first: '
-            f'{failed[0].error}. What is finished is kept: the same call computes only what is missing'
-        )
+    return count, store.make_folder(target, Share(1, count))
 
 
 FAILED = 'failed.csv'
@@ -343,9 +336,6 @@ def _memory(request: MapRequest, folder: Path, client: Any) -> int | None:
     with files.atomic_write(path) as part:
         part.write_text(json.dumps({'max_memory': memory}))
     return memory
-
-
-Request = TypeVar('Request', MapRequest, DetectRequest)
 
 
 def _portable(request: Request) -> Request:

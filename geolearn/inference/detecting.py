@@ -14,8 +14,9 @@ from geolearn import errors, extras, progress
 from geolearn.batch import Detections
 from geolearn.device import choose_device
 from geolearn.inference import merging
+from geolearn.inference.computing import most_at_once
 from geolearn.inference.images import Image, load_image
-from geolearn.inference.plan import Part, tiles_reaching
+from geolearn.inference.plan import Part
 from geolearn.inference.resume import RunCheckpoint
 from geolearn.inference.tiles import (
     BATCH_SIZE,
@@ -172,7 +173,7 @@ def merge_augmented(passes: Sequence[Detections], *, overlap: float) -> Detectio
     return Detections(torch.from_numpy(means).float(), every.labels, merged, every.masks).select(torch.from_numpy(kept))
 
 
-def detect_sources(
+def detect_tiles(
     sources: Sequence[Source],
     network: nn.Module,
     grid: TileGrid,
@@ -182,32 +183,50 @@ def detect_sources(
     options: DetectOptions,
     checkpoint: RunCheckpoint | None = None,
     area: PixelArea | None = None,
-) -> merging.TileDetections:
-    """Return the objects of an open raster in its pixels.
+    part: Part | None = None,
+) -> list[merging.TileDetections]:
+    """Return the detections of all tiles of an open raster, or of a part of it, in the order of the tiles.
 
     Memory depends on the tiles, the raster's width and the number of objects, some hundred bytes each, and more where
-    they have outlines.
+    they have outlines. `merge_tiles` makes objects of them.
 
     Args:
         sources: From `open_dates`.
         network: Maps (N, bands, H, W) float32, NaN where there is no data, to detections and losses.
-        grid: How the raster is cut.
+        grid: All tiles.
         read: How stored values become the network's units.
         tiling: Its batch size; the network stays on its device.
         options: What is detected.
         checkpoint: Keeps the detections of finished tiles, and holds those of an earlier run.
-        area: That holds the middles of the objects' boxes; None for all of the raster.
+        area: Tiles that show nothing of it are left out; None for all of the raster.
+        part: Whose tiles are computed; None for all.
 
     Raises:
         RasterError: If reading fails.
         CheckpointError: If the checkpoint cannot be written.
     """
-    if area is not None:
-        grid = tiles_reaching(grid, area.window)
-    parts = detect_tiles(
-        sources, network, grid, read=read, tiling=tiling, options=options, checkpoint=checkpoint, area=area
+    network.eval()
+    predict = make_predict_fn(
+        network, threshold=options.threshold, nms_overlap=options.overlap_in_tile, augment=options.augment
     )
-    return merge_tiles(parts, grid, options, area)
+    parts = [] if checkpoint is None else list(checkpoint.detections)
+    first = checkpoint.tiles_done if checkpoint else 0
+    tiles = grid if part is None else part.grid
+    batches = read_batches(
+        sources,
+        tiles,
+        batch_size=tiling.batch_size or BATCH_SIZE,
+        read=read,
+        first=first,
+        columns=None if part is None else part.columns,
+        area=area,
+    )
+    micro = MicroBatches(predict, most=most_at_once(next(network.parameters()).device))
+    for detections, tiles_done in _detect_in_tiles(batches, micro, grid, tiles, sources[0].shape, options, first):
+        parts.append(detections)
+        if checkpoint is not None:
+            checkpoint.add(detections, tiles_done)
+    return parts
 
 
 def merge_tiles(
@@ -231,60 +250,6 @@ def merge_tiles(
     if area is None:
         return merged
     return merged.select(area.holds((merged.boxes[:, :2] + merged.boxes[:, 2:]) / 2))
-
-
-def detect_tiles(
-    sources: Sequence[Source],
-    network: nn.Module,
-    grid: TileGrid,
-    *,
-    read: ReadOptions,
-    tiling: TilingOptions,
-    options: DetectOptions,
-    checkpoint: RunCheckpoint | None = None,
-    area: PixelArea | None = None,
-    part: Part | None = None,
-) -> list[merging.TileDetections]:
-    """Return the detections of all tiles of a raster, or of a part of it, in the order of the tiles.
-
-    Args:
-        sources: See `detect_sources` for this and what follows.
-        network: The detector.
-        grid: All tiles.
-        read: How stored values become the network's units.
-        tiling: Its batch size.
-        options: What is detected.
-        checkpoint: Of these tiles.
-        area: Of the raster.
-        part: Whose tiles are computed; None for all.
-
-    Raises:
-        RasterError: If reading fails.
-        CheckpointError: If the checkpoint cannot be written.
-    """
-    network.eval()
-    predict = make_predict_fn(
-        network, threshold=options.threshold, nms_overlap=options.overlap_in_tile, augment=options.augment
-    )
-    parts = [] if checkpoint is None else list(checkpoint.detections)
-    first = checkpoint.tiles_done if checkpoint else 0
-    tiles = grid if part is None else part.grid
-    batches = read_batches(
-        sources,
-        tiles,
-        batch_size=tiling.batch_size or BATCH_SIZE,
-        read=read,
-        first=first,
-        columns=None if part is None else part.columns,
-        area=area,
-    )
-    # on CPUs convolutions of one image and of several round differently, and one at a time are as fast
-    micro = MicroBatches(predict, most=1 if next(network.parameters()).device.type == 'cpu' else None)
-    for detections, tiles_done in _detect_in_tiles(batches, micro, grid, tiles, sources[0].shape, options, first):
-        parts.append(detections)
-        if checkpoint is not None:
-            checkpoint.add(detections, tiles_done)
-    return parts
 
 
 def _detect_in_tiles(

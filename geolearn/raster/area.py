@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from rasterio.windows import Window
@@ -35,19 +36,24 @@ class PixelArea:
             found.update(np.ascontiguousarray(ring, np.float64).tobytes())
         return found.hexdigest()
 
+    @cached_property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least and largest column and row (n, 2) of each polygon: each tile asks which of them lie near."""
+        outer = [rings[0] for rings in self.polygons or ()]
+        return np.array([ring.min(axis=0) for ring in outer]), np.array([ring.max(axis=0) for ring in outer])
+
     def mask(self, window: Window) -> np.ndarray | None:
         """Return which pixels (height, width) of a window of the raster belong to the area; None for all."""
         if self.polygons is None:
             return None
         shape = int(window.height), int(window.width)
         corner = np.array([window.col_off, window.row_off])
-        far = np.add(corner, [window.width, window.height])
-        near = [
-            rings
-            for rings in self.polygons
-            if (rings[0].max(axis=0) > corner).all() and (rings[0].min(axis=0) < far).all()
+        low, high = self._bounds
+        near = np.flatnonzero(((high > corner) & (low < corner + shape[::-1])).all(axis=1)).tolist()
+        shapes = [
+            {'type': 'Polygon', 'coordinates': [(ring - corner).tolist() for ring in self.polygons[number]]}
+            for number in near
         ]
-        shapes = [{'type': 'Polygon', 'coordinates': [(ring - corner).tolist() for ring in rings]} for rings in near]
         inside: np.ndarray = burn_polygons([(shape, 1) for shape in shapes], shape) > 0
         return None if inside.all() else inside
 

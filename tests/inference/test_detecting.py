@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from geolearn.classes import ClassInfo
-from geolearn.inference.detecting import DetectOptions, detect_sources
+from geolearn.inference.detecting import DetectOptions, detect_tiles, merge_tiles
 from geolearn.inference.merging import Merge, outline_mask
 from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
 from geolearn.inference.vectors import objects_to_features, write_layer
@@ -29,7 +29,8 @@ def detect(path, network, *, tile=64, halo=16, **options):
     with open_raster(path) as dataset:
         grid = make_grid(dataset.shape, tile_size=tile, halo=halo)
         given = {'read': ReadOptions(), 'tiling': TilingOptions(), 'options': DetectOptions(**options)}
-        return detect_sources([Source(dataset, (1,))], network, grid, **given), raster_geobox(dataset)
+        parts = detect_tiles([Source(dataset, (1,))], network, grid, **given)
+        return merge_tiles(parts, grid, given['options'], None), raster_geobox(dataset)
 
 
 def sorted_boxes(found):
