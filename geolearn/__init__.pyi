@@ -4,6 +4,7 @@ from geolearn.bands import Band, get_bands, list_sensors
 from geolearn.chips.export import export_training_data
 from geolearn.classes import ClassInfo
 from geolearn.data import ChipData
+from geolearn.embed.embeddings import Embeddings
 from geolearn.errors import GeoLearnError
 from geolearn.inference.vectorize import vectorize_map
 from geolearn.models import (
@@ -49,6 +50,7 @@ __all__ = [
     'ClassInfo',
     'DeepLab',
     'DeepLabV3',
+    'Embeddings',
     'FasterRCNN',
     'FeatureClassifier',
     'GeoLearnError',

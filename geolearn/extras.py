@@ -16,6 +16,7 @@ EXTRAS = {
     'onnx': ('onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20'),
     'openvino': ('openvino>=2025.0', 'onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20'),
     'serve': ('fastapi>=0.115', 'uvicorn>=0.30', 'python-multipart>=0.0.12', 'rio-tiler>=7'),
+    'faiss': ('faiss-cpu>=1.9',),
     'tensorboard': ('tensorboard>=2.17',),
     'mlflow': ('mlflow>=2.14',),
     'wandb': ('wandb>=0.17',),
