@@ -20,6 +20,21 @@ STALE_AFTER_S = 24 * 3600
 """What a process of another machine, or an older geolearn, began to write longer ago than that is given up."""
 
 
+def decode_text(content: bytes) -> str:
+    """Return the text of a file: UTF-8, or UTF-16 as editors of Windows write it, with or without a byte order mark.
+
+    Raises:
+        UnicodeDecodeError: If it is neither.
+    """
+    if content[:2] in (b'\xff\xfe', b'\xfe\xff'):
+        return content.decode('utf-16')
+    if (
+        len(content) % 2 == 0 and content[:2].count(0) == 1
+    ):  # no text begins with a zero byte, or has one in second place
+        return content.decode('utf-16-le' if content[1] == 0 else 'utf-16-be')
+    return content.decode('utf-8-sig')
+
+
 @contextmanager
 def atomic_write(
     path: str | Path,

@@ -23,6 +23,7 @@ from geolearn.chips.splits.divide import Division, SplitChoice, divide
 from geolearn.chips.splits.split import Split
 from geolearn.classes import ClassInfo
 from geolearn.normalize import Normalization, Normalize, check_normalize, choose_normalization
+from geolearn.raster.nodata import check_nodata
 
 log = logging.getLogger('geolearn')
 
@@ -130,10 +131,7 @@ def prepare_data(
         nodata=values.numbers_of('nodata', nodata),
         unlabelled=values.numbers_of('unlabelled', unlabelled),
     )
-    named = {value for part in chips.folders for value in part.first.nodata}
-    if named and not any(values.can_hold(chips.table.dtype, value) for value in named):
-        shown = ', '.join(f'{value:g}' for value in sorted(named))
-        log.warning('nodata= is %s, which %s pixels cannot hold, so nothing is NoData by it', shown, chips.table.dtype)
+    _check_nodata(chips)
     about_classes = {'class_mapping': class_mapping, 'ignore_classes': ignore_classes, 'oversample': oversample}
     values.refuse_class_options(chips.task, about_classes | {"split='stratified'": split == 'stratified'})
     choice = inputs.choose_input(chips, bands, extract_bands, normalize)
@@ -180,6 +178,26 @@ def prepare_data(
         arguments=arguments,
         source=_call_with_folders(parts[0], arguments, config.chip_size, options),
     )
+
+
+def _check_nodata(chips: Collection) -> None:
+    """Refuse NoData values that the user named and that the chips of no folder can hold.
+
+    Raises:
+        RasterError: If there are such values.
+    """
+    refused: list[errors.RasterError] = []
+    named = [part for part in chips.folders if part.first.nodata]
+    for part in named:
+        try:
+            check_nodata(part.first.nodata, [part.store.table.dtype] * len(part.first.nodata), str(part.opened.folder))
+        except errors.RasterError as error:
+            refused.append(error)
+    if named and len(refused) == len(named):
+        if all(part.first.nodata == part.opened.metadata.nodata for part in named):  # an .emd says so, not the user
+            log.warning('%s', refused[0])
+        else:
+            raise refused[0]
 
 
 class _Classes(NamedTuple):

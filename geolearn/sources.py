@@ -39,6 +39,7 @@ from geolearn.raster import (
     require_place,
     same_grid,
 )
+from geolearn.raster.nodata import check_nodata
 from geolearn.raster.raster import Raster
 from geolearn.raster.reading import RasterPath
 
@@ -256,6 +257,7 @@ def from_rasters(
         with ExitStack() as stack:
             src = stack.enter_context(open_raster(image, bands=named))
             require_place(src)
+            check_nodata(missing, src.dtypes, shown_name(image))
             windows = _windows(src.shape, chip_size)
             if vector:
                 placed = _place_vectors(
@@ -285,13 +287,14 @@ def from_rasters(
                         f'labels {truth} hold {lab.count} bands; a label raster has one band of class values or numbers'
                     )
                 given = _on_grid(lab, src.geobox, shown_name(image), str(truth), src.crs, align=align_labels)
-                kinds.add(target == 'values' if target else np.dtype(lab.dtypes[0]).kind == 'f')
+                numbers = target == 'values' if target else np.dtype(lab.dtypes[0]).kind == 'f'
+                kinds.add(numbers)
                 if target is None and np.dtype(lab.dtypes[0]).kind == 'f':
                     note = (
                         f"labels are {lab.dtypes[0]} rasters, read as a number per pixel; pass target='classes' if they"
                     )
                     notes += [] if any(other.startswith(note) for other in notes) else [f'{note} are class values']
-                windows = [w for w in windows if _has_label(given, w, unlabelled)]
+                windows = [w for w in windows if _has_label(given, w, unlabelled, f'labels {truth}', numbers=numbers)]
                 readers = [
                     partial(
                         _window_label,
@@ -574,10 +577,14 @@ def _windows(shape: tuple[int, int], size: int) -> list[Window]:
     ]
 
 
-def _has_label(truth: Raster, window: Window, unlabelled: Sequence[float]) -> bool:
+def _has_label(truth: Raster, window: Window, unlabelled: Sequence[float], shown: str, *, numbers: bool) -> bool:
     pixels, valid = read_window(truth, window, [1])
-    missing = np.isin(pixels[0], list(unlabelled)) | (np.isnan(pixels[0]) if pixels.dtype.kind == 'f' else False)
-    return bool((~missing if valid is None else ~missing & valid).any())
+    # values that are no class values stop here: a window that cannot be read later would only be left out
+    label = _raster_label(pixels[0], unlabelled, valid, shown, numbers=numbers)
+    assert label.raster is not None
+    if numbers:
+        return not np.isnan(label.raster).all()
+    return label.unlabelled is None or not label.unlabelled.all()
 
 
 def _window_image(

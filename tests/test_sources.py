@@ -246,12 +246,25 @@ def test_arguments_that_make_no_sense_for_rasters_are_refused(tmp_path, save, mo
         from_rasters('image.tif', **given)
 
 
+def test_labels_that_are_no_class_values_are_refused_as_exports_refuse_them(tmp_path, save):
+    image = save(tmp_path / 'image.tif', np.random.default_rng(0).integers(1, 99, (3, 64, 64)).astype(np.uint8))
+    values = np.repeat([[1, 2]], 64, axis=0).repeat(32, axis=1).astype(np.int16)
+    values[:3] = -1
+    labels = save(tmp_path / 'labels.tif', values[None])
+    words = r'holds values from -1 to .*pass unlabelled=\[-1\], or declare it as NoData'
+    with pytest.raises(ChipFolderError, match=words):
+        from_rasters(image, labels, chip_size=16, bands=NAMES)
+    with pytest.raises(ChipFolderError, match=words):
+        export_training_data(image, labels, tmp_path / 'chips', tile_size=16)
+    data = from_rasters(image, labels, chip_size=16, bands=NAMES, unlabelled=[-1])
+    assert dict(data.value_counts) == {1: 61 * 32, 2: 61 * 32}
+
+
 def test_what_changes_nothing_or_is_assumed_is_said(tmp_path, save, caplog):
     image = save(tmp_path / 'image.tif', np.random.default_rng(0).integers(1, 99, (3, 64, 64)).astype(np.uint8))
     labels = save(tmp_path / 'labels.tif', np.repeat([[1, 2]], 64, axis=0).repeat(32, axis=1).astype(np.float32)[None])
-    data = from_rasters(image, labels, chip_size=16, bands=NAMES, nodata=-1)
+    data = from_rasters(image, labels, chip_size=16, bands=NAMES, nodata=0)
     assert data.task == Task.REGRESSION
-    assert 'nodata= is -1, which uint8 pixels cannot hold, so nothing is NoData by it' in caplog.text
     words = "labels are float32 rasters, read as a number per pixel; pass target='classes' if they are class values"
     assert words in caplog.text
     assert from_rasters(image, labels, chip_size=16, bands=NAMES, target='classes').task == Task.PIXELS

@@ -5,6 +5,7 @@ Old ArcGIS Pro writes "e.g. ..." strings where values belong; nothing here assum
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -13,6 +14,7 @@ from typing import Any
 
 from geolearn.classes import ClassInfo, color_classes
 from geolearn.errors import ChipFolderError
+from geolearn.files import decode_text
 from geolearn.statistics import BandStatistics
 
 EMD_NAME = 'esri_model_definition.emd'
@@ -97,16 +99,18 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ChipFolderError: If the file is missing, huge, not UTF-8, broken or not an object.
+        ChipFolderError: If the file is missing, huge, neither UTF-8 nor UTF-16, broken or not an object.
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ChipFolderError(f'{path} is {path.stat().st_size} bytes; metadata of an export is far smaller')
-        content = json.loads(path.read_bytes().decode('utf-8-sig'))
+        content = json.loads(decode_text(path.read_bytes()))
     except ChipFolderError:
         raise
     except OSError as error:
         raise ChipFolderError(f'cannot read {path}: {error.strerror}') from error
+    except UnicodeDecodeError as error:
+        raise ChipFolderError(f'{path} is neither UTF-8 nor UTF-16 text ({error}); save it as UTF-8') from error
     except (ValueError, RecursionError) as error:
         raise ChipFolderError(f'{path} is not valid JSON: {error}') from error
     if not isinstance(content, dict):
@@ -166,10 +170,15 @@ def _strings(value: Any) -> list[str]:
 
 
 def _number(value: Any) -> float:
-    """Return a finite number, or NaN for whatever else JSON may hold there."""
+    """Return a finite number, also where it is written as text, or NaN for whatever else JSON may hold there."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
     return math.nan
+
+
+_NUMBER = re.compile(r'\s*[+-]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][+-]?\d{1,3})?\s*', re.ASCII)
 
 
 def _integer(value: Any) -> int | None:
@@ -217,8 +226,12 @@ def _classes(rows: Sequence[Any], path: Path) -> tuple[ClassInfo, ...]:
 
 
 def _color(row: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """Take the row's color; [-1, -1, -1] and missing ones mean that ArcGIS chose none."""
-    numbers = [_number(part) for part in _list(row.get('Color'))[:3]]
+    """Take the row's color, numbers or a text such as '#00ff00'; [-1, -1, -1] means that ArcGIS chose none."""
+    color = row.get('Color')
+    if isinstance(color, str):
+        found = re.fullmatch(r'\s*#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})\s*', color)
+        color = [int(part, 16) for part in found.groups()] if found else color.split(',')
+    numbers = [_number(part) for part in _list(color)[:3]]
     if len(numbers) == 3 and all(0 <= part <= 255 for part in numbers):
         return int(numbers[0]), int(numbers[1]), int(numbers[2])
     return None

@@ -14,12 +14,13 @@ from geolearn.chips.exporting.labels import LabelInput, LabelSource, shown_name
 from geolearn.chips.formats import find_writer
 from geolearn.chips.label import Target, Task, check_target
 from geolearn.chips.meaning.bands import bad_bands
-from geolearn.chips.meaning.values import can_hold, numbers_of
+from geolearn.chips.meaning.values import numbers_of
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, RasterError, UnknownNameError
 from geolearn.raster import open_raster, raster_bands, require_place, sample_pixels
 from geolearn.raster.border import BorderCheck
 from geolearn.raster.images import check_image_format
+from geolearn.raster.nodata import can_hold, check_nodata
 
 log = logging.getLogger('geolearn')
 
@@ -284,6 +285,7 @@ def _plan(
     for raster, reader in rasters:
         with open_raster(raster, bands=bands) as src:
             _check_raster(src, raster, options)
+            check_nodata(nodata, src.dtypes, shown_name(raster))
             try:
                 labels, areas = reader.read(src, shown_name(raster), options)
                 features = labels.vectors.features if labels.vectors else None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from geolearn.errors import CheckpointError, ChipFolderError, RasterError, WeightsError
+from geolearn.files import decode_text
 
 WEIGHTS = ('.safetensors', '.pth', '.pt', '.ckpt', '.bin')
 """Suffixes of files of tensors."""
@@ -71,7 +72,7 @@ def _holds_features(path: Path) -> bool:
     if path.suffix.lower() not in ('.json', '.geojson'):
         return False
     try:
-        content = json.loads(path.read_text(encoding='utf-8-sig'))
+        content = json.loads(decode_text(path.read_bytes()))
     except (OSError, ValueError):
         return False
     if not isinstance(content, dict) or content.get('type') not in ('Feature', 'FeatureCollection'):

@@ -28,8 +28,8 @@ from geolearn.raster import (
     sample_pixels,
 )
 from geolearn.raster.area import CroppedRaster, PixelArea
-from geolearn.raster.border import BorderCheck
-from geolearn.raster.nodata import differs
+from geolearn.raster.border import BorderCheck, find_marker
+from geolearn.raster.nodata import check_nodata, differs
 
 log = logging.getLogger('geolearn')
 
@@ -318,11 +318,14 @@ def _dates_in_one(dataset: Any, spec: ModelSpec, read: ReadOptions, *, checked: 
 def _make_source(dataset: Any, indexes: Sequence[int], spec: ModelSpec, read: ReadOptions, checked: Any) -> Source:
     """Check the units and the size of the pixels of some bands, and say how they are read."""
     nodata = read.nodata_of(indexes, dataset.count)
+    check_nodata(nodata, [dataset.dtypes[index - 1] for index in indexes], _shown(dataset))
     dataset.check_border(BorderCheck(_shown(dataset), nodata))
     sample = sample_pixels(checked, indexes)
     for band, value in enumerate(nodata):
         if (kept := differs(sample[band], value)) is not None:
             sample = sample[:, kept]
+    if (marker := find_marker(sample)) is not None:  # the border check reports it; it says nothing on units
+        sample = sample[:, (sample != marker).all(axis=0)]
     check_units(sample, spec, read)
     target = choose_geobox(raster_geobox(dataset), spec, read.resolution, shown=_shown(dataset))
     return Source(dataset, tuple(indexes), target, nodata)

@@ -1,4 +1,4 @@
-"""Notice missing pixels that no file declares: blocks of one value at the edge of a raster or of a chip."""
+"""Notice missing pixels that no file declares: blocks of one value at the edge of a raster or of a chip, and -9999."""
 
 import logging
 import threading
@@ -14,6 +14,9 @@ log = logging.getLogger('geolearn')
 
 FILL_VALUES = USUAL_NODATA | {0, -1, 255}
 """What borders are filled with, besides the ends of integer types."""
+
+MARKERS = tuple(sorted(value for value in USUAL_NODATA if value < 0))
+"""Numbers that mean NoData wherever they lie, where they are far below all measurements."""
 
 SIDES = (16, 64)
 """Least and largest side of a block, of which there are eight along the shorter side of a raster."""
@@ -33,12 +36,12 @@ LEAST_GAP = 0.01
 
 
 class BorderCheck:
-    """Reports once, while a raster is read, that its border looks like NoData which nothing declares.
+    """Reports once, while a raster is read, that pixels look like NoData which nothing declares.
 
-    A border is blocks at the edge whose pixels have one value in all bands that are read: one that borders are filled
-    with, or a value below or above all others. Masks and class rasters are left alone, as are areas of one value that
-    do not touch the edge. Only the edge of what is read anyway is compared, so it costs nothing beside the reading.
-    Threads may share it.
+    Such are blocks at the edge whose pixels have one value in all bands that are read: one that borders are filled
+    with, or a value below or above all others; and single pixels of a value such as -9999, far below all others. Masks
+    and class rasters are left alone, as are areas of other values that do not touch the edge. Only the edge and a few
+    pixels of what is read anyway are compared, so it costs nothing beside the reading. Threads may share it.
 
     Args:
         shown: What the raster is called in the message.
@@ -79,14 +82,26 @@ class BorderCheck:
                 return
             self._areas.update(found)
             self._least = max(self._least, LEAST_BLOCKS * side**2)
-            if len(self._rest) < SAMPLES:
-                sample = _sample(pixels, valid)
-                if _varies(sample):
+            sample = _sample(pixels, valid)
+            if _varies(sample):
+                if len(self._rest) == SAMPLES:
+                    self._rest[-1] = sample
+                else:
                     self._rest.append(sample)
-            value = self._find()
+            value, marker = self._find(), None
             if value is None:
-                return
-            self._reported = True
+                marker = self._find_marker(sample)
+            self._reported = value is not None or marker is not None
+        if marker is not None:
+            log.warning(
+                '%s: pixels hold the value %s, far below all others, which looks like missing pixels that the file '
+                'does not declare as NoData; if they are, pass nodata=%s',
+                self._shown,
+                _text(marker),
+                _text(marker),
+            )
+        if value is None:
+            return
         log.warning(
             '%s: large areas at its edge hold the value %s in %s, which looks like missing pixels that the file does '
             'not declare as NoData; if they are, pass nodata=%s',
@@ -102,6 +117,12 @@ class BorderCheck:
             if area >= self._least and rest is not None and looks_like_fill(value, rest):
                 return None if self._known.issuperset(value) else value
         return None
+
+    def _find_marker(self, sample: np.ndarray) -> float | None:
+        if not self._rest or not np.isin(MARKERS, sample).any():
+            return None
+        value = find_marker(np.concatenate([*self._rest, sample], axis=1))
+        return None if value in self._known else value
 
 
 def block_side(shape: tuple[int, int]) -> int:
@@ -173,6 +194,23 @@ def looks_like_fill(value: tuple[float, ...], rest: np.ndarray) -> bool:
     if len(set(value)) > 1:
         return usual
     return usual or bool((others > value[0]).all() or (others < value[0]).all())
+
+
+def find_marker(pixels: np.ndarray) -> float | None:
+    """Return a number such as -9999 among pixels (bands, n) that no measurement is near to; None where there is none.
+
+    It lies below all others by at least the range that most of them have.
+    """
+    if pixels.dtype.kind == 'u':
+        return None
+    others = pixels[~np.isin(pixels, MARKERS)]
+    if len(np.unique(others)) < LEAST_VALUES:
+        return None
+    low, high = np.percentile(others, [1, 99])
+    return next(
+        (float(value) for value in MARKERS if low - value >= high - low and value < others.min() and value in pixels),
+        None,
+    )
 
 
 def _ends_type(number: float, dtype: np.dtype) -> bool:

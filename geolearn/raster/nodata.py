@@ -24,6 +24,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from geolearn.errors import RasterError
+
 LIMIT = 3.4e38
 """Float32 ends at 3.4028e38; values from here on are no measurement but what software writes for NoData."""
 
@@ -54,6 +56,42 @@ def differs(values: np.ndarray, nodata: float | None) -> np.ndarray | None:
             nodata = values.dtype.type(nodata)  # a tag has the digits of a double, the pixels those of their type
     kept: np.ndarray = values != nodata
     return kept
+
+
+def can_hold(dtype: str, value: float) -> bool:
+    """Whether a value, NaN included, can be stored in a type."""
+    kind = np.dtype(dtype)
+    if kind.kind not in 'iu':
+        return not math.isfinite(value) or kind.kind not in 'fc' or abs(value) <= np.finfo(kind).max
+    limits = np.iinfo(kind)
+    return math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max
+
+
+def check_nodata(nodata: Sequence[float | None], dtypes: Sequence[str], shown: str) -> None:
+    """Refuse values that the user named as NoData but that no pixel of their band can have.
+
+    Args:
+        nodata: One value for all bands, or one for each; None among them means nothing.
+        dtypes: Stored dtype of each band.
+        shown: What the raster is called in messages.
+
+    Raises:
+        RasterError: If a band's own value, or a value for all bands, does not fit in the type of the pixels.
+    """
+    single = len(set(nodata)) == 1
+    pairs = [(value, dtype) for value, dtype in zip(nodata if len(nodata) > 1 else nodata * len(dtypes), dtypes)]
+    wrong = [(value, dtype) for value, dtype in pairs if value is not None and not can_hold(dtype, value)]
+    if not wrong or (single and len(wrong) < len(pairs)):
+        return
+    value, dtype = wrong[0]
+    kind = np.dtype(dtype)
+    limits = np.iinfo(kind) if kind.kind in 'iu' else np.finfo(kind)
+    whole = 'whole numbers from' if kind.kind in 'iu' else 'numbers from'
+    raise RasterError(
+        f'{shown} holds {dtype} pixels, {whole} {limits.min:.9g} to {limits.max:.9g}, so that none can be nodata='
+        f'{value:g}; pass the value that missing pixels have in the file, before any scale, such as nodata=0, or leave '
+        'nodata= out'
+    )
 
 
 def valid_by_band(

@@ -10,6 +10,7 @@ from urllib.parse import urljoin
 
 from geolearn.bands import find_sensor
 from geolearn.errors import RasterError
+from geolearn.files import decode_text
 
 RASTERS = ('image/tiff', 'image/vnd.stac.geotiff', 'image/jp2', 'image/x.geotiff', 'application/x-geotiff')
 """Beginnings of the media types of rasters."""
@@ -125,7 +126,7 @@ def _read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise RasterError(f'{path} is larger than a collection of items is; pass a part of it')
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(decode_text(path.read_bytes()))
     except (OSError, ValueError) as error:
         if isinstance(error, RasterError):
             raise

@@ -77,6 +77,25 @@ def test_a_byte_order_mark_is_passed_over(tmp_path):
     assert read_metadata(tmp_path).metadata_mode == 'Classified_Tiles'
 
 
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-16-be'])
+def test_text_of_windows_editors_is_read(tmp_path, encoding):
+    text = json.dumps({'Classes': [{'Value': 1, 'Name': 'Forêt'}]}, ensure_ascii=False)
+    (tmp_path / EMD_NAME).write_bytes(text.encode(encoding))
+    assert [info.name for info in read_metadata(tmp_path).classes] == ['Forêt']
+    (tmp_path / EMD_NAME).write_bytes(text.encode('latin-1'))
+    with pytest.raises(ChipFolderError, match='neither UTF-8 nor UTF-16 text .*save it as UTF-8'):
+        read_metadata(tmp_path)
+
+
+def test_numbers_and_colors_that_are_texts_are_read(tmp_path):
+    rows = [
+        {'Value': '1', 'Name': 'a', 'Color': ['1', '2.0', '3']},
+        {'Value': ' 2 ', 'Name': 'b', 'Color': '#0A0b0C'},
+        {'Value': '3.0', 'Name': 'c', 'Color': '7, 8, 9'},
+    ]
+    assert classes(tmp_path, rows) == [(1, 'a', (1, 2, 3)), (2, 'b', (10, 11, 12)), (3, 'c', (7, 8, 9))]
+
+
 @pytest.mark.parametrize(('space', 'turnable'), [('MAP_SPACE', True), ('PIXEL_SPACE', False), ('IMAGE_SPACE', False)])
 def test_only_maps_may_be_turned(tmp_path, space, turnable):
     found = metadata(tmp_path, {'ImageSpaceUsed': space})
@@ -114,7 +133,7 @@ def test_two_classes_of_one_value_are_refused(tmp_path):
         classes(tmp_path, [{'Value': 3, 'Name': 'a'}, {'Value': 3, 'Name': 'b'}])
 
 
-@pytest.mark.parametrize('value', [1.5, -1, 'x', None, True, [1], math.nan, math.inf])
+@pytest.mark.parametrize('value', [1.5, -1, 'x', '1.5', '-1', '', 'nan', '1_0', None, True, [1], math.nan, math.inf])
 def test_a_class_without_a_whole_value_is_refused(tmp_path, value):
     with pytest.raises(ChipFolderError, match=r'class 0 has no whole, non-negative Value: .*name-of-it'):
         classes(tmp_path, [{'Value': value, 'Name': 'name-of-it'}])

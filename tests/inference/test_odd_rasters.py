@@ -9,6 +9,7 @@ import rasterio
 from affine import Affine
 from brighter import Brighter
 
+from geolearn import export_training_data, from_rasters, prepare_data
 from geolearn.errors import RasterError
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.mapping import MapOptions, map_raster
@@ -81,6 +82,30 @@ def test_pixels_that_are_no_numbers_come_out_as_nodata(save, tmp_path, run):
     pixels[0, 3, 4], pixels[1, 5, 6], pixels[0, 7, 8], pixels[1, 9, 9] = np.nan, np.inf, -np.inf, -3.4028235e38
     found, _ = run(store(save, tmp_path / 'a.tif', pixels))
     assert np.argwhere(found == 0).tolist() == [[3, 4], [5, 6], [7, 8], [9, 9]]
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'nodata', 'range_'),
+    [
+        ('uint8', -9999, 'whole numbers from 0 to 255'),
+        ('uint8', [1, 300], 'whole numbers from 0 to 255'),
+        ('int16', 0.5, 'whole numbers from -32768 to 32767'),
+        ('uint16', float('nan'), 'whole numbers from 0 to 65535'),
+    ],
+)
+def test_nodata_that_no_pixel_can_be_is_refused_everywhere(save, tmp_path, run, dtype, nodata, range_):
+    path = store(save, tmp_path / 'a.tif', PIXELS.astype(dtype))
+    labels = save(tmp_path / 'l.tif', EXPECTED.astype(np.uint8), transform=UTM, crs='EPSG:32631')
+    words = f'holds {dtype} pixels, {range_}, so that none can be nodata=.*; pass the value that missing pixels have'
+    with pytest.raises(RasterError, match=words):
+        run(path, nodata=nodata)
+    with pytest.raises(RasterError, match=words):
+        export_training_data(path, labels, tmp_path / 'chips', tile_size=10, nodata=nodata)
+    with pytest.raises(RasterError, match=words):
+        from_rasters(path, labels, chip_size=10, nodata=nodata)
+    chips = export_training_data(path, labels, tmp_path / 'chips', tile_size=10)
+    with pytest.raises(RasterError, match=words):
+        prepare_data(chips, chip_size=10, nodata=nodata)
 
 
 @pytest.mark.parametrize('kind', ['tag', 'mask', 'alpha'])

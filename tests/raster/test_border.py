@@ -1,6 +1,7 @@
 """A border of one value that no file declares as NoData is reported with the words to add, and nothing else is."""
 
 import logging
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -128,6 +129,32 @@ def test_elevation_that_falls_to_the_sea_is_not_reported(tmp_path, save, caplog)
     assert said(save(tmp_path / 'a.tif', height, transform=PLACE), caplog) == []
 
 
+@pytest.mark.parametrize('dtype', ['int16', 'float32'])
+def test_a_thin_border_of_a_marker_is_reported_with_the_words_to_add(tmp_path, save, make_rgb_spec, caplog, dtype):
+    pixels = scene(dtype=dtype)
+    pixels[:, :3] = pixels[:, :, 60:62] = -9999
+    path = save(tmp_path / 'a.tif', pixels, transform=PLACE, crs='EPSG:32633')
+    words = 'hold the value -9999, far below all others, which looks like missing pixels'
+    (message,) = said(path, caplog)
+    assert words in message
+    assert message.endswith('if they are, pass nodata=-9999')
+    assert said(path, caplog, known=[-9999]) == []
+    with ExitStack() as stack:
+        open_dates(path, make_rgb_spec, ReadOptions(), stack)
+    assert 'units' not in caplog.text
+    labels = save(tmp_path / 'l.tif', np.tile(np.uint8([[1, 2]]), (128, 64)), transform=PLACE, crs='EPSG:32633')
+    chips = export_training_data(path, labels, tmp_path / 'chips', tile_size=32)
+    notes = prepare_data(chips, chip_size=32, batch_size=8).reading_notes
+    assert any('7 of 16 chips hold the value -9999, far' in n and n.endswith('pass nodata=-9999') for n in notes)
+    assert '-9999' not in str(prepare_data(chips, chip_size=32, batch_size=8, nodata=-9999).reading_notes)
+
+
+def test_numbers_near_a_marker_are_measurements(tmp_path, save, caplog):
+    depth = scene(1, dtype='int16', low=-120, high=20)
+    assert -99 in depth
+    assert said(save(tmp_path / 'a.tif', depth, transform=PLACE), caplog) == []
+
+
 def test_declared_nodata_is_not_reported(tmp_path, save, caplog):
     pixels = scene()
     pixels[:, :, :40] = 0
@@ -189,8 +216,6 @@ def test_exports_and_chips_report_it_and_following_the_words_ends_it(bordered, t
 
 
 def test_a_raster_that_is_opened_for_a_model_reports_it(bordered, make_rgb_spec, caplog):
-    from contextlib import ExitStack
-
     for options in (ReadOptions(), ReadOptions(nodata=0), ReadOptions(nodata=[0, 0, 0])):
         caplog.clear()
         with ExitStack() as stack:

@@ -14,6 +14,7 @@ from geolearn.chips.formats.files import list_files, list_images, pair_notes, re
 from geolearn.chips.label import ChipSource, Label, Listing, Task, class_lookup
 from geolearn.classes import ClassInfo, color_classes
 from geolearn.errors import ChipFolderError
+from geolearn.files import decode_text
 
 MAX_LABEL_BYTES = 8 * 2**20
 """About 20,000 boxes in XML: far more than a chip holds."""
@@ -22,12 +23,8 @@ MAX_NUMBER = 65535
 """Largest class value; texts that are larger numbers are names."""
 
 
-def _decode_utf8(content: bytes) -> str:
-    return content.decode('utf-8-sig')
-
-
-def read_text(path: Path, *, limit: int = MAX_LABEL_BYTES, decode: Callable[[bytes], str] = _decode_utf8) -> str:
-    """Return the text of a file, UTF-8 with or without a byte order mark.
+def read_text(path: Path, *, limit: int = MAX_LABEL_BYTES, decode: Callable[[bytes], str] = decode_text) -> str:
+    """Return the text of a file, UTF-8 or UTF-16 with or without a byte order mark.
 
     Args:
         path: The file.
@@ -35,7 +32,7 @@ def read_text(path: Path, *, limit: int = MAX_LABEL_BYTES, decode: Callable[[byt
         decode: Decodes the file's content.
 
     Raises:
-        ChipFolderError: If it cannot be read, is no plain file, holds more than `limit` bytes or is not UTF-8.
+        ChipFolderError: If it cannot be read, is no plain file, holds more than `limit` bytes or is neither.
     """
     try:
         if path.exists() and not path.is_file():
@@ -50,7 +47,7 @@ def read_text(path: Path, *, limit: int = MAX_LABEL_BYTES, decode: Callable[[byt
         return decode(content)
     except UnicodeDecodeError as error:
         raise ChipFolderError(
-            f'{path} is not {error.encoding.upper()} text: {error.reason} at byte {error.start}'
+            f'{path} is not {error.encoding.upper()} text: {error.reason} at byte {error.start}; save it as UTF-8'
         ) from error
 
 
@@ -284,10 +281,8 @@ def _decode_xml(content: bytes) -> str:
     Raises:
         UnicodeDecodeError: If it is not in this encoding.
     """
-    if content[:2] in (b'\xff\xfe', b'\xfe\xff'):
-        text = content.decode('utf-16')
-    elif content[:4] in (b'<\0?\0', b'\0<\0?'):
-        text = content.decode('utf-16-le' if content[1] == 0 else 'utf-16-be')
+    if content[:2] in (b'\xff\xfe', b'\xfe\xff') or content[:4] in (b'<\0?\0', b'\0<\0?'):
+        text = decode_text(content)
     else:
         declared = _DECLARED.match(content[:200].lstrip(b'\xef\xbb\xbf').decode('latin-1').lstrip())
         named = declared[1].lower() if declared else 'utf-8'

@@ -191,7 +191,15 @@ def _border_note(chips: collection.Collection, table: ChipTable, indexes: Sequen
                 f'missing pixels that are not declared as NoData; if they are, pass '
                 f'nodata={border.nodata_words(value)}'
             )
-    return None
+    marker = border.find_marker(np.concatenate([rest, lows[np.isfinite(lows).all(axis=1)].T], axis=1))
+    if marker is None:
+        return None
+    words = border.nodata_words([marker])
+    count = int((lows == marker).any(axis=1).sum())
+    return (
+        f'{count} of {len(table)} chips hold the value {words}, far below all others, '
+        f'which looks like missing pixels that are not declared as NoData; if they are, pass nodata={words}'
+    )
 
 
 def _unit_notes(percentiles: Percentiles, bands: Sequence[Band], dtype: str) -> list[str]:

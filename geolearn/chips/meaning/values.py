@@ -65,14 +65,6 @@ def numbers_of(name: str, given: float | Sequence[float] | None) -> tuple[float,
     return tuple(float(value) for value in values)
 
 
-def can_hold(dtype: str, value: float) -> bool:
-    """Whether a value, NaN included, can be stored in a type."""
-    if np.dtype(dtype).kind not in 'iu':
-        return True
-    limits = np.iinfo(dtype)
-    return math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max
-
-
 def named_nodata(
     pixels: np.ndarray, masks: Sequence[np.ndarray], nodata: Sequence[float], bands: int, shown: str
 ) -> np.ndarray | None:

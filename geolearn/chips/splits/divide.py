@@ -18,6 +18,7 @@ from geolearn.chips.packing.table import ChipTable
 from geolearn.chips.splits.overlaps import find_footprints, find_overlaps
 from geolearn.chips.splits.split import Split, split_blocks, split_latitude, split_random, split_stratified, take_share
 from geolearn.errors import ChipFolderError, UnknownNameError
+from geolearn.files import decode_text
 from geolearn.raster import GeoBox
 
 PARTS = ('train', 'valid', 'test')
@@ -99,7 +100,7 @@ def _read_table(path: Path) -> dict[str, list[str]]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding='utf-8-sig')
+        return decode_text(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise ChipFolderError(f'cannot read the list of chips {path}: {error}') from error
 
