@@ -22,6 +22,7 @@ from rasterio.windows import Window
 
 from geolearn import errors, extras, files
 from geolearn.bundle import SUFFIX, read_bundle
+from geolearn.device import keep_freed_memory
 from geolearn.inference import shares, store
 from geolearn.inference.detect_raster import DetectRequest, detect_in_shares, plan_detection
 from geolearn.inference.mapping import MapRequest, plan_map
@@ -74,6 +75,7 @@ class ShippedModel:
         """
         with _loading:
             if self.digest not in _models:
+                keep_freed_memory()
                 bundle = read_bundle(self.path)
                 spec = ModelSpec.from_manifest(bundle.manifest)
                 _models.clear()
