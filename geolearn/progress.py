@@ -43,9 +43,22 @@ def progress_is_silenced() -> bool:
     return disabled or os.environ.get('GEOLEARN_PROGRESS', 'on').lower() in _FALSE
 
 
+_wording: ContextVar[Callable[[str], str]] = ContextVar('geolearn wording', default=str)
+
+
 def print_line(text: str) -> None:
     """Print a line on stdout, above a bar where there is one."""
-    tqdm.write(text, file=sys.stdout)
+    tqdm.write(_wording.get()(text), file=sys.stdout)
+
+
+@contextmanager
+def reword_lines(change: Callable[[str], str]) -> Iterator[None]:
+    """Change the lines that are printed in this context, such as into words of the command line."""
+    token = _wording.set(change)
+    try:
+        yield
+    finally:
+        _wording.reset(token)
 
 
 class _Display(ABC):

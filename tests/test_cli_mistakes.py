@@ -55,14 +55,19 @@ def files(bundle, scene_files, scene_chips, tmp_path):
     }
 
 
+def words_of(line, files):
+    """Return the words of a line, with names for the paths that they stand for; SMALL stands for several words."""
+    line = line.replace('SMALL', files['SMALL'])
+    return [
+        word if word.startswith('-') else functools.reduce(lambda w, n: w.replace(n, str(files[n])), files, word)
+        for word in line.split()
+    ]
+
+
 def fails(capsys, line, files):
     """Run a line that must fail on purpose; returns what is said after ``geolearn: ``, or by argparse."""
-    words = [
-        word if word.startswith('-') else functools.reduce(lambda w, n: w.replace(n, str(files[n])), files, word)
-        for word in line.replace('SMALL', files['SMALL']).split()
-    ]
     with pytest.raises(SystemExit) as caught:
-        main(words)
+        main(words_of(line, files))
     out, err = capsys.readouterr()
     assert caught.value.code == 2, err
     assert 'wrote' not in out
@@ -274,7 +279,12 @@ def test_output_that_cannot_be_written_is_said_in_one_line(argv, unbuffered):
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
 def test_results_that_cannot_be_printed_are_said_in_one_line(files, capsys, monkeypatch):
+    monkeypatch.setattr('geolearn.demo.run_demo', lambda out, *, say: say('a step'))
     for line in (
+        'train CHIPS HERE/trained.dlpk SMALL --model PSPNet --ignore-classes 0',
+        'report MODEL CHIPS HERE/report.html',
+        'demo --out HERE/demo',
+        'serve MODEL --port 0',
         'info IMAGE',
         'weights list',
         'export-chips IMAGE HERE/out --labels LABELS --tile-size 32',
@@ -282,21 +292,64 @@ def test_results_that_cannot_be_printed_are_said_in_one_line(files, capsys, monk
         'predict MODEL IMAGE HERE/m.tif',
         'vectorize HERE/m.tif HERE/v.gpkg',
     ):
-        words = [functools.reduce(lambda w, n: w.replace(n, str(files[n])), files, word) for word in line.split()]
         with open('/dev/full', 'w') as full:
             monkeypatch.setattr(sys, 'stdout', full)
             with pytest.raises(SystemExit) as caught:
-                main(words)
+                main(words_of(line, files))
         said = capsys.readouterr().err
         assert caught.value.code == 2, line
         assert said.splitlines()[-1] == 'geolearn: standard output: No space left on device', line
         assert 'Traceback' not in said
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
-    command = f'{sys.executable} -m geolearn predict --help | true'
-    done = subprocess.run(['bash', '-c', command], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize('command', ['predict --help', 'weights list'])
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+def test_a_reader_that_has_seen_enough_is_no_error(command, unbuffered):
+    script = f'set -o pipefail; PYTHONUNBUFFERED={unbuffered} {sys.executable} -m geolearn {command} | true'
+    done = subprocess.run(['bash', '-c', script], capture_output=True, text=True, check=False)
     assert done.stderr == ''
+    assert done.returncode in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ('line', 'at', 'said'),
+    [
+        ('export-chips IMAGE HERE/out --labels LABELS --tile-size 32', 'chips.exporting.run.ChipWriter.write', None),
+        ('train CHIPS HERE/trained.dlpk SMALL --ignore-classes 0', 'training.learner.ChipLearner.begin_pass', None),
+        ('vectorize LABELS HERE/v.gpkg', 'inference.vectors.LayerWriter.add', None),
+        ('evaluate MODEL CHIPS', 'models.PixelClassifier.evaluate', None),
+        ('report MODEL CHIPS HERE/report.html', 'models.PixelClassifier.evaluate', None),
+        (
+            'predict MODEL IMAGE HERE/m.tif --part 1/2',
+            'models.PixelClassifier.predict_raster',
+            'predict MODEL IMAGE HERE/m.tif --part 1/2',
+        ),
+        (
+            'predict MODEL IMAGE HERE/maps --each --overwrite',
+            'inference.catalog.Manifest.add',
+            'predict MODEL IMAGE HERE/maps --each',
+        ),
+        ('serve MODEL --port 0', 'serve.app.make_app', 'stopped'),
+    ],
+)
+def test_an_interruption_says_how_to_continue_where_that_is_possible(files, capsys, monkeypatch, line, at, said):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    before = set(files['HERE'].rglob('*'))
+    monkeypatch.setattr(f'geolearn.{at}', interrupt)
+    with pytest.raises(SystemExit) as caught:
+        main(words_of(line, files))
+    assert caught.value.code == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    if said is None:
+        assert last == 'geolearn: interrupted; nothing was written'
+        assert set(files['HERE'].rglob('*')) == before
+    elif said == 'stopped':
+        assert last == 'geolearn: stopped'
+    else:
+        kept = 'geolearn: interrupted; what is finished was kept. Continue with: geolearn '
+        assert last == kept + ' '.join(words_of(said, files))
 
 
 def test_an_interrupted_map_leaves_nothing(files, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import ast
 import fcntl
+import functools
 import os
 import pty
 import re
@@ -9,6 +10,9 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
+import tty
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +135,60 @@ def test_a_notebook_holds_one_output_and_nothing_red():
     shown = [output['data']['text/plain'] for output in outputs if output.output_type == 'display_data']
     assert [text.split(' in ')[0] for text in shown] == ['mapping: 40 tiles', 'reading: 20 files']
     assert [output['text'] for output in outputs if output.output_type == 'stream'] == ['a line\n']
+
+
+def terminal(monkeypatch):
+    """Make stderr a terminal; returns a function that gives what was shown."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 100, 0, 0))
+    tty.setraw(theirs)
+    monkeypatch.setattr(sys, 'stderr', os.fdopen(theirs, 'w'))
+    shown: list[bytes] = []
+
+    def drain():
+        with suppress(OSError):  # how Linux says that the other end is closed
+            while part := os.read(ours, 4096):
+                shown.append(part)
+
+    reader = threading.Thread(target=drain, daemon=True)
+    reader.start()
+
+    def read():
+        sys.stderr.close()
+        reader.join()
+        os.close(ours)
+        return b''.join(shown).decode()
+
+    return read
+
+
+@pytest.mark.usefixtures('one_thread')
+@pytest.mark.parametrize('place', ['terminal', 'pipe'])
+def test_every_long_step_from_chips_to_a_map_shows_its_progress(scene_files, tmp_path, monkeypatch, capsys, place):
+    from geolearn import FCN, training
+
+    for name in ('TQDM_DISABLE', 'GEOLEARN_PROGRESS'):
+        monkeypatch.delenv(name, raising=False)
+    for module in ('exporting.run', 'packing.store'):
+        monkeypatch.setattr(f'geolearn.chips.{module}.FEW_CHIPS', 1)
+    monkeypatch.setattr('geolearn.progress.LINE_INTERVAL', 60)
+    short = functools.partial(training.find_learning_rate, iterations=15)
+    monkeypatch.setattr(training, 'find_learning_rate', short)
+    monkeypatch.setenv('GEOLEARN_CACHE', str(tmp_path / 'cache'))
+    read = terminal(monkeypatch) if place == 'terminal' else lambda: capsys.readouterr().err
+    chips = export_training_data(*scene_files, tmp_path / 'chips', tile_size=64)
+    model = FCN(prepare_data(chips, chip_size=32, batch_size=2, val_split_pct=0.25), 'test_resnet', pretrained=False)
+    model.fit(1)
+    model.predict_raster(scene_files[0], tmp_path / 'map.tif')
+    shown = read()
+    for step in ('cutting chips', 'packing chips', 'searching a learning rate', 'mapping'):
+        assert f'{step}: ' in shown, step
+    if place == 'pipe':
+        assert re.findall('^.*?: ([0-9]+ %)', shown, re.MULTILINE) == ['100 %'] * 4
+    else:
+        assert '\n' not in shown
+        assert 'epoch 1 of 1: ' in shown
+        assert '<00:' in shown, 'the time left'
 
 
 def test_exports_and_packing_are_told_by_tenths(save, tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from geolearn.cli import evaluate, export, info, predict, serve, train, vectoriz
 from geolearn.cli.arguments import Formatter, Parser
 from geolearn.cli.messages import (
     describe_error,
+    drop,
     flush_output,
     is_out_of_memory,
     notes_in_options,
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; whatever a user can correct is one line on stderr and exit status 2."""
     words = sys.argv[1:] if argv is None else list(argv)
     names: dict[str, str] = {}
+    arguments = argparse.Namespace()
     try:
         try:
             arguments = build_parser().parse_args(words)
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _interrupted(arguments, words)
     except BrokenPipeError:
+        drop(sys.stdout)  # else Python tries once more when it ends, and complains
         sys.exit(1)
     except (GeoLearnError, OSError, ValueError, MemoryError) as error:
         _fail(error, names)
@@ -80,11 +83,15 @@ def _fail(error: Exception, names: dict[str, str]) -> None:
 
 def _interrupted(arguments: argparse.Namespace, words: Sequence[str]) -> None:
     """Say how to resume, where something that is finished was kept."""
-    if getattr(arguments, 'resumable', False):
+    again = None
+    if getattr(arguments, 'each', False) or getattr(arguments, 'part', None) is not None:
+        again = [word for word in words if word != '--overwrite']  # else scenes that are done would be mapped again
+    elif getattr(arguments, 'resumable', False) or getattr(arguments, 'resume', False):
         again = words if '--resume' in words else [*words, '--resume']
+    if again is not None:
         say(f'interrupted; what is finished was kept. Continue with: {shlex.join(["geolearn", *again])}')
     else:
-        say('interrupted; nothing was written')
+        say(getattr(arguments, 'when_interrupted', 'interrupted; nothing was written'))
     sys.exit(130)
 
 

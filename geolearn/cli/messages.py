@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from geolearn.progress import reword_lines
+
 OTHER_NAMES = {
     'val_split_pct': '--valid',
     'test_split_pct': '--test',
@@ -127,7 +129,7 @@ def say(text: str) -> None:
     try:
         print(f'geolearn: {text}', file=sys.stderr, flush=True)
     except OSError:
-        _drop(sys.stderr)
+        drop(sys.stderr)
 
 
 def flush_output() -> None:
@@ -139,13 +141,14 @@ def flush_output() -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        _drop(sys.stdout)
+        drop(sys.stdout)
         if error.errno == errno.EPIPE:  # such as `geolearn info x | head -1`, which has seen enough
             raise
         raise OSError(error.errno, error.strerror, 'standard output') from error
 
 
-def _drop(stream: object) -> None:
+def drop(stream: object) -> None:
+    """Send what a stream still holds to nowhere."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[attr-defined]
     except (OSError, ValueError, AttributeError):
@@ -177,7 +180,8 @@ def notes_in_options(names: Mapping[str, str], *, verbose: bool) -> Iterator[Non
 
     warnings.showwarning = show_in_a_line  # type: ignore[assignment]
     try:
-        yield
+        with reword_lines(lambda text: as_options(text, names)):
+            yield
     finally:
         warnings.showwarning = show
         log.removeHandler(handler)

@@ -3,7 +3,6 @@
 import argparse
 import ipaddress
 import socket
-from contextlib import suppress
 
 from geolearn.cli.arguments import number, whole
 from geolearn.cli.messages import say
@@ -35,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument('--max-megapixels', type=number(0, above=True), default=400.0, help='of a raster')
     limits.add_argument('--max-waiting', type=whole(1), default=8, help='jobs that wait; more are refused')
     limits.add_argument('--keep', type=number(0, above=True), default=60.0, help='minutes that results are kept')
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_interrupted='stopped')
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Serve until interrupted."""
+    """Serve until interrupted, as by Ctrl+C."""
     check_arguments(arguments)
     from geolearn import extras
 
@@ -73,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
             'allowed folders; there is no password and no encryption'
         )
     config = uvicorn.Config(app, log_level='warning', server_header=False, limit_concurrency=64, ws='none')
-    with listen(arguments.host, arguments.port) as opened, suppress(KeyboardInterrupt):
+    with listen(arguments.host, arguments.port) as opened:
         host, port = opened.getsockname()[:2]
         shown = f'[{host}]' if ':' in host else host
         print(f'serving {arguments.model} at http://{shown}:{port}; stop with Ctrl+C', flush=True)

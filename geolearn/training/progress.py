@@ -219,7 +219,7 @@ WHOLE = ('epoch', 'seconds')
 
 
 class ProgressCallback(fastai.QuickCallback):
-    """Show a bar over the batches, write a row per epoch, and keep both in the history.
+    """Show one bar over the batches of all epochs, write a row per epoch, and keep both in the history.
 
     Args:
         history: Extended in place.
@@ -234,18 +234,27 @@ class ProgressCallback(fastai.QuickCallback):
         self._bar: progress.ProgressBar | None = None
         self._header: list[str] = []
         self._read = 0
-        self._title = ''
 
     def before_fit(self) -> None:
         """Begin a new table."""
         self._header, self._read = [], 0
 
     def before_epoch(self) -> None:
-        """Begin a new bar."""
+        """Begin the bar, or say which epoch it has reached."""
         self._started = time.perf_counter()
-        self._title = f'epoch {len(self.history.epochs) + 1}'
-        batches = len(self.learn.dls.train)
-        self._bar = progress.ProgressBar(batches, self._title, 'batch', show=not self._silent, lines=False)
+        batches, done = len(self.learn.dls.train), len(self.history.epochs)
+        title = f'epoch {done + 1} of {done + self.learn.n_epoch - self.learn.epoch}'
+        if self._bar is None:
+            # of all epochs: a notebook keeps one output of it, and the time left is that of the whole training
+            self._bar = progress.ProgressBar(
+                batches * self.learn.n_epoch,
+                title,
+                'batch',
+                initial=batches * self.learn.epoch,
+                show=not self._silent,
+                lines=False,
+            )
+        self._bar.update(0, label=title)
 
     def after_batch(self) -> None:
         """Move the bar."""
@@ -256,13 +265,10 @@ class ProgressCallback(fastai.QuickCallback):
     def before_validate(self) -> None:
         """Say that the bar stands still because of the validation."""
         if self._bar is not None:
-            self._bar.update(0, label=f'{self._title} validates')
+            self._bar.update(0, label=f'{self._bar.label}, validation')
 
     def after_epoch(self) -> None:
-        """Close the bar and write the row."""
-        if self._bar is not None:
-            self._bar.update(0, label=self._title)
-        self.close()
+        """Write the row."""
         recorder = self.learn.recorder
         self.history.batch_losses.extend(read_losses(recorder.losses[self._read :]))
         self._read = len(recorder.losses)
@@ -273,8 +279,14 @@ class ProgressCallback(fastai.QuickCallback):
         if not self._silent:
             self._write(row)
 
+    def after_fit(self) -> None:
+        """End the bar; a training that stopped early is over too."""
+        if self._bar is not None:
+            self._bar.update(0, label='training')
+            self._bar.finish()
+
     def close(self) -> None:
-        """Take the bar away."""
+        """Take the bar away, where the training broke off too."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
