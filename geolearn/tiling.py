@@ -38,6 +38,14 @@ class TileGrid(NamedTuple):
                     Window(core_left, core_top, core_right - core_left, core_bottom - core_top),
                 )
 
+    def enlarged(self, factor: int) -> 'TileGrid':
+        """Return the same tiles in pixels of which `factor` times `factor` make one of these."""
+        if factor == 1:
+            return self
+        rows, cols = ([tuple(n * factor for n in span) for span in spans] for spans in (self.rows, self.cols))
+        height, width = self.tile_shape
+        return TileGrid((height * factor, width * factor), rows, cols)  # type: ignore[arg-type]
+
     def overhead(self, shape: tuple[int, int]) -> float:
         """Share of pixels computed on top of the raster's own: 0.27 means 27 % twice."""
         computed = len(self.rows) * len(self.cols) * self.tile_shape[0] * self.tile_shape[1]

@@ -260,7 +260,7 @@ def map_on_cluster(model: Any, request: MapRequest, client: Any) -> Path:
     request = replace(_portable(request), options=options, graph=None, measures=False)
     with ExitStack() as stack:
         plan = plan_map(model.spec, model.network, model.encoding, _here(request), stack)
-        count, folder = _open_folder(plan.target, plan.area.window, client)
+        count, folder = _open_folder(plan.target, plan.window, client)
     request = replace(request, tiling=replace(request.tiling, max_memory=_memory(request, folder, client)))
     return ShareTask(ship(model, folder / f'model{SUFFIX}'), request, count, _map_share).run(client, plan.target)
 

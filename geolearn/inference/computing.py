@@ -40,12 +40,21 @@ where tiles of two sides are cut; labels change along tile lines 0.95 and 1.06 t
 """
 
 
-def cut_raster(network: Network, box: GeoBox, tiling: tiles.TilingOptions, *, tile_size: int, halo: int) -> TileGrid:
+def cut_raster(
+    network: Network, box: GeoBox, tiling: tiles.TilingOptions, *, tile_size: int, halo: int, stride: int = 1
+) -> TileGrid:
     """Cut a raster into tiles that start on the lattice of the network's coarsest stride.
 
     The lattice is counted from the origin of the CRS, so that a map does not depend on which part of a scene the raster
-    is. A raster that one tile of the size that the caller asks for holds is computed in one, from its corner on.
+    is. A raster that one tile of the size that the caller asks for holds is computed in one, from its corner on; so is
+    one whose map has larger pixels, `stride` of its own: the tiles that are returned are counted in those.
     """
+    if stride > 1:
+        shape = (-(-box.shape[0] // stride), -(-box.shape[1] // stride))
+        side, shared, multiple = (
+            -(-length // stride) for length in (tile_size, halo, network.backbone.coarsest_stride)
+        )
+        return make_grid(shape, tile_size=side, halo=shared, multiple=multiple)
     multiple = _multiple(network)
     origin = lattice_origin(box.transform, multiple)
     if tiling.tile_size is not None and max(box.shape) <= tiling.tile_size:

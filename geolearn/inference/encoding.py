@@ -104,6 +104,28 @@ class RegressionEncoding:
         return outputs[:, 0].float().cpu().numpy()
 
 
+@dataclass(frozen=True)
+class VectorEncoding:
+    """A vector for each pixel, of which each number is a band; NaN where there is no data.
+
+    Args:
+        names: Of the bands.
+        dtype: ``'float32'``, or ``'float16'``, in which files hold half the bytes.
+    """
+
+    names: tuple[str, ...]
+    dtype: str = 'float32'
+    nodata: float = float('nan')
+    colors: None = None
+    class_names: None = None
+
+    def encode(self, outputs: Tensor) -> np.ndarray:
+        """Turn outputs (N, C, H, W) into float32 of the same shape, rounded as the file rounds them."""
+        outputs = outputs.half() if self.dtype == 'float16' else outputs
+        vectors: np.ndarray = outputs.float().cpu().numpy()
+        return vectors
+
+
 def output_encoding(classes: Sequence[ClassInfo]) -> tuple[str, int]:
     """Choose the map's dtype and NoData value: 0 unless a class has it, else the largest value that no class has.
 
@@ -167,6 +189,9 @@ def make_layers(
     if not isinstance(encoding, ClassEncoding):
         if tuple(outputs) != ('classes',):
             raise ValueError(f"only classifiers have outputs such as 'probabilities'; got outputs={tuple(outputs)}")
+        if isinstance(encoding, VectorEncoding):
+            content = RasterContent(encoding.dtype, encoding.nodata, encoding.names, tags=tags)
+            return (Layer('', content, lambda outputs: encoding.encode(outputs[None])[0]),)
         return (_plain_layer(encoding, tags),)
     if bands and len(outputs) > 1:
         return (_stacked_layer(encoding, outputs, dtype, tags),)

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from affine import Affine
 from rasterio.windows import Window
 from torch import nn
 
@@ -25,9 +26,10 @@ from geolearn.inference.targets import check_space, check_target
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
+from geolearn.raster import GeoBox
 from geolearn.raster.area import PixelArea
 from geolearn.raster.writing import BLOCK_SIZE
-from geolearn.tiling import TileGrid
+from geolearn.tiling import Tile, TileGrid
 
 log = logging.getLogger('geolearn')
 
@@ -167,6 +169,8 @@ class MapRequest:
     graph: computing.GraphMaker | None = None
     measures: bool = True
     """Whether what is left open may be chosen by a measurement; processes that share a map need the same choice."""
+    stride: int = 1
+    """Pixels of the raster for each of the map, down and across; tiles then start on multiples of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +181,8 @@ class MapPlan:
         target: The map.
         sources: One for each date.
         network: On its device.
-        grid: How the whole raster is cut.
-        area: What of it is mapped; the pixels are those of a map of the whole.
+        grid: How the whole raster is cut, in pixels of the map.
+        area: What of it is mapped, in pixels of the raster; those of the map are as in a map of the whole.
         layers: Files of the map.
         blend: How tiles meet.
         request: What was asked for.
@@ -197,17 +201,36 @@ class MapPlan:
     facts: Mapping[str, Any]
     setup: computing.Setup
 
+    @property
+    def box(self) -> GeoBox:
+        """Place of the map of the whole raster."""
+        return coarsen_box(self.sources[0].box, self.request.stride)
+
+    @property
+    def window(self) -> Window:
+        """What the map holds of a map of the whole raster."""
+        return coarsen_window(self.area.window, self.request.stride)
+
     def parts(self, share: Share | None = None) -> list[Part]:
         """Return the parts of the map, or of one share of it."""
-        return _divide(self.sources, self.grid, self.area.window, self.layers, self.request.tiling, self.blend, share)
+        return divide_parts(
+            self.sources,
+            self.grid,
+            self.window,
+            self.layers,
+            self.request.tiling,
+            self.blend,
+            share,
+            stride=self.request.stride,
+        )
 
     def open_store(self, journal: Journal, share: Share | None = None) -> PieceStore:
         """Open what keeps the pieces of the map, or of one share of it."""
         return PieceStore(
             self.target,
             journal.path.parent,
-            self.sources[0].box,
-            self.area.window,
+            self.box,
+            self.window,
             self.layers,
             self.parts(share),
             journal,
@@ -217,10 +240,15 @@ class MapPlan:
     def compute(self, store: PieceStore, share: Share | None = None) -> None:
         """Compute what the store has not."""
         request, setup = self.request, self.setup
-        _map_parts(
+        compute_parts(
             self.sources,
             computing.make_compute(
-                self.network, self.sources, self.grid, request.tiling, setup=setup, graph=request.graph
+                self.network,
+                self.sources,
+                self.grid.enlarged(request.stride),
+                request.tiling,
+                setup=setup,
+                graph=request.graph,
             ),
             self.grid,
             self.parts(share),
@@ -232,6 +260,7 @@ class MapPlan:
             every_date=request.every_date,
             area=self.area,
             progress=request.options.progress,
+            stride=request.stride,
         )
 
     def write(self, store: PieceStore) -> None:
@@ -268,7 +297,8 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
     sources = open_dates(request.src, spec, read, stack, whole=True)
     box, wanted = sources[0].box, locate_area(sources[0], read)
     area = PixelArea(Window(0, 0, box.shape[1], box.shape[0])) if wanted is None else wanted
-    check_space(target, area.window.height * area.window.width * sum(layer.content.pixel_bytes for layer in layers))
+    pixels = area.window.height * area.window.width / request.stride**2
+    check_space(target, int(pixels * sum(layer.content.pixel_bytes for layer in layers)))
     # both walk through all modules, which takes a while for small scenes
     if next(network.parameters()).device != device:
         network = network.to(device)
@@ -280,7 +310,7 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
     else:
         setup = computing.choose_setup(spec, network, box.shape, tiling, blend=blend, graph=request.graph)
     side, halo = computing.choose_tile(spec, network, replace(tiling, tile_size=setup.tile_size), blend=blend)
-    grid = computing.cut_raster(network, box, tiling, tile_size=side, halo=halo)
+    grid = computing.cut_raster(network, box, tiling, tile_size=side, halo=halo, stride=request.stride)
     log.info('mapping with %s in tiles of %s px, halo %s', setup.engine, grid.tile_shape, halo)
     made = {'ENGINE': setup.engine, 'TILE_SIZE': str(side), 'HALO': str(halo)}
     layers = tuple(layer.tagged(made) for layer in layers)
@@ -332,11 +362,11 @@ def map_sources(
     layers, target = make_layers(encoding, outputs, tags=tags), Path(dst)
     box = sources[0].box
     window = Window(0, 0, box.shape[1], box.shape[0])
-    parts = _divide(sources, grid, window, layers, tiling, blend)
+    parts = divide_parts(sources, grid, window, layers, tiling, blend)
     with files.atomic_write_all(target, error=errors.RasterError, replaces=sidecars(layers, target)) as part:
         with PieceStore(target, part.parent / 'pieces', box, window, layers, parts) as store:
             compute = computing.make_compute(network.eval(), sources, grid, tiling)
-            _map_parts(
+            compute_parts(
                 sources,
                 compute,
                 grid,
@@ -382,7 +412,7 @@ def _run_facts(
     }
 
 
-def _divide(
+def divide_parts(
     sources: Sequence[tiles.Source],
     grid: TileGrid,
     window: Window,
@@ -390,14 +420,27 @@ def _divide(
     tiling: tiles.TilingOptions,
     blend: Blend,
     share: Share | None = None,
+    *,
+    stride: int = 1,
 ) -> list[Part]:
-    """Divide a window of a raster, or a share of it, into parts whose rows memory holds."""
+    """Divide a window of a map, or a share of it, into parts whose rows memory holds.
+
+    Args:
+        sources: One for each date.
+        grid: How the raster is cut, in pixels of the map.
+        window: Of the map.
+        layers: Of the map.
+        tiling: What memory may be taken.
+        blend: How tiles meet.
+        share: To divide; None for all of the window.
+        stride: Pixels of the raster for each of the map.
+    """
     height = grid.tile_shape[0]
     budget = (BUFFER_BYTES if tiling.max_memory is None else tiling.max_memory) * 3 // 4
     column = 0
     for source in sources:
-        rows = min(height + min(source.block_rows, tiles.MAX_BLOCK_ROWS), source.shape[0])
-        column += rows * (len(source.indexes) * np.dtype(source.dtype).itemsize + 1)
+        rows = min(height * stride + min(source.block_rows, tiles.MAX_BLOCK_ROWS), source.shape[0])
+        column += stride * rows * (len(source.indexes) * np.dtype(source.dtype).itemsize + 1)
     # rows that wait to be written, and those that are
     column += sum(
         2 * (height + BLOCK_SIZE) * layer.content.count * np.dtype(layer.content.memory_dtype).itemsize
@@ -410,13 +453,23 @@ def _divide(
     return plan_parts(grid, window, blend=blend, most_columns=budget // column, share=share)
 
 
-def _map_parts(
+class RowStore(Protocol):
+    """Takes the rows of a map as they are computed."""
+
+    next_rows: list[int]
+    """Of each part the first row that is not written yet."""
+
+    def write(self, part: int, row: int, pixels: Sequence[np.ndarray]) -> None:
+        """Take rows of a part: (bands, rows, columns of the part) of each layer."""
+
+
+def compute_parts(
     sources: Sequence[tiles.Source],
     compute: tiles.MicroBatches,
     grid: TileGrid,
     parts: Sequence[Part],
     layers: Sequence[Layer],
-    store: PieceStore,
+    store: RowStore,
     *,
     read: tiles.ReadOptions,
     tiling: tiles.TilingOptions,
@@ -424,12 +477,29 @@ def _map_parts(
     every_date: bool,
     area: PixelArea | None = None,
     progress: ProgressFn | None = None,
+    stride: int = 1,
 ) -> None:
-    """Compute the parts that are not finished, and put their rows into the store."""
+    """Compute the parts that are not finished, and put their rows into the store.
+
+    Args:
+        sources: One for each date.
+        compute: From tiles of the raster to outputs (n, C, h, w) in pixels of the map.
+        grid: How the raster is cut, in pixels of the map.
+        parts: Of the map.
+        layers: Of the map.
+        store: Takes the rows.
+        read: How stored values become the network's units.
+        tiling: How many tiles are read together, and what memory they may take.
+        blend: How tiles meet.
+        every_date: Whether a pixel needs data at every date.
+        area: What is mapped, in pixels of the raster; None for all.
+        progress: Called after each batch of tiles.
+        stride: Pixels of the raster for each of the map, which needs data in half of those inside of the raster.
+    """
     batch_size = tiles.BATCH_SIZE if tiling.batch_size is None else tiling.batch_size
     memory = None if tiling.max_memory is None else tiling.max_memory // 4
     total = sum(len(part.grid.rows) * len(part.grid.cols) for part in parts)
-    pixels_per_tile = sum(part.core.height * part.core.width for part in parts) / 1e6 / max(total, 1)
+    pixels_per_tile = stride**2 * sum(part.core.height * part.core.width for part in parts) / 1e6 / max(total, 1)
     skipped = sum(_tiles_done(part, row) for part, row in zip(parts, store.next_rows))
     with ProgressBar(total, 'mapping', 'tile', initial=skipped) as bar, torch.inference_mode():
         for number, (part, first_row) in enumerate(zip(parts, store.next_rows)):
@@ -440,11 +510,11 @@ def _map_parts(
             batches = tiles.prefetch(
                 tiles.read_batches(
                     sources,
-                    part.grid,
+                    part.grid.enlarged(stride),
                     batch_size=batch_size,
                     read=read,
                     first=first,
-                    columns=part.columns,
+                    columns=(part.columns[0] * stride, part.columns[1] * stride),
                     memory=memory,
                     every_date=every_date,
                     area=area,
@@ -456,6 +526,10 @@ def _map_parts(
                 for batch in batches:
                     for slot, outputs in compute.parts(batch.pixels):
                         for tile, output, absent in zip(batch.tiles[slot], outputs, batch.absent[slot]):
+                            if stride > 1:
+                                corner = int(tile.read.row_off), int(tile.read.col_off)
+                                absent = coarsen_absent(absent, corner, sources[0].shape, stride)
+                                tile = _coarsen(tile, stride)
                             stitcher.put(tile, output, absent)
                     _advance(bar, before + batch.through + 1 - first, pixels_per_tile, progress)
                 stitcher.finish()
@@ -466,7 +540,49 @@ def _map_parts(
             _advance(bar, left, pixels_per_tile, progress)
 
 
-def _writer(store: PieceStore, part: int) -> Callable[[int, Sequence[np.ndarray]], None]:
+def coarsen_box(box: GeoBox, stride: int) -> GeoBox:
+    """Return the place of a map that has a pixel for each `stride` pixels of a raster, the last of them cut short."""
+    if stride == 1:
+        return box
+    t = box.transform
+    rows, columns = (-(-length // stride) for length in box.shape)
+    return GeoBox((rows, columns), Affine(t.a * stride, t.b * stride, t.c, t.d * stride, t.e * stride, t.f), box.crs)
+
+
+def coarsen_window(window: Window, stride: int) -> Window:
+    """Return the pixels of such a map that a window of the raster reaches into."""
+    top, left = int(window.row_off) // stride, int(window.col_off) // stride
+    bottom, right = (-(-int(end) // stride) for end in (window.row_off + window.height, window.col_off + window.width))
+    return Window(left, top, right - left, bottom - top)
+
+
+def coarsen_absent(absent: np.ndarray, first: tuple[int, int], shape: tuple[int, int], stride: int) -> np.ndarray:
+    """Return which pixels of a map lack data in over half of their part of the raster, as bool (h, w).
+
+    Args:
+        absent: (h * stride, w * stride), True where a tile of the raster has no data, as outside of the raster.
+        first: Row and column of the raster where the tile begins.
+        shape: Height and width of the raster.
+        stride: Pixels of the raster for each of the map.
+    """
+    known = (~absent).reshape(absent.shape[0] // stride, stride, -1, stride).sum(axis=(1, 3))
+    inside = [
+        ((np.arange(side) + start >= 0) & (np.arange(side) + start < length)).reshape(-1, stride).sum(axis=1)
+        for side, start, length in zip(absent.shape, first, shape)
+    ]
+    lacking: np.ndarray = (known < tiles.MIN_VALID_SHARE * np.outer(*inside)) | (known == 0)
+    return lacking
+
+
+def _coarsen(tile: Tile, stride: int) -> Tile:
+    """Return a tile in pixels of the map."""
+    read, core = (
+        Window(*(int(number) // stride for number in (w.col_off, w.row_off, w.width, w.height))) for w in tile
+    )
+    return Tile(read, core)
+
+
+def _writer(store: RowStore, part: int) -> Callable[[int, Sequence[np.ndarray]], None]:
     return lambda row, pixels: store.write(part, row, pixels)
 
 

@@ -61,9 +61,7 @@ def merge_shares(plan: MapPlan) -> Path:
         CheckpointError: If shares are missing, damaged, being computed, or of another map.
     """
     require_shares(plan.target)
-    whole = store.PieceStore(
-        plan.target, store.parts_folder(plan.target), plan.sources[0].box, plan.area.window, plan.layers, []
-    )
+    whole = store.PieceStore(plan.target, store.parts_folder(plan.target), plan.box, plan.window, plan.layers, [])
 
     def take(share: Share) -> bool:
         with plan.open_store(store.open_share_journal(plan.target, plan.facts, share), share) as pieces:

@@ -25,6 +25,7 @@ from geolearn.losses.options import as_loss_module
 from geolearn.metrics import name_metric
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
+from geolearn.statistics import Percentiles
 from geolearn.units import RadarScale, radar_scale, reflectance_scale
 
 _LABELS = {
@@ -117,7 +118,7 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
     """
     name = custom.name_backbone(choice.name)
     own = {'backbone': type(choice.name.trunk).__qualname__} if isinstance(choice.name, custom.ModuleBackbone) else {}
-    bands = data.bands if choice.wavelengths is None else _with_wavelengths(data.bands, choice.wavelengths)
+    bands = data.bands if choice.wavelengths is None else with_wavelengths(data.bands, choice.wavelengths)
     normalization = data.normalization or pretraining_normalization(data, bands, name, weights=choice.weights)
     return ModelSpec(
         model=model,
@@ -141,7 +142,7 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
     )
 
 
-def _with_wavelengths(bands: Sequence[Band], wavelengths: Sequence[float | None]) -> tuple[Band, ...]:
+def with_wavelengths(bands: Sequence[Band], wavelengths: Sequence[float | None]) -> tuple[Band, ...]:
     """Move optical bands to other wavelengths; one that moves far loses its common name."""
     if len(wavelengths) != len(bands):
         raise errors.BandError(
@@ -244,6 +245,24 @@ class _Fit(NamedTuple):
 def pretraining_normalization(
     data: ChipData, bands: Sequence[Band], backbone: str, *, weights: str | Path | None = None
 ) -> normalize.Normalization:
+    """Choose mean and std of each band of chips by the statistics of a backbone's weights; see `weights_normalization`.
+
+    Raises:
+        UnknownNameError: If there is no such backbone.
+        BackboneError: If the weights state no mean and std for a band, or not in units that fit the chips'.
+    """
+    percentiles = data.table.percentiles(data.band_indexes)
+    return weights_normalization(percentiles, data.dtype, bands, backbone, weights=weights)
+
+
+def weights_normalization(
+    percentiles: Percentiles | None,
+    dtype: str,
+    bands: Sequence[Band],
+    backbone: str,
+    *,
+    weights: str | Path | None = None,
+) -> normalize.Normalization:
     """Choose mean and std of each band by the statistics that belong to a backbone's weights.
 
     Optical and radar bands are served apart: each by the statistics of one pretraining sensor, that whose wavelengths
@@ -251,7 +270,8 @@ def pretraining_normalization(
     statistics in dB. Statistics of 8-bit images serve reflectance as if 255 stood for 1, which is logged.
 
     Args:
-        data: The chips, whose units are recognized by their values.
+        percentiles: Of each band of the images, by which their units are recognized; None where they hold no data.
+        dtype: Stored dtype of the images.
         bands: Of the images, in order.
         backbone: Name of the backbone.
         weights: The user's own, where given.
@@ -262,7 +282,7 @@ def pretraining_normalization(
     """
     if custom.is_bundle(weights):
         raise _refusal(f'{weights} is a model of geolearn, which was not trained with the statistics of {backbone}')
-    inputs, units = _find_inputs(backbone), _find_units(data, bands)
+    inputs, units = _find_inputs(backbone), _find_units(percentiles, dtype, bands)
     mean, std, sources = [0.0] * len(bands), [1.0] * len(bands), []
     for is_radar in (False, True):
         positions = [i for i, band in enumerate(bands) if band.is_radar == is_radar]
@@ -314,13 +334,12 @@ def _find_inputs(backbone: str) -> tuple[InputStatistics, ...]:
     return (InputStatistics('naip', '0-255', names, tuple(center), tuple(spread)),)
 
 
-def _find_units(data: ChipData, bands: Sequence[Band]) -> _Units:
-    percentiles = data.table.percentiles(data.band_indexes)
-    eight_bit = data.dtype == 'uint8'
+def _find_units(percentiles: Percentiles | None, dtype: str, bands: Sequence[Band]) -> _Units:
+    eight_bit = dtype == 'uint8'
     if percentiles is None:
         return _Units(255 if eight_bit else None, None, eight_bit)
-    white = 255 if eight_bit else reflectance_scale(percentiles, bands, dtype=data.dtype)
-    return _Units(white, radar_scale(percentiles, bands, dtype=data.dtype), eight_bit)
+    white = 255 if eight_bit else reflectance_scale(percentiles, bands, dtype=dtype)
+    return _Units(white, radar_scale(percentiles, bands, dtype=dtype), eight_bit)
 
 
 def _choose(backbone: str, inputs: Sequence[InputStatistics], bands: Sequence[Band], units: _Units) -> _Fit:

@@ -24,6 +24,13 @@ PIECE = '.piece.tif'
 """Ends the names of pieces."""
 
 
+MOST_INTERLEAVED = 32
+"""Bands that are stored pixel by pixel; more are stored one after the other."""
+
+SMALL_BLOCK = 64
+"""Side of the blocks of cloud-optimized GeoTIFFs of more bands: 12 MiB for 768 of them in float32."""
+
+
 @dataclass(frozen=True, eq=False)
 class RasterContent:
     """What the bands of a raster hold, and what it says of them.
@@ -37,6 +44,7 @@ class RasterContent:
         scales: What stored values of each band are multiplied by; empty for 1.
         tags: Metadata.
         tallies: What each band holds, once that is known, to state its statistics.
+        compression: GDAL's name of how blocks are compressed; ``'none'`` for values of which each digit differs.
     """
 
     dtype: str
@@ -47,6 +55,7 @@ class RasterContent:
     scales: tuple[float, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     tallies: tuple[BandTally, ...] = ()
+    compression: str = COMPRESSION
 
     @property
     def count(self) -> int:
@@ -70,7 +79,9 @@ class RasterContent:
 
     def creation_options(self) -> dict[str, Any]:
         """Return GDAL's options of how pixels are stored."""
-        options: dict[str, Any] = {'compress': COMPRESSION, 'interleave': 'pixel', 'BIGTIFF': 'IF_SAFER'}
+        # a block of hundreds of bands side by side would take hundreds of megabytes
+        interleave = 'pixel' if self.count <= MOST_INTERLEAVED else 'band'
+        options: dict[str, Any] = {'compress': self.compression, 'interleave': interleave, 'BIGTIFF': 'IF_SAFER'}
         if self.dtype == 'float16':
             options['NBITS'] = 16
         if self.count == 4 and self.dtype == 'uint8':
@@ -80,6 +91,8 @@ class RasterContent:
     @property
     def predictor(self) -> int:
         """TIFF's number of what is compressed in place of the values: 1 values, 2 and 3 their differences."""
+        if self.compression == 'none':
+            return 1
         if self.memory_dtype.startswith('float'):
             return 3
         return 2 if self.count > 1 else 1
@@ -160,10 +173,11 @@ def join_pieces(
         options.pop('alpha', None)
         options |= {
             'predictor': 'YES' if content.predictor > 1 else 'NO',
-            'blocksize': BLOCK_SIZE,
+            # the driver stores all bands of a pixel together, whatever their number
+            'blocksize': BLOCK_SIZE if content.count <= MOST_INTERLEAVED else SMALL_BLOCK,
             # classes have no mean
             'overview_resampling': 'NEAREST' if content.is_classes else 'AVERAGE',
-            'overview_compress': COMPRESSION,
+            'overview_compress': content.compression,
         }
     else:
         options |= {'predictor': content.predictor}
@@ -173,8 +187,16 @@ def join_pieces(
     listing.write_bytes(ElementTree.tostring(_list_pieces(pieces, geobox, content), encoding='utf-8'))
     with filters_to_oneself(), warnings.catch_warnings():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        if cog and content.count > MOST_INTERLEAVED:
+            # the driver reads pixel by pixel, for which hundreds of bands that lie one by one are decoded many times
+            stored = path.with_name(f'{path.name}.whole.tif')
+            block = {'tiled': True, 'blockxsize': SMALL_BLOCK, 'blockysize': SMALL_BLOCK, 'interleave': 'pixel'}
+            copy(listing, stored, driver='GTiff', BIGTIFF='IF_SAFER', **block)
+            listing.unlink()
+            listing = stored
         copy(listing, path, driver=driver, **options)
     listing.unlink()
+    listing.with_name(f'{listing.name}.aux.xml').unlink(missing_ok=True)
     with open_quietly(path) as src:
         src.read(1, window=Window(src.width - 1, src.height - 1, 1, 1))
     counts = content.tallies[0].counts if content.tallies else None

@@ -1,0 +1,289 @@
+"""Encoder: a backbone with its normalization, bound to bands, that turns images into grids of vectors."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geolearn import errors
+from geolearn.backbones import Backbone, TokenBackbone, create_backbone, offers_tokens
+from geolearn.backbones.trunk import BlockTrunk, Trunk
+from geolearn.bands import Band
+from geolearn.device import choose_device
+from geolearn.embed import scaling
+from geolearn.embed.embeddings import EmbeddingSource
+from geolearn.inference.encoding import VectorEncoding
+from geolearn.inference.resume import weights_digest
+from geolearn.networks.network import Network, Normalize
+from geolearn.networks.spec import ModelSpec
+from geolearn.normalize import Normalization
+
+Pooling = Literal['mean', 'max', 'cls']
+"""How the tokens of an image become one vector."""
+
+DEFAULT_TILE = 224
+"""Side of the images, in pixels, that most transformers were pretrained on."""
+
+CONVOLUTION_TILE = 512
+
+
+class EmbeddingNetwork(Network):
+    """Turns images (N, bands, H, W) in stored units, NaN where there is no data, into grids of vectors.
+
+    Args:
+        normalize: Takes the images first.
+        backbone: In the form ``'tokens'``, or a network of several resolutions.
+        layer: Whose output is taken: of a transformer's blocks, or of a convolutional network's maps; -1 is the last.
+
+    Raises:
+        BackboneError: If there is no such layer.
+    """
+
+    def __init__(self, normalize: Normalize, backbone: Backbone, layer: int = -1) -> None:
+        super().__init__(normalize, backbone)
+        self.has_tokens = isinstance(backbone, TokenBackbone)
+        trunk = backbone.trunk
+        count = trunk.depth if self.has_tokens and isinstance(trunk, Trunk) else len(backbone.strides)
+        if not isinstance(layer, int) or isinstance(layer, bool) or not -count <= layer < count:
+            kind = 'blocks' if self.has_tokens else 'maps'
+            raise errors.BackboneError(
+                f'layer must be a number from 0 to {count - 1}, counted over the {kind} of {backbone.name}, or -1 for '
+                f'the last; got {layer!r}'
+            )
+        self.layer = layer
+        number = 0 if self.has_tokens else layer
+        self.stride, self.dimensions = backbone.strides[number], backbone.channels[number]
+
+    @property
+    def prefix(self) -> int:
+        """Tokens in front that belong to no place: 1 with a class token, else 0."""
+        return self.backbone.prefix if isinstance(self.backbone, TokenBackbone) else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the vector of each token, (N, dimensions, ceil(H / stride), ceil(W / stride))."""
+        return self.vectors(x)[0]
+
+    def vectors(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the grid of tokens as `forward` does, and the class token (N, dimensions) where there is one."""
+        images = self.normalize(x)
+        trunk = self.backbone.trunk
+        if not self.has_tokens:
+            grid: Tensor = self.backbone(images)[self.layer]
+            return grid, None
+        assert isinstance(trunk, Trunk)  # of a backbone with tokens
+        # the last layer is taken after the final norm, others as they leave their block
+        tokens = self.backbone(images) if self.layer == -1 else trunk.hidden_states(images)[self.layer]
+        rows, columns = -(-x.shape[-2] // self.stride), -(-x.shape[-1] // self.stride)
+        places = tokens[:, self.prefix :]
+        groups, rest = divmod(places.shape[1], rows * columns)
+        if rest:
+            raise errors.BackboneError(
+                f'{self.backbone.name} gives {places.shape[1]} tokens for {rows} x {columns} places, which is no grid'
+            )
+        # networks with tokens for several groups of bands give them group by group
+        places = places.unflatten(1, (groups, rows * columns)).mean(dim=1)
+        grid = places.transpose(1, 2).unflatten(2, (rows, columns))
+        return grid, tokens[:, 0] if self.prefix else None
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Which backbone embeds images, and how.
+
+    Args:
+        backbone: Its name; see `geolearn.list_backbones`.
+        layer: Whose output is taken: a block of a transformer, counted from 0, before any norm, or a map of a
+            convolutional network, finest first; -1 for the last, after the final norm.
+        normalize: What pixels are normalized by; see `geolearn.embed.scaling.choose_normalization`.
+        pretrained: Whether to fill the backbone with its published weights.
+        weights: A file or folder with weights, or a .dlpk, instead of fetching them.
+        wavelengths: Center of each band in micrometers, None for radar, instead of what the bands' names say.
+        resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it.
+        tile: Side of the images that the backbone sees, in pixels; larger ones are cut. None takes that of pretraining.
+        device: Torch device; None means CUDA where there is one.
+        check_values: Whether to refuse pixels that look normalized already.
+
+    Raises:
+        ValueError: If `tile` is no size.
+    """
+
+    backbone: str = 'dofa_base'
+    layer: int = -1
+    normalize: scaling.Normalize = None
+    pretrained: bool = True
+    weights: str | Path | None = None
+    wavelengths: Sequence[float | None] | None = None
+    resolution_m: float | None = None
+    tile: int | None = None
+    device: str | None = None
+    check_values: bool = True
+
+    def __post_init__(self) -> None:
+        if self.tile is not None and (not isinstance(self.tile, int) or self.tile < 1):
+            raise ValueError(f'tile must be a number of pixels above 0, got {self.tile!r}')
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A backbone that is ready to embed images of certain bands.
+
+    Args:
+        network: On its device, in evaluation.
+        spec: Bands, units and normalization, by which rasters are read and checked.
+        source: What its embeddings say of themselves, before they are pooled.
+        tile: Side of the images that it sees, in pixels.
+        device: That the network is on.
+    """
+
+    network: EmbeddingNetwork
+    spec: ModelSpec
+    source: EmbeddingSource
+    tile: int
+    device: torch.device
+
+    @property
+    def encoding(self) -> VectorEncoding:
+        """How the network's outputs become bands of a raster."""
+        return VectorEncoding(tuple(f'embedding {number}' for number in range(self.network.dimensions)))
+
+    @torch.inference_mode()
+    def encode(self, images: np.ndarray | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embed images (N, bands, H, W) in stored units; returns grids and class tokens as `EmbeddingNetwork` does."""
+        batch = torch.as_tensor(images, dtype=torch.float32)
+        return self.network.vectors(batch.to(self.device))
+
+
+def check_pooling(pooling: str, network: EmbeddingNetwork) -> None:
+    """Refuse a pooling that there is not.
+
+    Raises:
+        UnknownNameError: If there is none of that name.
+        BackboneError: If the backbone has no class token.
+    """
+    if pooling not in get_args(Pooling):
+        raise errors.UnknownNameError('pooling', str(pooling), get_args(Pooling))
+    if pooling == 'cls' and not network.prefix:
+        raise errors.BackboneError(f"{network.backbone.name} has no class token; pass pooling='mean' or 'max'")
+
+
+def make_encoder(options: EncoderOptions, bands: Sequence[Band], sample: np.ndarray, *, dtype: str) -> Encoder:
+    """Build the backbone for images of certain bands, and choose what they are normalized by.
+
+    Args:
+        options: Which backbone, and how.
+        bands: Of the images, in order.
+        sample: Pixels of the images that have data (bands, n), as they are stored.
+        dtype: Stored dtype of the images.
+
+    Raises:
+        UnknownNameError: If there is no such backbone or normalization.
+        BackboneError: If it has no such layer, or its weights state no mean and std for these bands and units.
+        BandError: If bands lack a wavelength that it needs.
+        WeightsError: If weights cannot be had or do not fit.
+        RasterError: If no pixel has data, or pixels look normalized already.
+    """
+    bands = tuple(bands)
+    has_weights = options.pretrained or options.weights is not None
+    normalization, statistics = scaling.choose_normalization(
+        options.normalize,
+        sample,
+        bands,
+        options.backbone,
+        dtype=dtype,
+        pretrained=has_weights,
+        weights=options.weights,
+        check_values=options.check_values,
+    )
+    device = choose_device(options.device)
+    backbone = _build_backbone(
+        options.backbone,
+        bands,
+        options.pretrained,
+        None if options.weights is None else str(options.weights),
+        options.resolution_m,
+        device,
+        _time_of(options.weights),
+    )
+    network = EmbeddingNetwork(Normalize(normalization.mean, normalization.std), backbone, options.layer)
+    network.to(device).eval()
+    tile = choose_tile(network) if options.tile is None else options.tile
+    spec = ModelSpec(
+        model='Embeddings',
+        backbone=options.backbone,
+        bands=bands,
+        class_infos=(),
+        ignored_values=(),
+        chip_size=tile,
+        statistics=statistics,
+        normalization=normalization,
+        dtype=dtype,
+        pretrained=has_weights,
+        resolution_m=options.resolution_m,
+        options={'layer': options.layer},
+    )
+    return Encoder(network, spec, describe_source(network, bands, normalization), tile, device)
+
+
+@lru_cache(maxsize=1)
+def _build_backbone(
+    name: str,
+    bands: tuple[Band, ...],
+    pretrained: bool,
+    weights: str | None,
+    resolution_m: float | None,
+    device: torch.device,
+    changed: int,
+) -> Backbone:
+    """Build a frozen backbone; the last one is kept, for whoever embeds one image after the other."""
+    # random weights are the same in every run, so that what they embed can be compared
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = create_backbone(
+            name,
+            bands,
+            pretrained=pretrained,
+            weights=weights,
+            form='tokens' if offers_tokens(name) else 'pyramid',
+            strides=None,
+            resolution_m=resolution_m,
+        )
+    return backbone.to(device).eval().requires_grad_(False)
+
+
+def _time_of(weights: str | Path | None) -> int:
+    """Return when a file of weights was last changed, 0 for none."""
+    try:
+        return 0 if weights is None else os.stat(weights).st_mtime_ns
+    except OSError:  # what opens it says so
+        return 0
+
+
+def choose_tile(network: EmbeddingNetwork) -> int:
+    """Return the side of the images of pretraining, in pixels: positions were learned for those."""
+    trunk: Any = network.backbone.trunk
+    if isinstance(trunk, BlockTrunk):
+        return trunk.config.grid * trunk.patch
+    return -(-DEFAULT_TILE // network.stride) * network.stride if network.has_tokens else CONVOLUTION_TILE
+
+
+def describe_source(network: EmbeddingNetwork, bands: Sequence[Band], normalization: Normalization) -> EmbeddingSource:
+    """Return what embeddings say of themselves, before they are pooled."""
+    report = network.backbone.load_report
+    return EmbeddingSource(
+        backbone=network.backbone.name,
+        weights='random' if report is None else report.source,
+        weights_hash=weights_digest(network.backbone),
+        bands=tuple(band.name for band in bands),
+        wavelengths_um=tuple(band.wavelength_um for band in bands),
+        scaling=normalization.source,
+        mean=normalization.mean,
+        std=normalization.std,
+        layer=network.layer,
+        stride=network.stride,
+    )

@@ -1,0 +1,166 @@
+"""Open rasters to embed them: say what their bands are, and build the encoder for these."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rasterio.windows import Window
+
+from geolearn.bands import Band, get_bands, match_bands
+from geolearn.embed import scaling
+from geolearn.embed.encoder import Encoder, EncoderOptions, make_encoder
+from geolearn.errors import BandError, RasterError
+from geolearn.inference import reading, tiles
+from geolearn.models.new_spec import with_wavelengths
+from geolearn.raster import GeoBox, common_dtype, sample_pixels
+from geolearn.raster.nodata import differs
+from geolearn.raster.raster import Raster
+from geolearn.raster.reading import raster_bands, require_place
+
+
+class Wanted(NamedTuple):
+    """What the caller says of the bands of imagery, and of what is missing in it.
+
+    Args:
+        bands: A sensor's key, names or `Band` objects; of a raster that has more bands, those to take.
+        sensor: Whose names these are, or those in the file.
+        nodata: Value that marks missing pixels.
+        scale: Multiplies stored values before they are normalized; ``'db'`` makes decibels of linear power.
+        offset: Is added after that.
+    """
+
+    bands: str | Sequence[Band | str] | None = None
+    sensor: str | None = None
+    nodata: tiles.NoData = None
+    scale: tiles.Scale | None = None
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class OpenRaster:
+    """An open raster whose bands an encoder is bound to.
+
+    Args:
+        encoder: Of its bands.
+        source: The raster.
+        read: How stored values become the encoder's units.
+    """
+
+    encoder: Encoder
+    source: tiles.Source
+    read: tiles.ReadOptions
+
+
+def open_to_embed(source: Any, options: EncoderOptions, wanted: Wanted, stack: ExitStack) -> OpenRaster:
+    """Open a raster, and build the encoder for its bands and units.
+
+    Args:
+        source: A raster, or several that make one mosaic.
+        options: Which encoder.
+        wanted: What the caller says of the bands.
+        stack: Closes the raster.
+
+    Raises:
+        RasterError: If it cannot be read, has no pixel with data, or the bands that are wanted cannot be told.
+        BandError: If nothing says what its bands are and the backbone needs to know.
+    """
+    dataset = stack.enter_context(reading.open_date(source, tiles.ReadOptions(nodata=wanted.nodata)))
+    require_place(dataset)
+    bands, indexes, names = choose_bands(dataset, wanted, options.wavelengths)
+    radar = tuple(band.is_radar for band in bands)
+    read = tiles.ReadOptions(names, wanted.sensor, wanted.scale, wanted.offset, wanted.nodata, radar=radar)
+    sample = sample_pixels(dataset, indexes)
+    for number, value in enumerate(read.nodata_of(indexes, dataset.count)):
+        if (kept := differs(sample[number], value)) is not None:
+            sample = sample[:, kept]
+    # as it is stored, unless the caller converts it
+    converted = wanted.scale is not None or bool(wanted.offset)
+    pixels = read.to_model_units(sample) if converted else sample
+    dtype = 'float32' if converted else str(common_dtype(dataset, indexes))
+    encoder = make_encoder(options, bands, pixels, dtype=dtype)
+    encoder = replace(encoder, spec=replace(encoder.spec, cell_size=cell_size(dataset.geobox)))
+    return OpenRaster(encoder, reading.match_raster(dataset, encoder.spec, read), read)
+
+
+def open_as(first: OpenRaster, source: Any, stack: ExitStack) -> OpenRaster:
+    """Open another raster for the encoder of the first; its bands, units and pixel size must be the same.
+
+    Raises:
+        RasterError: If they are not.
+    """
+    (found,) = reading.open_dates(source, first.encoder.spec, first.read, stack)
+    return replace(first, source=found)
+
+
+def choose_bands(
+    dataset: Raster, wanted: Wanted, wavelengths: Sequence[float | None] | None
+) -> tuple[tuple[Band, ...], list[int], Sequence[str] | None]:
+    """Say which bands of a raster are embedded.
+
+    Args:
+        dataset: The raster.
+        wanted: What the caller says.
+        wavelengths: Of each band that is taken, instead of what its name says; None for radar.
+
+    Returns:
+        The bands, their 1-based numbers, and the names of all bands of the file where the caller's replace them.
+
+    Raises:
+        RasterError: If the raster does not hold the bands that are wanted.
+        BandError: If `wavelengths` are of another number.
+    """
+    known = raster_bands(dataset, sensor=wanted.sensor)
+    if wanted.bands is None:
+        chosen, indexes, names = known, list(dataset.indexes), None
+        if wavelengths is not None and all(band.wavelength_um is None and not band.is_radar for band in known):
+            chosen = scaling.name_bands(dataset.count, None, wavelengths=wavelengths)
+            return chosen, indexes, [band.name for band in chosen]
+    else:
+        chosen = _listed(wanted)
+        try:
+            indexes, names = [index + 1 for index in match_bands(known, chosen)], None
+        except BandError as error:
+            if len(chosen) != dataset.count:
+                raise RasterError(
+                    f'{dataset.name}: {error}; or pass bands= with the names of all {dataset.count} bands in file order'
+                ) from error
+            indexes, names = list(dataset.indexes), [band.name for band in chosen]
+    if wavelengths is not None:
+        chosen = with_wavelengths(chosen, wavelengths)
+    return tuple(chosen), indexes, names
+
+
+def _listed(wanted: Wanted) -> tuple[Band, ...]:
+    assert wanted.bands is not None  # the caller looked
+    if isinstance(wanted.bands, str):
+        return get_bands(wanted.bands)
+    return scaling.name_bands(len(wanted.bands), wanted.bands, sensor=wanted.sensor)
+
+
+def cell_size(box: GeoBox) -> dict[str, Any] | None:
+    """Return the size of a raster's pixels as ArcGIS states it, by which others are compared; None without a place."""
+    if box.transform.is_identity:
+        return None
+    across, down = box.resolution
+    return {'x': across, 'y': down, 'spatialReference': {'wkt': box.crs}}
+
+
+def read_whole(source: tiles.Source, read: tiles.ReadOptions) -> np.ndarray:
+    """Read all of a raster, (bands, H, W) float32 in the encoder's units, NaN where there is no data."""
+    height, width = source.shape
+    pixels, valid = source.read(Window(0, 0, width, height))
+    values = read.to_model_units(pixels)
+    if valid is not None:
+        values[:, ~valid] = np.nan
+    values[:, ~np.isfinite(values).all(axis=0)] = np.nan
+    return values
+
+
+def name_source(source: Any, number: int) -> str:
+    """Return the name of the item that a raster becomes."""
+    while isinstance(source, list | tuple) and source:
+        source = source[0]
+    return Path(source).stem if isinstance(source, str | Path) else str(number)

@@ -1,0 +1,198 @@
+"""What the bands of imagery are, and what its pixels are normalized by before they are embedded."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from geolearn import normalize
+from geolearn.bands import Band, get_bands, parse_wavelengths, resolve_bands
+from geolearn.errors import BackboneError, BandError, RasterError
+from geolearn.models.new_spec import weights_normalization, with_wavelengths
+from geolearn.normalize import Normalization
+from geolearn.statistics import BandStatistics, Percentiles, RunningStatistics
+from geolearn.units import typical_values
+
+Normalize = normalize.Normalize | None
+"""``'pretraining'``, ``'dataset'``, ``'minmax'``, ``'robust'``, ``'imagenet'``, ``'none'`` or (means, stds)."""
+
+SAMPLE = 200_000
+"""Pixels that statistics of arrays are taken from."""
+
+LEAST_SCORE, MOST_SCORE = -0.25, 30.0
+"""Reflectance is not below the first, though corrections of the atmosphere overshoot; scores are not above the last."""
+
+
+def name_bands(
+    count: int,
+    bands: str | Sequence[Band | str] | None,
+    *,
+    sensor: str | None = None,
+    wavelengths: Sequence[float | None] | None = None,
+) -> tuple[Band, ...]:
+    """Say what the bands of an array are.
+
+    Args:
+        count: Number of bands.
+        bands: A sensor's key for all its bands, names, or `Band` objects; None where `sensor` or `wavelengths` say it.
+        sensor: Whose names the bands have, or all of whose bands they are.
+        wavelengths: Center of each band in micrometers; None for radar.
+
+    Raises:
+        BandError: If nothing says what they are, or there are more or fewer of them.
+        UnknownNameError: If there is no such sensor or band.
+    """
+    if isinstance(bands, str):
+        sensor, bands = bands, None
+    if bands is not None:
+        names = [band for band in bands if isinstance(band, str)]
+        if len(names) not in (0, len(bands)):
+            raise BandError('bands must be all names or all Band objects')
+        known: Sequence[Band | str] = bands
+        if names:
+            known = get_bands(sensor, names) if sensor is not None else resolve_bands(names)
+        found = tuple(band for band in known if isinstance(band, Band))
+    elif sensor is not None:
+        found = get_bands(sensor)
+    elif wavelengths is not None:
+        if len(wavelengths) != count:
+            raise BandError(f'found {len(wavelengths)} wavelengths for {count} bands; give one for each, in band order')
+        given = [wave for wave in wavelengths if wave is not None]
+        light = iter(parse_wavelengths(given, len(given)))
+        return tuple(
+            Band(f'radar {number}', is_radar=True) if wave is None else Band(f'band {number}', next(light))
+            for number, wave in enumerate(wavelengths, 1)
+        )
+    else:
+        raise BandError(
+            f'nothing says what the {count} bands are; pass bands= with their names, such as ["B04", "B03", "B02"], '
+            'with sensor="sentinel2_l2a"; or wavelengths= in micrometers, one for each'
+        )
+    if len(found) != count:
+        names = [band.name for band in found]
+        raise BandError(f'found {count} bands in the array, but {len(found)} are named: {", ".join(names)}')
+    if wavelengths is not None:
+        found = with_wavelengths(found, wavelengths)
+    require_known(found)
+    return found
+
+
+def require_known(bands: Sequence[Band]) -> None:
+    """Refuse bands of which nothing is known.
+
+    Raises:
+        BandError: If one has no wavelength, no common name, and is not radar.
+    """
+    unknown = [b.name for b in bands if b.wavelength_um is None and b.common_name is None and not b.is_radar]
+    if unknown:
+        raise BandError(
+            f'the names {unknown} do not say which bands they are; pass sensor= or bands= with names that do, or '
+            'wavelengths= in micrometers, one for each band'
+        )
+
+
+def choose_normalization(
+    kind: Normalize,
+    sample: np.ndarray,
+    bands: Sequence[Band],
+    backbone: str,
+    *,
+    dtype: str,
+    pretrained: bool,
+    weights: str | Path | None = None,
+    check_values: bool = True,
+) -> tuple[Normalization, BandStatistics]:
+    """Choose what pixels are normalized by.
+
+    Args:
+        kind: None takes ``'pretraining'`` for pretrained weights, ``'dataset'`` for random ones.
+        sample: Pixels with data (bands, n), as they are stored.
+        bands: In order.
+        backbone: Its name.
+        dtype: Stored dtype of the pixels.
+        pretrained: Whether the backbone has weights.
+        weights: The user's own file.
+        check_values: Whether to refuse pixels that look normalized already.
+
+    Returns:
+        The normalization, and the statistics of the sample.
+
+    Raises:
+        RasterError: If there is no pixel with data, or pixels look normalized already.
+        BackboneError: If the weights state no mean and std for these bands in these units.
+        BandError: If the normalization does not fit the bands.
+        UnknownNameError: If there is none of that name.
+    """
+    percentiles = typical_values(sample)
+    if percentiles is None:
+        raise RasterError('no pixel holds data; check nodata=, and the part of the raster that is wanted')
+    statistics = sample_statistics(sample)
+    if kind is None:
+        kind = 'pretraining' if pretrained else 'dataset'
+    if isinstance(kind, str) and kind == 'none':
+        return Normalization((0.0,) * len(bands), (1.0,) * len(bands), 'nothing: normalized by the caller'), statistics
+    normalize.check_normalize(kind, len(bands))
+    invariant = isinstance(kind, str) and kind in ('dataset', 'minmax', 'robust')
+    if check_values and not invariant:
+        refuse_normalized(percentiles, statistics, bands, dtype=dtype)
+    stated = None
+    if isinstance(kind, str) and kind == 'pretraining':
+        try:
+            stated = weights_normalization(percentiles, dtype, bands, backbone, weights=weights)
+        except BackboneError as error:
+            text = str(error).removesuffix(' to prepare_data')
+            raise BackboneError(f'{text} (mean and std of these images), or (means, stds) in their units') from error
+    chosen = normalize.choose_normalization(
+        kind, statistics, dtype=dtype, bands=bands, percentiles=percentiles, pretraining=stated
+    )
+    if invariant:
+        text = chosen.source.replace('the chips', 'these images')
+        chosen = Normalization(chosen.mean, chosen.std, text)
+    return chosen, statistics
+
+
+def sample_statistics(sample: np.ndarray) -> BandStatistics:
+    """Return the statistics of pixels (bands, n) that have data."""
+    running = RunningStatistics()
+    running.add(sample[:, np.isfinite(sample).all(axis=0)][:, None])
+    return running.result()
+
+
+def sample_array(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Return about `SAMPLE` pixels (bands, n) of images (items, bands, H, W) where `valid` (items, H, W) is True."""
+    step = max(1, int(np.sqrt(valid.size / SAMPLE)))
+    flat = np.moveaxis(pixels[:, :, ::step, ::step], 1, 0).reshape(pixels.shape[1], -1)
+    return flat[:, valid[:, ::step, ::step].ravel()]
+
+
+def refuse_normalized(
+    percentiles: Percentiles, statistics: BandStatistics, bands: Sequence[Band], *, dtype: str
+) -> None:
+    """Refuse pixels that look normalized already: they would be normalized twice.
+
+    Standard scores lie around 0 on both sides, where no reflectance is, and no backscatter in decibels. Bands that were
+    stretched to 0..1 each fill that range exactly.
+
+    Raises:
+        RasterError: With what to do instead.
+    """
+    if np.dtype(dtype).kind in 'iu':
+        return
+    rows = list(zip(bands, percentiles.low, percentiles.median, percentiles.high))
+    scores = [
+        low < LEAST_SCORE and high < MOST_SCORE and abs(mid) < 3 and high > 0
+        if not band.is_radar
+        else low < LEAST_SCORE and abs(mid) < 3 and low > -6 and 0 < high < 6
+        for band, low, mid, high in rows
+    ]
+    stretched = [
+        0 <= least <= 1e-3 and 1 - 1e-3 <= most <= 1 for least, most in zip(statistics.minimum, statistics.maximum)
+    ]
+    found = 'standard scores (mean 0, std 1)' if all(scores) else 'bands stretched to 0..1' if all(stretched) else ''
+    if found:
+        ranges = ', '.join(f'{band.name} {low:.3g} to {high:.3g}' for band, low, _, high in rows[:4])
+        raise RasterError(
+            f'the values look normalized already, like {found}: {ranges}. Pass pixels in raw units (reflectance, '
+            "decibels, digital numbers); normalize='none' if they are normalized as the weights need it; or "
+            'check_values=False if these are raw units'
+        )
