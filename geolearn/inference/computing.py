@@ -147,7 +147,7 @@ def usual_setup(spec: ModelSpec, network: Network, tiling: tiles.TilingOptions, 
     """Return what is computed with where nothing is measured."""
     side, _ = choose_tile(spec, network, tiling, blend=blend)
     engine = 'torch' if tiling.engine == 'auto' else tiling.engine
-    return Setup(engine, side, tiles.BATCH_SIZE if tiling.batch_size is None else tiling.batch_size)
+    return Setup(engine, side, choose_batch_size(network, tiling))
 
 
 def choose_setup(
@@ -378,6 +378,13 @@ def most_at_once(device: torch.device) -> int | None:
     On CPUs convolutions of one image and of several round differently, and one at a time are as fast.
     """
     return 1 if device.type == 'cpu' else None
+
+
+def choose_batch_size(network: nn.Module, tiling: tiles.TilingOptions) -> int:
+    """Return how many tiles are read at once: as many as are computed at once, where fewer leave caches warmer."""
+    if tiling.batch_size is not None:
+        return tiling.batch_size
+    return most_at_once(next(network.parameters()).device) or tiles.BATCH_SIZE
 
 
 def make_compute(

@@ -1,9 +1,9 @@
 """Run a detector: on one image, or on a raster of any size whose objects become a layer."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from geolearn.inference.tiles import (
     MicroBatches,
     ReadOptions,
     Source,
+    TileBatch,
     TilingOptions,
     prefetch,
     read_batches,
@@ -253,7 +254,7 @@ def merge_tiles(
 
 
 def _detect_in_tiles(
-    batches: Iterator[Any],
+    batches: Generator[TileBatch, None, None],
     micro: MicroBatches,
     grid: TileGrid,
     tiles: TileGrid,

@@ -17,7 +17,7 @@ from geolearn import errors, files
 from geolearn._version import __version__
 from geolearn.inference import computing, resume, tiles
 from geolearn.inference.encoding import OUTPUTS, Encoding, Layer, Output, ProbabilityType, make_layers
-from geolearn.inference.plan import BUFFER_BYTES, Blend, Part, Share, plan_parts
+from geolearn.inference.plan import BUFFER_BYTES, TILED_BUFFER_BYTES, Blend, Part, Share, plan_parts
 from geolearn.inference.reading import RasterSource, locate_area, open_dates
 from geolearn.inference.resume import Journal
 from geolearn.inference.stitching import STITCHERS
@@ -315,6 +315,8 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
     made = {'ENGINE': setup.engine, 'TILE_SIZE': str(side), 'HALO': str(halo)}
     layers = tuple(layer.tagged(made) for layer in layers)
     facts = _run_facts(spec, network, sources, grid, layers, read, tiling, blend) | setup.to_json()
+    divided = divide_parts(sources, grid, area.window, layers, tiling, blend)
+    facts['parts'] = [[int(part.core.col_off), int(part.core.width)] for part in divided]
     if wanted is not None:
         facts['area'] = area.digest()
     return MapPlan(target, sources, network, grid, area, layers, blend, request, facts, setup)
@@ -374,7 +376,7 @@ def map_sources(
                 layers,
                 store,
                 read=read,
-                tiling=tiling,
+                tiling=replace(tiling, batch_size=computing.choose_batch_size(network, tiling)),
                 blend=blend,
                 every_date=every_date,
             )
@@ -436,11 +438,12 @@ def divide_parts(
         stride: Pixels of the raster for each of the map.
     """
     height = grid.tile_shape[0]
-    budget = (BUFFER_BYTES if tiling.max_memory is None else tiling.max_memory) * 3 // 4
+    budget = (_usual_memory(sources, blend) if tiling.max_memory is None else tiling.max_memory) * 3 // 4
     column = 0
     for source in sources:
         rows = min(height * stride + min(source.block_rows, tiles.MAX_BLOCK_ROWS), source.shape[0])
-        column += stride * rows * (len(source.indexes) * np.dtype(source.dtype).itemsize + 1)
+        # rows whose tiles are cut, and those that are read meanwhile
+        column += 2 * stride * rows * (len(source.indexes) * np.dtype(source.dtype).itemsize + 1)
     # rows that wait to be written, and those that are
     column += sum(
         2 * (height + BLOCK_SIZE) * layer.content.count * np.dtype(layer.content.memory_dtype).itemsize
@@ -451,6 +454,16 @@ def divide_parts(
         # sums, and the same again while they move up and are encoded
         column += 4 * height * (2 * classes + 3)
     return plan_parts(grid, window, blend=blend, most_columns=budget // column, share=share)
+
+
+def _usual_memory(sources: Sequence[tiles.Source], blend: Blend) -> int:
+    """Return the bytes that rows and tiles may take.
+
+    Each part of a raster that is stored in strips decompresses all of them, and tiles that fade into two parts are
+    computed for both.
+    """
+    tiled = all(source.dataset.block_shapes[0][1] < source.dataset.width for source in sources)
+    return TILED_BUFFER_BYTES if tiled and blend == 'crop' else BUFFER_BYTES
 
 
 class RowStore(Protocol):

@@ -2,13 +2,14 @@
 
 import logging
 import math
+import mmap
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from queue import Full, Queue
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -141,7 +142,8 @@ class TilingOptions:
         blend: How the tiles of a map meet.
         augment: Test-time augmentation of maps: each tile is computed ``'flips'`` 4 times, flipped, or (True) 8 times,
             flipped and turned, and the mean of the outputs is taken.
-        max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB.
+        max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB, or
+            96 MiB where a raster is stored in tiles and ``blend`` is ``'crop'``.
         engine: What computes maps: torch, the network's ONNX graph in onnxruntime or OpenVINO, or the fastest.
 
     Raises:
@@ -381,6 +383,19 @@ class MicroBatches:
             start += size
 
 
+class _Rows(NamedTuple):
+    """Memory for some rows of a raster: pixels (bands, rows, width) and validity (rows, width)."""
+
+    pixels: np.ndarray
+    valid: np.ndarray
+
+
+def _map_memory(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return an array that the system has back as soon as it is dropped; malloc keeps what threads that ended had."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.frombuffer(mmap.mmap(-1, max(size, 1)), dtype, math.prod(shape)).reshape(shape)
+
+
 class RollingRows:
     """Rows of a raster, each read once, in whole block rows, and dropped when no tile needs them.
 
@@ -389,6 +404,8 @@ class RollingRows:
         tile_rows: Most rows that are asked for at once.
         columns: First and last column + 1; None for all.
         most_block_rows: That are read at once.
+        pool: One thread that reads, so that rows can be read ahead; it may be that of other rasters too. None reads
+            where rows are asked for.
     """
 
     def __init__(
@@ -397,16 +414,23 @@ class RollingRows:
         tile_rows: int,
         columns: tuple[int, int] | None = None,
         most_block_rows: int = MAX_BLOCK_ROWS,
+        pool: Executor | None = None,
     ) -> None:
         self._source, (self._height, width) = source, source.shape
         self.left, right = (0, width) if columns is None else (max(columns[0], 0), min(columns[1], width))
         self._width = right - self.left
         # a raster that is one huge block is decoded whole by GDAL anyway; holding it here too would help nobody
         self._block_rows = min(source.block_rows, most_block_rows)
-        capacity = min(tile_rows + self._block_rows, self._height)
-        self._pixels = np.empty((len(source.indexes), capacity, self._width), source.dtype)
-        self._valid = np.empty((capacity, self._width), bool)
+        self._capacity = min(tile_rows + self._block_rows, self._height)
+        self._held = self._allocate()
         self._first = self._end = 0
+        self._pool = pool
+        self._spare: _Rows | None = None
+        self._coming: Future[tuple[int, int]] | None = None
+
+    def _allocate(self) -> _Rows:
+        shape = (self._capacity, self._width)
+        return _Rows(_map_memory((len(self._source.indexes), *shape), self._source.dtype), _map_memory(shape, bool))
 
     def rows(self, top: int, bottom: int) -> tuple[np.ndarray, np.ndarray]:
         """Return pixels (bands, rows, width) and validity (rows, width) of rows top..bottom.
@@ -414,20 +438,57 @@ class RollingRows:
         Both are views that the next call overwrites; `top` must not go back. Rows that are passed over are not read.
         """
         if bottom > self._end:
-            self._end = max(self._end, top)
-            held = self._end - top
-            self._pixels[:, :held] = self._pixels[:, top - self._first : self._end - self._first]
-            self._valid[:held] = self._valid[top - self._first : self._end - self._first]
-            self._first = top
-            # up to a block's edge, so that no block is decompressed twice
-            stop = min(-(-bottom // self._block_rows) * self._block_rows, self._height)
-            window = Window(self.left, self._end, self._width, stop - self._end)
-            filled = slice(held, held + stop - self._end)
-            mask = self._source.read(window, out=self._pixels[:, filled])[1]
-            self._valid[filled] = True if mask is None else mask
-            self._end = stop
+            self.read_ahead(top, bottom)
+            if self._coming is None:
+                self._first, self._end = self._read(self._held, top, bottom)
+            else:
+                assert self._spare is not None
+                self._first, self._end = self._coming.result()
+                self._held, self._spare, self._coming = self._spare, self._held, None
         part = slice(top - self._first, bottom - self._first)
-        return self._pixels[:, part], self._valid[part]
+        return self._held.pixels[:, part], self._held.valid[part]
+
+    def read_ahead(self, top: int, bottom: int) -> None:
+        """Begin to read the rows that are asked for next; those that were returned last stay as they are."""
+        if self._pool is None or self._coming is not None or bottom <= self._end:
+            return
+        if self._spare is None:
+            self._spare = self._allocate()
+        self._coming = self._pool.submit(self._read, self._spare, top, bottom)
+
+    def _read(self, into: _Rows, top: int, bottom: int) -> tuple[int, int]:
+        """Fill memory with rows from `top` on, of which some may be held; returns the first and the last + 1."""
+        start = max(self._end, top)
+        held, old = start - top, slice(top - self._first, self._end - self._first)
+        if held:
+            into.pixels[:, :held] = self._held.pixels[:, old]
+            into.valid[:held] = self._held.valid[old]
+        # up to a block's edge, so that no block is decompressed twice
+        stop = min(-(-bottom // self._block_rows) * self._block_rows, self._height)
+        filled = slice(held, held + stop - start)
+        mask = self._source.read(Window(self.left, start, self._width, stop - start), out=into.pixels[:, filled])[1]
+        into.valid[filled] = True if mask is None else mask
+        return top, stop
+
+
+class _WantedTile(NamedTuple):
+    """A tile that is read: its number, and which pixels are wanted; None for all."""
+
+    number: int
+    tile: tiling.Tile
+    wanted: np.ndarray | None
+
+
+def _wanted_rows(grid: tiling.TileGrid, first: int, area: PixelArea | None) -> Iterator[list[_WantedTile]]:
+    """Yield the tiles of each row from tile `first` on, without those outside of an area."""
+    for _, row in groupby(islice(enumerate(iter(grid)), first, None), lambda item: item[0] // len(grid.cols)):
+        found = []
+        for number, tile in row:
+            wanted = None if area is None else area.mask(tile.read)
+            if wanted is None or wanted.any():
+                found.append(_WantedTile(number, tile, wanted))
+        if found:
+            yield found
 
 
 def read_batches(
@@ -442,8 +503,10 @@ def read_batches(
     every_date: bool = False,
     area: PixelArea | None = None,
     reuse: bool = False,
-) -> Iterator[TileBatch]:
+) -> Generator[TileBatch, None, None]:
     """Yield full batches of tiles in file order; tiles without a valid pixel, or outside of `area`, are left out.
+
+    While the tiles of one row are cut, a thread reads the rows of the next.
 
     Args:
         sources: One for each date, all on one grid of pixels; tiles of several dates are (n, dates, bands, h, w).
@@ -461,6 +524,8 @@ def read_batches(
     import torch
 
     height, width = grid.tile_shape
+    shape = sources[0].shape
+    dates = (len(sources),) if len(sources) > 1 else ()
 
     def finish(pixels: torch.Tensor, through: int) -> TileBatch:
         # missing in one band is missing in all, but for what has no logarithm
@@ -471,39 +536,50 @@ def read_batches(
                 gaps |= ~wanted
         return TileBatch(tiles, pixels, absent, through)
 
+    def reach(row: list[_WantedTile]) -> tuple[int, int]:
+        # windows begin and end a few pixels outside of the raster
+        top = int(row[0].tile.read.row_off)
+        return max(top, 0), min(top + height, shape[0])
+
     tile_bytes = 4 * len(sources) * len(sources[0].indexes) * height * width
-    batch_size = fit_batch_size(batch_size, len(grid.rows) * len(grid.cols) - first, tile_bytes, memory=memory)
-    rolling = [RollingRows(source, height, columns) for source in sources]
-    shape = sources[0].shape
-    dates = (len(sources),) if len(sources) > 1 else ()
+    total = len(grid.rows) * len(grid.cols)
+    batch_size = fit_batch_size(batch_size, total - first, tile_bytes, memory=memory)
     tiles: list[tiling.Tile] = []
     masks: list[np.ndarray | None] = []
     batch = torch.empty((batch_size, *dates, len(sources[0].indexes), height, width))
     yielded: deque[torch.Tensor] = deque()
-    number = first - 1
-    for number, tile in enumerate(islice(iter(grid), first, None), first):
-        wanted = None if area is None else area.mask(tile.read)
-        if wanted is not None and not wanted.any():
-            continue
-        top, left = int(tile.read.row_off), int(tile.read.col_off)
-        # windows begin and end a few pixels outside of the raster
-        inside = np.s_[max(top, 0) : min(top + height, shape[0]), max(left, 0) : min(left + width, shape[1])]
-        corner = (inside[0].start - top, inside[1].start - left)
-        targets = batch[len(tiles)].numpy().reshape(len(sources), -1, height, width)
-        # every date is read, so that all of them stay in step
-        if not any([fill_tile(target, rows, inside, corner, read) for target, rows in zip(targets, rolling)]):
-            continue
-        tiles.append(tile)
-        masks.append(wanted)
-        if len(tiles) == batch_size:
-            yield finish(batch, number)
-            if reuse:
-                yielded.append(batch)
-            # a few wait in the queue, and one is computed
-            tiles, masks = [], []
-            batch = yielded.popleft() if len(yielded) > QUEUE_BATCHES + 1 else torch.empty_like(batch)
+    with ThreadPoolExecutor(1, 'geolearn-rows') as pool:
+        rolling = [RollingRows(source, height, columns, pool=pool) for source in sources]
+        coming = _wanted_rows(grid, first, area)
+        row = next(coming, None)
+        while row is not None:
+            top, bottom = reach(row)
+            for rows in rolling:
+                rows.rows(top, bottom)
+            following = next(coming, None)
+            if following is not None:
+                for rows in rolling:
+                    rows.read_ahead(*reach(following))
+            for number, tile, wanted in row:
+                left = int(tile.read.col_off)
+                inside = np.s_[top:bottom, max(left, 0) : min(left + width, shape[1])]
+                corner = (top - int(tile.read.row_off), inside[1].start - left)
+                targets = batch[len(tiles)].numpy().reshape(len(sources), -1, height, width)
+                # every date is read, so that all of them stay in step
+                if not any([fill_tile(target, rows, inside, corner, read) for target, rows in zip(targets, rolling)]):
+                    continue
+                tiles.append(tile)
+                masks.append(wanted)
+                if len(tiles) == batch_size:
+                    yield finish(batch, number)
+                    if reuse:
+                        yielded.append(batch)
+                    # a few wait in the queue, and one is computed
+                    tiles, masks = [], []
+                    batch = yielded.popleft() if len(yielded) > QUEUE_BATCHES + 1 else torch.empty_like(batch)
+            row = following
     if tiles:
-        yield finish(batch[: len(tiles)], number)
+        yield finish(batch[: len(tiles)], total - 1)
 
 
 def fill_tile(
@@ -533,8 +609,8 @@ def fill_tile(
     return True
 
 
-def prefetch(batches: Iterator[TileBatch]) -> Generator[TileBatch, None, None]:
-    """Run an iterator in a thread of its own, a bounded number of batches ahead; its error is raised here."""
+def prefetch(batches: Generator[TileBatch, None, None]) -> Generator[TileBatch, None, None]:
+    """Run a generator in a thread of its own, a bounded number of batches ahead; its error is raised here."""
     queue: Queue[TileBatch | None] = Queue(QUEUE_BATCHES)
     stopped = threading.Event()
 
@@ -553,6 +629,7 @@ def prefetch(batches: Iterator[TileBatch]) -> Generator[TileBatch, None, None]:
                 if not put(batch):
                     return
         finally:
+            batches.close()
             put(None)
 
     with ThreadPoolExecutor(1, 'geolearn-reader') as pool:

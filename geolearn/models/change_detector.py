@@ -265,11 +265,12 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
                 lines would show; it computes each pixel 1.8 times, 1.3 times with ``'crop'``.
             augment: Test-time augmentation: the mean over 8 flips and turns of each tile, at 8 times the cost, or
                 ``'flips'``, over 4 flips at 4 times the cost.
-            batch_size: Tiles computed together; None takes 4. On a CPU a map is the same for any.
+            batch_size: Tiles computed together; None takes 1 on a CPU, where a map is the same for any, and else 4.
             device: Torch device; None means CUDA where there is one.
             compile: Compile the network first: up to a minute, then convolutions run 1.1 to 1.4 times as fast.
-            max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB.
-                Wider rasters are mapped in parts side by side, at the cost of reading some blocks twice.
+            max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB,
+                or 96 MiB where a raster is stored in tiles and ``blend`` is ``'crop'``. Wider rasters are mapped in
+                parts side by side, at the cost of reading some blocks twice.
             overwrite: Replace files that exist.
             cog: Write cloud-optimized GeoTIFFs, with overviews; False writes plain ones.
             resume: Continue a run that was killed or failed, from what is kept in the folder ``<dst>.part``; the map is

@@ -103,15 +103,16 @@ def predict_raster(
             lines would show; it computes each pixel 1.8 times, 1.3 times with ``'crop'``.
         augment: Test-time augmentation: the mean over 8 flips and turns of each tile, at 8 times the cost, or
             ``'flips'``, over 4 flips at 4 times the cost.
-        batch_size: Tiles computed together; None takes 4, or on graphics cards what a short measurement finds fastest.
-            On a CPU a map is the same for any.
+        batch_size: Tiles computed together; None takes 1 on a CPU, where a map is the same for any, and on graphics
+            cards 4 or what a short measurement finds fastest.
         device: Torch device; None means CUDA where there is one.
         compile: Compile the network first: up to a minute, then convolutions run 1.1 to 1.4 times as fast.
         engine: What computes: ``'torch'``; on the CPU also ``'onnx'`` (onnxruntime) and ``'openvino'``, which run the
             network's ONNX graph, of the bundle where ``save(..., export='onnx')`` wrote one, else made first; or
             ``'auto'``, the fastest of those installed by a short measurement. Maps may differ in a few pixels.
-        max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB.
-            Wider rasters are mapped in parts side by side, at the cost of reading some blocks twice.
+        max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB, or
+            96 MiB where a raster is stored in tiles and ``blend`` is ``'crop'``. Wider rasters are mapped in parts side
+            by side, at the cost of reading some blocks twice.
         overwrite: Replace files that exist.
         cog: Write cloud-optimized GeoTIFFs, with overviews; False writes plain ones.
         resume: Continue a run that was killed or failed, from what is kept in the folder ``<dst>.part``; the map is

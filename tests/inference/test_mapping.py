@@ -4,6 +4,7 @@ import logging
 import resource
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -22,12 +23,14 @@ from torch import nn
 from geolearn.bands import Band
 from geolearn.classes import ClassInfo
 from geolearn.errors import RasterError
+from geolearn.inference import mapping
 from geolearn.inference.encoding import ClassEncoding, RegressionEncoding, output_encoding
 from geolearn.inference.mapping import map_raster, map_sources
 from geolearn.inference.tiles import (
     QUEUE_BATCHES,
     MicroBatches,
     ReadOptions,
+    RollingRows,
     Source,
     TilingOptions,
     fit_batch_size,
@@ -497,6 +500,63 @@ class Counting:
     def read_masked(self, window, *args):
         self.windows.append(window)
         return self.src.read_masked(window, *args)
+
+
+@pytest.mark.parametrize('tiled', [True, False])
+def test_wide_rasters_of_tiles_are_mapped_in_parts_and_those_of_strips_at_once(tmp_path, save, monkeypatch, tiled):
+    layout = {'tiled': True, 'blockxsize': 32, 'blockysize': 32} if tiled else {'blockysize': 32}
+    path = save(tmp_path / 'src.tif', make_pixels((64, 600)), nodata=-1, **layout)
+    given = {'classes': infos(1, 2, 3), 'halo': FIELD}
+    whole = run_map(path, Plain(2, 3), tmp_path / 'whole.tif', **given).read_bytes()
+    counters = []
+
+    def wrap(src):
+        counters.append(Counting(src))
+        return counters[0]
+
+    monkeypatch.setattr(mapping, 'TILED_BUFFER_BYTES', 2**17)
+    narrow = run_map(path, Plain(2, 3), tmp_path / 'narrow.tif', **given, wrap=wrap).read_bytes()
+    columns = {(window.col_off, window.width) for window in counters[0].windows}
+    assert columns == {(0, 600)} if not tiled else len(columns) > 2
+    assert whole == narrow
+
+
+def test_rows_are_read_ahead_while_those_before_them_stay(tmp_path, save):
+    path = save(tmp_path / 'src.tif', make_pixels((60, 40)), nodata=-1, blockysize=4)
+    with open_raster(path) as src, ThreadPoolExecutor(1) as pool:
+        counting = Counting(src)
+        rolling = RollingRows(Source(counting, (1, 2)), 24, pool=pool)
+        pixels, valid = rolling.rows(0, 22)
+        held = pixels.copy(), valid.copy()
+        rolling.read_ahead(18, 40)
+        pool.submit(int).result()  # waits for what was asked for before
+        assert [(w.row_off, w.height) for w in counting.windows] == [(0, 24), (24, 16)]
+        assert np.array_equal(pixels, held[0])
+        assert np.array_equal(valid, held[1])
+        ahead = [part.copy() for part in rolling.rows(18, 40)]
+        assert len(counting.windows) == 2
+        expected = RollingRows(Source(src, (1, 2)), 24).rows(18, 40)
+    assert all(np.array_equal(part, other) for part, other in zip(ahead, expected))
+
+
+def test_dates_in_one_file_are_read_by_one_thread_at_a_time(tmp_path, save):
+    path = save(tmp_path / 'src.tif', make_pixels((200, 64)), nodata=-1, blockysize=4)
+    threads = set()
+
+    class Noting(Counting):
+        def read_masked(self, *args):
+            threads.add(threading.get_ident())
+            return super().read_masked(*args)
+
+    with open_raster(path) as src:
+        noting = Noting(src)
+        grid = make_grid((200, 64), tile_size=32, halo=0)
+        dates = [Source(noting, (1,)), Source(noting, (2,))]
+        batches = list(read_batches(dates, grid, batch_size=1, read=ReadOptions()))
+    assert len(threads) == 1
+    assert threads.isdisjoint({threading.get_ident()})
+    assert {tuple(batch.pixels.shape) for batch in batches} == {(1, 2, 1, 32, 32)}
+    assert no_threads_left()
 
 
 @pytest.mark.parametrize('layout', [{'blockysize': 7}, {'tiled': True, 'blockxsize': 64, 'blockysize': 32}, {}])
