@@ -289,6 +289,8 @@ def check_call(function: Callable[P, R]) -> Callable[P, R]:
         except TypeError:  # too many: Python says so itself
             given = {}
         for name, value in given.items():
+            if isinstance(value, str | PurePath) and '\0' in str(value):
+                raise ArgumentError(f'{name} holds a zero byte, which no text and no name of a file here has')
             hint = _hints(function).get(name, Any)
             if name not in CHECK_THEMSELVES and not _matches(value, hint):
                 raise ArgumentError(f'{name} must be {_describe(hint)}, got {_show(value)}{_advice_on(hint)}')

@@ -30,7 +30,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise UnknownNameError('device', str(device), ['cpu', 'cuda', *here]) from error
+        raise UnknownNameError('device', str(device), sorted({'cpu', 'cuda', *here})) from error
     numbered = f'{chosen.type}:{chosen.index or 0}' if chosen.type == 'cuda' else chosen.type
     if chosen.type in ('cpu', 'cuda', 'mps') and numbered not in here:
         raise ValueError(f'device {str(device)!r} is not on this machine; it has {", ".join(here)}')

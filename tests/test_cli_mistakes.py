@@ -302,8 +302,9 @@ def test_results_that_cannot_be_printed_are_said_in_one_line(files, capsys, monk
         assert 'Traceback' not in said
 
 
-@pytest.mark.parametrize('command', ['predict --help', 'weights list'])
-@pytest.mark.parametrize('unbuffered', ['', '1'])
+@pytest.mark.parametrize(
+    ('command', 'unbuffered'), [('predict --help', ''), ('predict --help', '1'), ('weights list', '1')]
+)
 def test_a_reader_that_has_seen_enough_is_no_error(command, unbuffered):
     script = f'set -o pipefail; PYTHONUNBUFFERED={unbuffered} {sys.executable} -m geolearn {command} | true'
     done = subprocess.run(['bash', '-c', script], capture_output=True, text=True, check=False)

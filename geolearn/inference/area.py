@@ -1,5 +1,6 @@
 """The part of a raster that is mapped: an area of interest, or a bounding box."""
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from geolearn import extras
 from geolearn.errors import RasterError
 from geolearn.raster import GeoBox
 from geolearn.raster.area import PixelArea
+
+log = logging.getLogger('geolearn')
 
 BBox = tuple[float, float, float, float]
 """Left, bottom, right, top."""
@@ -232,6 +235,13 @@ def _in_raster_crs(series: Any, box: GeoBox, shown: str, name: str) -> Any:
     polygons = parts[shapely.get_dimensions(parts) == 2]
     if not len(polygons):
         raise RasterError(f'{name} holds no polygon; an area is needed, such as points with a buffer around them')
+    if left_out := int((shapely.get_dimensions(shapes) < 2).sum()):
+        log.warning(
+            '%s of %s features of %s are points or lines; they have no area and are left out',
+            left_out,
+            len(shapes),
+            name,
+        )
     if not np.isfinite(shapely.total_bounds(polygons)).all():
         raise RasterError(f'{name} cannot be brought to the CRS of {shown}; clip it to where that CRS is used')
     return shapely.union_all(polygons)

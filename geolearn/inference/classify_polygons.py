@@ -15,7 +15,7 @@ from torch import Tensor
 
 from geolearn import errors, extras, progress
 from geolearn.chips.exporting.vector_labels import read_layers
-from geolearn.device import choose_device
+from geolearn.device import choose_device, is_out_of_memory
 from geolearn.inference import reading, targets, tiles, vectors
 from geolearn.networks import classification
 from geolearn.networks.spec import ModelSpec
@@ -83,10 +83,35 @@ def read_polygons(polygons: Any, layer: str | None) -> Any:
         RasterError: If it cannot be read, or holds no geometries.
         MissingExtraError: If the libraries of the extra ``vector`` are not installed.
     """
+    geopandas = extras.require('geopandas', extra='vector', to='classify polygons')
+    if isinstance(polygons, geopandas.GeoSeries):
+        polygons = polygons.to_frame('geometry')
+    if not isinstance(polygons, str | Path | geopandas.GeoDataFrame):
+        raise errors.RasterError(
+            f'polygons must be a vector file or a GeoDataFrame, got a {type(polygons).__name__}; of a geometry make '
+            'geopandas.GeoSeries([geometry], crs=...)'
+        )
     try:
         return next(iter(read_layers(polygons, layer))).frame
     except errors.ChipFolderError as error:
         raise errors.RasterError(f'cannot take polygons: {error}') from error
+
+
+def _without_area(outlines: np.ndarray, options: PolygonOptions) -> np.ndarray:
+    """Return outlines without those that have no area, where a chip is what lies inside of them: they get no label."""
+    shapely = extras.require('shapely', extra='vector', to='classify polygons')
+    flat = ~(shapely.area(outlines) > 0) & ~shapely.is_missing(outlines) & ~shapely.is_empty(outlines)
+    if not flat.any() or (options.crop == 'fixed' and not options.blacken):
+        return outlines
+    option = 'blacken=False' if options.blacken else "crop='fixed'"
+    log.warning(
+        '%s of %s features are points, lines or others without area, so that no pixel lies inside of them; they get no '
+        'label. Put a buffer around them, or pass %s',
+        int(flat.sum()),
+        len(outlines),
+        option,
+    )
+    return np.where(flat, None, outlines)
 
 
 def pixel_outlines(frame: Any, box: GeoBox) -> np.ndarray:
@@ -220,7 +245,7 @@ def _batches(
     """Yield chips that hold data at any date in full batches; only one batch is held."""
     shape = (options.batch_size, len(sources), len(sources[0].indexes), options.chip_size, options.chip_size)
     chips: list[_Chip] = []
-    batch = torch.full(shape, torch.nan)
+    batch = _empty_batch(shape)
     for chip in windows:
         inside = _inside(outlines[chip.row], chip.window) if options.blacken else None
         targets = batch[len(chips)].numpy()
@@ -230,9 +255,22 @@ def _batches(
         chips.append(chip)
         if len(chips) == options.batch_size:
             yield chips, _without_lone_date(batch)
-            chips, batch = [], torch.full(shape, torch.nan)
+            chips, batch = [], _empty_batch(shape)
     if chips:
         yield chips, _without_lone_date(batch[: len(chips)])
+
+
+def _empty_batch(shape: tuple[int, ...]) -> Tensor:
+    try:
+        return torch.full(shape, torch.nan)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        size = math.prod(shape) * 4 / 2**30
+        raise MemoryError(
+            f'{shape[0]} chips of {shape[-1]} x {shape[-1]} pixels take {size:,.0f} GiB; pass a smaller batch_size= or '
+            'chip_size='
+        ) from error
 
 
 def _fill(
@@ -303,11 +341,16 @@ def classify_polygons(
     """
     target = targets.check_target(raster, vectors.check_vector_target(dst), overwrite=overwrite)
     frame = read_polygons(polygons, options.layer)
+    own = [name for name in frame.columns if str(name).lower() in (LABEL.lower(), CONFIDENCE.lower())]
+    if own:
+        log.warning('the copy holds new values in the columns %s of the layer', ' and '.join(map(str, own)))
+        frame = frame.drop(columns=[name for name in own if name not in (LABEL, CONFIDENCE)])
+    vectors.check_layer(frame.assign(**{LABEL: '', CONFIDENCE: np.nan}), target)
     device = choose_device(options.device)
     network.to(device).eval()
     with ExitStack() as stack:
         sources = reading.open_dates(raster, spec, read, stack)
-        outlines = pixel_outlines(frame, sources[0].box)
+        outlines = _without_area(pixel_outlines(frame, sources[0].box), options)
         logits = compute_chips(sources, outlines, lambda chips: network(chips.to(device)), read=read, options=options)
     names = [info.name for info in spec.class_infos]
     multi_label = classification.ChipOptions.from_json(spec.options).multi_label
@@ -319,9 +362,6 @@ def classify_polygons(
             missing,
             len(labels),
         )
-    replaced = [name for name in (LABEL, CONFIDENCE) if name in frame.columns]
-    if replaced:
-        log.warning('the copy holds new values in the columns %s of the layer', ' and '.join(replaced))
     return vectors.write_layer(frame.assign(**{LABEL: labels, CONFIDENCE: confidences}), target)
 
 

@@ -1,5 +1,6 @@
 """Run a detector: on one image, or on a raster of any size whose objects become a layer."""
 
+import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster.area import PixelArea
 from geolearn.tiling import TileGrid
+
+log = logging.getLogger('geolearn')
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
 """Axes flipped in each pass of test-time augmentation."""
@@ -227,6 +230,8 @@ def detect_tiles(
         parts.append(detections)
         if checkpoint is not None:
             checkpoint.add(detections, tiles_done)
+    if not parts and part is None:
+        log.warning('%s holds no data where objects are detected; none can be', sources[0].dataset.name)
     return parts
 
 

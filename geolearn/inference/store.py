@@ -144,6 +144,10 @@ class PieceStore:
         with self._reported():
             for layer, pieces, parts in zip(self._layers, self._finished, self._tallies):
                 tallies = merge_tallies(parts, layer.content.count)
+                if not any(tally.counts or tally.blocks for tally in tallies):
+                    log.warning(
+                        '%s holds NoData alone: no pixel of the raster holds data in all bands', layer.path(self.target)
+                    )
                 content = replace(layer.content, tallies=tuple(tallies))
                 path = layer.path(self.target)
                 join_pieces(pieces, folder / path.name, self._box, content, cog=cog, style=style_name(path))

@@ -118,7 +118,8 @@ class ReadOptions:
 
     def put_model_units(self, pixels: np.ndarray, values: np.ndarray) -> None:
         """Convert as `to_model_units` does, into an array float32 of the same shape."""
-        np.copyto(values, pixels, casting='unsafe')
+        with np.errstate(over='ignore', invalid='ignore'):  # what float32 cannot hold is no data
+            np.copyto(values, pixels, casting='unsafe')
         if self.scale == 'db':
             rows = np.flatnonzero(self.radar)
             values[rows] = units.to_decibels(values[rows])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -137,6 +138,28 @@ def write_layer(frame: Any, dst: str | Path, *, geometry_type: str | None = None
     return path
 
 
+def check_layer(frame: Any, dst: Path) -> None:
+    """Refuse before the work what could not be written after it: columns, or kinds of geometry, that `dst` cannot hold.
+
+    Args:
+        frame: GeoDataFrame with the columns of the layer to write.
+        dst: From `check_vector_target`.
+
+    Raises:
+        FileWriteError: If such a layer cannot be written.
+    """
+    some = frame[~frame.geometry.geom_type.duplicated()]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with LayerWriter(Path(folder, f'a{dst.suffix.lower()}'), shown=dst) as writer:
+                writer.add(some)
+        except errors.FileWriteError as error:
+            raise errors.FileWriteError(
+                f'{error}; write another kind of layer, such as .gpkg, or leave out the columns and geometries that it '
+                'cannot hold'
+            ) from error
+
+
 def layer_sidecars(path: Path) -> list[str]:
     """Return the names of the files beside a layer that an older one may have, and that would be taken for its own."""
     suffixes = SHAPEFILE_SIDECARS if DRIVERS[path.suffix.lower()] == 'ESRI Shapefile' else ()
@@ -218,7 +241,10 @@ class LayerWriter:
         pyogrio = extras.require('pyogrio', extra='vector', to='write vector layers')
         try:
             yield
-        except (ValueError, pyogrio.errors.DataSourceError, pyogrio.errors.FieldError) as error:
+        except (
+            *(ValueError, TypeError, NotImplementedError),
+            *(pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError),
+        ) as error:
             raise errors.FileWriteError(f'cannot write {self._shown}: {error}') from error
 
 

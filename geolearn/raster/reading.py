@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -139,8 +139,9 @@ def _open(path: RasterPath, bands: list[str] | None, nodata: NoData, level: int,
         _refuse_bytes(path)
         if is_one(path):
             return _open_one(path, files, bands, nodata)
-        if not isinstance(path, Iterable):
-            raise RasterError(f'a raster must be a path, a STAC item, a DataArray or a list of these, got {path!r}')
+        if not isinstance(path, Iterable) or isinstance(path, Mapping | np.ndarray):
+            shown = f'an array of shape {path.shape}' if isinstance(path, np.ndarray) else repr(path)[:100]
+            raise RasterError(f'a raster must be a path, a STAC item, a DataArray or a list of these, got {shown}')
         several = list(cast(Sequence[Any], path))
         if not several:
             raise RasterError('no raster was given; pass at least one file')
@@ -414,7 +415,9 @@ def find_band_indexes(
     try:
         return [index + 1 for index in match_bands(available, wanted)]
     except BandError as error:
-        raise RasterError(f'{_shown(src)}: {error}; or pass bands= with their names in file order') from error
+        raise RasterError(
+            f'{_shown(src)}: {error}; or pass bands= with their names in file order, or sensor= whose names they are'
+        ) from error
 
 
 def _match_colors(src: Any, wanted: Sequence[Band]) -> list[int] | None:

@@ -139,6 +139,17 @@ def test_shapes_of_rasters_in_degrees_and_turned_ones_lie_on_the_ground(make, dr
     assert frame['area'][0] == pytest.approx(frame.to_crs(CRS).geometry.area[0], rel=2e-3)
 
 
+def test_a_raster_without_data_and_areas_that_are_none_are_said(make, save, scene, tmp_path, caplog):
+    pixels = np.full((3, 70, 70), 1e300)
+    pixels[:, :35] = np.nan
+    detect(make(), save(tmp_path / 'a.tif', pixels, transform=PLACE, crs=CRS), tmp_path / 'a.gpkg')
+    assert 'a.tif holds no data where objects are detected; none can be' in caplog.text
+    square = placed(BOXES[0])
+    area = geopandas.GeoSeries([square, square.centroid, square.exterior], crs=CRS)
+    assert len(read(detect(make(), scene, tmp_path / 'b.gpkg', aoi=area))) == 1
+    assert '2 of 3 features of aoi are points or lines; they have no area and are left out' in caplog.text
+
+
 @pytest.mark.parametrize('outline', ['simplified', 'orthogonal'])
 def test_plainer_outlines_on_request(make, save, tmp_path, outline):
     rows, cols = np.mgrid[:128, :128]

@@ -108,6 +108,12 @@ def test_nodata_that_no_pixel_can_be_is_refused_everywhere(save, tmp_path, run, 
         prepare_data(chips, chip_size=10, nodata=nodata)
 
 
+def test_a_map_without_any_data_says_so(save, tmp_path, run, caplog):
+    found, _ = run(store(save, tmp_path / 'a.tif', np.full(PIXELS.shape, 1e300)))
+    assert (found == 0).all()
+    assert 'map.tif holds NoData alone: no pixel of the raster holds data in all bands' in caplog.text
+
+
 @pytest.mark.parametrize('kind', ['tag', 'mask', 'alpha'])
 def test_missing_pixels_come_out_as_nodata(save, tmp_path, run, kind):
     pixels, valid = PIXELS.astype(np.uint8), np.ones(PIXELS.shape[1:], bool)

@@ -10,7 +10,7 @@ import torch
 from affine import Affine
 
 from geolearn.bundle import read_bundle
-from geolearn.errors import FileWriteError, RasterError, UnknownNameError
+from geolearn.errors import ArgumentError, FileWriteError, RasterError, UnknownNameError
 from geolearn.inference.classify_polygons import PolygonOptions, chip_windows, name_rows, pixel_bounds, pixel_outlines
 from geolearn.inference.vectors import write_layer
 from geolearn.models import load_model
@@ -180,6 +180,31 @@ def test_columns_of_an_earlier_run_are_replaced_and_told(model, raster, tmp_path
     assert 'new values in the columns ClassLabel' in caplog.text
 
 
+def test_features_without_area_get_no_label_where_a_chip_is_what_lies_inside(model, raster, tmp_path, caplog):
+    layer = squares((50, 60), (150, 60), (150, 60))
+    layer.geometry = [layer.geometry[0], layer.geometry[1].centroid, layer.geometry[2].exterior]
+    for number, options in enumerate(({'crop': 'bounding_box'}, {'blacken': True}, {})):
+        caplog.clear()
+        out = geopandas.read_file(model.classify_objects(raster, layer, tmp_path / f'{number}.gpkg', **options))
+        wanted = ['water', '', ''] if options else ['water', 'forest', 'forest']
+        assert out['ClassLabel'].fillna('').tolist() == wanted
+        assert ('2 of 3 features are points, lines or others without area' in caplog.text) == bool(options)
+
+
+def test_what_the_layer_could_not_hold_is_refused_before_the_work(model, raster, tmp_path):
+    layer = squares((50, 60), (150, 60), n=[1, 2])
+    mixed = layer.set_geometry([layer.geometry[0], layer.geometry[1].centroid], crs=CRS)
+    for bad, suffix in ((mixed, '.shp'), (layer.assign(c=[1j, 2j]), '.gpkg'), (layer.assign(c=[1j, 2j]), '.parquet')):
+        with pytest.raises(FileWriteError, match='cannot write .*out.*; write another kind of layer, such as .gpkg'):
+            model.classify_objects(raster, bad, tmp_path / f'out{suffix}')
+    assert model.network.seen == []
+    assert not list(tmp_path.glob('*out*'))
+    out = geopandas.read_file(model.classify_objects(raster, layer.geometry, tmp_path / 'out.gpkg'))
+    assert out['ClassLabel'].tolist() == ['water', 'forest']
+    out = model.classify_objects(raster, layer.rename(columns={'n': 'CLASSLABEL'}), tmp_path / 'clash.gpkg')
+    assert geopandas.read_file(out)['ClassLabel'].tolist() == ['water', 'forest']
+
+
 def test_what_does_not_fit_is_refused_and_leaves_nothing(model, raster, save, tmp_path):
     layer = squares((50, 60))
     cases = [
@@ -187,6 +212,10 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(model, raster, save, tm
         ({'dst': tmp_path}, 'has no suffix'),
         ({'dst': tmp_path / 'none' / 'out.gpkg'}, 'is no folder; make it first'),
         ({'polygons': tmp_path / 'missing.gpkg'}, 'cannot take polygons'),
+        ({'polygons': {'a': layer}}, 'polygons must be a vector file or a GeoDataFrame, got a dict'),
+        ({'polygons': layer.geometry[0]}, r'got a Polygon; of a geometry make geopandas.GeoSeries\('),
+        ({'raster': np.ones((3, 9, 9))}, r'a raster must be a path, .* got an array of shape \(3, 9, 9\)'),
+        ({'raster': {}}, 'a raster must be a path, .* got {}'),
         ({'polygons': layer.set_crs(None, allow_override=True)}, 'the layer names no CRS, but the raster does'),
         ({'scale': 1e-4}, 'in other units than the training chips'),
         ({'bands': ['Blue', 'Green']}, 'bands= names 2 bands'),
@@ -201,6 +230,10 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(model, raster, save, tm
         model.classify_objects(raster, layer, tmp_path / 'out.gpkg', batch_size=0)
     with pytest.raises(ValueError, match='chip_size must be at least 1'):
         model.classify_objects(raster, layer, tmp_path / 'out.gpkg', chip_size=0)
+    with pytest.raises(MemoryError, match=r'16 chips of 1000000 x .* pass a smaller batch_size= or chip_size='):
+        model.classify_objects(raster, layer, tmp_path / 'out.gpkg', chip_size=10**6)
+    with pytest.raises(ArgumentError, match='dst holds a zero byte'):
+        model.classify_objects(raster, layer, str(tmp_path / 'out\0.gpkg'))
     with pytest.raises(UnknownNameError, match='unknown sensor'):
         model.classify_objects(raster, layer, tmp_path / 'out.gpkg', sensor='no-such-sensor')
     assert not list(tmp_path.glob('*out*'))
