@@ -104,7 +104,7 @@ def from_arrays(
         nodata=numbers_of('nodata', nodata),
         has_labels=labels is not None,
     )
-    return _prepare(
+    return prepare_listing(
         Path('arrays'), 'from_arrays', ['images', 'labels'], arguments, listing,
         bands=bands, class_mapping=class_mapping, val_split_pct=val_split_pct, seed=seed,
         chip_size=chip_size or max(np.shape(images[0])[-2:]), batch_size=batch_size, transforms=transforms,
@@ -163,7 +163,7 @@ def from_dataset(
         has_labels=_dataset_item(dataset, 0)[1] is not None,
     )
     side = max(_as_image(_dataset_item(dataset, 0)[0]).shape[-2:])
-    return _prepare(
+    return prepare_listing(
         Path('dataset'), 'from_dataset', ['dataset'], arguments, listing,
         bands=bands, class_mapping=class_mapping, val_split_pct=val_split_pct, seed=seed,
         chip_size=chip_size or side, batch_size=batch_size, transforms=transforms, working_dir=working_dir,
@@ -328,7 +328,7 @@ def from_rasters(
                 labels=(truth,) if isinstance(truth, Path) and not vector else (),
                 read_label=reader,
                 nodata=missing,
-                read_image=partial(_window_image, kept, image, named, w),
+                read_image=partial(window_image, kept, image, named, w),
             )
             for w, reader in zip(windows, readers)
         ]
@@ -344,7 +344,7 @@ def from_rasters(
     task = Task.REGRESSION if kinds == {True} else Task.PIXELS
     listing = Listing(task, tuple(chips), tuple(classes.values()) or None, notes=tuple(notes))
     place = Path(images[0].files[0])
-    return _prepare(
+    return prepare_listing(
         place, 'from_rasters', [_names(raster), _names(labels)], arguments, listing,
         bad_bands=first_bad, bands=bands or first_bands, extract_bands=extract_bands, normalize=normalize,
         class_mapping=class_mapping, val_split_pct=val_split_pct, seed=seed, chip_size=chip_size,
@@ -441,7 +441,7 @@ def _on_grid(lab: Raster, box: GeoBox, image: str, labels: str, crs: object, *, 
     )
 
 
-def _prepare(
+def prepare_listing(
     place: Path,
     call: str,
     subjects: Sequence[str],
@@ -452,6 +452,7 @@ def _prepare(
     working_dir: str | Path | None,
     **options: Any,
 ) -> data.ChipData:
+    """Prepare chips that are listed and lie in no folder; `options` are those of `prepare_data`."""
     metadata = replace(ExportMetadata.empty(), bad_bands=bad_bands)
     opened = OpenedFolder(place, 'Classified_Tiles', metadata, listing, ())
     made = prepare.prepare_data(GivenChips(str(place), opened), working_dir=working_dir or '.', pack=False, **options)
@@ -587,9 +588,10 @@ def _has_label(truth: Raster, window: Window, unlabelled: Sequence[float], shown
     return label.unlabelled is None or not label.unlabelled.all()
 
 
-def _window_image(
+def window_image(
     kept: KeptRasters, path: RasterPath, names: tuple[str, ...] | None, window: Window
 ) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
+    """Read a window of a raster: pixels (bands, height, width), where they are valid (1, height, width), and place."""
     with kept.open(path, bands=names) as src:
         pixels, valid = read_window(src, window, range(1, src.count + 1))
         whole = raster_geobox(src)

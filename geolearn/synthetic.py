@@ -72,7 +72,8 @@ class Scene:
     """An image with the labels it was drawn from.
 
     Args:
-        image: Reflectance x 10000, (10, height, width) uint16; 0 is NoData.
+        image: Reflectance x 10000, (10, height, width) uint16; 0 is NoData. Of radar, linear power (2, height, width)
+            float32.
         label: Class values 1..6, (height, width) uint8; 0 beyond the border and under cloud.
         band_names: Names of the bands, in the order of `image`.
         classes: The six classes.
@@ -129,6 +130,103 @@ def write_scene(scene: Scene, image_path: str | Path, label_path: str | Path) ->
     write(image_path, scene.image, band_names=scene.band_names, tags=sensor)
     names = {f'class_{info.value}': info.name for info in scene.classes}
     write(label_path, scene.label, colors={info.value: info.color for info in scene.classes}, tags=sensor | names)
+
+
+RADAR_BANDS = ('VV', 'VH')
+
+RADAR_CLASSES = (
+    ClassInfo(1, 'even', (190, 190, 190)),
+    ClassInfo(2, 'forest', (24, 96, 48)),
+    ClassInfo(3, 'patchy', (140, 200, 90)),
+    ClassInfo(4, 'rows north-south', (236, 200, 72)),
+    ClassInfo(5, 'rows east-west', (158, 112, 74)),
+    ClassInfo(6, 'built-up', (206, 60, 60)),
+)
+"""Kinds of land that differ in texture alone: all have the same mean backscatter."""
+
+_BACKSCATTER = np.array((0.1, 0.02), np.float32)  # mean of each band, linear power
+
+_CORRELATION = {2: (1.2, 1.2), 3: (5.0, 5.0), 4: (16.0, 0.8), 5: (0.8, 16.0)}  # of the texture, in rows and columns
+
+_POINTS = 0.02  # share of the pixels of built-up land that are corners of buildings
+
+_BRIGHTNESS = 0.05  # spread of the brightness of fields, in powers of ten
+
+_RADAR_FIELD_PX = 90  # about the side of a field
+
+
+def make_radar_scene(size: int | tuple[int, int] = 768, *, seed: int = 0, looks: float = 4.0) -> Scene:
+    """Draw land of six textures as a radar would see it, in linear power; the same arguments give the same bytes.
+
+    Intensity is the texture times speckle of known statistics, which follows a gamma distribution of mean 1 and shape
+    `looks`. Every field has a brightness of its own, so that the mean says nothing of the class.
+
+    Args:
+        size: Pixels a side, or (height, width).
+        seed: Chooses fields, textures and speckle.
+        looks: Number of looks; fewer are noisier.
+    """
+    shape = (size, size) if isinstance(size, int) else size
+    layout, ground, speckle = np.random.default_rng(seed).spawn(3)
+    count = max(2 * len(RADAR_CLASSES), shape[0] * shape[1] // _RADAR_FIELD_PX**2)
+    field = _nearest(shape, layout.random((count, 2)) * shape)
+    classes = layout.permutation(np.arange(count) % len(RADAR_CLASSES) + 1)
+    brightness = 10 ** layout.normal(0, _BRIGHTNESS, count)
+    label = classes[field].astype(np.uint8)
+    texture = np.ones(shape, np.float32)
+    for info in RADAR_CLASSES:
+        texture = np.where(label == info.value, radar_texture(ground, shape, info.value), texture)
+    image = _speckled(speckle, texture * brightness[field].astype(np.float32), looks)
+    place = Affine(10, 0, 399960, 0, -10, 5400000)
+    return Scene(image, label, RADAR_BANDS, RADAR_CLASSES, place, 'EPSG:32633')
+
+
+def make_radar_chips(count: int, size: int = 48, *, seed: int = 0, looks: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw chips of one texture each, as `make_radar_scene` does.
+
+    Args:
+        count: Chips of each class.
+        size: Side in pixels.
+        seed: Chooses textures, brightness and speckle.
+        looks: Number of looks.
+
+    Returns:
+        Images (chips, 2, size, size) float32 of linear power, and class values (chips,).
+    """
+    rng = np.random.default_rng(seed)
+    values = rng.permutation(np.repeat([info.value for info in RADAR_CLASSES], count))
+    images = [
+        _speckled(rng, radar_texture(rng, (size, size), int(v)) * np.float32(10 ** rng.normal(0, _BRIGHTNESS)), looks)
+        for v in values
+    ]
+    return np.stack(images), values
+
+
+def radar_texture(rng: Generator, shape: tuple[int, int], value: int) -> np.ndarray:
+    """Return the texture (height, width) of a radar class, float32 of mean 1; all but one spread by the same amount."""
+    if value in _CORRELATION:
+        field = _smooth_along(rng, shape, _CORRELATION[value])
+        texture = np.exp(rng.uniform(0.5, 0.8) * field)
+        return (texture / texture.mean()).astype(np.float32)
+    if value == len(RADAR_CLASSES):
+        texture = 1 + rng.exponential(12, shape) * (rng.random(shape) < _POINTS)
+        return (texture / texture.mean()).astype(np.float32)
+    return np.ones(shape, np.float32)
+
+
+def _smooth_along(rng: Generator, shape: tuple[int, int], sigmas: tuple[float, float]) -> np.ndarray:
+    """Return a smooth random field of mean 0 and spread 1, whose correlation differs in rows and columns."""
+    spectrum = np.fft.rfft2(rng.standard_normal(shape))
+    rows, cols = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None]
+    kernel = np.exp(-2 * np.pi**2 * ((sigmas[0] * rows) ** 2 + (sigmas[1] * cols) ** 2))
+    field: np.ndarray = np.fft.irfft2(spectrum * kernel, shape)
+    return (field - field.mean()) / max(field.std(), 1e-9)
+
+
+def _speckled(rng: Generator, texture: np.ndarray, looks: float) -> np.ndarray:
+    """Return what both bands measure of a texture: its power times speckle of its own in each."""
+    noise = rng.gamma(looks, 1 / looks, (len(RADAR_BANDS), *texture.shape)).astype(np.float32)
+    return _BACKSCATTER[:, None, None] * texture * noise
 
 
 def _inside(rng: Generator, shape: tuple[int, int]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from fnmatch import fnmatchcase
 from html import escape
@@ -19,6 +19,8 @@ from geolearn.backbones import (  # noqa: F401 - families register their names
     galileo,
     panopticon,
     plain_cnn,
+    plain_vit,
+    pretrained,
     prithvi,
     satlas,
     scalemae,
@@ -138,7 +140,8 @@ def create_backbone(
 
     Args:
         name: One of `list_backbones()` or an alias of one (`describe_backbone` shows them), or a model of timm, or
-            else of torchvision; ``'timm:...'`` and ``'torchvision:...'`` say which.
+            else of torchvision; ``'timm:...'`` and ``'torchvision:...'`` say which. Or the path of a .safetensors file
+            that `geolearn.pretrain` wrote, or of a .dlpk: its backbone, with its weights.
         bands: The images' bands, in order: a sensor, such as ``'sentinel2_l2a'``, for all its bands; names, such as
             ``['B04', 'B03', 'B02']`` with `sensor`, or ``['red', 'green', 'blue']``; or `Band` objects, for any others.
             Backbones that need wavelengths refuse bands without one.
@@ -176,6 +179,10 @@ def create_backbone(
         raise BackboneError(
             f"name must be that of a backbone, such as 'dofa_base' (see list_backbones()), got {type(name).__name__}"
         )
+    if custom.is_file_name(name):
+        if weights is not None:
+            raise BackboneError(f'name is the file {name}, whose weights are taken; leave weights out, got {weights}')
+        name, weights = custom.backbone_in(name), name
     bands, count = _as_bands(name, bands, sensor), count_dates(dates)
     options = BackboneOptions(
         pretrained,
@@ -189,8 +196,8 @@ def create_backbone(
         checkpointing,
     )
     entry, bare = _find(name)
-    if custom.is_bundle(weights):
-        backbone = custom.build_from_bundle(bare, bands, options, build=entry.build, same_name=lambda n: _find(n)[1])
+    if custom.is_stored(weights):
+        backbone = custom.build_stored(bare, bands, options, build=entry.build, same_name=lambda n: _find(n)[1])
     else:
         backbone = entry.build(bare, bands, options)
     if checkpointing:
@@ -263,18 +270,54 @@ def list_backbones(pattern: str = '*') -> list[str]:
 
 
 def describe_backbone(name: str) -> BackboneInfo:
-    """Describe one of geolearn's own backbones, by name or alias; nothing is loaded.
+    """Describe one of geolearn's own backbones, by name or alias, or the weights that `pretrain` wrote; none is loaded.
 
     Raises:
         UnknownNameError: If no registry holds `name`.
         BackboneError: If it is a model of timm or torchvision that geolearn keeps no record of.
+        WeightsError: If it is a file that does not say which backbone it holds.
     """
+    if custom.is_file_name(name) and not custom.is_bundle(name):
+        return _describe_file(pretrained.read_facts(name), Path(name))
     aliases = catalog.read_aliases()
     if name not in {*catalog.read_catalog(), *aliases}:
         library = _find(name)[0].build.__module__.rpartition('.')[2]
         raise BackboneError(f'{name} comes from {library}, and geolearn keeps no record of it; see its own pages')
     record = catalog.get_record(aliases.get(name, name))
     return BackboneInfo(record.name, record.aliases, record, find_weights(record))
+
+
+def _describe_file(facts: pretrained.PretrainingFacts, path: Path) -> BackboneInfo:
+    """Describe weights of one's own as if they were in the catalog."""
+    aliases, known = catalog.read_aliases(), catalog.read_catalog()
+    name = aliases.get(facts.backbone, facts.backbone)
+    sensor = next((s for s in list_sensors() if _has_bands(s, facts.bands)), '')
+    inputs = catalog.InputStatistics(
+        sensor,
+        facts.units or 'units that were not recognized',
+        tuple(b.name for b in facts.bands),
+        facts.mean,
+        facts.std,
+    )
+    base = known.get(name) or catalog.WeightsRecord(name, 'timm', 0, 0, 0, 0, 0, '', '')
+    record = replace(
+        base,
+        name=str(path),
+        aliases=(),
+        sources=(),
+        inputs=(inputs,),
+        license="of one's own imagery",
+        note=f'{facts}; {facts.data.get("images", "?")} images of {facts.chip_size} px, {facts.epochs} epochs',
+    )
+    return BackboneInfo(str(path), (), record, path)
+
+
+def _has_bands(sensor: str, bands: Sequence[Band]) -> bool:
+    try:
+        found = get_bands(sensor, [band.name for band in bands])
+    except (BandError, UnknownNameError):
+        return False
+    return [(b.wavelength_um, b.is_radar) for b in found] == [(b.wavelength_um, b.is_radar) for b in bands]
 
 
 def backbone_table(pattern: str = '*') -> pd.DataFrame:
@@ -301,7 +344,8 @@ def backbone_table(pattern: str = '*') -> pd.DataFrame:
 
 
 def _find(name: str) -> tuple[Registration, str]:
-    """Find how a backbone is built, and its name within its library."""
+    """Find how a backbone is built, and its name within its library; a file stands for the backbone that it holds."""
+    name = custom.backbone_in(name) if custom.is_file_name(name) else name
     library, _, bare = catalog.read_aliases().get(name, name).rpartition(':')
     if library == '' and bare in BUILDERS:
         return BUILDERS[bare], bare

@@ -1,4 +1,4 @@
-"""Networks of one's own as backbones: a module and the few facts that geolearn has to know of it."""
+"""Networks of one's own as backbones: modules with declared facts, and trunks of bundles and of pretraining files."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from geolearn import bundle
 from geolearn.adaptation import is_whole
-from geolearn.backbones import building, loading, vit
+from geolearn.backbones import building, loading, pretrained, vit
 from geolearn.backbones.backbone import (
     BUILDERS,
     Backbone,
@@ -21,27 +21,30 @@ from geolearn.backbones.backbone import (
     refuse_transformer_options,
     register_backbone,
 )
+from geolearn.backbones.trunk import Trunk
 from geolearn.bands import Band
-from geolearn.errors import BackboneError, BundleError, WeightsError
+from geolearn.errors import BackboneError, BandError, BundleError, WeightsError
 
 PREFIX = 'backbone.trunk.'
 
 
 @dataclass(frozen=True, slots=True)
-class BundledTrunk:
-    """The encoder that a bundle holds.
+class StoredTrunk:
+    """The encoder that a bundle, or a file of `geolearn.pretrain`, holds.
 
     Args:
-        path: The bundle.
+        path: The file.
         backbone: Name of the backbone.
         bands: Which it was built for.
         state: Parameters and buffers of its trunk by name.
+        class_token: Whether pretraining made the class token describe the image; None where that is not known.
     """
 
     path: Path
     backbone: str
     bands: tuple[Band, ...]
     state: dict[str, Tensor]
+    class_token: bool | None = None
 
 
 def is_bundle(weights: str | Path | None) -> bool:
@@ -49,7 +52,38 @@ def is_bundle(weights: str | Path | None) -> bool:
     return weights is not None and Path(weights).suffix == bundle.SUFFIX
 
 
-def read_bundled_trunk(path: str | Path) -> BundledTrunk:
+def is_stored(weights: str | Path | None) -> bool:
+    """Whether `weights` names a file that says itself which backbone it holds: a .dlpk, or one of `pretrain`."""
+    return is_bundle(weights) or pretrained.is_pretrained(weights)
+
+
+def is_file_name(name: object) -> bool:
+    """Whether what was given as a backbone's name is a path of such a file, by its suffix."""
+    return isinstance(name, str | Path) and Path(name).suffix in (bundle.SUFFIX, pretrained.SUFFIX)
+
+
+def backbone_in(path: str | Path) -> str:
+    """Return the name of the backbone that a bundle, or a file of `geolearn.pretrain`, holds.
+
+    Raises:
+        WeightsError: If there is no such file, or it does not say so.
+    """
+    return read_bundled_trunk(path).backbone if is_bundle(path) else pretrained.read_facts(path).backbone
+
+
+def read_stored_trunk(path: str | Path) -> StoredTrunk:
+    """Read the backbone of a bundle, or of a file of `geolearn.pretrain`.
+
+    Raises:
+        WeightsError: If the file is absent, broken, hostile or neither of these.
+    """
+    if is_bundle(path):
+        return read_bundled_trunk(path)
+    facts, state = pretrained.read_facts(path), pretrained.read_state(path)
+    return StoredTrunk(Path(path), facts.backbone, facts.bands, state, facts.class_token)
+
+
+def read_bundled_trunk(path: str | Path) -> StoredTrunk:
     """Read the backbone of a bundle; nothing in it is unpickled or run.
 
     Raises:
@@ -71,10 +105,10 @@ def read_bundled_trunk(path: str | Path) -> BundledTrunk:
             'model.save() wrote is needed'
         ) from error
     state = {key.removeprefix(PREFIX): tensor for key, tensor in content.weights.items() if key.startswith(PREFIX)}
-    return BundledTrunk(path, name, bands, state)
+    return StoredTrunk(path, name, bands, state)
 
 
-def build_from_bundle(
+def build_stored(
     name: str,
     bands: tuple[Band, ...],
     options: BackboneOptions,
@@ -82,21 +116,22 @@ def build_from_bundle(
     build: Builder,
     same_name: Callable[[str], str],
 ) -> Backbone:
-    """Build a backbone and fill its trunk from the bundle that `options.weights` names.
+    """Build a backbone and fill its trunk from the bundle, or the file of `pretrain`, that `options.weights` names.
 
-    Where the bundle's bands are others, the kernels that see bands are carried over by what the bands are.
+    Where the bands of the file are others, the kernels that see bands are carried over by what the bands are.
 
     Args:
         name: The backbone's own name.
         bands: Of the images.
-        options: How to build; `weights` names the bundle.
+        options: How to build; `weights` names the file.
         build: Builds the backbone.
-        same_name: Turns the name that a bundle holds into a backbone's own name.
+        same_name: Turns the name that a file holds into a backbone's own name.
 
     Raises:
-        WeightsError: If the bundle holds another backbone, or cannot be read.
+        WeightsError: If the file holds another backbone, or cannot be read.
+        BandError: If radar bands are given to weights of optical ones, or the other way round.
     """
-    found = read_bundled_trunk(str(options.weights))
+    found = read_stored_trunk(str(options.weights))
     if same_name(found.backbone) != name:
         raise WeightsError(f'{found.path} holds the backbone {found.backbone}, not {name}; ask for {found.backbone}')
     random = replace(options, pretrained=False, weights=None)
@@ -105,6 +140,8 @@ def build_from_bundle(
     backbone = build(name, bands, random)
     state, notes = dict(found.state), []
     keys = _stem_keys(build, name, found.bands, random) if _differ(found.bands, bands) else []
+    if keys:
+        _require_kinds(found, bands)
     for key in keys:
         if key not in state or state[key].dim() not in (4, 5):
             have = ', '.join(band.name for band in found.bands)
@@ -125,7 +162,20 @@ def build_from_bundle(
         resized=tuple(dict.fromkeys(keys)),
         source=f'{found.path}{note}',
     )
+    if found.class_token is not None and isinstance(backbone.trunk, Trunk):
+        backbone.trunk.class_token_is_trained = found.class_token
     return backbone
+
+
+def _require_kinds(found: StoredTrunk, bands: Sequence[Band]) -> None:
+    """Refuse kernels of optical bands for radar ones, and the other way round, as published weights do."""
+    kinds = {band.is_radar for band in found.bands}
+    if strange := [band.name for band in bands if band.is_radar not in kinds]:
+        kind, other = ('radar', 'optical') if True not in kinds else ('optical', 'radar')
+        raise BandError(
+            f'the weights of {found.path} were trained on {other} bands only; found {kind}: '
+            f'{", ".join(map(repr, strange))}. Leave them out, or pretrain on such bands'
+        )
 
 
 def _stem_keys(build: Builder, name: str, bands: Sequence[Band], options: BackboneOptions) -> list[str]:

@@ -108,6 +108,11 @@ class PrithviViT(BlockTrunk):
         return self.run_all(self.first_tokens(x, where))
 
     @property
+    def takes_visible(self) -> bool:
+        """Whether `visible_tokens` can be called."""
+        return True
+
+    @property
     def offers_attention(self) -> bool:
         """Whether every block is a `Block`, whose attention can be read."""
         return all(isinstance(block, vit.Block) for block in self.blocks)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from geolearn.backbones import backbone, building, catalog, loading, vit, weights
-from geolearn.backbones.trunk import Trunk
+from geolearn.backbones.trunk import Trunk, take_tokens
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError
 
@@ -81,6 +81,17 @@ class TimmTransformer(Trunk):
     def tokens(self, x: Tensor) -> Tensor:
         """Run the native form: the last block's output (B, prefix + h*w, D) after the final norm."""
         return self._intermediates(x, [self.depth - 1], norm=True)[0]
+
+    @property
+    def takes_visible(self) -> bool:
+        """Whether `visible_tokens` can be called: for timm's plain `VisionTransformer`."""
+        return self.can_window
+
+    def visible_tokens(self, x: Tensor, visible: Tensor) -> Tensor:
+        """Run the native form on some of the patches (see `Trunk.visible_tokens`): (B, prefix + k, D)."""
+        net = self.net
+        tokens = net._pos_embed(net.patch_embed(vit.pad_to_multiple(x, self.patch)))
+        return net.norm(net.blocks(net.norm_pre(take_tokens(tokens, visible, self.prefix))))
 
     def maps(self, x: Tensor, layers: Sequence[int], window: int | None = None) -> list[Tensor]:
         """Return the outputs of some blocks as maps (B, D, h, w), before any final norm.

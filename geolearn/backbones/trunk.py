@@ -87,6 +87,23 @@ class Trunk(nn.Module):
         """Go through the parameters that only the native form uses: class token and final norm."""
         raise NotImplementedError
 
+    @property
+    def takes_visible(self) -> bool:
+        """Whether `visible_tokens` can be called: places have one token each, and blocks take any number of them."""
+        return False
+
+    def visible_tokens(self, x: Tensor, visible: Tensor) -> Tensor:
+        """Run the native form on some of the patches, as masked autoencoders do.
+
+        Args:
+            x: Images.
+            visible: Places (B, k) int64 of the patches that are seen, row by row from 0.
+
+        Returns:
+            (B, prefix + k, D) after the final norm.
+        """
+        raise NotImplementedError
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Let the blocks compute their activations again instead of keeping them while training."""
         for module in self.modules():
@@ -176,6 +193,10 @@ class BlockTrunk(Trunk):
         """Run the native form: the last block's output (B, prefix + n, D) after the final norm, if there is one."""
         return self.run_all(self.first_tokens(x))
 
+    def visible_tokens(self, x: Tensor, visible: Tensor) -> Tensor:
+        """Run the native form on some of the patches (see `Trunk.visible_tokens`): (B, prefix + k, D)."""
+        return self.run_all(take_tokens(self.first_tokens(x), visible, self.prefix))
+
     def run_each(self, tokens: Tensor) -> list[Tensor]:
         """Run the blocks over tokens (B, N, D), all of them global; return every output."""
         states = [tokens]
@@ -203,6 +224,12 @@ class BlockTrunk(Trunk):
         yield from self.final_norm.parameters()
 
 
+def take_tokens(tokens: Tensor, places: Tensor, prefix: int) -> Tensor:
+    """Keep the prefix of tokens (B, prefix + n, D) and those of some places (B, k), in the order of these."""
+    index = places[..., None].expand(-1, -1, tokens.shape[2])
+    return torch.cat([tokens[:, :prefix], tokens[:, prefix:].gather(1, index)], dim=1)
+
+
 class ViT(BlockTrunk):
     """A vision transformer over any image size, with a class token and fixed positions.
 
@@ -226,6 +253,11 @@ class ViT(BlockTrunk):
         self.blocks = make_blocks(config)
         self.norm = nn.LayerNorm(config.dim, eps=config.eps) if config.final_norm else nn.Identity()
         nn.init.normal_(self.cls_token, std=0.02)
+
+    @property
+    def takes_visible(self) -> bool:
+        """Whether `visible_tokens` can be called."""
+        return True
 
     def embed(self, x: Tensor) -> Tensor:
         """Turn images (B, bands, H, W) of any size into a map of patches (B, D, h, w), before positions.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from geolearn import errors, normalize
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
-from geolearn.backbones import catalog, custom, torchvision
+from geolearn.backbones import catalog, custom, pretrained, torchvision
 from geolearn.backbones.catalog import InputStatistics
 from geolearn.backbones.timm import import_timm, is_timm_model
 from geolearn.bands import Band, match_bands, parse_wavelengths
@@ -61,7 +61,8 @@ class BackboneConfig:
     """The backbone of a new model, and how it is trained.
 
     Args:
-        name: Such as ``'dofa_base'``, or a module of the user's own with its facts.
+        name: Such as ``'dofa_base'``, or a module of the user's own with its facts. The path of a file of
+            `geolearn.pretrain`, or of a .dlpk, stands for the backbone that it holds, with its weights.
         pretrained: Whether to fill it with its published weights.
         weights: A file or folder with its weights, or a .dlpk, instead of fetching them.
         wavelengths: Replace those of the bands, in micrometers; None for radar.
@@ -81,6 +82,18 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         if self.temporal not in get_args(Temporal):
             raise errors.UnknownNameError('temporal head', str(self.temporal), get_args(Temporal))
+        if isinstance(self.name, str | Path) and custom.is_file_name(self.name):
+            if self.weights is not None:
+                raise errors.BackboneError(
+                    f'backbone is the file {self.name}, whose weights are taken; leave weights out, got {self.weights}'
+                )
+            if not self.pretrained:
+                raise errors.BackboneError(
+                    f'backbone is the file {self.name} and pretrained=False says to take no weights; pass '
+                    f'backbone={custom.backbone_in(self.name)!r} to start from random ones'
+                )
+            object.__setattr__(self, 'weights', self.name)
+            object.__setattr__(self, 'name', custom.backbone_in(self.name))
 
 
 def require_task(data: ChipData, model: str, tasks: Sequence[Task]) -> None:
@@ -280,6 +293,8 @@ def weights_normalization(
         UnknownNameError: If there is no such backbone.
         BackboneError: If the weights state no mean and std for a band, or not in units that fit the chips'.
     """
+    if weights is not None and pretrained.is_pretrained(weights):
+        return _own_statistics(pretrained.read_facts(weights), _find_units(data, bands), bands)
     if custom.is_bundle(weights):
         raise _refusal(f'{weights} is a model of geolearn, which was not trained with the statistics of {backbone}')
     inputs, units = _find_inputs(backbone), _find_units(percentiles, dtype, bands)
@@ -302,6 +317,44 @@ def weights_normalization(
             mean[position], std[position] = center, spread
         sources.append(_describe(backbone, fit))
     return normalize.Normalization(tuple(mean), tuple(std), '; '.join(sources))
+
+
+def _own_statistics(
+    facts: pretrained.PretrainingFacts, units: _Units, bands: Sequence[Band]
+) -> normalize.Normalization:
+    """Return the statistics that a file of `pretrain` states, where the images are in the same units."""
+    radar, then, now = {band.is_radar for band in bands}, facts.units, describe_units(units, bands)
+    if then != now:
+        white = [re.fullmatch(r'(?:reflectance x |0-)(\d+)', text) for text in (then, now)]
+        if not all(white) or radar != {False}:
+            raise _refusal(
+                f'the weights were pretrained on pixels in {then or "unknown units"}, and these are in '
+                f'{now or "unknown units"}'
+            )
+    scales = [float(found[1]) if (found := re.search(r'(\d+)$', text)) else 1.0 for text in (then, now)]
+    return normalize.match_pretraining(
+        bands,
+        trained_bands=facts.bands,
+        mean=facts.mean,
+        std=facts.std,
+        trained_scale=scales[0],
+        full_scale=scales[1],
+    )
+
+
+def describe_units(units: _Units, bands: Sequence[Band]) -> str:
+    """Name what pixels are in, such as ``'dB'`` or ``'reflectance x 10000'``; empty where that was not recognized."""
+    if units.eight_bit:
+        return '0-255'
+    kinds = {band.is_radar for band in bands}
+    if kinds == {True}:
+        return units.radar or ''
+    return f'reflectance x {units.white}' if kinds == {False} and units.white else ''
+
+
+def units_of(data: ChipData) -> str:
+    """Name what the pixels of chips are in; see `describe_units`."""
+    return describe_units(_find_units(data, data.bands), data.bands)
 
 
 def _refusal(reason: str) -> errors.BackboneError:

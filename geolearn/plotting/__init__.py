@@ -4,6 +4,7 @@ from geolearn.plotting.canvas import class_colors, instance_colors
 from geolearn.plotting.charts import (
     show_confusion_matrix,
     show_losses,
+    show_pretraining,
     show_rate_test,
     show_reliability,
     show_split_map,
@@ -61,6 +62,7 @@ __all__ = [
     'show_pairs',
     'show_precision_recall',
     'show_predictions',
+    'show_pretraining',
     'show_rate_test',
     'show_regression',
     'show_regression_scatter',

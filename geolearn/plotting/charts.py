@@ -1,6 +1,7 @@
 """Charts: losses by epoch, the learning-rate test, the confusion matrix, reliability, and the map of a split."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,60 @@ def show_losses(
     figure.legend(handles=lines, loc='outside lower center', ncols=3, frameon=False, fontsize=9)
     if epochs:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def show_pretraining(
+    batch_losses: Sequence[float],
+    epochs: Sequence[Mapping[str, float]],
+    measures: Mapping[str, str],
+    *,
+    warning: str = '',
+) -> 'Figure':
+    """Draw the losses of a pretraining, and below them its measures of collapse, each on an axis of its own.
+
+    Args:
+        batch_losses: Smoothed, after each batch.
+        epochs: A row each, with ``'valid_loss'`` and the measures by name.
+        measures: Names of measures, and what people call them; those that no row holds are left out.
+        warning: Written above, in red.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    from geolearn.plotting.figure import Figure
+
+    shown = {
+        name: label for name, label in measures.items() if any(math.isfinite(r.get(name, math.nan)) for r in epochs)
+    }
+    rows = 1 + -(-len(shown) // 2)
+    figure = Figure(figsize=(9, 2.6 * rows + 0.6), layout='constrained')
+    grid = figure.add_gridspec(rows, 2)
+    ax = figure.add_subplot(grid[0, :])
+    ends = np.arange(1, len(epochs) + 1)
+    steps = np.arange(1, len(batch_losses) + 1) / max(len(batch_losses) / max(len(epochs), 1), 1e-9)
+    ax.plot(steps, batch_losses, color=canvas.GRAY, linewidth=1.2, label='training loss (smoothed)')
+    validated = [row.get('valid_loss', math.nan) for row in epochs]
+    ax.plot(ends, validated, 'o-', color=canvas.BLUE, markersize=4, label='validation loss')
+    _limit(ax, batch_losses, validated)
+    ax.set(ylabel='loss')
+    ax.legend(frameon=False, fontsize=9)
+    axes = [ax]
+    for place, (name, label) in enumerate(shown.items()):
+        alone = place == len(shown) - 1 and place % 2 == 0
+        one = figure.add_subplot(grid[1 + place // 2, :] if alone else grid[1 + place // 2, place % 2])
+        values = [row.get(name, math.nan) for row in epochs]
+        one.plot(ends, values, 's-', color=canvas.GREEN, markersize=4)
+        one.set_title(label, fontsize=10)
+        # from 0, because what matters is how near to nothing a measure comes
+        one.set_ylim(0, 1.15 * max([value for value in values if math.isfinite(value)] + [1e-9]))
+        axes.append(one)
+    for one in axes:
+        one.xaxis.set_major_locator(MaxNLocator(integer=True))
+        canvas.tidy(one)
+    for one in axes[-2:] if len(shown) > 1 else axes:
+        one.set_xlabel('epoch')
+    if warning:
+        figure.suptitle(textwrap.fill(warning, 100), color=canvas.VERMILION, fontsize=9)
     return figure
 
 

@@ -298,10 +298,10 @@ class CheckpointCallback(fastai.QuickCallback):
     def after_epoch(self) -> None:
         """Write what is to be kept; stop early if that is due."""
         row = self.history.epochs[-1]
-        if self._monitor is None:
+        if self._monitor is None and self.options.monitor is not None:
             recorder = self.learn.recorder
             self._monitor = Monitor(resolve_monitor(self.options.monitor, recorder.columns), self.options.min_delta)
-        better = self._monitor.take(row)
+        better = self._monitor is not None and self._monitor.take(row)
         if self.folder is not None and self.options.checkpoint:
             self._write(self.folder, better=better)
         self._stop_if_due()

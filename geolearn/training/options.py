@@ -34,7 +34,7 @@ class FitOptions:
         min_delta: Smaller changes are no improvement.
         checkpoint: Write the last and the best state after each epoch, and end with the best weights; ``'all'`` also
             keeps the weights of every epoch.
-        monitor: Column of the epoch table that says what is best.
+        monitor: Column of the epoch table that says what is best; None where no column does: the last weights stay.
         mixed_precision: ``'bf16'``, ``'fp16'`` (CUDA only), True for the better of them on a GPU, None or False for
             float32 throughout.
         accumulate: So many batches make one step, which is that of one batch of all their chips (but for batch
@@ -59,7 +59,7 @@ class FitOptions:
     patience: int = 5
     min_delta: float = 0.001
     checkpoint: bool | Literal['all'] = False
-    monitor: str = 'valid_loss'
+    monitor: str | None = 'valid_loss'
     mixed_precision: Precision | bool | None = None
     accumulate: int = 1
     ema: bool | float = False
@@ -78,8 +78,10 @@ class FitOptions:
         for name in ('one_cycle', 'early_stopping', 'deterministic', 'verbose'):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f'{name} must be True or False, got {getattr(self, name)!r}')
-        if not isinstance(self.monitor, str):
+        if not isinstance(self.monitor, str | None):
             raise ValueError(f"monitor must be the name of a column such as 'valid_loss', got {self.monitor!r}")
+        if self.monitor is None and self.early_stopping:
+            raise ValueError('early_stopping needs a monitor that says what is better, got monitor=None')
         if self.seed is not None:
             if not isinstance(self.seed, Integral) or isinstance(self.seed, bool):
                 raise ValueError(f'seed must be a whole number, or None, got {self.seed!r}')

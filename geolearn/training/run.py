@@ -243,7 +243,7 @@ def _check(learner: ChipLearner, options: FitOptions, folder: Path | None) -> No
     if options.checkpoint and folder is None:
         raise ValueError(f'checkpoint={options.checkpoint!r} needs a folder to write to; pass one, or checkpoint=False')
     # parts of the loss are columns too, but known only after the first batch
-    if not isinstance(learner.loss_func, PartedLoss):
+    if options.monitor is not None and not isinstance(learner.loss_func, PartedLoss):
         checkpoints.resolve_monitor(options.monitor, learner.recorder.columns)
 
 

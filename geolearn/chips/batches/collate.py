@@ -119,6 +119,9 @@ LEAST_VISIBLE = 0.3
 RARE_CROP_SHARE = 0.5
 """Share of the random crops that are drawn around a rare class where such are asked for."""
 
+VALID_ATTEMPTS = 10
+"""Random crops that are drawn where NoData is to be avoided; that with most data is taken if none has enough."""
+
 
 @dataclass(frozen=True, eq=False)
 class CollateConfig:
@@ -134,6 +137,7 @@ class CollateConfig:
         chip_size: Side of the items in pixels; larger chips are cropped, smaller ones padded.
         random_crop: Crop at random places (training) instead of the centre.
         rare_values: Label values around which half of the random crops are drawn.
+        min_valid: Share of valid pixels that a random crop should have; several are drawn until one has it.
         seed: Makes crops repeatable.
         stored: Leave images in their stored dtype and masks in bytes, to be cast on a GPU: fewer bytes go there.
     """
@@ -147,6 +151,7 @@ class CollateConfig:
     ignored_index: int = IGNORE_INDEX
     random_crop: bool = False
     rare_values: tuple[int, ...] = ()
+    min_valid: float = 0.0
     seed: int = 0
     stored: bool = False
 
@@ -261,7 +266,25 @@ def _choose_crop(chip: Chip, valid: np.ndarray | None, config: CollateConfig, ke
         seen = raster if valid is None else np.where(valid, raster, np.int32(-1))
         found = rare_class_corner(seen, config.rare_values, size, np.random.default_rng(seed))
         top, left = found if found is not None else (top, left)
+    elif config.min_valid and valid is not None:
+        top, left = _valid_corner(valid, (top, left), size, config.min_valid, np.random.default_rng(seed))
     return _Crop(top, left, *size)
+
+
+def _valid_corner(
+    valid: np.ndarray, first: tuple[int, int], size: tuple[int, int], share: float, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Return the first corner, or another one if its crop holds too little data: that with most data of a few."""
+    best, most = first, -1.0
+    for attempt in range(VALID_ATTEMPTS):
+        spare = [whole - side for whole, side in zip(valid.shape, size)]
+        corner = first if not attempt else (int(rng.integers(spare[0] + 1)), int(rng.integers(spare[1] + 1)))
+        held = float(valid[corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]].mean())
+        if held >= share:
+            return corner
+        if held > most:
+            best, most = corner, held
+    return best
 
 
 def _fill_image(
