@@ -286,15 +286,16 @@ def weights_normalization(
         percentiles: Of each band of the images, by which their units are recognized; None where they hold no data.
         dtype: Stored dtype of the images.
         bands: Of the images, in order.
-        backbone: Name of the backbone.
+        backbone: Name of the backbone, or a file of `geolearn.pretrain`.
         weights: The user's own, where given.
 
     Raises:
         UnknownNameError: If there is no such backbone.
         BackboneError: If the weights state no mean and std for a band, or not in units that fit the chips'.
     """
+    weights = backbone if custom.is_file_name(backbone) else weights
     if weights is not None and pretrained.is_pretrained(weights):
-        return _own_statistics(pretrained.read_facts(weights), _find_units(data, bands), bands)
+        return _own_statistics(pretrained.read_facts(weights), _find_units(percentiles, dtype, bands), bands)
     if custom.is_bundle(weights):
         raise _refusal(f'{weights} is a model of geolearn, which was not trained with the statistics of {backbone}')
     inputs, units = _find_inputs(backbone), _find_units(percentiles, dtype, bands)
@@ -354,7 +355,8 @@ def describe_units(units: _Units, bands: Sequence[Band]) -> str:
 
 def units_of(data: ChipData) -> str:
     """Name what the pixels of chips are in; see `describe_units`."""
-    return describe_units(_find_units(data, data.bands), data.bands)
+    percentiles = data.table.percentiles(data.band_indexes)
+    return describe_units(_find_units(percentiles, data.dtype, data.bands), data.bands)
 
 
 def _refusal(reason: str) -> errors.BackboneError:
