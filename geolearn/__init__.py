@@ -1,6 +1,8 @@
 """Deep learning on satellite and aerial imagery, with remote-sensing foundation models as backbones."""
 
+import sys
 from importlib import import_module
+from types import ModuleType
 
 from geolearn._version import __version__
 
@@ -22,6 +24,7 @@ _HOMES = {
     'list_backbones': 'backbones',
     'list_sensors': 'bands',
     'prepare_data': 'prepare',
+    'probe': 'probe',
     'vectorize_map': 'inference.vectorize',
 }
 """Modules of the public names; all others in `__all__` are models. Type checkers read `__init__.pyi` instead."""
@@ -68,6 +71,7 @@ __all__ = [
     'list_sensors',
     'load_model',
     'prepare_data',
+    'probe',
     'vectorize_map',
 ]
 
@@ -86,3 +90,15 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """This module, in which a function stays what it is where its package has the same name, such as `probe`."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Python sets a package that is imported as an attribute of its parent
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

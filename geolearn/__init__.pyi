@@ -33,6 +33,7 @@ from geolearn.models import (
     load_model,
 )
 from geolearn.prepare import prepare_data
+from geolearn.probe import probe
 from geolearn.sources import from_arrays, from_dataset, from_rasters
 
 __version__: str
@@ -79,5 +80,6 @@ __all__ = [
     'list_sensors',
     'load_model',
     'prepare_data',
+    'probe',
     'vectorize_map',
 ]

@@ -17,6 +17,8 @@ EXTRAS = {
     'openvino': ('openvino>=2025.0', 'onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20'),
     'serve': ('fastapi>=0.115', 'uvicorn>=0.30', 'python-multipart>=0.0.12', 'rio-tiler>=7'),
     'faiss': ('faiss-cpu>=1.9',),
+    'probe': ('scikit-learn>=1.4',),
+    'umap': ('umap-learn>=0.5.7',),
     'tensorboard': ('tensorboard>=2.17',),
     'mlflow': ('mlflow>=2.14',),
     'wandb': ('wandb>=0.17',),
@@ -56,9 +58,14 @@ def require(module: str, *, extra: str, to: str) -> ModuleType:
         raise MissingExtraError(f'{library} is needed to {to}; install it with: {command}') from error
 
 
+_MODULES = {'faiss_cpu': 'faiss', 'scikit_learn': 'sklearn', 'umap_learn': 'umap'}
+"""Modules of libraries that are imported under another name."""
+
+
 def _name(requirement: str) -> str:
     """Return the name of the module that a library is imported as."""
-    return requirement.partition('>=')[0].replace('-', '_')
+    name = requirement.partition('>=')[0].replace('-', '_')
+    return _MODULES.get(name, name)
 
 
 def is_installed(library: str) -> bool:

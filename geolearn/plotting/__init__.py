@@ -20,6 +20,13 @@ from geolearn.plotting.chips import (
     show_regression_targets,
 )
 from geolearn.plotting.display import DisplayStretch, fit_stretch, natural_colors
+from geolearn.plotting.probes import (
+    show_class_bars,
+    show_cooccurrence,
+    show_one_class,
+    show_projection,
+    show_score_bars,
+)
 from geolearn.plotting.results import (
     ChipTitle,
     describe_chip,
@@ -50,8 +57,10 @@ __all__ = [
     'show_boxes',
     'show_changes',
     'show_chips',
+    'show_class_bars',
     'show_classified',
     'show_confusion_matrix',
+    'show_cooccurrence',
     'show_detections',
     'show_hard_examples',
     'show_heat_maps',
@@ -59,14 +68,17 @@ __all__ = [
     'show_instances',
     'show_labels',
     'show_losses',
+    'show_one_class',
     'show_pairs',
     'show_precision_recall',
     'show_predictions',
     'show_pretraining',
+    'show_projection',
     'show_rate_test',
     'show_regression',
     'show_regression_scatter',
     'show_regression_targets',
     'show_reliability',
+    'show_score_bars',
     'show_split_map',
 ]

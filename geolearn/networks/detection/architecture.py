@@ -104,7 +104,7 @@ def _centers(values: np.ndarray, count: int) -> list[float]:
     if count < 2:
         return [float(values.mean())] if count else []
     # takes a second to import
-    from sklearn.cluster import KMeans  # type: ignore[import-untyped]
+    from sklearn.cluster import KMeans
 
     thinned = values[:: -(-len(values) // MOST_BOXES)].reshape(-1, 1)
     groups = KMeans(min(count, len(np.unique(thinned))), n_init=4, random_state=0).fit(thinned)

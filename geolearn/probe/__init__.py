@@ -1,0 +1,21 @@
+"""Measure embeddings: simple classifiers on them and on two baselines, with folds, seeds, tables and figures."""
+
+from geolearn.probe.baselines import band_statistics, random_convolutions
+from geolearn.probe.options import METHODS, Method, ProbeOptions
+from geolearn.probe.projection import Projection, project
+from geolearn.probe.result import ProbeResult, ProbeScore, PublishedScore
+from geolearn.probe.run import probe
+
+__all__ = [
+    'METHODS',
+    'Method',
+    'ProbeOptions',
+    'ProbeResult',
+    'ProbeScore',
+    'Projection',
+    'PublishedScore',
+    'band_statistics',
+    'probe',
+    'project',
+    'random_convolutions',
+]
