@@ -41,13 +41,12 @@ NAMES = ('B02', 'B03', 'B04', 'B08', 'B11', 'B12')
 BLOCKS, QUICK_BLOCKS = 100_000, 20_000
 
 
-def make_model() -> UNet:
-    """Build a U-Net on ResNet-18 with random weights."""
-    torch.manual_seed(0)
+def make_spec(model: str = 'UNet', backbone: str = 'resnet18') -> ModelSpec:
+    """Say what a model of six bands and classes is built on."""
     count = len(NAMES)
-    spec = ModelSpec(
-        model='UNet',
-        backbone='resnet18',
+    return ModelSpec(
+        model=model,
+        backbone=backbone,
         bands=tuple(resolve_bands(NAMES, sensor='Sentinel-2')),
         class_infos=tuple(ClassInfo(value, f'class {value}', (40 * value, 0, 0)) for value in range(1, 7)),
         ignored_values=(0,),
@@ -56,6 +55,12 @@ def make_model() -> UNet:
         normalization=Normalization((1500,) * count, (600,) * count, 'the benchmark'),
         dtype='uint16',
     )
+
+
+def make_model() -> UNet:
+    """Build a U-Net on ResNet-18 with random weights."""
+    torch.manual_seed(0)
+    spec = make_spec()
     return UNet.of(spec, UNet.build(spec).eval())
 
 
