@@ -24,6 +24,7 @@ _HOMES = {
     'list_backbones': 'backbones',
     'list_sensors': 'bands',
     'prepare_data': 'prepare',
+    'pretrain': 'pretrain',
     'probe': 'probe',
     'vectorize_map': 'inference.vectorize',
 }
@@ -71,6 +72,7 @@ __all__ = [
     'list_sensors',
     'load_model',
     'prepare_data',
+    'pretrain',
     'probe',
     'vectorize_map',
 ]

@@ -33,6 +33,7 @@ from geolearn.models import (
     load_model,
 )
 from geolearn.prepare import prepare_data
+from geolearn.pretrain import pretrain
 from geolearn.probe import probe
 from geolearn.sources import from_arrays, from_dataset, from_rasters
 
@@ -80,6 +81,7 @@ __all__ = [
     'list_sensors',
     'load_model',
     'prepare_data',
+    'pretrain',
     'probe',
     'vectorize_map',
 ]

@@ -219,6 +219,7 @@ def test_messages_for_python_name_options_here(command, said, expected):
 EXAMPLES = {
     'export-chips': ['export-chips', 'a', 'b'],
     'train': ['train', 'a', 'b'],
+    'pretrain': ['pretrain', 'a'],
     'evaluate': ['evaluate', 'a', 'b'],
     'report': ['report', 'a', 'b', 'c'],
     'predict': ['predict', 'a', 'b', 'c'],

@@ -1,4 +1,4 @@
-"""The command line: geolearn export-chips | train | evaluate | report | predict | vectorize | serve | ..."""
+"""The command line: geolearn export-chips | train | pretrain | evaluate | report | predict | vectorize | serve | ..."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from geolearn._version import __version__
-from geolearn.cli import evaluate, export, info, predict, serve, train, vectorize
+from geolearn.cli import evaluate, export, info, predict, pretrain, serve, train, vectorize
 from geolearn.cli.arguments import Formatter, Parser
 from geolearn.cli.messages import (
     describe_error,
@@ -25,6 +25,7 @@ from geolearn.errors import GeoLearnError
 COMMANDS = {
     'export-chips': ('cut rasters and labels into training chips', export.add_arguments),
     'train': ('train a model on exported chips', train.add_arguments),
+    'pretrain': ('pretrain a backbone on imagery without labels', pretrain.add_arguments),
     'evaluate': ('compute the metrics of a model on chips', evaluate.add_arguments),
     'report': ('write a page on a model and its chips', evaluate.add_report_arguments),
     'predict': ('map a raster, detect objects in it, or classify polygons', predict.add_arguments),

@@ -1,13 +1,7 @@
-"""Pretrain backbones on unlabelled imagery of one's own: self-distillation (DINO) and masked autoencoding (MAE).
+"""Pretrain backbones on unlabelled imagery of one's own: self-distillation (DINO) and masked autoencoding (MAE)."""
 
-The package can be called as the function of its name: ``geolearn.pretrain(rasters)`` is
-``geolearn.pretrain.pretrain(rasters)``.
-"""
-
-import sys
 from importlib import import_module
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 _HOMES = {
     'DinoOptions': 'options',
@@ -20,19 +14,15 @@ _HOMES = {
 
 __all__ = ['DinoOptions', 'MaeOptions', 'Pretraining', 'ViewOptions', 'WindowOptions', 'pretrain']
 
+if TYPE_CHECKING:
+    from geolearn.pretrain.options import DinoOptions, MaeOptions, ViewOptions
+    from geolearn.pretrain.result import Pretraining
+    from geolearn.pretrain.run import pretrain
+    from geolearn.pretrain.windows import WindowOptions
+
 
 def __getattr__(name: str) -> object:
     """Load a name on first use: options are read without torch."""
     if name not in _HOMES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(import_module(f'geolearn.pretrain.{_HOMES[name]}'), name)
-
-
-class _Package(ModuleType):
-    """The package as a function; `geolearn.pretrain.run.pretrain` says what it takes."""
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return import_module('geolearn.pretrain.run').pretrain(*args, **options)
-
-
-sys.modules[__name__].__class__ = _Package
