@@ -23,7 +23,7 @@ from geolearn.chips.formats.styles import read_vector_style
 from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, check_target, mask_boxes
 from geolearn.chips.meaning.augmentation import Transforms
 from geolearn.chips.meaning.bands import BandChoice, bad_bands
-from geolearn.chips.meaning.values import as_classes, as_numbers, numbers_of
+from geolearn.chips.meaning.values import as_classes, as_numbers, numbers_of, refuse_lossy
 from geolearn.chips.packing.collection import GivenChips
 from geolearn.chips.splits.divide import SplitChoice
 from geolearn.classes import ClassInfo, color_classes
@@ -289,6 +289,8 @@ def from_rasters(
                 given = _on_grid(lab, src.geobox, shown_name(image), str(truth), src.crs, align=align_labels)
                 numbers = target == 'values' if target else np.dtype(lab.dtypes[0]).kind == 'f'
                 kinds.add(numbers)
+                if not numbers:
+                    refuse_lossy(lab, f'labels {truth}')
                 if target is None and np.dtype(lab.dtypes[0]).kind == 'f':
                     note = (
                         f"labels are {lab.dtypes[0]} rasters, read as a number per pixel; pass target='classes' if they"

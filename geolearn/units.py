@@ -69,6 +69,9 @@ _ODD_RATIO, _FAR_RATIO, _HOPELESS_RATIO = 5, 20, 500
 
 _FAR_IN_STD = 20
 
+_ALONE = 8
+"""By this factor no season changes one band alone, its spread included."""
+
 _DARKEST, _BRIGHTEST = 0.004, 1.8
 """Reflectances below and above which no scene lies: darker than open sea, brighter than sunlit clouds and snow."""
 
@@ -137,9 +140,13 @@ def compare_units(found: Percentiles, trained: BandStatistics, bands: Sequence[B
     far = far or (dark and not few and _all_beyond(ratios, _FAR_RATIO))
     alike = plain - distance > _BETTER and distance < _CLOSE
     closer = view.has_spread and plain > 2 * _BETTER and plain - distance > _BETTER and distance < 2 * _CLOSE
-    odd = bool(far or alike or closer or _all_beyond(ratios, _ODD_RATIO))
+    negative = reflecting & (np.asarray(trained.minimum, float) >= 0) & (middle < -0.2 * mean)
+    far = far or bool(negative.any() and (negative == reflecting).all())
+    alone = [band.name for band, apart in zip(bands, negative | _differs_alone(view, live)) if apart]
+    odd = bool(far or alike or closer or alone or _all_beyond(ratios, _ODD_RATIO))
     if not (recognized or (far and alike)):
-        return UnitsComparison(bool(far), odd, table)
+        hint = f'differs in {", ".join(alone)} as other units do, and in no other band' if alone and not far else ''
+        return UnitsComparison(bool(far), odd, table, hint)
     hint = f'{_words(best, white)}; pass scale={best.scale:.6g}' + (f', offset={best.offset:g}' if best.offset else '')
     return UnitsComparison(bool(far), odd, table, hint, best.scale, best.offset)
 
@@ -167,6 +174,18 @@ class _View:
             apart = apart + np.minimum(np.abs(np.log(np.maximum(spread, 1e-12) / self.std)), _CAP)
         # one band may be dead or another one
         return float(np.sort(apart)[: max(1, len(apart) - (len(apart) >= 4))].mean())
+
+
+def _differs_alone(view: '_View', live: np.ndarray) -> np.ndarray:
+    """Return which bands, fewer than half, differ by a large factor in middle and spread; clouds change more bands."""
+    found = np.zeros(len(live), bool)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        factor = np.abs(view.middle / view.mean)
+        spread = (view.high - view.low) / SPREAD_98 / view.std
+        apart = ((factor > _ALONE) | (factor < 1 / _ALONE)) & (np.abs(np.log(spread / factor)) < math.log(3))
+    if apart.mean() < 0.5:
+        found[live] = apart
+    return found
 
 
 def _compare_radar(

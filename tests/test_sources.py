@@ -257,6 +257,9 @@ def test_labels_that_are_no_class_values_are_refused_as_exports_refuse_them(tmp_
     with pytest.raises(ChipFolderError, match=words):
         export_training_data(image, labels, tmp_path / 'chips', tile_size=16)
     data = from_rasters(image, labels, chip_size=16, bands=NAMES, unlabelled=[-1])
+    lossy = save(tmp_path / 'lossy.tif', np.maximum(values, 0).astype(np.uint8)[None], compress='JPEG')
+    with pytest.raises(ChipFolderError, match='has lossy compression'):
+        from_rasters(image, lossy, chip_size=16, bands=NAMES)
     assert dict(data.value_counts) == {1: 61 * 32, 2: 61 * 32}
 
 

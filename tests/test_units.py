@@ -159,6 +159,24 @@ def test_the_same_land_in_other_units_is_refused_with_the_scale_to_pass(subset, 
         assert not compare(pixels * factor * found.scale, trained, bands).far
 
 
+@pytest.mark.parametrize('factor', [1e-4, 0.1, 10, 1e4])
+@pytest.mark.parametrize('name', MIXES)
+def test_one_band_in_other_units_is_odd_and_named(name, factor):
+    trained, pixels = scene_of(name, 3)[:3], scene_of(name, 7)[:3].copy()
+    pixels[1] *= factor
+    verdict = compare(pixels, trained, SIX[:3])
+    assert verdict.odd
+    assert verdict.far or f'differs in {SIX[1].name} as' in verdict.hint
+
+
+def test_negative_reflectance_is_far_and_a_negative_band_is_odd():
+    pixels = scene_of('mixed', 7)[:3]
+    assert compare(-pixels, scene_of('mixed', 3)[:3], SIX[:3]).far
+    verdict = compare(pixels * [[1], [-1], [1]], scene_of('mixed', 3)[:3], SIX[:3])
+    assert (verdict.far, verdict.odd) == (False, True)
+    assert SIX[1].name in verdict.hint
+
+
 @pytest.mark.parametrize('factor', [0.01, 0.1, 10, 100])
 def test_other_land_in_other_units_never_goes_unnoticed(factor):
     for rows in SUBSETS.values():

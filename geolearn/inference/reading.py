@@ -348,6 +348,8 @@ def check_units(sample: np.ndarray, spec: ModelSpec, read: ReadOptions) -> None:
     """
     found = units.typical_values(sample, read.to_model_units)
     if found is None:
+        if sample.size:
+            log.warning('the sampled pixels are 0 in all bands; if 0 means missing, pass nodata=0')
         return
     comparison = units.compare_units(found, spec.statistics, spec.bands)
     hint = f'The raster {comparison.hint}. ' if comparison.hint else ''

@@ -10,7 +10,7 @@ from rasterio.windows import Window
 
 from geolearn.errors import RasterError
 from geolearn.raster.border import BorderCheck
-from geolearn.raster.geobox import MISFIT_PX, GeoBox, same_crs
+from geolearn.raster.geobox import MISFIT_PX, GeoBox, same_crs, same_grid
 from geolearn.raster.nodata import compact, valid_in_all_bands
 from geolearn.raster.raster import Raster, RasterView
 
@@ -322,10 +322,11 @@ class BandStack(Raster):
                     f'{raster.name} covers {raster.geobox.bounds} and {finest.name} {finest.geobox.bounds}, so they '
                     'are no bands of one scene; warp them to one extent (gdalwarp -te)'
                 )
-        self.resampled = [raster.name for raster in rasters if raster.shape != finest.shape]
         aligned = [
-            raster if raster.shape == finest.shape else ResampledRaster(raster, finest.geobox) for raster in rasters
+            raster if same_grid(raster.geobox, finest.geobox) else ResampledRaster(raster, finest.geobox)
+            for raster in rasters
         ]
+        self.resampled = [raster.name for raster, other in zip(rasters, aligned) if raster is not other]
         self._bands = [(raster, index) for raster in aligned for index in raster.indexes]
         self._sensor = sensor
         super().__init__(

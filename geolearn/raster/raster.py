@@ -1,6 +1,7 @@
 """An open raster: a file, or several files seen as one, with names of bands that are unique and one rule of NoData."""
 
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -227,8 +228,10 @@ class OpenFiles:
                 shown = path.encode('utf-8', 'backslashreplace').decode()
                 raise RasterError(f'cannot open raster {shown}: its name is not UTF-8; rename it') from error
             except (RasterioError, UnicodeDecodeError) as error:
-                advice = f'. {REMOTE_ADVICE}' if is_remote(path) else ''
-                raise RasterError(f'cannot open raster {path}: {error}{advice}') from error
+                advice = f'. {REMOTE_ADVICE}' if is_remote(path) else _advise_on(path)
+                raise RasterError(
+                    f'cannot open raster {path}: {str(error).rstrip(".") if advice else error}{advice}'
+                ) from error
         self._open[path] = dataset
         return dataset
 
@@ -448,3 +451,13 @@ def place_names(names: Sequence[str], colors: Sequence[ColorInterp], shown: str)
 def printable_name(text: str | None) -> str:
     """Return the name of a band without what cannot be shown, such as control characters."""
     return ''.join(letter if letter.isprintable() else '\ufffd' for letter in text or '').strip()
+
+
+def _advise_on(path: str) -> str:
+    """Return what to pass instead of a file that is part of a product, or holds one."""
+    if path.lower().endswith(('.zip', '.tar', '.tgz', '.tar.gz')):
+        kind = 'zip' if path.lower().endswith('.zip') else 'tar'
+        return f'. Unpack it, or pass the files in it, such as /vsi{kind}/{path}/NAME.tif'
+    if os.path.basename(path).upper().startswith(('MTD_', 'LC0', 'LE0', 'LT0')) and os.path.dirname(path):
+        return f'. It describes a product: pass its folder, {os.path.dirname(path)}'
+    return ''

@@ -21,7 +21,7 @@ from geolearn.raster.item_raster import open_item
 from geolearn.raster.mosaic import BandStack, Mosaic, ResampledRaster, covers_same_ground
 from geolearn.raster.nodata import compact, valid_in_all_bands
 from geolearn.raster.raster import FileRaster, NoData, OpenFiles, Raster, place_names
-from geolearn.raster.scene import find_scene, image_files, name_files, read_name, sensor_of
+from geolearn.raster.scene import find_scene, image_files, is_quality, name_files, read_name, sensor_of
 from geolearn.raster.stac import is_stac, read_items
 from geolearn.raster.warp import bring_to_one_grid
 
@@ -245,6 +245,11 @@ def _open_several(paths: Sequence[str | Path], files: _Files, bands: list[str] |
         names = bands if bands is not None and len(bands) == len(paths) else _names_of_bands(paths, plain)
         if bands is not None and bands != names:
             raise RasterError(f'bands= names {len(bands)} bands but {len(paths)} files of one band each are given')
+        if bands is None and 0 < len(quality := [path for path in paths if is_quality(path)]) < len(paths):
+            raise RasterError(
+                f'{quality[0]} holds codes of quality, such as clouds, and no measurements: leave it out of the list '
+                'of bands, or pass bands= with a name for each file if a network shall see it'
+            )
         if names is None:
             raise RasterError(
                 f'{paths[0]} and {paths[1]} cover the same ground with one band each, and their names do not tell '
@@ -591,6 +596,6 @@ def _place_text(path: Path, box: geobox.GeoBox) -> str:
 
 def _read_resampled(path: Path, place: geobox.GeoBox) -> tuple[np.ndarray, np.ndarray]:
     with open_raster(path, chip=True) as src:
-        aligned = src if src.shape == place.shape else ResampledRaster(src, place)
+        aligned = src if geobox.same_grid(src.geobox, place) else ResampledRaster(src, place)
         pixels, masks = read_window_masks(aligned, Window(0, 0, aligned.width, aligned.height), [1])
         return pixels[0], np.ones(place.shape, bool) if masks is None else masks[0]

@@ -52,6 +52,19 @@ _LANDSAT_SENSORS = {'04': 'landsat5', '05': 'landsat5', '07': 'landsat7', '08': 
 _BROWSER = re.compile(r'_(Sentinel-2_L[12][AC]|Landsat_[^_]+(?:_L\d)?)_(B\d{1,2}A?)(?:_\(Raw\))?$', re.IGNORECASE)
 
 
+_QUALITY = re.compile(
+    r'(^|[_\-. ])(SCL|QA\d*|QA_PIXEL|QA_RADSAT|SR_QA_AEROSOL|PIXEL_QA|FMASK|CLM|CLP|CLD|SNW|CLDPRB|SNWPRB|'
+    r'UDM2?|DATAMASK|MSK_[A-Z]+)([_\-. ](10|20|60)m)?$',
+    re.IGNORECASE,
+)
+"""Ends of the names of files that hold codes or probabilities of clouds, shadows and the like, and no measurements."""
+
+
+def is_quality(path: str | Path) -> bool:
+    """Whether the name of a file says that it holds the quality of pixels: classes, flags or masks of clouds."""
+    return _QUALITY.search(re.sub(r'_\(raw\)$', '', Path(path).stem, flags=re.IGNORECASE)) is not None
+
+
 def read_name(path: str | Path) -> BandFile | None:
     """Find the name of the band in the name of a file as agencies write it; None where it follows no such custom."""
     stem = Path(path).stem
@@ -145,7 +158,7 @@ def find_scene(folder: Path, bands: Sequence[str] | None = None) -> Scene:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the rasters of a folder, or of what holds those of a Sentinel-2 product."""
+    """Return the rasters of a folder, or of what holds those of a Sentinel-2 product, without those of quality."""
     inner = sorted(folder.glob('GRANULE/*/IMG_DATA')) or (
         [folder / 'IMG_DATA'] if (folder / 'IMG_DATA').is_dir() else []
     )
@@ -153,9 +166,10 @@ def image_files(folder: Path) -> list[Path]:
         raise RasterError(f'{folder} holds {len(inner)} granules; pass one of them, such as {inner[0]}')
     root = inner[0] if inner else folder
     folders = [root, *(path for path in sorted(root.glob('R[126]0m')) if path.is_dir())]
-    return sorted(
+    found = sorted(
         path for place in folders for path in place.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()
     )
+    return [path for path in found if not is_quality(path)] or found
 
 
 def _of_one_scene(files: Sequence[BandFile], folder: Path) -> list[BandFile]:

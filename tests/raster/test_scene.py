@@ -1,6 +1,7 @@
 """The bands of one scene in files of their own: lists, SAFE products, Landsat scenes, EO Browser."""
 
 import logging
+import zipfile
 
 import numpy as np
 import pytest
@@ -111,6 +112,40 @@ def test_coarser_bands_come_to_the_finest_grid_the_same_in_every_window(tmp_path
             inside = valid[row : row + height, col : col + width]
             assert (inside if mask is None else mask == inside).all()
     assert '1 of 2 bands are resampled' in caplog.text
+
+
+def test_bands_whose_pixels_lie_elsewhere_come_to_one_grid(tmp_path, save):
+    rows, columns = np.mgrid[:8, :8].astype(np.uint16) * 10
+    first = save(tmp_path / 'B02.tif', rows + columns, transform=Affine(10, 0, 0, 0, -10, 80), crs='EPSG:32633')
+    shifted = save(tmp_path / 'B03.tif', rows + columns, transform=Affine(10, 0, 5, 0, -10, 80), crs='EPSG:32633')
+    upward = save(tmp_path / 'B04.tif', (rows + columns)[::-1], transform=Affine(10, 0, 0, 0, 10, 0), crs='EPSG:32633')
+    pixels, _, _ = read_image([first, shifted, upward])
+    assert (pixels[1, :, 1:] == pixels[0, :, 1:] - 5).all()
+    assert (pixels[2] == pixels[0]).all()
+
+
+def test_files_of_quality_are_no_bands(tmp_path, save):
+    files = [band(save, tmp_path / f'{name}.tif', 7) for name in ('red', 'nir', 'dataMask')]
+    assert names(tmp_path) == ['nir', 'red']
+    with pytest.raises(RasterError, match=r'dataMask.tif holds codes of quality, .* leave it out .* or pass bands='):
+        names(files)
+    assert names(files[:2]) == ['red', 'nir']
+    assert names(files, bands=['red', 'nir', 'clouds']) == ['red', 'nir', 'clouds']
+
+
+def test_archives_and_metadata_are_answered_with_what_to_pass(tmp_path, save):
+    band(save, tmp_path / 'B02.tif', 7)
+    with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
+        archive.write(tmp_path / 'B02.tif', 'B02.tif')
+    with pytest.raises(
+        RasterError, match='Unpack it, or pass the files in it, such as (/vsizip/.*/NAME.tif)'
+    ) as caught:
+        names(tmp_path / 'a.zip')
+    assert read_image(str(caught.value).rpartition(' ')[2].replace('NAME', 'B02'))[0].max() == 8
+    (tmp_path / 'MTD_MSIL2A.xml').write_text('<a/>')
+    with pytest.raises(RasterError, match='It describes a product: pass its folder, ') as caught:
+        names(tmp_path / 'MTD_MSIL2A.xml')
+    assert names(str(caught.value).rpartition(' ')[2]) == ['B02']
 
 
 def safe(save, folder, *, offset=None):
