@@ -5,6 +5,8 @@ from geolearn.chips.export import export_training_data
 from geolearn.classes import ClassInfo
 from geolearn.data import ChipData
 from geolearn.embed.embeddings import Embeddings
+from geolearn.embed.grids import embed_raster
+from geolearn.embed.many import embed_many
 from geolearn.errors import GeoLearnError
 from geolearn.inference.vectorize import vectorize_map
 from geolearn.models import (
@@ -72,6 +74,8 @@ __all__ = [
     'backbone_table',
     'create_backbone',
     'describe_backbone',
+    'embed_many',
+    'embed_raster',
     'export_training_data',
     'from_arrays',
     'from_dataset',

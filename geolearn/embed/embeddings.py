@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import numpy as np
 from affine import Affine
+from rasterio.windows import Window
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from geolearn import errors, extras, files, notebook
 from geolearn._version import __version__
 from geolearn.embed import search
-from geolearn.raster.geobox import GeoBox
+from geolearn.raster import GeoBox, open_raster, raster_geobox, read_window
 
 if TYPE_CHECKING:
     import xarray
@@ -334,7 +335,7 @@ class Embeddings:
 
     @classmethod
     def load(cls, path: str | Path) -> 'Embeddings':
-        """Read what `save` wrote, or the GeoParquet of polygons or points.
+        """Read what `save` wrote, the GeoParquet of polygons or points, or a grid that `embed_raster` wrote.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -345,6 +346,8 @@ class Embeddings:
             raise FileNotFoundError(f'{path} is no file; pass one that Embeddings.save wrote')
         if path.suffix.lower() in ('.parquet', '.geoparquet'):
             return _read_features(path)
+        if path.suffix.lower() in ('.tif', '.tiff'):
+            return _read_grid(path)
         try:
             with safe_open(path, framework='numpy') as stored:
                 facts = json.loads((stored.metadata() or {})[KEY])
@@ -416,3 +419,13 @@ def _read_features(path: Path) -> Embeddings:
         raise ValueError(f'{path} holds no embeddings of geolearn: {error}') from error
     crs = None if frame.crs is None else frame.crs.to_wkt()
     return Embeddings(values, source, tuple(names), geometries=tuple(frame.geometry.to_wkb()), crs=crs)
+
+
+def _read_grid(path: Path) -> Embeddings:
+    """Read a GeoTIFF of `embed_raster`."""
+    with open_raster(path, quiet=True) as src:
+        stated = src.tags().get(KEY.upper())
+        if stated is None:
+            raise ValueError(f'{path} holds no embeddings of geolearn: its metadata do not say what made them')
+        pixels, _ = read_window(src, Window(0, 0, src.width, src.height), src.indexes)
+        return Embeddings(pixels, EmbeddingSource.from_json(stated), geobox=raster_geobox(src))

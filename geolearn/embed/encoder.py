@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from geolearn import errors
+from geolearn.adaptation import is_whole
 from geolearn.backbones import Backbone, TokenBackbone, create_backbone, offers_tokens
 from geolearn.backbones.trunk import BlockTrunk, Trunk
 from geolearn.bands import Band
 from geolearn.device import choose_device
 from geolearn.embed import scaling
-from geolearn.embed.embeddings import EmbeddingSource
+from geolearn.embed.embeddings import KEY, EmbeddingSource
 from geolearn.inference.encoding import VectorEncoding
 from geolearn.inference.resume import weights_digest
 from geolearn.networks.network import Network, Normalize
@@ -27,7 +28,7 @@ from geolearn.normalize import Normalization
 Pooling = Literal['mean', 'max', 'cls']
 """How the tokens of an image become one vector."""
 
-DEFAULT_TILE = 224
+DEFAULT_CONTEXT = 224
 """Side of the images, in pixels, that most transformers were pretrained on."""
 
 CONVOLUTION_TILE = 512
@@ -105,12 +106,14 @@ class EncoderOptions:
         weights: A file or folder with weights, or a .dlpk, instead of fetching them.
         wavelengths: Center of each band in micrometers, None for radar, instead of what the bands' names say.
         resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it.
-        tile: Side of the images that the backbone sees, in pixels; larger ones are cut. None takes that of pretraining.
+        tile: Side of the tiles that are computed together, in pixels; None takes what is fast.
+        context: Side of the images that a transformer sees, in pixels; larger ones are cut. None takes that of its
+            pretraining. Convolutional networks see whole tiles.
         device: Torch device; None means CUDA where there is one.
         check_values: Whether to refuse pixels that look normalized already.
 
     Raises:
-        ValueError: If `tile` is no size.
+        ValueError: If `tile` or `context` is no size.
     """
 
     backbone: str = 'dofa_base'
@@ -121,12 +124,15 @@ class EncoderOptions:
     wavelengths: Sequence[float | None] | None = None
     resolution_m: float | None = None
     tile: int | None = None
+    context: int | None = None
     device: str | None = None
     check_values: bool = True
 
     def __post_init__(self) -> None:
-        if self.tile is not None and (not isinstance(self.tile, int) or self.tile < 1):
-            raise ValueError(f'tile must be a number of pixels above 0, got {self.tile!r}')
+        for name in ('tile', 'context'):
+            side = getattr(self, name)
+            if side is not None and not (is_whole(side) and side > 0):
+                raise ValueError(f'{name} must be a number of pixels above 0, got {side!r}')
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,20 +143,22 @@ class Encoder:
         network: On its device, in evaluation.
         spec: Bands, units and normalization, by which rasters are read and checked.
         source: What its embeddings say of themselves, before they are pooled.
-        tile: Side of the images that it sees, in pixels.
+        side: Of the images that it sees, in pixels.
+        images: Of this size that are computed together in large rasters; None leaves it to the engine.
         device: That the network is on.
     """
 
     network: EmbeddingNetwork
     spec: ModelSpec
     source: EmbeddingSource
-    tile: int
+    side: int
+    images: int | None
     device: torch.device
 
-    @property
-    def encoding(self) -> VectorEncoding:
-        """How the network's outputs become bands of a raster."""
-        return VectorEncoding(tuple(f'embedding {number}' for number in range(self.network.dimensions)))
+    def encoding(self, dtype: str = 'float32') -> VectorEncoding:
+        """Say how the network's outputs become bands of a raster, stored as ``'float32'`` or ``'float16'``."""
+        names = tuple(f'embedding {number}' for number in range(self.network.dimensions))
+        return VectorEncoding(names, dtype, {KEY.upper(): self.source.to_json()})
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray | Tensor) -> tuple[Tensor, Tensor | None]:
@@ -212,14 +220,15 @@ def make_encoder(options: EncoderOptions, bands: Sequence[Band], sample: np.ndar
     )
     network = EmbeddingNetwork(Normalize(normalization.mean, normalization.std), backbone, options.layer)
     network.to(device).eval()
-    tile = choose_tile(network) if options.tile is None else options.tile
+    side = choose_side(network, options)
+    count = None if options.tile is None else max(1, options.tile // side) ** 2
     spec = ModelSpec(
         model='Embeddings',
         backbone=options.backbone,
         bands=bands,
         class_infos=(),
         ignored_values=(),
-        chip_size=tile,
+        chip_size=side,
         statistics=statistics,
         normalization=normalization,
         dtype=dtype,
@@ -227,7 +236,7 @@ def make_encoder(options: EncoderOptions, bands: Sequence[Band], sample: np.ndar
         resolution_m=options.resolution_m,
         options={'layer': options.layer},
     )
-    return Encoder(network, spec, describe_source(network, bands, normalization), tile, device)
+    return Encoder(network, spec, describe_source(network, bands, normalization), side, count, device)
 
 
 @lru_cache(maxsize=1)
@@ -264,12 +273,25 @@ def _time_of(weights: str | Path | None) -> int:
         return 0
 
 
-def choose_tile(network: EmbeddingNetwork) -> int:
-    """Return the side of the images of pretraining, in pixels: positions were learned for those."""
+def choose_side(network: EmbeddingNetwork, options: EncoderOptions) -> int:
+    """Return the side of the images that a network sees, in pixels.
+
+    Of transformers it is that of their pretraining: positions were learned for it, all of an image is seen at once, and
+    vectors must not depend on how much is computed together. Convolutional networks see tiles.
+
+    Raises:
+        ValueError: If a context is asked for and the network is convolutional.
+    """
+    if not network.has_tokens:
+        if options.context is not None:
+            raise ValueError(f'{network.backbone.name} is convolutional and sees whole tiles; pass tile=, not context=')
+        return CONVOLUTION_TILE if options.tile is None else options.tile
+    if options.context is not None:
+        return options.context
     trunk: Any = network.backbone.trunk
     if isinstance(trunk, BlockTrunk):
         return trunk.config.grid * trunk.patch
-    return -(-DEFAULT_TILE // network.stride) * network.stride if network.has_tokens else CONVOLUTION_TILE
+    return -(-DEFAULT_CONTEXT // network.stride) * network.stride
 
 
 def describe_source(network: EmbeddingNetwork, bands: Sequence[Band], normalization: Normalization) -> EmbeddingSource:

@@ -48,6 +48,7 @@ def embed(
     wavelengths: Sequence[float | None] | None = None,
     nodata: float | None = None,
     tile: int | None = None,
+    context: int | None = None,
     blend: Blend | None = None,
     resolution_m: float | None = None,
     pretrained: bool = True,
@@ -85,8 +86,11 @@ def embed(
         sensor: Whose names `bands` are, or all of whose bands an array holds.
         wavelengths: Center of each band in micrometers, None for radar; instead of `bands`, or of what their names say.
         nodata: Value that marks missing pixels, besides NaN and what the file says.
-        tile: Side of the images that the backbone sees, in pixels; None takes that of its pretraining, or 512 for
-            convolutional networks. Transformers see all of a tile at once, so vectors depend on it.
+        tile: Side of the tiles that are computed together, in pixels: memory and speed follow from it. Vectors of
+            transformers do not depend on it. None takes what is fast, 512 for convolutional networks.
+        context: Side of the images that a transformer sees, in pixels; larger ones are cut into such, which overlap.
+            None takes that of its pretraining. A transformer sees all of an image at once, and where in it a token
+            lies: vectors of another context are others.
         blend: How neighboring tiles meet: ``'crop'`` cuts in the middle of what they share, ``'hann'`` lets them fade
             into each other. None takes ``'crop'``.
         resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it.
@@ -111,7 +115,7 @@ def embed(
     if output not in OUTPUTS:
         raise errors.UnknownNameError('output', str(output), OUTPUTS)
     options = EncoderOptions(
-        backbone, layer, normalize, pretrained, weights, wavelengths, resolution_m, tile, device, check_values
+        backbone, layer, normalize, pretrained, weights, wavelengths, resolution_m, tile, context, device, check_values
     )
     wanted = opening.Wanted(bands, sensor, nodata)
     pooled = pooling if output == 'pooled' else None
@@ -222,7 +226,7 @@ def _embed_pixels(encoder: Encoder, pixels: Sequence[np.ndarray], how: _How) -> 
     for number, image in enumerate(pixels):
         groups.setdefault(image.shape, []).append(number)
     for (_, height, width), numbers in groups.items():
-        if max(height, width) > encoder.tile:
+        if max(height, width) > encoder.side:
             found: Iterable[np.ndarray] = (
                 images.embed_image(encoder, pixels[n], pooling=how.pooling, blend=how.blend) for n in numbers
             )
@@ -270,7 +274,7 @@ def _embed_chips(data: ChipData, how: _How, names: Sequence[str] | None) -> Embe
         for start in range(0, len(dataset), size)
     )
     places = [data.table.geobox(position) for position in dataset.positions]
-    if data.chip_size <= encoder.tile:
+    if data.chip_size <= encoder.side:
         found = images.embed_batches(encoder, batches, len(dataset), pooling=how.pooling)
     else:
         found = (
@@ -342,10 +346,10 @@ def _embed_rasters(sources: Sequence[Any], how: _How, names: Sequence[str] | Non
 
 def _embed_open(opened: opening.OpenRaster, how: _How) -> np.ndarray:
     encoder, source = opened.encoder, opened.source
-    if max(source.shape) <= encoder.tile:
+    if max(source.shape) <= encoder.side:
         return images.embed_image(encoder, opening.read_whole(source, opened.read), pooling=how.pooling)
     if how.pooling == 'cls':
-        raise ValueError(images.SEVERAL_TILES.format(tile=encoder.tile))
-    tiling = tiles.TilingOptions(blend=how.blend, batch_size=how.batch_size)
+        raise ValueError(images.SEVERAL.format(side=encoder.side))
+    tiling = tiles.TilingOptions(blend=how.blend, batch_size=how.batch_size or encoder.images)
     store = images.stream_grid(encoder, source, images.GridStore, read=opened.read, tiling=tiling)
     return store.values if how.pooling is None else images.pool(images.EmbeddedImage(store.values, None), how.pooling)

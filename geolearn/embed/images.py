@@ -25,8 +25,9 @@ PIXELS_AT_ONCE = 16 * 224**2
 MOST_AT_ONCE = 256
 
 
-SEVERAL_TILES = (
-    "an image larger than a tile of {tile} px has no one class token; pass a tile= as large as it, or pooling='mean'"
+SEVERAL = (
+    'an image larger than the {side} px that the backbone sees has no one class token; pass a context= as large as '
+    "it, or pooling='mean'"
 )
 
 
@@ -201,9 +202,9 @@ def stream_grid(
     """
     network, stride = encoder.network, encoder.network.stride
     blend = computing.choose_blend(network, tiling)
-    side, halo = computing.choose_tile(encoder.spec, network, with_tile(tiling, encoder.tile), blend=blend)
+    side, halo = computing.choose_tile(encoder.spec, network, with_side(tiling, encoder.side), blend=blend)
     grid = computing.cut_raster(network, source.box, tiling, tile_size=side, halo=halo, stride=stride)
-    layers = make_layers(encoder.encoding)
+    layers = make_layers(encoder.encoding())
     whole = Window(0, 0, source.shape[1], source.shape[0])
     window = mapping.coarsen_window(whole if area is None else area.window, stride)
     parts = mapping.divide_parts([source], grid, window, layers, tiling, blend, stride=stride)
@@ -226,9 +227,9 @@ def stream_grid(
     return store
 
 
-def with_tile(tiling: tiles.TilingOptions, tile: int) -> tiles.TilingOptions:
-    """Return the options with the encoder's tile size, where they name none."""
-    return tiling if tiling.tile_size is not None else replace(tiling, tile_size=tile)
+def with_side(tiling: tiles.TilingOptions, side: int) -> tiles.TilingOptions:
+    """Return the options with the side of the encoder's images, where they name none."""
+    return tiling if tiling.tile_size is not None else replace(tiling, tile_size=side)
 
 
 def embed_image(
@@ -239,12 +240,12 @@ def embed_image(
     Raises:
         ValueError: If it is of several tiles, which have no one class token, and that is asked for.
     """
-    if max(pixels.shape[1:]) <= encoder.tile:
+    if max(pixels.shape[1:]) <= encoder.side:
         return next(embed_batches(encoder, iter([pixels[None]]), 1, pooling=pooling))
     if pooling == 'cls':
-        raise ValueError(SEVERAL_TILES.format(tile=encoder.tile))
+        raise ValueError(SEVERAL.format(side=encoder.side))
     source = tiles.Source(MemoryRaster(pixels), tuple(range(1, len(pixels) + 1)))
-    tiling = tiles.TilingOptions(blend=blend)
+    tiling = tiles.TilingOptions(blend=blend, batch_size=encoder.images)
     store = stream_grid(encoder, source, GridStore, read=tiles.ReadOptions(), tiling=tiling)
     return store.values if pooling is None else pool(EmbeddedImage(store.values, None), pooling)
 

@@ -1,7 +1,7 @@
 """How the outputs of a network become the pixels of maps: classes, probabilities, confidence, or values."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -111,10 +111,12 @@ class VectorEncoding:
     Args:
         names: Of the bands.
         dtype: ``'float32'``, or ``'float16'``, in which files hold half the bytes.
+        tags: Metadata of the file.
     """
 
     names: tuple[str, ...]
     dtype: str = 'float32'
+    tags: Mapping[str, str] = field(default_factory=dict)
     nodata: float = float('nan')
     colors: None = None
     class_names: None = None
@@ -190,7 +192,9 @@ def make_layers(
         if tuple(outputs) != ('classes',):
             raise ValueError(f"only classifiers have outputs such as 'probabilities'; got outputs={tuple(outputs)}")
         if isinstance(encoding, VectorEncoding):
-            content = RasterContent(encoding.dtype, encoding.nodata, encoding.names, tags=tags)
+            content = RasterContent(
+                encoding.dtype, encoding.nodata, encoding.names, tags={**encoding.tags, **tags}, compression='none'
+            )
             return (Layer('', content, lambda outputs: encoding.encode(outputs[None])[0]),)
         return (_plain_layer(encoding, tags),)
     if bands and len(outputs) > 1:

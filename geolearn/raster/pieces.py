@@ -27,8 +27,11 @@ PIECE = '.piece.tif'
 MOST_INTERLEAVED = 32
 """Bands that are stored pixel by pixel; more are stored one after the other."""
 
-SMALL_BLOCK = 64
-"""Side of the blocks of cloud-optimized GeoTIFFs of more bands: 12 MiB for 768 of them in float32."""
+SMALL_BLOCK = 128
+"""Side of the blocks of cloud-optimized GeoTIFFs of more bands, the least that GDAL takes: 48 MiB for 768 float32."""
+
+UNTILED = 512
+"""Side up to which a GeoTIFF is cloud-optimized without blocks and overviews."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +170,8 @@ def join_pieces(
     """
     driver = find_driver(path, by_rows=True)
     options = content.creation_options() | {'NUM_THREADS': 'ALL_CPUS'}
+    # one small grid of hundreds of bands would be all padding
+    cog = cog and (content.count <= MOST_INTERLEAVED or max(geobox.shape) > UNTILED)
     if cog:
         driver = 'COG'
         del options['interleave']

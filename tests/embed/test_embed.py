@@ -86,14 +86,14 @@ def test_tokens_without_data_are_nan_and_take_no_part(scene_pixels):
         embed(np.full((4, 32, 32), np.nan), **S2)
 
 
-def test_a_large_image_is_cut_into_tiles_and_the_tile_decides(scene_pixels):
+def test_a_large_image_is_cut_into_images_of_the_context(scene_pixels):
     large = np.tile(scene_pixels, (1, 1, 2))
-    grid = embed(large, output='grid', tile=64, **S2)
+    grid = embed(large, output='grid', context=64, **S2)
     assert grid.values.shape == (192, 7, 18)
     assert np.isfinite(grid.values).all()
-    assert np.allclose(embed(large, tile=64, **S2).values[0], grid.values.mean(axis=(1, 2)), atol=1e-5)
-    with pytest.raises(ValueError, match='several tiles|larger than a tile of 64 px has no one class token'):
-        embed(large, pooling='cls', tile=64, **S2)
+    assert np.allclose(embed(large, context=64, **S2).values[0], grid.values.mean(axis=(1, 2)), atol=1e-5)
+    with pytest.raises(ValueError, match='larger than the 64 px that the backbone sees has no one class token'):
+        embed(large, pooling='cls', context=64, **S2)
 
 
 def test_values_that_look_normalized_are_refused(scene_pixels):

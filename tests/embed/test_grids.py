@@ -1,0 +1,188 @@
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from rio_cogeo import cog_validate
+
+from geolearn.embed import Embeddings, embed, embed_many, embed_raster
+from geolearn.errors import ArgumentError, FileWriteError, RasterError
+from geolearn.raster.writing import write_raster
+
+GIVEN = {
+    'backbone': 'dofa_tiny',
+    'pretrained': False,
+    'sensor': 'sentinel2_l2a',
+    'normalize': ((1500,) * 4, (700,) * 4),
+}
+PLACE = {'transform': Affine(10, 0, 500_000, 0, -10, 5_200_000), 'crs': 'EPSG:32632'}
+NAMES = ('B02', 'B03', 'B04', 'B08')
+
+
+@pytest.fixture(scope='module')
+def grid(scene, tmp_path_factory):
+    """The grid of the scene in tiles of 64 px."""
+    return embed_raster(scene, tmp_path_factory.mktemp('grid') / 'grid.tif', context=64, **GIVEN)
+
+
+def test_a_grid_has_a_pixel_for_each_token_and_says_what_made_it(scene, grid):
+    with rasterio.open(grid) as src:
+        assert (src.count, src.shape) == (192, (7, 9))
+        assert src.transform == Affine(160, 0, 500_000, 0, -160, 5_200_000)
+        assert src.crs.to_epsg() == 32632
+        assert src.descriptions[:2] == ('embedding 0', 'embedding 1')
+    assert cog_validate(grid)[:2] == (True, [])
+    found = Embeddings.load(grid)
+    same = embed(scene, output='grid', context=64, **GIVEN)
+    assert np.allclose(found, same, atol=1e-6)
+    assert found.source == same.source
+    assert found.geobox.transform == same.geobox.transform
+
+
+def test_parts_of_a_raster_have_the_tokens_of_the_whole(scene, grid, tmp_path):
+    whole = Embeddings.load(grid).values
+    box = (500_000 + 330, 5_200_000 - 800, 500_000 + 900, 5_200_000 - 170)
+    part = Embeddings.load(embed_raster(scene, tmp_path / 'part.tif', context=64, bbox=box, **GIVEN))
+    assert np.array_equal(part.values[:, 1:, 1:], whole[:, 2:5, 3:6])
+    assert part.geobox.transform == Affine(160, 0, 500_320, 0, -160, 5_200_000 - 160)
+
+
+def test_less_memory_and_halves_change_little(scene, grid, tmp_path):
+    small = embed_raster(scene, tmp_path / 'a.tif', context=64, max_memory=40_000, dtype='float16', cog=False, **GIVEN)
+    assert np.allclose(Embeddings.load(small), Embeddings.load(grid), atol=2e-3)
+
+
+def test_missing_pixels_are_missing_tokens(scene_pixels, tmp_path):
+    pixels = scene_pixels.copy()
+    pixels[:, :40, 100:] = 0
+    path = write_raster(tmp_path / 'gap.tif', pixels, nodata=0, band_names=NAMES, **PLACE)
+    found = Embeddings.load(embed_raster(path, tmp_path / 'grid.tif', context=64, **GIVEN)).values
+    absent = (pixels[0] > 0).reshape(7, 16, 9, 16).mean((1, 3)) < 0.5
+    assert 0 < absent.sum() < 9
+    assert np.array_equal(np.isnan(found[0]), absent)
+
+
+def test_tile_sizes_agree_where_vectors_depend_on_the_neighborhood_alone(scene_pixels, tmp_path):
+    """A convolutional network sees the same around a place in any tile whose halo is as wide as it sees."""
+    path = write_raster(tmp_path / 'large.tif', np.tile(scene_pixels, (1, 3, 2)), band_names=NAMES, **PLACE)
+    given = {**GIVEN, 'backbone': 'resnet18', 'layer': 1}
+    small = embed(path, output='grid', tile=128, **given).values
+    large = embed(path, output='grid', tile=320, **given).values
+    apart = np.abs(small - large).max(axis=0) / np.abs(large).max()
+    assert apart.max() < 1e-5
+
+
+def test_vectors_of_a_transformer_do_not_depend_on_the_tile_size(scene, grid, tmp_path):
+    for side in (64, 128, 400):
+        found = embed_raster(scene, tmp_path / f'{side}.tif', tile=side, context=64, **GIVEN)
+        assert np.array_equal(Embeddings.load(found), Embeddings.load(grid))
+    with pytest.raises(ValueError, match='resnet18 is convolutional and sees whole tiles; pass tile=, not context='):
+        embed_raster(scene, tmp_path / 'x.tif', context=64, **{**GIVEN, 'backbone': 'resnet18'})
+
+
+def test_an_interrupted_run_is_resumed_to_the_same_grid(scene, grid, tmp_path):
+    target = tmp_path / 'grid.tif'
+
+    def stop(progress):
+        if progress.done >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_raster(scene, target, context=64, progress=stop, **GIVEN)
+    assert not target.exists()
+    embed_raster(scene, target, context=64, resume=True, **GIVEN)
+    assert target.read_bytes() == grid.read_bytes()
+    with pytest.raises(RasterError, match='exists; pass overwrite=True'):
+        embed_raster(scene, target, context=64, **GIVEN)
+
+
+@pytest.fixture(scope='module')
+def layer():
+    geopandas, shapely = pytest.importorskip('geopandas'), pytest.importorskip('shapely')
+    x, y = 500_000, 5_200_000
+    shapes = [
+        shapely.box(x + 160, y - 480, x + 560, y - 160),  # tokens 1 and 2 and half of 3, in rows 1 and 2
+        shapely.box(x + 700, y - 705, x + 703, y - 700),  # within one pixel
+        shapely.Point(x + 1000, y - 1000),
+        shapely.box(x - 900, y + 100, x - 800, y + 200),  # outside
+    ]
+    return geopandas.GeoDataFrame({'crop': list('abcd')}, geometry=shapes, crs=32632)
+
+
+def test_zones_are_pooled_by_the_share_of_tokens_that_they_cover(scene, grid, layer, tmp_path):
+    tokens = Embeddings.load(grid).values
+    # in another CRS, within half a meter
+    path = embed_raster(scene, tmp_path / 'zones.parquet', context=64, zones=layer.to_crs(4326), **GIVEN)
+    found = Embeddings.load(path)
+    weights = np.array([1, 1, 0.5])
+    block = tokens[:, 1:3, 1:4]
+    expected = (block * weights).sum((1, 2)) / (2 * weights.sum())
+    assert np.allclose(found.values[0], expected, atol=0.02)
+    assert np.allclose(found.values[1], tokens[:, 4, 4], atol=1e-5)
+    assert np.allclose(found.values[2], tokens[:, 6, 6], atol=1e-5)
+    assert np.isnan(found.values[3]).all()
+    geopandas = pytest.importorskip('geopandas')
+    assert geopandas.read_parquet(path)['crop'].tolist() == list('abcd')
+    assert found.source.pooling == 'mean'
+    most = embed_raster(scene, tmp_path / 'max.parquet', context=64, zones=layer, pooling='max', **GIVEN)
+    assert np.allclose(Embeddings.load(most).values[0], block.max((1, 2)), atol=1e-5)
+
+
+def test_zones_that_cannot_be_embedded_are_refused_before_any_work(scene, layer, tmp_path):
+    with pytest.raises(FileWriteError, match='must end in .parquet'):
+        embed_raster(scene, tmp_path / 'zones.gpkg', zones=layer, **GIVEN)
+    with pytest.raises(RasterError, match='no zone lies within the raster'):
+        embed_raster(scene, tmp_path / 'zones.parquet', zones=layer.iloc[3:], **GIVEN)
+    with pytest.raises(ValueError, match='a zone has no class token'):
+        embed_raster(scene, tmp_path / 'zones.parquet', zones=layer, pooling='cls', **GIVEN)
+
+
+@pytest.fixture(scope='module')
+def catalog(scene_pixels, tmp_path_factory):
+    """Three scenes and a file that is none."""
+    folder = tmp_path_factory.mktemp('catalog')
+    for number in range(3):
+        write_raster(folder / f'scene{number}.tif', scene_pixels[:, :48, :64] + number, band_names=NAMES, **PLACE)
+    (folder / 'broken.tif').write_text('no raster')
+    return folder
+
+
+def test_many_scenes_are_listed_with_what_became_of_them(catalog, layer, tmp_path):
+    done = embed_many(catalog, tmp_path, **GIVEN)
+    assert [result.state for result in done.scenes] == ['failed', 'done', 'done', 'done']
+    assert Embeddings.load(tmp_path / 'scene2.tif').values.shape == (192, 3, 4)
+    pooled = embed_many(catalog, tmp_path / 'zones', zones=layer.iloc[:1], **GIVEN)
+    assert len(pooled.failed) == 1
+    assert Embeddings.load(tmp_path / 'zones' / 'scene0.parquet').values.shape == (1, 192)
+    with pytest.raises(ArgumentError, match='options of all scenes are'):
+        embed_many(catalog, tmp_path / 'x', options={'bands': []}, **GIVEN)
+
+
+def test_a_killed_run_goes_on_without_repeating(catalog, tmp_path):
+    given = {**GIVEN, 'backbone': 'plain_unet'}
+    script = f"""
+        import os, signal
+        from geolearn.embed import embed_many, grids
+        write = grids.write_grid
+        def count(*args, **options):
+            done = write(*args, **options)
+            if done.name == 'scene1.tif':
+                os.kill(os.getpid(), signal.SIGKILL)
+            return done
+        grids.write_grid = count
+        embed_many({str(catalog)!r}, {str(tmp_path)!r}, **{given!r})
+    """
+    killed = subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(script)], capture_output=True, text=True, timeout=200
+    )
+    assert killed.returncode == -9, killed.stderr
+    first = (tmp_path / 'scene0.tif').stat().st_mtime_ns
+    assert not (tmp_path / 'scene2.tif').exists()
+    done = embed_many(catalog, tmp_path, **given)
+    assert [result.state for result in done.scenes] == ['failed', 'done', 'done', 'done']
+    assert (tmp_path / 'scene0.tif').stat().st_mtime_ns == first
+    text = (tmp_path / 'manifest.csv').read_text()
+    assert [line.split(',')[2] for line in text.splitlines()[1:]] == ['failed', 'done', 'done', 'done']
