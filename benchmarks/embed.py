@@ -1,0 +1,143 @@
+"""Embeddings against their limits: the encoder alone, one chip at a time, reading and writing alone.
+
+Each function in `MEASUREMENTS` prints its figures and returns them. Last comes one JSON object of
+{name: {value, bar, ok}}.
+
+    raster_over_encoder   embed_raster from file to file / the encoder alone on the same tiles
+    raster_peak_mb        peak memory of the larger of two rasters in MB
+    raster_memory_growth  peak memory of a raster four times as high / that of the smaller
+    chips_batched         chips of 64 px embedded per second / with the same encoder called one chip at a time
+    chips_batched_224     the same with chips of 224 px, which fill two cores one by one
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ['TQDM_DISABLE'] = '1'  # bars would mix with the figures
+
+import numpy as np
+import torch
+from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, peak_mb, report
+from affine import Affine
+
+from geolearn.bands import get_bands
+from geolearn.embed import embed, embed_raster
+from geolearn.embed.encoder import Encoder, EncoderOptions, make_encoder
+from geolearn.inference import computing
+from geolearn.inference.tiles import TilingOptions
+from geolearn.raster import GeoBox, RasterWriter
+
+BANDS = ('B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B11', 'B12')
+"""The nine bands of Sentinel-2 that DOFA was trained on."""
+
+PLACE = {'transform': Affine(10, 0, 400000, 0, -10, 5400000), 'crs': 'EPSG:32633'}
+
+GIVEN = {'pretrained': False, 'normalize': ((1500.0,) * len(BANDS), (600.0,) * len(BANDS))}
+
+
+def write_noise(path: Path, shape: tuple[int, int]) -> Path:
+    """Write a raster of correlated noise around 1500, a few rows at a time."""
+    rng = np.random.default_rng(0)
+    tile = rng.normal(0, 40, (len(BANDS), 256, shape[1])) + 1500 + 600 * np.sin(np.arange(shape[1]) / 37)
+    box = GeoBox(shape, **PLACE)
+    with RasterWriter(path, box, dtype='uint16', count=len(BANDS), compress='deflate', band_names=BANDS) as writer:
+        for row in range(0, shape[0], 256):
+            rows = min(256, shape[0] - row)
+            writer.write(row, np.roll(tile, row, axis=2)[:, :rows].astype(np.uint16))
+    return path
+
+
+def build(backbone: str) -> Encoder:
+    """Build the encoder that `embed` builds for these bands."""
+    sample = np.random.default_rng(0).normal(1500, 600, (len(BANDS), 1000)).clip(1)
+    options = EncoderOptions(backbone, normalize=GIVEN['normalize'], pretrained=False)
+    return make_encoder(options, get_bands('sentinel2_l2a', BANDS), sample, dtype='uint16')
+
+
+def write_grid(path: Path, backbone: str) -> Path:
+    """Embed a raster from file to file."""
+    return embed_raster(path, path.with_suffix('.grid.tif'), backbone, sensor='sentinel2_l2a', overwrite=True, **GIVEN)
+
+
+def measure_raster(folder: Path, quick: bool) -> dict[str, Check]:
+    """Compare embed_raster with the encoder alone on as many tiles of the same size."""
+    backbone = 'dofa_small' if quick else 'dofa_base'
+    path = write_noise(folder / 'raster.tif', (784, 784) if quick else (1568, 1568))
+    encoder = build(backbone)
+    tiling = TilingOptions(encoder.side)
+    side, halo = computing.choose_tile(encoder.spec, encoder.network, tiling)
+    box = GeoBox((784, 784) if quick else (1568, 1568), **PLACE)
+    stride = encoder.network.stride
+    grid = computing.cut_raster(encoder.network, box, tiling, tile_size=side, halo=halo, stride=stride)
+    tile = torch.rand(1, len(BANDS), *(length * stride for length in grid.tile_shape)) * 1000 + 1000
+    count = len(grid.rows) * len(grid.cols)
+
+    def alone() -> None:
+        for _ in range(count):
+            encoder.encode(tile)
+
+    seconds = interleave({'raster': lambda: write_grid(path, backbone), 'alone': alone}, rounds=2 if quick else 3)
+    ratio = median_ratio(seconds, 'raster', 'alone')
+    print(f'{backbone}, {count} tiles of {tuple(tile.shape[2:])} px: embed_raster / encoder alone = {ratio:.3f}')
+    return {'raster_over_encoder': Check(ratio, 1.15)}
+
+
+def measure_memory(folder: Path, quick: bool) -> dict[str, Check]:
+    """Compare the peak memory of two rasters, each embedded in a process of its own."""
+    width, height = (448, 448) if quick else (2240, 1120)
+    peaks = []
+    for factor in (1, 4):
+        path = write_noise(folder / f'high{factor}.tif', (factor * height, width))
+        peaks.append(child_peak_mb(__file__, '--peak', str(path)))
+    print(f'peak memory {peaks[0]:.0f} MB, with four times the rows {peaks[1]:.0f} MB')
+    return {'raster_peak_mb': Check(peaks[1]), 'raster_memory_growth': Check(peaks[1] / peaks[0], 1.15)}
+
+
+def measure_chips(folder: Path, quick: bool) -> dict[str, Check]:
+    """Compare embedding many chips with calling the same encoder for one after the other."""
+    backbone, checks = 'dofa_small' if quick else 'dofa_base', {}
+    encoder = build(backbone)
+    for side, number, bar in ((64, 128, 1.3), (224, 8, None)):
+        chips = np.random.default_rng(0).normal(1500, 300, (number, len(BANDS), side, side)).astype(np.float32)
+
+        def one_by_one(chips: np.ndarray = chips) -> None:
+            for chip in chips:
+                encoder.encode(chip[None])[0].mean((2, 3))
+
+        def together(chips: np.ndarray = chips) -> None:
+            embed(chips, backbone, bands=BANDS, sensor='sentinel2_l2a', **GIVEN)
+
+        seconds = interleave({'one': one_by_one, 'many': together}, rounds=3 if quick else 5)
+        ratio = median_ratio(seconds, 'one', 'many')
+        print(
+            f'{backbone}, {number} chips of {side} px: {number / min(seconds["many"]):.1f}/s, {ratio:.2f} x one by one'
+        )
+        checks['chips_batched' if side == 64 else f'chips_batched_{side}'] = Check(ratio, bar, at_least=True)
+    return checks
+
+
+MEASUREMENTS: tuple[Callable[[Path, bool], dict[str, Check]], ...] = (measure_raster, measure_memory, measure_chips)
+"""Each takes a folder for its files and whether to be quick; add others here."""
+
+
+def main() -> None:
+    """Run all measurements, or embed one raster and print the peak memory."""
+    if sys.argv[1:2] == ['--peak']:
+        write_grid(Path(sys.argv[2]), 'dofa_tiny')
+        print(peak_mb())
+        return
+    quick, checks = parse_quick(__doc__), {}
+    with tempfile.TemporaryDirectory() as folder:
+        for measure in MEASUREMENTS:
+            started = time.perf_counter()
+            checks |= measure(Path(folder), quick)
+            print(f'  ({measure.__name__}: {time.perf_counter() - started:.0f} s)')
+    report(checks)
+
+
+if __name__ == '__main__':
+    main()
