@@ -20,6 +20,7 @@ from geolearn.chips.meaning import classes as taxonomy
 from geolearn.chips.packing.table import ChipTable, TargetStatistics
 from geolearn.chips.splits.split import Split
 from geolearn.classes import ClassInfo
+from geolearn.raster import EmbeddingProduct
 from geolearn.statistics import BandStatistics
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class ChipData:
         reading_notes: What was picked, skipped or recounted while reading, for people.
         arguments: What `prepare_data` was given besides its defaults, as JSON; see `geolearn.arguments`.
         source: The call that made them from memory, rasters or several folders, as text; empty for one folder.
+        product: The precomputed embeddings that the bands are; None for other images.
     """
 
     path: Path
@@ -86,6 +88,7 @@ class ChipData:
     reading_notes: tuple[str, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
     source: str = field(default='', repr=False)
+    product: EmbeddingProduct | None = None
 
     if not TYPE_CHECKING:  # else type checkers would take any attribute
 
@@ -254,6 +257,8 @@ class ChipData:
                 f'  target   {target.minimum:g} to {target.maximum:g}, mean {target.mean:g}, std {target.std:g} over '
                 f'{target.count:,} training pixels'
             )
+        if self.product is not None:
+            lines.append(f'  product  {self.product}')
         lines.extend(f'  note     {note}' for note in self.notes)
         # file names need not be UTF-8, and must not stop a print
         return '\n'.join(lines).encode('utf-8', 'backslashreplace').decode('utf-8')

@@ -23,6 +23,7 @@ from geolearn.chips.splits.divide import Division, SplitChoice, divide
 from geolearn.chips.splits.split import Split
 from geolearn.classes import ClassInfo
 from geolearn.normalize import Normalization, Normalize, check_normalize, choose_normalization
+from geolearn.raster import Dequantize
 from geolearn.raster.nodata import check_nodata
 
 log = logging.getLogger('geolearn')
@@ -59,6 +60,8 @@ def prepare_data(
     rare_class_crops: bool = False,
     num_workers: int = 0,
     pack: bool = True,
+    dequantize: Dequantize | None = None,
+    product: str | None = None,
 ) -> data.ChipData:
     """Read folders that "Export Training Data For Deep Learning" wrote, or that hold chips in another common format.
 
@@ -104,6 +107,9 @@ def prepare_data(
             labels with a class per pixel and a `chip_size` below that of the chips.
         num_workers: Processes that collate batches; 0 collates in threads of this one.
         pack: False reads chips from their files each time and writes nothing to the cache.
+        dequantize: Read the stored codes of precomputed embeddings as float vectors: ``'alphaearth'`` or
+            ``'tessera'``. Models that are trained on them do the same with the rasters that they map.
+        product: Name and version of the embeddings, such as ``'alphaearth v1'``, where the export does not say it.
 
     Returns:
         Training, validation and test batches and their metadata; print it to see what was found.
@@ -130,6 +136,7 @@ def prepare_data(
         target=target,
         nodata=values.numbers_of('nodata', nodata),
         unlabelled=values.numbers_of('unlabelled', unlabelled),
+        dequantize=dequantize,
     )
     _check_nodata(chips)
     about_classes = {'class_mapping': class_mapping, 'ignore_classes': ignore_classes, 'oversample': oversample}
@@ -174,6 +181,7 @@ def prepare_data(
         variable_size=chips.metadata.variable_size,
         blackened=chips.metadata.blackened,
         acquired=chips.acquired,
+        product=chips.product(product),
         reading_notes=(*notes, *_tell_folders(chips), *choice.notes, *split_notes),
         arguments=arguments,
         source=_call_with_folders(parts[0], arguments, config.chip_size, options),

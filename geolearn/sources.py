@@ -30,15 +30,20 @@ from geolearn.classes import ClassInfo, color_classes
 from geolearn.normalize import Normalize
 from geolearn.raster import (
     AlignedRaster,
+    Dequantize,
+    EmbeddingProduct,
     GeoBox,
     KeptRasters,
+    find_product,
     open_raster,
     raster_bands,
     raster_geobox,
     read_window,
     require_place,
     same_grid,
+    sample_pixels,
 )
+from geolearn.raster.embeddings import check_dequantize, check_lengths, check_same_product
 from geolearn.raster.nodata import check_nodata
 from geolearn.raster.raster import Raster
 from geolearn.raster.reading import RasterPath
@@ -198,6 +203,8 @@ def from_rasters(
     block_size: float | None = None,
     normalize: Normalize = 'dataset',
     align_labels: bool = False,
+    dequantize: Dequantize | None = None,
+    product: str | None = None,
 ) -> data.ChipData:
     """Prepare windows of a raster with vector or raster labels, or of several such pairs; no chip is written to disk.
 
@@ -233,6 +240,9 @@ def from_rasters(
         block_size: Side of a block in map units; None means four windows, or fewer where the raster is small.
         normalize: As in `prepare_data`.
         align_labels: Whether labels on another grid are brought to that of the image, nearest neighbor.
+        dequantize: Read the stored codes of precomputed embeddings as float vectors, as in `prepare_data`.
+        product: Name and version of the embeddings, such as ``'alphaearth v1'``, where tags and file names do not say
+            it.
 
     Raises:
         ChipFolderError: If the grids differ, image and labels do not overlap, or no window holds a label.
@@ -251,13 +261,18 @@ def from_rasters(
     if bands is not None and not isinstance(bands, str):
         named = tuple(band if isinstance(band, str) else band.name for band in bands)
     kept = KeptRasters()
+    check_dequantize(dequantize)
     chips, kinds, boxes, images = list[ChipSource](), set[bool](), list[GeoBox](), list[Raster]()
+    embedded = list[EmbeddingProduct | None]()
     for number, (image, truth) in enumerate(pairs):
         vector = vector_labels.is_vector(truth, layer)
         with ExitStack() as stack:
-            src = stack.enter_context(open_raster(image, bands=named))
+            src = stack.enter_context(open_raster(image, bands=named, dequantize=dequantize))
             require_place(src)
             check_nodata(missing, src.dtypes, shown_name(image))
+            embedded.append(find_product(src, stated=product))
+            if embedded[-1] is not None:
+                check_lengths(sample_pixels(src, src.indexes, window_size=32, per_side=2), embedded[-1], str(src.name))
             windows = _windows(src.shape, chip_size)
             if vector:
                 placed = _place_vectors(
@@ -319,6 +334,7 @@ def from_rasters(
             raise errors.ChipFolderError(
                 f'{shown_name(image)} holds {len(found)} bands but {shown_name(pairs[0][0])} {len(first_bands)}'
             )
+        check_same_product(embedded[0], embedded[-1], shown_name(pairs[0][0]), shown_name(image))
         if len(kinds) > 1:
             raise errors.ChipFolderError(
                 f"labels of {shown_name(image)} are of another kind than others; pass target='classes' or 'values'"
@@ -330,7 +346,7 @@ def from_rasters(
                 labels=(truth,) if isinstance(truth, Path) and not vector else (),
                 read_label=reader,
                 nodata=missing,
-                read_image=partial(window_image, kept, image, named, w),
+                read_image=partial(window_image, kept, image, named, w, dequantize=dequantize),
             )
             for w, reader in zip(windows, readers)
         ]
@@ -348,7 +364,8 @@ def from_rasters(
     place = Path(images[0].files[0])
     return prepare_listing(
         place, 'from_rasters', [_names(raster), _names(labels)], arguments, listing,
-        bad_bands=first_bad, bands=bands or first_bands, extract_bands=extract_bands, normalize=normalize,
+        bad_bands=first_bad, embedded=embedded[0], bands=bands or first_bands, extract_bands=extract_bands,
+        normalize=normalize,
         class_mapping=class_mapping, val_split_pct=val_split_pct, seed=seed, chip_size=chip_size,
         batch_size=batch_size, transforms=transforms, working_dir=working_dir or place.parent,
         ignore_classes=ignore_classes, split=split, block_size=block_size,
@@ -451,11 +468,12 @@ def prepare_listing(
     listing: Listing,
     *,
     bad_bands: frozenset[int] = frozenset(),
+    embedded: EmbeddingProduct | None = None,
     working_dir: str | Path | None,
     **options: Any,
 ) -> data.ChipData:
     """Prepare chips that are listed and lie in no folder; `options` are those of `prepare_data`."""
-    metadata = replace(ExportMetadata.empty(), bad_bands=bad_bands)
+    metadata = replace(ExportMetadata.empty(), bad_bands=bad_bands, product=embedded)
     opened = OpenedFolder(place, 'Classified_Tiles', metadata, listing, ())
     made = prepare.prepare_data(GivenChips(str(place), opened), working_dir=working_dir or '.', pack=False, **options)
     return replace(made, source=format_call(call, subjects, arguments), arguments=dict(arguments))
@@ -591,10 +609,15 @@ def _has_label(truth: Raster, window: Window, unlabelled: Sequence[float], shown
 
 
 def window_image(
-    kept: KeptRasters, path: RasterPath, names: tuple[str, ...] | None, window: Window
+    kept: KeptRasters,
+    path: RasterPath,
+    names: tuple[str, ...] | None,
+    window: Window,
+    *,
+    dequantize: Dequantize | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
     """Read a window of a raster: pixels (bands, height, width), where they are valid (1, height, width), and place."""
-    with kept.open(path, bands=names) as src:
+    with kept.open(path, bands=names, dequantize=dequantize) as src:
         pixels, valid = read_window(src, window, range(1, src.count + 1))
         whole = raster_geobox(src)
     place = whole.crop(int(window.row_off), int(window.col_off), pixels.shape[1:])

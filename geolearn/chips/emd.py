@@ -15,6 +15,7 @@ from typing import Any
 from geolearn.classes import ClassInfo, color_classes
 from geolearn.errors import ChipFolderError
 from geolearn.files import decode_text
+from geolearn.raster import EmbeddingProduct
 from geolearn.statistics import BandStatistics
 
 EMD_NAME = 'esri_model_definition.emd'
@@ -52,6 +53,7 @@ class ExportMetadata:
         nodata: Values that mean NoData in the images beside what the files say, which geolearn keeps; one for all bands
             or one for each.
         bad_bands: 0-based bands that were tagged as bad, which geolearn keeps.
+        product: The precomputed embeddings that the bands are, which geolearn keeps; None for other images.
     """
 
     metadata_mode: str | None
@@ -69,6 +71,7 @@ class ExportMetadata:
     blackened: bool = False
     nodata: tuple[float, ...] = ()
     bad_bands: frozenset[int] = frozenset()
+    product: EmbeddingProduct | None = None
 
     @classmethod
     def empty(cls) -> 'ExportMetadata':
@@ -150,7 +153,21 @@ def read_metadata(folder: Path) -> ExportMetadata:
         blackened=emd.get('BlackenAroundFeature') is True,
         nodata=tuple(number for item in _list(own.get('nodata')) if (number := _number(item)) == number),
         bad_bands=frozenset(int(item) for item in _list(own.get('bad_bands')) if type(item) is int and item >= 0),
+        product=_product(own.get('product'), path),
     )
+
+
+def _product(value: Any, path: Path) -> EmbeddingProduct | None:
+    """Read the embeddings that the bands are; whatever else is refused, as they must not be mixed."""
+    if value is None:
+        return None
+    row = _object(value) or {}
+    try:
+        if all(item is None or isinstance(item, str) for item in row.values()):
+            return EmbeddingProduct(**row)
+    except (TypeError, ValueError) as error:
+        raise ChipFolderError(f'{path}: "product" in the geolearn block is {value!r}: {error}') from error
+    raise ChipFolderError(f'{path}: "product" in the geolearn block is {value!r}; it must be an object of texts')
 
 
 def _object(value: Any) -> dict[str, Any] | None:

@@ -17,8 +17,9 @@ from geolearn.chips.meaning.bands import bad_bands
 from geolearn.chips.meaning.values import numbers_of
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, RasterError, UnknownNameError
-from geolearn.raster import open_raster, raster_bands, require_place, sample_pixels
+from geolearn.raster import Dequantize, find_product, open_raster, raster_bands, require_place, sample_pixels
 from geolearn.raster.border import BorderCheck
+from geolearn.raster.embeddings import check_dequantize, check_lengths, check_one_product
 from geolearn.raster.images import check_image_format
 from geolearn.raster.nodata import can_hold, check_nodata
 
@@ -62,6 +63,8 @@ def export_training_data(
     bands: Sequence[Band] | Sequence[str] | None = None,
     sensor: str = 'Undefined',
     num_workers: int | None = None,
+    dequantize: Dequantize | None = None,
+    product: str | None = None,
 ) -> Path:
     """Cut a raster and its labels into a folder of chips, as ArcGIS's "Export Training Data For Deep Learning" does.
 
@@ -120,6 +123,10 @@ def export_training_data(
         bands: Bands of the raster in order, or their names; None takes the names that the raster gives.
         sensor: Sensor to record, such as ``'Sentinel-2'``; it also says what the raster's ``'B5'`` is.
         num_workers: Threads; None means one for each processor, at most 8.
+        dequantize: Write the stored codes of precomputed embeddings as float vectors: ``'alphaearth'`` or
+            ``'tessera'``. Models trained on the chips do the same with the rasters that they map.
+        product: Name and version of the embeddings, such as ``'alphaearth v1'``, where tags and file names do not say
+            it; it is kept in the .emd.
 
     Returns:
         The folder.
@@ -160,15 +167,21 @@ def export_training_data(
     reader = LabelInput(labels, instance_labels, mask_polygons, naming, layer, labels_crs, buffer_radius, align_labels)
     threads = run.count_threads(num_workers)
     names = tuple(band if isinstance(band, str) else band.name for band in bands) if bands else None
-    scenes, notes = _plan(_scenes(raster, reader, processing_mode), names, options, threads, named_nodata)
-    with open_raster(scenes[0].raster, bands=names, quiet=True) as src:
+    check_dequantize(dequantize)
+    scenes, notes = _plan(
+        _scenes(raster, reader, processing_mode), names, options, threads, named_nodata, dequantize=dequantize
+    )
+    with open_raster(scenes[0].raster, bands=names, quiet=True, dequantize=dequantize) as src:
         # names alone are looked up as those of the raster are
         given = tuple(band for band in bands or () if isinstance(band, Band))
         named = given or raster_bands(src, sensor=None if sensor == 'Undefined' else sensor)
         tag, bad = _nodata_tag(src, named_nodata), bad_bands(src)
+        embedded = find_product(src, stated=product)
+        if embedded is not None:
+            check_lengths(sample_pixels(src, src.indexes, window_size=32, per_side=2), embedded, str(src.name))
     notes += vector_labels.sensor_notes(sensor, named, shown_name(scenes[0].raster), given=bool(bands))
     for scene in scenes:
-        _check_same(scene.raster, scenes[0].raster, names, len(named))
+        _check_same(scene.raster, scenes[0].raster, names, len(named), dequantize)
     facts = metadata.ExportDescription(
         metadata_format,
         named,
@@ -181,6 +194,7 @@ def export_training_data(
         features=scenes[0].labels.vectors is not None,
         nodata=named_nodata,
         bad_bands=bad,
+        product=embedded,
     )
     writer = run.ChipWriter(
         out, facts, image_format=image_format, compress=compress, nodata=tag, start_index=start_index
@@ -205,6 +219,7 @@ class _Scene(NamedTuple):
     labels: LabelSource
     jobs: tuple[placement.Job, ...]
     border: BorderCheck
+    dequantize: Dequantize | None = None
 
 
 def _choose_task(metadata_format: str, target: Target, classes: Sequence[ClassInfo] | None) -> Task:
@@ -232,7 +247,14 @@ def _write(
         skipped = Counter[str]()
         for scene in scenes:
             tallies, ignored = run.Export(
-                scene.raster, scene.labels, writer, options, writer.facts.nodata, scene.bands, scene.border
+                scene.raster,
+                scene.labels,
+                writer,
+                options,
+                writer.facts.nodata,
+                scene.bands,
+                scene.border,
+                scene.dequantize,
             ).run(scene.jobs, threads, options.start_index + writer.count)
             writer.take(tallies)
             skipped.update(ignored)
@@ -279,11 +301,13 @@ def _plan(
     options: placement.ExportOptions,
     threads: int,
     nodata: tuple[float, ...],
+    *,
+    dequantize: Dequantize | None,
 ) -> tuple[list[_Scene], list[str]]:
     """Return the rasters of which chips can be cut, and what people should know."""
     scenes, passed, notes = list[_Scene](), 0, list[str]()
     for raster, reader in rasters:
-        with open_raster(raster, bands=bands) as src:
+        with open_raster(raster, bands=bands, dequantize=dequantize) as src:
             _check_raster(src, raster, options)
             check_nodata(nodata, src.dtypes, shown_name(raster))
             try:
@@ -294,7 +318,7 @@ def _plan(
                 border = BorderCheck(shown_name(raster), nodata)
                 src.check_border(border)
                 sample_pixels(src, src.indexes)
-                scenes.append(_Scene(raster, bands, labels, jobs, border))
+                scenes.append(_Scene(raster, bands, labels, jobs, border, dequantize))
             except placement.NothingThereError:
                 passed += 1
                 if passed == len(rasters):
@@ -314,10 +338,13 @@ def _check_raster(src: Any, raster: RasterPath, options: placement.ExportOptions
     check_image_format(options.image_format, compress=options.compress, count=src.count, dtype=dtype)
 
 
-def _check_same(raster: RasterPath, first: RasterPath, names: Sequence[str] | None, bands: int) -> None:
+def _check_same(
+    raster: RasterPath, first: RasterPath, names: Sequence[str] | None, bands: int, dequantize: Dequantize | None
+) -> None:
     """Refuse rasters whose chips cannot lie in one folder."""
-    opened = open_raster(raster, bands=names, quiet=True), open_raster(first, bands=names, quiet=True)
+    opened = [open_raster(path, bands=names, quiet=True, dequantize=dequantize) for path in (raster, first)]
     with opened[0] as src, opened[1] as other:
+        check_one_product([src, other])
         if src.count != bands:
             raise ChipFolderError(f'{bands} bands are named but {shown_name(raster)} holds {src.count}')
         for what, found, wanted in (

@@ -10,7 +10,7 @@ import numpy as np
 
 from geolearn.classes import ClassInfo
 from geolearn.errors import UnknownNameError
-from geolearn.raster import GeoBox
+from geolearn.raster import Dequantize, GeoBox
 
 Target = Literal['classes', 'values']
 """What the pixels of label rasters are: values of classes, or regression targets as they are."""
@@ -107,6 +107,7 @@ class ChipSource:
         dates_in_file: Dates that the one file in `dates` holds, the bands of a date together.
         nodata: Values that mean NoData beside what the files say: one for all bands, or one for each; empty for none.
         read_image: Returns pixels, mask and geobox of chips that lie in no file of their own; None reads `dates`.
+        dequantize: Read the codes of embeddings in the file as vectors.
     """
 
     name: str
@@ -116,6 +117,7 @@ class ChipSource:
     dates_in_file: int = 1
     nodata: tuple[float, ...] = ()
     read_image: ImageReader | None = None
+    dequantize: Dequantize | None = None
 
     @property
     def image(self) -> Path:

@@ -92,7 +92,7 @@ def _from_array(image: np.ndarray | Tensor, spec: ModelSpec) -> np.ndarray:
 
 
 def _from_file(path: RasterPath, spec: ModelSpec, read: ReadOptions) -> tuple[np.ndarray, GeoBox]:
-    with reading.open_date(path, read) as dataset:
+    with reading.open_date(path, read, spec) as dataset:
         source = reading.match_raster(dataset, spec, read)
         height, width = source.shape
         stored, valid = source.read(Window(0, 0, width, height))

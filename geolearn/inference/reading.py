@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
@@ -17,8 +18,11 @@ from geolearn import errors, units
 from geolearn.inference.tiles import ReadOptions, Resolution, Source
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import (
+    Dequantize,
+    EmbeddingProduct,
     GeoBox,
     find_band_indexes,
+    find_product,
     open_raster,
     raster,
     raster_geobox,
@@ -29,6 +33,7 @@ from geolearn.raster import (
 )
 from geolearn.raster.area import CroppedRaster, PixelArea
 from geolearn.raster.border import BorderCheck, find_marker
+from geolearn.raster.embeddings import ALPHAEARTH_BANDS, TITLES, check_lengths, difference
 from geolearn.raster.nodata import check_nodata, differs
 
 log = logging.getLogger('geolearn')
@@ -235,11 +240,11 @@ def open_dates(
         RasterError: If bands, units, dates or grids do not fit.
     """
     if spec.dates == 1:
-        dataset = stack.enter_context(open_date(src, read))
+        dataset = stack.enter_context(open_date(src, read, spec))
         part = crop(dataset, _locate(dataset, read))
         return [match_raster(dataset if whole else part, spec, read, checked=part)]
     if reading.is_one(src):
-        dataset = stack.enter_context(open_raster(src))
+        dataset = stack.enter_context(open_raster(src, dequantize=_method(spec, read)))
         part = crop(dataset, _locate(dataset, read))
         return _dates_in_one(dataset if whole else part, spec, read, checked=part)
     dates = list(cast(Sequence[Any], src))
@@ -248,7 +253,7 @@ def open_dates(
             f'this model takes images of {spec.dates} dates, found {len(dates)} rasters; pass one for each date, '
             'oldest first, or a list of tiles for each date'
         )
-    first, *others = opened = [stack.enter_context(open_date(date, read)) for date in dates]
+    first, *others = opened = [stack.enter_context(open_date(date, read, spec)) for date in dates]
     area = _locate(first, read)
     if area is None:  # bands that do not fit say more
         sources = [match_raster(dataset, spec, read) for dataset in opened]
@@ -277,11 +282,18 @@ def crop(dataset: raster.Raster, area: PixelArea | None) -> raster.Raster:
     return dataset if area is None else CroppedRaster(dataset, area)
 
 
-def open_date(src: reading.RasterPath, read: ReadOptions) -> AbstractContextManager[raster.Raster]:
+def open_date(src: reading.RasterPath, read: ReadOptions, spec: ModelSpec) -> AbstractContextManager[raster.Raster]:
     """Open a raster of one date with the user's names of bands; in a mosaic their NoData must not cover other files."""
     # of one file, several values are counted and matched where its bands are
     single = reading.is_one(src) and not isinstance(read.nodata, int | float)
-    return open_raster(src, bands=read.bands, nodata=None if single else read.nodata, warp=True)
+    return open_raster(
+        src, bands=read.bands, nodata=None if single else read.nodata, warp=True, dequantize=_method(spec, read)
+    )
+
+
+def _method(spec: ModelSpec, read: ReadOptions) -> Dequantize | None:
+    """Return how codes of embeddings become vectors: as the caller says, else as in training."""
+    return spec.product.dequantize if read.dequantize is None and spec.product else read.dequantize
 
 
 def match_raster(dataset: Any, spec: ModelSpec, read: ReadOptions, *, checked: Any = None) -> Source:
@@ -317,6 +329,7 @@ def _dates_in_one(dataset: Any, spec: ModelSpec, read: ReadOptions, *, checked: 
 
 def _make_source(dataset: Any, indexes: Sequence[int], spec: ModelSpec, read: ReadOptions, checked: Any) -> Source:
     """Check the units and the size of the pixels of some bands, and say how they are read."""
+    product = _check_product(dataset, spec, read, checked)
     nodata = read.nodata_of(indexes, dataset.count)
     check_nodata(nodata, [dataset.dtypes[index - 1] for index in indexes], _shown(dataset))
     dataset.check_border(BorderCheck(_shown(dataset), nodata))
@@ -328,7 +341,51 @@ def _make_source(dataset: Any, indexes: Sequence[int], spec: ModelSpec, read: Re
         sample = sample[:, (sample != marker).all(axis=0)]
     check_units(sample, spec, read)
     target = choose_geobox(raster_geobox(dataset), spec, read.resolution, shown=_shown(dataset))
-    return Source(dataset, tuple(indexes), target, nodata)
+    unit = product is not None and product.has_unit_length and len(indexes) == ALPHAEARTH_BANDS
+    return Source(dataset, tuple(indexes), target, nodata, unit)
+
+
+def _check_product(dataset: Any, spec: ModelSpec, read: ReadOptions, checked: Any) -> EmbeddingProduct | None:
+    """Refuse precomputed embeddings of another product, version or form than those of training.
+
+    Raises:
+        RasterError: If they differ; the message names both.
+    """
+    found, wanted = find_product(dataset, stated=read.product, by_method=False), spec.product
+    if wanted is None:
+        if found is not None:
+            log.warning('%s holds %s; the model does not know what it was trained on', _shown(dataset), found)
+        return found
+    found = replace(found, name=wanted.name) if found is not None and not found.name else found
+    if found is None:
+        log.warning(
+            '%s does not say which embeddings it holds; it is taken as %s, what the model was trained on. Pass '
+            'product= with name and version to state it',
+            _shown(dataset),
+            wanted,
+        )
+        found = replace(wanted, form='codes' if np.dtype(dataset.dtypes[0]).kind in 'iu' else 'floats')
+    differs_in = difference(found, wanted)
+    if differs_in:
+        advice = {
+            'product': 'pass a raster of that product, or train a model on this one',
+            'version': 'versions share no space: pass a raster of that version, or train a model on this one',
+            'form': _form_advice(found, wanted),
+        }
+        raise errors.RasterError(
+            f'{_shown(dataset)} holds {found}, but the model was trained on {wanted}; {advice[differs_in]}'
+        )
+    if found.version != wanted.version:
+        log.warning('%s holds %s, the model was trained on %s: one names no version', _shown(dataset), found, wanted)
+    check_lengths(sample_pixels(checked, checked.indexes, window_size=32, per_side=2), found, _shown(dataset))
+    return found
+
+
+def _form_advice(found: EmbeddingProduct, wanted: EmbeddingProduct) -> str:
+    if wanted.form == 'codes':
+        return 'pass the raster of codes, or train a model on vectors (dequantize=)'
+    method = next((key for key, title in TITLES.items() if title == found.name), None)
+    return f'pass dequantize={method!r}' if method else 'pass the raster of float vectors'
 
 
 def _shown(dataset: Any) -> str:

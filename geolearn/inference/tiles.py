@@ -21,7 +21,7 @@ from geolearn import errors, tiling, units
 from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.engines import Engine
 from geolearn.inference.plan import BLENDS, Blend
-from geolearn.raster import GeoBox, common_dtype, raster_geobox, read_window
+from geolearn.raster import Dequantize, GeoBox, common_dtype, raster_geobox, read_window
 from geolearn.raster.area import PixelArea
 from geolearn.raster.nodata import differs, missing
 
@@ -57,6 +57,8 @@ class ReadOptions:
             that of the training chips; None reads the raster as it is.
         radar: Whether each band of the model is radar, for ``scale='db'``.
         area: Part of the raster that is read; None for all of it.
+        dequantize: How codes of precomputed embeddings become vectors; None does what the model was trained with.
+        product: Name and version of the embeddings that the raster holds, where it does not say so itself.
 
     Raises:
         ValueError: If a number cannot scale pixel values, or is not a size.
@@ -70,6 +72,8 @@ class ReadOptions:
     resolution: Resolution | None = None
     radar: tuple[bool, ...] = ()
     area: AreaOfInterest | None = None
+    dequantize: Dequantize | None = None
+    product: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.scale, str):
@@ -195,12 +199,14 @@ class Source:
         indexes: 1-based bands in the network's order.
         target: Grid to resample to while reading; None reads the raster's own.
         nodata: Value of missing pixels in each band, on top of what the file says; None for no value.
+        unit_length: Whether pixels are vectors of length 1, which resampled ones are made again.
     """
 
     dataset: Any
     indexes: tuple[int, ...]
     target: GeoBox | None = None
     nodata: tuple[float | None, ...] = ()
+    unit_length: bool = False
 
     @property
     def box(self) -> GeoBox:
@@ -261,6 +267,8 @@ class Source:
             values = plane.astype(np.float32)
             band[:] = rows @ (cols @ (values if valid is None else np.where(valid, values, 0)).T).T
             band /= np.maximum(share, np.finfo(np.float32).tiny)
+        if self.unit_length:
+            pixels /= np.maximum(np.linalg.norm(pixels, axis=0), np.finfo(np.float32).tiny)
         return pixels, None if valid is None else share >= MIN_VALID_SHARE
 
     def _read_stored(self, window: Window, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:

@@ -12,6 +12,7 @@ from geolearn.inference.encoding import Encoding, Output, ProbabilityType
 from geolearn.inference.engines import Engine
 from geolearn.inference.plan import Blend, choose_share
 from geolearn.networks.spec import ModelSpec
+from geolearn.raster import Dequantize
 
 
 class MapsPixels(Protocol):
@@ -39,6 +40,8 @@ def predict_raster(
     scale: tiles.Scale | None = None,
     offset: float = 0.0,
     nodata: tiles.NoData = None,
+    dequantize: Dequantize | None = None,
+    product: str | None = None,
     resolution: tiles.Resolution | None = None,
     aoi: Any = None,
     bbox: Sequence[float] | None = None,
@@ -80,6 +83,10 @@ def predict_raster(
             ``'db'`` makes decibels of radar bands that are linear power.
         offset: Is added after that.
         nodata: Value that marks missing pixels where the file does not say so, or one for each band of the file.
+        dequantize: How the stored codes of precomputed embeddings become vectors, ``'alphaearth'`` or ``'tessera'``;
+            None does what the model was trained with.
+        product: Name and version of the embeddings that the raster holds, such as ``'alphaearth v1'``, where its tags
+            and file names do not say it. Another product or version than that of training is refused.
         resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
             ``'training'``. Without it, rasters whose pixels are over 1.5 times larger or smaller than in training
             are refused.
@@ -148,6 +155,8 @@ def predict_raster(
             resolution,
             self.spec.is_radar,
             area.AreaOfInterest(aoi, bbox, bbox_crs),
+            dequantize,
+            product,
         ),
         tiles.TilingOptions(
             tile_size,

@@ -152,6 +152,7 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
         temporal=choice.temporal,
         resolution_m=choice.resolution_m,
         custom=own,
+        product=data.product,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from geolearn import classes, errors, normalize
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
 from geolearn.bands import Band
+from geolearn.raster import EmbeddingProduct
 from geolearn.statistics import BandStatistics
 
 T = TypeVar('T')
@@ -152,6 +153,7 @@ class ModelSpec:
         options: Those of the class of model, as plain JSON; the class reads and checks it.
         arguments: What the constructor was given besides its defaults, as JSON (see `geolearn.arguments`), for the
             report; None in bundles from before it was kept.
+        product: The precomputed embeddings that the bands are, which rasters must be too; None for other images.
         custom: Parts of the user's own that no bundle can hold, such as ``{'loss': 'mine.FocalTversky'}``.
     """
 
@@ -178,6 +180,7 @@ class ModelSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] | None = None
     custom: Mapping[str, str] = field(default_factory=dict)
+    product: EmbeddingProduct | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'band_indexes', self.band_indexes or tuple(range(len(self.bands))))
@@ -189,7 +192,10 @@ class ModelSpec:
 
     def to_manifest(self) -> dict[str, Any]:
         """Return the spec as plain JSON."""
-        return asdict(self) | {'cell_size': dict(self.cell_size or {}) or None}
+        row = asdict(self) | {'cell_size': dict(self.cell_size or {}) or None}
+        if self.product is None:  # earlier versions know no such field
+            del row['product']
+        return row
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> 'ModelSpec':

@@ -1,6 +1,7 @@
 """The only door to raster files: pixels travel with their place (GeoBox) and their mask."""
 
 from geolearn.raster.aligned import AlignedRaster
+from geolearn.raster.embeddings import Dequantize, EmbeddingProduct, find_product
 from geolearn.raster.geobox import GeoBox, require_same_grid, same_grid
 from geolearn.raster.kept import KeptRasters
 from geolearn.raster.opening import many_files
@@ -24,11 +25,14 @@ from geolearn.raster.writing import RasterWriter, write_raster
 
 __all__ = [
     'AlignedRaster',
+    'Dequantize',
+    'EmbeddingProduct',
     'GeoBox',
     'KeptRasters',
     'RasterWriter',
     'common_dtype',
     'find_band_indexes',
+    'find_product',
     'many_files',
     'mosaic',
     'open_raster',

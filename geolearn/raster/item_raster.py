@@ -8,7 +8,7 @@ from rasterio.windows import Window
 
 from geolearn.errors import RasterError
 from geolearn.raster.mosaic import BandStack
-from geolearn.raster.raster import FileRaster, NoData, OpenFiles, Raster
+from geolearn.raster.raster import NoData, OpenFiles, Raster
 from geolearn.raster.stac import AssetBand, Item
 
 log = logging.getLogger('geolearn')
@@ -89,7 +89,7 @@ def open_item(item: Item, files: OpenFiles, *, bands: Sequence[str] | None, noda
     rasters: list[Raster] = []
     for asset in assets:
         declared = next((band.nodata for band in asset.bands if band.nodata is not None), None)
-        raster = FileRaster(asset.href, files, nodata=nodata, declared=declared)
+        raster = files.open(asset.href, nodata=nodata, declared=declared)
         if raster.count != len(asset.bands):
             raise RasterError(
                 f'{item.name} states {len(asset.bands)} bands of {asset.href}, which holds {raster.count}; correct the '

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from geolearn.raster.embeddings import Dequantize
 from geolearn.raster.opening import small_cache
 from geolearn.raster.raster import Raster
 from geolearn.raster.reading import RasterPath, open_unclosed, reading_errors
@@ -39,12 +40,15 @@ class KeptRasters:
         return KeptRasters, ()
 
     @contextmanager
-    def open(self, path: RasterPath, *, bands: tuple[str, ...] | None = None) -> Iterator[Raster]:
+    def open(
+        self, path: RasterPath, *, bands: tuple[str, ...] | None = None, dequantize: Dequantize | None = None
+    ) -> Iterator[Raster]:
         """Open a raster for reading, or take the one that is open.
 
         Args:
             path: As in `open_raster`; what several files are taken for is not logged.
             bands: Names of the bands in file order.
+            dequantize: As in `open_raster`.
 
         Yields:
             The raster.
@@ -53,7 +57,7 @@ class KeptRasters:
             RasterError: If it cannot be opened or read.
         """
         with small_cache():
-            raster, key = self._take(path, bands)
+            raster, key = self._take(path, bands, dequantize)
             try:
                 with reading_errors(raster):
                     yield raster
@@ -63,20 +67,22 @@ class KeptRasters:
             if key is None:
                 raster.close()
 
-    def _take(self, path: RasterPath, bands: tuple[str, ...] | None) -> tuple[Raster, object]:
+    def _take(
+        self, path: RasterPath, bands: tuple[str, ...] | None, dequantize: Dequantize | None
+    ) -> tuple[Raster, object]:
         opened = self._opened
         if opened.process != os.getpid():
             # the parent's datasets share their place in the file with it, so they are left alone
             opened = self._opened = _Opened()
-        key = _key(path, bands)
+        key = _key(path, bands, dequantize)
         if key is None:
-            return open_unclosed(path, bands=bands, quiet=True), None
+            return open_unclosed(path, bands=bands, quiet=True, dequantize=dequantize), None
         found = opened.rasters.pop(key, None)
         if found is not None and found[1] != _state(found[0]):
             found[0].close()
             found = None
         if found is None:
-            raster = open_unclosed(path, bands=bands, quiet=True)
+            raster = open_unclosed(path, bands=bands, quiet=True, dequantize=dequantize)
             found = raster, _state(raster)
         opened.rasters[key] = found
         files = sum(max(1, len(raster.files)) for raster, _ in opened.rasters.values())
@@ -91,12 +97,12 @@ class KeptRasters:
             found[0].close()
 
 
-def _key(path: Any, bands: tuple[str, ...] | None) -> object:
+def _key(path: Any, bands: tuple[str, ...] | None, dequantize: Dequantize | None) -> object:
     """Return what tells rasters apart; None for those in memory, which need no opening."""
     if isinstance(path, str | Path):
-        return str(path), bands
+        return str(path), bands, dequantize
     if isinstance(path, list | tuple) and all(isinstance(one, str | Path) for one in path):
-        return tuple(map(str, path)), bands
+        return tuple(map(str, path)), bands, dequantize
     return None
 
 

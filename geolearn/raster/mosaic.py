@@ -183,7 +183,8 @@ class Mosaic(Raster):
             crs=first.crs,
         )
         self.files = tuple(name for raster in rasters for name in raster.files)
-        self.numbered = first.numbered
+        self.numbered, self.dequantized = first.numbered, first.dequantized
+        self.stated = first.stated
 
     def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
         """Return metadata of the first raster, without what is true of one file only."""
@@ -343,6 +344,7 @@ class BandStack(Raster):
         )
         self.gcps, self.rpcs = rasters[0].gcps, rasters[0].rpcs
         self.files = tuple(name for raster in rasters for name in raster.files)
+        self.dequantized = rasters[0].dequantized
 
     def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
         """Return metadata of the file that holds a band; of the scene, its sensor."""

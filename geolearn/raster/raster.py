@@ -72,6 +72,8 @@ class Raster:
         """Names of the bands before equal ones were numbered."""
         self.numbered = False
         """Whether several bands had one name."""
+        self.dequantized: Any = None
+        """How stored codes of embeddings were made vectors; see `geolearn.raster.embeddings`."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -185,6 +187,7 @@ class RasterView(Raster):
         self._raster = raster
         self.files, self.driver = raster.files, raster.driver
         self.stated, self.numbered = raster.stated, raster.numbered
+        self.dequantized = raster.dequantized
 
     def colormap(self, index: int) -> Mapping[int, tuple[int, int, int, int]]:
         """Return the colors of the source."""
@@ -234,6 +237,17 @@ class OpenFiles:
                 ) from error
         self._open[path] = dataset
         return dataset
+
+    def open(
+        self,
+        path: str | Path,
+        *,
+        bands: Sequence[str] | None = None,
+        nodata: NoData = None,
+        declared: float | None = None,
+    ) -> 'Raster':
+        """Return a file as a raster; see `FileRaster`."""
+        return FileRaster(path, self, bands=bands, nodata=nodata, declared=declared)
 
     def close(self) -> None:
         """Close all of them."""

@@ -17,10 +17,11 @@ from geolearn.bands import Band, find_sensor, is_placeholder, list_sensors, matc
 from geolearn.errors import BandError, RasterError, UnknownNameError
 from geolearn.raster import geobox, opening
 from geolearn.raster.arrays import ArrayRaster, is_array, is_zarr, open_zarr
+from geolearn.raster.embeddings import Dequantize, as_vectors, check_one_product, open_tessera_tile
 from geolearn.raster.item_raster import open_item
 from geolearn.raster.mosaic import BandStack, Mosaic, ResampledRaster, covers_same_ground
 from geolearn.raster.nodata import compact, valid_in_all_bands
-from geolearn.raster.raster import FileRaster, NoData, OpenFiles, Raster, place_names
+from geolearn.raster.raster import NoData, OpenFiles, Raster, place_names
 from geolearn.raster.scene import find_scene, image_files, is_quality, name_files, read_name, sensor_of
 from geolearn.raster.stac import is_stac, read_items
 from geolearn.raster.warp import bring_to_one_grid
@@ -45,6 +46,7 @@ def open_raster(
     chip: bool = False,
     quiet: bool = False,
     warp: bool = False,
+    dequantize: Dequantize | None = None,
 ) -> Iterator[Raster]:
     """Open a raster, or several as one, for reading.
 
@@ -63,6 +65,7 @@ def open_raster(
         quiet: Whether what several files were taken for is not logged, since it was when they were opened before.
         warp: Whether the tiles of a mosaic may differ in CRS, grid and NoData: they are brought to the grid of the
             first while they are read.
+        dequantize: Read stored codes of embeddings as vectors: ``'alphaearth'`` or ``'tessera'``.
 
     Yields:
         The raster.
@@ -74,7 +77,7 @@ def open_raster(
     if chip:
         opening.check_chip_file(str(path))
     with opening.small_cache():
-        raster = open_unclosed(path, bands=bands, nodata=nodata, quiet=quiet, warp=warp)
+        raster = open_unclosed(path, bands=bands, nodata=nodata, quiet=quiet, warp=warp, dequantize=dequantize)
         try:
             with reading_errors(raster):
                 yield raster
@@ -83,11 +86,17 @@ def open_raster(
 
 
 def open_unclosed(
-    path: RasterPath, *, bands: Bands = None, nodata: NoData = None, quiet: bool = False, warp: bool = False
+    path: RasterPath,
+    *,
+    bands: Bands = None,
+    nodata: NoData = None,
+    quiet: bool = False,
+    warp: bool = False,
+    dequantize: Dequantize | None = None,
 ) -> Raster:
     """Open a raster as `open_raster` does; `Raster.close` closes it."""
     names = None if bands is None else [band.name if isinstance(band, Band) else band for band in bands]
-    return _open(path, names, nodata, logging.DEBUG if quiet else logging.WARNING, warp)
+    return _open(path, names, nodata, _Files(logging.DEBUG if quiet else logging.WARNING, warp, dequantize))
 
 
 @contextmanager
@@ -102,12 +111,32 @@ def reading_errors(raster: Raster) -> Iterator[None]:
 class _Files(OpenFiles):
     """The files of one raster, and how loudly is said what they were taken for."""
 
-    def __init__(self, level: int = logging.WARNING, *, warp: bool = False) -> None:
+    def __init__(self, level: int = logging.WARNING, warp: bool = False, dequantize: Dequantize | None = None) -> None:
         super().__init__()
-        self.level, self.warp = level, warp
+        self.level, self.warp, self.dequantize = level, warp, dequantize
+
+    def open(
+        self,
+        path: str | Path,
+        *,
+        bands: Sequence[str] | None = None,
+        nodata: NoData = None,
+        declared: float | None = None,
+    ) -> Raster:
+        """Return a file as a raster, with codes of embeddings as vectors where that is asked for."""
+        if self.dequantize == 'tessera' and str(path).lower().endswith('.npy'):
+            return open_tessera_tile(Path(path), self)
+        raster = super().open(path, bands=bands, nodata=nodata, declared=declared)
+        return raster if self.dequantize is None else as_vectors(raster, self.dequantize, self)
+
+    def array(self, source: Any, *, bands: list[str] | None, nodata: NoData, name: str | None = None) -> Raster:
+        """Return an array as a raster, like `open`."""
+        raster = ArrayRaster(source, bands=bands, nodata=nodata, name=name)
+        return raster if self.dequantize is None else as_vectors(raster, self.dequantize, self)
 
     def mosaic(self, rasters: Sequence[Raster]) -> Mosaic:
         """Lay rasters over each other, the later ones on top."""
+        check_one_product(rasters)
         return Mosaic(bring_to_one_grid(rasters, level=self.level) if self.warp else rasters)
 
 
@@ -133,8 +162,7 @@ def _refuse_bytes(path: object) -> None:
         raise RasterError(f'the name of a raster must be a text or a Path, got {path!r}; pass os.fsdecode(name)')
 
 
-def _open(path: RasterPath, bands: list[str] | None, nodata: NoData, level: int, warp: bool) -> Raster:
-    files = _Files(level, warp=warp)
+def _open(path: RasterPath, bands: list[str] | None, nodata: NoData, files: _Files) -> Raster:
     try:
         _refuse_bytes(path)
         if is_one(path):
@@ -160,16 +188,16 @@ def is_one(source: object) -> bool:
 
 def _open_one(path: Any, files: _Files, bands: list[str] | None, nodata: NoData) -> Raster:
     if is_array(path):
-        return ArrayRaster(path, bands=bands, nodata=nodata)
+        return files.array(path, bands=bands, nodata=nodata)
     if is_zarr(path):
-        return ArrayRaster(open_zarr(path), bands=bands, nodata=nodata, name=str(path))
+        return files.array(open_zarr(path), bands=bands, nodata=nodata, name=str(path))
     if is_stac(path):
         items = read_items(path)
         opened = [open_item(item, files, bands=bands, nodata=nodata, level=files.level) for item in items]
         return opened[0] if len(opened) == 1 else files.mosaic(opened)
     if os.path.isdir(path):
         return _open_folder(Path(path), files, bands, nodata)
-    raster = FileRaster(path, files, bands=bands, nodata=nodata)
+    raster = files.open(path, bands=bands, nodata=nodata)
     if str(path).lower().endswith('.vrt'):
         others = [name for name in raster.files if os.path.abspath(name) != os.path.abspath(path)]
         if others:
@@ -215,7 +243,7 @@ def _stack(
         raise RasterError(f'nodata= holds {len(values)} values for {len(paths)} bands; pass one, or one for each')
     stack = BandStack(
         [
-            FileRaster(path, files, bands=[name], nodata=value, declared=declared)
+            files.open(path, bands=[name], nodata=value, declared=declared)
             for path, name, value in zip(paths, names, values)
         ],
         names,
@@ -238,7 +266,7 @@ def _open_several(paths: Sequence[str | Path], files: _Files, bands: list[str] |
     """Open several files or folders as the bands of one scene, or as a mosaic, whichever they are."""
     if any(is_array(path) or is_stac(path) or is_zarr(path) or os.path.isdir(path) for path in paths):
         return files.mosaic([_open_one(path, files, bands, nodata) for path in paths])
-    plain = [FileRaster(path, files) for path in paths]
+    plain = [files.open(path) for path in paths]
     single = all(raster.count == 1 for raster in plain)
     same_ground = all(covers_same_ground(raster, plain[0]) for raster in plain[1:])
     if single and same_ground:
@@ -265,7 +293,7 @@ def _open_several(paths: Sequence[str | Path], files: _Files, bands: list[str] |
         return _stack(paths, names, files, nodata, sensor=sensor_of(paths))
     if not single and same_ground and bands is None and _hold_different_bands(plain):
         stack = BandStack(
-            [FileRaster(path, files, nodata=nodata) for path in paths],
+            [files.open(path, nodata=nodata) for path in paths],
             [name for raster in plain for name in raster.descriptions],
             sensor=sensor_of(paths),
         )
@@ -280,7 +308,7 @@ def _open_several(paths: Sequence[str | Path], files: _Files, bands: list[str] |
         _refuse_bands_of_different_places(paths, plain)
     if bands is None and nodata is None:
         return files.mosaic(plain)
-    return files.mosaic([FileRaster(path, files, bands=bands, nodata=nodata) for path in paths])
+    return files.mosaic([files.open(path, bands=bands, nodata=nodata) for path in paths])
 
 
 def _names_of_bands(paths: Sequence[str | Path], rasters: Sequence[Raster]) -> list[str] | None:
@@ -536,10 +564,16 @@ def sample_pixels(src: Any, indexes: Sequence[int], *, window_size: int = 128, p
     return np.concatenate(parts, axis=1)
 
 
-def read_stack(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray | None, geobox.GeoBox]:
+def read_stack(
+    paths: Sequence[Path], *, dequantize: Dequantize | None = None
+) -> tuple[np.ndarray, np.ndarray | None, geobox.GeoBox]:
     """Read all bands of a file, or several single-band files that cover the same ground, as one image.
 
     Files of coarser pixels are resampled to the finest of them: bilinear, since pixels are measurements.
+
+    Args:
+        paths: The file, or those of all bands.
+        dequantize: Read the codes of embeddings in one file as vectors.
 
     Returns:
         Pixels (bands, height, width) in the stored dtype; a mask of shape (bands, height, width) or (1, height, width),
@@ -549,7 +583,7 @@ def read_stack(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray | None, ge
         RasterError: If a file cannot be read, or several files do not cover the same ground.
     """
     if len(paths) == 1:
-        with open_raster(paths[0], chip=True) as src:
+        with open_raster(paths[0], chip=True, dequantize=dequantize) as src:
             pixels, masks = read_window_masks(src, Window(0, 0, src.width, src.height), src.indexes)
             return pixels, masks, raster_geobox(src)
     place = _finest(paths)

@@ -12,7 +12,7 @@ import numpy as np
 from geolearn.bands import Band
 from geolearn.chips.emd import EMD_NAME, STATS_NAME, WELL_KNOWN_KEY, WELL_KNOWN_NAMES
 from geolearn.classes import ClassInfo
-from geolearn.raster import GeoBox
+from geolearn.raster import EmbeddingProduct, GeoBox
 from geolearn.statistics import RunningStatistics
 
 
@@ -164,6 +164,7 @@ class ExportDescription:
         acquired: When the images of each date were taken, if that is known.
         nodata: What the user named as NoData, one value for all bands or one for each.
         bad_bands: 0-based bands that the raster tags as bad.
+        product: The precomputed embeddings that the bands are; None for other images.
 
     Raises:
         ValueError: If the bands are not those of so many dates, or the times not as many.
@@ -182,6 +183,7 @@ class ExportDescription:
     acquired: tuple[date, ...] = ()
     nodata: tuple[float, ...] = ()
     bad_bands: frozenset[int] = frozenset()
+    product: EmbeddingProduct | None = None
 
     def __post_init__(self) -> None:
         if self.dates < 1 or self.bands != self.bands[: len(self.bands) // self.dates] * self.dates:
@@ -215,6 +217,8 @@ def metadata_texts(
         own['nodata'] = list(facts.nodata)
     if facts.bad_bands:
         own['bad_bands'] = sorted(facts.bad_bands)
+    if facts.product is not None:
+        own['product'] = facts.product.to_json()
     emd['geolearn'] = own
     # ArcGIS writes backslashes, two blanks before labels and one at the end; its own reader relies on none of them
     rows = ''.join('  '.join(names).replace('/', '\\') + ' \n' for names in tally.rows)

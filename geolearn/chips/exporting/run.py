@@ -28,7 +28,7 @@ from geolearn.chips.formats.writing import ChipFile
 from geolearn.chips.label import Label
 from geolearn.chips.meaning.values import named_nodata
 from geolearn.errors import ChipFolderError
-from geolearn.raster import GeoBox, open_raster, raster_geobox, read_window
+from geolearn.raster import Dequantize, GeoBox, open_raster, raster_geobox, read_window
 from geolearn.raster.border import BorderCheck
 from geolearn.raster.images import SUFFIXES, write_image
 from geolearn.raster.nodata import valid_in_all_bands
@@ -431,6 +431,7 @@ class Export:
         nodata: What the user named as NoData of the raster.
         bands: What the user named its bands, or None.
         border: Reports where the raster has a border that nothing declares as NoData.
+        dequantize: Read codes of embeddings as vectors.
     """
 
     raster: str | Path | Sequence[str | Path]
@@ -440,6 +441,7 @@ class Export:
     nodata: tuple[float, ...] = ()
     bands: tuple[str, ...] | None = None
     border: BorderCheck | None = None
+    dequantize: Dequantize | None = None
 
     def run(self, jobs: Sequence[placement.Job], threads: int, start: int) -> tuple[list[metadata.Tally], Counter[str]]:
         """Cut all jobs, numbering chips from `start`.
@@ -454,7 +456,13 @@ class Export:
 
         def work() -> None:
             try:
-                named = open_raster(self.raster, bands=self.bands, nodata=self.nodata or None, quiet=True)
+                named = open_raster(
+                    self.raster,
+                    bands=self.bands,
+                    nodata=self.nodata or None,
+                    quiet=True,
+                    dequantize=self.dequantize,
+                )
                 with named as src, self.labels.open() as lab:
                     if self.border is not None:
                         src.check_border(self.border)

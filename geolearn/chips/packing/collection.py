@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from geolearn.chips.packing.read_chip import ChipStore
 from geolearn.chips.packing.store import JoinedChips, open_store
 from geolearn.chips.packing.table import ChipTable
 from geolearn.classes import ClassInfo
-from geolearn.raster import open_raster
+from geolearn.raster import Dequantize, EmbeddingProduct, find_product, open_raster
+from geolearn.raster.embeddings import check_dequantize, difference, name_product
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,17 @@ class Collection:
             '(gdal_edit.py -unsetnodata <file>), which leaves their values as they are'
         )
 
+    def product(self, stated: str | None) -> EmbeddingProduct | None:
+        """Return the precomputed embeddings that the bands are; None for other images.
+
+        Args:
+            stated: Name and version, as the user gives them.
+
+        Raises:
+            ChipFolderError: If a folder holds another product than `stated`.
+        """
+        return next(iter([_product_of(part, stated) for part in self.folders]))
+
     def name_bands(self, given: BandChoice) -> tuple[Band, ...]:
         """Name the bands; folders must agree.
 
@@ -205,6 +217,34 @@ class Collection:
         return notes + ([zero] if zero else [])
 
 
+def _refuse_mixed_products(folders: Sequence[OpenChips]) -> None:
+    first = _product_of(folders[0], None)
+    for part in folders[1:]:
+        found = _product_of(part, None)
+        if (found is None) != (first is None) or (found and first and difference(found, first)):
+            raise errors.ChipFolderError(
+                f'{folders[0].opened.folder} holds {first or "no embeddings"} and {part.opened.folder} '
+                f'{found or "no embeddings"}, which cannot be mixed; pass folders of one product and version'
+            )
+
+
+def _product_of(part: OpenChips, stated: str | None) -> EmbeddingProduct | None:
+    """Return what an export, or its first chip, says that its bands are."""
+    kept, first = part.opened.metadata.product, part.first
+    named = None if stated is None else name_product(stated)
+    if kept is not None:
+        kept = kept if first.dequantize is None else replace(kept, form='floats', dequantize=first.dequantize)
+        if named is not None and difference(replace(named, form=kept.form), kept):
+            raise errors.ChipFolderError(
+                f'product= says {named.name} {named.version}, but {part.opened.folder} holds {kept}'
+            )
+        return kept
+    if first.read_image is not None:
+        return named
+    with open_raster(first.image, chip=True, dequantize=first.dequantize) as src:
+        return find_product(src, stated=stated)
+
+
 def _losses(table: ChipTable) -> list[str]:
     notes = []
     if table.unreadable:
@@ -237,6 +277,7 @@ def open_collection(
     target: label.Target | None = None,
     nodata: Sequence[float] = (),
     unlabelled: Sequence[float] = (),
+    dequantize: Dequantize | None = None,
 ) -> Collection:
     """Open chip folders as one.
 
@@ -247,6 +288,7 @@ def open_collection(
         target: What the pixels of label rasters are.
         nodata: NoData value of the images, or one for each band.
         unlabelled: Values of label rasters that mean "not labelled".
+        dequantize: Read the codes of embeddings in the chips as vectors.
 
     Raises:
         ChipFolderError: If one is no chip folder, or they do not fit together.
@@ -259,11 +301,14 @@ def open_collection(
         else open_chips(path, dataset_type, target=target, nodata=nodata, unlabelled=unlabelled)
         for path in paths
     ]
+    check_dequantize(dequantize)
+    listed = listed if dequantize is None else [_as_vectors(opened, dequantize) for opened in listed]
     _check_alike(listed)
     folders = []
     for opened in listed:
         store, notes = open_store(opened.folder, opened.dataset_type, opened.listing, pack=pack)
         folders.append(OpenChips(opened, store, tuple(notes)))
+    _refuse_mixed_products(folders)
     for other in folders[1:]:
         _check_fit(folders[0], other)
     if len(folders) == 1:
@@ -271,6 +316,22 @@ def open_collection(
     names = [opened.folder.resolve().name for opened in listed]
     prefixes = names if len(set(names)) == len(names) else [str(opened.folder) for opened in listed]
     return Collection(tuple(folders), JoinedChips([part.store for part in folders], prefixes))
+
+
+def _as_vectors(opened: OpenedFolder, method: Dequantize) -> OpenedFolder:
+    """Return a folder whose chips are read as vectors; those that were exported as vectors are such already."""
+    product = opened.metadata.product
+    if product is not None and product.dequantize == method:
+        return opened
+    if any(chip.read_image is not None for chip in opened.listing.chips):
+        raise errors.ChipFolderError('dequantize= is for files; pass it to from_rasters, or arrays of vectors')
+    if any(len(files) > 1 for chip in opened.listing.chips for files in chip.dates):
+        raise errors.ChipFolderError(
+            f'dequantize={method!r} takes chips that hold all bands in one file; those of {opened.folder} have a file '
+            'for each band'
+        )
+    chips = tuple(replace(chip, dequantize=method) for chip in opened.listing.chips)
+    return replace(opened, listing=replace(opened.listing, chips=chips))
 
 
 def _check_alike(listed: Sequence[OpenedFolder]) -> None:

@@ -38,7 +38,10 @@ def read_chip(source: ChipSource) -> Chip:
         RasterError: If a file cannot be read.
         ChipFolderError: If dates, or image and label, do not fit together, or a label makes no sense.
     """
-    images = [read_stack(files) for files in source.dates] if source.read_image is None else [source.read_image()]
+    if source.read_image is None:
+        images = [read_stack(files, dequantize=source.dequantize) for files in source.dates]
+    else:
+        images = [source.read_image()]
     pixels, mask, geobox = images[0]
     if len(pixels) % source.dates_in_file:
         raise ChipFolderError(
