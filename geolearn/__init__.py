@@ -53,6 +53,7 @@ __all__ = [
     'MaskRCNN',
     'PSPNet',
     'PSPNetClassifier',
+    'PixelHead',
     'PixelRegressor',
     'RTDetr',
     'RetinaNet',

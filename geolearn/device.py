@@ -3,7 +3,10 @@
 import ctypes
 import sys
 
+from itertools import chain
+
 import torch
+from torch import nn
 
 from geolearn.errors import UnknownNameError
 
@@ -12,6 +15,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """Say whether torch found no memory, on whatever device."""
     text = str(error).lower()
     return isinstance(error, torch.cuda.OutOfMemoryError) or 'out of memory' in text or "can't allocate memory" in text
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return the device of a network, which may hold buffers alone; the CPU where it holds nothing."""
+    return next((tensor.device for tensor in chain(network.parameters(), network.buffers())), torch.device('cpu'))
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:

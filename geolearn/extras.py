@@ -15,6 +15,7 @@ EXTRAS = {
     'detr': ('transformers>=5.18',),
     'onnx': ('onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20'),
     'openvino': ('openvino>=2025.0', 'onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20'),
+    'sklearn': ('scikit-learn>=1.4',),
     'serve': ('fastapi>=0.115', 'uvicorn>=0.30', 'python-multipart>=0.0.12', 'rio-tiler>=7'),
     'faiss': ('faiss-cpu>=1.9',),
     'probe': ('scikit-learn>=1.4',),

@@ -242,7 +242,13 @@ def _divide(
     """Divide the chips, of which folders may say the part, and make sure that regression targets are in each."""
     part_of = np.repeat([0, 1, 2], [len(part) for part in parts])[chips.part_of] if any(parts[1:]) else None
     split, notes = divide(
-        table, classes.presence, division, part_of, whole=chips.task == Task.LABEL, folders=chips.part_of
+        table,
+        classes.presence,
+        division,
+        part_of,
+        whole=chips.task == Task.LABEL,
+        folders=chips.part_of,
+        labels_apart=any(isinstance(part, GivenChips) and part.labels_apart for part in parts[0]),
     )
     if chips.task == Task.REGRESSION:
         return split, notes + values.check_values(table, split)

@@ -26,6 +26,7 @@ from geolearn.chips.meaning.bands import BandChoice, bad_bands
 from geolearn.chips.meaning.values import as_classes, as_numbers, numbers_of, refuse_lossy
 from geolearn.chips.packing.collection import GivenChips
 from geolearn.chips.splits.divide import SplitChoice
+from geolearn.chips.splits.polygons import divide_polygons
 from geolearn.classes import ClassInfo, color_classes
 from geolearn.normalize import Normalize
 from geolearn.raster import (
@@ -236,7 +237,8 @@ def from_rasters(
         ignore_classes: Label values or names to leave out.
         unlabelled: Label values that mean "not labelled", beside NoData of the labels.
         nodata: Value that means NoData in the image, beside what the file declares.
-        split: As in `prepare_data`.
+        split: As in `prepare_data`; or ``'polygons'``, for polygons with nothing known around them: a share of those of
+            each class is validated on, no polygon is in both parts, and pixels outside of all are unlabelled.
         block_size: Side of a block in map units; None means four windows, or fewer where the raster is small.
         normalize: As in `prepare_data`.
         align_labels: Whether labels on another grid are brought to that of the image, nearest neighbor.
@@ -250,6 +252,7 @@ def from_rasters(
         MissingExtraError: If vector labels are given and the libraries of the extra ``vector`` are not installed.
     """
     arguments = _arguments(from_rasters, locals())
+    by_polygon = isinstance(split, str) and split == 'polygons'
     check_target(target)
     prepare.check_numbers(chip_size=chip_size, batch_size=batch_size, seed=seed)
     pairs = _pair(raster, labels)
@@ -281,11 +284,18 @@ def from_rasters(
                 notes += placed.notes
                 _unite(classes, placed.classes, str(number + 1))
                 kinds.add(False)
-                cutouts = [_cutout(w) for w in windows]
-                windows = [windows[at] for at in placed.features.touching(cutouts)]
+                zero = vector_labels.zero_is_class(naming.unlabelled)
+                parts = {'': placed.features}
+                if by_polygon:
+                    parts = _divide_features(placed.features, val_split_pct, seed, zero=zero)
+                touched = [
+                    (part, features, windows[at])
+                    for part, features in parts.items()
+                    for at in features.touching([_cutout(w) for w in windows])
+                ]
+                windows, ends = [w for _, _, w in touched], [part for part, _, _ in touched]
                 readers = [
-                    partial(_window_polygons, placed.features, w, zero=vector_labels.zero_is_class(naming.unlabelled))
-                    for w in windows
+                    partial(_window_polygons, features, w, zero=zero, only=by_polygon) for _, features, w in touched
                 ]
             else:
                 vector_labels.refuse_vector_options(
@@ -311,7 +321,12 @@ def from_rasters(
                         f"labels are {lab.dtypes[0]} rasters, read as a number per pixel; pass target='classes' if they"
                     )
                     notes += [] if any(other.startswith(note) for other in notes) else [f'{note} are class values']
+                if by_polygon:
+                    raise errors.ChipFolderError(
+                        f"split='polygons' needs vector labels, but {truth} is a raster; pass split='blocks'"
+                    )
                 windows = [w for w in windows if _has_label(given, w, unlabelled, f'labels {truth}', numbers=numbers)]
+                ends = [''] * len(windows)
                 readers = [
                     partial(
                         _window_label,
@@ -341,14 +356,15 @@ def from_rasters(
             )
         chips += [
             ChipSource(
-                name=f'{f"{number}_" if len(pairs) > 1 else ""}r{int(w.row_off):06d}_c{int(w.col_off):06d}',
+                name=f'{f"{number}_" if len(pairs) > 1 else ""}r{int(w.row_off):06d}_c{int(w.col_off):06d}'
+                + (f'_{part}' if part else ''),
                 dates=((Path(images[-1].files[0]),),),
                 labels=(truth,) if isinstance(truth, Path) and not vector else (),
                 read_label=reader,
                 nodata=missing,
                 read_image=partial(window_image, kept, image, named, w, dequantize=dequantize),
             )
-            for w, reader in zip(windows, readers)
+            for w, reader, part in zip(windows, readers, ends, strict=True)
         ]
     if split == 'blocks' and block_size is None:
         shape, resolution = boxes[0].shape, max(boxes[0].resolution)
@@ -359,13 +375,15 @@ def from_rasters(
         )
     for note in notes:
         log.warning(note)
+    if by_polygon:
+        split = {part: [chip.name for chip in chips if chip.name.endswith(f'_{part}')] for part in ('train', 'valid')}
     task = Task.REGRESSION if kinds == {True} else Task.PIXELS
     listing = Listing(task, tuple(chips), tuple(classes.values()) or None, notes=tuple(notes))
     place = Path(images[0].files[0])
     return prepare_listing(
         place, 'from_rasters', [_names(raster), _names(labels)], arguments, listing,
-        bad_bands=first_bad, embedded=embedded[0], bands=bands or first_bands, extract_bands=extract_bands,
-        normalize=normalize,
+        bad_bands=first_bad, apart=by_polygon, embedded=embedded[0], bands=bands or first_bands,
+        extract_bands=extract_bands, normalize=normalize,
         class_mapping=class_mapping, val_split_pct=val_split_pct, seed=seed, chip_size=chip_size,
         batch_size=batch_size, transforms=transforms, working_dir=working_dir or place.parent,
         ignore_classes=ignore_classes, split=split, block_size=block_size,
@@ -440,8 +458,30 @@ def _cutout(window: Window) -> Cutout:
     return Cutout((int(window.row_off), int(window.col_off), *shape), shape)
 
 
-def _window_polygons(features: vector_labels.Features, window: Window, shape: tuple[int, int], *, zero: bool) -> Label:
-    return feature_label(Task.PIXELS, features.cut(_cutout(window)), shape, None, 0, zero=zero)
+def _divide_features(
+    features: vector_labels.Features, fraction: float, seed: int, *, zero: bool
+) -> dict[str, vector_labels.Features]:
+    """Return the polygons of each part."""
+    if zero:
+        raise errors.ChipFolderError(
+            "split='polygons' leaves pixels outside of all polygons unlabelled, but unlabelled= makes 0, which they are,"
+            " a class; leave unlabelled= out, or pass split='blocks'"
+        )
+    chosen = divide_polygons(features, fraction, seed=seed)
+    return {
+        part: vector_labels.Features(features.geometry[kept], features.class_ids[kept])
+        for part, kept in (('train', ~chosen), ('valid', chosen))
+    }
+
+
+def _window_polygons(
+    features: vector_labels.Features, window: Window, shape: tuple[int, int], *, zero: bool, only: bool = False
+) -> Label:
+    label = feature_label(Task.PIXELS, features.cut(_cutout(window)), shape, None, 0, zero=zero)
+    if only and label.raster is not None:
+        outside = label.raster == 0
+        return replace(label, unlabelled=outside if label.unlabelled is None else outside | label.unlabelled)
+    return label
 
 
 def _shown_labels(labels: Any) -> str:
@@ -469,13 +509,16 @@ def prepare_listing(
     *,
     bad_bands: frozenset[int] = frozenset(),
     embedded: EmbeddingProduct | None = None,
+    apart: bool = False,
     working_dir: str | Path | None,
     **options: Any,
 ) -> data.ChipData:
     """Prepare chips that are listed and lie in no folder; `options` are those of `prepare_data`."""
     metadata = replace(ExportMetadata.empty(), bad_bands=bad_bands, product=embedded)
     opened = OpenedFolder(place, 'Classified_Tiles', metadata, listing, ())
-    made = prepare.prepare_data(GivenChips(str(place), opened), working_dir=working_dir or '.', pack=False, **options)
+    made = prepare.prepare_data(
+        GivenChips(str(place), opened, labels_apart=apart), working_dir=working_dir or '.', pack=False, **options
+    )
     return replace(made, source=format_call(call, subjects, arguments), arguments=dict(arguments))
 
 

@@ -14,6 +14,7 @@ from geolearn.inference import reading, tiles
 from geolearn.networks.spec import ModelSpec
 from geolearn.onnx import OnnxModel
 from geolearn.onnx import load_model as load_graph
+from geolearn.raster.embeddings import dequantize_alphaearth
 from geolearn.raster.nodata import as_float32, missing
 
 if TYPE_CHECKING:
@@ -245,6 +246,13 @@ class RasterFunction:
         shape = (spec.dates, len(spec.bands), *pixels.shape[-2:])
         stored = np.asarray(pixels).reshape(shape)
         known = np.broadcast_to(mask, pixels.shape).reshape(shape) != 0
+        method = spec.product.dequantize if spec.product else None
+        if method is not None and stored.dtype.kind in 'iu':
+            if method != 'alphaearth':
+                raise errors.RasterError(
+                    f'blocks hold codes of {spec.product}, without the scale of each pixel; pass vectors'
+                )
+            stored = dequantize_alphaearth(stored)
         values = as_float32(np.where(known, stored, np.float32(np.nan)))
         present = [~missing(date, every_date=True) for date in values]
         if any(date.any() for date in present) and not self._units_checked:
@@ -368,12 +376,13 @@ class ClassifyPixels(RasterFunction):
             return mapped
         import torch
 
+        from geolearn.device import device_of
         from geolearn.inference.encoding import ClassEncoding
 
         network, encoding = self._loaded.network, ClassEncoding(self._spec.class_infos)
         mapped = np.full(absent.shape, encoding.nodata, encoding.dtype)
         if not absent.all():
-            device = next(network.parameters()).device
+            device = device_of(network)
             with torch.inference_mode():
                 mapped = encoding.encode(network(torch.from_numpy(image)[None].to(device)))[0]
             mapped[absent] = encoding.nodata

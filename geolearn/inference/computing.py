@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from geolearn import errors
 from geolearn.backbones.compiling import compile_for_inference
-from geolearn.device import choose_device
+from geolearn.device import choose_device, device_of
 from geolearn.inference import engines, tiles, tuning
 from geolearn.inference.plan import Blend
 from geolearn.networks.network import Network
@@ -77,7 +77,7 @@ def choose_tile(
         side, halo = POSITION_GRID_SIDES[blend] * spec.chip_size, spec.chip_size // 8
     else:
         side = max(spec.chip_size, CONVOLUTION_TILE)
-        halo = CONVOLUTION_HALO
+        halo = CONVOLUTION_HALO if network.context is None else network.context
     side = side if tiling.tile_size is None else tiling.tile_size
     return side, min(halo, side // 8) if tiling.halo is None else tiling.halo
 
@@ -205,7 +205,7 @@ class _Measurement:
 
     @property
     def _device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return device_of(self.network)
 
     def _halo(self, side: int) -> int:
         return choose_tile(self.spec, self.network, replace(self.tiling, tile_size=side), blend=self.blend)[1]
@@ -409,7 +409,7 @@ def make_compute(
     Raises:
         ExportError: If the network cannot be written as a graph for another engine.
     """
-    device = next(network.parameters()).device
+    device = device_of(network)
     most = most_at_once(device)
     engine = 'torch' if setup is None else setup.engine
     run = make_run(network, engine, graph, grid.tile_shape)

@@ -15,6 +15,7 @@ from torch import nn
 
 from geolearn import errors, files
 from geolearn._version import __version__
+from geolearn.device import device_of
 from geolearn.inference import computing, resume, tiles
 from geolearn.inference.encoding import OUTPUTS, Encoding, Layer, Output, ProbabilityType, make_layers
 from geolearn.inference.plan import BUFFER_BYTES, TILED_BUFFER_BYTES, Blend, Part, Share, plan_parts
@@ -300,7 +301,7 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
     pixels = area.window.height * area.window.width / request.stride**2
     check_space(target, int(pixels * sum(layer.content.pixel_bytes for layer in layers)))
     # both walk through all modules, which takes a while for small scenes
-    if next(network.parameters()).device != device:
+    if device_of(network) != device:
         network = network.to(device)
     if any(module.training for module in network.modules()):
         network = network.eval()
@@ -405,6 +406,7 @@ def _run_facts(
         'scale': 'db' if read.scale == 'db' else read.factor,
         'offset': read.offset,
         'nodata': read.nodata,
+        'dequantize': read.dequantize,
         'blend': blend,
         'augment': tiling.augment,
         'max_memory': tiling.max_memory,

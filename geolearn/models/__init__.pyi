@@ -26,6 +26,7 @@ from geolearn.models.pixel_classifiers import (
     UnetClassifier,
     UPerNet,
 )
+from geolearn.models.pixel_head import PixelHead
 from geolearn.models.pixel_regressor import PixelRegressor
 from geolearn.networks.detection.architecture import RCNNOptions, SingleStageOptions, TransformerOptions
 
@@ -49,6 +50,7 @@ __all__ = [
     'PSPNet',
     'PSPNetClassifier',
     'PixelClassifier',
+    'PixelHead',
     'PixelRegressor',
     'RCNNOptions',
     'RTDetr',

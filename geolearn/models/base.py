@@ -56,6 +56,7 @@ MODELS: dict[str, type['Model']] = {}
 HOMES = {
     'ChangeDetector': 'change_detector',
     'FeatureClassifier': 'feature_classifier',
+    'PixelHead': 'pixel_head',
     'PixelRegressor': 'pixel_regressor',
     **dict.fromkeys('FCOS FasterRCNN MaskRCNN RetinaNet RTDetr SingleShotDetector'.split(), 'object_detector'),
     **dict.fromkeys(
@@ -392,6 +393,7 @@ class Model(ABC):
             NotTrainedError: If a bare name is given to a model without data.
         """
         kinds = check_exports(export)
+        self._check_saved()
         target = bundling.choose_target(name_or_path, self.data)
         graphs = self._export(kinds) if kinds else None
         evaluation = self.evaluation
@@ -406,6 +408,10 @@ class Model(ABC):
         emd = self.emd_fields(self.spec)
         bundle = bundling.make_bundle(self.spec, self.network, self.history, evaluation, emd=emd, name=target.stem)
         return write_bundle(target, bundle if graphs is None else bundle.with_graphs(graphs.members, graphs.manifest))
+
+    def _check_saved(self) -> None:
+        """Refuse to save a model that could not be used; classes say when that is."""
+        return
 
     def onnx_graph(self, shape: tuple[int, int]) -> bytes:
         """Return the network as an ONNX graph, the file's content, for `geolearn.inference.engines`.

@@ -42,6 +42,9 @@ class Network(nn.Module):
         backbone: Takes the normalized images.
     """
 
+    context: int | None = None
+    """Pixels around a pixel that its output depends on; None where they are more than tiles need to share."""
+
     def __init__(self, normalize: Normalize, backbone: Backbone) -> None:
         super().__init__()
         # under the name that bundles and checkpoints have for it

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geolearn import errors, progress
-from geolearn.device import is_out_of_memory
+from geolearn.device import device_of, is_out_of_memory
 
 Result = TypeVar('Result')
 
@@ -106,7 +106,7 @@ def estimate_batch_size(
     """
     if mode not in ('train', 'eval'):
         raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
-    device = next(network.parameters()).device
+    device = device_of(network)
     measure = _peak_on_gpu if device.type == 'cuda' else _kept_on_cpu
     training, state = network.training, {name: tensor.clone() for name, tensor in network.state_dict().items()}
     network.train(mode == 'train')
@@ -153,7 +153,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _step(network: nn.Module, shape: tuple[int, ...], loss: Callable[[Any], Tensor] | None) -> Tensor:
-    device = next(network.parameters()).device
+    device = device_of(network)
     output = network(torch.rand(shape, device=device))
     return loss(output) if loss is not None else _mean_of(output)
 

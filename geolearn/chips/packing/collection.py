@@ -260,10 +260,11 @@ class GivenChips:
     Args:
         name: For people.
         opened: What is known of them.
+        labels_apart: Whether chips of different parts share no labelled pixel even where they share ground.
     """
 
-    def __init__(self, name: str, opened: OpenedFolder) -> None:
-        self.name, self.opened = name, opened
+    def __init__(self, name: str, opened: OpenedFolder, *, labels_apart: bool = False) -> None:
+        self.name, self.opened, self.labels_apart = name, opened, labels_apart
 
     def __repr__(self) -> str:
         return f'<{len(self.opened.listing.chips)} chips: {self.name}>'

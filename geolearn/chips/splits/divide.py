@@ -257,6 +257,7 @@ def divide(
     *,
     whole: bool = False,
     folders: np.ndarray | None = None,
+    labels_apart: bool = False,
 ) -> tuple[Split, list[str]]:
     """Divide chips.
 
@@ -267,6 +268,7 @@ def divide(
         part_of: For each chip 0 to divide, 1 for validation and 2 for test, where folders say so; None to divide all.
         whole: Whether a chip has one class as a whole; then those of ignored classes are in no part.
         folders: For each chip the position of its folder; None for one folder.
+        labels_apart: Whether parts share no labelled pixel even where their chips share ground.
 
     Returns:
         The parts, and what a person should know about them.
@@ -296,6 +298,8 @@ def divide(
             f'label_fraction={wanted.label_fraction:g}: trained on {len(train)} of {len(split.train)} training chips'
         )
         split = replace(split, train=train)
+    if labels_apart:
+        return split, notes
     return split, notes + _ground_notes(_by_image(places, folders), split, wanted, part_of)
 
 

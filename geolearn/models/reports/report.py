@@ -23,6 +23,7 @@ from geolearn.chips.splits.divide import count_leaks, leak_note
 from geolearn.data import ChipData
 from geolearn.history import History
 from geolearn.metrics import Calibration, best_epoch, choose_typical, find_monitor, name_metric, rank_chips
+from geolearn.networks.pixel_head import BACKBONE
 from geolearn.networks.spec import ModelSpec
 from geolearn.report import page
 
@@ -95,6 +96,8 @@ def backbone_section(spec: ModelSpec, load_report: loading.LoadReport | None) ->
         spec: Of the model.
         load_report: Of the weights; None for a backbone that started from random ones.
     """
+    if spec.backbone == BACKBONE:
+        return page.Section('Backbone', ('None: the values of each pixel go to the head as they are.',))
     facts = [('name', spec.backbone)]
     notes: tuple[str, ...] = ()
     try:
@@ -140,7 +143,8 @@ def reproduce_section(spec: ModelSpec, data: ChipData, history: History) -> page
     """
     options = data.train_dl.options
     chips = {'chip_size': data.chip_size, 'batch_size': data.batch_size, 'seed': options.seed, **data.arguments}
-    given = {'backbone': spec.backbone, **(spec.arguments or {})}
+    named = {} if spec.backbone == BACKBONE else {'backbone': spec.backbone}
+    given = {**named, **(spec.arguments or {})}
     values = [*data.arguments.values(), *given.values(), *(value for row in history.fits for value in row.values())]
     imports = sorted({line for value in values for line in arguments.find_imports(value)})
     source = data.source or arguments.format_call('prepare_data', [repr(data.path.name)], chips)

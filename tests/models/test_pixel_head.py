@@ -1,0 +1,200 @@
+"""PixelHead: layers, forests and neighbors on the values of pixels, trained on polygons, saved as plain arrays."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+
+from geolearn import PixelHead, from_arrays, from_rasters, load_model
+from geolearn.bundle import read_bundle, write_bundle
+from geolearn.errors import BundleError, ChipFolderError, NotTrainedError, UnknownNameError
+
+HEADS = ('linear', 'mlp', 'random_forest', 'knn')
+PLACE = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+
+
+@pytest.fixture(scope='module')
+def scene(tmp_path_factory):
+    """A raster (6 bands, 64 x 96) of three classes that overlap a little, with sparse polygons of each."""
+    geopandas, shapely = pytest.importorskip('geopandas'), pytest.importorskip('shapely')
+    folder = tmp_path_factory.mktemp('scene')
+    rng = np.random.default_rng(0)
+    truth = np.kron(rng.integers(0, 3, (8, 12)), np.ones((8, 8), int))
+    pixels = rng.normal(size=(3, 6))[truth].transpose(2, 0, 1) * 40 + rng.normal(0, 25, (6, 64, 96)) + 200
+    pixels[:, :2, :3] = -1
+    names = [f'E{band}' for band in range(6)]
+    profile = {'driver': 'GTiff', 'count': 6, 'height': 64, 'width': 96, 'dtype': 'float32', 'nodata': -1}
+    with rasterio.open(folder / 'scene.tif', 'w', **profile, crs='EPSG:32633', transform=PLACE) as dst:
+        dst.write(pixels.astype(np.float32))
+        dst.descriptions = names
+    rows = [(r, c) for r in range(8) for c in range(12) if rng.random() < 0.6]
+    shapes = [shapely.box(*(PLACE @ (8 * c + 2, 8 * r + 6)), *(PLACE @ (8 * c + 6, 8 * r + 2))) for r, c in rows]
+    kinds = [('field', 'wood', 'lake')[truth[8 * r, 8 * c]] for r, c in rows]
+    frame = geopandas.GeoDataFrame({'kind': kinds}, geometry=shapes, crs='EPSG:32633')
+    return folder / 'scene.tif', frame, truth, pixels
+
+
+@pytest.fixture(scope='module')
+def data(scene):
+    image, frame, _, _ = scene
+    return from_rasters(
+        image, frame, class_value_field='kind', chip_size=32, batch_size=4, split='polygons', val_split_pct=0.3
+    )
+
+
+@pytest.fixture(scope='module')
+def models(data):
+    """A trained model of each head."""
+    made = {head: PixelHead(data, head) for head in HEADS}
+    made['random_forest'] = PixelHead(data, 'random_forest', trees=12)
+    return {head: model.fit() for head, model in made.items()}
+
+
+def labelled(dataset):
+    """Places (row, col) of the labelled pixels of a part, and how often each occurs."""
+    found = []
+    for name, (_, mask) in zip(dataset.names, dataset, strict=True):
+        row, col = (int(part[1:]) for part in name.split('_')[:2])
+        found += [(row + r, col + c) for r, c in np.argwhere(mask.numpy() != 255)]
+    return found
+
+
+def test_no_polygon_is_trained_on_and_validated_on(data, scene):
+    _, frame, truth, _ = scene
+    train, valid = labelled(data.train_ds), labelled(data.valid_ds)
+    assert not set(train) & set(valid)
+    assert len(set(train)) == len(train)
+    # every polygon is 4 x 4 pixels, and whole in one part
+    assert len(train) + len(valid) == 16 * len(frame) - 0
+    assert all(len({(r // 8, c // 8) for r, c in part}) * 16 == len(part) for part in (train, valid))
+    assert {truth[place] for place in train} == {truth[place] for place in valid} == {0, 1, 2}
+    assert data.classes == ['field', 'lake', 'wood']
+    assert not any('share ground' in note for note in data.notes)
+
+
+@pytest.mark.parametrize('head', HEADS)
+def test_a_head_learns_is_saved_without_pickle_and_maps_like_its_network(head, models, scene, tmp_path):
+    image, _, truth, pixels = scene
+    model = models[head]
+    assert model.history.epochs[-1]['accuracy'] > 0.85
+    assert model.mIOU(mean=True) > 0.7
+    path = model.save(tmp_path / 'm.dlpk')
+    assert not any(name.endswith(('.pkl', '.pth', '.joblib')) for name in read_bundle(path).extras)
+    again = load_model(path)
+    result = again.predict_raster(
+        image, tmp_path / 'map.tif', outputs=('classes', 'probabilities'), probability_dtype='float32', cog=False
+    )
+    whole = again.predict_raster(image, tmp_path / 'tiles.tif', tile_size=32, cog=False)
+    with rasterio.open(result) as src, rasterio.open(tmp_path / 'map_probabilities.tif') as shares:
+        mapped, given = src.read(1), shares.read()
+        assert src.tags()['HALO'] == '0'
+    assert (mapped == rasterio.open(whole).read(1)).all()  # tiles need no context
+    assert (mapped[:2, :3] == rasterio.open(result).nodata).all()
+    with torch.inference_mode():
+        logits = model.network(torch.from_numpy(pixels.astype(np.float32))[None])
+    expected = logits.softmax(1)[0].numpy()
+    known = pixels[0] != -1
+    np.testing.assert_allclose(given[:, known], expected[:, known], atol=1e-5)
+    names = {'field': 0, 'wood': 1, 'lake': 2}
+    values = {info.value: names[info.name] for info in model.spec.class_infos}
+    assert (np.vectorize(values.get)(mapped[known]) == truth[known]).mean() > 0.85
+
+
+def test_forest_and_neighbors_equal_those_of_scikit_learn(data, models):
+    """Arrays give what scikit-learn's own objects give, on values that training never saw."""
+    ensemble, neighbors = pytest.importorskip('sklearn.ensemble'), pytest.importorskip('sklearn.neighbors')
+    images = torch.randn(2, 6, 16, 20) * 60 + 200
+    for head, reference in (
+        ('random_forest', ensemble.RandomForestClassifier(12, random_state=42)),
+        ('knn', neighbors.KNeighborsClassifier(5)),
+    ):
+        network = models[head].network
+        rows, labels = training_pixels(data, network)
+        reference.fit(rows, labels)
+        with torch.inference_mode():
+            found = network(images).softmax(1).permute(0, 2, 3, 1).reshape(-1, 3).numpy()
+            values = network.values(images).permute(0, 2, 3, 1).reshape(-1, 6).numpy()
+        np.testing.assert_allclose(found, reference.predict_proba(values), atol=1e-6)
+
+
+def training_pixels(data, network):
+    """Values and labels of the training pixels, in the order of the chips."""
+    rows, labels = [], []
+    for image, mask in data.train_ds.__class__(data.train_ds.store, data.split.train, data.valid_ds.config):
+        known = mask != 255
+        rows.append(network.values(image[None])[0].permute(1, 2, 0)[known])
+        labels.append(mask[known])
+    return torch.cat(rows).numpy(), torch.cat(labels).long().numpy()
+
+
+def test_forests_agree_at_their_thresholds_and_lack_classes(tmp_path):
+    """Values that lie on thresholds go the same way; a class that no pixel has gets probability 0."""
+    ensemble = pytest.importorskip('sklearn.ensemble')
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 6, (4, 3, 16, 16)).astype(np.float32)
+    masks = (images[:, 0] + images[:, 1] > 5).astype(np.uint8) * 2
+    masks[3, 0, 0] = 1
+    data = from_arrays(images, masks, split={'valid': ['000000003']}, working_dir=tmp_path)
+    model = PixelHead(data, 'random_forest', trees=7).fit()
+    rows, labels = training_pixels(data, model.network)
+    reference = ensemble.RandomForestClassifier(7, random_state=42).fit(rows, labels)
+    with torch.inference_mode():
+        found = model.network(torch.from_numpy(images)).softmax(1).permute(0, 2, 3, 1).reshape(-1, 3).numpy()
+        values = model.network.values(torch.from_numpy(images)).permute(0, 2, 3, 1).reshape(-1, 3).numpy()
+    np.testing.assert_allclose(found[:, [0, 2]], reference.predict_proba(values), atol=1e-6)
+    assert found[:, 1].max() < 1e-6
+
+
+@pytest.mark.parametrize('head', HEADS[1:])
+def test_heads_become_onnx_graphs(head, models, scene, tmp_path):
+    pytest.importorskip('onnxruntime')
+    image = scene[0]
+    model = models[head]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        path = model.save(tmp_path / 'm.dlpk', compute_metrics=False, export='onnx')
+    again = load_model(path)
+    ours = again.predict_raster(image, tmp_path / 'torch.tif', cog=False)
+    graph = again.predict_raster(image, tmp_path / 'onnx.tif', engine='onnx', cog=False)
+    assert (rasterio.open(ours).read() == rasterio.open(graph).read()).mean() > 0.999
+
+
+def test_training_again_gives_the_same_and_untrained_forests_are_not_saved(data, models, tmp_path):
+    for head in ('linear', 'mlp'):
+        other = PixelHead(data, head).fit()
+        for name, value in models[head].network.state_dict().items():
+            torch.testing.assert_close(other.network.state_dict()[name], value)
+    with pytest.raises(NotTrainedError, match='call fit'):
+        PixelHead(data, 'knn').save(tmp_path / 'x.dlpk')
+
+
+def test_a_forest_that_leads_nowhere_is_refused(models, tmp_path):
+    path = models['random_forest'].save(tmp_path / 'm.dlpk', compute_metrics=False)
+    bundle = read_bundle(path)
+    for name, value in (('head.child', 10**6), ('head.feature', 99), ('head.roots', -1)):
+        weights = {key: tensor.clone() for key, tensor in bundle.weights.items()}
+        weights[name][0] = value
+        write_bundle(tmp_path / 'b.dlpk', replace(bundle, weights=weights))
+        with pytest.raises(BundleError, match='not there|without nodes'):
+            load_model(tmp_path / 'b.dlpk')
+
+
+def test_what_does_not_fit_is_refused(data, scene):
+    image, frame, _, _ = scene
+    with pytest.raises(UnknownNameError, match='random_forest'):
+        PixelHead(data, 'forest')
+    with pytest.raises(ValueError, match="hidden= is for head='mlp'"):
+        PixelHead(data, 'linear', hidden=(8,))
+    with pytest.raises(ValueError, match="epochs= does not apply to head='knn'"):
+        PixelHead(data, 'knn').fit(epochs=3)
+    with pytest.raises(NotTrainedError, match='without a Learner'):
+        PixelHead(data).lr_find()
+    options = {'class_value_field': 'kind', 'chip_size': 32, 'split': 'polygons'}
+    with pytest.raises(ChipFolderError, match='two places of a class at least'):
+        from_rasters(image, frame[:1], **options)
+    with pytest.raises(ChipFolderError, match='makes 0, which they are, a class'):
+        from_rasters(image, frame, unlabelled=[-1], **options)
