@@ -2,7 +2,6 @@
 
 import ctypes
 import sys
-
 from itertools import chain
 
 import torch

@@ -464,8 +464,8 @@ def _divide_features(
     """Return the polygons of each part."""
     if zero:
         raise errors.ChipFolderError(
-            "split='polygons' leaves pixels outside of all polygons unlabelled, but unlabelled= makes 0, which they are,"
-            " a class; leave unlabelled= out, or pass split='blocks'"
+            "split='polygons' leaves pixels outside of all polygons unlabelled, but unlabelled= makes 0, which they "
+            "are, a class; leave unlabelled= out, or pass split='blocks'"
         )
     chosen = divide_polygons(features, fraction, seed=seed)
     return {

@@ -27,6 +27,9 @@ CONVOLUTION_TILE = 512
 
 CONVOLUTION_HALO = 32
 
+PIXEL_TILE = 256
+"""Networks that see single pixels need no overlap, and small tiles of many bands stay nearer to the caches."""
+
 MULTIPLE = 32
 """Tile sides and starts are multiples of this at least; most networks have no coarser stride."""
 
@@ -76,8 +79,8 @@ def choose_tile(
     if network.backbone.has_position_grid:
         side, halo = POSITION_GRID_SIDES[blend] * spec.chip_size, spec.chip_size // 8
     else:
-        side = max(spec.chip_size, CONVOLUTION_TILE)
-        halo = CONVOLUTION_HALO if network.context is None else network.context
+        alone = network.context == 0
+        side, halo = (PIXEL_TILE, 0) if alone else (max(spec.chip_size, CONVOLUTION_TILE), CONVOLUTION_HALO)
     side = side if tiling.tile_size is None else tiling.tile_size
     return side, min(halo, side // 8) if tiling.halo is None else tiling.halo
 
@@ -384,7 +387,7 @@ def choose_batch_size(network: nn.Module, tiling: tiles.TilingOptions) -> int:
     """Return how many tiles are read at once: as many as are computed at once, where fewer leave caches warmer."""
     if tiling.batch_size is not None:
         return tiling.batch_size
-    return most_at_once(next(network.parameters()).device) or tiles.BATCH_SIZE
+    return most_at_once(device_of(network)) or tiles.BATCH_SIZE
 
 
 def make_compute(

@@ -43,7 +43,7 @@ class Network(nn.Module):
     """
 
     context: int | None = None
-    """Pixels around a pixel that its output depends on; None where they are more than tiles need to share."""
+    """Pixels around a pixel that its output depends on: 0 where each is computed by itself; None where not known."""
 
     def __init__(self, normalize: Normalize, backbone: Backbone) -> None:
         super().__init__()
