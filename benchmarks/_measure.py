@@ -35,15 +35,19 @@ class Check:
 
 
 def interleave(
-    jobs: Mapping[str, Callable[[], object]], *, rounds: int, clock: Callable[[], float] = time.perf_counter
+    jobs: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    warm_up: bool = True,
 ) -> dict[str, list[float]]:
     """Time jobs in turn, so that whatever else the machine does hits all of them alike; one warm-up round first."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for index in range(rounds + 1):
+    for index in range(rounds + warm_up):
         for name, job in jobs.items():
             started = clock()
             job()
-            if index:
+            if index or not warm_up:
                 seconds[name].append(clock() - started)
     return seconds
 

@@ -152,9 +152,9 @@ def time_suppression(count: int = 50_000) -> float:
 def main() -> None:
     """Measure and report."""
     quick = parse_quick(__doc__)
-    side, rounds = (1024, 1) if quick else (8192, 3)
-    small, large = (1024, 1536) if quick else (2048, 8192)
-    chip = 256 if quick else 512
+    side, rounds = (640, 2) if quick else (8192, 3)
+    small, large = (640, 1024) if quick else (2048, 8192)
+    chip = 192 if quick else 512
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         image, out = folder / 'image.tif', folder / 'found.gpkg'
@@ -169,8 +169,9 @@ def main() -> None:
         windowed, everywhere = make_detector(vit), make_detector(vit, window=0)
         looks = {'windowed': lambda: run_vit(windowed, 1024), 'global': lambda: run_vit(everywhere, 1024)}
         seconds: dict[str, list[float]] = {}
-        for group in (jobs, steps, looks):
-            seconds |= interleave(group, rounds=rounds)
+        run_vit(windowed, 256)
+        for group, count in ((jobs, rounds), (steps, rounds), (looks, 3)):
+            seconds |= interleave(group, rounds=count, warm_up=group is steps or not quick)
         for name, values in seconds.items():
             print(f'{name:<10} ' + ' '.join(f'{value:7.2f}' for value in values) + ' s')
         peaks = []
