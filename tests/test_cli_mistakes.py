@@ -224,6 +224,8 @@ EXAMPLES = {
     'report': ['report', 'a', 'b', 'c'],
     'predict': ['predict', 'a', 'b', 'c'],
     'vectorize': ['vectorize', 'a', 'b'],
+    'probe': ['probe', 'a'],
+    'study': ['study', 'bigearthnet', 'a'],
     'serve': ['serve', 'a'],
     'weights': ['weights', 'list'],
     'info': ['info', 'a'],

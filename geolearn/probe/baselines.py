@@ -38,24 +38,25 @@ class Images:
     Args:
         given: (items, bands, height, width); a sequence of arrays (bands, height, width) of any sizes; or a sequence of
             paths of rasters. NaN, and NoData of rasters, is missing.
+        items: Positions of those to take; None for all.
 
     Raises:
         ValueError: If they are something else, or not of the same bands.
     """
 
-    def __init__(self, given: Any) -> None:
+    def __init__(self, given: Any, items: np.ndarray | None = None) -> None:
         if isinstance(given, str | Path):
             raise ValueError(f'images must be a sequence with one image for each item, got the path {given}')
-        self._given = given
-        if not len(given):
+        self._given, self._items = given, np.arange(len(given)) if items is None else items
+        if not len(self._items):
             raise ValueError('there are no images')
         self.bands = len(self._read(0))
 
     def __len__(self) -> int:
-        return len(self._given)
+        return len(self._items)
 
     def _read(self, position: int) -> np.ndarray:
-        item = self._given[position]
+        item = self._given[int(self._items[position])]
         if isinstance(item, str | Path):
             pixels, mask, _ = read_image(item)
             pixels = pixels.astype(np.float32)
@@ -69,7 +70,7 @@ class Images:
 
     def take(self, items: np.ndarray) -> 'Images':
         """Return the images at some positions."""
-        return Images([self._given[position] for position in items.tolist()])
+        return Images(self._given, self._items[items])
 
     def __getitem__(self, position: int) -> np.ndarray:
         """Return an image (bands, height, width) as float32, NaN where there is no data."""

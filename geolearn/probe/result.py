@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from geolearn import notebook, plotting
+from geolearn import files, notebook, plotting
 from geolearn.errors import UnknownNameError
 from geolearn.probe.options import METHOD_TITLES, METHODS, Method
 from geolearn.probe.scores import CLASS_METRICS, METRIC_LABELS, METRICS, Counts
@@ -266,6 +267,42 @@ class ProbeResult:
 
     def _repr_html_(self) -> str:
         return notebook.rows_as_html(repr(self))
+
+    def save(self, folder: str | Path, *, suffix: str = '') -> list[Path]:
+        """Write tables (CSV, and Markdown) and figures (PNG) to a folder.
+
+        Args:
+            folder: Made where it does not exist; files that are there are replaced.
+            suffix: Of the files' names, before their type.
+
+        Returns:
+            The files.
+
+        Raises:
+            FileWriteError: If a file cannot be written.
+        """
+        root, written = Path(folder), []
+        tables = {'scores': self.table(), 'classes': self.class_table(), 'cooccurrence': self.cooccurrence_table()}
+        figures = {
+            'f1_macro': self.show_scores('f1_macro'),
+            'f2_macro': self.show_scores('f2_macro'),
+            'classes': self.show_classes(),
+            'confusion': self.show_confusion(),
+        }
+        if self.multi_label:
+            figures['cooccurrence'] = self.show_cooccurrence()
+        written.append(root / f'probe{suffix}.md')
+        with files.atomic_write(written[-1], make_folder=True) as part:
+            part.write_text(f'{self.to_markdown()}\n\n{self.class_markdown()}\n', encoding='utf-8')
+        for name, table in tables.items():
+            written.append(root / f'{name}{suffix}.csv')
+            with files.atomic_write(written[-1]) as part:
+                table.to_csv(part)
+        for name, figure in figures.items():
+            written.append(root / f'{name}{suffix}.png')
+            with files.atomic_write(written[-1]) as part:
+                figure.savefig(part, dpi=120)
+        return written
 
     def show_scores(self, metric: str = 'f1_macro') -> 'Figure':
         """Draw a metric as bars with their spread over the seeds, embeddings beside the baselines.

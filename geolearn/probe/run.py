@@ -1,7 +1,7 @@
 """Probe embeddings: how well simple classifiers tell classes apart by them, and by two baselines."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ def probe(
         UnknownNameError: If there is no such method.
         MissingExtraError: If a method needs scikit-learn and it is not installed.
     """
-    methods = _read_methods(method)
+    methods = read_methods(method)
     options = options or ProbeOptions()
     vectors, labels = _read_vectors(embeddings, labels)
     known = read_labels(labels, len(vectors), class_names=class_names)
@@ -106,24 +106,53 @@ def probe(
         notes.append(NO_BASELINES)
     else:
         kinds |= compute_baselines(source, seed=numbers[0])
-    divided = [plan.divide(seed) for seed in numbers]
-    scores = _run(kinds, known, methods, divided, numbers, options)
-    empty = [name for name, count in zip(known.names, known.counts.tolist()) if not count]
+    return measure(kinds, plan, methods=methods, seeds=numbers, options=options, notes=notes)
+
+
+def measure(
+    kinds: Mapping[str, np.ndarray],
+    plan: FoldPlan,
+    *,
+    methods: Sequence[Method],
+    seeds: Sequence[int],
+    options: ProbeOptions,
+    notes: Sequence[str] = (),
+) -> ProbeResult:
+    """Run classifiers on several kinds of vectors of the same items.
+
+    Args:
+        kinds: (items, dimensions) float32 each, finite, by name; the embeddings first.
+        plan: Labels and folds.
+        methods: The classifiers.
+        seeds: Of folds and classifiers.
+        options: Of the classifiers.
+        notes: For the result.
+    """
+    labels = plan.labels
+    divided = [plan.divide(seed) for seed in seeds]
+    said = [*notes]
+    empty = [name for name, count in zip(labels.names, labels.counts.tolist()) if not count]
     if empty:
-        notes.append(f'no item has the class {", ".join(empty)}, so it has no score')
+        said.append(f'no item has the class {", ".join(empty)}, so it has no score')
     return ProbeResult(
-        scores=scores,
-        class_names=known.names,
-        multi_label=known.multi_label,
-        items=len(vectors),
-        cooccurrence=known.cooccurrence,
+        scores=_run(kinds, labels, methods, divided, seeds, options),
+        class_names=labels.names,
+        multi_label=labels.multi_label,
+        items=len(labels.presence),
+        cooccurrence=labels.cooccurrence,
         folds=divided[0].text,
-        seeds=numbers,
-        notes=tuple(notes + _untrained_note(plan, divided)),
+        seeds=tuple(seeds),
+        notes=tuple(said + _untrained_note(plan, divided)),
     )
 
 
-def _read_methods(method: Method | Sequence[Method]) -> tuple[Method, ...]:
+def read_methods(method: Method | Sequence[Method]) -> tuple[Method, ...]:
+    """Return the classifiers that are asked for, in the order of tables.
+
+    Raises:
+        UnknownNameError: If there is no such method.
+        ValueError: If none is named.
+    """
     given = (method,) if isinstance(method, str) else tuple(method)
     for name in given:
         if name not in METHODS:
@@ -162,7 +191,7 @@ def _find_images(embeddings: Embeddings | np.ndarray, images: Any, count: int) -
 
 
 def _run(
-    kinds: dict[str, np.ndarray],
+    kinds: Mapping[str, np.ndarray],
     labels: ProbeLabels,
     methods: Sequence[Method],
     divided: Sequence[Folds],
