@@ -58,7 +58,7 @@ def _add_classifiers(parser: argparse.ArgumentParser, methods: list[str]) -> Non
     text = f'classifiers (default {" ".join(methods)})'
     parser.add_argument('--methods', nargs='+', choices=METHODS, default=methods, help=text)
     parser.add_argument('--seeds', type=whole(0), nargs='+', default=[0, 1, 2], help='of folds (default 0 1 2)')
-    parser.add_argument('--epochs', type=whole(1), help='of the MLP; as many as see a million items, 5 to 100')
+    parser.add_argument('--epochs', type=whole(1), help='of the MLP; as many as see 600,000 items, 3 to 100')
     parser.add_argument('--neighbors', type=whole(1), default=5, help='of knn')
     parser.add_argument('--ridge', type=number(0, above=True), default=0.1, help='penalty of linear, per dimension')
 

@@ -204,8 +204,8 @@ def read_bigearthnet(folder: str | Path, sensor: Sensor = 's1') -> BigEarthNet:
     if not found:
         first = BANDS[sensor][0]
         raise ChipFolderError(
-            f'no patch of {sensor} lies in {root}: needed are folders that hold NAME_{first}.tif and the other bands, where '
-            'NAME is that of the folder; for the other sensor pass sensor='
+            f'no patch of {sensor} lies in {root}: needed are folders that hold NAME_{first}.tif and the other bands, '
+            'where NAME is that of the folder; for the other sensor pass sensor='
         )
     tables = sorted(root.rglob('metadata.parquet'))
     if tables:

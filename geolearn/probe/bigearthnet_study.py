@@ -36,13 +36,15 @@ Split = Literal['published', 'blocks', 'random']
 
 _SOURCE = 'Frind, TU Berlin: frozen DOFA on BigEarthNet Sentinel-1, 19 classes'
 
+_VALUES: dict[Method, tuple[float, float]] = {
+    'mlp': (0.345, 0.478),
+    'linear': (0.229, 0.353),
+    'random_forest': (0.214, 0.358),
+}
+
 PUBLISHED_19 = tuple(
     PublishedScore(method, metric, value, _SOURCE)
-    for method, values in {
-        'mlp': (0.345, 0.478),
-        'linear': (0.229, 0.353),
-        'random_forest': (0.214, 0.358),
-    }.items()
+    for method, values in _VALUES.items()
     for metric, value in zip(('f2_macro', 'f2_micro'), values)
 )
 """Of the 43 classes none are known."""
@@ -174,8 +176,8 @@ def _plan(patches: BigEarthNet, presence: np.ndarray, kept: np.ndarray, split: S
         parts = np.array(patches.parts)[kept] if patches.parts else np.array([])
         if not {'train', 'test'} <= {*parts.tolist()}:
             raise ChipFolderError(
-                "split='published' needs patches of the parts train and test, from train.csv and test.csv in the folder, "
-                "or from metadata.parquet; pass split='blocks'"
+                "split='published' needs patches of the parts train and test, from train.csv and test.csv in the "
+                "folder, or from metadata.parquet; pass split='blocks'"
             )
         return plan_folds(labels, folds=np.where(parts == 'test', 0, NEVER_TESTED))
     if split == 'random':
@@ -264,5 +266,6 @@ def _sample_statistics(patches: BigEarthNet) -> tuple[tuple[float, ...], tuple[f
     """Return mean and standard deviation of each band, of patches that are evenly chosen: the same for all pieces."""
     chosen = np.unique(np.linspace(0, len(patches) - 1, 128).astype(int))
     pixels = np.concatenate([patches.image(position).reshape(len(BANDS[patches.sensor]), -1) for position in chosen], 1)
-    mean, std = np.nanmean(pixels, axis=1, dtype=np.float64), np.nanstd(pixels, axis=1, dtype=np.float64)
-    return tuple(mean.tolist()), tuple(np.maximum(std, 1e-6).tolist())
+    mean: np.ndarray = np.nanmean(pixels, axis=1, dtype=np.float64)
+    std: np.ndarray = np.maximum(np.nanstd(pixels, axis=1, dtype=np.float64), 1e-6)
+    return tuple(float(value) for value in mean), tuple(float(value) for value in std)

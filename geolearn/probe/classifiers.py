@@ -19,7 +19,7 @@ from geolearn.probe.options import Method, ProbeOptions
 PIECE = 8192
 """Vectors that are standardized at once."""
 
-SEEN = 1_000_000
+SEEN = 600_000
 """Items that an MLP sees, where the number of epochs is not given."""
 
 
@@ -226,7 +226,7 @@ def _mlp(task: Task) -> Scores:
         torch.manual_seed(task.seed)
         network = _make_mlp((task.values.shape[1], *options.hidden, classes)).to(device)
     count = len(task.train)
-    epochs = options.epochs or min(100, max(5, -(-SEEN // count)))
+    epochs = options.epochs or min(100, max(3, -(-SEEN // count)))
     # at least eight steps an epoch, so that few items are learned too
     batch = max(1, min(options.batch_size, -(-count // 8)))
     steps = epochs * -(-count // batch)

@@ -32,7 +32,7 @@ class ProbeOptions:
         tree_items: Each tree sees at most so many items, drawn with replacement.
         hidden: Widths of the hidden layers of the MLP. Its first width is the number of dimensions, its last that of
             the classes: 768-384-192-100-classes for embeddings of 768 dimensions.
-        epochs: Of the MLP; None for as many as see a million items, 5 at least and 100 at most.
+        epochs: Of the MLP; None for as many as see 600,000 items, 3 at least and 100 at most.
         batch_size: Of the MLP, in items.
         lr: Highest learning rate of the MLP (AdamW, cosine schedule).
         weight_decay: Of the MLP.

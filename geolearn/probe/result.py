@@ -281,6 +281,8 @@ class ProbeResult:
         Raises:
             FileWriteError: If a file cannot be written.
         """
+        from geolearn.plotting.figure import draw_png
+
         root, written = Path(folder), []
         tables = {'scores': self.table(), 'classes': self.class_table(), 'cooccurrence': self.cooccurrence_table()}
         figures = {
@@ -301,7 +303,7 @@ class ProbeResult:
         for name, figure in figures.items():
             written.append(root / f'{name}{suffix}.png')
             with files.atomic_write(written[-1]) as part:
-                figure.savefig(part, dpi=120)
+                part.write_bytes(draw_png(figure, dpi=120))
         return written
 
     def show_scores(self, metric: str = 'f1_macro') -> 'Figure':
