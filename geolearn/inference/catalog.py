@@ -1,6 +1,7 @@
 """Many scenes with one model: which scenes a catalog lists, and a manifest of what became of each."""
 
 import csv
+import hashlib
 import json
 import os
 import time
@@ -37,7 +38,7 @@ class Scene:
 
     def state(self) -> Any:
         """Return what changes where the scene's files do, as JSON: their sizes and times."""
-        return _state(self.source)
+        return file_state(self.source)
 
 
 def list_scenes(catalog: Any, *, folder: Path | None = None) -> list[Scene]:
@@ -128,16 +129,32 @@ def _shown(catalog: Any) -> str:
     return str(catalog) if isinstance(catalog, str | Path) else f'the {type(catalog).__name__}'
 
 
-def _state(source: Any) -> Any:
+def file_state(source: Any) -> Any:
+    """Return, as JSON, what changes where a source does: the size and time of a file, and of each file of a folder."""
     if isinstance(source, list | tuple):
-        return [_state(each) for each in source]
+        return [file_state(each) for each in source]
+    if isinstance(source, Mapping):  # an item of a collection
+        return hashlib.blake2b(json.dumps(source, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
     if not isinstance(source, str | Path):
         return type(source).__name__
     try:
         found = os.stat(source)
-    except OSError:  # remote, or absent
+    except (OSError, ValueError):  # remote, or absent
         return str(source)
-    return [str(source), found.st_size, found.st_mtime_ns]
+    if not os.path.isdir(source):
+        return [str(source), found.st_size, found.st_mtime_ns]
+    digest = hashlib.blake2b(digest_size=16)
+    # the time of a folder stays where a file in it is written anew
+    for root, folders, names in os.walk(source):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(root, name)
+            try:
+                inner = os.stat(path)
+            except OSError:  # a link to nothing
+                continue
+            digest.update(repr((os.path.relpath(path, source), inner.st_size, inner.st_mtime_ns)).encode())
+    return [str(source), digest.hexdigest()]
 
 
 @dataclass(frozen=True)

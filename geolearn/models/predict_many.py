@@ -12,7 +12,7 @@ from rasterio.errors import RasterioError
 from geolearn import errors, progress
 from geolearn.bundle import SUFFIX
 from geolearn.inference import cluster
-from geolearn.inference.catalog import MANIFEST, Manifest, Scene, SceneResult, list_scenes
+from geolearn.inference.catalog import MANIFEST, Manifest, Scene, SceneResult, file_state, list_scenes
 from geolearn.inference.resume import weights_digest
 from geolearn.networks.spec import ModelSpec
 
@@ -104,6 +104,8 @@ def predict_many(
     folder = Path(folder).expanduser()
     scenes = list_scenes(catalog, folder=folder)
     facts = {'model': self.spec.model, 'weights': weights_digest(self.network), 'options': given}
+    if isinstance(area := given.get('aoi'), str | Path):
+        facts['area of interest'] = file_state(area)
     with Manifest(folder, scenes, self.raster_use.suffixes[0], facts, anew=overwrite) as manifest:
         missing = manifest.missing()
         if kept := len(scenes) - len(missing):
@@ -161,7 +163,9 @@ def _map_on_workers(
     targets = [work.manifest.target(scene).absolute() for scene in scenes]
     path = targets[0].parent / f'.model{SUFFIX}'
     try:
-        task = SceneTask(cluster.ship(model, path), work.options)
+        # workers may have been started in another folder
+        options = {name: cluster.absolute(value) if name == 'aoi' else value for name, value in work.options.items()}
+        task = SceneTask(cluster.ship(model, path), options)
         items = [
             (number, replace(scene, source=cluster.absolute(scene.source)), target, work.begin(scene))
             for number, (scene, target) in enumerate(zip(scenes, targets))

@@ -6,6 +6,8 @@ import torch
 class Brighter(torch.nn.Module):
     """Class 1 where the first band is brighter than the second, else 2."""
 
+    context = None
+
     class backbone:
         has_position_grid = False
         strides = (1,)

@@ -37,8 +37,9 @@ class Blurred(nn.Module):
     def __init__(self, context=0.0, stops_after=None):
         super().__init__()
         self.backbone = SimpleNamespace(has_position_grid=context > 0, strides=(16,))
+        self.context = None
         self.weight = nn.Parameter(torch.tensor([1.0, -0.7, 0.2]))
-        self.context, self.calls, self.stops_after = context, 0, stops_after
+        self.fade, self.calls, self.stops_after = context, 0, stops_after
 
     def forward(self, x):
         self.calls += len(x)
@@ -47,7 +48,7 @@ class Blurred(nn.Module):
         x = torch.nan_to_num(x, nan=20.0)[:, :1] / 20 - 1
         x = nn.functional.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
         row, col = (torch.linspace(-1, 1, length) for length in x.shape[2:])
-        x = x + self.context * (row[:, None] + col)
+        x = x + self.fade * (row[:, None] + col)
         return torch.cat([x * weight + 0.01 * index for index, weight in enumerate(self.weight)], dim=1)
 
 
@@ -229,6 +230,7 @@ def test_batches_and_parts_make_no_difference_to_a_byte(make_spec, scene, tmp_pa
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 3, 3, padding=1))
     network.backbone = SimpleNamespace(has_position_grid=True, strides=(16,))
+    network.context = None
     forward = network.forward
     network.forward = lambda x: forward(torch.nan_to_num(x))
     results = []

@@ -63,6 +63,7 @@ class Plain(nn.Module):
             self.conv.weight.copy_(weight - weight.flip(-1))  # sums are 0, so that every class has its turn
             self.conv.bias.copy_(torch.arange(classes) / 512)
         self.backbone = SimpleNamespace(has_position_grid=False, strides=(1,))
+        self.context = None
         self.computed = 0
 
     def forward(self, x):
@@ -112,6 +113,7 @@ class InContext(nn.Module):
     def __init__(self, classes=3):
         super().__init__()
         self.backbone = SimpleNamespace(has_position_grid=True, strides=(16,))
+        self.context = None
         self.weight = nn.Parameter(torch.arange(2.0, 2.0 + classes))
 
     def forward(self, x):

@@ -26,6 +26,7 @@ class Scaled(nn.Module):
     def __init__(self, outputs=2):
         super().__init__()
         self.backbone = SimpleNamespace(has_position_grid=False, strides=(16,))
+        self.context = None
         self.weight = nn.Parameter(torch.linspace(-1, 1, outputs))
         self.calls = 0
 
@@ -79,6 +80,38 @@ def test_each_scene_has_a_map_or_a_reason_and_a_rerun_does_what_is_missing(model
     model.predict_many(folder, maps, options={'cog': False})
     assert model.network.calls == 3
     assert sorted(path.name for path in maps.glob('*.tif')) == ['a.tif', 'b.tif', 'c.tif']
+
+
+def test_a_file_that_is_replaced_in_the_folder_of_a_scene_is_noticed(model, tmp_path, save):
+    scene = tmp_path / 'scenes' / 'S2_T33UUP'
+    scene.mkdir(parents=True)
+    pixels = np.ones((1, 40, 50), np.int16)
+    for name in ('B03', 'B04'):
+        save(scene / f'{name}.tif', pixels, names=[{'B03': 'Green', 'B04': 'Red'}[name]])
+    given = {'options': {'bands': ['Green', 'Red'], 'cog': False}}
+    assert not model.predict_many(scene.parent, tmp_path / 'maps', **given).failed
+    assert not model.predict_many(scene.parent, tmp_path / 'maps', **given).failed
+    assert model.network.calls == 1
+    times = os.stat(scene)
+    with (scene / 'B04.tif').open('r+b') as file:  # of the same size
+        file.seek(-2, os.SEEK_END)
+        file.write(b'xx')
+    os.utime(scene, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert not model.predict_many(scene.parent, tmp_path / 'maps', **given).failed
+    assert model.network.calls == 2
+
+
+def test_another_area_in_the_same_file_is_noticed(model, folder, tmp_path):
+    (folder / 'b.tif').unlink()
+    for number, side in enumerate((20, 30)):
+        area = geopandas.GeoSeries([shapely.box(400_000, 5_399_900, 400_000 + 10 * side, 5_400_000)], crs='EPSG:32633')
+        area.to_file(tmp_path / 'area.gpkg')
+        given = {'options': {'aoi': tmp_path / 'area.gpkg', 'cog': False}}
+        if number:
+            with pytest.raises(CheckpointError, match='area of interest'):
+                model.predict_many(folder, tmp_path / 'maps', **given)
+        else:
+            model.predict_many(folder, tmp_path / 'maps', **given)
 
 
 def test_maps_of_another_model_or_of_other_options_are_not_taken_for_these(model, make_spec, folder, tmp_path):

@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures('one_thread')]
 class Blurred(nn.Module):
     """The mean of all bands around each pixel, in tenths."""
 
+    context = None
+
     class backbone:
         has_position_grid = False
         strides = (16,)

@@ -35,8 +35,9 @@ class Placed(nn.Module):
     def __init__(self, outputs=3, context=0.3, stops_after=None):
         super().__init__()
         self.backbone = SimpleNamespace(has_position_grid=context > 0, strides=(16,))
+        self.context = None
         self.weight = nn.Parameter(torch.linspace(1, -0.7, outputs))
-        self.context, self.calls, self.stops_after = context, 0, stops_after
+        self.fade, self.calls, self.stops_after = context, 0, stops_after
 
     def forward(self, x):
         self.calls += len(x)
@@ -44,7 +45,7 @@ class Placed(nn.Module):
             raise RasterError('the disk is gone')
         x = nn.functional.avg_pool2d(torch.nan_to_num(x, nan=20.0)[:, :1] / 20 - 1, 5, 1, 2)
         row, col = (torch.linspace(-1, 1, length) for length in x.shape[2:])
-        return (x + self.context * (row[:, None] + col)) * self.weight[:, None, None]
+        return (x + self.fade * (row[:, None] + col)) * self.weight[:, None, None]
 
 
 @pytest.fixture(scope='module')
