@@ -4,6 +4,7 @@ from geolearn.bands import Band, get_bands, list_sensors
 from geolearn.chips.export import export_training_data
 from geolearn.classes import ClassInfo
 from geolearn.data import ChipData
+from geolearn.embed.attention import attention_maps
 from geolearn.embed.embeddings import Embeddings
 from geolearn.embed.grids import embed_raster
 from geolearn.embed.many import embed_many
@@ -73,6 +74,7 @@ __all__ = [
     'UPerNet',
     'UnetClassifier',
     '__version__',
+    'attention_maps',
     'backbone_table',
     'create_backbone',
     'describe_backbone',

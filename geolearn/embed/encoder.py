@@ -93,6 +93,71 @@ class EmbeddingNetwork(Network):
         return grid, tokens[:, 0] if self.prefix else None
 
 
+Attention = Literal['heads', 'rollout']
+"""Which attention of a transformer is taken: that of each head of a block, or of all blocks together."""
+
+
+class AttentionNetwork(EmbeddingNetwork):
+    """Turns images into what a transformer attends to, in its native form, in which every block sees the whole image.
+
+    A token's value is the attention that the class token gives it or, without one, that all tokens give it on average,
+    relative to an equal share: 0 is that share, 1 twice of it.
+
+    Args:
+        normalize: Takes the images first.
+        backbone: A plain transformer in the form ``'tokens'``.
+        layer: Block whose attention is taken, counted from 0; -1 is the last.
+        kind: ``'heads'``, one map for each head of the block; or ``'rollout'``, one map of all blocks up to it: the
+            product of their attention, averaged over heads, where each token keeps half of what it was (Abnar and
+            Zuidema 2020, arXiv:2005.00928).
+
+    Raises:
+        BackboneError: If the backbone offers no attention, or has no such block.
+        UnknownNameError: If there is no such kind.
+    """
+
+    def __init__(self, normalize: Normalize, backbone: Backbone, layer: int = -1, kind: Attention = 'heads') -> None:
+        super().__init__(normalize, backbone, layer)
+        if kind not in get_args(Attention):
+            raise errors.UnknownNameError('kind of attention', str(kind), get_args(Attention))
+        trunk = backbone.trunk
+        if not (self.has_tokens and isinstance(trunk, Trunk) and trunk.offers_attention):
+            raise errors.BackboneError(
+                f'{backbone.name} offers no attention maps; take a plain transformer such as dofa_base'
+            )
+        self.kind = kind
+        first: Any = trunk.stages[0]
+        self.dimensions = int(first.attn.heads) if kind == 'heads' else 1
+
+    def vectors(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return a map for each head (N, heads, h, w), or one of the rollout, and no class token."""
+        trunk: Any = self.backbone.trunk
+        tokens = trunk.first_tokens(self.normalize(x))
+        last = self.layer % trunk.depth
+        rollout: Tensor | None = None
+        for number, block in enumerate(trunk.stages):
+            if self.kind == 'rollout' or number == last:
+                weights = block.attn.weights(block.norm1(tokens))
+            if self.kind == 'rollout':
+                mixed = (weights.mean(dim=1) + torch.eye(weights.shape[-1], device=weights.device)) / 2
+                rollout = mixed if rollout is None else mixed @ rollout
+            if number == last:
+                break
+            tokens = block(tokens)
+        found = weights if rollout is None else rollout[:, None]
+        # a class token asks for the whole image; without one every place asks
+        looks = found[:, :, 0] if self.prefix else found.mean(dim=2)
+        looks = looks[..., self.prefix :]
+        rows, columns = -(-x.shape[-2] // self.stride), -(-x.shape[-1] // self.stride)
+        if looks.shape[-1] != rows * columns:
+            raise errors.BackboneError(
+                f'{self.backbone.name} has {looks.shape[-1]} tokens for {rows} x {columns} places; take one with a '
+                'token per place'
+            )
+        share = looks / looks.mean(dim=-1, keepdim=True) - 1
+        return share.unflatten(2, (rows, columns)), None
+
+
 @dataclass(frozen=True)
 class EncoderOptions:
     """Which backbone embeds images, and how.
@@ -111,6 +176,7 @@ class EncoderOptions:
             pretraining. Convolutional networks see whole tiles.
         device: Torch device; None means CUDA where there is one.
         check_values: Whether to refuse pixels that look normalized already.
+        attention: Take attention maps in the place of vectors.
 
     Raises:
         ValueError: If `tile` or `context` is no size.
@@ -127,6 +193,7 @@ class EncoderOptions:
     context: int | None = None
     device: str | None = None
     check_values: bool = True
+    attention: Attention | None = None
 
     def __post_init__(self) -> None:
         for name in ('tile', 'context'):
@@ -218,7 +285,11 @@ def make_encoder(options: EncoderOptions, bands: Sequence[Band], sample: np.ndar
         device,
         _time_of(options.weights),
     )
-    network = EmbeddingNetwork(Normalize(normalization.mean, normalization.std), backbone, options.layer)
+    first = Normalize(normalization.mean, normalization.std)
+    if options.attention is None:
+        network = EmbeddingNetwork(first, backbone, options.layer)
+    else:
+        network = AttentionNetwork(first, backbone, options.layer, options.attention)
     network.to(device).eval()
     side = choose_side(network, options)
     count = None if options.tile is None else max(1, options.tile // side) ** 2

@@ -117,9 +117,13 @@ def embed(
     options = EncoderOptions(
         backbone, layer, normalize, pretrained, weights, wavelengths, resolution_m, tile, context, device, check_values
     )
-    wanted = opening.Wanted(bands, sensor, nodata)
     pooled = pooling if output == 'pooled' else None
-    how = _How(options, wanted, pooled, blend, batch_size)
+    how = How(options, opening.Wanted(bands, sensor, nodata), pooled, blend, batch_size)
+    return embed_source(source, how, names)
+
+
+def embed_source(source: Any, how: 'How', names: Sequence[str] | None = None) -> Embeddings:
+    """Embed images, rasters or chips; see `embed`."""
     if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
         source, how = _open_folder(Path(source).expanduser(), how)
     if isinstance(source, ChipData):
@@ -138,8 +142,16 @@ def embed(
     )
 
 
-class _How(NamedTuple):
-    """How images are embedded; a pooling of None gives grids."""
+class How(NamedTuple):
+    """How images are embedded.
+
+    Args:
+        options: Which encoder.
+        wanted: What the caller says of the bands.
+        pooling: How tokens become one vector; None for grids.
+        blend: How the images meet that a large one is cut into.
+        batch_size: Images embedded together.
+    """
 
     options: EncoderOptions
     wanted: opening.Wanted
@@ -148,6 +160,7 @@ class _How(NamedTuple):
     batch_size: int | None
 
     def encoder(self, bands: Sequence[Band], sample: np.ndarray, dtype: str) -> Encoder:
+        """Build the encoder for some bands, of which a sample is at hand."""
         encoder = make_encoder(self.options, bands, sample, dtype=dtype)
         if self.pooling is not None:
             check_pooling(self.pooling, encoder.network)
@@ -162,6 +175,7 @@ class _How(NamedTuple):
         geobox: GeoBox | None = None,
         places: Sequence[GeoBox | None] = (),
     ) -> Embeddings:
+        """Make the embeddings of the values."""
         source = replace(encoder.source, pooling=self.pooling or '')
         crs, outlines = outline_boxes(places)
         return Embeddings(values, source, tuple(names), geobox, outlines, crs)
@@ -190,7 +204,7 @@ def _numbers(count: int, names: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(map(str, range(count))) if names is None else tuple(names)
 
 
-def _embed_array(source: Any, how: _How, names: Sequence[str] | None) -> Embeddings:
+def _embed_array(source: Any, how: How, names: Sequence[str] | None) -> Embeddings:
     pixels = images.as_images(source, how.wanted.nodata)
     single = source.ndim == 3
     labels = _numbers(len(pixels), names)
@@ -201,7 +215,7 @@ def _embed_array(source: Any, how: _How, names: Sequence[str] | None) -> Embeddi
     return how.result(encoder, np.stack(values), labels)
 
 
-def _embed_arrays(source: Sequence[Any], how: _How, names: Sequence[str] | None) -> Embeddings:
+def _embed_arrays(source: Sequence[Any], how: How, names: Sequence[str] | None) -> Embeddings:
     """Embed images of several sizes."""
     pixels = [images.as_images(each, how.wanted.nodata) for each in source]
     if any(each.ndim != 3 for each in source) or len({len(each[0]) for each in pixels}) > 1:
@@ -211,7 +225,7 @@ def _embed_arrays(source: Sequence[Any], how: _How, names: Sequence[str] | None)
     return _stack(encoder, _embed_pixels(encoder, [each[0] for each in pixels], how), how, _numbers(len(pixels), names))
 
 
-def _array_encoder(source: Any, pixels: np.ndarray, how: _How) -> Encoder:
+def _array_encoder(source: Any, pixels: np.ndarray, how: How) -> Encoder:
     wanted, options = how.wanted, how.options
     bands = scaling.name_bands(pixels.shape[1], wanted.bands, sensor=wanted.sensor, wavelengths=options.wavelengths)
     dtype = str(source.dtype).removeprefix('torch.')
@@ -219,7 +233,7 @@ def _array_encoder(source: Any, pixels: np.ndarray, how: _How) -> Encoder:
     return how.encoder(bands, sample, dtype)
 
 
-def _embed_pixels(encoder: Encoder, pixels: Sequence[np.ndarray], how: _How) -> list[np.ndarray]:
+def _embed_pixels(encoder: Encoder, pixels: Sequence[np.ndarray], how: How) -> list[np.ndarray]:
     """Embed images (bands, H, W), those of one shape together; the order is kept."""
     values: list[np.ndarray | None] = [None] * len(pixels)
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -243,7 +257,7 @@ def _embed_pixels(encoder: Encoder, pixels: Sequence[np.ndarray], how: _How) -> 
 def _stack(
     encoder: Encoder,
     values: Sequence[np.ndarray],
-    how: _How,
+    how: How,
     names: Sequence[str],
     places: Sequence[GeoBox | None] = (),
 ) -> Embeddings:
@@ -256,7 +270,7 @@ def _stack(
     return how.result(encoder, np.stack(values), names, places=places)
 
 
-def _embed_chips(data: ChipData, how: _How, names: Sequence[str] | None) -> Embeddings:
+def _embed_chips(data: ChipData, how: How, names: Sequence[str] | None) -> Embeddings:
     if data.table.dates > 1:
         raise ValueError(f'chips of {data.table.dates} dates cannot be embedded yet; embed those of each date')
     if how.wanted.bands is not None or how.wanted.sensor is not None:
@@ -285,7 +299,7 @@ def _embed_chips(data: ChipData, how: _How, names: Sequence[str] | None) -> Embe
     return _stack(encoder, list(found), how, labels, places)
 
 
-def _open_folder(folder: Path, how: _How) -> tuple[Any, _How]:
+def _open_folder(folder: Path, how: How) -> tuple[Any, How]:
     """Return the chips of a folder, the rasters in it, or the folder where it is a scene of a file per band."""
     wanted = how.wanted
     bands: Any = wanted.sensor if wanted.bands is None else wanted.bands
@@ -306,7 +320,7 @@ def _open_folder(folder: Path, how: _How) -> tuple[Any, _How]:
     return chips, how._replace(wanted=opening.Wanted(nodata=wanted.nodata))
 
 
-def _embed_raster(source: Any, how: _How, names: Sequence[str] | None) -> Embeddings:
+def _embed_raster(source: Any, how: How, names: Sequence[str] | None) -> Embeddings:
     with ExitStack() as stack:
         opened = opening.open_to_embed(source, how.options, how.wanted, stack)
         encoder = opened.encoder
@@ -320,7 +334,7 @@ def _embed_raster(source: Any, how: _How, names: Sequence[str] | None) -> Embedd
     return how.result(encoder, value[None], labels, places=[box])
 
 
-def _embed_rasters(sources: Sequence[Any], how: _How, names: Sequence[str] | None) -> Embeddings:
+def _embed_rasters(sources: Sequence[Any], how: How, names: Sequence[str] | None) -> Embeddings:
     """Embed rasters of the same bands, one item each; units and pixel sizes must be those of the first."""
     labels = _numbers(
         len(sources), [opening.name_source(s, n) for n, s in enumerate(sources)] if names is None else names
@@ -344,7 +358,7 @@ def _embed_rasters(sources: Sequence[Any], how: _How, names: Sequence[str] | Non
     return _stack(encoder, values, how, labels, places)
 
 
-def _embed_open(opened: opening.OpenRaster, how: _How) -> np.ndarray:
+def _embed_open(opened: opening.OpenRaster, how: How) -> np.ndarray:
     encoder, source = opened.encoder, opened.source
     if max(source.shape) <= encoder.side:
         return images.embed_image(encoder, opening.read_whole(source, opened.read), pooling=how.pooling)

@@ -366,12 +366,13 @@ PSPNetClassifier = PSPNet
 class AttentionUNet(PixelClassifier):
     """Classify every pixel with a plain U-Net that takes a foundation model's attention maps beside the bands.
 
-    The transformer stays frozen; its last block's attention, one channel for each head, is enlarged to the image.
+    Its last block's attention, one channel for each head, is enlarged to the image.
 
     Args:
         data: From `prepare_data`.
         backbone: A plain transformer, such as ``'dofa_base'`` or one pretrained with DINO.
         attention: ``'extra'`` joins the maps to the bands, ``'only'`` takes them alone.
+        freeze: Whether the transformer stays as it is; else it is trained through its attention.
         pretrained: Fill the transformer with its published weights; random ones attend nowhere in particular.
         weights: A file or folder with its weights, or a .dlpk, instead of fetching them.
         wavelengths: Center wavelength of each band in micrometers; None for radar.
@@ -396,6 +397,7 @@ class AttentionUNet(PixelClassifier):
         backbone: str = 'dofa_base',
         *,
         attention: segmentation.AttentionMode = 'extra',
+        freeze: bool = True,
         pretrained: bool = True,
         weights: str | Path | None = None,
         wavelengths: Sequence[float | None] | None = None,
@@ -409,9 +411,13 @@ class AttentionUNet(PixelClassifier):
             raise ValueError(f"attention must be 'extra' or 'only', got {attention!r}")
         if data.table.dates > 1:
             raise ValueError(f'AttentionUNet takes images of one date, and these chips have {data.table.dates}')
-        config = new_spec.BackboneConfig(backbone, pretrained, weights, wavelengths, Adaptation(freeze='all'))
+        config = new_spec.BackboneConfig(
+            backbone, pretrained, weights, wavelengths, Adaptation(freeze='all') if freeze else DEFAULT_ADAPTATION
+        )
         chosen, custom = new_spec.choose_loss(loss, PixelLossOptions)
         options = segmentation.PixelOptions(self.decoder, loss=chosen).to_json() | {'attention': attention}
+        if not freeze:
+            options |= {'freeze': False}
         self._create(
             data,
             config,
@@ -433,5 +439,6 @@ class AttentionUNet(PixelClassifier):
             cast(Any, segmentation.AttentionMode), spec.options.get('attention', 'extra'), 'attention'
         )
         transformer = build_backbone(spec, pretrained=pretrained, weights=weights, form='tokens')
-        encoder = segmentation.AttentionEncoder(transformer, mode, spec.bands)
+        frozen: bool = decode(bool, spec.options.get('freeze', True), 'freeze')
+        encoder = segmentation.AttentionEncoder(transformer, mode, spec.bands, frozen=frozen)
         return segmentation.put_decoder(spec, cls._options(spec), encoder, len(spec.class_infos))

@@ -189,17 +189,19 @@ class AttentionInput(nn.Module):
     A U-Net on radar images gained most from DINO's attention as extra input (FDL-Europe 2023), more than from
     training on DINO's features. The channels are the attention of the class token in the last block or, without a class
     token, that of all tokens on average. They are scaled so that 0 is a place that gets its equal share of
-    attention, and 1 one that gets twice that, at any image size. The transformer is frozen and stays in evaluation.
+    attention, and 1 one that gets twice that, at any image size. The transformer is frozen and stays in evaluation,
+    unless it is to be trained through its attention.
 
     Args:
         backbone: A plain transformer in its native form, ``create_backbone(..., form='tokens')``.
         mode: ``'extra'`` appends the maps to the images' bands, ``'only'`` replaces them.
+        frozen: Whether the transformer stays as it is.
 
     Raises:
         BackboneError: If the backbone offers no attention maps.
     """
 
-    def __init__(self, backbone: Backbone, mode: AttentionMode = 'extra') -> None:
+    def __init__(self, backbone: Backbone, mode: AttentionMode = 'extra', *, frozen: bool = True) -> None:
         super().__init__()
         if mode not in get_args(AttentionMode):
             raise ValueError(f"mode must be 'extra' or 'only', got {mode!r}")
@@ -208,8 +210,8 @@ class AttentionInput(nn.Module):
                 f'{backbone.name} offers no attention maps here; pass a plain transformer such as dofa_base, built '
                 "with form='tokens'"
             )
-        self.mode = mode
-        self.backbone = backbone.requires_grad_(False).eval()
+        self.mode, self.frozen = mode, frozen
+        self.backbone = backbone.requires_grad_(False).eval() if frozen else backbone
         last: Any = backbone.trunk.stages[-1]
         self.heads = int(last.attn.heads)
 
@@ -218,9 +220,10 @@ class AttentionInput(nn.Module):
         return self.heads + (bands if self.mode == 'extra' else 0)
 
     def train(self, mode: bool = True) -> 'AttentionInput':
-        """Set the mode of training; the transformer stays in evaluation."""
+        """Set the mode of training; a frozen transformer stays in evaluation."""
         super().train(mode)
-        self.backbone.eval()
+        if self.frozen:
+            self.backbone.eval()
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -228,9 +231,12 @@ class AttentionInput(nn.Module):
         maps = self.attention(x)
         return torch.cat([x, maps.to(x.dtype)], dim=1) if self.mode == 'extra' else maps.to(x.dtype)
 
-    @torch.no_grad()
     def attention(self, x: Tensor) -> Tensor:
         """Compute attention maps (N, heads, H, W) of normalized images (N, bands, H, W), relative to equal shares."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self._attention(x)
+
+    def _attention(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         patch, prefix = self.backbone.strides[0], self.backbone.prefix
         rows, columns = -(-height // patch), -(-width // patch)
@@ -256,9 +262,10 @@ class AttentionEncoder(Backbone):
     """The plain U-Net encoder on images with a transformer's attention maps.
 
     Args:
-        transformer: A transformer in its native form; it is frozen.
+        transformer: A transformer in its native form.
         mode: Whether the maps join the bands or replace them.
         bands: Of the images.
+        frozen: Whether the transformer stays as it is.
 
     Raises:
         BackboneError: If the transformer offers no attention maps.
@@ -267,8 +274,10 @@ class AttentionEncoder(Backbone):
 
     has_position_grid = True
 
-    def __init__(self, transformer: Backbone, mode: AttentionMode, bands: Sequence[Band]) -> None:
-        inputs = AttentionInput(transformer, mode)
+    def __init__(
+        self, transformer: Backbone, mode: AttentionMode, bands: Sequence[Band], *, frozen: bool = True
+    ) -> None:
+        inputs = AttentionInput(transformer, mode, frozen=frozen)
         heads = tuple(Band(f'attention {head}') for head in range(inputs.heads))
         encoder = create_backbone(
             ENCODER, (*bands, *heads) if mode == 'extra' else heads, pretrained=False, strides=None
@@ -290,7 +299,7 @@ class AttentionEncoder(Backbone):
 
     @property
     def trunk(self) -> nn.Module:  # type: ignore[override]
-        """The transformer, which stays frozen."""
+        """The transformer."""
         return self.inputs.backbone.trunk
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """Figures of chips, results and training. The only place that imports matplotlib, and only when something is drawn."""
 
+from geolearn.plotting.attention import show_attention
 from geolearn.plotting.canvas import class_colors, instance_colors
 from geolearn.plotting.charts import (
     show_confusion_matrix,
@@ -52,6 +53,7 @@ __all__ = [
     'fit_stretch',
     'instance_colors',
     'natural_colors',
+    'show_attention',
     'show_batch',
     'show_binary_matrices',
     'show_boxes',

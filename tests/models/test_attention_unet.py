@@ -30,6 +30,19 @@ def test_it_learns_around_a_frozen_transformer(scene_data, scene_files, tmp_path
     assert again.predict_raster(scene_files[0], tmp_path / 'map.tif', tile_size=64).exists()
 
 
+def test_the_transformer_is_trained_through_its_attention_where_it_is_not_frozen(scene_data, tmp_path, one_thread):
+    model = make(scene_data, freeze=False)
+    query = model.network.backbone.trunk.blocks[-1].attn.qkv.weight
+    before = query.detach().clone()
+    model.fit(1, lr=1e-2, checkpoint=False)
+    assert not torch.equal(query, before)
+    again = load_model(model.save(tmp_path / 'm.dlpk', compute_metrics=False))
+    assert not again.network.backbone.inputs.frozen
+    images = next(iter(scene_data.valid_dl))[0]
+    with torch.inference_mode():
+        assert torch.allclose(again.network.eval()(images), model.network.eval()(images), atol=1e-4)
+
+
 def test_what_offers_no_attention_is_refused(scene_data):
     with pytest.raises(BackboneError, match='resnet18'):
         AttentionUNet(scene_data, 'resnet18', pretrained=False)
