@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import IO, Any
 
 from geolearn.errors import FileWriteError, GeoLearnError
 
@@ -18,6 +19,25 @@ PART = '.part'
 
 STALE_AFTER_S = 24 * 3600
 """What a process of another machine, or an older geolearn, began to write longer ago than that is given up."""
+
+
+def lock_file(file: IO[Any]) -> bool:
+    """Keep other processes out of an open file, until it is closed or this process ends, however it does.
+
+    Returns:
+        False where another process keeps this one out; True also where the file system cannot lock.
+    """
+    if sys.platform == 'win32':
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # not every file system locks
+        return True
+    return True
 
 
 def decode_text(content: bytes) -> str:

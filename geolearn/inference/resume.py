@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from geolearn import errors, extras
+from geolearn.files import lock_file
 from geolearn.inference.merging import TileDetections
 from geolearn.inference.tiles import Source
 from geolearn.raster.area import CroppedRaster
@@ -106,19 +106,8 @@ class Journal:
         return errors.CheckpointError(f'{self.path} is broken, or was not written by geolearn; {self._instead}')
 
     def _lock(self) -> None:
-        """Keep other processes out; the system lets go of it when this one ends, however it does."""
-        if sys.platform == 'win32':
-            return
-        import fcntl
-
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise JournalInUseError(
-                f'another process writes {self.path}; wait for it, or write to another file'
-            ) from error
-        except OSError:  # not every file system locks
-            return
+        if not lock_file(self._file):
+            raise JournalInUseError(f'another process writes {self.path}; wait for it, or write to another file')
 
     def _write(self, row: Mapping[str, Any]) -> None:
         try:

@@ -7,6 +7,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from importlib import import_module
@@ -603,7 +604,7 @@ class Model(ABC):
             CheckpointError: If a checkpoint cannot be written, or resumed.
             UnknownNameError: If there is no such monitor.
         """
-        from geolearn.training import FitOptions, find_run, new_run, tensorboard_logger, train
+        from geolearn.training import FitOptions, find_run, hold_run, new_run, tensorboard_logger, train
 
         given = record_arguments(self.fit, locals())
         data = self._needed_data()
@@ -647,7 +648,8 @@ class Model(ABC):
         self.evaluation = None
         self.spec = replace(self.spec, temperature=1.0)  # fitted to the weights as they were
         self.history.learning_rate = top_rate(rates)
-        train(self.learner, self.history, replace(options, learning_rate=rates), folder=folder, resume=bool(resume))
+        with hold_run(folder) if checkpoint else nullcontext():
+            train(self.learner, self.history, replace(options, learning_rate=rates), folder=folder, resume=bool(resume))
         given.pop('resume', None)
         rate = self.history.learning_rate if lr is None else encode(lr)
         self.history.fits.append({'epochs': epochs, 'lr': rate} | given)

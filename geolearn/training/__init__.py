@@ -14,6 +14,7 @@ _HOMES = {
     'FitOptions': 'options',
     'estimate_batch_size': 'memory',
     'find_run': 'run',
+    'hold_run': 'run',
     'new_run': 'run',
     'find_learning_rate': 'lr_finder',
     'make_learner': 'learner',
@@ -32,6 +33,7 @@ __all__ = [
     'estimate_batch_size',
     'find_learning_rate',
     'find_run',
+    'hold_run',
     'make_learner',
     'mlflow_logger',
     'new_run',
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     from geolearn.training.memory import BatchSize, estimate_batch_size
     from geolearn.training.options import FitOptions
     from geolearn.training.progress import mlflow_logger, tensorboard_logger, wandb_logger
-    from geolearn.training.run import find_run, new_run, read_rate, train
+    from geolearn.training.run import find_run, hold_run, new_run, read_rate, train
 
 
 def __getattr__(name: str) -> object:

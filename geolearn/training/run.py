@@ -3,13 +3,15 @@
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from geolearn.errors import CheckpointError
+from geolearn.files import lock_file
 from geolearn.history import History
 from geolearn.training import checkpoints
 from geolearn.training import distributed as processes
@@ -22,6 +24,8 @@ KEPT_RUNS = 3
 """Finished runs of one model whose checkpoints stay on disk; those with ``checkpoint='all'`` stay always."""
 
 _DONE = 'done'
+
+_LOCK = 'lock'
 
 _ID = re.compile(r'\d{8}-\d{6}-[0-9a-f]{6}')
 
@@ -61,6 +65,36 @@ def new_run(parent: Path) -> Path:
     """Return the folder of a new run, which no other process has; processes of one training get the same."""
     name = f'{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}'
     return parent / processes.from_first(name)
+
+
+@contextmanager
+def hold_run(folder: Path) -> Iterator[None]:
+    """Keep other trainings from resuming a run while it is trained; of several processes the first does.
+
+    Raises:
+        CheckpointError: If another training holds it.
+    """
+    if processes.process_index() != 0:
+        yield
+        return
+    path = folder / _LOCK
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open('a')
+    except OSError:  # what writes checkpoints says so
+        yield
+        return
+    with file:
+        if not lock_file(file):
+            raise CheckpointError(
+                f'the run in {folder} is being trained at this moment; wait until it ends, or fit without resume=True'
+            )
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # it holds checkpoints
+                folder.rmdir()
 
 
 def list_runs(parent: Path) -> list[Run]:

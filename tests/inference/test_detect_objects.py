@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet
 import pyogrio
 import pytest
+import rasterio
 import shapely
 from affine import Affine
 from square_detector import SquareDetector
@@ -137,6 +138,23 @@ def test_shapes_of_rasters_in_degrees_and_turned_ones_lie_on_the_ground(make, dr
     frame = read(detect(make(), path, tmp_path / 'found.gpkg'))
     assert frame.geometry[0].equals_exact(shapely.normalize(placed(BOXES[0], turned)), 1e-9)
     assert frame['area'][0] == pytest.approx(frame.to_crs(CRS).geometry.area[0], rel=2e-3)
+
+
+def test_outlines_across_the_files_of_a_mosaic_are_those_of_one_raster(make, scene, save, tmp_path):
+    """The seam cuts two objects, and the later file is of other pixels beyond its NoData."""
+    with rasterio.open(scene) as src:
+        pixels = src.read()
+    upper, lower = pixels[:, :120].copy(), pixels[:, 60:].copy()
+    lower[:, :5] = -1  # which may not cover what the upper file holds
+    below = PLACE @ Affine.translation(0, 60)
+    tiles = [
+        save(tmp_path / 'a.tif', upper, transform=PLACE, crs=CRS, nodata=-1),
+        save(tmp_path / 'b.tif', lower, transform=below, crs=CRS, nodata=-1),
+    ]
+    one = read(detect(make(masks=True), scene, tmp_path / 'one.gpkg'))
+    many = read(detect(make(masks=True), tiles, tmp_path / 'many.gpkg'))
+    assert len(one) == len(BOXES)
+    assert same_layers(one, many)
 
 
 def test_a_raster_without_data_and_areas_that_are_none_are_said(make, save, scene, tmp_path, caplog):

@@ -77,3 +77,57 @@ def test_resolution_of_training_and_a_mosaic_of_finer_pixels(scene, save, tmp_pa
     with rasterio.open(one) as src, rasterio.open(many) as other:
         assert src.transform == other.transform
         assert (src.read(1) == other.read(1)).all()
+
+
+def test_a_running_mean_of_weights_and_several_dates(pairs_folder, save, tmp_path, one_thread):
+    """The mean of the weights goes through checkpoint, bundle and the map of two rasters."""
+    from geolearn.training import Callback
+
+    class Stop(Callback):
+        def before_batch(self):
+            if self.learn.epoch == 1:
+                raise KeyboardInterrupt
+
+    def make(options):
+        data = prepare_data(
+            pairs_folder, chip_size=32, batch_size=7, dataset_type='MultiTemporal_Tiles', working_dir=tmp_path
+        )
+        model = FCN(data, 'test_resnet', pretrained=False, temporal='ltae')
+        for each in options:
+            try:
+                model.fit(2, 1e-2, ema=True, seed=0, **each)
+            except KeyboardInterrupt:
+                model = FCN(data, 'test_resnet', pretrained=False, temporal='ltae')
+        return model
+
+    torch.manual_seed(0)
+    whole = make([{}]).network.state_dict()
+    torch.manual_seed(0)
+    model = make([{'callbacks': [Stop()]}, {'resume': True}])
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in model.network.state_dict().items())
+    again = load_model(model.save(tmp_path / 'm.dlpk', compute_metrics=False))
+    dates = [pairs_folder / f'{name}/000000000.tif' for name in ('images', 'images2')]
+    with rasterio.open(again.predict_raster(dates, tmp_path / 'map.tif', tile_size=32, halo=0)) as src:
+        found = src.read(1)
+    images = [rasterio.open(path).read() for path in dates]
+    stacked = torch.from_numpy(np.stack(images).astype(np.float32))[None]
+    with torch.inference_mode():
+        wanted = model.network.eval()(stacked)[0].argmax(0).numpy()
+    assert (found == np.array([info.value for info in model.spec.class_infos])[wanted]).mean() > 0.99
+
+
+def test_selected_bands_and_class_weights(save, tmp_path, one_thread):
+    """Pixels that only a band that is not used lacks count in the weights of the loss."""
+    labels = np.repeat([[1, 1, 1, 2]], 16, axis=0).repeat(4, axis=1).astype(np.uint8)
+    for index in range(4):
+        pixels = np.random.default_rng(index).normal(0.2, 0.05, (3, 16, 16)).astype(np.float32)
+        pixels[2, :, 4:] = np.nan
+        for name, array in (('images', pixels), ('labels', labels[None])):
+            (tmp_path / 'chips' / name).mkdir(parents=True, exist_ok=True)
+            save(tmp_path / f'chips/{name}/{index}.tif', array, names=('red', 'green', 'nir')[: len(array)])
+    data = prepare_data(tmp_path / 'chips', chip_size=16, batch_size=2, extract_bands=['red', 'green'])
+    model = FCN(data, 'test_resnet', pretrained=False, class_balancing=True)
+    logits, target = torch.randn(1, 2, 16, 16), torch.from_numpy(labels[None] - 1).long()
+    found = model.learner.loss_func(logits, target).item()
+    wanted = torch.nn.functional.cross_entropy(logits, target, weight=torch.tensor([1.0, 3.0])).item()
+    assert found == pytest.approx(wanted, rel=1e-5)

@@ -107,6 +107,27 @@ def test_resume_finds_the_training_with_the_same_arguments(scene_data, tmp_path,
         make_model(scene_data).fit(3, 1e-2, resume=True)
 
 
+def test_a_run_that_is_being_trained_is_not_resumed(scene_data, tmp_path):
+    """Two processes that resume one run at once would mix their checkpoints."""
+    said = []
+
+    class ResumeToo(Callback):
+        order = 98
+
+        def after_epoch(self):
+            with pytest.raises(CheckpointError, match='is being trained at this moment; wait until it ends') as caught:
+                make_model(scene_data).fit(2, 1e-2, resume=True)
+            said.append(caught.value)
+            if self.learn.epoch == 0:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_model(scene_data).fit(2, 1e-2, callbacks=[ResumeToo()])
+    make_model(scene_data).fit(2, 1e-2, resume=True, callbacks=[ResumeToo()])
+    assert len(said) == 2
+    assert not list(tmp_path.rglob('lock'))
+
+
 def test_where_several_agree_the_user_chooses(scene_data, tmp_path):
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -149,7 +150,9 @@ def refuse_lossy(src: Any, shown: str) -> None:
     structure = src.tags(ns='IMAGE_STRUCTURE')
     compression = structure.get('COMPRESSION', '').upper()
     jpeg = src.driver == 'JPEG' or ('JPEG' in compression and 'JPEG2000' not in compression)
-    if jpeg or structure.get('COMPRESSION_REVERSIBILITY', '').upper() == 'LOSSY':
+    error = structure.get('MAX_Z_ERROR', '0')  # of LERC; less than 0.5 leaves whole numbers as they are
+    coarse = re.fullmatch(r'[0-9.e+-]+', error) is not None and float(error) >= 0.5
+    if jpeg or coarse or structure.get('COMPRESSION_REVERSIBILITY', '').upper() == 'LOSSY':
         raise ChipFolderError(
             f'{shown} has lossy compression ({compression or "lossy"}), which changes class values at the edges of '
             f'areas; {LOSSY}'
