@@ -4,6 +4,7 @@ from geolearn.bands import Band, get_bands, list_sensors
 from geolearn.chips.export import export_training_data
 from geolearn.classes import ClassInfo
 from geolearn.data import ChipData
+from geolearn.embed import embed
 from geolearn.embed.attention import attention_maps
 from geolearn.embed.embeddings import Embeddings
 from geolearn.embed.grids import embed_raster
@@ -78,6 +79,7 @@ __all__ = [
     'backbone_table',
     'create_backbone',
     'describe_backbone',
+    'embed',
     'embed_many',
     'embed_raster',
     'export_training_data',

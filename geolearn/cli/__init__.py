@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from geolearn._version import __version__
-from geolearn.cli import evaluate, export, info, predict, pretrain, probe, serve, train, vectorize
+from geolearn.cli import embed, evaluate, export, info, predict, pretrain, probe, serve, train, vectorize
 from geolearn.cli.arguments import Formatter, Parser
 from geolearn.cli.messages import (
     describe_error,
@@ -29,6 +29,7 @@ COMMANDS = {
     'evaluate': ('compute the metrics of a model on chips', evaluate.add_arguments),
     'report': ('write a page on a model and its chips', evaluate.add_report_arguments),
     'predict': ('map a raster, detect objects in it, or classify polygons', predict.add_arguments),
+    'embed': ('turn rasters into embeddings: grids of vectors, or one for each zone', embed.add_arguments),
     'vectorize': ('turn a map of classes into polygons', vectorize.add_arguments),
     'probe': ('measure how well simple classifiers do on the embeddings of chips', probe.add_arguments),
     'study': ('run the study of a paper on a folder, its published scores beside it', probe.add_study_arguments),

@@ -1,23 +1,34 @@
-"""Turn imagery into embeddings: vectors that describe an image, a polygon, or each token of a raster.
+"""Turn imagery into embeddings: vectors that describe an image, a polygon, or each token of a raster."""
 
-The package can be called as the function of its name: ``geolearn.embed(raster)`` is ``geolearn.embed.embed(raster)``.
-"""
-
-import sys
 from importlib import import_module
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 _HOMES = {
-    'Embeddings': 'embeddings',
+    'AttentionMaps': 'attention',
     'EmbeddingSource': 'embeddings',
+    'Embeddings': 'embeddings',
     'attention_maps': 'attention',
     'embed': 'imagery',
     'embed_many': 'many',
     'embed_raster': 'grids',
 }
 
-__all__ = ['EmbeddingSource', 'Embeddings', 'attention_maps', 'embed', 'embed_many', 'embed_raster']
+__all__ = [
+    'AttentionMaps',
+    'EmbeddingSource',
+    'Embeddings',
+    'attention_maps',
+    'embed',
+    'embed_many',
+    'embed_raster',
+]
+
+if TYPE_CHECKING:
+    from geolearn.embed.attention import AttentionMaps, attention_maps
+    from geolearn.embed.embeddings import Embeddings, EmbeddingSource
+    from geolearn.embed.grids import embed_raster
+    from geolearn.embed.imagery import embed
+    from geolearn.embed.many import embed_many
 
 
 def __getattr__(name: str) -> object:
@@ -25,13 +36,3 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(import_module(f'geolearn.embed.{_HOMES[name]}'), name)
-
-
-class _Package(ModuleType):
-    """The package as a function; `geolearn.embed.imagery.embed` says what it takes."""
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return import_module('geolearn.embed.imagery').embed(*args, **options)
-
-
-sys.modules[__name__].__class__ = _Package

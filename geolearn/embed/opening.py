@@ -15,10 +15,10 @@ from geolearn.embed.encoder import Encoder, EncoderOptions, make_encoder
 from geolearn.errors import BandError, RasterError
 from geolearn.inference import reading, tiles
 from geolearn.models.new_spec import with_wavelengths
-from geolearn.raster import GeoBox, common_dtype, sample_pixels
+from geolearn.raster import GeoBox, common_dtype, open_raster, sample_pixels
 from geolearn.raster.nodata import differs
 from geolearn.raster.raster import Raster
-from geolearn.raster.reading import raster_bands, require_place
+from geolearn.raster.reading import is_one, raster_bands, require_place
 
 
 class Wanted(NamedTuple):
@@ -67,7 +67,9 @@ def open_to_embed(source: Any, options: EncoderOptions, wanted: Wanted, stack: E
         RasterError: If it cannot be read, has no pixel with data, or the bands that are wanted cannot be told.
         BandError: If nothing says what its bands are and the backbone needs to know.
     """
-    dataset = stack.enter_context(reading.open_date(source, tiles.ReadOptions(nodata=wanted.nodata)))
+    # of one file, values of NoData are matched where its bands are
+    shared = wanted.nodata if isinstance(wanted.nodata, int | float) or not is_one(source) else None
+    dataset = stack.enter_context(open_raster(source, nodata=shared, warp=True))
     require_place(dataset)
     bands, indexes, names = choose_bands(dataset, wanted, options.wavelengths)
     radar = tuple(band.is_radar for band in bands)

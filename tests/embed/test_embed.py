@@ -7,7 +7,7 @@ import geolearn
 from geolearn import prepare_data
 from geolearn.backbones import create_backbone
 from geolearn.bands import get_bands
-from geolearn.embed import embed
+from geolearn.embed import Embeddings, embed
 from geolearn.errors import BackboneError, BandError, RasterError, UnknownNameError
 from geolearn.raster.writing import write_raster
 
@@ -186,8 +186,9 @@ def test_rasters_in_other_units_than_the_first_are_refused(scene, scene_pixels, 
         embed([scene, tmp_path / 'b.tif'], sensor='sentinel2_l2a', **TINY)
 
 
-def test_the_package_can_be_called(scene_pixels):
-    assert np.array_equal(geolearn.embed(scene_pixels, **S2), embed(scene_pixels, **S2))
+def test_the_function_and_its_package_share_a_name():
+    assert geolearn.embed is embed
+    assert Embeddings is geolearn.Embeddings
 
 
 def test_places_of_chips_are_their_outlines(scene):

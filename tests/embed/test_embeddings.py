@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from affine import Affine
 
+from geolearn.embed import search
 from geolearn.embed.embeddings import Embeddings, EmbeddingSource
 from geolearn.errors import FileWriteError, UnknownNameError
 from geolearn.raster.geobox import GeoBox
@@ -98,7 +99,7 @@ def test_the_labelled_array_says_where_tokens_lie():
 def test_neighbors_are_exactly_the_nearest(metric, index, monkeypatch):
     if index:
         pytest.importorskip('faiss')
-    monkeypatch.setattr('geolearn.embed.search.CHUNK_BYTES', 4 * 8 * 16)
+    monkeypatch.setattr(search, 'CHUNK_BYTES', 4 * 8 * 16)
     e = pooled()
     v = e.values.astype(np.float64)
     query = np.random.default_rng(1).normal(size=(2, 6))

@@ -8,6 +8,7 @@ import rasterio
 from affine import Affine
 from rio_cogeo import cog_validate
 
+from geolearn.cli import main
 from geolearn.embed import Embeddings, embed, embed_many, embed_raster
 from geolearn.errors import ArgumentError, FileWriteError, RasterError
 from geolearn.raster.writing import write_raster
@@ -186,3 +187,14 @@ def test_a_killed_run_goes_on_without_repeating(catalog, tmp_path):
     assert (tmp_path / 'scene0.tif').stat().st_mtime_ns == first
     text = (tmp_path / 'manifest.csv').read_text()
     assert [line.split(',')[2] for line in text.splitlines()[1:]] == ['failed', 'done', 'done', 'done']
+
+
+def test_the_command_line_takes_the_same_names(scene, grid, catalog, tmp_path, capsys):
+    words = ['--backbone', 'dofa_tiny', '--no-pretrained', '--sensor', 'sentinel2_l2a', '--context', '64']
+    main(['embed', str(scene), str(tmp_path / 'grid.tif'), *words])
+    assert 'wrote' in capsys.readouterr().out
+    assert Embeddings.load(tmp_path / 'grid.tif').values.shape == Embeddings.load(grid).values.shape
+    with pytest.raises(SystemExit):
+        main(['embed', str(catalog), str(tmp_path / 'many'), '--each', *words])
+    assert '1 of 4 scenes failed' in capsys.readouterr().err
+    assert (tmp_path / 'many' / 'scene1.tif').exists()
