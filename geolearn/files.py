@@ -97,7 +97,8 @@ def atomic_write_all(
 ) -> Iterator[Path]:
     """Yield a path in a folder beside `path`, for a file with its sidecars; all of them are renamed on success.
 
-    The file itself comes last, so that whoever sees it sees the sidecars that belong to it.
+    The file itself comes last, so that whoever sees it sees the sidecars that belong to it. It may be a folder, which
+    takes the place of one that is there.
 
     Args:
         path: Target; the path that is yielded has its name.
@@ -115,13 +116,17 @@ def atomic_write_all(
             yield folder / path.name
             files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
             for file in files:
-                flush_to_disk(file)
-            if path.is_dir():  # before the sidecars of an older file are gone
+                for inner in [file] if file.is_file() else [each for each in file.rglob('*') if each.is_file()]:
+                    flush_to_disk(inner)
+            if path.is_dir() and not (folder / path.name).is_dir():  # before the sidecars of an older file are gone
                 raise IsADirectoryError(f'{path} is a folder')
             for name in {*replaces} - {file.name for file in files}:
                 (path.parent / name).unlink(missing_ok=True)
             for file in files:
-                file.replace(path.parent / file.name)
+                target = path.parent / file.name
+                if file.is_dir() and target.is_dir():  # which no system replaces
+                    target.replace(folder / f'.{file.name}.old')
+                file.replace(target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         _sync_folder(path.parent)

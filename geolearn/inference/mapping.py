@@ -29,6 +29,8 @@ from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
 from geolearn.raster import GeoBox
 from geolearn.raster.area import PixelArea
+from geolearn.raster.arrays import is_zarr
+from geolearn.raster.opening import find_driver
 from geolearn.raster.writing import BLOCK_SIZE
 from geolearn.tiling import Tile, TileGrid
 
@@ -291,6 +293,8 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
         encoding, options.outputs, dtype=options.probability_dtype, bands=options.layout == 'bands', tags=tags
     )
     target = Path(request.dst).expanduser()
+    if not is_zarr(target):
+        find_driver(target, by_rows=True)
     for layer in layers:
         check_target(request.src, layer.path(target), overwrite=options.overwrite)
     blend = computing.choose_blend(network, tiling)
@@ -316,11 +320,11 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
     made = {'ENGINE': setup.engine, 'TILE_SIZE': str(side), 'HALO': str(halo)}
     layers = tuple(layer.tagged(made) for layer in layers)
     facts = _run_facts(spec, network, sources, grid, layers, read, tiling, blend) | setup.to_json()
-    divided = divide_parts(sources, grid, area.window, layers, tiling, blend)
-    facts['parts'] = [[int(part.core.col_off), int(part.core.width)] for part in divided]
     if wanted is not None:
         facts['area'] = area.digest()
-    return MapPlan(target, sources, network, grid, area, layers, blend, request, facts, setup)
+    plan = MapPlan(target, sources, network, grid, area, layers, blend, request, facts, setup)
+    facts['parts'] = [[int(part.core.col_off), int(part.core.width)] for part in plan.parts()]
+    return plan
 
 
 def map_sources(

@@ -20,10 +20,12 @@ from geolearn.inference.encoding import Layer
 from geolearn.inference.plan import Part, Share
 from geolearn.inference.resume import Journal
 from geolearn.raster import GeoBox
-from geolearn.raster.pieces import PIECE, PieceFile, PlacedPiece, join_pieces
+from geolearn.raster.arrays import is_zarr
+from geolearn.raster.pieces import PIECE, PieceFile, PlacedPiece, join_pieces, open_pieces
 from geolearn.raster.qml import style_name
 from geolearn.raster.tally import BandTally, merge_tallies
 from geolearn.raster.writing import BLOCK_SIZE, SIDECARS
+from geolearn.raster.zarr_maps import write_zarr
 
 log = logging.getLogger('geolearn')
 
@@ -150,7 +152,11 @@ class PieceStore:
                     )
                 content = replace(layer.content, tallies=tuple(tallies))
                 path = layer.path(self.target)
-                join_pieces(pieces, folder / path.name, self._box, content, cog=cog, style=style_name(path))
+                if is_zarr(path):
+                    with open_pieces(pieces, folder / f'{path.name}.pieces.vrt', self._box, content) as src:
+                        write_zarr(src, folder / path.name, self._box, content)
+                else:
+                    join_pieces(pieces, folder / path.name, self._box, content, cog=cog, style=style_name(path))
 
     def _begin(self, part: int, row: int) -> None:
         self._part, self._first = part, row

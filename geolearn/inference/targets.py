@@ -8,7 +8,9 @@ from typing import Any
 
 from geolearn.errors import RasterError
 from geolearn.raster import open_raster
+from geolearn.raster.arrays import is_zarr
 from geolearn.raster.stac import is_stac, read_items
+from geolearn.raster.zarr_maps import is_zarr_store, require_zarr
 
 COMPRESSION = 10
 """How many times smaller maps of classes easily become; less than that is not refused before it is tried."""
@@ -33,7 +35,11 @@ def check_target(src: Any, dst: Path, *, overwrite: bool) -> Path:
             # what a VRT or an item takes its pixels from
             if target in {os.path.realpath(name) for name in _files_inside(source)}:
                 raise RasterError(f'{dst} is a file that {_shown(source)} takes its pixels from; write to another file')
-    if dst.is_dir():
+    if is_zarr(dst):
+        require_zarr()
+        if dst.exists() and not is_zarr_store(dst):
+            raise RasterError(f'{dst} exists and is no Zarr store, so it is not replaced; pass another name')
+    elif dst.is_dir():
         raise RasterError(f'{dst} is a folder; pass the file to write, such as {dst / "map.tif"}')
     if dst.exists() and not overwrite:
         raise RasterError(f'{dst} exists; pass overwrite=True to replace it, or another name')

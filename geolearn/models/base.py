@@ -106,7 +106,7 @@ class RasterUse(NamedTuple):
 FEWEST_SHOWN, MOST_SHOWN = 4, 8
 """Chips that `show_results` draws where it may choose their number."""
 
-RASTERS = ('.tif', '.tiff')
+RASTERS = ('.tif', '.tiff', '.zarr')
 """Suffixes of the maps that are written."""
 
 TILE_OPTIONS = ('tile_size', 'batch_size', 'device', 'aoi', 'bbox', 'bbox_crs')

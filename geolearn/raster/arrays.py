@@ -1,5 +1,6 @@
 """Arrays of xarray as rasters: DataArrays, Datasets of one variable per band, and Zarr stores."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ BANDS = ('band', 'bands', 'channel', 'variable', 'wavelength')
 
 MISSING = ('_FillValue', 'missing_value', 'nodata', 'nodatavals')
 """Attributes that state NoData, in the order in which they are believed."""
+
+
+HEX_COLOR = re.compile('#[0-9a-fA-F]{6}')
 
 
 def is_array(source: object) -> bool:
@@ -84,6 +88,21 @@ class ArrayRaster(Raster):
             raise RasterError(f'nodata= holds {len(named)} values but {shown} has {len(planes)} bands')
         self._nodata = [*zip(self.nodatavals, named)]
 
+    def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
+        """Return the attributes of a band that are texts or numbers, by its number; of 0 those of the first."""
+        if ns is not None:
+            return {}
+        attributes = self._planes[max(index, 1) - 1].attrs.items()
+        return {str(key): str(value) for key, value in attributes if isinstance(value, str | int | float)}
+
+    def colormap(self, index: int) -> Mapping[int, tuple[int, int, int, int]]:
+        """Return the colors of a band's values, which ``flag_values`` and ``flag_colors`` state."""
+        attributes = self._planes[index - 1].attrs
+        values, colors = np.ravel(attributes.get('flag_values', ())), str(attributes.get('flag_colors', '')).split()
+        if not colors or len(values) != len(colors) or not all(map(HEX_COLOR.fullmatch, colors)):
+            return super().colormap(index)
+        return {int(value): (*bytes.fromhex(color[1:]), 255) for value, color in zip(values, colors)}
+
     def read_masked(
         self, window: Window, indexes: Sequence[int], out: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -109,7 +128,7 @@ def open_zarr(path: str | Path) -> Any:
     xarray = extras.require('xarray', extra='xarray', to='read Zarr')
     extras.require('zarr', extra='xarray', to='read Zarr')
     try:
-        return xarray.open_zarr(path, chunks=None, mask_and_scale=False)
+        return xarray.open_zarr(path, chunks=None, mask_and_scale=False, decode_coords='all')
     except (OSError, ValueError, KeyError) as error:
         raise RasterError(f'cannot open {path} as Zarr: {error}') from error
 

@@ -1,8 +1,8 @@
 """Rasters that are written in pieces, which lie in files of their own until one GeoTIFF is made of all of them."""
 
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,22 @@ class PlacedPiece:
     window: Window
 
 
+@contextmanager
+def open_pieces(pieces: Sequence[PlacedPiece], listing: Path, geobox: GeoBox, content: RasterContent) -> Iterator[Any]:
+    """Open pieces that cover a raster as one.
+
+    Args:
+        pieces: In the folder of `listing`, or one below.
+        listing: A file to write, a VRT; it is deleted.
+        geobox: Place of the raster.
+        content: What it says of itself.
+    """
+    _write_listing(pieces, listing, geobox, content)
+    with open_quietly(listing) as src:
+        yield src
+    listing.unlink()
+
+
 def join_pieces(
     pieces: Sequence[PlacedPiece], path: Path, geobox: GeoBox, content: RasterContent, *, cog: bool, style: str
 ) -> None:
@@ -189,7 +205,7 @@ def join_pieces(
         if min(geobox.shape) >= BLOCK_SIZE:
             options |= {'tiled': True, 'blockxsize': BLOCK_SIZE, 'blockysize': BLOCK_SIZE}
     listing = path.with_name(f'{path.name}.pieces.vrt')
-    listing.write_bytes(ElementTree.tostring(_list_pieces(pieces, geobox, content), encoding='utf-8'))
+    _write_listing(pieces, listing, geobox, content)
     with filters_to_oneself(), warnings.catch_warnings():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         if cog and content.count > MOST_INTERLEAVED:
@@ -208,6 +224,10 @@ def join_pieces(
     writing.write_class_names(path, content.class_names, colors=content.colors, counts=counts)
     if content.count == 1:
         writing.write_style(path.with_name(style), content.class_names, content.colors)
+
+
+def _write_listing(pieces: Sequence[PlacedPiece], path: Path, geobox: GeoBox, content: RasterContent) -> None:
+    path.write_bytes(ElementTree.tostring(_list_pieces(pieces, geobox, content), encoding='utf-8'))
 
 
 _TYPES = {'uint8': 'Byte', 'uint16': 'UInt16', 'int16': 'Int16', 'float32': 'Float32', 'float64': 'Float64'}
