@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from affine import Affine
 from rasterio.windows import Window
 
 from geolearn import sources, units
@@ -136,6 +137,10 @@ def window_data(
             f'{len(chosen)} cells of {CELL * chip_size} pixels of {shown_name(rasters[0])} have data in at least '
             f'{options.min_valid:.0%} of their pixels, needed are 2; pass a smaller chip_size or min_valid'
         )
+    # cells overlap, so those of one block are validated on together; land of few windows has no blocks, and there the
+    # windows to validate on may lie on land that is trained on, which the measures of collapse do not mind
+    box = opened[0][0].geobox
+    blocks = min(box.shape) >= LEAST_BLOCKED * chip_size
     chips = tuple(
         ChipSource(
             name=f'{number}_r{int(cell.row_off):06d}_c{int(cell.col_off):06d}',
@@ -143,14 +148,11 @@ def window_data(
             labels=(),
             read_label=_no_label,
             nodata=() if options.changes_values else numbers_of('nodata', options.nodata),
-            read_image=partial(_read, kept, rasters[number], named, cell, options, radar),
+            read_image=partial(_read, kept, rasters[number], named, cell, options, radar, placed=blocks),
         )
         for number, cell in sorted(chosen, key=lambda item: (item[0], item[1].row_off, item[1].col_off))
     )
     place = Path(opened[0][0].files[0])
-    # cells overlap, so those of one block are validated on together; land of few windows has no blocks
-    box = opened[0][0].geobox
-    blocks = min(box.shape) >= LEAST_BLOCKED * chip_size
     data = sources.prepare_listing(
         place, 'from_rasters', [], {}, Listing(Task.UNLABELLED, chips, None),
         bad_bands=opened[0][2], bands=bands or opened[0][1], extract_bands=extract_bands, normalize=normalize,
@@ -229,8 +231,11 @@ def _read(
     window: Window,
     options: WindowOptions,
     radar: tuple[bool, ...],
+    *,
+    placed: bool,
 ) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
     pixels, valid, place = sources.window_image(kept, path, named, window)
+    place = place if placed else GeoBox(place.shape, Affine.identity(), None)
     if not options.changes_values:
         return pixels, valid, place
     if missing := numbers_of('nodata', options.nodata):  # in stored units, so before they are scaled

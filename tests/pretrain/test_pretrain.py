@@ -281,7 +281,7 @@ def test_what_cannot_be_pretrained_is_refused(arguments, changes, error, message
         pretrain(**arguments | changes)
 
 
-def test_windows_avoid_nodata_and_move_from_epoch_to_epoch(scene):
+def test_windows_avoid_nodata_and_move_from_epoch_to_epoch(scene, caplog):
     from geolearn.pretrain.windows import window_data
 
     data = window_data(
@@ -289,6 +289,7 @@ def test_windows_avoid_nodata_and_move_from_epoch_to_epoch(scene):
         val_split_pct=0.1, batch_size=64, seed=0, working_dir=None,
     )  # fmt: skip
     first, second = (torch.cat([images for (images,) in data.train_dl]) for _ in range(2))
+    assert 'share ground' not in caplog.text
     assert first.shape == second.shape
     assert not torch.equal(first, second)
     for images in (first, second):
