@@ -3,13 +3,12 @@
 import asyncio
 import importlib.resources
 import logging
-import math
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Body, FastAPI, Query, Request
@@ -17,7 +16,7 @@ from fastapi import Path as UrlPath
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field
 from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,6 +25,7 @@ from geolearn._version import __version__
 from geolearn.errors import GeoLearnError, RasterError
 from geolearn.models import Model
 from geolearn.serve.jobs import INTERNAL, Job, JobQueue, State, Work
+from geolearn.serve.options import NamedRasters, Options
 from geolearn.serve.rasters import (
     Limits,
     RefusedError,
@@ -63,47 +63,6 @@ _POLICY = (
 """Of the page: nothing comes from another host. MapLibre starts its workers from blobs."""
 
 
-class Options(BaseModel):
-    """How bands and values of a raster are read, as in `predict_raster`."""
-
-    model_config = ConfigDict(extra='forbid')
-
-    bands: list[str] | None = Field(None, description='names of the bands in file order, where the file names none')
-    sensor: str | None = Field(None, description='whose names the bands have', examples=['Sentinel-2'])
-    scale: float | Literal['db'] | None = Field(None, description='multiplies pixel values; 1 says they are right')
-    offset: float = Field(0.0, description='is added after that')
-    nodata: float | None = Field(None, description='value of missing pixels that the file does not declare')
-    resolution: float | Literal['training'] | None = Field(
-        None, description='side of the pixels to resample to, in units of the CRS of the raster'
-    )
-    threshold: float | None = Field(None, ge=0, le=1, description='lowest score of an object, for detectors')
-
-    @model_validator(mode='after')
-    def _are_finite(self) -> 'Options':
-        for name in ('scale', 'offset', 'resolution'):
-            value = getattr(self, name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f'{name} must be finite')
-        if self.scale == 0:
-            raise ValueError('scale must not be 0, which makes all pixels equal')
-        if isinstance(self.resolution, float) and self.resolution <= 0:
-            raise ValueError('resolution must be above 0')
-        return self
-
-    def keywords(self) -> dict[str, Any]:
-        """Return what was given, by the names of the arguments of `predict_raster`."""
-        given: dict[str, Any] = {name: getattr(self, name) for name in Options.model_fields}
-        return {name: value for name, value in given.items() if value is not None}
-
-
-class NamedRasters(Options):
-    """Rasters in the allowed folders, and how they are read."""
-
-    paths: list[str] = Field(
-        min_length=1, max_length=64, description='of one raster, or of one for each date', examples=[['scene.tif']]
-    )
-
-
 class JobStatus(BaseModel):
     """Where a job is."""
 
@@ -138,14 +97,16 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 _UPLOAD = {
     'requestBody': {
         'required': True,
-        'description': 'A GeoTIFF as the body; or a form with a `file`, or with several: one for each date.',
+        'description': 'A GeoTIFF as the body; or a form with a `file`, or with several: one for each date; its other '
+        'fields are the options.',
         'content': {
             'image/tiff': {'schema': {'type': 'string', 'format': 'binary'}},
             'multipart/form-data': {
                 'schema': {
                     'type': 'object',
                     'required': ['file'],
-                    'properties': {'file': {'type': 'array', 'items': {'type': 'string', 'format': 'binary'}}},
+                    'properties': {'file': {'type': 'array', 'items': {'type': 'string', 'format': 'binary'}}}
+                    | {name: {'type': 'string'} for name in Options.model_fields},
                 }
             },
         },
@@ -305,18 +266,20 @@ class _Server:
             needed = 'one raster' if dates == 1 else f'{dates} rasters, one for each date, oldest first'
             raise RefusedError(f'this model needs {needed}; got {len(job.sources)}')
         given = options.keywords()
-        if 'threshold' in given and 'threshold' not in self.use.options:
-            raise RefusedError(f'threshold does not apply to a {self.title}, which {self.use.text}')
+        for option in ('threshold', 'blend', 'outputs'):
+            if option in given and option not in self.use.options:
+                raise RefusedError(f'{option} does not apply to a {self.title}, which {self.use.text}')
+        area = options.area()
         job.options = given
         for path, name in zip(job.sources, job.names):
             try:
-                check_raster(path, name, self.spec, self.limits, options.resolution)
+                check_raster(path, name, self.spec, self.limits, options.resolution, area)
             except (GeoLearnError, ValueError) as error:
                 status = error.status if isinstance(error, RefusedError) else 422
                 raise RefusedError(as_shown_to_clients(str(error), job.places), status) from error
 
-    async def take_upload(self, request: Request, job: Job) -> None:
-        """Store the rasters of a request.
+    async def take_upload(self, request: Request, job: Job) -> dict[str, list[str]]:
+        """Store the rasters of a request; return the other fields of its form.
 
         Raises:
             RefusedError: If it holds none, or takes too long.
@@ -325,15 +288,15 @@ class _Server:
         try:
             async with asyncio.timeout(self.limits.upload_seconds):
                 if kind == 'multipart/form-data':
-                    await self._take_form(request, job)
-                elif kind in TIFF_TYPES:
+                    return await self._take_form(request, job)
+                if kind in TIFF_TYPES:
                     await self._take_body(request, job)
-                else:
-                    raise RefusedError(
-                        f"Content-Type {kind or 'missing'!r} is not that of a GeoTIFF; send 'Content-Type: "
-                        "image/tiff', or a form with a file",
-                        415,
-                    )
+                    return {}
+                raise RefusedError(
+                    f"Content-Type {kind or 'missing'!r} is not that of a GeoTIFF; send 'Content-Type: "
+                    "image/tiff', or a form with a file",
+                    415,
+                )
         except TimeoutError:
             raise RefusedError(f'the upload took more than {self.limits.upload_seconds:g} s', 408) from None
         except OSError as error:
@@ -348,8 +311,12 @@ class _Server:
                 await run_in_threadpool(file.write, part)
         job.sources, job.names = (path,), ('upload.tif',)
 
-    async def _take_form(self, request: Request, job: Job) -> None:
-        async with request.form(max_files=64, max_fields=8) as form:
+    async def _take_form(self, request: Request, job: Job) -> dict[str, list[str]]:
+        fields: dict[str, list[str]] = {}
+        async with request.form(max_files=64, max_fields=32) as form:
+            for name, part in form.multi_items():
+                if isinstance(part, str):
+                    fields.setdefault(name, []).append(part)
             files = [part for name, part in form.multi_items() if name == 'file' and isinstance(part, UploadFile)]
             if not files:
                 raise RefusedError("the form holds no file; name the field of the GeoTIFF 'file'", 400)
@@ -359,6 +326,7 @@ class _Server:
                 with path.open('wb') as target:
                     await run_in_threadpool(shutil.copyfileobj, file.file, target)
         job.sources = tuple(paths)
+        return fields
 
     def status(self, job: Job) -> JobStatus:
         """Return what clients see of a job."""
@@ -452,8 +420,8 @@ def _add_jobs(app: FastAPI, server: _Server) -> None:
 
     async def upload(request: Request, options: Options) -> Job:
         with queue.reserve() as job:
-            await server.take_upload(request, job)
-            await run_in_threadpool(server.check, job, options)
+            fields = await server.take_upload(request, job)
+            await run_in_threadpool(server.check, job, options.with_fields(fields))
             queue.submit(job)
         return job
 

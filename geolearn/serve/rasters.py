@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from geolearn.errors import GeoLearnError, RasterError
+from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.reading import choose_geobox
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import open_raster
@@ -155,7 +156,9 @@ def check_file_name(name: str | None) -> str:
     return re.sub(r'[^\w.\- ()+]', '_', text)[-100:]
 
 
-def check_raster(path: Path, name: str, spec: ModelSpec, limits: Limits, resolution: float | str | None) -> None:
+def check_raster(
+    path: Path, name: str, spec: ModelSpec, limits: Limits, resolution: float | str | None, area: AreaOfInterest
+) -> None:
     """Refuse a file that is no whole GeoTIFF of bounded size, before anything of it is mapped.
 
     Args:
@@ -164,6 +167,7 @@ def check_raster(path: Path, name: str, spec: ModelSpec, limits: Limits, resolut
         spec: Of the model that is to map it.
         limits: Of the server.
         resolution: Side of the pixels that it is to be mapped at; None for its own.
+        area: What of it is to be mapped.
 
     Raises:
         RefusedError: If it is another kind of file, too large, or names other files.
@@ -182,6 +186,7 @@ def check_raster(path: Path, name: str, spec: ModelSpec, limits: Limits, resolut
         raise RefusedError(f'{name} cannot be read as a GeoTIFF; it is damaged or was cut short') from error
     with open_raster(path) as raster:
         target = choose_geobox(raster.geobox, spec, resolution, shown=name)  # type: ignore[arg-type]
+        area.locate(raster.geobox if target is None else target, shown=name)
     if target is not None:
         _check_size(*target.shape, f'{name} at resolution={resolution}', limits)
 

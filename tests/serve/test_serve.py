@@ -8,6 +8,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from PIL import Image
 
 from geolearn.cli import main
@@ -109,6 +110,86 @@ def test_options_that_do_not_apply_are_refused(serve, scene):
         answer = client.post(f'/jobs?{query}', content=scene.read_bytes(), headers=TIFF)
         assert answer.status_code in (413, 422), query
         assert words in answer.json()['error'], query
+
+
+AREA = {'type': 'Polygon', 'coordinates': [[[15.002, 48.752], [15.007, 48.752], [15.007, 48.749], [15.002, 48.752]]]}
+
+
+def test_areas_outputs_and_blending_come_as_fields_of_a_form(serve, wait, models, scene, tmp_path):
+    fields = {'aoi': json.dumps(AREA), 'outputs': 'classes,confidence', 'blend': 'hann', 'resolution': '20'}
+    client = serve(folders=[scene.parent])
+    answer = client.post('/predict', files={'file': ('scene.tif', scene.read_bytes())}, data=fields)
+    assert answer.status_code == 200, answer.text
+    frame = geopandas.GeoSeries([shapely.geometry.shape(AREA)], crs='EPSG:4326')
+    given = {'aoi': frame, 'outputs': ('classes', 'confidence'), 'layout': 'bands', 'blend': 'hann', 'resolution': 20}
+    models('pixels').predict_raster(scene, tmp_path / 'map.tif', **given)
+    with rasterio.open(io.BytesIO(answer.content)) as found, rasterio.open(tmp_path / 'map.tif') as wanted:
+        assert found.count == 2
+        assert np.array_equal(found.read(), wanted.read())
+        assert found.transform == wanted.transform
+        assert found.width < 48
+    box = client.post('/predict?bbox=500100,5399500,500300,5399900', content=scene.read_bytes(), headers=TIFF)
+    assert pixels(box.content)[0].shape == (40, 20)
+    job = client.post('/jobs/named', json={'paths': ['scene.tif'], 'aoi': AREA, 'outputs': ['classes']}).json()
+    assert wait(client, job)['state'] == 'done'
+    assert client.get(f'/jobs/{job["id"]}/view').json()['map']['tiles']
+
+
+HOSTILE = {
+    'aoi': {
+        '/etc/passwd': 'aoi must be the text of GeoJSON',
+        '[' * 30_000: 'nested too deep',
+        '{"type": "Polygon", "coordinates": ' + '[' * 2_000 + ']' * 2_000 + '}': 'nested too deep',
+        '{"type": "Point", "coordinates": [15, 48]}': 'aoi must hold polygons',
+        '{"type": "Polygon", "coordinates": [[[NaN, 48], [15, 48], [15, 49], [NaN, 48]]]}': 'aoi must hold polygons',
+        '{"type": "Polygon", "coordinates": [[[1e999, 48], [15, 48], [15, 49], [15, 48]]]}': 'aoi must hold polygons',
+        '{"type": "Polygon", "coordinates": [[["a", 48], [15, 48], [15, 49], [15, 48]]]}': 'aoi must hold polygons',
+        '{"type": "Polygon", "coordinates": [[[500100, 5399500], [500200, 5399500], [500200, 5399600], '
+        '[500100, 5399500]]]}': 'longitude and latitude',
+        '{"type": "FeatureCollection", "features": []}': 'aoi holds no polygon',
+        '{"type": "FeatureCollection", "features": {"a": 1}}': 'aoi must hold polygons',
+        '{"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}': 'they share no pixel',
+        '{"type": "Polygon", "coordinates": [[[-180, -90], [180, -90], [180, 90], [-180, -90]]]}': '',
+        '{"type": "Polygon", "coordinates": [[[15, 48.7], [15, 48.7], [15, 48.7], [15, 48.7]]]}': 'polygon',
+        '1' * 5_000: 'aoi must be the text of GeoJSON',
+    },
+    'bbox': {
+        '1,2,3': 'bbox',
+        'a,b,c,d': 'bbox',
+        '3,4,1,2': 'left < right',
+        'nan,0,1,1': 'bbox',
+        'inf,0,inf,1': 'bbox',
+        '0,0,1,1': 'they share no pixel',
+    },
+    'bbox_crs': {'+init=/etc/passwd': 'bbox_crs', 'EPSG:99999999': 'bbox_crs', 'EPSG:4326': 'which is not given'},
+    'outputs': {'confidence': "must hold 'classes'", 'classes,classes': 'each once', 'pickle': 'outputs'},
+    'blend': {'none': 'blend', 'crop,hann': 'blend'},
+    'resolution': {'nan': 'resolution', '1e-9': 'pixels; this server maps up to', '-1': 'resolution must be above 0'},
+    'dst': {'/tmp/x.tif': 'dst'},
+    'client': {'tcp://host:1': 'client'},
+}
+
+
+def test_hostile_fields_are_refused_in_words(serve, wait, scene):
+    client, content = serve(), scene.read_bytes()
+    for name, values in HOSTILE.items():
+        for value, words in values.items():
+            answer = client.post('/jobs', files={'file': ('scene.tif', content)}, data={name: value})
+            shown = (name, value[:80], answer.text[:300])
+            if not words:  # what is odd, and valid
+                assert answer.status_code in (202, 422), shown
+                if answer.status_code == 202:
+                    assert 'mistake' not in wait(client, answer.json())['message'], shown
+                continue
+            assert answer.status_code in (413, 422), shown
+            assert words in answer.json()['error'], shown
+            assert '\n' not in answer.json()['error'], shown
+    twice = client.post('/jobs', files={'file': ('scene.tif', content)}, data={'blend': ['hann', 'crop']})
+    assert 'is given 2 times' in twice.json()['error']
+    many = client.post('/jobs', files={'file': ('scene.tif', content)}, data={f'f{n}': 'x' for n in range(99)})
+    assert many.status_code == 400
+    detector = serve('objects').post('/jobs', files={'file': ('scene.tif', content)}, data={'outputs': 'classes'})
+    assert 'outputs does not apply' in detector.json()['error']
 
 
 class Held:
