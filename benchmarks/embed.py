@@ -11,6 +11,8 @@ Each function in `MEASUREMENTS` prints its figures and returns them. Last comes 
     probe_linear_s        least squares on 270,000 x 768 vectors, 19 classes, three seeds, in seconds (quick: 27,000)
     probe_mlp_s           the MLP on the same
     probe_peak_mb         peak memory of both, the vectors among it, in MB
+    pixel_head            a PixelHead on a raster of 64 AlphaEarth bands / reading it and writing a map alone
+    pixel_head_mpx_s      its megapixels per second
 """
 
 import os
@@ -24,17 +26,20 @@ from pathlib import Path
 os.environ['TQDM_DISABLE'] = '1'  # bars would mix with the figures
 
 import numpy as np
+import rasterio
 import torch
 from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, peak_mb, report
 from affine import Affine
+from rasterio.windows import Window
 
+from geolearn import PixelHead, from_rasters
 from geolearn.bands import get_bands
 from geolearn.embed import embed, embed_raster
 from geolearn.embed.encoder import Encoder, EncoderOptions, make_encoder
 from geolearn.inference import computing
 from geolearn.inference.tiles import TilingOptions
 from geolearn.probe import probe
-from geolearn.raster import GeoBox, RasterWriter
+from geolearn.raster import GeoBox, RasterWriter, open_raster, read_window
 
 BANDS = ('B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B11', 'B12')
 """The nine bands of Sentinel-2 that DOFA was trained on."""
@@ -156,11 +161,64 @@ def measure_probes(folder: Path, quick: bool) -> dict[str, Check]:
     return found | {'probe_peak_mb': Check(peak, 4096)}
 
 
+def write_codes(path: Path, side: int) -> Path:
+    """Write a raster of AlphaEarth's codes as Google stores them: int8 in square blocks, deflated."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(64, 1024, 1024)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=0)
+    tile = np.rint(np.sign(vectors) * np.sqrt(np.abs(vectors)) * 127.5).astype(np.int8)
+    names = [f'A{number:02d}' for number in range(64)]
+    profile = {'driver': 'GTiff', 'width': side, 'height': side, 'count': 64, 'dtype': 'int8', 'nodata': -128}
+    layout = {'tiled': True, 'blockxsize': 512, 'blockysize': 512, 'compress': 'deflate', 'BIGTIFF': 'YES'}
+    with rasterio.open(path, 'w', **profile, **layout, **PLACE) as dst:
+        dst.descriptions = names
+        for row in range(0, side, 1024):
+            for col in range(0, side, 1024):
+                rows, cols = min(1024, side - row), min(1024, side - col)
+                dst.write(tile[:, :rows, :cols], window=Window(col, row, cols, rows))
+    return path
+
+
+def read_and_write(path: Path, out: Path, side: int) -> None:
+    """Read every block row once and write a map of the same size."""
+    with open_raster(path) as src:
+        box = GeoBox((side, side), **PLACE)
+        with RasterWriter(out, box, dtype='uint8', nodata=0) as writer:
+            for row in range(0, side, 512):
+                rows = min(512, side - row)
+                pixels, _ = read_window(src, Window(0, row, side, rows), src.indexes)
+                writer.write(row, pixels[0].view(np.uint8))
+
+
+def measure_pixel_head(folder: Path, quick: bool) -> dict[str, Check]:
+    """Compare a map of a PixelHead with reading the raster and writing a map."""
+    side = 2048 if quick else 10_240
+    path = write_codes(folder / 'codes.tif', side)
+    labels = np.kron(np.arange(1, 5).reshape(2, 2), np.ones((64, 64))).astype(np.uint8)
+    small = write_codes(folder / 'small.tif', 128)
+    truth = folder / 'labels.tif'
+    with RasterWriter(truth, GeoBox((128, 128), **PLACE), dtype='uint8', nodata=0) as writer:
+        writer.write(0, labels)
+    data = from_rasters(small, truth, dequantize='alphaearth', product='alphaearth v1', chip_size=32, split='random')
+    model = PixelHead(data).fit(epochs=5)
+    out = folder / 'map.tif'
+    jobs = {
+        'map': lambda: model.predict_raster(path, out, product='alphaearth v1', cog=False, overwrite=True),
+        'read_write': lambda: read_and_write(path, folder / 'copy.tif', side),
+    }
+    seconds = interleave(jobs, rounds=3 if quick else 1)
+    ratio, fastest = median_ratio(seconds, 'map', 'read_write'), min(seconds['map'])
+    rate = side**2 / fastest / 1e6
+    print(f'PixelHead, 64 bands, {side} px: {rate:.1f} Mpx/s, map / reading and writing = {ratio:.2f}')
+    return {'pixel_head': Check(ratio, 1.3), 'pixel_head_mpx_s': Check(rate)}
+
+
 MEASUREMENTS: tuple[Callable[[Path, bool], dict[str, Check]], ...] = (
     measure_raster,
     measure_memory,
     measure_chips,
     measure_probes,
+    measure_pixel_head,
 )
 """Each takes a folder for its files and whether to be quick; add others here."""
 

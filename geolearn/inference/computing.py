@@ -199,6 +199,8 @@ class _Measurement:
         """Return the choices."""
         if self.tiling.engine == 'auto':
             setup = replace(setup, engine=self._choose_engine(setup))
+        if self.network.context == 0:  # no size of tiles saves anything
+            return setup
         # compiled networks take one size
         if self.tiling.tile_size is None and not self.network.backbone.has_position_grid and not self.tiling.compile:
             setup = replace(setup, tile_size=self._choose_side(setup))

@@ -329,23 +329,27 @@ def _dates_in_one(dataset: Any, spec: ModelSpec, read: ReadOptions, *, checked: 
 
 def _make_source(dataset: Any, indexes: Sequence[int], spec: ModelSpec, read: ReadOptions, checked: Any) -> Source:
     """Check the units and the size of the pixels of some bands, and say how they are read."""
-    product = _check_product(dataset, spec, read, checked)
+    product = _check_product(dataset, spec, read)
     nodata = read.nodata_of(indexes, dataset.count)
     check_nodata(nodata, [dataset.dtypes[index - 1] for index in indexes], _shown(dataset))
     dataset.check_border(BorderCheck(_shown(dataset), nodata))
-    sample = sample_pixels(checked, indexes)
+    # a few pixels tell of vectors what they are, and each window costs a block of many bands
+    few = {} if product is None else {'window_size': 32, 'per_side': 2}
+    sample = sample_pixels(checked, indexes, **few)
     for band, value in enumerate(nodata):
         if (kept := differs(sample[band], value)) is not None:
             sample = sample[:, kept]
     if (marker := find_marker(sample)) is not None:  # the border check reports it; it says nothing on units
         sample = sample[:, (sample != marker).all(axis=0)]
+    if product is not None:
+        check_lengths(sample, product, _shown(dataset))
     check_units(sample, spec, read)
     target = choose_geobox(raster_geobox(dataset), spec, read.resolution, shown=_shown(dataset))
     unit = product is not None and product.has_unit_length and len(indexes) == ALPHAEARTH_BANDS
     return Source(dataset, tuple(indexes), target, nodata, unit)
 
 
-def _check_product(dataset: Any, spec: ModelSpec, read: ReadOptions, checked: Any) -> EmbeddingProduct | None:
+def _check_product(dataset: Any, spec: ModelSpec, read: ReadOptions) -> EmbeddingProduct | None:
     """Refuse precomputed embeddings of another product, version or form than those of training.
 
     Raises:
@@ -377,7 +381,6 @@ def _check_product(dataset: Any, spec: ModelSpec, read: ReadOptions, checked: An
         )
     if found.version != wanted.version:
         log.warning('%s holds %s, the model was trained on %s: one names no version', _shown(dataset), found, wanted)
-    check_lengths(sample_pixels(checked, checked.indexes, window_size=32, per_side=2), found, _shown(dataset))
     return found
 
 

@@ -110,8 +110,10 @@ class PixelLayers(nn.Module):
         first: Any = self.layers[0]
         weight = first.weight[:, :, 0, 0] / std
         bias = first.bias - weight @ mean
-        values = functional.conv2d(x, weight[:, :, None, None], bias)
-        return self._rest(torch.where(torch.isnan(values), first.bias[:, None, None], values))
+        # as a product of matrices: convolutions would bring all bands to another layout first
+        values = torch.matmul(weight, x.flatten(2)) + bias[:, None]
+        values = torch.where(torch.isnan(values), first.bias[:, None], values)
+        return self._rest(values.view(x.shape[0], -1, *x.shape[2:]))
 
     def _rest(self, x: Tensor) -> Tensor:
         for layer in self.layers[1:]:

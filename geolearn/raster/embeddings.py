@@ -95,17 +95,35 @@ def name_product(text: str) -> EmbeddingProduct:
     return EmbeddingProduct(TITLES.get(words[0].lower(), words[0]), version.lower(), year)
 
 
+CHUNK = 2**15
+"""Values that are converted at once, which stay in a processor's cache."""
+
+
 def dequantize_alphaearth(codes: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Return AlphaEarth's codes as float32, NaN where they are -128: sign(c) (|c| / 127.5)^2, in -0.992..0.992."""
     values = np.empty(codes.shape, np.float32) if out is None else out
-    np.copyto(values, codes, casting='unsafe')
-    absent = codes == ALPHAEARTH_NODATA
-    # whole numbers up to 127^2 are exact in float32
-    np.multiply(values, np.abs(values), out=values)
-    values /= np.float32(ALPHAEARTH_SQUARED)
-    if absent.any():
-        values[absent] = np.nan
+    _put_alphaearth(codes, values)
     return values
+
+
+def _put_alphaearth(codes: np.ndarray, values: np.ndarray) -> bool:
+    """Convert codes (..., width) into `values`, a part at a time; returns whether some mean no data."""
+    gaps, step = False, max(1, CHUNK // max(1, codes.shape[-1]))
+    rows = codes.reshape(-1, *codes.shape[-2:]), values.reshape(-1, *values.shape[-2:])
+    squares = np.empty((step, codes.shape[-1]), np.float32)
+    for plane, target in zip(*rows):
+        for start in range(0, len(plane), step):
+            part, found = plane[start : start + step], target[start : start + step]
+            lengths = squares[: len(part)]
+            found[...] = part
+            # whole numbers up to 127^2 are exact in float32
+            np.abs(found, out=lengths)
+            np.multiply(found, lengths, out=found)
+            np.divide(found, np.float32(ALPHAEARTH_SQUARED), out=found)
+            if part.size and part.min() == ALPHAEARTH_NODATA:
+                gaps = True
+                found[part == ALPHAEARTH_NODATA] = np.nan
+    return gaps
 
 
 def find_product(raster: Raster, *, stated: str | None = None, by_method: bool = True) -> EmbeddingProduct | None:
@@ -230,21 +248,17 @@ class DequantizedRaster(RasterView):
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Read a window that lies inside the raster as vectors."""
         codes, valid = self._raster.read_masked(window, indexes)
+        values = np.empty(codes.shape, np.float32) if out is None else out
         if self._scales is None:
-            values = dequantize_alphaearth(codes, out)
+            if _put_alphaearth(codes, values):
+                known = ~np.isnan(values)
+                valid = known if valid is None else valid & known
         else:
-            bands = indexes if self._scales.count > 1 else [1]
-            scales, known = self._scales.read_masked(window, bands)
-            values = np.empty(codes.shape, np.float32) if out is None else out
+            scales, stated = self._scales.read_masked(window, indexes if self._scales.count > 1 else [1])
             np.multiply(codes, scales, out=values, casting='unsafe', dtype=np.float32)
-            present = np.isfinite(scales) & (scales > 0)
-            valid = present if valid is None else valid & present
-            valid = valid if known is None else valid & known
-        missing = np.isnan(values[:1]) if self._scales is None else None
-        if missing is not None and missing.any():
-            # -128 stands in all bands at once
-            gaps = ~np.isnan(values)
-            valid = gaps if valid is None else valid & gaps
+            known = np.isfinite(scales) & (scales > 0)
+            valid = known if valid is None else valid & known
+            valid = valid if stated is None else valid & stated
         valid = compact(valid)
         if valid is not None:
             np.copyto(values, np.float32(np.nan), where=~valid)
