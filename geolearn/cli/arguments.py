@@ -136,6 +136,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument('--offset', type=number(), default=0.0, help='add to pixel values after scaling')
     add_nodata(group)
+    add_embeddings(group)
     size = 'pixel size to resample to while reading, in units of the CRS, or "training" for that of the chips'
     group.add_argument('--resolution', type=pixel_size, help=size)
 
@@ -151,6 +152,14 @@ def add_unlabelled(group: Any) -> None:
     text = 'label values that mean "not labelled", such as -1 or 255, besides NoData of the label rasters; '
     text += 'without a value, 0 is a class too'
     group.add_argument('--unlabelled', type=number(), nargs='*', metavar='VALUE', help=text)
+
+
+def add_embeddings(group: Any) -> None:
+    """Add how precomputed embeddings are read."""
+    text = 'read the codes of precomputed embeddings as vectors; predict does what the model was trained with'
+    group.add_argument('--dequantize', choices=['alphaearth', 'tessera'], help=text)
+    text = 'name and version of precomputed embeddings, such as "alphaearth v1", where the file does not say'
+    group.add_argument('--product', help=text)
 
 
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -174,6 +183,7 @@ def add_chips(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--sensor', help='whose bands they are, such as Sentinel-2; alone, or with --bands')
     add_nodata(group)
     add_unlabelled(group)
+    add_embeddings(group)
     group.add_argument('--seed', type=whole(0), default=42, help='of the split, the order, crops and augmentation')
 
 
@@ -200,6 +210,8 @@ def read_chips(arguments: argparse.Namespace, chips: Sequence[str], **more: Any)
             'bands': choose_bands(arguments.bands, arguments.sensor),
             'nodata': one_or_each(arguments.nodata),
             'unlabelled': arguments.unlabelled,
+            'dequantize': arguments.dequantize,
+            'product': arguments.product,
         }
         | more,
     )

@@ -2,7 +2,7 @@
 
 import argparse
 
-from geolearn.cli.arguments import add_nodata, add_unlabelled, choose_bands, number, one_or_each, whole
+from geolearn.cli.arguments import add_embeddings, add_nodata, add_unlabelled, choose_bands, number, one_or_each, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--all-tiles', action='store_true', help='write chips without any label too')
     add_nodata(parser)
     add_unlabelled(parser)
+    add_embeddings(parser)
     parser.set_defaults(run=run)
 
 
@@ -51,5 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         sensor=arguments.sensor or 'Undefined',
         bands=choose_bands(arguments.bands, arguments.sensor) if arguments.bands else None,
         output_nofeature_tiles=arguments.all_tiles,
+        dequantize=arguments.dequantize,
+        product=arguments.product,
     )
     print(f'wrote {len((written / "map.txt").read_text(encoding="utf-8").splitlines())} chips to {written}')

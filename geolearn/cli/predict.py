@@ -15,6 +15,7 @@ OPTIONS = (
     *('tile_size', 'halo', 'batch_size', 'device', 'compile', 'engine'),
     *('threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume'),
     *('polygons', 'layer', 'crop'),
+    *('dequantize', 'product'),
     *('blend', 'max_memory', 'cog', 'outputs', 'probability_dtype', 'layout', 'part', 'merge_parts'),
 )
 """What only some models take; None where it is not given."""

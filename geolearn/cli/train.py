@@ -32,6 +32,10 @@ MODEL_ARGUMENTS = {
     'class_balancing': 'class_balancing',
     'auxiliary_head': 'auxiliary_head',
     'mixup': 'mixup',
+    'head': 'head',
+    'hidden': 'hidden',
+    'trees': 'trees',
+    'neighbors': 'neighbors',
 }
 """Options of the command line, None where they are not given, and what the constructors of models call them."""
 
@@ -83,6 +87,10 @@ def _add_network(group: Any) -> None:
     group.add_argument('--decoder', help='such as unet, of PixelRegressor and ChangeDetector')
     group.add_argument('--fusion', help='of ChangeDetector: difference, concat or attention')
     group.add_argument('--temporal', help='how the dates of a chip are merged: mean, concat or ltae')
+    group.add_argument('--head', help='of PixelHead: linear, mlp, random_forest or knn')
+    group.add_argument('--hidden', nargs='+', type=whole(1), help='width of each hidden layer of --head mlp')
+    group.add_argument('--trees', type=whole(1), help='of --head random_forest')
+    group.add_argument('--neighbors', type=whole(1), help='of --head knn')
     meters = 'pixel size of the chips in meters, where the backbone depends on it'
     group.add_argument('--resolution', type=number(0, above=True), help=meters)
     group.add_argument(
@@ -104,7 +112,7 @@ def _add_loss(group: Any) -> None:
 
 
 def _add_fit(group: Any) -> None:
-    group.add_argument('--epochs', type=whole(1), default=10, help='passes over the training chips')
+    group.add_argument('--epochs', type=whole(1), help='passes over the training chips (default 10)')
     group.add_argument('--lr', type=number(1e-12), help='learning rate; searched for if not given')
     group.add_argument('--early-stopping', action='store_true', help='end when --monitor has not improved for 5 epochs')
     group.add_argument('--monitor', default='valid_loss', help='metric that chooses the best epoch, such as miou')
@@ -140,17 +148,7 @@ def run(arguments: argparse.Namespace) -> None:
     make: Any = cls  # each class has arguments of its own
     model: Model = make(data, **options)
     try:
-        model.fit(
-            arguments.epochs,
-            arguments.lr,
-            early_stopping=arguments.early_stopping,
-            monitor=arguments.monitor,
-            resume=arguments.resume,
-            accumulate=arguments.accumulate,
-            mixed_precision=True if arguments.precision == 'auto' else arguments.precision,
-            ema=arguments.ema,
-            tensorboard=arguments.tensorboard,
-        )
+        model.fit(**choose_training(model, arguments))
     finally:
         arguments.resumable = bool(model.history.epochs)
     print_results(model)
@@ -190,7 +188,37 @@ def choose_options(cls: 'type[Model]', arguments: argparse.Namespace) -> dict[st
     loss = _choose_loss(cls, arguments, taken)
     if loss is not None:
         given['loss'] = loss
-    return given | {'pretrained': not arguments.from_scratch, 'adapt': _choose_adaptation(arguments)}
+    fixed = {'pretrained': not arguments.from_scratch, 'adapt': _choose_adaptation(arguments)}
+    usual = {'pretrained': True, 'adapt': fixed['adapt'].__class__()}
+    if wrong := [name for name, value in fixed.items() if name not in taken and value != usual[name]]:
+        named = '--from-scratch' if wrong[0] == 'pretrained' else '--freeze, --layer-decay or --lora-rank'
+        raise ValueError(f'{named} does not apply to {cls.__name__}, which has no backbone; leave it out')
+    return given | {name: value for name, value in fixed.items() if name in taken}
+
+
+def choose_training(model: 'Model', arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of fit that the command line gives.
+
+    Raises:
+        ValueError: If the class of models has no such argument.
+    """
+    given: dict[str, Any] = {
+        'early_stopping': arguments.early_stopping,
+        'monitor': arguments.monitor,
+        'resume': arguments.resume,
+        'accumulate': arguments.accumulate,
+        'mixed_precision': True if arguments.precision == 'auto' else arguments.precision,
+        'ema': arguments.ema,
+        'tensorboard': arguments.tensorboard,
+    }
+    taken = inspect.signature(model.fit).parameters
+    usual = {'monitor': 'valid_loss', 'accumulate': 1}
+    for name, value in given.items():
+        if name not in taken and value not in (usual.get(name), None, False):
+            option = {'mixed_precision': 'precision'}.get(name, name).replace('_', '-')
+            raise ValueError(f'--{option} does not apply to {type(model).__name__}; leave it out')
+    given = {name: value for name, value in given.items() if name in taken}
+    return given | {name: getattr(arguments, name) for name in ('epochs', 'lr') if getattr(arguments, name) is not None}
 
 
 def _given(arguments: argparse.Namespace, names: Mapping[str, str]) -> dict[str, Any]:

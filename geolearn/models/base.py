@@ -120,6 +120,9 @@ MAP_OPTIONS = (
 CLASS_MAP_OPTIONS = (*MAP_OPTIONS, 'outputs', 'probability_dtype', 'layout')
 """The same of classifiers."""
 
+EMBEDDING_OPTIONS = ('dequantize', 'product')
+"""Keywords on precomputed embeddings, of models of the values of pixels."""
+
 
 def one_or_several(sources: Sequence[Any]) -> Any:
     """Return a single raster as such, and several, which make a mosaic or are dates, as they are."""

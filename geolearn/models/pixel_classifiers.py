@@ -67,7 +67,7 @@ class PixelClassifier(base.Model):
     """
 
     tasks = (Task.PIXELS,)
-    raster_use = base.RasterUse('maps pixels', base.RASTERS, base.CLASS_MAP_OPTIONS)
+    raster_use = base.RasterUse('maps pixels', base.RASTERS, (*base.CLASS_MAP_OPTIONS, *base.EMBEDDING_OPTIONS))
     default_backbone: ClassVar[str] = 'resnet50'
     decoder: ClassVar[str]
     """Name of the decoder, where the options name none."""

@@ -56,7 +56,7 @@ class PixelRegressor(base.Model):
 
     tasks = (Task.REGRESSION,)
     graph_output = 'values'
-    raster_use = base.RasterUse('maps pixels', base.RASTERS, base.MAP_OPTIONS)
+    raster_use = base.RasterUse('maps pixels', base.RASTERS, (*base.MAP_OPTIONS, *base.EMBEDDING_OPTIONS))
     network: Segmenter
 
     def __init__(
