@@ -116,7 +116,7 @@ def test_info_describes_models_folders_and_rasters(bundle, scene_chips, scene_fi
     assert '128 x 128 pixels, 10 bands of uint16, NoData 0' in out
     assert 'EPSG:32633' in out
     assert '10 x 10 map units' in out
-    assert 'B02' in out
+    assert '  band     B02 (0.49 µm, blue)\n' in out
 
 
 def test_info_describes_any_file_in_plain_words(bundle, scene_files, save, tmp_path, capsys):
@@ -140,7 +140,7 @@ def test_info_describes_any_file_in_plain_words(bundle, scene_files, save, tmp_p
         ('w.pth', 'weights, 1 tensor of 6 numbers (float32)', 'state/a (2, 3)'),
         ('last.safetensors', 'a checkpoint of a training, after epoch 2 of 4', '1f', '0.25', 'train --resume'),
         ('model', 'DeepLab on test_resnet: '),
-        ('scene', '4 x 4 pixels, 2 bands of uint16', 'B02'),
+        ('scene', '4 x 4 pixels, 2 bands of uint16, no NoData value', 'B02'),
     ):
         main(['info', str(tmp_path / name)])
         out = capsys.readouterr().out

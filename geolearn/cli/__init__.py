@@ -87,7 +87,7 @@ def _fail(error: Exception, names: dict[str, str]) -> None:
 
 def _interrupted(arguments: argparse.Namespace, words: Sequence[str]) -> None:
     """Say how to resume, where something that is finished was kept."""
-    again = None
+    again: Sequence[str] | None = None
     if getattr(arguments, 'each', False) or getattr(arguments, 'part', None) is not None:
         again = [word for word in words if word != '--overwrite']  # else scenes that are done would be mapped again
     elif getattr(arguments, 'resumable', False) or getattr(arguments, 'resume', False):

@@ -3,10 +3,13 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geolearn.errors import CheckpointError, ChipFolderError, RasterError, WeightsError
 from geolearn.files import decode_text
+
+if TYPE_CHECKING:
+    from geolearn.bands import Band
 
 WEIGHTS = ('.safetensors', '.pth', '.pt', '.ckpt', '.bin')
 """Suffixes of files of tensors."""
@@ -59,12 +62,23 @@ def describe_raster(path: str | Path) -> str:
     with open_raster(path) as src:
         box = raster_geobox(src)
         lines = [
-            f'{path}: {src.width} x {src.height} pixels, {src.count} bands of {src.dtypes[0]}, NoData {src.nodata}',
-            f'  crs      {src.crs}',
+            f'{path}: {src.width} x {src.height} pixels, {src.count} band{"s"[: src.count > 1]} of {src.dtypes[0]}, '
+            f'{"no NoData value" if src.nodata is None else f"NoData {src.nodata:g}"}',
+            f'  crs      {src.crs or "none"}',
             f'  pixel    {box.resolution[0]:g} x {box.resolution[1]:g} map units',
         ]
-        lines += [f'  band     {band}' for band in raster_bands(src)]
+        lines += [f'  band     {_describe_band(band)}' for band in raster_bands(src)]
     return '\n'.join(lines)
+
+
+def _describe_band(band: 'Band') -> str:
+    facts = [
+        f'{band.wavelength_um:g} µm' if band.wavelength_um else '',
+        band.common_name if band.common_name != band.name else '',
+        'radar' if band.is_radar else '',
+    ]
+    text = ', '.join(fact for fact in facts if fact)
+    return f'{band.name} ({text})' if text else band.name
 
 
 def _holds_features(path: Path) -> bool:

@@ -111,7 +111,9 @@ def _without_area(outlines: np.ndarray, options: PolygonOptions) -> np.ndarray:
         len(outlines),
         option,
     )
-    return np.where(flat, None, outlines)
+    kept = outlines.copy()
+    kept[flat] = None
+    return kept
 
 
 def pixel_outlines(frame: Any, box: GeoBox) -> np.ndarray:

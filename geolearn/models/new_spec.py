@@ -190,8 +190,9 @@ def describe_model(spec: ModelSpec, network: Network, *, epochs: int, trains: bo
     lines = [
         f'{spec.model} on {spec.backbone}: {_count_parameters(spec, network, trains=trains)}, {epochs} epochs trained',
         f'  bands    {", ".join(band.name for band in spec.bands)}',
-        f'  classes  {", ".join(info.name for info in spec.class_infos)}',
     ]
+    if spec.class_infos:
+        lines.append(f'  classes  {", ".join(info.name for info in spec.class_infos)}')
     return '\n'.join(lines + ([f'  weights  {report}'] if report else []))
 
 

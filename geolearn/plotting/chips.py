@@ -64,7 +64,10 @@ def show_regression_targets(
     for index, (image, number) in enumerate(zip(natural_colors(images, bands, stretch), numbers)):
         axes[2 * index].imshow(image)
         axes[2 * index + 1].imshow(number, cmap=ramp.cmap, norm=ramp.norm, interpolation='nearest')
-    figure.colorbar(ramp, ax=axes, shrink=0.6, extend='both')
+        if index < columns:
+            axes[2 * index].set_title('image')
+            axes[2 * index + 1].set_title('target')
+    figure.colorbar(ramp, ax=axes, shrink=0.6, extend='both', label='target')
     return figure
 
 

@@ -79,7 +79,7 @@ def check_nodata(nodata: Sequence[float | None], dtypes: Sequence[str], shown: s
         RasterError: If a band's own value, or a value for all bands, does not fit in the type of the pixels.
     """
     single = len(set(nodata)) == 1
-    pairs = [(value, dtype) for value, dtype in zip(nodata if len(nodata) > 1 else nodata * len(dtypes), dtypes)]
+    pairs = list(zip(nodata if len(nodata) > 1 else [*nodata] * len(dtypes), dtypes))
     wrong = [(value, dtype) for value, dtype in pairs if value is not None and not can_hold(dtype, value)]
     if not wrong or (single and len(wrong) < len(pairs)):
         return
