@@ -271,11 +271,11 @@ class PixelHead(PixelClassifier):
         def closure() -> Tensor:
             optimizer.zero_grad()
             loss = loss_of(slice(None)) + weight_decay / 2 * sum((p * p).sum() for p in parameters if p.dim() > 1)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.history.batch_losses.append(float(loss.detach()))
             return loss
 
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)
 
     def _run_epochs(
         self,
@@ -297,7 +297,7 @@ class PixelHead(PixelClassifier):
             for part in torch.randperm(len(train.labels), generator=random).split(BATCH):
                 optimizer.zero_grad()
                 loss = loss_of(part)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 schedule.step()
                 self.history.batch_losses.append(float(loss.detach()))

@@ -9,8 +9,9 @@ import rasterio
 import torch
 from affine import Affine
 
-from geolearn import PixelHead, from_arrays, from_rasters, load_model
+from geolearn import PixelHead, export_training_data, from_arrays, from_rasters, load_model
 from geolearn.bundle import read_bundle, write_bundle
+from geolearn.cli import main
 from geolearn.errors import BundleError, ChipFolderError, NotTrainedError, UnknownNameError
 
 HEADS = ('linear', 'mlp', 'random_forest', 'knn')
@@ -198,3 +199,15 @@ def test_what_does_not_fit_is_refused(data, scene):
         from_rasters(image, frame[:1], **options)
     with pytest.raises(ChipFolderError, match='makes 0, which they are, a class'):
         from_rasters(image, frame, unlabelled=[-1], **options)
+
+
+def test_the_command_line_trains_a_head(scene, tmp_path, capsys):
+    image, frame, _, _ = scene
+    chips = export_training_data(image, frame, tmp_path / 'chips', tile_size=32, class_value_field='kind')
+    common = ['train', str(chips), str(tmp_path / 'm.dlpk'), '--model', 'PixelHead', '--ignore-classes', '0']
+    main([*common, '--head', 'knn', '--neighbors', '3', '--valid', '0.4'])
+    assert load_model(tmp_path / 'm.dlpk').spec.options['neighbors'] == 3
+    for wrong in ('--from-scratch', '--ema'):
+        with pytest.raises(SystemExit):
+            main([*common, wrong])
+        assert f'{wrong} does not apply to PixelHead' in capsys.readouterr().err

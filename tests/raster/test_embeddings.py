@@ -10,7 +10,7 @@ import rasterio
 from affine import Affine
 from rasterio.windows import Window
 
-from geolearn import FCN, Adaptation, export_training_data, from_rasters, load_model, prepare_data
+from geolearn import PixelHead, export_training_data, from_rasters, load_model, prepare_data
 from geolearn.errors import ChipFolderError, RasterError, UnknownNameError
 from geolearn.raster import find_product, open_raster, read_window
 
@@ -68,8 +68,7 @@ def model(scene, tmp_path_factory):
         raw, truth, dequantize='alphaearth', chip_size=16, batch_size=2, split='random', transforms=False
     )
     assert data.dtype == 'float32'
-    small = FCN(data, 'resnet18', pretrained=False, adapt=Adaptation())
-    return small.save(tmp_path_factory.mktemp('model') / 'm.dlpk', compute_metrics=False)
+    return PixelHead(data).fit(epochs=5).save(tmp_path_factory.mktemp('model') / 'm.dlpk', compute_metrics=False)
 
 
 def test_codes_of_alphaearth_are_read_as_vectors(scene):
@@ -191,13 +190,13 @@ def test_rasters_of_another_product_version_or_form_are_refused(scene, model, tm
     with pytest.raises(RasterError, match='vectors have length 1, but their median length is'):
         again.predict_raster(other, tmp_path / 'a.tif')
     options = {'chip_size': 16, 'batch_size': 2, 'split': 'random'}
-    floats = FCN(from_rasters(plain, truth, **options), 'resnet18', pretrained=False)
+    floats = PixelHead(from_rasters(plain, truth, **options))
     with pytest.raises(
         RasterError, match=r"int8 codes, but the model was trained on .* float vectors; pass dequantize='alphaearth'"
     ):
         floats.predict_raster(raw, tmp_path / 'a.tif')
     assert floats.predict_raster(raw, tmp_path / 'a.tif', dequantize='alphaearth').exists()
-    stored = FCN(from_rasters(raw, truth, **options), 'resnet18', pretrained=False)
+    stored = PixelHead(from_rasters(raw, truth, **options))
     assert stored.spec.product.form == 'codes'
     with pytest.raises(
         RasterError, match='as float vectors, but the model was trained on AlphaEarth v1 .2021. as int8 codes'
