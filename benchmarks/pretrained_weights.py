@@ -162,12 +162,14 @@ def summarize(lines: list[str]) -> list[str]:
     means = {(row[0], row[1]): [float(cell.split(' ± ')[0]) for cell in row[2:]] for row in rows}
     raw = next(name for name, _ in means if name.startswith('raw'))
     found = []
-    for name in dict.fromkeys(name for name, _ in means if not name.startswith('raw') and not name.endswith('random')):
+    named = dict.fromkeys(name for name, _ in means)
+    for name in [name for name in named if not name.startswith('raw') and not name.endswith('random')]:
         other = next(rival for rival, _ in means if rival == f'{name.rpartition(",")[0]}, random')
         cells = [(name, head, at) for (own, head), row in means.items() if own == name for at in range(len(row))]
         over = [sum(means[n, h][at] > means[rival, h][at] for n, h, at in cells) for rival in (other, raw)]
         found.append(
-            f'- {name}: above the same network at random in {over[0]} of {len(cells)} cells, above raw bands in {over[1]}'
+            f'- {name}: above the same network at random in {over[0]} of {len(cells)} cells, '
+            f'above raw bands in {over[1]}'
         )
     return found
 
