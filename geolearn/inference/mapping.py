@@ -293,10 +293,10 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
         encoding, options.outputs, dtype=options.probability_dtype, bands=options.layout == 'bands', tags=tags
     )
     target = Path(request.dst).expanduser()
-    if not is_zarr(target):
-        find_driver(target, by_rows=True)
     for layer in layers:
         check_target(request.src, layer.path(target), overwrite=options.overwrite)
+    if not is_zarr(target):
+        find_driver(target, by_rows=True)
     blend = computing.choose_blend(network, tiling)
     device = computing.choose_compute_device(tiling)
     sources = open_dates(request.src, spec, read, stack, whole=True)

@@ -30,7 +30,7 @@ def check_target(src: Any, dst: Path, *, overwrite: bool) -> Path:
     if dst.exists():
         target = os.path.realpath(dst)
         for source in _all_files(src):
-            if isinstance(source, str | Path) and os.path.realpath(source) == target:
+            if isinstance(source, str | Path) and (os.path.realpath(source) == target or _is_same(source, dst)):
                 raise RasterError(f'{dst} is the raster to map; write the map to another file')
             # what a VRT or an item takes its pixels from
             if target in {os.path.realpath(name) for name in _files_inside(source)}:
@@ -44,6 +44,14 @@ def check_target(src: Any, dst: Path, *, overwrite: bool) -> Path:
     if dst.exists() and not overwrite:
         raise RasterError(f'{dst} exists; pass overwrite=True to replace it, or another name')
     return dst
+
+
+def _is_same(source: str | Path, dst: Path) -> bool:
+    """Whether two names are those of one file, through links of whatever kind."""
+    try:
+        return os.path.samefile(source, dst)
+    except (OSError, ValueError):  # remote
+        return False
 
 
 def _files_inside(source: Any) -> Iterator[str]:

@@ -285,6 +285,8 @@ class FileRaster(Raster):
         self._remote = any(is_remote(name) for name in (self._path, *dataset.files))
         named = _named_nodata(nodata, dataset.count, self._path)
         stated = [printable_name(text) for text in dataset.descriptions]
+        if stated == ['']:
+            stated = [printable_name(_variable(dataset, self._path))]
         names = unique_names(stated) if bands is None else place_names(bands, dataset.colorinterp, self._path)
         super().__init__(
             self._path,
@@ -400,7 +402,19 @@ def _subdatasets(dataset: Any, name: str) -> str:
     if not listed:
         return f'{name} holds no raster that GDAL ({dataset.driver}) finds'
     more = f'; and {len(listed) - MOST_LISTED} more' if len(listed) > MOST_LISTED else ''
-    return f'{name} holds {len(listed)} rasters; pass the name of one: {"; ".join(listed[:MOST_LISTED])}{more}'
+    return (
+        f'{name} holds {len(listed)} rasters; pass the name of one, or a list of the bands of one scene: '
+        f'{"; ".join(listed[:MOST_LISTED])}{more}'
+    )
+
+
+def _variable(dataset: Any, path: str) -> str:
+    """Return the name of the variable of a netCDF or HDF5 file that a raster of one band is; empty for other files."""
+    if dataset.driver == 'netCDF':
+        return str(dataset.tags(1).get('NETCDF_VARNAME', ''))
+    if dataset.driver.startswith('HDF5') and '://' in path:
+        return path.rpartition('/')[2]
+    return ''
 
 
 class _OncePerFolder:

@@ -1,6 +1,7 @@
 """Mapping a raster in tiles gives what one pass over the whole of it would, and leaves nothing behind when it fails."""
 
 import logging
+import os
 import resource
 import threading
 import time
@@ -26,6 +27,7 @@ from geolearn.errors import RasterError
 from geolearn.inference import mapping
 from geolearn.inference.encoding import ClassEncoding, RegressionEncoding, output_encoding
 from geolearn.inference.mapping import map_raster, map_sources
+from geolearn.inference.targets import check_target
 from geolearn.inference.tiles import (
     QUEUE_BATCHES,
     MicroBatches,
@@ -477,6 +479,9 @@ def test_targets_that_cannot_be_written_are_refused_before_the_work(tmp_path, sa
         model_of(Plain(2, 3)).predict_raster(path, path)
     with pytest.raises(RasterError, match='is a folder; pass the file to write, such as '):
         model_of(Plain(2, 3)).predict_raster(path, tmp_path)
+    os.link(path, tmp_path / 'hard.tif')
+    with pytest.raises(RasterError, match='hard.tif is the raster to map; write the map to another file'):
+        check_target(path, tmp_path / 'hard.tif', overwrite=True)
 
 
 def test_no_tiles_at_a_time_are_refused(tmp_path, save):

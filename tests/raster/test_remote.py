@@ -164,7 +164,7 @@ def test_the_rasters_of_a_container_are_named(tmp_path):
         RASTER_TABLE='b', APPEND_SUBDATASET='YES',
     ) as dst:  # fmt: skip
         dst.write(PIXELS[:, :64, :64])
-    listed = r'two.gpkg holds 2 rasters; pass the name of one: GPKG:.*two.gpkg:a .*:b'
+    listed = r'two.gpkg holds 2 rasters; pass the name of one, or a list .*: GPKG:.*two.gpkg:a .*:b'
     with pytest.raises(RasterError, match=listed), open_raster(tmp_path / 'two.gpkg'):
         pass
     with open_raster(f'GPKG:{tmp_path}/two.gpkg:b') as src:

@@ -12,7 +12,7 @@ from rasterio.windows import Window
 
 from geolearn.chips.export import export_training_data
 from geolearn.errors import RasterError
-from geolearn.raster import open_raster, raster_bands
+from geolearn.raster import open_raster, raster_bands, read_window
 
 HERE = Affine(10, 0, 499000, 0, -10, 5400000)
 
@@ -154,3 +154,23 @@ def test_arrays_are_cut_into_training_chips(tmp_path, save):
     labels = save(tmp_path / 'labels.tif', np.ones((20, 30), np.uint8), transform=HERE, crs='EPSG:32633')
     out = export_training_data(array(), labels, tmp_path / 'chips', tile_size=10)
     assert len(list((out / 'images').iterdir())) >= 6
+
+
+def test_variables_of_netcdf_are_bands_of_their_names(tmp_path):
+    values = {name: (('y', 'x'), np.full((5, 6), number, np.int16)) for number, name in enumerate(('Red', 'Green'))}
+    place = {'y': 5_400_000 - 10 * np.arange(5.0), 'x': 400_000 + 10 * np.arange(6.0)}
+    for name, chosen in (('two', ['Red', 'Green']), ('one', ['Green'])):
+        # a writer of netCDF 3 that needs no other library
+        xarray.Dataset(values, coords=place)[chosen].to_netcdf(tmp_path / f'{name}.nc', engine='scipy')
+    with (
+        pytest.raises(RasterError, match='two.nc holds 2 rasters; pass the name of one, or a list') as caught,
+        open_raster(tmp_path / 'two.nc'),
+    ):
+        pass
+    listed = [part.partition(' (')[0].rpartition(' ')[2] for part in str(caught.value).split('; ')[1:]]
+    assert [name.rpartition(':')[2] for name in listed] == ['Red', 'Green']
+    with open_raster(listed[::-1], quiet=True) as src:
+        assert src.descriptions == ('Green', 'Red')
+        assert read_window(src, Window(0, 0, 6, 5), [1, 2])[0].mean(axis=(1, 2)).tolist() == [1, 0]
+    with open_raster(tmp_path / 'one.nc') as src:
+        assert src.descriptions == ('Green',)
