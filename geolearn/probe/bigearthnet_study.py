@@ -266,6 +266,6 @@ def _sample_statistics(patches: BigEarthNet) -> tuple[tuple[float, ...], tuple[f
     """Return mean and standard deviation of each band, of patches that are evenly chosen: the same for all pieces."""
     chosen = np.unique(np.linspace(0, len(patches) - 1, 128).astype(int))
     pixels = np.concatenate([patches.image(position).reshape(len(BANDS[patches.sensor]), -1) for position in chosen], 1)
-    mean: np.ndarray = np.nanmean(pixels, axis=1, dtype=np.float64)
+    mean = np.atleast_1d(np.nanmean(pixels, axis=1, dtype=np.float64))
     std: np.ndarray = np.maximum(np.nanstd(pixels, axis=1, dtype=np.float64), 1e-6)
     return tuple(float(value) for value in mean), tuple(float(value) for value in std)
