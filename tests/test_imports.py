@@ -15,7 +15,7 @@ LAYERS = (
     'errors _version extras device files progress notebook parallel arguments history classes bands adaptation '
     'raster statistics units sar normalize tiling batch bundle augment chips backbones decoders losses metrics '
     'networks plotting data prepare sources training inference onnx stac report models arcgis embed probe pretrain '
-    'serve synthetic demo cli __main__'
+    'studies serve synthetic demo cli __main__'
 ).split()
 
 

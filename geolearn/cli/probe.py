@@ -10,6 +10,11 @@ METHODS = ('knn', 'linear', 'logistic', 'random_forest', 'mlp')
 """As in `geolearn.probe`, which must not be imported to show help."""
 
 
+STARTS = ('scratch', 'frozen', 'fine-tuned')
+INPUTS = ('attention maps', 'tokens', 'UNet', 'UNet + attention')
+"""As in `geolearn.studies.sar`."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `probe` takes."""
     parser.add_argument('chips', nargs='+', help='chip folder, or several')
@@ -45,6 +50,30 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     _add_classifiers(bigearthnet, ['knn', 'linear', 'random_forest', 'mlp'])
     bigearthnet.add_argument('--verbose', action='store_true', help='print notes too')
     bigearthnet.set_defaults(run=run_bigearthnet, option_names=option_names(bigearthnet))
+
+    text = 'train starts x inputs x shares of the labels, as the study of transformers on radar did'
+    sar = studies.add_parser('sar', help=text, description=text, formatter_class=Formatter)
+    sar.add_argument('folder', help='of training chips with a class per pixel')
+    sar.add_argument('out', help='folder for the table; finished trainings are kept there')
+    sar.add_argument(
+        '--backbone', default='vit_small', help='the transformer: a file of `geolearn pretrain`, or a name'
+    )
+    sar.add_argument('--weights', help='file of weights of a named backbone')
+    sar.add_argument('--from-scratch', action='store_true', help='without weights, for trials')
+    sar.add_argument('--starts', nargs='+', choices=STARTS, default=STARTS, help=f'default: {", ".join(STARTS)}')
+    sar.add_argument('--inputs', nargs='+', choices=INPUTS, default=INPUTS, help=f'default: {", ".join(INPUTS)}')
+    sar.add_argument(
+        '--shares', nargs='+', type=number(0, 1, above=True), default=[0.001, 0.01, 0.1], help='default: 0.001 0.01 0.1'
+    )
+    sar.add_argument('--seeds', nargs='+', type=whole(0), default=[0], help='default: 0')
+    sar.add_argument('--epochs', type=whole(1), default=20, help='of each training')
+    sar.add_argument('--lr', type=number(0, above=True), default=1e-3, help='highest learning rate')
+    sar.add_argument('--batch-size', type=whole(2), default=16, help='chips per batch')
+    sar.add_argument('--chip-size', type=whole(1), default=224, help='side of the training images in pixels')
+    sar.add_argument('--bands', nargs='+', help='names of the bands, where the export names none')
+    sar.add_argument('--split', default='latitude', help='how 60, 20 and 20 %% of the chips are chosen, as for train')
+    sar.add_argument('--verbose', action='store_true', help='print notes too')
+    sar.set_defaults(run=run_sar, option_names=option_names(sar), when_interrupted='interrupted; run it again to go on')
 
 
 def _add_backbone(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +141,30 @@ def run_bigearthnet(arguments: argparse.Namespace) -> None:
     print(study.to_markdown())
     if arguments.out:
         print(f'wrote tables and figures to {arguments.out}')
+
+
+def run_sar(arguments: argparse.Namespace) -> None:
+    """Train what is not trained yet, and print the table."""
+    from geolearn.studies import study_sar
+
+    study = study_sar(
+        arguments.folder,
+        arguments.out,
+        backbone=arguments.backbone,
+        pretrained=not arguments.from_scratch,
+        weights=arguments.weights,
+        starts=arguments.starts,
+        inputs=arguments.inputs,
+        shares=arguments.shares,
+        seeds=arguments.seeds,
+        epochs=arguments.epochs,
+        lr=arguments.lr,
+        batch_size=arguments.batch_size,
+        chip_size=arguments.chip_size,
+        bands=arguments.bands,
+        split=arguments.split,
+    )
+    print(study.to_markdown())
 
 
 def _say_written(paths: list[Path]) -> None:
