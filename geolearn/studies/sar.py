@@ -184,8 +184,8 @@ def study_sar(
         weights: The user's own file of weights for a named backbone.
         starts: Which starts.
         inputs: Which inputs.
-        shares: Of the training labels, over 0 and up to 1; of fewer than two chips, two are taken, and the table says how
-            many they were.
+        shares: Of the training labels, over 0 and up to 1; of fewer than two chips, two are taken, and the table says
+            how many they were.
         seeds: Of weights, order and choice of labels.
         epochs: Of each training.
         lr: Highest learning rate.
@@ -244,7 +244,7 @@ def study_sar(
                         chips,
                         **reading,
                         seed=seed,
-                        label_fraction=share,
+                        label_fraction=min(1.0, max(share, least)),
                         normalize=normalize,
                         working_dir=root / 'work',
                     )
