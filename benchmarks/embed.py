@@ -13,6 +13,8 @@ Each function in `MEASUREMENTS` prints its figures and returns them. Last comes 
     probe_peak_mb         peak memory of both, the vectors among it, in MB
     pixel_head            a PixelHead on a raster of 64 AlphaEarth bands / reading it and writing a map alone
     pixel_head_mpx_s      its megapixels per second
+    pretrain_dino         steps/s of the loop of `pretrain` / a bare loop over the same network and batches
+    pretrain_mae          the same of a masked autoencoder
 """
 
 import os
@@ -29,6 +31,7 @@ import numpy as np
 import rasterio
 import torch
 from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, peak_mb, report
+from _pretraining import compare_pretraining
 from affine import Affine
 from rasterio.windows import Window
 
@@ -213,12 +216,18 @@ def measure_pixel_head(folder: Path, quick: bool) -> dict[str, Check]:
     return {'pixel_head': Check(ratio, 1.3), 'pixel_head_mpx_s': Check(rate)}
 
 
+def measure_pretraining(folder: Path, quick: bool) -> dict[str, Check]:
+    """Steps of pretraining against a bare loop."""
+    return compare_pretraining(quick=quick)
+
+
 MEASUREMENTS: tuple[Callable[[Path, bool], dict[str, Check]], ...] = (
     measure_raster,
     measure_memory,
     measure_chips,
     measure_probes,
     measure_pixel_head,
+    measure_pretraining,
 )
 """Each takes a folder for its files and whether to be quick; add others here."""
 

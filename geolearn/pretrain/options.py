@@ -187,7 +187,8 @@ PRESETS: Mapping[tuple[str, str], Options] = {
     # because jitter of colors means nothing for backscatter; all else as in the paper of DINO
     ('dino', 'sar'): DinoOptions(),
     ('dino', 'optical'): DinoOptions(gain=0.1, offset=0.1),
-    ('mae', 'sar'): MaeOptions(),
+    # under speckle, pixels cannot be predicted but the mean and the spread of a patch can: they stay in the target
+    ('mae', 'sar'): MaeOptions(normalize_patches=False),
     ('mae', 'optical'): MaeOptions(),
 }
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from geolearn import UNet, create_backbone, describe_backbone, from_arrays, from_rasters, load_model
 from geolearn.backbones import catalog
+from geolearn.embed.imagery import embed
 from geolearn.errors import ArgumentError, BackboneError, BandError, CheckpointError, ChipFolderError, WeightsError
 from geolearn.pretrain import DinoOptions, MaeOptions, WindowOptions, pretrain
 from geolearn.synthetic import make_radar_chips, make_radar_scene
@@ -144,6 +145,19 @@ def test_a_model_starts_from_the_file_and_its_bundle_needs_it_no_more(result, la
     assert again.spec.backbone == 'vit_nano'
     # the bundle of a model is a backbone too
     assert create_backbone(str(tmp_path / 'm.dlpk'), VV_VH).name == 'vit_nano'
+
+
+def test_images_are_embedded_by_the_file_with_its_statistics(result):
+    images, _ = make_radar_chips(1, 16, seed=3)
+    decibels = 10 * np.log10(images)
+    found = embed(decibels, str(result.weights), bands=VV_VH, pooling='cls')
+    net = create_backbone(str(result.weights), VV_VH, form='tokens').eval()
+    mean, std = (torch.tensor(row).view(1, -1, 1, 1) for row in (result.facts.mean, result.facts.std))
+    with torch.no_grad():
+        expected = net((torch.from_numpy(decibels).float() - mean) / std)[:, 0]
+    np.testing.assert_allclose(np.asarray(found), expected, atol=1e-4)
+    with pytest.raises(BackboneError, match='pretrained on pixels in dB, and these are in linear'):
+        embed(images, str(result.weights), bands=VV_VH)
 
 
 @pytest.mark.parametrize(
