@@ -154,6 +154,13 @@ def test_importing_geolearn_takes_no_torch():
     assert done.stdout.strip() == '[]'
 
 
+def test_backbones_are_described_and_embeddings_read_without_torch():
+    code = 'import sys; from geolearn import Embeddings, describe_backbone; from geolearn.embed import embeddings; '
+    code += "print('in raw units' in repr(describe_backbone('dofa_base')), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == 'True False'
+
+
 def test_every_public_name_is_found_and_no_other():
     import geolearn
 

@@ -1,11 +1,9 @@
-"""Build, list and describe backbones by name."""
+"""Build and list backbones by name."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import date
 from fnmatch import fnmatchcase
-from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +18,6 @@ from geolearn.backbones import (  # noqa: F401 - families register their names
     panopticon,
     plain_cnn,
     plain_vit,
-    pretrained,
     prithvi,
     satlas,
     scalemae,
@@ -31,91 +28,11 @@ from geolearn.backbones import (  # noqa: F401 - families register their names
     torchvision,
 )
 from geolearn.backbones.backbone import BUILDERS, STRIDES, Backbone, BackboneOptions, Form, Registration
+from geolearn.backbones.describe import ANY_CHANNELS, describe_backbone
 from geolearn.backbones.temporal import Temporal, TemporalBackbone, count_dates
 from geolearn.backbones.trunk import Trunk
-from geolearn.backbones.weights import find_weights
 from geolearn.bands import Band, get_bands, list_sensors, resolve_bands
 from geolearn.errors import BackboneError, BandError, UnknownNameError
-
-ANY_BANDS = 'any with a wavelength, or radar'
-ANY_CHANNELS = 'any'
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class BackboneInfo:
-    """What is known of a backbone before it is built; shown in a console or a notebook it explains itself.
-
-    Args:
-        name: For `create_backbone`.
-        aliases: Other names for it, such as ArcGIS's.
-        record: Its entry in the catalog.
-        weights: Published weights that lie on this machine, or None.
-    """
-
-    name: str
-    aliases: tuple[str, ...]
-    record: catalog.WeightsRecord
-    weights: Path | None
-
-    @property
-    def parameters(self) -> int | None:
-        """Number of parameters of the trunk, where it is known."""
-        return self.record.parameters or None
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the bands that the weights were made for; empty where any bands will do."""
-        return () if self.record.any_bands or not self.record.inputs else self.record.inputs[0].bands
-
-    @property
-    def restrictions(self) -> str:
-        """What the license forbids or asks for; empty for free weights."""
-        flags = {'no commercial use': self.record.non_commercial, 'gated': self.record.gated}
-        return ', '.join(text for text, holds in flags.items() if holds)
-
-    @property
-    def rows(self) -> tuple[tuple[str, str], ...]:
-        """What is known, as pairs of a label and a text, for tables."""
-        r = self.record
-        attention = f', {r.heads} heads, patches of {r.patch} px' if r.heads else ''
-        rows = [
-            ('also called', ', '.join(self.aliases)),
-            ('network', f'{r.family}: width {r.dim}, {r.depth} blocks{attention}'),
-            ('parameters', f'{self.parameters / 1e6:.1f} M' if self.parameters else ''),
-            ('bands', ANY_BANDS if r.any_bands else ', '.join(self.bands) or ANY_CHANNELS),
-            ('license', r.license + (f' ({self.restrictions})' if self.restrictions else '')),
-            ('weights', _weights_line(r, self.weights)),
-            ('paper', r.paper),
-            ('note', r.note),
-            *(('trained on', _input_line(inputs)) for inputs in r.inputs),
-        ]
-        return tuple((label, text) for label, text in rows if text)
-
-    def __repr__(self) -> str:
-        """Lay it out in lines, for people."""
-        return '\n'.join([self.name, *(f'  {label + ":":<12} {text}' for label, text in self.rows)])
-
-    def _repr_html_(self) -> str:
-        """Lay it out as a table, for notebooks."""
-        rows = ''.join(f'<tr><th>{escape(label)}</th><td>{escape(text)}</td></tr>' for label, text in self.rows)
-        return f'<table><caption>{escape(self.name)}</caption>{rows}</table>'
-
-
-def _weights_line(record: catalog.WeightsRecord, path: Path | None) -> str:
-    if path is not None:
-        return f'on this machine: {path}'
-    if not record.sources:
-        return 'none are published'
-    source = record.sources[0]
-    return f'{source.file} of huggingface.co/{source.repo}, not on this machine'
-
-
-def _input_line(inputs: catalog.InputStatistics) -> str:
-    text = f'{inputs.sensor} {" ".join(inputs.bands)}, in {inputs.scale}'
-    text += f', {inputs.gsd_m:g} m' if inputs.gsd_m else ''
-    for label, values in (('mean', inputs.mean), ('std', inputs.std)):
-        text += f'; {label} ' + ' '.join(f'{value:.4g}' for value in values) if values else ''
-    return text
 
 
 def create_backbone(
@@ -267,57 +184,6 @@ def list_backbones(pattern: str = '*') -> list[str]:
     return own or sorted(
         n for n in {*timm.list_timm_models(), *torchvision.list_torchvision_models()} if fnmatchcase(n, pattern)
     )
-
-
-def describe_backbone(name: str) -> BackboneInfo:
-    """Describe one of geolearn's own backbones, by name or alias, or the weights that `pretrain` wrote; none is loaded.
-
-    Raises:
-        UnknownNameError: If no registry holds `name`.
-        BackboneError: If it is a model of timm or torchvision that geolearn keeps no record of.
-        WeightsError: If it is a file that does not say which backbone it holds.
-    """
-    if custom.is_file_name(name) and not custom.is_bundle(name):
-        return _describe_file(pretrained.read_facts(name), Path(name))
-    aliases = catalog.read_aliases()
-    if name not in {*catalog.read_catalog(), *aliases}:
-        library = _find(name)[0].build.__module__.rpartition('.')[2]
-        raise BackboneError(f'{name} comes from {library}, and geolearn keeps no record of it; see its own pages')
-    record = catalog.get_record(aliases.get(name, name))
-    return BackboneInfo(record.name, record.aliases, record, find_weights(record))
-
-
-def _describe_file(facts: pretrained.PretrainingFacts, path: Path) -> BackboneInfo:
-    """Describe weights of one's own as if they were in the catalog."""
-    aliases, known = catalog.read_aliases(), catalog.read_catalog()
-    name = aliases.get(facts.backbone, facts.backbone)
-    sensor = next((s for s in list_sensors() if _has_bands(s, facts.bands)), '')
-    inputs = catalog.InputStatistics(
-        sensor,
-        facts.units or 'units that were not recognized',
-        tuple(b.name for b in facts.bands),
-        facts.mean,
-        facts.std,
-    )
-    base = known.get(name) or catalog.WeightsRecord(name, 'timm', 0, 0, 0, 0, 0, '', '')
-    record = replace(
-        base,
-        name=str(path),
-        aliases=(),
-        sources=(),
-        inputs=(inputs,),
-        license="of one's own imagery",
-        note=f'{facts}; {facts.data.get("images", "?")} images of {facts.chip_size} px, {facts.epochs} epochs',
-    )
-    return BackboneInfo(str(path), (), record, path)
-
-
-def _has_bands(sensor: str, bands: Sequence[Band]) -> bool:
-    try:
-        found = get_bands(sensor, [band.name for band in bands])
-    except (BandError, UnknownNameError):
-        return False
-    return [(b.wavelength_um, b.is_radar) for b in found] == [(b.wavelength_um, b.is_radar) for b in bands]
 
 
 def backbone_table(pattern: str = '*') -> pd.DataFrame:

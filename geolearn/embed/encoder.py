@@ -283,7 +283,7 @@ def make_encoder(options: EncoderOptions, bands: Sequence[Band], sample: np.ndar
         None if options.weights is None else str(options.weights),
         options.resolution_m,
         device,
-        _time_of(options.weights),
+        _time_of(options.backbone) + _time_of(options.weights),
     )
     first = Normalize(normalization.mean, normalization.std)
     if options.attention is None:
