@@ -276,7 +276,7 @@ def make_encoder(options: EncoderOptions, bands: Sequence[Band], sample: np.ndar
         check_values=options.check_values,
     )
     device = choose_device(options.device)
-    backbone = _build_backbone(
+    backbone, digest = _build_backbone(
         options.backbone,
         bands,
         options.pretrained,
@@ -307,7 +307,7 @@ def make_encoder(options: EncoderOptions, bands: Sequence[Band], sample: np.ndar
         resolution_m=options.resolution_m,
         options={'layer': options.layer},
     )
-    return Encoder(network, spec, describe_source(network, bands, normalization), side, count, device)
+    return Encoder(network, spec, describe_source(network, bands, normalization, digest), side, count, device)
 
 
 @lru_cache(maxsize=1)
@@ -319,8 +319,8 @@ def _build_backbone(
     resolution_m: float | None,
     device: torch.device,
     changed: int,
-) -> Backbone:
-    """Build a frozen backbone; the last one is kept, for whoever embeds one image after the other."""
+) -> tuple[Backbone, str]:
+    """Build a frozen backbone, and hash its weights; the last one is kept, for one image after the other."""
     # random weights are the same in every run, so that what they embed can be compared
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -333,7 +333,7 @@ def _build_backbone(
             strides=None,
             resolution_m=resolution_m,
         )
-    return backbone.to(device).eval().requires_grad_(False)
+    return backbone.to(device).eval().requires_grad_(False), weights_digest(backbone)
 
 
 def _time_of(weights: str | Path | None) -> int:
@@ -365,13 +365,15 @@ def choose_side(network: EmbeddingNetwork, options: EncoderOptions) -> int:
     return -(-DEFAULT_CONTEXT // network.stride) * network.stride
 
 
-def describe_source(network: EmbeddingNetwork, bands: Sequence[Band], normalization: Normalization) -> EmbeddingSource:
-    """Return what embeddings say of themselves, before they are pooled."""
+def describe_source(
+    network: EmbeddingNetwork, bands: Sequence[Band], normalization: Normalization, digest: str
+) -> EmbeddingSource:
+    """Return what embeddings say of themselves, before they are pooled; `digest` is that of the backbone's weights."""
     report = network.backbone.load_report
     return EmbeddingSource(
         backbone=network.backbone.name,
         weights='random' if report is None else report.source,
-        weights_hash=weights_digest(network.backbone),
+        weights_hash=digest,
         bands=tuple(band.name for band in bands),
         wavelengths_um=tuple(band.wavelength_um for band in bands),
         scaling=normalization.source,
