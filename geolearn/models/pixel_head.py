@@ -27,8 +27,8 @@ log = logging.getLogger('geolearn')
 MOST_PIXELS, MOST_NEIGHBORS = 200_000, 10_000
 """Training pixels that are used of those labelled; nearest neighbors keep them, and each pixel of a map is compared."""
 
-EPOCHS, ITERATIONS, BATCH = 60, 200, 4096
-"""Passes of an MLP; steps of L-BFGS for a linear layer; pixels of a batch."""
+EPOCHS, ITERATIONS, BATCH, STEPS = 60, 200, 4096, 32
+"""Passes of an MLP; steps of L-BFGS for a linear layer; most pixels of a batch, and least steps of a pass."""
 
 RATE, HIDDEN = 3e-3, (128,)
 
@@ -288,13 +288,15 @@ class PixelHead(PixelClassifier):
         seed: int,
     ) -> None:
         optimizer = torch.optim.AdamW(self.network.head.parameters(), lr=lr, weight_decay=weight_decay)
-        steps = -(-len(train.labels) // BATCH)
+        # few pixels make small batches, else there would be a step or two in an epoch
+        batch = min(BATCH, max(64, len(train.labels) // STEPS))
+        steps = -(-len(train.labels) // batch)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * steps)
         random = torch.Generator().manual_seed(seed)
         self.history.learning_rate = lr
         for _ in range(epochs):
             started = time.perf_counter()
-            for part in torch.randperm(len(train.labels), generator=random).split(BATCH):
+            for part in torch.randperm(len(train.labels), generator=random).split(batch):
                 optimizer.zero_grad()
                 loss = loss_of(part)
                 loss.backward()

@@ -95,7 +95,7 @@ def name_product(text: str) -> EmbeddingProduct:
     return EmbeddingProduct(TITLES.get(words[0].lower(), words[0]), version.lower(), year)
 
 
-CHUNK = 2**15
+CHUNK = 2**16
 """Values that are converted at once, which stay in a processor's cache."""
 
 
