@@ -187,7 +187,7 @@ def study_sar(
         shares: Of the training labels, over 0 and up to 1; of fewer than two chips, two are taken, and the table says
             how many they were.
         seeds: Of weights, order and choice of labels.
-        epochs: Of each training.
+        epochs: Of each training; an epoch of a small share is a few steps, so give more of them for shares under 1 %.
         lr: Highest learning rate.
         batch_size: Chips per batch.
         chip_size: Side of the training images in pixels.
@@ -321,7 +321,7 @@ def _train(
         frozen = Adaptation(freeze='all') if start == 'frozen' else Adaptation()
         model = FCN(data, adapt=frozen, **trunk.options(start))
     else:
-        kind = 'only' if input_ == 'attention maps' else 'extra'
+        kind: Literal['only', 'extra'] = 'only' if input_ == 'attention maps' else 'extra'
         model = AttentionUNet(data, attention=kind, freeze=start == 'frozen', **trunk.options(start))
     model.fit(epochs, lr, seed=seed, checkpoint=True)
     evaluation = evaluate_pixels(model.network, data.test_dl, data.classes)
