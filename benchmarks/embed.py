@@ -211,8 +211,9 @@ def measure_pixel_head(folder: Path, quick: bool) -> dict[str, Check]:
     data = from_rasters(small, truth, dequantize='alphaearth', product='alphaearth v1', chip_size=32, split='random')
     model = PixelHead(data).fit(epochs=5)
     out = folder / 'map.tif'
+    memory = {'max_memory': 2**31 if quick else 2**33}  # rows of 64 bands, each block read once
     jobs = {
-        'map': lambda: model.predict_raster(path, out, product='alphaearth v1', cog=False, overwrite=True),
+        'map': lambda: model.predict_raster(path, out, product='alphaearth v1', cog=False, overwrite=True, **memory),
         'read_write': lambda: read_and_write(path, folder / 'copy.tif', side),
     }
     seconds = interleave(jobs, rounds=3 if quick else 1)
