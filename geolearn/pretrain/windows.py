@@ -248,7 +248,7 @@ def _read(
     elif options.scale is not None:
         values *= np.float32(options.scale)
     values += np.float32(options.offset)
-    lost = ~np.isfinite(values).all(0, keepdims=True)
+    lost: np.ndarray = ~np.isfinite(values).all(0, keepdims=True)
     if lost.any():
         valid = ~lost if valid is None else valid & ~lost
     return np.nan_to_num(values), valid, place
