@@ -8,7 +8,7 @@ from typing import ClassVar, TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geolearn.backbones import STRIDES, Form
+from geolearn.backbones.backbone import STRIDES, Form
 from geolearn.errors import BackboneError, UnknownNameError
 
 Option = bool | int | float | str | None | Sequence[int]
