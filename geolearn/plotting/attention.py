@@ -43,6 +43,6 @@ def show_attention(
         ax.set_title(title, fontsize=9)
     if shown is not None:
         bar = figure.colorbar(shown, ax=axes.tolist(), shrink=0.6, fraction=0.04)
-        bar.set_label('attention above an equal share (1 = twice of it)', fontsize=8)
+        bar.set_label('attention over equal share - 1', fontsize=8)
         bar.ax.tick_params(labelsize=8)
     return figure
