@@ -184,10 +184,12 @@ CHIP_SIZES: Mapping[str, int] = {'sar': 448, 'optical': 224}
 
 PRESETS: Mapping[tuple[str, str], Options] = {
     # Gallego-Mejia et al. 2023, arXiv:2310.03513: images of 448 px in patches of 16, changed by flips and crops alone,
-    # because jitter of colors means nothing for backscatter; all else as in the paper of DINO
+    # because jitter of colors means nothing for backscatter. It names no other setting: the rest is that of DINO's
+    # paper for ViT-S, but for fewer prototypes (4,096) and crops (6), which serve fewer images
     ('dino', 'sar'): DinoOptions(),
     ('dino', 'optical'): DinoOptions(gain=0.1, offset=0.1),
     # under speckle, pixels cannot be predicted but the mean and the spread of a patch can: they stay in the target
+    # (chosen by the loss curves of one seed on generated scenes)
     ('mae', 'sar'): MaeOptions(normalize_patches=False),
     ('mae', 'optical'): MaeOptions(),
 }

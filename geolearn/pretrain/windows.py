@@ -239,7 +239,7 @@ def _read(
     if not options.changes_values:
         return pixels, valid, place
     if missing := numbers_of('nodata', options.nodata):  # in stored units, so before they are scaled
-        known: np.ndarray = ~(pixels == np.reshape(missing, (-1, 1, 1))).any(0, keepdims=True)
+        known = ~np.any(pixels == np.reshape(missing, (-1, 1, 1)), axis=0, keepdims=True)
         valid = known if valid is None else valid & known
     values = pixels.astype(np.float32)
     if options.scale == 'db':
@@ -248,9 +248,9 @@ def _read(
     elif options.scale is not None:
         values *= np.float32(options.scale)
     values += np.float32(options.offset)
-    lost: np.ndarray = ~np.isfinite(values).all(0, keepdims=True)
-    if lost.any():
-        valid = ~lost if valid is None else valid & ~lost
+    finite = np.all(np.isfinite(values), axis=0, keepdims=True)
+    if not finite.all():
+        valid = finite if valid is None else valid & finite
     return np.nan_to_num(values), valid, place
 
 
