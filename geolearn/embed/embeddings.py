@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from geolearn import errors, extras, files, notebook
 from geolearn._version import __version__
 from geolearn.embed import search
-from geolearn.raster import GeoBox, open_raster, raster_geobox, read_window
+from geolearn.raster import GeoBox, crs_name, open_raster, raster_geobox, read_window
 
 if TYPE_CHECKING:
     import xarray
@@ -167,7 +167,7 @@ class Embeddings:
             for name, wave in zip(source.bands, source.wavelengths_um or (None,) * len(source.bands))
         ]
         layer = 'last' if source.layer == -1 else str(source.layer)
-        place = '' if self.geobox is None else f'{self.geobox.crs or "no CRS"}, bounds {self.geobox.bounds}'
+        place = '' if self.geobox is None else f'{crs_name(self.geobox.crs)}, bounds {self.geobox.bounds}'
         rows = [
             ('backbone', source.backbone + (f', layer {layer}' if source.weights_hash else '')),
             ('weights', f'{source.weights} {source.weights_hash[:12]}'.strip()),
@@ -176,10 +176,10 @@ class Embeddings:
             ('pooling', source.pooling),
             ('items', ', '.join(self.names[:3]) + (', ...' if len(self.names) > 3 else '')),
             ('stride', f'{source.stride} px' if self.is_grid and source.stride else ''),
-            ('place', place or (self.crs or '' if self.geometries else '')),
+            ('place', place or (crs_name(self.crs) if self.geometries else '')),
             ('no data', f'{empty:,} of {len(self):,} vectors' if empty else ''),
         ]
-        lines = [f'Embeddings: {kind}, {shape} float32 ({"x".join(_axes(self.values.ndim))})']
+        lines = [f'Embeddings: {kind}, {shape} float32 ({", ".join(_axes(self.values.ndim))})']
         return '\n'.join([*lines, *(f'  {label:<8} {text}' for label, text in rows if text)])
 
     def _repr_html_(self) -> str:
@@ -342,6 +342,8 @@ class Embeddings:
             ValueError: If the file holds something else.
         """
         path = Path(path).expanduser()
+        if path.is_dir() and path.suffix.lower() == '.zarr':
+            return _read_grid(path)
         if not path.is_file():
             raise FileNotFoundError(f'{path} is no file; pass one that Embeddings.save wrote')
         if path.suffix.lower() in ('.parquet', '.geoparquet'):
@@ -422,7 +424,7 @@ def _read_features(path: Path) -> Embeddings:
 
 
 def _read_grid(path: Path) -> Embeddings:
-    """Read a GeoTIFF of `embed_raster`."""
+    """Read a GeoTIFF or Zarr store of `embed_raster`."""
     with open_raster(path, quiet=True) as src:
         stated = src.tags().get(KEY.upper())
         if stated is None:

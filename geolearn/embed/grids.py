@@ -127,7 +127,8 @@ def embed_raster(
 
     Args:
         src: A raster, or several that make one mosaic.
-        dst: GeoTIFF to write, or with `zones` a GeoParquet file; it appears only when it is whole.
+        dst: GeoTIFF or Zarr store (``.zarr``, with a variable for each number of the vectors) to write, or with
+            `zones` a GeoParquet file; it appears only when it is whole.
         backbone: Its name; see `geolearn.list_backbones`.
         layer: Whose output is taken; see `embed`.
         normalize: What pixels are normalized by; see `embed`.
@@ -220,7 +221,7 @@ def write_grid(
     Args:
         encoder: Of the raster's bands.
         src: The raster.
-        dst: GeoTIFF to write.
+        dst: GeoTIFF or Zarr store to write.
         read: How stored values become the encoder's units.
         options: How the raster is cut, and the grid written.
     """

@@ -16,7 +16,7 @@ from rasterio.windows import Window
 
 from geolearn import extras
 from geolearn.errors import RasterError
-from geolearn.raster import GeoBox
+from geolearn.raster import GeoBox, crs_name
 from geolearn.raster.area import PixelArea
 
 log = logging.getLogger('geolearn')
@@ -120,17 +120,11 @@ def _rectangle(bbox: Sequence[float], box: GeoBox, shown: str) -> PixelArea:
 
 
 def _no_overlap(name: str, bounds: Sequence[float], box: GeoBox, shown: str) -> str:
-    crs = 'the raster names no CRS' if box.crs is None else f'both in {_crs_name(box.crs)}'
+    crs = 'the raster names no CRS' if box.crs is None else f'both in {crs_name(box.crs)}'
     return (
         f'{name} covers {_numbers(bounds)} and {shown} covers {_numbers(box.bounds)} (left, bottom, right, top; {crs})'
         ': they share no pixel. Check the CRS and the order of x and y'
     )
-
-
-def _crs_name(crs: str) -> str:
-    found = CRS.from_user_input(crs)
-    code = found.to_epsg()
-    return f'EPSG:{code}' if code else found.to_string()[:60]
 
 
 def _numbers(bounds: Sequence[float]) -> str:
@@ -224,7 +218,7 @@ def _in_raster_crs(series: Any, box: GeoBox, shown: str, name: str) -> Any:
     if series.crs is not None:
         if box.crs is None:
             raise RasterError(
-                f'{shown} names no CRS, so {name} in {_crs_name(series.crs.to_wkt())} cannot be brought to it; give '
+                f'{shown} names no CRS, so {name} in {crs_name(series.crs.to_wkt())} cannot be brought to it; give '
                 'the raster its CRS (gdal_edit.py -a_srs), or pass a geometry or bbox in its own units'
             )
         series = series.to_crs(box.crs)

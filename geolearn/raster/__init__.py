@@ -2,7 +2,7 @@
 
 from geolearn.raster.aligned import AlignedRaster
 from geolearn.raster.embeddings import Dequantize, EmbeddingProduct, find_product
-from geolearn.raster.geobox import GeoBox, require_same_grid, same_grid
+from geolearn.raster.geobox import GeoBox, crs_name, require_same_grid, same_grid
 from geolearn.raster.kept import KeptRasters
 from geolearn.raster.opening import many_files
 from geolearn.raster.reading import (
@@ -31,6 +31,7 @@ __all__ = [
     'KeptRasters',
     'RasterWriter',
     'common_dtype',
+    'crs_name',
     'find_band_indexes',
     'find_product',
     'many_files',

@@ -28,6 +28,9 @@ MISSING = ('_FillValue', 'missing_value', 'nodata', 'nodatavals')
 """Attributes that state NoData, in the order in which they are believed."""
 
 
+BAND_ORDER = 'band_order'
+"""Attribute of a store with the names of its variables in the order of the bands."""
+
 HEX_COLOR = re.compile('#[0-9a-fA-F]{6}')
 
 
@@ -128,9 +131,12 @@ def open_zarr(path: str | Path) -> Any:
     xarray = extras.require('xarray', extra='xarray', to='read Zarr')
     extras.require('zarr', extra='xarray', to='read Zarr')
     try:
-        return xarray.open_zarr(path, chunks=None, mask_and_scale=False, decode_coords='all')
+        opened = xarray.open_zarr(path, chunks=None, mask_and_scale=False, decode_coords='all')
     except (OSError, ValueError, KeyError) as error:
         raise RasterError(f'cannot open {path} as Zarr: {error}') from error
+    order = opened.attrs.pop(BAND_ORDER, ())
+    known = [name for name in order if name in opened.data_vars]
+    return opened[[*known, *(name for name in opened.data_vars if name not in known)]]
 
 
 def _planes(array: Any, xarray: Any, shown: str) -> list[tuple[str, Any]]:

@@ -107,3 +107,12 @@ def require_same_grid(first: GeoBox, other: GeoBox) -> None:
             f'the rasters do not lie on each other: one is {worst[0]:+.2f} pixels across and {worst[1]:+.2f} down from '
             f'the other; {advice}'
         )
+
+
+def crs_name(crs: str | None) -> str:
+    """Return what a CRS is called in messages: its EPSG code where it has one."""
+    if crs is None:
+        return 'no CRS'
+    found = CRS.from_user_input(crs)
+    code = found.to_epsg()
+    return f'EPSG:{code}' if code else f'the CRS {found.to_string()[:60]}'

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
@@ -603,7 +602,7 @@ def _finest(paths: Sequence[Path]) -> geobox.GeoBox:
     for path, box in zip(paths, places):
         if not geobox.same_crs(box.crs, finest.crs):
             raise RasterError(
-                f'{path} has {_crs_text(box.crs)}, but {paths[best]} {_crs_text(finest.crs)}; '
+                f'{path} has {geobox.crs_name(box.crs)}, but {paths[best]} {geobox.crs_name(finest.crs)}; '
                 'warp them to one, or fetch again what is truncated'
             )
         apart = np.abs(np.subtract(box.bounds, finest.bounds)).max()
@@ -613,14 +612,6 @@ def _finest(paths: Sequence[Path]) -> geobox.GeoBox:
                 'map units apart; warp them to one extent, or fetch again what is truncated'
             )
     return finest
-
-
-def _crs_text(crs: str | None) -> str:
-    if crs is None:
-        return 'no CRS'
-    found = CRS.from_wkt(crs)
-    code = found.to_epsg()
-    return f'EPSG:{code}' if code else f'the CRS {crs}'
 
 
 def _place_text(path: Path, box: geobox.GeoBox) -> str:

@@ -9,6 +9,7 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from geolearn import extras
+from geolearn.raster.arrays import BAND_ORDER
 from geolearn.raster.geobox import GeoBox
 from geolearn.raster.pieces import RasterContent
 
@@ -46,17 +47,20 @@ def write_zarr(src: Any, path: Path, geobox: GeoBox, content: RasterContent) -> 
         OSError: If it cannot be written.
     """
     zarr = require_zarr()
-    group = zarr.create_group(path, zarr_format=2, attributes={'Conventions': 'CF-1.10', **content.tags})
+    bands = [_describe(content, number) for number in range(content.count)]
+    names = [str(band['long_name']).replace('/', '_').replace(' ', '_') for band in bands]
+    # Zarr lists variables by the alphabet
+    attributes = {'Conventions': 'CF-1.10', BAND_ORDER: names, **content.tags}
+    group = zarr.create_group(path, zarr_format=2, attributes=attributes)
     _write_place(group, geobox)
-    for index in range(1, content.count + 1):
-        attributes = _describe(content, index - 1)
+    for index, (name, band) in enumerate(zip(names, bands), 1):
         array = group.create_array(
-            str(attributes['long_name']).replace('/', '_').replace(' ', '_'),
+            name,
             shape=geobox.shape,
             chunks=tuple(min(CHUNK, length) for length in geobox.shape),
             dtype=content.dtype,
             fill_value=content.nodata,
-            attributes={'_ARRAY_DIMENSIONS': ['y', 'x'], **attributes},
+            attributes={'_ARRAY_DIMENSIONS': ['y', 'x'], **band},
         )
         for row in range(0, geobox.shape[0], CHUNK):
             rows = min(CHUNK, geobox.shape[0] - row)

@@ -43,6 +43,16 @@ def test_a_grid_has_a_pixel_for_each_token_and_says_what_made_it(scene, grid):
     assert found.geobox.transform == same.geobox.transform
 
 
+def test_a_zarr_store_holds_the_same_vectors_in_the_same_order(scene, grid, tmp_path):
+    """192 variables, which Zarr lists by the alphabet: embedding_10 comes before embedding_2."""
+    store = embed_raster(scene, tmp_path / 'grid.zarr', context=64, **GIVEN)
+    found, same = Embeddings.load(store), Embeddings.load(grid)
+    assert np.array_equal(found, same, equal_nan=True)
+    assert (found.source, found.geobox.transform) == (same.source, same.geobox.transform)
+    assert 'EPSG:32632' in repr(found)
+    assert '(dimension, y, x)' in repr(found)
+
+
 def test_parts_of_a_raster_have_the_tokens_of_the_whole(scene, grid, tmp_path):
     whole = Embeddings.load(grid).values
     box = (500_000 + 330, 5_200_000 - 800, 500_000 + 900, 5_200_000 - 170)
