@@ -224,6 +224,7 @@ EXAMPLES = {
     'report': ['report', 'a', 'b', 'c'],
     'predict': ['predict', 'a', 'b', 'c'],
     'vectorize': ['vectorize', 'a', 'b'],
+    'embed': ['embed', 'a', 'b'],
     'probe': ['probe', 'a'],
     'study': ['study', 'bigearthnet', 'a'],
     'serve': ['serve', 'a'],

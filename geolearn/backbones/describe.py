@@ -128,9 +128,13 @@ def describe_backbone(name: str) -> BackboneInfo:
 def _describe_other(name: str, own: set[str]) -> BackboneInfo:
     """Describe a file of weights, or say that a name is one of a library, or none."""
     from geolearn.backbones import custom, pretrained
+    from geolearn.backbones.backbone import BUILDERS
 
     if custom.is_file_name(name) and not custom.is_bundle(name):
         return _describe_file(pretrained.read_facts(name), Path(name))
+    if name in BUILDERS:
+        module = BUILDERS[name].build.__module__.rpartition('.')[2]
+        raise BackboneError(f'{name} comes from {module}, and geolearn keeps no record of it; see its own pages')
     _refuse(name, own)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.add_argument('images', nargs='+', help='rasters to draw random windows from, or chip folders')
-    parser.add_argument('--name', default='', help='of the file of weights (default: those of backbone and method)')
+    parser.add_argument('--name', help='of the file of weights (default: those of backbone and method)')
     parser.add_argument('--working-dir', help='the file goes into its folder models; that of the images if not given')
     parser.add_argument('--figure', metavar='PNG', help='draw the losses and the measures of collapse')
     _add_method(parser.add_argument_group('the method'))
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
             reading=_choose_reading(arguments),
             val_split_pct=arguments.valid,
             seed=arguments.seed,
-            name=arguments.name,
+            name=arguments.name or '',
             working_dir=arguments.working_dir,
             resume=arguments.resume,
             mixed_precision=True if arguments.precision == 'auto' else arguments.precision,

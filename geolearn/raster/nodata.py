@@ -68,7 +68,7 @@ def can_hold(dtype: str, value: float) -> bool:
 
 
 def check_nodata(nodata: Sequence[float | None], dtypes: Sequence[str], shown: str) -> None:
-    """Refuse values that the user named as NoData but that no pixel of their band can have.
+    """Refuse values that the user named as NoData but that no pixel of their band can have; NaN never does harm.
 
     Args:
         nodata: One value for all bands, or one for each; None among them means nothing.
@@ -80,7 +80,8 @@ def check_nodata(nodata: Sequence[float | None], dtypes: Sequence[str], shown: s
     """
     single = len(set(nodata)) == 1
     pairs = list(zip(nodata if len(nodata) > 1 else [*nodata] * len(dtypes), dtypes))
-    wrong = [(value, dtype) for value, dtype in pairs if value is not None and not can_hold(dtype, value)]
+    named = [(value, dtype) for value, dtype in pairs if value is not None and not math.isnan(value)]
+    wrong = [(value, dtype) for value, dtype in named if not can_hold(dtype, value)]
     if not wrong or (single and len(wrong) < len(pairs)):
         return
     value, dtype = wrong[0]

@@ -31,6 +31,7 @@ TRANSFORMERS = [
     pytest.param(('ssl4eo_dino', SMALL, S2), id='ssl4eo'),
     pytest.param(('terramind_tiny', SMALL, S2), id='terramind'),
     pytest.param(('terramind_base', SMALL, S2 + S1), id='terramind-gated-two-sensors'),
+    pytest.param(('vit_nano', {}, S2), id='plain-vit'),
     pytest.param(('vit_tiny', {'sources': (WeightsSource('timm/test_vit', 'main', ''),)}, S2), id='timm'),
 ]
 NETWORKS = [

@@ -157,6 +157,7 @@ def model(pairs_folder, prepare):
     class Fell(torch.nn.Module):
         def __init__(self, backbone):
             super().__init__()
+            self.context = None
             self.backbone, self.weight = backbone, torch.nn.Parameter(torch.zeros(()))
 
         def forward(self, x):
