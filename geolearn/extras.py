@@ -18,7 +18,6 @@ EXTRAS = {
     'sklearn': ('scikit-learn>=1.4',),
     'serve': ('fastapi>=0.115', 'uvicorn>=0.30', 'python-multipart>=0.0.12', 'rio-tiler>=7'),
     'faiss': ('faiss-cpu>=1.9',),
-    'probe': ('scikit-learn>=1.4',),
     'umap': ('umap-learn>=0.5.7',),
     'tensorboard': ('tensorboard>=2.17',),
     'mlflow': ('mlflow>=2.14',),

@@ -128,13 +128,9 @@ def describe_backbone(name: str) -> BackboneInfo:
 def _describe_other(name: str, own: set[str]) -> BackboneInfo:
     """Describe a file of weights, or say that a name is one of a library, or none."""
     from geolearn.backbones import custom, pretrained
-    from geolearn.backbones.backbone import BUILDERS
 
     if custom.is_file_name(name) and not custom.is_bundle(name):
         return _describe_file(pretrained.read_facts(name), Path(name))
-    if name in BUILDERS:
-        module = BUILDERS[name].build.__module__.rpartition('.')[2]
-        raise BackboneError(f'{name} comes from {module}, and geolearn keeps no record of it; see its own pages')
     _refuse(name, own)
 
 
@@ -172,22 +168,19 @@ def _has_bands(sensor: str, bands: Sequence[Band]) -> bool:
 
 
 def _refuse(name: str, own: set[str]) -> NoReturn:
-    """Say that a name is one of a library, or none."""
+    """Say that a name is that of a library's model or of the user's own, or of none."""
+    from geolearn.backbones.backbone import BUILDERS
     from geolearn.backbones.timm import is_timm_model, list_timm_models
     from geolearn.backbones.torchvision import list_torchvision_models
 
     library, _, bare = name.rpartition(':')
-    found = next(
-        (
-            kind
-            for kind, holds in (
-                ('timm', is_timm_model(bare)),
-                ('torchvision', bare in list_torchvision_models()),
-            )
-            if holds and library in ('', kind)
-        ),
-        None,
-    )
+    found = None
+    if name in BUILDERS:
+        found = BUILDERS[name].build.__module__.rpartition('.')[2]
+    elif library in ('', 'timm') and is_timm_model(bare):
+        found = 'timm'
+    elif library in ('', 'torchvision') and bare in list_torchvision_models():
+        found = 'torchvision'
     if found is not None:
         raise BackboneError(f'{name} comes from {found}, and geolearn keeps no record of it; see its own pages')
     raise UnknownNameError('backbone', bare, own | {*list_timm_models(), *list_torchvision_models()})

@@ -116,7 +116,7 @@ def find_area(outlines: np.ndarray, stride: int, shape: tuple[int, int]) -> Pixe
         shape: Height and width of the raster.
 
     Raises:
-        RasterError: If that is none.
+        RasterError: If no zone lies within the raster.
     """
     bounds = pixel_bounds(outlines)
     limit = np.array([math.ceil(shape[1] / stride), math.ceil(shape[0] / stride)])

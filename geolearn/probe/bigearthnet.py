@@ -13,15 +13,13 @@ from typing import Any, Literal
 import numpy as np
 
 from geolearn import extras
+from geolearn.chips.formats import bigearthnet
 from geolearn.errors import ChipFolderError, UnknownNameError
 from geolearn.raster import read_image
 
 Sensor = Literal['s1', 's2']
 
-BANDS: dict[str, tuple[str, ...]] = {
-    's1': ('VV', 'VH'),
-    's2': ('B01', 'B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A', 'B09', 'B11', 'B12'),
-}
+BANDS = {'s1': bigearthnet.BANDS['Sentinel-1'], 's2': bigearthnet.BANDS['Sentinel-2']}
 """In the order in which they are stacked."""
 
 SENSORS = {'s1': 'sentinel1', 's2': 'sentinel2_l2a'}
@@ -29,58 +27,14 @@ SENSORS = {'s1': 'sentinel1', 's2': 'sentinel2_l2a'}
 
 PARTS = ('train', 'val', 'test')
 
-_GROUPS = {
-    'Urban fabric': ('Continuous urban fabric', 'Discontinuous urban fabric'),
-    'Industrial or commercial units': (),
-    'Arable land': ('Non-irrigated arable land', 'Permanently irrigated land', 'Rice fields'),
-    'Permanent crops': (
-        'Vineyards',
-        'Fruit trees and berry plantations',
-        'Olive groves',
-        'Annual crops associated with permanent crops',
-    ),
-    'Pastures': (),
-    'Complex cultivation patterns': (),
-    'Land principally occupied by agriculture, with significant areas of natural vegetation': (),
-    'Agro-forestry areas': (),
-    'Broad-leaved forest': (),
-    'Coniferous forest': (),
-    'Mixed forest': (),
-    'Natural grassland and sparsely vegetated areas': ('Natural grassland', 'Sparsely vegetated areas'),
-    'Moors, heathland and sclerophyllous vegetation': ('Moors and heathland', 'Sclerophyllous vegetation'),
-    'Transitional woodland, shrub': ('Transitional woodland/shrub',),
-    'Beaches, dunes, sands': (),
-    'Inland wetlands': ('Inland marshes', 'Peatbogs'),
-    'Coastal wetlands': ('Salt marshes', 'Salines'),
-    'Inland waters': ('Water courses', 'Water bodies'),
-    'Marine waters': ('Coastal lagoons', 'Estuaries', 'Sea and ocean'),
-}
-"""The 19 classes (Sumbul et al. 2021, arXiv:2105.07921), and those of the 43 that each unites; none for itself."""
+CLASSES_19 = tuple(info.name for info in bigearthnet.CLASSES_19)
 
-_DROPPED = (
-    'Road and rail networks and associated land',
-    'Port areas',
-    'Airports',
-    'Mineral extraction sites',
-    'Dump sites',
-    'Construction sites',
-    'Green urban areas',
-    'Sport and leisure facilities',
-    'Bare rock',
-    'Burnt areas',
-    'Intertidal flats',
-)
-"""Of the 43 classes those that the 19 leave out."""
-
-CLASSES_19 = tuple(_GROUPS)
+CLASSES_43 = tuple(sorted(info.name for info in bigearthnet.CLASSES_43))
 
 TO_19: dict[str, str | None] = {
-    **{member: name for name, members in _GROUPS.items() for member in members or (name,)},
-    **dict.fromkeys(_DROPPED),
+    name: None if (value := bigearthnet.VALUE_19[name]) is None else CLASSES_19[value - 1] for name in CLASSES_43
 }
 """What each of the 43 classes (level 3 of CORINE Land Cover) becomes among the 19; None for those left out."""
-
-CLASSES_43 = tuple(sorted(TO_19))
 
 _LABELS = '_labels_metadata.json'
 

@@ -111,7 +111,7 @@ Scores = tuple[np.ndarray, float]
 
 
 def _knn(task: Task) -> Scores:
-    neighbors = extras.require('sklearn.neighbors', extra='probe', to='probe with k nearest neighbors')
+    neighbors = extras.require('sklearn.neighbors', extra='sklearn', to='probe with k nearest neighbors')
     scaling = Scaling.fit(task.values, task.train)
     count = min(task.options.neighbors, len(task.train))
     search = neighbors.NearestNeighbors(n_neighbors=count, algorithm='brute')
@@ -194,7 +194,7 @@ def _logistic(task: Task) -> Scores:
 
 
 def _random_forest(task: Task) -> Scores:
-    ensemble = extras.require('sklearn.ensemble', extra='probe', to='probe with a random forest')
+    ensemble = extras.require('sklearn.ensemble', extra='sklearn', to='probe with a random forest')
     options = task.options
     presence = task.labels.presence[task.train]
     forest = ensemble.RandomForestClassifier(

@@ -104,14 +104,14 @@ def project(
         # one thread: a seed makes UMAP use one anyway, and it warns of that otherwise
         layout = umap.UMAP(n_neighbors=min(15, len(items) - 1), random_state=seed, n_jobs=1)
         return Projection(layout.fit_transform(chosen), items, ('UMAP 1', 'UMAP 2'))
-    decomposition = extras.require('sklearn.decomposition', extra='probe', to='lay embeddings out in a plane')
+    decomposition = extras.require('sklearn.decomposition', extra='sklearn', to='lay embeddings out in a plane')
     count = 2 if method == 'pca' else min(COMPONENTS, *chosen.shape)
     pca = decomposition.PCA(count, random_state=seed)
     components = pca.fit_transform(chosen)
     if method == 'pca':
         first, second = (f'component {i + 1} ({share:.0%} of the variance)' for i, share in enumerate(_shares(pca)))
         return Projection(components.astype(np.float32), items, (first, second))
-    manifold = extras.require('sklearn.manifold', extra='probe', to='lay embeddings out with t-SNE')
+    manifold = extras.require('sklearn.manifold', extra='sklearn', to='lay embeddings out with t-SNE')
     perplexity = min(30.0, max(1.0, (len(items) - 1) / 3))
     layout = manifold.TSNE(2, perplexity=perplexity, init='pca', random_state=seed)
     return Projection(layout.fit_transform(components), items, ('t-SNE 1', 't-SNE 2'))

@@ -153,7 +153,7 @@ def test_zones_that_cannot_be_embedded_are_refused_before_any_work(scene, layer,
 
 @pytest.fixture(scope='module')
 def catalog(scene_pixels, tmp_path_factory):
-    """Three scenes and a file that is none."""
+    """Three scenes and a file that is no raster."""
     folder = tmp_path_factory.mktemp('catalog')
     for number in range(3):
         write_raster(folder / f'scene{number}.tif', scene_pixels[:, :48, :64] + number, band_names=NAMES, **PLACE)

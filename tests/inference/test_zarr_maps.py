@@ -1,15 +1,12 @@
 """Maps as Zarr stores: the pixels of the GeoTIFF, with place, names and NoData, for xarray and for geolearn."""
 
-from types import SimpleNamespace
-
 import geopandas
 import numpy as np
 import pytest
 import rasterio
-import torch
 import xarray
 from affine import Affine
-from torch import nn
+from scaled import Scaled
 
 from geolearn import vectorize_map
 from geolearn.errors import RasterError
@@ -18,19 +15,6 @@ from geolearn.models import DeepLab, PixelRegressor
 from geolearn.raster import open_raster
 
 pytestmark = pytest.mark.usefixtures('one_thread')
-
-
-class Scaled(nn.Module):
-    """Logits that are the first band, times a number."""
-
-    def __init__(self, outputs=2):
-        super().__init__()
-        self.backbone = SimpleNamespace(has_position_grid=False, strides=(16,))
-        self.context = None
-        self.weight = nn.Parameter(torch.linspace(-1, 1, outputs))
-
-    def forward(self, x):
-        return (torch.nan_to_num(x, nan=20.0)[:, :1] / 20 - 1) * self.weight[:, None, None]
 
 
 @pytest.fixture
