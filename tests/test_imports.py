@@ -154,6 +154,14 @@ def test_importing_geolearn_takes_no_torch():
     assert done.stdout.strip() == '[]'
 
 
+def test_a_class_of_pixels_brings_nothing_that_it_does_not_need():
+    heavy = ('torchvision', 'timm', 'segmentation_models_pytorch', 'fastai', 'pandas', 'matplotlib', 'transformers', 'scipy')
+    code = 'import sys; from geolearn import UNet, load_model, prepare_data; '
+    code += f'print([m for m in {heavy} if m in sys.modules])'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == '[]'
+
+
 def test_backbones_are_described_and_embeddings_read_without_torch():
     code = 'import sys; from geolearn import Embeddings, describe_backbone; from geolearn.embed import embeddings; '
     code += "print('in raw units' in repr(describe_backbone('dofa_base')), 'torch' in sys.modules)"

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from geolearn.backbones import (  # noqa: F401 - families register their names
     catalog,
@@ -33,6 +32,9 @@ from geolearn.backbones.temporal import Temporal, TemporalBackbone, count_dates
 from geolearn.backbones.trunk import Trunk
 from geolearn.bands import Band, get_bands, list_sensors, resolve_bands
 from geolearn.errors import BackboneError, BandError, UnknownNameError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def create_backbone(
@@ -186,12 +188,14 @@ def list_backbones(pattern: str = '*') -> list[str]:
     )
 
 
-def backbone_table(pattern: str = '*') -> pd.DataFrame:
+def backbone_table(pattern: str = '*') -> 'pd.DataFrame':
     """Tabulate geolearn's own backbones whose names match a shell pattern.
 
     Returns:
         A row for each name: aliases, millions of parameters, bands, license, whether the weights are on this machine.
     """
+    import pandas as pd  # late: with pyarrow it takes part of a second to import
+
     names = sorted(n for n in BUILDERS if n in catalog.read_catalog() and fnmatchcase(n, pattern))
     rows = []
     for info in map(describe_backbone, names):

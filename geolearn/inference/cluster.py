@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rasterio.windows import Window
 
@@ -24,11 +24,13 @@ from geolearn import errors, extras, files
 from geolearn.bundle import SUFFIX, read_bundle
 from geolearn.device import keep_freed_memory
 from geolearn.inference import shares, store
-from geolearn.inference.detect_raster import DetectRequest, detect_in_shares, plan_detection
 from geolearn.inference.mapping import MapRequest, plan_map
 from geolearn.inference.plan import Share
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar, report_progress
+
+if TYPE_CHECKING:
+    from geolearn.inference.detect_raster import DetectRequest
 
 log = logging.getLogger('geolearn')
 
@@ -181,7 +183,7 @@ LOST = (
 # -- maps and objects
 
 
-Request = TypeVar('Request', MapRequest, DetectRequest)
+Request = TypeVar('Request', MapRequest, 'DetectRequest')
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +235,9 @@ def _map_share(model: Any, request: MapRequest, share: Share | None) -> Path:
     return shares.map_in_shares(model.spec, model.network, model.encoding, request, share)
 
 
-def _detect_share(model: Any, request: DetectRequest, share: Share | None) -> Path:
+def _detect_share(model: Any, request: 'DetectRequest', share: Share | None) -> Path:
+    from geolearn.inference.detect_raster import detect_in_shares  # brings torchvision, whose import takes seconds
+
     return detect_in_shares(model.spec, model.network, request, share)
 
 
@@ -265,7 +269,7 @@ def map_on_cluster(model: Any, request: MapRequest, client: Any) -> Path:
     return ShareTask(ship(model, folder / f'model{SUFFIX}'), request, count, _map_share).run(client, plan.target)
 
 
-def detect_on_cluster(model: Any, request: DetectRequest, client: Any) -> Path:
+def detect_on_cluster(model: Any, request: 'DetectRequest', client: Any) -> Path:
     """Write a layer of objects which the workers of a Dask cluster detect; see `map_on_cluster`.
 
     Args:
@@ -280,6 +284,8 @@ def detect_on_cluster(model: Any, request: DetectRequest, client: Any) -> Path:
         RasterError: If something does not fit, shares failed, or the scheduler is lost.
         CheckpointError: If the folder holds shares of another run.
     """
+    from geolearn.inference.detect_raster import plan_detection  # brings torchvision, whose import takes seconds
+
     check_client(client)
     request = replace(_portable(request), options=replace(request.options, resume=False))
     with ExitStack() as stack:

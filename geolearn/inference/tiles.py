@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from rasterio.windows import Window
-from scipy.sparse import csr_matrix
 
 from geolearn import errors, tiling, units
 from geolearn.inference.area import AreaOfInterest
@@ -27,6 +26,7 @@ from geolearn.raster.nodata import differs, missing
 
 if TYPE_CHECKING:
     import torch  # loaded where it is needed: other engines read tiles too
+    from scipy.sparse import csr_matrix
 
 Resolution = float | Literal['training']
 """Side of the pixels in units of the raster's CRS, or that of the training chips."""
@@ -279,7 +279,7 @@ class Source:
         return pixels, valid
 
 
-def _axis_weights(first: int, count: int, factor: float, length: int) -> tuple[int, csr_matrix]:
+def _axis_weights(first: int, count: int, factor: float, length: int) -> tuple[int, 'csr_matrix']:
     """Return the first stored pixel needed along one axis, and the weights (count, stored) of resampled pixels.
 
     Args:
@@ -288,6 +288,8 @@ def _axis_weights(first: int, count: int, factor: float, length: int) -> tuple[i
         factor: Stored pixels for each.
         length: Number of stored pixels.
     """
+    from scipy.sparse import csr_matrix  # late: half a second, and only resampled rasters need it
+
     numbers = first + np.arange(count)
     if factor > 1:
         low, high = numbers * factor, np.minimum((numbers + 1) * factor, length)

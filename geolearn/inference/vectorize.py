@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rasterio.windows import Window
 
 from geolearn import errors, extras, files, progress
@@ -203,6 +202,8 @@ def _joined(parts: Sequence[PixelPolygons]) -> PixelPolygons:
 
 def _features(polygons: PixelPolygons, box: GeoBox, known: Mapping[int, ClassInfo], *, several_parts: bool) -> Any:
     """Make a GeoDataFrame of polygons in pixels; empty ones are left out."""
+    import pandas as pd  # late: with pyarrow it takes part of a second to import
+
     geopandas = extras.require('geopandas', extra='vector', to='write polygons')
     shapely = extras.require('shapely', extra='vector', to='write polygons')
     shapes = polygonal(polygons.shapes) if several_parts else polygons.shapes

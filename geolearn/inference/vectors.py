@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 
 from geolearn import errors, extras, files
 from geolearn.classes import ClassInfo
@@ -31,6 +30,8 @@ def objects_to_features(objects: TileDetections, box: GeoBox, classes: Sequence[
         Columns Class (name), value (class value), Confidence (percent) and area, in square units of the CRS, or in
         square metres on the ellipsoid where these are degrees.
     """
+    import pandas as pd  # late: with pyarrow it takes part of a second to import
+
     geopandas = extras.require('geopandas', extra='vector', to='write objects')
     shapely = extras.require('shapely', extra='vector', to='write objects')
     order = np.argsort(-objects.scores, kind='stable')
@@ -209,6 +210,8 @@ class LayerWriter:
                 self._parquet.close()
 
     def _write_held(self, *, more: bool) -> None:
+        import pandas as pd  # late: with pyarrow it takes part of a second to import
+
         frame = self._held[0] if len(self._held) == 1 else pd.concat(self._held, ignore_index=True)
         self._held = []
         if self._driver is not None:

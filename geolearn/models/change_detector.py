@@ -3,10 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +28,9 @@ from geolearn.networks.segmentation import ChangeOptions, Fusion, PixelOptions, 
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster.nodata import missing
 from geolearn.raster.reading import RasterPath
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DATES = 2
 
@@ -139,7 +141,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
 
     # -- evaluation
 
-    def precision_recall_score(self) -> pd.DataFrame:
+    def precision_recall_score(self) -> 'pd.DataFrame':
         """Precision, recall and F1 of each kind of change on the validation chips; NaN where undefined."""
         changes = [info.name for info in self.spec.class_infos if info.value != 0]
         return self.per_class_metrics().loc[changes, ['precision', 'recall', 'f1']]

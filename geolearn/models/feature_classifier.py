@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +34,7 @@ from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -237,7 +237,7 @@ class FeatureClassifier(base.Model):
         """Share of the validation chips that are right, with all their classes where they hold several."""
         return self.scores()['accuracy']
 
-    def per_class_metrics(self) -> pd.DataFrame:
+    def per_class_metrics(self) -> 'pd.DataFrame':
         """Precision, recall, F1, F2 and number of the validation chips of each class; NaN where undefined."""
         table = self.evaluate().per_class
         assert table is not None

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from torch import Tensor, nn
 
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
@@ -42,6 +41,7 @@ from geolearn.networks.spec import ModelSpec
 from geolearn.plotting import show_precision_recall
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -289,7 +289,7 @@ class ObjectDetector(base.Model):
             return sum(known) / len(known) if known else float('nan')
         return dict(zip(self._class_names, values))
 
-    def per_class_metrics(self) -> pd.DataFrame:
+    def per_class_metrics(self) -> 'pd.DataFrame':
         """COCO's mAP, AP50 and recall of each class on the validation chips; NaN without true objects."""
         table = self.evaluate().per_class
         assert table is not None

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from geolearn.networks.spec import ModelSpec, decode
 from geolearn.training.nonfinite import predict_batches
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -185,7 +185,7 @@ class PixelClassifier(base.Model):
         matrix = self.confusion()
         return matrix.miou if mean else dict(zip(self._class_names, matrix.iou.tolist()))
 
-    def per_class_metrics(self, ignore_classes: Sequence[int] = ()) -> pd.DataFrame:
+    def per_class_metrics(self, ignore_classes: Sequence[int] = ()) -> 'pd.DataFrame':
         """Precision, recall, F1 and IoU of each class on the validation chips; NaN where undefined.
 
         Args:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,6 +18,7 @@ from geolearn.networks.classification import ChipNetwork, class_probabilities, d
 from geolearn.training.nonfinite import predict_batches
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -127,8 +127,10 @@ def score_chips(outputs: ChipOutputs) -> dict[str, float]:
     return {'accuracy': float(right), **count_matches(outputs).values()}
 
 
-def tabulate_classes(outputs: ChipOutputs, class_names: Sequence[str]) -> pd.DataFrame:
+def tabulate_classes(outputs: ChipOutputs, class_names: Sequence[str]) -> 'pd.DataFrame':
     """Make a table of precision, recall, F1, F2 and the number of chips that hold each class; NaN where undefined."""
+    import pandas as pd  # late: with pyarrow it takes part of a second to import
+
     matches = count_matches(outputs)
     columns = {
         'precision': matches.precision.tolist(),

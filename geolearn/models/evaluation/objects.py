@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from geolearn.plotting import describe_chip, show_detections
 from geolearn.training.nonfinite import check_weights, checked_maps
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from geolearn.networks.detection.detector import Detector
@@ -78,8 +78,10 @@ def f1_score(matches: Tensor) -> Tensor:
     return 2 * tp / (2 * tp + fp + fn)
 
 
-def tabulate_scores(scores: DetectionScores, class_names: Sequence[str]) -> pd.DataFrame:
+def tabulate_scores(scores: DetectionScores, class_names: Sequence[str]) -> 'pd.DataFrame':
     """Make a table of average precision and recall of each class; NaN where there is no true object."""
+    import pandas as pd  # late: with pyarrow it takes part of a second to import
+
     return pd.DataFrame(scores.per_class(), index=pd.Index(list(class_names), name='class'))
 
 

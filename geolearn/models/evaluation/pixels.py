@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -22,6 +21,7 @@ from geolearn.plotting import show_changes
 from geolearn.training.nonfinite import check_outputs, predict_batches
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -165,8 +165,10 @@ def _pixel_losses(logits: Tensor, masks: Tensor) -> Tensor:
     return functional.cross_entropy(logits, masks, ignore_index=classes.IGNORE_INDEX, reduction='none')
 
 
-def tabulate_metrics(matrix: ConfusionMatrix, class_names: Sequence[str]) -> pd.DataFrame:
+def tabulate_metrics(matrix: ConfusionMatrix, class_names: Sequence[str]) -> 'pd.DataFrame':
     """Make a table of precision, recall, F1 and IoU of each class; NaN where undefined."""
+    import pandas as pd  # late: with pyarrow it takes part of a second to import
+
     columns = {'precision': matrix.precision, 'recall': matrix.recall, 'f1': matrix.f1, 'iou': matrix.iou}
     table = {name: values.tolist() for name, values in columns.items()}
     return pd.DataFrame(table, index=pd.Index(list(class_names), name='class'))
