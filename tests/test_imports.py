@@ -155,7 +155,7 @@ def test_importing_geolearn_takes_no_torch():
 
 
 def test_a_class_of_pixels_brings_nothing_that_it_does_not_need():
-    heavy = ('torchvision', 'timm', 'segmentation_models_pytorch', 'fastai', 'pandas', 'matplotlib', 'transformers', 'scipy')
+    heavy = 'torchvision timm segmentation_models_pytorch fastai pandas matplotlib transformers scipy'.split()
     code = 'import sys; from geolearn import UNet, load_model, prepare_data; '
     code += f'print([m for m in {heavy} if m in sys.modules])'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120, check=True)
