@@ -241,6 +241,9 @@ class Backbone(nn.Module):
     has_position_grid = False
     """Whether positions are embedded for one grid, so that other image sizes than in training cost accuracy."""
 
+    takes_missing = False
+    """Whether NaN may stand for missing values, which then take no part; others need them filled."""
+
     def __init__(
         self,
         name: str,

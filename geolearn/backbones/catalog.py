@@ -13,6 +13,9 @@ import yaml
 from geolearn.bands import Band, get_bands
 from geolearn.errors import UnknownNameError
 
+PHYSICAL = 'physical'
+"""In the place of a sensor: bands are quantities by their names, such as elevation, in the units of `scale`."""
+
 
 @dataclass(frozen=True, slots=True)
 class WeightsSource:
@@ -44,7 +47,8 @@ class InputStatistics:
     """What pretraining fed.
 
     Args:
-        sensor: Key of the sensor whose names `bands` are, as in `geolearn.bands.list_sensors`.
+        sensor: Key of the sensor whose names `bands` are, as in `geolearn.bands.list_sensors`; `PHYSICAL` for
+            quantities that no sensor's bands are, such as elevation.
         scale: Units of the pixels, such as ``'0-255'`` or ``'reflectance x 10000'``.
         bands: Names of the bands, in the order in which the weights take them.
         mean: Of each band, in those units; empty where none is published.
@@ -65,6 +69,8 @@ class InputStatistics:
 
     def get_bands(self) -> tuple[Band, ...]:
         """Return the bands with their wavelengths, in the order in which the weights take them."""
+        if self.sensor == PHYSICAL:
+            return tuple(Band(name) for name in self.bands)
         return get_bands(self.sensor, self.bands)
 
 
@@ -92,6 +98,7 @@ class WeightsRecord:
         refuse: Files that must not be loaded.
         inputs: What pretraining fed; the first is what fixed kernels were made for.
         any_bands: Whether kernels are made from wavelengths, so that any bands will do.
+        own_scaling: Whether inputs must be scaled as in pretraining, because the network computes with their values.
         non_commercial: Whether the license forbids commercial use.
         gated: Whether the hub asks for an agreement and a token first.
         note: What a user should know.
@@ -115,6 +122,7 @@ class WeightsRecord:
     refuse: tuple[RefusedFile, ...] = ()
     inputs: tuple[InputStatistics, ...] = ()
     any_bands: bool = False
+    own_scaling: bool = False
     non_commercial: bool = False
     gated: bool = False
     note: str = ''
@@ -131,6 +139,12 @@ def get_record(name: str) -> WeightsRecord:
     if name not in records:
         raise UnknownNameError('weights record', name, records)
     return records[name]
+
+
+def needs_own_scaling(name: str) -> bool:
+    """Whether the inputs of a backbone, by name or alias, must be scaled as in its pretraining."""
+    record = read_catalog().get(read_aliases().get(name, name))
+    return record is not None and record.own_scaling
 
 
 @cache

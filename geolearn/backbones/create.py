@@ -17,6 +17,7 @@ from geolearn.backbones import (  # noqa: F401 - families register their names
     panopticon,
     plain_cnn,
     plain_vit,
+    presto,
     prithvi,
     satlas,
     scalemae,
@@ -28,6 +29,7 @@ from geolearn.backbones import (  # noqa: F401 - families register their names
 )
 from geolearn.backbones.backbone import BUILDERS, STRIDES, Backbone, BackboneOptions, Form, Registration
 from geolearn.backbones.describe import ANY_CHANNELS, describe_backbone
+from geolearn.backbones.pixel_series import PixelBackbone
 from geolearn.backbones.temporal import Temporal, TemporalBackbone, count_dates
 from geolearn.backbones.trunk import Trunk
 from geolearn.bands import Band, get_bands, list_sensors, resolve_bands
@@ -54,6 +56,7 @@ def create_backbone(
     resolution_m: float | None = None,
     dates: int | Sequence[date] = 1,
     temporal: Temporal = 'mean',
+    location: tuple[float, float] | None = None,
 ) -> Backbone:
     """Build a backbone for images with these bands.
 
@@ -83,9 +86,11 @@ def create_backbone(
         resolution_m: Of the images, in meters per pixel, for ScaleMAE, Clay and Galileo, whose positions depend on it;
             None leaves that of their pretraining.
         dates: Number of dates of each image, or when each was taken; with several the backbone takes images (N, dates,
-            bands, H, W), and returns maps as for one. Prithvi sees all dates at once, others one after the other.
+            bands, H, W), and returns maps as for one. Prithvi sees all dates at once, others one after the other;
+            Presto and TESSERA read the series of each pixel, and have to know when each date was.
         temporal: How the maps of several dates become one: ``'mean'``; ``'concat'``, a learned mixture of the dates in
             their order; ``'ltae'``, attention over the dates and when they were taken (see `TemporalBackbone`).
+        location: Latitude and longitude of about the middle of the images in degrees, which Presto has to know.
 
     Raises:
         UnknownNameError: If no registry holds `name`.
@@ -123,6 +128,12 @@ def create_backbone(
         backbone.enable_checkpointing()
     if resolution_m is not None:
         _set_resolution(backbone, resolution_m)
+    if isinstance(backbone, PixelBackbone):
+        backbone.set_dates(dates)
+        backbone.set_location(location)
+        return backbone
+    if location is not None:
+        raise BackboneError(f'{backbone.name} knows no places; leave location out')
     return backbone if count == 1 else TemporalBackbone(backbone, dates, temporal)
 
 

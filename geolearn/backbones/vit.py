@@ -141,10 +141,14 @@ class Attention(nn.Module):
             self.rel_pos_h = nn.Parameter(torch.zeros(2 * rel_pos[0] - 1, dim // heads))
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * rel_pos[1] - 1, dim // heads))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend; `x` is (B, N, D), or (B, h, w, D), which relative positions need. The shape is kept."""
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Attend; `x` is (B, N, D), or (B, h, w, D), which relative positions need. The shape is kept.
+
+        `seen` (B, N) says which tokens are attended to; None is all of them. Relative positions take no part then.
+        """
         q, k, v = self._split(x)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._position_bias(q, x))
+        bias = self._position_bias(q, x) if seen is None else seen[:, None, None]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(y.transpose(1, 2).reshape(x.shape))
 
     def weights(self, x: Tensor) -> Tensor:
@@ -263,16 +267,20 @@ class Block(Stage):
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.drop_path = DropPath(drop_path)
 
-    def run(self, x: Tensor, window: Size | None = None) -> Tensor:
+    def run(self, x: Tensor, window: Size | None = None, seen: Tensor | None = None) -> Tensor:
         """Transform tokens (B, N, D) or a grid of them (B, h, w, D); with a window, attend within windows only.
 
         As in ViTDet a grid that the window does not divide is padded right and bottom with zeros after the first
         norm, and the padding takes part in attention. Tokens (B, N, D) must come window by window.
+
+        `seen` (B, N) says which tokens are attended to, without a window; None is all of them.
         """
-        x = x + self.drop_path(self.ls1(self._attend(self.norm1(x), window)))
+        x = x + self.drop_path(self.ls1(self._attend(self.norm1(x), window, seen)))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
-    def _attend(self, x: Tensor, window: Size | None) -> Tensor:
+    def _attend(self, x: Tensor, window: Size | None, seen: Tensor | None) -> Tensor:
+        if seen is not None:
+            return self.attn(x, seen)
         if window is not None and x.dim() == 3:
             return self.attn(x.reshape(-1, window[0] * window[1], x.shape[2])).reshape(x.shape)
         if window is None or window == (x.shape[1], x.shape[2]):

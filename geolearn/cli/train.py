@@ -3,6 +3,7 @@
 import argparse
 import inspect
 from collections.abc import Mapping
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from geolearn.cli.arguments import (
@@ -36,6 +37,8 @@ MODEL_ARGUMENTS = {
     'hidden': 'hidden',
     'trees': 'trees',
     'neighbors': 'neighbors',
+    'dates': 'dates',
+    'location': 'location',
 }
 """Options of the command line, None where they are not given, and what the constructors of models call them."""
 
@@ -91,6 +94,11 @@ def _add_network(group: Any) -> None:
     group.add_argument('--hidden', nargs='+', type=whole(1), help='width of each hidden layer of --head mlp')
     group.add_argument('--trees', type=whole(1), help='of --head random_forest')
     group.add_argument('--neighbors', type=whole(1), help='of --head knn')
+    dates = 'when the images of each date were taken, as 2024-05-31, for --backbone presto'
+    group.add_argument('--dates', nargs='+', type=date.fromisoformat, help=dates)
+    group.add_argument(
+        '--location', nargs=2, type=float, metavar=('LAT', 'LON'), help='where the images lie, for --backbone presto'
+    )
     meters = 'pixel size of the chips in meters, where the backbone depends on it'
     group.add_argument('--resolution', type=number(0, above=True), help=meters)
     group.add_argument(

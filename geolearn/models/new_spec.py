@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from html import escape
 from pathlib import Path
 from typing import NamedTuple, TypeVar, get_args
@@ -69,6 +70,8 @@ class BackboneConfig:
         adapt: What of it is trained, how fast, and with low-rank updates or in full.
         temporal: How the maps of several dates become one.
         resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it.
+        acquired: When the images of each date were taken, instead of what the chips say.
+        location: Latitude and longitude of about the middle of the images, for backbones that know places.
     """
 
     name: str | custom.ModuleBackbone
@@ -78,6 +81,8 @@ class BackboneConfig:
     adapt: Adaptation = DEFAULT_ADAPTATION
     temporal: Temporal = 'mean'
     resolution_m: float | None = None
+    acquired: Sequence[date] = ()
+    location: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.temporal not in get_args(Temporal):
@@ -132,7 +137,17 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
     name = custom.name_backbone(choice.name)
     own = {'backbone': type(choice.name.trunk).__qualname__} if isinstance(choice.name, custom.ModuleBackbone) else {}
     bands = data.bands if choice.wavelengths is None else with_wavelengths(data.bands, choice.wavelengths)
-    normalization = data.normalization or pretraining_normalization(data, bands, name, weights=choice.weights)
+    normalization = data.normalization
+    if catalog.needs_own_scaling(name):
+        try:
+            normalization = pretraining_normalization(data, bands, name, weights=choice.weights)
+        except NoStatisticsError as error:
+            raise errors.BackboneError(
+                f'{name} computes with values in the units of its pretraining, but {error.reason}; give it bands that '
+                f'it knows, in these units (see describe_backbone({name!r}))'
+            ) from error
+    elif normalization is None:
+        normalization = pretraining_normalization(data, bands, name, weights=choice.weights)
     return ModelSpec(
         model=model,
         backbone=name,
@@ -148,9 +163,10 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
         image_space=data.image_space,
         adaptation=choice.adapt,
         dates=data.table.dates,
-        acquired=tuple(day.isoformat() for day in data.acquired),
+        acquired=tuple(day.isoformat() for day in choice.acquired or data.acquired),
         temporal=choice.temporal,
         resolution_m=choice.resolution_m,
+        location=choice.location,
         custom=own,
         product=data.product,
     )
@@ -282,7 +298,8 @@ def weights_normalization(
 
     Optical and radar bands are served apart: each by the statistics of one pretraining sensor, that whose wavelengths
     are nearest. Reflectance is scaled between its stored forms; 8-bit images match 8-bit images, and radar in dB
-    statistics in dB. Statistics of 8-bit images serve reflectance as if 255 stood for 1, which is logged.
+    statistics in dB. Statistics of 8-bit images serve reflectance as if 255 stood for 1, which is logged. Other
+    quantities, such as elevation, are taken by their names, in the units of the weights' record, which are logged.
 
     Args:
         percentiles: Of each band of the images, by which their units are recognized; None where they hold no data.
@@ -301,9 +318,21 @@ def weights_normalization(
     if custom.is_bundle(weights):
         raise _refusal(f'{weights} is a model of geolearn, which was not trained with the statistics of {backbone}')
     inputs, units = _find_inputs(backbone), _find_units(percentiles, dtype, bands)
-    mean, std, sources = [0.0] * len(bands), [1.0] * len(bands), []
+    mean, std, sources = [0.0] * len(bands), [1.0] * len(bands), list[str]()
+    physical = {
+        i: (entry, k)
+        for i, band in enumerate(bands)
+        for entry in inputs
+        if entry.sensor == catalog.PHYSICAL and (k := _position(entry, band)) is not None
+    }
+    for i, (entry, k) in physical.items():
+        mean[i], std[i] = entry.mean[k], entry.std[k]
+    if physical:
+        sources.append(f'{", ".join(bands[i].name for i in physical)} as {backbone} takes them')
+        units_of_all = ', '.join(dict.fromkeys(entry.scale for entry, _ in physical.values()))
+        log.info('%s: taken to be in the units of pretraining (%s)', sources[-1], units_of_all)
     for is_radar in (False, True):
-        positions = [i for i, band in enumerate(bands) if band.is_radar == is_radar]
+        positions = [i for i, band in enumerate(bands) if band.is_radar == is_radar and i not in physical]
         if not positions:
             continue
         group = [bands[i] for i in positions]
@@ -320,6 +349,14 @@ def weights_normalization(
             mean[position], std[position] = center, spread
         sources.append(_describe(backbone, fit))
     return normalize.Normalization(tuple(mean), tuple(std), '; '.join(sources))
+
+
+def _position(entry: InputStatistics, band: Band) -> int | None:
+    """Return which of the quantities of an entry a band is, None for none of them."""
+    try:
+        return match_bands(entry.get_bands(), [band])[0]
+    except errors.BandError:
+        return None
 
 
 def _own_statistics(
@@ -361,10 +398,18 @@ def units_of(data: ChipData) -> str:
     return describe_units(_find_units(percentiles, data.dtype, data.bands), data.bands)
 
 
-def _refusal(reason: str) -> errors.BackboneError:
-    return errors.BackboneError(
-        f"normalize='pretraining' was asked for, but {reason}; pass normalize='dataset' to prepare_data"
-    )
+class NoStatisticsError(errors.BackboneError):
+    """The weights state no statistics that fit the images; `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"normalize='pretraining' was asked for, but {reason}; pass normalize='dataset' to prepare_data"
+        )
+        self.reason = reason
+
+
+def _refusal(reason: str) -> NoStatisticsError:
+    return NoStatisticsError(reason)
 
 
 def _find_inputs(backbone: str) -> tuple[InputStatistics, ...]:
@@ -402,7 +447,8 @@ def _find_units(percentiles: Percentiles | None, dtype: str, bands: Sequence[Ban
 def _choose(backbone: str, inputs: Sequence[InputStatistics], bands: Sequence[Band], units: _Units) -> _Fit:
     """Choose the statistics for optical bands, or for radar bands."""
     names = ', '.join(repr(band.name) for band in bands)
-    matched = [(distance, entry) for entry in inputs if (distance := _distance(entry, bands)) is not None]
+    optical = [entry for entry in inputs if entry.sensor != catalog.PHYSICAL]
+    matched = [(distance, entry) for entry in optical if (distance := _distance(entry, bands)) is not None]
     if not matched:
         raise _refusal(f'the weights of {backbone} state no mean and std for {names} together')
     scaled = [(distance, scales, entry) for distance, entry in matched if (scales := _find_scales(entry, units, bands))]

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple, Self, get_args
 
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from geolearn import errors, extras
 from geolearn.arguments import encode, record_arguments
+from geolearn.backbones.pixel_series import check_location
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.classes import IGNORE_INDEX
 from geolearn.data import ChipData
@@ -42,10 +44,11 @@ class _Pixels(NamedTuple):
 
 @base.register_model
 class PixelHead(PixelClassifier):
-    """Classify every pixel by its own values: a linear layer, an MLP, a random forest or nearest neighbors, no trunk.
+    """Classify every pixel by its own values: a linear layer, an MLP, a random forest or nearest neighbors.
 
-    Made for precomputed embeddings (AlphaEarth, TESSERA) and for bands that say enough by themselves. Training reads
-    the labelled pixels once, so that sparse polygons take seconds; maps are computed without overlapping tiles.
+    Made for precomputed embeddings (AlphaEarth, TESSERA), for bands that say enough by themselves, and for networks
+    over time series (``backbone='presto'``), which stay as they are. Training reads the labelled pixels once, so that
+    sparse polygons take seconds; maps are computed without overlapping tiles.
 
     Args:
         data: From `prepare_data` or `from_rasters`; ``split='polygons'`` keeps each polygon in one part.
@@ -56,9 +59,18 @@ class PixelHead(PixelClassifier):
         neighbors: That vote.
         ignore_classes: Label values to ignore, on top of those that `data` ignores.
         class_balancing: Weigh classes by their rarity; ``'knn'`` keeps as many pixels of each.
+        backbone: A network over the time series of single pixels, such as ``'presto'``, whose vectors the head takes;
+            None hands it the bands. It is not trained.
+        pretrained: Whether to fill the backbone with its published weights.
+        weights: A file or folder with its weights instead of fetching them.
+        dates: When the images of each date were taken, where the chips do not say it.
+        location: Latitude and longitude of about the middle of the images; None takes that of the chips, if they are
+            georeferenced.
 
     Raises:
         ChipFolderError: If the labels are not one class per pixel.
+        BackboneError: If the backbone is not one of single pixels, or has to know when or where images were taken.
+        WeightsError: If weights cannot be had or do not fit.
         UnknownNameError: If there is no such head.
         ValueError: If a number is out of its range, or does not go with the head.
     """
@@ -77,6 +89,11 @@ class PixelHead(PixelClassifier):
         neighbors: int = 5,
         ignore_classes: Sequence[int] = (),
         class_balancing: bool = False,
+        backbone: str | None = None,
+        pretrained: bool = True,
+        weights: str | Path | None = None,
+        dates: Sequence[date] = (),
+        location: tuple[float, float] | None = None,
     ) -> None:
         arguments = record_arguments(type(self), locals())
         if head not in get_args(Head):
@@ -85,9 +102,26 @@ class PixelHead(PixelClassifier):
             raise ValueError(f"hidden= is for head='mlp', got head={head!r}; leave it out")
         widths = () if head != 'mlp' else HIDDEN if hidden is None else tuple(hidden)
         options = PixelHeadOptions(head, widths, trees, neighbors)
+        name = pixel_head.BACKBONE if backbone is None else backbone
+        given = {
+            'pretrained=False': not pretrained,
+            'weights=': weights is not None,
+            'dates=': bool(dates),
+            'location=': location is not None,
+        }
+        if name == pixel_head.BACKBONE and (wrong := [text for text, is_given in given.items() if is_given]):
+            raise ValueError(f'{wrong[0]} does not apply to PixelHead without a backbone; leave it out')
+        if name != pixel_head.BACKBONE:
+            location = data.table.location() if location is None else check_location(location)
         self._create(
             data,
-            new_spec.BackboneConfig(pixel_head.BACKBONE, False, None, None),
+            new_spec.BackboneConfig(
+                name,
+                pretrained and name != pixel_head.BACKBONE,
+                weights,
+                acquired=tuple(dates),
+                location=location,
+            ),
             options=options.to_json(),
             arguments=arguments,
             class_balancing=class_balancing,
@@ -100,17 +134,18 @@ class PixelHead(PixelClassifier):
     def build(  # type: ignore[override]
         cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None
     ) -> pixel_head.PixelNetwork:
-        """Build the network that a spec describes; it has no weights to start from."""
+        """Build the network that a spec describes; only a backbone has weights to start from."""
         if len(spec.class_infos) < 2:
             raise errors.BundleError(f'the manifest is broken: {spec.model} needs 2 classes, found {spec.class_infos}')
-        return pixel_head.build_pixel_network(spec, PixelHeadOptions.from_json(spec.options), len(spec.class_infos))
+        options, count = PixelHeadOptions.from_json(spec.options), len(spec.class_infos)
+        return pixel_head.build_pixel_network(spec, options, count, pretrained=pretrained, weights=weights)
 
     @classmethod
     def from_spec(cls, spec: ModelSpec, weights: Any, data: ChipData | None = None) -> Self:
         """Rebuild a model from its description and arrays, which are checked before anything is computed."""
         model = super().from_spec(spec, weights, data)
         if isinstance(model.network.head, pixel_head.PixelwiseHead):
-            model.network.head.check(len(spec.bands) * spec.dates)
+            model.network.head.check(pixel_head.count_values(spec, model.network.backbone))
         return model
 
     def _export(self, kinds: Any, *, size: tuple[int, int] | None = None) -> Any:
@@ -193,11 +228,11 @@ class PixelHead(PixelClassifier):
         self.network.to(chips.device)
         for images, masks in chips:
             known = masks != IGNORE_INDEX
-            rows.append(self.network.values(images).permute(0, 2, 3, 1)[known].cpu())
+            rows.append(images.movedim((-2, -1), (1, 2))[known].cpu())
             labels.append(masks[known].cpu().long())
         found, classes = torch.cat(rows), torch.cat(labels)
         if len(classes) <= most and not balanced:
-            return _Pixels(found, classes)
+            return _Pixels(self._values(found), classes)
         random = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(classes), generator=random)
         if balanced:
@@ -206,7 +241,13 @@ class PixelHead(PixelClassifier):
             parts = [order[classes[order] == index][: min(share, fewest)] for index in classes.unique()]
             order = torch.cat(parts)
         kept = order[:most].sort().values
-        return _Pixels(found[kept], classes[kept])
+        return _Pixels(self._values(found[kept]), classes[kept])
+
+    def _values(self, pixels: Tensor) -> Tensor:
+        """Return what the head sees of pixels (n, [dates,] bands): (n, values)."""
+        device = self.network.normalise.mean.device
+        parts = pixels[..., None, None].split(pixel_head.CHUNK)
+        return torch.cat([self.network.values(part.to(device))[..., 0, 0].cpu() for part in parts])
 
     def _store(self, options: PixelHeadOptions, train: _Pixels, seed: int) -> None:
         """Train a forest, or keep the pixels, as the arrays of a network of their sizes."""
@@ -225,13 +266,14 @@ class PixelHead(PixelClassifier):
             options = replace(options, nodes=nodes, depth=depth)
         self.spec = replace(self.spec, options=options.to_json())
         device = self.network.normalise.mean.device
-        network = self.build(self.spec)
-        if isinstance(network.head, pixel_head.Forest):
-            network.head.fill(forest)
-        elif isinstance(network.head, pixel_head.NearestNeighbors):
-            network.head.vectors.copy_(train.rows)
-            network.head.labels.copy_(train.labels)
-        self.network = network.to(device).eval()
+        head = pixel_head.build_head(options, train.rows.shape[1], len(self.spec.class_infos))
+        if isinstance(head, pixel_head.Forest):
+            head.fill(forest)
+        elif isinstance(head, pixel_head.NearestNeighbors):
+            head.vectors.copy_(train.rows)
+            head.labels.copy_(train.labels)
+        self.network.head = head.to(device)
+        self.network.eval()
 
     def _train_layers(
         self,
@@ -246,9 +288,9 @@ class PixelHead(PixelClassifier):
         started = time.perf_counter()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            fresh = self.build(self.spec)
+            fresh = pixel_head.build_head(options, train.rows.shape[1], len(self.spec.class_infos))
         device = self.network.normalise.mean.device
-        self.network.head = fresh.head.to(device).train()
+        self.network.head = fresh.to(device).train()
         rows, labels = train.rows.to(device), train.labels.to(device)
         weights = self._weights(train.labels).to(device) if self.spec.class_balancing else None
 

@@ -14,12 +14,15 @@ from geolearn.networks.spec import ModelSpec
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std per band; NaN, which stands for no data, becomes 0, the mean.
+    """(x - mean) / std per band; NaN, which stands for no data, becomes 0, the mean, unless `keeps_missing` is set.
 
     Args:
         mean: Of each band.
         std: Of each band; 0 counts as 1, because such a band is constant.
     """
+
+    keeps_missing = False
+    """Whether NaN stays what it is, for backbones that leave missing values out."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -31,7 +34,8 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize images (N, bands, H, W) in stored units."""
-        return torch.nan_to_num((x - self.mean) / self.std, nan=0.0)
+        normalized = (x - self.mean) / self.std
+        return normalized if self.keeps_missing else torch.nan_to_num(normalized, nan=0.0)
 
 
 class Network(nn.Module):
@@ -50,6 +54,7 @@ class Network(nn.Module):
         # under the name that bundles and checkpoints have for it
         self.normalise = normalize
         self.backbone = backbone
+        normalize.keeps_missing = backbone.takes_missing
         self.layer_decay: float | None = None
 
     @property
@@ -116,4 +121,5 @@ def build_backbone(
         resolution_m=spec.resolution_m,
         dates=[date.fromisoformat(day) for day in spec.acquired] or spec.dates,
         temporal=spec.temporal,
+        location=spec.location,
     )

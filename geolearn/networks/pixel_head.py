@@ -1,8 +1,9 @@
-"""Networks that classify each pixel by its own values: layers, a random forest or nearest neighbors, no trunk."""
+"""Networks that classify each pixel by its own values, or by what a network over its time series makes of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geolearn.backbones.backbone import ConvBackbone
-from geolearn.errors import BundleError
-from geolearn.networks.network import Network, Normalize, build_normalize
+from geolearn.backbones.backbone import Backbone, ConvBackbone
+from geolearn.backbones.pixel_series import PixelBackbone
+from geolearn.errors import BackboneError, BundleError
+from geolearn.networks.network import Network, Normalize, build_backbone, build_normalize
 from geolearn.networks.spec import ModelSpec, decode
 
 Head = Literal['linear', 'mlp', 'random_forest', 'knn']
@@ -281,44 +283,84 @@ class PixelNetwork(Network):
 
     Args:
         normalize: Takes the images first.
-        head: Takes the normalized values of pixels.
-        bands: Number of bands.
+        head: Takes the normalized values of pixels, or the backbone's vectors.
+        backbone: Takes the normalized images; that of `pass_on` hands on the values.
     """
 
     context = 0
 
-    def __init__(self, normalize: Normalize, head: PixelLayers | PixelwiseHead, bands: int) -> None:
-        super().__init__(normalize, ConvBackbone(BACKBONE, nn.Identity(), channels=(bands,), strides=(1,)))
+    def __init__(self, normalize: Normalize, head: PixelLayers | PixelwiseHead, backbone: Backbone) -> None:
+        super().__init__(normalize, backbone)
         self.head = head
+        self.is_plain = backbone.name == BACKBONE
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute logits (N, classes, H, W) of images (N, [dates,] bands, H, W) of any size."""
-        if isinstance(self.head, PixelLayers) and not self.training and x.dim() == 4:
+        if isinstance(self.head, PixelLayers) and not self.training and x.dim() == 4 and self.is_plain:
             logits = self.head.of_stored(x, self.normalize.mean.flatten(), self.normalize.std.flatten())
         else:
             logits = self.head(self.values(x))
         return logits
 
     def values(self, x: Tensor) -> Tensor:
-        """Return what the head sees of images: (N, dates * bands, H, W), normalized."""
+        """Return what the head sees of images: (N, dates * bands, H, W), normalized, or the backbone's map."""
         x = self.normalize(x)
+        if not self.is_plain:
+            found: Tensor = self.backbone(x)[0]
+            return found
         return x.flatten(1, 2) if x.dim() == 5 else x
 
 
-def build_pixel_network(spec: ModelSpec, options: PixelHeadOptions, class_count: int) -> PixelNetwork:
+def pass_on(bands: int) -> ConvBackbone:
+    """Make the backbone that hands on the bands as they are."""
+    return ConvBackbone(BACKBONE, nn.Identity(), channels=(bands,), strides=(1,))
+
+
+def count_values(spec: ModelSpec, backbone: Backbone) -> int:
+    """Return how many numbers of a pixel a head sees."""
+    return len(spec.bands) * spec.dates if backbone.name == BACKBONE else backbone.channels[0]
+
+
+def build_head(options: PixelHeadOptions, values: int, class_count: int) -> PixelLayers | PixelwiseHead:
+    """Build what stands on the `values` numbers of a pixel."""
+    if options.head == 'random_forest':
+        return Forest(options, class_count)
+    if options.head == 'knn':
+        return NearestNeighbors(options, class_count, values)
+    return PixelLayers([values, *options.hidden, class_count])
+
+
+def build_pixel_network(
+    spec: ModelSpec,
+    options: PixelHeadOptions,
+    class_count: int,
+    *,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+) -> PixelNetwork:
     """Build the network that a spec describes.
 
     Args:
         spec: Of the model.
         options: Those in the spec, read.
         class_count: Number of classes.
+        pretrained: Whether to fill the backbone with its published weights.
+        weights: The user's own, instead of fetching them.
+
+    Raises:
+        BackboneError: If the backbone is not one of single pixels.
     """
-    values = len(spec.bands) * spec.dates
-    head: PixelLayers | PixelwiseHead
-    if options.head == 'random_forest':
-        head = Forest(options, class_count)
-    elif options.head == 'knn':
-        head = NearestNeighbors(options, class_count, values)
-    else:
-        head = PixelLayers([values, *options.hidden, class_count])
-    return PixelNetwork(build_normalize(spec), head, len(spec.bands))
+    backbone: Backbone = pass_on(len(spec.bands))
+    if spec.backbone != BACKBONE:
+        backbone = build_backbone(replace(spec, location=None), pretrained=pretrained, weights=weights)
+        if not isinstance(backbone, PixelBackbone):
+            raise BackboneError(f"{spec.backbone} sees more than one pixel; take UNet or DeepLab, or backbone='presto'")
+        if backbone.calendar is None:
+            raise BackboneError(
+                f'{spec.backbone} has to know when images were taken, which the chips do not say; pass '
+                'dates=[date(2024, 5, 1), ...], one for each'
+            )
+        backbone.set_location(spec.location)
+        backbone.requires_grad_(False)
+    head = build_head(options, count_values(spec, backbone), class_count)
+    return PixelNetwork(build_normalize(spec), head, backbone)

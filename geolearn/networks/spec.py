@@ -149,6 +149,8 @@ class ModelSpec:
         temporal: How the maps of several dates become one: ``'mean'``, ``'concat'`` or ``'ltae'``.
         resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it; None leaves that of
             their pretraining.
+        location: Latitude and longitude of about the middle of the images, for backbones that know places; None where
+            that is not known.
         temperature: Logits are divided by it before confidences are computed; 1 until the model is calibrated.
         options: Those of the class of model, as plain JSON; the class reads and checks it.
         arguments: What the constructor was given besides its defaults, as JSON (see `geolearn.arguments`), for the
@@ -181,6 +183,7 @@ class ModelSpec:
     arguments: Mapping[str, Any] | None = None
     custom: Mapping[str, str] = field(default_factory=dict)
     product: EmbeddingProduct | None = None
+    location: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'band_indexes', self.band_indexes or tuple(range(len(self.bands))))
@@ -193,8 +196,9 @@ class ModelSpec:
     def to_manifest(self) -> dict[str, Any]:
         """Return the spec as plain JSON."""
         row = asdict(self) | {'cell_size': dict(self.cell_size or {}) or None}
-        if self.product is None:  # earlier versions know no such field
-            del row['product']
+        for name in ('product', 'location'):  # earlier versions know no such fields
+            if row[name] is None:
+                del row[name]
         return row
 
     @classmethod
@@ -242,6 +246,8 @@ class ModelSpec:
             f'chip_size {self.chip_size} must lie in 1..{MAX_CHIP_SIZE}': not 1 <= self.chip_size <= MAX_CHIP_SIZE,
             f'resolution_m {self.resolution_m} must lie in {RESOLUTIONS}': self.resolution_m is not None
             and not RESOLUTIONS[0] <= self.resolution_m <= RESOLUTIONS[1],
+            f'location {self.location} is no latitude and longitude': self.location is not None
+            and not (abs(self.location[0]) <= 90 and abs(self.location[1]) <= 180),
             f'temperature {self.temperature} must lie in {TEMPERATURES}': not (
                 TEMPERATURES[0] <= self.temperature <= TEMPERATURES[1]
             ),

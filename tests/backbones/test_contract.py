@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from datetime import date
 
 import pytest
 import torch
@@ -39,6 +40,11 @@ NETWORKS = [
     pytest.param(('satlas_tiny', {'dim': 24, 'depth': 8, 'heads': 3}, S2), id='satlas'),
     pytest.param(('swin_tiny', {'sources': (WeightsSource('timm/test_convnext', 'main', ''),)}, S2), id='timm-network'),
 ]
+# Networks over the time series of single pixels, which have one map of stride 1 and no tokens.
+SERIES = [
+    pytest.param(('presto', {}, get_bands('sentinel2_l2a', ['B2', 'B3', 'B4', 'B8']) + S1), id='presto'),
+]
+DATES = (date(2023, 5, 3), date(2023, 6, 2), date(2023, 8, 1))
 MAPS = ['pyramid', 'layers']
 
 
@@ -66,6 +72,18 @@ def build_any(request, use_record):
     return small(request, use_record)
 
 
+@pytest.fixture(params=SERIES)
+def build_series(request, use_record):
+    """The same of networks over time series."""
+    make = small(request, use_record)
+
+    def dated(**options):
+        return make(**({'dates': DATES, 'location': (48.0, 16.0)} | options))
+
+    dated.name, dated.count = make.name, make.count
+    return dated
+
+
 @pytest.fixture(params=NETWORKS)
 def build_network(request, use_record):
     """The same of networks of several resolutions alone."""
@@ -73,7 +91,7 @@ def build_network(request, use_record):
 
 
 def test_every_family_is_here():
-    tested = {catalog.get_record(variant.values[0][0]).family for variant in (*TRANSFORMERS, *NETWORKS)}
+    tested = {catalog.get_record(variant.values[0][0]).family for variant in (*TRANSFORMERS, *NETWORKS, *SERIES)}
     assert tested == {record.family for record in catalog.read_catalog().values()}
 
 
@@ -86,6 +104,34 @@ def test_maps_have_the_declared_channels_and_strides(build_any, form, size):
     expected = [(2, c, math.ceil(size[0] / s), math.ceil(size[1] / s)) for c, s in zip(net.channels, net.strides)]
     assert shapes == expected
     assert net.strides == ((1, 2, 4, 8) if build_any.name == 'plain_unet' else (4, 8, 16, 32))
+
+
+def test_a_network_over_time_series_has_one_map_of_the_pixels(build_series):
+    net = build_series().eval()
+    x = torch.rand(2, len(DATES), build_series.count, 5, 7)
+    x[0, 1, :, 2:, 3] = float('nan')
+    with torch.no_grad():
+        (found,) = net(x)
+        (one,) = net(x[:, ..., 2:3, 3:4])
+    assert found.shape == (2, net.channels[0], 5, 7)
+    assert (net.strides, net.coarsest_stride, net.takes_missing) == ((1,), 1, True)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found[..., 2:3, 3:4], one, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match='needs images'):
+        net(x[:, :2])
+
+
+def test_a_network_over_time_series_is_trained_saved_and_loaded(build_series):
+    net = build_series().train()
+    x = torch.rand(1, len(DATES), build_series.count, 2, 3)
+    (net(x)[0] * torch.randn(1, net.channels[0], 2, 3)).sum().backward()
+    assert [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
+    other = build_series()
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter)
+    other.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        assert torch.equal(net.eval()(x)[0], other.eval()(x)[0])
 
 
 @pytest.mark.parametrize('size', [(64, 96), (65, 97)])

@@ -9,10 +9,10 @@ import rasterio
 import torch
 from affine import Affine
 
-from geolearn import PixelHead, export_training_data, from_arrays, from_rasters, load_model
+from geolearn import PixelHead, export_training_data, from_arrays, from_rasters, load_model, prepare_data
 from geolearn.bundle import read_bundle, write_bundle
 from geolearn.cli import main
-from geolearn.errors import BundleError, ChipFolderError, NotTrainedError, UnknownNameError
+from geolearn.errors import BackboneError, BundleError, ChipFolderError, NotTrainedError, UnknownNameError
 
 HEADS = ('linear', 'mlp', 'random_forest', 'knn')
 PLACE = Affine(10, 0, 500_000, 0, -10, 5_000_000)
@@ -211,3 +211,58 @@ def test_the_command_line_trains_a_head(scene, tmp_path, capsys):
         with pytest.raises(SystemExit):
             main([*common, wrong])
         assert f'{wrong} does not apply to PixelHead' in capsys.readouterr().err
+
+
+@pytest.fixture
+def months(tmp_path, write_export, save):
+    """Chips of three months of ten Sentinel-2 bands, whose classes differ in when they are green; a raster of each."""
+    rng = np.random.default_rng(0)
+    names = ['B2', 'B3', 'B4', 'B5', 'B6', 'B7', 'B8', 'B8A', 'B11', 'B12']
+    dates = ['2021-04-05', '2021-06-04', '2021-08-03']
+    truth = rng.integers(0, 2, (4, 16, 16))
+    series = np.full((3, 4, 10, 16, 16), 1500.0)
+    for date in range(3):
+        series[date, :, 6:8] += 2500 * (truth == (date > 0))[:, None]
+    series += rng.normal(0, 100, series.shape)
+    series[1, :, :, 4:6] = 0
+    images, labels = series.astype(np.uint16), (truth + 1).astype(np.uint8)
+    place = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+    emd = {'geolearn': {'dates': dates}}
+    folder = write_export(
+        tmp_path / 'e', list(images[0]), list(labels), band_names=names, emd=emd, sensor='Sentinel-2 L2A'
+    )
+    for date in range(3):
+        for path, image in zip(sorted((folder / 'images').iterdir()), images[date]):
+            target = folder / ('images', 'images2', 'images3')[date]
+            target.mkdir(exist_ok=True)
+            save(target / path.name, image, names=names, nodata=0, transform=place, crs='EPSG:32633')
+        save(tmp_path / f'{date}.tif', images[date, 0], names=names, nodata=0, transform=place, crs='EPSG:32633')
+    return folder, [tmp_path / f'{date}.tif' for date in range(3)], labels
+
+
+def test_heads_on_presto_are_trained_saved_and_mapped(months, shared, tmp_path, one_thread):
+    folder, rasters, labels = months
+    data = prepare_data(folder, chip_size=16, batch_size=2, val_split_pct=0.5, transforms=False)
+    file = shared / 'weights' / 'presto' / 'default_model.pt'
+    model = PixelHead(data, backbone='presto', weights=file)
+    assert model.spec.acquired == ('2021-04-05', '2021-06-04', '2021-08-03')
+    assert model.spec.location == pytest.approx((45.15, 15.0), abs=0.01)
+    assert model.spec.normalization.mean == (0.0,) * 10
+    assert model.spec.normalization.std == (10_000.0,) * 10
+    forest = PixelHead(data, 'random_forest', trees=10, backbone='presto', weights=file).fit(max_pixels=200)
+    again = load_model(model.fit().save(tmp_path / 'm.dlpk', compute_metrics=False, export=()))
+    for trained in (model, again, forest):
+        assert trained.network.backbone.trunk.pos_embed.shape == (1, 24, 64)
+        with rasterio.open(trained.predict_raster(rasters, tmp_path / 'map.tif', overwrite=True)) as dst:
+            found = dst.read(1)
+        assert (found == labels[0]).mean() > 0.97  # in the rows of which a month is missing too
+
+
+def test_a_head_on_presto_asks_for_dates_and_refuses_other_backbones(scene, data, shared):
+    file = shared / 'weights' / 'presto' / 'default_model.pt'
+    with pytest.raises(BackboneError, match='computes with values in the units of its pretraining'):
+        PixelHead(data, backbone='presto', weights=file)
+    with pytest.raises(BackboneError, match='sees more than one pixel'):
+        PixelHead(data, backbone='plain_unet', pretrained=False)
+    with pytest.raises(ValueError, match='location= does not apply to PixelHead without a backbone'):
+        PixelHead(data, location=(1.0, 2.0))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
+from rasterio.warp import transform as transform_points
 
 from geolearn.raster import GeoBox
 from geolearn.statistics import BandStatistics, Percentiles, RunningStatistics, find_percentiles
@@ -119,6 +120,26 @@ class ChipTable:
         across, down = (np.hypot(alike[:, at], alike[:, at + 3]).min() for at in (0, 1))
         reference = {'wkt': first.crs} if first.crs else {}
         return {'x': float(f'{across:.12g}'), 'y': float(f'{down:.12g}'), 'spatialReference': reference}
+
+    def location(self) -> tuple[float, float] | None:
+        """Return latitude and longitude of the middle of all chips, in degrees; None where one has no place."""
+        points = np.zeros(3)
+        for index, crs in enumerate(self.crs):
+            members = self.crs_indexes == index
+            if not members.any():
+                continue
+            height, width = self.shapes[members].T
+            a, b, c, d, e, f = self.transforms[members].T
+            if crs is None or ((a == 1) & (e == 1) & (b == 0) & (d == 0) & (c == 0) & (f == 0)).any():
+                return None
+            x, y = a * width / 2 + b * height / 2 + c, d * width / 2 + e * height / 2 + f
+            longitude, latitude = transform_points(crs, 'EPSG:4326', x.tolist(), y.tolist())
+            lat, lon = np.deg2rad(latitude), np.deg2rad(longitude)
+            points += (np.cos(lat) * np.cos(lon)).sum(), (np.cos(lat) * np.sin(lon)).sum(), np.sin(lat).sum()
+        if not np.isfinite(points).all() or not points.any():
+            return None
+        north = np.arctan2(points[2], np.hypot(points[0], points[1]))
+        return float(np.rad2deg(north)), float(np.rad2deg(np.arctan2(points[1], points[0])))
 
     def statistics(self) -> BandStatistics:
         """Return the pooled statistics of each band over all chips and dates."""
