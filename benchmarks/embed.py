@@ -201,7 +201,7 @@ def read_and_write(path: Path, out: Path, side: int) -> None:
 
 def measure_pixel_head(folder: Path, quick: bool) -> dict[str, Check]:
     """Compare a map of a PixelHead with reading the raster and writing a map."""
-    side = 2048 if quick else 10_240
+    side = 3072 if quick else 10_240
     path = write_codes(folder / 'codes.tif', side)
     labels = np.kron(np.arange(1, 5).reshape(2, 2), np.ones((64, 64))).astype(np.uint8)
     small = write_codes(folder / 'small.tif', 128)
@@ -216,7 +216,7 @@ def measure_pixel_head(folder: Path, quick: bool) -> dict[str, Check]:
         'map': lambda: model.predict_raster(path, out, product='alphaearth v1', cog=False, overwrite=True, **memory),
         'read_write': lambda: read_and_write(path, folder / 'copy.tif', side),
     }
-    seconds = interleave(jobs, rounds=3 if quick else 1)
+    seconds = interleave(jobs, rounds=2 if quick else 1)
     ratio, fastest = median_ratio(seconds, 'map', 'read_write'), min(seconds['map'])
     rate = side**2 / fastest / 1e6
     print(f'PixelHead, 64 bands, {side} px: {rate:.1f} Mpx/s, map / reading and writing = {ratio:.2f}')

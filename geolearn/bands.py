@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -56,6 +56,7 @@ class _Tables(NamedTuple):
     ambiguous: dict[str, str]
 
 
+@lru_cache(maxsize=4096)
 def _normalise(name: str) -> str:
     """Drop case, separators and leading zeros: 'SR_B04' -> 'srb4'."""
     return re.sub(r'(?<!\d)0+(?=\d)', '', re.sub(r'[\W_]+', '', name.lower()))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from geolearn.backbones import backbone, building, catalog, loading, vit, weights
+from geolearn.backbones import backbone, building, catalog, efficientnet, loading, vit, weights
 from geolearn.backbones.trunk import Trunk, take_tokens
 from geolearn.bands import Band
 from geolearn.errors import BackboneError, WeightsError
@@ -507,6 +507,8 @@ def _read_donor(model: str, arguments: dict[str, Any], path: Path, *, native: bo
         cut = dict(_create(model, arguments, in_chans=len(building.RGB)).state_dict())
     content = loading.load_weights_file(path)
     found = loading.find_state(content, whole, str(path))
+    if efficientnet.has_published_names(found.state):
+        found = replace(found, state=efficientnet.rename(found.state, whole, model, str(path)))
     if whole.keys().isdisjoint(found.state):  # a trunk's own names, which timm changes where it gives feature maps
         found = loading.find_state(content, cut, str(path))
         if not cut.keys().isdisjoint(found.state):

@@ -449,7 +449,7 @@ def divide_parts(
     for source in sources:
         rows = min(height * stride + min(source.block_rows, tiles.MAX_BLOCK_ROWS), source.shape[0])
         # rows whose tiles are cut, and those that are read meanwhile
-        column += 2 * stride * rows * (len(source.indexes) * np.dtype(source.dtype).itemsize + 1)
+        column += 2 * stride * rows * (len(source.indexes) * np.dtype(source.held_dtype).itemsize + 1)
     # rows that wait to be written, and those that are
     column += sum(
         2 * (height + BLOCK_SIZE) * layer.content.count * np.dtype(layer.content.memory_dtype).itemsize

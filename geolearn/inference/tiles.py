@@ -22,7 +22,7 @@ from geolearn.inference.engines import Engine
 from geolearn.inference.plan import BLENDS, Blend
 from geolearn.raster import Dequantize, GeoBox, common_dtype, raster_geobox, read_window
 from geolearn.raster.area import PixelArea
-from geolearn.raster.nodata import differs, missing
+from geolearn.raster.nodata import differs, missing, valid_in_all_bands
 
 if TYPE_CHECKING:
     import torch  # loaded where it is needed: other engines read tiles too
@@ -124,6 +124,10 @@ class ReadOptions:
         """Convert as `to_model_units` does, into an array float32 of the same shape."""
         with np.errstate(over='ignore', invalid='ignore'):  # what float32 cannot hold is no data
             np.copyto(values, pixels, casting='unsafe')
+        self.scale_values(values)
+
+    def scale_values(self, values: np.ndarray) -> None:
+        """Change float32 values in stored units into the units that the network was trained on."""
         if self.scale == 'db':
             rows = np.flatnonzero(self.radar)
             values[rows] = units.to_decibels(values[rows])
@@ -224,6 +228,16 @@ class Source:
         return common_dtype(self.dataset, self.indexes) if self.target is None else np.dtype('float32')
 
     @property
+    def _has_codes(self) -> bool:
+        """Whether pixels are held as the codes that their values follow from."""
+        return self.target is None and bool(self.dataset.code_dtype) and all(value is None for value in self.nodata)
+
+    @property
+    def held_dtype(self) -> Any:
+        """Of the pixels that `read_held` returns, which memory holds until tiles are cut: `dtype`, or that of codes."""
+        return np.dtype(self.dataset.code_dtype) if self._has_codes else self.dtype
+
+    @property
     def block_rows(self) -> int:
         """Rows that the file stores together."""
         stored = self.dataset.block_shapes[0][0]
@@ -270,6 +284,21 @@ class Source:
         if self.unit_length:
             pixels /= np.maximum(np.linalg.norm(pixels, axis=0), np.finfo(np.float32).tiny)
         return pixels, None if valid is None else share >= MIN_VALID_SHARE
+
+    def read_held(self, window: Window, *, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read a window as `read` does, in `held_dtype`."""
+        if not self._has_codes:
+            return self.read(window, out=out)
+        codes, valid = self.dataset.read_codes(window, self.indexes, out)
+        return codes, valid_in_all_bands(valid)
+
+    def put_model_units(self, held: np.ndarray, values: np.ndarray, read: ReadOptions) -> None:
+        """Convert pixels from `read_held` into the network's units, into an array float32 of the same shape."""
+        if not self._has_codes:
+            read.put_model_units(held, values)
+            return
+        self.dataset.put_values(held, values)
+        read.scale_values(values)
 
     def _read_stored(self, window: Window, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         pixels, valid = read_window(self.dataset, window, self.indexes, out=out)
@@ -427,7 +456,7 @@ class RollingRows:
         most_block_rows: int = MAX_BLOCK_ROWS,
         pool: Executor | None = None,
     ) -> None:
-        self._source, (self._height, width) = source, source.shape
+        self.source, (self._height, width) = source, source.shape
         self.left, right = (0, width) if columns is None else (max(columns[0], 0), min(columns[1], width))
         self._width = right - self.left
         # a raster that is one huge block is decoded whole by GDAL anyway; holding it here too would help nobody
@@ -441,7 +470,12 @@ class RollingRows:
 
     def _allocate(self) -> _Rows:
         shape = (self._capacity, self._width)
-        return _Rows(_map_memory((len(self._source.indexes), *shape), self._source.dtype), _map_memory(shape, bool))
+        return _Rows(_map_memory((len(self.source.indexes), *shape), self.source.held_dtype), _map_memory(shape, bool))
+
+    @property
+    def end(self) -> int:
+        """The last row + 1 that is held."""
+        return self._end
 
     def rows(self, top: int, bottom: int) -> tuple[np.ndarray, np.ndarray]:
         """Return pixels (bands, rows, width) and validity (rows, width) of rows top..bottom.
@@ -460,7 +494,7 @@ class RollingRows:
         return self._held.pixels[:, part], self._held.valid[part]
 
     def read_ahead(self, top: int, bottom: int) -> None:
-        """Begin to read the rows that are asked for next; those that were returned last stay as they are."""
+        """Begin to read rows that are asked for later; those that are held stay as they are, and may be asked for."""
         if self._pool is None or self._coming is not None or bottom <= self._end:
             return
         if self._spare is None:
@@ -477,7 +511,7 @@ class RollingRows:
         # up to a block's edge, so that no block is decompressed twice
         stop = min(-(-bottom // self._block_rows) * self._block_rows, self._height)
         filled = slice(held, held + stop - start)
-        mask = self._source.read(Window(self.left, start, self._width, stop - start), out=into.pixels[:, filled])[1]
+        mask = self.source.read_held(Window(self.left, start, self._width, stop - start), out=into.pixels[:, filled])[1]
         into.valid[filled] = True if mask is None else mask
         return top, stop
 
@@ -500,6 +534,32 @@ def _wanted_rows(grid: tiling.TileGrid, first: int, area: PixelArea | None) -> I
                 found.append(_WantedTile(number, tile, wanted))
         if found:
             yield found
+
+
+class _Ahead:
+    """Rows of tiles, of which those to come can be seen.
+
+    Args:
+        rows: In order.
+    """
+
+    def __init__(self, rows: Iterator[list[_WantedTile]]) -> None:
+        self._rows, self._seen = rows, deque[list[_WantedTile]]()
+
+    def pop(self) -> list[_WantedTile] | None:
+        """Return the next row; None behind the last one."""
+        return self._seen.popleft() if self._seen else next(self._rows, None)
+
+    def find(self, wanted: Callable[[list[_WantedTile]], bool]) -> list[_WantedTile] | None:
+        """Return the first row to come that is wanted, which stays to come; None where none is."""
+        for row in self._seen:
+            if wanted(row):
+                return row
+        for row in self._rows:
+            self._seen.append(row)
+            if wanted(row):
+                return row
+        return None
 
 
 def read_batches(
@@ -561,15 +621,14 @@ def read_batches(
     yielded: deque[torch.Tensor] = deque()
     with ThreadPoolExecutor(1, 'geolearn-rows') as pool:
         rolling = [RollingRows(source, height, columns, pool=pool) for source in sources]
-        coming = _wanted_rows(grid, first, area)
-        row = next(coming, None)
-        while row is not None:
+        coming = _Ahead(_wanted_rows(grid, first, area))
+        while (row := coming.pop()) is not None:
             top, bottom = reach(row)
             for rows in rolling:
                 rows.rows(top, bottom)
-            following = next(coming, None)
-            if following is not None:
-                for rows in rolling:
+                # block rows may hold several rows of tiles: the first one that they do not is read meanwhile
+                following = coming.find(lambda other, end=rows.end: reach(other)[1] > end)
+                if following is not None:
                     rows.read_ahead(*reach(following))
             for number, tile, wanted in row:
                 left = int(tile.read.col_off)
@@ -588,7 +647,6 @@ def read_batches(
                     # a few wait in the queue, and one is computed
                     tiles, masks = [], []
                     batch = yielded.popleft() if len(yielded) > QUEUE_BATCHES + 1 else torch.empty_like(batch)
-            row = following
     if tiles:
         yield finish(batch[: len(tiles)], total - 1)
 
@@ -610,7 +668,7 @@ def fill_tile(
     if valid.shape != target.shape[1:]:
         target[:] = np.nan
     part = target[:, corner[0] : corner[0] + valid.shape[0], corner[1] : corner[1] + valid.shape[1]]
-    read.put_model_units(pixels[:, :, cols], part)
+    rolling.source.put_model_units(pixels[:, :, cols], part, read)
     if not valid.all():
         part[:, ~valid] = np.nan
     if any(corner):  # above and left of the raster is its mirror image: a patch that is half empty misleads a network

@@ -103,27 +103,26 @@ def dequantize_alphaearth(codes: np.ndarray, out: np.ndarray | None = None) -> n
     """Return AlphaEarth's codes as float32, NaN where they are -128: sign(c) (|c| / 127.5)^2, in -0.992..0.992."""
     values = np.empty(codes.shape, np.float32) if out is None else out
     _put_alphaearth(codes, values)
+    if codes.size and codes.min() == ALPHAEARTH_NODATA:
+        values[codes == ALPHAEARTH_NODATA] = np.nan
     return values
 
 
-def _put_alphaearth(codes: np.ndarray, values: np.ndarray) -> bool:
-    """Convert codes (..., width) into `values`, a part at a time; returns whether some mean no data."""
-    gaps, step = False, max(1, CHUNK // max(1, codes.shape[-1]))
+def _put_alphaearth(codes: np.ndarray, values: np.ndarray) -> None:
+    """Convert codes (..., width) into `values`, a part at a time; -128 is converted as any other."""
+    step = max(1, CHUNK // max(1, codes.shape[-1]))
     rows = codes.reshape(-1, *codes.shape[-2:]), values.reshape(-1, *values.shape[-2:])
-    squares = np.empty((step, codes.shape[-1]), np.float32)
+    wide, squares = np.empty((2, step, codes.shape[-1]), np.int16)
     for plane, target in zip(*rows):
         for start in range(0, len(plane), step):
             part, found = plane[start : start + step], target[start : start + step]
-            lengths = squares[: len(part)]
-            found[...] = part
-            # whole numbers up to 127^2 are exact in float32
-            np.abs(found, out=lengths)
-            np.multiply(found, lengths, out=found)
+            signed, square = wide[: len(part)], squares[: len(part)]
+            # whole numbers up to 128^2 are exact in int16, of which a processor takes twice as many at once
+            np.copyto(signed, part)
+            np.abs(signed, out=square)
+            np.multiply(signed, square, out=square)
+            np.copyto(found, square)
             np.divide(found, np.float32(ALPHAEARTH_SQUARED), out=found)
-            if part.size and part.min() == ALPHAEARTH_NODATA:
-                gaps = True
-                found[part == ALPHAEARTH_NODATA] = np.nan
-    return gaps
 
 
 def find_product(raster: Raster, *, stated: str | None = None, by_method: bool = True) -> EmbeddingProduct | None:
@@ -226,7 +225,10 @@ class DequantizedRaster(RasterView):
         self.nodatavals = (float('nan'),) * raster.count
         self.dequantized = method
         self._scales = scales
-        if scales is not None:
+        self._declared = set(raster.nodatavals) == {ALPHAEARTH_NODATA}
+        if scales is None:
+            self.code_dtype = 'int8'
+        else:
             self.files = (*raster.files, *scales.files)
             if scales.shape != raster.shape or scales.count not in (1, raster.count):
                 raise RasterError(
@@ -247,22 +249,35 @@ class DequantizedRaster(RasterView):
         self, window: Window, indexes: Sequence[int], out: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Read a window that lies inside the raster as vectors."""
-        codes, valid = self._raster.read_masked(window, indexes)
-        values = np.empty(codes.shape, np.float32) if out is None else out
         if self._scales is None:
-            if _put_alphaearth(codes, values):
-                known = ~np.isnan(values)
-                valid = known if valid is None else valid & known
+            codes, valid = self.read_codes(window, indexes)
+            values = np.empty(codes.shape, np.float32) if out is None else out
+            _put_alphaearth(codes, values)
         else:
+            codes, valid = self._raster.read_masked(window, indexes)
+            values = np.empty(codes.shape, np.float32) if out is None else out
             scales, stated = self._scales.read_masked(window, indexes if self._scales.count > 1 else [1])
             np.multiply(codes, scales, out=values, casting='unsafe', dtype=np.float32)
             known = np.isfinite(scales) & (scales > 0)
             valid = known if valid is None else valid & known
-            valid = valid if stated is None else valid & stated
-        valid = compact(valid)
+            valid = compact(valid if stated is None else valid & stated)
         if valid is not None:
             np.copyto(values, np.float32(np.nan), where=~valid)
         return values, valid
+
+    def read_codes(
+        self, window: Window, indexes: Sequence[int], out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read a window that lies inside the raster as codes of AlphaEarth."""
+        codes, valid = self._raster.read_masked(window, indexes, out)
+        if not self._declared and codes.size and codes.min() == ALPHAEARTH_NODATA:
+            known = codes != ALPHAEARTH_NODATA
+            valid = compact(known if valid is None else valid & known)
+        return codes, valid
+
+    def put_values(self, codes: np.ndarray, values: np.ndarray) -> None:
+        """Put the values of AlphaEarth's codes into an array float32 of the same shape."""
+        _put_alphaearth(codes, values)
 
 
 class ZeroVectors(RasterView):

@@ -74,6 +74,8 @@ class Raster:
         """Whether several bands had one name."""
         self.dequantized: Any = None
         """How stored codes of embeddings were made vectors; see `geolearn.raster.embeddings`."""
+        self.code_dtype = ''
+        """Type of the codes that values follow from one by one, which take less memory; empty where there are none."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -126,6 +128,16 @@ class Raster:
         self, window: Window, indexes: Sequence[int], out: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Read a window that lies inside the raster: pixels, and a mask as `geolearn.raster.nodata` has it."""
+        raise NotImplementedError
+
+    def read_codes(
+        self, window: Window, indexes: Sequence[int], out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read a window as `read_masked` does, but codes in `code_dtype`, which `put_values` makes values of."""
+        raise NotImplementedError
+
+    def put_values(self, codes: np.ndarray, values: np.ndarray) -> None:
+        """Put the values of codes (bands, height, width) into an array float32 of the same shape."""
         raise NotImplementedError
 
     def read(self, index: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from geolearn.backbones import timm as own
 from geolearn.backbones.building import RGB
 from geolearn.backbones.timm import TimmTransformer
 from geolearn.bands import Band, get_bands
-from geolearn.errors import BackboneError
+from geolearn.errors import BackboneError, WeightsError
 
 BANDS = (*RGB, Band('nir', 0.842, 'nir'))
 STRIDES = (4, 8, 16, 32)
@@ -55,6 +55,49 @@ def test_swin_equals_timms_own_at_its_own_size():
     with torch.no_grad():
         for found, expected in zip(net(x), reference(x)):
             torch.testing.assert_close(found, expected.permute(0, 3, 1, 2), atol=1e-4, rtol=1e-4)
+
+
+def published_names(state):
+    """timm's names of an EfficientNet-B0 as EfficientNet-PyTorch has them."""
+    blocks = sorted({tuple(map(int, name.split('.')[1:3])) for name in state if name.startswith('blocks.')})
+    outside = {'conv_stem': '_conv_stem', 'bn1': '_bn0', 'conv_head': '_conv_head', 'bn2': '_bn1', 'classifier': '_fc'}
+    inside = {'conv_pw': '_expand_conv', 'conv_dw': '_depthwise_conv', 'conv_pwl': '_project_conv'}
+    inside |= {f'bn{n}': f'_bn{n - 1}' for n in (1, 2, 3)}
+    plain = inside | {'conv_pw': '_project_conv', 'bn1': '_bn1', 'bn2': '_bn2'}
+    found = {}
+    for name, value in state.items():
+        parts = name.split('.')
+        if parts[0] != 'blocks':
+            found['.'.join([outside[parts[0]], *parts[1:]])] = value
+            continue
+        place = tuple(map(int, parts[1:3]))
+        if parts[3] == 'se':
+            layer = {'conv_reduce': '_se_reduce', 'conv_expand': '_se_expand'}[parts[4]]
+        else:
+            layer = (inside if place[0] else plain)[parts[3]]
+        found[f'_blocks.{blocks.index(place)}.{layer}.{parts[-1]}'] = value
+    return found
+
+
+def test_weights_under_the_names_of_efficientnet_pytorch_load_strictly(tmp_path):
+    torch.manual_seed(0)
+    donor = timm.create_model('tf_efficientnet_b0').eval()
+    state = published_names(donor.state_dict())
+    assert {'_blocks.0._bn1.weight', '_blocks.15._bn2.bias', '_blocks.3._se_reduce.weight', '_fc.bias'} < set(state)
+    torch.save(state, tmp_path / 'b0.pth')
+    net = create_backbone('tf_efficientnet_b0', RGB, weights=tmp_path / 'b0.pth').eval()
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        for found, expected in zip(net(x), donor.forward_intermediates(x, intermediates_only=True)[1:]):
+            assert torch.equal(found, expected)
+    gone = dict(state)
+    gone['_blocks.2._unknown.weight'] = gone.pop('_blocks.2._bn1.weight')
+    torch.save(gone, tmp_path / 'odd.pth')
+    with pytest.raises(WeightsError, match=r'missing: blocks\.1\.1\.bn2\.weight; 1 unexpected: _blocks\.2\._unknown'):
+        create_backbone('tf_efficientnet_b0', RGB, weights=tmp_path / 'odd.pth')
+    # the same kernels, but padded and normed in another way
+    with pytest.raises(WeightsError, match='which efficientnet_b0 does not; take the backbone tf_efficientnet_b0'):
+        create_backbone('efficientnet_b0', RGB, weights=tmp_path / 'b0.pth')
 
 
 class TestPlainTransformers:

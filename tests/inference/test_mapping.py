@@ -17,6 +17,7 @@ import torch
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 from scipy import ndimage
 from torch import nn
@@ -544,6 +545,28 @@ def test_rows_are_read_ahead_while_those_before_them_stay(tmp_path, save):
         assert len(counting.windows) == 2
         expected = RollingRows(Source(src, (1, 2)), 24).rows(18, 40)
     assert all(np.array_equal(part, other) for part, other in zip(ahead, expected))
+
+
+def test_the_next_block_row_is_read_while_all_tiles_of_the_last_are_cut(tmp_path, save):
+    """Block rows of two rows of tiles: reading begins with the first of these, and not only with the second."""
+    path = save(tmp_path / 'src.tif', make_pixels((128, 64)), nodata=-1, blockysize=64)
+    with open_raster(path) as src:
+        counting = Counting(src)
+        grid = make_grid((128, 64), tile_size=32, halo=0)
+        batches = read_batches([Source(counting, (1, 2))], grid, batch_size=1, read=ReadOptions())
+        first = next(batches)
+        deadline = time.time() + 10
+        while len(counting.windows) < 2 and time.time() < deadline:
+            time.sleep(0.01)
+        assert [(w.row_off, w.height) for w in counting.windows] == [(0, 64), (64, 64)]
+        found = [first, *batches]
+        assert len(counting.windows) == 2
+        expected, _ = src.read_masked(Window(0, 0, 64, 128), [1, 2])
+    for batch in found:
+        (tile,) = batch.tiles
+        row, col = int(tile.read.row_off), int(tile.read.col_off)
+        part = expected[:, row : row + 32, col : col + 32]
+        assert np.array_equal(batch.pixels[0].nan_to_num(-1).numpy(), np.where((part == -1).any(0), -1, part))
 
 
 def test_dates_in_one_file_are_read_by_one_thread_at_a_time(tmp_path, save):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from rasterio.windows import Window
 
 from geolearn import PixelHead, export_training_data, from_rasters, load_model, prepare_data
 from geolearn.errors import ChipFolderError, RasterError, UnknownNameError
+from geolearn.inference.tiles import ReadOptions, Source
 from geolearn.raster import find_product, open_raster, read_window
 
 NAMES = [f'A{number:02d}' for number in range(64)]
@@ -87,6 +89,23 @@ def test_codes_of_alphaearth_are_read_as_vectors(scene):
     assert (gaps == known[2:11, 4:14]).all()
     with open_raster(raw) as src:
         assert (src.read(1) == codes[0]).all()
+
+
+@pytest.mark.parametrize('declared', [-128, None])
+def test_maps_hold_codes_until_tiles_are_cut(scene, tmp_path, declared):
+    codes = scene[3]
+    path = write(tmp_path / 'codes.tif', codes, NAMES, nodata=declared)
+    with open_raster(path, dequantize='alphaearth') as src:
+        source = Source(src, src.indexes)
+        assert (source.held_dtype, source.dtype) == (np.dtype('int8'), 'float32')
+        held, valid = source.read_held(Window(0, 0, 32, 16))
+        values = np.empty(held.shape, np.float32)
+        source.put_model_units(held, values, ReadOptions(scale=2.0))
+        expected, known = source.read(Window(0, 0, 32, 16))
+        assert (valid == known).all()
+        np.testing.assert_array_equal(values[:, known], 2 * expected[:, known])
+        # what a user names as NoData is a number of the vectors, not a code
+        assert replace(source, nodata=(0.5,) * 64).held_dtype == 'float32'
 
 
 def test_the_product_is_known_by_names_and_paths_and_said_by_the_user(scene):

