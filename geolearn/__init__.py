@@ -59,6 +59,7 @@ __all__ = [
     'PixelRegressor',
     'RTDetr',
     'RetinaNet',
+    'RotatedFCOS',
     'SegFormer',
     'SingleShotDetector',
     'UNet',

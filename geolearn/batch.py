@@ -15,17 +15,41 @@ class Objects:
         boxes: (n, 4) float32 left, top, right, bottom in pixels.
         labels: (n,) int64 class indices, 0..classes-1.
         masks: (n, height, width) bool, or None where objects have no outline.
+        turned: (n, 5) float32 x, y, width, height and angle of oriented boxes in the form le90, which may reach beyond
+            the image; None where boxes are level. See `geolearn.oriented.geometry`.
+        ignored: (n,) bool, True for objects that are neither to be detected nor background; None where there are none.
     """
 
     boxes: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    turned: Tensor | None = None
+    ignored: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def to(self, device: torch.device) -> 'Objects':
         """Return the same objects on a device."""
-        return Objects(
-            self.boxes.to(device), self.labels.to(device), None if self.masks is None else self.masks.to(device)
-        )
+        return Objects(*(None if part is None else part.to(device) for part in self._parts()))  # type: ignore[arg-type]
+
+    def select(self, rows: Tensor) -> 'Objects':
+        """Return some of the objects, by a boolean mask (n,) or by their numbers."""
+        return Objects(*(None if part is None else part[rows] for part in self._parts()))  # type: ignore[arg-type]
+
+    def split(self, counts: Sequence[int]) -> tuple['Objects', ...]:
+        """Return so many objects in each part, one part after the other."""
+        parts = [[None] * len(counts) if part is None else part.split(list(counts)) for part in self._parts()]
+        return tuple(Objects(*row) for row in zip(*parts))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence['Objects']) -> 'Objects':
+        """Return the objects of several images together; all have the same parts."""
+        columns = zip(*(part._parts() for part in parts))
+        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+
+    def _parts(self) -> tuple[Tensor | None, ...]:
+        return self.boxes, self.labels, self.masks, self.turned, self.ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +112,14 @@ class Detections:
         labels: (n,) int64 class indices, 0..classes-1.
         scores: (n,) float32, 0..1.
         masks: (n, height, width) bool, or None where the network draws no outlines.
+        turned: (n, 5) float32 oriented boxes in the form le90; None where boxes are level.
     """
 
     boxes: Tensor
     labels: Tensor
     scores: Tensor
     masks: Tensor | None = None
+    turned: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -101,7 +127,8 @@ class Detections:
     def select(self, rows: Tensor) -> 'Detections':
         """Return some of the objects, by a boolean mask (n,) or by their numbers."""
         masks = None if self.masks is None else self.masks[rows]
-        return Detections(self.boxes[rows], self.labels[rows], self.scores[rows], masks)
+        turned = None if self.turned is None else self.turned[rows]
+        return Detections(self.boxes[rows], self.labels[rows], self.scores[rows], masks, turned)
 
     def filter_by_score(self, threshold: float) -> 'Detections':
         """Return the objects of this score or a higher one."""
@@ -110,15 +137,18 @@ class Detections:
     def cpu(self) -> 'Detections':
         """Return the same objects on the CPU."""
         masks = None if self.masks is None else self.masks.cpu()
-        return Detections(self.boxes.cpu(), self.labels.cpu(), self.scores.cpu(), masks)
+        turned = None if self.turned is None else self.turned.cpu()
+        return Detections(self.boxes.cpu(), self.labels.cpu(), self.scores.cpu(), masks, turned)
 
     @classmethod
     def concatenate(cls, parts: Sequence['Detections']) -> 'Detections':
         """Return the objects of several detections in one image together."""
         masks = [part.masks for part in parts if part.masks is not None]
+        turned = [part.turned for part in parts if part.turned is not None]
         return cls(
             torch.cat([part.boxes for part in parts]),
             torch.cat([part.labels for part in parts]),
             torch.cat([part.scores for part in parts]),
             torch.cat(masks) if masks else None,
+            torch.cat(turned) if turned else None,
         )

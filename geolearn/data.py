@@ -180,6 +180,22 @@ class ChipData:
             test_dl=None if self.test_dl is None else without(self.test_dl),
         )
 
+    def oriented(self) -> 'ChipData':
+        """Return the same chips with oriented boxes in place of outlines: the rectangles of least area around them."""
+        if self.task != Task.INSTANCES:
+            return self
+
+        def turned(loader: ChipLoader) -> ChipLoader:
+            return loader.with_config(replace(loader.dataset.config, task=Task.ORIENTED))
+
+        return replace(
+            self,
+            task=Task.ORIENTED,
+            train_dl=turned(self.train_dl),
+            valid_dl=turned(self.valid_dl),
+            test_dl=None if self.test_dl is None else turned(self.test_dl),
+        )
+
     def validating_on_all(self) -> 'ChipData':
         """Return the same chips, all of them to validate on, as for an evaluation of a model that saw none of them."""
         split = self.split

@@ -19,6 +19,7 @@ from geolearn.chips.exporting import vector_labels
 from geolearn.chips.exporting.labels import feature_label, shown_name
 from geolearn.chips.exporting.placement import Cutout
 from geolearn.chips.formats import OpenedFolder
+from geolearn.chips.formats.shapes import oriented_label
 from geolearn.chips.formats.styles import read_vector_style
 from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, check_target, mask_boxes
 from geolearn.chips.meaning.augmentation import Transforms
@@ -535,7 +536,7 @@ def _listing(
     task = _task_of(first[1]) if has_labels else Task.UNLABELLED
     band_count = len(_as_image(first[0]))
     values: set[int] = set()
-    if task in (Task.LABEL, Task.LABELS, Task.OBJECTS, Task.INSTANCES):
+    if task in (Task.LABEL, Task.LABELS, Task.OBJECTS, Task.ORIENTED, Task.INSTANCES):
         for index in range(count):
             values |= set(_as_label(item(index)[1], task, unlabelled).class_ids.tolist())
         values |= set(class_mapping)
@@ -569,6 +570,8 @@ def _as_image(value: Any) -> np.ndarray:
 
 def _task_of(target: Any) -> Task:
     if isinstance(target, tuple | list) and len(target) in (2, 3) and np.ndim(target[0]) == 2:
+        if len(target) == 2 and np.shape(target[0])[1] == 5:
+            return Task.ORIENTED
         return Task.OBJECTS if len(target) == 2 else Task.INSTANCES
     label = _as_array(target)
     if label.ndim == 2:
@@ -579,13 +582,15 @@ def _task_of(target: Any) -> Task:
         return Task.LABEL
     raise errors.ChipFolderError(
         f'a label of shape {label.shape} is not known; pass (height, width), a class value, (classes,) bool, or '
-        '(boxes, class values)'
+        '(boxes, class values), where boxes are (n, 4), or (n, 5) of oriented ones'
     )
 
 
 def _as_label(target: Any, task: Task, unlabelled: Sequence[float]) -> Label:
     if task == Task.UNLABELLED:
         return Label()
+    if task == Task.ORIENTED:
+        return oriented_label(_as_array(target[1]).astype(np.int64), _as_array(target[0]))
     if task in (Task.OBJECTS, Task.INSTANCES):
         boxes, ids = _as_array(target[0]).astype(np.float32).reshape(-1, 4), _as_array(target[1]).astype(np.int64)
         if task == Task.OBJECTS:

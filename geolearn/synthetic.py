@@ -238,7 +238,7 @@ def _inside(rng: Generator, shape: tuple[int, int]) -> np.ndarray:
 
 def _cloud(rng: Generator, shape: tuple[int, int], fraction: float) -> np.ndarray:
     """Cloud cover 0..1 with soft edges, at least _OPAQUE over `fraction` of the scene."""
-    puffs = sum(part * _smooth(rng, shape, px * _scale(shape)) for part, px in ((1, 24), (0.3, 8), (0.12, 3)))
+    puffs = sum(part * smooth_noise(rng, shape, px * _scale(shape)) for part, px in ((1, 24), (0.3, 8), (0.12, 3)))
     floor = np.quantile(puffs, 1 - fraction) if fraction else np.inf
     return np.clip(_OPAQUE + (puffs - floor) / 0.8, 0, 1)
 
@@ -247,7 +247,7 @@ def _land(rng: Generator, seen: np.ndarray) -> _Land:
     """Lay out the classes so that each has its share of the `seen` pixels."""
     shape, scale = seen.shape, _scale(seen.shape)
     (field, across), town = _fields(rng, shape), _towns(rng, shape)
-    woods = _smooth(rng, shape, 30 * scale) + 0.3 * _smooth(rng, shape, 9 * scale)
+    woods = smooth_noise(rng, shape, 30 * scale) + 0.3 * smooth_noise(rng, shape, 9 * scale)
     label = np.zeros(shape, np.uint8)
     for value, score in ((WATER, _waters(rng, shape)), (BUILT, town), (FOREST, woods)):
         free = label == 0
@@ -263,11 +263,11 @@ def _waters(rng: Generator, shape: tuple[int, int]) -> np.ndarray:
     scale = _scale(shape)
     along, off = _rotate(shape, rng.uniform(0, np.pi))
     steps = np.arange(-1.5 * max(shape), 1.5 * max(shape))
-    bends, width = (_smooth(rng, (1, steps.size), px * scale)[0] for px in (45, 60))
+    bends, width = (smooth_noise(rng, (1, steps.size), px * scale)[0] for px in (45, 60))
     bends = 28 * scale * bends + rng.uniform(-0.2, 0.2) * min(shape)
     width = (9 + 2.5 * width) * np.sqrt(scale) * np.hypot(1, np.gradient(bends))  # measured askew where the river turns
     river = np.abs(off - np.interp(along, steps, bends)) < np.interp(along, steps, width)
-    return np.where(river, 9, _smooth(rng, shape, 40 * scale) + 0.15 * _smooth(rng, shape, 14 * scale))
+    return np.where(river, 9, smooth_noise(rng, shape, 40 * scale) + 0.15 * smooth_noise(rng, shape, 14 * scale))
 
 
 def _towns(rng: Generator, shape: tuple[int, int]) -> np.ndarray:
@@ -277,7 +277,7 @@ def _towns(rng: Generator, shape: tuple[int, int]) -> np.ndarray:
     for radius in (1.0, 0.5, 0.36, 0.3):
         row, col = rng.uniform(0.12, 0.88, 2) * shape
         near = np.maximum(near, 1 - np.hypot(rows - row, cols - col) / (radius * 0.25 * min(shape)))
-    return near + 0.12 * _smooth(rng, shape, 12 * _scale(shape)) + 0.04 * _smooth(rng, shape, 3)
+    return near + 0.12 * smooth_noise(rng, shape, 12 * _scale(shape)) + 0.04 * smooth_noise(rng, shape, 3)
 
 
 def _fields(rng: Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -295,7 +295,7 @@ def _fields(rng: Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndar
 def _field_classes(rng: Generator, field: np.ndarray, counted: np.ndarray) -> np.ndarray:
     """Class of each field: meadows keep to one part of the land, bare fields lie scattered among crops."""
     area = np.bincount(field[counted], minlength=field.max() + 1)
-    wet = _smooth(rng, field.shape, 70 * _scale(field.shape))
+    wet = smooth_noise(rng, field.shape, 70 * _scale(field.shape))
     wet_field = np.bincount(field.ravel(), wet.ravel()) / np.bincount(field.ravel())
     order = np.argsort(wet_field + rng.normal(0, 0.8, area.size))
     middle = np.empty(area.size)
@@ -321,7 +321,7 @@ def _reflectance(rng: Generator, land: _Land) -> np.ndarray:
 def _textures(rng: Generator, land: _Land) -> Mapping[int, tuple[np.ndarray | float, ...]]:
     """By class: place between its two spectra, share of other plants, and brightness around 1."""
     shape, count = land.label.shape, land.field.max() + 1
-    coarse, middle, fine, grain = (_smooth(rng, shape, px) for px in (25 * _scale(shape), 6, 1.0, 0.6))
+    coarse, middle, fine, grain = (smooth_noise(rng, shape, px) for px in (25 * _scale(shape), 6, 1.0, 0.6))
     ripe = np.clip(rng.beta(1.3, 0.9, count) + rng.uniform(-0.1, 0.1), 0, 1)[land.field]  # by field and season
     bright = (1 + 0.07 * rng.standard_normal(count))[land.field]
     weeds = (0.3 * rng.beta(1, 3, count))[land.field]
@@ -353,11 +353,11 @@ def _sense(rng: Generator, ground: np.ndarray, cloud: np.ndarray) -> np.ndarray:
     """Put light, shade, haze, cloud, blur and noise on the ground's reflectance; returns 1..12000."""
     shape, scale = cloud.shape, _scale(cloud.shape)
     slope = _rotate(shape, rng.uniform(0, 2 * np.pi))[0] / max(shape)
-    light = 1 + 0.06 * slope + 0.025 * _smooth(rng, shape, 30 * scale) + rng.uniform(-0.04, 0.04)
+    light = 1 + 0.06 * slope + 0.025 * smooth_noise(rng, shape, 30 * scale) + rng.uniform(-0.04, 0.04)
     # The morning sun stands in the south-east. Smoothed noise wraps around, so a roll is a cloud from beyond the edge.
     shade = np.roll(cloud, (-round(22 * scale), -round(9 * scale)), (0, 1))
-    tops = 1 + 0.05 * _smooth(rng, shape, 5)
-    haze = rng.uniform(0.002, 0.014) * (1 + 0.15 * _smooth(rng, shape, 80 * scale))
+    tops = 1 + 0.05 * smooth_noise(rng, shape, 5)
+    haze = rng.uniform(0.002, 0.014) * (1 + 0.15 * smooth_noise(rng, shape, 80 * scale))
     seen = np.empty(ground.shape, np.float32)
     for band, scatter in enumerate(_HAZE):
         sunlit = ground[band] * light * (1 - (0.75 - 0.3 * scatter) * shade)  # the blue sky lights what lies in shade
@@ -389,7 +389,7 @@ def _nearest(shape: tuple[int, int], points: np.ndarray) -> np.ndarray:
     return nearest
 
 
-def _smooth(rng: Generator, shape: tuple[int, int], sigma: float) -> np.ndarray:
+def smooth_noise(rng: Generator, shape: tuple[int, int], sigma: float) -> np.ndarray:
     """Gaussian noise smoothed over `sigma` pixels, mean 0 and standard deviation 1; it wraps around."""
     waves = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1]))
     spectrum = np.fft.rfft2(rng.standard_normal(shape)) * np.exp(-2 * (np.pi * sigma * waves) ** 2)

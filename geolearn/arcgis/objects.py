@@ -11,6 +11,7 @@ from geolearn.batch import Detections
 from geolearn.inference import classify_polygons, detecting, merging
 from geolearn.models import Model
 from geolearn.networks.classification import THRESHOLD, ChipOptions, check_threshold
+from geolearn.oriented import geometry
 
 
 class ClassifyObjects(raster_functions.VectorFunction):
@@ -157,7 +158,7 @@ class DetectObjects(raster_functions.VectorFunction):
         """Return the objects whose center lies in the inner part of a block."""
         nothing = torch.zeros(0)
         if image.isnan().all():
-            return Detections(nothing.view(0, 4), nothing.long(), nothing)
+            return Detections(nothing.view(0, 4), nothing.long(), nothing, turned=nothing.view(0, 5))
         network = self._loaded.network
         predict = detecting.make_predict_fn(
             network, threshold=self._threshold, nms_overlap=self._nms_overlap, augment=self._augment
@@ -165,11 +166,15 @@ class DetectObjects(raster_functions.VectorFunction):
         with torch.inference_mode():
             (detections,) = predict(image[None])
         centers = (detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2
+        if detections.turned is not None:  # boxes end at the edge of the block
+            centers = detections.turned[:, :2]
         start = self._tiling.padding
         end = torch.tensor([image.shape[-1] - start, image.shape[-2] - start])
         return detections.select(((centers >= start) & (centers < end)).all(1))
 
     def _shapes(self, detections: Detections) -> list[list[raster_functions.Ring]]:
+        if detections.turned is not None:
+            return [raster_functions.corner_rings(corners) for corners in geometry.corners(detections.turned).tolist()]
         return [raster_functions.box_rings(*box) for box in detections.boxes.tolist()]
 
     def _usual_tiling(self, model: Model) -> raster_functions.Tiling:

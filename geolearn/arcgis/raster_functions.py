@@ -77,6 +77,12 @@ def box_rings(left: float, top: float, right: float, bottom: float) -> list[Ring
     return [[[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]]
 
 
+def corner_rings(corners: Sequence[Sequence[float]]) -> list[Ring]:
+    """Return the ring of an oriented box by its corners (4, 2), clockwise on the image."""
+    points = [list(corner) for corner in corners]
+    return [[*points, points[0]]]
+
+
 def outline_rings(outline: Any) -> list[Ring]:
     """Return the rings of a shapely polygon or several: outer ones clockwise on the image, holes the other way."""
     shapely = extras.require('shapely', extra='vector', to='outline objects')

@@ -19,6 +19,7 @@ from geolearn.augment.transforms import (
     ScaleCrop,
     cloud_brightness,
 )
+from geolearn.augment.turning import Turn
 
 __all__ = [
     'Augmentation',
@@ -35,5 +36,6 @@ __all__ = [
     'PixelStep',
     'Radiometry',
     'ScaleCrop',
+    'Turn',
     'cloud_brightness',
 ]

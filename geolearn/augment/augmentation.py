@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 
 from geolearn.augment import transforms
 from geolearn.augment import transforms as draws
+from geolearn.augment.turning import Turn
 from geolearn.batch import Batch
 
 
@@ -139,6 +140,7 @@ class Augmentation:
         dihedral: All eight flips and turns; without it only left-right flips (oblique images have an up).
         gain: Each band of each image is multiplied by 1 ± gain.
         offset: Each band of each image is moved by ± offset standard deviations.
+        turn: Images are turned by up to so many degrees, 180 for any direction; see `Turn`.
         scale_crop: Lowest and highest zoom factor; see `ScaleCrop`.
         noise: Largest noise as a share of the band's standard deviation; see `Noise`.
         band_dropout: Probability that a band is set to its mean; needs `band_mean`.
@@ -155,6 +157,7 @@ class Augmentation:
     gain: float = 0.1
     offset: float = 0.1
     _: KW_ONLY
+    turn: float = 0.0
     scale_crop: tuple[float, float] | None = None
     noise: float = 0.0
     band_dropout: float = 0.0
@@ -179,6 +182,8 @@ class Augmentation:
     @cached_property
     def _chain(self) -> transforms.Chain:
         steps: list[transforms.BatchTransform] = [transforms.Dihedral(self.dihedral)]
+        if self.turn:
+            steps.append(Turn(self.turn))
         if self.scale_crop is not None:
             steps.append(transforms.ScaleCrop(*self.scale_crop))
         mixes: list[transforms.BatchTransform] = []

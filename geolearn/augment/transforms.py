@@ -14,6 +14,7 @@ from geolearn import classes, errors
 from geolearn.augment import transforms as draws
 from geolearn.bands import Band
 from geolearn.batch import Batch, Objects
+from geolearn.oriented import geometry, overlap
 from geolearn.statistics import BandStatistics
 
 
@@ -168,7 +169,17 @@ class _Turn(NamedTuple):
 
     def objects(self, found: Objects, shape: tuple[int, int]) -> Objects:
         masks = None if found.masks is None else self.pixels(found.masks).contiguous()
-        return Objects(self.boxes(found.boxes, shape), found.labels, masks)
+        boxes = self.boxes(found.boxes, shape)
+        return replace(found, boxes=boxes, masks=masks, turned=self.turned(found.turned, shape))
+
+    def turned(self, boxes: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
+        """Turn oriented boxes (n, 5) that lie in a plane of `shape`."""
+        if boxes is None:
+            return None
+        boxes = geometry.mirrored(
+            boxes, width=shape[1] if self.across else None, height=shape[0] if self.down else None
+        )
+        return geometry.transposed(boxes) if self.swap else boxes
 
 
 @dataclass(frozen=True)
@@ -298,6 +309,8 @@ class ScaleCrop:
         ]
 
     def _objects(self, window: _Window, found: Objects, shape: torch.Size) -> Objects:
+        if found.turned is not None and found.masks is None:
+            return keep_visible(self._zoomed(window, found.turned), found, (shape[-2], shape[-1]), self.min_visible)
         whole = window.boxes(found.boxes)
         limits = whole.new_tensor([shape[-1], shape[-2], shape[-1], shape[-2]])
         boxes = torch.minimum(whole.clamp(min=0), limits)
@@ -307,9 +320,30 @@ class ScaleCrop:
         if masks is not None:
             masks = window.nearest(masks, fill=False)
             kept &= masks.flatten(1).any(1)
-            masks = masks[kept]
-            return Objects(tight_boxes(masks), found.labels[kept], masks)
-        return Objects(boxes[kept], found.labels[kept])
+            turned = None if found.turned is None else self._zoomed(window, found.turned)
+            found = replace(found, masks=masks, turned=turned).select(kept)
+            assert found.masks is not None
+            return replace(found, boxes=tight_boxes(found.masks))
+        return replace(found, boxes=boxes).select(kept)
+
+    def _zoomed(self, window: _Window, turned: Tensor) -> Tensor:
+        return geometry.scaled(geometry.moved(turned, -window.left, -window.top), window.zoom)
+
+
+def keep_visible(turned: Tensor, found: Objects, shape: tuple[int, int], least: float) -> Objects:
+    """Return the objects whose oriented boxes (n, 5) have moved, without those of which too little is in the image.
+
+    Args:
+        turned: Of the objects, where they are now.
+        found: The objects.
+        shape: Height and width of the image.
+        least: Share of an oriented box that must be in the image.
+    """
+    shares = torch.from_numpy(overlap.visible_shares(turned.detach().cpu().numpy(), shape)).to(turned.device)
+    limits = turned.new_tensor([shape[1], shape[0], shape[1], shape[0]])
+    boxes = torch.minimum(geometry.hulls(turned).clamp(min=0), limits)
+    kept = (shares >= least) & (_area(boxes) > 0)
+    return replace(found, boxes=boxes, turned=turned).select(kept)
 
 
 def _nearest(windows: list[_Window], planes: Tensor | None, fill: float) -> Tensor | None:

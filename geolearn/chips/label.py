@@ -33,6 +33,8 @@ class Task(StrEnum):
     """Two dates of one place and a class per pixel of what changed: `Label.raster`."""
     OBJECTS = 'objects'
     """Boxes: `Label.class_ids` and `Label.boxes`."""
+    ORIENTED = 'oriented'
+    """Oriented boxes: `Label.class_ids`, `Label.turned`, and `Label.boxes` around them."""
     INSTANCES = 'instances'
     """Outlined objects: `Label.class_ids`, `Label.boxes` and `Label.masks`."""
     PANOPTIC = 'panoptic'
@@ -62,6 +64,10 @@ class Label:
         skipped: Why something in the label was left out, one text for each thing, such as ``'box outside the chip'``;
             equal texts are counted together over all chips.
         unlabelled: (height, width) bool, True where `raster` says nothing; None where it does everywhere.
+        turned: (n, 5) float32 oriented boxes x, y, width, height, angle in the form le90, which may reach beyond the
+            chip; or None. See `geolearn.oriented.geometry`.
+        ignored: (n,) bool, True for objects that are neither to be detected nor background, such as DOTA's difficult
+            ones; or None.
     """
 
     raster: np.ndarray | None = None
@@ -70,6 +76,12 @@ class Label:
     masks: tuple[np.ndarray, ...] | None = None
     skipped: tuple[str, ...] = ()
     unlabelled: np.ndarray | None = None
+    turned: np.ndarray | None = None
+    ignored: np.ndarray | None = None
+
+
+BOX_TASKS = frozenset({Task.OBJECTS, Task.ORIENTED, Task.INSTANCES, Task.PANOPTIC})
+"""Tasks whose labels list objects."""
 
 
 def class_lookup(classes: Iterable[ClassInfo]) -> dict[str, int]:

@@ -102,7 +102,9 @@ def _add_objects(group: Any) -> None:
     merging = 'of objects that overlap keep the highest score (nms, the default), lower the others, or take the mean'
     group.add_argument('--merge', choices=['nms', 'soft_nms', 'weighted'], help=merging)
     group.add_argument('--overlap', type=whole(0), help='pixels that neighboring tiles share')
-    group.add_argument('--outline', choices=['exact', 'simplified', 'orthogonal'], help='of objects with masks')
+    group.add_argument(
+        '--outline', choices=['exact', 'simplified', 'orthogonal', 'rectangle'], help='of objects with masks'
+    )
 
 
 def _add_polygons(group: Any) -> None:

@@ -243,7 +243,7 @@ def _choose_loss(
     given = _given(arguments, LOSS_ARGUMENTS)
     if not given:
         return None
-    if 'loss' not in taken or {Task.OBJECTS, Task.INSTANCES} & set(cls.tasks):
+    if 'loss' not in taken or {Task.OBJECTS, Task.INSTANCES, Task.ORIENTED} & set(cls.tasks):
         raise ValueError(f'{cls.__name__} has a loss of its own; leave out --loss and the options of losses')
     if {Task.PIXELS, Task.CHANGE} & set(cls.tasks):
         return PixelLossOptions(**given)

@@ -79,7 +79,10 @@ def detect_request(spec: ModelSpec, network: Detector, request: 'DetectRequest')
 
 @dataclass(frozen=True, eq=False)
 class DetectRequest:
-    """In what objects are detected, and how; the arguments of `detect_raster` besides the model."""
+    """In what objects are detected, and how; the arguments of `detect_raster` besides the model.
+
+    Those of `oriented` are whether the network gives oriented boxes.
+    """
 
     src: reading.RasterSource
     dst: str | Path
@@ -89,6 +92,12 @@ class DetectRequest:
     tiling: TilingOptions
     options: DetectOptions
     overwrite: bool
+    oriented: bool = False
+
+    @property
+    def outlined(self) -> bool:
+        """Whether features are outlines, and not boxes."""
+        return self.masks and self.options.outline != 'rectangle'
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,13 +157,15 @@ class DetectPlan:
     def write(self, parts: Sequence[merging.TileDetections]) -> None:
         """Write the layer, from the detections of all tiles in their order."""
         objects = merge_tiles(parts, self.grid, self.request.options, self.area)
-        vectors.write_layer(
-            vectors.objects_to_features(
-                objects, self.sources[0].box, self.spec.class_infos, outlined=self.request.masks
-            ),
-            self.target,
-            geometry_type='MultiPolygon' if self.request.masks else 'Polygon',
+        request = self.request
+        features = vectors.objects_to_features(
+            objects,
+            self.sources[0].box,
+            self.spec.class_infos,
+            outlined=request.outlined,
+            oriented=request.oriented or (request.masks and not request.outlined),
         )
+        vectors.write_layer(features, self.target, geometry_type='MultiPolygon' if request.outlined else 'Polygon')
 
 
 def plan_detection(spec: ModelSpec, network: Detector, request: DetectRequest, stack: ExitStack) -> DetectPlan:

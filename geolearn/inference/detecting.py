@@ -31,6 +31,7 @@ from geolearn.inference.tiles import (
 )
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
+from geolearn.oriented import geometry
 from geolearn.raster.area import PixelArea
 from geolearn.tiling import TileGrid
 
@@ -67,7 +68,7 @@ class DetectOptions:
     threshold: float = 0.5
     nms_overlap: float = 0.3
     augment: bool = False
-    outline: merging.Outline = 'exact'
+    outline: merging.ObjectOutline = 'exact'
     overlap: int | None = None
     merge: merging.Merge = 'nms'
     resume: bool = False
@@ -76,7 +77,7 @@ class DetectOptions:
         for name, value in (('threshold', self.threshold), ('nms_overlap', self.nms_overlap)):
             if not 0 <= value <= 1:
                 raise ValueError(f'{name} must be in 0..1, got {value}')
-        for name, choices in (('outline', merging.Outline), ('merge', merging.Merge)):
+        for name, choices in (('outline', merging.ObjectOutline), ('merge', merging.Merge)):
             if getattr(self, name) not in get_args(choices):
                 raise errors.UnknownNameError(name, str(getattr(self, name)), get_args(choices))
 
@@ -116,17 +117,21 @@ def make_predict_fn(network: nn.Module, *, threshold: float, nms_overlap: float,
 
 
 def _suppress(detections: Detections, overlap: float) -> Detections:
-    if detections.masks is None:
+    if detections.masks is None and detections.turned is None:
         return detections.select(batched_nms(detections.boxes, detections.scores, detections.labels, overlap))
     kept, _ = _nms(detections, overlap)
     return detections.select(torch.from_numpy(kept))
 
 
 def _nms(detections: Detections, overlap: float) -> tuple[np.ndarray, np.ndarray]:
-    """Suppress by masks where objects have them, else by boxes; see `nms`.
+    """Suppress by masks or oriented boxes where objects have them, else by boxes; see `nms`.
 
     The boxes of slender slanted objects side by side overlap although the objects do not.
     """
+    if detections.turned is not None:
+        turned = detections.turned.double().numpy()
+        shown, order = geometry.hulls(turned), detections.scores.double().numpy()
+        return merging.nms(shown, detections.labels.numpy(), order, overlap=overlap, turned=turned)
     boxes, scores = detections.boxes.double().numpy(), detections.scores.double().numpy()
     measure = None
     if detections.masks is not None:
@@ -155,7 +160,12 @@ def _flip(detections: Detections, shape: torch.Size, axes: tuple[int, ...]) -> D
         edge = 0 if axis == -1 else 1
         boxes[:, [edge, edge + 2]] = shape[axis] - boxes[:, [edge + 2, edge]]
     masks = None if detections.masks is None else detections.masks.flip(axes)
-    return Detections(boxes, detections.labels, detections.scores, masks)
+    turned = detections.turned
+    if turned is not None:
+        turned = geometry.mirrored(
+            turned, width=shape[-1] if -1 in axes else None, height=shape[-2] if -2 in axes else None
+        )
+    return Detections(boxes, detections.labels, detections.scores, masks, turned)
 
 
 def merge_augmented(passes: Sequence[Detections], *, overlap: float) -> Detections:
@@ -174,7 +184,11 @@ def merge_augmented(passes: Sequence[Detections], *, overlap: float) -> Detectio
     np.add.at(totals, owners, scores)
     means = boxes if every.masks is not None else merging.mean_boxes(boxes, scores, owners)
     merged = torch.from_numpy(np.minimum(totals / len(passes), scores)).float()
-    return Detections(torch.from_numpy(means).float(), every.labels, merged, every.masks).select(torch.from_numpy(kept))
+    turned = every.turned
+    if turned is not None:
+        turned = torch.from_numpy(merging.mean_oriented(turned.double().numpy(), scores, owners)).float()
+    found = Detections(torch.from_numpy(means).float(), every.labels, merged, every.masks, turned)
+    return found.select(torch.from_numpy(kept))
 
 
 def detect_tiles(
@@ -253,9 +267,9 @@ def merge_tiles(
         merge=options.merge,
         threshold=options.threshold,
     )
-    if area is None:
-        return merged
-    return merged.select(area.holds((merged.boxes[:, :2] + merged.boxes[:, 2:]) / 2))
+    if options.outline == 'rectangle' and merged.turned is None:
+        merged = merged.with_rectangles()
+    return merged if area is None else merged.select(area.holds(merged.centers))
 
 
 def _detect_in_tiles(
@@ -298,7 +312,7 @@ def _place(
     corner: tuple[int, int],
     number: int,
     shape: tuple[int, int],
-    kind: merging.Outline,
+    kind: merging.ObjectOutline,
 ) -> merging.TileDetections:
     """Bring a tile's objects to pixels of the raster, without those that another tile shows whole."""
     row, col = corner
@@ -314,9 +328,22 @@ def _place(
         masks = detections.masks[:, top : shape[0] - row, left : shape[1] - col].numpy()
         kept &= masks.any(axis=(1, 2))
         offset = np.array([col + left, row + top])
-        outlines = _outlines(masks[kept], boxes[kept] - np.tile(offset, 2), kind, offset)
+        # of rectangles, once parts are joined
+        drawn: merging.Outline = 'exact' if kind == 'rectangle' else kind
+        outlines = _outlines(masks[kept], boxes[kept] - np.tile(offset, 2), drawn, offset)
+    turned = None
+    if detections.turned is not None:
+        turned = geometry.moved(detections.turned.double().numpy(), col, row)
+        # what has its middle beyond the raster is seen in the padding
+        kept &= ((turned[:, :2] >= 0) & (turned[:, :2] <= limits[:2])).all(axis=1)
+        turned = turned[kept]
     return merging.TileDetections(
-        boxes[kept], detections.labels.numpy()[kept], detections.scores.double().numpy()[kept], tiles[kept], outlines
+        boxes[kept],
+        detections.labels.numpy()[kept],
+        detections.scores.double().numpy()[kept],
+        tiles[kept],
+        outlines,
+        turned,
     )
 
 
@@ -341,6 +368,8 @@ class ImageDetections:
         names: (n,) names of classes.
         scores: (n,) float32, 0..1.
         masks: (n, height, width) bool, or None where objects have no outline.
+        turned: (n, 5) float32 oriented boxes x, y, width, height, angle: width >= height, and the angle of the longer
+            side in radians, clockwise, -pi/2 <= angle < pi/2; None where boxes are level.
     """
 
     boxes: np.ndarray
@@ -349,6 +378,7 @@ class ImageDetections:
     names: tuple[str, ...]
     scores: np.ndarray
     masks: np.ndarray | None = None
+    turned: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -398,4 +428,5 @@ def detect_image(
         tuple(spec.class_infos[label].name for label in labels),
         detections.scores.numpy(),
         None if detections.masks is None else detections.masks.numpy(),
+        None if detections.turned is None else detections.turned.numpy(),
     )

@@ -6,12 +6,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from geolearn import extras, progress, tiling
+from geolearn.oriented import geometry
+from geolearn.oriented.overlap import array_overlaps, intersect_polygons, polygon_areas
+from geolearn.oriented.suppression import suppress
 from geolearn.raster.opening import group_pixels
 
 Outline = Literal['exact', 'simplified', 'orthogonal']
 """Along the edges of pixels; with few corners; or with right angles, as buildings have."""
+
+ObjectOutline = Literal['exact', 'simplified', 'orthogonal', 'rectangle']
+"""The same of detected objects; or the rectangle of least area around them."""
 
 POLYGONS = (3, 6)
 """GEOS's type ids of polygons and multipolygons."""
@@ -123,7 +130,13 @@ Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def nms(
-    boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, *, overlap: float, measure: Measure | None = None
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    *,
+    overlap: float,
+    measure: Measure | None = None,
+    turned: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Greedy non-maximum suppression: of boxes of one class that overlap, keep the highest-scoring.
 
@@ -133,25 +146,20 @@ def nms(
         scores: (n,).
         overlap: Intersection over union above which the lower-scoring is suppressed.
         measure: How much objects overlap whose boxes touch, such as by their masks; None compares the boxes.
+        turned: (n, 5) oriented boxes, compared exactly in the place of the boxes around them; or None.
 
     Returns:
         The indices of the boxes that are kept, by descending score, and for each box (n,) the index of the one that
         represents it: its own where it is kept.
     """
-    order = np.argsort(-scores, kind='stable')
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
+    measure = oriented_measure(turned) if turned is not None else measure
     first, second, _ = _overlapping(boxes, labels, overlap, measure)
-    swapped = rank[first] > rank[second]
-    higher, other = np.where(swapped, second, first), np.where(swapped, first, second)
-    by_rank = np.argsort(rank[higher], kind='stable')
-    higher, other = higher[by_rank], other[by_rank]
-    owners = np.arange(len(boxes))
-    heads, starts = np.unique(rank[higher], return_index=True)
-    for head, rivals in zip(order[heads], np.split(other, starts[1:])):
-        if owners[head] == head:
-            owners[rivals[owners[rivals] == rivals]] = head
-    return order[owners[order] == order], owners
+    return suppress(scores, first, second)
+
+
+def oriented_measure(turned: np.ndarray) -> Measure:
+    """Return what compares oriented boxes (n, 5) exactly."""
+    return lambda first, second: array_overlaps(turned[first], turned[second])
 
 
 def soft_nms(
@@ -245,6 +253,21 @@ def mean_boxes(boxes: np.ndarray, scores: np.ndarray, owners: np.ndarray) -> np.
     return mean
 
 
+def mean_oriented(turned: np.ndarray, scores: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Return for each oriented box (n, 5) the mean of those that it represents, weighted by their scores.
+
+    Sides are averaged by their logarithms, and angles with the period of half a turn.
+    """
+    boxes = geometry.canonical(turned)
+    parts = np.stack(
+        [*boxes[:, :2].T, *np.log(np.maximum(boxes[:, 2:4], 1e-9)).T, np.cos(2 * boxes[:, 4]), np.sin(2 * boxes[:, 4])],
+        1,
+    )
+    mean = mean_boxes(parts, scores, owners)
+    angle = np.arctan2(mean[:, 5], mean[:, 4]) / 2
+    return geometry.canonical(np.concatenate([mean[:, :2], np.exp(mean[:, 2:4]), angle[:, None]], 1))
+
+
 def mean_scores(scores: np.ndarray, owners: np.ndarray) -> np.ndarray:
     """Return for each box the mean score (n,) of those that it represents; 0 for boxes that another represents."""
     counts = np.bincount(owners, minlength=len(scores))
@@ -326,6 +349,8 @@ class TileDetections:
         scores: (n,) float64, 0..1.
         tiles: (n,) int64 number of the tile, counted row by row.
         outlines: (n,) shapely polygons, or None where objects are boxes.
+        turned: (n, 5) float64 oriented boxes in the form le90, which may reach beyond the tile where `boxes` end at its
+            edges; None where boxes are level.
     """
 
     boxes: np.ndarray
@@ -333,6 +358,7 @@ class TileDetections:
     scores: np.ndarray
     tiles: np.ndarray
     outlines: np.ndarray | None = None
+    turned: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -340,7 +366,23 @@ class TileDetections:
     def select(self, rows: np.ndarray) -> 'TileDetections':
         """Return some of them, by mask or number."""
         outlines = None if self.outlines is None else self.outlines[rows]
-        return TileDetections(self.boxes[rows], self.labels[rows], self.scores[rows], self.tiles[rows], outlines)
+        turned = None if self.turned is None else self.turned[rows]
+        return TileDetections(
+            self.boxes[rows], self.labels[rows], self.scores[rows], self.tiles[rows], outlines, turned
+        )
+
+    @property
+    def centers(self) -> np.ndarray:
+        """Middles (n, 2) of the objects' boxes, x and y in pixels of the raster."""
+        return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2 if self.turned is None else self.turned[:, :2]
+
+    def with_rectangles(self) -> 'TileDetections':
+        """Return the objects as oriented boxes in place of outlines: the rectangles of least area around them."""
+        shapely = extras.require('shapely', extra='vector', to='outline objects')
+        outlines = np.zeros(0, object) if self.outlines is None else self.outlines
+        rectangles = [geometry.minimum_rectangle(shapely.get_coordinates(outline)) for outline in outlines]
+        turned = np.array(rectangles, np.float64).reshape(-1, 5)
+        return replace(self, boxes=geometry.hulls(turned), outlines=None, turned=turned)
 
     @classmethod
     def concatenate(cls, parts: Sequence['TileDetections']) -> 'TileDetections':
@@ -349,12 +391,14 @@ class TileDetections:
             nothing = np.zeros(0, np.int64)
             return cls(np.zeros((0, 4)), nothing, np.zeros(0), nothing)
         outlines = [part.outlines for part in parts if part.outlines is not None]
+        turned = [part.turned for part in parts if part.turned is not None]
         return cls(
             np.concatenate([part.boxes for part in parts]),
             np.concatenate([part.labels for part in parts]),
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.tiles for part in parts]),
             np.concatenate(outlines) if outlines else None,
+            np.concatenate(turned) if turned else None,
         )
 
 
@@ -413,21 +457,30 @@ def merge_detections(
     if not len(detections):
         return detections
     if merge == 'soft_nms':
-        joined = _join_parts(detections, grid, copies=min(overlap, SAME_OVERLAP))
-        measure = _outline_measure(joined)
+        joined = _whole(_join_parts(detections, grid, copies=min(overlap, SAME_OVERLAP)))
+        measure = _shape_measure(joined)
         scores = soft_nms(joined.boxes, joined.labels, joined.scores, overlap=overlap, least=threshold, measure=measure)
         return replace(joined, scores=scores).select((scores >= threshold) & (scores > 0))
-    joined = _join_parts(detections, grid)
-    measure = _outline_measure(joined)
+    joined = _whole(_join_parts(detections, grid))
+    measure = _shape_measure(joined)
     if merge == 'nms' or measure is not None:
         kept, owners = nms(joined.boxes, joined.labels, joined.scores, overlap=overlap, measure=measure)
         if merge == 'nms':
             return joined.select(kept)
+        if joined.turned is not None:
+            turned = mean_oriented(joined.turned, joined.scores, owners)
+            scores = mean_scores(joined.scores, owners)
+            return replace(joined, boxes=geometry.hulls(turned), turned=turned, scores=scores).select(kept)
         boxes = joined.boxes
     else:
         kept, owners = cluster_boxes(joined.boxes, joined.labels, joined.scores, overlap=overlap)
         boxes = mean_boxes(joined.boxes, joined.scores, owners)
     return replace(joined, boxes=boxes, scores=mean_scores(joined.scores, owners)).select(kept)
+
+
+def _whole(detections: TileDetections) -> TileDetections:
+    """Let the boxes around oriented ones hold them whole, beyond the edges of tiles."""
+    return detections if detections.turned is None else replace(detections, boxes=geometry.hulls(detections.turned))
 
 
 def _join_parts(detections: TileDetections, grid: tiling.TileGrid, *, copies: float | None = None) -> TileDetections:
@@ -460,7 +513,7 @@ def _join_parts(detections: TileDetections, grid: tiling.TileGrid, *, copies: fl
 
 def _nearest(detections: TileDetections, first: np.ndarray, second: np.ndarray, *, overlap: float) -> np.ndarray:
     """Find the pairs (n,) in which each overlaps its partner more than any other object of the partner's tile."""
-    measure = _outline_measure(detections)
+    measure = _shape_measure(detections)
     if measure is None:
         shared = intersection_over_union(detections.boxes[first], detections.boxes[second])
     else:
@@ -492,7 +545,25 @@ def _as_one(detections: TileDetections, first: np.ndarray, second: np.ndarray, c
     outlines = None if joined.outlines is None else joined.outlines.copy()
     if outlines is not None and detections.outlines is not None:
         _cover(outlines, detections.outlines, group_of, in_parts)
-    return replace(joined, boxes=np.where(in_parts[:, None], covered, joined.boxes), outlines=outlines)
+    turned = joined.turned
+    if turned is not None and detections.turned is not None:
+        turned = _cover_oriented(turned, detections.turned, group_of, in_parts)
+    return replace(joined, boxes=np.where(in_parts[:, None], covered, joined.boxes), outlines=outlines, turned=turned)
+
+
+def _cover_oriented(joined: np.ndarray, turned: np.ndarray, group_of: np.ndarray, in_parts: np.ndarray) -> np.ndarray:
+    """Return the oriented boxes (groups, 5) that hold the parts of each group, in the direction of the longest part."""
+    joined = joined.copy()
+    counts = np.bincount(group_of)
+    members = np.split(np.argsort(group_of, kind='stable'), np.cumsum(counts)[:-1])
+    for group in np.flatnonzero((counts > 1) & in_parts):
+        parts = turned[members[group]]
+        angle = parts[parts[:, 2].argmax(), 4]
+        level = geometry.rotated(parts, -float(angle), (0.0, 0.0))
+        points = geometry.corners(level).reshape(-1, 2)
+        frame = geometry.from_hulls(np.concatenate([points.min(0), points.max(0)])[None])
+        joined[group] = geometry.rotated(frame, float(angle), (0.0, 0.0))[0]
+    return joined
 
 
 def _cover(joined: np.ndarray, outlines: np.ndarray, group_of: np.ndarray, in_parts: np.ndarray) -> None:
@@ -519,8 +590,10 @@ def _with_valid_outlines(detections: TileDetections) -> TileDetections:
     return replace(detections, outlines=outlines).select(shapely.area(outlines) > 0)
 
 
-def _outline_measure(detections: TileDetections) -> Measure | None:
-    """Return what compares outlines; None where objects are boxes."""
+def _shape_measure(detections: TileDetections) -> Measure | None:
+    """Return what compares outlines or oriented boxes; None where objects are level boxes."""
+    if detections.turned is not None:
+        return oriented_measure(detections.turned)
     if detections.outlines is None:
         return None
     outlines = detections.outlines
@@ -570,10 +643,32 @@ def _overlap_of_pairs(
 
 def _agreement(detections: TileDetections, first: np.ndarray, second: np.ndarray, windows: np.ndarray) -> np.ndarray:
     """Return the overlap (n,) of pairs in windows (n, 4): of outlines, which may bend, else of boxes."""
+    if detections.turned is not None:
+        return _oriented_agreement(detections.turned[first], detections.turned[second], windows)
     if detections.outlines is None:
         return intersection_over_union(*(intersect(detections.boxes[rows], windows) for rows in (first, second)))
     ones, others = (_clip(detections.outlines[rows], windows) for rows in (first, second))
     return _outline_overlap(detections.boxes, first, second, ones, others)
+
+
+SAME_DIRECTION = np.radians(20)
+"""Parts of an oriented object that two tiles show lie in one direction, up to this angle."""
+
+
+def _oriented_agreement(first: np.ndarray, second: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Return the overlap (n,) of pairs of oriented boxes (n, 5) in windows (n, 4); 0 where directions differ."""
+    left, top, right, bottom = windows.T
+    frames = np.stack([left, top, right, top, right, bottom, left, bottom], 1).reshape(-1, 4, 2)
+    middle = (windows[:, :2] + windows[:, 2:])[:, None] / 2
+    quadrilaterals = [torch.from_numpy(part - middle) for part in (*map(geometry.corners, (first, second)), frames)]
+    one, other = (intersect_polygons(part, quadrilaterals[2]) for part in quadrilaterals[:2])
+    shared = polygon_areas(intersect_polygons(one, quadrilaterals[1])).numpy()
+    union = polygon_areas(one).numpy() + polygon_areas(other).numpy() - shared
+    there = (right > left) & (bottom > top) & (union > 0)
+    alike = geometry.angle_errors(first, second) <= SAME_DIRECTION
+    alike |= first[:, 2] < geometry.NEAR_SQUARE * first[:, 3]
+    found: np.ndarray = np.where(there & alike, shared / np.where(union > 0, union, 1), 0.0)
+    return found
 
 
 def _clip(outlines: np.ndarray, windows: np.ndarray) -> np.ndarray:

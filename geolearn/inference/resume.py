@@ -285,6 +285,8 @@ def weights_digest(network: nn.Module) -> str:
 
 def _as_json(detections: TileDetections) -> dict[str, Any]:
     row = {name: getattr(detections, name).tolist() for name in ('boxes', 'labels', 'scores', 'tiles')}
+    if detections.turned is not None:
+        row['turned'] = detections.turned.tolist()
     if detections.outlines is None:
         return row
     shapely = extras.require('shapely', extra='vector', to='keep outlines')
@@ -305,7 +307,10 @@ def _from_json(row: Mapping[str, Any]) -> TileDetections:
     columns = [labels, tiles, scores] + ([] if outlines is None else [outlines])
     if any(column.shape != (len(boxes),) for column in columns) or not np.isfinite(boxes).all():
         raise ValueError(f'{len(boxes)} boxes with columns of {[column.shape for column in columns]}')
-    return TileDetections(boxes, labels, scores, tiles, outlines)
+    turned = np.array(row['turned'], np.float64).reshape(-1, 5) if 'turned' in row else None
+    if turned is not None and (len(turned) != len(boxes) or not np.isfinite(turned).all()):
+        raise ValueError(f'{len(boxes)} boxes with {len(turned)} oriented ones, or these are not finite')
+    return TileDetections(boxes, labels, scores, tiles, outlines, turned)
 
 
 def _check_same(path: Path, written: Mapping[str, Any], ours: Mapping[str, Any], instead: str) -> None:

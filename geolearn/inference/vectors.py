@@ -14,10 +14,13 @@ import numpy as np
 from geolearn import errors, extras, files
 from geolearn.classes import ClassInfo
 from geolearn.inference.merging import TileDetections, polygonal
+from geolearn.oriented import geometry
 from geolearn.raster import GeoBox
 
 
-def objects_to_features(objects: TileDetections, box: GeoBox, classes: Sequence[ClassInfo], *, outlined: bool) -> Any:
+def objects_to_features(
+    objects: TileDetections, box: GeoBox, classes: Sequence[ClassInfo], *, outlined: bool, oriented: bool = False
+) -> Any:
     """Make a GeoDataFrame of objects, by descending confidence.
 
     Args:
@@ -25,10 +28,12 @@ def objects_to_features(objects: TileDetections, box: GeoBox, classes: Sequence[
         box: Place of the raster; rotated ones give rotated boxes.
         classes: By index.
         outlined: Whether features are outlines, MultiPolygons, and not boxes.
+        oriented: Whether boxes are oriented.
 
     Returns:
         Columns Class (name), value (class value), Confidence (percent) and area, in square units of the CRS, or in
-        square metres on the ellipsoid where these are degrees.
+        square metres on the ellipsoid where these are degrees. Of oriented boxes also length and width, see
+        `measure_boxes`, and angle: the azimuth of the long side, 0..180 degrees clockwise from the grid's north.
     """
     import pandas as pd  # late: with pyarrow it takes part of a second to import
 
@@ -39,9 +44,11 @@ def objects_to_features(objects: TileDetections, box: GeoBox, classes: Sequence[
     if outlined:
         shapes = np.zeros(0, object) if objects.outlines is None else polygonal(objects.outlines)
         pixels = np.array([shapely.multipolygons(shapely.get_parts(shape)) for shape in shapes], object)
+    elif objects.turned is not None:
+        pixels = shapely.polygons(geometry.corners(objects.turned))
     else:
         pixels = shapely.box(*objects.boxes.T)
-    geometry = place_geometry(pixels, box) if len(objects) else np.zeros(0, object)
+    placed = place_geometry(pixels, box) if len(objects) else np.zeros(0, object)
     frame = geopandas.GeoDataFrame(
         {
             # the type of text is said, for a column without rows cannot show it
@@ -49,10 +56,54 @@ def objects_to_features(objects: TileDetections, box: GeoBox, classes: Sequence[
             'value': np.array([classes[label].value for label in objects.labels], np.int32),
             'Confidence': np.round(100 * objects.scores, 2),
         },
-        geometry=geopandas.GeoSeries(geometry, crs=box.crs),
+        geometry=geopandas.GeoSeries(placed, crs=box.crs),
     )
     frame.insert(3, 'area', areas(frame))
+    if oriented:
+        turned = np.zeros((0, 5)) if objects.turned is None else objects.turned
+        columns = measure_boxes(turned, box, frame.crs)
+        for place, (name, column) in enumerate(zip(('length', 'width', 'angle'), columns), 4):
+            frame.insert(place, name, column)
     return frame
+
+
+def measure_boxes(turned: np.ndarray, box: GeoBox, crs: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measure oriented boxes on the ground.
+
+    Args:
+        turned: (n, 5) in pixels of the raster.
+        box: Place of the raster.
+        crs: Its CRS as pyproj's, or None.
+
+    Returns:
+        Length and width (n,), the distances between the middles of opposite sides, in meters, in units of the map where
+        there is no CRS; and the azimuth (n,) in degrees, 0 <= azimuth < 180, of the line along the length, clockwise
+        from the grid's north. Where the CRS is in degrees, all are geodesic.
+    """
+    corners = geometry.corners(np.asarray(turned, np.float64).reshape(-1, 5))
+    middles = (corners + np.roll(corners, -1, axis=1)) / 2  # of the sides: upper, right, lower, left of a level box
+    t = box.transform
+    x, y = middles[..., 0], middles[..., 1]
+    placed = np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], -1)
+    first, second = (_line(placed[:, start], placed[:, end], crs) for start, end in ((3, 1), (0, 2)))
+    # on the ground, the longer side in pixels need not be the longer one
+    swapped = second[0] > first[0]
+    length, width, azimuth = (
+        np.where(swapped, one, other)
+        for one, other in ((second[0], first[0]), (first[0], second[0]), (second[1], first[1]))
+    )
+    azimuth = np.round(azimuth, 2) % 180
+    return np.round(length, 3), np.round(width, 3), azimuth
+
+
+def _line(start: np.ndarray, end: np.ndarray, crs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return length (n,) and azimuth (n,) in degrees of lines between places (n, 2)."""
+    if crs is not None and crs.is_geographic:
+        azimuth, _, length = crs.get_geod().inv(*start.T, *end.T)
+        return np.asarray(length, np.float64), np.asarray(azimuth, np.float64)
+    offset = end - start
+    meters = 1.0 if crs is None else crs.axis_info[0].unit_conversion_factor
+    return meters * np.hypot(*offset.T), np.degrees(np.arctan2(offset[:, 0], offset[:, 1]))
 
 
 def place_geometry(pixels: np.ndarray, box: GeoBox) -> np.ndarray:

@@ -7,7 +7,17 @@ take no part. Counts stay on the device of the network until `values()` reads th
 
 from geolearn.metrics.calibration import Calibration, PixelSample, ReliabilityBin, fit_temperature
 from geolearn.metrics.classification import ChipScores, MultiLabelScores
-from geolearn.metrics.detection import FN, FP, TP, DetectionScores, PrecisionRecall, PredictedObjects, TrueObjects
+from geolearn.metrics.detection import (
+    FN,
+    FP,
+    TP,
+    ApMetric,
+    DetectionScores,
+    IouType,
+    PrecisionRecall,
+    PredictedObjects,
+    TrueObjects,
+)
 from geolearn.metrics.lookup import METRICS, find_metric, find_monitor, name_metric
 from geolearn.metrics.pixels import (
     BoundaryIoU,
@@ -29,12 +39,14 @@ __all__ = [
     'LOSSES',
     'METRICS',
     'TP',
+    'ApMetric',
     'BoundaryIoU',
     'Calibration',
     'ChipScores',
     'ConfusionMatrix',
     'CustomMetric',
     'DetectionScores',
+    'IouType',
     'Metric',
     'MultiLabelScores',
     'PixelSample',

@@ -5,14 +5,25 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
 
+from geolearn.batch import Objects
+from geolearn.errors import UnknownNameError
 from geolearn.extras import require
+from geolearn.metrics.detection_voc import VocDetections, average_precision_voc
 from geolearn.metrics.scores import Metric, is_shared, undefined
+from geolearn.oriented.geometry import angle_errors
+from geolearn.oriented.overlap import overlap_matrix
+
+IouType = Literal['bbox', 'segm', 'rotated']
+"""What overlaps are computed of: boxes, masks, or oriented boxes."""
+
+ApMetric = Literal['coco', 'voc07', 'voc10']
+"""How average precision is read off a curve."""
 
 TP, FP, FN = range(3)
 """Columns of `DetectionScores.count_matches`: true positives, false positives, false negatives."""
@@ -41,6 +52,10 @@ class TrueObjects(Protocol):
     @property
     def masks(self) -> Tensor | None:
         """(n, height, width) bool, or None."""
+
+    @property
+    def turned(self) -> Tensor | None:
+        """(n, 5) oriented boxes, or None; only where these are compared."""
 
 
 class PredictedObjects(TrueObjects, Protocol):
@@ -73,14 +88,18 @@ class DetectionScores:
 
     Args:
         count: Number of classes.
-        iou_type: Whether the overlap is that of boxes, `'bbox'`, or of masks, `'segm'`.
+        iou_type: Whether the overlap is that of boxes, `'bbox'`, of masks, `'segm'`, or of oriented boxes,
+            `'rotated'`, which is exact. The last have one metric more, `angle_error`: the median of how many degrees
+            the long sides of detections are off those of the true objects that they overlap by over 0.5, of
+            near-squares (length under 1.2 times the width) to the next quarter turn. Objects that are `ignored` are
+            crowds.
         max_detections: Detections per image and class that count, those of the highest scores; COCO takes 100.
 
     Raises:
         MissingExtraError: If pycocotools is not installed.
     """
 
-    columns: ClassVar = (
+    COLUMNS: ClassVar = (
         Metric('map', 'mAP', True),
         Metric('ap50', 'AP50', True),
         Metric('ap75', 'AP75', True),
@@ -89,11 +108,17 @@ class DetectionScores:
         Metric('ap_large', 'AP large', True),
         Metric('recall', higher_is_better=True),
     )
+    ANGLE_ERROR: ClassVar = Metric('angle_error', 'median angle error (degrees)', False)
 
-    def __init__(self, count: int, *, iou_type: Literal['bbox', 'segm'] = 'bbox', max_detections: int = 100) -> None:
+    def __init__(self, count: int, *, iou_type: IouType = 'bbox', max_detections: int = 100) -> None:
         self._coco = require('pycocotools.mask', extra='detection', to='compute average precision')
         self.count, self.iou_type, self.max_detections = count, iou_type, max_detections
         self.reset()
+
+    @property
+    def columns(self) -> tuple[Metric, ...]:
+        """The metrics, in the order in which they are shown."""
+        return (*self.COLUMNS, self.ANGLE_ERROR) if self.iou_type == 'rotated' else self.COLUMNS
 
     def reset(self) -> None:
         """Forget all images."""
@@ -121,6 +146,8 @@ class DetectionScores:
         for index, (predicted, true) in enumerate(zip(output, target, strict=True)):
             self._invalid += int(not (predicted.scores.isfinite().all() and predicted.boxes.isfinite().all()))
             crowd = np.zeros(len(true.labels), bool) if crowds is None else crowds[index].cpu().numpy().astype(bool)
+            if crowds is None and self.iou_type == 'rotated' and isinstance(true, Objects) and true.ignored is not None:
+                crowd = true.ignored.cpu().numpy().astype(bool)
             kept = predicted.scores.detach().cpu()
             scores = kept.numpy() if kept.dtype == torch.float64 else kept.float().numpy()
             self._images.append(
@@ -148,28 +175,71 @@ class DetectionScores:
             *curves.precision[..., 1:].unbind(-1),
             curves.recall[..., 0],
         ]
-        return {metric.name: float(values.nanmean()) for metric, values in zip(self.columns, means)}
+        found = {metric.name: float(values.nanmean()) for metric, values in zip(self.COLUMNS, means)}
+        return found | ({'angle_error': self.angle_errors()[1]} if self.iou_type == 'rotated' else {})
 
     def per_class(self) -> dict[str, list[float]]:
         """Return `map`, `ap50` and `recall` of each class, in the order of their indices; NaN without true objects."""
         curves = self._curves()
         precision = curves.precision[..., 0]
-        return {
+        found = {
             'map': self._spread(precision.nanmean((0, 1))),
             'ap50': self._spread(precision[_HALF].nanmean(0)),
             'recall': self._spread(curves.recall[..., 0].nanmean(0)),
         }
+        if self.iou_type == 'rotated':
+            found['ap75'] = self._spread(precision[_THREE_QUARTERS].nanmean(0))
+            found['angle_error'] = self.angle_errors()[0]
+        return found
 
-    def average_precision(self, *, iou: float = 0.5, score: float = 0.0) -> list[float]:
+    def angle_errors(self, *, iou: float = 0.5) -> tuple[list[float], float]:
+        """Return the median angle error of matched oriented boxes in degrees, of each class and of all; see the class.
+
+        Args:
+            iou: Overlap above which a detection matches a true object, 0..1 without 0.
+
+        Raises:
+            ValueError: If boxes are not oriented.
+        """
+        if self.iou_type != 'rotated':
+            raise ValueError(f"angles are compared with iou_type='rotated', got {self.iou_type!r}")
+        errors = [np.zeros(0)] * self.count
+        for image in self._images:
+            predicted, true = (np.array(rows, np.float64).reshape(-1, 5) for rows in (image.shapes, image.true_shapes))
+            for detection, truth in self._pairs(image, iou, -math.inf):
+                off = angle_errors(predicted[[detection]], true[[truth]])
+                label = int(image.labels[detection])
+                errors[label] = np.append(errors[label], np.degrees(off))
+        every = np.concatenate(errors)
+        medians = [float(np.median(part)) if len(part) else math.nan for part in errors]
+        return medians, float(np.median(every)) if len(every) else math.nan
+
+    def average_precision(self, *, iou: float = 0.5, score: float = 0.0, metric: ApMetric = 'coco') -> list[float]:
         """Return the average precision of each class, as ArcGIS's `average_precision_score` asks for it.
 
         Args:
             iou: Lowest overlap of a true positive, 0..1 without 0. ArcGIS takes 0.1, which few others do.
             score: Objects with a lower score are ignored.
+            metric: ``'coco'``: the mean of precision at 101 recalls. ``'voc07'``: at 11 recalls, as DOTA's tables have
+                it. ``'voc10'``: the area below the curve. In the last two a true positive overlaps by more than `iou`
+                the object that it overlaps most.
 
         Returns:
             One number per class, in the order of their indices; NaN without true objects.
+
+        Raises:
+            UnknownNameError: If there is no such metric.
         """
+        if metric not in get_args(ApMetric):
+            raise UnknownNameError('metric of average precision', str(metric), get_args(ApMetric))
+        if metric != 'coco':
+            _check_iou(iou)
+            images = [image.without_scores_below(score) for image in self._images]
+            rows = [
+                VocDetections(i.labels, i.scores, i.true_labels, i.crowd, self._overlaps(i, np.arange(len(i.labels))))
+                for i in images
+            ]
+            return average_precision_voc(rows, self.count, iou=iou, eleven=metric == 'voc07')
         return self._spread(self._curves(iou, score).precision[0, :, :, 0].nanmean(0))
 
     def precision_recall(self, *, iou: float = 0.5) -> dict[int, PrecisionRecall]:
@@ -207,10 +277,7 @@ class DetectionScores:
         order = np.argsort(-image.scores, kind='stable')
         chosen = order[image.scores[order] >= score]
         labels, crowd = image.labels[chosen], image.crowd
-        overlaps = np.zeros((len(chosen), len(crowd)))
-        if overlaps.size:
-            shapes = _coco_shapes([image.shapes[i] for i in chosen]), _coco_shapes(image.true_shapes)
-            overlaps = np.array(self._coco.iou(*shapes, crowd.tolist()))
+        overlaps = self._overlaps(image, chosen)
         overlaps[labels[:, None] != image.true_labels[None]] = 0
         for label, row in zip(labels, overlaps):
             single = np.where(crowd, 0, row)
@@ -222,6 +289,28 @@ class DetectionScores:
                 counts[label, FP] += 1
         counts[:, FN] = np.bincount(image.true_labels[~crowd], minlength=self.count) - counts[:, TP]
         return counts
+
+    def _pairs(self, image: '_Image', iou: float, score: float) -> list[tuple[int, int]]:
+        """Return which detection matches which true object, crowds aside."""
+        order = np.argsort(-image.scores, kind='stable')
+        chosen = order[image.scores[order] >= score]
+        overlaps = self._overlaps(image, chosen)
+        overlaps[(image.labels[chosen][:, None] != image.true_labels[None]) | image.crowd[None]] = 0
+        pairs = []
+        for detection, row in zip(chosen.tolist(), overlaps):
+            if len(row) and row.max() > iou:
+                pairs.append((detection, int(row.argmax())))
+                overlaps[:, row.argmax()] = 0
+        return pairs
+
+    def _overlaps(self, image: '_Image', chosen: np.ndarray) -> np.ndarray:
+        """Return the overlap (chosen, true) of some detections with all true objects; of crowds, as COCO has it."""
+        if not len(chosen) or not len(image.crowd):
+            return np.zeros((len(chosen), len(image.crowd)))
+        if self.iou_type == 'rotated':
+            return overlap_matrix(np.array(image.shapes)[chosen], np.array(image.true_shapes))
+        shapes = _coco_shapes([image.shapes[i] for i in chosen]), _coco_shapes(image.true_shapes)
+        return np.array(self._coco.iou(*shapes, image.crowd.tolist()))
 
     @property
     def _labels(self) -> list[int]:
@@ -238,6 +327,12 @@ class DetectionScores:
 
     def _shapes(self, objects: TrueObjects) -> list[Any]:
         """Return what overlaps are computed of: boxes as left, top, width, height, or encoded masks."""
+        if self.iou_type == 'rotated':
+            if objects.turned is None:
+                raise ValueError(
+                    "iou_type 'rotated' compares oriented boxes, and an image's objects have none; use 'bbox'"
+                )
+            return objects.turned.detach().cpu().double().tolist()
         if self.iou_type == 'bbox':
             corners = objects.boxes.detach().cpu().double()
             return torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
@@ -256,10 +351,10 @@ class DetectionScores:
             nothing = torch.full((len(ious), len(COCO_RECALLS), 0, 4), torch.nan)
             return _Curves(nothing, nothing, nothing[:, 0])
         images = [image.without_scores_below(score) for image in self._images]
-        evaluate = require('pycocotools.cocoeval', extra='detection', to='compute average precision').COCOeval
+        evaluate = _evaluation(self.iou_type)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             true, predicted = (_coco_index(images, labels, self.iou_type, true=true) for true in (True, False))
-            run = evaluate(true, predicted, self.iou_type)
+            run = evaluate(true, predicted, 'segm' if self.iou_type == 'segm' else 'bbox')
             run.params.iouThrs, run.params.recThrs = np.array(ious), np.array(COCO_RECALLS)
             run.params.maxDets = [self.max_detections]
             run.evaluate()
@@ -320,6 +415,23 @@ def _check_iou(iou: float) -> None:
         raise ValueError(f'iou must be above 0 and at most 1, got {iou}')
 
 
+def _evaluation(iou_type: str) -> Any:
+    """Return pycocotools' evaluation; for oriented boxes with exact overlaps of these in the place of its own."""
+    usual: Any = require('pycocotools.cocoeval', extra='detection', to='compute average precision').COCOeval
+    if iou_type != 'rotated':
+        return usual
+
+    class RotatedEvaluation(usual):  # type: ignore[misc]
+        def computeIoU(self, image: int, category: int) -> Any:
+            true, found = self._gts[image, category], self._dts[image, category]
+            if not true or not found:
+                return []
+            order = np.argsort([-row['score'] for row in found], kind='mergesort')[: self.params.maxDets[-1]]
+            return overlap_matrix(np.array([found[i]['turned'] for i in order]), np.array([r['turned'] for r in true]))
+
+    return RotatedEvaluation
+
+
 def _coco_shapes(shapes: list[Any]) -> Any:
     return shapes if isinstance(shapes[0], dict) else np.array(shapes, np.float64)
 
@@ -332,7 +444,9 @@ def _coco_index(images: Sequence[_Image], labels: Sequence[int], iou_type: str, 
         shapes, classes = (image.true_shapes, image.true_labels) if true else (image.shapes, image.labels)
         for k, (shape, label) in enumerate(zip(shapes, classes.tolist())):
             row = {'id': len(rows) + 1, 'image_id': number, 'category_id': label}  # an id of 0 would mean no match
-            if iou_type == 'bbox':
+            if iou_type == 'rotated':
+                row |= {'turned': shape, 'bbox': [0, 0, 1, 1], 'area': shape[2] * shape[3]}
+            elif iou_type == 'bbox':
                 row |= {'bbox': shape, 'area': shape[2] * shape[3]}
             else:
                 row |= {'segmentation': shape, 'area': float(area(shape))}

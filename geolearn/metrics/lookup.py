@@ -13,11 +13,17 @@ _SCORES = (
     regression.RegressionScores,
     classification.ChipScores,
     classification.MultiLabelScores,
-    detection.DetectionScores,
 )
 
+_OTHERS = tuple(metric for scores in _SCORES for metric in scores.columns)
+
+_DETECTION = (*detection.DetectionScores.COLUMNS, detection.DetectionScores.ANGLE_ERROR)
+
 METRICS = MappingProxyType(
-    {metric.name: metric for metric in (*LOSSES, *(metric for scores in _SCORES for metric in scores.columns))}
+    {
+        metric.name: metric
+        for metric in (*LOSSES, *_DETECTION, *(metric for scores in _SCORES for metric in scores.columns))
+    }
 )
 """The losses, and the columns of all scores."""
 

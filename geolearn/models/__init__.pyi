@@ -7,6 +7,7 @@ from geolearn.models.object_detector import (
     MaskRCNN,
     ObjectDetector,
     RetinaNet,
+    RotatedFCOS,
     RTDetr,
     SingleShotDetector,
 )
@@ -28,7 +29,7 @@ from geolearn.models.pixel_classifiers import (
 )
 from geolearn.models.pixel_head import PixelHead
 from geolearn.models.pixel_regressor import PixelRegressor
-from geolearn.networks.detection.architecture import RCNNOptions, SingleStageOptions, TransformerOptions
+from geolearn.networks.detection.architecture import RCNNOptions, RotatedOptions, SingleStageOptions, TransformerOptions
 
 __all__ = [
     'FCN',
@@ -55,6 +56,8 @@ __all__ = [
     'RCNNOptions',
     'RTDetr',
     'RetinaNet',
+    'RotatedFCOS',
+    'RotatedOptions',
     'SegFormer',
     'SingleShotDetector',
     'SingleStageOptions',

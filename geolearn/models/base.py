@@ -59,14 +59,16 @@ HOMES = {
     'FeatureClassifier': 'feature_classifier',
     'PixelHead': 'pixel_head',
     'PixelRegressor': 'pixel_regressor',
-    **dict.fromkeys('FCOS FasterRCNN MaskRCNN RetinaNet RTDetr SingleShotDetector'.split(), 'object_detector'),
+    **dict.fromkeys(
+        'FCOS FasterRCNN MaskRCNN RetinaNet RotatedFCOS RTDetr SingleShotDetector'.split(), 'object_detector'
+    ),
     **dict.fromkeys(
         'AttentionUNet DeepLab DeepLabV3 FCN FPN LinearProbe MUSTER PSPNet SegFormer UNet UPerNet'.split(),
         'pixel_classifiers',
     ),
     # bases, options, and ArcGIS's names
     'ObjectDetector': 'object_detector',
-    **dict.fromkeys('RCNNOptions SingleStageOptions TransformerOptions'.split(), 'object_detector'),
+    **dict.fromkeys('RCNNOptions RotatedOptions SingleStageOptions TransformerOptions'.split(), 'object_detector'),
     **dict.fromkeys('PixelClassifier PSPNetClassifier UnetClassifier'.split(), 'pixel_classifiers'),
 }
 """Modules of the public names of `geolearn.models`, which are imported when one is asked for."""

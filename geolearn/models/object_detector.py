@@ -19,18 +19,19 @@ from geolearn.inference import area, cluster, detecting, images, merging, readin
 from geolearn.inference.detect_raster import DetectRequest, detect_in_shares, detect_request
 from geolearn.inference.plan import choose_share
 from geolearn.losses.options import as_loss_module
-from geolearn.metrics import DetectionScores
+from geolearn.metrics import ApMetric, DetectionScores
 from geolearn.models import base, new_spec
 from geolearn.models.evaluation.objects import DetectionEvaluation, draw_detected_chips, evaluate_objects
 from geolearn.models.reports.report import TaskReport
 from geolearn.models.reports.tasks import detection_report
-from geolearn.networks.detection import detector, heads
+from geolearn.networks.detection import detector, heads, rotated
 from geolearn.networks.detection.architecture import (
     USUAL_RATIOS,
     DetectorArchitecture,
     DetectorOptions,
     HeadOptions,
     RCNNOptions,
+    RotatedOptions,
     SingleStageOptions,
     TransformerOptions,
     build_detector,
@@ -113,6 +114,19 @@ def training_sides(data: ChipData) -> np.ndarray:
     return sides[(sides > 0).all(axis=1)].astype(np.float64)
 
 
+def training_rectangles(data: ChipData) -> np.ndarray:
+    """Return the oriented boxes (n, 5) of the training chips, of trained classes and not ignored."""
+    trained = [info.value for info in data.class_infos]
+    parts = []
+    for position in data.split.train:
+        values, _ = data.table.objects(position)
+        turned, ignored = data.table.oriented_boxes(position)
+        if turned is not None and len(turned):
+            kept = np.isin(values, trained) if ignored is None else np.isin(values, trained) & ~ignored
+            parts.append(turned[kept])
+    return np.concatenate(parts) if parts else np.zeros((0, 5), np.float32)
+
+
 def as_rows(sizes: Sequence[float] | Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...] | None:
     """Read anchor sizes: one for each level, or several."""
     if sizes is None:
@@ -162,7 +176,7 @@ class ObjectDetector(base.Model):
         ValueError: If anchors or options of the head are not valid.
     """
 
-    tasks: ClassVar[tuple[Task, ...]] = (Task.OBJECTS, Task.INSTANCES)
+    tasks: ClassVar[tuple[Task, ...]] = (Task.OBJECTS, Task.INSTANCES, Task.ORIENTED)
     not_exported = (
         'the number of its objects differs from image to image, and what picks them is part of its network; use '
         'detect_objects, which needs torch, and save it without export='
@@ -203,6 +217,7 @@ class ObjectDetector(base.Model):
     ) -> None:
         arguments = record_arguments(type(self), locals())
         new_spec.require_task(data, type(self).__name__, self.tasks)
+        data = data.oriented() if self.architecture.oriented else data
         data = data.ignoring(ignore_classes) if ignore_classes else data
         if scales is not None and anchor_sizes is not None:
             raise ValueError('pass either scales or anchor_sizes; both say how large anchors are')
@@ -214,12 +229,21 @@ class ObjectDetector(base.Model):
         if head is not None and not isinstance(head, self.architecture.options):
             raise ValueError(f'head must be {self.architecture.options.__name__}, got {head!r}')
         anchors = AnchorChoice(as_rows(anchor_sizes), as_row(scales), as_row(ratios))
-        numbers = self.architecture.options() if head is None else head
+        numbers = self._default_head(data, resize_to) if head is None else head
         options = choose_options(data, self.architecture, anchors, resize_to=resize_to, head=numbers)
         name = self.default_backbone if backbone is None else backbone
         config = new_spec.BackboneConfig(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
         own = None if loss is None else as_loss_module(loss)
         self._create(data, config, options=options.to_json(), arguments=arguments, loss=own)
+
+    def _default_head(self, data: ChipData, resize_to: int | None) -> HeadOptions:
+        """Choose the numbers of the head where the user gives none."""
+        return self.architecture.options()
+
+    @classmethod
+    def _levels(cls, head: HeadOptions) -> DetectorArchitecture:
+        """Return the architecture with the levels that the options of the head ask for."""
+        return cls.architecture
 
     @classmethod
     def _options(cls, spec: ModelSpec) -> DetectorOptions:
@@ -230,7 +254,8 @@ class ObjectDetector(base.Model):
         cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None
     ) -> detector.Detector:
         """Build the network that a spec describes."""
-        return build_detector(spec, cls._options(spec), cls.architecture, pretrained=pretrained, weights=weights)
+        options = cls._options(spec)
+        return build_detector(spec, options, cls._levels(options.head), pretrained=pretrained, weights=weights)
 
     def make_loss(self) -> nn.Module:
         """Make the sum of the losses that the network computes, or what a loss of the user's own makes of them."""
@@ -239,7 +264,7 @@ class ObjectDetector(base.Model):
     def make_scores(self) -> DetectionScores:
         """Make the metrics that each epoch computes on the validation chips."""
         count, most = len(self.spec.class_infos), self._options(self.spec).head.most
-        return DetectionScores(count, iou_type='segm' if self.architecture.masks else 'bbox', max_detections=most)
+        return DetectionScores(count, iou_type=self.architecture.iou_type, max_detections=most)
 
     @classmethod
     def emd_fields(cls, spec: ModelSpec) -> dict[str, Any]:
@@ -249,6 +274,7 @@ class ObjectDetector(base.Model):
             'ModelType': 'InstanceDetection' if cls.architecture.masks else 'ObjectDetection',
             'SupportsVariableTileSize': True,
             'resize_to': options.resize_to,
+            **({'OrientedBoxes': 'le90, radians, clockwise'} if cls.architecture.oriented else {}),
         }
 
     def evaluate(self) -> DetectionEvaluation:
@@ -263,14 +289,16 @@ class ObjectDetector(base.Model):
 
     def _task_report(self) -> TaskReport:
         data, options = self._needed_data(), self._options(self.spec)
-        return detection_report(self.spec, self.network, data, self.evaluate(), options, masks=self.architecture.masks)
+        return detection_report(
+            self.spec, self.network, data, self.evaluate(), options, kind=self.architecture.iou_type
+        )
 
     # -- evaluation
 
     def average_precision_score(
-        self, detect_thresh: float = 0.0, iou_thresh: float = 0.5, mean: bool = False
+        self, detect_thresh: float = 0.0, iou_thresh: float = 0.5, mean: bool = False, *, metric: ApMetric = 'coco'
     ) -> dict[str, float] | float:
-        """Average precision on the validation chips, by boxes, or by masks where the model draws them.
+        """Average precision on the validation chips, by boxes, or by masks or oriented boxes where it gives them.
 
         The defaults give AP50 as it is usual, and as the table of `fit` shows it. ArcGIS drops objects of low
         confidence (0.2) and counts true positives from an overlap of 0.1.
@@ -279,18 +307,27 @@ class ObjectDetector(base.Model):
             detect_thresh: Objects with a lower score are dropped, 0..1. The usual AP counts them.
             iou_thresh: Overlap from which on a detection is a true positive.
             mean: One number: the mean over the classes that have true objects.
+            metric: ``'coco'``, at 101 recalls; ``'voc07'``, at 11 recalls, as the tables of DOTA have it; or
+                ``'voc10'``, the area below the curve.
 
         Returns:
             By class name, NaN for classes without true objects; or their mean.
+
+        Raises:
+            UnknownNameError: If there is no such metric.
         """
-        values = self.evaluate().detections.average_precision(iou=iou_thresh, score=detect_thresh)
+        scores = self.evaluate().detections
+        values = scores.average_precision(iou=iou_thresh, score=detect_thresh, metric=metric)
         known = [value for value in values if value == value]
         if mean:
             return sum(known) / len(known) if known else float('nan')
         return dict(zip(self._class_names, values))
 
     def per_class_metrics(self) -> 'pd.DataFrame':
-        """COCO's mAP, AP50 and recall of each class on the validation chips; NaN without true objects."""
+        """COCO's mAP, AP50 and recall of each class on the validation chips; NaN without true objects.
+
+        Of oriented boxes also AP75 and the median angle error in degrees.
+        """
         table = self.evaluate().per_class
         assert table is not None
         return table
@@ -379,7 +416,7 @@ class ObjectDetector(base.Model):
         overlap: int | None = None,
         batch_size: int = 4,
         device: str | None = None,
-        outline: merging.Outline = 'exact',
+        outline: merging.ObjectOutline = 'exact',
         augment: bool = False,
         merge: merging.Merge = 'nms',
         resume: bool = False,
@@ -393,8 +430,10 @@ class ObjectDetector(base.Model):
         Tiles overlap; an object that the edge of a tile cuts comes from the tile that shows it whole, and one that is
         larger than the overlap is put together. Memory grows with the tile size, the raster's width and the number of
         objects, never with its area. Columns are ``Class`` (name), ``value`` (its number), ``area`` (square units of
-        the CRS; square meters where these are degrees) and ``Confidence`` (percent), sorted by it. Without any
-        object the layer is empty. What is finished stays in `dst` with ``.part`` behind until the layer is there.
+        the CRS; square meters where these are degrees) and ``Confidence`` (percent), sorted by it. Oriented boxes also
+        have ``length`` and ``width`` (meters) and ``angle``, the azimuth of the long side: 0..180 degrees, clockwise
+        from the grid's north. Without any object the layer is empty. What is finished stays in `dst` with ``.part``
+        behind until the layer is there.
 
         Args:
             src: A raster, or several that make one mosaic; for models of several dates one such for each date.
@@ -418,7 +457,8 @@ class ObjectDetector(base.Model):
             overlap: Pixels that tiles share; None takes what 98 of 100 training boxes fit in, at most half a tile.
             batch_size: Tiles computed together.
             device: Torch device; None means CUDA where there is one.
-            outline: Of masks: ``'exact'`` along the pixels, ``'simplified'``, or ``'orthogonal'`` as buildings are.
+            outline: Of masks: ``'exact'`` along the pixels, ``'simplified'``, ``'orthogonal'`` as buildings are, or
+                ``'rectangle'``, the one of least area, with the columns of oriented boxes.
             augment: Predict each tile four times, flipped, and take the mean.
             merge: Of objects that overlap, ``'nms'`` keeps the highest-scoring; ``'soft_nms'``, for crowds, lowers the
                 scores of the others and leaves what stays above `threshold`; ``'weighted'`` makes them one,
@@ -458,6 +498,7 @@ class ObjectDetector(base.Model):
             tiles.TilingOptions(tile_size, batch_size=batch_size, device=device),
             detecting.DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),
             overwrite,
+            self.architecture.oriented,
         )
         share = choose_share(part, merge_parts=merge_parts)
         if client is not None:
@@ -467,6 +508,9 @@ class ObjectDetector(base.Model):
             return detect_in_shares(self.spec, self.network, request, share)
         return detect_request(self.spec, self.network, request)
 
+
+FINE_SIDE = 12.0
+"""Median of the shorter sides of oriented training boxes, in pixels, below which `RotatedFCOS` begins at stride 4."""
 
 FINE, COARSE = (4, 8, 16, 32), (8, 16, 32)
 """Proposals come from P2 to P6; dense detectors begin at P3, which has a quarter as many places."""
@@ -506,6 +550,36 @@ class FCOS(ObjectDetector):
     """FCOS (Tian et al. 2019, arXiv:1904.01355) on P3 to P7; it has no anchors."""
 
     architecture = DetectorArchitecture(heads.FCOSHead, SingleStageOptions, COARSE, pooled=2, per_level=0)
+
+
+@base.register_model
+class RotatedFCOS(ObjectDetector):
+    """FCOS for oriented boxes, such as ships, vehicles and buildings that lie in any direction.
+
+    At every place of P3 to P7 (P2 to P7 with ``fine=True``) it gives classes and one oriented box. Places are assigned
+    to objects by how well their class and box fit (task-aligned), and the loss compares whole boxes, by ProbIoU
+    (Llerena et al. 2021, arXiv:2106.06072) or exactly, so that no angle is a border. Metrics and suppression take the
+    exact overlap. A box says in which direction its long side lies, not where the bow is.
+
+    It trains on oriented boxes (DOTA, YOLO-OBB, COCO quadrilaterals) and on outlined objects, of which it takes the
+    rectangles of least area. `head` takes `RotatedOptions`; without it, `fine` is chosen by the training boxes: where
+    half of them have a shorter side under 12 pixels.
+    """
+
+    tasks = (Task.ORIENTED, Task.INSTANCES)
+    architecture = DetectorArchitecture(
+        rotated.RotatedFCOSHead, RotatedOptions, COARSE, pooled=2, per_level=0, oriented=True
+    )
+
+    @classmethod
+    def _levels(cls, head: HeadOptions) -> DetectorArchitecture:
+        fine = isinstance(head, RotatedOptions) and head.fine
+        return replace(cls.architecture, strides=FINE) if fine else cls.architecture
+
+    def _default_head(self, data: ChipData, resize_to: int | None) -> HeadOptions:
+        turned = training_rectangles(data)
+        zoom = 1.0 if resize_to is None else resize_to / data.chip_size
+        return RotatedOptions(fine=bool(len(turned)) and float(np.median(turned[:, 3])) * zoom < FINE_SIDE)
 
 
 @base.register_model

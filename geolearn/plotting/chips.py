@@ -9,6 +9,7 @@ from torch import Tensor
 from geolearn.bands import Band
 from geolearn.batch import Batch, Objects
 from geolearn.classes import ClassInfo
+from geolearn.oriented.geometry import corners, from_hulls
 from geolearn.plotting import canvas
 from geolearn.plotting.display import DisplayStretch, natural_colors, to_array
 
@@ -252,20 +253,19 @@ def draw_mask(ax: 'Axes', mask: Tensor, classes: Sequence[ClassInfo]) -> None:
 
 
 def draw_boxes(ax: 'Axes', objects: Objects, classes: Sequence[ClassInfo]) -> None:
-    """Draw the boxes of an image's objects with their class names."""
-    from matplotlib.patches import Rectangle
+    """Draw the boxes of an image's objects with their class names; ignored objects have broken lines."""
+    from matplotlib.patches import Polygon
     from matplotlib.patheffects import Normal, Stroke
 
     boxes, labels = to_array(objects.boxes).tolist(), to_array(objects.labels).tolist()
     halo = [Stroke(linewidth=2.6, foreground='black', alpha=0.6), Normal()]
-    for box, label in zip(boxes, labels):
-        left, top, right, bottom = (edge - 0.5 for edge in box)  # imshow centers the first pixel at 0
+    turned = from_hulls(objects.boxes) if objects.turned is None else objects.turned
+    ignored = [False] * len(boxes) if objects.ignored is None else to_array(objects.ignored).tolist()
+    for box, ring, label, passed in zip(boxes, to_array(corners(turned)), labels, ignored):
+        left, top = (edge - 0.5 for edge in box[:2])  # imshow centers the first pixel at 0
+        style = {'linestyle': ':' if passed else '-', 'linewidth': 1.4, 'path_effects': [] if passed else halo}
         color = canvas.fractions(classes[label].color)
-        ax.add_patch(
-            Rectangle(
-                (left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=1.4, path_effects=halo
-            )
-        )
+        ax.add_patch(Polygon(ring - 0.5, closed=True, fill=False, edgecolor=color, **style))
         if len(boxes) <= TAG_LIMIT:
             _draw_tag(ax, left, top, classes[label])
 

@@ -447,7 +447,9 @@ def show_detections(
     for row, image, *both in zip(axes, natural_colors(images, bands, stretch), truth, detections):
         for ax, objects in zip(row, both):
             ax.imshow(image)
-            _draw_objects(ax, Objects(objects.boxes, objects.labels, objects.masks), classes)
+            ignored = objects.ignored if isinstance(objects, Objects) else None
+            shown = Objects(objects.boxes, objects.labels, objects.masks, objects.turned, ignored)
+            _draw_objects(ax, shown, classes)
     name_rows(axes, ('truth', 'detections'), titles)
     shown = [label for part in (*truth, *detections) for label in to_array(part.labels).tolist()]
     canvas.add_legend(figure, classes, shown)

@@ -11,13 +11,23 @@ from geolearn.adaptation import Adaptation
 from geolearn.batch import Detections, Objects
 from geolearn.errors import BundleError, ChipFolderError, UnknownNameError
 from geolearn.models import load_model
-from geolearn.models.object_detector import FCOS, FasterRCNN, MaskRCNN, RetinaNet, RTDetr, SingleShotDetector
+from geolearn.models.object_detector import (
+    FCOS,
+    FasterRCNN,
+    MaskRCNN,
+    RetinaNet,
+    RotatedFCOS,
+    RTDetr,
+    SingleShotDetector,
+)
 from geolearn.networks.detection.architecture import (
     DetectorOptions,
     RCNNOptions,
+    RotatedOptions,
     SingleStageOptions,
     TransformerOptions,
 )
+from geolearn.oriented.geometry import from_hulls, hulls
 from geolearn.prepare import prepare_data
 
 FEW = RCNNOptions(
@@ -34,6 +44,7 @@ DETECTORS = {
     RetinaNet: SingleStageOptions(detections_per_img=20, score_thresh=0.001),
     FCOS: SingleStageOptions(detections_per_img=20, score_thresh=0.001),
     SingleShotDetector: SingleStageOptions(detections_per_img=20, score_thresh=0.001),
+    RotatedFCOS: RotatedOptions(detections_per_img=20, score_thresh=0.001, width=32, depth=1),
     RTDetr: TransformerOptions(detections_per_img=20, score_thresh=0.001, num_queries=30, decoder_layers=2),
 }
 needs_transformers = pytest.mark.skipif(
@@ -65,7 +76,7 @@ def data(chips, tmp_path):
 
 def make(cls, data, backbone='resnet18', **options):
     options = {'head': DETECTORS[cls], 'pretrained': False} | options
-    return cls(data(masks=cls is MaskRCNN), backbone, **options)
+    return cls(data(masks=cls in (MaskRCNN, RotatedFCOS)), backbone, **options)
 
 
 def objects(boxes, *, shape=(64, 64), masks=False):
@@ -73,7 +84,7 @@ def objects(boxes, *, shape=(64, 64), masks=False):
     outlines = torch.zeros(len(held), *shape, dtype=torch.bool)
     for outline, (left, top, right, bottom) in zip(outlines, held.long().tolist()):
         outline[top:bottom, left:right] = True
-    return Objects(held, torch.arange(len(held)) % 2, outlines if masks else None)
+    return Objects(held, torch.arange(len(held)) % 2, outlines if masks else None, from_hulls(held))
 
 
 @pytest.fixture(params=EVERY, ids=lambda cls: cls.__name__)
@@ -130,6 +141,12 @@ class TestEveryDetector:
             assert one.boxes.dtype == torch.float32
             assert set(one.labels.tolist()) <= {0, 1}
             assert (one.masks is not None) == masks
+            assert (one.turned is not None) == model.architecture.oriented
+            if one.turned is not None:
+                assert (one.turned[:, 2] >= one.turned[:, 3]).all()
+                assert (one.turned[:, 4].abs() <= torch.pi / 2).all()
+                limits = torch.tensor([70, 50, 70, 50])
+                torch.testing.assert_close(one.boxes, torch.minimum(hulls(one.turned).clamp(min=0), limits))
             if masks:
                 assert one.masks.shape == (len(one), 50, 70)
                 assert one.masks.dtype == torch.bool

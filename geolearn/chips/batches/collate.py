@@ -1,7 +1,7 @@
 """Collate chips into whole batches: cropped, padded, in class indices."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from geolearn.batch import Batch, Objects
-from geolearn.chips.label import Label, Task, mask_boxes
+from geolearn.chips.label import BOX_TASKS, Label, Task, mask_boxes
 from geolearn.chips.meaning.classes import RASTER_TASKS
 from geolearn.chips.packing.read_chip import Chip, ChipStore
 from geolearn.classes import IGNORE_INDEX
 from geolearn.errors import ChipFolderError
+from geolearn.oriented.geometry import hulls, moved
+from geolearn.oriented.overlap import visible_shares
 from geolearn.raster.nodata import valid_in_all_bands
 
 
@@ -140,6 +142,7 @@ class CollateConfig:
         min_valid: Share of valid pixels that a random crop should have; several are drawn until one has it.
         seed: Makes crops repeatable.
         stored: Leave images in their stored dtype and masks in bytes, to be cast on a GPU: fewer bytes go there.
+        visible: Which oriented objects at a chip's edge count.
     """
 
     task: Task
@@ -154,6 +157,7 @@ class CollateConfig:
     min_valid: float = 0.0
     seed: int = 0
     stored: bool = False
+    visible: 'VisibleShares' = field(default_factory=lambda: VisibleShares())
 
     @cached_property
     def shift(self) -> int | None:
@@ -161,6 +165,32 @@ class CollateConfig:
         known = np.flatnonzero(self.table >= 0)
         shifts = np.unique((known - self.table[known]) % 256)
         return int(shifts[0]) if len(shifts) == 1 and known[-1] < 256 else None
+
+
+@dataclass(frozen=True, slots=True)
+class VisibleShares:
+    """What becomes of oriented objects that the edge of a chip cuts, by the share of their area that is visible.
+
+    A box that is clipped would have another angle, so objects stay whole or take no part.
+
+    Args:
+        keep: From this share on, the whole rectangle is an object; its corners may lie outside of the chip.
+        ignore: From this share on, what is less visible is ignored: its places are neither object nor background, and
+            metrics pass it over. Below, it is background.
+
+    Raises:
+        ChipFolderError: Unless 0 <= ignore <= keep <= 1.
+    """
+
+    keep: float = 0.7
+    ignore: float = LEAST_VISIBLE
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ignore <= self.keep <= 1:
+            raise ChipFolderError(
+                'shares of an object must be 0 <= ignore_visible <= keep_visible <= 1, got '
+                f'ignore_visible={self.ignore} and keep_visible={self.keep}'
+            )
 
 
 def check_rare_crops(task: Task, chip_size: int, largest: int) -> None:
@@ -235,6 +265,9 @@ def collate(
             _fill_mask(masks[row], chip, valid, crop, config)
         if values is not None:
             _fill_values(values[row], chip, valid, crop)
+        if config.task == Task.ORIENTED:
+            labels.append(_cut_oriented(chip.label, crop, config.visible))
+            continue
         labels.append(
             chip.label if crop[:2] == (0, 0) and crop[2:] == chip.pixels.shape[1:] else _cut(chip.label, crop)
         )
@@ -352,19 +385,45 @@ def _cut(label: Label, crop: _Crop) -> Label:
         return label
     place = np.array([crop.left, crop.top, crop.left, crop.top], np.float32)
     limit = np.array([crop.width, crop.height, crop.width, crop.height], np.float32)
-    moved = np.clip(label.boxes - place, 0, limit)
+    shown = np.clip(label.boxes - place, 0, limit)
     whole = _areas(label.boxes)
     if label.masks is None:
-        kept = (_areas(moved) >= LEAST_VISIBLE * whole) & (_areas(moved) > 0)
-        return replace(label, class_ids=label.class_ids[kept], boxes=moved[kept])
+        kept = (_areas(shown) >= LEAST_VISIBLE * whole) & (_areas(shown) > 0)
+        return _select(label, kept, boxes=shown)
     cut = [mask[crop.part] for mask in label.masks]
     seen = np.array([np.count_nonzero(mask) for mask in cut])
     kept = (seen >= LEAST_VISIBLE * np.array([np.count_nonzero(mask) for mask in label.masks])) & (seen > 0)
     # what is left of an outline may be smaller than what is left of its box
-    for row in np.flatnonzero(kept & (_areas(moved) < whole)).tolist():
-        moved[row] = mask_boxes([cut[row]])[0]
-    masks = tuple(mask for mask, keep in zip(cut, kept) if keep)
-    return replace(label, class_ids=label.class_ids[kept], boxes=moved[kept], masks=masks)
+    for row in np.flatnonzero(kept & (_areas(shown) < whole)).tolist():
+        shown[row] = mask_boxes([cut[row]])[0]
+    return _select(label, kept, boxes=shown, masks=tuple(mask for mask, keep in zip(cut, kept) if keep))
+
+
+def _select(label: Label, kept: np.ndarray, *, boxes: np.ndarray, masks: tuple[np.ndarray, ...] | None = None) -> Label:
+    """Return the objects of a label that a crop keeps; what crops do to oriented boxes, `_cut_oriented` knows."""
+    ignored = None if label.ignored is None else label.ignored[kept]
+    return replace(label, class_ids=label.class_ids[kept], boxes=boxes[kept], masks=masks, turned=None, ignored=ignored)
+
+
+def _cut_oriented(label: Label, crop: _Crop, visible: VisibleShares) -> Label:
+    """Return the oriented objects that a crop shows, each whole; the boxes around them end at the crop's edges."""
+    if label.turned is None or not len(label.turned):
+        return label
+    turned = moved(label.turned.astype(np.float64), -crop.left, -crop.top)
+    shares = visible_shares(turned, (crop.height, crop.width))
+    boxes = np.clip(hulls(turned), 0, (crop.width, crop.height, crop.width, crop.height)).astype(np.float32)
+    kept = (shares >= visible.ignore) & (shares > 0) & (_areas(boxes) > 0)
+    ignored = shares < visible.keep
+    if label.ignored is not None:
+        ignored |= label.ignored
+    return replace(
+        label,
+        class_ids=label.class_ids[kept],
+        boxes=boxes[kept],
+        masks=None,
+        turned=turned[kept].astype(np.float32),
+        ignored=ignored[kept],
+    )
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
@@ -373,7 +432,7 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def _with_labels(batch: Batch, labels: Sequence[Label], config: CollateConfig) -> Batch:
-    if config.task in (Task.OBJECTS, Task.INSTANCES, Task.PANOPTIC):
+    if config.task in BOX_TASKS:
         return replace(batch, objects=tuple(_objects(label, config) for label in labels))
     if config.task == Task.LABEL:
         return replace(
@@ -397,11 +456,21 @@ def _objects(label: Label, config: CollateConfig) -> Objects:
     indexes = config.table[label.class_ids]
     kept = _takes_part(indexes, config)
     boxes = label.boxes if label.boxes is not None else np.zeros((0, 4), np.float32)
-    masks = None
-    if config.task != Task.OBJECTS:
+    masks = turned = None
+    if config.task == Task.ORIENTED:
+        whole = np.zeros((0, 5), np.float32) if label.turned is None else label.turned
+        turned = torch.from_numpy(whole[kept].copy())
+    elif config.task != Task.OBJECTS:
         side = config.chip_size
         outlines = np.zeros((int(kept.sum()), side, side), bool)
         for target, mask in zip(outlines, (mask for mask, keep in zip(label.masks or (), kept) if keep)):
             target[: mask.shape[0], : mask.shape[1]] = mask
         masks = torch.from_numpy(outlines)
-    return Objects(torch.from_numpy(boxes[kept].copy()), torch.from_numpy(indexes[kept]).long(), masks)
+    ignored = np.zeros(len(kept), bool) if label.ignored is None else label.ignored
+    return Objects(
+        torch.from_numpy(boxes[kept].copy()),
+        torch.from_numpy(indexes[kept]).long(),
+        masks,
+        turned,
+        torch.from_numpy(ignored[kept].copy()) if config.task == Task.ORIENTED else None,
+    )

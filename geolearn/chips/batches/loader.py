@@ -96,10 +96,7 @@ def _join_objects(batch: Any) -> tuple[Batch, list[int]]:
     found = batch.objects or ()
     if not found:
         return batch, []
-    masks = [objects.masks for objects in found if objects.masks is not None]
-    boxes, labels = torch.cat([objects.boxes for objects in found]), torch.cat([objects.labels for objects in found])
-    joined = Objects(boxes, labels, torch.cat(masks) if masks else None)
-    return replace(batch, objects=(joined,)), [len(objects.labels) for objects in found]
+    return replace(batch, objects=(Objects.concatenate(found),)), [len(objects) for objects in found]
 
 
 def _part_objects(batch: Batch, counts: list[int]) -> Batch:
@@ -107,9 +104,7 @@ def _part_objects(batch: Batch, counts: list[int]) -> Batch:
     if not counts or batch.objects is None:
         return batch
     (joined,) = batch.objects
-    boxes, labels = joined.boxes.split(counts), joined.labels.split(counts)
-    masks = [None] * len(counts) if joined.masks is None else joined.masks.split(counts)
-    return replace(batch, objects=tuple(Objects(*row) for row in zip(boxes, labels, masks)))
+    return replace(batch, objects=joined.split(counts))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from geolearn.chips.label import Label, mask_boxes
 from geolearn.extras import require
+from geolearn.oriented import geometry, overlap
 
 NOT_FINITE = 'box with a coordinate that is no finite number'
 
@@ -16,6 +17,56 @@ INSIDE_OUT = 'box of no area or inside out'
 OUTSIDE = 'box outside the chip'
 
 Box = tuple[float, float, float, float]
+
+
+SLIVER = 'oriented box of no area'
+
+SMALLEST_AREA = 1.0
+"""Least area of an oriented object in square pixels."""
+
+TWO_POINTS = 'quadrilateral with fewer than three different corners, or of an area below 1 square pixel'
+
+
+def oriented_label(
+    values: Sequence[int] | np.ndarray,
+    turned: ArrayLike,
+    shape: tuple[int, int] | None = None,
+    skipped: Sequence[str] = (),
+    ignored: Sequence[bool] | np.ndarray | None = None,
+    *,
+    least_area: float = 0.0,
+    too_small: str = SLIVER,
+) -> Label:
+    """Return the label of a chip with these oriented boxes, whole and in the form le90; unusable ones are counted.
+
+    Args:
+        values: n class values.
+        turned: (n, 5) x, y, width, height, angle in radians, clockwise; anything may be in them.
+        shape: Height and width of the chip, outside of which boxes are left out; None asks nothing of their place.
+        skipped: What was left out already.
+        ignored: (n,) which objects are neither to be detected nor background; None for none.
+        least_area: Boxes of this area or a smaller one are left out.
+        too_small: How these are called.
+    """
+    given = np.asarray(turned, np.float64).reshape(-1, 5)
+    finite: np.ndarray = np.isfinite(given).all(axis=1)
+    known = geometry.canonical(np.where(finite[:, None], given, 0))
+    proper = finite & (known[:, 2:4] > 0).all(axis=1) & (known[:, 2] * known[:, 3] > least_area)
+    inside = proper.copy()
+    boxes = geometry.hulls(known)
+    if shape is not None:
+        frame = geometry.from_hulls(np.array([[0, 0, shape[1], shape[0]]], np.float64))
+        inside &= overlap.may_touch(known, np.broadcast_to(frame, known.shape))
+        boxes = np.clip(boxes, 0, (shape[1], shape[0], shape[1], shape[0]))
+    texts = [NOT_FINITE] * int((~finite).sum()) + [too_small] * int((finite & ~proper).sum())
+    texts += [OUTSIDE] * int((proper & ~inside).sum())
+    return Label(
+        class_ids=np.array(values, np.int64)[inside],
+        boxes=boxes[inside].astype(np.float32),
+        skipped=(*skipped, *texts),
+        turned=known[inside].astype(np.float32),
+        ignored=None if ignored is None else np.array(ignored, bool)[inside],
+    )
 
 
 def box_label(

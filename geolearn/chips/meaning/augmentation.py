@@ -9,7 +9,7 @@ import torch
 from geolearn import batch, errors
 from geolearn.augment import Augmentation, BatchTransform, cloud_brightness
 from geolearn.bands import Band
-from geolearn.chips.label import Task
+from geolearn.chips.label import BOX_TASKS, Task
 from geolearn.chips.meaning.classes import RASTER_TASKS
 from geolearn.statistics import BandStatistics
 
@@ -89,9 +89,16 @@ def _example(task: Task, band_count: int, class_count: int, dates: int) -> batch
     images = torch.zeros((2, dates, band_count, side, side) if dates > 1 else (2, band_count, side, side))
     masks = torch.zeros(2, side, side, dtype=torch.int64) if task in RASTER_TASKS else None
     objects = labels = None
-    if task in (Task.OBJECTS, Task.INSTANCES, Task.PANOPTIC):
-        outlines = None if task == Task.OBJECTS else torch.zeros(0, side, side, dtype=torch.bool)
-        objects = (batch.Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), outlines),) * 2
+    if task in BOX_TASKS:
+        outlined, oriented = task in (Task.INSTANCES, Task.PANOPTIC), task == Task.ORIENTED
+        nothing = batch.Objects(
+            torch.zeros(0, 4),
+            torch.zeros(0, dtype=torch.int64),
+            torch.zeros(0, side, side, dtype=torch.bool) if outlined else None,
+            torch.zeros(0, 5) if oriented else None,
+            torch.zeros(0, dtype=torch.bool) if oriented else None,
+        )
+        objects = (nothing,) * 2
     elif task == Task.LABEL:
         labels = torch.zeros(2, dtype=torch.int64)
     elif task == Task.LABELS:

@@ -207,7 +207,8 @@ class Pack:
         if len(self._outlines):
             first, last = self.table.object_offsets[position : position + 2].tolist()
             masks = tuple(self._outline(row, self._shapes[position]) for row in self._outlines[first:last].tolist())
-        return Label(raster, values, boxes, masks, unlabelled=unlabelled)
+        turned, ignored = self.table.oriented_boxes(position)
+        return Label(raster, values, boxes, masks, unlabelled=unlabelled, turned=turned, ignored=ignored)
 
     def _outline(self, row: Sequence[int], shape: Sequence[int]) -> np.ndarray:
         place, top, bottom, left, right = row
@@ -235,7 +236,7 @@ def _check_columns(table: ChipTable, arrays: Mapping[str, np.ndarray]) -> None:
     whole = ('shapes', 'crs_indexes', 'value_offsets', 'object_offsets', 'label_values', 'label_pixels')
     placed = [name for name in arrays if name.startswith('place_')]
     wrong += [name for name in (*whole, 'object_values', *placed) if arrays[name].dtype != np.int64]
-    numeric = (*shapes, 'boxes', 'sample', 'label_statistics')
+    numeric = (*shapes, 'boxes', 'turned', 'ignored', 'sample', 'label_statistics')
     wrong += [name for name in numeric if arrays[name].dtype.kind not in 'biuf']
     if wrong or not count or not table.channels or table.dates < 1 or table.channels % table.dates:
         raise ValueError(f'columns do not fit one another: {", ".join(wrong) or "no chips, bands or dates"}')
@@ -245,6 +246,8 @@ def _check_columns(table: ChipTable, arrays: Mapping[str, np.ndarray]) -> None:
     objects, boxes, outlines = len(table.object_values), table.boxes, arrays['place_outlines']
     if boxes.ndim != 2 or boxes.shape[1] != 4 or len(boxes) not in (0, objects):
         raise ValueError('boxes do not belong to objects')
+    if table.turned.shape not in ((0, 5), (objects, 5)) or table.ignored.shape not in ((0,), (objects,)):
+        raise ValueError('oriented boxes do not belong to objects')
     if outlines.ndim != 2 or outlines.shape[1] != 5 or len(outlines) not in (0, objects):
         raise ValueError('outlines do not belong to objects')
     if table.label_statistics.shape not in ((0, 5), (count, 5)):

@@ -11,6 +11,7 @@ from geolearn.chips.label import ChipSource, Label
 from geolearn.chips.meaning.values import named_nodata
 from geolearn.chips.packing.table import ChipTable
 from geolearn.errors import ChipFolderError
+from geolearn.oriented.geometry import mask_rectangle
 from geolearn.raster import GeoBox, read_stack
 from geolearn.raster.nodata import valid_in_all_bands
 from geolearn.statistics import RunningStatistics, count_values
@@ -69,6 +70,9 @@ def read_chip(source: ChipSource) -> Chip:
     label = source.read_label(geobox.shape)
     if label.raster is not None:
         label = replace(label, raster=_storable(label.raster, source, geobox.shape))
+    elif label.masks is not None and label.turned is None:
+        rectangles = [mask_rectangle(mask) for mask in label.masks]
+        label = replace(label, turned=np.array(rectangles, np.float32).reshape(-1, 5))
     return Chip(pixels, mask, label, geobox, len(images) * source.dates_in_file)
 
 
@@ -119,6 +123,8 @@ class ChipStatistics:
         sample: (k, channels) float32 pixels.
         class_ids: Class values of objects, or of the chip.
         boxes: Of the objects, or None.
+        turned: Oriented boxes of the objects, or None.
+        ignored: Which objects are ignored, or None.
         skipped: Why something in the label was left out.
     """
 
@@ -133,6 +139,8 @@ class ChipStatistics:
     sample: np.ndarray
     class_ids: np.ndarray
     boxes: np.ndarray | None
+    turned: np.ndarray | None
+    ignored: np.ndarray | None
     skipped: tuple[str, ...]
 
 
@@ -165,6 +173,8 @@ def measure_chip(chip: Chip, *, sampled: int) -> ChipStatistics:
         _sample(chip, valid, sampled),
         chip.label.class_ids,
         chip.label.boxes,
+        chip.label.turned,
+        chip.label.ignored,
         chip.label.skipped,
     )
 
@@ -277,6 +287,11 @@ class TableBuilder:
         }
         counted = [facts.pixels_by_value for facts in self._facts]
         framed = [facts.boxes for facts in self._facts if facts.boxes is not None]
+        turned = [facts.turned for facts in self._facts if facts.turned is not None]
+        marked = any(facts.ignored is not None and facts.ignored.any() for facts in self._facts)
+        ignored = [
+            np.zeros(len(facts.class_ids), bool) if facts.ignored is None else facts.ignored for facts in self._facts
+        ]
         return ChipTable(
             names=tuple(self._names),
             shapes=np.array([box.shape for box in boxes], np.int64),
@@ -294,6 +309,8 @@ class TableBuilder:
             object_offsets=np.cumsum([0, *(len(facts.class_ids) for facts in self._facts)]),
             object_values=np.concatenate([facts.class_ids for facts in self._facts]).astype(np.int64),
             boxes=np.concatenate(framed).astype(np.float32) if framed else np.zeros((0, 4), np.float32),
+            turned=np.concatenate(turned).astype(np.float32) if turned else np.zeros((0, 5), np.float32),
+            ignored=np.concatenate(ignored) if marked else np.zeros(0, bool),
             sample=np.concatenate([facts.sample for facts in self._facts]),
             skipped=dict(Counter(text for facts in self._facts for text in facts.skipped)),
             unreadable=tuple(unreadable),

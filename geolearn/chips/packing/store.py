@@ -117,7 +117,7 @@ def _state(path: Path) -> str:
 
 log = logging.getLogger('geolearn')
 
-PACK_VERSION = 3
+PACK_VERSION = 4
 
 AT_ONCE = 8
 """So many chips a worker reads in one go."""

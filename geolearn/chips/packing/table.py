@@ -59,6 +59,8 @@ class ChipTable:
         object_offsets: (n + 1,) where each chip's part of `object_values` and `boxes` starts.
         object_values: Class values of the objects, or of chips as a whole.
         boxes: Left, top, right, bottom of the objects; no rows where they have none.
+        turned: (objects, 5) oriented boxes of the objects; no rows where they have none.
+        ignored: (objects,) bool; see `Label.ignored`. No rows where labels mark none.
         sample: (k, channels) float32 pixels from all over the folder, valid in all channels.
         skipped: How often something in a label was left out, by reason.
         unreadable: Chips that were left out, each with the reason.
@@ -84,6 +86,8 @@ class ChipTable:
     object_offsets: np.ndarray
     object_values: np.ndarray
     boxes: np.ndarray
+    turned: np.ndarray
+    ignored: np.ndarray
     sample: np.ndarray
     skipped: Mapping[str, int]
     unreadable: tuple[str, ...]
@@ -212,6 +216,11 @@ class ChipTable:
         part = slice(self.object_offsets[position], self.object_offsets[position + 1])
         return self.object_values[part], self.boxes[part] if len(self.boxes) else None
 
+    def oriented_boxes(self, position: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return the oriented boxes (k, 5) of one chip and which are ignored (k,), None where labels tell neither."""
+        part = slice(self.object_offsets[position], self.object_offsets[position + 1])
+        return self.turned[part] if len(self.turned) else None, self.ignored[part] if len(self.ignored) else None
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return every column as an array; what is no array goes into ``json``."""
         columns = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -239,6 +248,10 @@ def join_tables(tables: Sequence[ChipTable], prefixes: Sequence[str]) -> ChipTab
         for f in fields(first)
         if isinstance(getattr(first, f.name), np.ndarray)
     }
+    if len(columns['ignored']):  # labels of another format may mark none
+        columns['ignored'] = np.concatenate(
+            [t.ignored if len(t.ignored) else np.zeros(len(t.object_values), bool) for t in tables]
+        )
     columns['crs_indexes'] = np.concatenate(
         [np.array([crs.index(name) for name in table.crs], np.int64)[table.crs_indexes] for table in tables]
     )

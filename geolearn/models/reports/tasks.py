@@ -1,5 +1,6 @@
 """The report of pixel classifiers: metrics by class, confusion, samples, calibration."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -12,7 +13,7 @@ from torch import Tensor
 from geolearn import plotting
 from geolearn.data import ChipData
 from geolearn.losses import PixelLossOptions, RegressionLossOptions
-from geolearn.metrics import Calibration, rank_chips
+from geolearn.metrics import Calibration, IouType, rank_chips
 from geolearn.models.evaluation import classification, objects, pixels
 from geolearn.models.reports import report
 from geolearn.networks.classification import ChipOptions
@@ -301,7 +302,7 @@ def detection_report(
     evaluation: objects.DetectionEvaluation,
     options: 'architecture.DetectorOptions',
     *,
-    masks: bool,
+    kind: IouType,
 ) -> report.TaskReport:
     """Report the validation results of a detector.
 
@@ -311,7 +312,7 @@ def detection_report(
         data: The chips.
         evaluation: On the validation chips.
         options: Those in the spec, read.
-        masks: Whether objects have outlines.
+        kind: What overlaps are computed of.
     """
     values, matches = evaluation.metrics, evaluation.matches
 
@@ -327,13 +328,13 @@ def detection_report(
         'numbers beside the names are average precision: the area below the line.'
     )
     sections = (
-        _object_scores(evaluation, data, masks=masks),
+        _object_scores(evaluation, data, kind),
         Section(
             'Precision and recall', (text, report.picture(curves, 'Precision over recall', name='precision_recall'))
         ),
         *report.sample_sections(evaluation.per_chip, draw, by='F1'),
     )
-    task = 'instance segmentation' if masks else 'object detection'
+    task = {'segm': 'instance segmentation', 'rotated': 'detection of oriented objects'}.get(kind, 'object detection')
     headline = (
         ('mAP', report.format_score(values['map'], '.3f')),
         ('AP50', report.format_score(values['ap50'], '.3f')),
@@ -341,7 +342,7 @@ def detection_report(
     return report.TaskReport(task, headline, sections, _settings(options))
 
 
-def _object_scores(evaluation: objects.DetectionEvaluation, data: ChipData, *, masks: bool) -> Section:
+def _object_scores(evaluation: objects.DetectionEvaluation, data: ChipData, kind: IouType) -> Section:
     values, total = evaluation.metrics, evaluation.matches.sum((0, 1))
     tp, fp, fn = total.tolist()
     precision, recall, f1 = (part.item() for part in (*_rates(total), objects.f1_score(total)))
@@ -353,12 +354,22 @@ def _object_scores(evaluation: objects.DetectionEvaluation, data: ChipData, *, m
         ('with a score of 0.5 or more', _counts_text(tp, fp, fn)),
         ('precision, recall, F1 of these', ', '.join(report.format_score(value) for value in (precision, recall, f1))),
     )
-    shape = 'outlines' if masks else 'boxes'
+    shape = {'segm': 'outlines', 'rotated': 'oriented boxes'}.get(kind, 'boxes')
     text = (
         f'On the validation chips, as in COCO: overlap is intersection over union of {shape}. AP is average precision, '
         'over all scores; precision, recall and F1 are of objects with a score of 0.5 or more, at overlap 0.5.'
     )
+    if kind == 'rotated':
+        overall = (*overall, ('median angle error', _degrees(values['angle_error'])))
+        text += (
+            ' The angle error is that of the long side of detections with an overlap above 0.5; of near-squares, whose '
+            'length is under 1.2 times their width, that to the next quarter turn.'
+        )
     return Section('Scores', (text, Facts(overall), _object_table(evaluation, data), _size_table(values)))
+
+
+def _degrees(error: float) -> str:
+    return '' if math.isnan(error) else f'{error:.1f}°'
 
 
 def _counts_text(tp: int, fp: int, fn: int) -> str:
@@ -373,7 +384,11 @@ def _object_table(evaluation: objects.DetectionEvaluation, data: ChipData) -> Ta
         (Swatch(info.name, info.color), int(tp + fn), *map(Share, row))
         for info, (tp, _, fn), row in zip(data.class_infos, matches.tolist(), zip(*columns))
     ]
-    header = ('class', 'objects', 'AP', 'AP50', 'average recall', 'precision', 'recall', 'F1')
+    header: tuple[str, ...] = ('class', 'objects', 'AP', 'AP50', 'average recall', 'precision', 'recall', 'F1')
+    if 'angle_error' in per_class:
+        header = (*header, 'AP75', 'angle error')
+        more = zip(per_class['ap75'], per_class['angle_error'])
+        rows = [(*row, Share(ap75), _degrees(error)) for row, (ap75, error) in zip(rows, more)]
     return Table(header, tuple(rows), 'By class')
 
 

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from geolearn.batch import Detections, Objects
 from geolearn.errors import ArgumentError
 from geolearn.losses.options import check_loss_value, loss_name
 from geolearn.networks.network import Network, Normalize
+from geolearn.oriented import geometry
 
 WIDTH = 256
 """Channels of every level."""
@@ -32,16 +34,17 @@ class FeaturePyramid(nn.Module):
         channels: Of the maps, finest first.
         strides: Of the maps.
         pooled: How many levels to add, each every second pixel of the one before.
+        width: Channels of every level.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], *, pooled: int) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], *, pooled: int, width: int = WIDTH) -> None:
         super().__init__()
         self.strides = (*strides, *(strides[-1] * 2**step for step in range(1, pooled + 1)))
-        self.fpn = None if set(channels) == {WIDTH} else FeaturePyramidNetwork(list(channels), WIDTH)
+        self.fpn = None if set(channels) == {width} else FeaturePyramidNetwork(list(channels), width)
         self._pooled = pooled
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Return the levels (N, 256, ceil(H / stride), ceil(W / stride)), finest first."""
+        """Return the levels (N, width, ceil(H / stride), ceil(W / stride)), finest first."""
         if self.fpn is not None:
             maps = list(self.fpn(OrderedDict((str(i), found) for i, found in enumerate(maps))).values())
         levels = list(maps)
@@ -66,6 +69,7 @@ LOSS_NAMES = {
     'loss_bbox': 'boxes',
     'loss_giou': 'overlap',
     'loss_dn': 'denoising',
+    'loss_angle': 'angles',
 }
 """torchvision's and transformers' names of losses, and the columns that they get."""
 
@@ -185,11 +189,13 @@ class Detector(Network):
         if masks is not None:
             size = [max(1, round(side * self.zoom)) for side in masks.shape[-2:]]
             masks = functional.interpolate(masks[:, None].to(torch.uint8), size=size, mode='nearest')[:, 0] > 0
-        return Objects(objects.boxes * self.zoom, objects.labels, masks)
+        turned = None if objects.turned is None else geometry.scaled(objects.turned, self.zoom)
+        return replace(objects, boxes=objects.boxes * self.zoom, masks=masks, turned=turned)
 
     def _placed(self, found: Detections, size: tuple[int, int]) -> Detections:
         """Bring objects from the padded image to the given one; their masks to its size."""
-        found = Detections(found.boxes / self.zoom, found.labels, found.scores, found.masks)
+        turned = None if found.turned is None else geometry.scaled(found.turned, 1 / self.zoom)
+        found = Detections(found.boxes / self.zoom, found.labels, found.scores, found.masks, turned)
         inside = clip_boxes_to_image(found.boxes, size)
         real = ((inside[:, 2:] - inside[:, :2]) >= SMALLEST_SIDE).all(1)
         # what has its middle in the padding is the edge between it and the image
@@ -197,7 +203,8 @@ class Detector(Network):
         real &= (middle <= middle.new_tensor([size[1], size[0]])).all(1)
         found, inside = found.select(real), inside[real]
         if found.masks is None:
-            return Detections(inside, found.labels, found.scores)
+            # oriented boxes keep their shape; only what is around them ends at the edge
+            return Detections(inside, found.labels, found.scores, turned=found.turned)
         masks = paste_masks_in_image(found.masks[:, None], found.boxes, size)[:, 0] > 0.5
         return Detections(inside, found.labels, found.scores, masks).select(masks.flatten(1).any(1))
 

@@ -10,10 +10,12 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geolearn.chips.batches.collate import LEAST_VISIBLE, CollateConfig, collate
+from geolearn.chips.batches.collate import LEAST_VISIBLE, CollateConfig, VisibleShares, collate
 from geolearn.chips.label import Label, Task, mask_boxes
 from geolearn.chips.packing.read_chip import Chip
 from geolearn.classes import IGNORE_INDEX
+from geolearn.errors import ChipFolderError
+from geolearn.oriented.geometry import from_hulls, hulls
 from geolearn.raster import GeoBox
 
 
@@ -267,6 +269,8 @@ def varied_chips(task, dtype, *, dates, rng):
         outlines = tuple(rng.random((height, width)) < 0.5 for _ in range(2))
         raster = rng.integers(0, 6, (height, width)).astype(np.uint8)
         label = Label(raster, rng.integers(1, 6, 2), mask_boxes(outlines), outlines)
+        if task == Task.ORIENTED:
+            label = replace(label, masks=None, turned=from_hulls(label.boxes))
         if task in (Task.LABEL, Task.LABELS):
             label = Label(class_ids=label.class_ids)
         if task == Task.REGRESSION:
@@ -289,6 +293,8 @@ def assert_same(one, two):
         assert torch.equal(a.labels, b.labels)
         assert (a.masks is None) == (b.masks is None)
         assert a.masks is None or torch.equal(a.masks, b.masks)
+        assert (a.turned is None) == (b.turned is None)
+        assert a.turned is None or torch.equal(a.turned, b.turned)
 
 
 @pytest.mark.parametrize(('task', 'dtype'), CASTS)
@@ -344,3 +350,21 @@ def test_subtracting_is_for_tables_of_one_shift(entries, shift):
     for value, index in entries.items():
         table[value] = index
     assert make_config(Task.PIXELS, table=table).shift == shift
+
+
+def test_oriented_objects_at_the_edge_of_a_crop_stay_whole_or_are_ignored_or_go():
+    boxes = np.array([[20, 10, 8, 4, 0.5], [24, 14, 8, 3, 0], [13, 4, 8, 3, 0], [11.2, 8, 8, 3, 0]], np.float32)
+    label = Label(class_ids=np.array([1, 2, 3, 4]), boxes=hulls(boxes), turned=boxes)
+    # the crop shows columns 12 to 28 of 40, rows 2 to 18 of 20
+    store = Chips(make_chip(places(20, 40), label=label))
+    (found,) = collate(store, [0], make_config(Task.ORIENTED, chip_size=16)).objects
+    np.testing.assert_allclose(found.turned[:3], boxes[:3] - np.array([12, 2, 0, 0, 0]), atol=1e-5)
+    assert found.labels.tolist() == [0, 1, 2, 3]
+    assert found.ignored.tolist() == [False, False, True, True]  # the third shows 5 of 8 columns, the last 3.2
+    assert found.boxes.min() >= 0  # what is around them ends at the edge
+    strict = make_config(Task.ORIENTED, chip_size=16, visible=VisibleShares(keep=0.6, ignore=0.5))
+    (found,) = collate(store, [0], strict).objects
+    assert found.labels.tolist() == [0, 1, 2]
+    assert not found.ignored.any()
+    with pytest.raises(ChipFolderError, match='ignore_visible=0.8'):
+        VisibleShares(keep=0.7, ignore=0.8)

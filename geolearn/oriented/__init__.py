@@ -1,0 +1,1 @@
+"""Oriented boxes: their one convention, minimum rectangles, exact overlaps and non-maximum suppression."""
