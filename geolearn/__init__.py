@@ -6,7 +6,7 @@ from types import ModuleType
 
 from geolearn._version import __version__
 
-_HOMES = {
+HOMES = {
     'Adaptation': 'adaptation',
     'Band': 'bands',
     'ChipData': 'data',
@@ -97,7 +97,7 @@ def __getattr__(name: str) -> object:
         if name in PUBLIC:
             raise ArcGISNameError(f'geolearn has no {name} as arcgis.learn has; instead: {PUBLIC[name]}')
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(import_module(f'geolearn.{_HOMES.get(name, "models")}'), name)
+    return getattr(import_module(f'geolearn.{HOMES.get(name, "models")}'), name)
 
 
 def __dir__() -> list[str]:
@@ -109,7 +109,7 @@ class _Package(ModuleType):
 
     def __setattr__(self, name: str, value: object) -> None:
         # Python sets a package that is imported as an attribute of its parent
-        if not (name in _HOMES and isinstance(value, ModuleType)):
+        if not (name in HOMES and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 

@@ -45,6 +45,8 @@ from geolearn.sources import from_arrays, from_dataset, from_rasters
 
 __version__: str
 
+HOMES: dict[str, str]
+
 __all__ = [
     'FCN',
     'FCOS',

@@ -93,6 +93,10 @@ class UnknownNameError(GeoLearnError, ValueError):
         super().__init__(f'unknown {kind} {name!r}; {hint}')
 
 
+class ConfigError(GeoLearnError, ValueError):
+    """A configuration file cannot be read, or holds what the command does not take."""
+
+
 class ArgumentError(GeoLearnError, TypeError, ValueError):
     """An argument is of another type than a call takes, or the call takes no argument of that name."""
 

@@ -190,8 +190,8 @@ def test_an_error_is_one_line_on_stderr(bundle, scene_chips, scene_files, tmp_pa
         (['train', 'chips', 'm', '--batch-size', '1'], '--batch-size: must be a whole number from 2'),
         (['predict', 'm', 'a', 'b', '--halo', '-1'], '--halo: must be a whole number from 0'),
         (['predict', 'm', 'a', 'b', '--tile-size', 'x'], '--tile-size: must be a whole number from 1'),
-        (['predict', 'm', 'a', 'b', '--tile-size', '64', '--halo', '32'], '--halo must be under half of --tile-size'),
-        (['train', 'chips', 'm', '--split', 'odd'], "unknown split 'odd'"),
+        (['predict', '.', '.', 'b', '--tile-size', '64', '--halo', '32'], '--halo must be under half of --tile-size'),
+        (['train', '.', 'm', '--split', 'odd'], "unknown split 'odd'"),
         (['nothing'], 'invalid choice'),
         ([], 'required: command'),
     ],
@@ -292,8 +292,8 @@ def test_an_interrupted_training_is_resumed(scene_chips, tmp_path, capsys, monke
         (['--lr', 'fast'], '--lr: must be a number from 1e-12'),
     ],
 )
-def test_invalid_trainings_are_refused_before_chips_are_read(capsys, argv, said):
-    assert said in fails(capsys, 'train', 'no_such_chips', 'm', *argv)
+def test_invalid_trainings_are_refused_before_chips_are_read(capsys, argv, said, tmp_path):
+    assert said in fails(capsys, 'train', tmp_path, 'm', *argv)  # an empty folder, which is no chip folder
 
 
 def test_a_report_is_written_from_bundle_and_chips(bundle, scene_chips, tmp_path, capsys):

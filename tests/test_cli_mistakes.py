@@ -217,6 +217,8 @@ def test_messages_for_python_name_options_here(command, said, expected):
 
 
 EXAMPLES = {
+    'show': ['show', 'a', 'b.png'],
+    'detect': ['detect', 'a', 'b', 'c'],
     'export-chips': ['export-chips', 'a', 'b'],
     'train': ['train', 'a', 'b'],
     'pretrain': ['pretrain', 'a'],

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from affine import Affine
 
-from geolearn.cli import build_parser
+from geolearn.cli import build_parser, build_parsers
+from geolearn.cli.config import config_words, read_config
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -58,5 +59,17 @@ def test_its_commands_parse(page):
     for block in blocks(page, 'sh'):
         for line in block.replace('\\\n', ' ').splitlines():
             words = shlex.split(line, comments=True)
-            if words[:1] == ['geolearn']:
-                assert build_parser().parse_args(words[1:]).run
+            if words[:1] == ['geolearn'] and words[1] != '--print-completion':
+                file = words[2].endswith('.yaml')  # such a file is checked below
+                assert file or build_parser().parse_args(words[1:]).run
+
+
+def test_configuration_files_of_the_docs_parse(tmp_path):
+    texts = [text for page in sorted(DOCS.glob('*.md')) for text in blocks(page, 'yaml') if text.startswith('command:')]
+    assert texts
+    for text in texts:
+        path = tmp_path / 'c.yaml'
+        path.write_text(text)
+        parser, commands = build_parsers()
+        command = str(read_config(path)['command'].value)
+        assert parser.parse_args([command, *config_words(commands[command], command, path)]).run

@@ -4,11 +4,13 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from geolearn._version import __version__
-from geolearn.cli import embed, evaluate, export, info, predict, pretrain, probe, serve, train, vectorize
-from geolearn.cli.arguments import Formatter, Parser
+from geolearn.cli import embed, evaluate, export, info, predict, pretrain, probe, serve, show, train, vectorize
+from geolearn.cli.arguments import Formatter, Parser, PrintCompletion, check_inputs
+from geolearn.cli.config import expand_config
+from geolearn.cli.examples import show_examples
 from geolearn.cli.messages import (
     describe_error,
     drop,
@@ -28,7 +30,9 @@ COMMANDS = {
     'pretrain': ('pretrain a backbone on imagery without labels', pretrain.add_arguments),
     'evaluate': ('compute the metrics of a model on chips', evaluate.add_arguments),
     'report': ('write a page on a model and its chips', evaluate.add_report_arguments),
+    'show': ('draw chips, or the results of a model on them', show.add_arguments),
     'predict': ('map a raster, detect objects in it, or classify polygons', predict.add_arguments),
+    'detect': ('find objects in a raster', predict.add_detect_arguments),
     'embed': ('turn rasters into embeddings: grids of vectors, or one for each zone', embed.add_arguments),
     'vectorize': ('turn a map of classes into polygons', vectorize.add_arguments),
     'probe': ('measure how well simple classifiers do on the embeddings of chips', probe.add_arguments),
@@ -53,10 +57,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = argparse.Namespace()
     try:
         try:
-            arguments = build_parser().parse_args(words)
+            parser, commands = build_parsers()
+            arguments = parser.parse_args(expand_config(words, commands))
         finally:
             flush_output()  # --help and --version
         names = arguments.option_names
+        check_inputs(arguments)
         with notes_in_options(names, verbose=arguments.verbose):
             arguments.run(arguments)
         flush_output()
@@ -100,13 +106,22 @@ def _interrupted(arguments: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands."""
+    """Build the parser of the command line."""
+    return build_parsers()[0]
+
+
+def build_parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Build the parser of the command line, and those of its commands by name."""
     parser = Parser(prog='geolearn', description='Deep learning on satellite and aerial imagery.', epilog=EPILOG)
     parser.add_argument('--version', action='version', version=f'geolearn {__version__}')
+    shells = 'print a script that completes commands, options and files in this shell'
+    parser.add_argument('--print-completion', choices=['bash', 'zsh', 'tcsh'], action=PrintCompletion, help=shells)
     commands = parser.add_subparsers(dest='command', required=True)
     for name, (text, add_arguments) in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text, formatter_class=Formatter)
+        command = commands.add_parser(
+            name, help=text, description=text, epilog=show_examples(name), formatter_class=Formatter
+        )
         add_arguments(command)
         command.add_argument('--verbose', action='store_true', help='print notes too, such as which bands were matched')
-        command.set_defaults(option_names=option_names(command))
-    return parser
+        command.set_defaults(option_names=option_names(command), command_parser=command)
+    return parser, commands.choices

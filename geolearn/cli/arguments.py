@@ -1,10 +1,12 @@
 """Arguments that several commands take, and the types of their values."""
 
 import argparse
+import errno
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 if TYPE_CHECKING:
     from geolearn.bands import Band
@@ -15,7 +17,10 @@ NO_WAVELENGTH = 'none'
 
 
 class Formatter(argparse.HelpFormatter):
-    """Help that ends with the default of an option, where there is one to be told."""
+    """Help that ends with the default of an option, where there is one; examples stay in lines of their own."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith('examples:') else super()._fill_text(text, width, indent)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help or ''
@@ -27,7 +32,11 @@ class Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help that cannot be written is an error: argparse passes over it."""
+    """A parser whose errors are a line, and whose help that cannot be written is an error: argparse passes over it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where the options are listed, which argparse prints whole."""
+        self.exit(2, f'{self.prog}: error: {message}; see {self.prog} --help\n')
 
     def _print_message(self, message: str, file: Any = None) -> None:
         stream = file or sys.stderr
@@ -37,6 +46,40 @@ class Parser(argparse.ArgumentParser):
         except OSError as error:
             if stream is sys.stdout:
                 raise OSError(error.errno, error.strerror, 'standard output') from error
+
+
+class PrintCompletion(argparse.Action):
+    """Print what makes a shell complete commands, options and files, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Print the script of the shell that was named."""
+        from geolearn import extras
+
+        shtab = extras.require('shtab', extra='completion', to='complete commands')
+        commands = next(action for action in parser._actions if action.dest == 'command').choices or {}
+        for command in dict(commands).values():
+            for action in command._actions:
+                if action.choices is None and action.nargs != 0 and not isinstance(action.default, int | float):
+                    action.complete = shtab.FILE
+        print(shtab.complete(parser, shell=values))
+        parser.exit()
+
+
+def check_inputs(arguments: argparse.Namespace) -> None:
+    """Refuse files and folders that do not exist, before torch is imported, which takes seconds.
+
+    Args:
+        arguments: With the names of those that are inputs as `inputs`. What GDAL opens by other names is left to it:
+            URLs, `/vsi` paths, and subdatasets such as ``NETCDF:a.nc:ndvi``.
+
+    Raises:
+        FileNotFoundError: If one does not exist.
+    """
+    for name in getattr(arguments, 'inputs', ()):
+        given = getattr(arguments, name, None) or []
+        for path in [given] if isinstance(given, str) else given:
+            if ':' not in path and not path.startswith('/vsi') and '\0' not in path and not os.path.exists(path):
+                raise FileNotFoundError(errno.ENOENT, 'does not exist', path)
 
 
 def whole(minimum: int) -> Callable[[str], int]:

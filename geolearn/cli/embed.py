@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_encoder(parser.add_argument_group('the backbone'))
     _add_raster(parser.add_argument_group('the raster'))
     _add_work(parser.add_argument_group('the work'))
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, inputs=('src', 'zones'))
 
 
 def _add_encoder(group: Any) -> None:

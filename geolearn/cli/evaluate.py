@@ -1,9 +1,10 @@
 """geolearn evaluate, geolearn report: the metrics of a saved model on chips, as a table or as a page."""
 
 import argparse
+import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geolearn.cli.arguments import add_chips, read_chips
 from geolearn.cli.messages import as_options
@@ -14,14 +15,18 @@ if TYPE_CHECKING:
     from geolearn.models import Model
 
 
+INPUTS = ('model', 'chips', 'valid_path')
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `evaluate` takes."""
     parser.add_argument('model', help='the .dlpk')
     parser.add_argument('chips', nargs='+', help='chip folder, or several; those of the training, or others')
     parser.add_argument('--all', action='store_true', help='use every chip, none of which was trained on')
     parser.add_argument('--csv', help='write the metrics of each class to this file')
+    parser.add_argument('--json', action='store_true', help='print one JSON object and nothing else')
     add_chips(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, inputs=INPUTS)
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,28 +35,31 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('chips', nargs='+', help='the chips it was trained on, split in the same way')
     parser.add_argument('out', help='the page to write, such as report.html, the last of the paths')
     add_chips(parser)
-    parser.set_defaults(run=run_report, all=False)
+    parser.set_defaults(run=run_report, all=False, inputs=INPUTS)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the metrics of a model on the validation chips, or on all."""
-    model = _load(arguments)
-    evaluation = print_results(model)
+    model = load_with_chips(arguments)
+    if arguments.json:
+        print(json.dumps(_as_json(model.evaluate()), ensure_ascii=False))
+    evaluation = model.evaluate() if arguments.json else print_results(model)
     if arguments.csv:
         if evaluation.per_class is None:
             raise ValueError(f'{type(model).__name__} has no classes, so there is no table for --csv')
         evaluation.per_class.to_csv(arguments.csv)
-        print(f'wrote {arguments.csv}')
+        if not arguments.json:
+            print(f'wrote {arguments.csv}')
 
 
 def run_report(arguments: argparse.Namespace) -> None:
     """Evaluate the model on the validation chips and write the page."""
     if Path(arguments.out).is_dir():
         raise ValueError(f'{arguments.out} is a folder; name the page to write last, such as report.html')
-    print(f'wrote {_load(arguments).report(arguments.out)}')
+    print(f'wrote {load_with_chips(arguments).report(arguments.out)}')
 
 
-def _load(arguments: argparse.Namespace) -> 'Model':
+def load_with_chips(arguments: argparse.Namespace) -> 'Model':
     """Load the model with its chips, which are read as those of its training were."""
     from geolearn.chips.label import Task
     from geolearn.models import load_model
@@ -68,6 +76,22 @@ def _load(arguments: argparse.Namespace) -> 'Model':
         target='values' if Task.REGRESSION in model.tasks else None,
     )
     return load_model(arguments.model, data.validating_on_all() if arguments.all else data)
+
+
+def _as_json(evaluation: 'Evaluation') -> dict[str, Any]:
+    """Return metrics, and the table of classes by class and column; null where a metric is undefined."""
+    found: dict[str, Any] = {'metrics': {name: _finite(value) for name, value in evaluation.metrics.items()}}
+    if evaluation.per_class is not None:
+        table = evaluation.per_class.to_dict('index')
+        found['classes'] = {
+            name: {column: _finite(value) for column, value in row.items()} for name, row in table.items()
+        }
+    return found
+
+
+def _finite(value: Any) -> Any:
+    number = value.item() if hasattr(value, 'item') else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
 def print_data(data: 'ChipData', arguments: argparse.Namespace) -> None:

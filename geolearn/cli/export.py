@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_nodata(parser)
     add_unlabelled(parser)
     add_embeddings(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, inputs=('raster', 'labels'))
 
 
 def run(arguments: argparse.Namespace) -> None:

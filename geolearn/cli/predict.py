@@ -20,6 +20,8 @@ OPTIONS = (
 )
 """What only some models take; None where it is not given."""
 
+INPUTS = ('model', 'src', 'aoi')
+
 RASTERS = ('.tif', '.tiff', '.jp2', '.img', '.vrt')
 """Suffixes of a raster, which with --each is one scene and no list of scenes."""
 
@@ -43,7 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_maps(parser.add_argument_group('maps'))
     _add_objects(parser.add_argument_group('objects'))
     _add_polygons(parser.add_argument_group('polygons'))
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, inputs=INPUTS)
+
+
+def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `detect` takes: what `predict` does, for models that find objects."""
+    parser.add_argument('model', help='the .dlpk of a detector')
+    parser.add_argument('src', nargs='+', help='raster; several make one mosaic')
+    parser.add_argument('dst', help='layer to write, the last of the files: .gpkg, .geojson, .parquet or .shp')
+    parser.add_argument('--overwrite', action='store_true', help='replace the result if it exists')
+    add_reading(parser)
+    _add_area(parser.add_argument_group('the area'))
+    _add_running(parser.add_argument_group('the work'))
+    _add_parts(parser.add_argument_group('parts'))
+    _add_objects(parser.add_argument_group('objects'))
+    parser.set_defaults(run=run, each=False, inputs=INPUTS)
 
 
 def _add_area(group: Any) -> None:
@@ -82,9 +98,13 @@ def _add_maps(group: Any) -> None:
     group.add_argument(
         '--no-cog', dest='cog', action='store_const', const=False, help='write a plain GeoTIFF, without overviews'
     )
+    _add_parts(group)
+
+
+def _add_parts(group: Any) -> None:
     parting = 'compute one of several parts alone, such as the third of forty; the same again does what is missing'
     group.add_argument('--part', type=part, metavar='3/40', help=parting)
-    merging = 'write the map, once all parts are computed'
+    merging = 'write the result, once all parts are computed'
     group.add_argument('--merge-parts', action='store_true', default=None, help=merging)
 
 
@@ -192,7 +212,7 @@ def choose_options(model: 'Model', arguments: argparse.Namespace) -> dict[str, A
     use, name = model.raster_use, type(model).__name__
     if not arguments.each and Path(arguments.dst).suffix.lower() not in use.suffixes:
         raise ValueError(f'a {name} {use.text}; {arguments.dst} should end in one of {", ".join(use.suffixes)}')
-    given = {option: value for option in OPTIONS if (value := getattr(arguments, option)) is not None}
+    given = {option: value for option in OPTIONS if (value := getattr(arguments, option, None)) is not None}
     for option in given:
         if option not in use.options:
             raise ValueError(f'--{option.replace("_", "-")} does not apply to a {name}, which {use.text}')

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_method(parser.add_argument_group('the method'))
     _add_images(parser.add_argument_group('the images'))
     _add_training(parser.add_argument_group('the training'))
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, inputs=('images',))
 
 
 def _add_method(group: Any) -> None:

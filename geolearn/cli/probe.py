@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', help='folder for tables and figures')
     parser.add_argument('--device', help='torch device; CUDA where there is one')
     add_chips(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, inputs=('chips',))
 
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     _add_backbone(bigearthnet)
     _add_classifiers(bigearthnet, ['knn', 'linear', 'random_forest', 'mlp'])
     bigearthnet.add_argument('--verbose', action='store_true', help='print notes too')
-    bigearthnet.set_defaults(run=run_bigearthnet, option_names=option_names(bigearthnet))
+    bigearthnet.set_defaults(run=run_bigearthnet, inputs=('folder',), option_names=option_names(bigearthnet))
 
     text = 'train starts x inputs x shares of the labels, as the study of transformers on radar did'
     sar = studies.add_parser('sar', help=text, description=text, formatter_class=Formatter)
@@ -73,7 +73,12 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     sar.add_argument('--bands', nargs='+', help='names of the bands, where the export names none')
     sar.add_argument('--split', default='latitude', help='how 60, 20 and 20 %% of the chips are chosen, as for train')
     sar.add_argument('--verbose', action='store_true', help='print notes too')
-    sar.set_defaults(run=run_sar, option_names=option_names(sar), when_interrupted='interrupted; run it again to go on')
+    sar.set_defaults(
+        run=run_sar,
+        inputs=('folder',),
+        option_names=option_names(sar),
+        when_interrupted='interrupted; run it again to go on',
+    )
 
 
 def _add_backbone(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from geolearn.cli.arguments import (
     wavelength,
     whole,
 )
+from geolearn.cli.config import write_config
 
 if TYPE_CHECKING:
     from geolearn.adaptation import Adaptation
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_network(parser.add_argument_group('the network'))
     _add_loss(parser.add_argument_group('the loss'))
     _add_fit(parser.add_argument_group('the training'))
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, inputs=('chips', 'valid_path'))
 
 
 def _add_data(group: Any) -> None:
@@ -133,6 +134,7 @@ def _add_fit(group: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, save, and print the validation results."""
+    check_model_name(arguments.model)
     import torch
 
     from geolearn.cli.evaluate import print_data, print_results
@@ -160,9 +162,24 @@ def run(arguments: argparse.Namespace) -> None:
     finally:
         arguments.resumable = bool(model.history.epochs)
     print_results(model)
-    print(f'wrote {model.save(arguments.name)}')
+    saved = model.save(arguments.name)
+    print(f'wrote {saved}')
+    print(f'wrote {write_config(saved.with_suffix(".yaml"), arguments)}; "geolearn train" of that file trains it again')
     if arguments.report:
         print(f'wrote {model.report(arguments.report)}')
+
+
+def check_model_name(name: str) -> None:
+    """Refuse what is no class of models, before torch is imported.
+
+    Raises:
+        UnknownNameError: If there is none of that name.
+    """
+    from geolearn import HOMES, __all__, errors
+
+    known = set(__all__) - {*HOMES, 'load_model', '__version__'}
+    if name not in known:
+        raise errors.UnknownNameError('model', name, known)
 
 
 def find_model(name: str) -> 'type[Model]':

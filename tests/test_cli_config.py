@@ -1,0 +1,133 @@
+"""Configuration files: the words of a command as YAML, checked key by key, and written by every training."""
+
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from geolearn.cli import COMMANDS, build_parser, build_parsers, main
+from geolearn.cli.config import config_words, write_config
+from geolearn.cli.examples import EXAMPLES
+
+TRAIN = """
+command: train
+chips: [here, there]
+name: floods
+epochs: 3
+lr: 1e-4
+from_scratch: true
+mixup: no
+nodata: [0, none]
+class-mapping: {1: Water, 2: Dry land}
+val_split_pct: 0.25   # as prepare_data calls it
+unlabelled: []
+wavelengths:
+"""
+
+
+def parse(text, tmp_path, command='train'):
+    path = tmp_path / 'c.yaml'
+    path.write_text(text)
+    parser, commands = build_parsers()
+    return parser.parse_args([command, *config_words(commands[command], command, path)])
+
+
+def values(arguments):
+    return {name: value for name, value in vars(arguments).items() if name != 'command_parser'}
+
+
+def test_a_file_says_what_the_words_would(tmp_path):
+    words = 'train here there floods --epochs 3 --lr 1e-4 --from-scratch --nodata 0 none --valid 0.25 --unlabelled'
+    expected = build_parser().parse_args([*words.split(), '--class-mapping', '1=Water', '2=Dry land'])
+    assert values(parse(TRAIN, tmp_path)) == values(expected)
+
+
+def test_what_a_run_writes_runs_it_again(tmp_path):
+    arguments = parse(TRAIN, tmp_path)
+    written = write_config(tmp_path / 'again.yaml', arguments)
+    assert values(parse(written.read_text(), tmp_path)) == values(arguments)
+    assert 'batch_size: 8' in written.read_text(), 'defaults may change in later versions'
+
+
+def test_paths_are_written_in_full(tmp_path, monkeypatch):
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path)
+    text = write_config(tmp_path / 'again.yaml', parse('chips: [here, absent]\nname: m', tmp_path)).read_text()
+    assert f'- {tmp_path / "here"}\n- absent\n' in text
+
+
+def test_a_switch_that_is_on_by_default_is_turned_off(tmp_path):
+    base = 'model: m.dlpk\nsrc: a.tif\ndst: b.tif\n'
+    assert parse(f'{base}cog: false', tmp_path, 'predict').cog is False
+    assert parse(f'{base}cog: true', tmp_path, 'predict').cog is None
+    with pytest.raises(ValueError, match="unknown key 'no-cog'"):
+        parse(f'{base}no-cog: true', tmp_path, 'predict')
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        (f'{TRAIN}epoch: 3', "c.yaml:14: unknown key 'epoch'; did you mean 'epochs'"),
+        (f'{TRAIN}epochs: 4', "'epochs' stands in lines 5 and 14; keep one"),
+        (f'{TRAIN}valid: 0.1', "'valid' and another key stand for the same option"),
+        (f'{TRAIN}loss: [focal, dice]', 'loss takes one value, got a list of 2'),
+        (f'{TRAIN}resume: perhaps', "resume must be true or false, got 'perhaps'"),
+        (f'{TRAIN}loss: {{a: {{b: c}}}}', 'not deeper'),
+        ('command: predict\nchips: a\nname: b', "the file is for 'predict', not for 'train'"),
+        ('name: b', 'lacks chips; add a line such as "chips: ..."'),
+        ('- chips', 'must hold lines such as "epochs: 10"'),
+        ('chips: [a', 'is not YAML'),
+        ('? [a]\n: b', 'a key must be a word'),
+        ('chips: &a [*a]\nname: b', 'c.yaml'),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(text, said, tmp_path):
+    with pytest.raises(ValueError, match='c.yaml') as caught:
+        parse(text, tmp_path)
+    assert said in str(caught.value)
+
+
+def test_a_value_is_checked_as_on_the_command_line(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse(f'{TRAIN}dice_fraction: 3', tmp_path)
+    assert "argument --dice-fraction: must be a number in 0..1, got '3'" in capsys.readouterr().err
+
+
+def test_options_after_the_file_win_and_nothing_else_follows(tmp_path, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr('geolearn.cli.train.run', seen.append)
+    (tmp_path / 'chips').mkdir()
+    path = tmp_path / 'c.yaml'
+    path.write_text(f'chips: {tmp_path / "chips"}\nname: m\nepochs: 3')
+    main(['train', str(path), '--epochs', '7'])
+    assert (seen[0].epochs, seen[0].chips) == (7, [str(tmp_path / 'chips')])
+    with pytest.raises(SystemExit):
+        main(['train', str(path), 'more'])
+    assert "after it only options may follow, found 'more'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(['train', str(tmp_path / 'none.yaml')])
+    assert 'cannot read' in capsys.readouterr().err
+
+
+def test_every_example_of_the_help_parses_and_is_shown():
+    assert set(EXAMPLES) == set(COMMANDS)
+    commands = build_parsers()[1]
+    for command, lines in EXAMPLES.items():
+        for line in lines:
+            words = shlex.split(line)
+            assert words[:2] == ['geolearn', command]
+            if not words[2:3] or not words[2].endswith('.yaml'):
+                assert build_parser().parse_args(words[1:]).run
+            assert f'  {line}\n' in commands[command].format_help()
+
+
+@pytest.mark.parametrize(
+    'line', ['train none x', 'train . x --model UNett', 'predict none.dlpk a.tif b.tif', 'show none a.png']
+)
+def test_a_wrong_argument_is_answered_before_torch_is_imported(line):
+    code = 'import sys; from geolearn.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit as e: '
+    code += "print(e.code, [m for m in ('torch', 'rasterio', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, '-c', code, *line.split()], capture_output=True, text=True, timeout=60)
+    assert done.stdout == '2 []\n'
+    assert len(done.stderr.splitlines()) == 1
