@@ -42,7 +42,7 @@ class SimpleFeaturePyramid(nn.Module):
     Args:
         in_channels: Width of the transformer.
         out_channels: Channels of every map.
-        patch: Stride of the input map, in pixels: 16, or 8, whose map is pooled once more.
+        patch: Stride of the input map, in pixels: 16, or 8, 4, 2 or 1, whose map is pooled more.
         strides: Of the maps wanted, finest first; others are not computed.
         top: Whether every second pixel of the last map is added as one more map (P6 of detectors).
     """
@@ -77,7 +77,7 @@ class LayerPyramid(nn.Module):
 
     Args:
         channels: Width of the transformer, and of every map.
-        patch: Stride of the maps that go in, in pixels: 16, or 8.
+        patch: Stride of the maps that go in, in pixels: 16, 8, 4, 2 or 1.
         strides: Of the maps wanted, finest first.
     """
 
@@ -94,8 +94,10 @@ class LayerPyramid(nn.Module):
 
 
 def _check_patch(patch: int) -> None:
-    if patch not in (8, 16):
-        raise ValueError(f'patch must be 8 or 16 for strides 4 to 32, got {patch}; resample the patch kernel to 16')
+    if patch not in (1, 2, 4, 8, 16):
+        raise ValueError(
+            f'patch must be 1, 2, 4, 8 or 16 for strides 4 to 32, got {patch}; resample the patch kernel to 16'
+        )
 
 
 def _scaling(c: int, scale: float) -> nn.Module:
@@ -150,6 +152,7 @@ class BackboneOptions:
     layers: tuple[int, ...] | None = None
     relative_positions: bool = False
     checkpointing: bool = False
+    patch: int | None = None
 
     def __post_init__(self) -> None:
         forms = get_args(Form)
@@ -162,6 +165,8 @@ class BackboneOptions:
             raise ValueError(f'weights must be a path to a file or folder, got {type(self.weights).__name__}')
         if self.window is not None and not (is_whole(self.window) and self.window >= 0):
             raise ValueError(f'window must be None, 0 for global attention, or a side in tokens, got {self.window!r}')
+        if self.patch is not None and not (is_whole(self.patch) and self.patch > 0):
+            raise ValueError(f'patch must be None or a side in pixels, got {self.patch!r}')
         if (
             isinstance(self.drop_path, bool)
             or not isinstance(self.drop_path, int | float)
@@ -241,9 +246,6 @@ class Backbone(nn.Module):
     has_position_grid = False
     """Whether positions are embedded for one grid, so that other image sizes than in training cost accuracy."""
 
-    takes_missing = False
-    """Whether NaN may stand for missing values, which then take no part; others need them filled."""
-
     def __init__(
         self,
         name: str,
@@ -259,6 +261,11 @@ class Backbone(nn.Module):
         self.channels = tuple(channels)
         self.strides = tuple(strides)
         self.load_report = load_report
+
+    @property
+    def takes_missing(self) -> bool:
+        """Whether NaN may stand for missing values, which then take no part; others need them filled."""
+        return isinstance(self.trunk, Trunk) and self.trunk.takes_missing
 
     @property
     def coarsest_stride(self) -> int:

@@ -353,6 +353,8 @@ def announce_license(record: catalog.WeightsRecord) -> None:
             record.name,
             record.license,
         )
+    if record.terms:
+        log.warning('the weights of %s are licensed under the %s: %s', record.name, record.license, record.terms)
     if record.gated:
         log.warning(
             'the weights of %s are gated: their license (%s) must be accepted on %s before use',

@@ -99,8 +99,10 @@ class WeightsRecord:
         inputs: What pretraining fed; the first is what fixed kernels were made for.
         any_bands: Whether kernels are made from wavelengths, so that any bands will do.
         own_scaling: Whether inputs must be scaled as in pretraining, because the network computes with their values.
+        knows_places: Whether the network may know where images lie.
         non_commercial: Whether the license forbids commercial use.
         gated: Whether the hub asks for an agreement and a token first.
+        terms: What the license asks for or forbids beyond that, said once when weights are loaded.
         note: What a user should know.
     """
 
@@ -123,8 +125,10 @@ class WeightsRecord:
     inputs: tuple[InputStatistics, ...] = ()
     any_bands: bool = False
     own_scaling: bool = False
+    knows_places: bool = False
     non_commercial: bool = False
     gated: bool = False
+    terms: str = ''
     note: str = ''
 
     @property
@@ -145,6 +149,12 @@ def needs_own_scaling(name: str) -> bool:
     """Whether the inputs of a backbone, by name or alias, must be scaled as in its pretraining."""
     record = read_catalog().get(read_aliases().get(name, name))
     return record is not None and record.own_scaling
+
+
+def knows_places(name: str) -> bool:
+    """Whether a backbone, by name or alias, may know where images lie."""
+    record = read_catalog().get(read_aliases().get(name, name))
+    return record is not None and record.knows_places
 
 
 @cache

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from geolearn.backbones import (  # noqa: F401 - families register their names
     catalog,
     clay,
+    copernicusfm,
     croma,
     custom,
     dofa,
     galileo,
+    olmoearth,
     panopticon,
     plain_cnn,
     plain_vit,
@@ -29,7 +31,7 @@ from geolearn.backbones import (  # noqa: F401 - families register their names
 )
 from geolearn.backbones.backbone import BUILDERS, STRIDES, Backbone, BackboneOptions, Form, Registration
 from geolearn.backbones.describe import ANY_CHANNELS, describe_backbone
-from geolearn.backbones.pixel_series import PixelBackbone
+from geolearn.backbones.pixel_series import PixelBackbone, check_location
 from geolearn.backbones.temporal import Temporal, TemporalBackbone, count_dates
 from geolearn.backbones.trunk import Trunk
 from geolearn.bands import Band, get_bands, list_sensors, resolve_bands
@@ -57,6 +59,7 @@ def create_backbone(
     dates: int | Sequence[date] = 1,
     temporal: Temporal = 'mean',
     location: tuple[float, float] | None = None,
+    patch: int | None = None,
 ) -> Backbone:
     """Build a backbone for images with these bands.
 
@@ -83,14 +86,17 @@ def create_backbone(
             for ``'tokens'``, which then returns a list of their outputs before the final norm.
         relative_positions: Whether a transformer's maps also see relative positions, learned from zero.
         checkpointing: Whether training computes activations again instead of keeping them: less memory, more time.
-        resolution_m: Of the images, in meters per pixel, for ScaleMAE, Clay and Galileo, whose positions depend on it;
-            None leaves that of their pretraining.
+        resolution_m: Of the images, in meters per pixel, for ScaleMAE, Clay, Galileo, OlmoEarth and Copernicus-FM,
+            whose positions depend on it; None leaves that of their pretraining.
         dates: Number of dates of each image, or when each was taken; with several the backbone takes images (N, dates,
             bands, H, W), and returns maps as for one. Prithvi sees all dates at once, others one after the other;
             Presto and TESSERA read the series of each pixel, and have to know when each date was.
         temporal: How the maps of several dates become one: ``'mean'``; ``'concat'``, a learned mixture of the dates in
             their order; ``'ltae'``, attention over the dates and when they were taken (see `TemporalBackbone`).
-        location: Latitude and longitude of about the middle of the images in degrees, which Presto has to know.
+        location: Latitude and longitude of about the middle of the images in degrees, which Presto has to know
+            and Copernicus-FM may know.
+        patch: Side of the patches in pixels, for networks that take several (OlmoEarth 1 to 8); smaller ones are better
+            and slower. Maps need 1, 2, 4 or 8. None takes that of pretraining.
 
     Raises:
         UnknownNameError: If no registry holds `name`.
@@ -118,6 +124,7 @@ def create_backbone(
         tuple(layers) if isinstance(layers, Sequence) else layers,
         relative_positions,
         checkpointing,
+        patch,
     )
     entry, bare = _find(name)
     if custom.is_stored(weights):
@@ -133,7 +140,13 @@ def create_backbone(
         backbone.set_location(location)
         return backbone
     if location is not None:
-        raise BackboneError(f'{backbone.name} knows no places; leave location out')
+        if not (isinstance(backbone.trunk, Trunk) and backbone.trunk.knows_location):
+            raise BackboneError(f'{backbone.name} knows no places; leave location out')
+        backbone.trunk.location = check_location(location)
+    if isinstance(backbone.trunk, Trunk) and backbone.trunk.knows_dates and not isinstance(dates, int):
+        backbone.trunk.acquired = tuple(dates)
+    if patch is not None and not (isinstance(backbone.trunk, Trunk) and backbone.trunk.patch == patch):
+        raise BackboneError(f'{backbone.name} takes patches of one size; leave patch out')
     return backbone if count == 1 else TemporalBackbone(backbone, dates, temporal)
 
 

@@ -101,10 +101,14 @@ class DynamicPatchEmbed(nn.Module):
     padding = 1
     """Pixels; DOFA's own: its patches lie one pixel up and left of a plain transformer's."""
 
+    limits = (0.2, 20.0)
+    """Of wavelengths, in micrometers."""
+
     def __init__(self, wavelengths_um: Sequence[float], dim: int, kernel: int = 16, stride: int | None = None) -> None:
         super().__init__()
-        if bad := [w for w in wavelengths_um if not 0.2 < w < 20]:
-            raise BandError(f'DOFA takes wavelengths in micrometers, between 0.2 and 20, got {bad}')
+        least, most = self.limits
+        if bad := [w for w in wavelengths_um if not least < w < most]:
+            raise BandError(f'DOFA takes wavelengths in micrometers, between {least:g} and {most:g}, got {bad}')
         self.wavelengths_um = tuple(float(w) for w in wavelengths_um)
         self.dim, self.kernel_size, self.stride = dim, kernel, stride or kernel
         self.weight_generator = WeightGenerator(kernel, dim)
@@ -156,14 +160,22 @@ class DynamicPatchEmbed(nn.Module):
     def _generate(self) -> tuple[Tensor, Tensor]:
         device = self.weight_generator.weight_tokens.device
         with torch.autocast(device.type, enabled=False):
-            waves = embed_wavelengths(torch.tensor(self.wavelengths_um, device=device))
+            waves = self.codes(device)
             waves = call_float32(self.fclayer, waves)
             rows, bias = call_float32(self.weight_generator, waves)
             k = self.kernel_size
             weight = rows.reshape(-1, k, k, self.dim).permute(3, 0, 1, 2)
-            if self.stride != k:
-                weight = F.interpolate(weight, size=(self.stride, self.stride), mode='bicubic', align_corners=False)
-            return weight * KERNEL_SCALE, bias * KERNEL_SCALE
+            return self.resample(weight) * KERNEL_SCALE, bias * KERNEL_SCALE
+
+    def codes(self, device: torch.device) -> Tensor:
+        """Embed what is known of the bands, (C, 128) float32."""
+        return embed_wavelengths(torch.tensor(self.wavelengths_um, device=device))
+
+    def resample(self, kernel: Tensor) -> Tensor:
+        """Resample a kernel (D, C, k, k) to the stride."""
+        if self.stride == self.kernel_size:
+            return kernel
+        return F.interpolate(kernel, size=(self.stride, self.stride), mode='bicubic', align_corners=False)
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation, forgetting the kernel: some optimizers change weights unseen.

@@ -73,8 +73,8 @@ class Galileo(BlockTrunk):
             {name: nn.Conv2d(len(at), d, patch, stride=patch) for name, at in self.groups.items()}
         )
         self.group_embed = nn.Parameter(torch.empty(len(groups), d // 4))
-        self.register_buffer('pos_embed', _sincos(torch.arange(24), d // 4))
-        self.register_buffer('month_embed', _month_table(d // 4))
+        self.register_buffer('pos_embed', embed_places(torch.arange(24), d // 4))
+        self.register_buffer('month_embed', month_table(d // 4))
         self.blocks = make_blocks(config)
         self.norm = nn.LayerNorm(d, eps=config.eps)
         nn.init.normal_(self.group_embed, std=0.02)
@@ -133,26 +133,27 @@ class Galileo(BlockTrunk):
         time = torch.cat([self.pos_embed[0], self.month_embed[self.month - 1]]) * ~static[:, None]
         per_group = torch.cat([self.group_embed, time], dim=1)
         step = self.ground_resolution_m * self.patch / BASE_RESOLUTION_M
-        place = _place_table(grid, self.dim // 4, step, self.group_embed.device)
+        place = place_table(grid, self.dim // 4, step, self.group_embed.device)
         shape = (*grid, len(self.groups), -1)
         return torch.cat([per_group.expand(shape), place[:, :, None].expand(shape)], dim=-1)
 
 
-def _sincos(positions: Tensor, dim: int) -> Tensor:
+def embed_places(positions: Tensor, dim: int) -> Tensor:
     """Embed positions (N) as (N, dim), sines first; frequencies fall to 10000 ** -0.25 only, as published."""
     frequency = 1.0 / 10000 ** (torch.arange(dim // 2, device=positions.device) / dim / 2)
     angle = positions.float()[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def _month_table(dim: int) -> Tensor:
+def month_table(dim: int) -> Tensor:
+    """Embed the months as (12, dim): sines, then cosines, all of one wave a year."""
     angle = (torch.arange(12) * (2 * torch.pi / 12))[:, None].expand(12, dim // 2)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def _place_table(grid: tuple[int, int], dim: int, step: float, device: torch.device) -> Tensor:
+def place_table(grid: tuple[int, int], dim: int, step: float, device: torch.device) -> Tensor:
     """Embed the places of a grid as (h, w, dim): the column, then the row, in units of `BASE_RESOLUTION_M`."""
-    rows, columns = (_sincos(torch.arange(n, device=device) * step, dim // 2) for n in grid)
+    rows, columns = (embed_places(torch.arange(n, device=device) * step, dim // 2) for n in grid)
     shape = (*grid, -1)
     return torch.cat([columns[None].expand(shape), rows[:, None].expand(shape)], dim=-1)
 

@@ -122,6 +122,9 @@ WRAPPERS = ('module', '_orig_mod')
 FIRST_CHOICES = ('teacher', 'encoder_q', 'base_encoder', 'online_encoder', 'state_dict_ema', 'model_ema')
 """Where a file holds several copies of one network, as self-supervised methods save them, which one is for use."""
 
+LAST_CHOICES = ('target_encoder',)
+"""What was only there to train the network beside it."""
+
 HEADS = re.compile(
     r'(head|heads|\w*_head|head_\w+|fc|fc_norm|classifier|\w*classifier|aux\w*|decode\w*|project\w*|predict\w*|'
     r'prototypes?|last_layer|queue\w*|mask_token|mask_embed|logit_\w+|loss\w*|criterion|metrics?|\w*_metrics?)(\.|$)'
@@ -164,6 +167,10 @@ class _Part(NamedTuple):
     @property
     def first_choice(self) -> bool:
         return not {*self.place, *self.prefix.split('.')}.isdisjoint(FIRST_CHOICES)
+
+    @property
+    def last_choice(self) -> bool:
+        return not {*self.place, *self.prefix.split('.')}.isdisjoint(LAST_CHOICES)
 
 
 def find_state(
@@ -231,6 +238,7 @@ def _choose_part(parts: list[_Part], source: str) -> _Part | None:
     most = max((part.matches for part in parts), default=0)
     best = [part for part in parts if part.matches == most]
     best = [part for part in best if part.first_choice] or best
+    best = [part for part in best if not part.last_choice] or best
     # of the parts 'encoder.' and 'encoder.encoder.', which may hold the same, the outer one
     best = [part for part in best if not any(other is not part and _holds(other, part) for other in best)]
     if len(best) > 1:

@@ -24,6 +24,7 @@ class PixelTrunk(Trunk):
     """A network that turns the time series of a pixel into a vector; subclasses write `encode` and `stages`."""
 
     patch = 1
+    takes_missing = True
     needs_location = False
     """Whether it has to be known where pixels lie."""
 
@@ -77,7 +78,6 @@ class PixelBackbone(backbone.Backbone):
     """
 
     trunk: PixelTrunk
-    takes_missing = True
 
     def __init__(self, name: str, trunk: PixelTrunk, *, load_report: LoadReport | None = None) -> None:
         super().__init__(name, trunk, channels=(trunk.dim,), strides=(1,), load_report=load_report)

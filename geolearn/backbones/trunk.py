@@ -26,6 +26,21 @@ class Trunk(nn.Module):
     ground_resolution_m: float
     """Of the images, in meters per pixel, where `knows_resolution`."""
 
+    knows_dates = False
+    """Whether it matters when images were taken, `acquired`, which may be set where they are of one date."""
+
+    acquired: tuple[date, ...] = ()
+    """When the images were taken; empty where that is not known."""
+
+    knows_location = False
+    """Whether it may know where the images lie, `location`, which may be set."""
+
+    location: tuple[float, float] | None = None
+    """Latitude and longitude of about the middle of the images in degrees; None where that is not known."""
+
+    takes_missing = False
+    """Whether NaN may stand for missing values, which then take no part."""
+
     takes_dates = False
     """Whether images of several dates go through the blocks together, see `date_maps`."""
 

@@ -135,18 +135,25 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
+        # how fast pairs turn with time, row and column, (3, heads, d / 2), where a network has such (see `turn_pairs`)
+        self.rope_mixed_freqs: nn.Parameter | None = None
         self.rel_pos_h: nn.Parameter | None = None
         self.rel_pos_w: nn.Parameter | None = None
         if rel_pos is not None:
             self.rel_pos_h = nn.Parameter(torch.zeros(2 * rel_pos[0] - 1, dim // heads))
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * rel_pos[1] - 1, dim // heads))
 
-    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, seen: Tensor | None = None, turns: Tensor | None = None) -> Tensor:
         """Attend; `x` is (B, N, D), or (B, h, w, D), which relative positions need. The shape is kept.
 
-        `seen` (B, N) says which tokens are attended to; None is all of them. Relative positions take no part then.
+        Args:
+            x: Tokens.
+            seen: Which tokens are attended to, (B, N); None is all of them. Relative positions take no part then.
+            turns: Angles (heads, N, d / 2) by which pairs of the numbers of queries and keys are turned; None for none.
         """
         q, k, v = self._split(x)
+        if turns is not None:
+            q, k = turn_pairs(torch.stack([q, k]), turns).unbind(0)
         bias = self._position_bias(q, x) if seen is None else seen[:, None, None]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(y.transpose(1, 2).reshape(x.shape))
@@ -169,6 +176,13 @@ class Attention(nn.Module):
         if x.dim() != 4:
             raise ValueError(f'relative positions need a grid of tokens (B, h, w, D), got shape {tuple(x.shape)}')
         return relative_position_bias(q, self.rel_pos_h, self.rel_pos_w, (x.shape[1], x.shape[2]))
+
+
+def turn_pairs(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn the pairs (0, 1), (2, 3) ... of the last axis of x (..., N, d) by angles (..., N, d / 2), in radians."""
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
 
 
 class Mlp(nn.Module):
@@ -267,25 +281,32 @@ class Block(Stage):
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.drop_path = DropPath(drop_path)
 
-    def run(self, x: Tensor, window: Size | None = None, seen: Tensor | None = None) -> Tensor:
+    def run(
+        self, x: Tensor, window: Size | None = None, seen: Tensor | None = None, turns: Tensor | None = None
+    ) -> Tensor:
         """Transform tokens (B, N, D) or a grid of them (B, h, w, D); with a window, attend within windows only.
 
         As in ViTDet a grid that the window does not divide is padded right and bottom with zeros after the first
         norm, and the padding takes part in attention. Tokens (B, N, D) must come window by window.
 
-        `seen` (B, N) says which tokens are attended to, without a window; None is all of them.
+        Args:
+            x: Tokens.
+            window: Height and width of a window, in tokens; None for global attention.
+            seen: Which tokens are attended to, (units, N) for the units within which they attend: images or windows.
+            turns: Angles of the N tokens of a unit, as for `Attention`.
         """
-        x = x + self.drop_path(self.ls1(self._attend(self.norm1(x), window, seen)))
+        x = x + self.drop_path(self.ls1(self._attend(self.norm1(x), window, seen, turns)))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
-    def _attend(self, x: Tensor, window: Size | None, seen: Tensor | None) -> Tensor:
-        if seen is not None:
-            return self.attn(x, seen)
+    def _attend(self, x: Tensor, window: Size | None, seen: Tensor | None, turns: Tensor | None) -> Tensor:
+        # kinds of attention of their own take tokens alone
+        context = () if seen is None and turns is None else (seen, turns)
         if window is not None and x.dim() == 3:
-            return self.attn(x.reshape(-1, window[0] * window[1], x.shape[2])).reshape(x.shape)
+            return self.attn(x.reshape(-1, window[0] * window[1], x.shape[2]), *context).reshape(x.shape)
         if window is None or window == (x.shape[1], x.shape[2]):
-            return self.attn(x)
-        return window_unpartition(self.attn(window_partition(x, window)), window, (x.shape[1], x.shape[2]))
+            return self.attn(x, *context)
+        attended = self.attn(window_partition(x, window), *context)
+        return window_unpartition(attended, window, (x.shape[1], x.shape[2]))
 
 
 def window_partition(x: Tensor, window: Size) -> Tensor:

@@ -168,7 +168,7 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
         acquired=tuple(day.isoformat() for day in choice.acquired or data.acquired),
         temporal=choice.temporal,
         resolution_m=choice.resolution_m,
-        location=choice.location,
+        location=choice.location or (data.table.location() if catalog.knows_places(name) else None),
         custom=own,
         product=data.product,
     )

@@ -111,8 +111,7 @@ class PixelHead(PixelClassifier):
         }
         if name == pixel_head.BACKBONE and (wrong := [text for text, is_given in given.items() if is_given]):
             raise ValueError(f'{wrong[0]} does not apply to PixelHead without a backbone; leave it out')
-        if name != pixel_head.BACKBONE:
-            location = data.table.location() if location is None else check_location(location)
+        location = None if location is None else check_location(location)
         self._create(
             data,
             new_spec.BackboneConfig(
