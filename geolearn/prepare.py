@@ -62,6 +62,9 @@ def prepare_data(
     pack: bool = True,
     dequantize: Dequantize | None = None,
     product: str | None = None,
+    box_angles: str | None = None,
+    keep_visible: float = 0.7,
+    ignore_visible: float = collate.LEAST_VISIBLE,
 ) -> data.ChipData:
     """Read folders that "Export Training Data For Deep Learning" wrote, or that hold chips in another common format.
 
@@ -110,6 +113,11 @@ def prepare_data(
         dequantize: Read the stored codes of precomputed embeddings as float vectors: ``'alphaearth'`` or
             ``'tessera'``. Models that are trained on them do the same with the rasters that they map.
         product: Name and version of the embeddings, such as ``'alphaearth v1'``, where the export does not say it.
+        box_angles: Which program wrote the angles of oriented boxes of five numbers (COCO_OBB), such as
+            ``'detectron2'`` or ``'mmrotate'``, or what they are: ``'deg_ccw'``, ``'rad_cw'`` and so on.
+        keep_visible: An oriented object at a chip's edge stays, whole, if at least this share of it is in the chip.
+        ignore_visible: With a smaller share, down to this one, it is ignored in training and metrics; below, it is
+            left out.
 
     Returns:
         Training, validation and test batches and their metadata; print it to see what was found.
@@ -137,6 +145,7 @@ def prepare_data(
         nodata=values.numbers_of('nodata', nodata),
         unlabelled=values.numbers_of('unlabelled', unlabelled),
         dequantize=dequantize,
+        box_angles=box_angles,
     )
     _check_nodata(chips)
     about_classes = {'class_mapping': class_mapping, 'ignore_classes': ignore_classes, 'oversample': oversample}
@@ -154,6 +163,7 @@ def prepare_data(
         repeats=collate.repeat_factors(classes.presence[list(found.train)]) if oversample else None,
     )
     config = _make_config(chips, choice, classes, options, chip_size=chip_size, rare=rare_class_crops)
+    config = replace(config, visible=collate.VisibleShares(keep_visible, ignore_visible))
     train_dl, valid_dl, test_dl = _make_loaders(chips, found, config, options)
     sized = f'batch_size=None means batches of {DEFAULT_BATCH_SIZE}, or fewer where chips are fewer'
     notes = [sized] if batch_size is None else []

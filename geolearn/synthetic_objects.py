@@ -205,5 +205,5 @@ def _paint(image: np.ndarray, box: np.ndarray, value: int, share: tuple[float, f
         half = half * (1 - bow**2)
     inside = np.minimum(half - np.abs(v), np.minimum(u - share[0] * length, share[1] * length - u))
     covered = np.clip(inside + 0.5, 0, 1)
-    window = np.ix_(range(3), rows, cols)
+    window = np.ix_(np.arange(3), rows, cols)
     image[window] += covered * (color[:, None, None] - image[window])

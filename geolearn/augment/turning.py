@@ -46,7 +46,9 @@ class Turn:
             masks=_nearest(batch.masks, grids, classes.IGNORE_INDEX),
             regression_targets=_nearest(batch.regression_targets, grids, math.nan),
             objects=objects
-            and tuple(self._objects(found, *row, (height, width)) for found, *row in zip(objects, angles, grids)),
+            and tuple(
+                self._objects(found, angle, grid, (height, width)) for found, angle, grid in zip(objects, angles, grids)
+            ),
         )
 
     def _objects(self, found: Objects, angle: float, grid: Tensor, shape: tuple[int, int]) -> Objects:

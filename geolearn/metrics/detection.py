@@ -421,7 +421,7 @@ def _evaluation(iou_type: str) -> Any:
     if iou_type != 'rotated':
         return usual
 
-    class RotatedEvaluation(usual):  # type: ignore[misc]
+    class RotatedEvaluation(usual):
         def computeIoU(self, image: int, category: int) -> Any:
             true, found = self._gts[image, category], self._dts[image, category]
             if not true or not found:

@@ -126,7 +126,7 @@ def visible_shares(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     height, width = shape
     around = geometry.hulls(boxes)
     shares = (around[:, :2] >= 0).all(1) & (around[:, 2:] <= np.array([width, height])).all(1)
-    found = shares.astype(np.float64)
+    found: np.ndarray = np.array(shares, np.float64)
     cut = np.flatnonzero(~shares)
     if len(cut):
         ones = torch.from_numpy(geometry.corners(boxes[cut]))

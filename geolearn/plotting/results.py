@@ -448,8 +448,8 @@ def show_detections(
         for ax, objects in zip(row, both):
             ax.imshow(image)
             ignored = objects.ignored if isinstance(objects, Objects) else None
-            shown = Objects(objects.boxes, objects.labels, objects.masks, objects.turned, ignored)
-            _draw_objects(ax, shown, classes)
+            whole = Objects(objects.boxes, objects.labels, objects.masks, objects.turned, ignored)
+            _draw_objects(ax, whole, classes)
     name_rows(axes, ('truth', 'detections'), titles)
     shown = [label for part in (*truth, *detections) for label in to_array(part.labels).tolist()]
     canvas.add_legend(figure, classes, shown)

@@ -11,11 +11,13 @@ import numpy as np
 from rasterio.windows import Window
 
 from geolearn.chips.exporting import placement, vector_labels
+from geolearn.chips.formats.shapes import SMALLEST_AREA, oriented_label
 from geolearn.chips.formats.styles import read_raster_style, read_vector_style, styled_classes
 from geolearn.chips.label import Label, Task, mask_boxes
 from geolearn.chips.meaning.values import as_classes, as_numbers, refuse_lossy
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError
+from geolearn.oriented.geometry import mask_rectangle, minimum_rectangle
 from geolearn.raster import AlignedRaster, open_raster, raster_geobox, read_window, same_grid
 from geolearn.raster.opening import burn_polygons, group_pixels
 
@@ -174,6 +176,8 @@ def feature_label(
         return Label(raster=raster, skipped=tuple(skipped), unlabelled=unknown)
     if task is Task.OBJECTS:
         return _boxes(kept, shape, mask, skipped)
+    if task is Task.ORIENTED:
+        return _oriented(kept, shape, mask, skipped)
     if task in (Task.INSTANCES, Task.PANOPTIC):
         found = _instances(kept, shape, mask, skipped)
         if task is Task.INSTANCES:
@@ -213,6 +217,22 @@ def _boxes(cut: vector_labels.Clipped, shape: tuple[int, int], mask: np.ndarray 
     skipped = [*skipped, *[TOO_SMALL] * int((~wide).sum()), *[WITHOUT_DATA] * int((wide & ~seen).sum())]
     kept = wide & seen
     return Label(class_ids=cut.class_ids[kept], boxes=boxes[kept], skipped=tuple(skipped))
+
+
+def _oriented(cut: vector_labels.Clipped, shape: tuple[int, int], mask: np.ndarray | None, skipped: list[str]) -> Label:
+    """Return the rectangles of least area around whole features, in pixels of the chip; corners may lie outside."""
+    seen = np.array([mask is None or bool(_outline(geometry, mask).any()) for geometry in cut.geometry], bool)
+    coordinates = vector_labels.need_shapely().get_coordinates
+    turned = [minimum_rectangle(coordinates(geometry)) for geometry in cut.uncut[seen]]
+    texts = [*skipped, *[WITHOUT_DATA] * int((~seen).sum())]
+    return oriented_label(
+        cut.class_ids[seen],
+        np.array(turned).reshape(-1, 5),
+        shape,
+        texts,
+        least_area=SMALLEST_AREA,
+        too_small=TOO_SMALL,
+    )
 
 
 def _outline(geometry: Any, mask: np.ndarray) -> np.ndarray:
@@ -272,6 +292,9 @@ def raster_label(task: Task, values: np.ndarray) -> Label:
     found = np.array([value for _, value in groups], np.int64)
     if task is Task.OBJECTS:
         return Label(class_ids=found, boxes=mask_boxes(masks))
+    if task is Task.ORIENTED:
+        turned = np.array([mask_rectangle(mask) for mask in masks], np.float64).reshape(-1, 5)
+        return oriented_label(found, turned, values.shape)
     objects = Label(None, found, mask_boxes(masks), tuple(masks))
     return replace(objects, raster=raster, unlabelled=unknown) if task is Task.PANOPTIC else objects
 

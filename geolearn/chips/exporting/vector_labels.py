@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,16 +34,32 @@ class Clipped:
         class_ids: (n,) int64 class values.
         shares: (n,) how much of each feature's area is in the chip, 0..1.
         whole: (n,) whether all of the feature is.
+        sources: (n,) the features before they were clipped, in pixels of the raster.
+        to_chip: Affine from the raster's pixels to the chip's.
     """
 
     geometry: np.ndarray
     class_ids: np.ndarray
     shares: np.ndarray
     whole: np.ndarray
+    sources: np.ndarray
+    to_chip: Affine
 
     def select(self, kept: np.ndarray) -> 'Clipped':
         """Return some of the features, by boolean mask."""
-        return Clipped(self.geometry[kept], self.class_ids[kept], self.shares[kept], self.whole[kept])
+        return replace(
+            self,
+            geometry=self.geometry[kept],
+            class_ids=self.class_ids[kept],
+            shares=self.shares[kept],
+            whole=self.whole[kept],
+            sources=self.sources[kept],
+        )
+
+    @property
+    def uncut(self) -> np.ndarray:
+        """The features (n,) in pixels of the chip, whole."""
+        return move(self.sources, self.to_chip)
 
 
 class Features:
@@ -83,8 +99,10 @@ class Features:
         shares = np.clip(areas / self._areas[found], 0, 1)
         whole |= shares > 1 - 1e-9
         kept = areas > 0
-        moved = move(geometry[kept], invert(cutout.to_raster))
-        return Clipped(moved, self.class_ids[found][kept], shares[kept], whole[kept])
+        to_chip = invert(cutout.to_raster)
+        moved = move(geometry[kept], to_chip)
+        sources = self.geometry[found][kept]
+        return Clipped(moved, self.class_ids[found][kept], shares[kept], whole[kept], sources, to_chip)
 
 
 def areal(geometry: Any) -> Any:

@@ -7,7 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from geolearn.chips.emd import EMD_NAME, STATS_NAME, ExportMetadata, read_metadata
-from geolearn.chips.formats import bigearthnet, coco, imagenet, kitti, labeled, panoptic, rcnn, tiles, voc, yolo
+from geolearn.chips.formats import bigearthnet, coco, dota, imagenet, kitti, labeled, panoptic, rcnn, tiles, voc, yolo
+from geolearn.chips.formats.angles import check_box_angles
 from geolearn.chips.formats.content import ChipFormat
 from geolearn.chips.formats.discover import ChipFolder, emd_type, find_folder, refuse_what_is_not_read
 from geolearn.chips.formats.files import stale_map_notes
@@ -109,6 +110,29 @@ FORMATS: Mapping[str, ChipFormat] = MappingProxyType(
             yolo.YoloWriter,
             yolo.is_yolo,
         ),
+        'DOTA': ChipFormat(
+            'oriented boxes in text',
+            'images/ and labelTxt/ (or labelTxt-v1.0/, labels/) with a text file for each image: x and y of four '
+            'corners in pixels, a class, and 0 or 1 for difficult in a line',
+            dota.list_dota,
+            dota.DotaWriter,
+            dota.is_dota,
+        ),
+        'YOLO_OBB': ChipFormat(
+            'oriented boxes in text',
+            'images/ and labels/ with a text file for each image: a class number and x, y of four corners in shares of '
+            'the image, and data.yaml that says task: obb',
+            yolo.list_yolo_obb,
+            yolo.YoloObbWriter,
+            yolo.is_yolo_obb,
+        ),
+        'COCO_OBB': ChipFormat(
+            'oriented boxes in one JSON file',
+            'images in any folder, and a COCO file with polygons, or boxes of five numbers whose angles box_angles= '
+            'names',
+            coco.list_coco_obb,
+            coco.CocoObbWriter,
+        ),
         'BigEarthNet': ChipFormat(
             '19 classes of land cover, any number for each chip',
             'the folders of patches of BigEarthNet',
@@ -165,6 +189,7 @@ def open_chips(
     target: Target | None = None,
     nodata: Sequence[float] = (),
     unlabelled: Sequence[float] = (),
+    box_angles: str | None = None,
 ) -> OpenedFolder:
     """Find a folder of chips and list what is in it; nothing is written there.
 
@@ -174,6 +199,7 @@ def open_chips(
         target: What the pixels of label rasters are; see `choose_target`.
         nodata: NoData value of the images, or one for each band; empty takes those that the .emd states.
         unlabelled: Values of label rasters that mean "not labelled", beside what they declare.
+        box_angles: What the angles of boxes of five numbers are; see `angles.BOX_ANGLES`.
 
     Raises:
         UnknownNameError: If `dataset_type` or `target` is unknown.
@@ -181,6 +207,7 @@ def open_chips(
             message says what was found.
     """
     check_target(target)
+    check_box_angles(box_angles)
     wanted = None if dataset_type is None else _ALIASES.get(dataset_type, dataset_type)
     if wanted is not None and wanted not in FORMATS:
         raise UnknownNameError('dataset_type', wanted, [*FORMATS, *_ALIASES])
@@ -190,9 +217,15 @@ def open_chips(
     kind, notes = _choose_type(found, metadata, wanted, has_emd)
     if has_emd:
         refuse_what_is_not_read(found.folder, kind)
-    listing = tiles.choose_target(
-        tiles.split_dates(found.folder, metadata, FORMATS[kind].read(found.folder, metadata)), target
-    )
+    read = FORMATS[kind].read
+    if box_angles is not None:
+        if kind != 'COCO_OBB':
+            raise ChipFolderError(
+                f'box_angles={box_angles!r} is for COCO_OBB, but {found.folder} is read as {kind}, which has no boxes '
+                'of five numbers; leave it out'
+            )
+        read = partial(coco.list_coco_obb, box_angles=box_angles)
+    listing = tiles.choose_target(tiles.split_dates(found.folder, metadata, read(found.folder, metadata)), target)
     listing = _with_values(listing, tuple(nodata) or metadata.nodata, tuple(unlabelled))
     stale = stale_map_notes(found.folder, listing.chips)
     return OpenedFolder(found.folder, kind, metadata, listing, (*found.notes, *notes, *stale))

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from geolearn.chips.emd import ExportMetadata
-from geolearn.chips.formats import files, shapes, text_labels, writing
+from geolearn.chips.formats import angles, files, shapes, text_labels, writing
 from geolearn.chips.formats.content import FolderContent
 from geolearn.chips.label import ChipSource, Label, LabelReader, Listing, Task
 from geolearn.classes import ClassInfo, color_classes
 from geolearn.errors import ChipFolderError
+from geolearn.oriented.geometry import corners, hulls
 
 Key = int | str
 """Images are known by whole numbers, in some files by texts."""
@@ -42,11 +43,15 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One object: class value, left, top, right, bottom (NaN where there is no box), and outline."""
+    """One object: class value, left, top, right, bottom (NaN where there is no box), outline, and oriented box.
+
+    The last are five numbers, the angle as the file has it, or None.
+    """
 
     value: int
     box: shapes.Box
     outline: shapes.Outline | None
+    oriented: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,8 @@ def parse_annotations(
         elif row.get('iscrowd') not in (None, 0, False):
             crowds += 1
         else:
-            found = Annotation(value, _box(row.get('bbox')), _outline(row.get('segmentation')))
+            oriented = _oriented(row.get('rotated_bbox')) or _oriented(row.get('bbox'))
+            found = Annotation(value, _box(row.get('bbox')), _outline(row.get('segmentation')), oriented)
             grouped.setdefault(key, []).append(found)
     more = (
         (
@@ -173,6 +179,10 @@ def _box(value: Any) -> shapes.Box:
         return NO_BOX
     left, top, width, height = map(_number, value)
     return left, top, left + width, top + height
+
+
+def _oriented(value: Any) -> tuple[float, ...] | None:
+    return tuple(map(_number, value)) if isinstance(value, list) and len(value) == 5 else None
 
 
 def _outline(value: Any) -> shapes.Outline | None:
@@ -293,10 +303,50 @@ def read_coco(path: Path) -> Content:
     return Content(classes, pictures, annotations, notes)
 
 
-def list_coco_file(path: Path, folder: Path) -> Listing:
-    """List the images below `folder` that a COCO file names; see `list_coco`."""
+def list_coco_obb(folder: Path, metadata: ExportMetadata, *, box_angles: str | None = None) -> Listing:
+    """List the images that a COCO file of oriented boxes names; where it lies, see `list_coco`.
+
+    An object is a polygon in ``segmentation``, of which the rectangle of least area is taken, or five numbers in
+    ``rotated_bbox`` or ``bbox``: x and y of the middle, width, height and angle. What this angle is differs from
+    program to program, so it must be said.
+
+    Args:
+        folder: The chip folder.
+        metadata: Not asked.
+        box_angles: A key of `angles.BOX_ANGLES`, such as ``'detectron2'``; needed for boxes of five numbers.
+
+    Raises:
+        ChipFolderError: As `list_coco` does; if an object is no oriented box; or if the file has boxes of five numbers,
+            and `box_angles` does not say what they are.
+    """
+    return list_coco_file(find_coco(folder), folder, box_angles=box_angles)
+
+
+ANY_BOXES = 'any'
+"""What `list_coco_file` takes for files of level boxes or outlines."""
+
+
+def _oriented_task(path: Path, content: Content, box_angles: str | None) -> tuple[Task, list[str]]:
+    every = [item for items in content.annotations.values() for item in items]
+    numbers = sum(not isinstance(item.outline, shapes.Polygons) and item.oriented is not None for item in every)
+    if numbers and box_angles is None:
+        raise ChipFolderError(
+            f'{path}: {numbers} of {len(every)} objects are boxes of five numbers, and their angles may be degrees or '
+            f'radians, clockwise or not; pass box_angles=, one of {", ".join(angles.BOX_ANGLES)}'
+        )
+    bare = sum(not isinstance(item.outline, shapes.Polygons) and item.oriented is None for item in every)
+    if bare:
+        raise ChipFolderError(
+            f'{path}: {bare} of {len(every)} objects have neither a polygon nor a box of five numbers; read it as '
+            "dataset_type='COCO_rectangles'"
+        )
+    return Task.ORIENTED, []
+
+
+def list_coco_file(path: Path, folder: Path, *, box_angles: str | None = ANY_BOXES) -> Listing:
+    """List the images below `folder` that a COCO file names; see `list_coco` and `list_coco_obb`."""
     content = read_coco(path)
-    task, more = _task(content)
+    task, more = _task(path, content) if box_angles == ANY_BOXES else _oriented_task(path, content, box_angles)
     notes = [*content.notes, *more]
     images = _Images(path, folder)
     chips: dict[str, ChipSource] = {}
@@ -309,7 +359,7 @@ def list_coco_file(path: Path, folder: Path) -> Listing:
         name = images.name(image)
         if name in chips:
             raise ChipFolderError(f'{path} lists {chips[name].image} and {image}, which are one chip twice')
-        read = _reader(path, picture, content.annotations.get(key, ()), task)
+        read = _reader(path, picture, content.annotations.get(key, ()), task, box_angles or '')
         chips[name] = ChipSource(name, ((image,),), (path,), read)
     if missing:
         notes.append(f'{len(missing)} images of {path.name} are not there, the first is {missing[0][:120]!r}')
@@ -323,7 +373,13 @@ def list_coco_file(path: Path, folder: Path) -> Listing:
     return Listing(task, ordered, content.classes, notes=tuple(notes))
 
 
-def _task(content: Content) -> tuple[Task, list[str]]:
+def _task(path: Path, content: Content) -> tuple[Task, list[str]]:
+    fives = [item for items in content.annotations.values() for item in items if item.oriented and not item.outline]
+    if fives:
+        raise ChipFolderError(
+            f'{path}: {len(fives)} boxes have five numbers, the last of which is an angle; pass '
+            "dataset_type='COCO_OBB' and box_angles= to read them as oriented boxes"
+        )
     every = [item.outline for items in content.annotations.values() for item in items]
     bare = every.count(None)
     if not every or bare:
@@ -380,7 +436,11 @@ class _Images:
         return self._paths[near[0]] if near else None
 
 
-def _reader(path: Path, picture: Picture, annotations: Sequence[Annotation], task: Task) -> LabelReader:
+def _reader(
+    path: Path, picture: Picture, annotations: Sequence[Annotation], task: Task, box_angles: str
+) -> LabelReader:
+    if task is Task.ORIENTED:
+        return partial(read_coco_oriented, path, picture, tuple(annotations), box_angles)
     if task is Task.INSTANCES:
         outlines = tuple((item.value, item.outline) for item in annotations if item.outline is not None)
         return partial(read_coco_outlines, path, picture, outlines)
@@ -403,6 +463,22 @@ def read_coco_boxes(
     """
     _check_size(path, picture, shape)
     return shapes.box_label([value for value, _ in objects], [box for _, box in objects], shape)
+
+
+def read_coco_oriented(
+    path: Path, picture: Picture, objects: tuple[Annotation, ...], box_angles: str, shape: tuple[int, int]
+) -> Label:
+    """Return the label of a chip whose annotations are oriented boxes; as `read_coco_boxes`."""
+    _check_size(path, picture, shape)
+    turned = np.full((len(objects), 5), np.nan)
+    for row, item in zip(turned, objects):
+        if isinstance(item.outline, shapes.Polygons):
+            row[:] = shapes.polygons_rectangle(item.outline)
+        elif item.oriented is not None:
+            row[:] = angles.as_oriented(np.array([item.oriented]), box_angles)[0]
+    return shapes.oriented_label(
+        [item.value for item in objects], turned, shape, least_area=shapes.SMALLEST_AREA, too_small=shapes.TWO_POINTS
+    )
 
 
 def read_coco_outlines(
@@ -465,6 +541,33 @@ class CocoWriter(writing.FormatWriter):
             'annotations': [{'id': position, **row} for position, row in enumerate(objects, 1)],
         }
         self.write_text('labels.json', json.dumps(content))
+
+
+class CocoObbWriter(CocoWriter):
+    """``labels.json`` with the corners of each oriented box as its ``segmentation``."""
+
+    task = Task.ORIENTED
+
+    def write(self, chip: writing.ChipFile, label: Label) -> tuple[str, ...]:
+        """Keep the objects for `finish`."""
+        number = int(chip.stem)
+        picture = {'id': number, 'file_name': chip.file, 'width': chip.shape[1], 'height': chip.shape[0]}
+        rows = []
+        for value, box in writing.oriented_of(label, chip):
+            left, top, right, bottom = hulls(box[None])[0].tolist()
+            rows.append(
+                {
+                    'image_id': number,
+                    'category_id': value,
+                    'segmentation': [corners(box[None])[0].ravel().tolist()],
+                    'bbox': [left, top, right - left, bottom - top],
+                    'area': float(box[2] * box[3]),
+                    'iscrowd': 0,
+                }
+            )
+        with self._lock:
+            self._rows[chip.stem] = picture, rows
+        return ()
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:

@@ -15,7 +15,7 @@ from rasterio.windows import Window
 from geolearn.chips import emd, label
 from geolearn.chips.formats.files import IMAGE_SUFFIXES, pair_names
 from geolearn.chips.formats.writing import FormatWriter
-from geolearn.errors import RasterError
+from geolearn.errors import ChipFolderError, RasterError
 from geolearn.raster import open_raster, read_window
 
 _IMAGES = ('images', 'jpegimages', 'image', 'imgs', 'img')
@@ -45,6 +45,7 @@ _LABELS = (
     'annotation',
     'out',
     'change',
+    'labeltxt',
 )
 
 _LABEL_WORDS = frozenset('mask masks label labels lbl gt seg annotation annotations groundtruth truth'.split())
@@ -61,6 +62,10 @@ _KINDS = dict.fromkeys(IMAGE_SUFFIXES, 'raster') | {'.xml': 'xml', '.txt': 'txt'
 _NOT_LABELS = frozenset({'classes.txt', 'labels.txt', 'data.yaml'})
 
 _LABEL_FILES = 50
+
+_DOTA_LABELS = 'labeltxt'
+
+_DOTA_HEADERS = (b'imagesource:', b'gsd:')
 
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?', re.ASCII)
 
@@ -149,6 +154,24 @@ class FolderContent:
         return Counter(_files(self.labels))
 
     @cached_property
+    def dota_labels(self) -> Path | None:
+        """Folder of labels that is called as DOTA's, such as labelTxt or labelTxt-v1.0: here, or else one level above.
+
+        Raises:
+            ChipFolderError: If there are several.
+        """
+        for place in (self.root, self.root.parent):
+            found = [path for path in visible_folders(place) if path.name.lower().startswith(_DOTA_LABELS)]
+            if len(found) > 1:
+                names = ', '.join(path.name for path in found)
+                raise ChipFolderError(
+                    f'{place} has {len(found)} folders of labels: {names}; keep one of them beside images/'
+                )
+            if found and self.images.is_dir():
+                return found[0]
+        return None
+
+    @cached_property
     def label_kinds(self) -> set[str]:
         """Kinds of files among the labels: raster, xml, txt, json."""
         return {kind for kind, _ in self._label_files}
@@ -170,7 +193,7 @@ class FolderContent:
 
     @cached_property
     def line_format(self) -> str | None:
-        """``'YOLO'`` or ``'KITTI'`` where the labels are text, by the first lines of some files.
+        """``'YOLO'``, ``'KITTI'`` or ``'DOTA'`` where the labels are text, by the first lines of some files.
 
         Lines of neither count as broken while they are not the most: reading the chip says what is wrong.
         """
@@ -185,7 +208,10 @@ class FolderContent:
         paths = (path for path in sorted(self.labels.rglob('*.txt')) if path.name.lower() not in _NOT_LABELS)
         for _, path in zip(range(_LABEL_FILES), paths):
             with path.open('rb') as file:
-                line = file.readline(2**16).decode('utf-8', errors='replace').split()
+                text = file.readline(2**16)
+                while text.lower().startswith(_DOTA_HEADERS):
+                    text = file.readline(2**16)
+                line = text.decode('utf-8', errors='replace').split()
             if line:
                 yield path, line
 
@@ -193,7 +219,7 @@ class FolderContent:
         """Say which text file among the labels is no label, or None where all seem to be."""
         for path, line in self.first_lines():
             if _by_columns(line) is None:
-                return f'{path} begins with {" ".join(line)[:60]!r}, which is a line of neither YOLO nor KITTI'
+                return f'{path} begins with {" ".join(line)[:60]!r}, which is a line of neither YOLO nor KITTI nor DOTA'
         return None
 
 
@@ -271,6 +297,8 @@ def _by_columns(columns: list[str]) -> str | None:
     count = len(columns)
     if len(numbers) == count and count >= 5 and count % 2 and all(0 <= number <= 1 for number in numbers[1:]):
         return 'YOLO'
+    if 9 <= count <= 10 and all(_NUMBER.fullmatch(text) for text in columns[:8]):
+        return 'DOTA'
     return 'KITTI' if count >= 15 and len(numbers) >= 14 else None
 
 

@@ -240,7 +240,7 @@ MAX_LINE_BYTES = 2**20
 
 # Blanks may stand in class folders, so a column begins only where a folder of the export is named. Looking behind for
 # a single blank keeps this linear in the length of the line.
-_COLUMN = re.compile(r'(?<=\s)(?=(?:images\d*|labels2?)[\\/])', re.IGNORECASE)
+_COLUMN = re.compile(r'(?<=\s)(?=(?:images\d*|labels2?|labelTxt)[\\/])', re.IGNORECASE)
 
 
 def split_map_line(line: str) -> list[str]:

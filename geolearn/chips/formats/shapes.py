@@ -49,7 +49,7 @@ def oriented_label(
         too_small: How these are called.
     """
     given = np.asarray(turned, np.float64).reshape(-1, 5)
-    finite: np.ndarray = np.isfinite(given).all(axis=1)
+    finite: np.ndarray = np.asarray(np.isfinite(given).all(axis=1))
     known = geometry.canonical(np.where(finite[:, None], given, 0))
     proper = finite & (known[:, 2:4] > 0).all(axis=1) & (known[:, 2] * known[:, 3] > least_area)
     inside = proper.copy()
@@ -153,6 +153,14 @@ class RunLengths:
 Outline = Polygons | RunLengths
 
 
+def polygons_rectangle(outline: Polygons) -> np.ndarray:
+    """Return the rectangle of least area (5,) around polygons; NaN where one is broken."""
+    rings = [np.frombuffer(ring, np.float64) for ring in outline.rings]
+    if any(ring.size < 4 or ring.size % 2 or not np.isfinite(ring).all() for ring in rings):
+        return np.full(5, np.nan)
+    return geometry.minimum_rectangle(np.concatenate([ring.reshape(-1, 2) for ring in rings]))
+
+
 class _UnusableError(ValueError):
     """An outline cannot be drawn; the text says why, in words that suit many."""
 
@@ -170,15 +178,22 @@ def outline_label(objects: Iterable[tuple[int, Outline]], shape: tuple[int, int]
         shape: Height and width of the chip.
         skipped: What was left out already.
     """
-    values, masks, texts = list[int](), list[np.ndarray](), list(skipped)
+    values, masks, turned, texts = list[int](), list[np.ndarray](), list[np.ndarray](), list(skipped)
     for value, outline in objects:
         try:
             masks.append(draw_outline(outline, shape))
             values.append(value)
+            # of the corners themselves, whole and to a fraction of a pixel
+            whole = polygons_rectangle(outline) if isinstance(outline, Polygons) else np.full(5, np.nan)
+            turned.append(whole if whole[2:4].min() > 0 else geometry.mask_rectangle(masks[-1]))
         except _UnusableError as error:
             texts.append(str(error))
     return Label(
-        class_ids=np.array(values, np.int64), boxes=mask_boxes(masks), masks=tuple(masks), skipped=tuple(texts)
+        class_ids=np.array(values, np.int64),
+        boxes=mask_boxes(masks),
+        masks=tuple(masks),
+        skipped=tuple(texts),
+        turned=np.array(turned, np.float32).reshape(-1, 5),
     )
 
 

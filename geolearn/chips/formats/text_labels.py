@@ -85,6 +85,7 @@ def pair_files(
     *,
     ignored: Iterable[str] = (),
     stated: Callable[[Path], str] | None = None,
+    labels: Path | None = None,
 ) -> tuple[list[Pair], list[str]]:
     """Pair images with labels of the same name, in order of name.
 
@@ -94,6 +95,7 @@ def pair_files(
         ignored: Names of files among the labels that are none.
         stated: Returns the name of the image that a label file states; of two images of one name, such as a.png and
             a.tif, it is taken.
+        labels: Folder of the labels; None takes the one that `FolderContent.labels` names.
 
     Returns:
         The pairs, and notes on images without a label and the reverse.
@@ -102,7 +104,7 @@ def pair_files(
         ChipFolderError: If a folder is missing or no image has a label.
     """
     content = FolderContent(folder)
-    label_folder, passed = content.labels, frozenset(ignored)
+    label_folder, passed = labels or content.labels, frozenset(ignored)
     there = label_folder.is_dir()
     found = list_files(label_folder, {suffix}) if there else {}
     # GDAL leaves a.tif.aux.xml beside rasters that it opened

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from geolearn.chips.label import Label, Task
 from geolearn.classes import ClassInfo
@@ -115,6 +117,23 @@ def boxes_of(label: Label, chip: ChipFile) -> list[tuple[int, tuple[float, ...]]
         return []
     boxes = need(label.boxes, 'boxes', chip)
     return [(value, tuple(map(float, box))) for value, box in zip(label.class_ids.tolist(), boxes)]
+
+
+def oriented_of(label: Label, chip: ChipFile) -> list[tuple[int, np.ndarray]]:
+    """Return class value and oriented box (5,) float64 of each object."""
+    if not len(label.class_ids):
+        return []
+    turned = need(label.turned, 'oriented boxes', chip).astype(np.float64)
+    return list(zip(label.class_ids.tolist(), turned))
+
+
+def in_meters(place: GeoBox) -> bool:
+    """Whether the CRS of a chip is in meters."""
+    try:
+        crs = CRS.from_user_input(place.crs)
+        return bool(crs.is_projected and crs.linear_units_factor[1] == 1)
+    except CRSError:
+        return False
 
 
 def digits(number: float) -> str:

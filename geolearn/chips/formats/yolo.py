@@ -16,9 +16,12 @@ from geolearn.chips.formats.content import FolderContent
 from geolearn.chips.label import ChipSource, Label, Listing, Task
 from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
+from geolearn.oriented.geometry import corners, minimum_rectangle
 
 MAX_NAMES_BYTES = 2**18
 """Enough for thousands of names; YAML takes seconds for a megabyte."""
+
+YAML_NAMES = ('data.yaml', 'data.yml', 'dataset.yaml')
 
 SUBSETS = frozenset({'train', 'val', 'valid', 'test'})
 
@@ -37,7 +40,7 @@ def read_names(folder: Path) -> dict[int, str] | None:
         for path in sorted([place / 'classes.txt', *place.glob('*.names')]):
             if path.is_file():
                 found[path] = _lines(path)
-        for path in (place / 'data.yaml', place / 'data.yml', place / 'dataset.yaml'):
+        for path in (place / name for name in YAML_NAMES):
             if path.is_file() and (names := _yaml_names(path)):
                 found[path] = names
     named = {path: names for path, names in found.items() if names}
@@ -62,14 +65,18 @@ def _lines(path: Path) -> dict[int, str]:
     return dict(enumerate(names))
 
 
-def _yaml_names(path: Path) -> dict[int, str]:
+def _read_yaml(path: Path) -> Any:
     text = text_labels.read_text(path, limit=MAX_NAMES_BYTES)
     try:
         # the base loader makes texts only: no objects, and a class called `no` stays one
-        content: Any = yaml.load(text, Loader=yaml.BaseLoader)
+        return yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = ' '.join(str(error).split())[:200]
         raise ChipFolderError(f'{path} is not valid YAML: {reason}') from error
+
+
+def _yaml_names(path: Path) -> dict[int, str]:
+    content = _read_yaml(path)
     names = content.get('names') if isinstance(content, dict) else None
     if names is None or names == '':
         return {}
@@ -105,8 +112,77 @@ class Line:
 
 
 def is_yolo(content: FolderContent) -> bool:
-    """Whether labels are text in lines of YOLO."""
-    return content.line_format == 'YOLO'
+    """Whether labels are text in lines of YOLO, and nothing says that they are oriented boxes."""
+    return content.line_format == 'YOLO' and not is_yolo_obb(content)
+
+
+OBB_FOLDERS = ('labels_obb', 'labels_yolo_obb')
+"""Names of folders of oriented boxes, beside that of the images or one level above."""
+
+
+def is_yolo_obb(content: FolderContent) -> bool:
+    """Whether data.yaml says ``task: obb``, or a folder is called so and there are no labels of another kind."""
+    if says_obb(content.root):
+        return content.line_format == 'YOLO'
+    alone = not content.labels.is_dir() and content.dota_labels is None
+    return alone and content.images.is_dir() and obb_labels(content.root) is not None
+
+
+def obb_labels(root: Path) -> Path | None:
+    """Return the folder that is called as one of oriented boxes, for the images in `root`."""
+    found = (place / name for place in (root, root.parent) for name in OBB_FOLDERS)
+    return next((path for path in found if path.is_dir()), None)
+
+
+def says_obb(folder: Path) -> bool:
+    """Whether a data.yaml of a folder, or one level up for a subset such as train/, says ``task: obb``."""
+    places = [folder, *([folder.parent] if folder.name in SUBSETS else [])]
+    for path in (place / name for place in places for name in YAML_NAMES):
+        if path.is_file():
+            content = _read_yaml(path)
+            if isinstance(content, dict) and content.get('task') == 'obb':
+                return True
+    return False
+
+
+def list_yolo_obb(folder: Path, metadata: ExportMetadata) -> Listing:
+    """List images with a YOLO file of oriented boxes each: a class number and x, y of four corners a line.
+
+    Corners are fractions of the image. Classes are those of `list_yolo`; a line with more corners, or a level box,
+    counts with the rectangle of least area around it.
+
+    Raises:
+        ChipFolderError: As `list_yolo` does.
+    """
+    content = FolderContent(folder)
+    labels = None if content.line_format == 'YOLO' else obb_labels(folder)
+    pairs, notes = text_labels.pair_files(folder, '.txt', ignored=('classes',), labels=labels)
+    found, broken = set[int](), list[ChipFolderError]()
+    for pair in pairs:
+        try:
+            found.update(line.index for line in parse_yolo(pair.label))
+        except ChipFolderError as error:
+            broken.append(error)  # reading the chip tells it again
+    if broken and len(broken) == len(pairs):
+        raise broken[0]
+    classes = _classes(folder, metadata, found)
+    values = {index: info.value for index, info in classes.items()}
+    chips = tuple(ChipSource(p.name, ((p.image,),), (p.label,), partial(read_yolo_obb, p.label, values)) for p in pairs)
+    return Listing(Task.ORIENTED, chips, tuple(classes.values()), notes=tuple(notes))
+
+
+def read_yolo_obb(path: Path, values: Mapping[int, int], shape: tuple[int, int]) -> Label:
+    """Read the oriented boxes of a chip; as `read_yolo_boxes`. Corners are brought to pixels before they are turned."""
+    lines, skipped = _usable(path, values)
+    turned = [minimum_rectangle(_corners(line, shape)) for line in lines]
+    return shapes.oriented_label(
+        [values[line.index] for line in lines],
+        np.array(turned).reshape(-1, 5),
+        shape,
+        skipped,
+        least_area=shapes.SMALLEST_AREA,
+        too_small=shapes.TWO_POINTS,
+    )
 
 
 def list_yolo(folder: Path, metadata: ExportMetadata) -> Listing:
@@ -263,3 +339,24 @@ class YoloWriter(writing.FormatWriter):
     def finish(self) -> None:
         """Write the names."""
         self.write_text('classes.txt', ''.join(f'{self.names[value]}\n' for value in sorted(self.names)))
+
+
+class YoloObbWriter(YoloWriter):
+    """``labels/<chip>.txt`` with class indices and four corners, and ``data.yaml`` that names the classes."""
+
+    task = Task.ORIENTED
+
+    def write(self, chip: writing.ChipFile, label: Label) -> tuple[str, ...]:
+        """Write the boxes."""
+        index = {value: position for position, value in enumerate(sorted(self.names))}
+        size = np.array(chip.shape[::-1], np.float64)
+        lines = []
+        for value, box in writing.oriented_of(label, chip):
+            fractions = (corners(box[None])[0] / size).ravel().tolist()
+            lines.append(f'{index[value]} {" ".join(map(repr, fractions))}\n')
+        return (self.write_text(f'labels/{chip.stem}.txt', ''.join(lines)),)
+
+    def finish(self) -> None:
+        """Write the names."""
+        names = {index: self.names[value] for index, value in enumerate(sorted(self.names))}
+        self.write_text('data.yaml', yaml.safe_dump({'task': 'obb', 'names': names}, allow_unicode=True))

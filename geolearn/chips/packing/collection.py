@@ -279,6 +279,7 @@ def open_collection(
     nodata: Sequence[float] = (),
     unlabelled: Sequence[float] = (),
     dequantize: Dequantize | None = None,
+    box_angles: str | None = None,
 ) -> Collection:
     """Open chip folders as one.
 
@@ -290,6 +291,7 @@ def open_collection(
         nodata: NoData value of the images, or one for each band.
         unlabelled: Values of label rasters that mean "not labelled".
         dequantize: Read the codes of embeddings in the chips as vectors.
+        box_angles: What the angles of boxes of five numbers are.
 
     Raises:
         ChipFolderError: If one is no chip folder, or they do not fit together.
@@ -299,7 +301,7 @@ def open_collection(
     listed = [
         path.opened
         if isinstance(path, GivenChips)
-        else open_chips(path, dataset_type, target=target, nodata=nodata, unlabelled=unlabelled)
+        else open_chips(path, dataset_type, target=target, nodata=nodata, unlabelled=unlabelled, box_angles=box_angles)
         for path in paths
     ]
     check_dequantize(dequantize)

@@ -346,7 +346,7 @@ def _object_scores(evaluation: objects.DetectionEvaluation, data: ChipData, kind
     values, total = evaluation.metrics, evaluation.matches.sum((0, 1))
     tp, fp, fn = total.tolist()
     precision, recall, f1 = (part.item() for part in (*_rates(total), objects.f1_score(total)))
-    overall = (
+    overall: tuple[tuple[str, str], ...] = (
         ('mAP, mean of overlaps 0.5 to 0.95', report.format_score(values['map'])),
         ('AP50, at overlap 0.5', report.format_score(values['ap50'])),
         ('AP75, at overlap 0.75', report.format_score(values['ap75'])),
