@@ -9,12 +9,12 @@ import json
 import logging
 import math
 import os
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -22,10 +22,10 @@ from rasterio.windows import Window
 
 from geolearn import errors, extras, files
 from geolearn.bundle import SUFFIX, read_bundle
-from geolearn.device import keep_freed_memory
 from geolearn.inference import shares, store
 from geolearn.inference.mapping import MapRequest, plan_map
-from geolearn.inference.plan import Share
+from geolearn.inference.plan import Blend, Share
+from geolearn.inference.resume import weights_digest
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar, report_progress
 
@@ -40,10 +40,11 @@ RETRIES = 2
 BLOCK_PIXELS = 4096**2
 """Of a task: so much work is lost with a worker, and transformers compute a tenth on top at its edges."""
 
-LEAST_BLOCK_PIXELS = 1024**2
+LEAST_BLOCK_PIXELS: dict[Blend, int] = {'crop': 512**2, 'hann': 1024**2}
+"""Of a task of a small raster; blended tiles at the edge of a block are computed for two of them."""
 
-BLOCKS_PER_THREAD = 2
-"""At least, where the raster is large enough: the last ones leave fewer workers idle."""
+BLOCKS_PER_THREAD = 4
+"""At least, where the raster is large enough: blocks differ in size, and the last ones leave workers idle."""
 
 MEMORY_SHARE = 0.25
 """Of a worker's memory that rows and tiles may take, besides the network and what it computes."""
@@ -62,7 +63,7 @@ class ShippedModel:
     Args:
         kind: Its class.
         path: Of its bundle, on a disk that all workers see.
-        digest: Of the file.
+        digest: Of what it computes, so that the next map by the same model finds it loaded.
     """
 
     kind: Any
@@ -77,7 +78,6 @@ class ShippedModel:
         """
         with _loading:
             if self.digest not in _models:
-                keep_freed_memory()
                 bundle = read_bundle(self.path)
                 spec = ModelSpec.from_manifest(bundle.manifest)
                 _models.clear()
@@ -86,7 +86,7 @@ class ShippedModel:
 
 
 _models: dict[str, Any] = {}
-"""The model of this process, by the digest of its file."""
+"""The model of this process, by the digest of what it computes."""
 
 _loading = threading.Lock()
 
@@ -108,9 +108,9 @@ def ship(model: Any, path: Path) -> ShippedModel:
             'with part= on each machine instead'
         )
     model.save(path, compute_metrics=False)
-    with path.open('rb') as file:
-        digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
-    return ShippedModel(type(model), str(path), digest)
+    facts = [type(model).__qualname__, model.spec.to_manifest(), weights_digest(model.network)]
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return ShippedModel(type(model), str(path), hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
 
 
 # -- tasks
@@ -208,8 +208,13 @@ class ShareTask:
             self.compute(self.model.get(), self.request, Share(number, self.count))
         return number
 
-    def run(self, client: Any, target: Path) -> Path:
+    def run(self, client: Any, model: Any, target: Path) -> Path:
         """Compute all shares on the workers and merge them here; return the result.
+
+        Args:
+            client: Of Dask.
+            model: The same as the workers', in this process.
+            target: Of the request.
 
         Raises:
             RasterError: If some fail, which are listed, or the scheduler is lost.
@@ -227,7 +232,7 @@ class ShareTask:
                 f'{len(failed)} of {self.count} blocks of {target} failed after {RETRIES + 1} tries, see {path}; the '
                 f'first: {failed[0].error}. What is finished is kept: the same call computes only what is missing'
             )
-        return self.compute(self.model.get(), _here(self.request), None)
+        return self.compute(model, _here(self.request), None)
 
 
 def _map_share(model: Any, request: MapRequest, share: Share | None) -> Path:
@@ -264,9 +269,10 @@ def map_on_cluster(model: Any, request: MapRequest, client: Any) -> Path:
     request = replace(_portable(request), options=options, graph=None, measures=False)
     with ExitStack() as stack:
         plan = plan_map(model.spec, model.network, model.encoding, _here(request), stack)
-        count, folder = _open_folder(plan.target, plan.window, client)
-    request = replace(request, tiling=replace(request.tiling, max_memory=_memory(request, folder, client)))
-    return ShareTask(ship(model, folder / f'model{SUFFIX}'), request, count, _map_share).run(client, plan.target)
+        count, folder = _open_folder(plan.target, plan.window, client, plan.blend)
+    tiling = replace(request.tiling, max_memory=_memory(request, folder, client))
+    request = replace(request, tiling=tiling, read=replace(request.read, is_checked=True))
+    return ShareTask(ship(model, folder / f'model{SUFFIX}'), request, count, _map_share).run(client, model, plan.target)
 
 
 def detect_on_cluster(model: Any, request: 'DetectRequest', client: Any) -> Path:
@@ -292,8 +298,11 @@ def detect_on_cluster(model: Any, request: 'DetectRequest', client: Any) -> Path
         plan = plan_detection(model.spec, model.network, _here(request), stack)
         height, width = plan.sources[0].shape
         window = Window(0, 0, width, height) if plan.area is None else plan.area.window
-        count, folder = _open_folder(plan.target, window, client)
-    return ShareTask(ship(model, folder / f'model{SUFFIX}'), request, count, _detect_share).run(client, plan.target)
+        count, folder = _open_folder(plan.target, window, client, 'crop')
+    request = replace(request, read=replace(request.read, is_checked=True))
+    return ShareTask(ship(model, folder / f'model{SUFFIX}'), request, count, _detect_share).run(
+        client, model, plan.target
+    )
 
 
 def refuse_parts(part: Any, *, merge_parts: bool) -> None:
@@ -306,10 +315,10 @@ def refuse_parts(part: Any, *, merge_parts: bool) -> None:
         raise errors.ArgumentError('client= computes all parts and merges them; pass it without part= and merge_parts=')
 
 
-def _open_folder(target: Path, window: Window, client: Any) -> tuple[int, Path]:
+def _open_folder(target: Path, window: Window, client: Any, blend: Blend) -> tuple[int, Path]:
     """Return in how many shares a window of a raster is computed, and the folder of these."""
     begun = store.count_shares(target)
-    count = choose_count((int(window.height), int(window.width)), client) if begun is None else begun
+    count = choose_count((int(window.height), int(window.width)), client, blend) if begun is None else begun
     store.refuse_other_runs(target, Share(1, count))
     return count, store.make_folder(target, Share(1, count))
 
@@ -317,15 +326,16 @@ def _open_folder(target: Path, window: Window, client: Any) -> tuple[int, Path]:
 FAILED = 'failed.csv'
 
 
-def choose_count(shape: tuple[int, int], client: Any) -> int:
+def choose_count(shape: tuple[int, int], client: Any, blend: Blend = 'crop') -> int:
     """Return in how many blocks a raster is computed: by its size, and by the workers where it is small.
 
     Args:
         shape: Height and width of what is mapped.
         client: Of Dask.
+        blend: How tiles meet.
     """
     pixels = math.prod(shape)
-    for_all = min(BLOCKS_PER_THREAD * sum(client.nthreads().values()), math.ceil(pixels / LEAST_BLOCK_PIXELS))
+    for_all = min(BLOCKS_PER_THREAD * sum(client.nthreads().values()), math.ceil(pixels / LEAST_BLOCK_PIXELS[blend]))
     return max(math.ceil(pixels / BLOCK_PIXELS), for_all, 1)
 
 
@@ -365,7 +375,26 @@ def absolute(source: Any) -> Any:
         return [absolute(each) for each in source]
     if isinstance(source, str | Path) and os.path.exists(source):
         return type(source)(os.path.abspath(source))
-    return source
+    return _absolute_inside(source) if isinstance(source, str) else source
+
+
+def _absolute_inside(source: str) -> str:
+    """Return a name of GDAL, such as ``HDF5:"scene.h5"://bands``, with the absolute path of the file that it names.
+
+    Archives too: ``/vsizip/scene.zip/scene.tif`` and ``zip://scene.zip!scene.tif``.
+    """
+    if source.startswith('/vsi'):
+        head, tail = re.match(r'((?:/vsi\w+/)+)(.*)', source, re.DOTALL).groups('')  # type: ignore[union-attr]
+        parts = tail.split('/')
+        ends = ('/'.join(parts[:count]) for count in range(1, len(parts) + 1))
+        inner = next((path for path in ends if path and os.path.isfile(path)), None)
+        return source if inner is None else f'{head}{os.path.abspath(inner)}{tail[len(inner) :]}'
+    pieces = re.split(r'(://|[:"!?,])', source)
+    # what follows lies inside of the first file, whatever is beside it
+    number = next((number for number, piece in enumerate(pieces) if piece and os.path.isfile(piece)), None)
+    if number is not None:
+        pieces[number] = os.path.abspath(pieces[number])
+    return ''.join(pieces)
 
 
 def _list_failed(path: Path, failed: Sequence[Outcome]) -> None:

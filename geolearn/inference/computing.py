@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from geolearn import errors
 from geolearn.backbones.compiling import compile_for_inference
-from geolearn.device import choose_device, device_of
+from geolearn.device import choose_device, device_of, keep_freed_memory
 from geolearn.inference import engines, tiles, tuning
 from geolearn.inference.plan import Blend
 from geolearn.networks.network import Network
@@ -415,6 +415,8 @@ def make_compute(
         ExportError: If the network cannot be written as a graph for another engine.
     """
     device = device_of(network)
+    if device.type == 'cpu':
+        keep_freed_memory()
     most = most_at_once(device)
     engine = 'torch' if setup is None else setup.engine
     run = make_run(network, engine, graph, grid.tile_shape)

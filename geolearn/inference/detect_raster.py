@@ -4,7 +4,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from geolearn.inference import computing, merging, reading, store, targets, vect
 from geolearn.inference.detecting import MAX_OVERLAP, DetectOptions, detect_tiles, merge_tiles
 from geolearn.inference.plan import Part, Share, plan_parts, tiles_reaching
 from geolearn.inference.resume import RunCheckpoint, open_checkpoint, source_facts, weights_digest
-from geolearn.inference.shares import collect_shares
+from geolearn.inference.shares import collect_shares, is_begun
 from geolearn.inference.tiles import BATCH_SIZE, ReadOptions, Source, TilingOptions
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
@@ -218,6 +218,8 @@ def detect_in_shares(spec: ModelSpec, network: Detector, request: DetectRequest,
         RasterError: If something does not fit, or reading or writing fails.
         CheckpointError: If the folder holds shares of another run, or shares are missing.
     """
+    checked = request.read.is_checked or is_begun(Path(request.dst), share)
+    request = replace(request, read=replace(request.read, is_checked=checked))
     with ExitStack() as stack:
         plan = plan_detection(spec, network, request, stack)
         if share is not None:

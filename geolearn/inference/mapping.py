@@ -1,6 +1,7 @@
 """Map a raster of any size: one thread reads block rows, this one computes, one thread writes."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from torch import nn
 
 from geolearn import errors, files
 from geolearn._version import __version__
-from geolearn.device import device_of
+from geolearn.device import device_of, give_back_freed_memory
 from geolearn.inference import computing, resume, tiles
 from geolearn.inference.encoding import OUTPUTS, Encoding, Layer, Output, ProbabilityType, make_layers
 from geolearn.inference.plan import BUFFER_BYTES, TILED_BUFFER_BYTES, Blend, Part, Share, plan_parts
@@ -153,10 +154,17 @@ def map_request(spec: ModelSpec, network: Network, encoding: Encoding, request: 
         plan = plan_map(spec, network, encoding, request, stack)
         journal = open_journal(plan.target, plan.facts, resume=request.options.resume)
         store = stack.enter_context(plan.open_store(journal))
+        started = time.monotonic()
         plan.compute(store)
         plan.write(store)
     store.remove()
+    if time.monotonic() - started > KEPT_SECONDS:
+        give_back_freed_memory()
     return plan.target
+
+
+KEPT_SECONDS = 10.0
+"""Maps that take longer hand back the memory that tensors freed; the next of many small ones takes it over."""
 
 
 @dataclass(frozen=True, eq=False)

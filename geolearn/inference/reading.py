@@ -332,6 +332,23 @@ def _make_source(dataset: Any, indexes: Sequence[int], spec: ModelSpec, read: Re
     product = _check_product(dataset, spec, read)
     nodata = read.nodata_of(indexes, dataset.count)
     check_nodata(nodata, [dataset.dtypes[index - 1] for index in indexes], _shown(dataset))
+    if not read.is_checked:
+        _check_values(dataset, indexes, spec, read, product, nodata, checked)
+    target = choose_geobox(raster_geobox(dataset), spec, read.resolution, shown=_shown(dataset))
+    unit = product is not None and product.has_unit_length and len(indexes) == ALPHAEARTH_BANDS
+    return Source(dataset, tuple(indexes), target, nodata, unit)
+
+
+def _check_values(
+    dataset: Any,
+    indexes: Sequence[int],
+    spec: ModelSpec,
+    read: ReadOptions,
+    product: EmbeddingProduct | None,
+    nodata: Sequence[float | None],
+    checked: Any,
+) -> None:
+    """Check units and lengths of a sample of the pixels, and watch the border while the rest is read."""
     dataset.check_border(BorderCheck(_shown(dataset), nodata))
     # a few pixels tell of vectors what they are, and each window costs a block of many bands
     few = {} if product is None else {'window_size': 32, 'per_side': 2}
@@ -344,9 +361,6 @@ def _make_source(dataset: Any, indexes: Sequence[int], spec: ModelSpec, read: Re
     if product is not None:
         check_lengths(sample, product, _shown(dataset))
     check_units(sample, spec, read)
-    target = choose_geobox(raster_geobox(dataset), spec, read.resolution, shown=_shown(dataset))
-    unit = product is not None and product.has_unit_length and len(indexes) == ALPHAEARTH_BANDS
-    return Source(dataset, tuple(indexes), target, nodata, unit)
 
 
 def _check_product(dataset: Any, spec: ModelSpec, read: ReadOptions) -> EmbeddingProduct | None:

@@ -313,14 +313,41 @@ def _from_json(row: Mapping[str, Any]) -> TileDetections:
     return TileDetections(boxes, labels, scores, tiles, outlines, turned)
 
 
+def require_same_run(path: Path, facts: Mapping[str, Any], *, free: Sequence[str], instead: str) -> None:
+    """Refuse a run that differs from that of another journal, which some process may be writing.
+
+    Args:
+        path: The journal.
+        facts: Of the run, as JSON.
+        free: Names of facts that may differ.
+        instead: What to do.
+
+    Raises:
+        CheckpointError: If it differs.
+    """
+    try:
+        with path.open('rb') as file:
+            written = json.loads(file.readline())
+    except (OSError, ValueError):  # it is being begun, or removed
+        return
+    if isinstance(written, dict):
+        ours = json.loads(json.dumps({name: value for name, value in facts.items() if name not in free}))
+        _check_same(path, written, ours, instead)
+
+
 def _check_same(path: Path, written: Mapping[str, Any], ours: Mapping[str, Any], instead: str) -> None:
-    differing = [name for name in ours if written.get(name) != ours[name]]
+    # as texts: NaN, which may be a NoData value, equals itself
+    differing = [name for name in ours if _text(written.get(name)) != _text(ours[name])]
     if differing:
         texts = [_difference(name, written.get(name), ours[name]) for name in differing]
         raise errors.CheckpointError(
             f'{path} is of another run; what differs: {", ".join(texts)}. Resume with the same raster, model and '
             f'options, or {instead}'
         )
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _difference(name: str, then: Any, now: Any) -> str:

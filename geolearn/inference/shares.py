@@ -30,9 +30,20 @@ def map_in_shares(
         request: What is mapped.
         share: To compute.
     """
+    read = replace(request.read, is_checked=request.read.is_checked or is_begun(Path(request.dst), share))
     with ExitStack() as stack:
-        plan = plan_map(spec, network, encoding, replace(request, measures=False), stack)
+        plan = plan_map(spec, network, encoding, replace(request, read=read, measures=False), stack)
         return merge_shares(plan) if share is None else map_share(plan, share)
+
+
+def is_begun(target: Path, share: Share | None) -> bool:
+    """Whether another share of a result was begun, and so the raster checked; what differs from it is refused.
+
+    Args:
+        target: The result.
+        share: To compute; None to merge all.
+    """
+    return share is None or bool(store.find_journals(target.expanduser(), share.count))
 
 
 def map_share(plan: MapPlan, share: Share) -> Path:

@@ -18,7 +18,7 @@ from geolearn import files
 from geolearn.errors import CheckpointError, RasterError
 from geolearn.inference.encoding import Layer
 from geolearn.inference.plan import Part, Share
-from geolearn.inference.resume import Journal
+from geolearn.inference.resume import Journal, require_same_run
 from geolearn.raster import GeoBox
 from geolearn.raster.arrays import is_zarr
 from geolearn.raster.pieces import PIECE, PieceFile, PlacedPiece, join_pieces, open_pieces
@@ -305,7 +305,21 @@ def open_share_journal(target: Path, facts: Mapping[str, Any], share: Share, *, 
     # a process that was killed at once leaves no whole line
     begun_here = path.is_file() and b'\n' in path.read_bytes()
     facts = {**facts, 'part': [share.number, share.count]}
+    if not begun_here:
+        for other in find_journals(target, share.count)[:1]:
+            require_same_run(other, facts, free=('part', *free), instead=_delete(target))
     return Journal(path, facts, resume=begun_here, free=free, instead=_delete(target))
+
+
+def find_journals(target: Path, count: int) -> list[Path]:
+    """Return the journals of those shares of a map that are begun: each of them was checked against the raster.
+
+    Args:
+        target: The map.
+        count: Of shares.
+    """
+    folder = _folder_of(target, Share(1, count))
+    return [path for path in sorted(folder.glob(f'*.{JOURNAL}')) if path.stat().st_size]
 
 
 def refuse_other_runs(target: Path, share: Share) -> None:

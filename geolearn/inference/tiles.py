@@ -59,6 +59,7 @@ class ReadOptions:
         area: Part of the raster that is read; None for all of it.
         dequantize: How codes of precomputed embeddings become vectors; None does what the model was trained with.
         product: Name and version of the embeddings that the raster holds, where it does not say so itself.
+        is_checked: Whether units and borders were checked already, by the process that this one computes for.
 
     Raises:
         ValueError: If a number cannot scale pixel values, or is not a size.
@@ -74,6 +75,7 @@ class ReadOptions:
     area: AreaOfInterest | None = None
     dequantize: Dequantize | None = None
     product: str | None = None
+    is_checked: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.scale, str):

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import cloudpickle
 import distributed
+import geopandas
 import numpy as np
 import pytest
+import rasterio
+import shapely
 import torch
 
 from geolearn.errors import ArgumentError, RasterError
@@ -61,7 +65,7 @@ def several_blocks(monkeypatch):
 def in_process():
     """A cluster of two threads of this process."""
     with (
-        distributed.LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=':0') as local,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=':0') as local,
         distributed.Client(local) as client,
     ):
         yield client
@@ -71,7 +75,9 @@ def in_process():
 def processes():
     """A cluster of two processes, which are started again when they die."""
     with (
-        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=':0', memory_limit='1.5GiB') as local,
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=':0', memory_limit='1.5GiB'
+        ) as local,
         distributed.Client(local) as client,
     ):
         client.run(importlib.import_module, 'geolearn.models')  # which takes longer than the maps
@@ -133,6 +139,11 @@ def test_the_map_of_a_cluster_is_that_of_one_machine(model, scene, whole, in_pro
     assert model.predict_raster(scene, target, client=in_process, **TILES) == target
     assert read_both(target) == whole
     assert not (tmp_path / 'map.tif.part').exists()
+    # neither workers nor who merges load the model again
+    with monkeypatch.context() as patch:
+        patch.setattr(UNet, 'from_spec', lambda *given: pytest.fail('was loaded before'))
+        model.predict_raster(scene, tmp_path / 'again.tif', client=in_process, **TILES)
+    assert read_both(tmp_path / 'again.tif') == whole
     with pytest.raises(RasterError, match='exists; pass overwrite=True'):
         model.predict_raster(scene, target, client=in_process, **TILES)
     with pytest.raises(ArgumentError, match='pass it without part='):
@@ -150,6 +161,40 @@ def test_the_map_of_a_cluster_is_that_of_one_machine(model, scene, whole, in_pro
         assert [row['part'] for row in csv.DictReader(file)] == list('123456')
     model.predict_raster(scene, tmp_path / 'c.tif', client=in_process, **TILES)
     assert read_both(tmp_path / 'c.tif') == whole
+
+
+def test_workers_read_what_the_caller_names_from_their_own_folders(model, scene, in_process, tmp_path, monkeypatch):
+    with rasterio.open(scene) as src:
+        left, top = src.transform.c, src.transform.f
+        across, down = src.transform.a, src.transform.e
+        box = shapely.box(left + 30 * across, top + 120 * down, left + 140 * across, top + 20 * down)
+        geopandas.GeoSeries([box], crs=src.crs).to_file(tmp_path / 'area.geojson')
+    shutil.copy(scene, tmp_path / 'scene.tif')
+    monkeypatch.chdir(tmp_path)
+    model.predict_raster('scene.tif', 'here.tif', aoi='area.geojson', **TILES)
+    run = cluster.run_tasks
+
+    def elsewhere(*given):
+        monkeypatch.chdir('/')
+        return run(*given)
+
+    monkeypatch.setattr(cluster, 'run_tasks', elsewhere)
+    model.predict_raster('scene.tif', 'map.tif', aoi='area.geojson', client=in_process, **TILES)
+    assert read_both(tmp_path / 'map.tif') == read_both(tmp_path / 'here.tif')
+
+
+def test_files_inside_of_others_keep_their_names_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('a.nc', 'a.zip', 'b.tif'):
+        Path(name).touch()
+    assert cluster.absolute(['NETCDF:"a.nc":red', 'HDF5:a.nc://red', '/vsizip/a.zip/b.tif', 'zip://a.zip!b.tif']) == [
+        f'NETCDF:"{tmp_path}/a.nc":red',
+        f'HDF5:{tmp_path}/a.nc://red',
+        f'/vsizip/{tmp_path}/a.zip/b.tif',
+        f'zip://{tmp_path}/a.zip!b.tif',
+    ]
+    for name in ('https://x.org/b.tif', '/vsicurl/https://x.org/b.tif', '/vsis3/bucket/b.tif', f'{tmp_path}/b.tif'):
+        assert cluster.absolute(name) == name
 
 
 def test_scenes_are_mapped_by_workers_and_what_fails_is_listed(model, scene, in_process, tmp_path):

@@ -393,7 +393,7 @@ def test_workers_of_a_cluster_detect_what_one_machine_does(bundles, scene, tmp_p
     model, options = load_model(bundles[False]), {'threshold': 0.05, 'nms_overlap': 0.5}
     whole = detect(model, scene, tmp_path / 'whole.geojson', **options)
     with (
-        distributed.LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=':0') as local,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=':0') as local,
         distributed.Client(local) as client,
         pytest.MonkeyPatch.context() as patch,
     ):

@@ -13,7 +13,7 @@ from torch import nn
 
 from geolearn.classes import ClassInfo
 from geolearn.errors import CheckpointError, RasterError
-from geolearn.inference import store
+from geolearn.inference import reading, store
 from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.encoding import ClassEncoding, RegressionEncoding
 from geolearn.inference.mapping import MapOptions, MapRequest, map_request
@@ -65,9 +65,9 @@ def run(make_spec, scene):
         dst, network=None, *, part=None, merge=False, encoding=None, area=None, tiling=MappingProxyType({}), **options
     ):
         network = Placed() if network is None else network
-        blend = options.pop('blend', None)
+        blend, nodata = options.pop('blend', None), options.pop('nodata', None)
         tiling = TilingOptions(**{'tile_size': 96, 'halo': 8, 'batch_size': 2, 'blend': blend, **tiling})
-        request = MapRequest(scene, dst, ReadOptions(area=area), tiling, MapOptions(**options), False)
+        request = MapRequest(scene, dst, ReadOptions(nodata=nodata, area=area), tiling, MapOptions(**options), False)
         model = make_spec(classes=3), network, ClassEncoding(CLASSES) if encoding is None else encoding
         if part is None and not merge:
             return map_request(*model, request)
@@ -217,11 +217,23 @@ def test_two_processes_do_not_compute_one_share(run, tmp_path):
     assert said
 
 
+def test_values_are_checked_once_and_nan_as_nodata_is_the_same_run(run, tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr(reading, 'check_units', lambda *given: checked.append(given))
+    for number in (1, 2, 2):
+        run(tmp_path / 'map.tif', part=(number, 2), nodata=float('nan'))
+    run(tmp_path / 'map.tif', merge=True, nodata=float('nan'))
+    assert len(checked) == 1
+
+
 def test_shares_of_another_map_are_refused_with_the_way_out(run, tmp_path):
     target = tmp_path / 'map.tif'
     run(target, part=(1, 2))
     with pytest.raises(CheckpointError, match=r'what differs: tiles.*delete .*map\.tif\.part to begin anew'):
         run(target, part=(1, 2), tiling={'tile_size': 64})
+    # other parts too are refused before they are computed
+    with pytest.raises(CheckpointError, match=r'what differs: tiles.*delete .*map\.tif\.part to begin anew'):
+        run(target, part=(2, 2), tiling={'tile_size': 64})
     with pytest.raises(CheckpointError, match=r'holds a map in 2 parts, and part 1/3 is of another'):
         run(target, part=(1, 3))
     with pytest.raises(CheckpointError, match=r'holds parts of a map that is computed in 2 parts; compute the others'):
