@@ -6,6 +6,7 @@ a language model has for its name. To every token are added codes of longitude a
 patch, and of the date; what is not known of these has a learned code of its own.
 """
 
+import math
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -146,20 +147,11 @@ class CopernicusFM(ViT):
     def __init__(self, config: ViTConfig, patch_embed: DynamicPatchEmbed, patch: int) -> None:
         super().__init__(config, patch_embed, patch)
         d = config.dim
-        self.resolution: float | None = None
+        self.ground_resolution_m = math.nan  # not known
         self.coord_token, self.scale_token, self.time_token = (nn.Parameter(torch.zeros(1, 1, d)) for _ in range(3))
         self.coord_fc, self.scale_fc, self.time_fc = (nn.Linear(d, d) for _ in range(3))
         for layer in (self.coord_fc, self.scale_fc, self.time_fc):
             vit.init_linear(layer)
-
-    @property
-    def ground_resolution_m(self) -> float | None:  # type: ignore[override]
-        """Of the images, in meters per pixel; None where it is not known."""
-        return self.resolution
-
-    @ground_resolution_m.setter
-    def ground_resolution_m(self, value: float | None) -> None:
-        self.resolution = value
 
     def place(self, patches: Tensor) -> Tensor:
         """Add positions and codes to a map of patches (B, D, h, w), giving the grid (B, h, w, D)."""
@@ -180,14 +172,16 @@ class CopernicusFM(ViT):
     def _codes(self) -> Tensor:
         """Make what place, area and time add to every token, (1, 1, 1, D)."""
         d, device = self.dim, self.pos_embed.device
-        place, area, when = self.coord_token, self.scale_token, self.time_token
+        place: Tensor = self.coord_token
+        area: Tensor = self.scale_token
+        when: Tensor = self.time_token
         if self.location is not None:
             lat, lon = self.location
             east, north = np.float32(lon) + np.float32(180), np.float32(lat) + np.float32(90)
             halves = [embed_log([float(value)], 1e-4, 720, d // 2) for value in (east, north)]
             place = torch.cat(halves, dim=1).to(device)[None]
-        if self.resolution is not None:
-            side_km = self.resolution * self.patch / 1000
+        if not math.isnan(self.ground_resolution_m):
+            side_km = self.ground_resolution_m * self.patch / 1000
             area = embed_log([side_km**2], 1e-3, 5.1e8, d).to(device)[None]
         if self.acquired:
             when = embed_log([(self.acquired[0] - EPOCH).days], 1, 365.25, d).to(device)[None]

@@ -26,6 +26,7 @@ from geolearn.backbones import (  # noqa: F401 - families register their names
     spectralgpt,
     ssl4eo,
     terramind,
+    tessera,
     timm,
     torchvision,
 )

@@ -55,7 +55,7 @@ def alibi_attention(q: Tensor, k: Tensor, v: Tensor, grid: vit.Size) -> Tensor:
 class AlibiAttention(vit.Attention):
     """Self-attention over a grid (B, h, w, D), or a window of it, with `alibi_bias`."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Attend; the shape (B, h, w, D) is kept."""
         b, h, w, d = x.shape
         q, k, v = self.qkv(x).reshape(b, h * w, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)

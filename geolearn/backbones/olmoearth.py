@@ -230,7 +230,8 @@ class OlmoEarth(BlockTrunk):
         if version == '1.2':
             for block in self.blocks:
                 width = config.dim // config.heads // 2
-                block.attn.rope_mixed_freqs = nn.Parameter(torch.randn(3, config.heads, width) * 0.02)
+                attention: Any = block.attn
+                attention.rope_mixed_freqs = nn.Parameter(torch.randn(3, config.heads, width) * 0.02)
         self.norm = nn.LayerNorm(config.dim, eps=config.eps)
 
     # -- forms

@@ -9,10 +9,12 @@ import torch
 
 from geolearn.backbones import catalog, create_backbone
 from geolearn.backbones.catalog import WeightsSource
-from geolearn.bands import get_bands
+from geolearn.bands import Band, get_bands
 
 S2 = get_bands('sentinel2_l2a', ['B04', 'B03', 'B02', 'B08'])
 S1 = get_bands('sentinel1', ['VV', 'VH'])
+TEN = get_bands('sentinel2_l2a', ['B4', 'B2', 'B3', 'B8', 'B8A', 'B5', 'B6', 'B7', 'B11', 'B12'])
+UP = tuple(Band(f'{name}_ascending', None, name.lower(), True) for name in ('VV', 'VH'))
 SMALL = {'dim': 48, 'depth': 4, 'heads': 3}
 
 # Name, changes that make it small, bands: of every family of the catalog.
@@ -46,6 +48,8 @@ NETWORKS = [
 # Networks over the time series of single pixels, which have one map of stride 1 and no tokens.
 SERIES = [
     pytest.param(('presto', {}, get_bands('sentinel2_l2a', ['B2', 'B3', 'B4', 'B8']) + S1), id='presto'),
+    pytest.param(('tessera_v1', {'dim': 32, 'depth': 2, 'heads': 4}, TEN + S1), id='tessera-v1'),
+    pytest.param(('tessera_v2', {'dim': 32, 'depth': 2, 'heads': 4}, TEN + UP), id='tessera-v2'),
 ]
 DATES = (date(2023, 5, 3), date(2023, 6, 2), date(2023, 8, 1))
 MAPS = ['pyramid', 'layers']
