@@ -285,12 +285,9 @@ def make_encoder(options: EncoderOptions, bands: Sequence[Band], sample: np.ndar
         device,
         _time_of(options.backbone) + _time_of(options.weights),
     )
-    first = Normalize(normalization.mean, normalization.std)
-    if options.attention is None:
-        network = EmbeddingNetwork(first, backbone, options.layer)
-    else:
-        network = AttentionNetwork(first, backbone, options.layer, options.attention)
-    network.to(device).eval()
+    network = _build_network(
+        backbone, tuple(normalization.mean), tuple(normalization.std), options.layer, options.attention, device
+    )
     side = choose_side(network, options)
     count = None if options.tile is None else max(1, options.tile // side) ** 2
     spec = ModelSpec(
@@ -334,6 +331,25 @@ def _build_backbone(
             resolution_m=resolution_m,
         )
     return backbone.to(device).eval().requires_grad_(False), weights_digest(backbone)
+
+
+@lru_cache(maxsize=1)
+def _build_network(
+    backbone: Backbone,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    layer: int,
+    attention: Attention | None,
+    device: torch.device,
+) -> EmbeddingNetwork:
+    """Put a normalization before a backbone; the last one is kept, so that its weights are hashed once."""
+    first = Normalize(mean, std)
+    network = (
+        EmbeddingNetwork(first, backbone, layer)
+        if attention is None
+        else AttentionNetwork(first, backbone, layer, attention)
+    )
+    return network.to(device).eval()
 
 
 def _time_of(weights: str | Path | None) -> int:

@@ -1,5 +1,6 @@
 """What the bands of imagery are, and what its pixels are normalized by before they are embedded."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -159,8 +160,8 @@ def sample_statistics(sample: np.ndarray) -> BandStatistics:
 
 
 def sample_array(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Return about `SAMPLE` pixels (bands, n) of images (items, bands, H, W) where `valid` (items, H, W) is True."""
-    step = max(1, int(np.sqrt(valid.size / SAMPLE)))
+    """Return up to `SAMPLE` pixels (bands, n) of images (items, bands, H, W) where `valid` (items, H, W) is True."""
+    step = max(1, math.ceil(math.sqrt(valid.size / SAMPLE)))
     flat = np.moveaxis(pixels[:, :, ::step, ::step], 1, 0).reshape(pixels.shape[1], -1)
     return flat[:, valid[:, ::step, ::step].ravel()]
 

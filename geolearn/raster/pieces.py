@@ -227,7 +227,7 @@ def join_pieces(
 
 
 def _write_listing(pieces: Sequence[PlacedPiece], path: Path, geobox: GeoBox, content: RasterContent) -> None:
-    path.write_bytes(ElementTree.tostring(_list_pieces(pieces, geobox, content), encoding='utf-8'))
+    path.write_bytes(ElementTree.tostring(_list_pieces(pieces, geobox, content), encoding='unicode').encode())
 
 
 _TYPES = {'uint8': 'Byte', 'uint16': 'UInt16', 'int16': 'Int16', 'float32': 'Float32', 'float64': 'Float64'}
@@ -244,6 +244,7 @@ def _list_pieces(pieces: Sequence[PlacedPiece], geobox: GeoBox, content: RasterC
     place = ', '.join(repr(float(number)) for number in geobox.transform.to_gdal())
     ElementTree.SubElement(root, 'GeoTransform').text = place
     _add_metadata(root, {key: printable(text) for key, text in content.tags.items()})
+    files = [str(piece.path.resolve()) for piece in pieces]  # once: grids of vectors have hundreds of bands
     for number, name in enumerate(content.band_names, 1):
         band = ElementTree.SubElement(root, 'VRTRasterBand', dataType=_TYPES[content.memory_dtype], band=str(number))
         ElementTree.SubElement(band, 'Description').text = printable(name)
@@ -266,8 +267,8 @@ def _list_pieces(pieces: Sequence[PlacedPiece], geobox: GeoBox, content: RasterC
             ElementTree.SubElement(band, 'ColorInterp').text = 'Gray' if number == 1 else 'Undefined'
         if content.scales and content.scales[number - 1] != 1:
             ElementTree.SubElement(band, 'Scale').text = repr(content.scales[number - 1])
-        for piece in pieces:
-            _add_source(band, number, piece)
+        for file, piece in zip(files, pieces):
+            _add_source(band, number, file, piece.window)
     return root
 
 
@@ -278,11 +279,10 @@ def _add_metadata(parent: ElementTree.Element, texts: Mapping[str, str]) -> None
             ElementTree.SubElement(metadata, 'MDI', key=key).text = text
 
 
-def _add_source(band: ElementTree.Element, number: int, piece: PlacedPiece) -> None:
-    window = piece.window
+def _add_source(band: ElementTree.Element, number: int, file: str, window: Window) -> None:
     rows, cols = int(window.height), int(window.width)
     source = ElementTree.SubElement(band, 'SimpleSource')
-    ElementTree.SubElement(source, 'SourceFilename', relativeToVRT='0').text = str(piece.path.resolve())
+    ElementTree.SubElement(source, 'SourceFilename', relativeToVRT='0').text = file
     ElementTree.SubElement(source, 'SourceBand').text = str(number)
     for name, col, row in (('SrcRect', 0, 0), ('DstRect', int(window.col_off), int(window.row_off))):
         places = {'xOff': col, 'yOff': row, 'xSize': cols, 'ySize': rows}

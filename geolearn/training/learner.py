@@ -55,9 +55,16 @@ class KeepFrozen(fastai.QuickCallback):
 
     def before_train(self) -> None:
         """Put frozen modules into evaluation."""
-        for module in self.learn.model.modules():
-            own = list(module.parameters())
-            if own and not any(parameter.requires_grad for parameter in own):
+        # one walk: asking every module for all parameters below it takes as long as a step of a small network
+        holding, learning = set[str](), set[str]()
+        for name, parameter in self.learn.model.named_parameters(remove_duplicate=False):
+            parts = name.split('.')
+            paths = {'.'.join(parts[:depth]) for depth in range(len(parts))}
+            holding |= paths
+            learning |= paths if parameter.requires_grad else set()
+        frozen = holding - learning
+        for name, module in self.learn.model.named_modules():
+            if name in frozen:
                 module.eval()
 
 
