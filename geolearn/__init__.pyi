@@ -24,6 +24,7 @@ from geolearn.models import (
     FeatureClassifier,
     LinearProbe,
     MaskRCNN,
+    PanopticFPN,
     PixelHead,
     PixelRegressor,
     PSPNet,
@@ -38,6 +39,7 @@ from geolearn.models import (
     UPerNet,
     load_model,
 )
+from geolearn.models.compare import compare
 from geolearn.prepare import prepare_data
 from geolearn.pretrain import pretrain
 from geolearn.probe import probe
@@ -68,6 +70,7 @@ __all__ = [
     'MaskRCNN',
     'PSPNet',
     'PSPNetClassifier',
+    'PanopticFPN',
     'PixelHead',
     'PixelRegressor',
     'RTDetr',
@@ -81,6 +84,7 @@ __all__ = [
     '__version__',
     'attention_maps',
     'backbone_table',
+    'compare',
     'create_backbone',
     'describe_backbone',
     'embed',

@@ -26,21 +26,32 @@ PUBLIC = {
     'estimate_batch_size': '`model.estimate_batch_size()`; on CPUs too',
     'MMSegmentation': _SEGMENTATION,
     'TinyUNetClassifier': "`UnetClassifier(data, 'plain_unet', pretrained=False)` is a U-Net without a backbone",
-    'YOLOv3': '`FCOS` and `RetinaNet` look at every place too',
+    'YOLOv3': '`FCOS` finds objects in one stage too, on any backbone',
+    'AutoDL': '`compare` trains several classes and backbones under one budget, and returns a table and the best model',
     'DETReg': '`RTDetr` is of the same family',
     'RTDetrV2': '`RTDetr` is RT-DETR on any backbone, of the first version',
     'MMDetection': '`FasterRCNN`, `RetinaNet`, `FCOS`, `SingleShotDetector`, `RTDetr` and `MaskRCNN` are the detectors',
-    'SamLoRA': 'low-rank updates work on every transformer, `adapt=Adaptation(lora_rank=8)`',
+    'SamLoRA': (
+        '`UNet(data, backbone, adapt=Adaptation(lora_rank=8))`; low-rank updates work on every transformer, such as '
+        'samvit_base_patch16, which is SAM'
+    ),
     'SiamMask': 'no video and no tracking',
     'ModelExtension': '`register_backbone` adds a network, a subclass of `Model` a task',
     'PSETAE': 'several dates per chip are read from folders or by bands, see `prepare_data`',
+    'MaXDeepLab': '`PanopticFPN` reads and writes the same chips, on any backbone',
     **dict.fromkeys(
-        (
-            'MultiTaskRoadExtractor ConnectNet HEDEdgeDetector BDCNEdgeDetector MaXDeepLab SuperResolution Pix2Pix '
-            'CycleGAN ImageCaptioner AutoDL'
-        ).split(),
-        _NOTHING,
+        ('MultiTaskRoadExtractor', 'ConnectNet'),
+        '`UNet(data, loss=PixelLossOptions(cldice_fraction=0.3))` keeps roads connected, and `predict_lines` writes '
+        'them as lines',
     ),
+    **dict.fromkeys(
+        ('HEDEdgeDetector', 'BDCNEdgeDetector'),
+        '`UNet(data, loss=PixelLossOptions(cldice_fraction=0.3))` with labels of 3 pixels, and `predict_lines` writes '
+        'edges as lines',
+    ),
+    'SuperResolution': "`PixelRegressor` on data of `prepare_data(path, target='images', downsample=4)`",
+    'Pix2Pix': "`PixelRegressor` on data of `prepare_data(path, dataset_type='Pix2Pix', target='images')`",
+    **dict.fromkeys(('CycleGAN', 'ImageCaptioner'), _NOTHING),
     'classify_pixels': f'`UnetClassifier.predict_raster`: {_HERE}, on a raster of any size, and writes a GeoTIFF',
     'detect_objects': f'`FasterRCNN.detect_objects`: {_HERE}, and writes GeoPackage, GeoJSON, GeoParquet or Shapefile',
     'detect_change': f'`ChangeDetector.predict_raster`: {_HERE}, and writes a GeoTIFF',

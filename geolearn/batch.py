@@ -65,7 +65,8 @@ class Batch:
             fractions after mixing.
         nodata: (n, height, width) bool, True where images in their stored dtype hold no data; None once `cast` has made
             NaN of them.
-        regression_targets: (n, height, width) float32 in stored units, NaN where there is no truth.
+        regression_targets: (n, height, width) float32 in stored units, NaN where there is no truth; or of images to
+            predict (n, bands, height, width), which may be finer by a whole number.
     """
 
     images: Tensor
@@ -101,6 +102,19 @@ class Batch:
         return tuple(
             known for known in (self.masks, self.regression_targets, self.objects, self.labels) if known is not None
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PanopticMap:
+    """The segments of one image: each pixel belongs to one at most.
+
+    Args:
+        classes: (height, width) int64 class indices, IGNORE_INDEX where there is no segment.
+        ids: (height, width) int64 number of the object, 0 for stuff, whose pixels of one class are one segment.
+    """
+
+    classes: Tensor
+    ids: Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class ChipData:
         arguments: What `prepare_data` was given besides its defaults, as JSON; see `geolearn.arguments`.
         source: The call that made them from memory, rasters or several folders, as text; empty for one folder.
         product: The precomputed embeddings that the bands are; None for other images.
+        target_bands: Names of the bands of images to predict; empty where labels are no images.
     """
 
     path: Path
@@ -89,6 +90,7 @@ class ChipData:
     arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
     source: str = field(default='', repr=False)
     product: EmbeddingProduct | None = None
+    target_bands: tuple[str, ...] = ()
 
     if not TYPE_CHECKING:  # else type checkers would take any attribute
 

@@ -43,6 +43,7 @@ def prepare_data(
     dataset_type: str | None = None,
     *,
     target: Target | None = None,
+    downsample: int = 1,
     working_dir: str | Path | None = None,
     ignore_classes: Sequence[int | str] = (),
     unlabelled: Sequence[float] | None = None,
@@ -84,7 +85,10 @@ def prepare_data(
         dataset_type: Format of the folders, such as ``'Classified_Tiles'``; None takes what they say or show.
         target: What the pixels of label rasters are: ``'classes'``, or ``'values'`` for regression targets, such as
             biomass, in stored units; NaN and NoData mean no truth. None takes floating-point rasters as numbers unless
-            the .emd lists classes, and integers as classes.
+            the .emd lists classes, and integers as classes. ``'images'``: images to predict from images, of any number
+            of bands, in ``images2/`` or ``labels/``; their pixels may be finer by a whole number.
+        downsample: With ``target='images'`` and nothing but images: their pixels are made so many times larger, and the
+            images themselves are predicted from that (super-resolution).
         working_dir: Models go to ``<working_dir>/models/<name>``; None means the chip folder.
         ignore_classes: Label values or class names to leave out of training, metrics and predictions; 0 for sparse
             labels.
@@ -142,6 +146,7 @@ def prepare_data(
         dataset_type,
         pack=pack,
         target=target,
+        downsample=downsample,
         nodata=values.numbers_of('nodata', nodata),
         unlabelled=values.numbers_of('unlabelled', unlabelled),
         dequantize=dequantize,
@@ -186,16 +191,25 @@ def prepare_data(
         test_dl=test_dl,
         split=found,
         table=choice.table,
-        cell_size=chips.metadata.cell_size or chips.table.cell_size(),
+        cell_size=_cell_size(chips, downsample),
         image_space=chips.metadata.image_space,
         variable_size=chips.metadata.variable_size,
         blackened=chips.metadata.blackened,
         acquired=chips.acquired,
         product=chips.product(product),
+        target_bands=chips.folders[0].opened.listing.target_bands if chips.table.has_image_targets else (),
         reading_notes=(*notes, *_tell_folders(chips), *choice.notes, *split_notes),
         arguments=arguments,
         source=_call_with_folders(parts[0], arguments, config.chip_size, options),
     )
+
+
+def _cell_size(chips: Collection, downsample: int) -> Mapping[str, Any] | None:
+    """Return the pixel size of the images as ArcGIS's MinCellSize; that of the export is in the pixels of its files."""
+    stated = chips.metadata.cell_size
+    if not stated:
+        return chips.table.cell_size()
+    return {**stated, **{axis: stated[axis] * downsample for axis in ('x', 'y') if axis in stated}}
 
 
 def _check_nodata(chips: Collection) -> None:
@@ -271,6 +285,7 @@ def _divide(
 def _make_transform(
     given: augmentation.Transforms, chips: Collection, choice: inputs.ChosenInput, classes: _Classes
 ) -> BatchTransform | None:
+    table = chips.table
     return augmentation.choose_transform(
         given,
         chips.task,
@@ -279,6 +294,7 @@ def _make_transform(
         class_count=len(classes.infos),
         dates=chips.table.dates,
         dihedral=chips.metadata.dihedral,
+        target_shape=(table.target_bands, table.target_times) if table.has_image_targets else None,
     )
 
 

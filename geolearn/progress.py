@@ -236,7 +236,7 @@ class ProgressBar:
         count = self.count if self.total is None else self.total
         if count == 1:
             return self.unit
-        return f'{self.unit}es' if self.unit.endswith(('ch', 'x', 's')) else f'{self.unit}s'
+        return f'{self.unit}es' if self.unit.endswith(('tch', 'x', 's')) else f'{self.unit}s'
 
     @property
     def share(self) -> float:

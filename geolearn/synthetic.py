@@ -14,6 +14,7 @@ import numpy as np
 from affine import Affine
 from numpy.random import Generator
 from rasterio.features import sieve
+from scipy import ndimage
 
 from geolearn.classes import ClassInfo
 from geolearn.raster import write_raster
@@ -124,12 +125,14 @@ def make_scene(
 
 
 def write_scene(scene: Scene, image_path: str | Path, label_path: str | Path) -> None:
-    """Write the image and its labels as two GeoTIFFs whose NoData is 0."""
-    write = partial(write_raster, transform=scene.transform, crs=scene.crs, nodata=0, compress='deflate')
-    sensor = {'SensorName': 'Sentinel-2'}
-    write(image_path, scene.image, band_names=scene.band_names, tags=sensor)
+    """Write the image and its labels as two GeoTIFFs whose NoData is 0; that of labels only where 0 is no class."""
+    write = partial(write_raster, transform=scene.transform, crs=scene.crs, compress='deflate')
+    sensor = {} if scene.band_names == AERIAL_BANDS else {'SensorName': 'Sentinel-2'}
+    write(image_path, scene.image, band_names=scene.band_names, tags=sensor, nodata=0)
     names = {f'class_{info.value}': info.name for info in scene.classes}
-    write(label_path, scene.label, colors={info.value: info.color for info in scene.classes}, tags=sensor | names)
+    nodata = None if any(info.value == 0 for info in scene.classes) else 0
+    colors = {info.value: info.color for info in scene.classes}
+    write(label_path, scene.label, colors=colors, tags=sensor | names, nodata=nodata)
 
 
 RADAR_BANDS = ('VV', 'VH')
@@ -227,6 +230,150 @@ def _speckled(rng: Generator, texture: np.ndarray, looks: float) -> np.ndarray:
     """Return what both bands measure of a texture: its power times speckle of its own in each."""
     noise = rng.gamma(looks, 1 / looks, (len(RADAR_BANDS), *texture.shape)).astype(np.float32)
     return _BACKSCATTER[:, None, None] * texture * noise
+
+
+AERIAL_BANDS = ('Red', 'Green', 'Blue')
+
+ROAD_CLASSES = (ClassInfo(0, 'other', (120, 120, 120)), ClassInfo(1, 'road', (230, 190, 60)))
+
+_TREES = 0.25  # share of the length of roads near which a tree may hide them
+_SIGNS = 4.0  # pixels between two points of a road
+
+
+def make_road_scene(
+    size: int | tuple[int, int] = 256, *, seed: int = 0, trees: float = _TREES
+) -> tuple[Scene, tuple[np.ndarray, ...]]:
+    """Draw an aerial image of land with roads, which trees hide in places; the same arguments give the same bytes.
+
+    Roads join in crossings and leave the scene. Bare fields and yards have their color, so that shape must tell.
+
+    Args:
+        size: Pixels a side, or (height, width).
+        seed: Chooses land, roads and trees.
+        trees: How many trees stand beside roads: one for each hundred pixels of road times this times ten.
+
+    Returns:
+        The scene, 8-bit, with label 1 on roads, under trees too; and the center lines of the roads, points (k, 2) in
+        pixels; those that begin in one place share that end.
+    """
+    shape = (size, size) if isinstance(size, int) else size
+    layout, ground, sensor = np.random.default_rng(seed).spawn(3)
+    lines, widths = _roads(layout, shape)
+    road = np.zeros(shape, bool)
+    for line, width in zip(lines, widths):
+        road |= _near_line(line, shape) <= width / 2
+    fields = _nearest(shape, ground.random((max(8, shape[0] * shape[1] // 2500), 2)) * shape)
+    tone = ground.normal(0, 0.05, fields.max() + 1)[fields] + 0.04 * smooth_noise(ground, shape, 6)
+    bare = (ground.random(fields.max() + 1) < 0.15)[fields]
+    colors = {'grass': (70, 105, 60), 'bare': (150, 140, 128), 'road': (158, 150, 142), 'tree': (38, 66, 34)}
+    image = np.array(colors['grass'])[:, None, None] * (1 + 3 * tone)
+    image = np.where(bare, np.array(colors['bare'])[:, None, None] * (1 + tone), image)
+    image = np.where(road, np.array(colors['road'])[:, None, None] * (1 + 0.5 * tone), image)
+    total = sum(len(line) for line in lines) * _SIGNS
+    hidden = np.zeros(shape, bool)
+    rows, cols = np.indices(shape)
+    for _ in range(round(total / 100 * trees * 10)):
+        line = lines[int(layout.integers(len(lines)))]
+        col, row = line[int(layout.integers(len(line)))] + layout.normal(0, 3, 2)
+        hidden |= np.hypot(rows - row, cols - col) < layout.uniform(2, 5)
+    image = np.where(hidden, np.array(colors['tree'])[:, None, None] * (1 + 4 * tone), image)
+    image = np.stack([_blur(band, 0.7) for band in image]) + sensor.normal(0, 5, image.shape)
+    place = Affine(0.5, 0, 400_000, 0, -0.5, 5_400_000)
+    pixels = image.round().clip(1, 255).astype(np.uint8)
+    return Scene(pixels, road.astype(np.uint8), AERIAL_BANDS, ROAD_CLASSES, place, 'EPSG:32633'), lines
+
+
+PANOPTIC_CLASSES = (
+    ClassInfo(1, 'grass', (120, 170, 90)),
+    ClassInfo(2, 'water', (60, 110, 190)),
+    ClassInfo(3, 'house', (190, 80, 60)),
+    ClassInfo(4, 'tree', (30, 90, 40)),
+)
+"""Two kinds of stuff, and two of things: houses and trees."""
+
+
+def make_panoptic_scene(
+    size: int | tuple[int, int] = 256, *, seed: int = 0
+) -> tuple[Scene, tuple[tuple[int, np.ndarray], ...]]:
+    """Draw grass and water with houses and round trees, of which some touch; same arguments, same bytes.
+
+    Args:
+        size: Pixels a side, or (height, width).
+        seed: Chooses all of it.
+
+    Returns:
+        The scene, 8-bit; and of each object its class value and its mask (height, width). No two overlap.
+    """
+    shape = (size, size) if isinstance(size, int) else size
+    layout, ground = np.random.default_rng(seed).spawn(2)
+    rows, cols = np.indices(shape)
+    water = smooth_noise(layout, shape, 0.12 * min(shape)) > 0.6
+    label = np.where(water, 2, 1).astype(np.uint8)
+    taken = water.copy()
+    objects: list[tuple[int, np.ndarray]] = []
+    for _ in range(round(shape[0] * shape[1] / 400)):
+        row, col = layout.uniform(0, shape[0]), layout.uniform(0, shape[1])
+        if layout.random() < 0.5:
+            angle, (high, wide) = layout.uniform(0, np.pi), layout.uniform(4.5, 9, 2)
+            along = (cols - col) * np.cos(angle) + (rows - row) * np.sin(angle)
+            across = (rows - row) * np.cos(angle) - (cols - col) * np.sin(angle)
+            value, mask = 3, (np.abs(along) < wide) & (np.abs(across) < high)
+        else:
+            value, mask = 4, np.hypot(rows - row, cols - col) < layout.uniform(4.5, 8)
+        if mask.any() and not (mask & taken).any():
+            objects.append((value, mask))
+            taken |= mask
+            label[mask] = value
+    colors = np.array([(0, 0, 0), (95, 140, 75), (50, 80, 120), (190, 110, 90), (35, 75, 40)], np.float64)
+    image = colors[label].transpose(2, 0, 1) * (1 + 0.06 * smooth_noise(ground, shape, 3))
+    image = np.stack([_blur(band, 0.6) for band in image]) + ground.normal(0, 6, (3, *shape))
+    place = Affine(0.5, 0, 400_000, 0, -0.5, 5_400_000)
+    pixels = image.round().clip(1, 255).astype(np.uint8)
+    return Scene(pixels, label, AERIAL_BANDS, PANOPTIC_CLASSES, place, 'EPSG:32633'), tuple(objects)
+
+
+def _roads(rng: Generator, shape: tuple[int, int]) -> tuple[tuple[np.ndarray, ...], list[float]]:
+    """Return lines between places that lie apart, and from some of them out of the scene, and their widths."""
+    height, width = shape
+    places: list[np.ndarray] = []
+    while len(places) < max(3, round(height * width / 80**2 / 2)):
+        place = rng.uniform(0.12, 0.88, 2) * (width, height)
+        if all(np.hypot(*(place - other)) > 0.22 * min(shape) for other in places):
+            places.append(place)
+        elif rng.random() < 0.02:
+            break
+    pairs, tied = [], [0]
+    for number in range(1, len(places)):
+        nearest = min(tied, key=lambda other: float(np.hypot(*(places[other] - places[number]))))
+        pairs.append((places[nearest], places[number]))
+        tied.append(number)
+    sides = [(-20, None), (width + 20, None), (None, -20), (None, height + 20)]
+    for number, (x, y) in zip(rng.permutation(len(places)), sides):
+        x0, y0 = places[number]
+        goal = np.array([x0 + rng.normal(0, 15) if x is None else x, y0 + rng.normal(0, 15) if y is None else y])
+        pairs.append((places[number], goal))
+    lines, widths = [], []
+    for start, end in pairs:
+        length = float(np.hypot(*(end - start)))
+        along = np.linspace(0, 1, max(2, round(length / _SIGNS)))[:, None]
+        across = np.array([start[1] - end[1], end[0] - start[0]]) / max(length, 1)
+        bend = 0.08 * length * rng.normal() * np.sin(np.pi * along)
+        lines.append(start + along * (end - start) + bend * across)
+        widths.append(float(rng.uniform(4, 8)))
+    return tuple(lines), widths
+
+
+def _near_line(line: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the distance (height, width) of the middle of each pixel from a line's points and what lies between."""
+    steps = np.linspace(0, len(line) - 1, 4 * len(line))
+    x, y = (np.interp(steps, np.arange(len(line)), line[:, axis]) for axis in (0, 1))
+    margin = 24
+    marks = np.ones((shape[0] + 2 * margin, shape[1] + 2 * margin), bool)
+    rows, cols = np.floor(y).astype(int) + margin, np.floor(x).astype(int) + margin
+    inside = (rows >= 0) & (rows < marks.shape[0]) & (cols >= 0) & (cols < marks.shape[1])
+    marks[rows[inside], cols[inside]] = False
+    far: np.ndarray = ndimage.distance_transform_edt(marks)
+    return far[margin:-margin, margin:-margin]
 
 
 def _inside(rng: Generator, shape: tuple[int, int]) -> np.ndarray:

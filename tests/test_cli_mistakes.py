@@ -221,6 +221,7 @@ EXAMPLES = {
     'detect': ['detect', 'a', 'b', 'c'],
     'export-chips': ['export-chips', 'a', 'b'],
     'train': ['train', 'a', 'b'],
+    'compare': ['compare', 'a', 'b'],
     'pretrain': ['pretrain', 'a'],
     'evaluate': ['evaluate', 'a', 'b'],
     'report': ['report', 'a', 'b', 'c'],

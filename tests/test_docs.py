@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 
 DOCS = Path(__file__).parents[1] / 'docs'
 # pages whose Python has a test of its own
-COVERED = ('from-arcgis.md', 'backbones.md', 'own-parts.md')
+COVERED = ('from-arcgis.md', 'backbones.md', 'own-parts.md', 'roads.md', 'panoptic.md', 'image-targets.md')
 
 
 @pytest.fixture

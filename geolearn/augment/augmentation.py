@@ -99,7 +99,9 @@ class CutMix(_Mix):
             images[index, ..., rows, cols] = batch.images[other, ..., rows, cols]
             for planes, given in ((masks, batch.masks), (values, batch.regression_targets)):
                 if planes is not None and given is not None:
-                    planes[index, rows, cols] = given[other, rows, cols]
+                    times = planes.shape[-1] // width  # images that are to be predicted may be finer
+                    part = (slice(rows.start * times, rows.stop * times), slice(cols.start * times, cols.stop * times))
+                    planes[index, ..., part[0], part[1]] = given[other, ..., part[0], part[1]]
             areas.append((rows.stop - rows.start) * (cols.stop - cols.start) / (height * width))
         weight, partner = torch.tensor(areas).to(images), partner.to(images.device)
         labels = _mixed(batch.labels, partner, weight, self.class_count)

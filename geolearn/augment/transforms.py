@@ -295,7 +295,7 @@ class ScaleCrop:
             batch,
             images=torch.stack([w.bilinear(image, has_nodata=some) for w, image, some in zip(windows, images, nodata)]),
             masks=_nearest(windows, batch.masks, classes.IGNORE_INDEX),
-            regression_targets=_nearest(windows, batch.regression_targets, math.nan),
+            regression_targets=_nearest(_finer(windows, batch), batch.regression_targets, math.nan),
             objects=objects and tuple(self._objects(w, o, images.shape) for w, o in zip(windows, objects)),
         )
 
@@ -344,6 +344,13 @@ def keep_visible(turned: Tensor, found: Objects, shape: tuple[int, int], least: 
     boxes = torch.minimum(geometry.hulls(turned).clamp(min=0), limits)
     kept = (shares >= least) & (_area(boxes) > 0)
     return replace(found, boxes=boxes, turned=turned).select(kept)
+
+
+def _finer(windows: list[_Window], batch: Batch) -> list[_Window]:
+    """Return the windows in pixels of the regression targets, which may be finer than those of the images."""
+    targets = batch.regression_targets
+    times = 1 if targets is None else targets.shape[-1] / batch.images.shape[-1]
+    return [_Window(window.left * times, window.top * times, window.zoom) for window in windows]
 
 
 def _nearest(windows: list[_Window], planes: Tensor | None, fill: float) -> Tensor | None:

@@ -12,8 +12,8 @@ from geolearn.classes import ClassInfo
 from geolearn.errors import UnknownNameError
 from geolearn.raster import Dequantize, GeoBox
 
-Target = Literal['classes', 'values']
-"""What the pixels of label rasters are: values of classes, or regression targets as they are."""
+Target = Literal['classes', 'values', 'images']
+"""What the pixels of label rasters are: values of classes, regression targets as they are, or images to predict."""
 
 
 def check_target(target: object) -> None:
@@ -56,8 +56,8 @@ class Label:
     """The truth about one chip, in class values and in pixels of the chip.
 
     Args:
-        raster: (height, width) integers, any where `unlabelled`; or float32 numbers, NaN where there is no truth; or
-            None.
+        raster: (height, width) integers, any where `unlabelled`; or float32 numbers, NaN where there is no truth; or of
+            images to predict (bands, height, width) float32, which may be finer by a whole number; or None.
         class_ids: (n,) int64 class values of the objects, or of the chip as a whole.
         boxes: (n, 4) float32 left, top, right, bottom, 0 <= left < right <= width and so downwards; or None.
         masks: For each object a boolean (height, width); objects may overlap. None where objects have no outline.
@@ -150,6 +150,8 @@ class Listing:
         notes: What was left out and why, for people, such as ``'3 images have no label and were left out'``.
         nodata: The chips' `nodata`.
         unlabelled: Label values that mean "not labelled" beside what label rasters declare.
+        target_bands: Names of the bands of images to predict; empty where labels are no images.
+        downsample: Times that the pixels of the images are larger than those of the files, which are the targets.
     """
 
     task: Task
@@ -160,6 +162,8 @@ class Listing:
     notes: tuple[str, ...] = ()
     nodata: tuple[float, ...] = ()
     unlabelled: tuple[float, ...] = ()
+    target_bands: tuple[str, ...] = ()
+    downsample: int = 1
 
 
 def read_no_label(shape: tuple[int, int]) -> Label:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from geolearn._version import __version__
-from geolearn.cli import embed, evaluate, export, info, predict, pretrain, probe, serve, show, train, vectorize
+from geolearn.cli import compare, embed, evaluate, export, info, predict, pretrain, probe, serve, show, train, vectorize
 from geolearn.cli.arguments import Formatter, Parser, PrintCompletion, check_inputs
 from geolearn.cli.config import expand_config
 from geolearn.cli.examples import show_examples
@@ -27,6 +27,7 @@ from geolearn.errors import GeoLearnError
 COMMANDS = {
     'export-chips': ('cut rasters and labels into training chips', export.add_arguments),
     'train': ('train a model on exported chips', train.add_arguments),
+    'compare': ('train several classes of models and backbones, and keep the best', compare.add_arguments),
     'pretrain': ('pretrain a backbone on imagery without labels', pretrain.add_arguments),
     'evaluate': ('compute the metrics of a model on chips', evaluate.add_arguments),
     'report': ('write a page on a model and its chips', evaluate.add_report_arguments),

@@ -12,6 +12,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'geolearn train houses trees --model MaskRCNN --report trees.html',
         'geolearn train landcover.yaml --epochs 50',
     ),
+    'compare': ('geolearn compare chips best --models UNet UPerNet --backbones resnet34 dofa_base --time-limit 60',),
     'pretrain': (
         'geolearn pretrain scenes/*.tif --method mae --backbone vit_small --epochs 100',
         'geolearn pretrain radar.tif --sensor Sentinel-1 --scale db --backbone vit_nano --figure losses.png',

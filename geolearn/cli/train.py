@@ -20,6 +20,7 @@ from geolearn.cli.config import write_config
 
 if TYPE_CHECKING:
     from geolearn.adaptation import Adaptation
+    from geolearn.data import ChipData
     from geolearn.losses import PixelLossOptions, RegressionLossOptions
     from geolearn.models import Model
 
@@ -46,6 +47,7 @@ MODEL_ARGUMENTS = {
 LOSS_ARGUMENTS = {
     'loss': 'loss',
     'dice_fraction': 'dice_fraction',
+    'cldice_fraction': 'cldice_fraction',
     'label_smoothing': 'label_smoothing',
     'hard_pixels': 'hard_fraction',
 }
@@ -59,14 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--model', default='DeepLab', help='class of model, such as UNet')
     parser.add_argument('--report', metavar='HTML', help='write a page on the data, the training and the result')
     add_chips(parser)
-    _add_data(parser.add_argument_group('classes and values'))
+    add_data(parser.add_argument_group('classes and values'))
     _add_network(parser.add_argument_group('the network'))
     _add_loss(parser.add_argument_group('the loss'))
     _add_fit(parser.add_argument_group('the training'))
     parser.set_defaults(run=run, inputs=('chips', 'valid_path'))
 
 
-def _add_data(group: Any) -> None:
+def add_data(group: Any) -> None:
+    """Add how images and labels of a training are taken."""
     group.add_argument('--chip-size', type=whole(1), default=224, help='side of the training images in pixels')
     group.add_argument(
         '--extract-bands', nargs='+', type=class_value_or_name, help='bands to use, by name or from 0 on'
@@ -113,6 +116,8 @@ def _add_loss(group: Any) -> None:
     switch = {'action': 'store_true', 'default': None}
     group.add_argument('--loss', help='such as focal, dice, tversky or lovasz; for regression mse, l1 or huber')
     group.add_argument('--dice-fraction', type=number(0, 1), help='share of dice in the loss')
+    centerlines = 'share of centerline dice in the loss, for lines such as roads'
+    group.add_argument('--cldice-fraction', type=number(0, 0.5), help=centerlines)
     group.add_argument('--label-smoothing', type=number(0, 1), help='share of the target spread over all classes')
     group.add_argument('--hard-pixels', type=number(0, 1), help='share of the pixels, the hardest, that count')
     group.add_argument('--class-balancing', **switch, help='weight rare classes more')
@@ -132,16 +137,9 @@ def _add_fit(group: Any) -> None:
     group.add_argument('--tensorboard', action='store_true', help='write a log beside the checkpoints')
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Train, save, and print the validation results."""
-    check_model_name(arguments.model)
-    import torch
-
-    from geolearn.cli.evaluate import print_data, print_results
-
-    cls = find_model(arguments.model)
-    options = choose_options(cls, arguments)
-    data = read_chips(
+def read_training_chips(arguments: argparse.Namespace) -> 'ChipData':
+    """Prepare the chips that `add_chips` and `add_data` took."""
+    return read_chips(
         arguments,
         arguments.chips,
         chip_size=arguments.chip_size,
@@ -153,6 +151,19 @@ def run(arguments: argparse.Namespace) -> None:
         oversample=arguments.oversample,
         label_fraction=arguments.label_fraction,
     )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, save, and print the validation results."""
+    check_model_name(arguments.model)
+    import torch
+
+    from geolearn.cli.evaluate import print_data, print_results
+    from geolearn.models.base import find_model
+
+    cls = find_model(arguments.model)
+    options = choose_options(cls, arguments)
+    data = read_training_chips(arguments)
     print_data(data, arguments)
     torch.manual_seed(arguments.seed)  # new layers are drawn from it
     make: Any = cls  # each class has arguments of its own
@@ -180,23 +191,6 @@ def check_model_name(name: str) -> None:
     known = set(__all__) - {*HOMES, 'load_model', '__version__'}
     if name not in known:
         raise errors.UnknownNameError('model', name, known)
-
-
-def find_model(name: str) -> 'type[Model]':
-    """Return a class of models by its name, or by ArcGIS's.
-
-    Raises:
-        UnknownNameError: If there is none.
-    """
-    from geolearn import models
-    from geolearn.errors import UnknownNameError
-
-    classes = set(models.load_all().values())
-    known = {public: getattr(models, public) for public in models.base.HOMES}
-    known = {public: value for public, value in known.items() if value in classes}
-    if name not in known:
-        raise UnknownNameError('model', name, known)
-    return known[name]
 
 
 def choose_options(cls: 'type[Model]', arguments: argparse.Namespace) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from geolearn.inference.resume import Journal
 from geolearn.inference.stitching import STITCHERS
 from geolearn.inference.store import PieceStore, open_journal, sidecars
 from geolearn.inference.targets import check_space, check_target
+from geolearn.networks.image_target import EveryNth
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
@@ -308,6 +309,10 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
     blend = computing.choose_blend(network, tiling)
     device = computing.choose_compute_device(tiling)
     sources = open_dates(request.src, spec, read, stack, whole=True)
+    finer, coarse = network.finer, sources[0].box
+    if finer > 1:
+        tiling = _without_graphs(tiling)
+        sources = [replace(source, repeats=finer) for source in sources]
     box, wanted = sources[0].box, locate_area(sources[0], read)
     area = PixelArea(Window(0, 0, box.shape[1], box.shape[0])) if wanted is None else wanted
     pixels = area.window.height * area.window.width / request.stride**2
@@ -321,18 +326,32 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
         setup = computing.usual_setup(spec, network, tiling, blend=blend)
         setup = setup.recorded(resume.read_facts(target), tiling) if options.resume else setup
     else:
-        setup = computing.choose_setup(spec, network, box.shape, tiling, blend=blend, graph=request.graph)
+        setup = computing.choose_setup(spec, network, coarse.shape, tiling, blend=blend, graph=request.graph)
     side, halo = computing.choose_tile(spec, network, replace(tiling, tile_size=setup.tile_size), blend=blend)
-    grid = computing.cut_raster(network, box, tiling, tile_size=side, halo=halo, stride=request.stride)
+    grid = computing.cut_raster(network, coarse, tiling, tile_size=side, halo=halo, stride=request.stride)
+    grid = grid.enlarged(finer)
     log.info('mapping with %s in tiles of %s px, halo %s', setup.engine, grid.tile_shape, halo)
     made = {'ENGINE': setup.engine, 'TILE_SIZE': str(side), 'HALO': str(halo)}
     layers = tuple(layer.tagged(made) for layer in layers)
     facts = _run_facts(spec, network, sources, grid, layers, read, tiling, blend) | setup.to_json()
     if wanted is not None:
         facts['area'] = area.digest()
-    plan = MapPlan(target, sources, network, grid, area, layers, blend, request, facts, setup)
+    request = replace(request, tiling=tiling)
+    computed = network if finer == 1 else EveryNth(network, finer)
+    plan = MapPlan(target, sources, computed, grid, area, layers, blend, request, facts, setup)
     facts['parts'] = [[int(part.core.col_off), int(part.core.width)] for part in plan.parts()]
     return plan
+
+
+def _without_graphs(tiling: tiles.TilingOptions) -> tiles.TilingOptions:
+    """Return options of a map that is finer than its raster, which torch alone computes.
+
+    Raises:
+        ValueError: If another engine is asked for.
+    """
+    if tiling.engine not in ('torch', 'auto'):
+        raise ValueError(f"maps finer than their raster are computed by engine='torch', got {tiling.engine!r}")
+    return replace(tiling, engine='torch')
 
 
 def map_sources(

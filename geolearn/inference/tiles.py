@@ -8,12 +8,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from queue import Full, Queue
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from affine import Affine
 from rasterio.windows import Window
 
 from geolearn import errors, tiling, units
@@ -206,6 +207,7 @@ class Source:
         target: Grid to resample to while reading; None reads the raster's own.
         nodata: Value of missing pixels in each band, on top of what the file says; None for no value.
         unit_length: Whether pixels are vectors of length 1, which resampled ones are made again.
+        repeats: How often each pixel is repeated, down and across, for networks whose outputs are finer.
     """
 
     dataset: Any
@@ -213,11 +215,17 @@ class Source:
     target: GeoBox | None = None
     nodata: tuple[float | None, ...] = ()
     unit_length: bool = False
+    repeats: int = 1
 
     @property
     def box(self) -> GeoBox:
         """Place of the pixels that are read."""
-        return raster_geobox(self.dataset) if self.target is None else self.target
+        box = raster_geobox(self.dataset) if self.target is None else self.target
+        if self.repeats == 1:
+            return box
+        t, times = box.transform, self.repeats
+        place = Affine(t.a / times, t.b / times, t.c, t.d / times, t.e / times, t.f)
+        return GeoBox((box.shape[0] * times, box.shape[1] * times), place, box.crs)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -232,7 +240,9 @@ class Source:
     @property
     def _has_codes(self) -> bool:
         """Whether pixels are held as the codes that their values follow from."""
-        return self.target is None and bool(self.dataset.code_dtype) and all(value is None for value in self.nodata)
+        if self.target is not None or self.repeats > 1 or not self.dataset.code_dtype:
+            return False
+        return all(value is None for value in self.nodata)
 
     @property
     def held_dtype(self) -> Any:
@@ -242,7 +252,7 @@ class Source:
     @property
     def block_rows(self) -> int:
         """Rows that the file stores together."""
-        stored = self.dataset.block_shapes[0][0]
+        stored = self.dataset.block_shapes[0][0] * self.repeats
         return stored if self.target is None else max(1, round(stored / self._factors[0]))
 
     @property
@@ -269,6 +279,8 @@ class Source:
         Raises:
             RasterError: If the file cannot be read there.
         """
+        if self.repeats > 1:
+            return self._read_repeated(window, out)
         if self.target is None:
             return self._read_stored(window, out)
         down, across = self._factors
@@ -301,6 +313,21 @@ class Source:
             return
         self.dataset.put_values(held, values)
         read.scale_values(values)
+
+    def _read_repeated(self, window: Window, out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        times = self.repeats
+        top, left = int(window.row_off) // times, int(window.col_off) // times
+        bottom, right = (
+            -(-int(end) // times) for end in (window.row_off + window.height, window.col_off + window.width)
+        )
+        pixels, valid = replace(self, repeats=1).read(Window(left, top, right - left, bottom - top))
+        rows = np.arange(int(window.row_off), int(window.row_off + window.height)) // times - top
+        cols = np.arange(int(window.col_off), int(window.col_off + window.width)) // times - left
+        repeated = pixels[:, rows[:, None], cols]
+        if out is not None:
+            out[...] = repeated
+            repeated = out
+        return repeated, None if valid is None else valid[rows[:, None], cols]
 
     def _read_stored(self, window: Window, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         pixels, valid = read_window(self.dataset, window, self.indexes, out=out)

@@ -5,10 +5,12 @@ classes on request, compute in float32 also under mixed precision, and are 0 whe
 `register_pixel_loss` and `REGRESSION_LOSSES` are the only lists of their names.
 """
 
+from geolearn.losses.centerline import CenterlineDice
 from geolearn.losses.options import (
     Mixed,
     PixelLossOptions,
     WithAuxiliary,
+    find_lines,
     make_pixel_loss,
     pixel_loss_names,
     register_pixel_loss,
@@ -34,6 +36,7 @@ from geolearn.losses.regression import (
 
 __all__ = [
     'REGRESSION_LOSSES',
+    'CenterlineDice',
     'Dice',
     'HardPixels',
     'Lovasz',
@@ -49,6 +52,7 @@ __all__ = [
     'SoftCrossEntropy',
     'Tversky',
     'WithAuxiliary',
+    'find_lines',
     'make_pixel_loss',
     'make_regression_loss',
     'pixel_loss_names',

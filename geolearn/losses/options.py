@@ -8,12 +8,17 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from geolearn import classes, errors
+from geolearn.losses.centerline import CenterlineDice
 
 Average = Literal['micro', 'macro']
 """Whether pixels of all classes are summed before dividing, or each class is divided and then counts the same."""
 
 Logits = Tensor | tuple[Tensor, Tensor]
 """What a network returns: the main logits, or these and those of an auxiliary head."""
+
+
+MOST_CLDICE, MOST_CLDICE_STEPS = 0.5, 64
+"""Largest share of centerline dice, and most pixels to the middle of a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +30,11 @@ class PixelLossOptions:
         focal_gamma: How strongly focal loss discounts easy pixels, >= 0.
         tversky_beta: Weight of false negatives in Tversky loss, 0..1; false positives weigh 1 - `tversky_beta`.
         dice_fraction: Share of dice that is mixed in, 0..1.
+        cldice_fraction: Share of centerline dice that is mixed in, for lines such as roads, 0..0.5: it sees whether
+            lines are connected and not how wide they are, so it never stands alone (Shit et al. 2021,
+            arXiv:2003.07311).
+        cldice_steps: Pixels from the edge of the widest line to its middle, at least; each takes time.
+        cldice_values: Label values of the classes that are lines; empty for all but 0.
         dice_average: `'micro'` or `'macro'`, for dice, mixed in or alone, and Tversky.
         label_smoothing: Share of the target that cross-entropy spreads over all classes, 0..1 without 1.
         hard_fraction: Share of the pixels, the hardest, that cross-entropy and focal loss average; 1 takes all.
@@ -39,12 +49,16 @@ class PixelLossOptions:
     focal_gamma: float = 2.0
     tversky_beta: float = 0.7
     dice_fraction: float = 0.0
+    cldice_fraction: float = 0.0
+    cldice_steps: int = 5
+    cldice_values: tuple[int, ...] = ()
     dice_average: Average = 'micro'
     label_smoothing: float = 0.0
     hard_fraction: float = 1.0
     auxiliary_weight: float = 0.4
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, 'cldice_values', tuple(self.cldice_values))
         if self.loss not in _BUILDERS:
             raise errors.UnknownNameError('loss', self.loss, _BUILDERS)
         if self.dice_average not in ('micro', 'macro'):
@@ -64,6 +78,13 @@ class PixelLossOptions:
         for name in ('tversky_beta', 'dice_fraction'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'{name} must lie in 0..1, got {getattr(self, name)}')
+        if not 0 <= self.cldice_fraction <= MOST_CLDICE:
+            raise ValueError(
+                f'cldice_fraction must lie in 0..{MOST_CLDICE}, got {self.cldice_fraction}: it is blind to the width '
+                'of lines, so another loss must weigh at least as much'
+            )
+        if isinstance(self.cldice_steps, bool) or not 1 <= self.cldice_steps <= MOST_CLDICE_STEPS:
+            raise ValueError(f'cldice_steps must be in 1..{MOST_CLDICE_STEPS} pixels, got {self.cldice_steps}')
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f'label_smoothing must be at least 0 and below 1, got {self.label_smoothing}')
         if not 0 < self.hard_fraction <= 1:
@@ -105,16 +126,48 @@ def pixel_loss_names() -> tuple[str, ...]:
     return tuple(_BUILDERS)
 
 
-def make_pixel_loss(options: PixelLossOptions, class_weights: Tensor | None = None) -> nn.Module:
+def find_lines(options: PixelLossOptions, class_values: Sequence[int]) -> tuple[int, ...]:
+    """Return the indices of the classes that are lines; none where no centerline dice is asked for.
+
+    Args:
+        options: Of the loss.
+        class_values: Label value of each class.
+
+    Raises:
+        ValueError: If it is not clear which classes are lines.
+    """
+    if not options.cldice_fraction:
+        return ()
+    values = list(class_values)
+    if missing := sorted(set(options.cldice_values) - set(values)):
+        raise ValueError(f'cldice_values has {missing[0]}, which is no class; classes have the label values {values}')
+    if not options.cldice_values and 0 not in values:
+        raise ValueError(
+            f'cldice_fraction needs to know which classes are lines: none of the label values {values} is 0, which '
+            'would be the others; pass cldice_values='
+        )
+    lines = options.cldice_values or [value for value in values if value]
+    return tuple(values.index(value) for value in lines)
+
+
+def make_pixel_loss(
+    options: PixelLossOptions, class_weights: Tensor | None = None, *, class_values: Sequence[int] = ()
+) -> nn.Module:
     """Build the loss of logits (N, classes, H, W), alone or with those of an auxiliary head, and indices (N, H, W).
 
     Args:
         options: Which loss.
         class_weights: (classes,) weight of each class, or None.
+        class_values: Label value of each class, which centerline dice needs.
+
+    Raises:
+        ValueError: If it is not clear which classes are lines.
     """
     loss = _BUILDERS[options.loss].build(options, class_weights)
     if options.dice_fraction:
         loss = Mixed(loss, _BUILDERS['dice'].build(options, class_weights), options.dice_fraction)
+    if lines := find_lines(options, class_values):
+        loss = Mixed(loss, CenterlineDice(lines, options.cldice_steps), options.cldice_fraction)
     return WithAuxiliary(loss, options.auxiliary_weight)
 
 
@@ -123,7 +176,7 @@ class Mixed(nn.Module):
 
     Args:
         base: Loss of logits and indices.
-        dice: Another one.
+        dice: Another one, such as dice or centerline dice.
         fraction: Share of the latter, 0..1.
     """
 

@@ -1,11 +1,12 @@
 """The losses of per-pixel regression, such as of height or biomass, by name."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -79,18 +80,20 @@ class RegressionLoss(nn.Module):
         """Return the mean error; 0 if no pixel has a truth.
 
         Args:
-            predicted: (N, 1, H, W).
-            target: (N, H, W), NaN where there is no truth.
+            predicted: (N, 1, H, W), or (N, C, H, W) of images.
+            target: (N, H, W), or (N, C, H, W), NaN where there is no truth.
 
         Raises:
             ValueError: If the shapes do not fit.
         """
-        if predicted.shape != (len(target), 1, *target.shape[1:]):
+        if target.dim() != 4:
+            target = target[:, None]
+        if predicted.shape != target.shape:
             raise ValueError(
-                f'predictions must be (N, 1, H, W) for targets (N, H, W), '
+                f'predictions must be (N, 1, H, W) for targets (N, H, W), or (N, C, H, W) for both, '
                 f'got {tuple(predicted.shape)} for {tuple(target.shape)}'
             )
-        predicted, known = full_precision(predicted)[:, 0], ~target.isnan()
+        predicted, known = full_precision(predicted), ~target.isnan()
         # both are filled: NaN times 0 is NaN, also in the gradient
         predicted, target = predicted.where(known, 0), target.to(predicted).where(known, 0)
         return weighted_mean(REGRESSION_LOSSES[self.loss](predicted, target, self.delta), known)
@@ -101,12 +104,17 @@ class NormalizedLoss(nn.Module):
 
     Args:
         loss: Of predictions (N, 1, H, W) and targets (N, H, W), NaN where there is no truth.
-        std: Of the target.
+        std: Of the target; of images one for each band.
     """
 
-    def __init__(self, loss: nn.Module, std: float) -> None:
+    def __init__(self, loss: nn.Module, std: float | Sequence[float]) -> None:
         super().__init__()
-        self.loss, self.std = loss, std
+        self.loss = loss
+        self.std: Any
+        if isinstance(std, int | float):
+            self.std = std
+        else:
+            self.register_buffer('std', torch.tensor(list(std), dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     def counted(self, target: Tensor) -> Tensor:
         """Return the number of pixels that have a truth."""

@@ -18,7 +18,10 @@ from geolearn.metrics.detection import (
     PredictedObjects,
     TrueObjects,
 )
+from geolearn.metrics.images import ImageScores, structural_similarity
+from geolearn.metrics.lines import LineScores, average_path_length_similarity, count_within_buffer
 from geolearn.metrics.lookup import METRICS, find_metric, find_monitor, name_metric
+from geolearn.metrics.panoptic import PanopticScores, count_segments, panoptic_quality
 from geolearn.metrics.pixels import (
     BoundaryIoU,
     ConfusionMatrix,
@@ -31,7 +34,7 @@ from geolearn.metrics.pixels import (
     spread_chips,
 )
 from geolearn.metrics.regression import RegressionScores
-from geolearn.metrics.scores import LOSSES, CustomMetric, Metric, Scores, best_epoch
+from geolearn.metrics.scores import LOSSES, CustomMetric, JoinedScores, Metric, Scores, best_epoch
 
 __all__ = [
     'FN',
@@ -46,9 +49,13 @@ __all__ = [
     'ConfusionMatrix',
     'CustomMetric',
     'DetectionScores',
+    'ImageScores',
     'IouType',
+    'JoinedScores',
+    'LineScores',
     'Metric',
     'MultiLabelScores',
+    'PanopticScores',
     'PixelSample',
     'PixelScores',
     'PrecisionRecall',
@@ -57,15 +64,20 @@ __all__ = [
     'ReliabilityBin',
     'Scores',
     'TrueObjects',
+    'average_path_length_similarity',
     'best_epoch',
     'choose_typical',
+    'count_segments',
+    'count_within_buffer',
     'cover_classes',
     'find_metric',
     'find_monitor',
     'fit_temperature',
     'name_metric',
+    'panoptic_quality',
     'rank_chips',
     'reduce',
     'score_chips',
     'spread_chips',
+    'structural_similarity',
 ]

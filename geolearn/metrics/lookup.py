@@ -3,16 +3,19 @@
 from types import MappingProxyType
 
 from geolearn.errors import UnknownNameError
-from geolearn.metrics import calibration, classification, detection, pixels, regression
+from geolearn.metrics import calibration, classification, detection, images, lines, panoptic, pixels, regression
 from geolearn.metrics.scores import LOSSES, Metric
 
 _SCORES = (
     pixels.PixelScores,
     pixels.BoundaryIoU,
+    lines.LineScores,
     calibration.Calibration,
     regression.RegressionScores,
+    images.ImageScores,
     classification.ChipScores,
     classification.MultiLabelScores,
+    panoptic.PanopticScores,
 )
 
 _OTHERS = tuple(metric for scores in _SCORES for metric in scores.columns)

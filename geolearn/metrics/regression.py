@@ -35,18 +35,21 @@ class RegressionScores:
     def add(self, output: Tensor | tuple[Tensor, ...], target: Tensor) -> None:
         """Count predictions (N, 1, H, W), or (main, auxiliary), against (N, H, W) values, NaN where there is no truth.
 
+        Those of images are (N, C, H, W) in both.
+
         Raises:
             ValueError: If the shapes do not fit.
         """
+        target = target if target.dim() == 4 else target[:, None]
         predicted, known = main_output(output), ~target.isnan()
-        if predicted.shape != (len(target), 1, *target.shape[1:]):
+        if predicted.shape != target.shape:
             raise ValueError(
-                f'predictions must be (N, 1, H, W) for targets (N, H, W), '
+                f'predictions must be (N, 1, H, W) for targets (N, H, W), or (N, C, H, W) for both, '
                 f'got {tuple(predicted.shape)} for {tuple(target.shape)}'
             )
         wide = widest(target.device)
         truth = target.to(wide).where(known, 0)
-        errors = (predicted[:, 0].to(wide) - truth).where(known, 0)
+        errors = (predicted.to(wide) - truth).where(known, 0)
         count = known.sum().to(wide)
         mean = truth.sum() / count.clamp(min=1)
         spread = (truth - mean).where(known, 0).square().sum()

@@ -154,6 +154,41 @@ def sum_over_processes(total: Tensor) -> Tensor:
     return shared.to(total.device)
 
 
+class JoinedScores:
+    """The metrics of several scores, one after the other; see `Scores`.
+
+    Args:
+        parts: Of the same outputs and targets.
+    """
+
+    def __init__(self, *parts: Scores) -> None:
+        self.parts = parts
+
+    @property
+    def columns(self) -> tuple[Metric, ...]:
+        """The metrics, in the order in which they are shown."""
+        return tuple(column for part in self.parts for column in part.columns)
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        for part in self.parts:
+            part.reset()
+
+    def add(self, output: Any, target: Any) -> None:
+        """Count a batch: what the network returned, and the truth."""
+        for part in self.parts:
+            part.add(output, target)
+
+    def reduce(self) -> None:
+        """Take in what other processes counted."""
+        for part in self.parts:
+            part.reduce()
+
+    def values(self) -> dict[str, float]:
+        """Return the value of each metric by name; NaN where it is undefined."""
+        return {name: value for part in self.parts for name, value in part.values().items()}
+
+
 MetricFunction = Callable[[Any, Any], Any]
 """Takes what the network returns for a batch and its targets, and returns one number."""
 

@@ -59,6 +59,7 @@ HOMES = {
     'FeatureClassifier': 'feature_classifier',
     'PixelHead': 'pixel_head',
     'PixelRegressor': 'pixel_regressor',
+    'PanopticFPN': 'panoptic',
     **dict.fromkeys(
         'FCOS FasterRCNN MaskRCNN RetinaNet RotatedFCOS RTDetr SingleShotDetector'.split(), 'object_detector'
     ),
@@ -68,6 +69,7 @@ HOMES = {
     ),
     # bases, options, and ArcGIS's names
     'ObjectDetector': 'object_detector',
+    'PanopticModel': 'panoptic',
     **dict.fromkeys('RCNNOptions RotatedOptions SingleStageOptions TransformerOptions'.split(), 'object_detector'),
     **dict.fromkeys('PixelClassifier PSPNetClassifier UnetClassifier'.split(), 'pixel_classifiers'),
 }
@@ -89,6 +91,20 @@ def load_all() -> Mapping[str, type['Model']]:
     for home in set(HOMES.values()):
         import_module(f'geolearn.models.{home}')
     return MODELS
+
+
+def find_model(name: str) -> type['Model']:
+    """Return a class of models by its name, or by ArcGIS's.
+
+    Raises:
+        UnknownNameError: If there is none.
+    """
+    load_all()
+    public = {known: getattr(import_module(f'geolearn.models.{home}'), known) for known, home in HOMES.items()}
+    classes = {known: cls for known, cls in {**public, **MODELS}.items() if cls in MODELS.values()}
+    if name not in classes:
+        raise errors.UnknownNameError('model', name, classes)
+    return classes[name]
 
 
 class RasterUse(NamedTuple):
@@ -150,6 +166,8 @@ class Model(ABC):
     """Whether the network takes the targets too, as detectors do that sample proposals by them."""
     graph_output: ClassVar[GraphOutput] = 'classes'
     """What the network's output is, for programs that run its exported graph."""
+    trains_by_epochs: ClassVar[bool] = True
+    """Whether a second call of `fit` trains on; else it starts anew."""
     not_exported: ClassVar[str] = ''
     """Why no graph of the network can be written; empty where one can."""
 

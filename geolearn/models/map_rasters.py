@@ -3,14 +3,18 @@
 A class between `Model` and those classes, for one method, would be one more level to read through.
 """
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
-from geolearn.inference import area, cluster, mapping, reading, shares, tiles
+from geolearn.errors import RasterError
+from geolearn.inference import area, cluster, lines, mapping, reading, shares, tiles
 from geolearn.inference.encoding import Encoding, Output, ProbabilityType
 from geolearn.inference.engines import Engine
 from geolearn.inference.plan import Blend, choose_share
+from geolearn.inference.targets import check_target
+from geolearn.inference.vectors import check_vector_target
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import Dequantize
 
@@ -189,3 +193,129 @@ def predict_raster(
     if share is not None or merge_parts:
         return shares.map_in_shares(*model, request, share)
     return mapping.map_request(*model, request)
+
+
+class MapsLines(MapsPixels, Protocol):
+    """What is needed of a model some of whose classes are lines."""
+
+    def _lines(self) -> tuple[int, ...]:
+        """Return the indices of the classes that the loss knows as lines."""
+
+    def predict_raster(
+        self,
+        src: reading.RasterSource,
+        dst: str | Path,
+        *,
+        bands: Sequence[str] | None,
+        sensor: str | None,
+        scale: tiles.Scale | None,
+        offset: float,
+        nodata: tiles.NoData,
+        resolution: tiles.Resolution | None,
+        aoi: Any,
+        bbox: Sequence[float] | None,
+        bbox_crs: str | int | None,
+        outputs: Sequence[Output],
+        tile_size: int | None,
+        augment: bool | Literal['flips'],
+        batch_size: int | None,
+        device: str | None,
+        cog: bool,
+    ) -> Path:
+        """Map a raster."""
+
+
+def predict_lines(
+    self: MapsLines,
+    src: reading.RasterSource,
+    dst: str | Path,
+    *,
+    classes: Sequence[int] | None = None,
+    threshold: float = 0.5,
+    min_length: float = 20.0,
+    simplify: float = 1.0,
+    bridge: float = 20.0,
+    most_width: int = 64,
+    bands: Sequence[str] | None = None,
+    sensor: str | None = None,
+    scale: tiles.Scale | None = None,
+    offset: float = 0.0,
+    nodata: tiles.NoData = None,
+    resolution: tiles.Resolution | None = None,
+    aoi: Any = None,
+    bbox: Sequence[float] | None = None,
+    bbox_crs: str | int | None = None,
+    tile_size: int | None = None,
+    augment: bool | Literal['flips'] = False,
+    batch_size: int | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write the center lines of roads, rivers or edges in a raster of any size as a layer.
+
+    Probabilities are mapped, what is above `threshold` is thinned, spurs shorter than the line is wide are removed,
+    ends that point at each other are joined, and short lines are left out. Lines are connected across tiles, and
+    reach the edge where they leave the raster. Memory depends on the raster's width and on the length of the lines.
+
+    Args:
+        self: The model.
+        src: A raster, or several that make one mosaic; see `predict_raster` for this and for how it is read.
+        dst: Layer to write: .gpkg, .parquet, .geojson (which is in WGS84) or .shp.
+        classes: Label values of the classes that are lines; None takes those that the loss knows by its
+            ``cldice_fraction``, else all but 0.
+        threshold: Lowest probability of a line's pixel.
+        min_length: Pixels; what is connected and shorter, all its lines together, is left out.
+        simplify: Pixels by which lines may move to have fewer points; 0 leaves them as they are.
+        bridge: Pixels; the longest gap between two ends that point at each other, within 30 degrees.
+        most_width: Pixels; what is wider is no line, and is left out.
+        bands: Names of the raster's bands in file order, where the file names none or wrong ones.
+        sensor: Whose names the bands have.
+        scale: Multiplies pixel values, where the raster's units are not those of the training chips.
+        offset: Is added after that.
+        nodata: Value that marks missing pixels where the file does not say so, or one for each band of the file.
+        resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or ``'training'``.
+        aoi: Area to map: a vector file or GeoDataFrame, or a geometry in the raster's CRS.
+        bbox: Left, bottom, right, top of the part to map, in the raster's CRS or `bbox_crs`.
+        bbox_crs: CRS of `bbox`, such as ``'EPSG:4326'``; None for the raster's.
+        tile_size: Side of the tiles in pixels.
+        augment: Test-time augmentation; see `predict_raster`.
+        batch_size: Tiles computed together.
+        device: Torch device; None means CUDA where there is one.
+        overwrite: Replace `dst` if it exists.
+
+    Returns:
+        The path written. Columns: ``Class`` (name), ``value``, ``length`` and ``width`` (in units of the CRS; meters
+        where these are degrees) and ``Confidence`` (mean probability in percent); the longest first.
+
+    Raises:
+        RasterError: If bands, units or pixel sizes do not fit, `dst` exists, or reading fails.
+        FileWriteError: If `dst` cannot be written; no part of it is left.
+        MissingExtraError: If the libraries of the extra ``vector`` are not installed.
+        ValueError: If a number is out of its range, or it is not clear which classes are lines.
+    """
+    if self.needs_every_date:
+        raise RasterError(f'{self.spec.model} maps pairs of rasters; lines come from models of one raster')
+    options = lines.LineOptions(threshold, min_length, simplify, bridge, most_width)
+    chosen = lines.choose_line_bands(self.spec.class_infos, classes, self._lines())
+    target = check_target(src, check_vector_target(dst), overwrite=overwrite)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix='.geolearn-lines-') as folder:
+        mapped = self.predict_raster(
+            src,
+            Path(folder, 'probabilities.tif'),
+            bands=bands,
+            sensor=sensor,
+            scale=scale,
+            offset=offset,
+            nodata=nodata,
+            resolution=resolution,
+            aoi=aoi,
+            bbox=bbox,
+            bbox_crs=bbox_crs,
+            outputs=('probabilities',),
+            tile_size=tile_size,
+            augment=augment,
+            batch_size=batch_size,
+            device=device,
+            cog=False,
+        )
+        return lines.vectorize_lines(mapped, target, chosen, options)

@@ -16,8 +16,16 @@ from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError
 from geolearn.inference.encoding import ClassEncoding
-from geolearn.losses import PixelLossOptions, make_pixel_loss
-from geolearn.metrics import ConfusionMatrix, PixelScores, fit_temperature, rank_chips
+from geolearn.losses import PixelLossOptions, find_lines, make_pixel_loss
+from geolearn.metrics import (
+    ConfusionMatrix,
+    JoinedScores,
+    LineScores,
+    PixelScores,
+    Scores,
+    fit_temperature,
+    rank_chips,
+)
 from geolearn.models import base, map_rasters, new_spec
 from geolearn.models.evaluation.pixels import PixelEvaluation, draw_chips, evaluate_pixels
 from geolearn.models.reports.report import TaskReport
@@ -107,6 +115,8 @@ class PixelClassifier(base.Model):
         options = segmentation.PixelOptions(
             self.decoder, decoder_options or {}, loss or short, auxiliary_head=auxiliary_head
         )
+        if data.task in self.tasks:
+            find_lines(options.loss, [info.value for info in data.class_infos if info.value not in ignore_classes])
         self._create(
             data,
             config,
@@ -150,17 +160,25 @@ class PixelClassifier(base.Model):
         weights = None
         if self.spec.class_balancing:
             weights = torch.tensor(self._needed_data().class_weights, dtype=torch.float32)
-        return make_pixel_loss(self._options(self.spec).loss, weights)
+        values = [info.value for info in self.spec.class_infos]
+        return make_pixel_loss(self._options(self.spec).loss, weights, class_values=values)
 
-    def make_scores(self) -> PixelScores:
-        """Make the metrics that each epoch computes on the validation pixels."""
-        return PixelScores(self._needed_data().c)
+    def _lines(self) -> tuple[int, ...]:
+        """Return the indices of the classes that the loss knows as lines."""
+        return find_lines(self._options(self.spec).loss, [info.value for info in self.spec.class_infos])
+
+    def make_scores(self) -> Scores:
+        """Make the metrics that each epoch computes on the validation pixels, of lines too where the loss has some."""
+        scores, lines = PixelScores(self._needed_data().c), self._lines()
+        return JoinedScores(scores, LineScores(lines)) if lines else scores
 
     def evaluate(self) -> PixelEvaluation:
         """Compute confusion, calibration, boundary IoU and the loss of each validation chip; once after each fit."""
         if not isinstance(self.evaluation, PixelEvaluation):
             chips = self._needed_data().valid_dl
-            self.evaluation = evaluate_pixels(self.network, chips, self._class_names, temperature=self.spec.temperature)
+            self.evaluation = evaluate_pixels(
+                self.network, chips, self._class_names, temperature=self.spec.temperature, lines=self._lines()
+            )
         return self.evaluation
 
     def _task_report(self) -> TaskReport:
@@ -270,6 +288,7 @@ class PixelClassifier(base.Model):
         return ClassEncoding(self.spec.class_infos, self.spec.temperature)
 
     predict_raster = map_rasters.predict_raster
+    predict_lines = map_rasters.predict_lines
 
     def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Map rasters with the options of `predict_raster`."""

@@ -77,6 +77,7 @@ class PixelHead(PixelClassifier):
 
     decoder = 'linear'
     default_backbone = pixel_head.BACKBONE
+    trains_by_epochs = False
     network: Any
 
     def __init__(

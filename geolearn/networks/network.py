@@ -49,6 +49,9 @@ class Network(nn.Module):
     context: int | None = None
     """Pixels around a pixel that its output depends on: 0 where each is computed by itself; None where not known."""
 
+    finer: int = 1
+    """Pixels of its output for each of its input, down and across."""
+
     def __init__(self, normalize: Normalize, backbone: Backbone) -> None:
         super().__init__()
         # under the name that bundles and checkpoints have for it

@@ -104,13 +104,13 @@ class Segmenter(Network):
         # decoders combine maps of several strides, which fit together only where the coarsest divides the image
         x = pad_to_multiple(x, 32)
         maps = self.backbone(x)
-        outputs = _enlarged(self.decoder(maps), x, size)
+        outputs = enlarge(self.decoder(maps), x, size)
         if self.auxiliary is None or not self.training:
             return outputs
-        return outputs, _enlarged(self.auxiliary([maps[self._auxiliary_map]]), x, size)
+        return outputs, enlarge(self.auxiliary([maps[self._auxiliary_map]]), x, size)
 
 
-def _enlarged(outputs: Tensor, x: Tensor, size: Sequence[int]) -> Tensor:
+def enlarge(outputs: Tensor, x: Tensor, size: Sequence[int]) -> Tensor:
     """Bring outputs to the size of the padded image `x`, and cut them to that of the image."""
     if outputs.shape[-2:] != x.shape[-2:]:
         outputs = functional.interpolate(outputs, size=x.shape[-2:], mode='bilinear', align_corners=False)

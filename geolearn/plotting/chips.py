@@ -11,7 +11,7 @@ from geolearn.batch import Batch, Objects
 from geolearn.classes import ClassInfo
 from geolearn.oriented.geometry import corners, from_hulls
 from geolearn.plotting import canvas
-from geolearn.plotting.display import DisplayStretch, natural_colors, to_array
+from geolearn.plotting.display import DisplayStretch, image_target_colors, natural_colors, to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,11 +53,23 @@ def show_chips(
 def show_regression_targets(
     images: Tensor, values: Tensor, bands: Sequence[Band], *, columns: int, stretch: DisplayStretch | None = None
 ) -> 'Figure':
-    """Draw chips with the regression targets beside them: images (n, bands, H, W), values (n, H, W), NaN left white."""
+    """Draw chips with the regression targets beside them: images (n, bands, H, W), values (n, H, W), NaN left white.
+
+    Targets that are images (n, C, H, W) are drawn in their first three bands.
+    """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     numbers = to_array(values)
+    if numbers.ndim == 4:
+        figure, axes = canvas.grid(2 * len(images), 2 * columns)
+        targets = image_target_colors(numbers, numbers)
+        for index, (image, target) in enumerate(zip(natural_colors(images, bands, stretch), targets)):
+            for ax, picture, title in zip(axes[2 * index :], (image, target), ('image', 'target')):
+                ax.imshow(picture, interpolation='nearest')
+                if index < columns:
+                    ax.set_title(title)
+        return figure
     known = numbers[np.isfinite(numbers)]
     low, high = np.percentile(known, [2, 98]) if known.size else (0.0, 1.0)
     ramp = ScalarMappable(Normalize(low, high), 'viridis')

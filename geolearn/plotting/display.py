@@ -89,6 +89,21 @@ def natural_colors(
     return np.where(valid & ~constant, _between(colors, stretch), NODATA_GRAY)
 
 
+def image_target_colors(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Show images (n, C, H, W) in their first three bands, or the first alone: (n, H, W, 3) in 0..1.
+
+    Args:
+        images: NaN where there is no data, which is gray.
+        reference: Images of the same bands, whose 2nd and 98th percentiles are black and white.
+    """
+    chosen = [0, 1, 2] if images.shape[1] > 2 else [0, 0, 0]
+    seen = np.moveaxis(reference[:, chosen], 1, 0).reshape(3, -1)
+    known = seen[:, np.isfinite(seen).all(0)]
+    low, high = np.percentile(known, [2, 98], axis=1) if known.size else (np.zeros(3), np.ones(3))
+    colors = _between(np.moveaxis(images[:, chosen], 1, -1), DisplayStretch(_triple(low), _triple(high)))
+    return np.where(np.isfinite(colors).all(-1, keepdims=True), colors, NODATA_GRAY)
+
+
 def _between(colors: np.ndarray, stretch: DisplayStretch) -> np.ndarray:
     """Return colors (..., 3) as 0..1."""
     low, high = np.array(stretch.low), np.array(stretch.high)

@@ -7,11 +7,11 @@ import numpy as np
 from torch import Tensor
 
 from geolearn.bands import Band
-from geolearn.batch import Objects
+from geolearn.batch import Objects, PanopticMap
 from geolearn.classes import IGNORE_INDEX, ClassInfo
 from geolearn.metrics import PrecisionRecall, TrueObjects
 from geolearn.plotting import canvas, chips
-from geolearn.plotting.display import DisplayStretch, natural_colors, to_array
+from geolearn.plotting.display import DisplayStretch, image_target_colors, natural_colors, to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -273,6 +273,45 @@ def show_regression(
     return figure
 
 
+def show_predicted_images(
+    images: Tensor,
+    truth: Tensor,
+    predictions: Tensor,
+    bands: Sequence[Band],
+    *,
+    titles: Sequence[str] = (),
+    stretch: DisplayStretch | None = None,
+) -> 'Figure':
+    """Draw image, true image, predicted image and where they differ side by side, one row per chip.
+
+    Args:
+        images: (n, bands, height, width), NaN where there is no data.
+        truth: (n, C, H, W), NaN where there is none; the first three bands are drawn, or the first alone.
+        predictions: Of the same shape.
+        bands: Of the images.
+        titles: Above each row; see `describe_chip`.
+        stretch: Of the data set; None fits one to the images.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    true, found = to_array(truth), to_array(predictions)
+    shown = image_target_colors(true, true), image_target_colors(found, true)
+    apart = np.sqrt(np.nanmean(np.where(np.isfinite(true), np.square(found - true), np.nan), axis=1))
+    ramp = ScalarMappable(Normalize(0, _range(apart, 2, 98)[1]), canvas.VALUE_CMAP)
+    figure, axes = canvas.new_figure(max(1, len(images)), 4)
+    for row, image, one, other, error in zip(axes, natural_colors(images, bands, stretch), *shown, apart):
+        for ax, picture in zip(row, (image, one, other)):
+            ax.imshow(picture, interpolation='nearest')
+        row[3].imshow(error, cmap=ramp.cmap, norm=ramp.norm, interpolation='nearest')
+    bars: dict[str, Any] = {'location': 'bottom', 'shrink': 0.8, 'pad': 0.02, 'aspect': 30, 'extend': 'max'}
+    figure.colorbar(ramp, ax=axes[:, 3], label='root mean square error', **bars)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.6)
+    name_rows(axes, ('image', 'truth', 'prediction', 'error'), titles)
+    return figure
+
+
 def show_regression_scatter(
     values: Tensor | np.ndarray, predictions: Tensor | np.ndarray, *, unit: str = ''
 ) -> 'Figure':
@@ -461,6 +500,52 @@ def _draw_objects(ax: 'Axes', objects: Objects, classes: Sequence[ClassInfo]) ->
         chips.draw_boxes(ax, objects, classes)
     elif len(objects.labels):
         ax.imshow(canvas.instance_colors(objects.masks, objects.labels, classes, alpha=FILL), interpolation='nearest')
+
+
+def show_panoptic(
+    images: Tensor,
+    truth: Sequence[PanopticMap],
+    predictions: Sequence[PanopticMap],
+    bands: Sequence[Band],
+    classes: Sequence[ClassInfo],
+    *,
+    titles: Sequence[str] = (),
+    stretch: DisplayStretch | None = None,
+) -> 'Figure':
+    """Draw each image (n, bands, H, W), its true segments and the predicted ones; objects have dark edges.
+
+    Args:
+        images: In stored units.
+        truth: Segments of each image.
+        predictions: The same.
+        bands: Of the images.
+        classes: Of the segments.
+        titles: Above each row, such as the chip's name.
+        stretch: Of the data set; None fits one to the images.
+    """
+    figure, axes = canvas.new_figure(len(images), 3)
+    for row, image, *both in zip(axes, natural_colors(images, bands, stretch), truth, predictions):
+        row[0].imshow(image)
+        for ax, found in zip(row[1:], both):
+            ax.imshow(_segment_colors(found, classes), interpolation='nearest')
+    name_rows(axes, ('image', 'truth', 'prediction'), titles)
+    shown = [label for part in (*truth, *predictions) for label in np.unique(to_array(part.classes)).tolist()]
+    canvas.add_legend(figure, classes, [label for label in shown if label != IGNORE_INDEX])
+    return figure
+
+
+def _segment_colors(found: PanopticMap, classes: Sequence[ClassInfo]) -> np.ndarray:
+    """Return colors (H, W, 3) in 0..1 of segments: white where there is none, darker along the edges of objects."""
+    table = np.ones((IGNORE_INDEX + 1, 3))
+    for index, info in enumerate(classes):
+        table[index] = np.array(info.color) / 255
+    colors: np.ndarray = table[to_array(found.classes)]
+    ids = np.pad(to_array(found.ids), 1, 'edge')
+    inner = ids[1:-1, 1:-1]
+    beside = (ids[:-2, 1:-1], ids[2:, 1:-1], ids[1:-1, :-2], ids[1:-1, 2:])
+    edge = (inner > 0) & np.any([other != inner for other in beside], axis=0)
+    colors[edge] *= 0.35
+    return colors
 
 
 def show_precision_recall(

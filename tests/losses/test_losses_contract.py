@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from geolearn.classes import IGNORE_INDEX
 from geolearn.losses import (
+    CenterlineDice,
     Dice,
     HardPixels,
     Lovasz,
@@ -30,6 +31,7 @@ MAKERS = {
     'hard': lambda weights=None: HardPixels(PixelCrossEntropy(weights), 0.3),
     'hard focal': lambda weights=None: HardPixels(PixelFocal(2.0, weights), 0.3, min_kept=10),
     'mixed': lambda weights=None: Mixed(PixelCrossEntropy(weights), Dice('macro', weights), 0.4),
+    'centerline': lambda weights=None: Mixed(PixelCrossEntropy(weights), CenterlineDice(range(5), 2), 0.4),
     'auxiliary': lambda weights=None: WithAuxiliary(PixelCrossEntropy(weights)),
 }
 WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 4.0, 0.1])

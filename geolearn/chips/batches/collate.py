@@ -12,6 +12,7 @@ from geolearn.batch import Batch, Objects
 from geolearn.chips.label import BOX_TASKS, Label, Task, mask_boxes
 from geolearn.chips.meaning.classes import RASTER_TASKS
 from geolearn.chips.packing.read_chip import Chip, ChipStore
+from geolearn.chips.packing.table import ChipTable
 from geolearn.classes import IGNORE_INDEX
 from geolearn.errors import ChipFolderError
 from geolearn.oriented.geometry import hulls, moved
@@ -254,7 +255,7 @@ def collate(
     nodata = np.zeros((count, side, side), bool) if config.stored else None
     mask_type = np.dtype(np.uint8 if config.stored else np.int64)
     masks = np.empty((count, side, side), mask_type) if config.task in RASTER_TASKS else None
-    values = np.empty((count, side, side), np.dtype(np.float32)) if config.task == Task.REGRESSION else None
+    values = _empty_targets(store.table, count, side) if config.task == Task.REGRESSION else None
     labels = []
     for row, (position, repeat) in enumerate(zip(positions, repeats)):
         chip = store.chip(position)
@@ -279,6 +280,13 @@ def collate(
         regression_targets=None if values is None else torch.from_numpy(values),
     )
     return _with_labels(batch, labels, config)
+
+
+def _empty_targets(table: ChipTable, count: int, side: int) -> np.ndarray:
+    """Return room for regression targets: (n, side, side), or of images (n, bands, side * times, side * times)."""
+    if not table.has_image_targets:
+        return np.empty((count, side, side), np.float32)
+    return np.empty((count, table.target_bands, side * table.target_times, side * table.target_times), np.float32)
 
 
 def _choose_crop(chip: Chip, valid: np.ndarray | None, config: CollateConfig, key: tuple[int, ...]) -> _Crop:
@@ -370,13 +378,16 @@ def _fill_mask(mask: np.ndarray, chip: Chip, valid: np.ndarray | None, crop: _Cr
 
 
 def _fill_values(values: np.ndarray, chip: Chip, valid: np.ndarray | None, crop: _Crop) -> None:
-    if crop[2:] != values.shape:
-        values[...] = np.nan
     assert chip.label.raster is not None
-    target = values[: crop.height, : crop.width]
-    target[...] = chip.label.raster[crop.part]
+    times = chip.label.raster.shape[-1] // chip.pixels.shape[-1]
+    if (crop.height * times, crop.width * times) != values.shape[-2:]:
+        values[...] = np.nan
+    target = values[..., : crop.height * times, : crop.width * times]
+    rows, cols = (slice(part.start * times, part.stop * times) for part in crop.part)
+    target[...] = chip.label.raster[..., rows, cols]
     if valid is not None:
-        target[~valid[crop.part]] = np.nan
+        absent = ~valid[crop.part]
+        target[..., absent if times == 1 else np.repeat(np.repeat(absent, times, 0), times, 1)] = np.nan
 
 
 def _cut(label: Label, crop: _Crop) -> Label:

@@ -12,6 +12,7 @@ from geolearn.chips.formats.angles import check_box_angles
 from geolearn.chips.formats.content import ChipFormat
 from geolearn.chips.formats.discover import ChipFolder, emd_type, find_folder, refuse_what_is_not_read
 from geolearn.chips.formats.files import stale_map_notes
+from geolearn.chips.formats.image_targets import use_images_as_targets
 from geolearn.chips.formats.writing import FormatWriter
 from geolearn.chips.label import Label, LabelReader, Listing, Target, Task, check_target
 from geolearn.errors import ChipFolderError, UnknownNameError
@@ -148,7 +149,12 @@ FORMATS: Mapping[str, ChipFormat] = MappingProxyType(
 )
 """Every format by its dataset_type, which export_training_data calls metadata_format."""
 
-_ALIASES = {'Panoptic': 'Panoptic_Segmentation', 'BigEarthNet-19': 'BigEarthNet'}
+_ALIASES = {
+    'Panoptic': 'Panoptic_Segmentation',
+    'BigEarthNet-19': 'BigEarthNet',
+    'Pix2Pix': 'Export_Tiles',
+    'superres': 'Export_Tiles',
+}
 
 
 def find_writer(metadata_format: str) -> type[FormatWriter]:
@@ -187,6 +193,7 @@ def open_chips(
     dataset_type: str | None = None,
     *,
     target: Target | None = None,
+    downsample: int = 1,
     nodata: Sequence[float] = (),
     unlabelled: Sequence[float] = (),
     box_angles: str | None = None,
@@ -197,6 +204,7 @@ def open_chips(
         path: The folder, its ``images/``, or the folder above it.
         dataset_type: A key of `FORMATS`; None takes the .emd's word, or else what the content shows beyond doubt.
         target: What the pixels of label rasters are; see `choose_target`.
+        downsample: Of images that are to be predicted; see `use_images_as_targets`.
         nodata: NoData value of the images, or one for each band; empty takes those that the .emd states.
         unlabelled: Values of label rasters that mean "not labelled", beside what they declare.
         box_angles: What the angles of boxes of five numbers are; see `angles.BOX_ANGLES`.
@@ -208,6 +216,8 @@ def open_chips(
     """
     check_target(target)
     check_box_angles(box_angles)
+    if downsample != 1 and target != 'images':
+        raise ChipFolderError(f"downsample={downsample} is for target='images'; pass both, or neither")
     wanted = None if dataset_type is None else _ALIASES.get(dataset_type, dataset_type)
     if wanted is not None and wanted not in FORMATS:
         raise UnknownNameError('dataset_type', wanted, [*FORMATS, *_ALIASES])
@@ -225,7 +235,11 @@ def open_chips(
                 'of five numbers; leave it out'
             )
         read = partial(coco.list_coco_obb, box_angles=box_angles)
-    listing = tiles.choose_target(tiles.split_dates(found.folder, metadata, read(found.folder, metadata)), target)
+    listing = tiles.split_dates(found.folder, metadata, read(found.folder, metadata))
+    if target == 'images':
+        listing = use_images_as_targets(found.folder, listing, downsample)
+    else:
+        listing = tiles.choose_target(listing, target)
     listing = _with_values(listing, tuple(nodata) or metadata.nodata, tuple(unlabelled))
     stale = stale_map_notes(found.folder, listing.chips)
     return OpenedFolder(found.folder, kind, metadata, listing, (*found.notes, *notes, *stale))

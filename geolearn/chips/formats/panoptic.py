@@ -33,7 +33,7 @@ def list_panoptic(folder: Path, metadata: ExportMetadata) -> Listing:
     """List ``images/`` with ``labels/`` (class values) and ``labels2/<class name>/`` (numbered objects).
 
     Raises:
-        ChipFolderError: If a folder is missing, no image has a label, or folders of labels2/ match no class.
+        ChipFolderError: If a folder is missing, no image has a label, or a folder of labels2/ matches no class.
     """
     images, labels = list_images(folder / 'images'), list_files(folder / 'labels')
     names = sorted(images.keys() & labels.keys())
@@ -50,7 +50,12 @@ def list_panoptic(folder: Path, metadata: ExportMetadata) -> Listing:
         )
     masks = rcnn.mask_files({name: files for name, files in folders.items() if name in values}, values)
     chips = tuple(_chip(name, images[name], labels[name], masks.get(name, ())) for name in names)
-    notes = [*pair_notes(images, labels.keys()), *rcnn.unknown_folder_notes('labels2', folders, values)]
+    if nameless := [name for name, files in folders.items() if name not in values and files]:
+        raise ChipFolderError(
+            f'{folder / "labels2" / nameless[0]} holds objects of no class: {EMD_NAME} lists none called '
+            f'{nameless[0]!r}; add it to Classes there, or remove the folder'
+        )
+    notes = [*pair_notes(images, labels.keys())]
     notes += _renamed_notes(metadata.classes, things)
     bare = sum(name not in masks for name in names)
     if bare:
@@ -99,10 +104,19 @@ def read_panoptic(
 
     Raises:
         RasterError: If a file cannot be read.
-        ChipFolderError: If a file does not fit the image.
+        ChipFolderError: If a file does not fit the image, or an object has no pixel of its class.
     """
     classes = tiles.read_class_raster(label, shape, unlabelled)
-    return replace(rcnn.read_instances(files, shape), raster=classes.raster, unlabelled=classes.unlabelled)
+    objects = rcnn.read_instances(files, shape)
+    assert classes.raster is not None
+    for value, mask in zip(objects.class_ids.tolist(), objects.masks or ()):
+        if not (classes.raster[mask] == value).any():
+            path = next(path for known, path in files if known == value)
+            raise ChipFolderError(
+                f'{path} numbers an object of class {value}, of whose pixels none has this class in {label}; export '
+                'both from the same labels'
+            )
+    return replace(objects, raster=classes.raster, unlabelled=classes.unlabelled)
 
 
 class PanopticWriter(tiles.ClassifiedWriter):

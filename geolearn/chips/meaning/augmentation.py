@@ -47,6 +47,7 @@ def choose_transform(
     class_count: int,
     dates: int,
     dihedral: bool,
+    target_shape: tuple[int, int] | None = None,
 ) -> BatchTransform | None:
     """Make the transform of training batches, and try it on a batch of this task.
 
@@ -58,6 +59,8 @@ def choose_transform(
         class_count: Number of trained classes.
         dates: Number of dates.
         dihedral: Whether images may be turned.
+        target_shape: Bands of images that are to be predicted, and how many times finer they are; None where labels
+            are no images. Brightness is then left as it is: it is what is predicted.
 
     Raises:
         ChipFolderError: If an option has a value that makes no sense, or does not fit the task.
@@ -73,17 +76,21 @@ def choose_transform(
         'class_count': class_count,
         'dihedral': dihedral,
     }
+    if target_shape is not None:
+        known |= {'gain': 0.0, 'offset': 0.0}
     try:
         if options.get('clouds') and 'cloud_brightness' not in options:
             known['cloud_brightness'] = cloud_brightness(bands, statistics)
         transform = Augmentation(**(known | options))
-        transform(_example(task, len(bands), class_count, dates), torch.Generator().manual_seed(0))
+        transform(_example(task, len(bands), class_count, dates, target_shape), torch.Generator().manual_seed(0))
     except (TypeError, ValueError) as error:
         raise errors.ChipFolderError(f'transforms={dict(options)!r} does not fit: {error}') from error
     return transform
 
 
-def _example(task: Task, band_count: int, class_count: int, dates: int) -> batch.Batch:
+def _example(
+    task: Task, band_count: int, class_count: int, dates: int, target_shape: tuple[int, int] | None
+) -> batch.Batch:
     """Return two images of nothing with the labels of a task."""
     side = 8
     images = torch.zeros((2, dates, band_count, side, side) if dates > 1 else (2, band_count, side, side))
@@ -104,4 +111,6 @@ def _example(task: Task, band_count: int, class_count: int, dates: int) -> batch
     elif task == Task.LABELS:
         labels = torch.zeros(2, class_count)
     values = torch.zeros(2, side, side) if task == Task.REGRESSION else None
+    if target_shape is not None:
+        values = torch.zeros(2, target_shape[0], side * target_shape[1], side * target_shape[1])
     return batch.Batch(images, masks, objects, labels, regression_targets=values)

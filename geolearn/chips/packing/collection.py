@@ -276,6 +276,7 @@ def open_collection(
     *,
     pack: bool,
     target: label.Target | None = None,
+    downsample: int = 1,
     nodata: Sequence[float] = (),
     unlabelled: Sequence[float] = (),
     dequantize: Dequantize | None = None,
@@ -288,6 +289,7 @@ def open_collection(
         dataset_type: Of all of them; None takes their own word.
         pack: Whether to copy chips into the cache.
         target: What the pixels of label rasters are.
+        downsample: Of images that are to be predicted from larger pixels.
         nodata: NoData value of the images, or one for each band.
         unlabelled: Values of label rasters that mean "not labelled".
         dequantize: Read the codes of embeddings in the chips as vectors.
@@ -301,7 +303,15 @@ def open_collection(
     listed = [
         path.opened
         if isinstance(path, GivenChips)
-        else open_chips(path, dataset_type, target=target, nodata=nodata, unlabelled=unlabelled, box_angles=box_angles)
+        else open_chips(
+            path,
+            dataset_type,
+            target=target,
+            downsample=downsample,
+            nodata=nodata,
+            unlabelled=unlabelled,
+            box_angles=box_angles,
+        )
         for path in paths
     ]
     check_dequantize(dequantize)
@@ -359,6 +369,11 @@ def _check_fit(first: OpenChips, other: OpenChips) -> None:
         raise errors.ChipFolderError(
             f'{here.folder} holds {a.band_count} bands and {there.folder} {b.band_count}{dates}; '
             'folders must have the same'
+        )
+    if (a.target_bands, a.target_times) != (b.target_bands, b.target_times):
+        raise errors.ChipFolderError(
+            f'the images to predict in {here.folder} have {a.target_bands} bands, {a.target_times} times as fine, and '
+            f'those in {there.folder} {b.target_bands} bands, {b.target_times} times; folders must have the same'
         )
     one, two = a.statistics(), b.statistics()
     if a.dtype != b.dtype and one.mean and two.mean:

@@ -33,6 +33,8 @@ _ALIGNMENT = 4096
 
 _COLUMNS = ('pixels', 'mask', 'mask_channels', 'raster', 'raster_bytes', 'unlabelled')
 
+MOST_BANDS = 4096
+
 _RASTER_TYPES = {1: 'u1', 2: 'u2', 4: 'f4'}
 """Types of label rasters by the bytes of a pixel: class values, and numbers."""
 
@@ -192,10 +194,13 @@ class Pack:
         pixels = self._view(self.table.dtype, place['pixels'], (channels, height, width))
         mask = raster = None
         if place['mask'] >= 0:
-            shape = (place['mask_channels'], height, width)
-            mask = self._bits(place['mask'], shape)
+            mask = self._bits(place['mask'], (place['mask_channels'], height, width))
         if place['raster'] >= 0:
-            raster = self._view(_RASTER_TYPES[place['raster_bytes']], place['raster'], (height, width))
+            shape: tuple[int, ...] = (height, width)
+            if self.table.has_image_targets:
+                times = self.table.target_times
+                shape = (self.table.target_bands, height * times, width * times)
+            raster = self._view(_RASTER_TYPES[place['raster_bytes']], place['raster'], shape)
         unlabelled = None if place['unlabelled'] < 0 else self._bits(place['unlabelled'], (height, width))
         return Chip(
             pixels, mask, self._label(position, raster, unlabelled), self.table.geobox(position), self.table.dates
@@ -250,7 +255,9 @@ def _check_columns(table: ChipTable, arrays: Mapping[str, np.ndarray]) -> None:
         raise ValueError('oriented boxes do not belong to objects')
     if outlines.ndim != 2 or outlines.shape[1] != 5 or len(outlines) not in (0, objects):
         raise ValueError('outlines do not belong to objects')
-    if table.label_statistics.shape not in ((0, 5), (count, 5)):
+    if not 1 <= table.target_bands <= MOST_BANDS or not 1 <= table.target_times <= MOST_BANDS:
+        raise ValueError('images to predict have impossible sizes')
+    if table.label_statistics.shape not in ((0, 5), (count, 5 * table.target_bands)):
         raise ValueError('statistics of labels do not belong to chips')
     if len(table.label_pixels) != len(table.label_values) or table.sample.shape[1:] != (table.channels,):
         raise ValueError('values or samples are missing')
@@ -270,7 +277,7 @@ def _check_places(table: ChipTable, arrays: Mapping[str, np.ndarray], size: int)
     ends = (
         (place['pixels'], area * table.channels * np.dtype(table.dtype).itemsize),
         (place['mask'], area * place['mask_channels'] / 8),
-        (place['raster'], area * place['raster_bytes']),
+        (place['raster'], area * place['raster_bytes'] * table.target_bands * table.target_times**2),
         (place['unlabelled'], area / 8),
         (outlines[:, 0], (bottom - top).astype(np.float64) * (right - left) / 8),
     )

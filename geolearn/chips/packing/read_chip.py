@@ -90,6 +90,8 @@ def _join_masks(images: list[tuple[np.ndarray, np.ndarray | None, GeoBox]]) -> n
 def _storable(raster: np.ndarray, source: ChipSource, shape: tuple[int, int]) -> np.ndarray:
     """Check a label raster and return class values in 8 or 16 bits; numbers stay float32."""
     name = source.labels[0] if source.labels else source.image
+    if raster.ndim == 3:  # an image, whose reader checked its size
+        return raster
     if raster.shape != shape:
         raise ChipFolderError(
             f'{name} is {raster.shape[1]}x{raster.shape[0]} pixels but its image is {shape[1]}x{shape[0]}; '
@@ -126,6 +128,8 @@ class ChipStatistics:
         turned: Oriented boxes of the objects, or None.
         ignored: Which objects are ignored, or None.
         skipped: Why something in the label was left out.
+        target_bands: Bands of the numbers in the label raster.
+        target_times: Pixels of them for each of the chip, down and across.
     """
 
     geobox: GeoBox
@@ -142,6 +146,8 @@ class ChipStatistics:
     turned: np.ndarray | None
     ignored: np.ndarray | None
     skipped: tuple[str, ...]
+    target_bands: int = 1
+    target_times: int = 1
 
 
 def measure_chip(chip: Chip, *, sampled: int) -> ChipStatistics:
@@ -150,7 +156,16 @@ def measure_chip(chip: Chip, *, sampled: int) -> ChipStatistics:
     valid = valid_in_all_bands(chip.mask)
     counted: Mapping[int, int] = {}
     target = None
-    if raster is not None and raster.dtype.kind == 'f':
+    planes = raster if raster is not None and raster.ndim == 3 else None
+    times = 1 if planes is None else planes.shape[1] // chip.pixels.shape[1]
+    if planes is not None:
+        seen = None if valid is None else np.repeat(np.repeat(valid, times, 0), times, 1)
+        by_band = [RunningStatistics() for _ in planes]
+        for running, plane in zip(by_band, planes):
+            known = ~np.isnan(plane)
+            running.add(plane[None], known if seen is None else known & seen)
+        target = _join_bands(by_band)
+    elif raster is not None and raster.dtype.kind == 'f':
         target = RunningStatistics()
         known = ~np.isnan(raster)
         target.add(raster[None], known if valid is None else known & valid)
@@ -176,7 +191,18 @@ def measure_chip(chip: Chip, *, sampled: int) -> ChipStatistics:
         chip.label.turned,
         chip.label.ignored,
         chip.label.skipped,
+        1 if planes is None else len(planes),
+        times,
     )
+
+
+def _join_bands(by_band: Sequence[RunningStatistics]) -> RunningStatistics:
+    """Return statistics of single bands as those of all of them."""
+    joined = RunningStatistics()
+    for _, name, nothing in _STATISTICS:
+        parts = [getattr(running, name) if len(running.count) else np.array([nothing]) for running in by_band]
+        setattr(joined, name, np.concatenate(parts).astype(np.float64))
+    return joined
 
 
 def _sample(chip: Chip, valid: np.ndarray | None, size: int) -> np.ndarray:
@@ -230,7 +256,9 @@ def recount(store: ChipStore, channels: Sequence[int]) -> ChipTable:
         values[position] = np.array(list(facts.pixels_by_value), np.int64)
         pixels[position] = np.array(list(facts.pixels_by_value.values()), np.int64)
         if len(targets):
-            targets[position] = _label_statistics([facts.target])[0] if facts.target is not None else np.nan
+            targets[position] = (
+                _label_statistics([facts.target], table.target_bands)[0] if facts.target is not None else np.nan
+            )
         if not len(table.sample):
             samples.append(np.full((len(facts.sample), table.channels), np.nan, np.float32))
             samples[-1][:, used] = facts.sample
@@ -304,7 +332,7 @@ class TableBuilder:
             **columns,
             value_offsets=np.cumsum([0, *map(len, counted)]),
             label_values=np.array([value for counts in counted for value in counts], np.int64),
-            label_statistics=_label_statistics([facts.target for facts in self._facts]),
+            label_statistics=_label_statistics([facts.target for facts in self._facts], first.target_bands),
             label_pixels=np.array([pixels for counts in counted for pixels in counts.values()], np.int64),
             object_offsets=np.cumsum([0, *(len(facts.class_ids) for facts in self._facts)]),
             object_values=np.concatenate([facts.class_ids for facts in self._facts]).astype(np.int64),
@@ -314,17 +342,22 @@ class TableBuilder:
             sample=np.concatenate([facts.sample for facts in self._facts]),
             skipped=dict(Counter(text for facts in self._facts for text in facts.skipped)),
             unreadable=tuple(unreadable),
+            target_bands=first.target_bands,
+            target_times=first.target_times,
         )
 
 
-def _label_statistics(targets: Sequence[RunningStatistics | None]) -> np.ndarray:
+def _label_statistics(targets: Sequence[RunningStatistics | None], bands: int) -> np.ndarray:
     """Return the rows of `ChipTable.label_statistics`."""
     if all(target is None for target in targets):
         return np.zeros((0, 5))
-    nothing = [default for _, _, default in _STATISTICS]
+    nothing = np.repeat([default for _, _, default in _STATISTICS], bands)
     return np.array(
         [
-            [float(getattr(target, name)[0]) for _, name, _ in _STATISTICS] if target and len(target.count) else nothing
+            np.concatenate([getattr(target, name) for _, name, _ in _STATISTICS])
+            if target and len(target.count)
+            else nothing
             for target in targets
-        ]
+        ],
+        np.float64,
     )

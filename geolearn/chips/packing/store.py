@@ -67,6 +67,10 @@ def pack_path(folder: Path, dataset_type: str, listing: Listing, *, version: int
             # with its folder, which may be the class: a file that is moved keeps name, size and time
             name = str(path).removeprefix(start)
             digest.update(f'{source.name}|{name}|{states.of(path)}\n'.encode('utf-8', 'surrogateescape'))
+    if listing.downsample > 1:
+        digest.update(f'downsample {listing.downsample}'.encode())
+    if listing.target_bands:
+        digest.update(b'images')
     kind = dataset_type if listing.task != Task.REGRESSION else f'{dataset_type}-{listing.task}'
     place = hashlib.sha256(str(folder.resolve()).encode('utf-8', 'surrogateescape')).hexdigest()[:12]
     return cache_folder() / 'packs' / f'{place}-{kind}' / f'{digest.hexdigest()[:24]}.pack'
@@ -247,7 +251,8 @@ def _make_room(path: Path, listing: Listing) -> None:
         found = _try_read(source, sampled=1)
         if not isinstance(found, str):
             pixels, channels = math.prod(found.facts.geobox.shape), found.facts.channels
-            needed = pixels * (channels * np.dtype(found.facts.dtype).itemsize + 1) * len(listing.chips)
+            target = 4 * found.facts.target_bands * found.facts.target_times**2 if found.facts.target else 1
+            needed = pixels * (channels * np.dtype(found.facts.dtype).itemsize + target) * len(listing.chips)
             path.parent.mkdir(parents=True, exist_ok=True)
             if needed > shutil.disk_usage(path.parent).free:
                 _remove_older(path)
@@ -296,6 +301,12 @@ def _check_alike(facts: ChipStatistics, source: ChipSource, first: ChipStatistic
     if facts.channels != first.channels:
         raise errors.ChipFolderError(
             f'{first_source.image} holds {first.channels} bands but {source.image} {facts.channels}; export one set'
+        )
+    if (facts.target_bands, facts.target_times) != (first.target_bands, first.target_times):
+        raise errors.ChipFolderError(
+            f'the image to predict from {first_source.image} has {first.target_bands} bands, {first.target_times} '
+            f'times as fine, and that from {source.image} {facts.target_bands} bands, {facts.target_times} times; '
+            'export one set'
         )
     if facts.dtype != first.dtype:
         raise errors.ChipFolderError(

@@ -54,8 +54,9 @@ class ChipTable:
         value_offsets: (n + 1,) where each chip's part of `label_values` and `label_pixels` starts.
         label_values: Values of the label rasters, by chip.
         label_pixels: Valid pixels that hold them.
-        label_statistics: (n, 5) count, mean, sum of squared deviations, minimum and maximum of the numbers in each
-            label raster, over pixels that are valid in all channels; no rows where labels hold no numbers.
+        label_statistics: (n, 5 * target_bands) counts, means, sums of squared deviations, minimums and maximums of the
+            numbers in each label raster, each for all of its bands, over pixels that are valid in all channels; no
+            rows where labels hold no numbers.
         object_offsets: (n + 1,) where each chip's part of `object_values` and `boxes` starts.
         object_values: Class values of the objects, or of chips as a whole.
         boxes: Left, top, right, bottom of the objects; no rows where they have none.
@@ -64,6 +65,8 @@ class ChipTable:
         sample: (k, channels) float32 pixels from all over the folder, valid in all channels.
         skipped: How often something in a label was left out, by reason.
         unreadable: Chips that were left out, each with the reason.
+        target_bands: Bands of the numbers in the label rasters.
+        target_times: Pixels of them for each of the image, down and across.
     """
 
     names: tuple[str, ...]
@@ -91,6 +94,8 @@ class ChipTable:
     sample: np.ndarray
     skipped: Mapping[str, int]
     unreadable: tuple[str, ...]
+    target_bands: int = 1
+    target_times: int = 1
 
     def __len__(self) -> int:
         return len(self.names)
@@ -172,15 +177,22 @@ class ChipTable:
 
     def target_statistics(self, positions: Sequence[int]) -> TargetStatistics | None:
         """Pool the numbers in the label rasters of some chips; None where none of them holds one."""
-        chosen = self.label_statistics[list(positions)] if len(self.label_statistics) else self.label_statistics
-        chosen = chosen[chosen[:, 0] > 0]
-        if not len(chosen):
-            return None
-        count, mean, m2, low, high = chosen.T
-        total = count.sum()
-        pooled = (count * mean).sum() / total
-        std = np.sqrt((m2 + count * (mean - pooled) ** 2).sum() / total)
-        return TargetStatistics(int(total), float(pooled), float(std), float(low.min()), float(high.max()))
+        return _pool(self._target_rows(positions).transpose(0, 2, 1).reshape(-1, 5))
+
+    def target_band_statistics(self, positions: Sequence[int]) -> list[TargetStatistics | None]:
+        """Pool the numbers in the label rasters of some chips, band by band."""
+        rows = self._target_rows(positions)
+        return [_pool(rows[:, :, band]) for band in range(self.target_bands)]
+
+    def _target_rows(self, positions: Sequence[int]) -> np.ndarray:
+        """Return the statistics of the numbers of some chips: (chips, 5, target_bands)."""
+        rows = self.label_statistics[list(positions)] if len(self.label_statistics) else self.label_statistics
+        return rows.reshape(len(rows), 5, self.target_bands) if len(rows) else np.zeros((0, 5, self.target_bands))
+
+    @property
+    def has_image_targets(self) -> bool:
+        """Whether labels are images: of several bands, or finer than what they are predicted from."""
+        return self.target_bands > 1 or self.target_times > 1
 
     def value_counts(self, positions: Sequence[int] | None = None) -> Counter[int]:
         """Count label values over some chips (None: all): pixels of rasters, else objects or chips."""
@@ -235,6 +247,18 @@ class ChipTable:
         lists = {name: tuple(rest[name]) for name in ('names', 'crs', 'unreadable')}
         columns: dict[str, Any] = {f.name: arrays[f.name] for f in fields(cls) if f.name in arrays}
         return cls(**columns, **(rest | lists))
+
+
+def _pool(rows: np.ndarray) -> TargetStatistics | None:
+    """Pool rows (n, 5) of `ChipTable.label_statistics`; None where none of them has a number."""
+    rows = rows[rows[:, 0] > 0]
+    if not len(rows):
+        return None
+    count, mean, m2, low, high = rows.T
+    total = count.sum()
+    pooled = (count * mean).sum() / total
+    std = np.sqrt((m2 + count * (mean - pooled) ** 2).sum() / total)
+    return TargetStatistics(int(total), float(pooled), float(std), float(low.min()), float(high.max()))
 
 
 def join_tables(tables: Sequence[ChipTable], prefixes: Sequence[str]) -> ChipTable:

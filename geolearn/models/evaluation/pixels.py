@@ -14,7 +14,15 @@ from geolearn import classes, history, plotting
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
-from geolearn.metrics import BoundaryIoU, Calibration, ConfusionMatrix, RegressionScores, score_chips
+from geolearn.metrics import (
+    BoundaryIoU,
+    Calibration,
+    ConfusionMatrix,
+    ImageScores,
+    LineScores,
+    RegressionScores,
+    score_chips,
+)
 from geolearn.networks.segmentation import Segmenter
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting import show_changes
@@ -63,7 +71,12 @@ class ChipPredictions(NamedTuple):
 
 @torch.inference_mode()
 def evaluate_pixels(
-    network: Segmenter, chips: ChipLoader, class_names: Sequence[str], *, temperature: float = 1.0
+    network: Segmenter,
+    chips: ChipLoader,
+    class_names: Sequence[str],
+    *,
+    temperature: float = 1.0,
+    lines: Sequence[int] = (),
 ) -> PixelEvaluation:
     """Evaluate a network on all chips of a loader, on its device; chips come in the order of the loader's data set.
 
@@ -72,8 +85,9 @@ def evaluate_pixels(
         chips: That are not shuffled.
         class_names: By index.
         temperature: Logits are divided by it before confidences are computed.
+        lines: Indices of the classes whose center lines are compared too.
     """
-    count = len(class_names)
+    count, of_lines = len(class_names), LineScores(lines)
     confusion, boundaries = ConfusionMatrix.empty(count), BoundaryIoU(count)
     calibration = Calibration(temperature=temperature)
     losses: list[float] = []
@@ -85,13 +99,15 @@ def evaluate_pixels(
         confusion.add(predicted, masks)
         calibration.add(logits, masks)
         boundaries.add(logits, masks)
+        if lines:
+            of_lines.add(logits, masks)
         losses.extend(mean_losses(_pixel_losses(logits, masks), masks))
         scores.extend(score_chips(predicted, masks, count))
     for note in describe_undefined(confusion, boundaries, class_names):
         log.warning('%s', note)
     per_class = tabulate_metrics(confusion, class_names)
     return PixelEvaluation(
-        metrics={'accuracy': confusion.accuracy, 'miou': confusion.miou},
+        metrics={'accuracy': confusion.accuracy, 'miou': confusion.miou} | (of_lines.values() if lines else {}),
         per_class=per_class,
         per_chip=scores,
         esri={
@@ -230,8 +246,8 @@ class ValuePredictions(NamedTuple):
 
     Args:
         images: (n, bands, height, width); of several dates the last.
-        truth: (n, height, width) true values, NaN where there is none.
-        predictions: (n, height, width).
+        truth: (n, height, width) true values, NaN where there is none; or (n, bands, height, width) of images.
+        predictions: Of the same shape.
     """
 
     images: Tensor
@@ -240,23 +256,26 @@ class ValuePredictions(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate_values(network: Segmenter, chips: ChipLoader) -> RegressionEvaluation:
+def evaluate_values(
+    network: Segmenter, chips: ChipLoader, scores: RegressionScores | ImageScores
+) -> RegressionEvaluation:
     """Evaluate a network on all chips of a loader, on its device, in the order of its data set.
 
     Args:
         network: To evaluate.
         chips: That are not shuffled.
+        scores: Empty.
     """
-    scores = RegressionScores()
     errors: list[float] = []
     kept: list[Tensor] = []
     per_chip = max(1, MAX_PIXELS // max(len(chips.dataset), 1))
     network.to(chips.device).eval()
     for _, truth, predicted in predict_batches(network, chips):
         scores.add(predicted, truth)
-        squared = (predicted[:, 0] - truth).square()
-        errors.extend(squared.nanmean((1, 2)).sqrt().tolist())
-        both = torch.stack([truth, predicted[:, 0]]).flatten(2)
+        predicted = predicted if truth.dim() == 4 else predicted[:, 0]
+        squared = (predicted - truth).square()
+        errors.extend(squared.flatten(1).nanmean(1).sqrt().tolist())
+        both = torch.stack([truth, predicted]).flatten(2)
         kept.append(both[:, :, :: -(-both.shape[2] // per_chip)].flatten(1).float().cpu())
     every, guesses = torch.cat(kept, 1) if kept else torch.zeros(2, 0)
     known = every.isfinite()
@@ -274,7 +293,8 @@ def predict_values(network: Segmenter, chips: ChipLoader, indexes: Sequence[int]
     """
     rows = []
     for image, truth, predicted in predict_each(network, chips, indexes):
-        rows.append((image[:, -1] if image.dim() == 5 else image, truth, predicted[:, 0]))
+        found = predicted if truth.dim() == 4 else predicted[:, 0]
+        rows.append((image[:, -1] if image.dim() == 5 else image, truth, found))
     return ValuePredictions(*(torch.cat(column) for column in zip(*rows)))
 
 
@@ -288,7 +308,9 @@ def draw_regression_chips(network: Segmenter, data: ChipData, spec: ModelSpec, i
         indexes: Positions among the validation chips, at least one.
     """
     chips = predict_values(network, data.valid_dl, indexes)
-    errors = (chips.predictions - chips.truth).square().nanmean((1, 2)).sqrt().tolist()
+    errors = (chips.predictions - chips.truth).square().flatten(1).nanmean(1).sqrt().tolist()
     names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]
     titles = [plotting.describe_chip(name, RMSE=error) for name, error in zip(names, errors)]
+    if chips.truth.dim() == 4:
+        return plotting.show_predicted_images(*chips, spec.bands, titles=titles, stretch=data.display_stretch)
     return plotting.show_regression(*chips, spec.bands, titles=titles, stretch=data.display_stretch)

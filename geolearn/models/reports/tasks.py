@@ -25,7 +25,9 @@ from geolearn.report.page import Cell, Facts, Notes, Section, Share, Swatch, Tab
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from geolearn.models.evaluation import panoptic as segments
     from geolearn.networks.detection import architecture, detector
+    from geolearn.networks.detection.panoptic import PanopticNetwork
 
 
 Loss = TypeVar('Loss', PixelLossOptions, RegressionLossOptions)
@@ -134,6 +136,12 @@ def regression_report(
             ('RMSE', report.format_score(metrics['rmse'], '.4g')),
             ('MAE', report.format_score(metrics['mae'], '.4g')),
             ('R²', report.format_score(metrics['r2'], '.3f')),
+        )
+        if 'psnr' not in metrics
+        else (
+            ('PSNR', f'{report.format_score(metrics["psnr"], ".1f")} dB'),
+            ('SSIM', report.format_score(metrics['ssim'], '.3f')),
+            ('RMSE', report.format_score(metrics['rmse'], '.4g')),
         ),
         (
             _regression_scores(evaluation),
@@ -150,12 +158,18 @@ def regression_report(
 
 def _regression_scores(evaluation: pixels.RegressionEvaluation) -> Section:
     scores = evaluation.metrics
-    overall = (
+    overall: tuple[tuple[str, str], ...] = (
         ('root mean square error (RMSE)', report.format_score(scores['rmse'], '.4g')),
         ('mean absolute error (MAE)', report.format_score(scores['mae'], '.4g')),
         ('bias (prediction - truth)', report.format_score(scores['bias'], '+.4g')),
         ('R²', report.format_score(scores['r2'])),
     )
+    if 'psnr' in scores:
+        overall = (
+            ('peak signal-to-noise ratio (PSNR)', f'{report.format_score(scores["psnr"], ".2f")} dB'),
+            ('structural similarity (SSIM)', report.format_score(scores['ssim'])),
+            *overall,
+        )
     text = (
         'On the validation chips, over pixels that have a truth, in its units. R² is 1 where all values are right, '
         'and 0 for a model that always says the mean.'
@@ -430,3 +444,45 @@ def _changed(head: 'architecture.HeadOptions') -> list[tuple[str, object]]:
     usual = type(head)()
     both = [(f.name, getattr(head, f.name), getattr(usual, f.name)) for f in fields(head)]
     return [(name, value) for name, value, normal in both if value != normal]
+
+
+def panoptic_report(
+    spec: ModelSpec, network: 'PanopticNetwork', data: ChipData, evaluation: 'segments.PanopticEvaluation'
+) -> report.TaskReport:
+    """Report the validation results of a panoptic model.
+
+    Args:
+        spec: Of the model.
+        network: Draws the samples.
+        data: The chips.
+        evaluation: On the validation chips.
+    """
+    from geolearn.models.evaluation import panoptic
+
+    values, table = evaluation.metrics, evaluation.per_class
+    assert table is not None
+
+    def draw(indexes: Sequence[int]) -> 'Figure':
+        notes = [f'PQ {report.format_score(evaluation.per_chip[index], ".2f")}' for index in indexes]
+        return panoptic.draw_panoptic_chips(network, data, spec, indexes, notes=notes)
+
+    text = (
+        'On the validation chips: panoptic quality (PQ) is the mean IoU of the segments that were found (SQ) times the '
+        'F1 of finding them (RQ); a segment is found where its IoU is over 0.5. Stuff is one segment per chip.'
+    )
+    overall = (
+        ('PQ', report.format_score(values['pq'])),
+        ('SQ', report.format_score(values['sq'])),
+        ('RQ', report.format_score(values['rq'])),
+        ('PQ of things', report.format_score(values['pq_things'])),
+        ('PQ of stuff', report.format_score(values['pq_stuff'])),
+    )
+    rows: list[tuple[Cell, ...]] = [(str(name), *map(float, row)) for name, row in zip(table.index, table.to_numpy())]
+    scores = Section('Scores', (text, Facts(overall), Table(('class', 'PQ', 'SQ', 'RQ'), tuple(rows), 'By class')))
+    headline = (('PQ', report.format_score(values['pq'], '.3f')), ('RQ', report.format_score(values['rq'], '.3f')))
+    return report.TaskReport(
+        'panoptic segmentation',
+        headline,
+        (scores, *report.sample_sections(evaluation.per_chip, draw, by='panoptic quality')),
+        {'things': ', '.join(spec.class_infos[index].name for index in network.things)},
+    )

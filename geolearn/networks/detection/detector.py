@@ -171,7 +171,7 @@ class Detector(Network):
         with torch.autocast(x.device.type, enabled=False):
             known = None if targets is None else [self._zoomed_objects(objects) for objects in targets]
             found, losses = self.head(x, [level.float() for level in levels], known)
-            return [self._placed(objects, size) for objects in found], losses
+            return [self.placed(objects, size) for objects in found], losses
 
     def _zoomed(self, x: Tensor) -> Tensor:
         if self.zoom == 1:
@@ -192,7 +192,7 @@ class Detector(Network):
         turned = None if objects.turned is None else geometry.scaled(objects.turned, self.zoom)
         return replace(objects, boxes=objects.boxes * self.zoom, masks=masks, turned=turned)
 
-    def _placed(self, found: Detections, size: tuple[int, int]) -> Detections:
+    def placed(self, found: Detections, size: tuple[int, int]) -> Detections:
         """Bring objects from the padded image to the given one; their masks to its size."""
         turned = None if found.turned is None else geometry.scaled(found.turned, 1 / self.zoom)
         found = Detections(found.boxes / self.zoom, found.labels, found.scores, found.masks, turned)

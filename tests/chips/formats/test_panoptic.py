@@ -88,11 +88,17 @@ def test_without_emd_folders_must_be_named_after_values(export):
     assert listing.chips[0].read_label((2, 4)).class_ids.tolist() == [8, 8]
 
 
-def test_a_folder_of_no_class_is_told(export, save):
+def test_objects_of_no_class_are_refused(export, save):
     (export / 'labels2' / 'Plane').mkdir()
     save(export / 'labels2' / 'Plane' / '0.tif', CARS)
-    notes = list_panoptic(export, read_metadata(export)).notes
-    assert f'labels2/Plane/ is named after no single class of {EMD_NAME}; its 1 files were left out' in notes
+    with pytest.raises(ChipFolderError, match=r"Plane holds objects of no class: .* lists none called 'Plane'"):
+        list_panoptic(export, read_metadata(export))
+
+
+def test_objects_without_a_pixel_of_their_class_are_refused(export, save):
+    save(export / 'labels2' / 'Small Car' / '0.tif', CARS[:, ::-1])
+    with pytest.raises(ChipFolderError, match=r'numbers an object of class 8, of whose pixels none has this class'):
+        list_panoptic(export, read_metadata(export)).chips[0].read_label((2, 4))
 
 
 def test_a_raster_of_another_size_is_named(export, save):

@@ -1,0 +1,37 @@
+"""Deadline: a training that ends when its time is over."""
+
+import time
+
+from geolearn.training import fastai
+
+
+class OutOfTime(Exception):
+    """The last moment has come in the middle of an epoch."""
+
+
+class Deadline(fastai.QuickCallback):
+    """End a training after the epoch in which its time is over, or in the middle of one at the last moment.
+
+    Args:
+        end: When no further epoch begins, in seconds of `time.monotonic`.
+        last: When the training is broken off.
+    """
+
+    order = 80  # after the epoch is written and kept
+
+    def __init__(self, end: float, last: float) -> None:
+        self.end, self.last = end, last
+
+    def after_batch(self) -> None:
+        """Break off.
+
+        Raises:
+            OutOfTime: At the last moment.
+        """
+        if self.learn.training and time.monotonic() > self.last:
+            raise OutOfTime
+
+    def after_epoch(self) -> None:
+        """Begin no further epoch."""
+        if time.monotonic() > self.end:
+            raise fastai.CancelFitException

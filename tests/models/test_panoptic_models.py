@@ -1,0 +1,197 @@
+"""Panoptic models segment stuff and things, on chips and over rasters, where no tile's edge splits an object."""
+
+import json
+from types import SimpleNamespace
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+
+from geolearn.batch import Detections, PanopticMap
+from geolearn.errors import ChipFolderError, ExportError, RasterError
+from geolearn.metrics import count_segments, panoptic_quality
+from geolearn.models import PanopticFPN, load_model
+from geolearn.networks.detection.architecture import RCNNOptions
+from geolearn.networks.detection.panoptic import MergeOptions, merge_segments
+from geolearn.prepare import prepare_data
+from geolearn.synthetic import PANOPTIC_CLASSES, make_panoptic_scene
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+FEW = RCNNOptions(
+    rpn_pre_nms_top_n_train=80,
+    rpn_pre_nms_top_n_test=60,
+    rpn_post_nms_top_n_train=30,
+    rpn_post_nms_top_n_test=20,
+    rpn_batch_size_per_image=64,
+    box_batch_size_per_image=32,
+    box_detections_per_img=20,
+)
+PLACE = Affine(0.5, 0, 400_000, 0, -0.5, 5_400_000)
+
+
+@pytest.fixture(scope='session')
+def write_panoptic(save):
+    """Write chips of a scene as Panoptic_Segmentation: `write_panoptic(folder, size, side, seed)`."""
+
+    def write(folder, size=192, side=48, seed=0):
+        scene, objects = make_panoptic_scene(size, seed=seed)
+        names = {info.value: info.name for info in PANOPTIC_CLASSES}
+        for part in ('images', 'labels', 'labels2/house', 'labels2/tree'):
+            (folder / part).mkdir(parents=True)
+        numbers = {value: np.zeros(scene.label.shape, np.uint16) for value in (3, 4)}
+        for number, (value, mask) in enumerate(objects, 1):
+            numbers[value][mask] = number
+        for index, (row, col) in enumerate(np.ndindex(size // side, size // side)):
+            part = np.s_[side * row : side * row + side, side * col : side * col + side]
+            place = {'transform': PLACE @ Affine.translation(side * col, side * row)}
+            save(folder / 'images' / f'{index:03}.tif', scene.image[:, part[0], part[1]],
+                 names=['Red', 'Green', 'Blue'], **place)  # fmt: skip
+            save(folder / 'labels' / f'{index:03}.tif', scene.label[part], **place)
+            for value, plane in numbers.items():
+                save(folder / 'labels2' / names[value] / f'{index:03}.tif', plane[part], **place)
+        rows = [{'Value': info.value, 'Name': info.name, 'Color': list(info.color)} for info in PANOPTIC_CLASSES]
+        emd = {'MetaDataMode': 'Panoptic_Segmentation', 'ImageSpaceUsed': 'MAP_SPACE', 'Classes': rows}
+        emd['Panoptic_Segmentation_Instance_Classes'] = [
+            {'Value': row['Value'], 'Name': row['Name']} for row in rows[2:]
+        ]
+        (folder / 'esri_model_definition.emd').write_text(json.dumps(emd))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope='module')
+def trained(write_panoptic, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('panoptic')
+    chips = write_panoptic(folder / 'chips', 128, 32)
+    data = prepare_data(chips, chip_size=32, batch_size=6, val_split_pct=0.25, working_dir=folder)
+    torch.manual_seed(0)
+    model = PanopticFPN(data, 'test_resnet', head=FEW, pretrained=False)
+    return model.fit(1, lr=1e-3, checkpoint=False)
+
+
+def test_training_counts_segments_and_adds_up_losses(trained):
+    (row,) = trained.history.epochs
+    assert {'semantic', 'masks', 'boxes', 'classes', 'pq', 'sq', 'rq', 'pq_things', 'pq_stuff'} <= row.keys()
+    assert trained.scores()['pq'] == pytest.approx(row['pq'], abs=1e-6, nan_ok=True)
+    assert list(trained.per_class_metrics().index) == ['grass', 'water', 'house', 'tree']
+    assert trained.network.things == (2, 3)
+    trained.show_results(rows=1)
+
+
+def test_a_saved_model_is_the_same_and_says_which_classes_are_things(trained, tmp_path):
+    loaded = load_model(trained.save(tmp_path / 'm.dlpk', compute_metrics=False))
+    image = make_panoptic_scene(64, seed=5)[0].image
+    for one, other in zip(trained.predict(image), loaded.predict(image)):
+        assert np.array_equal(one, other)
+    assert loaded.emd_fields(loaded.spec)['Panoptic_Segmentation_Instance_Classes'] == [
+        {'Value': 3, 'Name': 'house'},
+        {'Value': 4, 'Name': 'tree'},
+    ]
+    with pytest.raises(ExportError, match='differs from image to image'):
+        trained.save(tmp_path / 'x.dlpk', export='onnx')
+
+
+class Exact(torch.nn.Module):
+    """Sees in the first band what class a pixel is of, and in the second which object it belongs to."""
+
+    backbone = SimpleNamespace(has_position_grid=False, strides=(1,), coarsest_stride=1)
+    context, finer = None, 1
+
+    def __init__(self, *, objects):
+        super().__init__()
+        self.objects = objects
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        classes, numbers = images.nan_to_num(0)[:, 0].round().long(), images.nan_to_num(0)[:, 1].round().long()
+        if not self.objects:
+            # grass, water and all things together, as the network has them
+            return torch.stack([classes == 1, classes == 2, classes > 2], 1).float()
+        return [self._objects(*pair) for pair in zip(classes, numbers)], {}
+
+    def _objects(self, classes, numbers):
+        found = [number for number in numbers.unique().tolist() if number]
+        masks = [numbers == number for number in found]
+        labels = [int(classes[mask][0]) - 1 for mask in masks]
+        boxes = [[mask.any(0).nonzero().min(), mask.any(1).nonzero().min(), mask.any(0).nonzero().max() + 1,
+                  mask.any(1).nonzero().max() + 1] for mask in masks]  # fmt: skip
+        planes = torch.stack(masks) if masks else torch.zeros((0, *numbers.shape), dtype=torch.bool)
+        # the order of the numbers, so that touching objects are told apart by score too
+        scores = torch.tensor([0.9 - number / 1e4 for number in found])
+        return Detections(torch.tensor(boxes).float().reshape(-1, 4), torch.tensor(labels).long(), scores, planes)
+
+
+@pytest.fixture
+def exact(trained, monkeypatch):
+    """The trained model with networks that are right on every pixel."""
+    monkeypatch.setattr('geolearn.models.panoptic.Things', lambda network: Exact(objects=True))
+    monkeypatch.setattr('geolearn.models.panoptic.Classes', lambda network: Exact(objects=False))
+    return trained
+
+
+def test_whole_rasters_come_out_as_they_are_across_tiles(exact, save, tmp_path):
+    scene, objects = make_panoptic_scene(160, seed=3)
+    numbers = np.zeros(scene.label.shape, np.uint8)
+    for number, (_, mask) in enumerate(objects, 1):
+        numbers[mask] = number
+    image = np.stack([scene.label, numbers, numbers])
+    path = save(tmp_path / 'scene.tif', image, names=['Red', 'Green', 'Blue'], transform=PLACE)
+    out = exact.predict_raster(path, tmp_path / 'map.tif', tile_size=64, overlap=32, scale=1.0)
+    frame = geopandas.read_file(tmp_path / 'map.gpkg')
+    with rasterio.open(out) as src, rasterio.open(path) as original:
+        assert (src.count, src.dtypes[0], src.descriptions) == (2, 'uint32', ('class', 'id'))
+        assert src.bounds == original.bounds
+        classes, ids = src.read().astype(np.int64)
+    small = classes == 0
+    truth = PanopticMap(torch.from_numpy(np.where(small, 255, scene.label - 1)), torch.from_numpy(numbers).long())
+    found = PanopticMap(torch.from_numpy(np.where(small, 255, classes - 1)), torch.from_numpy(ids))
+    assert small.mean() < 0.01  # regions of stuff under 64 pixels
+    # nothing is split at a tile's edge, nothing joined, nothing moved
+    assert len(frame) == len(objects)
+    assert count_segments(found, truth, 4)[:, 1:].tolist() == [[1, 0, 0], [1, 0, 0], *(
+        [sum(value == kind for value, _ in objects), 0, 0] for kind in (3, 4)
+    )]  # fmt: skip
+    assert np.nanmin(panoptic_quality(count_segments(found, truth, 4))[0]) > 0.999
+    # the layer and the map agree
+    assert frame['id'].tolist() == list(range(1, len(objects) + 1))
+    for number, value, area in zip(frame['id'], frame['value'], frame['area']):
+        assert (classes[ids == number] == value).all()
+        assert area == pytest.approx((ids == number).sum() / 4)
+    assert not np.isin(classes[ids == 0], [3, 4]).any()
+    with pytest.raises(RasterError, match='exists; pass overwrite=True'):
+        exact.predict_raster(path, tmp_path / 'map.tif')
+    assert not [part for part in tmp_path.iterdir() if part.name.startswith('.geolearn')]
+
+
+def test_objects_are_laid_over_classes_by_falling_score():
+    masks = torch.zeros(3, 20, 20, dtype=torch.bool)
+    masks[0, 2:10, 2:10] = masks[1, 4:10, 2:10] = masks[2, 12:18, 12:18] = True
+    found = Detections(torch.zeros(3, 4), torch.tensor([2, 3, 2]), torch.tensor([0.9, 0.8, 0.4]), masks)
+    logits = torch.zeros(3, 20, 20)
+    logits[0] = 1
+    logits[1, :, 15:] = 2
+    logits[1, 0, 0] = 2  # a region of one pixel
+    logits[2, 12:18, 12:18] = 3
+    merged, kept = merge_segments(found, logits, (0, 1), MergeOptions(min_area=4))
+    assert kept.scores.tolist() == pytest.approx([0.9])  # hidden, and unlikely
+    assert (merged.ids == 1).sum() == 64
+    assert (merged.classes[masks[0]] == 2).all()
+    assert merged.classes[0, 0] == 255
+    assert (merged.classes[masks[2]] == 255).all()
+    assert (merged.classes[19, 16:] == 1).all()
+    assert len(merge_segments(found, logits, (0, 1), MergeOptions(0.3, 0.0))[1]) == 2
+    with pytest.raises(ValueError, match='min_area'):
+        MergeOptions(min_area=-1)
+
+
+def test_labels_without_stuff_or_things_are_refused(write_panoptic, tmp_path):
+    chips = write_panoptic(tmp_path / 'chips', 96, 48)
+    for ignored, match in (([3, 4], 'no trained class .* has objects'), ([1, 2], 'none is stuff')):
+        data = prepare_data(chips, chip_size=48, batch_size=2, val_split_pct=0.5, ignore_classes=ignored)
+        with pytest.raises(ChipFolderError, match=match):
+            PanopticFPN(data, 'test_resnet', pretrained=False)
