@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from affine import Affine
 from rasterio.features import rasterize
 from rasterio.windows import Window
-from rasterio.windows import transform as window_transform
 from scipy import ndimage
 from torch import nn
 
@@ -137,7 +137,7 @@ def _write_map(
     bounds = frame.geometry.bounds.to_numpy()[::-1] if len(frame) else np.zeros((0, 4))
     value_of = np.concatenate([[0], frame['value'].to_numpy(np.uint32)]).astype(np.uint32)
     with open_raster(mapped) as src:
-        rows = max(256, STRIP_PIXELS // src.width // 256 * 256)
+        t, rows = src.transform, max(256, STRIP_PIXELS // src.width // 256 * 256)
         writer = RasterWriter(
             target,
             src.geobox,
@@ -152,7 +152,7 @@ def _write_map(
             for top in range(0, src.height, rows):
                 bottom = min(top + rows, src.height)
                 classes = _stuff(src, top, bottom, free, nodata, void, min_area)
-                place = window_transform(Window(0, top, src.width, bottom - top), src.transform)
+                place = Affine(t.a, t.b, t.c + t.b * top, t.d, t.e, t.f + t.e * top)
                 ids = _burn(shapes, bounds, place, classes.shape)
                 dst.write(top, np.stack([np.where(ids > 0, value_of[ids], classes), ids]))
                 bar.update(bottom - top)
@@ -182,9 +182,9 @@ def _stuff(src: Any, top: int, bottom: int, free: int, nodata: float, void: int,
 
 def _burn(shapes: Sequence[tuple[Any, int]], bounds: np.ndarray, place: Any, shape: tuple[int, int]) -> np.ndarray:
     """Return the number of the object of each pixel of some rows."""
-    corners = [place @ corner for corner in ((0, 0), (shape[1], 0), (0, shape[0]), (shape[1], shape[0]))]
-    (left, right), (low, high) = ((min(axis), max(axis)) for axis in zip(*corners))
-    near = (bounds[:, 0] <= right) & (bounds[:, 2] >= left) & (bounds[:, 1] <= high) & (bounds[:, 3] >= low)
+    cols, rows = np.array([0, shape[1], 0, shape[1]]), np.array([0, 0, shape[0], shape[0]])
+    x, y = place.a * cols + place.b * rows + place.c, place.d * cols + place.e * rows + place.f
+    near = (bounds[:, 0] <= x.max()) & (bounds[:, 2] >= x.min()) & (bounds[:, 1] <= y.max()) & (bounds[:, 3] >= y.min())
     chosen = [shapes[index] for index in np.flatnonzero(near)]
     if not chosen:
         return np.zeros(shape, np.uint32)
