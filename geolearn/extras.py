@@ -19,6 +19,7 @@ EXTRAS = {
     'serve': ('fastapi>=0.115', 'uvicorn>=0.30', 'python-multipart>=0.0.12', 'rio-tiler>=7'),
     'faiss': ('faiss-cpu>=1.9',),
     'umap': ('umap-learn>=0.5.7',),
+    'completion': ('shtab>=1.7',),
     'tensorboard': ('tensorboard>=2.17',),
     'mlflow': ('mlflow>=2.14',),
     'wandb': ('wandb>=0.17',),

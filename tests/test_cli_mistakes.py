@@ -217,6 +217,7 @@ def test_messages_for_python_name_options_here(command, said, expected):
 
 
 EXAMPLES = {
+    'benchmark': ['benchmark', 'a.yaml'],
     'show': ['show', 'a', 'b.png'],
     'detect': ['detect', 'a', 'b', 'c'],
     'export-chips': ['export-chips', 'a', 'b'],

@@ -7,7 +7,21 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from geolearn._version import __version__
-from geolearn.cli import compare, embed, evaluate, export, info, predict, pretrain, probe, serve, show, train, vectorize
+from geolearn.cli import (
+    benchmark,
+    compare,
+    embed,
+    evaluate,
+    export,
+    info,
+    predict,
+    pretrain,
+    probe,
+    serve,
+    show,
+    train,
+    vectorize,
+)
 from geolearn.cli.arguments import Formatter, Parser, PrintCompletion, check_inputs
 from geolearn.cli.config import expand_config
 from geolearn.cli.examples import show_examples
@@ -37,6 +51,7 @@ COMMANDS = {
     'embed': ('turn rasters into embeddings: grids of vectors, or one for each zone', embed.add_arguments),
     'vectorize': ('turn a map of classes into polygons', vectorize.add_arguments),
     'probe': ('measure how well simple classifiers do on the embeddings of chips', probe.add_arguments),
+    'benchmark': ('train a grid of encoders, decoders, starts and shares of the labels', benchmark.add_arguments),
     'study': ('run the study of a paper on a folder, its published scores beside it', probe.add_study_arguments),
     'serve': ('answer requests over HTTP with a model, and show a page to try it', serve.add_arguments),
     'weights': ("list, download or verify backbones' published weights", info.add_weights_arguments),

@@ -19,8 +19,8 @@ from geolearn.errors import ConfigError, UnknownNameError
 
 SUFFIXES = ('.yaml', '.yml')
 
-WITHOUT = ('info', 'weights', 'study')
-"""Commands without configuration files: the first describes any file, the others have commands of their own."""
+WITHOUT = ('benchmark', 'info', 'weights', 'study')
+"""Commands without configuration files: some take YAML of their own, the others have commands of their own."""
 
 COMMAND = 'command'
 """The key that may name the command a file is for."""

@@ -39,6 +39,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     'embed': ('geolearn embed scene.tif embeddings.tif --backbone dofa_base --sensor Sentinel-2',),
     'vectorize': ('geolearn vectorize map.tif polygons.gpkg',),
     'probe': ('geolearn probe chips --backbone dofa_base',),
+    'benchmark': ('geolearn benchmark burn_scars.yaml --out burn_scars', 'geolearn benchmark grid.yaml --part 3/8'),
     'study': ('geolearn study bigearthnet BigEarthNet-S1',),
     'serve': ('geolearn serve landcover.dlpk --allow scenes',),
     'weights': ("geolearn weights list '*dofa*'", 'geolearn weights download dofa_base'),

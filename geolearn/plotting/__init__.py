@@ -27,6 +27,7 @@ from geolearn.plotting.probes import (
     show_one_class,
     show_projection,
     show_score_bars,
+    show_score_lines,
 )
 from geolearn.plotting.results import (
     ChipTitle,
@@ -86,5 +87,6 @@ __all__ = [
     'show_regression_targets',
     'show_reliability',
     'show_score_bars',
+    'show_score_lines',
     'show_split_map',
 ]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,7 +47,7 @@ def show_score_bars(
     figure, ax = canvas.new_chart(2.2 + 1.5 * max(len(titles), 2), 4)
     width = 0.8 / len(bars)
     places = {}
-    for index, ((name, values), color) in enumerate(zip(bars.items(), BAR_COLORS)):
+    for index, ((name, values), color) in enumerate(zip(bars.items(), cycle(PALETTE))):
         offset = (index - (len(bars) - 1) / 2) * width
         places[name] = offset
         for group, (value, spread) in enumerate(values):
@@ -74,7 +75,47 @@ def show_score_bars(
 def _swatches(names: Sequence[str]) -> list:
     from matplotlib.patches import Patch
 
-    return [Patch(facecolor=color, label=canvas.short(name)) for name, color in zip(names, BAR_COLORS)]
+    return [Patch(facecolor=color, label=canvas.short(name)) for name, color in zip(names, cycle(PALETTE))]
+
+
+def show_score_lines(
+    lines: Mapping[str, Sequence[tuple[float, float, float]]],
+    *,
+    x_label: str,
+    y_label: str,
+    log: bool = False,
+    ticks: Mapping[float, str] | None = None,
+) -> 'Figure':
+    """Draw scores against another number, with their spread.
+
+    Args:
+        lines: Place, value and spread of each point, by name; a spread of NaN is not drawn.
+        x_label: Of the places.
+        y_label: Of the values.
+        log: Whether places are drawn on a logarithmic scale.
+        ticks: Texts at places; None for numbers.
+    """
+    rows = -(-len(lines) // 2)
+    figure, ax = canvas.new_chart(7, 4 + 0.22 * rows)
+    for index, ((name, points), color) in enumerate(zip(lines.items(), cycle(PALETTE))):
+        places, values, spreads = (np.array(column) for column in zip(*points))
+        ax.errorbar(
+            places,
+            values,
+            yerr=np.nan_to_num(spreads),
+            color=color,
+            marker=_MARKERS[index // len(PALETTE) % len(_MARKERS)],
+            capsize=2,
+            label=canvas.short(name, _NAME_LENGTH),
+        )
+    if log:
+        ax.set_xscale('log')
+    if ticks is not None:
+        ax.set_xticks(list(ticks), list(ticks.values()))
+        ax.set_xticks([], minor=True)
+    ax.set(xlabel=x_label, ylabel=y_label)
+    figure.legend(loc='outside lower center', ncols=2, frameon=False, fontsize=8)
+    return figure
 
 
 def show_class_bars(
@@ -94,7 +135,7 @@ def show_class_bars(
     widest = max(len(canvas.short(name, _NAME_LENGTH)) for name in names)
     figure, ax = canvas.new_chart(4.5 + 0.08 * widest, 1.3 + height * len(names))
     width = 0.85 / len(bars)
-    for index, (values, color) in enumerate(zip(bars.values(), BAR_COLORS)):
+    for index, (values, color) in enumerate(zip(bars.values(), cycle(PALETTE))):
         for row, position in enumerate(order.tolist()):
             value, spread = values[position]
             place = row + (index - (len(bars) - 1) / 2) * width

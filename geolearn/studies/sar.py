@@ -25,6 +25,7 @@ from geolearn.models import FCN, AttentionUNet, Model, UNet
 from geolearn.models.evaluation.pixels import evaluate_pixels
 from geolearn.prepare import prepare_data
 from geolearn.progress import ProgressBar, report_progress
+from geolearn.studies.grid_result import format_score, percent
 
 Start = Literal['scratch', 'frozen', 'fine-tuned']
 Input = Literal['attention maps', 'tokens', 'UNet', 'UNet + attention']
@@ -107,7 +108,7 @@ class SarStudy:
         rows: dict[tuple[str, str], dict[str, float]] = {}
         for cell in self.cells:
             row = rows.setdefault((cell.input, cell.start), {})
-            column = _percent(cell.share)
+            column = percent(cell.share)
             row[column] = float(np.mean(cell.miou))
             row[f'{column}, std'] = float(np.std(cell.miou, ddof=1)) if len(cell.miou) > 1 else math.nan
             row[f'{column}, published'] = (
@@ -117,7 +118,7 @@ class SarStudy:
         if joined:
             best = rows['UNet + attention', 'best'] = {}
             for share in dict.fromkeys(cell.share for cell in self.cells):
-                column = _percent(share)
+                column = percent(share)
                 best[column] = max(rows[name].get(column, math.nan) for name in joined)
                 best[f'{column}, std'] = math.nan
                 best[f'{column}, published'] = PUBLISHED['UNet + attention'].get(share, math.nan)
@@ -129,16 +130,16 @@ class SarStudy:
         shares = list(dict.fromkeys(cell.share for cell in self.cells))
         heads = ['input', 'start']
         for share in shares:
-            heads += [f'mIoU, {_percent(share)}', f'{_percent(share)}, published']
+            heads += [f'mIoU, {percent(share)}', f'{percent(share)}, published']
         lines = ['| ' + ' | '.join(heads) + ' |', '|' + ' --- |' * len(heads)]
         for (name, start), row in zip(self.table().index, self.table().to_dict('records')):
             cells = [name, start]
             for share in shares:
-                column = _percent(share)
-                cells.append(_format(row.get(column, math.nan), row.get(f'{column}, std', math.nan)))
-                cells.append(_format(row.get(f'{column}, published', math.nan)))
+                column = percent(share)
+                cells.append(format_score(row.get(column, math.nan), row.get(f'{column}, std', math.nan)))
+                cells.append(format_score(row.get(f'{column}, published', math.nan)))
             lines.append('| ' + ' | '.join(cells) + ' |')
-        counts = {_percent(cell.share): cell.chips for cell in self.cells}
+        counts = {percent(cell.share): cell.chips for cell in self.cells}
         labels = ', '.join(f'{share} are {count} chips' for share, count in counts.items())
         notes = [
             f'mIoU on {self.chips[2]} test chips, {len(self.classes)} classes: {", ".join(self.classes)}.',
@@ -253,7 +254,7 @@ def study_sar(
                     with files.atomic_write(place, make_folder=True) as part:
                         part.write_text(json.dumps(record), encoding='utf-8')
                 found.append(record)
-                bar.update(detail=f'{input_}, {start}, {_percent(share)}: mIoU {record["miou"]:.3f}')
+                bar.update(detail=f'{input_}, {start}, {percent(share)}: mIoU {record["miou"]:.3f}')
             cells.append(SarCell(start, input_, share, found[0]['chips'], tuple(record['miou'] for record in found)))
     parts = len(whole.split.train), len(whole.split.valid), len(whole.split.test)
     study = SarStudy(tuple(cells), tuple(whole.classes), parts, trunk.name, epochs)
@@ -338,13 +339,3 @@ def _read_cell(path: Path) -> dict[str, Any] | None:
 
 def _slug(text: str) -> str:
     return text.replace(' + ', '_').replace(' ', '_')
-
-
-def _percent(share: float) -> str:
-    return f'{100 * share:g} %'
-
-
-def _format(value: float, spread: float = math.nan) -> str:
-    if math.isnan(value):
-        return '-'
-    return f'{value:.3f}' if math.isnan(spread) else f'{value:.3f} ± {spread:.3f}'

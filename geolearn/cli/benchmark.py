@@ -1,0 +1,28 @@
+"""geolearn benchmark: grids of trainings."""
+
+import argparse
+from pathlib import Path
+
+from geolearn.cli.arguments import part
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument('grid', help='YAML file: data, encoders, decoders, starts, shares, seeds, epochs, lr')
+    out = 'folder for tables, figures and finished trainings; the name of the file if not given'
+    parser.add_argument('--out', help=out)
+    parting = 'do one of several parts of the trainings, such as the third of eight; all may share a folder'
+    parser.add_argument('--part', type=part, metavar='3/8', help=parting)
+    again = 'interrupted; trainings that are finished were kept. Run it again to go on'
+    parser.set_defaults(run=run, inputs=('grid',), when_interrupted=again)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train what is not trained yet, and print the table."""
+    from geolearn.studies import read_grid, run_grid
+
+    grid = read_grid(arguments.grid)
+    out = arguments.out or Path(arguments.grid).with_suffix('')
+    result = run_grid(grid, out, part=arguments.part)
+    print(result.to_markdown())
+    print(f'wrote tables and figures to {out}')

@@ -1,0 +1,324 @@
+"""Grids of trainings: encoders x decoders x starts x shares of the labels x seeds, on one data set.
+
+Each cell is one training through `prepare_data` and `fit`, scored on test chips. Finished cells are kept as files, so
+that a grid that was interrupted trains only what is missing, and several processes or machines can each do a part.
+"""
+
+import hashlib
+import inspect
+import itertools
+import json
+import platform
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import yaml
+
+from geolearn import errors, files
+from geolearn._version import __version__
+from geolearn.adaptation import Adaptation
+from geolearn.chips.label import Task
+from geolearn.data import ChipData
+from geolearn.models import Model, base
+from geolearn.models.evaluation.pixels import evaluate_pixels, tabulate_metrics
+from geolearn.prepare import prepare_data
+from geolearn.probe.baselines import BAND_STATISTICS, RANDOM_CONVOLUTIONS
+from geolearn.progress import ProgressBar, report_progress
+from geolearn.studies.grid_result import Cell, GridResult, Published
+
+Start = Literal['frozen', 'fine-tuned', 'lora', 'random']
+
+STARTS: tuple[Start, ...] = get_args(Start)
+
+BASELINES = (BAND_STATISTICS, RANDOM_CONVOLUTIONS)
+"""What every frozen score is to be compared with: pixels by their values, and a frozen random network."""
+
+RANDOM_NETWORK = 'resnet18'
+"""Whose random convolutions a linear layer is trained on."""
+
+LEAST_CHIPS = 2
+"""That a training needs; a smaller share of the labels is two chips."""
+
+SET_BY_GRID = ('seed', 'label_fraction', 'working_dir', 'path', 'target')
+"""Arguments of `prepare_data` that are not those of the data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What is trained; a YAML file has the same keys.
+
+    Args:
+        data: ``chips``, a folder or several, and other arguments of `prepare_data`, such as ``chip_size``, ``split``
+            and ``test_path``. Without ``test_path`` or ``test_split_pct``, 20 % of the chips are tested on.
+        encoders: Names of backbones, or files that `geolearn.pretrain` wrote.
+        decoders: Names of classes of models for pixels, such as ``UPerNet``.
+        starts: ``'frozen'``: the encoder keeps its pretrained weights; ``'fine-tuned'``: they are trained too;
+            ``'lora'``: low-rank updates of a transformer are; ``'random'``: all weights are random and trained.
+        shares: Of the training labels, over 0 and up to 1.
+        seeds: Of weights, order and choice of labels.
+        epochs: Of each training.
+        lr: Highest learning rate; None searches for one in each training.
+        lora_rank: Of the low-rank updates.
+        weights: Files of weights by encoder, for machines without internet.
+        baselines: Whether to train the two baselines too where something is frozen.
+        reports: Whether to write a report for each training.
+        published: Scores of papers for the same data, shown in a column of their own.
+    """
+
+    data: Mapping[str, Any]
+    encoders: Sequence[str]
+    decoders: Sequence[str]
+    starts: Sequence[Start] = ('frozen', 'fine-tuned')
+    shares: Sequence[float] = (1.0,)
+    seeds: Sequence[int] = (0,)
+    epochs: int = 20
+    lr: float | None = None
+    lora_rank: int = 8
+    weights: Mapping[str, str] = field(default_factory=dict)
+    baselines: bool = True
+    reports: bool = False
+    published: Sequence[Published] = ()
+
+    def __post_init__(self) -> None:
+        """Check all names before anything is trained.
+
+        Raises:
+            ArgumentError: If a value is not valid or there is nothing to train.
+            UnknownNameError: If a decoder, a start or an argument of the data is unknown.
+        """
+        for name in ('encoders', 'decoders', 'starts', 'shares', 'seeds'):
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+                raise errors.ArgumentError(f'{name} must be a list that is not empty, got {value!r}')
+            if len(set(map(str, value))) < len(value):
+                raise errors.ArgumentError(f'{name} names {_repeated(value)!r} twice')
+        for start in self.starts:
+            if start not in STARTS:
+                raise errors.UnknownNameError('start', str(start), STARTS)
+        for share in self.shares:
+            if not isinstance(share, int | float) or not 0 < share <= 1:
+                raise errors.ArgumentError(f'shares must be numbers over 0 and up to 1, got {share!r}')
+        for name in ('epochs', 'lora_rank'):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise errors.ArgumentError(f'{name} must be a whole number from 1, got {getattr(self, name)!r}')
+        if self.lr is not None and not (isinstance(self.lr, int | float) and self.lr > 0):
+            raise errors.ArgumentError(f'lr must be a number above 0, or left out, got {self.lr!r}')
+        for decoder in self.decoders:
+            find_decoder(decoder)
+        if not isinstance(self.data, Mapping) or 'chips' not in self.data:
+            raise errors.ArgumentError('data must name the chips, such as data: {chips: folder, chip_size: 224}')
+        known = [name for name in inspect.signature(prepare_data).parameters if name not in SET_BY_GRID]
+        for name in self.data:
+            if name != 'chips' and name not in known:
+                raise errors.UnknownNameError('argument of data', str(name), [*known, 'chips'])
+        for name in self.weights:
+            if name not in self.encoders:
+                raise errors.UnknownNameError('encoder of weights', str(name), self.encoders)
+
+    def reading(self) -> dict[str, Any]:
+        """Return the arguments of `prepare_data` besides the chips."""
+        reading = {name: value for name, value in self.data.items() if name != 'chips'}
+        if not reading.get('test_path') and not reading.get('test_split_pct'):
+            reading = {'val_split_pct': 0.2, 'test_split_pct': 0.2} | reading
+        return reading
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One training."""
+
+    encoder: str
+    decoder: str
+    start: Start
+    share: float
+    seed: int
+    baseline: bool = False
+
+    @property
+    def slug(self) -> str:
+        """Name of its file."""
+        words = (Path(self.encoder).name, self.decoder, self.start, f'{self.share:g}', str(self.seed))
+        return '_'.join(re.sub(r'[^\w.-]+', '-', word) for word in words)
+
+
+def read_grid(path: str | Path) -> Grid:
+    """Read a grid from a YAML file.
+
+    Raises:
+        ConfigError: If the file cannot be read, or a key or value is not one of a grid.
+    """
+    place = Path(path)
+    try:
+        content = yaml.safe_load(place.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise errors.ConfigError(f'cannot read {place}: {error.strerror or error}') from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise errors.ConfigError(f'{place} is not YAML: {" ".join(str(error).split())}') from error
+    if not isinstance(content, dict):
+        raise errors.ConfigError(f'{place} must hold the keys of a grid, such as data, encoders and decoders')
+    known = [each.name for each in fields(Grid)]
+    for key in content:
+        if key not in known:
+            raise errors.ConfigError(f'{place}: {errors.UnknownNameError("key", str(key), known)}')
+    for key in ('data', 'encoders', 'decoders'):
+        if key not in content:
+            raise errors.ConfigError(f'{place} lacks {key}')
+    try:
+        published = tuple(Published(**row) for row in content.pop('published', None) or ())
+        return Grid(**content, published=published)
+    except (TypeError, ValueError) as error:
+        raise errors.ConfigError(f'{place}: {error}') from error
+
+
+def run_grid(grid: Grid, out: str | Path, *, part: tuple[int, int] | None = None) -> GridResult:
+    """Train all cells that are not trained yet, score them on the test chips, and write the tables and figures.
+
+    Args:
+        grid: What to train.
+        out: Folder for the cells, ``grid.csv``, ``grid.parquet``, ``grid.md`` and figures.
+        part: Which of several parts of the trainings to do, such as ``(3, 8)``; each may run in a process or on a
+            machine of its own, with one folder. The tables hold all that is there.
+
+    Returns:
+        All cells that are finished, those of other parts too.
+
+    Raises:
+        ArgumentError: If the part is no part.
+        ChipFolderError: If the chips cannot be read or divided, or have no class for each pixel.
+    """
+    if part is not None and not 1 <= part[0] <= part[1]:
+        raise errors.ArgumentError(f'part must be (number, of how many) from 1, such as (3, 8), got {part!r}')
+    root = Path(out)
+    whole = _read(grid, root)
+    if whole.task is not Task.PIXELS:
+        raise errors.ChipFolderError('a grid compares models of pixels; the chips hold no class for each pixel')
+    folder = root / f'cells_{_digest(grid, whole)}'
+    jobs = list(_jobs(grid))
+    mine = jobs if part is None else jobs[part[0] - 1 :: part[1]]
+    with ProgressBar(len(mine), 'benchmark', 'training') as bar:
+        for job in mine:
+            place = folder / f'{job.slug}.json'
+            cell = _read_cell(place)
+            if cell is None or cell.failure:  # the reason may be gone
+                cell = _train(grid, job, root, least=LEAST_CHIPS / max(len(whole.split.train), LEAST_CHIPS))
+                with files.atomic_write(place, make_folder=True) as target:
+                    target.write_text(json.dumps(cell.as_record()), encoding='utf-8')
+            bar.update(detail=f'{job.encoder}, {job.decoder}, {job.start}: {cell.describe()}')
+    cells = tuple(cell for job in jobs if (cell := _read_cell(folder / f'{job.slug}.json')) is not None)
+    parts = len(whole.split.train), len(whole.split.valid), len(whole.split.test)
+    result = GridResult(cells, len(jobs), tuple(whole.classes), parts, grid.epochs, tuple(grid.published))
+    result.save(root)
+    return result
+
+
+def find_decoder(name: str) -> type[Model]:
+    """Return a class of models of pixels by its name.
+
+    Raises:
+        UnknownNameError: If there is none.
+    """
+    known = {n: cls for n, cls in base.load_all().items() if Task.PIXELS in cls.tasks and n != 'PixelHead'}
+    if name not in known:
+        raise errors.UnknownNameError('decoder', str(name), known)
+    return known[name]
+
+
+def _jobs(grid: Grid) -> Iterator[_Job]:
+    """Yield all trainings, the baselines of a share first."""
+    for share in grid.shares:
+        if grid.baselines and 'frozen' in grid.starts:
+            for name, seed in itertools.product(BASELINES, grid.seeds):
+                yield _Job(name, 'linear', 'frozen', share, seed, baseline=True)
+        for row in itertools.product(grid.encoders, grid.decoders, grid.starts, grid.seeds):
+            yield _Job(row[0], row[1], row[2], share, row[3])
+
+
+def _read(grid: Grid, root: Path, **more: Any) -> ChipData:
+    with report_progress(lambda _: None):
+        return prepare_data(grid.data['chips'], **grid.reading(), working_dir=root / 'work', **more)
+
+
+def _train(grid: Grid, job: _Job, root: Path, *, least: float) -> Cell:
+    """Train and test one cell; one that no model can be made for says why."""
+    data = _read(grid, root, seed=job.seed, label_fraction=min(1.0, max(job.share, least)))
+    if data.test_dl is None:
+        raise errors.ChipFolderError('no chip is left to test on; pass more chips, or data: {test_path: ...}')
+    common: dict[str, Any] = {
+        'encoder': job.encoder,
+        'decoder': job.decoder,
+        'start': 'baseline' if job.baseline else job.start,
+        'share': job.share,
+        'seed': job.seed,
+        'chips': len(data.split.train),
+        'versions': {'geolearn': __version__, 'torch': torch.__version__, 'python': platform.python_version()},
+    }
+    torch.manual_seed(job.seed)
+    try:
+        model = _make(grid, job, data)
+    except (errors.BackboneError, errors.ArgumentError, errors.WeightsError, errors.BandError) as error:
+        return Cell(**common, metrics={}, class_iou={}, seconds=0.0, parameters=0, trained=0, failure=str(error))
+    started = time.perf_counter()
+    with report_progress(lambda _: None):
+        if job.encoder == BAND_STATISTICS:
+            model.fit(seed=job.seed)  # a linear layer on pixels has steps of its own
+        else:
+            model.fit(grid.epochs, grid.lr, seed=job.seed)
+    seconds = time.perf_counter() - started
+    network: Any = model.network  # a segmenter, for decoders are classes of models of pixels
+    found = evaluate_pixels(network, data.test_dl, data.classes)
+    iou = tabulate_metrics(found.confusion, data.classes)['iou']
+    if grid.reports:
+        (root / 'reports').mkdir(parents=True, exist_ok=True)
+        model.report(root / 'reports' / f'{job.slug}.html')
+    weights = list(model.network.parameters())
+    return Cell(
+        **common,
+        metrics={name: float(value) for name, value in found.metrics.items() if value is not None},
+        class_iou={str(name): float(value) for name, value in iou.items()},
+        seconds=seconds,
+        parameters=sum(weight.numel() for weight in weights),
+        trained=sum(weight.numel() for weight in weights if weight.requires_grad),
+    )
+
+
+def _make(grid: Grid, job: _Job, data: ChipData) -> Model:
+    make: Any
+    if job.encoder == BAND_STATISTICS:
+        make = base.load_all()['PixelHead']
+        return make(data, head='linear')
+    if job.baseline:
+        make = find_decoder('LinearProbe')
+        return make(data, RANDOM_NETWORK, pretrained=False, adapt=Adaptation(freeze='all'))
+    make = find_decoder(job.decoder)
+    if job.start == 'random':
+        return make(data, job.encoder, pretrained=False)
+    adapt = {
+        'frozen': Adaptation(freeze='all'),
+        'fine-tuned': Adaptation(),
+        'lora': Adaptation(lora_rank=grid.lora_rank),
+    }[job.start]
+    weights = {'weights': grid.weights[job.encoder]} if job.encoder in grid.weights else {}
+    return make(data, job.encoder, adapt=adapt, **weights)
+
+
+def _digest(grid: Grid, data: ChipData) -> str:
+    """Return what tells cells of other data or another training apart; what the lists of the grid hold may change."""
+    facts = [sorted(grid.reading().items()), list(data.table.names), grid.epochs, grid.lr, grid.lora_rank]
+    facts += [sorted(grid.weights.items())]
+    return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:12]
+
+
+def _read_cell(path: Path) -> Cell | None:
+    try:
+        return Cell.from_record(json.loads(path.read_text(encoding='utf-8')))
+    except FileNotFoundError:
+        return None
+
+
+def _repeated(values: Sequence[Any]) -> Any:
+    return next(value for index, value in enumerate(values) if value in values[:index])

@@ -1,0 +1,176 @@
+"""Grids of trainings on a few generated chips: every kind of cell, tables, figures, parts, and what is kept."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from geolearn.cli import main
+from geolearn.errors import ConfigError
+from geolearn.studies import Published, grid, grid_result, read_grid, run_grid
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+TEXT = """
+data: {{chips: {chips}, chip_size: 32, batch_size: 4, ignore_classes: [0]}}
+encoders: [vit_nano, test_resnet]
+decoders: [LinearProbe, FCN]
+starts: [frozen, random]
+shares: [0.5, 1.0]
+epochs: 1
+lr: 0.001
+published:
+- {{encoder: vit_nano, decoder: FCN, start: random, miou: 0.8, source: A paper}}
+"""
+
+
+@pytest.fixture
+def file(scene_chips, tmp_path):
+    path = tmp_path / 'toy.yaml'
+    path.write_text(TEXT.format(chips=scene_chips))
+    return path
+
+
+@pytest.fixture
+def unwritten(monkeypatch):
+    """No tables and figures: drawing takes seconds."""
+    monkeypatch.setattr(grid_result.GridResult, 'save', lambda self, folder: [])
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Trainings that take no time: a score for each, made from what it is; returns what was trained."""
+    done = []
+
+    def train(given, job, root, *, least):
+        done.append(job)
+        failure = (
+            'test_resnet has no published weights' if (job.encoder, job.start) == ('test_resnet', 'frozen') else ''
+        )
+        score = 0.5 + 0.2 * job.share + 0.05 * (job.encoder == 'vit_nano') + 0.01 * job.seed
+        return grid_result.Cell(
+            encoder=job.encoder,
+            decoder=job.decoder,
+            start='baseline' if job.baseline else job.start,
+            share=job.share,
+            seed=job.seed,
+            chips=8,
+            metrics={} if failure else {'miou': score, 'accuracy': 0.9},
+            class_iou={'water': score, 'snow': math.nan},
+            seconds=3.0 + job.seed,
+            parameters=100,
+            trained=10,
+            versions={'geolearn': '0'},
+            failure=failure,
+        )
+
+    monkeypatch.setattr(grid, '_train', train)
+    return done
+
+
+def test_a_grid_trains_what_models_can_be_and_says_what_not(scene_chips, tmp_path, unwritten):
+    """Real trainings of one epoch: a frozen encoder without weights is not possible, the rest has scores."""
+    small = grid.Grid(
+        data={'chips': str(scene_chips), 'chip_size': 32, 'batch_size': 4, 'ignore_classes': [0]},
+        encoders=['test_resnet'],
+        decoders=['FCN'],
+        starts=['frozen', 'random'],
+        epochs=1,
+        lr=1e-3,
+    )
+    result = run_grid(small, tmp_path)
+    scores = {(cell.encoder, cell.start): cell for cell in result.cells}
+    assert set(scores) == {
+        ('band statistics', 'baseline'),
+        ('random convolutions', 'baseline'),
+        ('test_resnet', 'frozen'),
+        ('test_resnet', 'random'),
+    }
+    assert 'test_resnet' in scores['test_resnet', 'frozen'].failure
+    for key, cell in scores.items():
+        if key != ('test_resnet', 'frozen'):
+            assert 0 <= cell.metrics['miou'] <= 1
+            assert 0 < cell.trained <= cell.parameters
+    convolutions = scores['random convolutions', 'baseline']
+    assert convolutions.trained < convolutions.parameters / 2, 'its encoder is frozen'
+    assert scores['test_resnet', 'random'].trained == scores['test_resnet', 'random'].parameters
+
+
+def test_tables_figures_and_notes(file, tmp_path, untrained, capsys):
+    main(['benchmark', str(file)])
+    shown = capsys.readouterr().out
+    out = tmp_path / 'toy'
+    assert len(untrained) == 2 * (2 + 8)
+    assert '| vit_nano | FCN | random | 0.650 | 0.750 | 0.800 |' in shown
+    assert '| band statistics | linear | baseline | 0.600 | 0.700 | - |' in shown
+    assert '| test_resnet | FCN | frozen | - | - | - |' in shown
+    assert 'Not possible: test_resnet FCN frozen: test_resnet has no published weights' in shown
+    assert 'Published, not computed here: A paper.' in shown
+    assert (out / 'grid.md').read_text() in shown
+    table = pd.read_csv(out / 'grid.csv')
+    assert len(table) == 20
+    assert {*'encoder decoder start share seed miou seconds'.split(), 'iou water', 'geolearn version'} <= set(table)
+    assert pd.read_parquet(out / 'grid.parquet').shape == table.shape
+    assert {path.name for path in out.glob('*.png')} == {'scores.png', 'shares.png', 'costs.png'}
+
+
+def test_a_second_run_trains_only_what_is_missing(file, tmp_path, untrained, unwritten):
+    small = read_grid(file)
+    first = run_grid(small, tmp_path / 'out')
+    count = len(untrained)
+    assert run_grid(small, tmp_path / 'out').to_markdown() == first.to_markdown()
+    again = {(job.encoder, job.start) for job in untrained[count:]}
+    assert again == {('test_resnet', 'frozen')}, 'what was not possible is tried again'
+    count = len(untrained)
+    more = grid.Grid(**{**vars(small), 'seeds': (0, 1)})
+    result = run_grid(more, tmp_path / 'out')
+    assert {job.seed for job in untrained[count:] if job.encoder != 'test_resnet'} == {1}
+    assert result.table().loc[('vit_nano', 'FCN', 'random'), '100 %, std'] == pytest.approx(0.01 / math.sqrt(2))
+
+
+def test_parts_make_the_whole(file, tmp_path, untrained, unwritten):
+    small = read_grid(file)
+    part = run_grid(small, tmp_path / 'parts', part=(2, 3))
+    assert (len(part.cells), part.wanted) == (7, 20)
+    assert '13 of 20 trainings are not finished' in part.to_markdown()
+    for number in (1, 3):
+        whole = run_grid(small, tmp_path / 'parts', part=(number, 3))
+    assert len({job.slug for job in untrained}) == 20
+    assert whole.to_markdown() == run_grid(small, tmp_path / 'one').to_markdown()
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'said'),
+    [
+        ('epochs:', 'epoch:', "unknown key 'epoch'; did you mean 'epochs'"),
+        ('decoders: [LinearProbe', 'decoders: [LinearProb', "did you mean 'LinearProbe'"),
+        ('starts: [frozen', 'starts: [frosen', "did you mean 'frozen'"),
+        ('shares: [0.5', 'shares: [50', 'shares must be numbers over 0 and up to 1'),
+        ('chip_size:', 'chipsize:', "unknown argument of data 'chipsize'; did you mean 'chip_size'"),
+        ('miou: 0.8', 'miou: 80', 'mean IoU in 0..1'),
+        ('miou: 0.8', 'iou: 0.8', 'iou'),
+        ('encoders: [vit_nano', 'encoders: [test_resnet', "encoders names 'test_resnet' twice"),
+        ('epochs: 1', 'epochs: none', 'epochs must be a whole number'),
+        ('data:', 'data: 3\n#', 'lacks|not YAML|data must name the chips'),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_trained(file, old, new, said):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    with pytest.raises(ConfigError, match=said):
+        read_grid(file)
+
+
+GRIDS = sorted((Path(__file__).parents[2] / 'recipes' / 'grids').glob('*.yaml'))
+
+
+@pytest.mark.parametrize('path', GRIDS, ids=lambda path: path.stem)
+def test_the_grids_that_ship_are_read(path):
+    assert {'frozen', 'random'} <= set(read_grid(path).starts)
+
+
+def test_published_scores_are_shares():
+    with pytest.raises(ValueError, match='0..1'):
+        Published(encoder='a', decoder='b', start='frozen', miou=80.6, source='c')
