@@ -126,7 +126,7 @@ def main() -> None:
         measure_presto('Sentinel-2', every[2:12], arguments.pixels)
     if arguments.skip != 'olmoearth':
         measure_olmoearth('nano', 128, 4)
-        measure_olmoearth('base', 64, 2)
+        measure_olmoearth('base', 64, 1)
 
 
 if __name__ == '__main__':

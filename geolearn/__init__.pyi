@@ -9,6 +9,7 @@ from geolearn.embed.attention import attention_maps
 from geolearn.embed.embeddings import Embeddings
 from geolearn.embed.grids import embed_raster
 from geolearn.embed.many import embed_many
+from geolearn.embed.pixels import PixelTimeSeries, embed_pixels
 from geolearn.errors import GeoLearnError
 from geolearn.inference.vectorize import vectorize_map
 from geolearn.models import (
@@ -73,6 +74,7 @@ __all__ = [
     'PanopticFPN',
     'PixelHead',
     'PixelRegressor',
+    'PixelTimeSeries',
     'RTDetr',
     'RetinaNet',
     'RotatedFCOS',
@@ -89,6 +91,7 @@ __all__ = [
     'describe_backbone',
     'embed',
     'embed_many',
+    'embed_pixels',
     'embed_raster',
     'export_training_data',
     'from_arrays',

@@ -165,9 +165,8 @@ class SensorEncoder(nn.Module):
 
     def forward(self, x: Tensor, days: Tensor) -> Tensor:
         """Encode standardized bands (n, T, bands) of days of the year (n, T), 1 to 366, as (n, d)."""
-        return self.attn_pool(
-            self.transformer_encoder(self.embedding(x) + embed_days(days, self.embedding[0].out_features))
-        )
+        tokens = self.embedding(x)
+        return self.attn_pool(self.transformer_encoder(tokens + embed_days(days, tokens.shape[2]).to(tokens.dtype)))
 
 
 def embed_days(days: Tensor, dim: int) -> Tensor:
@@ -338,7 +337,8 @@ def find_bands(
                 "as Band('VV_ascending', common_name='vv', is_radar=True)"
             )
         at = match_bands([bands[i] for i in positions], record.inputs[1].get_bands())
-        scale, shift = (1.0, 1.0), (0.0, 0.0)
+        scale: tuple[float, ...] = (1.0, 1.0)
+        shift: tuple[float, ...] = (0.0, 0.0)
         if orbit == 'descending' and version != '1':
             ascending, descending = record.inputs[1:3]
             scale = tuple(a / b for a, b in zip(ascending.std, descending.std))

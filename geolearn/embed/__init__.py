@@ -7,9 +7,11 @@ _HOMES = {
     'AttentionMaps': 'attention',
     'EmbeddingSource': 'embeddings',
     'Embeddings': 'embeddings',
+    'PixelTimeSeries': 'pixels',
     'attention_maps': 'attention',
     'embed': 'imagery',
     'embed_many': 'many',
+    'embed_pixels': 'pixels',
     'embed_raster': 'grids',
 }
 
@@ -17,9 +19,11 @@ __all__ = [
     'AttentionMaps',
     'EmbeddingSource',
     'Embeddings',
+    'PixelTimeSeries',
     'attention_maps',
     'embed',
     'embed_many',
+    'embed_pixels',
     'embed_raster',
 ]
 
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from geolearn.embed.grids import embed_raster
     from geolearn.embed.imagery import embed
     from geolearn.embed.many import embed_many
+    from geolearn.embed.pixels import PixelTimeSeries, embed_pixels
 
 
 def __getattr__(name: str) -> object:
