@@ -1,6 +1,7 @@
 """What every benchmark shares: interleaved rounds, medians, peak memory of a child process, the closing JSON line."""
 
 import argparse
+import gc
 import json
 import resource
 import statistics
@@ -40,11 +41,18 @@ def interleave(
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
     warm_up: bool = True,
+    rest: float = 0.0,
 ) -> dict[str, list[float]]:
-    """Time jobs in turn, so that whatever else the machine does hits all of them alike; one warm-up round first."""
+    """Time jobs in turn, so that whatever else the machine does hits all of them alike; one warm-up round first.
+
+    Every second round goes backwards: what a job leaves behind, such as threads, hits its two neighbors alike.
+    `rest` seconds lie between two jobs: the threads of some libraries, such as OpenVINO, spin for a while.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for index in range(rounds + warm_up):
-        for name, job in jobs.items():
+        for name, job in list(jobs.items())[:: -1 if index % 2 else 1]:
+            gc.collect()
+            time.sleep(rest)
             started = clock()
             job()
             if index or not warm_up:

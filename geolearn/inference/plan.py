@@ -17,7 +17,7 @@ BLENDS: tuple[Blend, ...] = ('hann', 'crop')
 BUFFER_BYTES = 512 * 2**20
 """What rows and tiles take at most, unless the caller says otherwise."""
 
-TILED_BUFFER_BYTES = 96 * 2**20
+TILED_BUFFER_BYTES = 72 * 2**20
 """The same where a raster is read in parts at hardly any cost: it is stored in tiles, and what overlaps is cut."""
 
 

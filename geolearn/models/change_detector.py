@@ -271,7 +271,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             device: Torch device; None means CUDA where there is one.
             compile: Compile the network first: up to a minute, then convolutions run 1.1 to 1.4 times as fast.
             max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB,
-                or 96 MiB where a raster is stored in tiles and ``blend`` is ``'crop'``. Wider rasters are mapped in
+                or 72 MiB where a raster is stored in tiles and ``blend`` is ``'crop'``. Wider rasters are mapped in
                 parts side by side, at the cost of reading some blocks twice.
             overwrite: Replace files that exist.
             cog: Write cloud-optimized GeoTIFFs, with overviews; False writes plain ones.

@@ -122,7 +122,7 @@ def predict_raster(
             network's ONNX graph, of the bundle where ``save(..., export='onnx')`` wrote one, else made first; or
             ``'auto'``, the fastest of those installed by a short measurement. Maps may differ in a few pixels.
         max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB, or
-            96 MiB where a raster is stored in tiles and ``blend`` is ``'crop'``. Wider rasters are mapped in parts side
+            72 MiB where a raster is stored in tiles and ``blend`` is ``'crop'``. Wider rasters are mapped in parts side
             by side, at the cost of reading some blocks twice.
         overwrite: Replace files that exist.
         cog: Write cloud-optimized GeoTIFFs, with overviews; False writes plain ones.
