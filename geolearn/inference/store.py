@@ -143,7 +143,7 @@ class PieceStore:
         Raises:
             RasterError: If one cannot be written.
         """
-        log.info('joining the pieces of %s, which takes about a minute for each 2,000 Mpx', self.target)
+        log.info('making %s of its pieces', self.target)
         with self._reported():
             for layer, pieces, parts in zip(self._layers, self._finished, self._tallies):
                 tallies = merge_tallies(parts, layer.content.count)
