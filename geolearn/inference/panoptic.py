@@ -185,7 +185,7 @@ def _burn(shapes: Sequence[tuple[Any, int]], bounds: np.ndarray, place: Any, sha
     cols, rows = np.array([0, shape[1], 0, shape[1]]), np.array([0, 0, shape[0], shape[0]])
     x, y = place.a * cols + place.b * rows + place.c, place.d * cols + place.e * rows + place.f
     near = (bounds[:, 0] <= x.max()) & (bounds[:, 2] >= x.min()) & (bounds[:, 1] <= y.max()) & (bounds[:, 3] >= y.min())
-    chosen = [shapes[index] for index in np.flatnonzero(near)]
+    chosen = [shapes[index] for index in np.flatnonzero(near).tolist()]
     if not chosen:
         return np.zeros(shape, np.uint32)
     burnt: np.ndarray = rasterize(chosen, shape, transform=place, dtype='uint32')

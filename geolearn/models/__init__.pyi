@@ -11,6 +11,7 @@ from geolearn.models.object_detector import (
     RTDetr,
     SingleShotDetector,
 )
+from geolearn.models.panoptic import PanopticFPN, PanopticModel
 from geolearn.models.pixel_classifiers import (
     FCN,
     FPN,
@@ -50,6 +51,8 @@ __all__ = [
     'ObjectDetector',
     'PSPNet',
     'PSPNetClassifier',
+    'PanopticFPN',
+    'PanopticModel',
     'PixelClassifier',
     'PixelHead',
     'PixelRegressor',
