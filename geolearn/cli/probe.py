@@ -61,7 +61,14 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     sar.add_argument('--weights', help='file of weights of a named backbone')
     sar.add_argument('--from-scratch', action='store_true', help='without weights, for trials')
     sar.add_argument('--starts', nargs='+', choices=STARTS, default=STARTS, help=f'default: {", ".join(STARTS)}')
-    sar.add_argument('--inputs', nargs='+', choices=INPUTS, default=INPUTS, help=f'default: {", ".join(INPUTS)}')
+    sar.add_argument(
+        '--inputs',
+        dest='kinds',  # `inputs` names the arguments that are files, see `check_inputs`
+        nargs='+',
+        choices=INPUTS,
+        default=INPUTS,
+        help=f'default: {", ".join(INPUTS)}',
+    )
     sar.add_argument(
         '--shares', nargs='+', type=number(0, 1, above=True), default=[0.001, 0.01, 0.1], help='default: 0.001 0.01 0.1'
     )
@@ -159,7 +166,7 @@ def run_sar(arguments: argparse.Namespace) -> None:
         pretrained=not arguments.from_scratch,
         weights=arguments.weights,
         starts=arguments.starts,
-        inputs=arguments.inputs,
+        inputs=arguments.kinds,
         shares=arguments.shares,
         seeds=arguments.seeds,
         epochs=arguments.epochs,

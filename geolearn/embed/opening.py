@@ -67,6 +67,7 @@ def open_to_embed(source: Any, options: EncoderOptions, wanted: Wanted, stack: E
         RasterError: If it cannot be read, has no pixel with data, or the bands that are wanted cannot be told.
         BandError: If nothing says what its bands are and the backbone needs to know.
     """
+    _refuse_dates(source)
     # of one file, values of NoData are matched where its bands are
     shared = wanted.nodata if isinstance(wanted.nodata, int | float) or not is_one(source) else None
     dataset = stack.enter_context(open_raster(source, nodata=shared, warp=True))
@@ -85,6 +86,36 @@ def open_to_embed(source: Any, options: EncoderOptions, wanted: Wanted, stack: E
     encoder = make_encoder(options, bands, pixels, dtype=dtype)
     encoder = replace(encoder, spec=replace(encoder.spec, cell_size=cell_size(dataset.geobox)))
     return OpenRaster(encoder, reading.match_raster(dataset, encoder.spec, read), read)
+
+
+def _refuse_dates(source: Any) -> None:
+    """Refuse lists of rasters of several dates: an encoder sees one, and a mosaic would show the first of them alone.
+
+    Raises:
+        RasterError: If the list holds lists, or files of the same bands over the same ground.
+    """
+    if is_one(source):
+        return
+    advice = (
+        'an encoder sees images of one date: embed each date by itself (embed_many embeds several in one run), and put '
+        'the vectors side by side'
+    )
+    files = list(source)
+    if any(isinstance(file, list | tuple) for file in files):
+        raise RasterError(f'{len(files)} lists of rasters are those of several dates; {advice}')
+    places: dict[tuple[Any, ...], Any] = {}
+    for file in files:
+        if not isinstance(file, str | Path):
+            return
+        with open_raster(file) as raster:
+            if raster.count == 1:  # bands of one scene may lie in a file each
+                return
+            place = (raster.shape, tuple(raster.transform)[:6], raster.stated)
+        if place in places:
+            raise RasterError(
+                f'{places[place]} and {file} hold the same bands of the same ground, so two dates; {advice}'
+            )
+        places[place] = file
 
 
 def open_as(first: OpenRaster, source: Any, stack: ExitStack) -> OpenRaster:

@@ -60,6 +60,7 @@ class MultiLabelScores:
 
     Micro scores, precision and recall pool the decisions on all classes; macro scores are means over the classes that
     occur in truth or prediction. F2 weighs recall above precision. Hamming loss is the share of wrong decisions.
+    Probes take macro means over the classes in the truth alone, as published ones do; see `geolearn.probe.scores`.
 
     Args:
         count: Number of classes.

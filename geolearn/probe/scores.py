@@ -1,4 +1,11 @@
-"""Scores of decisions: per class, and their micro and macro means."""
+"""Scores of decisions: per class, and their micro and macro means.
+
+Probes follow scikit-learn and the published probes that they stand beside: a macro mean is over the classes that some
+tested item has, and a class that items have but that is never predicted has precision 0. `MultiLabelScores` of
+`geolearn.metrics`, which watches a training, takes the mean over the classes that occur in truth or prediction, so that
+one that is predicted without ever being there counts as 0. The two differ in no other way: they agree wherever every
+predicted class has a tested item, and their micro means always do.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -208,3 +208,15 @@ def test_the_command_line_takes_the_same_names(scene, grid, catalog, tmp_path, c
         main(['embed', str(catalog), str(tmp_path / 'many'), '--each', *words])
     assert '1 of 4 scenes failed' in capsys.readouterr().err
     assert (tmp_path / 'many' / 'scene1.tif').exists()
+
+
+def test_rasters_of_several_dates_are_refused_with_the_way_to_embed_them(scene, scene_pixels, tmp_path):
+    later = tmp_path / 'later.tif'
+    place = {'transform': Affine(10, 0, 500_000, 0, -10, 5_200_000), 'crs': 'EPSG:32632'}
+    write_raster(later, scene_pixels + 5, **place, band_names=('B02', 'B03', 'B04', 'B08'))
+    options = {'pretrained': False, 'sensor': 'sentinel2_l2a'}
+    with pytest.raises(RasterError, match='hold the same bands of the same ground, so two dates; .*embed_many'):
+        embed_raster([scene, later], tmp_path / 'grid.tif', 'vit_nano', **options)
+    with pytest.raises(RasterError, match='2 lists of rasters are those of several dates'):
+        embed_raster([[scene], [later]], tmp_path / 'grid.tif', 'vit_nano', **options)
+    assert not (tmp_path / 'grid.tif').exists()

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import linear_model, metrics, neighbors, preprocessing
@@ -11,6 +12,7 @@ from sklearn import linear_model, metrics, neighbors, preprocessing
 import geolearn
 from geolearn.embed.embeddings import Embeddings, EmbeddingSource
 from geolearn.errors import MissingExtraError, UnknownNameError
+from geolearn.metrics import MultiLabelScores
 from geolearn.probe import (
     METHODS,
     ProbeOptions,
@@ -415,3 +417,21 @@ def test_projections_lay_items_out_and_show_one_class_against_the_rest():
 def test_the_function_is_not_hidden_by_its_package():
     assert 'geolearn.probe' in sys.modules
     assert geolearn.probe is probe
+
+
+def test_scores_of_probes_and_of_trainings_differ_where_their_docstrings_say():
+    rng = np.random.default_rng(0)
+    truth, decided = rng.random((2, 60, 4)) < 0.4
+
+    def both():
+        scores = MultiLabelScores(4)
+        scores.add(torch.from_numpy(np.where(decided, 2.0, -2.0)), torch.from_numpy(truth.astype(float)))
+        return Counts.of(truth, decided, multi_label=True).values(), scores.values()
+
+    names = ('f1_micro', 'f1_macro', 'f2_micro', 'f2_macro', 'hamming_loss')
+    of_probe, of_training = both()
+    assert [of_probe[name] for name in names] == pytest.approx([of_training[name] for name in names])
+    truth[:, 3] = False  # predicted without ever being there
+    of_probe, of_training = both()
+    assert of_training['f1_macro'] == pytest.approx(3 / 4 * of_probe['f1_macro'])
+    assert of_training['f1_micro'] == pytest.approx(of_probe['f1_micro'])

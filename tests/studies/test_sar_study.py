@@ -94,8 +94,14 @@ def test_finished_cells_are_kept(study, chips, monkeypatch):
 def test_one_command_runs_it(chips, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sar, '_train', lambda data, *_, **__: {'miou': 0.4, 'chips': 2})
     words = ['study', 'sar', str(chips), str(tmp_path), '--backbone', 'vit_nano', '--from-scratch', '--epochs', '1']
-    main([*words, '--inputs', 'UNet', '--shares', '0.1', '--chip-size', '32', '--batch-size', '4'])
-    assert '| UNet | scratch |' in capsys.readouterr().out
+    words += ['--shares', '0.1', '--chip-size', '32', '--batch-size', '4']
+    main([*words, '--inputs', 'UNet'])
+    found = capsys.readouterr().out
+    assert '| UNet | scratch |' in found
+    assert 'tokens' not in found
+    main(words)  # all inputs, as the help says
+    found = capsys.readouterr().out
+    assert all(f'| {name} |' in found for name in sar.INPUTS)
 
 
 def test_unknown_inputs_are_named(chips, tmp_path):
