@@ -15,6 +15,7 @@ SMALL = {'dim': 48, 'depth': 4, 'heads': 3}
 
 FAMILIES = [
     ('dofa_base', SMALL, S2),
+    ('dofa_v2_base', SMALL, S2),
     ('prithvi_v2_600M_TL', SMALL, S2),
     ('clay_large', SMALL, S2),
     ('copernicus_fm_base', SMALL, S2),
