@@ -203,6 +203,3 @@ def test_images_that_cannot_be_targets_are_refused(pairs, sharp, scene_chips, tm
         prepare_data(sharp[0], downsample=2)
     with pytest.raises(ChipFolderError, match='whole number in 1..16'):
         prepare(sharp[0], tmp_path, downsample=0)
-    # without asking for it, a note says what is not read
-    data = prepare_data(pairs, dataset_type='Export_Tiles', batch_size=4)
-    assert any("target='images'" in note for note in data.notes)

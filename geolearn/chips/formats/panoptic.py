@@ -104,19 +104,10 @@ def read_panoptic(
 
     Raises:
         RasterError: If a file cannot be read.
-        ChipFolderError: If a file does not fit the image, or an object has no pixel of its class.
+        ChipFolderError: If a file does not fit the image.
     """
     classes = tiles.read_class_raster(label, shape, unlabelled)
-    objects = rcnn.read_instances(files, shape)
-    assert classes.raster is not None
-    for value, mask in zip(objects.class_ids.tolist(), objects.masks or ()):
-        if not (classes.raster[mask] == value).any():
-            path = next(path for known, path in files if known == value)
-            raise ChipFolderError(
-                f'{path} numbers an object of class {value}, of whose pixels none has this class in {label}; export '
-                'both from the same labels'
-            )
-    return replace(objects, raster=classes.raster, unlabelled=classes.unlabelled)
+    return replace(rcnn.read_instances(files, shape), raster=classes.raster, unlabelled=classes.unlabelled)
 
 
 class PanopticWriter(tiles.ClassifiedWriter):

@@ -270,9 +270,7 @@ def list_export_tiles(folder: Path, metadata: ExportMetadata) -> Listing:
     images = files.list_images(FolderContent(folder).images)
     chips = tuple(ChipSource(name, ((path,),), (), read_no_label) for name, path in sorted(images.items()))
     unread = [name for name in ('images2', 'labels') if (folder / name).is_dir()]
-    notes = [f'{name}/ is not read: these are tiles' for name in unread if name != 'images2']
-    if 'images2' in unread:
-        notes.append("images2/ is not read; pass target='images' to predict them from images/")
+    notes = [f'{name}/ is not read: these are tiles' for name in unread]
     stems = {name.rpartition('/')[2] for name in images}
     for place in [*visible_folders(folder), *visible_folders(folder.resolve().parent)[:_SEARCHED]]:
         if place.name not in unread and (example := _label_of(place, stems)):

@@ -95,12 +95,6 @@ def test_objects_of_no_class_are_refused(export, save):
         list_panoptic(export, read_metadata(export))
 
 
-def test_objects_without_a_pixel_of_their_class_are_refused(export, save):
-    save(export / 'labels2' / 'Small Car' / '0.tif', CARS[:, ::-1])
-    with pytest.raises(ChipFolderError, match=r'numbers an object of class 8, of whose pixels none has this class'):
-        list_panoptic(export, read_metadata(export)).chips[0].read_label((2, 4))
-
-
 def test_a_raster_of_another_size_is_named(export, save):
     path = save(export / 'labels2' / 'Small Car' / '0.tif', CARS[:1])
     with pytest.raises(ChipFolderError, match=rf'{path.name} is 4x1 pixels but its image is 4x2'):
