@@ -61,6 +61,7 @@ class BackboneInfo:
             ('parameters', f'{self.parameters / 1e6:.1f} M' if self.parameters else ''),
             ('bands', ANY_BANDS if r.any_bands else ', '.join(self.bands) or ANY_CHANNELS),
             ('license', r.license + (f' ({self.restrictions})' if self.restrictions else '')),
+            ('terms', r.terms),
             ('weights', _weights_line(r, self.weights)),
             ('embeds', _embedding_line(r)),
             ('paper', r.paper),

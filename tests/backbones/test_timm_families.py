@@ -46,7 +46,11 @@ def check(name, form):
 
 @pytest.mark.parametrize('form', ['pyramid', 'tokens'])
 @pytest.mark.parametrize(
-    'name', ['sam2_hiera_tiny', 'samvit_base_patch16', 'hiera_tiny_224', 'ghostnet_050', 'test_vit', 'test_convnext']
+    'name',
+    [
+        *('sam2_hiera_tiny', 'samvit_base_patch16', 'vit_small_patch16_dinov3', 'hiera_tiny_224', 'ghostnet_050'),
+        *('test_vit', 'test_convnext'),
+    ],
 )
 def test_a_family_is_a_backbone_or_is_refused_in_words(name, form):
     check(name, form)

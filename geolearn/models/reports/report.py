@@ -108,6 +108,7 @@ def backbone_section(spec: ModelSpec, load_report: loading.LoadReport | None) ->
         facts += [
             ('network', f'{record.family}, width {record.dim}, {record.depth} blocks'),
             ('license of the weights', record.license + (' (no commercial use)' if record.non_commercial else '')),
+            *([('terms of the weights', record.terms)] if record.terms else []),
             ('paper', record.paper),
         ]
         if spec.pretrained and record.sources:
