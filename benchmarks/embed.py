@@ -16,7 +16,8 @@ reading and writing, which run beside the encoder, count in full.
     probe_peak_mb         peak memory of both, the vectors among it, in MB
     pixel_head            a PixelHead on a raster of 64 AlphaEarth bands / reading it and writing a map alone
     pixel_head_mpx_s      its megapixels per second
-    pretrain_dino         steps/s of the loop of `pretrain` / a bare loop over the same network and batches
+    pretrain_dino         steps/s of the loop of `pretrain` / a bare loop over the same network and batches (no bar with
+                          --quick, whose steps are too short)
     pretrain_mae          the same of a masked autoencoder
 """
 
@@ -111,7 +112,7 @@ def measure_raster(folder: Path, quick: bool) -> dict[str, Check]:
 
 def measure_memory(folder: Path, quick: bool) -> dict[str, Check]:
     """Compare the peak memory of two rasters, each embedded in a process of its own."""
-    width, height = (320, 320) if quick else (2240, 1120)
+    width, height = (224, 224) if quick else (2240, 1120)
     peaks = []
     for factor in (1, 4):
         path = write_noise(folder / f'high{factor}.tif', (factor * height, width))
@@ -251,7 +252,7 @@ def measure_pixel_head(folder: Path, quick: bool) -> dict[str, Check]:
         'map': lambda: model.predict_raster(path, out, product='alphaearth v1', cog=False, overwrite=True, **memory),
         'read_write': lambda: read_and_write(path, folder / 'copy.tif', side),
     }
-    seconds = interleave(jobs, rounds=2 if quick else 1, warm_up=False)
+    seconds = interleave(jobs, rounds=1, warm_up=False)
     ratio, fastest = median_ratio(seconds, 'map', 'read_write'), min(seconds['map'])
     rate = side**2 / fastest / 1e6
     print(f'PixelHead, 64 bands, {side} px: {rate:.1f} Mpx/s, map / reading and writing = {ratio:.2f}')
