@@ -33,8 +33,8 @@ BROWSERS = ('chromium-headless-shell', 'chromium', 'chromium-browser', 'google-c
 # how long an example takes says more about the machine's other work than about the code
 _ANY_MACHINE = {'deadline': None, 'suppress_health_check': [HealthCheck.too_slow]}
 # the same commit gives the same answer; HYPOTHESIS_PROFILE=search looks for examples that nobody has seen yet
-settings.register_profile('geolearn', derandomize=True, **_ANY_MACHINE)
-settings.register_profile('search', **_ANY_MACHINE)
+settings.register_profile('geolearn', derandomize=True, max_examples=60, **_ANY_MACHINE)
+settings.register_profile('search', max_examples=200, **_ANY_MACHINE)
 settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'geolearn'))
 
 

@@ -128,7 +128,7 @@ def test_a_script_of_pixel_classification_runs(scene_chips, tmp_path):
     assert {'dofa_base', 'plain_unet'} <= set(found['backbones'])
 
 
-@pytest.mark.parametrize('name', ['DeepLab', 'PSPNetClassifier'])
+@pytest.mark.parametrize('name', [pytest.param('DeepLab', marks=pytest.mark.slow), 'PSPNetClassifier'])
 def test_the_other_pixel_classes_go_by_the_same_script(name, scene_chips, tmp_path):
     found = run(SHORT.replace('CLASS', name), path=str(scene_chips), working_dir=tmp_path)
     assert set(found['iou']) == set(found['data'].classes)

@@ -49,8 +49,15 @@ class Small(nn.Module):
         return self.inner.parameters(recurse)
 
 
-@pytest.mark.parametrize('backwards', [False, True])
-@pytest.mark.parametrize('error', [torch.cuda.OutOfMemoryError, RuntimeError])
+@pytest.mark.parametrize(
+    ('backwards', 'error'),
+    [
+        (False, torch.cuda.OutOfMemoryError),
+        (True, RuntimeError),
+        pytest.param(True, torch.cuda.OutOfMemoryError, marks=pytest.mark.slow),
+        pytest.param(False, RuntimeError, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize('room', [3, 1])
 def test_smaller_portions_make_the_same_steps(backwards, error, room, capsys):
     def train_dl():
