@@ -206,8 +206,8 @@ def count(grid: TileGrid) -> int:
 def main() -> None:
     """Measure and report."""
     quick = parse_quick(__doc__)
-    side, tiny_side = (1408, 1536) if quick else (4096, 10240)
-    widths = (1024, 4096) if quick else (1024, 4096, 20480)
+    side, tiny_side = (1216, 1536) if quick else (4096, 10240)
+    widths = (1024, 3072) if quick else (1024, 4096, 20480)
     vit, vit_side = ('dofa_small', 448) if quick else ('dofa_base', 896)
     print(f'{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} threads')
     with tempfile.TemporaryDirectory() as scratch:
@@ -257,7 +257,7 @@ def main() -> None:
             blend='crop',
             graph=model.onnx_graph,
         )
-        seconds |= interleave(engines, rounds=4 if quick else 3, rest=0.5)
+        seconds |= interleave(engines, rounds=3, rest=0.2)
         pixels = dict.fromkeys(convolution, side) | dict.fromkeys(engines, scene_side)
         pixels |= dict.fromkeys(transformers, vit_side)
         for name, values in seconds.items():
