@@ -6,7 +6,7 @@ import torch
 class Brighter(torch.nn.Module):
     """Class 1 where the first band is brighter than the second, else 2."""
 
-    context = None
+    context, finer = None, 1
 
     class backbone:
         has_position_grid = False

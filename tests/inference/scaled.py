@@ -12,7 +12,7 @@ class Scaled(nn.Module):
     def __init__(self, outputs=2):
         super().__init__()
         self.backbone = SimpleNamespace(has_position_grid=False, strides=(16,))
-        self.context = None
+        self.context, self.finer = None, 1
         self.weight = nn.Parameter(torch.linspace(-1, 1, outputs))
         self.calls = 0
 

@@ -22,7 +22,7 @@ class SquareDetector(nn.Module):
     """
 
     backbone = SimpleNamespace(has_position_grid=False, strides=(1,))
-    context = None
+    context, finer = None, 1
 
     def __init__(self, *, masks=False, ends_at=-1, end=None) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ class Blurred(nn.Module):
     def __init__(self, context=0.0, stops_after=None):
         super().__init__()
         self.backbone = SimpleNamespace(has_position_grid=context > 0, strides=(16,))
-        self.context = None
+        self.context, self.finer = None, 1
         self.weight = nn.Parameter(torch.tensor([1.0, -0.7, 0.2]))
         self.fade, self.calls, self.stops_after = context, 0, stops_after
 

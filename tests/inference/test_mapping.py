@@ -66,7 +66,7 @@ class Plain(nn.Module):
             self.conv.weight.copy_(weight - weight.flip(-1))  # sums are 0, so that every class has its turn
             self.conv.bias.copy_(torch.arange(classes) / 512)
         self.backbone = SimpleNamespace(has_position_grid=False, strides=(1,))
-        self.context = None
+        self.context, self.finer = None, 1
         self.computed = 0
 
     def forward(self, x):
@@ -116,7 +116,7 @@ class InContext(nn.Module):
     def __init__(self, classes=3):
         super().__init__()
         self.backbone = SimpleNamespace(has_position_grid=True, strides=(16,))
-        self.context = None
+        self.context, self.finer = None, 1
         self.weight = nn.Parameter(torch.arange(2.0, 2.0 + classes))
 
     def forward(self, x):

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures('one_thread')]
 class Blurred(nn.Module):
     """The mean of all bands around each pixel, in tenths."""
 
-    context = None
+    context, finer = None, 1
 
     class backbone:
         has_position_grid = False

@@ -178,7 +178,7 @@ def test_a_fine_raster_is_mapped_at_the_size_of_training(tmp_path, save, spec):
         def __init__(self):
             super().__init__()
             self.backbone = type('B', (), {'has_position_grid': False, 'strides': (1,)})
-            self.context = None
+            self.context, self.finer = None, 1
             self.weight = torch.nn.Parameter(torch.zeros(1))
 
         def forward(self, x):

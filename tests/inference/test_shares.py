@@ -35,7 +35,7 @@ class Placed(nn.Module):
     def __init__(self, outputs=3, context=0.3, stops_after=None):
         super().__init__()
         self.backbone = SimpleNamespace(has_position_grid=context > 0, strides=(16,))
-        self.context = None
+        self.context, self.finer = None, 1
         self.weight = nn.Parameter(torch.linspace(1, -0.7, outputs))
         self.fade, self.calls, self.stops_after = context, 0, stops_after
 

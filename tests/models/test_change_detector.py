@@ -157,7 +157,7 @@ def model(pairs_folder, prepare):
     class Fell(torch.nn.Module):
         def __init__(self, backbone):
             super().__init__()
-            self.context = None
+            self.context, self.finer = None, 1
             self.backbone, self.weight = backbone, torch.nn.Parameter(torch.zeros(()))
 
         def forward(self, x):
