@@ -14,19 +14,22 @@ from geolearn.chips.emd import read_metadata
 from geolearn.chips.exporting.metadata import ExportDescription, band_statistics
 from geolearn.chips.exporting.run import ChipWriter
 from geolearn.chips.formats import FORMATS, find_writer
-from geolearn.chips.formats.coco import list_coco, run_lengths
+from geolearn.chips.formats.coco import list_coco, list_coco_obb, run_lengths
+from geolearn.chips.formats.dota import list_dota
 from geolearn.chips.formats.imagenet import list_imagenet
 from geolearn.chips.formats.kitti import list_kitti
 from geolearn.chips.formats.labeled import list_labeled_tiles, list_multilabeled_tiles
 from geolearn.chips.formats.panoptic import list_panoptic
 from geolearn.chips.formats.rcnn import list_rcnn_masks
+from geolearn.chips.formats.shapes import oriented_label
 from geolearn.chips.formats.tiles import list_classified_tiles, list_export_tiles
 from geolearn.chips.formats.voc import list_voc
 from geolearn.chips.formats.writing import number_objects
-from geolearn.chips.formats.yolo import list_yolo
+from geolearn.chips.formats.yolo import list_yolo, list_yolo_obb
 from geolearn.chips.label import Label, Task, mask_boxes
 from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError, RasterError, UnknownNameError
+from geolearn.oriented.overlap import array_overlaps
 from geolearn.raster import GeoBox, read_image
 from geolearn.statistics import RunningStatistics
 
@@ -42,6 +45,9 @@ READERS = {
     'Panoptic_Segmentation': list_panoptic,
     'COCO_rectangles': list_coco,
     'YOLO_rectangles': list_yolo,
+    'DOTA': list_dota,
+    'YOLO_OBB': list_yolo_obb,
+    'COCO_OBB': list_coco_obb,
 }
 SIDE = 8
 NAMES = ('Solar Panel', 'Wälder', '森', 'c d e')
@@ -85,6 +91,10 @@ def labels(draw, task, values):
             (x[0], y[0], x[1], y[1]) for x, y in draw(st.lists(st.tuples(pairs, pairs), min_size=count, max_size=count))
         ]
         return Label(class_ids=chosen, boxes=np.array(boxes, np.float32).reshape(-1, 4))
+    if task is Task.ORIENTED:
+        middle, side, angle = st.floats(1, SIDE - 1), st.floats(2, SIDE), st.floats(-4, 4)
+        rows = draw(st.lists(st.tuples(middle, middle, side, side, angle), min_size=count, max_size=count))
+        return oriented_label(chosen, rows)
     if task is Task.UNLABELLED:
         return Label()
     masks = [draw(arrays(bool, (SIDE, SIDE))) for _ in chosen]
@@ -125,7 +135,10 @@ def test_what_is_written_is_read(metadata_format, data):
             assert place.transform == PLACE.transform
             read = found[stem].read_label((SIDE, SIDE))
             assert not read.skipped
-            if task is Task.INSTANCES or task is Task.PANOPTIC or read.boxes is not None:
+            if task is Task.ORIENTED:
+                assert read.class_ids.tolist() == truth.class_ids.tolist()
+                assert (array_overlaps(read.turned, truth.turned) > 0.999).all()
+            elif task is Task.INSTANCES or task is Task.PANOPTIC or read.boxes is not None:
                 assert canonical(read) == canonical(truth)
             else:
                 assert canonical(read)[0] == canonical(truth)[0]
