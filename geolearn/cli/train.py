@@ -186,11 +186,12 @@ def check_model_name(name: str) -> None:
     Raises:
         UnknownNameError: If there is none of that name.
     """
-    from geolearn import HOMES, __all__, errors
+    import geolearn
+    from geolearn.errors import UnknownNameError
 
-    known = set(__all__) - {*HOMES, 'load_model', '__version__'}
+    known = set(geolearn.__all__) - {*geolearn.HOMES, 'load_model', '__version__'}
     if name not in known:
-        raise errors.UnknownNameError('model', name, known)
+        raise UnknownNameError('model', name, known)
 
 
 def choose_options(cls: 'type[Model]', arguments: argparse.Namespace) -> dict[str, Any]:
