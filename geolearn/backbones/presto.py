@@ -173,8 +173,14 @@ class Presto(pixel_series.PixelTrunk):
             if name not in self.groups:
                 continue
             at = list(self.groups[name])
-            dates = slice(0, 1) if name == STATIC else slice(None)
-            part = values[:, dates, at]
+            part, there = values[:, :, at], complete[:, :, at].all(dim=2)
+            if name == STATIC:  # one token: of the first date that holds it
+                first = there.int().argmax(dim=1)
+                part = part[torch.arange(n, device=device), first][:, None]
+                there = there.any(dim=1, keepdim=True)
+            if name == CLASSES:  # other codes, such as 9, mean no class
+                there = there & (part[..., 0] >= 0) & (part[..., 0] < LAND_COVERS)
+                some_missing = True
             token = self._embed(name, part)
             channel = self.channel_embed.weight[number].expand(token.shape[1], -1)
             if name == STATIC:
@@ -182,7 +188,7 @@ class Presto(pixel_series.PixelTrunk):
             else:
                 encoding = torch.cat([months, channel, positions], dim=1)
             tokens.append(token + encoding)
-            seen.append(complete[:, dates, at].all(dim=2))
+            seen.append(there)
         place = self.latlon_embed(_on_the_sphere(location)).to(series.dtype)[:, None]
         tokens.insert(0, place.expand(n, -1, -1))
         if not some_missing:

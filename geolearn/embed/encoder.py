@@ -283,7 +283,7 @@ def make_encoder(options: EncoderOptions, bands: Sequence[Band], sample: np.ndar
         None if options.weights is None else str(options.weights),
         options.resolution_m,
         device,
-        _time_of(options.backbone) + _time_of(options.weights),
+        (_state_of(options.backbone), _state_of(options.weights)),
     )
     network = _build_network(
         backbone, tuple(normalization.mean), tuple(normalization.std), options.layer, options.attention, device
@@ -315,7 +315,7 @@ def _build_backbone(
     weights: str | None,
     resolution_m: float | None,
     device: torch.device,
-    changed: int,
+    state: object,
 ) -> tuple[Backbone, str]:
     """Build a frozen backbone, and hash its weights; the last one is kept, for one image after the other."""
     # random weights are the same in every run, so that what they embed can be compared
@@ -352,12 +352,15 @@ def _build_network(
     return network.to(device).eval()
 
 
-def _time_of(weights: str | Path | None) -> int:
-    """Return when a file of weights was last changed, 0 for none."""
+def _state_of(weights: str | Path | None) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of a file of weights, or of the files in a folder of them; nothing where there is none."""
+    place = Path('' if weights is None else weights)
     try:
-        return 0 if weights is None else os.stat(weights).st_mtime_ns
+        paths = sorted(place.rglob('*')) if weights is not None and place.is_dir() else [place]
+        states = [(path.name, path.stat()) for path in paths if weights is not None and path.is_file()]
     except OSError:  # what opens it says so
-        return 0
+        return ()
+    return tuple((name, state.st_size, state.st_mtime_ns) for name, state in states)
 
 
 def choose_side(network: EmbeddingNetwork, options: EncoderOptions) -> int:

@@ -139,15 +139,15 @@ class PixelTimeSeries:
             )
         given = list(bands.values()) if isinstance(bands, Mapping) else columns
         known = scaling.name_bands(len(columns), given, sensor=sensor)
-        if (twice := table.duplicated([pixel, when])).any():
+        moments = _read_moments(table[when])
+        calendar = moments if isinstance(moments, Calendar) else Calendar.of(sorted(set(moments)))
+        labels: list[Any] = list(calendar.days or calendar.months)
+        own = table[when].astype(int) if not calendar.days else pd.Series(moments, index=table.index)
+        if (twice := pd.MultiIndex.from_arrays([table[pixel], own]).duplicated()).any():
             row = table[twice].iloc[0]
             raise ValueError(
                 f'pixel {row[pixel]!r} has several rows of {when} {row[when]}; take their mean, or drop all but one'
             )
-        moments = _read_moments(table[when])
-        calendar = moments if isinstance(moments, Calendar) else Calendar.of(sorted(set(moments)))
-        labels = list(calendar.days) or list(calendar.months)
-        own = table[when].astype(int) if not calendar.days else pd.Series(moments, index=table.index)
         names = list(dict.fromkeys(table[pixel]))
         rows, dates = {n: i for i, n in enumerate(names)}, {moment: i for i, moment in enumerate(labels)}
         values = np.full((len(names), len(labels), len(columns)), np.nan, np.float32)
@@ -166,7 +166,9 @@ def _read_moments(column: pd.Series) -> Calendar | list[date]:
     if pd.api.types.is_integer_dtype(column) and column.between(0, 99).all():
         return Calendar(tuple(sorted({int(month) for month in column})))
     try:
-        return [moment.date() for moment in pd.to_datetime(column)]
+        # whole numbers such as 20240501; pandas takes them for nanoseconds
+        style = '%Y%m%d' if pd.api.types.is_numeric_dtype(column) else None
+        return [moment.date() for moment in pd.to_datetime(column.astype(str) if style else column, format=style)]
     except (ValueError, TypeError) as error:
         raise ValueError(f'the column {column.name!r} holds neither dates nor months 1 to 12: {error}') from error
 
@@ -191,7 +193,11 @@ def embed_pixels(
         weights: A file or folder with them instead of fetching them.
         device: Torch device; None means CUDA where there is one.
 
+    Returns:
+        A vector for each pixel; NaN where it has no value in any band at any date.
+
     Raises:
+        ArgumentError: If the backbone scales values by itself, and another normalization is named.
         BackboneError: If the backbone is not one of single pixels, cannot take the dates, or has to know places.
         BandError: If it does not know the bands.
         RasterError: If no pixel has data, or values look normalized already.
@@ -223,7 +229,9 @@ def embed_pixels(
             values = torch.from_numpy(series.values[part]).to(where)
             normalized = first(values[..., None, None])[..., 0, 0]
             places = None if series.locations is None else torch.from_numpy(series.locations[part]).float().to(where)
-            found.append(trunk.encode_all(normalized, series.calendar, places).cpu().numpy())
+            vectors = trunk.encode_all(normalized, series.calendar, places).cpu().numpy()
+            vectors[~np.isfinite(series.values[part]).any(axis=(1, 2))] = np.nan  # place and date alone make no vector
+            found.append(vectors)
     report = net.load_report
     source = EmbeddingSource(
         backbone=net.name,

@@ -383,6 +383,8 @@ def _absolute_inside(source: str) -> str:
 
     Archives too: ``/vsizip/scene.zip/scene.tif`` and ``zip://scene.zip!scene.tif``.
     """
+    if source.startswith('/vsi') and not source.startswith(_ARCHIVES) or re.match(_REMOTE, source):
+        return source  # names no file of this machine, whatever lies beside
     if source.startswith('/vsi'):
         head, tail = re.match(r'((?:/vsi\w+/)+)(.*)', source, re.DOTALL).groups('')  # type: ignore[union-attr]
         parts = tail.split('/')
@@ -395,6 +397,11 @@ def _absolute_inside(source: str) -> str:
     if number is not None:
         pieces[number] = os.path.abspath(pieces[number])
     return ''.join(pieces)
+
+
+_ARCHIVES = tuple(f'/vsi{kind}/' for kind in ('zip', 'tar', 'gzip', '7z', 'rar', 'subfile', 'sparse'))
+
+_REMOTE = r'(?:https?|ftp|s3|gs|az|abfss?|swift|oss|hdfs)://'
 
 
 def _list_failed(path: Path, failed: Sequence[Outcome]) -> None:

@@ -262,16 +262,20 @@ def source_facts(source: Source) -> dict[str, Any]:
     return {'files': states or src.name, 'place': place, 'bands': source.indexes, **area}
 
 
-_digests: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, float, float]], str]] = WeakKeyDictionary()
+_digests: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int, float, float]], str]] = WeakKeyDictionary()
 """Of networks, with marks of their weights: on small scenes, hashing takes as long as the network."""
 
 
 def weights_digest(network: nn.Module) -> str:
     """Return a hash, in hex, of all weights."""
     tensors = network.state_dict()
-    # every seventh: a kernel that is flipped or moved keeps its sum
+    # the version counts changes in place; `tensor.data` escapes it, so sums too, of every seventh as well: a kernel that is
+    # flipped or moved keeps its sum
     flat = {name: tensor.detach().reshape(-1) for name, tensor in tensors.items()}
-    marks = [(tensor.data_ptr(), float(tensor.sum()), float(tensor[::7].sum())) for tensor in flat.values()]
+    marks = [
+        (tensor.data_ptr(), _version(tensors[name]), float(tensor.sum()), float(tensor[::7].sum()))
+        for name, tensor in flat.items()
+    ]
     known, text = _digests.get(network, ([], ''))
     if text and known == marks:
         return text
@@ -281,6 +285,10 @@ def weights_digest(network: nn.Module) -> str:
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     _digests[network] = marks, digest.hexdigest()
     return digest.hexdigest()
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _as_json(detections: TileDetections) -> dict[str, Any]:

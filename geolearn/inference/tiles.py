@@ -641,6 +641,9 @@ def read_batches(
         top = int(row[0].tile.read.row_off)
         return max(top, 0), min(top + height, shape[0])
 
+    def beyond(end: int) -> Callable[[list[_WantedTile]], bool]:
+        return lambda row: reach(row)[1] > end
+
     tile_bytes = 4 * len(sources) * len(sources[0].indexes) * height * width
     total = len(grid.rows) * len(grid.cols)
     batch_size = fit_batch_size(batch_size, total - first, tile_bytes, memory=memory)
@@ -656,7 +659,7 @@ def read_batches(
             for rows in rolling:
                 rows.rows(top, bottom)
                 # block rows may hold several rows of tiles: the first one that they do not is read meanwhile
-                following = coming.find(lambda other, end=rows.end: reach(other)[1] > end)
+                following = coming.find(beyond(rows.end))
                 if following is not None:
                     rows.read_ahead(*reach(following))
             for number, tile, wanted in row:
