@@ -1,6 +1,5 @@
 """Encoder: a backbone with its normalization, bound to bands, that turns images into grids of vectors."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -353,7 +352,7 @@ def _build_network(
 
 
 def _state_of(weights: str | Path | None) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size and time of a file of weights, or of the files in a folder of them; nothing where there is none."""
+    """Return name, size and time of a file of weights, or of all files in a folder; nothing where there is none."""
     place = Path('' if weights is None else weights)
     try:
         paths = sorted(place.rglob('*')) if weights is not None and place.is_dir() else [place]

@@ -383,7 +383,7 @@ def _absolute_inside(source: str) -> str:
 
     Archives too: ``/vsizip/scene.zip/scene.tif`` and ``zip://scene.zip!scene.tif``.
     """
-    if source.startswith('/vsi') and not source.startswith(_ARCHIVES) or re.match(_REMOTE, source):
+    if (source.startswith('/vsi') and not source.startswith(_ARCHIVES)) or re.match(_REMOTE, source):
         return source  # names no file of this machine, whatever lies beside
     if source.startswith('/vsi'):
         head, tail = re.match(r'((?:/vsi\w+/)+)(.*)', source, re.DOTALL).groups('')  # type: ignore[union-attr]

@@ -269,8 +269,8 @@ _digests: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int, float, float]]
 def weights_digest(network: nn.Module) -> str:
     """Return a hash, in hex, of all weights."""
     tensors = network.state_dict()
-    # the version counts changes in place; `tensor.data` escapes it, so sums too, of every seventh as well: a kernel that is
-    # flipped or moved keeps its sum
+    # the version counts changes in place, which `tensor.data` escapes; sums see those, and sums of every seventh see a
+    # kernel that is flipped or moved
     flat = {name: tensor.detach().reshape(-1) for name, tensor in tensors.items()}
     marks = [
         (tensor.data_ptr(), _version(tensors[name]), float(tensor.sum()), float(tensor[::7].sum()))
