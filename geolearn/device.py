@@ -59,7 +59,9 @@ def keep_freed_memory() -> None:
     """
     mallopt = _glibc('mallopt')
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _HEAP)
+        # glibc before 2.35 takes half a heap at most; a limit to trimming alone would switch its own threshold off
+        if not any(mallopt(_M_MMAP_THRESHOLD, size) for size in (_HEAP, _HEAP // 2)):
+            return
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         # heaps of threads other than the first are unmapped whole once they are empty, but for this margin
         mallopt(_M_TOP_PAD, _HEAP)

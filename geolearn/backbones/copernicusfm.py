@@ -7,6 +7,7 @@ patch, and of the date; what is not known of these has a learned code of its own
 """
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -64,6 +65,9 @@ VARIABLES = {
 LANGUAGE_DIM = 2048
 LANGUAGE_FILE = 'varname_embed_llama3.2_1B.pt'
 """The authors' file of vectors, looked for beside the weights and in the folder ``varname_embed`` there."""
+
+SAME_SHARE = 0.01
+"""Bands whose wavelengths differ by a larger share are not the same band; Sentinel-2A and 2B differ by less."""
 
 EPOCH = date(1970, 1, 1)
 
@@ -162,15 +166,20 @@ class CopernicusFM(ViT):
             square = table.reshape(1, side, side, -1).permute(0, 3, 1, 2)
             resized = F.interpolate(square, size=(h, w), mode='bicubic', align_corners=False, antialias=True)
             table = resized.flatten(2).transpose(1, 2)
-        return patches.permute(0, 2, 3, 1) + (table.reshape(1, h, w, -1) + self._codes()).to(patches.dtype)
+        return patches.permute(0, 2, 3, 1) + (table.reshape(1, h, w, -1) + self._codes(patches.shape[0])).to(
+            patches.dtype
+        )
 
     def first_tokens(self, x: Tensor) -> Tensor:
         """Return what the first block takes in the native form: tokens (B, 1 + h*w, D) with positions and codes."""
         tokens = self.place(self.embed(x)).flatten(1, 2)
-        return self.add_class_token(tokens, self.pos_embed[:, :1] + self._codes()[:, 0])
+        return self.add_class_token(tokens, self.pos_embed[:, :1] + self._codes(tokens.shape[0])[:, 0])
 
-    def _codes(self) -> Tensor:
-        """Make what place, area and time add to every token, (1, 1, 1, D)."""
+    def _codes(self, count: int) -> Tensor:
+        """Make what place, area and time add to every token of `count` images, (1 or count, 1, 1, D).
+
+        With several dates the images are those of all dates, one image after the other.
+        """
         d, device = self.dim, self.pos_embed.device
         place: Tensor = self.coord_token
         area: Tensor = self.scale_token
@@ -184,7 +193,10 @@ class CopernicusFM(ViT):
             side_km = self.ground_resolution_m * self.patch / 1000
             area = embed_log([side_km**2], 1e-3, 5.1e8, d).to(device)[None]
         if self.acquired:
-            when = embed_log([(self.acquired[0] - EPOCH).days], 1, 365.25, d).to(device)[None]
+            days = [(day - EPOCH).days for day in self.acquired]
+            when = embed_log(days, 1, 365.25, d).to(device)[:, None]
+            if len(days) > 1:
+                when = when.repeat(count // len(days), 1, 1)
         return (self.coord_fc(place) + self.scale_fc(area) + self.time_fc(when))[:, None]
 
 
@@ -202,14 +214,30 @@ def find_spectra(bands: Sequence[Band]) -> list[tuple[float, float]]:
         elif band.name in OLCI:
             found.append(OLCI[band.name])
         else:
-            try:
-                found.append(SPECTRA['sentinel2_l1c'][known[match_bands(known, [band])[0]].name])
-            except BandError as error:
-                raise BandError(
-                    f'the bandwidth of {band.name!r} is not known, which Copernicus-FM needs beside its wavelength; it '
-                    'knows those of Sentinel-2, of Sentinel-3 OLCI (Oa01 to Oa21) and radar: leave the band out'
-                ) from error
+            found.append(SPECTRA['sentinel2_l1c'][_find_sentinel2(band, known).name])
     return found
+
+
+def _find_sentinel2(band: Band, known: Sequence[Band]) -> Band:
+    """Return the band of Sentinel-2 that a band is: a common name alone, such as red, says nothing of bandwidth."""
+    advice = 'it knows those of Sentinel-2, of Sentinel-3 OLCI (Oa01 to Oa21) and radar: leave the band out'
+    try:
+        own = known[match_bands(known, [band])[0]]
+    except BandError as error:
+        raise BandError(
+            f'the bandwidth of {band.name!r} is not known, which Copernicus-FM needs beside its wavelength; {advice}'
+        ) from error
+    wave, exact = band.wavelength_um, own.wavelength_um
+    # B5 of Landsat has the wavelength of B8A of Sentinel-2, and another bandwidth
+    bare = re.sub(r'^B0*(?=\d)', 'B', band.name.upper())
+    other_name = re.fullmatch(r'B\d+A?', bare) is not None and bare != own.name
+    if wave is not None and exact is not None and (other_name or abs(wave - exact) > SAME_SHARE * exact):
+        raise BandError(
+            f'the bandwidth of {band.name!r} at {wave:g} um is not known, which Copernicus-FM needs beside its '
+            f'wavelength; Sentinel-2 {own.name} is at {exact:g} um. {advice[0].upper()}{advice[1:]}, or pass the '
+            f'band of Sentinel-2 that is to stand for it'
+        )
+    return own
 
 
 def find_variable(bands: Sequence[Band]) -> str | None:

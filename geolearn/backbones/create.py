@@ -137,6 +137,13 @@ def create_backbone(
     if resolution_m is not None:
         _set_resolution(backbone, resolution_m)
     if isinstance(backbone, PixelBackbone):
+        if patch is not None or temporal != 'mean':
+            raise BackboneError(
+                f'{backbone.name} reads the series of each pixel at once; leave patch and temporal out, '
+                f'got patch={patch!r}, temporal={temporal!r}'
+            )
+        if location is not None and not backbone.trunk.needs_location:
+            raise BackboneError(f'{backbone.name} knows no places; leave location out')
         backbone.set_dates(dates)
         backbone.set_location(location)
         return backbone

@@ -7,6 +7,7 @@ What is no image (weather, night lights, population, location) and the two land 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -247,10 +248,20 @@ def resample_patch_kernel(kernel: Tensor, patch: int) -> Tensor:
     k = kernel.shape[-1]
     if k == patch:
         return kernel
-    units = torch.eye(k * k).reshape(k * k, 1, k, k)
-    resize = F.interpolate(units, size=(patch, patch), mode='bicubic', antialias=True).flatten(1)
-    rows = kernel.float().flatten(2) @ torch.linalg.pinv(resize).T
+    # what a graph traces must not be kept for later calls
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    resample = (_resampling.__wrapped__ if traced else _resampling)(k, patch)
+    rows = kernel.float().flatten(2) @ resample.to(kernel.device)
     return rows.reshape(*kernel.shape[:2], patch, patch).to(kernel.dtype)
+
+
+@lru_cache(maxsize=16)
+def _resampling(k: int, patch: int) -> Tensor:
+    """Make the matrix (k * k, patch * patch) on the CPU by which rows of kernels are multiplied."""
+    with torch.inference_mode(False), torch.no_grad():
+        units = torch.eye(k * k, device='cpu').reshape(k * k, 1, k, k)
+        resize = F.interpolate(units, size=(patch, patch), mode='bicubic', antialias=True).flatten(1)
+        return torch.linalg.pinv(resize).T
 
 
 @building.register_family('galileo')

@@ -323,10 +323,12 @@ class OlmoEarth(BlockTrunk):
         """
         frames = x[:, None] if x.dim() == 4 else x
         b, t = frames.shape[:2]
-        frames = vit.pad_to_multiple(frames.flatten(0, 1), self.patch)
+        frames = frames.flatten(0, 1)
         there = torch.isfinite(frames)
         fixed = torch.compiler.is_exporting() or torch.jit.is_tracing()
         some_missing = fixed or not bool(there.all())
+        # what is padded holds no values: it must not make a patch at the edge count that has none
+        frames, there = (vit.pad_to_multiple(one, self.patch) for one in (frames, there))
         values = torch.where(there, frames, 0) if some_missing else frames
         if self.patch < KERNEL:
             size = [KERNEL * side // self.patch for side in values.shape[2:]]
@@ -374,6 +376,8 @@ class OlmoEarth(BlockTrunk):
         size = vit.choose_windows((h, w), window)
         wide = None if size is None else (size[0], size[1] * group)
         time = torch.tensor([count_days(day) for day in days], dtype=torch.float32, device=grid.device) / 30
+        if seen is None and size is not None and (h % size[0] or w % size[1]):
+            seen = grid.new_ones(grid.shape[:5], dtype=torch.bool)  # windows are padded, and padding is not attended to
         context = _Context((h, w), t, s, size, seen, time, self._step)
         blocks = [_PlacedBlock(block, context) for block in self.blocks]
         states = vit.windowed_states(

@@ -10,6 +10,7 @@ one vector. v1.1 and v2 take all dates with data, brought to the next multiple o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -366,6 +367,14 @@ def shape_of(state: Mapping[str, Tensor], heads: int) -> Shape:
     return Shape(dim, depth, heads, hidden, out, normed)
 
 
+def _check_provider(source: str, name: str) -> None:
+    """Refuse weights of v1.1 of the other provider of imagery: tensors are alike, statistics are not."""
+    file = Path(source.partition(' (')[0]).name.lower()
+    for part, needed in (('_aws', 'tessera_v1_1_aws'), ('_mpc', 'tessera_v1_1')):
+        if name.startswith('tessera_v1_1') and part in file and name != needed:
+            raise WeightsError(f'{file} goes with other statistics than those of {name}; pass backbone={needed!r}')
+
+
 def version_of(state: Mapping[str, Tensor]) -> str:
     """Tell the version of weights by the names of their tensors."""
     if any('gru_cell.' in name for name in state):
@@ -379,11 +388,12 @@ def build_tessera(name: str, bands: tuple[Band, ...], options: backbone.Backbone
     if options.drop_path:
         raise BackboneError(f'{name} drops no paths; pass drop_path=0')
     record = catalog.get_record(name)
-    version = {'tessera_v1': '1', 'tessera_v1_1': '1.1'}.get(name, '2')
+    version = {'tessera_v1': '1', 'tessera_v1_1': '1.1', 'tessera_v1_1_aws': '1.1'}.get(name, '2')
     optical, radar = find_bands(bands, record, version)
     checkpoint = building.read_checkpoint(record, bands, options)
     shape = replace(SHAPES[version], dim=record.dim, depth=record.depth, heads=record.heads)
     if checkpoint is not None:
+        _check_provider(checkpoint.source, name)
         if (found := version_of(checkpoint.state)) != version:
             raise WeightsError(f'weights {checkpoint.source} are of TESSERA v{found}, needed v{version}')
         shape = shape_of(checkpoint.state, record.heads)

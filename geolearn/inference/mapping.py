@@ -151,16 +151,19 @@ def map_raster(
 
 def map_request(spec: ModelSpec, network: Network, encoding: Encoding, request: 'MapRequest') -> Path:
     """Write a map; see `map_raster`."""
-    with ExitStack() as stack:
-        plan = plan_map(spec, network, encoding, request, stack)
-        journal = open_journal(plan.target, plan.facts, resume=request.options.resume)
-        store = stack.enter_context(plan.open_store(journal))
-        started = time.monotonic()
-        plan.compute(store)
-        plan.write(store)
-    store.remove()
-    if time.monotonic() - started > KEPT_SECONDS:
-        give_back_freed_memory()
+    started = time.monotonic()
+    try:
+        with ExitStack() as stack:
+            plan = plan_map(spec, network, encoding, request, stack)
+            journal = open_journal(plan.target, plan.facts, resume=request.options.resume)
+            store = stack.enter_context(plan.open_store(journal))
+            started = time.monotonic()
+            plan.compute(store)
+            plan.write(store)
+        store.remove()
+    finally:
+        if time.monotonic() - started > KEPT_SECONDS:
+            give_back_freed_memory()
     return plan.target
 
 

@@ -112,3 +112,26 @@ def test_bands_of_unknown_width_and_mixed_variables_are_refused(build):
     (build.folder / LANGUAGE_FILE).unlink()
     with pytest.raises(WeightsError, match='put that file beside .*copernicus.pth'):
         build((Band('NO2'),))
+
+
+def test_bands_of_another_sensor_are_not_taken_for_those_of_sentinel_2():
+    landsat, naip = get_bands('landsat8', ['B4', 'B5']), get_bands('naip')
+    for band in (*landsat, naip[0], Band('nir', 0.86, 'nir')):
+        with pytest.raises(BandError, match='bandwidth of .* is not known'):
+            find_spectra([band])
+    assert find_spectra([Band('B12', 2.2024, 'swir22'), Band('red', 0.6646, 'red')]) == [(2190, 180), (665, 30)]
+
+
+def test_every_date_has_a_time_of_its_own(build):
+    days, x = [date(2021, 1, 5), date(2021, 7, 5)], torch.rand(2, 2, 13, 16, 16)
+    net = build(S2, form='pyramid', dates=days)
+    alone = [build(S2, form='pyramid', dates=[day]) for day in days]
+    for one in alone:
+        one.load_state_dict(net.state_dict(), strict=False)
+    with torch.no_grad():
+        found = net(x)
+        each = [one(x[:, t]) for t, one in enumerate(alone)]
+        swapped = net(x.flip(1))
+    for together, *dates in zip(found, *each):
+        torch.testing.assert_close(together, torch.stack(dates).mean(dim=0))
+    assert not torch.allclose(found[0], swapped[0], atol=1e-3)

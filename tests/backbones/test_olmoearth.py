@@ -211,3 +211,17 @@ def test_patches_that_cannot_be_are_refused(folder):
         create_backbone('olmoearth_v1_nano', S2, pretrained=False, patch=3)
     with pytest.raises(BackboneError, match='takes patches of one size'):
         create_backbone('vit_nano', S2, pretrained=False, patch=4)
+
+
+def test_padding_holds_no_values_and_is_not_attended_to():
+    sets = choose_sets(S1, '1.2')
+    torch.manual_seed(0)
+    trunk = OlmoEarth(ViTConfig(48, 2, 4, grid=16, eps=1e-5), sets, '1.2', hidden=4, patch=8).eval()
+    x = torch.randn(2, 2, 20, 20)
+    x[0, :, 16:, 16:] = torch.nan
+    _, seen = trunk.embed(x, DAYS[:1])
+    assert seen[0, ..., 0, 0].tolist() == [[True, True, True], [True, True, True], [True, True, False]]
+    with torch.no_grad():
+        whole = trunk.maps(x[1:], [1], window=2)[0]
+        beside_missing = trunk.maps(x, [1], window=2)[0][1:]
+    torch.testing.assert_close(whole, beside_missing)

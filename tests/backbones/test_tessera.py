@@ -99,6 +99,17 @@ def test_what_it_has_to_know_is_asked_for(oracle, tmp_path, use_record):
     torch.save(oracle['v1']['state_dict'], tmp_path / 'file.pth')
     with pytest.raises(WeightsError, match='are of TESSERA v1, needed v2'):
         create_backbone('tessera_v2', S2, weights=tmp_path / 'file.pth', strides=None)
+    for options, message in (
+        ({'patch': 4}, 'leave patch and temporal out'),
+        ({'temporal': 'ltae'}, 'leave patch and temporal out'),
+        ({'location': (48, 16)}, 'knows no places'),
+    ):
+        with pytest.raises(BackboneError, match=message):
+            create_backbone('tessera_v2', S2, pretrained=False, strides=None, dates=DAYS, **options)
+    use_record(replace(catalog.get_record('tessera_v1_1'), dim=8, depth=1))
+    torch.save(oracle['v1.1']['state_dict'], tmp_path / 'tessera_v1_1_aws_encoder.pt')
+    with pytest.raises(WeightsError, match="pass backbone='tessera_v1_1_aws'"):
+        create_backbone('tessera_v1_1', (*S2, *UP), weights=tmp_path / 'tessera_v1_1_aws_encoder.pt', strides=None)
     trunk = make(oracle['v2']['state_dict'], 'v2', S2)
     with pytest.raises(BackboneError, match='takes the day of the year'):
         trunk.encode(torch.randn(1, 1, 10), Calendar((5,)), None)
