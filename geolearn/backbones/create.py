@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from datetime import date
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -177,12 +178,21 @@ def _as_bands(name: str, bands: object, sensor: str | None) -> tuple[Band, ...]:
             raise BandError('sensor goes with the names of bands; Band objects say themselves what they are')
         return get_bands(sensor, names)
     known = dict(zip(names, resolve_bands(names)))
-    if unknown := [n for n, band in known.items() if band.wavelength_um is None and not band.is_radar]:
+    named = list_quantities()
+    if unknown := [n for n, b in known.items() if b.wavelength_um is None and not b.is_radar and n not in named]:
         raise BandError(
             f'the names {unknown} do not say which bands they are; pass sensor= (one of {", ".join(list_sensors())}), '
             f'or Band objects: Band({unknown[0]!r}, <wavelength in micrometers>)'
         )
     return tuple(known[band] if isinstance(band, str) else band for band in given)
+
+
+@cache
+def list_quantities() -> frozenset[str]:
+    """Return the names of what some backbone takes by its name alone, without a wavelength, such as elevation."""
+    entries = [entry for record in catalog.read_catalog().values() for entry in record.inputs]
+    stated = [name for entry in entries if entry.sensor == catalog.PHYSICAL for name in entry.bands]
+    return frozenset(stated) | frozenset(copernicusfm.VARIABLES)
 
 
 def _set_resolution(backbone: Backbone, resolution_m: float) -> None:

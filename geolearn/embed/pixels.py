@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from geolearn import errors
-from geolearn.backbones import create_backbone
+from geolearn.backbones import catalog, create_backbone
 from geolearn.backbones.calendar import Calendar
 from geolearn.backbones.pixel_series import PixelBackbone
 from geolearn.bands import Band
@@ -208,13 +208,16 @@ def embed_pixels(
         net = create_backbone(backbone, series.bands, pretrained=pretrained, weights=weights, strides=None)
     if not isinstance(net, PixelBackbone):
         raise errors.BackboneError(f"{backbone} sees more than one pixel; take 'presto' or 'tessera_v2', or call embed")
+    if isinstance(normalize, str) and normalize not in ('pretraining', 'none') and catalog.needs_own_scaling(backbone):
+        raise errors.ArgumentError(
+            f'{backbone} computes with values in the units of its pretraining, which normalize={normalize!r} takes '
+            "away; leave normalize='pretraining', or pass (means, stds) that bring values to these units"
+        )
     trunk: Any = net.trunk
     if trunk.needs_location and series.locations is None:
         raise errors.BackboneError(f'{backbone} has to know where pixels lie; give PixelTimeSeries their locations')
     trunk.check_calendar(series.calendar)
-    flat = series.values.reshape(-1, len(series.bands))
-    complete = flat[np.isfinite(flat).all(axis=1)]
-    sample = complete[:: max(1, len(complete) // scaling.SAMPLE)].T
+    sample = _sample_bands(series)
     normalization, _ = scaling.choose_normalization(
         normalize, sample, series.bands, backbone, dtype='float32', pretrained=True, weights=weights
     )
@@ -246,6 +249,21 @@ def embed_pixels(
     )
     vectors = np.concatenate(found) if found else np.zeros((0, trunk.dim), np.float32)
     return Embeddings(vectors, source, series.names)
+
+
+def _sample_bands(series: PixelTimeSeries) -> np.ndarray:
+    """Return values (bands, n) that each band has, whatever dates others have: two sensors need share no day.
+
+    Raises:
+        RasterError: If a band has no value at all.
+    """
+    flat = series.values.reshape(-1, len(series.bands))
+    flat = flat[(np.nan_to_num(flat) != 0).any(axis=1)]  # rows of zeros are untagged borders
+    columns = [column[np.isfinite(column)] for column in flat.T]
+    if empty := [band.name for band, column in zip(series.bands, columns) if not len(column)]:
+        raise errors.RasterError(f'{", ".join(empty)}: no pixel holds data at any date; leave these bands out')
+    count = min(scaling.SAMPLE, max(map(len, columns)))
+    return np.stack([column[np.linspace(0, len(column) - 1, count).astype(int)] for column in columns])
 
 
 CHUNK = 2**14

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
 from geolearn import normalize
+from geolearn.backbones.create import list_quantities
 from geolearn.bands import Band, get_bands, parse_wavelengths, resolve_bands
 from geolearn.errors import BackboneError, BandError, RasterError
 from geolearn.models.new_spec import weights_normalization, with_wavelengths
@@ -51,7 +53,10 @@ def name_bands(
             raise BandError('bands must be all names or all Band objects')
         known: Sequence[Band | str] = bands
         if names:
-            known = get_bands(sensor, names) if sensor is not None else resolve_bands(names)
+            known = resolve_bands(names)
+            if sensor is not None:
+                own = iter(get_bands(sensor, [name for name in names if name not in list_quantities()]))
+                known = [Band(name) if name in list_quantities() else next(own) for name in names]
         found = tuple(band for band in known if isinstance(band, Band))
     elif sensor is not None:
         found = get_bands(sensor)
@@ -82,9 +87,14 @@ def require_known(bands: Sequence[Band]) -> None:
     """Refuse bands of which nothing is known.
 
     Raises:
-        BandError: If one has no wavelength, no common name, and is not radar.
+        BandError: If one has no wavelength, no common name, and is neither radar nor a quantity that a
+            backbone knows by its name.
     """
-    unknown = [b.name for b in bands if b.wavelength_um is None and b.common_name is None and not b.is_radar]
+    unknown = [
+        b.name
+        for b in bands
+        if b.wavelength_um is None and b.common_name is None and not b.is_radar and b.name not in list_quantities()
+    ]
     if unknown:
         raise BandError(
             f'the names {unknown} do not say which bands they are; pass sensor= or bands= with names that do, or '
@@ -179,7 +189,10 @@ def refuse_normalized(
     """
     if np.dtype(dtype).kind in 'iu':
         return
-    rows = list(zip(bands, percentiles.low, percentiles.median, percentiles.high))
+    imaged = [band.is_radar or band.wavelength_um is not None or band.common_name is not None for band in bands]
+    if not any(imaged):
+        return  # an index or a height may lie anywhere
+    rows = list(compress(zip(bands, percentiles.low, percentiles.median, percentiles.high), imaged))
     scores = [
         low < LEAST_SCORE and high < MOST_SCORE and abs(mid) < 3 and high > 0
         if not band.is_radar
@@ -187,7 +200,8 @@ def refuse_normalized(
         for band, low, mid, high in rows
     ]
     stretched = [
-        0 <= least <= 1e-3 and 1 - 1e-3 <= most <= 1 for least, most in zip(statistics.minimum, statistics.maximum)
+        0 <= least <= 1e-3 and 1 - 1e-3 <= most <= 1
+        for least, most in compress(zip(statistics.minimum, statistics.maximum), imaged)
     ]
     found = 'standard scores (mean 0, std 1)' if all(scores) else 'bands stretched to 0..1' if all(stretched) else ''
     if found:

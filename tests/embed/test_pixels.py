@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from geolearn import PixelTimeSeries, create_backbone, embed_pixels
-from geolearn.errors import BackboneError
+from geolearn.backbones.calendar import Calendar
+from geolearn.bands import Band, get_bands
+from geolearn.errors import ArgumentError, BackboneError, RasterError
 
 BANDS = ['B2', 'B3', 'B4', 'B8']
 DAYS = [date(2021, 4, 5), date(2021, 5, 5), date(2021, 7, 4)]
@@ -80,3 +82,36 @@ def test_places_are_asked_for_and_other_backbones_refused(table, weights):
         embed_pixels(series, 'plain_unet', pretrained=False)
     with pytest.raises(ValueError, match='are they swapped'):
         PixelTimeSeries(series.values, series.bands, series.calendar, np.array([[100.0, 3.0]] * 3))
+
+
+def test_sensors_need_share_no_day(weights):
+    optical = get_bands('sentinel2_l2a', ['B4', 'B2', 'B3', 'B8', 'B8A', 'B5', 'B6', 'B7', 'B11', 'B12'])
+    radar = (Band('VV_ascending', None, 'vv', True), Band('VH_ascending', None, 'vh', True))
+    rng = np.random.default_rng(0)
+    values = np.full((5, 4, 12), np.nan, np.float32)
+    values[:, ::2, :10] = rng.uniform(300, 4000, (5, 2, 10))
+    values[:, 1::2, 10:] = rng.uniform(-20, -8, (5, 2, 2))
+    days = Calendar.of([date(2021, 5, day) for day in (1, 3, 6, 8)])
+    series = PixelTimeSeries(values, (*optical, *radar), days)
+    found = embed_pixels(series, 'tessera_v2', pretrained=False)
+    assert np.isfinite(found.values).all()
+    assert found.source.mean[10] == pytest.approx(-20.453039)
+    values[..., 3] = np.nan
+    with pytest.raises(RasterError, match='B8: no pixel holds data at any date'):
+        embed_pixels(PixelTimeSeries(values, series.bands, days), 'tessera_v2', pretrained=False)
+
+
+def test_quantities_are_known_by_their_names(table, weights):
+    table['B8'] += 2000
+    table['elevation'], table['slope'], table['NDVI'] = 300.0, 2.0, 0.4
+    series = read(table)
+    more = PixelTimeSeries.from_table(table, [*BANDS, 'elevation', 'slope', 'NDVI'], sensor='sentinel2_l2a')
+    a, b = (embed_pixels(one, weights=weights) for one in (series, more))
+    assert (more.bands[4], np.isfinite(b.values).all()) == (Band('elevation'), True)
+    assert not np.allclose(a.values, b.values, atol=1e-3)
+    index = PixelTimeSeries.from_table(table, ['NDVI'])
+    assert np.isfinite(embed_pixels(index, weights=weights).values).all()
+    assert create_backbone('copernicus_fm_base', ['elevation'], pretrained=False).trunk is not None
+    for normalize in ('dataset', 'minmax', 'robust'):
+        with pytest.raises(ArgumentError, match='units of its pretraining'):
+            embed_pixels(series, weights=weights, normalize=normalize)
