@@ -20,7 +20,7 @@ from geolearn.classes import ClassInfo
 from geolearn.inference import vectors
 from geolearn.inference.detect_raster import DetectRequest, plan_detection
 from geolearn.inference.detecting import merge_tiles
-from geolearn.inference.encoding import ClassEncoding, output_encoding
+from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.mapping import MapRequest, map_request
 from geolearn.inference.merging import TileDetections
 from geolearn.inference.resume import open_checkpoint
@@ -132,7 +132,8 @@ def _write_map(
     mapped: Path, target: Path, frame: Any, spec: ModelSpec, free: int, nodata: float, min_area: int
 ) -> None:
     """Write the map strip by strip: small regions of stuff dropped, objects burnt on top."""
-    _, void = output_encoding(spec.class_infos)
+    # one NoData for both bands: no class has this value, and no object this number
+    void = 0 if all(info.value for info in spec.class_infos) else 2**32 - 1
     shapes = list(zip(frame.geometry, frame['id']))[::-1]  # the highest-scoring last, on top of the others
     bounds = frame.geometry.bounds.to_numpy()[::-1] if len(frame) else np.zeros((0, 4))
     value_of = np.concatenate([[0], frame['value'].to_numpy(np.uint32)]).astype(np.uint32)
@@ -151,25 +152,27 @@ def _write_map(
         with writer as dst, ProgressBar(src.height, 'merging', 'row') as bar:
             for top in range(0, src.height, rows):
                 bottom = min(top + rows, src.height)
-                classes = _stuff(src, top, bottom, free, nodata, void, min_area)
+                classes, known = _stuff(src, top, bottom, free, nodata, void, min_area)
                 place = Affine(t.a, t.b, t.c + t.b * top, t.d, t.e, t.f + t.e * top)
-                ids = _burn(shapes, bounds, place, classes.shape)
+                ids = np.where(known, _burn(shapes, bounds, place, known.shape), 0)
                 dst.write(top, np.stack([np.where(ids > 0, value_of[ids], classes), ids]))
                 bar.update(bottom - top)
 
 
-def _stuff(src: Any, top: int, bottom: int, free: int, nodata: float, void: int, min_area: int) -> np.ndarray:
-    """Return class values of rows, void where there is a thing, no data, or a small region.
+def _stuff(
+    src: Any, top: int, bottom: int, free: int, nodata: float, void: int, min_area: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return class values of rows, void where there is a thing, no data, or a small region; and where there is data.
 
     A region of fewer than `min_area` pixels reaches over fewer rows than that, so what is small is seen whole.
     """
     first, last = max(top - min_area, 0), min(bottom + min_area, src.height)
     pixels, valid = read_window(src, Window(0, first, src.width, last - first), [1])
     classes = pixels[0].astype(np.uint32)
-    absent = (classes == free) | (classes == nodata)
+    known = classes != nodata
     if valid is not None:
-        absent |= ~valid
-    classes[absent] = void
+        known &= valid
+    classes[~known | (classes == free)] = void
     if min_area > 1:
         for value in np.unique(classes).tolist():
             if value != void:
@@ -177,7 +180,8 @@ def _stuff(src: Any, top: int, bottom: int, free: int, nodata: float, void: int,
                 small = np.bincount(labels.ravel()) < min_area
                 small[0] = False
                 classes[small[labels]] = void
-    return classes[top - first : bottom - first]
+    rows = slice(top - first, bottom - first)
+    return classes[rows], known[rows]
 
 
 def _burn(shapes: Sequence[tuple[Any, int]], bounds: np.ndarray, place: Any, shape: tuple[int, int]) -> np.ndarray:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from geolearn.arguments import record_arguments
 from geolearn.backbones.custom import ModuleBackbone
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
-from geolearn.errors import BundleError, ChipFolderError
+from geolearn.errors import BundleError, ChipFolderError, UnknownNameError
 from geolearn.inference import area, detecting, panoptic, reading, tiles
 from geolearn.inference.detect_raster import DetectRequest
 from geolearn.inference.mapping import MapOptions, MapRequest
@@ -189,7 +189,7 @@ class PanopticModel(base.Model):
         dst: str | Path,
         *,
         layer: str | Path | None = None,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         nms_overlap: float = 0.3,
         outline: detecting.merging.Outline = 'exact',
         bands: Sequence[str] | None = None,
@@ -218,7 +218,7 @@ class PanopticModel(base.Model):
                 band ``id``, which numbers the objects of the raster from 1, 0 elsewhere.
             layer: Of the objects; None takes `dst` with the suffix .gpkg. Columns are ``id``, ``Class``, ``value``,
                 ``Confidence`` (percent) and ``area``.
-            threshold: Lowest score of an object, 0..1.
+            threshold: Lowest score of an object, 0..1; None takes that of `merge`, with which the model was made.
             nms_overlap: Two objects of one class that overlap more, intersection over union, are merged.
             outline: ``'exact'``, ``'simplified'`` or ``'orthogonal'``.
             bands: Names of the raster's bands in file order, where the file names none or wrong ones.
@@ -242,8 +242,11 @@ class PanopticModel(base.Model):
         Raises:
             RasterError: If bands or units do not fit, a file exists, or reading or writing fails.
             MissingExtraError: If the libraries of the extra ``vector`` are not installed.
+            UnknownNameError: If there is no such outline.
             ValueError: If a number is out of its range.
         """
+        if outline not in get_args(detecting.merging.Outline):
+            raise UnknownNameError('outline', str(outline), get_args(detecting.merging.Outline))
         things, merge, rest = self._parts(self.spec)
         target = Path(dst).expanduser()
         read = tiles.ReadOptions(
@@ -257,7 +260,8 @@ class PanopticModel(base.Model):
             area.AreaOfInterest(aoi, bbox, bbox_crs),
         )
         tiling = tiles.TilingOptions(tile_size, batch_size=batch_size, device=device)
-        options = detecting.DetectOptions(threshold, nms_overlap, False, outline, overlap)
+        least = merge.threshold if threshold is None else threshold
+        options = detecting.DetectOptions(least, nms_overlap, False, outline, overlap)
         side = float(rest.get('typical_side', 64.0))
         layer_path = target.with_suffix('.gpkg') if layer is None else Path(layer).expanduser()
         job = panoptic.PanopticRequest(

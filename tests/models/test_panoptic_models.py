@@ -1,17 +1,21 @@
 """Panoptic models segment stuff and things, on chips and over rasters, where no tile's edge splits an object."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import torch
 from affine import Affine
+from rasterio.features import geometry_mask
 
 from geolearn.batch import Detections, PanopticMap
-from geolearn.errors import ChipFolderError, ExportError, RasterError
+from geolearn.classes import ClassInfo
+from geolearn.errors import ChipFolderError, ExportError, RasterError, UnknownNameError
 from geolearn.metrics import count_segments, panoptic_quality
 from geolearn.models import PanopticFPN, load_model
 from geolearn.networks.detection.architecture import RCNNOptions
@@ -195,3 +199,51 @@ def test_labels_without_stuff_or_things_are_refused(write_panoptic, tmp_path):
         data = prepare_data(chips, chip_size=48, batch_size=2, val_split_pct=0.5, ignore_classes=ignored)
         with pytest.raises(ChipFolderError, match=match):
             PanopticFPN(data, 'test_resnet', pretrained=False)
+
+
+def test_many_objects_and_an_area_where_a_class_has_the_value_of_no_data(exact, save, tmp_path):
+    infos = (ClassInfo(0, 'grass', (0, 99, 0)), *exact.spec.class_infos[1:])
+    model = PanopticFPN.of(replace(exact.spec, class_infos=infos), exact.network)
+    classes, numbers = np.ones((112, 112), np.uint16), np.zeros((112, 112), np.uint16)
+    for number, (row, col) in enumerate(np.ndindex(17, 16), 1):
+        part = np.s_[6 * row + 2 : 6 * row + 6, 6 * col + 2 : 6 * col + 6]
+        classes[part], numbers[part] = 3, number
+    image = np.stack([classes, numbers, numbers])
+    path = save(tmp_path / 'scene.tif', image, names=['Red', 'Green', 'Blue'], transform=PLACE)
+    triangle = shapely.Polygon([PLACE @ corner for corner in ((0, 0), (112, 0), (0, 111))])
+    for area in (None, triangle):
+        out = model.predict_raster(
+            path, tmp_path / 'map.tif', tile_size=128, scale=1.0, threshold=0.1, aoi=area, overwrite=True
+        )
+        with rasterio.open(out) as src:
+            found, ids = src.read()
+            inside = found != src.nodata
+            seen = src.read_masks(2) > 0
+        if area is None:
+            assert len(np.unique(ids)) == 17 * 16 + 1
+            assert inside.all()
+            assert seen.all()
+        else:
+            outside = ~geometry_mask([triangle], ids.shape, PLACE, invert=True)
+            assert outside.sum() > 6000
+            assert not ids[outside].any()
+            assert not inside[outside].any()
+            assert len(np.unique(ids)) > 100
+
+
+def test_outlines_that_segments_cannot_have_are_refused(exact, tmp_path):
+    with pytest.raises(UnknownNameError, match="'rectangle'.*exact, orthogonal, simplified"):
+        exact.predict_raster(tmp_path / 'none.tif', tmp_path / 'map.tif', outline='rectangle')
+
+
+def test_objects_of_rasters_have_the_least_score_that_the_model_was_made_with(exact, save, tmp_path):
+    options = {**exact.spec.options, 'merge': {**exact.spec.options['merge'], 'threshold': 0.95}}
+    model = PanopticFPN.of(replace(exact.spec, options=options), exact.network)
+    numbers = np.zeros((64, 64), np.uint8)
+    numbers[20:40, 20:40] = 1
+    image = np.stack([np.where(numbers, 3, 1), numbers, numbers]).astype(np.uint8)
+    path = save(tmp_path / 'scene.tif', image, names=['Red', 'Green', 'Blue'], transform=PLACE)
+    for threshold, count in ((None, 1), (0.5, 2)):
+        out = model.predict_raster(path, tmp_path / 'map.tif', scale=1.0, threshold=threshold, overwrite=True)
+        with rasterio.open(out) as src:
+            assert len(np.unique(src.read(2))) == count
