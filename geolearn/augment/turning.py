@@ -43,8 +43,8 @@ class Turn:
         return replace(
             batch,
             images=torch.stack([_bilinear(image, grid) for image, grid in zip(batch.images, grids)]),
-            masks=_nearest(batch.masks, grids, classes.IGNORE_INDEX),
-            regression_targets=_nearest(batch.regression_targets, grids, math.nan),
+            masks=_nearest(batch.masks, angles, classes.IGNORE_INDEX),
+            regression_targets=_nearest(batch.regression_targets, angles, math.nan),
             objects=objects
             and tuple(
                 self._objects(found, angle, grid, (height, width)) for found, angle, grid in zip(objects, angles, grids)
@@ -76,10 +76,14 @@ def _grid(angle: float, shape: tuple[int, int], device: torch.device) -> Tensor:
     return torch.stack((across, down), -1)
 
 
-def _nearest(planes: Tensor | None, grids: list[Tensor], fill: float) -> Tensor | None:
+def _nearest(planes: Tensor | None, angles: list[float], fill: float) -> Tensor | None:
     if planes is None:
         return None
-    return torch.stack([_sample(plane, grid, fill) for plane, grid in zip(planes, grids)])
+    # targets may have finer pixels than the images
+    shape = planes.shape[-2], planes.shape[-1]
+    return torch.stack(
+        [_sample(plane, _grid(angle, shape, planes.device), fill) for plane, angle in zip(planes, angles)]
+    )
 
 
 def _sample(planes: Tensor, grid: Tensor, fill: float | bool) -> Tensor:

@@ -149,8 +149,8 @@ def _strips(
 def _center_pixels(
     top: int, shares: np.ndarray, wanted: slice, options: LineOptions, steps: int, halo: int
 ) -> CenterPixels:
-    # stored in steps of 0.004: half of one is no difference
-    mask = shares >= options.threshold - 0.002
+    # stored in steps of 0.004: half of one is no difference; 0 is also where there is no data
+    mask = (shares >= options.threshold - 0.002) & (shares > 0)
     inner = np.s_[wanted, halo:-halo]
     if not mask[inner].any():
         nothing = np.zeros(0, np.int64)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from geolearn.augment import Augmentation, Dihedral, ScaleCrop, Turn
 from geolearn.batch import Batch, Objects
@@ -63,3 +64,15 @@ def test_turned_images_have_no_data_beyond_their_edges_and_lose_objects_that_lea
     torch.testing.assert_close(same.images, batch.images)
     with pytest.raises(ValueError, match=r'max_degrees must be in 0\.\.180'):
         Augmentation([1.0], turn=200)
+
+
+def test_finer_targets_turn_with_their_images():
+    images = torch.zeros(4, 1, SIDE, SIDE)
+    images[..., 8:24, 30:40] = 1
+    finer = images.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    made = Turn()(Batch(images, regression_targets=finer), torch.Generator().manual_seed(0))
+    assert made.regression_targets.shape == finer.shape
+    shown = functional.avg_pool2d(made.regression_targets, 2)
+    known = ~(shown.isnan() | made.images.isnan())
+    assert known.float().mean() > 0.7
+    assert (shown - made.images)[known].abs().mean() < 0.02

@@ -155,3 +155,10 @@ def test_classes_that_are_no_lines_are_refused(roads, scene_data, tmp_path):
         model.predict_lines(folder / 'scene.tif', tmp_path / 'r.gpkg', classes=[7])
     with pytest.raises(ValueError, match='pass cldice_values='):
         UNet(scene_data, 'test_resnet', pretrained=False, loss=PixelLossOptions(cldice_fraction=0.3))
+
+
+def test_pixels_without_data_are_no_line_at_the_lowest_thresholds(write):
+    mask = diagonal((120, 150), 6)
+    assert write(mask, threshold=0.002).geometry.length.sum() == pytest.approx(
+        write(mask, threshold=0.5, name='usual.gpkg').geometry.length.sum()
+    )
