@@ -91,8 +91,8 @@ class DetectionScores:
         iou_type: Whether the overlap is that of boxes, `'bbox'`, of masks, `'segm'`, or of oriented boxes,
             `'rotated'`, which is exact. The last have one metric more, `angle_error`: the median of how many degrees
             the long sides of detections are off those of the true objects that they overlap by over 0.5, of
-            near-squares (length under 1.2 times the width) to the next quarter turn. Objects that are `ignored` are
-            crowds.
+            near-squares (length under 1.2 times the width) to the next quarter turn. Whatever is compared, objects
+            that are `ignored` are crowds.
         max_detections: Detections per image and class that count, those of the highest scores; COCO takes 100.
 
     Raises:
@@ -146,7 +146,7 @@ class DetectionScores:
         for index, (predicted, true) in enumerate(zip(output, target, strict=True)):
             self._invalid += int(not (predicted.scores.isfinite().all() and predicted.boxes.isfinite().all()))
             crowd = np.zeros(len(true.labels), bool) if crowds is None else crowds[index].cpu().numpy().astype(bool)
-            if crowds is None and self.iou_type == 'rotated' and isinstance(true, Objects) and true.ignored is not None:
+            if crowds is None and isinstance(true, Objects) and true.ignored is not None:
                 crowd = true.ignored.cpu().numpy().astype(bool)
             kept = predicted.scores.detach().cpu()
             scores = kept.numpy() if kept.dtype == torch.float64 else kept.float().numpy()

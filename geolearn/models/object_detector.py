@@ -38,6 +38,7 @@ from geolearn.networks.detection.architecture import (
     choose_ratios,
     choose_sizes,
 )
+from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting import show_precision_recall
 
@@ -235,6 +236,13 @@ class ObjectDetector(base.Model):
         config = new_spec.BackboneConfig(name, pretrained, weights, wavelengths, adapt, temporal, resolution_m)
         own = None if loss is None else as_loss_module(loss)
         self._create(data, config, options=options.to_json(), arguments=arguments, loss=own)
+
+    def _assemble(
+        self, spec: ModelSpec, network: Network, data: ChipData | None, loss: nn.Module | None = None
+    ) -> None:
+        # a loaded model takes outlines as the new one does
+        data = data.oriented() if data is not None and self.architecture.oriented else data
+        super()._assemble(spec, network, data, loss)
 
     def _default_head(self, data: ChipData, resize_to: int | None) -> HeadOptions:
         """Choose the numbers of the head where the user gives none."""

@@ -70,6 +70,14 @@ def test_ignored_objects_are_neither_right_nor_wrong_in_every_style():
     assert scores.average_precision(metric='voc07') == scores.average_precision(metric='voc10') == pytest.approx([1])
 
 
+def test_ignored_objects_are_not_missed_by_level_boxes_either():
+    ship, other = [30.0, 30, 20, 6, 0.3], [70.0, 70, 20, 6, 0.3]
+    scores = DetectionScores(1)
+    scores.add([found([ship], [0.8])], [truth([ship, other], ignored=[False, True])])
+    assert scores.count_matches().tolist() == [[[1, 0, 0]]]
+    assert scores.values()['recall'] == pytest.approx(1)
+
+
 def test_voc_reads_the_curve_at_eleven_recalls_or_below_it():
     """Three of four found, one false positive second: precision 1, 1/2, 2/3, 3/4 at recalls 1/4, 1/4, 1/2, 3/4."""
     ships = [[20.0 * i, 50, 12, 6, 0.2] for i in range(1, 5)]

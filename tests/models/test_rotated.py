@@ -11,8 +11,10 @@ from torch import nn
 
 from geolearn.backbones.custom import ModuleBackbone
 from geolearn.batch import Objects
+from geolearn.chips.label import Task
 from geolearn.models import FCOS, RotatedFCOS, RotatedOptions, SingleStageOptions, load_model
 from geolearn.oriented import geometry
+from geolearn.prepare import prepare_data
 from geolearn.sources import from_arrays
 from geolearn.synthetic_objects import OBJECT_CLASSES, make_harbor, make_object_chips
 
@@ -196,3 +198,20 @@ def test_it_learns_ships_cars_and_buildings_in_2000_steps(seed, tmp_path):
             found = level.network(images)[0]
             rotated.add([replace(each, turned=geometry.from_hulls(each.boxes)) for each in found], objects)
     assert scores['ap50'] > rotated.values()['ap50'] + 0.3
+
+
+def test_a_loaded_model_takes_the_outlines_that_it_was_trained_on(square_chips, tmp_path):
+    data = prepare_data(square_chips('RCNN_Masks', side=128), batch_size=2, val_split_pct=0.5, working_dir=tmp_path)
+    model = RotatedFCOS(data, 'test_resnet', head=TINY, pretrained=False)
+    loaded = load_model(model.save(tmp_path / 'it.dlpk', compute_metrics=False), data)
+    assert loaded.data.task == Task.ORIENTED
+    assert loaded.evaluate().metrics.keys() == model.evaluate().metrics.keys()
+
+
+def test_level_detectors_leave_ignored_objects_out(model):
+    level = FCOS(model.data, 'test_resnet', head=SingleStageOptions(detections_per_img=5), pretrained=False).network
+    turned = torch.tensor([[20.0, 20, 16, 8, 0.3], [44, 44, 16, 8, 0.3]])
+    both = Objects(geometry.hulls(turned), torch.zeros(2).long(), turned=turned, ignored=torch.tensor([False, True]))
+    images = torch.rand(1, len(model.spec.bands), 64, 64)
+    losses = [level.eval()(images, [objects])[1] for objects in (both, both.select(torch.tensor([True, False])))]
+    assert losses[0] == losses[1]

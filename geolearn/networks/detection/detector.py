@@ -93,7 +93,8 @@ class DetectionHead(nn.Module):
         Args:
             images: (N, bands, H, W), H and W multiples of the coarsest stride of the backbone.
             levels: Of the images, finest first.
-            targets: Objects of each image in its pixels.
+            targets: Objects of each image in its pixels; those that are ignored are left out, so level detectors learn
+                nothing from them, and take their places for background.
 
         Returns:
             Objects of each image, with masks (n, 28, 28) float32 of what is inside the box, 0..1; and losses by name.
@@ -113,6 +114,8 @@ class DetectionHead(nn.Module):
     def _as_target(self, objects: Objects) -> dict[str, Tensor]:
         # what has no area has no logarithm of it either
         real = (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(1)
+        if objects.ignored is not None:
+            real &= ~objects.ignored
         target = {'boxes': objects.boxes[real].float(), 'labels': objects.labels[real] + self._first}
         return target if objects.masks is None else target | {'masks': objects.masks[real].to(torch.uint8)}
 
