@@ -235,6 +235,8 @@ def open_chips(
                 'of five numbers; leave it out'
             )
         read = partial(coco.list_coco_obb, box_angles=box_angles)
+    elif wanted == 'COCO_rectangles':
+        read = partial(coco.list_coco, level=True)
     listing = tiles.split_dates(found.folder, metadata, read(found.folder, metadata))
     if target == 'images':
         listing = use_images_as_targets(found.folder, listing, downsample)

@@ -250,7 +250,7 @@ def _has_keys(path: Path) -> bool:
         return False
 
 
-def list_coco(folder: Path, metadata: ExportMetadata) -> Listing:
+def list_coco(folder: Path, metadata: ExportMetadata, *, level: bool = False) -> Listing:
     """List the images that a COCO file names, in images/, beside the file, or where their names lead.
 
     The file is ``labels.json``, ``annotations.json``, ``instances*.json`` or ``*coco*.json`` in the folder, in labels/
@@ -259,11 +259,17 @@ def list_coco(folder: Path, metadata: ExportMetadata) -> Listing:
     annotation has an outline the task is INSTANCES, else OBJECTS.
     Crowds (``iscrowd``) are left out.
 
+    Args:
+        folder: The chip folder.
+        metadata: Not asked.
+        level: Take the level box of objects that have an oriented one too; otherwise such files are refused.
+
     Raises:
-        ChipFolderError: If there is no such file or several, it is broken, or none of its images is there.
+        ChipFolderError: If there is no such file or several, it is broken, none of its images is there, or its objects
+            are oriented boxes.
         MissingExtraError: If there are polygons and pycocotools is not installed.
     """
-    return list_coco_file(find_coco(folder), folder)
+    return list_coco_file(find_coco(folder), folder, level=level)
 
 
 def find_coco(folder: Path) -> Path:
@@ -327,6 +333,7 @@ ANY_BOXES = 'any'
 
 
 def _oriented_task(path: Path, content: Content, box_angles: str | None) -> tuple[Task, list[str]]:
+    _refuse_mixtures(path, content)
     every = [item for items in content.annotations.values() for item in items]
     numbers = sum(not isinstance(item.outline, shapes.Polygons) and item.oriented is not None for item in every)
     if numbers and box_angles is None:
@@ -343,10 +350,25 @@ def _oriented_task(path: Path, content: Content, box_angles: str | None) -> tupl
     return Task.ORIENTED, []
 
 
-def list_coco_file(path: Path, folder: Path, *, box_angles: str | None = ANY_BOXES) -> Listing:
+def _refuse_mixtures(path: Path, content: Content) -> None:
+    """Refuse files of which some objects have a box of five numbers alone, and others one of four alone."""
+    bare = [item for items in content.annotations.values() for item in items if not item.outline]
+    fives = sum(item.oriented is not None and item.box is NO_BOX for item in bare)
+    fours = sum(item.oriented is None for item in bare)
+    if fives and fours:
+        raise ChipFolderError(
+            f'{path}: {fives} objects are boxes of five numbers, the last of which is an angle, and {fours} are not, '
+            'so they can be read neither as oriented boxes nor as level ones; give all of them five numbers (x and y '
+            'of the middle, width, height and the angle 0 for level boxes), or all of them a polygon'
+        )
+
+
+def list_coco_file(path: Path, folder: Path, *, box_angles: str | None = ANY_BOXES, level: bool = False) -> Listing:
     """List the images below `folder` that a COCO file names; see `list_coco` and `list_coco_obb`."""
     content = read_coco(path)
-    task, more = _task(path, content) if box_angles == ANY_BOXES else _oriented_task(path, content, box_angles)
+    task, more = (
+        _task(path, content, level=level) if box_angles == ANY_BOXES else _oriented_task(path, content, box_angles)
+    )
     notes = [*content.notes, *more]
     images = _Images(path, folder)
     chips: dict[str, ChipSource] = {}
@@ -373,12 +395,15 @@ def list_coco_file(path: Path, folder: Path, *, box_angles: str | None = ANY_BOX
     return Listing(task, ordered, content.classes, notes=tuple(notes))
 
 
-def _task(path: Path, content: Content) -> tuple[Task, list[str]]:
+def _task(path: Path, content: Content, *, level: bool) -> tuple[Task, list[str]]:
+    _refuse_mixtures(path, content)
     fives = [item for items in content.annotations.values() for item in items if item.oriented and not item.outline]
-    if fives:
+    both = all(item.box is not NO_BOX for item in fives)
+    if fives and not (level and both):
+        other = ", or dataset_type='COCO_rectangles' for the level boxes that they have too" if both else ''
         raise ChipFolderError(
             f'{path}: {len(fives)} boxes have five numbers, the last of which is an angle; pass '
-            "dataset_type='COCO_OBB' and box_angles= to read them as oriented boxes"
+            f"dataset_type='COCO_OBB' and box_angles= to read them as oriented boxes{other}"
         )
     every = [item.outline for items in content.annotations.values() for item in items]
     bare = every.count(None)

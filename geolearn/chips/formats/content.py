@@ -154,22 +154,37 @@ class FolderContent:
         return Counter(_files(self.labels))
 
     @cached_property
+    def dota_folders(self) -> tuple[Path, ...]:
+        """Folders of labels that are called as DOTA's, such as labelTxt or labelTxt-v1.0.
+
+        They lie here; or one level above, beside images that have no labels of their own.
+        """
+        if not self.images.is_dir():
+            return ()
+        own = _dota_folders(self.root)
+        if own or self._beside or not self._folders.keys().isdisjoint(_LABELS) or self._has_json:
+            return own
+        return _dota_folders(self.root.parent)
+
+    @property
     def dota_labels(self) -> Path | None:
-        """Folder of labels that is called as DOTA's, such as labelTxt or labelTxt-v1.0: here, or else one level above.
+        """The one of `dota_folders`, None where there is none.
 
         Raises:
             ChipFolderError: If there are several.
         """
-        for place in (self.root, self.root.parent):
-            found = [path for path in visible_folders(place) if path.name.lower().startswith(_DOTA_LABELS)]
-            if len(found) > 1:
-                names = ', '.join(path.name for path in found)
-                raise ChipFolderError(
-                    f'{place} has {len(found)} folders of labels: {names}; keep one of them beside images/'
-                )
-            if found and self.images.is_dir():
-                return found[0]
-        return None
+        if len(self.dota_folders) > 1:
+            names = ', '.join(path.name for path in self.dota_folders)
+            raise ChipFolderError(
+                f'{self.dota_folders[0].parent} has {len(self.dota_folders)} folders of labels: {names}; keep one of '
+                'them beside images/'
+            )
+        return next(iter(self.dota_folders), None)
+
+    @property
+    def _has_json(self) -> bool:
+        """Whether a JSON file lies here that may hold labels; ArcGIS's statistics do not."""
+        return any(not path.name.startswith('esri_') for path in self.root.glob('*.json'))
 
     @cached_property
     def label_kinds(self) -> set[str]:
@@ -257,6 +272,10 @@ def has_class_folders(folder: Path) -> bool:
 def has_images(folder: Path) -> bool:
     """Whether a raster lies anywhere below a folder, which need not exist."""
     return any(kind == 'raster' for kind, _ in _files(folder))
+
+
+def _dota_folders(place: Path) -> tuple[Path, ...]:
+    return tuple(path for path in visible_folders(place) if path.name.lower().startswith(_DOTA_LABELS))
 
 
 def visible_folders(folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ _HEADER = re.compile(r'(imagesource|gsd)\s*:', re.IGNORECASE)
 
 def is_dota(content: FolderContent) -> bool:
     """Whether there is a folder of DOTA's labels, or labels are text in lines of DOTA."""
-    return content.images.is_dir() and (content.dota_labels is not None or content.line_format == 'DOTA')
+    return content.images.is_dir() and (bool(content.dota_folders) or content.line_format == 'DOTA')
 
 
 def list_dota(folder: Path, metadata: ExportMetadata) -> Listing:

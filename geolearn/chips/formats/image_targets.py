@@ -102,12 +102,17 @@ def read_image_target(path: Path, shape: tuple[int, int], unlabelled: tuple[floa
 
     Raises:
         RasterError: If the file cannot be read.
-        ChipFolderError: If its size does not fit, or pixels are no real numbers.
+        ChipFolderError: If its size does not fit, it is over `MOST_TIMES` times finer, or pixels are no real numbers.
     """
     pixels, masks, _ = read_stack([path])
     times = max(1, round(pixels.shape[1] / shape[0]))
     if pixels.shape[1:] != (shape[0] * times, shape[1] * times):
         require_shape(path, pixels.shape[1:], shape)
+    if times > MOST_TIMES:
+        raise ChipFolderError(
+            f'{path} is {times} times finer than its image, and at most {MOST_TIMES} times can be learned; make it '
+            'coarser, or take finer images'
+        )
     planes = _as_planes(pixels, masks, path, unlabelled)
     return Label(raster=planes if len(planes) > 1 or times > 1 else planes[0])
 
@@ -147,12 +152,11 @@ def read_coarse_image(path: Path, times: int) -> tuple[np.ndarray, np.ndarray | 
         return cut.reshape(len(planes), height, times, width, times)
 
     known = None if masks is None else blocks(np.broadcast_to(masks, pixels.shape))
-    # NaN of float images is no data, whatever the mask says
-    filled = np.nan_to_num(pixels) if pixels.dtype.kind == 'f' else pixels
-    if pixels.dtype.kind == 'f' and np.isnan(pixels).any():
-        finite = blocks(~np.isnan(pixels))
-        known = finite if known is None else known * finite
-    values = blocks(filled)
+    if pixels.dtype.kind == 'f' and not (finite := np.isfinite(pixels)).all():
+        # NaN and infinities are no data, whatever the mask says
+        known = blocks(finite) if known is None else known * blocks(finite)
+        pixels = np.where(finite, pixels, 0)
+    values = blocks(pixels)
     if known is None:
         means, valid = values.mean(axis=(2, 4)), None
     else:

@@ -44,7 +44,7 @@ def is_export_tiles(content: FolderContent) -> bool:
     """Whether there are images, and nothing that may be meant as labels or classes of them."""
     if content.mixed or len(content.dates) > 1 or content.images.name != 'images' or 0 not in content.image_depths:
         return False
-    if content.dota_labels is not None:
+    if content.dota_folders:
         return False
     return not (content.labels.is_dir() or coco.coco_files(content.root) or has_class_folders(content.images))
 

@@ -124,7 +124,7 @@ def is_yolo_obb(content: FolderContent) -> bool:
     """Whether data.yaml says ``task: obb``, or a folder is called so and there are no labels of another kind."""
     if says_obb(content.root):
         return content.line_format == 'YOLO'
-    alone = not content.labels.is_dir() and content.dota_labels is None
+    alone = not content.labels.is_dir() and not content.dota_folders
     return alone and content.images.is_dir() and obb_labels(content.root) is not None
 
 

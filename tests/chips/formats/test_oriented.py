@@ -141,6 +141,45 @@ def test_angles_of_coco_are_told_and_never_guessed(folder):
         read(folder, dataset_type='COCO_OBB')
 
 
+def test_coco_with_level_and_oriented_boxes_is_read_as_the_user_says(folder):
+    both = {'bbox': [12, 8, 16, 9], 'rotated_bbox': [*SHIP[:4], math.degrees(SHIP[4])]}
+    write(folder, 'labels.json', coco(both))
+    with pytest.raises(ChipFolderError, match="'COCO_OBB' .*, or dataset_type='COCO_rectangles'"):
+        read(folder)
+    opened, label = read(folder, dataset_type='COCO_rectangles')
+    assert opened.listing.task is Task.OBJECTS
+    assert label.boxes.tolist() == [[12, 8, 28, 17]]
+    assert_boxes(read(folder, dataset_type='COCO_OBB', box_angles='deg_cw')[1], SHIP)
+
+
+def test_coco_that_mixes_level_and_oriented_boxes_is_refused_with_advice_that_works(folder):
+    oriented = {'bbox': [*SHIP[:4], math.degrees(SHIP[4])]}
+    write(folder, 'labels.json', coco(oriented, {'bbox': [12, 8, 16, 8]}))
+    for kind in (None, 'COCO_rectangles', 'COCO_OBB'):
+        with pytest.raises(ChipFolderError, match='1 objects are boxes of five numbers.* and 1 are not.*the angle 0'):
+            read(folder, dataset_type=kind)
+    write(folder, 'labels.json', coco(oriented, {'bbox': [20, 12, 16, 8, 0]}))
+    label = read(folder, dataset_type='COCO_OBB', box_angles='deg_cw')[1]
+    assert_boxes(label, SHIP, [20, 12, 16, 8, 0])
+
+
+def test_a_folder_beside_decides_nothing_for_chips_with_labels_of_their_own(folder):
+    for name in ('labelTxt-v1.0', 'labelTxt-v1.5'):
+        write(folder.parent, f'{name}/1.txt', f'{numbers(HOUSE)} house 0\n')
+    with pytest.raises(ChipFolderError, match=r'2 folders of labels: labelTxt-v1.0, labelTxt-v1.5'):
+        read(folder)
+    assert read(folder, dataset_type='Export_Tiles')[0].listing.task is Task.UNLABELLED
+    write(folder, 'labels.json', coco({'bbox': [1, 2, 3, 4]}))
+    assert read(folder)[0].dataset_type == 'COCO_rectangles'
+    (folder / 'labels.json').unlink()
+    write(folder, 'labels/1.txt', '0 0.5 0.5 0.2 0.2\n')
+    assert read(folder)[0].dataset_type == 'YOLO_rectangles'
+    write(folder, 'labels/1.txt', f'{numbers(SHIP)} ship 0\n')
+    opened, label = read(folder)
+    assert opened.dataset_type == 'DOTA'
+    assert_boxes(label, SHIP)
+
+
 def test_a_layer_of_polygons_is_written_and_read_in_every_format(tmp_path, save):
     import geopandas
 
