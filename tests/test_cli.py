@@ -1,5 +1,6 @@
 """The command line: the whole path on small data, and errors in one line."""
 
+import argparse
 import os
 import re
 import shlex
@@ -13,7 +14,9 @@ import rasterio
 import torch
 from affine import Affine
 
+from geolearn.chips.formats import angles
 from geolearn.cli import main
+from geolearn.cli.arguments import BOX_ANGLES, add_chips, read_chips
 from geolearn.training import Callback
 from geolearn.training.checkpoints import write_snapshot
 
@@ -236,6 +239,20 @@ def test_any_class_of_models_is_trained_by_name(scene_chips, tmp_path, capsys):
     assert model.spec.options['loss']['loss'] == 'focal'
     assert model.spec.options['loss']['dice_fraction'] == 0.5
     assert model.spec.class_balancing
+
+
+def test_oriented_chips_are_read_as_options_say(tmp_path):
+    parser = argparse.ArgumentParser()
+    add_chips(parser)
+    assert [*BOX_ANGLES] == [*angles.BOX_ANGLES]
+    options = ['--box-angles', 'detectron2', '--keep-visible', '0.6', '--dataset-type', 'COCO_OBB']
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('geolearn.prepare.prepare_data', lambda chips, **given: given)
+        given = read_chips(parser.parse_args(options), ['chips'])
+        usual = read_chips(parser.parse_args([]), ['chips'])
+    assert (given['box_angles'], given['keep_visible']) == ('detectron2', 0.6)
+    assert usual['box_angles'] is None
+    assert not {'keep_visible', 'ignore_visible'} & usual.keys()
 
 
 def test_regression_is_trained_too(scene_chips, tmp_path, capsys):

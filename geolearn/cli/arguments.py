@@ -226,8 +226,22 @@ def add_chips(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--sensor', help='whose bands they are, such as Sentinel-2; alone, or with --bands')
     add_nodata(group)
     add_unlabelled(group)
+    _add_oriented(group)
     add_embeddings(group)
     group.add_argument('--seed', type=whole(0), default=42, help='of the split, the order, crops and augmentation')
+
+
+BOX_ANGLES = 'deg_cw deg_ccw rad_cw rad_ccw detectron2 mmrotate opencv torchvision ultralytics'.split()
+"""Those of `geolearn.chips.formats.angles`, which the help does not wait for."""
+
+
+def _add_oriented(group: Any) -> None:
+    text = 'program or unit of the angles of boxes of five numbers, for --dataset-type COCO_OBB'
+    group.add_argument('--box-angles', choices=BOX_ANGLES, help=text)
+    text = 'least share of an oriented object in the chip for it to stay (default 0.7)'
+    group.add_argument('--keep-visible', type=number(0, 1), help=text)
+    text = 'with a smaller share, down to this one, it is ignored; below it is left out'
+    group.add_argument('--ignore-visible', type=number(0, 1), help=text)
 
 
 def read_chips(arguments: argparse.Namespace, chips: Sequence[str], **more: Any) -> 'ChipData':
@@ -240,6 +254,7 @@ def read_chips(arguments: argparse.Namespace, chips: Sequence[str], **more: Any)
     """
     from geolearn.prepare import prepare_data
 
+    shares = {name: getattr(arguments, name) for name in ('keep_visible', 'ignore_visible')}
     return prepare_data(
         chips,
         **{
@@ -255,7 +270,9 @@ def read_chips(arguments: argparse.Namespace, chips: Sequence[str], **more: Any)
             'unlabelled': arguments.unlabelled,
             'dequantize': arguments.dequantize,
             'product': arguments.product,
+            'box_angles': arguments.box_angles,
         }
+        | {name: share for name, share in shares.items() if share is not None}
         | more,
     )
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,6 @@ def run_report(arguments: argparse.Namespace) -> None:
 
 def load_with_chips(arguments: argparse.Namespace) -> 'Model':
     """Load the model with its chips, which are read as those of its training were."""
-    from geolearn.chips.label import Task
     from geolearn.models import load_model
 
     model = load_model(arguments.model)
@@ -73,9 +73,22 @@ def load_with_chips(arguments: argparse.Namespace) -> 'Model':
         class_mapping={info.value: info.name for info in spec.class_infos},
         ignore_classes=spec.ignored_values,
         extract_bands=spec.band_indexes,
-        target='values' if Task.REGRESSION in model.tasks else None,
+        **_targets(model, arguments.chips),
     )
     return load_model(arguments.model, data.validating_on_all() if arguments.all else data)
+
+
+def _targets(model: 'Model', chips: Sequence[str]) -> dict[str, Any]:
+    """Return what the labels are, as `prepare_data` takes it: the values or images that the model predicts."""
+    from geolearn.chips.label import Task
+    from geolearn.models import PixelRegressor
+
+    image = model.image_target if isinstance(model, PixelRegressor) else None
+    if image is None:
+        return {'target': 'values'} if Task.REGRESSION in model.tasks else {}
+    # where the images are their own targets, they are made coarser; others are as fine as they lie
+    alone = not any(Path(folder, name).is_dir() for folder in chips for name in ('images2', 'labels'))
+    return {'target': 'images', 'downsample': image.times if alone else 1}
 
 
 def _as_json(evaluation: 'Evaluation') -> dict[str, Any]:

@@ -108,6 +108,11 @@ class PixelRegressor(base.Model):
         target = spec.options.get('target')
         return ImageTarget.from_json(target) if isinstance(target, Mapping) and 'times' in target else None
 
+    @property
+    def image_target(self) -> ImageTarget | None:
+        """The image that is predicted; None for a single value per pixel."""
+        return self._image(self.spec)
+
     @classmethod
     def build(cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None) -> Segmenter:
         """Build the network that a spec describes."""

@@ -7,6 +7,8 @@ import torch
 from affine import Affine
 
 from geolearn.chips.export import export_training_data
+from geolearn.chips.formats import open_chips
+from geolearn.cli import main
 from geolearn.errors import ChipFolderError, ExportError
 from geolearn.metrics import ImageScores
 from geolearn.models import PixelRegressor, load_model
@@ -203,3 +205,29 @@ def test_images_that_cannot_be_targets_are_refused(pairs, sharp, scene_chips, tm
         prepare_data(sharp[0], downsample=2)
     with pytest.raises(ChipFolderError, match='whole number in 1..16'):
         prepare(sharp[0], tmp_path, downsample=0)
+
+
+def test_images_that_are_too_fine_to_be_learned_are_refused(save, tmp_path):
+    for name, side in (('images', 4), ('images2', 68)):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / '1.tif', np.ones((1, side, side), np.uint8), transform=PLACE)
+    (chip,) = open_chips(tmp_path, 'Pix2Pix', target='images').listing.chips
+    with pytest.raises(ChipFolderError, match='17 times finer than its image, and at most 16'):
+        chip.read_label((4, 4))
+
+
+def test_infinities_are_no_data_of_coarse_images(save, tmp_path):
+    (tmp_path / 'images').mkdir()
+    pixels = np.ones((1, 4, 4), np.float32)
+    pixels[0, 0, 0], pixels[0, 2:, 2:] = np.inf, -np.inf
+    save(tmp_path / 'images' / '1.tif', pixels, transform=PLACE)
+    (chip,) = open_chips(tmp_path, target='images', downsample=2).listing.chips
+    means, valid, _ = chip.read_image()
+    assert valid.tolist() == [[[True, True], [True, False]]]
+    assert means[valid].tolist() == [1, 1, 1]
+
+
+def test_the_command_line_evaluates_models_of_images(sharp, sharpener, tmp_path, capsys):
+    path = sharpener.save(tmp_path / 'it.dlpk', compute_metrics=False)
+    main(['evaluate', str(path), str(sharp[0]), '--valid', '0.25'])
+    assert 'psnr' in capsys.readouterr().out.lower()
