@@ -32,11 +32,15 @@ MONITORS = {
     Task.REGRESSION: 'rmse',
     Task.OBJECTS: 'map',
     Task.INSTANCES: 'map',
+    Task.ORIENTED: 'map',
     Task.PANOPTIC: 'pq',
     Task.LABEL: 'accuracy',
     Task.LABELS: 'f1_macro',
 }
 """What candidates are compared by, where the caller does not say."""
+
+OVERLAPS = ('', 'bbox', 'segm', 'rotated')
+"""What a mAP may be of, the finest last; boxes, masks and oriented boxes give different figures."""
 
 PROBES = ('LinearProbe', 'PixelHead')
 """Classes that serve other ends than the best score, and are compared only where they are named."""
@@ -156,11 +160,14 @@ def compare(
     rows = [
         _Row(cls.__name__, backbone)
         for cls in classes
-        for backbone in (backbones if 'backbone' in inspect.signature(cls).parameters else (None,))
+        for backbone in (backbones if _takes_backbones(cls) else (None,))
     ]
     known = {name for cls in classes for name in inspect.signature(cls).parameters}
     if unknown := sorted(set(options or {}) - known):
         raise errors.ArgumentError(f'none of {[cls.__name__ for cls in classes]} takes {unknown[0]!r}, of options')
+    names = [row.name for row in rows]
+    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+        raise ValueError(f'backbones names {twice[0]} twice; name each once')
     metric = find_monitor(monitor or MONITORS.get(data.task, 'valid_loss'))
     folder = (data.working_dir or data.path) / 'models' / 'compare'
     job = _Comparing(data, rows, metric, folder, epochs, lr, pretrained, dict(options or {}), seed, time_limit)
@@ -181,15 +188,32 @@ def choose_classes(data: ChipData, models: Sequence[str | type[base.Model]] | No
         found = [cls for name, cls in sorted(known.items()) if data.task in cls.tasks and name not in PROBES]
         if not found:
             raise errors.ChipFolderError(f'no class of models is trained on labels such as those of {data.path}')
-        return found
+        finest = max(found, key=lambda cls: OVERLAPS.index(_scored_by(cls)))
+        return [cls for cls in found if _scored_by(cls) == _scored_by(finest)]
     if not models:
         raise ValueError('models is empty; pass names of classes, or None for all that the labels allow')
     chosen = [base.find_model(model) if isinstance(model, str) else model for model in models]
     for cls in chosen:
         require_task(data, cls.__name__, cls.tasks)
+    kinds = {cls.__name__: _scored_by(cls) for cls in chosen}
+    if len(set(kinds.values())) > 1:
+        texts = ', '.join(f'{name} by {kind}' for name, kind in kinds.items())
+        raise ValueError(f'scores of different overlaps cannot be compared ({texts}); compare classes of one kind')
     if len(set(chosen)) < len(chosen):
         raise ValueError(f'models names a class twice: {", ".join(cls.__name__ for cls in chosen)}')
     return chosen
+
+
+def _takes_backbones(cls: type[base.Model]) -> bool:
+    """Whether a class takes backbones of images; those of a `PixelHead` are of time series."""
+    return cls.__name__ != 'PixelHead' and 'backbone' in inspect.signature(cls).parameters
+
+
+def _scored_by(cls: type[base.Model]) -> str:
+    """Return which overlaps the mAP of a detector is of; empty for other models."""
+    from geolearn.models.object_detector import ObjectDetector
+
+    return cls.architecture.iou_type if issubclass(cls, ObjectDetector) else ''
 
 
 def plan_rounds(candidates: int, epochs: int) -> list[tuple[int, int]]:
@@ -226,7 +250,10 @@ class _Comparing:
 
     def __post_init__(self) -> None:
         facts = [encode(getattr(self, name)) for name in ('epochs', 'lr', 'pretrained', 'options', 'seed')]
-        chips = self.data.train_ds.names, self.data.valid_ds.names, self.data.chip_size
+        data = self.data
+        loading = data.train_dl.options
+        chips = data.train_ds.names, data.valid_ds.names, data.chip_size, loading.batch_size, loading.seed
+        chips += data.normalization, data.bands, data.class_infos, data.ignored_values, data.task
         made = [[row.name for row in self.rows], self.metric.name, facts, repr(chips)]
         # another comparison, of other data or arguments, lies elsewhere
         self.folder = self.parent / hashlib.sha256(json.dumps(made, default=str).encode()).hexdigest()[:12]
@@ -298,7 +325,8 @@ class _Comparing:
         return sorted(scored, key=lambda row: row.score, reverse=bool(self.metric.higher_is_better))
 
     def _path(self, row: _Row) -> Path:
-        return self.folder / f'{self.rows.index(row)}_{row.model}.dlpk'
+        number = next(number for number, other in enumerate(self.rows) if other is row)
+        return self.folder / f'{number}_{row.model}.dlpk'
 
     def _train(self, row: _Row, goal: int, share: float) -> None:
         """Train a candidate on; what goes wrong with it is noted, and the others are trained all the same."""
@@ -330,7 +358,8 @@ class _Comparing:
             return base.load_model(self._path(row), self.data)
         cls: Any = base.find_model(row.model)
         torch.manual_seed(self.seed)  # new layers are drawn from it
-        given = self.options | {'pretrained': self.pretrained, 'backbone': row.backbone}
+        start = {'pretrained': self.pretrained, 'backbone': row.backbone} if _takes_backbones(cls) else {}
+        given = self.options | start
         taken = inspect.signature(cls).parameters
         chosen = {name: value for name, value in given.items() if name in taken and value is not None}
         model: base.Model = cls(self.data, **chosen)

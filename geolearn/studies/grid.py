@@ -130,7 +130,17 @@ class Grid:
 
 @dataclass(frozen=True)
 class _Job:
-    """One training."""
+    """One training.
+
+    Args:
+        encoder: Name or file.
+        decoder: Class of models.
+        start: What of the encoder is trained.
+        share: Of the training labels.
+        seed: Of weights, order and choice of labels.
+        baseline: Whether it is one.
+        weights: Name, size and time of the files that the encoder's weights come from; others make another training.
+    """
 
     encoder: str
     decoder: str
@@ -138,12 +148,15 @@ class _Job:
     share: float
     seed: int
     baseline: bool = False
+    weights: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def slug(self) -> str:
         """Name of its file."""
         words = (Path(self.encoder).name, self.decoder, self.start, f'{self.share:g}', str(self.seed))
-        return '_'.join(re.sub(r'[^\w.-]+', '-', word) for word in words)
+        text = '_'.join(re.sub(r'[^\w.-]+', '-', word) for word in words)
+        # files of one name may lie in several folders
+        return f'{text}_{hashlib.sha256(repr(self).encode()).hexdigest()[:8]}'
 
 
 def read_grid(path: str | Path) -> Grid:
@@ -197,6 +210,7 @@ def run_grid(grid: Grid, out: str | Path, *, part: tuple[int, int] | None = None
     whole = _read(grid, root)
     if whole.task is not Task.PIXELS:
         raise errors.ChipFolderError('a grid compares models of pixels; the chips hold no class for each pixel')
+    parts = keep_parts(whole, grid.reading())
     folder = root / f'cells_{_digest(grid, whole)}'
     jobs = list(_jobs(grid))
     mine = jobs if part is None else jobs[part[0] - 1 :: part[1]]
@@ -205,13 +219,13 @@ def run_grid(grid: Grid, out: str | Path, *, part: tuple[int, int] | None = None
             place = folder / f'{job.slug}.json'
             cell = _read_cell(place)
             if cell is None or cell.failure:  # the reason may be gone
-                cell = _train(grid, job, root, least=LEAST_CHIPS / max(len(whole.split.train), LEAST_CHIPS))
+                cell = _train(grid, job, root, parts, least=LEAST_CHIPS / max(len(whole.split.train), LEAST_CHIPS))
                 with files.atomic_write(place, make_folder=True) as target:
                     target.write_text(json.dumps(cell.as_record()), encoding='utf-8')
             bar.update(detail=f'{job.encoder}, {job.decoder}, {job.start}: {cell.describe()}')
     cells = tuple(cell for job in jobs if (cell := _read_cell(folder / f'{job.slug}.json')) is not None)
-    parts = len(whole.split.train), len(whole.split.valid), len(whole.split.test)
-    result = GridResult(cells, len(jobs), tuple(whole.classes), parts, grid.epochs, tuple(grid.published))
+    counts = len(whole.split.train), len(whole.split.valid), len(whole.split.test)
+    result = GridResult(cells, len(jobs), tuple(whole.classes), counts, grid.epochs, tuple(grid.published))
     result.save(root)
     return result
 
@@ -235,17 +249,46 @@ def _jobs(grid: Grid) -> Iterator[_Job]:
             for name, seed in itertools.product(BASELINES, grid.seeds):
                 yield _Job(name, 'linear', 'frozen', share, seed, baseline=True)
         for row in itertools.product(grid.encoders, grid.decoders, grid.starts, grid.seeds):
-            yield _Job(row[0], row[1], row[2], share, row[3])
+            yield _Job(row[0], row[1], row[2], share, row[3], weights=_file_states(row[0], grid.weights.get(row[0])))
 
 
-def _read(grid: Grid, root: Path, **more: Any) -> ChipData:
+def _file_states(*paths: str | None) -> tuple[tuple[str, int, int], ...]:
+    found = [Path(path) for path in paths if path is not None and Path(path).is_file()]
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
+
+
+def keep_parts(data: ChipData, reading: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of `prepare_data` that divide the chips as they are divided in `data`, whatever the seed.
+
+    Args:
+        data: Read with `reading`.
+        reading: Arguments of `prepare_data` besides the chips.
+    """
+    if reading.get('valid_path'):
+        return dict(reading)
+    names = data.table.names
+    parts = {'train': data.split.train, 'valid': data.split.valid}
+    parts |= {} if reading.get('test_path') else {'test': data.split.test}
+    lists = {name: [names[position] for position in positions] for name, positions in parts.items() if positions}
+    dividing = ('split', 'block_size', 'val_split_pct', 'test_split_pct')
+    return {name: value for name, value in reading.items() if name not in dividing} | {'split': lists}
+
+
+def _read(grid: Grid, root: Path) -> ChipData:
     with report_progress(lambda _: None):
-        return prepare_data(grid.data['chips'], **grid.reading(), working_dir=root / 'work', **more)
+        return prepare_data(grid.data['chips'], **grid.reading(), working_dir=root / 'work')
 
 
-def _train(grid: Grid, job: _Job, root: Path, *, least: float) -> Cell:
+def _train(grid: Grid, job: _Job, root: Path, parts: Mapping[str, Any], *, least: float) -> Cell:
     """Train and test one cell; one that no model can be made for says why."""
-    data = _read(grid, root, seed=job.seed, label_fraction=min(1.0, max(job.share, least)))
+    with report_progress(lambda _: None):
+        data = prepare_data(
+            grid.data['chips'],
+            **parts,
+            working_dir=root / 'work',
+            seed=job.seed,
+            label_fraction=min(1.0, max(job.share, least)),
+        )
     if data.test_dl is None:
         raise errors.ChipFolderError('no chip is left to test on; pass more chips, or data: {test_path: ...}')
     common: dict[str, Any] = {

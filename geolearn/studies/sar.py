@@ -25,6 +25,7 @@ from geolearn.models import FCN, AttentionUNet, Model, UNet
 from geolearn.models.evaluation.pixels import evaluate_pixels
 from geolearn.prepare import prepare_data
 from geolearn.progress import ProgressBar, report_progress
+from geolearn.studies.grid import keep_parts
 from geolearn.studies.grid_result import format_score, percent
 
 Start = Literal['scratch', 'frozen', 'fine-tuned']
@@ -232,6 +233,7 @@ def study_sar(
     made |= {'chips': repr(chips), 'names': list(plain.table.names)}
     key = hashlib.sha256(json.dumps(made, default=str).encode()).hexdigest()[:12]
     cells, whole = [], prepare_data(chips, **reading)
+    kept = keep_parts(whole, reading)
     least = LEAST_CHIPS / len(whole.split.train)
     with ProgressBar(len(wanted) * len(seeds), 'study', 'training') as bar:
         for share, input_, start in wanted:
@@ -243,7 +245,7 @@ def study_sar(
                     normalize = 'pretraining' if trunk.states_statistics and _uses_weights(input_, start) else 'dataset'
                     data = prepare_data(
                         chips,
-                        **reading,
+                        **kept,
                         seed=seed,
                         label_fraction=min(1.0, max(share, least)),
                         normalize=normalize,

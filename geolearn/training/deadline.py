@@ -1,5 +1,6 @@
 """Deadline: a training that ends when its time is over."""
 
+import math
 import time
 
 from geolearn.training import fastai
@@ -10,7 +11,9 @@ class OutOfTime(Exception):
 
 
 class Deadline(fastai.QuickCallback):
-    """End a training after the epoch in which its time is over, or in the middle of one at the last moment.
+    """End a training after the epoch in which its time is over, or before one that would not end by the last moment.
+
+    A first epoch that takes longer is broken off.
 
     Args:
         end: When no further epoch begins, in seconds of `time.monotonic`.
@@ -21,6 +24,11 @@ class Deadline(fastai.QuickCallback):
 
     def __init__(self, end: float, last: float) -> None:
         self.end, self.last = end, last
+        self._began = math.inf
+
+    def before_epoch(self) -> None:
+        """Note when it began."""
+        self._began = time.monotonic()
 
     def after_batch(self) -> None:
         """Break off.
@@ -33,5 +41,6 @@ class Deadline(fastai.QuickCallback):
 
     def after_epoch(self) -> None:
         """Begin no further epoch."""
-        if time.monotonic() > self.end:
+        now = time.monotonic()
+        if now > self.end or now + (now - self._began) > self.last:
             raise fastai.CancelFitException

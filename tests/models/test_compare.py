@@ -1,6 +1,7 @@
 """Several classes of models on one data set under one budget: the worst end early, the best comes back."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -91,6 +92,17 @@ def test_time_that_is_over_ends_the_comparison(scene_data, monkeypatch):
         compare(scene_data, ['FCN'], epochs=400, time_limit=0.12, **SMALL)
 
 
+def test_an_epoch_that_would_not_end_in_time_is_not_begun():
+    from geolearn.training import fastai
+    from geolearn.training.deadline import Deadline
+
+    deadline = Deadline(end=time.monotonic() + 100, last=time.monotonic() + 0.05)
+    deadline.before_epoch()
+    time.sleep(0.03)
+    with pytest.raises(fastai.CancelFitException):
+        deadline.after_epoch()
+
+
 def test_a_candidate_that_cannot_be_built_is_noted_and_the_others_are_trained(scene_data):
     given = SMALL | {'backbones': ['no_such_backbone', 'test_resnet']}
     found = compare(scene_data, ['FCN'], epochs=1, **given)
@@ -106,6 +118,8 @@ def test_what_cannot_be_compared_is_refused_at_once(scene_data):
         compare(scene_data, ['UNet', 'FasterRCNN'], **SMALL)
     with pytest.raises(ArgumentError, match="'dice'"):
         compare(scene_data, ['UNet'], options={'dice': 1}, **SMALL)
+    with pytest.raises(ValueError, match='twice'):
+        compare(scene_data, ['UNet'], **(SMALL | {'backbones': ['test_resnet', 'test_resnet']}))
     with pytest.raises(ValueError, match='time_limit'):
         compare(scene_data, ['UNet'], time_limit=0.0, **SMALL)
     with pytest.raises(ValueError, match='epochs'):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from geolearn import prepare_data
 from geolearn.cli import main
 from geolearn.errors import ConfigError
 from geolearn.studies import Published, grid, grid_result, read_grid, run_grid
@@ -43,7 +44,7 @@ def untrained(monkeypatch):
     """Trainings that take no time: a score for each, made from what it is; returns what was trained."""
     done = []
 
-    def train(given, job, root, *, least):
+    def train(given, job, root, parts, *, least):
         done.append(job)
         failure = (
             'test_resnet has no published weights' if (job.encoder, job.start) == ('test_resnet', 'frozen') else ''
@@ -127,6 +128,16 @@ def test_a_second_run_trains_only_what_is_missing(file, tmp_path, untrained, unw
     result = run_grid(more, tmp_path / 'out')
     assert {job.seed for job in untrained[count:] if job.encoder != 'test_resnet'} == {1}
     assert result.table().loc[('vit_nano', 'FCN', 'random'), '100 %, std'] == pytest.approx(0.01 / math.sqrt(2))
+
+
+def test_seeds_change_the_labels_and_not_the_parts(scene_chips, tmp_path):
+    reading = {'chip_size': 32, 'batch_size': 4, 'val_split_pct': 0.2, 'test_split_pct': 0.2}
+    whole = prepare_data(scene_chips, **reading)
+    kept = [prepare_data(scene_chips, **grid.keep_parts(whole, reading), seed=s, label_fraction=0.5) for s in (1, 2)]
+    for data in kept:
+        assert (data.split.valid, data.split.test) == (whole.split.valid, whole.split.test)
+        assert set(data.split.train) < set(whole.split.train)
+    assert kept[0].split.train != kept[1].split.train
 
 
 def test_parts_make_the_whole(file, tmp_path, untrained, unwritten):
