@@ -16,8 +16,7 @@ reading and writing, which run beside the encoder, count in full.
     probe_peak_mb         peak memory of both, the vectors among it, in MB
     pixel_head            a PixelHead on a raster of 64 AlphaEarth bands / reading it and writing a map alone
     pixel_head_mpx_s      its megapixels per second
-    pretrain_dino         steps/s of the loop of `pretrain` / a bare loop over the same network and batches (no bar with
-                          --quick, whose steps are too short)
+    pretrain_dino         steps/s of the loop of `pretrain` / a bare loop over the same network and batches
     pretrain_mae          the same of a masked autoencoder
 """
 

@@ -50,6 +50,18 @@ def test_what_a_run_writes_runs_it_again(tmp_path):
     assert 'batch_size: 8' in written.read_text(), 'defaults may change in later versions'
 
 
+def test_files_of_the_user_are_never_replaced(tmp_path):
+    arguments = parse(TRAIN, tmp_path)
+    own = tmp_path / 'floods.yaml'
+    own.write_text('# my floods\nchips: a\nname: floods')
+    assert write_config(own, arguments).name == 'floods_run.yaml'
+    assert own.read_text().startswith('# my floods')
+    arguments.config_file = str(tmp_path / 'floods_run.yaml')
+    assert write_config(tmp_path / 'floods_run.yaml', arguments).name == 'floods_run_run.yaml'
+    arguments.config_file = None
+    assert write_config(tmp_path / 'floods_run.yaml', arguments).name == 'floods_run.yaml', 'of an earlier run'
+
+
 def test_paths_are_written_in_full(tmp_path, monkeypatch):
     (tmp_path / 'here').mkdir()
     monkeypatch.chdir(tmp_path)

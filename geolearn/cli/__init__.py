@@ -74,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         try:
             parser, commands = build_parsers()
-            arguments = parser.parse_args(expand_config(words, commands))
+            expanded = expand_config(words, commands)
+            arguments = parser.parse_args(expanded)
+            arguments.config_file = words[1] if expanded != words else None
         finally:
             flush_output()  # --help and --version
         names = arguments.option_names

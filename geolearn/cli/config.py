@@ -27,6 +27,8 @@ COMMAND = 'command'
 
 MAX_BYTES = 2**20
 
+HEADER = '# geolearn '
+
 NOT_GIVEN = ('', 'null', '~')
 
 SWITCHES = {'true': True, 'yes': True, 'on': True, 'false': False, 'no': False, 'off': False}
@@ -123,11 +125,17 @@ def write_config(path: Path, arguments: argparse.Namespace) -> Path:
     """Write the file that runs a command again as it ran.
 
     Args:
-        path: To write, replaced if it exists.
+        path: To write. A file that a person wrote, or that the command was run with, stays: the name gets ``_run``.
         arguments: As parsed, with the parser of the command as `command_parser`.
+
+    Returns:
+        The file written.
     """
     from geolearn.files import atomic_write
 
+    given = getattr(arguments, 'config_file', None)
+    if path.exists() and (not _is_ours(path) or (given is not None and path.samefile(given))):
+        path = path.with_name(f'{path.stem}_run{path.suffix}')
     values: dict[str, Any] = {COMMAND: arguments.command}
     for action in arguments.command_parser._actions:
         value = getattr(arguments, action.dest, None)
@@ -136,8 +144,13 @@ def write_config(path: Path, arguments: argparse.Namespace) -> Path:
         values[action.dest] = _stored(value, is_path=action.dest in PATHS)
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
     with atomic_write(path) as part:
-        part.write_text(f'# geolearn {__version__}: geolearn {arguments.command} {path.name}\n{text}', encoding='utf-8')
+        part.write_text(f'{HEADER}{__version__}: geolearn {arguments.command} {path.name}\n{text}', encoding='utf-8')
     return path
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open(encoding='utf-8', errors='replace') as file:
+        return file.read(len(HEADER)) == HEADER
 
 
 def _positionals(parser: argparse.ArgumentParser) -> list[argparse.Action]:
