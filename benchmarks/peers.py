@@ -5,7 +5,7 @@ geoai's `predict_geotiff` works on files. torchgeo's `GridGeoSampler` gives wind
 its tutorials do. Prints seconds and the share of pixels whose class is that of one forward over the whole image, and
 last one JSON object of {name: {value, bar, ok}}.
 
-    speedup_<network>       seconds of the fastest peer / those of predict_raster with its defaults, which is torch; null
+    speedup_<network>       seconds of the fastest peer / those of predict_raster with its defaults; null
                             where no peer is installed
     agreement_<network>     share of pixels of that map as in the whole image, less that of the fastest peer's
     auto_<network>          the first with engine='auto', which has been measured as a large map does
