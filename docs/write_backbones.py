@@ -76,7 +76,7 @@ def measure(record: WeightsRecord) -> float:
     series, bands = record.patch == 1 and record.heads > 0, own_bands(record)
     if series:
         days = [date(2021, month, 10) for month in range(1, MONTHS + 1)]
-        location = (48.0, 16.0) if record.knows_places else None
+        location = (48.0, 16.0) if record.needs_places else None
         net = create_backbone(record.name, bands, pretrained=False, strides=None, dates=days, location=location)
         x = torch.rand(1, MONTHS, len(bands), 32, 32)
     else:

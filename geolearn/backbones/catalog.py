@@ -99,7 +99,7 @@ class WeightsRecord:
         inputs: What pretraining fed; the first is what fixed kernels were made for.
         any_bands: Whether kernels are made from wavelengths, so that any bands will do.
         own_scaling: Whether inputs must be scaled as in pretraining, because the network computes with their values.
-        knows_places: Whether the network may know where images lie.
+        needs_places: Whether the network has to know where images lie.
         non_commercial: Whether the license forbids commercial use.
         gated: Whether the hub asks for an agreement and a token first.
         terms: What the license asks for or forbids beyond that, said once when weights are loaded.
@@ -125,7 +125,7 @@ class WeightsRecord:
     inputs: tuple[InputStatistics, ...] = ()
     any_bands: bool = False
     own_scaling: bool = False
-    knows_places: bool = False
+    needs_places: bool = False
     non_commercial: bool = False
     gated: bool = False
     terms: str = ''
@@ -145,16 +145,21 @@ def get_record(name: str) -> WeightsRecord:
     return records[name]
 
 
+def find_record(name: str) -> WeightsRecord | None:
+    """Look up the record of a backbone by name or alias; None for those of other libraries."""
+    return read_catalog().get(read_aliases().get(name, name))
+
+
 def needs_own_scaling(name: str) -> bool:
     """Whether the inputs of a backbone, by name or alias, must be scaled as in its pretraining."""
-    record = read_catalog().get(read_aliases().get(name, name))
+    record = find_record(name)
     return record is not None and record.own_scaling
 
 
-def knows_places(name: str) -> bool:
-    """Whether a backbone, by name or alias, may know where images lie."""
-    record = read_catalog().get(read_aliases().get(name, name))
-    return record is not None and record.knows_places
+def needs_places(name: str) -> bool:
+    """Whether a backbone, by name or alias, has to know where images lie."""
+    record = find_record(name)
+    return record is not None and record.needs_places
 
 
 @cache

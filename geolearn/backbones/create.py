@@ -1,5 +1,6 @@
 """Build and list backbones by name."""
 
+import logging
 import math
 from collections.abc import Sequence
 from datetime import date
@@ -38,6 +39,8 @@ from geolearn.backbones.temporal import Temporal, TemporalBackbone, count_dates
 from geolearn.backbones.trunk import Trunk
 from geolearn.bands import Band, get_bands, list_sensors, resolve_bands
 from geolearn.errors import BackboneError, BandError, UnknownNameError
+
+log = logging.getLogger('geolearn')
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,6 +157,8 @@ def create_backbone(
         backbone.trunk.location = check_location(location)
     if isinstance(backbone.trunk, Trunk) and backbone.trunk.knows_dates and not isinstance(dates, int):
         backbone.trunk.acquired = tuple(dates)
+    elif count == 1 and isinstance(backbone.trunk, olmoearth.OlmoEarth):
+        _say_default_month(backbone.name)
     if patch is not None and not (isinstance(backbone.trunk, Trunk) and backbone.trunk.patch == patch):
         raise BackboneError(f'{backbone.name} takes patches of one size; leave patch out')
     return backbone if count == 1 else TemporalBackbone(backbone, dates, temporal)
@@ -185,6 +190,11 @@ def _as_bands(name: str, bands: object, sensor: str | None) -> tuple[Band, ...]:
             f'or Band objects: Band({unknown[0]!r}, <wavelength in micrometers>)'
         )
     return tuple(known[band] if isinstance(band, str) else band for band in given)
+
+
+@cache
+def _say_default_month(name: str) -> None:
+    log.warning('%s: it is not said when images were taken, so June is assumed; pass dates=[date(2024, 5, 1)]', name)
 
 
 @cache

@@ -1,7 +1,7 @@
 """Backbones that read the time series of one pixel after the other, without spatial context."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 
 import torch
@@ -52,6 +52,14 @@ class PixelTrunk(Trunk):
             BackboneError: With what it takes.
         """
         raise NotImplementedError
+
+    def like(self, state: Mapping[str, Tensor]) -> 'PixelTrunk':
+        """Return a network of the same bands with the shape that weights have, which may be other than the catalog's.
+
+        Args:
+            state: Weights of the network by name.
+        """
+        return self
 
     def encode_all(self, series: Tensor, calendar: Calendar, location: Tensor | None) -> Tensor:
         """Do as `encode`, some pixels at a time where no gradient is needed."""

@@ -101,7 +101,7 @@ class Presto(pixel_series.PixelTrunk):
     ) -> None:
         super().__init__()
         self.groups = {name: tuple(at) for name, at in groups.items()}
-        self.width = dim
+        self.width, self.heads = dim, heads
         layers = {name: nn.Linear(len(GROUPS[name]), dim) for name in self.groups if name != CLASSES}
         self.eo_patch_embed = nn.ModuleDict(layers)
         self.dw_embed = nn.Embedding(LAND_COVERS + 1, dim) if CLASSES in self.groups else None
@@ -122,6 +122,11 @@ class Presto(pixel_series.PixelTrunk):
     def stages(self) -> nn.ModuleList:
         """The blocks in order."""
         return self.blocks
+
+    def like(self, state: Mapping[str, Tensor]) -> 'Presto':
+        """Return a network that stores positions for as many months as weights do."""
+        dates = state['pos_embed'].shape[1]
+        return Presto(self.groups, self.width, len(self.blocks), self.heads, dates=dates)
 
     def check_calendar(self, calendar: Calendar) -> None:
         """Refuse two dates in a month, and more months than positions are stored for.

@@ -228,6 +228,10 @@ class Tessera(pixel_series.PixelTrunk):
         pairs = zip(self.s2_backbone.layers, self.s1_backbone.layers)
         return nn.ModuleList(nn.ModuleList(pair) for pair in pairs)
 
+    def like(self, state: Mapping[str, Tensor]) -> 'Tessera':
+        """Return a network of the shape that weights have."""
+        return Tessera(self.version, shape_of(state, self.shape.heads), self.optical, self.radar)
+
     def check_calendar(self, calendar: Calendar) -> None:
         """Refuse calendars of months alone: the day of the year is needed.
 

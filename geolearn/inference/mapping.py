@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 from affine import Affine
+from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 from torch import nn
 
@@ -171,6 +172,29 @@ KEPT_SECONDS = 10.0
 """Maps that take longer hand back the memory that tensors freed; the next of many small ones takes it over."""
 
 
+FAR_KM = 500.0
+"""From the place that a model was given; farther away what it knows of the place is wrong."""
+
+
+def _warn_where_far(spec: ModelSpec, box: GeoBox) -> None:
+    """Warn where a raster lies far from the place that the network takes part of its input from."""
+    if spec.location is None or box.crs is None:
+        return
+    left, bottom, right, top = box.bounds
+    lon, lat = transform_points(box.crs, 'EPSG:4326', [(left + right) / 2], [(bottom + top) / 2])
+    here, there = np.deg2rad([lat[0], lon[0]]), np.deg2rad(spec.location)
+    half = np.sin((here - there) / 2) ** 2
+    away = 2 * 6371.0 * np.arcsin(np.sqrt(half[0] + np.cos(here[0]) * np.cos(there[0]) * half[1]))
+    if away > FAR_KM:
+        log.warning(
+            'the raster lies %.0f km from the place %.2f, %.2f (latitude, longitude) that the model was given, which '
+            '%s takes part of its input from; train a model on chips of this region',
+            away,
+            *spec.location,
+            spec.backbone,
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class MapRequest:
     """What is mapped, and how; the arguments of `map_raster` besides the model."""
@@ -312,6 +336,7 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
     blend = computing.choose_blend(network, tiling)
     device = computing.choose_compute_device(tiling)
     sources = open_dates(request.src, spec, read, stack, whole=True)
+    _warn_where_far(spec, sources[0].box)
     finer, coarse = network.finer, sources[0].box
     if finer > 1:
         tiling = _without_graphs(tiling)

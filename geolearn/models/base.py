@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from geolearn import errors, history, plotting
 from geolearn.arguments import MODEL_ATTRIBUTES, advise, check_call, check_methods, encode, record_arguments
-from geolearn.backbones import custom, list_backbones, loading
+from geolearn.backbones import building, catalog, custom, list_backbones, loading
 from geolearn.backbones.adapt import merged_state_dict
 from geolearn.backbones.backbone import BUILDERS
 from geolearn.bundle import EXPORT_FILES, Export, GraphFacts, GraphOutput, check_exports, read_bundle, write_bundle
@@ -850,6 +850,8 @@ def load_model(
         model = MODELS[spec.model].from_spec(spec, bundle.weights, data)
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:  # of libraries that build the network too
         raise errors.BundleError(f'{path} cannot be loaded: {error}') from error
+    if spec.pretrained and (record := catalog.find_record(spec.backbone)) is not None:
+        building.announce_license(record)
     model._loaded_from = Path(path)
     model.history = bundling.read_history(bundle)
     model.evaluation = bundling.read_evaluation(bundle)

@@ -9,6 +9,7 @@ from typing import Any
 
 from geolearn import errors, units
 from geolearn._version import __version__
+from geolearn.backbones import catalog
 from geolearn.backbones.adapt import merged_state_dict
 from geolearn.bands import Band, is_placeholder, match_bands
 from geolearn.bundle import REPORT, SUFFIX, Bundle
@@ -104,6 +105,11 @@ def make_bundle(
     if (file := inference_file(emd['ModelType'])) is not None:
         emd['InferenceFunction'], extras[file[0]] = file
     manifest = {'version': __version__, **spec.to_manifest(), 'history': history.epochs, 'fits': history.fits}
+    if spec.pretrained and (record := catalog.find_record(spec.backbone)) is not None:
+        # what is trained from weights carries their license
+        manifest['weights_license'] = record.license
+        if record.terms:
+            manifest['weights_terms'] = record.terms
     if history.learning_rate is not None:
         emd['LearningRate'] = repr(history.learning_rate)  # ArcGIS keeps this and the metrics as text
         manifest['learning_rate'] = history.learning_rate

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from geolearn import errors, normalize
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
-from geolearn.backbones import catalog, custom, pretrained, torchvision
+from geolearn.backbones import catalog, custom, olmoearth, pretrained, torchvision
 from geolearn.backbones.catalog import InputStatistics
 from geolearn.backbones.timm import import_timm, is_timm_model
 from geolearn.bands import Band, match_bands, parse_wavelengths
@@ -73,7 +73,8 @@ class BackboneConfig:
         temporal: How the maps of several dates become one.
         resolution_m: Of the images in meters per pixel, for backbones whose positions depend on it.
         acquired: When the images of each date were taken, instead of what the chips say.
-        location: Latitude and longitude of about the middle of the images, for backbones that know places.
+        location: Latitude and longitude of about the middle of the images, for backbones that know places; it stays
+            with the model. None takes that of the chips for those that have to know it.
     """
 
     name: str | custom.ModuleBackbone
@@ -168,7 +169,7 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
         acquired=tuple(day.isoformat() for day in choice.acquired or data.acquired),
         temporal=choice.temporal,
         resolution_m=choice.resolution_m,
-        location=choice.location or (data.table.location() if catalog.knows_places(name) else None),
+        location=choice.location or (data.table.location() if catalog.needs_places(name) else None),
         custom=own,
         product=data.product,
     )
@@ -211,6 +212,8 @@ def describe_model(spec: ModelSpec, network: Network, *, epochs: int, trains: bo
     ]
     if spec.class_infos:
         lines.append(f'  classes  {", ".join(info.name for info in spec.class_infos)}')
+    if spec.pretrained and (record := catalog.find_record(spec.backbone)) is not None and record.terms:
+        lines.append(f'  terms    {record.license}: {record.terms}')
     return '\n'.join(lines + ([f'  weights  {report}'] if report else []))
 
 
@@ -265,6 +268,8 @@ class _Units(NamedTuple):
     """Value that stands for reflectance 1; 255 for 8-bit images."""
     radar: RadarScale | None
     eight_bit: bool
+    digital: bool = False
+    """May be digital numbers of Landsat: whole numbers of 16 bits that are no reflectance x 10000."""
 
 
 class _Fit(NamedTuple):
@@ -333,12 +338,13 @@ def weights_normalization(
         sources.append(f'{", ".join(bands[i].name for i in physical)} as {backbone} takes them')
         units_of_all = ', '.join(dict.fromkeys(entry.scale for entry, _ in physical.values()))
         log.info('%s: taken to be in the units of pretraining (%s)', sources[-1], units_of_all)
-    for is_radar in (False, True):
-        positions = [i for i, band in enumerate(bands) if band.is_radar == is_radar and i not in physical]
-        if not positions:
-            continue
+    for positions, stated in _divide(backbone, inputs, bands, [i for i in range(len(bands)) if i not in physical]):
         group = [bands[i] for i in positions]
-        fit = _choose(backbone, inputs, group, units)
+        if len(stated) < len(inputs):  # of one sensor: others may be stored in other units
+            own = None if percentiles is None else percentiles.select(positions)
+            fit = _choose(backbone, stated, group, _find_units(own, dtype, group))
+        else:
+            fit = _choose(backbone, stated, group, units)
         found = normalize.match_pretraining(
             group,
             trained_bands=fit.inputs.get_bands(),
@@ -351,6 +357,29 @@ def weights_normalization(
             mean[position], std[position] = center, spread
         sources.append(_describe(backbone, fit))
     return normalize.Normalization(tuple(mean), tuple(std), '; '.join(sources))
+
+
+def _divide(
+    backbone: str, inputs: Sequence[InputStatistics], bands: Sequence[Band], positions: Sequence[int]
+) -> list[tuple[list[int], Sequence[InputStatistics]]]:
+    """Divide bands into those that share statistics, and say which statistics may serve them.
+
+    OlmoEarth assigns bands to sensors, each with kernels of its own, so that the statistics have to be that sensor's.
+    """
+    record = catalog.find_record(backbone)
+    if record is None or record.family != 'olmoearth':
+        parts = [[i for i in positions if bands[i].is_radar == is_radar] for is_radar in (False, True)]
+        return [(part, inputs) for part in parts if part]
+    try:
+        sensors = [name for name, _ in olmoearth.find_sensor([bands[i] for i in positions])]
+    except errors.BandError as error:
+        raise _refusal(str(error)) from error
+    divided = []
+    for sensor, entry in zip(olmoearth.SENSORS, inputs):
+        part = [i for i, name in zip(positions, sensors) if name == sensor]
+        if part:
+            divided.append((part, [entry]))
+    return divided
 
 
 def _position(entry: InputStatistics, band: Band) -> int | None:
@@ -443,7 +472,13 @@ def _find_units(percentiles: Percentiles | None, dtype: str, bands: Sequence[Ban
     if percentiles is None:
         return _Units(255 if eight_bit else None, None, eight_bit)
     white = 255 if eight_bit else reflectance_scale(percentiles, bands, dtype=dtype)
-    return _Units(white, radar_scale(percentiles, bands, dtype=dtype), eight_bit)
+    radar = radar_scale(percentiles, bands, dtype=dtype)
+    digital = white is None and radar is None and min(percentiles.low) >= 0 and max(percentiles.high) > LEAST_DIGITAL
+    return _Units(white, radar, eight_bit, digital)
+
+
+LEAST_DIGITAL = 5000.0
+"""Numbers of Landsat Level-1 begin there: 5000 stands for a reflectance of 0."""
 
 
 def _choose(backbone: str, inputs: Sequence[InputStatistics], bands: Sequence[Band], units: _Units) -> _Fit:
@@ -482,6 +517,13 @@ def _find_scales(entry: InputStatistics, units: _Units, bands: Sequence[Band]) -
     if bands[0].is_radar:
         same = entry.scale.startswith('dB') and units.radar == 'dB'
         return (1.0, 1.0) if same or (entry.scale == '0-255' and units.eight_bit) else None
+    if entry.scale.startswith('digital numbers') and units.digital:
+        log.warning(
+            '%s: taken to be %s; those of Level-2 (surface reflectance) look alike, and would be wrong',
+            ', '.join(band.name for band in bands),
+            entry.scale,
+        )
+        return 1.0, 1.0
     if units.white is None:
         return None
     if found := re.fullmatch(r'reflectance x (\d+)', entry.scale):

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from geolearn import errors, extras
 from geolearn.arguments import encode, record_arguments
+from geolearn.backbones import loading
 from geolearn.backbones.pixel_series import check_location
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.classes import IGNORE_INDEX
@@ -135,15 +136,21 @@ class PixelHead(PixelClassifier):
         cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None
     ) -> pixel_head.PixelNetwork:
         """Build the network that a spec describes; only a backbone has weights to start from."""
-        if len(spec.class_infos) < 2:
-            raise errors.BundleError(f'the manifest is broken: {spec.model} needs 2 classes, found {spec.class_infos}')
+        _check_classes(spec)
         options, count = PixelHeadOptions.from_json(spec.options), len(spec.class_infos)
         return pixel_head.build_pixel_network(spec, options, count, pretrained=pretrained, weights=weights)
 
     @classmethod
     def from_spec(cls, spec: ModelSpec, weights: Any, data: ChipData | None = None) -> Self:
         """Rebuild a model from its description and arrays, which are checked before anything is computed."""
-        model = super().from_spec(spec, weights, data)
+        _check_classes(spec)
+        options, count = PixelHeadOptions.from_json(spec.options), len(spec.class_infos)
+        network = loading.build_filled(
+            lambda: pixel_head.build_pixel_network(spec, options, count, state=weights), weights, 'of the bundle'
+        )
+        if data is not None:
+            network.adapt(spec.adaptation)
+        model = cls.of(spec, network.eval(), data)
         if isinstance(model.network.head, pixel_head.PixelwiseHead):
             model.network.head.check(pixel_head.count_values(spec, model.network.backbone))
         return model
@@ -386,3 +393,8 @@ class PixelHead(PixelClassifier):
         options = PixelHeadOptions.from_json(self.spec.options)
         if options.head in ('random_forest', 'knn') and not options.nodes + options.vectors:
             raise errors.NotTrainedError(f'head={options.head!r} holds nothing before training; call fit() first')
+
+
+def _check_classes(spec: ModelSpec) -> None:
+    if len(spec.class_infos) < 2:
+        raise errors.BundleError(f'the manifest is broken: {spec.model} needs 2 classes, found {spec.class_infos}')

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geolearn.backbones.backbone import Backbone, ConvBackbone
+from geolearn.backbones.custom import PREFIX
 from geolearn.backbones.pixel_series import PixelBackbone
 from geolearn.errors import BackboneError, BundleError
 from geolearn.networks.network import Network, Normalize, build_backbone, build_normalize
@@ -337,6 +339,7 @@ def build_pixel_network(
     *,
     pretrained: bool = False,
     weights: str | Path | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> PixelNetwork:
     """Build the network that a spec describes.
 
@@ -346,20 +349,26 @@ def build_pixel_network(
         class_count: Number of classes.
         pretrained: Whether to fill the backbone with its published weights.
         weights: The user's own, instead of fetching them.
+        state: Of the network that is rebuilt, whose backbone may have another shape than the catalog's.
 
     Raises:
         BackboneError: If the backbone is not one of single pixels.
     """
     backbone: Backbone = pass_on(len(spec.bands))
     if spec.backbone != BACKBONE:
-        backbone = build_backbone(replace(spec, location=None), pretrained=pretrained, weights=weights)
+        bare = replace(spec, location=None, acquired=())  # dates are checked by what the weights take
+        backbone = build_backbone(bare, pretrained=pretrained, weights=weights)
         if not isinstance(backbone, PixelBackbone):
             raise BackboneError(f"{spec.backbone} sees more than one pixel; take UNet or DeepLab, or backbone='presto'")
-        if backbone.calendar is None:
+        if state is not None:
+            own = {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)}
+            backbone = PixelBackbone(backbone.name, backbone.trunk.like(own))
+        if not spec.acquired:
             raise BackboneError(
                 f'{spec.backbone} has to know when images were taken, which the chips do not say; pass '
                 'dates=[date(2024, 5, 1), ...], one for each'
             )
+        backbone.set_dates([date.fromisoformat(day) for day in spec.acquired])
         backbone.set_location(spec.location)
         backbone.requires_grad_(False)
     head = build_head(options, count_values(spec, backbone), class_count)

@@ -13,6 +13,8 @@ from geolearn.backbones.olmoearth import SENSORS, OlmoEarth, choose_sets, conver
 from geolearn.backbones.trunk import ViTConfig
 from geolearn.bands import Band, get_bands
 from geolearn.errors import BackboneError, BandError, WeightsError
+from geolearn.models.new_spec import weights_normalization
+from geolearn.statistics import Percentiles
 
 S2, S1, LANDSAT = SENSORS.values()
 PLAIN = {sensor: ((0.0,) * 12, (1.0,) * 12) for sensor in SENSORS}
@@ -120,6 +122,22 @@ def test_the_published_layout_loads_strictly_and_its_license_is_said_once(folder
     dropped = ' '.join(report.unexpected)
     assert all(word in dropped for word in ('target_encoder.', 'srtm', 'project_and_aggregate', 'decoder.', 'landsat'))
     assert torch.equal(net.trunk.norm.weight, oracle['v1']['state_dict']['encoder.norm.weight'])
+
+
+def test_bands_take_the_statistics_of_the_sensor_whose_kernels_they_meet(caplog):
+    landsat, optical = list(LANDSAT[1:8]), list(S2[:4])
+    sentinel, record = ((300.0, 1500.0, 4200.0),) * 4, catalog.get_record('olmoearth_v1_nano')
+    reflectance, numbers = ((300.0, 1500.0, 4200.0),) * 7, ((6500.0, 9000.0, 21000.0),) * 7
+
+    def choose(rows, bands):
+        return weights_normalization(Percentiles(*zip(*rows)), 'uint16', bands, record.name)
+
+    with pytest.raises(BackboneError, match='in digital numbers of Level-1, and .* are reflectance x 10000'):
+        choose(reflectance, landsat)
+    assert choose(numbers, landsat).mean == record.inputs[2].mean[1:8]
+    assert 'taken to be digital numbers of Level-1' in caplog.text
+    both = record.inputs[2].mean[1:8] + record.inputs[0].mean[:4]
+    assert choose((*numbers, *sentinel), landsat + optical).mean == both
 
 
 def test_another_version_another_size_and_a_lost_tensor_are_refused(folder):

@@ -68,6 +68,13 @@ def test_dates_without_data_are_left_out_pixel_by_pixel(oracle):
     torch.testing.assert_close(found[2:], none, atol=1e-5, rtol=1e-5)
 
 
+def test_a_network_is_rebuilt_in_the_shape_of_its_weights(oracle):
+    state = oracle['v2_qk_norm']['state_dict']
+    trunk = make(oracle['v2']['state_dict'], 'v2', (*S2, *UP)).like(state)
+    trunk.load_state_dict(state)
+    assert trunk.shape.norm_keys
+
+
 def test_numbers_of_dates_are_multiples_of_eight():
     assert choose_dates(5, '2') == [0, 1, 2, 3, 4, 0, 2, 4]
     assert choose_dates(3, '2') == [0, 1, 2, 0, 1, 2, 0, 1]

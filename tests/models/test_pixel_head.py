@@ -258,6 +258,20 @@ def test_heads_on_presto_are_trained_saved_and_mapped(months, shared, tmp_path, 
         assert (found == labels[0]).mean() > 0.97  # in the rows of which a month is missing too
 
 
+def test_a_head_keeps_the_shape_of_its_weights_and_their_license(months, shared, tmp_path, one_thread, caplog):
+    folder, rasters, _ = months
+    data = prepare_data(folder, chip_size=16, batch_size=2, val_split_pct=0.5, transforms=False)
+    state = torch.load(shared / 'weights' / 'presto' / 'default_model.pt', map_location='cpu', weights_only=True)
+    names = [name for name in state if name.endswith('pos_embed')]
+    torch.save(state | {name: torch.cat([state[name]] * 3, dim=1) for name in names}, tmp_path / 'long.pt')
+    model = PixelHead(data, backbone='presto', weights=tmp_path / 'long.pt', location=(10.0, 15.0)).fit()
+    path = model.save(tmp_path / 'm.dlpk', compute_metrics=False, export=())
+    assert load_model(path).network.backbone.trunk.pos_embed.shape[1] == 72
+    assert read_bundle(path).manifest['weights_license'] == 'MIT'
+    model.predict_raster(rasters, tmp_path / 'map.tif')
+    assert 'km from the place 10.00, 15.00' in caplog.text
+
+
 def test_a_head_on_presto_asks_for_dates_and_refuses_other_backbones(scene, data, shared):
     file = shared / 'weights' / 'presto' / 'default_model.pt'
     with pytest.raises(BackboneError, match='computes with values in the units of its pretraining'):
