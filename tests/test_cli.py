@@ -172,7 +172,7 @@ def test_an_error_is_one_line_on_stderr(bundle, scene_chips, scene_files, tmp_pa
         (['info', tmp_path], 'esri_model_definition.emd'),
         (['info', tmp_path / 'none.dlpk'], 'does not exist; pass the .dlpk'),
         (['predict', image, image, tmp_path / 'map.tif'], 'is no readable .dlpk'),
-        (['predict', bundle, tmp_path / 'none.tif', tmp_path / 'map.tif'], 'cannot open raster'),
+        (['predict', bundle, tmp_path / 'none.tif', tmp_path / 'map.tif'], 'none.tif: does not exist'),
         (['predict', bundle, image, tmp_path / 'map.tif', '--scale', '100000'], 'other units than the training chips'),
         (['predict', bundle, image, tmp_path / 'none' / 'map.tif'], 'does not exist; create it first'),
         (['train', tmp_path, 'm', *TRAIN], 'esri_model_definition.emd'),

@@ -155,7 +155,7 @@ def create_backbone(
         if not (isinstance(backbone.trunk, Trunk) and backbone.trunk.knows_location):
             raise BackboneError(f'{backbone.name} knows no places; leave location out')
         backbone.trunk.location = check_location(location)
-    if isinstance(backbone.trunk, Trunk) and backbone.trunk.knows_dates and not isinstance(dates, int):
+    if not isinstance(dates, int) and isinstance(backbone.trunk, Trunk) and backbone.trunk.knows_dates:
         backbone.trunk.acquired = tuple(dates)
     elif count == 1 and isinstance(backbone.trunk, olmoearth.OlmoEarth):
         _say_default_month(backbone.name)

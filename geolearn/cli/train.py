@@ -4,6 +4,7 @@ import argparse
 import inspect
 from collections.abc import Mapping
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geolearn.cli.arguments import (
@@ -173,7 +174,7 @@ def run(arguments: argparse.Namespace) -> None:
     finally:
         arguments.resumable = bool(model.history.epochs)
     print_results(model)
-    saved = model.save(arguments.name)
+    saved = Path(model.save(arguments.name))
     print(f'wrote {saved}')
     print(f'wrote {write_config(saved.with_suffix(".yaml"), arguments)}; "geolearn train" of that file trains it again')
     if arguments.report:

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from rasterio.windows import Window
-from scipy import ndimage
 
 from geolearn import errors, extras, progress
 from geolearn.classes import ClassInfo
@@ -95,6 +93,8 @@ def vectorize_lines(
         RasterError: If the map has no place that `dst` can state.
         FileWriteError: If `dst` cannot be written; no part of it is left.
     """
+    import pandas as pd  # late: its import takes part of a second
+
     target = check_vector_target(dst)
     with open_raster(probabilities) as src:
         require_place(src)
@@ -149,6 +149,8 @@ def _strips(
 def _center_pixels(
     top: int, shares: np.ndarray, wanted: slice, options: LineOptions, steps: int, halo: int
 ) -> CenterPixels:
+    from scipy import ndimage  # late: its import takes part of a second
+
     # stored in steps of 0.004: half of one is no difference; 0 is also where there is no data
     mask = (shares >= options.threshold - 0.002) & (shares > 0)
     inner = np.s_[wanted, halo:-halo]
@@ -195,6 +197,8 @@ def connect_lines(pixels: CenterPixels, options: LineOptions) -> LineGraph:
 
 def make_features(pixels: CenterPixels, info: ClassInfo, box: GeoBox, options: LineOptions) -> Any:
     """Make a GeoDataFrame of the center lines of a class."""
+    import pandas as pd  # late: its import takes part of a second
+
     geopandas = extras.require('geopandas', extra='vector', to='write lines')
     shapely = extras.require('shapely', extra='vector', to='write lines')
     graph = connect_lines(pixels, options)

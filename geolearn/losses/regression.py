@@ -86,12 +86,13 @@ class RegressionLoss(nn.Module):
         Raises:
             ValueError: If the shapes do not fit.
         """
+        given = tuple(target.shape)
         if target.dim() != 4:
             target = target[:, None]
         if predicted.shape != target.shape:
             raise ValueError(
                 f'predictions must be (N, 1, H, W) for targets (N, H, W), or (N, C, H, W) for both, '
-                f'got {tuple(predicted.shape)} for {tuple(target.shape)}'
+                f'got {tuple(predicted.shape)} for {given}'
             )
         predicted, known = full_precision(predicted), ~target.isnan()
         # both are filled: NaN times 0 is NaN, also in the gradient

@@ -2,19 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from scipy import ndimage
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import dijkstra
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from geolearn.classes import IGNORE_INDEX
 from geolearn.metrics.scores import Metric, main_output, predict_classes, sum_over_processes
 from geolearn.raster.centerlines import join_lines, thin, trace
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 BUFFER, SNAP, SPACING = 3.0, 4.0, 50.0
 """Pixels: a center line within the first is found, a path begins within the second, and places lie the third apart."""
@@ -53,6 +52,8 @@ class BufferCounts(NamedTuple):
 
 def count_within_buffer(truth: np.ndarray, predicted: np.ndarray, *, buffer: float = BUFFER) -> BufferCounts:
     """Count the pixels of two center lines (height, width) bool, and those that lie within `buffer` of the other."""
+    from scipy import ndimage  # late: its import takes part of a second
+
     counts = []
     for one, other in ((truth, predicted), (predicted, truth)):
         total = int(one.sum())
@@ -92,11 +93,13 @@ class _Net(NamedTuple):
     """Vertices (n, 2) of lines, their neighbors with distances, and numbers of the places."""
 
     points: np.ndarray
-    links: csr_matrix
+    links: 'csr_matrix'
     places: np.ndarray
 
 
 def _make_net(lines: Sequence[np.ndarray], spacing: float) -> _Net:
+    from scipy.sparse import csr_matrix  # late: its import takes part of a second
+
     graph = join_lines(line for line in lines if len(line) > 1)
     points, rows, cols, lengths = [graph.nodes], list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     places, count = [np.arange(len(graph.nodes))], len(graph.nodes)
@@ -127,6 +130,9 @@ def _make_net(lines: Sequence[np.ndarray], spacing: float) -> _Net:
 
 def _compare_paths(net: _Net, other: _Net, snap: float) -> float:
     """Return 1 less the mean cost of the paths of one network in another one; NaN without paths."""
+    from scipy.sparse.csgraph import dijkstra  # late: its import takes part of a second
+    from scipy.spatial import cKDTree
+
     lengths = dijkstra(net.links, directed=False, indices=net.places)[:, net.places]
     apart, nearest = cKDTree(other.points).query(net.points[net.places], distance_upper_bound=snap)
     placed = np.isfinite(apart)

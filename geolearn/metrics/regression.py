@@ -40,12 +40,13 @@ class RegressionScores:
         Raises:
             ValueError: If the shapes do not fit.
         """
+        given = tuple(target.shape)
         target = target if target.dim() == 4 else target[:, None]
         predicted, known = main_output(output), ~target.isnan()
         if predicted.shape != target.shape:
             raise ValueError(
                 f'predictions must be (N, 1, H, W) for targets (N, H, W), or (N, C, H, W) for both, '
-                f'got {tuple(predicted.shape)} for {tuple(target.shape)}'
+                f'got {tuple(predicted.shape)} for {given}'
             )
         wide = widest(target.device)
         truth = target.to(wide).where(known, 0)

@@ -253,8 +253,8 @@ class _Comparing:
         data = self.data
         loading = data.train_dl.options
         chips = data.train_ds.names, data.valid_ds.names, data.chip_size, loading.batch_size, loading.seed
-        chips += data.normalization, data.bands, data.class_infos, data.ignored_values, data.task
-        made = [[row.name for row in self.rows], self.metric.name, facts, repr(chips)]
+        meaning = data.normalization, data.bands, data.class_infos, data.ignored_values, data.task
+        made = [[row.name for row in self.rows], self.metric.name, facts, repr(chips), repr(meaning)]
         # another comparison, of other data or arguments, lies elsewhere
         self.folder = self.parent / hashlib.sha256(json.dumps(made, default=str).encode()).hexdigest()[:12]
         self._began = time.monotonic()

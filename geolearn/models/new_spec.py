@@ -374,7 +374,7 @@ def _divide(
         sensors = [name for name, _ in olmoearth.find_sensor([bands[i] for i in positions])]
     except errors.BandError as error:
         raise _refusal(str(error)) from error
-    divided = []
+    divided: list[tuple[list[int], Sequence[InputStatistics]]] = []
     for sensor, entry in zip(olmoearth.SENSORS, inputs):
         part = [i for i, name in zip(positions, sensors) if name == sensor]
         if part:

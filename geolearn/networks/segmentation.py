@@ -49,7 +49,8 @@ class PixelOptions:
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as plain JSON."""
-        return asdict(self) | {'decoder_options': dict(self.decoder_options)}
+        loss = asdict(self.loss) | {'cldice_values': list(self.loss.cldice_values)}
+        return asdict(self) | {'decoder_options': dict(self.decoder_options), 'loss': loss}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any], *, decoder: str) -> 'PixelOptions':

@@ -1,7 +1,7 @@
 """Figures of chips with what is known about them, a function for each kind of label, and one that chooses."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -266,7 +266,7 @@ def draw_mask(ax: 'Axes', mask: Tensor, classes: Sequence[ClassInfo]) -> None:
 
 def draw_boxes(ax: 'Axes', objects: Objects, classes: Sequence[ClassInfo]) -> None:
     """Draw the boxes of an image's objects with their class names; ignored objects have broken lines."""
-    from matplotlib.patches import Polygon
+    from matplotlib.patches import Polygon, Rectangle
     from matplotlib.patheffects import Normal, Stroke
 
     boxes, labels = to_array(objects.boxes).tolist(), to_array(objects.labels).tolist()
@@ -275,9 +275,17 @@ def draw_boxes(ax: 'Axes', objects: Objects, classes: Sequence[ClassInfo]) -> No
     ignored = [False] * len(boxes) if objects.ignored is None else to_array(objects.ignored).tolist()
     for box, ring, label, passed in zip(boxes, to_array(corners(turned)), labels, ignored):
         left, top = (edge - 0.5 for edge in box[:2])  # imshow centers the first pixel at 0
-        style = {'linestyle': ':' if passed else '-', 'linewidth': 1.4, 'path_effects': [] if passed else halo}
+        style: dict[str, Any] = {
+            'linestyle': ':' if passed else '-',
+            'linewidth': 1.4,
+            'path_effects': [] if passed else halo,
+        }
         color = canvas.fractions(classes[label].color)
-        ax.add_patch(Polygon(ring - 0.5, closed=True, fill=False, edgecolor=color, **style))
+        if objects.turned is None:
+            width, height = box[2] - box[0], box[3] - box[1]
+            ax.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=color, **style))
+        else:
+            ax.add_patch(Polygon(ring - 0.5, closed=True, fill=False, edgecolor=color, **style))
         if len(boxes) <= TAG_LIMIT:
             _draw_tag(ax, left, top, classes[label])
 

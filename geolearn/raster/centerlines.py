@@ -7,8 +7,6 @@ from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 NEIGHBORS = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
 """Rows and columns of the eight neighbors, clockwise from the one above."""
@@ -106,6 +104,8 @@ def join_lines(lines: Iterable[np.ndarray], *, within: float = 1e-6) -> LineGrap
         lines: Points (k, 2) of each, at least two.
         within: In units of the points.
     """
+    from scipy.sparse import coo_matrix  # late: its import takes part of a second
+    from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree
 
     held = [np.asarray(line, np.float64) for line in lines]
@@ -137,6 +137,9 @@ def trace(rows: np.ndarray, cols: np.ndarray) -> LineGraph:
         rows: (n,) of the pixels.
         cols: (n,) of the pixels.
     """
+    from scipy.sparse import coo_matrix  # late: its import takes part of a second
+    from scipy.sparse.csgraph import connected_components
+
     order = np.lexsort((cols, rows))
     rows, cols = rows[order].astype(np.int64), cols[order].astype(np.int64)
     points = np.stack([cols + 0.5, rows + 0.5], axis=1)
@@ -334,6 +337,9 @@ def _direction(line: np.ndarray, side: int, reach: float) -> np.ndarray:
 
 def drop_short(graph: LineGraph, shorter: float) -> LineGraph:
     """Remove what is connected and shorter, all its lines together, than a length."""
+    from scipy.sparse import coo_matrix  # late: its import takes part of a second
+    from scipy.sparse.csgraph import connected_components
+
     if not len(graph.lines) or shorter <= 0:
         return graph
     count = len(graph.nodes)

@@ -1,6 +1,7 @@
 """timm's networks as backbones: windows of their own, plain transformers in windows, short names and refusals."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -196,7 +197,7 @@ class TestShortNames:
 
     def test_a_gated_license_is_said(self, monkeypatch, caplog):
         building.announce_license.cache_clear()
-        monkeypatch.setattr(own, '_build', lambda *arguments: None)
+        monkeypatch.setattr(own, '_build', lambda *arguments: SimpleNamespace(trunk=None))
         with caplog.at_level(logging.WARNING, 'geolearn'):
             create_backbone('dinov3_sat', RGB)
         assert 'dinov3_sat_large are gated' in caplog.text

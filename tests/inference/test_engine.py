@@ -230,7 +230,7 @@ def test_batches_and_parts_make_no_difference_to_a_byte(make_spec, scene, tmp_pa
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 3, 3, padding=1))
     network.backbone = SimpleNamespace(has_position_grid=True, strides=(16,))
-    network.context = None
+    network.context, network.finer = None, 1
     forward = network.forward
     network.forward = lambda x: forward(torch.nan_to_num(x))
     results = []

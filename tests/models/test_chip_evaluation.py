@@ -65,6 +65,7 @@ def test_losses_of_chips_average_to_the_loss_that_is_trained():
 def test_the_mean_over_places_is_what_a_map_is_pooled_to():
     class Map(nn.Module):
         name, channels, strides, trunk = 'map', (3,), (1,), nn.Identity()
+        takes_missing = False
 
         def forward(self, x):
             return [x]

@@ -50,6 +50,7 @@ class OneHotPlaces(nn.Module):
     """A backbone whose map is the image averaged over places: channel c is band c."""
 
     name, channels, strides, trunk = 'places', (4,), (16,), nn.Identity()
+    takes_missing = False
 
     def forward(self, x):
         return [nn.functional.avg_pool2d(x, 16)]

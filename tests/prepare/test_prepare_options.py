@@ -74,7 +74,7 @@ def test_mixing_that_a_task_knows_is_done(prepare, kind, option):
     [
         (
             {'nois': 0.1},
-            "transforms has no option 'nois'; there are dihedral, gain, offset, scale_crop, noise, band_dr",
+            "transforms has no option 'nois'; there are dihedral, gain, offset, turn, scale_crop, noise, band",
         ),
         ({1: 2}, 'transforms has no option 1; there are'),
         ({'band_std': [1, 2]}, "no option 'band_std'"),

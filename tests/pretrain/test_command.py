@@ -22,7 +22,8 @@ def test_a_backbone_is_pretrained_and_drawn(tmp_path, save, capsys):
     assert create_backbone(str(path), ['VV', 'VH']).name == 'vit_nano'
 
 
-def test_options_of_the_other_method_are_refused(capsys):
+def test_options_of_the_other_method_are_refused(capsys, tmp_path):
+    (tmp_path / 'scene.tif').touch()
     with pytest.raises(SystemExit):
-        main(['pretrain', 'none.tif', '--mask', '0.5'])
+        main(['pretrain', str(tmp_path / 'scene.tif'), '--mask', '0.5'])
     assert '--mask does not apply to --method dino; leave it out' in capsys.readouterr().err

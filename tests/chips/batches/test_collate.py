@@ -255,7 +255,7 @@ class Typed(Chips):
 
     @property
     def table(self):
-        return SimpleNamespace(dtype=str(self.chips[0].pixels.dtype))
+        return SimpleNamespace(dtype=str(self.chips[0].pixels.dtype), has_image_targets=False)
 
 
 def varied_chips(task, dtype, *, dates, rng):
