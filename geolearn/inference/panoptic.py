@@ -11,7 +11,6 @@ import numpy as np
 from affine import Affine
 from rasterio.features import rasterize
 from rasterio.windows import Window
-from scipy import ndimage
 from torch import nn
 
 from geolearn import extras
@@ -25,7 +24,7 @@ from geolearn.inference.mapping import MapRequest, map_request
 from geolearn.inference.merging import TileDetections
 from geolearn.inference.resume import open_checkpoint
 from geolearn.inference.targets import check_target
-from geolearn.networks.detection.panoptic import MergeOptions
+from geolearn.networks.detection.panoptic import MergeOptions, drop_small
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
@@ -174,12 +173,7 @@ def _stuff(
         known &= valid
     classes[~known | (classes == free)] = void
     if min_area > 1:
-        for value in np.unique(classes).tolist():
-            if value != void:
-                labels, _ = ndimage.label(classes == value)
-                small = np.bincount(labels.ravel()) < min_area
-                small[0] = False
-                classes[small[labels]] = void
+        classes = drop_small(classes, min_area, void)
     rows = slice(top - first, bottom - first)
     return classes[rows], known[rows]
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -61,7 +62,8 @@ def merge_segments(
     """
     classes = torch.tensor([*stuff, IGNORE_INDEX], device=logits.device)[logits.argmax(0)]
     if options.min_area > 1:
-        classes = drop_small(classes, options.min_area)
+        large = drop_small(classes.cpu().numpy(), options.min_area, IGNORE_INDEX)
+        classes = torch.from_numpy(large).to(logits.device)
     ids = torch.zeros_like(classes)
     masks = found.masks
     assert masks is not None
@@ -78,19 +80,18 @@ def merge_segments(
     return PanopticMap(classes, ids), found.select(torch.tensor(kept, dtype=torch.long, device=found.labels.device))
 
 
-def drop_small(classes: Tensor, min_area: int) -> Tensor:
-    """Return class indices (H, W) without connected regions of fewer pixels, which become VOID."""
+def drop_small(classes: np.ndarray, min_area: int, void: int) -> np.ndarray:
+    """Return classes (height, width) without connected regions of fewer pixels, which become `void`."""
     from scipy import ndimage
 
-    kept = classes.clone().cpu()
-    for value in torch.unique(kept).tolist():
-        if value != IGNORE_INDEX:
-            labels, _ = ndimage.label((kept == value).numpy())
-            sizes = torch.bincount(torch.from_numpy(labels).flatten().long())
-            small = sizes < min_area
+    kept = classes.copy()
+    for value in np.unique(classes).tolist():
+        if value != void:
+            labels, _ = ndimage.label(classes == value)
+            small = np.bincount(labels.ravel()) < min_area
             small[0] = False
-            kept[small[torch.from_numpy(labels).long()]] = IGNORE_INDEX
-    return kept.to(classes.device)
+            kept[small[labels]] = void
+    return kept
 
 
 class SemanticBranch(nn.Module):
