@@ -235,4 +235,7 @@ def _refuse_constant(statistics: BandStatistics, bands: Sequence[Band]) -> None:
         raise BandError(f'found statistics of {len(statistics.mean)} bands, needed those of {len(bands)}')
     if constant := zero_range_bands(statistics):
         names = [bands[i].name for i in constant]
-        raise BandError(f'bands {names} hold one value in all chips and cannot be normalized; leave them out')
+        raise BandError(
+            f'bands {names} hold one value in all chips or images and cannot be normalized by them; leave them out, or '
+            'pass normalize=(means, stds) in their units'
+        )

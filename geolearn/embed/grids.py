@@ -174,8 +174,8 @@ def embed_raster(
         The path written; `Embeddings.load` reads it.
 
     Raises:
-        RasterError: If the raster cannot be read, holds no data, its values look normalized already, `dst` exists, or
-            it cannot be written; no part of `dst` is left.
+        RasterError: If the raster cannot be read, holds no data, its values look normalized already or are embeddings,
+            `dst` exists, or it cannot be written; no part of `dst` is left.
         BackboneError: If the backbone has no such layer, or states no mean and std for these bands.
         BandError: If nothing says what the bands are, or one lacks a wavelength that the backbone needs.
         CheckpointError: If there is no run to resume, or what is finished cannot be kept.

@@ -107,7 +107,7 @@ def embed(
     Raises:
         BackboneError: If the backbone has no such layer or no class token, or states no mean and std for these bands.
         BandError: If nothing says what the bands are, or one lacks a wavelength that the backbone needs.
-        RasterError: If a raster cannot be read, holds no data, or values look normalized already.
+        RasterError: If a raster cannot be read, holds no data, values look normalized already, or are embeddings.
         UnknownNameError: If there is no such backbone, sensor, output, pooling or normalization.
         ValueError: If an array is no image, or grids of several images have different shapes.
         WeightsError: If weights cannot be had or do not fit.
@@ -275,6 +275,7 @@ def _embed_chips(data: ChipData, how: How, names: Sequence[str] | None) -> Embed
         raise ValueError(f'chips of {data.table.dates} dates cannot be embedded yet; embed those of each date')
     if how.wanted.bands is not None or how.wanted.sensor is not None:
         raise errors.ArgumentError('chips say themselves what their bands are; pass bands= and sensor= to prepare_data')
+    opening.refuse_vectors(f'the chip folder {data.path}', data.product)
     bands = data.bands
     if how.options.wavelengths is not None:
         bands = with_wavelengths(bands, how.options.wavelengths)

@@ -11,11 +11,12 @@ from rasterio.windows import Window
 
 from geolearn.bands import Band, get_bands, match_bands
 from geolearn.embed import scaling
+from geolearn.embed.embeddings import KEY, EmbeddingSource
 from geolearn.embed.encoder import Encoder, EncoderOptions, make_encoder
 from geolearn.errors import BandError, RasterError
 from geolearn.inference import reading, tiles
 from geolearn.models.new_spec import with_wavelengths
-from geolearn.raster import GeoBox, common_dtype, open_raster, sample_pixels
+from geolearn.raster import EmbeddingProduct, GeoBox, common_dtype, find_product, open_raster, sample_pixels
 from geolearn.raster.nodata import differs
 from geolearn.raster.raster import Raster
 from geolearn.raster.reading import is_one, raster_bands, require_place
@@ -64,7 +65,8 @@ def open_to_embed(source: Any, options: EncoderOptions, wanted: Wanted, stack: E
         stack: Closes the raster.
 
     Raises:
-        RasterError: If it cannot be read, has no pixel with data, or the bands that are wanted cannot be told.
+        RasterError: If it cannot be read, has no pixel with data, the bands that are wanted cannot be told, or it
+            holds embeddings already.
         BandError: If nothing says what its bands are and the backbone needs to know.
     """
     _refuse_dates(source)
@@ -72,6 +74,7 @@ def open_to_embed(source: Any, options: EncoderOptions, wanted: Wanted, stack: E
     shared = wanted.nodata if isinstance(wanted.nodata, int | float) or not is_one(source) else None
     dataset = stack.enter_context(open_raster(source, nodata=shared, warp=True))
     require_place(dataset)
+    refuse_vectors(dataset.name, find_product(dataset), stated=dataset.tags().get(KEY.upper()))
     bands, indexes, names = choose_bands(dataset, wanted, options.wavelengths)
     radar = tuple(band.is_radar for band in bands)
     read = tiles.ReadOptions(names, wanted.sensor, wanted.scale, wanted.offset, wanted.nodata, radar=radar)
@@ -86,6 +89,30 @@ def open_to_embed(source: Any, options: EncoderOptions, wanted: Wanted, stack: E
     encoder = make_encoder(options, bands, pixels, dtype=dtype)
     encoder = replace(encoder, spec=replace(encoder.spec, cell_size=cell_size(dataset.geobox)))
     return OpenRaster(encoder, reading.match_raster(dataset, encoder.spec, read), read)
+
+
+def refuse_vectors(name: str, product: EmbeddingProduct | None, *, stated: str | None = None) -> None:
+    """Refuse what was computed from images already: an encoder takes images.
+
+    Args:
+        name: Of the raster or chips.
+        product: Precomputed embeddings that it holds; None where it holds none.
+        stated: What geolearn wrote beside vectors of its own; None for other rasters.
+
+    Raises:
+        RasterError: With what to do instead.
+    """
+    if product is not None:
+        raise RasterError(
+            f'{name} holds {product}, which are embeddings already; train PixelHead on them, or pass their vectors to '
+            'probe. An encoder takes images'
+        )
+    if stated is not None:
+        made = EmbeddingSource.from_json(stated)
+        raise RasterError(
+            f'{name} holds what {made.backbone} made of an image; read its vectors with Embeddings.load, or pass the '
+            'image itself. An encoder takes images'
+        )
 
 
 def _refuse_dates(source: Any) -> None:

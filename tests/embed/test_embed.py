@@ -4,15 +4,17 @@ import torch
 from affine import Affine
 
 import geolearn
-from geolearn import prepare_data
+from geolearn import from_rasters, prepare_data
 from geolearn.backbones import create_backbone
 from geolearn.bands import get_bands
-from geolearn.embed import Embeddings, embed
+from geolearn.embed import Embeddings, attention_maps, embed, embed_raster
 from geolearn.errors import BackboneError, BandError, RasterError, UnknownNameError
 from geolearn.raster.writing import write_raster
 
 TINY = {'backbone': 'dofa_tiny', 'pretrained': False}
 S2 = {'bands': ['B02', 'B03', 'B04', 'B08'], 'sensor': 'sentinel2_l2a', **TINY}
+
+PLACE = {'transform': Affine(10, 0, 500_000, 0, -10, 5_200_000), 'crs': 'EPSG:32632'}
 
 
 def test_a_pooled_vector_is_the_mean_of_the_grid(scene_pixels):
@@ -184,6 +186,64 @@ def test_rasters_in_other_units_than_the_first_are_refused(scene, scene_pixels, 
     write_raster(tmp_path / 'b.tif', (scene_pixels / 10_000).astype('float32'), band_names=names, **place)
     with pytest.raises(RasterError, match='other units'):
         embed([scene, tmp_path / 'b.tif'], sensor='sentinel2_l2a', **TINY)
+
+
+NANO = {'backbone': 'vit_nano', 'pretrained': False}
+
+
+def test_a_height_model_is_embedded_and_gaps_of_either_kind_are_missing(tmp_path):
+    heights = np.random.default_rng(0).uniform(500, 900, (1, 48, 40)).astype(np.float32)
+    heights[:, :16, :8] = -9999
+    heights[:, 40:, 32:] = np.nan
+    path = tmp_path / 'dem.tif'
+    write_raster(path, heights, transform=PLACE['transform'], crs=None, nodata=-9999, band_names=['elevation'])
+    grid = embed(path, output='grid', **NANO)
+    assert grid.geobox.crs is None
+    assert grid.source.bands == ('elevation',)
+    missing = np.isnan(grid.values).all(axis=0)
+    assert list(zip(*missing.nonzero())) == [(0, 0), (1, 0), (5, 4)]
+    assert np.isfinite(grid.values[:, ~missing]).all()
+    same = embed(heights, output='grid', bands=['elevation'], nodata=-9999, **NANO)
+    np.testing.assert_allclose(same.values, grid.values, atol=1e-5)
+    with pytest.raises(BandError, match=r'dofa_tiny needs a wavelength for every band'):
+        embed(path, 'dofa_tiny', pretrained=False)
+
+
+def test_a_raster_of_one_column_is_a_column_of_tokens(scene_pixels, tmp_path):
+    write_raster(tmp_path / 'thin.tif', scene_pixels[:, :, :1], **PLACE, band_names=S2['bands'])
+    given = {'sensor': 'sentinel2_l2a', **NANO}
+    grid = embed(tmp_path / 'thin.tif', output='grid', **given)
+    assert grid.values.shape == (128, 14, 1)
+    assert np.isfinite(grid.values).all()
+    written = Embeddings.load(embed_raster(tmp_path / 'thin.tif', tmp_path / 'grid.tif', **given))
+    np.testing.assert_allclose(written.values, grid.values, atol=1e-5)
+    write_raster(tmp_path / 'one.tif', scene_pixels[:, :1, :1], **PLACE, band_names=S2['bands'])
+    with pytest.raises(BandError, match=r'hold one value in all chips or images .* pass normalize=\(means, stds\)'):
+        embed(tmp_path / 'one.tif', **given)
+    assert embed(tmp_path / 'one.tif', normalize=((1500,) * 4, (700,) * 4), **given).values.shape == (1, 128)
+
+
+def test_embeddings_are_not_embedded_again(scene, tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(64, 32, 32))
+    vectors /= np.linalg.norm(vectors, axis=0)
+    codes = np.rint(np.sign(vectors) * np.sqrt(np.abs(vectors)) * 127.5).astype(np.int8)
+    path = tmp_path / 'codes.tif'
+    names = [f'A{number:02d}' for number in range(64)]
+    write_raster(path, codes, **PLACE, nodata=-128, band_names=names)
+    message = 'holds AlphaEarth as int8 codes, which are embeddings already; train PixelHead'
+    for use in (embed, attention_maps):
+        with pytest.raises(RasterError, match=message):
+            use(path, **NANO)
+    with pytest.raises(RasterError, match=message):
+        embed_raster(path, tmp_path / 'again.tif', **NANO)
+    assert not (tmp_path / 'again.tif').exists()
+    write_raster(tmp_path / 'labels.tif', np.indices((32, 32))[:1].astype(np.uint8) % 2 + 1, **PLACE)
+    chips = from_rasters(path, tmp_path / 'labels.tif', dequantize='alphaearth', chip_size=16, split='random')
+    with pytest.raises(RasterError, match='the chip folder .* holds AlphaEarth'):
+        embed(chips, **NANO)
+    grid = embed_raster(scene, tmp_path / 'grid.tif', sensor='sentinel2_l2a', **NANO)
+    with pytest.raises(RasterError, match=r'grid.tif holds what vit_nano made of an image; .*Embeddings\.load'):
+        embed(grid, **NANO)
 
 
 def test_the_function_and_its_package_share_a_name():
