@@ -117,6 +117,8 @@ class GraphFacts:
             other.
         every_date: Whether a pixel needs data at every date.
         size: The only (height, width) of images that the graph takes; None for any.
+        dates: When images were taken, as ISO dates, which the graph holds as constants; empty where it reads none.
+        location: Latitude and longitude of images, which it holds so; None where it reads none.
     """
 
     output: GraphOutput
@@ -128,6 +130,8 @@ class GraphFacts:
     position_grid: bool = False
     every_date: bool = False
     size: tuple[int, int] | None = None
+    dates: tuple[str, ...] = ()
+    location: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         sides = (self.tile_size, *(self.size or ()))

@@ -6,6 +6,7 @@ Tiles, overlaps, NoData, checks of bands, units and pixel sizes, and class value
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import date
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from geolearn.inference.tiles import NoData, ReadOptions, Resolution, RollingRow
 from geolearn.networks.spec import ModelSpec, decode
 from geolearn.progress import ProgressBar
 from geolearn.raster import RasterWriter
+from geolearn.raster.acquisition import FAR_KM, acquisition_date, distance_km, middle_of
 from geolearn.raster.nodata import missing
 from geolearn.raster.writing import BLOCK_SIZE
 
@@ -82,6 +84,7 @@ class OnnxModel:
         offset: float = 0.0,
         nodata: NoData = None,
         resolution: Resolution | None = None,
+        dates: Sequence[date | str] | None = None,
         tile_size: int | None = None,
         halo: int | None = None,
         batch_size: int = 4,
@@ -98,6 +101,7 @@ class OnnxModel:
             offset: Added after scaling.
             nodata: Value that marks missing pixels, on top of what the file says.
             resolution: Side of the pixels to resample to while reading, or ``'training'``.
+            dates: When the images were taken, for networks that read it; None takes what the files state.
             tile_size: Side of the tiles in pixels; None takes that of `predict_raster`.
             halo: Half of what neighboring tiles share, at least; None takes that of `predict_raster`.
             batch_size: Tiles computed together.
@@ -112,13 +116,32 @@ class OnnxModel:
         """
         if self.facts.output == 'chip classes':
             raise errors.BundleError(f'a {self.spec.model} classifies whole images; pass them to run()')
-        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
         target = check_target(src, Path(dst).expanduser(), overwrite=overwrite)
         with ExitStack() as stack:
             sources = open_dates(src, self.spec, read, stack)
+            self._check_scene(sources, read)
             grid = self._cut(sources[0], tile_size, halo)
             self._map(sources, grid, target, read, batch_size)
         return target
+
+    def _check_scene(self, sources: Sequence[Source], read: ReadOptions) -> None:
+        """Refuse rasters of other dates or of another region than those that the graph holds as constants."""
+        fixed = tuple(date.fromisoformat(day) for day in self.facts.dates)
+        days = read.days or tuple(acquisition_date(source.dataset) for source in sources)
+        instead = f'map it with load_model(...).predict_raster, which takes those of the raster ({self.spec.backbone})'
+        if fixed and days != fixed:
+            raise errors.RasterError(
+                f'the graph is of images taken on {", ".join(self.facts.dates)}, and the raster is of '
+                f'{", ".join(map(str, days))}; {instead}'
+            )
+        if self.facts.location is not None:
+            found = middle_of(sources[0].box)
+            if found is None or distance_km(found[0], self.facts.location) > FAR_KM:
+                raise errors.RasterError(
+                    f'the graph is of images about {self.facts.location} (latitude, longitude), and the raster lies '
+                    f'{"nowhere that its CRS says" if found is None else f"about {found[0]}"}; {instead}'
+                )
 
     def _cut(self, source: Source, tile_size: int | None, halo: int | None) -> tiling.TileGrid:
         """Cut a raster into the tiles of `predict_raster`."""

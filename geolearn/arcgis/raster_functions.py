@@ -1,7 +1,9 @@
 """What raster functions share, and that of pixels: without torch it runs the ONNX graph of the bundle."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -126,6 +128,7 @@ class RasterFunction:
         self._tiling = Tiling(0, 0)
         self._read = tiles.ReadOptions()
         self._units_checked = False
+        self._trained_scene: Any = None
 
     # -- what ArcGIS calls
 
@@ -181,6 +184,7 @@ class RasterFunction:
         if not 0 <= 2 * padding < side:
             raise ValueError(f'padding must be at least 0 and under half of tile_size {side}, got {padding}')
         self._tiling = Tiling(side, padding)
+        self._set_scene(scalars)
         return {
             'extractBands': tuple(bands),
             'padding': padding,
@@ -194,6 +198,7 @@ class RasterFunction:
 
     def _load(self, path: Path, device: int) -> None:
         """Load the model onto a device of ArcGIS's numbers."""
+        from geolearn.backbones.scene import scene_of
         from geolearn.models import load_model
 
         model = load_model(path)
@@ -203,6 +208,7 @@ class RasterFunction:
             )
         model.network.to(find_device(device)).eval()
         self._model, self._tiling = model, self._usual_tiling(model)
+        self._trained_scene = scene_of(model.network.backbone)
 
     # -- what the kinds of functions say
 
@@ -221,10 +227,39 @@ class RasterFunction:
         ]
 
     def _unit_parameters(self) -> list[dict[str, Any]]:
+        known = self._trained_scene
+        dates = 'When the images were taken, such as 2024-05-01, with commas between'
+        place = 'Latitude and longitude of about the middle of the raster in degrees, such as 48.1, 11.6'
         return [
             describe('scale', 'GPString', '', 'Factor of the pixel values; 1 where they are in the units of training'),
             describe('offset', 'GPDouble', 0, 'Added after scaling'),
+            *([describe('dates', 'GPString', '', dates)] if known.dates else []),
+            *([describe('location', 'GPString', '', place)] if known.location is not None else []),
         ]
+
+    def _set_scene(self, scalars: dict[str, str]) -> None:
+        """Let the network know when and where the raster is, as far as it reads that.
+
+        Raises:
+            ValueError: If its user did not say it, or not as it must be.
+        """
+        if self._trained_scene is None:  # of a graph, which reads nothing of it
+            return
+        from geolearn.backbones.scene import Scene, set_scene
+
+        known, name = self._trained_scene, self._spec.backbone
+        days = [part for part in re.split(r'[\s,;]+', str(scalars.get('dates', ''))) if part]
+        if len(days) != len(known.dates):
+            raise ValueError(
+                f'{name} reads when images were taken: fill in dates, {len(known.dates)} of them such as '
+                f'2024-05-01 with commas between, got {len(days)}'
+            )
+        place = [part for part in re.split(r'[\s,;]+', str(scalars.get('location', ''))) if part]
+        if known.location is not None and len(place) != 2:
+            raise ValueError(f'{name} reads where images lie: fill in location, such as 48.1, 11.6, got {place}')
+        location = None if known.location is None else (float(place[0]), float(place[1]))
+        dates = tuple(date.fromisoformat(day) for day in days)
+        set_scene(self._loaded.network.backbone, Scene(dates, location))
 
     # -- inside
 
@@ -335,6 +370,11 @@ class ClassifyPixels(RasterFunction):
         self._graph = load_graph(path)
         if self._graph.facts.output != 'classes':
             raise errors.BundleError(f'{type(self).__name__} does not run a {self._graph.spec.model}')
+        if self._graph.facts.dates or self._graph.facts.location is not None:
+            raise errors.BundleError(
+                f'{self._graph.spec.backbone} reads when or where images are, which its graph holds as constants of '
+                'the training; install torch in this environment'
+            )
         self._tiling = Tiling(self._graph.facts.tile_size, self._graph.facts.halo)
 
     @property

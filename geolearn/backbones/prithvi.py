@@ -108,6 +108,11 @@ class PrithviViT(BlockTrunk):
         return self.run_all(self.first_tokens(x, where))
 
     @property
+    def reads_dates(self) -> bool:
+        """Whether these weights know dates."""
+        return self.temporal_embed_enc is not None
+
+    @property
     def takes_visible(self) -> bool:
         """Whether `visible_tokens` can be called."""
         return True

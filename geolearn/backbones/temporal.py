@@ -65,13 +65,19 @@ class LightTemporalAttention(nn.Module):
     def __init__(self, channels: int, days: Tensor) -> None:
         super().__init__()
         self.heads = math.gcd(channels, MAX_HEADS)
-        wave = embed_days(days, channels // self.heads)
-        self.register_buffer('positions', wave.repeat(1, self.heads), persistent=False)
+        self.register_buffer(
+            'positions', embed_days(days, channels // self.heads).repeat(1, self.heads), persistent=False
+        )
         self.norm = nn.LayerNorm(channels)
         self.queries = nn.Parameter(torch.randn(self.heads, KEY_DIM) * math.sqrt(2 / KEY_DIM))
         self.keys = nn.Linear(channels, self.heads * KEY_DIM)
         self.mlp = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels), nn.ReLU())
         self.out = nn.LayerNorm(channels)
+
+    def set_days(self, days: Tensor) -> None:
+        """Move the dates to other days, (T) float32."""
+        width = self.positions.shape[1] // self.heads
+        self.positions = embed_days(days.to(self.positions.device), width).repeat(1, self.heads)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Turn maps (N, T, C, h, w) into (N, C, h, w)."""
@@ -138,6 +144,26 @@ class TemporalBackbone(backbone.Backbone):
         self.heads = nn.ModuleList(_make_head(temporal, channels, days) for channels in single.channels)
 
     _single: backbone.Backbone
+
+    @property
+    def reads_dates(self) -> bool:
+        """Whether what it computes depends on when images were taken."""
+        trunk_reads = isinstance(self.trunk, trunk.Trunk) and self.trunk.reads_dates
+        return self.acquired is not None and (trunk_reads or self.temporal == 'ltae')
+
+    def set_dates(self, dates: Sequence[date]) -> None:
+        """Say when images were taken, instead of what it was built with.
+
+        Raises:
+            ValueError: If there is another number of dates.
+        """
+        if count_dates(dates) != self.dates:
+            raise ValueError(f'{self.name} takes {self.dates} dates, got {len(dates)}')
+        self.acquired = tuple(dates)
+        days = days_of(self.acquired)
+        for head in self.heads:
+            if isinstance(head, LightTemporalAttention):
+                head.set_days(days)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute maps (N, channels[i], ceil(H/s), ceil(W/s)) at the strides s from images (N, T, bands, H, W).

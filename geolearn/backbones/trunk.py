@@ -48,6 +48,11 @@ class Trunk(nn.Module):
     """Whether pretraining made the class token describe the image; masked autoencoders leave it to itself."""
 
     @property
+    def reads_dates(self) -> bool:
+        """Whether what it computes of images of several dates depends on when these were."""
+        return self.knows_dates
+
+    @property
     def dim(self) -> int:
         """Width D."""
         raise NotImplementedError

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 if TYPE_CHECKING:
@@ -182,6 +183,8 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     add_embeddings(group)
     size = 'pixel size to resample to while reading, in units of the CRS, or "training" for that of the chips'
     group.add_argument('--resolution', type=pixel_size, help=size)
+    taken = 'when the image of each date was taken, as 2024-05-31, for models that read it, where the files do not say'
+    group.add_argument('--dates', nargs='+', type=date.fromisoformat, metavar='DAY', help=taken)
 
 
 def add_nodata(group: Any) -> None:
@@ -208,7 +211,8 @@ def add_embeddings(group: Any) -> None:
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_reading` took, as the methods of models call it."""
     given = {name: getattr(arguments, name) for name in ('bands', 'sensor', 'scale', 'offset', 'resolution')}
-    return given | {'nodata': one_or_each(arguments.nodata)}
+    dates = {} if arguments.dates is None else {'dates': arguments.dates}
+    return given | dates | {'nodata': one_or_each(arguments.nodata)}
 
 
 def add_chips(parser: argparse.ArgumentParser) -> None:

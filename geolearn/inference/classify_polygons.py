@@ -17,6 +17,7 @@ from geolearn import errors, extras, progress
 from geolearn.chips.exporting.vector_labels import read_layers
 from geolearn.device import choose_device, is_out_of_memory
 from geolearn.inference import reading, targets, tiles, vectors
+from geolearn.inference.scene import enter_scene
 from geolearn.networks import classification
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import GeoBox
@@ -352,6 +353,7 @@ def classify_polygons(
     network.to(device).eval()
     with ExitStack() as stack:
         sources = reading.open_dates(raster, spec, read, stack)
+        enter_scene(stack, spec, network, sources, read)
         outlines = _without_area(pixel_outlines(frame, sources[0].box), options)
         logits = compute_chips(sources, outlines, lambda chips: network(chips.to(device)), read=read, options=options)
     names = [info.name for info in spec.class_infos]

@@ -18,6 +18,7 @@ from geolearn.inference import computing, merging, reading, store, targets, vect
 from geolearn.inference.detecting import MAX_OVERLAP, DetectOptions, detect_tiles, merge_tiles
 from geolearn.inference.plan import Part, Share, plan_parts, tiles_reaching
 from geolearn.inference.resume import RunCheckpoint, open_checkpoint, source_facts, weights_digest
+from geolearn.inference.scene import enter_scene, scene_facts
 from geolearn.inference.shares import collect_shares, is_begun
 from geolearn.inference.tiles import BATCH_SIZE, ReadOptions, Source, TilingOptions
 from geolearn.networks.detection.detector import Detector
@@ -186,6 +187,7 @@ def plan_detection(spec: ModelSpec, network: Detector, request: DetectRequest, s
         raise ValueError(f'outline={options.outline!r} is for models that draw masks; the others give boxes')
     target = targets.check_target(src, vectors.check_vector_target(request.dst), overwrite=request.overwrite)
     sources = reading.open_dates(src, spec, read, stack, whole=True)
+    scene = enter_scene(stack, spec, network, sources, read)
     box, area = sources[0].box, reading.locate_area(sources[0], read)
     if target.suffix.lower() == '.geojson' and box.crs is None:
         raise errors.RasterError(
@@ -194,7 +196,7 @@ def plan_detection(spec: ModelSpec, network: Detector, request: DetectRequest, s
     side, halo = computing.choose_tile(spec, network, tiling)
     halo = choose_halo(side, halo, typical_side=request.typical_side, overlap=options.overlap)
     grid = computing.cut_raster(network, box, tiling, tile_size=side, halo=halo)
-    facts = _run_facts(spec, network, sources, grid, read, tiling, options)
+    facts = _run_facts(spec, network, sources, grid, read, tiling, options) | scene_facts(scene)
     if area is not None:
         facts['area'] = area.digest()
         grid = tiles_reaching(grid, area.window)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import get_args
@@ -19,6 +20,7 @@ from geolearn.inference.computing import most_at_once
 from geolearn.inference.images import Image, load_image
 from geolearn.inference.plan import Part
 from geolearn.inference.resume import RunCheckpoint
+from geolearn.inference.scene import enter_image
 from geolearn.inference.tiles import (
     BATCH_SIZE,
     MicroBatches,
@@ -412,13 +414,14 @@ def detect_image(
             f'this model takes images of {spec.dates} dates, and predict takes one; use detect_objects with a list of '
             'one raster for each date'
         )
-    pixels = load_image(image, spec, read).pixels
+    loaded = load_image(image, spec, read)
     network.to(choose_device(device)).eval()
     predict = make_predict_fn(
         network, threshold=options.threshold, nms_overlap=options.nms_overlap, augment=options.augment
     )
-    with torch.inference_mode():
-        (detections,) = predict(pixels[None])
+    with ExitStack() as stack, torch.inference_mode():
+        enter_image(stack, spec, network, loaded, read)
+        (detections,) = predict(loaded.pixels[None])
     detections = detections.select(torch.argsort(detections.scores, descending=True, stable=True))
     labels = detections.labels.numpy()
     return ImageDetections(

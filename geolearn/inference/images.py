@@ -1,6 +1,7 @@
 """Take images that are small enough for memory: arrays in a model's order of bands, or raster files."""
 
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from geolearn.inference import reading
 from geolearn.inference.tiles import ReadOptions
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import GeoBox, require_same_grid
+from geolearn.raster.acquisition import acquisition_date
 from geolearn.raster.nodata import as_float32, missing
 from geolearn.raster.reading import RasterPath
 
@@ -22,10 +24,14 @@ Image = np.ndarray | Tensor | RasterPath
 
 
 class LoadedImage(NamedTuple):
-    """Pixels (bands, H, W) float32 in the model's units, NaN where there is no data; and their place, if known."""
+    """Pixels ([dates,] bands, H, W) float32 in the model's units, NaN where there is no data; and what files state.
+
+    The place is None where it is not known, and so is the day of each date.
+    """
 
     pixels: Tensor
     place: GeoBox | None
+    acquired: tuple[date | None, ...]
 
 
 def load_image(image: Image, spec: ModelSpec, read: ReadOptions) -> LoadedImage:
@@ -41,27 +47,24 @@ def load_image(image: Image, spec: ModelSpec, read: ReadOptions) -> LoadedImage:
         ValueError: If an array has another shape.
     """
     if isinstance(image, np.ndarray | Tensor):
-        pixels, place = _from_array(image, spec), None
+        pixels, place, acquired = _from_array(image, spec), None, None
         reading.check_units(pixels[:, ~missing(pixels, every_date=True)], spec, read)
         pixels = read.to_model_units(pixels)
     else:
-        pixels, place = _from_file(image, spec, read)
+        pixels, place, acquired = _from_file(image, spec, read)
     pixels = as_float32(pixels)
     if missing(pixels, every_date=True).all():
         raise errors.RasterError('the image holds no pixel with data in all bands')
-    return LoadedImage(torch.from_numpy(pixels), place)
+    return LoadedImage(torch.from_numpy(pixels), place, (acquired,))
 
 
-def load_dates(images: Sequence[Image], spec: ModelSpec, read: ReadOptions) -> Tensor:
+def load_dates(images: Sequence[Image], spec: ModelSpec, read: ReadOptions) -> LoadedImage:
     """Take images of several dates, which lie on one grid, as `load_image` takes each.
 
     Args:
         images: One for each date, oldest first; an array may be (dates, bands, H, W).
         spec: Of the model that is to see them.
         read: How bands and values are read.
-
-    Returns:
-        (dates, bands, H, W) float32, NaN where there is no data.
 
     Raises:
         RasterError: If dates, grids, bands or units do not fit, or a date has no data.
@@ -78,7 +81,8 @@ def load_dates(images: Sequence[Image], spec: ModelSpec, read: ReadOptions) -> T
     if len({image.pixels.shape for image in loaded}) > 1:
         sizes = ' and '.join(f'{image.pixels.shape[2]}x{image.pixels.shape[1]}' for image in loaded)
         raise errors.RasterError(f'images of all dates must be of one size, got {sizes} pixels')
-    return torch.stack([image.pixels for image in loaded])
+    days = tuple(image.acquired[0] for image in loaded)
+    return LoadedImage(torch.stack([image.pixels for image in loaded]), places[0] if places else None, days)
 
 
 def _from_array(image: np.ndarray | Tensor, spec: ModelSpec) -> np.ndarray:
@@ -91,7 +95,7 @@ def _from_array(image: np.ndarray | Tensor, spec: ModelSpec) -> np.ndarray:
     return as_float32(pixels)
 
 
-def _from_file(path: RasterPath, spec: ModelSpec, read: ReadOptions) -> tuple[np.ndarray, GeoBox]:
+def _from_file(path: RasterPath, spec: ModelSpec, read: ReadOptions) -> tuple[np.ndarray, GeoBox, date | None]:
     with reading.open_date(path, read, spec) as dataset:
         source = reading.match_raster(dataset, spec, read)
         height, width = source.shape
@@ -99,4 +103,4 @@ def _from_file(path: RasterPath, spec: ModelSpec, read: ReadOptions) -> tuple[np
         pixels = read.to_model_units(stored)
         if valid is not None:
             pixels[:, ~valid] = np.nan
-        return pixels, source.box
+        return pixels, source.box, acquisition_date(dataset)

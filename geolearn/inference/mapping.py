@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 from affine import Affine
-from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 from torch import nn
 
@@ -23,6 +22,7 @@ from geolearn.inference.encoding import OUTPUTS, Encoding, Layer, Output, Probab
 from geolearn.inference.plan import BUFFER_BYTES, TILED_BUFFER_BYTES, Blend, Part, Share, plan_parts
 from geolearn.inference.reading import RasterSource, locate_area, open_dates
 from geolearn.inference.resume import Journal
+from geolearn.inference.scene import enter_scene, scene_facts, torch_only
 from geolearn.inference.stitching import STITCHERS
 from geolearn.inference.store import PieceStore, open_journal, sidecars
 from geolearn.inference.targets import check_space, check_target
@@ -172,29 +172,6 @@ KEPT_SECONDS = 10.0
 """Maps that take longer hand back the memory that tensors freed; the next of many small ones takes it over."""
 
 
-FAR_KM = 500.0
-"""From the place that a model was given; farther away what it knows of the place is wrong."""
-
-
-def _warn_where_far(spec: ModelSpec, box: GeoBox) -> None:
-    """Warn where a raster lies far from the place that the network takes part of its input from."""
-    if spec.location is None or box.crs is None:
-        return
-    left, bottom, right, top = box.bounds
-    lon, lat = transform_points(box.crs, 'EPSG:4326', [(left + right) / 2], [(bottom + top) / 2])
-    here, there = np.deg2rad([lat[0], lon[0]]), np.deg2rad(spec.location)
-    half = np.sin((here - there) / 2) ** 2
-    away = 2 * 6371.0 * np.arcsin(np.sqrt(half[0] + np.cos(here[0]) * np.cos(there[0]) * half[1]))
-    if away > FAR_KM:
-        log.warning(
-            'the raster lies %.0f km from the place %.2f, %.2f (latitude, longitude) that the model was given, which '
-            '%s takes part of its input from; train a model on chips of this region',
-            away,
-            *spec.location,
-            spec.backbone,
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class MapRequest:
     """What is mapped, and how; the arguments of `map_raster` besides the model."""
@@ -336,7 +313,8 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
     blend = computing.choose_blend(network, tiling)
     device = computing.choose_compute_device(tiling)
     sources = open_dates(request.src, spec, read, stack, whole=True)
-    _warn_where_far(spec, sources[0].box)
+    scene = enter_scene(stack, spec, network, sources, read)
+    tiling = torch_only(scene, tiling, spec)
     finer, coarse = network.finer, sources[0].box
     if finer > 1:
         tiling = _without_graphs(tiling)
@@ -362,6 +340,7 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
     made = {'ENGINE': setup.engine, 'TILE_SIZE': str(side), 'HALO': str(halo)}
     layers = tuple(layer.tagged(made) for layer in layers)
     facts = _run_facts(spec, network, sources, grid, layers, read, tiling, blend) | setup.to_json()
+    facts |= scene_facts(scene)
     if wanted is not None:
         facts['area'] = area.digest()
     request = replace(request, tiling=tiling)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import date, datetime
 from itertools import groupby, islice
 from queue import Full, Queue
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -39,6 +40,15 @@ NoData = float | Sequence[float | None] | None
 """Value that marks missing pixels in all bands, or one for each band of the file in file order, None for no value."""
 
 
+def _as_day(given: object) -> date:
+    if isinstance(given, datetime):
+        return given.date()
+    try:
+        return given if isinstance(given, date) else date.fromisoformat(str(given))
+    except ValueError as error:
+        raise ValueError(f"dates must be dates or texts such as '2024-05-01', got {given!r}") from error
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -60,10 +70,11 @@ class ReadOptions:
         area: Part of the raster that is read; None for all of it.
         dequantize: How codes of precomputed embeddings become vectors; None does what the model was trained with.
         product: Name and version of the embeddings that the raster holds, where it does not say so itself.
+        dates: When the image of each date was taken, as dates or ISO texts, for networks that read it.
         is_checked: Whether units and borders were checked already, by the process that this one computes for.
 
     Raises:
-        ValueError: If a number cannot scale pixel values, or is not a size.
+        ValueError: If a number cannot scale pixel values, or is not a size, or dates are none.
     """
 
     bands: Sequence[str] | None = None
@@ -76,6 +87,7 @@ class ReadOptions:
     area: AreaOfInterest | None = None
     dequantize: Dequantize | None = None
     product: str | None = None
+    dates: Sequence[date | str] | None = None
     is_checked: bool = False
 
     def __post_init__(self) -> None:
@@ -94,6 +106,19 @@ class ReadOptions:
         size = self.resolution
         if size is not None and size != 'training' and not (_is_number(size) and 0 < size < math.inf):
             raise ValueError(f"resolution must be a number above 0 or 'training', got {size!r}")
+
+    @property
+    def days(self) -> tuple[date, ...] | None:
+        """The dates as such; None where they are not given.
+
+        Raises:
+            ValueError: If one is no date.
+        """
+        if self.dates is None:
+            return None
+        if isinstance(self.dates, str) or not isinstance(self.dates, Sequence):
+            raise ValueError(f"dates must be a list, such as ['2024-05-01'], got {self.dates!r}")
+        return tuple(map(_as_day, self.dates))
 
     @property
     def factor(self) -> float:

@@ -22,6 +22,7 @@ from geolearn.arguments import MODEL_ATTRIBUTES, advise, check_call, check_metho
 from geolearn.backbones import building, catalog, custom, list_backbones, loading
 from geolearn.backbones.adapt import merged_state_dict
 from geolearn.backbones.backbone import BUILDERS
+from geolearn.backbones.scene import scene_of
 from geolearn.bundle import EXPORT_FILES, Export, GraphFacts, GraphOutput, check_exports, read_bundle, write_bundle
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
@@ -487,6 +488,7 @@ class Model(ABC):
         dtype, nodata = ('float32', None)
         if self.graph_output == 'classes':
             dtype, nodata = output_encoding(self.spec.class_infos)
+        scene = scene_of(network.backbone)
         facts = GraphFacts(
             self.graph_output,
             dtype,
@@ -497,6 +499,8 @@ class Model(ABC):
             position_grid=network.backbone.has_position_grid,
             every_date=self.needs_every_date,
             size=size,
+            dates=tuple(day.isoformat() for day in scene.dates),
+            location=scene.location,
         )
         weights = weights_digest(network)
         chips = () if self.data is None else self.data.valid_dl.batches()

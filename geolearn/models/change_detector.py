@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -189,7 +190,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             ValueError: If arrays have other shapes.
         """
         read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
-        pair = images.load_dates([before, after], self.spec, read)
+        pair = images.load_dates([before, after], self.spec, read).pixels
         encoding, target = self.encoding, choose_device(device)
         network = self.network.to(target).eval()
         with torch.inference_mode():
@@ -209,6 +210,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
         offset: float = 0.0,
         nodata: tiles.NoData = None,
         resolution: tiles.Resolution | None = None,
+        dates: Sequence[date | str] | None = None,
         aoi: Any = None,
         bbox: Sequence[float] | None = None,
         bbox_crs: str | int | None = None,
@@ -248,6 +250,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
                 ``'training'``. Without it, rasters whose pixels are over 1.5 times larger or smaller than in training
                 are refused.
+            dates: When the two were taken, for networks that read it; None takes what the files state.
             aoi: Area to map, the rest is NoData: a vector file or GeoDataFrame, which is reprojected; or a geometry in
                 the raster's CRS. The map ends where the area does.
             bbox: Left, bottom, right, top of the part to map, in the raster's CRS or `bbox_crs`.
@@ -302,6 +305,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             offset=offset,
             nodata=nodata,
             resolution=resolution,
+            dates=dates,
             aoi=aoi,
             bbox=bbox,
             bbox_crs=bbox_crs,

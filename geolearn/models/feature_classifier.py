@@ -1,7 +1,9 @@
 """FeatureClassifier: one class, or any number of classes, for a whole chip or for the ground around a polygon."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
@@ -21,6 +23,7 @@ from geolearn.device import choose_device
 from geolearn.inference import images, reading, tiles, vectors
 from geolearn.inference.classify_polygons import PolygonOptions, classify_polygons
 from geolearn.inference.explain import Explanation, heat_map
+from geolearn.inference.scene import enter_image
 from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy
 from geolearn.losses.options import as_loss_module
 from geolearn.metrics import ChipScores, ConfusionMatrix, MultiLabelScores
@@ -289,6 +292,7 @@ class FeatureClassifier(base.Model):
         offset: float = 0.0,
         nodata: tiles.NoData = None,
         resolution: tiles.Resolution | None = None,
+        dates: Sequence[date | str] | None = None,
         threshold: float = classification.THRESHOLD,
         device: str | None = None,
     ) -> ChipPrediction:
@@ -303,6 +307,8 @@ class FeatureClassifier(base.Model):
             offset: Is added after that.
             nodata: Value that marks missing pixels where the file does not say so, or one for each band.
             resolution: Side of the pixels to resample a file to, in units of its CRS, or ``'training'``.
+            dates: When the images were taken, one for each date, such as ``['2024-05-01']``, for networks that read it;
+                None takes what the files state.
             threshold: Probability from which on a class is there, where a chip may hold several.
             device: Torch device; None means CUDA where there is one.
 
@@ -314,13 +320,13 @@ class FeatureClassifier(base.Model):
             ValueError: If an array has another shape, or the threshold is no probability.
         """
         classification.check_threshold(threshold)
-        pixels = self._load(
-            image, tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
-        )
+        read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
+        loaded = self._load(image, read)
         network = self.network.to(choose_device(device)).eval()
         multi_label = self._options.multi_label
-        with torch.inference_mode():
-            logits = network(pixels[None].to(choose_device(device)))
+        with ExitStack() as stack, torch.inference_mode():
+            enter_image(stack, self.spec, network, loaded, read)
+            logits = network(loaded.pixels[None].to(choose_device(device)))
             likely = classification.class_probabilities(logits, multi_label=multi_label).cpu()
         likely_classes = classification.decide(likely, multi_label=multi_label, threshold=threshold)[0].tolist()
         names = tuple(name for name, is_likely in zip(self._class_names, likely_classes) if is_likely)
@@ -332,6 +338,7 @@ class FeatureClassifier(base.Model):
         *,
         class_name: str | None = None,
         method: Explanation = 'auto',
+        dates: Sequence[date | str] | None = None,
         device: str | None = None,
     ) -> np.ndarray:
         """Show by a heat map which places of an image a class depends on.
@@ -340,6 +347,7 @@ class FeatureClassifier(base.Model):
             image: As for `predict`, in the units of the training chips.
             class_name: What Grad-CAM shows the places of; None takes the likeliest class.
             method: ``'gradcam'``, ``'rollout'`` (attention of plain transformers, whatever the class), or ``'auto'``.
+            dates: As for `predict`.
             device: Torch device; None means CUDA where there is one.
 
         Returns:
@@ -349,16 +357,20 @@ class FeatureClassifier(base.Model):
             UnknownNameError: If there is no such class.
             BackboneError: If the backbone does not offer its attention.
         """
-        pixels = self._load(image, tiles.ReadOptions()).to(choose_device(device))
+        read = tiles.ReadOptions(dates=dates)
+        loaded = self._load(image, read)
+        pixels = loaded.pixels.to(choose_device(device))
         network = self.network.to(choose_device(device)).eval()
-        index = charts.choose_class(network, pixels, self._class_names, class_name)
-        return heat_map(network, pixels, index, method).numpy()
+        with ExitStack() as stack:
+            enter_image(stack, self.spec, network, loaded, read)
+            index = charts.choose_class(network, pixels, self._class_names, class_name)
+            return heat_map(network, pixels, index, method).numpy()
 
-    def _load(self, image: images.Image | Sequence[images.Image], read: tiles.ReadOptions) -> Tensor:
-        """Return pixels ([dates,] bands, H, W)."""
+    def _load(self, image: images.Image | Sequence[images.Image], read: tiles.ReadOptions) -> images.LoadedImage:
+        """Read an image, or those of several dates."""
         if self.spec.dates > 1:
             return images.load_dates(cast(Sequence[images.Image], image), self.spec, read)
-        return images.load_image(cast(images.Image, image), self.spec, read).pixels
+        return images.load_image(cast(images.Image, image), self.spec, read)
 
     def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Classify the ground of polygons, with ``polygons`` and the other options of `classify_objects`."""
@@ -387,6 +399,7 @@ class FeatureClassifier(base.Model):
         offset: float = 0.0,
         nodata: tiles.NoData = None,
         resolution: tiles.Resolution | None = None,
+        dates: Sequence[date | str] | None = None,
         batch_size: int = 16,
         device: str | None = None,
         overwrite: bool = False,
@@ -416,6 +429,8 @@ class FeatureClassifier(base.Model):
             resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
                 ``'training'``. Without it, rasters whose pixels are over 1.5 times larger or smaller than in training
                 are refused.
+            dates: When the images were taken, one for each date, such as ``['2024-05-01']``, for networks that read it;
+                None takes what the files state.
             batch_size: Chips computed together.
             device: Torch device; None means CUDA where there is one.
             overwrite: Replace `dst` if it exists.
@@ -436,7 +451,7 @@ class FeatureClassifier(base.Model):
             batch_size=batch_size,
             device=device,
         )
-        read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
+        read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
         return classify_polygons(
             self.spec, self.network, raster, polygons, dst, read=read, options=options, overwrite=overwrite
         )

@@ -5,6 +5,7 @@ A class between `Model` and those classes, for one method, would be one more lev
 
 import tempfile
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -47,6 +48,7 @@ def predict_raster(
     dequantize: Dequantize | None = None,
     product: str | None = None,
     resolution: tiles.Resolution | None = None,
+    dates: Sequence[date | str] | None = None,
     aoi: Any = None,
     bbox: Sequence[float] | None = None,
     bbox_crs: str | int | None = None,
@@ -94,6 +96,8 @@ def predict_raster(
         resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
             ``'training'``. Without it, rasters whose pixels are over 1.5 times larger or smaller than in training
             are refused.
+        dates: When the images were taken, one for each date, such as ``['2024-05-01']``, for networks that read it;
+            None takes what the files state.
         aoi: Area to map, the rest is NoData: a vector file or GeoDataFrame, which is reprojected; or a geometry in
             the raster's CRS. The map ends where the area does.
         bbox: Left, bottom, right, top of the part to map, in the raster's CRS or `bbox_crs`.
@@ -161,6 +165,7 @@ def predict_raster(
             area.AreaOfInterest(aoi, bbox, bbox_crs),
             dequantize,
             product,
+            dates,
         ),
         tiles.TilingOptions(
             tile_size,
@@ -212,6 +217,7 @@ class MapsLines(MapsPixels, Protocol):
         offset: float,
         nodata: tiles.NoData,
         resolution: tiles.Resolution | None,
+        dates: Sequence[date | str] | None,
         aoi: Any,
         bbox: Sequence[float] | None,
         bbox_crs: str | int | None,
@@ -242,6 +248,7 @@ def predict_lines(
     offset: float = 0.0,
     nodata: tiles.NoData = None,
     resolution: tiles.Resolution | None = None,
+    dates: Sequence[date | str] | None = None,
     aoi: Any = None,
     bbox: Sequence[float] | None = None,
     bbox_crs: str | int | None = None,
@@ -274,6 +281,8 @@ def predict_lines(
         offset: Is added after that.
         nodata: Value that marks missing pixels where the file does not say so, or one for each band of the file.
         resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or ``'training'``.
+        dates: When the images were taken, one for each date, such as ``['2024-05-01']``, for networks that read it;
+            None takes what the files state.
         aoi: Area to map: a vector file or GeoDataFrame, or a geometry in the raster's CRS.
         bbox: Left, bottom, right, top of the part to map, in the raster's CRS or `bbox_crs`.
         bbox_crs: CRS of `bbox`, such as ``'EPSG:4326'``; None for the raster's.
@@ -308,6 +317,7 @@ def predict_lines(
             offset=offset,
             nodata=nodata,
             resolution=resolution,
+            dates=dates,
             aoi=aoi,
             bbox=bbox,
             bbox_crs=bbox_crs,

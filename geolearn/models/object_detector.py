@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -377,6 +378,7 @@ class ObjectDetector(base.Model):
         offset: float = 0.0,
         nodata: tiles.NoData = None,
         resolution: tiles.Resolution | None = None,
+        dates: Sequence[date | str] | None = None,
         augment: bool = False,
         device: str | None = None,
     ) -> detecting.ImageDetections:
@@ -393,6 +395,8 @@ class ObjectDetector(base.Model):
             offset: Is added after that.
             nodata: Value that marks missing pixels where the file does not say so, or one for each band.
             resolution: Side of the pixels to resample a file to, in units of its CRS, or ``'training'``.
+            dates: When the images were taken, one for each date, such as ``['2024-05-01']``, for networks that read it;
+                None takes what the files state.
             augment: Predict four times, flipped, and take the mean: slower, and a little better.
             device: Torch device; None means CUDA where there is one.
 
@@ -401,7 +405,7 @@ class ObjectDetector(base.Model):
             ValueError: If an array has another shape, or a number is out of its range.
         """
         options = detecting.DetectOptions(threshold, nms_overlap, augment)
-        read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
+        read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
         return detecting.detect_image(self.spec, self.network, image, read=read, options=options, device=device)
 
     def detect_objects(
@@ -417,6 +421,7 @@ class ObjectDetector(base.Model):
         offset: float = 0.0,
         nodata: tiles.NoData = None,
         resolution: tiles.Resolution | None = None,
+        dates: Sequence[date | str] | None = None,
         aoi: Any = None,
         bbox: Sequence[float] | None = None,
         bbox_crs: str | int | None = None,
@@ -457,6 +462,8 @@ class ObjectDetector(base.Model):
             resolution: Side of the pixels to resample to while reading, in units of the raster's CRS, or
                 ``'training'``. Without it, rasters whose pixels are over 1.5 times larger or smaller than in training
                 are refused.
+            dates: When the images were taken, one for each date, such as ``['2024-05-01']``, for networks that read it;
+                None takes what the files state.
             aoi: Area that holds the middles of the objects' boxes: a vector file or GeoDataFrame, which is reprojected;
                 or a geometry in the raster's CRS.
             bbox: Left, bottom, right, top of an area that holds them, in the raster's CRS or `bbox_crs`.
@@ -502,6 +509,7 @@ class ObjectDetector(base.Model):
                 resolution,
                 self.spec.is_radar,
                 area.AreaOfInterest(aoi, bbox, bbox_crs),
+                dates=dates,
             ),
             tiles.TilingOptions(tile_size, batch_size=batch_size, device=device),
             detecting.DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
@@ -198,6 +199,7 @@ class PanopticModel(base.Model):
         offset: float = 0.0,
         nodata: tiles.NoData = None,
         resolution: tiles.Resolution | None = None,
+        dates: Sequence[date | str] | None = None,
         aoi: Any = None,
         bbox: Sequence[float] | None = None,
         bbox_crs: str | int | None = None,
@@ -227,6 +229,8 @@ class PanopticModel(base.Model):
             offset: Is added after that.
             nodata: Value that marks missing pixels where the file does not say so, or one for each band of the file.
             resolution: Side of the pixels to resample to while reading, in units of the CRS, or ``'training'``.
+            dates: When the images were taken, one for each date, such as ``['2024-05-01']``, for networks that read it;
+                None takes what the files state.
             aoi: Area to map: a vector file or GeoDataFrame, or a geometry in the raster's CRS.
             bbox: Left, bottom, right, top of the part to map, in the raster's CRS or `bbox_crs`.
             bbox_crs: CRS of `bbox`; None for the raster's.
@@ -258,6 +262,7 @@ class PanopticModel(base.Model):
             resolution,
             self.spec.is_radar,
             area.AreaOfInterest(aoi, bbox, bbox_crs),
+            dates=dates,
         )
         tiling = tiles.TilingOptions(tile_size, batch_size=batch_size, device=device)
         least = merge.threshold if threshold is None else threshold

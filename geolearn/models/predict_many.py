@@ -18,7 +18,7 @@ from geolearn.networks.spec import ModelSpec
 
 log = logging.getLogger('geolearn')
 
-READING = ('bands', 'sensor', 'scale', 'offset', 'nodata', 'resolution')
+READING = ('bands', 'sensor', 'scale', 'offset', 'nodata', 'resolution', 'dates')
 """Options on reading, which all models have."""
 
 NOT_EACH = ('resume', 'part', 'merge_parts')

@@ -7,6 +7,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from geolearn.errors import RasterError
+from geolearn.raster.acquisition import TAG
 from geolearn.raster.mosaic import BandStack
 from geolearn.raster.raster import NoData, OpenFiles, Raster
 from geolearn.raster.stac import AssetBand, Item
@@ -20,10 +21,11 @@ class StatedRaster(Raster):
     Args:
         raster: The file.
         bands: What is stated of each of its bands.
+        time: When it was taken, empty where that is not stated.
     """
 
-    def __init__(self, raster: Raster, bands: Sequence[AssetBand]) -> None:
-        self._raster, self._bands = raster, tuple(bands)
+    def __init__(self, raster: Raster, bands: Sequence[AssetBand], *, time: str = '') -> None:
+        self._raster, self._bands, self._time = raster, tuple(bands), time
         self._scaled = any((band.scale, band.offset) != (1.0, 0.0) for band in bands)
         super().__init__(
             raster.name,
@@ -41,8 +43,10 @@ class StatedRaster(Raster):
         self.files, self.gcps, self.rpcs = raster.files, raster.gcps, raster.rpcs
 
     def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
-        """Return metadata of the file, and the wavelength of a band."""
+        """Return metadata of the file, when it was taken, and the wavelength of a band."""
         found = self._raster.tags(index, ns=ns)
+        if not index and ns == 'IMAGERY' and self._time:
+            return {**found, TAG: self._time}
         if not index or ns is not None or (wavelength := self._bands[index - 1].wavelength_um) is None:
             return found
         return {**found, 'wavelength': str(wavelength), 'wavelength_units': 'micrometers'}
@@ -95,7 +99,7 @@ def open_item(item: Item, files: OpenFiles, *, bands: Sequence[str] | None, noda
                 f'{item.name} states {len(asset.bands)} bands of {asset.href}, which holds {raster.count}; correct the '
                 'item, or pass the files themselves'
             )
-        rasters.append(StatedRaster(raster, asset.bands))
+        rasters.append(StatedRaster(raster, asset.bands, time=item.time))
     listed = [band for asset in assets for band in asset.bands]
     stack = BandStack(rasters, [band.name for band in listed], sensor=item.sensor)
     scaled = {(band.scale, band.offset) for band in listed} - {(1.0, 0.0)}
