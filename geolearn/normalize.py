@@ -8,6 +8,9 @@ from geolearn.bands import Band, match_bands
 from geolearn.errors import BandError, UnknownNameError
 from geolearn.statistics import SPREAD_98, BandStatistics, Percentiles
 
+GIVEN = 'the means and stds given'
+"""Source of a normalization that the user states in numbers."""
+
 KINDS = ('dataset', 'pretraining', 'imagenet', 'minmax', 'robust')
 
 Normalize = str | tuple[Sequence[float], Sequence[float]]
@@ -172,7 +175,7 @@ def _given(pair: tuple[Sequence[float], Sequence[float]], count: int) -> Normali
             f'normalize has {len(means)} means and {len(stds)} stds, but there are {count} bands; '
             'give one of each per band'
         )
-    return Normalization(means, stds, 'the means and stds given')
+    return Normalization(means, stds, GIVEN)
 
 
 def _minmax(statistics: BandStatistics) -> Normalization:

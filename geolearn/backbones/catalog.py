@@ -99,6 +99,7 @@ class WeightsRecord:
         inputs: What pretraining fed; the first is what fixed kernels were made for.
         any_bands: Whether kernels are made from wavelengths, so that any bands will do.
         own_scaling: Whether inputs must be scaled as in pretraining, because the network computes with their values.
+        unknown_scaling: Whether it is not published how inputs were scaled in pretraining, so that the user says it.
         needs_places: Whether the network has to know where images lie.
         non_commercial: Whether the license forbids commercial use.
         gated: Whether the hub asks for an agreement and a token first.
@@ -125,6 +126,7 @@ class WeightsRecord:
     inputs: tuple[InputStatistics, ...] = ()
     any_bands: bool = False
     own_scaling: bool = False
+    unknown_scaling: bool = False
     needs_places: bool = False
     non_commercial: bool = False
     gated: bool = False

@@ -27,6 +27,7 @@ from geolearn.backbones import (  # noqa: F401 - families register their names
     scalemae,
     spectralgpt,
     ssl4eo,
+    terrafm,
     terramind,
     tessera,
     timm,

@@ -16,7 +16,7 @@ from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import GeoBox
-from geolearn.raster.acquisition import FAR_KM, acquisition_date, middle_of
+from geolearn.raster.acquisition import FAR_KM, acquisition_date, distance_km, middle_of
 
 log = logging.getLogger('geolearn')
 
@@ -166,6 +166,15 @@ def _middle(spec: ModelSpec, box: GeoBox | None, shown: str) -> tuple[float, flo
             'or rio edit-info --crs'
         )
     location, away = found
+    if spec.location is not None and (apart := distance_km(location, spec.location)) > FAR_KM:
+        log.warning(
+            '%s lies %.0f km from the place %.2f, %.2f (latitude, longitude) that the model was trained with; %s is '
+            'given its own place, and may know less of it: train on chips of this region too',
+            shown,
+            apart,
+            *spec.location,
+            spec.backbone,
+        )
     if away > FAR_KM:
         log.warning(
             '%s reads where images lie and is given the middle of %s, %.2f, %.2f (latitude, longitude), whose corners '

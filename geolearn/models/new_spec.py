@@ -140,7 +140,7 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
     name = custom.name_backbone(choice.name)
     own = {'backbone': type(choice.name.trunk).__qualname__} if isinstance(choice.name, custom.ModuleBackbone) else {}
     bands = data.bands if choice.wavelengths is None else with_wavelengths(data.bands, choice.wavelengths)
-    normalization = data.normalization
+    normalization, record = data.normalization, catalog.find_record(name)
     if catalog.needs_own_scaling(name):
         try:
             normalization = pretraining_normalization(data, bands, name, weights=choice.weights)
@@ -149,7 +149,9 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
                 f'{name} computes with values in the units of its pretraining, but {error.reason}; give it bands that '
                 f'it knows, in these units (see describe_backbone({name!r}))'
             ) from error
-    elif normalization is None:
+    elif record is not None and record.unknown_scaling and (choice.pretrained or choice.weights is not None):
+        _require_given(normalization, data, record)
+    if normalization is None:
         normalization = pretraining_normalization(data, bands, name, weights=choice.weights)
     return ModelSpec(
         model=model,
@@ -173,6 +175,24 @@ def spec_from_data(data: ChipData, choice: BackboneConfig, *, model: str) -> Mod
         custom=own,
         product=data.product,
     )
+
+
+def _require_given(
+    normalization: normalize.Normalization | None, data: ChipData, record: catalog.WeightsRecord
+) -> None:
+    """Ask for the scaling of weights whose authors publish none.
+
+    Raises:
+        BackboneError: If the user of the chips did not give it.
+    """
+    if normalization is None or normalization.source != normalize.GIVEN:
+        s = data.statistics
+        row = f'{tuple(round(v, 4) for v in s.mean)}, {tuple(round(v, 4) for v in s.std)}'
+        raise errors.BackboneError(
+            f'it is published nowhere how the inputs of {record.name} were scaled in pretraining, and its features '
+            f'depend on it: pass prepare_data(normalize=(means, stds)), one of each per band. Those of these chips are '
+            f'({row}); pass pretrained=False to train it from scratch'
+        )
 
 
 def with_wavelengths(bands: Sequence[Band], wavelengths: Sequence[float | None]) -> tuple[Band, ...]:

@@ -11,6 +11,7 @@ import torch
 
 from geolearn.backbones import TemporalBackbone, catalog, create_backbone
 from geolearn.backbones.building import join_qkv
+from geolearn.backbones.scene import in_scene, scene_of
 from geolearn.backbones.temporal import LightTemporalAttention, days_of, embed_days
 from geolearn.bands import get_bands
 from geolearn.errors import BackboneError, WeightsError
@@ -292,3 +293,27 @@ def test_a_missing_projection_is_named(missing):
     state = {f'blocks.0.attn.{part}.weight': torch.zeros(2, 2) for part in 'qkv' if part != missing}
     with pytest.raises(WeightsError, match=rf'no blocks\.0\.attn\.{missing}\.weight; take the whole file'):
         join_qkv(state)
+
+
+@torch.inference_mode()
+def test_dates_are_those_of_other_images_for_a_while(small):
+    images, others = torch.randn(1, 2, 4, 32, 32), (date(2023, 1, 1), date(2023, 12, 1))
+    for name, temporal, reads in (
+        ('dofa_base', 'ltae', True),
+        ('dofa_base', 'mean', False),
+        ('prithvi_v2_600M_TL', 'mean', True),
+        ('olmoearth_v1_nano', 'mean', True),
+    ):
+        small(name)
+        options = {'pretrained': False, 'strides': (16,), 'temporal': temporal}
+        net = create_backbone(name, S2, dates=[MAY, JUNE], **options).eval()
+        again = create_backbone(name, S2, dates=others, **options).eval()
+        again.load_state_dict(net.state_dict())
+        trained = scene_of(net)
+        assert trained.dates == ((MAY, JUNE) if reads else ())
+        before = net(images)[0]
+        with in_scene(net, replace(trained, dates=others if reads else ())):
+            assert torch.allclose(net(images)[0], again(images)[0], atol=1e-6)
+            assert torch.equal(net(images)[0], before) is not reads
+        assert torch.equal(net(images)[0], before)
+        assert scene_of(net) == trained

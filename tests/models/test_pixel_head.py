@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 from affine import Affine
 
 from geolearn import PixelHead, export_training_data, from_arrays, from_rasters, load_model, prepare_data
+from geolearn.backbones.scene import Scene, in_scene, scene_of
 from geolearn.bundle import read_bundle, write_bundle
 from geolearn.cli import main
-from geolearn.errors import BackboneError, BundleError, ChipFolderError, NotTrainedError, UnknownNameError
+from geolearn.errors import BackboneError, BundleError, ChipFolderError, NotTrainedError, RasterError, UnknownNameError
 
 HEADS = ('linear', 'mlp', 'random_forest', 'knn')
 PLACE = Affine(10, 0, 500_000, 0, -10, 5_000_000)
@@ -221,8 +223,8 @@ def months(tmp_path, write_export, save):
     dates = ['2021-04-05', '2021-06-04', '2021-08-03']
     truth = rng.integers(0, 2, (4, 16, 16))
     series = np.full((3, 4, 10, 16, 16), 1500.0)
-    for date in range(3):
-        series[date, :, 6:8] += 2500 * (truth == (date > 0))[:, None]
+    for when in range(3):
+        series[when, :, 6:8] += 2500 * (truth == (when > 0))[:, None]
     series += rng.normal(0, 100, series.shape)
     series[1, :, :, 4:6] = 0
     images, labels = series.astype(np.uint16), (truth + 1).astype(np.uint8)
@@ -231,13 +233,13 @@ def months(tmp_path, write_export, save):
     folder = write_export(
         tmp_path / 'e', list(images[0]), list(labels), band_names=names, emd=emd, sensor='Sentinel-2 L2A'
     )
-    for date in range(3):
-        for path, image in zip(sorted((folder / 'images').iterdir()), images[date]):
-            target = folder / ('images', 'images2', 'images3')[date]
+    for when in range(3):
+        for path, image in zip(sorted((folder / 'images').iterdir()), images[when]):
+            target = folder / ('images', 'images2', 'images3')[when]
             target.mkdir(exist_ok=True)
             save(target / path.name, image, names=names, nodata=0, transform=place, crs='EPSG:32633')
-        save(tmp_path / f'{date}.tif', images[date, 0], names=names, nodata=0, transform=place, crs='EPSG:32633')
-    return folder, [tmp_path / f'{date}.tif' for date in range(3)], labels
+        save(tmp_path / f'{when}.tif', images[when, 0], names=names, nodata=0, transform=place, crs='EPSG:32633')
+    return folder, [tmp_path / f'{when}.tif' for when in range(3)], labels
 
 
 def test_heads_on_presto_are_trained_saved_and_mapped(months, shared, tmp_path, one_thread):
@@ -253,7 +255,8 @@ def test_heads_on_presto_are_trained_saved_and_mapped(months, shared, tmp_path, 
     again = load_model(model.fit().save(tmp_path / 'm.dlpk', compute_metrics=False, export=()))
     for trained in (model, again, forest):
         assert trained.network.backbone.trunk.pos_embed.shape == (1, 24, 64)
-        with rasterio.open(trained.predict_raster(rasters, tmp_path / 'map.tif', overwrite=True)) as dst:
+        days = model.spec.acquired
+        with rasterio.open(trained.predict_raster(rasters, tmp_path / 'map.tif', dates=days, overwrite=True)) as dst:
             found = dst.read(1)
         assert (found == labels[0]).mean() > 0.97  # in the rows of which a month is missing too
 
@@ -268,8 +271,54 @@ def test_a_head_keeps_the_shape_of_its_weights_and_their_license(months, shared,
     path = model.save(tmp_path / 'm.dlpk', compute_metrics=False, export=())
     assert load_model(path).network.backbone.trunk.pos_embed.shape[1] == 72
     assert read_bundle(path).manifest['weights_license'] == 'MIT'
-    model.predict_raster(rasters, tmp_path / 'map.tif')
+    model.predict_raster(rasters, tmp_path / 'map.tif', dates=model.spec.acquired)
     assert 'km from the place 10.00, 15.00' in caplog.text
+
+
+def test_a_map_takes_dates_and_place_of_its_own_raster(months, tmp_path, one_thread):
+    folder, rasters, _ = months
+    data = prepare_data(folder, chip_size=16, batch_size=2, val_split_pct=0.5, transforms=False)
+    model = PixelHead(data, backbone='presto', pretrained=False).fit(1)
+    trained, dst = scene_of(model.network.backbone), tmp_path / 'map.tif'
+    needed = (
+        "presto reads when images were taken.*pass dates=\\['2021-04-05', '2021-06-04', '...'\\], one for each date"
+    )
+    with pytest.raises(RasterError, match=needed):
+        model.predict_raster(rasters, dst)
+    options = {'outputs': ('probabilities',), 'probability_dtype': 'float32', 'overwrite': True}
+    for wrong, message in (
+        (['2023-04-01'], 'takes images of 3 dates, got dates=2023-04-01'),
+        (['2023-04-01', '2023-04-01', '2023-06-01'], 'the date 2023-04-01 is repeated'),
+        (['2023-04-01', '2023-13-01', '2023-06-01'], "texts such as '2024-05-01', got '2023-13-01'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.predict_raster(rasters, dst, dates=wrong, **options)
+    south = []
+    for month, path in zip((10, 11, 12), rasters):
+        with rasterio.open(path) as src:
+            pixels, names, profile = src.read(), src.descriptions, src.profile | {'crs': 'EPSG:32733'}
+        south.append(tmp_path / f'south{month}.tif')
+        with rasterio.open(south[-1], 'w', **profile) as copy:
+            copy.write(pixels)
+            copy.descriptions = names
+            copy.update_tags(ns='IMAGERY', ACQUISITIONDATETIME=f'2023-{month}-03 10:20:31')
+    stated = rasterio.open(model.predict_raster(south, dst, **options)).read()
+    given = [date(2023, 10, 3), date(2023, 11, 3), date(2023, 12, 3)]
+    assert np.array_equal(stated, rasterio.open(model.predict_raster(south, dst, dates=given, **options)).read())
+    assert scene_of(model.network.backbone) == trained  # of the chips again
+    as_trained = rasterio.open(model.predict_raster(rasters, dst, dates=model.spec.acquired, **options)).read()
+    assert np.abs(as_trained - stated).max() > 1e-4
+    pixels = np.stack([rasterio.open(path).read() for path in south]).astype(np.float32)
+    images = torch.from_numpy(np.where(pixels == 0, np.nan, pixels))[None]
+    with in_scene(model.network.backbone, Scene(tuple(given), (-45.15, 15.0))), torch.inference_mode():
+        assert np.allclose(stated, model.network(images).softmax(1)[0].numpy(), atol=1e-4)
+    with pytest.raises(ValueError, match="which its graph holds as constants; pass engine='torch'"):
+        model.predict_raster(south, dst, engine='onnx', **options)
+
+
+def test_dates_are_refused_where_the_network_reads_none(models, scene, tmp_path):
+    with pytest.raises(ValueError, match='does not read when images were taken; leave dates out, got 2024-05-01'):
+        models['linear'].predict_raster(scene[0], tmp_path / 'map.tif', dates=['2024-05-01'])
 
 
 def test_a_head_on_presto_asks_for_dates_and_refuses_other_backbones(scene, data, shared):
