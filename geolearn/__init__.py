@@ -56,6 +56,7 @@ __all__ = [
     'GeoLearnError',
     'LinearProbe',
     'MaskRCNN',
+    'OrientedRCNN',
     'PSPNet',
     'PSPNetClassifier',
     'PanopticFPN',

@@ -62,7 +62,8 @@ HOMES = {
     'PixelRegressor': 'pixel_regressor',
     'PanopticFPN': 'panoptic',
     **dict.fromkeys(
-        'FCOS FasterRCNN MaskRCNN RetinaNet RotatedFCOS RTDetr SingleShotDetector'.split(), 'object_detector'
+        'FCOS FasterRCNN MaskRCNN OrientedRCNN RetinaNet RotatedFCOS RTDetr SingleShotDetector'.split(),
+        'object_detector',
     ),
     **dict.fromkeys(
         'AttentionUNet DeepLab DeepLabV3 FCN FPN LinearProbe MUSTER PSPNet SegFormer UNet UPerNet'.split(),

@@ -1,6 +1,7 @@
 """What every detector promises, on a transformer and on a convolutional network, and what is special to each."""
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from geolearn.models.object_detector import (
     FCOS,
     FasterRCNN,
     MaskRCNN,
+    OrientedRCNN,
     RetinaNet,
     RotatedFCOS,
     RTDetr,
@@ -45,6 +47,7 @@ DETECTORS = {
     FCOS: SingleStageOptions(detections_per_img=20, score_thresh=0.001),
     SingleShotDetector: SingleStageOptions(detections_per_img=20, score_thresh=0.001),
     RotatedFCOS: RotatedOptions(detections_per_img=20, score_thresh=0.001, width=32, depth=1),
+    OrientedRCNN: replace(FEW, width=32, box_score_thresh=0.001),
     RTDetr: TransformerOptions(detections_per_img=20, score_thresh=0.001, num_queries=30, decoder_layers=2),
 }
 needs_transformers = pytest.mark.skipif(
@@ -76,7 +79,7 @@ def data(chips, tmp_path):
 
 def make(cls, data, backbone='resnet18', **options):
     options = {'head': DETECTORS[cls], 'pretrained': False} | options
-    return cls(data(masks=cls in (MaskRCNN, RotatedFCOS)), backbone, **options)
+    return cls(data(masks=cls in (MaskRCNN, RotatedFCOS, OrientedRCNN)), backbone, **options)
 
 
 def objects(boxes, *, shape=(64, 64), masks=False):

@@ -12,8 +12,16 @@ from torch import nn
 from geolearn.backbones.custom import ModuleBackbone
 from geolearn.batch import Objects
 from geolearn.chips.label import Task
-from geolearn.models import FCOS, RotatedFCOS, RotatedOptions, SingleStageOptions, load_model
-from geolearn.oriented import geometry
+from geolearn.models import (
+    FCOS,
+    OrientedRCNN,
+    RCNNOptions,
+    RotatedFCOS,
+    RotatedOptions,
+    SingleStageOptions,
+    load_model,
+)
+from geolearn.oriented import geometry, overlap
 from geolearn.prepare import prepare_data
 from geolearn.sources import from_arrays
 from geolearn.synthetic_objects import OBJECT_CLASSES, make_harbor, make_object_chips
@@ -167,6 +175,59 @@ class SmallCNN(nn.Module):
         return maps[1:]
 
 
+def small_backbone():
+    return ModuleBackbone(SmallCNN(), channels=SmallCNN.channels, strides=SmallCNN.strides)
+
+
+FEW = RCNNOptions(
+    width=32,
+    rpn_pre_nms_top_n_train=200,
+    rpn_pre_nms_top_n_test=200,
+    rpn_post_nms_top_n_train=60,
+    rpn_post_nms_top_n_test=100,
+    box_batch_size_per_image=64,
+    box_nms_thresh=0.3,
+    box_detections_per_img=100,
+)
+
+
+@pytest.mark.usefixtures('one_thread')
+def test_oriented_rcnn_learns_one_chip_by_heart(tmp_path):
+    torch.manual_seed(0)
+    data = prepare(make_object_chips(4, 64, seed=3), 2, tmp_path, batch_size=2)
+    model = OrientedRCNN(data, small_backbone(), head=FEW)
+    network = model.network.train()
+    images, objects = next(iter(data.train_dl))
+    images, objects = images[:1], objects[:1]
+    optimizer = torch.optim.AdamW(network.parameters(), 4e-3)
+    losses = []
+    for _ in range(45):
+        loss = torch.stack(list(network(images, objects)[1].values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 10)
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-5:]) < 0.5 * losses[0]
+    with torch.inference_mode():
+        (found,), _ = network.eval()(images)
+    found = found.select(found.scores > 0.5)
+    overlaps = overlap.overlap_matrix(found.turned.double().numpy(), objects[0].turned.double().numpy())
+    assert np.median(overlaps.max(0)) > 0.6
+    assert len(found.scores) <= 1.5 * len(objects[0].turned)
+
+
+@pytest.mark.slow
+def test_oriented_rcnn_learns_a_small_set(tmp_path):
+    chips = make_object_chips(200, 64, seed=7) + make_object_chips(40, 64, seed=8)
+    data = prepare(chips, 40, tmp_path, repeat=2, batch_size=8, seed=0, transforms={'gain': 0.0, 'offset': 0.0})
+    torch.manual_seed(0)
+    model = OrientedRCNN(data, small_backbone(), head=FEW).fit(12, lr=2e-3)  # 600 steps
+    scores, table = model.scores(), model.per_class_metrics()
+    assert scores['ap50'] > 0.8
+    assert table.loc['ship', 'angle_error'] < 5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('seed', [0, 1, 2])
 def test_it_learns_ships_cars_and_buildings_in_2000_steps(seed, tmp_path):
@@ -175,9 +236,8 @@ def test_it_learns_ships_cars_and_buildings_in_2000_steps(seed, tmp_path):
     still = {'gain': 0.0, 'offset': 0.0}
     data = prepare(chips, 120, tmp_path, repeat=5, batch_size=8, seed=seed, transforms=still)  # 250 steps in an epoch
     torch.manual_seed(seed)
-    backbone = ModuleBackbone(SmallCNN(), channels=SmallCNN.channels, strides=SmallCNN.strides)
     head = RotatedOptions(fine=True, width=32, depth=2, detections_per_img=100)
-    model = RotatedFCOS(data, backbone, head=head).fit(8, lr=2e-3)
+    model = RotatedFCOS(data, small_backbone(), head=head).fit(8, lr=2e-3)
     scores, table = model.scores(), model.per_class_metrics()
     assert scores['ap50'] >= 0.9
     assert scores['ap75'] >= 0.5
@@ -186,11 +246,7 @@ def test_it_learns_ships_cars_and_buildings_in_2000_steps(seed, tmp_path):
     if seed:
         return
     torch.manual_seed(seed)
-    level = FCOS(
-        data,
-        ModuleBackbone(SmallCNN(), channels=SmallCNN.channels, strides=SmallCNN.strides),
-        head=SingleStageOptions(detections_per_img=100),
-    ).fit(8, lr=2e-3)
+    level = FCOS(data, small_backbone(), head=SingleStageOptions(detections_per_img=100, width=32)).fit(8, lr=2e-3)
     rotated = model.make_scores()
     level.network.eval()
     with torch.inference_mode():

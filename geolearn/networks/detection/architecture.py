@@ -142,6 +142,7 @@ class RCNNOptions:
         box_bg_iou_thresh: Overlap below which it is background.
         box_batch_size_per_image: Proposals that the loss samples.
         box_positive_fraction: Largest share of objects among them.
+        width: Channels of the levels and heads, a multiple of 32; small ones suit small backbones and CPUs.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -164,11 +165,13 @@ class RCNNOptions:
     box_bg_iou_thresh: float = 0.5
     box_batch_size_per_image: int = 512
     box_positive_fraction: float = 0.25
+    width: int = WIDTH
 
     def __post_init__(self) -> None:
         if self.style not in get_args(HeadStyle):
             raise UnknownNameError('style of heads', str(self.style), get_args(HeadStyle))
         _check_numbers(self)
+        _check_width(self.width)
 
     @property
     def most(self) -> int:
@@ -187,6 +190,7 @@ class SingleStageOptions:
         topk_candidates: Objects per level (SSD: per class) before non-maximum suppression.
         fg_iou_thresh: Overlap from which on an anchor is an object; FCOS has no anchors.
         bg_iou_thresh: Overlap below which it is background; the SSD takes the former.
+        width: Channels of the levels and heads, a multiple of 32; small ones suit small backbones and CPUs.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -198,9 +202,11 @@ class SingleStageOptions:
     topk_candidates: int = 1000
     fg_iou_thresh: float = 0.5
     bg_iou_thresh: float = 0.4
+    width: int = WIDTH
 
     def __post_init__(self) -> None:
         _check_numbers(self)
+        _check_width(self.width)
 
     @property
     def most(self) -> int:
@@ -366,6 +372,11 @@ def _check_numbers(options: HeadOptions) -> None:
             raise ValueError(f'{item.name} must be in 0..1, got {value!r}')
 
 
+def _check_width(width: int) -> None:
+    if width % 32:
+        raise ValueError(f'width must be a multiple of 32, which are normalized in as many groups, got {width}')
+
+
 @dataclass(frozen=True)
 class DetectorArchitecture:
     """What makes one detector different from another.
@@ -424,7 +435,7 @@ def build_detector(
     if len(options.anchor_sizes) != (architecture.levels if architecture.per_level else 0):
         raise BundleError(f'the manifest is broken: {spec.model} has {architecture.levels} levels, found {options}')
     backbone = build_backbone(spec, pretrained=pretrained, weights=weights, strides=architecture.strides)
-    width = options.head.width if isinstance(options.head, RotatedOptions) else WIDTH
+    width = WIDTH if isinstance(options.head, TransformerOptions) else options.head.width
     levels = FeaturePyramid(backbone.channels, backbone.strides, pooled=architecture.pooled, width=width)
     # where there are no anchors, places are anchors as large as the stride
     sizes = options.anchor_sizes or [(float(stride),) for stride in levels.strides]

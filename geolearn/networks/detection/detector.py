@@ -1,7 +1,8 @@
 """The network of every detector: normalize, backbone, levels, head."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +40,7 @@ class FeaturePyramid(nn.Module):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], *, pooled: int, width: int = WIDTH) -> None:
         super().__init__()
+        self.width = width
         self.strides = (*strides, *(strides[-1] * 2**step for step in range(1, pooled + 1)))
         self.fpn = None if set(channels) == {width} else FeaturePyramidNetwork(list(channels), width)
         self._pooled = pooled
@@ -123,6 +125,14 @@ class DetectionHead(nn.Module):
         masks = row.get('masks')
         labels = row['labels'] - self._first
         return Detections(row['boxes'], labels, row['scores'], None if masks is None else masks[:, 0])
+
+
+@contextmanager
+def same_samples(device: torch.device) -> Iterator[None]:
+    """Draw the same random numbers each time, so that losses of evaluations can be compared; no others change."""
+    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+        torch.manual_seed(0)
+        yield
 
 
 SMALLEST_SIDE = 0.5

@@ -31,7 +31,8 @@ POOLED_LEVELS = 4
 
 BOX_SIDE, MASK_SIDE = 7, 14
 
-BOX_WIDTH = 1024
+BOX_WIDTH = 4
+"""Features of a box, as multiples of the channels of the levels."""
 
 
 class TwoStageHead(detector.DetectionHead):
@@ -81,9 +82,7 @@ def _as_in_training(*modules: nn.Module) -> Iterator[None]:
     if all(training):
         yield
         return
-    device = next(modules[0].parameters()).device
-    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-        torch.manual_seed(0)
+    with detector.same_samples(next(modules[0].parameters()).device):
         try:
             for module in modules:
                 module.training = True  # of this module alone: what is in it stays in evaluation
@@ -93,11 +92,16 @@ def _as_in_training(*modules: nn.Module) -> Iterator[None]:
                 module.training = mode
 
 
-def _proposals(anchors: architecture.LevelAnchors, options: architecture.RCNNOptions) -> RegionProposalNetwork:
+def proposal_layers(anchors: architecture.LevelAnchors, options: architecture.RCNNOptions) -> RPNHead:
+    """Return layers that say of every anchor whether it holds an object, and four numbers of its box."""
     depth = 2 if options.style == 'vitdet' else 1
+    return RPNHead(options.width, anchors.num_anchors_per_location()[0], conv_depth=depth)
+
+
+def _proposals(anchors: architecture.LevelAnchors, options: architecture.RCNNOptions) -> RegionProposalNetwork:
     return RegionProposalNetwork(
         anchors,
-        RPNHead(detector.WIDTH, anchors.num_anchors_per_location()[0], conv_depth=depth),
+        proposal_layers(anchors, options),
         fg_iou_thresh=options.rpn_fg_iou_thresh,
         bg_iou_thresh=options.rpn_bg_iou_thresh,
         batch_size_per_image=options.rpn_batch_size_per_image,
@@ -112,16 +116,20 @@ def _pool(side: int) -> MultiScaleRoIAlign:
     return MultiScaleRoIAlign([str(i) for i in range(POOLED_LEVELS)], output_size=side, sampling_ratio=2)
 
 
-def _box_heads(class_count: int, options: architecture.RCNNOptions) -> RoIHeads:
-    head: nn.Module = TwoMLPHead(detector.WIDTH * BOX_SIDE**2, BOX_WIDTH)
+def box_layers(options: architecture.RCNNOptions) -> nn.Module:
+    """Return layers that turn what was pooled of boxes (n, width, 7, 7) into features (n, 4 * width)."""
+    features = options.width * BOX_WIDTH
     if options.style == 'vitdet':
-        head = FastRCNNConvFCHead(
-            (detector.WIDTH, BOX_SIDE, BOX_SIDE), [detector.WIDTH] * 4, [BOX_WIDTH], norm_layer=_norm()
-        )
+        convolutions = [options.width] * 4
+        return FastRCNNConvFCHead((options.width, BOX_SIDE, BOX_SIDE), convolutions, [features], norm_layer=_norm())
+    return TwoMLPHead(options.width * BOX_SIDE**2, features)
+
+
+def _box_heads(class_count: int, options: architecture.RCNNOptions) -> RoIHeads:
     return RoIHeads(
         _pool(BOX_SIDE),
-        head,
-        FastRCNNPredictor(BOX_WIDTH, class_count),
+        box_layers(options),
+        FastRCNNPredictor(options.width * BOX_WIDTH, class_count),
         fg_iou_thresh=options.box_fg_iou_thresh,
         bg_iou_thresh=options.box_bg_iou_thresh,
         batch_size_per_image=options.box_batch_size_per_image,
@@ -136,8 +144,8 @@ def _box_heads(class_count: int, options: architecture.RCNNOptions) -> RoIHeads:
 def _add_masks(heads: RoIHeads, class_count: int, options: architecture.RCNNOptions) -> None:
     norm = _norm() if options.style == 'vitdet' else None
     heads.mask_roi_pool = _pool(MASK_SIDE)
-    heads.mask_head = MaskRCNNHeads(detector.WIDTH, (detector.WIDTH,) * 4, 1, norm_layer=norm)
-    heads.mask_predictor = MaskRCNNPredictor(detector.WIDTH, detector.WIDTH, class_count)
+    heads.mask_head = MaskRCNNHeads(options.width, (options.width,) * 4, 1, norm_layer=norm)
+    heads.mask_predictor = MaskRCNNPredictor(options.width, options.width, class_count)
 
 
 def _norm() -> partial[LayerNorm2d]:
@@ -200,10 +208,10 @@ class RetinaNetHead(SingleStageHead):
         self, anchors: architecture.LevelAnchors, class_count: int, options: architecture.SingleStageOptions
     ) -> None:
         parts = RetinaNet(
-            _no_backbone(),
+            _no_backbone(options.width),
             class_count,
             anchor_generator=anchors,
-            head=RetinaNetLayers(detector.WIDTH, anchors.num_anchors_per_location()[0], class_count),
+            head=RetinaNetLayers(options.width, anchors.num_anchors_per_location()[0], class_count),
             fg_iou_thresh=options.fg_iou_thresh,
             bg_iou_thresh=options.bg_iou_thresh,
             **_limits(options),
@@ -223,7 +231,7 @@ class FCOSHead(SingleStageHead):
     def __init__(
         self, anchors: architecture.LevelAnchors, class_count: int, options: architecture.SingleStageOptions
     ) -> None:
-        parts = FCOS(_no_backbone(), class_count, anchor_generator=anchors, **_limits(options))
+        parts = FCOS(_no_backbone(options.width), class_count, anchor_generator=anchors, **_limits(options))
         super().__init__(parts, background=False)
 
     def losses(
@@ -249,11 +257,11 @@ class SSDHead(SingleStageHead):
     ) -> None:
         counts = anchors.num_anchors_per_location()
         parts = SSD(
-            _no_backbone(),
+            _no_backbone(options.width),
             anchors,
             (1, 1),
             class_count + 1,
-            head=SSDLayers([detector.WIDTH] * len(counts), counts, class_count + 1),
+            head=SSDLayers([options.width] * len(counts), counts, class_count + 1),
             iou_thresh=options.fg_iou_thresh,
             **_limits(options),
         )
@@ -300,10 +308,10 @@ def _limits(options: architecture.SingleStageOptions) -> dict[str, Any]:
     }
 
 
-def _no_backbone() -> nn.Module:
+def _no_backbone(width: int) -> nn.Module:
     """Return what torchvision wants to see in the place of a backbone; only its parts after that are used."""
     nothing: Any = nn.Identity()
-    nothing.out_channels = detector.WIDTH
+    nothing.out_channels = width
     return nothing
 
 

@@ -100,17 +100,18 @@ class SemanticBranch(nn.Module):
     Args:
         strides: Of the levels that it takes, 4 and its doubles.
         outputs: Per pixel.
+        width: Channels of the levels.
     """
 
-    def __init__(self, strides: Sequence[int], outputs: int) -> None:
+    def __init__(self, strides: Sequence[int], outputs: int, width: int) -> None:
         super().__init__()
-        self.towers = nn.ModuleList(self._tower(stride) for stride in strides)
+        self.towers = nn.ModuleList(self._tower(stride, width) for stride in strides)
         self.predict = nn.Conv2d(SEMANTIC_WIDTH, outputs, 1)
 
     @staticmethod
-    def _tower(stride: int) -> nn.Sequential:
+    def _tower(stride: int, width: int) -> nn.Sequential:
         parts: list[nn.Module] = []
-        width, doublings = detector.WIDTH, (stride // 4).bit_length() - 1
+        doublings = (stride // 4).bit_length() - 1
         for _ in range(max(1, doublings)):
             parts += [
                 nn.Conv2d(width, SEMANTIC_WIDTH, 3, padding=1, bias=False),
@@ -123,7 +124,7 @@ class SemanticBranch(nn.Module):
         return nn.Sequential(*parts)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """Compute outputs (N, outputs, 4 * h, 4 * w) of levels of which the finest is (N, 256, h, w)."""
+        """Compute outputs (N, outputs, 4 * h, 4 * w) of levels of which the finest is (N, width, h, w)."""
         total = sum(tower(level) for tower, level in zip(self.towers, levels))
         outputs: Tensor = self.predict(total)
         return functional.interpolate(outputs, scale_factor=4, mode='bilinear', align_corners=False)
@@ -214,7 +215,7 @@ class PanopticDetector(PanopticNetwork):
         self.levels, self.head = parts.levels, parts.head
         self._parts = [parts]  # a list, so that it is no submodule: its layers are those of this network
         strides = [stride for stride in parts.backbone.strides if stride >= 4]
-        self.semantic = SemanticBranch(strides, len(self.stuff) + 1)
+        self.semantic = SemanticBranch(strides, len(self.stuff) + 1, parts.levels.width)
 
     def _pyramid(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         x = pad_to_multiple(self.normalize(images), 32)

@@ -50,7 +50,27 @@ class Assigned(NamedTuple):
     weights: Tensor
 
 
-class RotatedFCOSHead(detector.DetectionHead):
+class OrientedHead(detector.DetectionHead):
+    """A head that is trained on oriented boxes and gives them.
+
+    Its targets have ``turned`` (n, 5) in the form le90, ``labels`` (n,) and ``ignored`` (n,) bool; what it detects has
+    ``turned`` too.
+    """
+
+    def _as_target(self, objects: Objects) -> dict[str, Tensor]:
+        if objects.turned is None:
+            raise ValueError('this detector is trained on oriented boxes, and the objects have none (`turned`)')
+        turned = objects.turned.float()
+        small = (turned[:, 2:4] < SMALLEST_OBJECT).any(1)
+        ignored = small if objects.ignored is None else small | objects.ignored
+        real = (turned[:, 2:4] > 0).all(1) & turned.isfinite().all(1)
+        return {'turned': turned[real], 'labels': objects.labels[real] + self._first, 'ignored': ignored[real]}
+
+    def _as_found(self, row: dict[str, Any]) -> Detections:
+        return Detections(row['boxes'], row['labels'] - self._first, row['scores'], turned=row['turned'])
+
+
+class RotatedFCOSHead(OrientedHead):
     """Towers of convolutions, shared by all levels, that give classes, four distances and an angle at every place.
 
     The box of a place is turned about its own middle; the loss compares whole boxes, so that the angle has no seam, and
@@ -259,18 +279,6 @@ class RotatedFCOSHead(detector.DetectionHead):
             'labels': labels[rows],
             'scores': most[rows],
         }
-
-    def _as_target(self, objects: Objects) -> dict[str, Tensor]:
-        if objects.turned is None:
-            raise ValueError('this detector is trained on oriented boxes, and the objects have none (`turned`)')
-        turned = objects.turned.float()
-        small = (turned[:, 2:4] < SMALLEST_OBJECT).any(1)
-        ignored = small if objects.ignored is None else small | objects.ignored
-        real = (turned[:, 2:4] > 0).all(1) & turned.isfinite().all(1)
-        return {'turned': turned[real], 'labels': objects.labels[real], 'ignored': ignored[real]}
-
-    def _as_found(self, row: dict[str, Any]) -> Detections:
-        return Detections(row['boxes'], row['labels'], row['scores'], turned=row['turned'])
 
 
 def decode(raw: Tensor, places: Tensor, strides: Tensor) -> Tensor:
