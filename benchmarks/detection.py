@@ -5,6 +5,7 @@ Prints, as its last line, one JSON object of {name: {value, bar, ok}}.
     limit_ratio     detect_objects on a raster / the model alone on the same tiles in full batches
     memory_growth   peak memory of detect_objects on a large raster / on a small one
     training_step   speed of a training step / that of torchvision's Faster R-CNN in a bare loop, of the same sizes
+    oriented_step   speed of a training step of RotatedFCOS / that of FCOS on the same backbone and levels
     windowed        time of ViT-B (quick: ViT-S) Faster R-CNN on 1024 pixels with global attention / with windows
     suppression     seconds for 50,000 boxes
 """
@@ -34,10 +35,12 @@ from geolearn.inference.detecting import DetectOptions, detect_tiles, merge_tile
 from geolearn.inference.merging import nms
 from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
 from geolearn.inference.vectors import objects_to_features, write_layer
-from geolearn.networks.detection.architecture import LevelAnchors, RCNNOptions
+from geolearn.networks.detection.architecture import LevelAnchors, RCNNOptions, RotatedOptions, SingleStageOptions
 from geolearn.networks.detection.detector import DetectionLoss, Detector, FeaturePyramid
-from geolearn.networks.detection.heads import TwoStageHead
+from geolearn.networks.detection.heads import FCOSHead, TwoStageHead
+from geolearn.networks.detection.rotated import RotatedFCOSHead
 from geolearn.networks.network import Normalize
+from geolearn.oriented.geometry import hulls
 from geolearn.raster import GeoBox, RasterWriter, open_raster, raster_geobox
 from geolearn.raster.writing import BLOCK_SIZE
 from geolearn.tiling import TileGrid, make_grid
@@ -97,12 +100,29 @@ def make_boxes(count: int, side: int) -> torch.Tensor:
     return torch.cat([corners, corners + 16 + 48 * torch.rand(count, 2)], 1)
 
 
-def make_our_step(side: int) -> Callable[[], None]:
-    """Return a training step of geolearn's Faster R-CNN on ResNet-18."""
-    network, loss = make_detector().train(), DetectionLoss()
+def make_dense_detector(*, oriented: bool) -> Detector:
+    """FCOS or RotatedFCOS on ResNet-18, on P3 to P7."""
+    torch.manual_seed(0)
+    maps = create_backbone('resnet18', BANDS, pretrained=False, strides=(8, 16, 32))
+    levels = FeaturePyramid(maps.channels, maps.strides, pooled=2)
+    places = LevelAnchors([(float(stride),) for stride in levels.strides], (1.0,), levels.strides)
+    head = RotatedFCOSHead(places, 1, RotatedOptions()) if oriented else FCOSHead(places, 1, SingleStageOptions())
+    return Detector(Normalize([100.0] * 3, [30.0] * 3), maps, levels, head)
+
+
+def make_objects(count: int, side: int) -> Objects:
+    """Oriented boxes of 16 to 64 pixels in any direction, and the level boxes around them."""
+    middles, sides = torch.rand(count, 2) * (side - 64) + 32, 16 + 48 * torch.rand(count, 2)
+    turned = torch.cat([middles, sides.sort(descending=True).values, torch.rand(count, 1) * 3 - 1.5], 1)
+    return Objects(hulls(turned), torch.zeros(count, dtype=torch.int64), turned=turned)
+
+
+def make_our_step(network: Detector, side: int) -> Callable[[], None]:
+    """Return a training step of geolearn's."""
+    network, loss = network.train(), DetectionLoss()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-5)
     images = torch.rand(2, 3, side, side) * 90 + 55
-    targets = [Objects(make_boxes(8, side), torch.zeros(8, dtype=torch.int64)) for _ in range(2)]
+    targets = [make_objects(8, side) for _ in range(2)]
 
     def step() -> None:
         torch.manual_seed(0)
@@ -164,14 +184,18 @@ def main() -> None:
             'detect': lambda: detect_file(image, network, out),
             'model': lambda: run_model(network, len(grid.rows) * len(grid.cols), grid.tile_shape),
         }
-        steps = {'ours': make_our_step(chip), 'bare': make_bare_step(chip)}
+        steps = {'ours': make_our_step(make_detector(), chip), 'bare': make_bare_step(chip)}
+        dense = {
+            name: make_our_step(make_dense_detector(oriented=name == 'oriented'), chip)
+            for name in ('level', 'oriented')
+        }
         vit = 'dofa_small' if quick else 'dofa_base'
         windowed, everywhere = make_detector(vit), make_detector(vit, window=0)
         looks = {'windowed': lambda: run_vit(windowed, 1024), 'global': lambda: run_vit(everywhere, 1024)}
         seconds: dict[str, list[float]] = {}
         run_vit(windowed, 256)
-        for group, count in ((jobs, rounds), (steps, rounds), (looks, 3)):
-            seconds |= interleave(group, rounds=count, warm_up=group is steps or not quick)
+        for group, count in ((jobs, rounds), (steps, rounds), (dense, 2 * rounds + 1), (looks, 3)):
+            seconds |= interleave(group, rounds=count, warm_up=group in (steps, dense) or not quick)
         for name, values in seconds.items():
             print(f'{name:<10} ' + ' '.join(f'{value:7.2f}' for value in values) + ' s')
         peaks = []
@@ -184,6 +208,7 @@ def main() -> None:
             'limit_ratio': Check(median_ratio(seconds, 'detect', 'model'), 1.25),
             'memory_growth': Check(peaks[1] / peaks[0], 1.1),
             'training_step': Check(median_ratio(seconds, 'bare', 'ours'), 0.95, at_least=True),
+            'oriented_step': Check(median_ratio(seconds, 'level', 'oriented'), 0.9, at_least=True),
             'windowed': Check(median_ratio(seconds, 'global', 'windowed'), 1.3, at_least=True),
             'suppression': Check(time_suppression()),
         }

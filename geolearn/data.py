@@ -51,7 +51,7 @@ class ChipData:
         test_dl: Test batches, or None where no chip was kept for a test.
         split: Which chips are in which part.
         table: Facts about every chip: name, place, statistics, labels.
-        cell_size: The export's MinCellSize, else that of the chips' own grids, passed on to saved models.
+        cell_size: The export's MinCellSize, else that of the chips' own grids or labels, passed on to saved models.
         acquired: When the images of each date were taken; empty where it is not said or there is one date.
         image_space: The export's ImageSpaceUsed, such as ``'MAP_SPACE'`` or ``'PIXEL_SPACE'``.
         variable_size: Whether each chip was cut to the size of its feature.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from geolearn import data, device, errors
 from geolearn.arguments import check_names, format_call, record_arguments
 from geolearn.augment import BatchTransform
 from geolearn.chips.batches import collate, loader
+from geolearn.chips.formats.writing import in_meters
 from geolearn.chips.label import Target, Task
 from geolearn.chips.meaning import augmentation, inputs, values
 from geolearn.chips.meaning import classes as taxonomy
@@ -25,10 +27,14 @@ from geolearn.classes import ClassInfo
 from geolearn.normalize import Normalization, Normalize, check_normalize, choose_normalization
 from geolearn.raster import Dequantize
 from geolearn.raster.nodata import check_nodata
+from geolearn.units import METERS
 
 log = logging.getLogger('geolearn')
 
 DEFAULT_BATCH_SIZE = 64
+
+SAME_SIZE = 1.5
+"""Pixel sizes of labels and images that differ by more than this factor contradict each other."""
 
 
 @check_names
@@ -208,8 +214,20 @@ def _cell_size(chips: Collection, downsample: int) -> Mapping[str, Any] | None:
     """Return the pixel size of the images as ArcGIS's MinCellSize; that of the export is in the pixels of its files."""
     stated = chips.metadata.cell_size
     if not stated:
-        return chips.table.cell_size()
+        own, said = chips.table.cell_size(), _cell_size_in_meters(chips)
+        if own and said and in_meters(chips.table.geobox(0)) and not 1 / SAME_SIZE <= own['x'] / said['x'] <= SAME_SIZE:
+            raise errors.ChipFolderError(
+                f'the labels say that pixels measure {said["x"]:g} m (gsd:), and the images that they measure '
+                f'{own["x"]:g} m; correct the labels, or write gsd:null in them'
+            )
+        return own or said
     return {**stated, **{axis: stated[axis] * downsample for axis in ('x', 'y') if axis in stated}}
+
+
+def _cell_size_in_meters(chips: Collection) -> Mapping[str, Any] | None:
+    """Return the median pixel size that the labels of the folders state; None where none does."""
+    sizes = [size for part in chips.folders if (size := part.opened.listing.pixel_meters) is not None]
+    return {'x': median(sizes), 'y': median(sizes), 'unit': METERS} if sizes else None
 
 
 def _check_nodata(chips: Collection) -> None:

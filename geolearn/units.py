@@ -11,6 +11,9 @@ from geolearn.bands import Band
 from geolearn.errors import ChipFolderError
 from geolearn.statistics import SPREAD_98, BandStatistics, Percentiles, find_percentiles
 
+METERS = 'meters'
+"""The ``unit`` of a pixel size that comes without a CRS."""
+
 RadarScale = Literal['dB', 'linear', 'amplitude']
 
 

@@ -152,6 +152,7 @@ class Listing:
         unlabelled: Label values that mean "not labelled" beside what label rasters declare.
         target_bands: Names of the bands of images to predict; empty where labels are no images.
         downsample: Times that the pixels of the images are larger than those of the files, which are the targets.
+        pixel_meters: Side of the images' pixels in meters, where labels say it; None where they do not.
     """
 
     task: Task
@@ -164,6 +165,7 @@ class Listing:
     unlabelled: tuple[float, ...] = ()
     target_bands: tuple[str, ...] = ()
     downsample: int = 1
+    pixel_meters: float | None = None
 
 
 def read_no_label(shape: tuple[int, int]) -> Label:

@@ -132,6 +132,9 @@ def _training_sides(spec: ModelSpec, box: GeoBox) -> tuple[float, float] | None:
     if not all(0 < side < math.inf for side in sides) or spec.image_space == PIXEL_SPACE:
         return None
     crs = None if box.crs is None else CRS.from_user_input(box.crs)
+    if cell.get('unit') == units.METERS and crs is not None:
+        across, down = _meters_per_unit(crs, _latitude(box, crs))
+        return sides[0] / across, sides[1] / down
     trained = _read_crs(cell.get('spatialReference'))
     if trained is None or crs is None:
         # chips and rasters without a CRS are in the same unknown unit

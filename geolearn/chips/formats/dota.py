@@ -1,7 +1,7 @@
 """DOTA: a text file for each image, four corners, a class and a mark of difficulty a line."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,15 @@ NUMBERS = 8
 
 _HEADER = re.compile(r'(imagesource|gsd)\s*:', re.IGNORECASE)
 
+_NOT_KNOWN = {'', 'null', 'none', 'nan'}
+"""What stands for a pixel size that is not known."""
+
+PIXEL_METERS = (1e-3, 1e5)
+"""Sizes of pixels that images of the ground may have."""
+
+ALIKE = 1.5
+"""Pixels that differ in size by more than this factor are told of."""
+
 
 def is_dota(content: FolderContent) -> bool:
     """Whether there is a folder of DOTA's labels, or labels are text in lines of DOTA."""
@@ -31,11 +40,11 @@ def list_dota(folder: Path, metadata: ExportMetadata) -> Listing:
     The folder of the labels may lie beside that of the images or one level above, for images of several sensors that
     share them. Classes come from the .emd, else they are the names in all files, sorted, with the values 1, 2, 3, ...
     Objects become the rectangles of least area around their corners; difficult ones are ignored in training and
-    metrics.
+    metrics. The median of the images' ``gsd:``, meters per pixel, is the pixel size of images without a place.
 
     Raises:
-        ChipFolderError: If a folder is missing, there are several of labels, no image has a text file or no class is
-            known.
+        ChipFolderError: If a folder is missing, there are several of labels, no image has a text file, no class is
+            known, or a ``gsd:`` is no size.
     """
     content = FolderContent(folder)
     pairs, notes = text_labels.pair_files(folder, '.txt', ignored=('classes',), labels=content.dota_labels)
@@ -43,7 +52,48 @@ def list_dota(folder: Path, metadata: ExportMetadata) -> Listing:
     # names in these files have no blanks
     values = {_word(name): value for name, value in known.values.items()} | dict(known.values)
     chips = tuple(ChipSource(p.name, ((p.image,),), (p.label,), partial(read_dota, p.label, values)) for p in pairs)
-    return Listing(Task.ORIENTED, chips, known.classes, notes=(*notes, *known.notes))
+    meters, told = _pixel_meters([pair.label for pair in pairs])
+    return Listing(Task.ORIENTED, chips, known.classes, notes=(*notes, *known.notes, *told), pixel_meters=meters)
+
+
+def _pixel_meters(paths: Sequence[Path]) -> tuple[float | None, list[str]]:
+    """Return the median pixel size that label files state, in meters, None where none does; and a note if they differ.
+
+    Raises:
+        ChipFolderError: If one states what is no size.
+    """
+    sizes = [size for path in paths if (size := read_gsd(path)) is not None]
+    if not sizes:
+        return None, []
+    median = float(np.median(sizes))
+    if max(sizes) <= ALIKE * min(sizes):
+        return median, []
+    return median, [
+        f'pixels measure {min(sizes):g} to {max(sizes):g} m (gsd: of {len(sizes)} images); their median, {median:g} m, '
+        "is what resolution='training' means"
+    ]
+
+
+def read_gsd(path: Path) -> float | None:
+    """Return the pixel size in meters that a label file states, or None.
+
+    Raises:
+        ChipFolderError: If it states what is no size.
+    """
+    for number, words in text_labels.read_lines(path):
+        name, colon, text = ' '.join(words).partition(':')
+        if not colon:
+            return None  # headers come first
+        if name.strip().lower() != 'gsd' or text.strip().lower() in _NOT_KNOWN:
+            continue
+        size = text_labels.parse_number(text)
+        if not PIXEL_METERS[0] <= size <= PIXEL_METERS[1]:
+            raise ChipFolderError(
+                f'{path}, line {number}: gsd: is the side of a pixel in meters, {PIXEL_METERS[0]:g} to '
+                f'{PIXEL_METERS[1]:g}, found {text.strip()[:40]!r}; correct it, or write gsd:null where it is not known'
+            )
+        return size
+    return None
 
 
 def dota_names(path: Path) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +12,18 @@ from affine import Affine
 from geolearn.chips.export import export_training_data
 from geolearn.chips.formats import open_chips
 from geolearn.chips.label import Task
-from geolearn.errors import ChipFolderError, UnknownNameError
+from geolearn.errors import ChipFolderError, RasterError, UnknownNameError
+from geolearn.inference.reading import choose_geobox
+from geolearn.models import RotatedFCOS
 from geolearn.oriented import geometry
 from geolearn.oriented.overlap import array_overlaps
 from geolearn.prepare import prepare_data
+from geolearn.raster import GeoBox
 
 SHIP = np.array([20.0, 12.0, 16.0, 6.0, 0.4])
 HOUSE = np.array([10.0, 20.0, 8.0, 7.5, -0.7])
 SHAPE = (32, 48)
+NOISE = np.random.default_rng(0).integers(50, 200, (3, *SHAPE)).astype(np.uint8)
 
 
 def numbers(box, size=(1, 1)):
@@ -30,7 +35,7 @@ def folder(tmp_path, save):
     """Images 1 and 2 of 48 x 32 pixels."""
     (tmp_path / 'chips' / 'images').mkdir(parents=True)
     for name in '12':
-        save(tmp_path / 'chips' / 'images' / f'{name}.png', np.full((3, *SHAPE), 90, np.uint8))
+        save(tmp_path / 'chips' / 'images' / f'{name}.png', NOISE)
     return tmp_path / 'chips'
 
 
@@ -64,6 +69,43 @@ def test_dota_is_read_whatever_its_folder_is_called(folder, labels):
     assert_boxes(label, SHIP, HOUSE)
     assert label.boxes.shape == (2, 4)
     assert not len(read(folder, '2')[1].class_ids)
+
+
+def test_the_pixel_size_of_dota_is_that_of_the_model(folder):
+    for place in (folder / 'images').glob('*.aux.xml'):
+        place.unlink()
+    for name, header in (('1', 'imagesource:GoogleEarth\ngsd: 0.5\n'), ('2', 'gsd:null\n')):
+        write(folder, f'labelTxt/{name}.txt', f'{header}{numbers(SHIP)} ship 0\n')
+    data = prepare_data(folder, chip_size=32, batch_size=1, val_split_pct=0.5)
+    assert data.cell_size == {'x': 0.5, 'y': 0.5, 'unit': 'meters'}
+    # pixels of 1 m in a CRS in meters, and of about 0.5 m in degrees
+    spec = replace(RotatedFCOS(data, 'test_resnet', pretrained=False).spec, chip_size=32)
+    meters = GeoBox((64, 64), Affine(1, 0, 4e5, 0, -1, 5e6), 'EPSG:32633')
+    degrees = GeoBox((64, 64), Affine(6.37e-6, 0, 15, 0, -4.5e-6, 45), 'EPSG:4326')
+    assert choose_geobox(degrees, spec, None, shown='it') is None
+    with pytest.raises(RasterError, match='measure 1 m, those of the training chips 0.5 m: 2 times larger'):
+        choose_geobox(meters, spec, None, shown='it')
+    assert choose_geobox(meters, spec, 'training', shown='it').resolution == (0.5, 0.5)
+    write(folder, 'labelTxt/2.txt', f'gsd:2\n{numbers(SHIP)} ship 0\n')
+    notes = open_chips(folder).listing.notes
+    assert any('pixels measure 0.5 to 2 m (gsd: of 2 images); their median, 1.25 m' in note for note in notes)
+
+
+@pytest.mark.parametrize('size', ['-0.5', '0', 'inf', '0.5m', '1e9'])
+def test_a_pixel_size_that_is_none_is_refused(folder, size):
+    write(folder, 'labelTxt/1.txt', f'imagesource:a\ngsd:{size}\n{numbers(SHIP)} ship 0\n')
+    with pytest.raises(ChipFolderError, match=r'1\.txt, line 2: gsd: is the side of a pixel in meters.*gsd:null'):
+        open_chips(folder)
+
+
+def test_labels_and_images_may_not_contradict_each_other_about_pixels(folder, save):
+    place = {'transform': Affine(10, 0, 4e5, 0, -10, 5e6), 'crs': 'EPSG:32633'}
+    for name in '12':
+        (folder / 'images' / f'{name}.png').unlink()
+        save(folder / 'images' / f'{name}.tif', NOISE, **place)
+        write(folder, f'labelTxt/{name}.txt', f'gsd:0.5\n{numbers(SHIP)} ship 0\n')
+    with pytest.raises(ChipFolderError, match='the labels say that pixels measure 0.5 m.*the images .* 10 m'):
+        prepare_data(folder, chip_size=32, batch_size=1, val_split_pct=0.5)
 
 
 def test_quadrilaterals_that_are_no_rectangles_or_no_objects(folder):
