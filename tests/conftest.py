@@ -54,9 +54,9 @@ def quick_disk():
 
 @pytest.fixture(scope='module', autouse=True)
 def blank_figures(request) -> Iterator[None]:
-    """Bundles saved in tests of models hold blank figures: drawing six takes 3 s; others test how they look."""
+    """Bundles saved in most tests hold blank figures: drawing six takes 3 s; others test how they look."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.path.parent.name in {'arcgis', 'models'}:
+        if request.path.parent.name in {'arcgis', 'models'} or request.path.stem in {'test_cli', 'test_arcgis_script'}:
             patch.setattr('geolearn.plotting.figure.draw_png', lambda figure, *, dpi: BLANK_PNG)
         yield
 

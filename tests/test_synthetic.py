@@ -71,8 +71,7 @@ def test_a_scene_names_its_bands_its_classes_and_its_place(scene):
     assert (scene.transform.a, scene.transform.e) == (10, -10)
 
 
-@pytest.mark.parametrize('seed', range(6))
-@pytest.mark.parametrize('cloud_fraction', [0, 0.05, 0.3])
+@pytest.mark.parametrize(('seed', 'cloud_fraction'), [(0, 0), (1, 0.05), (2, 0.3), (3, 0), (4, 0.05), (5, 0.3)])
 def test_every_class_covers_at_least_4_percent_whatever_the_seed(seed, cloud_fraction):
     assert shares(make_scene(512, seed=seed, cloud_fraction=cloud_fraction))[1:].min() >= 0.04
 

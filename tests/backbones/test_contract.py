@@ -107,7 +107,7 @@ def test_every_family_is_here():
 
 
 @pytest.mark.parametrize('form', MAPS)
-@pytest.mark.parametrize('size', [(64, 96), (65, 97), (33, 32)])
+@pytest.mark.parametrize('size', [(64, 96), (33, 49)])
 def test_maps_have_the_declared_channels_and_strides(build_any, form, size):
     net = build_any(form=form).eval()
     with torch.no_grad():
@@ -158,9 +158,15 @@ def test_tokens_cover_an_image_of_any_size(build, size):
 
 
 @pytest.mark.parametrize(
-    'options', [{}, {'form': 'layers'}, {'form': 'layers', 'strides': (4, 16)}, {'form': 'tokens'}]
+    ('options', 'checkpointing'),
+    [
+        ({}, False),
+        ({}, True),
+        ({'form': 'layers', 'strides': (4, 16)}, False),
+        ({'form': 'layers'}, True),
+        ({'form': 'tokens'}, False),
+    ],
 )
-@pytest.mark.parametrize('checkpointing', [False, True])
 def test_gradients_reach_every_trainable_parameter_and_no_other(build, options, checkpointing):
     net = build(**options, checkpointing=checkpointing).train()
     out = net(torch.randn(2, build.count, 64, 48))
@@ -171,8 +177,7 @@ def test_gradients_reach_every_trainable_parameter_and_no_other(build, options, 
     assert any(n.startswith('trunk.') for n, p in named if p.requires_grad)
 
 
-@pytest.mark.parametrize('checkpointing', [False, True])
-@pytest.mark.parametrize('strides', [None, (4, 8), (8,)])
+@pytest.mark.parametrize(('strides', 'checkpointing'), [(None, False), ((4, 8), True), ((8,), False)])
 def test_gradients_reach_every_parameter_of_a_network_of_several_resolutions(build_network, strides, checkpointing):
     if checkpointing and build_network.name == 'plain_unet':
         pytest.skip('keeps its activations')

@@ -32,7 +32,9 @@ def make(data, backbone='test_resnet', *, seed=0, **options):
 # -- training, saving, loading
 
 
-@pytest.mark.parametrize(('backbone', 'epochs'), [('dofa_tiny', 20), ('test_resnet', 8)])
+@pytest.mark.parametrize(
+    ('backbone', 'epochs'), [pytest.param('dofa_tiny', 20, marks=pytest.mark.slow), ('test_resnet', 8)]
+)
 def test_it_learns_a_toy_and_is_the_same_after_saving_and_loading(pairs_folder, prepare, backbone, epochs, tmp_path):
     data = prepare(pairs_folder)
     model = make(data, backbone).fit(epochs, lr=1e-2)

@@ -54,7 +54,7 @@ needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec('transformers') is None, reason="needs transformers: pip install 'transformers>=5.18'"
 )
 EVERY = [pytest.param(cls, marks=needs_transformers) if cls is RTDetr else cls for cls in DETECTORS]
-BACKBONES = ('dofa_tiny', 'resnet18')
+BACKBONES = ('dofa_tiny', 'test_resnet')
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'small_dofa')
 
@@ -77,7 +77,7 @@ def data(chips, tmp_path):
     return prepare
 
 
-def make(cls, data, backbone='resnet18', **options):
+def make(cls, data, backbone='test_resnet', **options):
     options = {'head': DETECTORS[cls], 'pretrained': False} | options
     return cls(data(masks=cls in (MaskRCNN, RotatedFCOS, OrientedRCNN)), backbone, **options)
 
@@ -226,7 +226,7 @@ def test_numbers_of_heads_are_checked():
 
 def test_the_head_of_another_detector_is_refused(data):
     with pytest.raises(ValueError, match='head must be RCNNOptions'):
-        FasterRCNN(data(), 'resnet18', head=SingleStageOptions(), pretrained=False)
+        FasterRCNN(data(), 'test_resnet', head=SingleStageOptions(), pretrained=False)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_options_survive_json(data):
 
 def test_mask_rcnn_needs_outlines(data):
     with pytest.raises(ChipFolderError, match='MaskRCNN needs outlined objects'):
-        MaskRCNN(data(), 'resnet18', pretrained=False)
+        MaskRCNN(data(), 'test_resnet', pretrained=False)
 
 
 def test_resized_images_give_boxes_in_their_own_pixels(data):

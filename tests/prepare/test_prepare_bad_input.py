@@ -141,8 +141,12 @@ def test_chips_of_different_bands_or_types_are_refused_by_name(write_folder, sav
             prepare_data(folder, **PLAIN)
 
 
-@pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('name', ['with spaces', 'Übung (1)', '日本', 'a[0-9]*?', "quo'te", '%20', '{x}', '#1'])
+NAMES = ['with spaces', 'Übung (1)', '日本', 'a[0-9]*?', "quo'te", '%20', '{x}', '#1']
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind'), [(n, k) for i, n in enumerate(NAMES) for j, k in enumerate(KINDS) if (i + j) % 3 == 0 or j == 0]
+)
 def test_folders_may_be_called_anything(write_folder, tmp_path, kind, name):
     folder = write_folder(tmp_path / name / name, kind, 3)
     assert len(prepare_data(folder, **PLAIN).table) == (6 if kind == 'Imagenet' else 3)
