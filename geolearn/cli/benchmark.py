@@ -13,16 +13,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', help=out)
     parting = 'do one of several parts of the trainings, such as the third of eight; all may share a folder'
     parser.add_argument('--part', type=part, metavar='3/8', help=parting)
+    help = (
+        'only say how much time and memory the trainings take that are not finished; a few steps of each are measured'
+    )
+    parser.add_argument('--estimate', action='store_true', help=help)
+    parser.add_argument('--no-estimate', action='store_true', help='start at once, without measuring time and memory')
     again = 'interrupted; trainings that are finished were kept. Run it again to go on'
     parser.set_defaults(run=run, inputs=('grid',), when_interrupted=again)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train what is not trained yet, and print the table."""
-    from geolearn.studies import read_grid, run_grid
+    """Say what it takes, train what is not trained yet, and print the table."""
+    from geolearn.studies import estimate_grid, read_grid, run_grid
 
     grid = read_grid(arguments.grid)
     out = arguments.out or Path(arguments.grid).with_suffix('')
+    if arguments.estimate or not arguments.no_estimate:
+        print(estimate_grid(grid, out, part=arguments.part).describe(), flush=True)
+    if arguments.estimate:
+        return
     result = run_grid(grid, out, part=arguments.part)
     print(result.to_markdown())
     print(f'wrote tables and figures to {out}')

@@ -129,7 +129,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """One training.
 
     Args:
@@ -157,6 +157,38 @@ class _Job:
         text = '_'.join(re.sub(r'[^\w.-]+', '-', word) for word in words)
         # files of one name may lie in several folders
         return f'{text}_{hashlib.sha256(repr(self).encode()).hexdigest()[:8]}'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The trainings of a grid on chips that were read.
+
+    Args:
+        data: All chips, divided as in every training.
+        reading: Arguments of `prepare_data` that divide the chips so, whatever the seed.
+        root: Folder for tables and figures.
+        folder: Of the finished trainings.
+        jobs: All trainings.
+        mine: Those of the part to do.
+    """
+
+    data: ChipData
+    reading: Mapping[str, Any]
+    root: Path
+    folder: Path
+    jobs: tuple[Job, ...]
+    mine: tuple[Job, ...]
+
+    def path_of(self, job: Job) -> Path:
+        """Return where a training is kept when it is finished."""
+        return self.folder / f'{job.slug}.json'
+
+    def read_cell(self, job: Job) -> Cell | None:
+        """Return a finished training, or None."""
+        try:
+            return Cell.from_record(json.loads(self.path_of(job).read_text(encoding='utf-8')))
+        except FileNotFoundError:
+            return None
 
 
 def read_grid(path: str | Path) -> Grid:
@@ -204,30 +236,50 @@ def run_grid(grid: Grid, out: str | Path, *, part: tuple[int, int] | None = None
         ArgumentError: If the part is no part.
         ChipFolderError: If the chips cannot be read or divided, or have no class for each pixel.
     """
+    plan = plan_grid(grid, out, part=part)
+    with ProgressBar(len(plan.mine), 'benchmark', 'training') as bar:
+        for job in plan.mine:
+            cell = plan.read_cell(job)
+            if cell is None or cell.failure:  # the reason may be gone
+                cell = _train(grid, job, plan)
+                with files.atomic_write(plan.path_of(job), make_folder=True) as target:
+                    target.write_text(json.dumps(cell.as_record()), encoding='utf-8')
+            bar.update(detail=f'{job.encoder}, {job.decoder}, {job.start}: {cell.describe()}')
+    cells = tuple(cell for job in plan.jobs if (cell := plan.read_cell(job)) is not None)
+    split = plan.data.split
+    counts = len(split.train), len(split.valid), len(split.test)
+    result = GridResult(cells, len(plan.jobs), tuple(plan.data.classes), counts, grid.epochs, tuple(grid.published))
+    result.save(plan.root)
+    return result
+
+
+def plan_grid(grid: Grid, out: str | Path, *, part: tuple[int, int] | None = None) -> Plan:
+    """Read the chips and list the trainings.
+
+    Args:
+        grid: What to train.
+        out: Folder for the cells, tables and figures.
+        part: Which of several parts of the trainings to do; None for all.
+
+    Raises:
+        ArgumentError: If the part is no part.
+        ChipFolderError: If the chips cannot be read or divided, or have no class for each pixel.
+    """
     if part is not None and not 1 <= part[0] <= part[1]:
         raise errors.ArgumentError(f'part must be (number, of how many) from 1, such as (3, 8), got {part!r}')
     root = Path(out)
     whole = _read(grid, root)
     if whole.task is not Task.PIXELS:
         raise errors.ChipFolderError('a grid compares models of pixels; the chips hold no class for each pixel')
-    parts = keep_parts(whole, grid.reading())
-    folder = root / f'cells_{_digest(grid, whole)}'
-    jobs = list(_jobs(grid))
-    mine = jobs if part is None else jobs[part[0] - 1 :: part[1]]
-    with ProgressBar(len(mine), 'benchmark', 'training') as bar:
-        for job in mine:
-            place = folder / f'{job.slug}.json'
-            cell = _read_cell(place)
-            if cell is None or cell.failure:  # the reason may be gone
-                cell = _train(grid, job, root, parts, least=LEAST_CHIPS / max(len(whole.split.train), LEAST_CHIPS))
-                with files.atomic_write(place, make_folder=True) as target:
-                    target.write_text(json.dumps(cell.as_record()), encoding='utf-8')
-            bar.update(detail=f'{job.encoder}, {job.decoder}, {job.start}: {cell.describe()}')
-    cells = tuple(cell for job in jobs if (cell := _read_cell(folder / f'{job.slug}.json')) is not None)
-    counts = len(whole.split.train), len(whole.split.valid), len(whole.split.test)
-    result = GridResult(cells, len(jobs), tuple(whole.classes), counts, grid.epochs, tuple(grid.published))
-    result.save(root)
-    return result
+    jobs = tuple(_list_jobs(grid))
+    return Plan(
+        data=whole,
+        reading=keep_parts(whole, grid.reading()),
+        root=root,
+        folder=root / f'cells_{_digest(grid, whole)}',
+        jobs=jobs,
+        mine=jobs if part is None else jobs[part[0] - 1 :: part[1]],
+    )
 
 
 def find_decoder(name: str) -> type[Model]:
@@ -242,14 +294,14 @@ def find_decoder(name: str) -> type[Model]:
     return known[name]
 
 
-def _jobs(grid: Grid) -> Iterator[_Job]:
+def _list_jobs(grid: Grid) -> Iterator[Job]:
     """Yield all trainings, the baselines of a share first."""
     for share in grid.shares:
         if grid.baselines and 'frozen' in grid.starts:
             for name, seed in itertools.product(BASELINES, grid.seeds):
-                yield _Job(name, 'linear', 'frozen', share, seed, baseline=True)
+                yield Job(name, 'linear', 'frozen', share, seed, baseline=True)
         for row in itertools.product(grid.encoders, grid.decoders, grid.starts, grid.seeds):
-            yield _Job(row[0], row[1], row[2], share, row[3], weights=_file_states(row[0], grid.weights.get(row[0])))
+            yield Job(row[0], row[1], row[2], share, row[3], weights=_file_states(row[0], grid.weights.get(row[0])))
 
 
 def _file_states(*paths: str | None) -> tuple[tuple[str, int, int], ...]:
@@ -279,16 +331,22 @@ def _read(grid: Grid, root: Path) -> ChipData:
         return prepare_data(grid.data['chips'], **grid.reading(), working_dir=root / 'work')
 
 
-def _train(grid: Grid, job: _Job, root: Path, parts: Mapping[str, Any], *, least: float) -> Cell:
-    """Train and test one cell; one that no model can be made for says why."""
+def read_chips(grid: Grid, job: Job, plan: Plan) -> ChipData:
+    """Read the chips of one training: the parts of the plan, the labels that its share and seed choose."""
+    least = LEAST_CHIPS / max(len(plan.data.split.train), LEAST_CHIPS)
     with report_progress(lambda _: None):
-        data = prepare_data(
+        return prepare_data(
             grid.data['chips'],
-            **parts,
-            working_dir=root / 'work',
+            **plan.reading,
+            working_dir=plan.root / 'work',
             seed=job.seed,
             label_fraction=min(1.0, max(job.share, least)),
         )
+
+
+def _train(grid: Grid, job: Job, plan: Plan) -> Cell:
+    """Train and test one cell; one that no model can be made for says why."""
+    data = read_chips(grid, job, plan)
     if data.test_dl is None:
         raise errors.ChipFolderError('no chip is left to test on; pass more chips, or data: {test_path: ...}')
     common: dict[str, Any] = {
@@ -302,7 +360,7 @@ def _train(grid: Grid, job: _Job, root: Path, parts: Mapping[str, Any], *, least
     }
     torch.manual_seed(job.seed)
     try:
-        model = _make(grid, job, data)
+        model = make_model(grid, job, data)
     except (errors.BackboneError, errors.ArgumentError, errors.WeightsError, errors.BandError) as error:
         return Cell(**common, metrics={}, class_iou={}, seconds=0.0, parameters=0, trained=0, failure=str(error))
     started = time.perf_counter()
@@ -316,8 +374,8 @@ def _train(grid: Grid, job: _Job, root: Path, parts: Mapping[str, Any], *, least
     found = evaluate_pixels(network, data.test_dl, data.classes)
     iou = tabulate_metrics(found.confusion, data.classes)['iou']
     if grid.reports:
-        (root / 'reports').mkdir(parents=True, exist_ok=True)
-        model.report(root / 'reports' / f'{job.slug}.html')
+        (plan.root / 'reports').mkdir(parents=True, exist_ok=True)
+        model.report(plan.root / 'reports' / f'{job.slug}.html')
     weights = list(model.network.parameters())
     return Cell(
         **common,
@@ -329,7 +387,20 @@ def _train(grid: Grid, job: _Job, root: Path, parts: Mapping[str, Any], *, least
     )
 
 
-def _make(grid: Grid, job: _Job, data: ChipData) -> Model:
+def make_model(grid: Grid, job: Job, data: ChipData, *, pretrained: bool = True) -> Model:
+    """Make the model of one training.
+
+    Args:
+        grid: Of the training.
+        job: The training.
+        data: Its chips.
+        pretrained: Whether starts other than ``'random'`` load their weights; without them the model takes as much time
+            and memory.
+
+    Raises:
+        BackboneError: If the encoder cannot be trained so, or has no weights.
+        WeightsError: If the weights cannot be read or loaded from their host.
+    """
     make: Any
     if job.encoder == BAND_STATISTICS:
         make = base.load_all()['PixelHead']
@@ -345,6 +416,8 @@ def _make(grid: Grid, job: _Job, data: ChipData) -> Model:
         'fine-tuned': Adaptation(),
         'lora': Adaptation(lora_rank=grid.lora_rank),
     }[job.start]
+    if not pretrained:
+        return make(data, job.encoder, pretrained=False, adapt=adapt)
     weights = {'weights': grid.weights[job.encoder]} if job.encoder in grid.weights else {}
     return make(data, job.encoder, adapt=adapt, **weights)
 
@@ -354,13 +427,6 @@ def _digest(grid: Grid, data: ChipData) -> str:
     facts = [sorted(grid.reading().items()), list(data.table.names), grid.epochs, grid.lr, grid.lora_rank]
     facts += [sorted(grid.weights.items())]
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:12]
-
-
-def _read_cell(path: Path) -> Cell | None:
-    try:
-        return Cell.from_record(json.loads(path.read_text(encoding='utf-8')))
-    except FileNotFoundError:
-        return None
 
 
 def _repeated(values: Sequence[Any]) -> Any:

@@ -13,6 +13,7 @@ _HOMES = {
     'ChipLearner': 'learner',
     'FitOptions': 'options',
     'estimate_batch_size': 'memory',
+    'estimate_step_memory': 'memory',
     'find_run': 'run',
     'hold_run': 'run',
     'new_run': 'run',
@@ -31,6 +32,7 @@ __all__ = [
     'ChipLearner',
     'FitOptions',
     'estimate_batch_size',
+    'estimate_step_memory',
     'find_learning_rate',
     'find_run',
     'hold_run',
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from geolearn.training.fastai import Callback
     from geolearn.training.learner import ChipLearner, make_learner
     from geolearn.training.lr_finder import find_learning_rate
-    from geolearn.training.memory import BatchSize, estimate_batch_size
+    from geolearn.training.memory import BatchSize, estimate_batch_size, estimate_step_memory
     from geolearn.training.options import FitOptions
     from geolearn.training.progress import mlflow_logger, tensorboard_logger, wandb_logger
     from geolearn.training.run import find_run, hold_run, new_run, read_rate, train

@@ -133,6 +133,41 @@ def estimate_batch_size(
     return BatchSize(recommended=1 << (maximum.bit_length() - 1), maximum=maximum)
 
 
+def estimate_step_memory(network: nn.Module, images_shape: Sequence[int]) -> int:
+    """Measure the memory of a training step: weights, gradients, AdamW's two moments, and what the backward pass needs.
+
+    On a CPU what the step keeps for the backward pass is counted, and a third more.
+
+    Args:
+        network: On its device; what of it is trained is marked so. It is left as it was.
+        images_shape: (chips, bands, height, width) of a batch.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        TrainingError: If the batch does not fit.
+    """
+    device = device_of(network)
+    measure = _peak_on_gpu if device.type == 'cuda' else _kept_on_cpu
+    training, state = network.training, {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.train()
+    try:
+        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+            step = measure(network, tuple(images_shape), None, train=True)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise errors.TrainingError(f'a batch of {tuple(images_shape)} does not fit into memory') from error
+    finally:
+        network.load_state_dict(state)
+        network.zero_grad()
+        network.train(training)
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    trained = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
+    return int(step + weights + 2 * trained)
+
+
 def free_memory(device: torch.device) -> int:
     """Return the bytes that a program may still take on a device.
 

@@ -1,6 +1,7 @@
 """Grids of trainings on a few generated chips: every kind of cell, tables, figures, parts, and what is kept."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,8 @@ import pytest
 from geolearn import prepare_data
 from geolearn.cli import main
 from geolearn.errors import ConfigError
-from geolearn.studies import Published, grid, grid_result, read_grid, run_grid
+from geolearn.studies import Published, estimate_grid, grid, grid_result, read_grid, run_grid
+from geolearn.studies.grid_estimate import format_duration
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -44,7 +46,7 @@ def untrained(monkeypatch):
     """Trainings that take no time: a score for each, made from what it is; returns what was trained."""
     done = []
 
-    def train(given, job, root, parts, *, least):
+    def train(given, job, plan):
         done.append(job)
         failure = (
             'test_resnet has no published weights' if (job.encoder, job.start) == ('test_resnet', 'frozen') else ''
@@ -99,7 +101,7 @@ def test_a_grid_trains_what_models_can_be_and_says_what_not(scene_chips, tmp_pat
 
 
 def test_tables_figures_and_notes(file, tmp_path, untrained, capsys):
-    main(['benchmark', str(file)])
+    main(['benchmark', str(file), '--no-estimate'])
     shown = capsys.readouterr().out
     out = tmp_path / 'toy'
     assert len(untrained) == 2 * (2 + 8)
@@ -149,6 +151,33 @@ def test_parts_make_the_whole(file, tmp_path, untrained, unwritten):
         whole = run_grid(small, tmp_path / 'parts', part=(number, 3))
     assert len({job.slug for job in untrained}) == 20
     assert whole.to_markdown() == run_grid(small, tmp_path / 'one').to_markdown()
+
+
+def test_time_and_memory_are_said_before_anything_is_trained(file, tmp_path, untrained, unwritten, capsys):
+    file.write_text(file.read_text().replace('LinearProbe, ', ''))
+    main(['benchmark', str(file), '--estimate'])
+    shown = capsys.readouterr().out
+    assert shown.startswith('12 trainings: about ')
+    assert 'for the largest' in shown
+    assert untrained == []
+    small = read_grid(file)
+    found = estimate_grid(small, tmp_path / 'toy').table().set_index(['encoder', 'decoder', 'start'])
+    assert set(found.trainings) == {2}
+    assert found.loc[('band statistics', 'linear', 'baseline'), 'seconds'] == 0
+    frozen, trained = found.loc[('vit_nano', 'FCN', 'frozen')], found.loc[('vit_nano', 'FCN', 'random')]
+    assert 0 < frozen.memory_bytes < trained.memory_bytes
+    assert 0 < frozen.test_seconds < frozen.step_seconds
+    longer = estimate_grid(replace(small, epochs=10, baselines=False, encoders=['vit_nano']), tmp_path / 'toy').table()
+    assert (longer.seconds > 5 * longer.step_seconds * 2).all(), '10 epochs of two shares with two and three steps'
+    run_grid(small, tmp_path / 'toy')
+    assert estimate_grid(small, tmp_path / 'toy').describe() == 'all trainings are finished'
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'said'), [(0.2, '1 s'), (61, '1 min 1 s'), (7500, '2 h 5 min'), (86400, '1 d'), (90061, '1 d 1 h')]
+)
+def test_durations_have_two_units(seconds, said):
+    assert format_duration(seconds) == said
 
 
 @pytest.mark.parametrize(
