@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from geolearn import errors
+from geolearn.chips.batches.loader import ChipLoader
 from geolearn.device import device_of
 from geolearn.models import Model
 from geolearn.probe.baselines import BAND_STATISTICS
@@ -142,7 +143,7 @@ def _estimate_row(grid: Grid, plan: Plan, key: tuple[str, str, str], jobs: list[
             model = make_model(grid, jobs[0], plan.data, pretrained=False)
     except (errors.BackboneError, errors.ArgumentError, errors.WeightsError, errors.BandError) as error:
         return RowEstimate(encoder=encoder, decoder=decoder, start=start, trainings=len(jobs), failure=str(error))
-    step, test, memory = _measure(model)
+    step, test, memory = _measure(model, plan.data.train_dl)
     split, batch = plan.data.split, plan.data.batch_size
     seconds = 0.0
     for job in jobs:
@@ -162,9 +163,9 @@ def _estimate_row(grid: Grid, plan: Plan, key: tuple[str, str, str], jobs: list[
     )
 
 
-def _measure(model: Model) -> tuple[float, float, int]:
+def _measure(model: Model, loader: ChipLoader) -> tuple[float, float, int]:
     """Return the seconds of a training step and of a test step, and the bytes of a training step."""
-    loader, loss = model.data.train_dl, model.make_loss().to(model.data.train_dl.device)
+    loss = model.make_loss().to(loader.device)
     network: Any = model.network.to(loader.device)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=0.0)
     network.train()
