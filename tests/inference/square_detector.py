@@ -21,7 +21,7 @@ class SquareDetector(nn.Module):
         end: Is called then.
     """
 
-    backbone = SimpleNamespace(has_position_grid=False, strides=(1,))
+    backbone = SimpleNamespace(has_position_grid=False, strides=(1,), trunk=None)
     context, finer = None, 1
 
     def __init__(self, *, masks=False, ends_at=-1, end=None) -> None:

@@ -129,10 +129,15 @@ def test_a_map_is_finer_and_lies_where_its_raster_lies(sharp, sharpener, tmp_pat
     whole = sharpener.predict_raster(coarse, tmp_path / 'whole.tif', tile_size=128)
     part = sharpener.predict_raster(coarse, tmp_path / 'part.tif', bbox=(500_320, 5_398_720, 501_280, 5_399_680))
     with rasterio.open(whole) as one, rasterio.open(part) as other:
-        assert np.abs(one.read() - mapped).mean() < 0.6
+        whole_map = one.read()
+        # tiles at the edge of the raster see missing pixels beyond it, and the one tile ends there: 16 fine pixels of
+        # the map, half the coarsest stride of the network, are left out
+        inner = np.s_[:, 16:-16, 16:-16]
+        assert np.abs(whole_map - mapped)[inner].mean() < 0.3
+        assert np.abs(whole_map - np.roll(mapped, 1, 2))[inner].mean() > 3
         row, col = one.index(other.transform.c + 1, other.transform.f - 1)
-        cut = one.read()[:, row : row + other.height, col : col + other.width]
-        assert np.abs(other.read() - cut)[:, 32:-32, 32:-32].mean() < 0.8
+        cut = whole_map[:, row : row + other.height, col : col + other.width]
+        assert np.abs(other.read() - cut)[:, 32:-32, 32:-32].mean() < 0.3
     with pytest.raises(ValueError, match="computed by engine='torch'"):
         sharpener.predict_raster(coarse, tmp_path / 'onnx.tif', engine='onnx')
     with pytest.raises(ExportError, match='finer than their inputs'):

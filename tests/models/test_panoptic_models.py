@@ -103,7 +103,7 @@ def test_a_saved_model_is_the_same_and_says_which_classes_are_things(trained, tm
 class Exact(torch.nn.Module):
     """Sees in the first band what class a pixel is of, and in the second which object it belongs to."""
 
-    backbone = SimpleNamespace(has_position_grid=False, strides=(1,), coarsest_stride=1)
+    backbone = SimpleNamespace(has_position_grid=False, strides=(1,), coarsest_stride=1, trunk=None)
     context, finer = None, 1
 
     def __init__(self, *, objects):
