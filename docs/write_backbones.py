@@ -144,6 +144,7 @@ def main() -> None:
     if BEGIN in text:
         text = text[: text.index(BEGIN)] + text[text.index(END) + len(END) :]
     title, _, rest = text.partition('\n')
+    rest = rest.lstrip('\n')
     notes = (
         '(1) mIoU on HLS burn scars, encoder frozen, UperNet on top, all labels (PANGAEA, as given by the README of\n'
         'RAMEN). Only what was found published is shown.\n\n'
@@ -151,7 +152,7 @@ def main() -> None:
         f'of networks over time series, pixels with {MONTHS} dates. Empty where it was not measured.\n'
     )
     body = f'## Choose a backbone\n\n{choices()}\n\n## All of them\n\n{table()}\n\n{notes}\n'
-    PAGE.write_text(f'{title}\n\n{BEGIN}{body}{END}{rest}', encoding='utf-8')
+    PAGE.write_text(f'{title}\n\n{BEGIN}{body}{END}\n{rest}', encoding='utf-8')
 
 
 if __name__ == '__main__':

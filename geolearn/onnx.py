@@ -128,7 +128,7 @@ class OnnxModel:
     def _check_scene(self, sources: Sequence[Source], read: ReadOptions) -> None:
         """Refuse rasters of other dates or of another region than those that the graph holds as constants."""
         fixed = tuple(date.fromisoformat(day) for day in self.facts.dates)
-        days = read.days or tuple(acquisition_date(source.dataset) for source in sources)
+        days: tuple[date | None, ...] = read.days or tuple(acquisition_date(source.dataset) for source in sources)
         instead = f'map it with load_model(...).predict_raster, which takes those of the raster ({self.spec.backbone})'
         if fixed and days != fixed:
             raise errors.RasterError(

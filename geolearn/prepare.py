@@ -21,7 +21,7 @@ from geolearn.chips.meaning import classes as taxonomy
 from geolearn.chips.meaning.bands import BandChoice
 from geolearn.chips.packing.collection import Collection, GivenChips, open_collection
 from geolearn.chips.packing.table import ChipTable
-from geolearn.chips.splits.divide import Division, SplitChoice, divide
+from geolearn.chips.splits.divide import PUBLISHED, Division, SplitChoice, divide, published_division
 from geolearn.chips.splits.split import Split
 from geolearn.classes import ClassInfo
 from geolearn.normalize import Normalization, Normalize, check_normalize, choose_normalization
@@ -54,7 +54,7 @@ def prepare_data(
     ignore_classes: Sequence[int | str] = (),
     unlabelled: Sequence[float] | None = None,
     nodata: float | Sequence[float] | None = None,
-    split: SplitChoice = 'random',
+    split: SplitChoice = 'published',
     block_size: float | None = None,
     test_split_pct: float = 0.0,
     valid_path: str | Path | Sequence[str | Path] = (),
@@ -102,7 +102,8 @@ def prepare_data(
             rasters declare as NoData, which is unlabelled without asking.
         nodata: Value that means NoData in the images, or one for each band, beside what the files declare, such as 0
             for a black border; None takes what the export states.
-        split: ``'random'``; ``'stratified'`` (rare classes in every part); ``'blocks'`` (whole squares of land are held
+        split: ``'published'``, the parts that a published data set states, random ones where it states none;
+            ``'random'``; ``'stratified'`` (rare classes in every part); ``'blocks'`` (whole squares of land are held
             out; overlapping chips never straddle); ``'latitude'`` (stripes of land); lists of chip names by part, such
             as ``{'valid': [...]}``; or a text or CSV file of such lists.
         block_size: Side of a block in map units, for ``split='blocks'``; None means four chips.
@@ -144,7 +145,10 @@ def prepare_data(
     _check_words(dataset_type, normalize)
     augmentation.check_transforms(transforms)
     taxonomy.check_mapping(class_mapping or {})
-    division = Division(split, val_split_pct, test_split_pct, block_size, label_fraction, seed)
+    as_published = isinstance(split, str) and split == PUBLISHED
+    division = Division(
+        'random' if as_published else split, val_split_pct, test_split_pct, block_size, label_fraction, seed
+    )
     parts = [_paths(path), _paths(valid_path), _paths(test_path)]
     division.check_folders(valid=bool(parts[1]), test=bool(parts[2]))
     chips = open_collection(
@@ -163,6 +167,8 @@ def prepare_data(
     values.refuse_class_options(chips.task, about_classes | {"split='stratified'": split == 'stratified'})
     choice = inputs.choose_input(chips, bands, extract_bands, normalize)
     classes = _choose_classes(chips, choice, class_mapping or {}, ignore_classes)
+    if as_published and not any(parts[1:]) and chips.published_parts:
+        division = published_division(chips.published_parts, division)
     found, split_notes = _divide(chips, choice.table, classes, division, parts)
     options = loader.LoaderOptions(
         batch_size=batch_size or DEFAULT_BATCH_SIZE,

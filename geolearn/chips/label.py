@@ -153,6 +153,8 @@ class Listing:
         target_bands: Names of the bands of images to predict; empty where labels are no images.
         downsample: Times that the pixels of the images are larger than those of the files, which are the targets.
         pixel_meters: Side of the images' pixels in meters, where labels say it; None where they do not.
+        parts: Names of the chips of each part, ``'train'``, ``'valid'`` and ``'test'``, that a data set publishes;
+            chips in none of them are in no part. Empty where it publishes none.
     """
 
     task: Task
@@ -166,6 +168,7 @@ class Listing:
     target_bands: tuple[str, ...] = ()
     downsample: int = 1
     pixel_meters: float | None = None
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 def read_no_label(shape: tuple[int, int]) -> Label:

@@ -221,11 +221,15 @@ def add_chips(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--batch-size', type=whole(2), default=8, help='chips per batch')
     group.add_argument('--valid', type=number(0, 1), default=0.1, help='share to validate on')
     group.add_argument('--valid-path', nargs='+', default=[], help='folders to validate on, instead of a share')
-    group.add_argument('--split', default='random', help='random, stratified, blocks, latitude, or a file of lists')
+    parts = (
+        'published (random where the data set states none), random, stratified, blocks, latitude, or a file of lists'
+    )
+    group.add_argument('--split', default='published', help=parts)
     group.add_argument(
         '--block-size', type=number(0, above=True), help='side of a block in map units, for --split blocks'
     )
-    group.add_argument('--dataset-type', help='format of the chips, where they do not say')
+    kinds = 'format of the chips, where they do not say, or the data set, such as hls_burn_scars'
+    group.add_argument('--dataset-type', '--dataset', help=kinds)
     group.add_argument('--bands', nargs='+', help='names of the bands, where the export names none')
     group.add_argument('--sensor', help='whose bands they are, such as Sentinel-2; alone, or with --bands')
     add_nodata(group)

@@ -1,5 +1,6 @@
 """Formats of chip folders: which files make up each chip, whatever program wrote them; one table of all formats."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +14,7 @@ from geolearn.chips.formats.content import ChipFormat
 from geolearn.chips.formats.discover import ChipFolder, emd_type, find_folder, refuse_what_is_not_read
 from geolearn.chips.formats.files import stale_map_notes
 from geolearn.chips.formats.image_targets import use_images_as_targets
+from geolearn.chips.formats.published import PUBLISHED
 from geolearn.chips.formats.writing import FormatWriter
 from geolearn.chips.label import Label, LabelReader, Listing, Target, Task, check_target
 from geolearn.errors import ChipFolderError, UnknownNameError
@@ -145,6 +147,7 @@ FORMATS: Mapping[str, ChipFormat] = MappingProxyType(
             'the folders of patches of BigEarthNet',
             bigearthnet.list_bigearthnet_43,
         ),
+        **PUBLISHED,
     }
 )
 """Every format by its dataset_type, which export_training_data calls metadata_format."""
@@ -155,6 +158,24 @@ _ALIASES = {
     'Pix2Pix': 'Export_Tiles',
     'superres': 'Export_Tiles',
 }
+
+
+def find_type(dataset_type: str) -> str:
+    """Return the key of `FORMATS` that a name stands for, in upper or lower case, with or without ``_`` and ``-``.
+
+    Raises:
+        UnknownNameError: If there is none of that name.
+    """
+    if dataset_type in FORMATS:
+        return dataset_type
+    known = {_bare(name): name for name in FORMATS} | {_bare(alias): name for alias, name in _ALIASES.items()}
+    if (bare := _bare(dataset_type)) not in known:
+        raise UnknownNameError('dataset_type', dataset_type, [*FORMATS, *_ALIASES])
+    return known[bare]
+
+
+def _bare(name: str) -> str:
+    return re.sub(r'[\W_]+', '', name).casefold()
 
 
 def find_writer(metadata_format: str) -> type[FormatWriter]:
@@ -218,9 +239,7 @@ def open_chips(
     check_box_angles(box_angles)
     if downsample != 1 and target != 'images':
         raise ChipFolderError(f"downsample={downsample} is for target='images'; pass both, or neither")
-    wanted = None if dataset_type is None else _ALIASES.get(dataset_type, dataset_type)
-    if wanted is not None and wanted not in FORMATS:
-        raise UnknownNameError('dataset_type', wanted, [*FORMATS, *_ALIASES])
+    wanted = None if dataset_type is None else find_type(dataset_type)
     found = find_folder(path, wanted, FORMATS)
     has_emd = (found.folder / EMD_NAME).is_file()
     metadata = read_metadata(found.folder) if has_emd else ExportMetadata.empty()
@@ -242,7 +261,8 @@ def open_chips(
         listing = use_images_as_targets(found.folder, listing, downsample)
     else:
         listing = tiles.choose_target(listing, target)
-    listing = _with_values(listing, tuple(nodata) or metadata.nodata, tuple(unlabelled))
+    stated = listing.nodata
+    listing = _with_values(listing, tuple(nodata) or metadata.nodata or stated, (*listing.unlabelled, *unlabelled))
     stale = stale_map_notes(found.folder, listing.chips)
     return OpenedFolder(found.folder, kind, metadata, listing, (*found.notes, *notes, *stale))
 

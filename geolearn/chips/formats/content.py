@@ -249,6 +249,7 @@ class ChipFormat:
         writer: Writes its labels; None for a format that is only read.
         fits: Whether the content of a folder is of this format beyond doubt; None where only an .emd can say so.
         generic: Whether other formats look like it too; it is recognized only where no other fits.
+        published: Whether it is the layout of one published data set, which goes before formats that it looks like too.
     """
 
     says: str
@@ -257,6 +258,7 @@ class ChipFormat:
     writer: type[FormatWriter] | None = None
     fits: Callable[[FolderContent], bool] | None = None
     generic: bool = False
+    published: bool = False
 
 
 def has_class_folders(folder: Path) -> bool:

@@ -24,8 +24,9 @@ class ChipFolder(NamedTuple):
 def recognize(folder: Path, formats: Formats) -> str | None:
     """Return the dataset_type of what lies in a folder, or None where that is nothing known or could be several."""
     content = FolderContent(folder)
-    for generic in (False, True):
-        rows = ((name, row.fits) for name, row in formats.items() if row.generic == generic)
+    kinds = (lambda row: row.published, lambda row: not row.published and not row.generic, lambda row: row.generic)
+    for is_kind in kinds:
+        rows = ((name, row.fits) for name, row in formats.items() if is_kind(row))
         found = [name for name, fits in rows if fits is not None and fits(content)]
         if found:
             return found[0] if len(found) == 1 else None
@@ -48,7 +49,12 @@ def find_folder(path: str | Path, wanted: str | None, formats: Formats) -> ChipF
         folder = folder.expanduser()
         if not folder.is_dir():
             raise ChipFolderError(f'{folder} is no folder; pass the folder that holds {EMD_NAME} or images/')
-        return _with_emd(folder) or _without_emd(folder, wanted, formats) or _refuse(folder, formats)
+        published = wanted is not None and formats[wanted].published
+        return (
+            (None if published else _with_emd(folder))
+            or _without_emd(folder, wanted, formats)
+            or _refuse(folder, formats)
+        )
     except RuntimeError as error:  # ~name of somebody who has no home
         raise ChipFolderError(f'{folder} is no folder: {error}') from error
     except OSError as error:
@@ -65,6 +71,8 @@ def _with_emd(folder: Path) -> ChipFolder | None:
 
 
 def _without_emd(folder: Path, wanted: str | None, formats: Formats) -> ChipFolder | None:
+    if wanted and formats[wanted].published:  # its reader finds the files, or says which layout is needed
+        return ChipFolder(folder, None, ())
     part = folder.name.lower() in PARTS and FolderContent(folder.parent).images.is_dir()
     if part and (kind := wanted or recognize(folder.parent, formats)):
         return _moved(folder, folder.parent, kind)

@@ -72,6 +72,15 @@ class Collection:
         return found.pop() if len(found) == 1 and self.table.dates > 1 else ()
 
     @property
+    def published_parts(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the chips of each part that the one data set publishes, of those that can be read; else empty."""
+        if len(self.folders) != 1:
+            return {}
+        known = set(self.table.names)
+        parts = {part: tuple(n for n in names if n in known) for part, names in self.folders[0].opened.listing.parts}
+        return {part: names for part, names in parts.items() if names}
+
+    @property
     def part_of(self) -> np.ndarray:
         """Position of each chip's folder: (chips,) int64."""
         return np.repeat(np.arange(len(self.folders)), [len(part.store.table) for part in self.folders])

@@ -241,6 +241,39 @@ class Division:
             raise ChipFolderError(f'valid_path and split={self.split!r} both say what to validate on; pass one')
 
 
+PUBLISHED = 'published'
+"""The split that a data set states, a random one where it states none."""
+
+
+def published_division(parts: Mapping[str, Sequence[str]], wanted: Division) -> Division:
+    """Divide chips as a data set publishes it; what to validate on is taken at random where it does not say it.
+
+    Args:
+        parts: Names of the chips of each part.
+        wanted: Seed, and shares of what is not published.
+
+    Raises:
+        ChipFolderError: If `wanted` asks for a share to test on, which is published, or no part is to be trained on.
+    """
+    lists = {part: list(names) for part, names in parts.items()}
+    if wanted.test_fraction and 'test' in lists:
+        raise ChipFolderError(
+            f'test_split_pct={wanted.test_fraction} has no effect beside the published test part of '
+            f"{len(lists['test'])} chips; leave it out, or pass split='random'"
+        )
+    if 'train' not in lists:
+        raise ChipFolderError(
+            f"the published parts {', '.join(lists)} hold nothing to train on; download it too, or pass split='random'"
+        )
+    if 'valid' not in lists:
+        shares = {'fraction': wanted.valid_fraction or 0.1, 'test_fraction': wanted.test_fraction}
+        drawn, names = split_random(len(lists['train']), seed=wanted.seed, **shares), lists['train']
+        found = {'train': drawn.train, 'valid': drawn.valid, 'test': drawn.test}
+        lists |= {part: [names[p] for p in positions] for part, positions in found.items() if positions}
+    log.info('parts as published: %s', ', '.join(f'{len(names)} {part}' for part, names in lists.items()))
+    return replace(wanted, split=lists, test_fraction=0.0)
+
+
 def _are_lists(given: object) -> bool:
     return isinstance(given, Mapping) and all(
         isinstance(part, str)

@@ -1,0 +1,170 @@
+"""What readers of published data sets share: rows of images, labels and parts, and errors that show the layout."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from geolearn.chips.formats.tiles import read_class_raster
+from geolearn.chips.label import ChipSource, LabelReader, Listing, Task
+from geolearn.classes import ClassInfo
+from geolearn.errors import ChipFolderError
+from geolearn.files import decode_text
+
+PARTS = {
+    **dict.fromkeys(('train', 'training'), 'train'),
+    **dict.fromkeys(('valid', 'val', 'validation', 'validate'), 'valid'),
+    'test': 'test',
+}
+"""The part that a folder or a list is of, by what data sets call it."""
+
+
+class Row(NamedTuple):
+    """One chip of a data set.
+
+    Args:
+        name: Unique within the data set.
+        images: Files of each date.
+        label: Its file; None where there is none.
+        part: ``'train'``, ``'valid'`` or ``'test'``; empty where the data set does not say it.
+        read_label: Reads the label, given the file's path first; None for a raster of class values.
+    """
+
+    name: str
+    images: tuple[tuple[Path, ...], ...]
+    label: Path | None
+    part: str = ''
+    read_label: LabelReader | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published data set.
+
+    Args:
+        title: Its name for people.
+        layout: Which files it needs, as published.
+        task: Of its labels.
+        classes: Of its labels; None where any value but 0 means change.
+        bands: Names of the bands in their order.
+        sensor: Whose names they are.
+        nodata: Value that means NoData in the images, beside what files declare.
+        unlabelled: Label values that mean "not labelled".
+        rows: Finds the chips below the folder; it raises nothing where they are missing.
+    """
+
+    title: str
+    layout: str
+    task: Task
+    classes: tuple[ClassInfo, ...] | None
+    rows: Callable[[Path], Iterable[Row]] = field(repr=False)
+    bands: tuple[str, ...] | None = None
+    sensor: str | None = None
+    nodata: tuple[float, ...] = ()
+    unlabelled: tuple[float, ...] = ()
+
+    def list(self, folder: Path, metadata: object) -> Listing:
+        """List the chips of a folder in the published layout.
+
+        Args:
+            folder: The data set.
+            metadata: Of an .emd, which these data sets do not have; not read.
+
+        Raises:
+            ChipFolderError: If there is no chip with a label; the message shows the layout that is needed.
+        """
+        found = sorted(self.rows(folder), key=lambda row: row.name)
+        whole = [row for row in found if row.label is not None]
+        if not whole:
+            self.refuse(folder, f'{len(found)} images without labels' if found else 'no image of it')
+        notes = []
+        if lonely := [row.name for row in found if row.label is None]:
+            notes.append(f'{len(lonely)} images have no label and were left out, the first is {lonely[0]}')
+        parts: dict[str, list[str]] = {}
+        for row in whole:
+            if row.part:
+                parts.setdefault(row.part, []).append(row.name)
+        return Listing(
+            self.task,
+            tuple(_chip(row) for row in whole),
+            self.classes,
+            band_names=self.bands,
+            sensor=self.sensor,
+            notes=tuple(notes),
+            nodata=self.nodata,
+            unlabelled=self.unlabelled,
+            parts=tuple((part, tuple(names)) for part, names in parts.items()),
+        )
+
+    def refuse(self, folder: Path, held: str) -> NoReturn:
+        """Say that a folder does not hold the data set, what it holds, and what is needed.
+
+        Raises:
+            ChipFolderError: Always.
+        """
+        entries = sorted(child.name + '/' * child.is_dir() for child in folder.iterdir())
+        shown = ', '.join(entries[:8]) + (', ...' if len(entries) > 8 else '') if entries else 'nothing'
+        raise ChipFolderError(
+            f'{folder} holds {held} in the layout of {self.title}; found are {shown}. Needed is, as published: '
+            f'{self.layout}. Pass the folder that holds these'
+        )
+
+
+def _chip(row: Row) -> ChipSource:
+    assert row.label is not None  # others are left out
+    read = partial(read_class_raster, row.label) if row.read_label is None else row.read_label
+    return ChipSource(row.name, row.images, (row.label,), read)
+
+
+def glob_files(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield the files of a folder that match a pattern, in order; none where there is no such folder."""
+    if folder.is_dir():
+        yield from sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith('.'))
+
+
+def existing(path: Path) -> Path | None:
+    """Return a path where there is such a file, else None."""
+    return path if path.is_file() else None
+
+
+def read_names(paths: Iterable[Path]) -> list[str] | None:
+    """Read lists of names, one on each line, the first of several columns; None where no such file is there.
+
+    Raises:
+        ChipFolderError: If a list cannot be read.
+    """
+    names, found = list[str](), False
+    for path in paths:
+        if not path.is_file():
+            continue
+        found = True
+        try:
+            lines = decode_text(path.read_bytes()).splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ChipFolderError(f'cannot read the list of chips {path}: {error}') from error
+        names += [line.split(',')[0].strip() for line in lines if line.strip()]
+    return names if found else None
+
+
+def parts_by_list(folder: Path, lists: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return the part of each name in lists.
+
+    Args:
+        folder: Of the lists.
+        lists: Name of the file and part of each.
+    """
+    found: dict[str, str] = {}
+    for file, part in lists:
+        for name in read_names([folder / file]) or ():
+            found.setdefault(name, part)
+    return found
+
+
+def find_root(folder: Path, *children: str) -> Path:
+    """Return the folder itself or, where it does not hold one of some paths, a folder in it that does; else itself."""
+    for place in (folder, *(Path(entry.path) for entry in sorted(os.scandir(folder), key=lambda e: e.name))):
+        if place.is_dir() and any((place / child).exists() for child in children):
+            return place
+    return folder
