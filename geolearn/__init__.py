@@ -33,6 +33,7 @@ HOMES = {
     'prepare_data': 'prepare',
     'pretrain': 'pretrain',
     'probe': 'probe',
+    'show_map': 'plotting.maps',
     'vectorize_map': 'inference.vectorize',
 }
 """Modules of the public names; all others in `__all__` are models. Type checkers read `__init__.pyi` instead."""
@@ -92,6 +93,7 @@ __all__ = [
     'prepare_data',
     'pretrain',
     'probe',
+    'show_map',
     'vectorize_map',
 ]
 

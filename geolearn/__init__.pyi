@@ -42,6 +42,7 @@ from geolearn.models import (
     load_model,
 )
 from geolearn.models.compare import compare
+from geolearn.plotting.maps import show_map
 from geolearn.prepare import prepare_data
 from geolearn.pretrain import pretrain
 from geolearn.probe import probe
@@ -106,5 +107,6 @@ __all__ = [
     'prepare_data',
     'pretrain',
     'probe',
+    'show_map',
     'vectorize_map',
 ]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from safetensors import SafetensorError
 
-from geolearn import errors, files
+from geolearn import errors, files, notebook
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,6 +90,32 @@ class Bundle:
     def manifest(self) -> Mapping[str, Any]:
         """The ``'geolearn'`` block."""
         return self.emd['geolearn']
+
+    def __repr__(self) -> str:
+        return '\n'.join([self._title, *(f'  {label:<8} {text}' for label, text in self._rows if text)])
+
+    def _repr_html_(self) -> str:
+        return notebook.table_as_html(self._title, self._rows)
+
+    @property
+    def _title(self) -> str:
+        return f'Bundle of a {self.manifest.get("model", "model")}'
+
+    @property
+    def _rows(self) -> list[tuple[str, str]]:
+        found = self.manifest
+        names = {
+            key: [str(row.get('name', '')) for row in found.get(key) or () if isinstance(row, dict)]
+            for key in ('bands', 'class_infos')
+        }
+        numbers = sum(tensor.numel() for tensor in self.weights.values())
+        return [
+            ('backbone', str(found.get('backbone') or '')),
+            ('bands', ', '.join(names['bands'])),
+            ('classes', ', '.join(names['class_infos'])),
+            ('weights', f'{len(self.weights)} tensors of {numbers:,} numbers'),
+            ('files', ', '.join(sorted(self.extras))),
+        ]
 
     def with_graphs(self, members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> 'Bundle':
         """Return the bundle with graphs of its network.

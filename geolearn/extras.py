@@ -17,6 +17,7 @@ EXTRAS = {
     'openvino': ('openvino>=2025.0', 'onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20'),
     'sklearn': ('scikit-learn>=1.4',),
     'serve': ('fastapi>=0.115', 'uvicorn>=0.30', 'python-multipart>=0.0.12', 'rio-tiler>=7'),
+    'web': ('folium>=0.17',),
     'faiss': ('faiss-cpu>=1.9',),
     'umap': ('umap-learn>=0.5.7',),
     'completion': ('shtab>=1.7',),

@@ -9,6 +9,7 @@ import pytest
 from geolearn.cli import COMMANDS, build_parser, build_parsers, main
 from geolearn.cli.config import config_words, write_config
 from geolearn.cli.examples import EXAMPLES
+from geolearn.cli.messages import rename_options
 
 TRAIN = """
 command: train
@@ -143,3 +144,29 @@ def test_a_wrong_argument_is_answered_before_torch_is_imported(line):
     done = subprocess.run([sys.executable, '-c', code, *line.split()], capture_output=True, text=True, timeout=60)
     assert done.stdout == '2 []\n'
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ('given', 'meant'),
+    [
+        ('train c m --val-split-pct 0.2 --no-pretrained', 'train c m --valid 0.2 --from-scratch'),
+        ('train c m --val_split_pct=0.2 --resolution-m 10', 'train c m --valid=0.2 --resolution 10'),
+        ('train c m --mixed-precision bf16', 'train c m --precision bf16'),
+        ('export-chips a b --class-value-field use', 'export-chips a b --class-field use'),
+        ('export-chips a b --in-class-data l --metadata-format COCO', 'export-chips a b --labels l --format COCO'),
+        ('embed a b --no-pretrained --resolution-m 10', 'embed a b --no-pretrained --resolution-m 10'),
+        ('train c -- --val-split-pct', 'train c -- --val-split-pct'),
+    ],
+)
+def test_options_may_be_called_as_in_python(given, meant):
+    command, *words = given.split()
+    assert [command, *rename_options(words, build_parsers()[1][command])] == meant.split()
+
+
+def test_an_unknown_option_is_an_error_of_its_command_with_the_nearest_name(capsys):
+    with pytest.raises(SystemExit):
+        main(['train', 'c', 'm', '--epochz', '3'])
+    said = (
+        'geolearn train: error: unrecognized arguments: --epochz 3; did you mean --epochs?; see geolearn train --help'
+    )
+    assert capsys.readouterr().err == f'{said}\n'

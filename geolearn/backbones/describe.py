@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from geolearn import notebook
 from geolearn.backbones import catalog
 from geolearn.backbones.weights import find_weights
 from geolearn.bands import Band, get_bands, list_sensors
@@ -76,8 +76,7 @@ class BackboneInfo:
 
     def _repr_html_(self) -> str:
         """Lay it out as a table, for notebooks."""
-        rows = ''.join(f'<tr><th>{escape(label)}</th><td>{escape(text)}</td></tr>' for label, text in self.rows)
-        return f'<table><caption>{escape(self.name)}</caption>{rows}</table>'
+        return notebook.table_as_html(self.name, self.rows)
 
 
 def _embedding_line(record: catalog.WeightsRecord) -> str:

@@ -4,6 +4,7 @@ import logging
 import pickle
 import re
 import struct
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,7 +71,9 @@ def load_weights_file(path: str | Path) -> dict[str, Any]:
     try:
         if path.suffix == '.safetensors':
             return load_file(path)
-        content = torch.load(path, map_location='cpu', weights_only=True)
+        with warnings.catch_warnings():  # damaged files look like those of old protocols; the error says what is wrong
+            warnings.filterwarnings('ignore', 'Detected pickle protocol', UserWarning)
+            content = torch.load(path, map_location='cpu', weights_only=True)
     except _BROKEN_FILE as error:
         # torch's own first line advises to run the pickled code
         found = re.search(r'WeightsUnpickler error: (.*)', str(error))

@@ -32,6 +32,7 @@ from geolearn.cli.messages import (
     is_out_of_memory,
     notes_in_options,
     option_names,
+    rename_options,
     say,
 )
 from geolearn.errors import GeoLearnError
@@ -45,7 +46,7 @@ COMMANDS = {
     'pretrain': ('pretrain a backbone on imagery without labels', pretrain.add_arguments),
     'evaluate': ('compute the metrics of a model on chips', evaluate.add_arguments),
     'report': ('write a page on a model and its chips', evaluate.add_report_arguments),
-    'show': ('draw chips, or the results of a model on them', show.add_arguments),
+    'show': ('draw chips, the results of a model on them, or a raster such as a map', show.add_arguments),
     'predict': ('map a raster, detect objects in it, or classify polygons', predict.add_arguments),
     'detect': ('find objects in a raster', predict.add_detect_arguments),
     'embed': ('turn rasters into embeddings: grids of vectors, or one for each zone', embed.add_arguments),
@@ -75,7 +76,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             parser, commands = build_parsers()
             expanded = expand_config(words, commands)
-            arguments = parser.parse_args(expanded)
+            if expanded[:1] and expanded[0] in commands:
+                renamed = [expanded[0], *rename_options(expanded[1:], commands[expanded[0]])]
+            else:
+                renamed = expanded
+            arguments = parser.parse_args(renamed)
             arguments.config_file = words[1] if expanded != words else None
         finally:
             flush_output()  # --help and --version

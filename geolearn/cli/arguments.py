@@ -1,6 +1,7 @@
 """Arguments that several commands take, and the types of their values."""
 
 import argparse
+import difflib
 import errno
 import math
 import os
@@ -34,6 +35,17 @@ class Formatter(argparse.HelpFormatter):
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are a line, and whose help that cannot be written is an error: argparse passes over it."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse words; those that no option takes are an error of the command, which names the nearest option."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            command: Parser = getattr(found, 'command_parser', self)
+            options = [option for action in command._actions for option in action.option_strings]
+            near = difflib.get_close_matches(rest[0].partition('=')[0], options, 1) if rest[0][:1] == '-' else []
+            hint = f'; did you mean {near[0]}?' if near else ''
+            command.error(f'unrecognized arguments: {" ".join(rest)}{hint}')
+        return found
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where the options are listed, which argparse prints whole."""

@@ -1,7 +1,7 @@
-"""What a file holds, as text: rasters, vector files, weights, checkpoints, and models of other software."""
+"""What a file holds, as plain facts and as text: rasters, vector files, weights, checkpoints, foreign models."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,22 @@ WEIGHTS = ('.safetensors', '.pth', '.pt', '.ckpt', '.bin')
 READ = 'a .dlpk, a checkpoint or weights, a raster, a vector file, STAC items, or a folder of chips or bands'
 
 
+Facts = dict[str, Any]
+"""What JSON can hold, with the key ``'kind'``."""
+
+
 def describe_file(path: Path, given: str) -> str:
-    """Return what a file holds as text, whatever it is.
+    """Return what a file holds as text, whatever it is; see `file_facts`."""
+    return as_text(file_facts(path, given))
+
+
+def as_text(facts: Facts) -> str:
+    """Return facts as text, of whatever kind they are."""
+    return _TEXTS[facts['kind']](facts)
+
+
+def file_facts(path: Path, given: str) -> Facts:
+    """Return what a file holds, whatever it is.
 
     Args:
         path: The file.
@@ -34,16 +48,16 @@ def describe_file(path: Path, given: str) -> str:
     if not remote and path.exists() and not path.is_file() and not path.is_dir():
         raise RasterError(f'{given} is neither a file nor a folder; info describes {READ}')
     if path.suffix.lower() in WEIGHTS:
-        return describe_weights(path)
+        return weights_facts(path)
     shown = given if remote else path
     if _holds_features(path):
-        return describe_vectors(path)
+        return vector_facts(path)
     try:
-        return describe_raster(shown)
+        return raster_facts(shown)
     except RasterError as error:
         try:
             if path.is_file():
-                return describe_vectors(path)
+                return vector_facts(path)
         except ChipFolderError:
             pass
         if remote or path.suffix.lower() in _RASTERS:
@@ -55,30 +69,54 @@ def describe_file(path: Path, given: str) -> str:
 _RASTERS = frozenset('.tif .tiff .png .jpg .jpeg .jp2 .vrt .img .mrf .zarr'.split())
 
 
-def describe_raster(path: str | Path) -> str:
-    """Return size, type, place and bands of a raster, or of a folder that holds one, as text."""
+def raster_facts(path: str | Path) -> Facts:
+    """Return size, type, place and bands of a raster, or of a folder that holds one."""
     from geolearn.raster import open_raster, raster_bands, raster_geobox
 
     with open_raster(path) as src:
         box = raster_geobox(src)
-        lines = [
-            f'{path}: {src.width} x {src.height} pixels, {src.count} band{"s"[: src.count > 1]} of {src.dtypes[0]}, '
-            f'{"no NoData value" if src.nodata is None else f"NoData {src.nodata:g}"}',
-            f'  crs      {src.crs or "none"}',
-            f'  pixel    {box.resolution[0]:g} x {box.resolution[1]:g} map units',
-        ]
-        lines += [f'  band     {_describe_band(band)}' for band in raster_bands(src)]
-    return '\n'.join(lines)
+        return {
+            'kind': 'raster',
+            'path': str(path),
+            'width': src.width,
+            'height': src.height,
+            'dtype': str(src.dtypes[0]),
+            'nodata': None if src.nodata is None else float(src.nodata),
+            'crs': str(src.crs) if src.crs else None,
+            'pixel_size': [float(side) for side in box.resolution],
+            'bands': [band_facts(band) for band in raster_bands(src)],
+        }
 
 
-def _describe_band(band: 'Band') -> str:
-    facts = [
-        f'{band.wavelength_um:g} µm' if band.wavelength_um else '',
-        band.common_name if band.common_name != band.name else '',
-        'radar' if band.is_radar else '',
+def band_facts(band: 'Band') -> Facts:
+    """Return what is known of a band."""
+    return {
+        'name': band.name,
+        'wavelength_um': band.wavelength_um,
+        'common_name': band.common_name,
+        'is_radar': band.is_radar,
+    }
+
+
+def _raster_text(facts: Facts) -> str:
+    count, nodata = len(facts['bands']), facts['nodata']
+    lines = [
+        f'{facts["path"]}: {facts["width"]} x {facts["height"]} pixels, {_count(count, "band")} of {facts["dtype"]}, '
+        f'{"no NoData value" if nodata is None else f"NoData {nodata:g}"}',
+        f'  crs      {facts["crs"] or "none"}',
+        f'  pixel    {facts["pixel_size"][0]:g} x {facts["pixel_size"][1]:g} map units',
     ]
-    text = ', '.join(fact for fact in facts if fact)
-    return f'{band.name} ({text})' if text else band.name
+    return '\n'.join([*lines, *(f'  band     {_describe_band(band)}' for band in facts['bands'])])
+
+
+def _describe_band(band: Facts) -> str:
+    notes = [
+        f'{band["wavelength_um"]:g} µm' if band['wavelength_um'] else '',
+        (band['common_name'] or '') if band['common_name'] != band['name'] else '',
+        'radar' if band['is_radar'] else '',
+    ]
+    text = ', '.join(note for note in notes if note)
+    return f'{band["name"]} ({text})' if text else str(band['name'])
 
 
 def _holds_features(path: Path) -> bool:
@@ -95,8 +133,8 @@ def _holds_features(path: Path) -> bool:
     return not any(isinstance(feature, dict) and 'assets' in feature for feature in features or [])
 
 
-def describe_vectors(path: Path) -> str:
-    """Return layers, geometries, fields and place of a vector file as text.
+def vector_facts(path: Path) -> Facts:
+    """Return layers, geometries, fields and place of a vector file.
 
     Raises:
         ChipFolderError: If it is none.
@@ -105,23 +143,29 @@ def describe_vectors(path: Path) -> str:
 
     pyogrio = extras.require('pyogrio', extra='vector', to='read vector files')
     if path.suffix.lower() in ('.parquet', '.geoparquet'):
-        return _describe_parquet(path)
+        return {'kind': 'vector', 'path': str(path), 'layers': [_parquet_facts(path)]}
     try:
         names = [str(name) for name, _ in pyogrio.list_layers(path)]
-        facts = [pyogrio.read_info(path, layer=name, force_total_bounds=True) for name in names]
+        found = [pyogrio.read_info(path, layer=name, force_total_bounds=True) for name in names]
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError, ValueError) as error:
         raise ChipFolderError(f'cannot read {path}: {error}') from error
-    lines = [f'{path}: a vector file of {_count(len(names), "layer")}']
-    for name, found in zip(names, facts):
-        kind = found['geometry_type'] or 'no geometries'
-        lines.append(f'  layer    {name}: {_count(found["features"], "feature")}, {kind}, {found["crs"] or "no CRS"}')
-        if found['total_bounds'] is not None and found['features']:
-            lines.append(f'  bounds   {", ".join(f"{number:g}" for number in found["total_bounds"])}')
-        lines += _fields(zip(found['fields'], found['dtypes']))
-    return '\n'.join(lines)
+    layers = [_layer_facts(name, info) for name, info in zip(names, found)]
+    return {'kind': 'vector', 'path': str(path), 'layers': layers}
 
 
-def _describe_parquet(path: Path) -> str:
+def _layer_facts(name: str, info: Mapping[str, Any]) -> Facts:
+    bounds = info['total_bounds'] if info['features'] else None
+    return {
+        'name': name,
+        'features': int(info['features']),
+        'geometry': info['geometry_type'],
+        'crs': info['crs'],
+        'bounds': None if bounds is None else [float(number) for number in bounds],
+        'fields': [[str(field), str(kind)] for field, kind in zip(info['fields'], info['dtypes'])],
+    }
+
+
+def _parquet_facts(path: Path) -> Facts:
     from geolearn import extras
 
     geopandas = extras.require('geopandas', extra='vector', to='read vector files')
@@ -129,13 +173,26 @@ def _describe_parquet(path: Path) -> str:
         frame = geopandas.read_parquet(path)
     except (OSError, ValueError, ImportError) as error:
         raise ChipFolderError(f'cannot read {path}: {error}') from error
-    kinds = ', '.join(sorted({str(kind) for kind in frame.geom_type.dropna()})) or 'no geometries'
-    crs = frame.crs.to_string() if frame.crs else 'no CRS'
-    lines = [f'{path}: a vector file of 1 layer', f'  layer    {_count(len(frame), "feature")}, {kinds}, {crs}']
-    if len(frame):
-        lines.append(f'  bounds   {", ".join(f"{number:g}" for number in frame.total_bounds)}')
-    columns = [(name, str(kind)) for name, kind in frame.dtypes.items() if name != frame.geometry.name]
-    return '\n'.join([*lines, *_fields(columns)])
+    return {
+        'name': None,
+        'features': len(frame),
+        'geometry': ', '.join(sorted({str(kind) for kind in frame.geom_type.dropna()})) or None,
+        'crs': frame.crs.to_string() if frame.crs else None,
+        'bounds': [float(number) for number in frame.total_bounds] if len(frame) else None,
+        'fields': [[str(name), str(kind)] for name, kind in frame.dtypes.items() if name != frame.geometry.name],
+    }
+
+
+def _vector_text(facts: Facts) -> str:
+    lines = [f'{facts["path"]}: a vector file of {_count(len(facts["layers"]), "layer")}']
+    for layer in facts['layers']:
+        named = f'{layer["name"]}: ' if layer['name'] is not None else ''
+        kind, crs = layer['geometry'] or 'no geometries', layer['crs'] or 'no CRS'
+        lines.append(f'  layer    {named}{_count(layer["features"], "feature")}, {kind}, {crs}')
+        if layer['bounds'] is not None:
+            lines.append(f'  bounds   {", ".join(f"{number:g}" for number in layer["bounds"])}')
+        lines += _fields([(name, kind) for name, kind in layer['fields']])
+    return '\n'.join(lines)
 
 
 _SHOWN = 20
@@ -151,8 +208,8 @@ def _count(number: int, noun: str) -> str:
     return f'{number} {noun}' if number == 1 else f'{number:,} {noun}s'
 
 
-def describe_weights(path: Path) -> str:
-    """Return what a file of tensors holds as text; a checkpoint of a training says which one.
+def weights_facts(path: Path) -> Facts:
+    """Return what a file of tensors holds; a checkpoint of a training says which one.
 
     Raises:
         WeightsError: If it cannot be read, or holds more than tensors.
@@ -163,16 +220,25 @@ def describe_weights(path: Path) -> str:
     from geolearn.training.checkpoints import read_facts
 
     try:
-        return _describe_checkpoint(path, read_facts(path))
+        return _checkpoint_facts(path, read_facts(path))
     except CheckpointError:
         content = load_weights_file(path)
     tensors = dict(_tensors(content, torch.Tensor))
     if not tensors:
         raise WeightsError(f'{path} holds no tensors, but {", ".join(map(str, list(content)[:8])) or "nothing"}')
-    numbers = sum(tensor.numel() for tensor in tensors.values())
-    kinds = ', '.join(sorted({str(tensor.dtype).removeprefix('torch.') for tensor in tensors.values()}))
-    lines = [f'{path}: weights, {_count(len(tensors), "tensor")} of {numbers:,} numbers ({kinds})']
-    lines += [f'  tensor   {name} {tuple(tensor.shape)}' for name, tensor in list(tensors.items())[:8]]
+    return {
+        'kind': 'weights',
+        'path': str(path),
+        'numbers': sum(tensor.numel() for tensor in tensors.values()),
+        'dtypes': sorted({str(tensor.dtype).removeprefix('torch.') for tensor in tensors.values()}),
+        'tensors': {name: list(tensor.shape) for name, tensor in tensors.items()},
+    }
+
+
+def _weights_text(facts: Facts) -> str:
+    tensors, kinds = facts['tensors'], ', '.join(facts['dtypes'])
+    lines = [f'{facts["path"]}: weights, {_count(len(tensors), "tensor")} of {facts["numbers"]:,} numbers ({kinds})']
+    lines += [f'  tensor   {name} {tuple(shape)}' for name, shape in list(tensors.items())[:8]]
     return '\n'.join([*lines, f'  tensor   and {len(tensors) - 8} more'] if len(tensors) > 8 else lines)
 
 
@@ -185,15 +251,27 @@ def _tensors(content: Mapping[str, Any], kind: type, prefix: str = '') -> Iterat
             yield from _tensors(value, kind, f'{prefix}{name}/')
 
 
-def _describe_checkpoint(path: Path, facts: Mapping[str, Any]) -> str:
+def _checkpoint_facts(path: Path, facts: Mapping[str, Any]) -> Facts:
     fixed, history = facts.get('fingerprint') or {}, (facts.get('history') or {}).get('epochs') or []
-    of = f' of {fixed["epochs"]}' if 'epochs' in fixed else ''
-    lines = [f'{path}: a checkpoint of a training, after epoch {int(facts.get("epoch", 0))}{of}']
-    if facts.get('run'):
-        lines.append(f'  run      {facts["run"]}')
     row = facts.get('row') or (history[-1] if history else {})
-    lines += [f'  {name:<14} {value:.4g}' for name, value in row.items() if isinstance(value, int | float)]
-    if fixed:
+    return {
+        'kind': 'checkpoint',
+        'path': str(path),
+        'epoch': int(facts.get('epoch', 0)),
+        'epochs': fixed.get('epochs'),
+        'run': facts.get('run') or None,
+        'metrics': {name: value for name, value in row.items() if isinstance(value, int | float)},
+        'resumes': bool(fixed),
+    }
+
+
+def _checkpoint_text(facts: Facts) -> str:
+    of = f' of {facts["epochs"]}' if facts['epochs'] is not None else ''
+    lines = [f'{facts["path"]}: a checkpoint of a training, after epoch {facts["epoch"]}{of}']
+    if facts['run']:
+        lines.append(f'  run      {facts["run"]}')
+    lines += [f'  {name:<14} {value:.4g}' for name, value in facts['metrics'].items()]
+    if facts['resumes']:
         lines.append(
             '  it holds the state of the training: fit(..., resume=True), or train --resume, continues from it'
         )
@@ -202,6 +280,14 @@ def _describe_checkpoint(path: Path, facts: Mapping[str, Any]) -> str:
             '  it holds the weights of an epoch alone; last.safetensors beside it is what a training resumes from'
         )
     return '\n'.join(lines)
+
+
+_TEXTS: dict[str, Callable[[Facts], str]] = {
+    'raster': _raster_text,
+    'vector': _vector_text,
+    'weights': _weights_text,
+    'checkpoint': _checkpoint_text,
+}
 
 
 def describe_foreign(path: Path, emd: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     'show': (
         'geolearn show chips batch.png',
         'geolearn show chips results.png --model landcover.dlpk',
+        'geolearn show map.tif map.html --image scene.tif',
     ),
     'predict': (
         'geolearn predict landcover.dlpk scene.tif map.tif --outputs classes,confidence',

@@ -2,11 +2,16 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from geolearn.cli import describe
 from geolearn.cli.evaluate import print_data
 from geolearn.errors import ChipFolderError, RasterError
+
+if TYPE_CHECKING:
+    from geolearn.data import ChipData
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,12 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('path', help=describe.READ)
     parser.add_argument('--stac', help='write a STAC item that describes the model to this file')
     parser.add_argument('--dataset-type', help='format of a chip folder, where it does not say')
+    parser.add_argument('--json', action='store_true', help='print one JSON object, for programs')
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print what is known of a file or folder."""
     path = Path(arguments.path)
+    if arguments.json:
+        print(json.dumps(_finite(_facts(path, arguments)), indent=2, allow_nan=False))
+        if not arguments.stac:
+            return
     if path.suffix in ('.dlpk', '.emd') or _is_model_folder(path):
         print_model(path, stac=arguments.stac)
     elif arguments.stac:
@@ -28,6 +38,64 @@ def run(arguments: argparse.Namespace) -> None:
         print_folder(path, arguments)
     else:
         print(describe.describe_file(path, arguments.path))
+
+
+def _facts(path: Path, arguments: argparse.Namespace) -> describe.Facts:
+    """Return what is known of a file or folder."""
+    if path.suffix in ('.dlpk', '.emd') or _is_model_folder(path):
+        from geolearn.bundle import read_emd
+
+        emd = read_emd(path, foreign=True)
+        if 'geolearn' in emd:
+            return {'kind': 'model', 'path': str(path), **emd['geolearn']}
+        return {'kind': 'foreign model', 'path': str(path), 'emd': emd}
+    if path.is_dir() and path.suffix != '.zarr':
+        from geolearn.prepare import prepare_data
+
+        try:
+            return _chip_facts(prepare_data(path, dataset_type=arguments.dataset_type))
+        except ChipFolderError as error:
+            try:
+                return describe.raster_facts(path)
+            except RasterError:
+                raise error from None
+    return describe.file_facts(path, arguments.path)
+
+
+def _chip_facts(data: 'ChipData') -> describe.Facts:
+    classes = [
+        {
+            'value': info.value,
+            'name': info.name,
+            'color': [int(part) for part in info.color],
+            'count': int(data.value_counts.get(info.value, 0)),
+        }
+        for info in data.class_infos
+    ]
+    return {
+        'kind': 'chips',
+        'path': str(data.path),
+        'format': data.dataset_type,
+        'chips_to_train': len(data.train_ds),
+        'chips_to_validate': len(data.valid_ds),
+        'chip_size': data.chip_size,
+        'dtype': data.dtype,
+        'bands': [describe.band_facts(band) for band in data.bands],
+        'classes': classes,
+        'ignored_values': [int(value) for value in data.ignored_values],
+        'notes': list(data.notes),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """Return plain JSON: null for nan and infinities, which JSON has no word for, and text for what it cannot hold."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
 def _is_model_folder(path: Path) -> bool:
@@ -45,7 +113,7 @@ def print_folder(path: Path, arguments: argparse.Namespace) -> None:
         print_data(prepare_data(path, dataset_type=arguments.dataset_type), arguments)
     except ChipFolderError as error:
         try:
-            text = describe.describe_raster(path)
+            text = describe.as_text(describe.raster_facts(path))
         except RasterError:
             raise error from None
         print(text)

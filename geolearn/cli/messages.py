@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from geolearn.progress import reword_lines
@@ -65,6 +65,29 @@ def option_names(parser: argparse.ArgumentParser) -> dict[str, str]:
     own = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
     known = set(own.values())
     return own | {name: option for name, option in OTHER_NAMES.items() if option.split()[0] in known}
+
+
+SWITCHES = {'--no-pretrained': '--from-scratch'}
+"""Options that switch off what an argument of Python is for, where the command line has another word."""
+
+
+def rename_options(words: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Return the words of a command with its own options in place of those that are called as in Python.
+
+    Args:
+        words: After the command, such as ``['chips', 'm', '--val-split-pct', '0.2']``.
+        parser: Of the command.
+    """
+    known = {option for action in parser._actions for option in action.option_strings}
+    names = {f'--{name.replace("_", "-")}': option for name, option in option_names(parser).items()} | SWITCHES
+    renamed = []
+    for index, word in enumerate(words):
+        name, sign, value = word.partition('=')
+        option = names.get(name.replace('_', '-'), '') if name.startswith('--') else ''
+        if word == '--':
+            return [*renamed, *words[index:]]
+        renamed.append(f'{option}{sign}{value}' if option in known and name not in known else word)
+    return renamed
 
 
 def as_options(text: str, names: Mapping[str, str]) -> str:

@@ -1,36 +1,70 @@
-"""geolearn show: chips with their labels, or with what a model makes of them, as a picture."""
+"""geolearn show: chips with their labels, what a model makes of them, or a raster; as a picture or a web page."""
 
 import argparse
 from pathlib import Path
 
-from geolearn.cli.arguments import add_chips, read_chips, whole
+from geolearn.cli.arguments import add_chips, class_value_or_name, read_chips, whole
 from geolearn.cli.evaluate import load_with_chips
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.pdf', '.svg')
 
+PAGES = ('.html', '.htm')
+"""Suffixes of interactive maps."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument('chips', nargs='+', help='chip folder, or several to merge')
-    parser.add_argument('out', help=f'picture to write, the last of the paths: {", ".join(SUFFIXES)}')
+    parser.add_argument('chips', nargs='+', help='chip folder, or several to merge; or a raster, such as a map')
+    out = f'picture to write, the last of the paths: {", ".join(SUFFIXES)}; or .html, an interactive map of a raster'
+    parser.add_argument('out', help=out)
+    parser.add_argument('--image', help='the scene to lay beneath the map, for .html')
     parser.add_argument('--model', help='a .dlpk; draw its results on the validation chips, and not training chips')
     parser.add_argument('--chip-size', type=whole(1), default=224, help='side of the images in pixels, without --model')
+    ignored = 'classes to leave blank, by label value or name; 0 for sparse labels'
+    parser.add_argument('--ignore-classes', type=class_value_or_name, nargs='+', default=[], help=ignored)
     add_chips(parser)
-    parser.set_defaults(run=run, all=False, inputs=('chips', 'valid_path', 'model'))
+    parser.set_defaults(run=run, all=False, inputs=('chips', 'valid_path', 'model', 'image'))
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Draw, and say where the picture is.
 
     Raises:
-        ValueError: If the target is no picture.
+        ValueError: If the target is neither a picture nor a page, or an option does not apply.
     """
     out = Path(arguments.out)
-    if out.suffix.lower() not in SUFFIXES:
-        raise ValueError(f'{out} is no name of a picture; end it in one of {", ".join(SUFFIXES)}')
-    if arguments.model:
+    suffix = out.suffix.lower()
+    first = arguments.chips[0]
+    is_raster = len(arguments.chips) == 1 and not arguments.model and _names_raster(first)
+    if suffix not in SUFFIXES and not (is_raster and suffix in PAGES):
+        more = ' or .html' if is_raster else ''
+        raise ValueError(f'{out} is no name of a picture; end it in one of {", ".join(SUFFIXES)}{more}')
+    if arguments.image and suffix not in PAGES:
+        raise ValueError(f'image lies beneath an interactive map; end {out} in .html, and name a raster to show')
+    from geolearn.files import atomic_write
+
+    if is_raster and suffix in PAGES:
+        from geolearn.plotting.maps import show_map
+
+        page = show_map(first, image=arguments.image).get_root().render()
+        with atomic_write(out) as part:
+            part.write_text(page, encoding='utf-8')
+        print(f'wrote {out}')
+        return
+    if is_raster:
+        from geolearn.plotting.maps import plot_map
+
+        figure = plot_map(first)
+    elif arguments.model:
         figure = load_with_chips(arguments).show_results()
     else:
-        figure = read_chips(arguments, arguments.chips, chip_size=arguments.chip_size).show_batch()
-    figure.savefig(out)
+        more = {'chip_size': arguments.chip_size, 'ignore_classes': arguments.ignore_classes}
+        figure = read_chips(arguments, arguments.chips, **more).show_batch()
+    with atomic_write(out) as part:
+        figure.savefig(part, format=suffix.removeprefix('.'))
     print(f'wrote {out}')
+
+
+def _names_raster(path: str) -> bool:
+    """Whether a path is that of a file, or on another host, and not of a folder of chips."""
+    return '://' in path or path.startswith('/vsi') or Path(path).is_file() or path.lower().endswith('.zarr')

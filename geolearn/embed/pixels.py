@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from geolearn import errors
+from geolearn import errors, notebook
 from geolearn.backbones import catalog, create_backbone
 from geolearn.backbones.calendar import Calendar
 from geolearn.backbones.pixel_series import PixelBackbone
@@ -76,6 +76,9 @@ class PixelTimeSeries:
             f'PixelTimeSeries: {n} pixels, {t} dates, bands {", ".join(band.name for band in self.bands)}; '
             f'{missing:.1%} missing'
         )
+
+    def _repr_html_(self) -> str:
+        return notebook.table_as_html(repr(self), ())
 
     @classmethod
     def from_images(

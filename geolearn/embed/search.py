@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any, Literal
 
 import numpy as np
 
-from geolearn import errors, extras
+from geolearn import errors, extras, notebook
 
 Metric = Literal['cosine', 'euclidean']
 
@@ -51,9 +50,10 @@ class Neighbors:
 
     def _repr_html_(self) -> str:
         if self.indices.ndim == 2:
-            return f'<p>{escape(repr(self))}</p>'
-        cells = ''.join(f'<tr><td>{escape(label)}</td><td>{score}</td></tr>' for label, score in self._rows)
-        return f'<table><caption>Nearest, by {self.metric}</caption>{cells}</table>'
+            return notebook.table_as_html(repr(self), ())
+        return notebook.table_as_html(
+            f'Nearest, by {self.metric}', [(label, str(score)) for label, score in self._rows]
+        )
 
 
 def find_nearest(

@@ -6,13 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from html import escape
 from pathlib import Path
 from typing import NamedTuple, TypeVar, get_args
 
 from torch import Tensor, nn
 
-from geolearn import errors, normalize
+from geolearn import errors, normalize, notebook
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
 from geolearn.backbones import catalog, custom, olmoearth, pretrained, torchvision
 from geolearn.backbones.catalog import InputStatistics
@@ -254,28 +253,22 @@ def describe_as_html(spec: ModelSpec, network: Network, history: History, evalua
         history: Of its training.
         evaluation: The last one, if there is one; nothing is computed.
     """
-    classes = ' '.join(
-        f'<span style="white-space:nowrap"><span style="display:inline-block;width:.8em;height:.8em;'
-        f'border:1px solid #888;background:rgb{info.color}"></span> {escape(info.name)}</span>'
-        for info in spec.class_infos
-    )
     metrics = evaluation.metrics.items() if evaluation else ()
     numbers = [f'{name_metric(name)} {value:.4g}' for name, value in metrics if isinstance(value, int | float)]
     report = network.backbone.load_report
-    rows = {
-        'backbone': escape(spec.backbone),
-        'parameters': escape(_count_parameters(spec, network, trains=True)),
-        'bands': escape(', '.join(band.name for band in spec.bands)),
-        'classes': classes,
-        'chips': f'{spec.chip_size} pixels' + (f', {spec.dates} dates' if spec.dates > 1 else ''),
-        'epochs': str(len(history.epochs)),
-        'validation': escape(', '.join(numbers)),
-        'weights': escape(str(report)) if report else '',
-    }
-    lines = (
-        f'<tr><th style="text-align:left">{label}</th><td>{text}</td></tr>' for label, text in rows.items() if text
+    return notebook.table_as_html(
+        spec.model,
+        [
+            ('backbone', spec.backbone),
+            ('parameters', _count_parameters(spec, network, trains=True)),
+            ('bands', ', '.join(band.name for band in spec.bands)),
+            ('classes', [notebook.Swatch(info.name, info.color) for info in spec.class_infos]),
+            ('chips', f'{spec.chip_size} pixels' + (f', {spec.dates} dates' if spec.dates > 1 else '')),
+            ('epochs', str(len(history.epochs))),
+            ('validation', ', '.join(numbers)),
+            ('weights', str(report) if report else ''),
+        ],
     )
-    return f'<table><caption>{escape(spec.model)}</caption>{"".join(lines)}</table>'
 
 
 log = logging.getLogger('geolearn')
