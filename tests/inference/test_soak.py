@@ -1,4 +1,4 @@
-"""Thousands of small rasters in one process: files, threads and memory stay as they are. GEOLEARN_SOAK sets how many."""
+"""Thousands of small rasters in one process: files, threads and memory stay flat. GEOLEARN_SOAK sets how many."""
 
 import os
 import threading
