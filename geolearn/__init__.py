@@ -56,6 +56,7 @@ __all__ = [
     'FeatureClassifier',
     'GeoLearnError',
     'LinearProbe',
+    'Mask2Former',
     'MaskRCNN',
     'OrientedRCNN',
     'PSPNet',

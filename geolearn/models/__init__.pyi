@@ -12,7 +12,7 @@ from geolearn.models.object_detector import (
     RTDetr,
     SingleShotDetector,
 )
-from geolearn.models.panoptic import PanopticFPN, PanopticModel
+from geolearn.models.panoptic import Mask2Former, PanopticFPN, PanopticModel
 from geolearn.models.pixel_classifiers import (
     FCN,
     FPN,
@@ -32,6 +32,7 @@ from geolearn.models.pixel_classifiers import (
 from geolearn.models.pixel_head import PixelHead
 from geolearn.models.pixel_regressor import PixelRegressor
 from geolearn.networks.detection.architecture import RCNNOptions, RotatedOptions, SingleStageOptions, TransformerOptions
+from geolearn.networks.detection.mask2former import Mask2FormerOptions
 
 __all__ = [
     'FCN',
@@ -47,6 +48,8 @@ __all__ = [
     'FasterRCNN',
     'FeatureClassifier',
     'LinearProbe',
+    'Mask2Former',
+    'Mask2FormerOptions',
     'MaskRCNN',
     'Model',
     'ObjectDetector',

@@ -61,6 +61,8 @@ HOMES = {
     'PixelHead': 'pixel_head',
     'PixelRegressor': 'pixel_regressor',
     'PanopticFPN': 'panoptic',
+    'Mask2Former': 'panoptic',
+    'Mask2FormerOptions': 'panoptic',
     **dict.fromkeys(
         'FCOS FasterRCNN MaskRCNN OrientedRCNN RetinaNet RotatedFCOS RTDetr SingleShotDetector'.split(),
         'object_detector',

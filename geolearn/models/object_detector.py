@@ -84,8 +84,7 @@ def choose_options(
         ValueError: If anchors are given for other levels, or to a detector that has none.
     """
     sides = training_sides(data)
-    typical = float(np.percentile(sides.max(axis=1), 98)) if len(sides) else 64.0
-    options = DetectorOptions(resize_to=resize_to, typical_side=max(typical, 1.0), head=head)
+    options = DetectorOptions(resize_to=resize_to, typical_side=typical_side(data), head=head)
     if not architecture.per_level:
         if anchors != AnchorChoice():
             raise ValueError('this detector has no anchors; omit anchor_sizes, scales and ratios')
@@ -114,6 +113,12 @@ def training_sides(data: ChipData) -> np.ndarray:
             parts.append(chosen[:, 2:] - chosen[:, :2])
     sides = np.concatenate(parts) if parts else np.zeros((0, 2))
     return sides[(sides > 0).all(axis=1)].astype(np.float64)
+
+
+def typical_side(data: ChipData) -> float:
+    """Return the side in pixels that 98 of 100 training boxes do not exceed; 64 without boxes."""
+    sides = training_sides(data)
+    return max(float(np.percentile(sides.max(axis=1), 98)), 1.0) if len(sides) else 64.0
 
 
 def training_rectangles(data: ChipData) -> np.ndarray:

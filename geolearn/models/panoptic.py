@@ -24,7 +24,7 @@ from geolearn.inference.mapping import MapOptions, MapRequest
 from geolearn.metrics import PanopticScores
 from geolearn.models import base, new_spec
 from geolearn.models.evaluation.panoptic import PanopticEvaluation, draw_panoptic_chips, evaluate_panoptic
-from geolearn.models.object_detector import AnchorChoice, choose_options
+from geolearn.models.object_detector import AnchorChoice, choose_options, typical_side
 from geolearn.models.reports.report import TaskReport
 from geolearn.models.reports.tasks import panoptic_report
 from geolearn.networks.detection import heads
@@ -35,6 +35,7 @@ from geolearn.networks.detection.architecture import (
     RCNNOptions,
     build_detector,
 )
+from geolearn.networks.detection.mask2former import STRIDES, Mask2FormerNetwork, Mask2FormerOptions
 from geolearn.networks.detection.panoptic import (
     Classes,
     MergeOptions,
@@ -43,6 +44,7 @@ from geolearn.networks.detection.panoptic import (
     PanopticNetwork,
     Things,
 )
+from geolearn.networks.network import build_backbone, build_normalize
 from geolearn.networks.spec import ModelSpec, decode
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ class PanopticModel(base.Model):
     )
     forward_takes_targets = True
     default_backbone: ClassVar[str] = 'resnet50'
-    head_options: ClassVar[type[HeadOptions]] = RCNNOptions
+    head_options: ClassVar[type[HeadOptions | Mask2FormerOptions]] = RCNNOptions
     network: PanopticNetwork
 
     def __init__(
@@ -94,7 +96,7 @@ class PanopticModel(base.Model):
         data: ChipData,
         backbone: str | ModuleBackbone | None = None,
         *,
-        head: HeadOptions | None = None,
+        head: HeadOptions | Mask2FormerOptions | None = None,
         merge: MergeOptions | None = None,
         pretrained: bool = True,
         weights: str | Path | None = None,
@@ -117,7 +119,7 @@ class PanopticModel(base.Model):
         self._create(data, config, options=options, arguments=arguments)
 
     @classmethod
-    def _choose(cls, data: ChipData, head: HeadOptions) -> dict[str, Any]:
+    def _choose(cls, data: ChipData, head: Any) -> dict[str, Any]:
         """Return the options of the network, as plain JSON."""
         raise NotImplementedError
 
@@ -131,6 +133,10 @@ class PanopticModel(base.Model):
             raise BundleError(f'the manifest is broken: things are {values}, and classes {known}')
         rest = {name: value for name, value in spec.options.items() if name not in ('things', 'merge')}
         return tuple(known.index(value) for value in sorted(set(values), key=known.index)), merge, rest
+
+    def _tile_size(self) -> int | None:
+        """Return the side of tiles where the user names none; None leaves it to the backbone."""
+        return None
 
     def make_loss(self) -> nn.Module:
         """Make the sum of the losses that the network computes."""
@@ -234,7 +240,7 @@ class PanopticModel(base.Model):
             aoi: Area to map: a vector file or GeoDataFrame, or a geometry in the raster's CRS.
             bbox: Left, bottom, right, top of the part to map, in the raster's CRS or `bbox_crs`.
             bbox_crs: CRS of `bbox`; None for the raster's.
-            tile_size: Side in pixels.
+            tile_size: Side in pixels; None takes 512 or more, for `Mask2Former` twice the chips'.
             overlap: Pixels that tiles share, in which objects are sought; None takes what 98 of 100 objects fit in.
             batch_size: Tiles computed together.
             device: Torch device; None means CUDA where there is one.
@@ -264,15 +270,16 @@ class PanopticModel(base.Model):
             area.AreaOfInterest(aoi, bbox, bbox_crs),
             dates=dates,
         )
-        tiling = tiles.TilingOptions(tile_size, batch_size=batch_size, device=device)
+        side = self._tile_size() if tile_size is None else tile_size
+        tiling = tiles.TilingOptions(side, batch_size=batch_size, device=device)
         least = merge.threshold if threshold is None else threshold
         options = detecting.DetectOptions(least, nms_overlap, False, outline, overlap)
-        side = float(rest.get('typical_side', 64.0))
+        typical = float(rest.get('typical_side', 64.0))
         layer_path = target.with_suffix('.gpkg') if layer is None else Path(layer).expanduser()
         job = panoptic.PanopticRequest(
             target,
             layer_path,
-            DetectRequest(src, layer_path, side, True, read, tiling, options, overwrite),
+            DetectRequest(src, layer_path, typical, True, read, tiling, options, overwrite),
             MapRequest(src, target, read, tiling, MapOptions(cog=False), False),
             merge,
             overwrite,
@@ -334,7 +341,7 @@ class PanopticFPN(PanopticModel):
     )
 
     @classmethod
-    def _choose(cls, data: ChipData, head: HeadOptions) -> dict[str, Any]:
+    def _choose(cls, data: ChipData, head: Any) -> dict[str, Any]:
         return choose_options(data, cls.architecture, AnchorChoice(), resize_to=None, head=head).to_json()
 
     @classmethod
@@ -345,3 +352,40 @@ class PanopticFPN(PanopticModel):
         counted = replace(spec, class_infos=tuple(spec.class_infos[index] for index in things))
         parts = build_detector(counted, options, cls.architecture, pretrained=pretrained, weights=weights)
         return PanopticDetector(parts, len(spec.class_infos), things, merge)
+
+
+@base.register_model
+class Mask2Former(PanopticModel):
+    """Mask2Former (Cheng et al. 2022, arXiv:2112.01527): queries that each draw one segment, of stuff or of a thing.
+
+    Layers and losses are those of the library transformers (the extra ``detr``) and begin with random weights; the
+    backbone is any of geolearn's. It learns slowly: expect many epochs and batches of 8 or more, and begin with
+    `PanopticFPN` where labels are few. What its queries know of places holds for images of the size of the chips, so
+    tiles of rasters are twice as large at most, unless `tile_size` says otherwise. `head` takes `Mask2FormerOptions`.
+    """
+
+    head_options: ClassVar[type[HeadOptions | Mask2FormerOptions]] = Mask2FormerOptions
+
+    @classmethod
+    def _choose(cls, data: ChipData, head: Any) -> dict[str, Any]:
+        return {'head': asdict(head), 'typical_side': typical_side(data)}
+
+    def _tile_size(self) -> int | None:
+        cells = -(-self.spec.chip_size // STRIDES[-1])
+        return 2 * STRIDES[-1] * cells
+
+    @classmethod
+    def build(
+        cls, spec: ModelSpec, *, pretrained: bool = False, weights: str | Path | None = None
+    ) -> Mask2FormerNetwork:
+        """Build the network that a spec describes.
+
+        Raises:
+            MissingExtraError: If transformers is not installed.
+        """
+        things, merge, rest = cls._parts(spec)
+        if rest.keys() != {'head', 'typical_side'} or not decode(float, rest['typical_side'], 'typical_side') > 0:
+            raise BundleError(f'the manifest is broken: options of a Mask2Former are head and typical_side, got {rest}')
+        options = decode(Mask2FormerOptions, rest['head'], 'head')
+        backbone = build_backbone(spec, pretrained=pretrained, weights=weights, strides=STRIDES)
+        return Mask2FormerNetwork(build_normalize(spec), backbone, len(spec.class_infos), things, merge, options)

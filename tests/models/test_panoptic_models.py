@@ -17,7 +17,7 @@ from geolearn.batch import Detections, PanopticMap
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError, ExportError, RasterError, UnknownNameError
 from geolearn.metrics import count_segments, panoptic_quality
-from geolearn.models import PanopticFPN, load_model
+from geolearn.models import Mask2Former, Mask2FormerOptions, PanopticFPN, load_model
 from geolearn.networks.detection.architecture import RCNNOptions
 from geolearn.networks.detection.panoptic import MergeOptions, merge_segments
 from geolearn.prepare import prepare_data
@@ -98,6 +98,55 @@ def test_a_saved_model_is_the_same_and_says_which_classes_are_things(trained, tm
     ]
     with pytest.raises(ExportError, match='differs from image to image'):
         trained.save(tmp_path / 'x.dlpk', export='onnx')
+
+
+SMALL = Mask2FormerOptions(num_queries=12, encoder_layers=1, decoder_layers=2, hidden_dim=32, train_num_points=256)
+
+
+@pytest.fixture(scope='module')
+def mask2former(trained):
+    """Trained for a moment on the same chips."""
+    pytest.importorskip('transformers')
+    torch.manual_seed(0)
+    model = Mask2Former(trained.data, 'test_resnet', head=SMALL, pretrained=False)
+    return model.fit(2, lr=2e-3, checkpoint=False)
+
+
+def test_mask2former_trains_on_the_same_chips_and_comes_back_from_its_bundle(mask2former, tmp_path):
+    first, row = mask2former.history.epochs
+    assert {'classes', 'masks', 'dice', 'pq', 'pq_things', 'pq_stuff'} <= row.keys()
+    assert row['train_loss'] < first['train_loss']
+    loaded = load_model(mask2former.save(tmp_path / 'm.dlpk', compute_metrics=False))
+    image = make_panoptic_scene(64, seed=5)[0].image[:, :56, :45]  # no multiple of a stride
+    for one, other in zip(mask2former.predict(image), loaded.predict(image)):
+        assert one.shape == (56, 45)
+        assert np.array_equal(one, other)
+    network, (images, masks, objects) = loaded.network, next(iter(mask2former.data.valid_dl))
+    losses = [network(images, masks, objects)[1] for _ in range(2)]
+    assert losses[0] == losses[1]  # at the same points
+    nothing = [network(images, torch.full_like(masks, 255), [found.select(found.labels < 0) for found in objects])[1]]
+    assert all(loss.isfinite() for loss in nothing[0].values())
+
+
+def test_mask2former_maps_rasters_and_gives_things_and_stuff(mask2former, save, tmp_path):
+    scene, _ = make_panoptic_scene(96, seed=3)
+    path = save(tmp_path / 'scene.tif', scene.image, names=['Red', 'Green', 'Blue'], transform=PLACE)
+    out = mask2former.predict_raster(path, tmp_path / 'map.tif', threshold=0.0)
+    with rasterio.open(out) as src:
+        assert (src.count, src.shape) == (2, (96, 96))
+    # queries that are sure of a thing, of stuff, and of nothing
+    network = mask2former.network
+    chances = torch.tensor([[0.0, 0, 0.8, 0.1], [0.9, 0, 0.05, 0], [0.1, 0.1, 0.1, 0.1]])
+    drawn = torch.zeros(3, 8, 8)
+    drawn[0, 2:5, 1:4] = 1.0
+    drawn[1] = 1.0
+    (found,) = [network._objects(chances, drawn)]
+    assert found.labels.tolist() == [2]
+    assert found.boxes.tolist() == [[1, 2, 4, 5]]
+    assert found.scores.tolist() == pytest.approx([0.8])
+    for value in ({'num_queries': 0}, {'hidden_dim': 40}):
+        with pytest.raises(ValueError, match=next(iter(value))):
+            Mask2FormerOptions(**value)
 
 
 class Exact(torch.nn.Module):

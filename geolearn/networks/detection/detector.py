@@ -184,7 +184,7 @@ class Detector(Network):
         with torch.autocast(x.device.type, enabled=False):
             known = None if targets is None else [self._zoomed_objects(objects) for objects in targets]
             found, losses = self.head(x, [level.float() for level in levels], known)
-            return [self.placed(objects, size) for objects in found], losses
+            return [place_in_image(objects, size, zoom=self.zoom) for objects in found], losses
 
     def _zoomed(self, x: Tensor) -> Tensor:
         if self.zoom == 1:
@@ -205,21 +205,28 @@ class Detector(Network):
         turned = None if objects.turned is None else geometry.scaled(objects.turned, self.zoom)
         return replace(objects, boxes=objects.boxes * self.zoom, masks=masks, turned=turned)
 
-    def placed(self, found: Detections, size: tuple[int, int]) -> Detections:
-        """Bring objects from the padded image to the given one; their masks to its size."""
-        turned = None if found.turned is None else geometry.scaled(found.turned, 1 / self.zoom)
-        found = Detections(found.boxes / self.zoom, found.labels, found.scores, found.masks, turned)
-        inside = clip_boxes_to_image(found.boxes, size)
-        real = ((inside[:, 2:] - inside[:, :2]) >= SMALLEST_SIDE).all(1)
-        # what has its middle in the padding is the edge between it and the image
-        middle = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
-        real &= (middle <= middle.new_tensor([size[1], size[0]])).all(1)
-        found, inside = found.select(real), inside[real]
-        if found.masks is None:
-            # oriented boxes keep their shape; only what is around them ends at the edge
-            return Detections(inside, found.labels, found.scores, turned=found.turned)
-        masks = paste_masks_in_image(found.masks[:, None], found.boxes, size)[:, 0] > 0.5
-        return Detections(inside, found.labels, found.scores, masks).select(masks.flatten(1).any(1))
+
+def place_in_image(found: Detections, size: tuple[int, int], *, zoom: float = 1.0) -> Detections:
+    """Bring objects from the padded image to the given one; their masks to its size.
+
+    Args:
+        found: In pixels of the padded image.
+        size: Height and width of the given one.
+        zoom: By which it was resampled before it was padded.
+    """
+    turned = None if found.turned is None else geometry.scaled(found.turned, 1 / zoom)
+    found = Detections(found.boxes / zoom, found.labels, found.scores, found.masks, turned)
+    inside = clip_boxes_to_image(found.boxes, size)
+    real = ((inside[:, 2:] - inside[:, :2]) >= SMALLEST_SIDE).all(1)
+    # what has its middle in the padding is the edge between it and the image
+    middle = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+    real &= (middle <= middle.new_tensor([size[1], size[0]])).all(1)
+    found, inside = found.select(real), inside[real]
+    if found.masks is None:
+        # oriented boxes keep their shape; only what is around them ends at the edge
+        return Detections(inside, found.labels, found.scores, turned=found.turned)
+    masks = paste_masks_in_image(found.masks[:, None], found.boxes, size)[:, 0] > 0.5
+    return Detections(inside, found.labels, found.scores, masks).select(masks.flatten(1).any(1))
 
 
 class DetectionLoss(nn.Module):

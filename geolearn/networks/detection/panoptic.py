@@ -213,7 +213,6 @@ class PanopticDetector(PanopticNetwork):
     ) -> None:
         super().__init__(parts.normalize, parts.backbone, class_count, things, options)
         self.levels, self.head = parts.levels, parts.head
-        self._parts = [parts]  # a list, so that it is no submodule: its layers are those of this network
         strides = [stride for stride in parts.backbone.strides if stride >= 4]
         self.semantic = SemanticBranch(strides, len(self.stuff) + 1, parts.levels.width)
 
@@ -242,7 +241,7 @@ class PanopticDetector(PanopticNetwork):
         size = (images.shape[-2], images.shape[-1])
         with torch.autocast(x.device.type, enabled=False):
             found, _ = self.head(x, [level.float() for level in levels], None)
-        placed = [self._parts[0].placed(objects, size) for objects in found]
+        placed = [detector.place_in_image(objects, size) for objects in found]
         classes = torch.tensor(self.things, device=images.device)
         return [replace(objects, labels=classes[objects.labels]) for objects in placed]
 
