@@ -25,8 +25,6 @@ BANDS = {'s1': bigearthnet.BANDS['Sentinel-1'], 's2': bigearthnet.BANDS['Sentine
 SENSORS = {'s1': 'sentinel1', 's2': 'sentinel2_l2a'}
 """Names of geolearn for the sensors."""
 
-PARTS = ('train', 'val', 'test')
-
 CLASSES_19 = tuple(info.name for info in bigearthnet.CLASSES_19)
 
 CLASSES_43 = tuple(sorted(info.name for info in bigearthnet.CLASSES_43))
@@ -191,7 +189,8 @@ def _of_version_1(root: Path, found: dict[str, Path], sensor: Sensor) -> BigEart
         corner = facts.get('coordinates') or {}
         place[:] = corner.get('ulx', np.nan), corner.get('uly', np.nan)
         zones.append(str(facts.get('projection', '')))
-    parts = _read_parts(root, [*found])
+    listed = bigearthnet.read_parts(root, found)
+    parts = tuple(listed.get(name, '') for name in found) if listed else ()
     return BigEarthNet(
         tuple(found), tuple(found.values()), sensor, tuple(labels), CLASSES_43, positions, tuple(zones), parts
     )
@@ -203,19 +202,6 @@ def _known(labels: Any, classes: Sequence[str], path: Path) -> tuple[str, ...]:
         if name not in classes:
             raise ChipFolderError(f'{path} names {name!r}, which is none of the {len(classes)} classes of BigEarthNet')
     return names
-
-
-def _read_parts(root: Path, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the part of each patch; a Sentinel-1 patch may also be listed under the name of its Sentinel-2 patch."""
-    listed: dict[str, str] = {}
-    for part in PARTS:
-        path = root / f'{part}.csv'
-        if path.is_file():
-            lines = path.read_text(encoding='utf-8-sig').splitlines()
-            listed |= {cell.strip(): part for line in lines for cell in line.split(',') if cell.strip()}
-    if not listed:
-        return ()
-    return tuple(listed.get(name, '') for name in names)
 
 
 def _of_version_2(found: dict[str, Path], sensor: Sensor, table: Path) -> BigEarthNet:

@@ -54,7 +54,8 @@ class Grid:
 
     Args:
         data: ``chips``, a folder or several, and other arguments of `prepare_data`, such as ``chip_size``, ``split``
-            and ``test_path``. Without ``test_path`` or ``test_split_pct``, 20 % of the chips are tested on.
+            and ``test_path``. Without ``test_path`` or ``test_split_pct``, the published test part of the data set is
+            tested on, or 20 % of the chips where it has none.
         encoders: Names of backbones, or files that `geolearn.pretrain` wrote.
         decoders: Names of classes of models for pixels, such as ``UPerNet``.
         starts: ``'frozen'``: the encoder keeps its pretrained weights; ``'fine-tuned'``: they are trained too;
@@ -120,9 +121,15 @@ class Grid:
             if name not in self.encoders:
                 raise errors.UnknownNameError('encoder of weights', str(name), self.encoders)
 
-    def reading(self) -> dict[str, Any]:
-        """Return the arguments of `prepare_data` besides the chips."""
+    def reading(self, *, published: bool = False) -> dict[str, Any]:
+        """Return the arguments of `prepare_data` besides the chips.
+
+        Args:
+            published: Whether the data set says what to test on; else a share of the chips is added.
+        """
         reading = {name: value for name, value in self.data.items() if name != 'chips'}
+        if published:
+            return reading
         if not reading.get('test_path') and not reading.get('test_split_pct'):
             reading = {'val_split_pct': 0.2, 'test_split_pct': 0.2} | reading
         return reading
@@ -328,6 +335,10 @@ def keep_parts(data: ChipData, reading: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(grid: Grid, root: Path) -> ChipData:
     with report_progress(lambda _: None):
+        if 'split' not in grid.data and not grid.data.get('test_path') and not grid.data.get('test_split_pct'):
+            data = prepare_data(grid.data['chips'], **grid.reading(published=True), working_dir=root / 'work')
+            if data.test_dl is not None:
+                return data
         return prepare_data(grid.data['chips'], **grid.reading(), working_dir=root / 'work')
 
 

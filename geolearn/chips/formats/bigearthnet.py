@@ -112,6 +112,9 @@ BANDS = {
 
 TABLE = 'metadata.parquet'
 
+PARTS = ('train', 'val', 'test')
+"""As the data set calls them."""
+
 MAPS = 'Reference_Maps'
 
 _JSON = '_labels_metadata.json'
@@ -189,7 +192,8 @@ def _list(folder: Path, classes: tuple[ClassInfo, ...], values: Mapping[str, int
     notes: list[str] = []
     whole = _whole_patches(folder, patches.bands, BANDS[sensor], notes)
     found = _read_labels(patches.labels, notes) or _read_table(folder, whole)
-    build = partial(Listing, band_names=BANDS[sensor], sensor=sensor)
+    parts = _by_part(read_parts(folder, list(whole)))
+    build = partial(Listing, band_names=BANDS[sensor], sensor=sensor, parts=parts)
     if labelled := {name: found[name] for name in whole if name in found}:
         readers = _value_readers(labelled, values, len(classes), notes)
         _note_lonely(whole, labelled, 'labels', notes)
@@ -295,6 +299,52 @@ def _read_table(folder: Path, whole: Iterable[str]) -> _Labelled:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ChipFolderError(f'cannot read columns {key} and labels of {path}: {error}') from error
     return {str(name): (path, [str(label) for label in labels]) for name, labels in zip(table[key], table['labels'])}
+
+
+def read_parts(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the published part of each patch, ``'train'``, ``'val'`` or ``'test'``, of those that have one.
+
+    Parts are in ``train.csv``, ``val.csv`` and ``test.csv``, a patch on each line, or its names of both sensors with
+    a comma between; or in the table of version 2.
+
+    Args:
+        folder: That of the patches; lists and table lie in it or at most two above it.
+        names: Of the patches.
+    """
+    wanted, listed = set(names), dict[str, str]()
+    for above in (folder, *folder.parents[:2]):
+        for part in PARTS:
+            path = above / f'{part}.csv'
+            if path.is_file():
+                lines = path.read_text(encoding='utf-8-sig').splitlines()
+                listed |= {cell.strip(): part for line in lines for cell in line.split(',') if cell.strip()}
+        if found := {name: part for name, part in listed.items() if name in wanted}:
+            return found
+    return {name: part for name, part in _parts_of_table(folder, wanted).items() if name in wanted}
+
+
+def _parts_of_table(folder: Path, wanted: set[str]) -> dict[str, str]:
+    path = next((p for p in (above / TABLE for above in (folder, *folder.parents[:2])) if p.is_file()), None)
+    if path is None or not wanted:
+        return {}
+    import pandas as pd
+
+    key = 's1_name' if next(iter(wanted)).startswith('S1') else 'patch_id'
+    try:
+        table = pd.read_parquet(path, columns=[key, 'split'])
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError):  # labels say what is missing
+        return {}
+    spelled = {'validation': 'val'}
+    return {str(name): spelled.get(str(part), str(part)) for name, part in zip(table[key], table['split'])}
+
+
+def _by_part(parts: Mapping[str, str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    found = {'train': 'train', 'val': 'valid', 'test': 'test'}
+    return tuple(
+        (found[part], listed)
+        for part in PARTS
+        if (listed := tuple(sorted(name for name, its in parts.items() if its == part)))
+    )
 
 
 def _maps_beside(folder: Path) -> dict[str, Path]:

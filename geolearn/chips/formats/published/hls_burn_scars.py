@@ -10,13 +10,16 @@ from geolearn.classes import color_classes
 
 IMAGE, MASK = '_merged.tif', '.mask.tif'
 
+PLACES = ('training', 'validation', 'data', '.')
+
 LISTS = (('train.txt', 'train'), ('val.txt', 'valid'), ('test.txt', 'test'))
 
 
 def find_rows(folder: Path) -> Iterator[Row]:
-    """Find the scenes in ``training/`` and ``validation/``, or in ``data/`` with lists in ``splits/``."""
+    """Find the scenes in ``training/`` and ``validation/``, in ``data/`` with lists in ``splits/``, or here."""
     listed = parts_by_list(folder / 'splits', LISTS)
-    for place, part in (('training', 'train'), ('validation', 'valid'), ('data', '')):
+    # one of the two parts alone is divided by the user
+    for place, part in (('training', 'train'), ('validation', 'valid'), ('data', ''), ('.', '')):
         for image in glob_files(folder / place, f'*{IMAGE}'):
             name = image.name.removesuffix(IMAGE)
             label = existing(folder / place / f'{name}{MASK}')
@@ -25,7 +28,7 @@ def find_rows(folder: Path) -> Iterator[Row]:
 
 def fits(content: FolderContent) -> bool:
     """Whether a folder holds scenes and masks under the published names."""
-    return any(next(glob_files(content.root / name, f'*{MASK}'), None) for name in ('training', 'validation', 'data'))
+    return any(next(glob_files(content.root / name, f'*{MASK}'), None) for name in PLACES)
 
 
 HLS_BURN_SCARS = Published(
