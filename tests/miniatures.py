@@ -160,6 +160,23 @@ def xview(root):
     return root
 
 
+def pastis(root):
+    rng, features = np.random.default_rng(9), []
+    for folder in ('DATA_S2', 'ANNOTATIONS'):
+        (root / folder).mkdir(parents=True)
+    days = [f'2018{month:02d}20' for month in (9, 10, 11, 12)] + [f'2019{month:02d}10' for month in range(1, 11)]
+    for number, fold in enumerate((1, 2, 3, 4, 5), 10_000):
+        count = len(days) - number % 2
+        series = np.arange(count, dtype=np.int16)[:, None, None, None] * 100 + rng.integers(0, 50, (10, SIDE, SIDE))
+        np.save(root / 'DATA_S2' / f'S2_{number}.npy', series.astype(np.int16))
+        target = rng.integers(0, 20, (3, SIDE, SIDE)).astype(np.uint8)
+        np.save(root / 'ANNOTATIONS' / f'TARGET_{number}.npy', target)
+        dates = {str(position): int(day) for position, day in enumerate(days[:count])}
+        features.append({'type': 'Feature', 'properties': {'ID_PATCH': number, 'Fold': fold, 'dates-S2': dates}})
+    (root / 'metadata.geojson').write_text(json.dumps({'type': 'FeatureCollection', 'features': features}))
+    return root
+
+
 def spacenet7(root):
     rng = np.random.default_rng(8)
     place = Affine(4, 0, 1_000_000, 0, -4, 2_000_000)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, get_args
@@ -153,6 +154,7 @@ class Listing:
         target_bands: Names of the bands of images to predict; empty where labels are no images.
         downsample: Times that the pixels of the images are larger than those of the files, which are the targets.
         pixel_meters: Side of the images' pixels in meters, where labels say it; None where they do not.
+        acquired: When the images of each date were taken, where the format itself says it.
         parts: Names of the chips of each part, ``'train'``, ``'valid'`` and ``'test'``, that a data set publishes;
             chips in none of them are in no part. Empty where it publishes none.
     """
@@ -168,6 +170,7 @@ class Listing:
     target_bands: tuple[str, ...] = ()
     downsample: int = 1
     pixel_meters: float | None = None
+    acquired: tuple[date, ...] = ()
     parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 

@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `info` takes."""
     parser.add_argument('path', help=describe.READ)
     parser.add_argument('--stac', help='write a STAC item that describes the model to this file')
-    parser.add_argument('--dataset-type', help='format of a chip folder, where it does not say')
+    kinds = 'format of a chip folder, where it does not say, or the data set, such as hls_burn_scars'
+    parser.add_argument('--dataset-type', '--dataset', help=kinds)
     parser.add_argument('--json', action='store_true', help='print one JSON object, for programs')
     parser.set_defaults(run=run)
 

@@ -68,7 +68,7 @@ class Collection:
     @property
     def acquired(self) -> tuple[date, ...]:
         """When the images of each date were taken; empty where folders do not say or differ."""
-        found = {part.opened.metadata.acquired for part in self.folders}
+        found = {part.opened.listing.acquired or part.opened.metadata.acquired for part in self.folders}
         return found.pop() if len(found) == 1 and self.table.dates > 1 else ()
 
     @property
@@ -105,7 +105,7 @@ class Collection:
         """0-based bands that the export, or the first chip, tags as bad: ``bbl`` is 0, as ENVI writes it."""
         stated = self.metadata.bad_bands
         first = self.folders[0].first
-        if first.read_image is not None and not first.image.is_file():  # an array in memory
+        if first.read_image is not None and (first.image.suffix == '.npy' or not first.image.is_file()):  # an array
             return stated
         with open_raster(first.image, chip=first.read_image is None) as src:
             return stated or bad_bands(src)

@@ -1,5 +1,7 @@
 """Published data sets: recognized by their layout, read with bands, classes and parts as published, or explained."""
 
+from datetime import date
+
 import miniatures
 import numpy as np
 import pytest
@@ -54,6 +56,14 @@ DATA_SETS = [
         tuple(range(1, 11)),
         {'train': 10, 'valid': 10, 'test': 10},
     ),
+    (
+        'PASTIS',
+        miniatures.pastis,
+        Task.PIXELS,
+        'B2 B3 B4 B5 B6 B7 B8 B8A B11 B12',
+        tuple(range(19)),
+        {'train': 3, 'valid': 1, 'test': 1},
+    ),
     ('xView', miniatures.xview, Task.OBJECTS, 'Red Green Blue', None, {}),
     ('SpaceNet7', miniatures.spacenet7, Task.PIXELS, 'Red Green Blue', (0, 1), {}),
 ]
@@ -102,6 +112,16 @@ def test_missing_labels_and_pixels_take_no_part(folders):
     floods = prepare_data(folders['Sen1Floods11'], dataset_type='Sen1Floods11-S1', chip_size=32, batch_size=2)
     assert [band.name for band in floods.bands] == ['VV', 'VH']
     assert sorted(set(next(iter(floods.valid_dl))[1].flatten().tolist())) == [0, 1, 255]
+
+
+def test_a_series_is_read_at_the_same_months_of_every_patch(folders):
+    data = prepare_data(folders['PASTIS'], chip_size=32, batch_size=1)
+    assert (data.table.dates, data.acquired[0], data.acquired[-1]) == (12, date(2018, 10, 15), date(2019, 9, 15))
+    images, masks = next(iter(data.valid_dl))
+    assert images.shape == (1, 12, 10, 32, 32)
+    # October to December are nearest to the 20th of the same month, the others to the 10th
+    assert (images[0, :, 0, 0, 0] // 100).tolist() == list(range(1, 13))
+    assert sorted(set(masks.flatten().tolist())) == [*range(19), 255]
 
 
 def test_objects_and_footprints_lie_where_they_are_published(folders):

@@ -11,6 +11,7 @@ from geolearn.chips.formats.published import (
     landcover_ai,
     levir_cd,
     mados,
+    pastis,
     sen1floods11,
     spacenet7,
     xview,
@@ -34,6 +35,7 @@ PUBLISHED: Mapping[str, ChipFormat] = MappingProxyType(
         'AI4SmallFarms': _format(ai4smallfarms.AI4SMALLFARMS, ai4smallfarms.fits, 'field boundaries per pixel'),
         'LEVIR-CD': _format(levir_cd.LEVIR_CD, levir_cd.fits, 'change of buildings per pixel'),
         'EuroSAT': _format(eurosat.EUROSAT, eurosat.fits, 'one of ten classes for each chip'),
+        'PASTIS': _format(pastis.PASTIS, pastis.fits, 'crops per pixel, twelve months'),
         'SpaceNet7': _format(spacenet7.SPACENET7, spacenet7.fits, 'buildings per pixel'),
         'xView': _format(xview.XVIEW, xview.fits, 'boxes of 60 classes'),
     }

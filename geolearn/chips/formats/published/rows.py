@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from geolearn.chips.formats.tiles import read_class_raster
-from geolearn.chips.label import ChipSource, LabelReader, Listing, Task
+from geolearn.chips.label import ChipSource, ImageReader, LabelReader, Listing, Task
 from geolearn.classes import ClassInfo
 from geolearn.errors import ChipFolderError
 from geolearn.files import decode_text
@@ -29,7 +30,9 @@ class Row(NamedTuple):
         images: Files of each date.
         label: Its file; None where there is none.
         part: ``'train'``, ``'valid'`` or ``'test'``; empty where the data set does not say it.
-        read_label: Reads the label, given the file's path first; None for a raster of class values.
+        read_label: Reads the label; None for a raster of class values.
+        read_image: Reads the image where it is in no raster file; None reads `images`.
+        dates_in_file: Dates that the one file holds.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Row(NamedTuple):
     label: Path | None
     part: str = ''
     read_label: LabelReader | None = None
+    read_image: ImageReader | None = None
+    dates_in_file: int = 1
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Published:
         sensor: Whose names they are.
         nodata: Value that means NoData in the images, beside what files declare.
         unlabelled: Label values that mean "not labelled".
+        acquired: About when the images of each date were taken; empty for one date, or where it is not said.
         rows: Finds the chips below the folder; it raises nothing where they are missing.
     """
 
@@ -64,6 +70,7 @@ class Published:
     sensor: str | None = None
     nodata: tuple[float, ...] = ()
     unlabelled: tuple[float, ...] = ()
+    acquired: tuple[date, ...] = ()
 
     def list(self, folder: Path, metadata: object) -> Listing:
         """List the chips of a folder in the published layout.
@@ -95,6 +102,7 @@ class Published:
             notes=tuple(notes),
             nodata=self.nodata,
             unlabelled=self.unlabelled,
+            acquired=self.acquired,
             parts=tuple((part, tuple(names)) for part, names in parts.items()),
         )
 
@@ -115,7 +123,7 @@ class Published:
 def _chip(row: Row) -> ChipSource:
     assert row.label is not None  # others are left out
     read = partial(read_class_raster, row.label) if row.read_label is None else row.read_label
-    return ChipSource(row.name, row.images, (row.label,), read)
+    return ChipSource(row.name, row.images, (row.label,), read, row.dates_in_file, read_image=row.read_image)
 
 
 def glob_files(folder: Path, pattern: str) -> Iterator[Path]:
