@@ -238,7 +238,7 @@ def show_one_class(
 
 
 def _scatter(ax: 'Axes', points: np.ndarray, *, color: str, marker: str, label: str, total: int) -> None:
-    size = float(np.clip(6000 / max(total, 1), 2, 26))
+    size = float(np.clip(12_000 / max(total, 1), 3, 26))
     text = f'{canvas.short(label)} ({canvas.amount(len(points))})'
     ax.scatter(
         points[:, 0],
