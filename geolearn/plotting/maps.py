@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from affine import Affine
 from matplotlib.patches import Patch
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import CRSError, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform, transform_bounds
@@ -36,6 +36,8 @@ CLASS_BAND = 'class'
 """What geolearn calls the band of classes where a map has several."""
 
 _WEB_MERCATOR = 'EPSG:3857'
+_WIDEST = 20_037_509.0
+"""Meters of Web Mercator from the middle to the 180th meridian."""
 _EDGE = 85.0
 """Degrees of latitude beyond which web maps end."""
 
@@ -150,14 +152,15 @@ def draw_raster(path: str | Path, max_side: int = MAX_SIDE) -> Drawing:
                 bounds = _degrees(vrt.bounds)
                 values, valid = _read(vrt, [index])
             style = read_raster_style(src, path)
-            is_class = np.dtype(src.dtypes[index - 1]).kind in 'iu' and (src.count == 1 or CLASS_BAND in names)
+            count = len(bands)  # without opacity
+            is_class = np.dtype(src.dtypes[index - 1]).kind in 'iu' and (count == 1 or CLASS_BAND in names)
             present = np.unique(values[0][valid]) if is_class else np.empty(0)
             if is_class and (style or len(present) <= MOST_CLASSES):
                 classes = styled_classes([int(value) for value in present], style)
                 return Drawing(_paint(values[0], valid, classes), bounds, classes)
-            if src.count >= 3 and CLASS_BAND not in names:
+            if count >= 3 and CLASS_BAND not in names:
                 with _warped(src, path, max_side) as vrt:
-                    pixels, valid = _read(vrt, list(range(1, src.count + 1)))
+                    pixels, valid = _read(vrt, list(range(1, count + 1)))
                 colors = natural_colors(np.where(valid, pixels, np.nan), bands)
                 return Drawing(_with_alpha(255 * colors, valid), bounds)
             with _warped(src, path, max_side) as vrt:
@@ -173,10 +176,13 @@ def _warped(src: Any, path: str | Path, max_side: int, *, nearest: bool = False)
     transform, width, height = calculate_default_transform(
         src.crs, _WEB_MERCATOR, src.width, src.height, *_inside(src, path)
     )
+    if not (np.isfinite(transform).all() and transform.a > 0 > transform.e and abs(transform.c) < _WIDEST):
+        raise RasterError(f'{path} has no place on a web map: it crosses the 180th meridian or lies beyond it')
     factor = max(1.0, max(width, height) / max_side)
     columns, rows = max(1, round(width / factor)), max(1, round(height / factor))
+    masked = src.nodata is not None or ColorInterp.alpha in src.colorinterp
     return WarpedVRT(
-        src, crs=_WEB_MERCATOR, width=columns, height=rows, add_alpha=src.nodata is None,
+        src, crs=_WEB_MERCATOR, width=columns, height=rows, add_alpha=not masked,
         transform=Affine(transform.a * width / columns, 0, transform.c, 0, transform.e * height / rows, transform.f),
         resampling=Resampling.nearest if nearest else Resampling.average if factor > 1 else Resampling.bilinear,
     )  # fmt: skip

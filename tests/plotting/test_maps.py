@@ -90,11 +90,24 @@ def test_rasters_of_the_whole_world_end_where_web_maps_do(save, tmp_path):
     assert drawing.bounds == pytest.approx((-85, -180, 85, 180), abs=4)
 
 
-@pytest.mark.parametrize('place', [{'crs': None}, {'transform': Affine(1, 0, 0, 0, -1, 9e6), 'crs': 'EPSG:3031'}])
+def test_opacity_is_no_band_and_masks_are_kept(save, tmp_path):
+    pixels = np.full((4, 40, 50), 255, np.uint8)
+    pixels[3, :10] = 0
+    drawing = draw_raster(save(tmp_path / 'rgba.tif', pixels, photometric='RGB', alpha='yes', **PLACE))
+    assert (drawing.rgba[..., 3] > 0).mean() == pytest.approx(0.75, abs=0.02)
+    assert drawing.classes == ()
+
+
+@pytest.mark.parametrize(
+    'place',
+    [
+        {'crs': None},
+        {'transform': Affine(0.01, 0, 179.9, 0, -0.01, 10), 'crs': 'EPSG:4326'},
+        {'transform': Affine(1, 0, -10, 0, -1, 10), 'crs': 'EPSG:3031'},
+    ],
+)
 def test_rasters_without_a_place_on_it_are_refused(place, save, tmp_path):
-    if place['crs'] is not None:  # close to the pole
-        place = {'transform': Affine(1, 0, -10, 0, -1, 10), 'crs': place['crs']}
-    path = save(tmp_path / 'a.tif', np.ones((8, 8), np.uint8), **place)
+    path = save(tmp_path / 'a.tif', np.ones((20, 20), np.uint8), **place)
     with pytest.raises(GeoLearnError, match=r'no place on'):
         show_map(path)
 
