@@ -145,6 +145,7 @@ class GraphFacts:
         size: The only (height, width) of images that the graph takes; None for any.
         dates: When images were taken, as ISO dates, which the graph holds as constants; empty where it reads none.
         location: Latitude and longitude of images, which it holds so; None where it reads none.
+        resolution_m: Meters per pixel, which it holds so; None where it reads none.
     """
 
     output: GraphOutput
@@ -158,6 +159,7 @@ class GraphFacts:
     size: tuple[int, int] | None = None
     dates: tuple[str, ...] = ()
     location: tuple[float, float] | None = None
+    resolution_m: float | None = None
 
     def __post_init__(self) -> None:
         sides = (self.tile_size, *(self.size or ()))

@@ -24,6 +24,7 @@ from geolearn.networks.spec import ModelSpec, decode
 from geolearn.progress import ProgressBar
 from geolearn.raster import RasterWriter
 from geolearn.raster.acquisition import FAR_KM, acquisition_date, distance_km, middle_of
+from geolearn.raster.ground import other_resolution
 from geolearn.raster.nodata import missing
 from geolearn.raster.writing import BLOCK_SIZE
 
@@ -126,7 +127,7 @@ class OnnxModel:
         return target
 
     def _check_scene(self, sources: Sequence[Source], read: ReadOptions) -> None:
-        """Refuse rasters of other dates or of another region than those that the graph holds as constants."""
+        """Refuse rasters of other dates, another region or other pixel sizes than the graph holds as constants."""
         fixed = tuple(date.fromisoformat(day) for day in self.facts.dates)
         days: tuple[date | None, ...] = read.days or tuple(acquisition_date(source.dataset) for source in sources)
         instead = f'map it with load_model(...).predict_raster, which takes those of the raster ({self.spec.backbone})'
@@ -142,6 +143,12 @@ class OnnxModel:
                     f'the graph is of images about {self.facts.location} (latitude, longitude), and the raster lies '
                     f'{"nowhere that its CRS says" if found is None else f"about {found[0]}"}; {instead}'
                 )
+        fixed_m = self.facts.resolution_m
+        if fixed_m is not None and (side := other_resolution(sources[0].box, fixed_m)) is not None:
+            raise errors.RasterError(
+                f'the graph is of pixels of {fixed_m:g} m, and those of the raster are {side:.3g} m; pass '
+                f'resolution={fixed_m:g}, or {instead}'
+            )
 
     def _cut(self, source: Source, tile_size: int | None, halo: int | None) -> tiling.TileGrid:
         """Cut a raster into the tiles of `predict_raster`."""

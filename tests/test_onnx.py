@@ -171,3 +171,14 @@ def test_the_raster_function_of_arcgis_runs_the_graph_without_torch(model, bundl
     plain = model.save(tmp_path / 'plain.dlpk')
     with pytest.raises(BundleError, match='holds no ONNX graph'):
         classify_in_arcgis(plain, scene, tmp_path / 'plain')
+
+
+def test_a_graph_of_one_pixel_size_refuses_others(bundle, save, scene, tmp_path):
+    runner = load_model(bundle)
+    with rasterio.open(scene) as src:
+        side = src.transform.a
+    runner.facts = replace(runner.facts, resolution_m=1.2 * side)
+    with pytest.raises(RasterError, match=rf'the graph is of pixels of {1.2 * side:g} m, and those of the raster'):
+        runner.predict_raster(scene, tmp_path / 'map.tif')
+    runner.facts = replace(runner.facts, resolution_m=1.01 * side)
+    runner.predict_raster(scene, tmp_path / 'map.tif')

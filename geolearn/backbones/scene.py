@@ -27,8 +27,10 @@ class Scene:
     resolution_m: float | None = None
 
 
-def scene_of(backbone: Backbone) -> Scene:
+def scene_of(backbone: object) -> Scene:
     """Return what a backbone was told of its images, as far as that changes what it computes."""
+    if not isinstance(backbone, Backbone):  # of a network that is not built by geolearn
+        return Scene()
     trunk = backbone.trunk
     if isinstance(backbone, PixelBackbone):
         return Scene(() if backbone.calendar is None else backbone.calendar.days, backbone.location)
@@ -47,7 +49,7 @@ def scene_of(backbone: Backbone) -> Scene:
     )
 
 
-def set_scene(backbone: Backbone, scene: Scene) -> None:
+def set_scene(backbone: object, scene: Scene) -> None:
     """Let a backbone know of other images, of what `scene_of` returns for it.
 
     Raises:
@@ -56,7 +58,9 @@ def set_scene(backbone: Backbone, scene: Scene) -> None:
     """
     now = scene_of(backbone)
     if len(scene.dates) != len(now.dates):
-        raise ValueError(f'{backbone.name} takes {len(now.dates)} dates, got {len(scene.dates)}')
+        raise ValueError(f'this network takes {len(now.dates)} dates, got {len(scene.dates)}')
+    if not isinstance(backbone, Backbone):
+        return
     trunk = backbone.trunk
     if isinstance(backbone, PixelBackbone):
         if scene.dates:
@@ -76,7 +80,7 @@ def set_scene(backbone: Backbone, scene: Scene) -> None:
 
 
 @contextmanager
-def in_scene(backbone: Backbone, scene: Scene) -> Iterator[None]:
+def in_scene(backbone: object, scene: Scene) -> Iterator[None]:
     """Let a backbone know of other images, and of the former ones again at the end."""
     before = scene_of(backbone)
     set_scene(backbone, scene)

@@ -183,7 +183,7 @@ def embed_raster(
         ValueError: If options do not go together.
         WeightsError: If weights cannot be had or do not fit.
     """
-    target = check_target(src, Path(dst).expanduser(), overwrite=overwrite)
+    target = check_target(src, Path(dst).expanduser(), overwrite=overwrite, layers=[zones, aoi])
     encoding = EncoderOptions(
         backbone, layer, normalize, pretrained, weights, wavelengths, resolution_m, tile, context, device, check_values
     )

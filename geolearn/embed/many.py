@@ -14,9 +14,9 @@ from geolearn.bands import Band
 from geolearn.embed import grids, opening, scaling
 from geolearn.embed.encoder import Encoder, EncoderOptions, Pooling
 from geolearn.inference import tiles
-from geolearn.inference.catalog import list_scenes
+from geolearn.inference.catalog import file_state, list_scenes
 from geolearn.models.base import RASTERS, RasterUse, one_or_several
-from geolearn.models.predict_many import ManyResult, predict_many
+from geolearn.models.predict_many import ManyResult, map_catalog
 
 log = logging.getLogger('geolearn')
 
@@ -143,7 +143,14 @@ def embed_many(
         raise errors.ArgumentError(
             f'options of all scenes are {", ".join(sorted(kind.raster_use.options))}; got {", ".join(unknown)}'
         )
-    return predict_many(embedder, catalog, folder, options=given, overwrite=overwrite)
+    read = opened.read
+    facts = {
+        'bands': [(band.name, band.wavelength_um) for band in encoder.spec.bands],
+        'units': [read.scale, read.offset, read.nodata],
+        'zones': None if zones is None else file_state(zones),
+        'pooling': pooling if zones is not None else None,
+    }
+    return map_catalog(embedder, catalog, folder, given, overwrite=overwrite, facts=facts)
 
 
 def _open_first(catalog: Any, folder: Path, options: EncoderOptions, wanted: opening.Wanted) -> opening.OpenRaster:

@@ -20,6 +20,7 @@ from geolearn.raster import EmbeddingProduct, GeoBox, common_dtype, find_product
 from geolearn.raster.nodata import differs
 from geolearn.raster.raster import Raster
 from geolearn.raster.reading import is_one, raster_bands, require_place
+from geolearn.raster.stac import is_stac
 
 
 class Wanted(NamedTuple):
@@ -71,7 +72,7 @@ def open_to_embed(source: Any, options: EncoderOptions, wanted: Wanted, stack: E
     """
     _refuse_dates(source)
     # of one file, values of NoData are matched where its bands are
-    shared = wanted.nodata if isinstance(wanted.nodata, int | float) or not is_one(source) else None
+    shared = wanted.nodata if isinstance(wanted.nodata, int | float) or is_stac(source) or not is_one(source) else None
     dataset = stack.enter_context(open_raster(source, nodata=shared, warp=True))
     require_place(dataset)
     refuse_vectors(dataset.name, find_product(dataset), stated=dataset.tags().get(KEY.upper()))
@@ -79,7 +80,7 @@ def open_to_embed(source: Any, options: EncoderOptions, wanted: Wanted, stack: E
     radar = tuple(band.is_radar for band in bands)
     read = tiles.ReadOptions(names, wanted.sensor, wanted.scale, wanted.offset, wanted.nodata, radar=radar)
     sample = sample_pixels(dataset, indexes)
-    for number, value in enumerate(read.nodata_of(indexes, dataset.count)):
+    for number, value in enumerate(() if dataset.rescaled else read.nodata_of(indexes, dataset.count)):
         if (kept := differs(sample[number], value)) is not None:
             sample = sample[:, kept]
     # as it is stored, unless the caller converts it

@@ -14,6 +14,8 @@ from typing import Any, Literal, Self
 from geolearn import extras, files
 from geolearn.errors import RasterError
 from geolearn.inference.resume import Journal
+from geolearn.raster.arrays import ArrayRaster, is_array
+from geolearn.raster.identity import digest_of_samples
 from geolearn.raster.scene import SUFFIXES
 from geolearn.raster.stac import is_stac, split_items
 
@@ -130,11 +132,25 @@ def _shown(catalog: Any) -> str:
 
 
 def file_state(source: Any) -> Any:
-    """Return, as JSON, what changes where a source does: the size and time of a file, and of each file of a folder."""
+    """Return, as JSON, what changes where a source does: the size and time of a file, and of each file of a folder.
+
+    Of items, arrays and layers in memory it is a hash of what they hold; of large arrays, of parts of it.
+    """
     if isinstance(source, list | tuple):
         return [file_state(each) for each in source]
-    if isinstance(source, Mapping):  # an item of a collection
-        return hashlib.blake2b(json.dumps(source, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+    try:
+        if is_array(source):
+            return digest_of_samples(ArrayRaster(source))
+        if is_stac(source) and not isinstance(source, str | Path):
+            return _hash(json.dumps([item for _, item in split_items(source)], sort_keys=True, default=str).encode())
+    except RasterError as error:  # no map is made of it either
+        return str(error)
+    if isinstance(source, Mapping):
+        return _hash(json.dumps(source, sort_keys=True, default=str).encode())
+    if type(source).__module__.partition('.')[0] == 'geopandas':
+        return _hash(repr(source.crs).encode(), *source.geometry.to_wkb())
+    if (wkb := getattr(source, 'wkb', None)) is not None:  # a geometry of shapely
+        return _hash(wkb)
     if not isinstance(source, str | Path):
         return type(source).__name__
     try:
@@ -155,6 +171,13 @@ def file_state(source: Any) -> Any:
                 continue
             digest.update(repr((os.path.relpath(path, source), inner.st_size, inner.st_mtime_ns)).encode())
     return [str(source), digest.hexdigest()]
+
+
+def _hash(*parts: bytes) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

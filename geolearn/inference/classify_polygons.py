@@ -342,7 +342,7 @@ def classify_polygons(
     Raises:
         RasterError: If bands, units or places do not fit, or reading or writing fails; no part of `dst` is left.
     """
-    target = targets.check_target(raster, vectors.check_vector_target(dst), overwrite=overwrite)
+    target = targets.check_target(raster, vectors.check_vector_target(dst), overwrite=overwrite, layers=[polygons])
     frame = read_polygons(polygons, options.layer)
     own = [name for name in frame.columns if str(name).lower() in (LABEL.lower(), CONFIDENCE.lower())]
     if own:

@@ -429,12 +429,15 @@ def make_compute(
     if not tiling.augment:
         return tiles.MicroBatches(lambda pixels: run(pixels.to(device)), most=most)
     ways = FLIPS if tiling.augment == 'flips' else TURNS
+    # a graph may be of one height and width
+    height, width = grid.tile_shape
+    across = run if height == width or ways is FLIPS else make_run(network, engine, graph, (width, height))
 
     def augmented(pixels: Tensor) -> Tensor:
         images, total = pixels.to(device), torch.zeros(())
         for number, (flipped, turns) in enumerate(ways):
             image = torch.rot90(images.flip(-1) if flipped else images, turns, (-2, -1))
-            outputs = torch.rot90(run(image).float(), -turns, (-2, -1))
+            outputs = torch.rot90((across if turns % 2 else run)(image).float(), -turns, (-2, -1))
             outputs = outputs.flip(-1) if flipped else outputs
             total = total + outputs if number else outputs
         return total / len(ways)

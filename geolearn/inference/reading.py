@@ -11,8 +11,7 @@ from typing import Any, cast
 import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
-from rasterio.warp import transform as transform_points
+from rasterio.errors import CRSError
 
 from geolearn import errors, units
 from geolearn.inference.tiles import ReadOptions, Resolution, Source
@@ -34,7 +33,9 @@ from geolearn.raster import (
 from geolearn.raster.area import CroppedRaster, PixelArea
 from geolearn.raster.border import BorderCheck, find_marker
 from geolearn.raster.embeddings import ALPHAEARTH_BANDS, TITLES, check_lengths, difference
+from geolearn.raster.ground import METERS_PER_DEGREE, latitude_of, meters_per_unit
 from geolearn.raster.nodata import check_nodata, differs
+from geolearn.raster.stac import is_stac
 
 log = logging.getLogger('geolearn')
 
@@ -44,7 +45,6 @@ MAX_RATIO = 1.5
 SAME = 0.01
 """Pixel sizes that differ by a smaller share are equal: no resampling."""
 
-METERS_PER_DEGREE = 111_320.0
 
 PIXEL_SPACE = 'PIXEL_SPACE'
 """ArcGIS's ImageSpaceUsed for images without a place on the ground."""
@@ -133,7 +133,7 @@ def _training_sides(spec: ModelSpec, box: GeoBox) -> tuple[float, float] | None:
         return None
     crs = None if box.crs is None else CRS.from_user_input(box.crs)
     if cell.get('unit') == units.METERS and crs is not None:
-        across, down = _meters_per_unit(crs, _latitude(box, crs))
+        across, down = meters_per_unit(crs, latitude_of(box, crs))
         return sides[0] / across, sides[1] / down
     trained = _read_crs(cell.get('spatialReference'))
     if trained is None or crs is None:
@@ -141,8 +141,8 @@ def _training_sides(spec: ModelSpec, box: GeoBox) -> tuple[float, float] | None:
         return sides if trained is None and crs is None and not box.transform.is_identity else None
     if trained == crs:
         return sides
-    latitude = _latitude(box, crs)
-    theirs, ours = (_meters_per_unit(each, latitude) for each in (trained, crs))
+    latitude = latitude_of(box, crs)
+    theirs, ours = (meters_per_unit(each, latitude) for each in (trained, crs))
     return sides[0] * theirs[0] / ours[0], sides[1] * theirs[1] / ours[1]
 
 
@@ -163,30 +163,6 @@ def _read_crs(reference: Any) -> CRS | None:
     return None
 
 
-def _latitude(box: GeoBox, crs: CRS) -> float:
-    """Return the latitude of a raster's center in degrees."""
-    left, bottom, right, top = box.bounds
-    x, y = (left + right) / 2, (bottom + top) / 2
-    if crs.is_geographic:
-        return min(max(y, -89.0), 89.0)
-    try:
-        _, (latitude,) = transform_points(crs, 'EPSG:4326', [x], [y])
-    except RasterioError:
-        return 0.0
-    return min(max(latitude, -89.0), 89.0) if math.isfinite(latitude) else 0.0
-
-
-def _meters_per_unit(crs: CRS, latitude: float) -> tuple[float, float]:
-    """Return the meters on the ground, across and down, of one unit of a CRS."""
-    shrinks = math.cos(math.radians(latitude))
-    if crs.is_geographic:
-        return METERS_PER_DEGREE * shrinks, METERS_PER_DEGREE
-    # Mercator, which web maps are in, stretches the ground by 1 / cos(latitude)
-    stretched = crs.to_dict().get('proj') in ('merc', 'webmerc')
-    factor = float(crs.linear_units_factor[1]) * (shrinks if stretched else 1.0)
-    return factor, factor
-
-
 def _unit(box: GeoBox) -> str:
     if box.crs is None:
         return 'units'
@@ -199,7 +175,7 @@ def _text(sides: tuple[float, float], box: GeoBox) -> str:
     unit = _unit(box)
     if unit == 'degrees':
         crs = CRS.from_user_input(box.crs)
-        meters = _side((sides[0] * _meters_per_unit(crs, _latitude(box, crs))[0], sides[1] * METERS_PER_DEGREE))
+        meters = _side((sides[0] * meters_per_unit(crs, latitude_of(box, crs))[0], sides[1] * METERS_PER_DEGREE))
         return f'{_side(sides):.3g} degrees (about {meters:.3g} m)'
     return f'{_side(sides):.3g} {"m" if unit in ("metre", "meter") else unit}'
 
@@ -288,7 +264,7 @@ def crop(dataset: raster.Raster, area: PixelArea | None) -> raster.Raster:
 def open_date(src: reading.RasterPath, read: ReadOptions, spec: ModelSpec) -> AbstractContextManager[raster.Raster]:
     """Open a raster of one date with the user's names of bands; in a mosaic their NoData must not cover other files."""
     # of one file, several values are counted and matched where its bands are
-    single = reading.is_one(src) and not isinstance(read.nodata, int | float)
+    single = reading.is_one(src) and not is_stac(src) and not isinstance(read.nodata, int | float)
     return open_raster(
         src, bands=read.bands, nodata=None if single else read.nodata, warp=True, dequantize=_method(spec, read)
     )
@@ -333,7 +309,8 @@ def _dates_in_one(dataset: Any, spec: ModelSpec, read: ReadOptions, *, checked: 
 def _make_source(dataset: Any, indexes: Sequence[int], spec: ModelSpec, read: ReadOptions, checked: Any) -> Source:
     """Check the units and the size of the pixels of some bands, and say how they are read."""
     product = _check_product(dataset, spec, read)
-    nodata = read.nodata_of(indexes, dataset.count)
+    # an item's values are scaled when they are read; its files were asked for this value as they store it
+    nodata = (None,) * len(indexes) if dataset.rescaled else read.nodata_of(indexes, dataset.count)
     check_nodata(nodata, [dataset.dtypes[index - 1] for index in indexes], _shown(dataset))
     if not read.is_checked:
         _check_values(dataset, indexes, spec, read, product, nodata, checked)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -17,6 +18,8 @@ from geolearn.files import lock_file
 from geolearn.inference.merging import TileDetections
 from geolearn.inference.tiles import Source
 from geolearn.raster.area import CroppedRaster
+from geolearn.raster.identity import digest_of_samples
+from geolearn.raster.remote import is_remote
 
 log = logging.getLogger('geolearn')
 
@@ -86,7 +89,9 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._file.close()
+        # what a full disk did not take is tried once more here, and `add` has said why it was not taken
+        with suppress(OSError):
+            self._file.close()
 
     def add(self, step: Mapping[str, Any]) -> None:
         """Append a step.
@@ -98,7 +103,7 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the file, once the result is written."""
-        self._file.close()
+        self.close()
         self.path.unlink(missing_ok=True)
 
     def broken(self) -> errors.CheckpointError:
@@ -256,10 +261,13 @@ def source_facts(source: Source) -> dict[str, Any]:
     # sidecars are written by any program that opens a raster
     files = [path for path in map(Path, src.files) if path.is_file() and path.suffix.lower() not in ('.xml', '.ovr')]
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    # arrays and remote files have no time, and what an item states of its files has none either
+    sampled = not files or src.rescaled or any(is_remote(name) for name in src.files)
+    samples = {'samples': digest_of_samples(src), 'names': list(src.files)} if sampled else {}
     box = source.box
     place = [*box.shape, *box.transform[:6], box.crs]
     area = {'area': src.area.digest()} if isinstance(src, CroppedRaster) else {}
-    return {'files': states or src.name, 'place': place, 'bands': source.indexes, **area}
+    return {'files': states or src.name, 'place': place, 'bands': source.indexes, **samples, **area}
 
 
 _digests: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int, float, float]], str]] = WeakKeyDictionary()

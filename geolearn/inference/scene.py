@@ -6,9 +6,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import date
 
-import numpy as np
-from rasterio.crs import CRS
-
 from geolearn import errors
 from geolearn.backbones.scene import Scene, in_scene, scene_of
 from geolearn.inference.images import LoadedImage
@@ -17,13 +14,9 @@ from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import GeoBox
 from geolearn.raster.acquisition import FAR_KM, acquisition_date, distance_km, middle_of
+from geolearn.raster.ground import other_resolution
 
 log = logging.getLogger('geolearn')
-
-SAME_RESOLUTION = 0.05
-"""Share of the pixel size up to which that of training is kept."""
-
-METERS_PER_DEGREE = 111_320.0
 
 
 def enter_scene(
@@ -50,7 +43,7 @@ def enter_scene(
     location = None if trained.location is None else _middle(spec, sources[0].box, _shown(sources[0]))
     resolution = None
     if spec.resolution_m is not None and trained.resolution_m is not None:
-        resolution = _resolution(sources[0].box, trained.resolution_m)
+        resolution = other_resolution(sources[0].box, trained.resolution_m)
     return _enter(stack, network, trained, Scene(dates, location, resolution))
 
 
@@ -185,18 +178,3 @@ def _middle(spec: ModelSpec, box: GeoBox | None, shown: str) -> tuple[float, flo
             away,
         )
     return location
-
-
-def _resolution(box: GeoBox, trained: float) -> float | None:
-    """Return meters per pixel of a raster; None where they are not known, or about those of training."""
-    if box.crs is None or box.transform.is_identity:
-        return None
-    width, height = box.resolution
-    crs = CRS.from_user_input(box.crs)
-    if crs.is_geographic:
-        _, bottom, _, top = box.bounds
-        across = width * METERS_PER_DEGREE * np.cos(np.deg2rad((bottom + top) / 2))
-        found = float(np.sqrt(abs(across * height * METERS_PER_DEGREE)))
-    else:
-        found = float(np.sqrt(width * height) * crs.linear_units_factor[1])
-    return found if abs(found / trained - 1) > SAME_RESOLUTION else None

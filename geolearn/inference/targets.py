@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ COMPRESSION = 10
 """How many times smaller maps of classes easily become; less than that is not refused before it is tried."""
 
 
-def check_target(src: Any, dst: Path, *, overwrite: bool) -> Path:
+def check_target(src: Any, dst: Path, *, overwrite: bool, layers: Sequence[Any] = ()) -> Path:
     """Return the target of a run over rasters.
 
     Args:
         src: The sources: a path, or lists of them, however deep.
         dst: File to write.
         overwrite: Whether it may exist.
+        layers: Vector layers that are read: zones, polygons, an area of interest.
 
     Raises:
-        RasterError: If the target is one of the sources, a folder, or a file that is not to be replaced.
+        RasterError: If the target is a source or a layer, a folder, or a file that is not to be replaced.
     """
     if dst.exists():
         target = os.path.realpath(dst)
@@ -35,6 +36,9 @@ def check_target(src: Any, dst: Path, *, overwrite: bool) -> Path:
             # what a VRT or an item takes its pixels from
             if target in {os.path.realpath(name) for name in _files_inside(source)}:
                 raise RasterError(f'{dst} is a file that {_shown(source)} takes its pixels from; write to another file')
+        for layer in layers:
+            if isinstance(layer, str | Path) and _is_same(layer, dst):
+                raise RasterError(f'{dst} is a layer that this run reads; write to another file')
     if is_zarr(dst):
         require_zarr()
         if dst.exists() and not is_zarr_store(dst):

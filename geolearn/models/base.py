@@ -504,6 +504,7 @@ class Model(ABC):
             size=size,
             dates=tuple(day.isoformat() for day in scene.dates),
             location=scene.location,
+            resolution_m=None if self.spec.resolution_m is None else scene.resolution_m,
         )
         weights = weights_digest(network)
         chips = () if self.data is None else self.data.valid_dl.batches()

@@ -99,19 +99,50 @@ def predict_many(
         RasterError: If the catalog lists no scene.
         CheckpointError: If the folder holds maps of another model or of other options, or another process writes it.
     """
-    given = dict(options or {})
-    check_options(self, given)
+    return map_catalog(self, catalog, folder, options or {}, overwrite=overwrite, client=client)
+
+
+def map_catalog(
+    model: UsesRasters,
+    catalog: Any,
+    folder: str | Path,
+    options: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    client: Any = None,
+    facts: Mapping[str, Any] | None = None,
+) -> ManyResult:
+    """Do what `predict_many` does.
+
+    Args:
+        model: What maps.
+        catalog: Of scenes.
+        folder: For the results.
+        options: That hold for all scenes.
+        overwrite: Map all scenes anew.
+        client: Of Dask, whose workers map.
+        facts: What else must be equal for maps of an earlier run to be kept, as JSON.
+
+    Raises:
+        ArgumentError: If there is no such option.
+        RasterError: If the catalog lists no scene.
+        CheckpointError: If the folder holds maps of another model or of other options, or another process writes it.
+    """
+    given = dict(options)
+    check_options(model, given)
     folder = Path(folder).expanduser()
     scenes = list_scenes(catalog, folder=folder)
-    facts = {'model': self.spec.model, 'weights': weights_digest(self.network), 'options': given}
-    if isinstance(area := given.get('aoi'), str | Path):
-        facts['area of interest'] = file_state(area)
-    with Manifest(folder, scenes, self.raster_use.suffixes[0], facts, anew=overwrite) as manifest:
+    same = {'model': model.spec.model, 'weights': weights_digest(model.network), 'options': given, **(facts or {})}
+    if (area := given.get('aoi')) is not None:
+        same['area of interest'] = file_state(area)
+        if not isinstance(area, str | Path):  # of which JSON would hold what is printed
+            same['options'] = {**given, 'aoi': type(area).__name__}
+    with Manifest(folder, scenes, model.raster_use.suffixes[0], same, anew=overwrite) as manifest:
         missing = manifest.missing()
         if kept := len(scenes) - len(missing):
             log.info('%s of %s scenes are mapped already', kept, len(scenes))
         work = Work(manifest, given, overwrite)
-        each = _map_each(self, missing, work) if client is None else _map_on_workers(self, missing, work, client)
+        each = _map_each(model, missing, work) if client is None else _map_on_workers(model, missing, work, client)
         with progress.ProgressBar(len(scenes), 'mapping', 'scene', initial=kept) as bar:
             for scene, result in each:
                 manifest.add(scene, result)

@@ -202,7 +202,9 @@ def _plane(array: Any, down: str, across: str, shown: str) -> Any:
 
 
 def _stated_nodata(array: Any) -> float | None:
-    for source in (array.attrs, array.encoding):
+    # decoding scaled the values, and made those that were missing NaN
+    decoded = bool({'scale_factor', 'add_offset'} & {*array.encoding})
+    for source in (array.attrs, {} if decoded else array.encoding):
         for key in MISSING:
             value = np.ravel(source.get(key, ()))
             if len(value) and value.dtype.kind in 'iuf':
@@ -231,11 +233,25 @@ def _place(array: Any, across: str, down: str, shown: str) -> tuple[CRS | None, 
     if across in array.coords and down in array.coords:
         x, y = (np.asarray(array.coords[name].to_numpy(), np.float64) for name in (across, down))
         if len(x) > 1 and len(y) > 1:
-            return crs, Affine(_step(x, across, shown), 0, 1.5 * x[0] - 0.5 * x[1], 0, _step(y, down, shown),
-                               1.5 * y[0] - 0.5 * y[1])  # fmt: skip
+            return crs, _from_centers(x[0], _step(x, across, shown), y[0], _step(y, down, shown))
     if isinstance(transform := reference.get('GeoTransform'), str):
         return crs, Affine.from_gdal(*map(float, transform.split()))
+    if across in array.coords and down in array.coords and len(x) + len(y) > 2:
+        # one row or column says nothing of its side: pixels are square, and north is up
+        width = _step(x, across, shown) if len(x) > 1 else abs(_step(y, down, shown))
+        height = _step(y, down, shown) if len(y) > 1 else -abs(width)
+        return crs, _from_centers(x[0], width, y[0], height)
+    if crs is not None:
+        raise RasterError(
+            f'{shown} has a CRS but nothing that says how large its pixels are; write it with '
+            'array.rio.write_transform()'
+        )
     return crs, Affine.identity()
+
+
+def _from_centers(x: float, width: float, y: float, height: float) -> Affine:
+    """Return the transform of a raster from the center of its first pixel."""
+    return Affine(width, 0, x - width / 2, 0, height, y - height / 2)
 
 
 def _step(values: np.ndarray, name: str, shown: str) -> float:

@@ -41,6 +41,7 @@ class StatedRaster(Raster):
             crs=raster.crs,
         )
         self.files, self.gcps, self.rpcs = raster.files, raster.gcps, raster.rpcs
+        self.rescaled = self._scaled
 
     def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
         """Return metadata of the file, when it was taken, and the wavelength of a band."""

@@ -184,6 +184,7 @@ class Mosaic(Raster):
         )
         self.files = tuple(name for raster in rasters for name in raster.files)
         self.numbered, self.dequantized = first.numbered, first.dequantized
+        self.rescaled = any(raster.rescaled for raster in rasters)
         self.stated = first.stated
 
     def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
@@ -344,7 +345,7 @@ class BandStack(Raster):
         )
         self.gcps, self.rpcs = rasters[0].gcps, rasters[0].rpcs
         self.files = tuple(name for raster in rasters for name in raster.files)
-        self.dequantized = rasters[0].dequantized
+        self.dequantized, self.rescaled = rasters[0].dequantized, any(raster.rescaled for raster in rasters)
 
     def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
         """Return metadata of the file that holds a band; of the scene, its sensor."""

@@ -74,6 +74,8 @@ class Raster:
         """Whether several bands had one name."""
         self.dequantized: Any = None
         """How stored codes of embeddings were made vectors; see `geolearn.raster.embeddings`."""
+        self.rescaled = False
+        """Whether values are those of a STAC item's scale and offset, and no longer as they are stored."""
         self.code_dtype = ''
         """Type of the codes that values follow from one by one, which take less memory; empty where there are none."""
 
@@ -199,7 +201,7 @@ class RasterView(Raster):
         self._raster = raster
         self.files, self.driver = raster.files, raster.driver
         self.stated, self.numbered = raster.stated, raster.numbered
-        self.dequantized = raster.dequantized
+        self.dequantized, self.rescaled = raster.dequantized, raster.rescaled
 
     def colormap(self, index: int) -> Mapping[int, tuple[int, int, int, int]]:
         """Return the colors of the source."""

@@ -9,6 +9,7 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from geolearn import extras
+from geolearn.bands import unique_names
 from geolearn.raster.arrays import BAND_ORDER
 from geolearn.raster.geobox import GeoBox
 from geolearn.raster.pieces import RasterContent
@@ -48,7 +49,7 @@ def write_zarr(src: Any, path: Path, geobox: GeoBox, content: RasterContent) -> 
     """
     zarr = require_zarr()
     bands = [_describe(content, number) for number in range(content.count)]
-    names = [str(band['long_name']).replace('/', '_').replace(' ', '_') for band in bands]
+    names = unique_names([str(band['long_name']).replace('/', '_').replace(' ', '_') for band in bands])
     # Zarr lists variables by the alphabet
     attributes = {'Conventions': 'CF-1.10', BAND_ORDER: names, **content.tags}
     group = zarr.create_group(path, zarr_format=2, attributes=attributes)

@@ -10,7 +10,7 @@ from rio_cogeo import cog_validate
 
 from geolearn.cli import main
 from geolearn.embed import Embeddings, embed, embed_many, embed_raster
-from geolearn.errors import ArgumentError, FileWriteError, RasterError
+from geolearn.errors import ArgumentError, CheckpointError, FileWriteError, RasterError
 from geolearn.raster.writing import write_raster
 
 GIVEN = {
@@ -220,3 +220,25 @@ def test_rasters_of_several_dates_are_refused_with_the_way_to_embed_them(scene, 
     with pytest.raises(RasterError, match='2 lists of rasters are those of several dates'):
         embed_raster([[scene], [later]], tmp_path / 'grid.tif', 'vit_nano', **options)
     assert not (tmp_path / 'grid.tif').exists()
+
+
+def test_embeddings_of_other_units_zones_or_pooling_are_not_taken_for_these(scene, layer, tmp_path):
+    given = {**GIVEN, 'backbone': 'plain_unet'}
+    embed_many([scene], tmp_path / 'a', **given)
+    for changed in ({'offset': -1000.0}, {'nodata': 7}):
+        with pytest.raises(CheckpointError, match='what differs: units'):
+            embed_many([scene], tmp_path / 'a', **given, **changed)
+    embed_many([scene], tmp_path / 'b', zones=layer.iloc[:1], **given)
+    with pytest.raises(CheckpointError, match='what differs: zones'):
+        embed_many([scene], tmp_path / 'b', zones=layer.iloc[1:2], **given)
+    with pytest.raises(CheckpointError, match='what differs: pooling'):
+        embed_many([scene], tmp_path / 'b', zones=layer.iloc[:1], pooling='max', **given)
+
+
+def test_the_layer_of_zones_is_never_the_target(scene, layer, tmp_path):
+    path = tmp_path / 'zones.parquet'
+    layer.to_parquet(path)
+    before = path.read_bytes()
+    with pytest.raises(RasterError, match='is a layer that this run reads'):
+        embed_raster(scene, path, zones=path, overwrite=True, **GIVEN)
+    assert path.read_bytes() == before

@@ -12,6 +12,7 @@ from geolearn.errors import ExportError, MissingExtraError, UnknownNameError
 from geolearn.inference import computing, engines, tuning
 from geolearn.inference.tiles import TilingOptions
 from geolearn.models import LinearProbe, base, load_model
+from geolearn.tiling import make_grid
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -179,3 +180,25 @@ def test_batches_are_measured_where_several_tiles_are_computed_at_once(model, sc
     counted = measured(monkeypatch, {'1': 1.0, '4': 3.0, '16': 8.0, '512': 1.0, '150': 9.0, '256': 9.0, '768': 9.0})
     model.predict_raster(scene, tmp_path / 'map.tif', tile_size=32)
     assert counted == [['1', '4', '16']]
+
+
+def test_turned_tiles_have_a_graph_of_their_own_sides(monkeypatch):
+    asked = []
+
+    def make_run(network, engine, graph, shape):
+        asked.append(shape)
+
+        def run(images):
+            assert images.shape[-2:] == shape
+            return images
+
+        return run
+
+    monkeypatch.setattr(computing, 'make_run', make_run)
+    grid = make_grid((32, 64), tile_size=64, halo=0, multiple=16)
+    compute = computing.make_compute(torch.nn.Identity(), [], grid, TilingOptions(augment=True))
+    images = torch.rand(1, 2, *grid.tile_shape)
+    ((_, outputs),) = compute.parts(images)
+    torch.testing.assert_close(outputs, images)
+    assert asked == [grid.tile_shape, grid.tile_shape[::-1]]
+    assert grid.tile_shape == (32, 64)

@@ -4,16 +4,20 @@ import csv
 import json
 import os
 from dataclasses import replace
+from datetime import datetime
 
 import geopandas
 import numpy as np
+import pystac
 import pytest
+import rasterio
 import shapely
 import torch
+import xarray
 from scaled import Scaled
 
 from geolearn.errors import ArgumentError, CheckpointError, RasterError
-from geolearn.inference.catalog import list_scenes
+from geolearn.inference.catalog import file_state, list_scenes
 from geolearn.models import ChangeDetector, DeepLab, PixelRegressor
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -182,3 +186,36 @@ def test_items_of_a_file_are_read_beside_it(model, folder, tmp_path):
     (folder / 'items.json').write_text(json.dumps({'type': 'FeatureCollection', 'features': [item]}))
     assert not model.predict_many(folder / 'items.json', tmp_path / 'maps').failed
     assert (tmp_path / 'maps' / 'one.tif').exists()
+
+
+def test_scenes_and_areas_in_memory_are_told_apart_by_what_they_hold(model, tmp_path, save):
+    """Arrays, items and tables have no size and time of a file."""
+    rng = np.random.default_rng(0)
+    path = save(tmp_path / 'a.tif', rng.integers(0, 41, (2, 40, 50)).astype(np.int16), names=['Red', 'Green'])
+    with rasterio.open(path) as src:
+        values, place = src.read(), src.transform
+    coords = {
+        'band': ['Red', 'Green'],
+        'y': place.f + place.e * (np.arange(40) + 0.5),
+        'x': place.c + place.a * (np.arange(50) + 0.5),
+    }
+    arrays = [xarray.DataArray(values + shift, dims=('band', 'y', 'x'), coords=coords, attrs={'crs': 'EPSG:32633'})
+              for shift in (0, 1)]  # fmt: skip
+    given = {'options': {'cog': False}}
+    for array, calls in ((arrays[0], 1), (arrays[0], 1), (arrays[1], 2)):
+        result = model.predict_many([array], tmp_path / 'maps', **given)
+        assert not result.failed
+        assert model.network.calls == calls
+    item = pystac.Item('i', None, None, datetime(2024, 1, 1), {})
+    assert file_state(item) == file_state(item.clone())
+    item.add_asset('red', pystac.Asset('other.tif', roles=['data'], extra_fields={'eo:bands': [{'name': 'B04'}]}))
+    assert file_state(item) != file_state(pystac.Item('i', None, None, datetime(2024, 1, 1), {}))
+    corners = [[(0, 0), (1, 0), (1, 1), (0.5, 0.5 + shift), (0, 1)] for shift in (0, 1e-9)]
+    first, second = (geopandas.GeoDataFrame(geometry=[shapely.Polygon(ring)], crs=4326) for ring in corners)
+    assert str(first) == str(second)
+    assert file_state(first) != file_state(second)
+    area = geopandas.GeoDataFrame(geometry=[shapely.box(*src.bounds)], crs=src.crs)
+    model.predict_many([path], tmp_path / 'part', options={'aoi': area, 'cog': False})
+    area.geometry = area.buffer(-100)
+    with pytest.raises(CheckpointError, match='area of interest'):
+        model.predict_many([path], tmp_path / 'part', options={'aoi': area, 'cog': False})

@@ -15,6 +15,7 @@ from geolearn.inference.reading import choose_geobox
 from geolearn.inference.tiles import ReadOptions, Source
 from geolearn.models import DeepLab
 from geolearn.raster import GeoBox, open_raster
+from geolearn.raster.ground import other_resolution, pixel_side_m
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -197,3 +198,19 @@ def test_a_fine_raster_is_mapped_at_the_size_of_training(tmp_path, save, spec):
         expected = np.where(coarse[1] > coarse[0], 2, 1)
         expected[:2, :2] = 0
         assert np.array_equal(src.read(1), expected)
+
+
+@pytest.mark.parametrize(
+    ('place', 'side'),
+    [
+        (box(10), 10),
+        (box(20, 'EPSG:3857', x=0, y=8_400_000), 10),
+        (box(32.8, 'EPSG:2263', x=980_000, y=200_000), 10),
+        (box(1e-4, 'EPSG:4326', x=15, y=60), 11.132 * 0.5**0.5),
+    ],
+)
+def test_pixels_are_measured_on_the_ground(place, side):
+    assert pixel_side_m(place) == pytest.approx(side, rel=0.02)
+    assert other_resolution(place, side) is None
+    assert other_resolution(place, 2 * side) == pytest.approx(side, rel=0.02)
+    assert pixel_side_m(replace(place, crs=None)) is None

@@ -1,5 +1,7 @@
 """Maps as Zarr stores: the pixels of the GeoTIFF, with place, names and NoData, for xarray and for geolearn."""
 
+from dataclasses import replace
+
 import geopandas
 import numpy as np
 import pytest
@@ -123,3 +125,12 @@ def test_a_suffix_that_no_map_has_is_refused_before_anything_is_computed(model, 
     monkeypatch.setattr(model.network, 'forward', lambda x: pytest.fail('was computed'))
     with pytest.raises(RasterError, match="'.png' is not the suffix of a format"):
         model.predict_raster(scene, tmp_path / 'map.png')
+
+
+def test_classes_of_one_name_are_variables_of_their_own(make_spec, scene, tmp_path):
+    spec = make_spec()
+    infos = tuple(replace(info, name=name) for info, name in zip(spec.class_infos, ('a b', 'a_b')))
+    model = DeepLab.of(replace(spec, class_infos=infos), Scaled())
+    model.predict_raster(scene, tmp_path / 'map.zarr', outputs=('probabilities',))
+    with xarray.open_zarr(tmp_path / 'map.zarr') as cube:
+        assert len([name for name in cube.data_vars if cube[name].ndim == 2]) == 2

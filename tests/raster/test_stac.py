@@ -13,6 +13,7 @@ from rasterio.windows import Window
 from geolearn.chips.export import export_training_data
 from geolearn.errors import RasterError
 from geolearn.raster import open_raster, raster_bands, read_window
+from geolearn.raster.identity import digest_of_samples
 
 HERE = Affine(10, 0, 499000, 0, -10, 5400000)
 
@@ -174,3 +175,42 @@ def test_variables_of_netcdf_are_bands_of_their_names(tmp_path):
         assert read_window(src, Window(0, 0, 6, 5), [1, 2])[0].mean(axis=(1, 2)).tolist() == [1, 0]
     with open_raster(tmp_path / 'one.nc') as src:
         assert src.descriptions == ('Green',)
+
+
+def test_decoded_values_are_not_compared_with_the_stored_fill_value():
+    array = xarray.DataArray(np.zeros((4, 4), np.float32), dims=('y', 'x'))
+    array.encoding = {'_FillValue': 0, 'scale_factor': 0.0001, 'add_offset': -0.1}
+    with open_raster(array) as src:
+        assert src.nodatavals == (None,)
+    array.encoding = {'_FillValue': 0}
+    with open_raster(array) as src:
+        assert src.nodatavals == (0,)
+
+
+@pytest.mark.parametrize(('shape', 'sides'), [((1, 4), (10, -10)), ((4, 1), (20, -20))])
+def test_one_row_or_column_lies_where_its_coordinates_say(shape, sides):
+    coords = {'y': 5_000_000 - 20 * np.arange(shape[0]), 'x': 400_000 + 10 * np.arange(shape[1])}
+    array = xarray.DataArray(np.zeros(shape, np.float32), dims=('y', 'x'), coords=coords, attrs={'crs': 'EPSG:32633'})
+    with open_raster(array) as src:
+        assert (src.transform.a, src.transform.e) == sides
+        assert (src.transform.c, src.transform.f) == (400_000 - sides[0] / 2, 5_000_000 - sides[1] / 2)
+
+
+def test_an_array_that_says_nothing_of_its_pixels_is_refused():
+    array = xarray.DataArray(np.zeros((1, 1), np.float32), dims=('y', 'x'), attrs={'crs': 'EPSG:32633'})
+    with pytest.raises(RasterError, match='nothing that says how large its pixels are'), open_raster(array):
+        pass
+
+
+def test_samples_of_a_raster_change_with_its_pixels_grid_and_units(tmp_path, save):
+    values = np.random.default_rng(0).integers(0, 9, (1, 200, 150)).astype(np.int16)
+    found = set()
+    for number, (pixels, place) in enumerate([(values, HERE), (values + 1, HERE), (values, Affine(20, *HERE[1:6]))]):
+        with open_raster(save(tmp_path / f'{number}.tif', pixels, transform=place)) as src:
+            found.add(digest_of_samples(src))
+            found.add(digest_of_samples(src))
+    assert len(found) == 3
+    one, other = (make_item(save, tmp_path / f'item{offset}', offset=offset) for offset in (0.0, -0.1))
+    with open_raster(one) as first, open_raster(other) as second:
+        assert digest_of_samples(first) != digest_of_samples(second)
+        assert (first.rescaled, second.rescaled) == (True, True)
