@@ -14,7 +14,7 @@ from geolearn.plotting.maps import plot_map
 from geolearn.raster import read_image
 from geolearn.synthetic import make_scene, write_scene
 
-SIZE = 512
+SIZE = 256
 NAMES = 'B02 B03 B04 B05 B06 B07 B08 B8A B11 B12'.split()
 folder = Path(tempfile.mkdtemp())
 write_scene(make_scene(SIZE, seed=1), folder / 'scene.tif', folder / 'labels.tif')

@@ -11,7 +11,7 @@ from geolearn import UNet, export_training_data, prepare_data
 from geolearn.plotting.maps import plot_map
 from geolearn.synthetic import CLASSES, make_scene, write_scene
 
-SIZE, EPOCHS = 512, 6
+SIZE, EPOCHS = 384, 10
 folder = Path(tempfile.mkdtemp())
 write_scene(make_scene(SIZE, seed=1), folder / 'scene.tif', folder / 'labels.tif')
 write_scene(make_scene(SIZE // 2, seed=2), folder / 'new.tif', folder / 'new_labels.tif')
@@ -27,8 +27,8 @@ data = prepare_data(chips, chip_size=64, batch_size=8, ignore_classes=[0], split
 data.show_batch(rows=1)
 
 # %%
-model = UNet(data, 'plain_unet', pretrained=False)
-model.fit(EPOCHS, lr=2e-3)
+model = UNet(data, 'resnet18', pretrained=False)
+model.fit(EPOCHS, lr=3e-3)
 model.per_class_metrics()
 
 # %% [markdown]

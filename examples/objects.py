@@ -7,7 +7,7 @@
 from geolearn import RotatedFCOS, from_arrays
 from geolearn.synthetic_objects import OBJECT_CLASSES, make_object_chips
 
-COUNT, SIDE, EPOCHS = 48, 96, 3
+COUNT, SIDE, EPOCHS = 24, 64, 2
 chips = make_object_chips(COUNT, SIDE)
 
 # %%

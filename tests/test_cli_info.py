@@ -61,8 +61,9 @@ def test_the_facts(files, capsys):
     raster = facts('raster')
     assert (raster['width'], raster['height'], len(raster['bands'])) == (128, 128, 10)
     assert raster['bands'][0] == {'name': 'B02', 'wavelength_um': 0.49, 'common_name': 'blue', 'is_radar': False}
-    assert facts('chips')['chips_to_train'] == 14
-    assert 'water' in [row['name'] for row in facts('chips')['classes']]
+    chips = facts('chips')
+    assert chips['chips_to_train'] + chips['chips_to_validate'] == 16
+    assert 'water' in [row['name'] for row in chips['classes']]
     assert ['Class', 'object'] in facts('vector')['layers'][0]['fields']
     assert facts('vector')['layers'][0]['features'] == facts('parquet')['layers'][0]['features'] > 0
     assert facts('weights')['tensors'] == {'a.weight': [2, 3]}
