@@ -44,6 +44,33 @@ def is_unlabelled(info: ClassInfo) -> bool:
     return (info.value, info.name) == (UNLABELLED.value, UNLABELLED.name)
 
 
+_DEFAULT_NAMES = (UNLABELLED.name, 'NoChange', 'Change')
+
+
+def is_default_name(value: int, name: str) -> bool:
+    """Whether a class has no name of its own: it is called by its value, or as geolearn calls unnamed classes."""
+    return name == str(value) or name in _DEFAULT_NAMES
+
+
+def same_class(one: ClassInfo, other: ClassInfo) -> bool:
+    """Whether two classes have the same label value and name; a class without a name of its own is any of its value."""
+    unnamed = any(is_default_name(info.value, info.name) for info in (one, other))
+    return one.value == other.value and (unnamed or tidy_name(one.name) == tidy_name(other.name))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelClasses:
+    """What a model makes of label values.
+
+    Args:
+        infos: Its classes; position is the output channel.
+        ignored: Label values that took no part in its training.
+    """
+
+    infos: tuple[ClassInfo, ...]
+    ignored: tuple[int, ...] = ()
+
+
 @cache
 def default_color(position: int) -> tuple[int, int, int]:
     """Choose a color for the class at `position`; neighbours differ strongly (golden-ratio hues)."""

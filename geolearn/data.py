@@ -168,9 +168,14 @@ class ChipData:
         ignored = tuple(sorted({*self.ignored_values, *values}))
         infos = tuple(info for info in self.class_infos if info.value not in ignored)
         taxonomy.check_trainable(self.task, infos)
-        table = taxonomy.make_table(self.task, infos, ignored, self.value_counts)
+        indexes = np.full(self.c, taxonomy.ignored_index(self.task))
+        indexes[[position for position, info in enumerate(self.class_infos) if info in infos]] = np.arange(len(infos))
 
         def without(loader: ChipLoader) -> ChipLoader:
+            # the labels of the files may have other values than the classes
+            table = loader.dataset.config.table.copy()
+            trained = (table >= 0) & (table < self.c)
+            table[trained] = indexes[table[trained]]
             return loader.with_config(replace(loader.dataset.config, table=table, class_count=len(infos)))
 
         return replace(

@@ -19,11 +19,12 @@ from geolearn.chips.label import Target, Task
 from geolearn.chips.meaning import augmentation, inputs, values
 from geolearn.chips.meaning import classes as taxonomy
 from geolearn.chips.meaning.bands import BandChoice
+from geolearn.chips.meaning.matching import match_classes
 from geolearn.chips.packing.collection import Collection, GivenChips, open_collection
 from geolearn.chips.packing.table import ChipTable
 from geolearn.chips.splits.divide import PUBLISHED, Division, SplitChoice, divide, published_division
 from geolearn.chips.splits.split import Split
-from geolearn.classes import ClassInfo
+from geolearn.classes import ClassInfo, ModelClasses
 from geolearn.normalize import Normalization, Normalize, check_normalize, choose_normalization
 from geolearn.raster import Dequantize
 from geolearn.raster.nodata import check_nodata
@@ -52,6 +53,7 @@ def prepare_data(
     downsample: int = 1,
     working_dir: str | Path | None = None,
     ignore_classes: Sequence[int | str] = (),
+    model_classes: ModelClasses | None = None,
     unlabelled: Sequence[float] | None = None,
     nodata: float | Sequence[float] | None = None,
     split: SplitChoice = 'published',
@@ -98,6 +100,8 @@ def prepare_data(
         working_dir: Models go to ``<working_dir>/models/<name>``; None means the chip folder.
         ignore_classes: Label values or class names to leave out of training, metrics and predictions; 0 for sparse
             labels.
+        model_classes: Of a model that the chips are for, ``model.spec.model_classes``. Classes are matched by name,
+            and by label value where one side has no name for it: other folders may number the same classes otherwise.
         unlabelled: Values of label rasters that mean "not labelled", such as ``[-1]`` or ``[255]``, beside what the
             rasters declare as NoData, which is unlabelled without asking.
         nodata: Value that means NoData in the images, or one for each band, beside what the files declare, such as 0
@@ -141,6 +145,7 @@ def prepare_data(
     """
     arguments = record_arguments(prepare_data, locals())
     arguments.pop('working_dir', None)  # says where models go, not what they are
+    arguments.pop('model_classes', None)  # the model itself holds them
     check_numbers(chip_size=chip_size, batch_size=batch_size, seed=seed, num_workers=num_workers)
     _check_words(dataset_type, normalize)
     augmentation.check_transforms(transforms)
@@ -166,7 +171,7 @@ def prepare_data(
     about_classes = {'class_mapping': class_mapping, 'ignore_classes': ignore_classes, 'oversample': oversample}
     values.refuse_class_options(chips.task, about_classes | {"split='stratified'": split == 'stratified'})
     choice = inputs.choose_input(chips, bands, extract_bands, normalize)
-    classes = _choose_classes(chips, choice, class_mapping or {}, ignore_classes)
+    classes, choice = _choose_classes(chips, choice, class_mapping or {}, ignore_classes, model_classes)
     if as_published and not any(parts[1:]) and chips.published_parts:
         division = published_division(chips.published_parts, division)
     found, split_notes = _divide(chips, choice.table, classes, division, parts)
@@ -257,20 +262,35 @@ def _check_nodata(chips: Collection) -> None:
 
 
 class _Classes(NamedTuple):
-    """Classes to train, values to leave out, and which chips (chips, classes) hold which of them."""
+    """Classes to train, values to leave out, and which chips (chips, classes) hold which of them.
+
+    Where the classes are those of a model, `values` holds its label value for each of the files (65536,).
+    """
 
     infos: tuple[ClassInfo, ...]
     ignored: tuple[int, ...]
     presence: np.ndarray
+    values: np.ndarray | None = None
 
 
 def _choose_classes(
-    chips: Collection, choice: inputs.ChosenInput, renamed: Mapping[int, str], ignore: Sequence[int | str]
-) -> _Classes:
+    chips: Collection,
+    choice: inputs.ChosenInput,
+    renamed: Mapping[int, str],
+    ignore: Sequence[int | str],
+    model: ModelClasses | None,
+) -> tuple[_Classes, inputs.ChosenInput]:
+    """Return the classes, and the facts about the chips by their label values."""
     counts = choice.value_counts
     listed = chips.listed_classes(renamed)
     listed = taxonomy.list_found(chips.task, counts, chips.label_style()) if listed is None else listed
     ignored = taxonomy.ignored_values(ignore, listed, renamed, counts)
+    values = None
+    if model is not None and model.infos:
+        matched = match_classes(chips.task, listed, renamed, model, ignored, counts)
+        choice = replace(choice, table=matched.renumber(choice.table))
+        choice = replace(choice, value_counts=choice.table.value_counts())
+        counts, listed, renamed, values, ignored = choice.value_counts, model.infos, {}, matched.values, matched.ignored
     try:
         infos = taxonomy.choose_classes(chips.task, listed, renamed, ignored, counts, _finder(chips, choice.table))
     except errors.ChipFolderError as error:
@@ -281,7 +301,7 @@ def _choose_classes(
         log.warning(warning)
     if empty := taxonomy.empty_classes(chips.task, infos, counts):
         log.warning('%s; such classes cannot be learned, and have no metrics', empty)
-    return _Classes(infos, ignored, choice.table.amounts([info.value for info in infos]) > 0)
+    return _Classes(infos, ignored, choice.table.amounts([info.value for info in infos]) > 0, values), choice
 
 
 def _divide(
@@ -335,16 +355,21 @@ def _make_config(
     if rare:
         collate.check_rare_crops(chips.task, chip_size, int(chips.table.shapes.max()))
     trained = {value: count for value, count in counts.items() if value not in classes.ignored}
+    table = taxonomy.make_table(chips.task, classes.infos, classes.ignored, counts)
+    rarest = collate.rare_values(trained) if rare else ()
+    if classes.values is not None:
+        table = table[classes.values]
+        rarest = tuple(np.flatnonzero(np.isin(classes.values, rarest)).tolist())
     return collate.CollateConfig(
         task=chips.task,
         channels=choice.channels,
         dates=chips.table.dates,
         class_count=len(classes.infos),
-        table=taxonomy.make_table(chips.task, classes.infos, classes.ignored, counts),
+        table=table,
         ignored_index=taxonomy.ignored_index(chips.task),
         stored=options.device.type == 'cuda',
         chip_size=min(chip_size, int(chips.table.shapes.max())),
-        rare_values=collate.rare_values(trained) if rare else (),
+        rare_values=rarest,
         seed=options.seed,
     )
 

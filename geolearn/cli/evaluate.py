@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geolearn.cli.arguments import add_chips, read_chips
+from geolearn.cli.arguments import add_chips, class_name, class_value_or_name, read_chips
 from geolearn.cli.messages import as_options
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--csv', help='write the metrics of each class to this file')
     parser.add_argument('--json', action='store_true', help='print one JSON object and nothing else')
     add_chips(parser)
+    _add_classes(parser)
     parser.set_defaults(run=run, inputs=INPUTS)
 
 
@@ -36,7 +37,16 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('chips', nargs='+', help='the chips it was trained on, split in the same way')
     parser.add_argument('out', help='the page to write, such as report.html, the last of the paths')
     add_chips(parser)
+    _add_classes(parser)
     parser.set_defaults(run=run_report, all=False, inputs=INPUTS)
+
+
+def _add_classes(parser: argparse.ArgumentParser) -> None:
+    """Add what relates the classes of chips to those of the model, which are matched by name."""
+    renamed = "the model's names of classes that the chips call otherwise, such as 1=Water"
+    parser.add_argument('--class-mapping', nargs='+', type=class_name, metavar='VALUE=NAME', help=renamed)
+    ignored = 'classes of the chips that are not evaluated, by label value or name'
+    parser.add_argument('--ignore-classes', type=class_value_or_name, nargs='+', default=[], help=ignored)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -70,8 +80,9 @@ def load_with_chips(arguments: argparse.Namespace) -> 'Model':
         arguments,
         arguments.chips,
         chip_size=spec.chip_size,
-        class_mapping={info.value: info.name for info in spec.class_infos},
-        ignore_classes=spec.ignored_values,
+        class_mapping=dict(arguments.class_mapping) if arguments.class_mapping else None,
+        ignore_classes=arguments.ignore_classes,
+        model_classes=spec.model_classes,
         extract_bands=spec.band_indexes,
         **_targets(model, arguments.chips),
     )

@@ -13,6 +13,7 @@ from geolearn.backbones import catalog
 from geolearn.backbones.adapt import merged_state_dict
 from geolearn.bands import Band, is_placeholder, match_bands
 from geolearn.bundle import REPORT, SUFFIX, Bundle
+from geolearn.classes import same_class
 from geolearn.data import ChipData
 from geolearn.history import Evaluation, History
 from geolearn.networks.network import Network
@@ -172,11 +173,20 @@ def check_fits(spec: ModelSpec, data: ChipData) -> None:
         BundleError: If it has not.
     """
     ours, theirs = [c.value for c in spec.class_infos], [c.value for c in data.class_infos]
+    pairs = list(zip(spec.class_infos, data.class_infos))
+    differing = [(one, other) for one, other in pairs if one.value == other.value and not same_class(one, other)]
+    if ours == theirs and differing:
+        called = ', '.join(f'{one.value} is {one.name!r}, not {other.name!r}' for one, other in differing[:5])
+        raise errors.BundleError(
+            f'the model and the data name label values differently: {called}. Prepare the data with '
+            f'model_classes=load_model(...).spec.model_classes, which matches classes by name, or with '
+            f'class_mapping={{{differing[0][0].value}: {differing[0][0].name!r}}} if both mean the same'
+        )
     if ours != theirs or not _same_order(spec.bands, data.bands):
         raise errors.BundleError(
             f'the model has bands {[band.name for band in spec.bands]} and class values {ours}; the data has bands '
             f'{[band.name for band in data.bands]} and class values {theirs}. Prepare the data with the same bands, '
-            'class_mapping and ignore_classes'
+            'class_mapping and ignore_classes, or with model_classes=load_model(...).spec.model_classes'
         )
     comparison = units.compare_units(units.likely_percentiles(data.statistics), spec.statistics, spec.bands)
     if comparison.far:

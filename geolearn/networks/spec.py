@@ -222,6 +222,11 @@ class ModelSpec:
         spec._check()
         return replace(spec, cell_size=spec.cell_size or None)
 
+    @property
+    def model_classes(self) -> classes.ModelClasses:
+        """Classes and ignored label values, for `geolearn.prepare_data`, which matches chips to them by name."""
+        return classes.ModelClasses(self.class_infos, self.ignored_values)
+
     def _check(self) -> None:
         """Check what the fields must be to each other, and their ranges."""
         bands, values, s = len(self.bands), [info.value for info in self.class_infos], self.statistics

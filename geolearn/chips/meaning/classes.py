@@ -134,7 +134,7 @@ def choose_classes(
             )
     listing = _few(list(map(str, sorted(infos))))
     unknown = sorted(set(counts) - set(infos) - {0, *ignored})
-    if unknown and not _is_all_change(task, tuple(infos.values())):
+    if unknown and not is_all_change(task, tuple(infos.values())):
         raise errors.ChipFolderError(
             f'labels hold values {unknown[:10]} that are no class ({listing}), first in {find_chip(unknown[0])}; '
             f'name them with class_mapping= or leave them out with ignore_classes='
@@ -166,7 +166,7 @@ def _check_names(infos: Iterable[classes.ClassInfo]) -> None:
             )
 
 
-def _is_all_change(task: Task, listed: Sequence[classes.ClassInfo]) -> bool:
+def is_all_change(task: Task, listed: Sequence[classes.ClassInfo]) -> bool:
     """Whether any value but 0 means change, as in ArcGIS: one class at most is listed beside NoChange."""
     return task == Task.CHANGE and sum(info.value != 0 for info in listed) <= 1
 
@@ -189,7 +189,7 @@ def make_table(
     """Return the int64 lookup from label value to class index; what takes no part is `ignored_index(task)`."""
     if task in RASTER_TASKS:
         table = classes.index_table(infos, ignored)
-        if _is_all_change(task, infos):
+        if is_all_change(task, infos):
             change = next((index for index, info in enumerate(infos) if info.value), classes.IGNORE_INDEX)
             for value in counts:
                 table[value] = change if value and value not in set(ignored) else table[value]
