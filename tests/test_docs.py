@@ -73,7 +73,7 @@ def test_its_commands_parse(page):
         for line in block.replace('\\\n', ' ').splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ['geolearn'] and words[1] != '--print-completion':
-                file = words[2].endswith('.yaml')  # such a file is checked below
+                file = ''.join(words[2:3]).endswith('.yaml')  # such a file is checked below
                 assert file or build_parser().parse_args(words[1:]).run
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / 'README.md').read_text(encoding='utf-8')
 BLOCKS = re.findall(r'```python\n(.*?)```', TEXT, re.DOTALL)
-PAGES = sorted((ROOT / 'docs').glob('*.md'))
+PAGES = sorted((ROOT / 'docs').rglob('*.md'))
 
 
 def small(block):
@@ -102,9 +102,10 @@ def test_its_commands_are_there():
         assert build_parser().parse_args(words[1:]).run
 
 
-@pytest.mark.parametrize('page', [ROOT / 'README.md', *PAGES], ids=lambda page: page.name)
+@pytest.mark.parametrize('page', [ROOT / 'README.md', *PAGES], ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_its_links_lead_somewhere(page):
     links = re.findall(r'\]\(([^)#]+)\)', page.read_text(encoding='utf-8'))
+    links = [link for link in links if not link.startswith('reference/')]  # generated with the site, which checks them
     assert [link for link in links if '://' not in link and not (page.parent / link).exists()] == []
 
 
