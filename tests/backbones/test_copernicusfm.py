@@ -3,6 +3,7 @@
 import zlib
 from dataclasses import replace
 from datetime import date, timedelta
+from functools import partial
 
 import pytest
 import torch
@@ -135,3 +136,37 @@ def test_every_date_has_a_time_of_its_own(build):
     for together, *dates in zip(found, *each):
         torch.testing.assert_close(together, torch.stack(dates).mean(dim=0))
     assert not torch.allclose(found[0], swapped[0], atol=1e-3)
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_features_equal_those_of_torchgeos_class(use_record, tmp_path, known):
+    models = pytest.importorskip('torchgeo.models', reason='torchgeo is not installed')
+    torch.manual_seed(0)
+    norm = partial(torch.nn.LayerNorm, eps=1e-6)  # as published; its default is 1e-5
+    reference = models.CopernicusFM(embed_dim=48, depth=3, num_heads=3, img_size=64, norm_layer=norm).eval()
+    for parameter in reference.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    torch.save(reference.state_dict(), tmp_path / 'weights.pth')
+    use_record(replace(catalog.get_record('copernicus_fm_base'), dim=48, depth=3, heads=3, grid=4, sources=()))
+    bands = get_bands('sentinel2_l1c', ['B2', 'B3', 'B4', 'B8'])
+    options = {'location': (48.1, 11.6), 'dates': [date(2024, 5, 1)], 'resolution_m': 10.0} if known else {}
+    net = create_backbone('copernicus_fm_base', bands, weights=tmp_path / 'weights.pth', form='tokens', **options)
+    area = (16 * 0.01) ** 2
+    days = (date(2024, 5, 1) - date(1970, 1, 1)).days
+    facts = [11.6, 48.1, days, area] if known else [float('nan')] * 4
+    for size in ((64, 64), (96, 96)):
+        x = torch.randn(1, 4, *size)
+        with torch.no_grad():
+            expected = reference.forward_features(
+                x,
+                torch.tensor([facts]),
+                wavelengths=[490, 560, 665, 842],
+                bandwidths=[65, 35, 30, 115],
+                input_mode='spectral',
+                kernel_size=16,
+            )
+            pooled = net.eval().trunk.hidden_states(x)[-1][:, 1:].mean(dim=1)
+            found = torch.nn.functional.layer_norm(
+                pooled, (48,), reference.fc_norm.weight, reference.fc_norm.bias, 1e-6
+            )
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
