@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from geolearn.backbones import create_backbone
 from geolearn.backbones.calendar import Calendar
-from geolearn.backbones.olmoearth import SENSORS
+from geolearn.backbones.olmoearth_bands import SENSORS
 from geolearn.backbones.presto import GROUPS, Presto
 from geolearn.bands import Band
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from geolearn import errors, normalize, notebook
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
-from geolearn.backbones import catalog, custom, olmoearth, pretrained, torchvision
+from geolearn.backbones import catalog, custom, olmoearth_bands, pretrained, torchvision
 from geolearn.backbones.catalog import InputStatistics
 from geolearn.backbones.timm import import_timm, is_timm_model
 from geolearn.bands import Band, match_bands, parse_wavelengths
@@ -384,11 +384,11 @@ def _divide(
         parts = [[i for i in positions if bands[i].is_radar == is_radar] for is_radar in (False, True)]
         return [(part, inputs) for part in parts if part]
     try:
-        sensors = [name for name, _ in olmoearth.find_sensor([bands[i] for i in positions])]
+        sensors = [name for name, _ in olmoearth_bands.find_sensor([bands[i] for i in positions])]
     except errors.BandError as error:
         raise _refusal(str(error)) from error
     divided: list[tuple[list[int], Sequence[InputStatistics]]] = []
-    for sensor, entry in zip(olmoearth.SENSORS, inputs):
+    for sensor, entry in zip(olmoearth_bands.SENSORS, inputs):
         part = [i for i, name in zip(positions, sensors) if name == sensor]
         if part:
             divided.append((part, [entry]))

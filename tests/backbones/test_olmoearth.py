@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from geolearn.backbones import building, catalog, create_backbone
-from geolearn.backbones.olmoearth import SENSORS, OlmoEarth, choose_sets, convert_olmoearth, find_sensor
+from geolearn.backbones.olmoearth import OlmoEarth, convert_olmoearth
+from geolearn.backbones.olmoearth_bands import SENSORS, choose_sets, find_sensor
 from geolearn.backbones.trunk import ViTConfig
 from geolearn.bands import Band, get_bands
 from geolearn.errors import BackboneError, BandError, WeightsError
