@@ -72,6 +72,14 @@ def test_every_type_of_numbers_is_mapped(save, tmp_path, run, dtype):
     assert (run(store(save, tmp_path / 'a.tif', PIXELS.astype(dtype)))[0] == EXPECTED).all()
 
 
+@pytest.mark.parametrize('compress', ['lzw', 'packbits', 'zstd', 'lzma', 'lerc', 'lerc_zstd'])
+def test_rasters_are_mapped_however_they_are_compressed(save, tmp_path, run, compress):
+    path = store(
+        save, tmp_path / 'a.tif', PIXELS.astype(np.int16), compress=compress, tiled=True, blockxsize=16, blockysize=16
+    )
+    assert (run(path)[0] == EXPECTED).all()
+
+
 def test_complex_numbers_are_refused_with_what_to_do(save, tmp_path, run):
     with pytest.raises(RasterError, match='complex64 numbers, which no network takes; write the amplitude first'):
         run(store(save, tmp_path / 'a.tif', PIXELS.astype(np.complex64)))

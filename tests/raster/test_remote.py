@@ -3,17 +3,29 @@
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import rasterio
+import torch
 from affine import Affine
 from rasterio.windows import Window
+from torch import nn
 
+from geolearn.bands import resolve_bands
+from geolearn.classes import ClassInfo
 from geolearn.errors import RasterError
+from geolearn.inference import store
+from geolearn.inference.encoding import ClassEncoding
+from geolearn.inference.mapping import MapOptions, map_raster
+from geolearn.inference.tiles import ReadOptions, TilingOptions
+from geolearn.networks.spec import ModelSpec
+from geolearn.normalize import Normalization
 from geolearn.raster import open_raster
 from geolearn.raster.remote import is_remote, remote_access
+from geolearn.statistics import BandStatistics
 
 SIDE = 512
 PIXELS = np.random.default_rng(0).integers(0, 250, (1, SIDE, SIDE)).astype(np.uint8)
@@ -47,7 +59,7 @@ class Files(BaseHTTPRequestHandler):
         if wanted := self.headers.get('Range'):
             low, _, high = wanted.removeprefix('bytes=').partition('-')
             first, last = int(low), min(int(high or last), last)
-        if last > 60_000 and server.mode == 'vanish':
+        if last > server.limit and server.mode == 'vanish':
             self.connection.close()
             return
         self.send_response(206 if wanted else 200)
@@ -57,7 +69,7 @@ class Files(BaseHTTPRequestHandler):
             self.send_header('Content-Range', f'bytes {first}-{last}/{len(content)}')
         self.end_headers()
         if body:
-            if last > 60_000 and server.mode == 'stall':
+            if last > server.limit and server.mode == 'stall':
                 server.released.wait(20)
                 return
             self.wfile.write(content[first : last + 1])
@@ -68,6 +80,7 @@ def host(tmp_path, monkeypatch):
     server = ThreadingHTTPServer(('127.0.0.1', 0), Files)
     server.daemon_threads = True
     server.folder, server.mode, server.asked, server.released = tmp_path, 'serve', [], threading.Event()
+    server.limit = 60_000
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv('NO_PROXY', '127.0.0.1')
@@ -82,12 +95,12 @@ def host(tmp_path, monkeypatch):
     server.server_close()
 
 
-def make(path):
+def make(path, times=1):
     with rasterio.open(
-        path, 'w', 'GTiff', SIDE, SIDE, 1, 'EPSG:32633', Affine(10, 0, 0, 0, -10, 0), 'uint8',
+        path, 'w', 'GTiff', SIDE, times * SIDE, 1, 'EPSG:32633', Affine(10, 0, 0, 0, -10, 0), 'uint8',
         tiled=True, blockxsize=64, blockysize=64,
     ) as dst:  # fmt: skip
-        dst.write(PIXELS)
+        dst.write(np.tile(PIXELS, (1, times, 1)))
     return path
 
 
@@ -128,6 +141,51 @@ def test_a_host_that_fails_midway_ends_the_reading_in_words(host, tmp_path, mode
         ):
             src.read_masked(Window(448, 448, 64, 64), [1])
     assert time.perf_counter() - started < 12
+
+
+def describe():
+    return ModelSpec(
+        model='Plain',
+        backbone='none',
+        bands=tuple(resolve_bands(['Red'])),
+        class_infos=(ClassInfo(1, 'dark', (0, 0, 0)), ClassInfo(2, 'bright', (255, 255, 255))),
+        ignored_values=(0,),
+        chip_size=64,
+        statistics=BandStatistics((0,), (250,), (125,), (70,)),
+        normalization=Normalization((125,), (70,), 'the test'),
+        dtype='uint8',
+    )
+
+
+class Bright(nn.Module):
+    """Class 2 where a pixel is above 125."""
+
+    context, finer = 0, 1
+    backbone = SimpleNamespace(has_position_grid=False, strides=(1,))
+
+    def forward(self, x):
+        return torch.cat([125 - x, x - 125], dim=1)
+
+
+def test_a_map_whose_host_vanished_midway_is_resumed_and_ends_in_the_same_bytes(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, 'PIECE_SECONDS', 0.0)
+    local, spec = make(tmp_path / 'scene.tif', times=4), describe()
+
+    def run(src, name, **options):
+        read, tiling = ReadOptions(bands=['Red'], scale=1), TilingOptions(tile_size=64, batch_size=1, device='cpu')
+        encoding = ClassEncoding(spec.class_infos)
+        chosen = MapOptions(**options)
+        map_raster(spec, Bright(), encoding, src, tmp_path / name, read=read, tiling=tiling, options=chosen)
+        return (tmp_path / name).read_bytes()
+
+    expected = run(local, 'expected.tif')
+    host.limit = 700_000
+    address = f'{host.address}/scene.tif'
+    with pytest.raises(RasterError, match=r'cannot read rows .*Run it again when the host'):
+        run(address, 'map.tif', progress=lambda _: setattr(host, 'mode', 'vanish'))
+    assert not (tmp_path / 'map.tif').exists()
+    host.mode = 'serve'
+    assert run(address, 'map.tif', resume=True) == expected
 
 
 def test_names_of_other_hosts_are_recognized():
