@@ -61,6 +61,8 @@ class ChipData:
         source: The call that made them from memory, rasters or several folders, as text; empty for one folder.
         product: The precomputed embeddings that the bands are; None for other images.
         target_bands: Names of the bands of images to predict; empty where labels are no images.
+        published_parts: Parts that are as the data set publishes them.
+        fingerprint: Tells these chips from others, and from what they were before a file was changed.
     """
 
     path: Path
@@ -91,6 +93,8 @@ class ChipData:
     source: str = field(default='', repr=False)
     product: EmbeddingProduct | None = None
     target_bands: tuple[str, ...] = ()
+    published_parts: tuple[str, ...] = ()
+    fingerprint: str = field(default='', repr=False)
 
     if not TYPE_CHECKING:  # else type checkers would take any attribute
 

@@ -172,20 +172,22 @@ def prepare_data(
     values.refuse_class_options(chips.task, about_classes | {"split='stratified'": split == 'stratified'})
     choice = inputs.choose_input(chips, bands, extract_bands, normalize)
     classes, choice = _choose_classes(chips, choice, class_mapping or {}, ignore_classes, model_classes)
-    if as_published and not any(parts[1:]) and chips.published_parts:
-        division = published_division(chips.published_parts, division)
+    published = chips.published_parts if as_published and not any(parts[1:]) else {}
+    if published:
+        division = published_division(published, division)
     found, split_notes = _divide(chips, choice.table, classes, division, parts)
+    visible = collate.VisibleShares(keep_visible, ignore_visible)
     options = loader.LoaderOptions(
         batch_size=batch_size or DEFAULT_BATCH_SIZE,
         shuffle=True,
-        transform=_make_transform(transforms, chips, choice, classes),
+        transform=_make_transform(transforms, chips, choice, classes, visible),
         seed=seed,
         num_workers=num_workers,
         device=device.choose_device(),
         repeats=collate.repeat_factors(classes.presence[list(found.train)]) if oversample else None,
     )
     config = _make_config(chips, choice, classes, options, chip_size=chip_size, rare=rare_class_crops)
-    config = replace(config, visible=collate.VisibleShares(keep_visible, ignore_visible))
+    config = replace(config, visible=visible)
     train_dl, valid_dl, test_dl = _make_loaders(chips, found, config, options)
     sized = f'batch_size=None means batches of {DEFAULT_BATCH_SIZE}, or fewer where chips are fewer'
     notes = [sized] if batch_size is None else []
@@ -215,6 +217,8 @@ def prepare_data(
         acquired=chips.acquired,
         product=chips.product(product),
         target_bands=chips.folders[0].opened.listing.target_bands if chips.table.has_image_targets else (),
+        published_parts=tuple(published),
+        fingerprint=chips.fingerprint(),
         reading_notes=(*notes, *_tell_folders(chips), *choice.notes, *split_notes),
         arguments=arguments,
         source=_call_with_folders(parts[0], arguments, config.chip_size, options),
@@ -327,7 +331,11 @@ def _divide(
 
 
 def _make_transform(
-    given: augmentation.Transforms, chips: Collection, choice: inputs.ChosenInput, classes: _Classes
+    given: augmentation.Transforms,
+    chips: Collection,
+    choice: inputs.ChosenInput,
+    classes: _Classes,
+    visible: collate.VisibleShares,
 ) -> BatchTransform | None:
     table = chips.table
     return augmentation.choose_transform(
@@ -339,6 +347,7 @@ def _make_transform(
         dates=chips.table.dates,
         dihedral=chips.metadata.dihedral,
         target_shape=(table.target_bands, table.target_times) if table.has_image_targets else None,
+        visible=(visible.keep, visible.ignore),
     )
 
 

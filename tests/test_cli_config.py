@@ -70,6 +70,19 @@ def test_paths_are_written_in_full(tmp_path, monkeypatch):
     assert f'- {tmp_path / "here"}\n- absent\n' in text
 
 
+def test_files_of_lists_and_what_is_written_are_in_full_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'lists.csv').write_text('1,valid\n')
+    (tmp_path / 'random').mkdir()
+    text = 'chips: c\nname: out/m.dlpk\nsplit: lists.csv\nreport: report.html\nbackbone: resnet18\n'
+    written = write_config(tmp_path / 'again.yaml', parse(text, tmp_path)).read_text()
+    for line in ('name: {}/out/m.dlpk', 'split: {}/lists.csv', 'report: {}/report.html'):
+        assert line.format(tmp_path) in written
+    bare = write_config(tmp_path / 'bare.yaml', parse('chips: c\nname: m\nsplit: random\n', tmp_path)).read_text()
+    assert 'name: m\n' in bare
+    assert 'split: random\n' in bare
+
+
 def test_a_switch_that_is_on_by_default_is_turned_off(tmp_path):
     base = 'model: m.dlpk\nsrc: a.tif\ndst: b.tif\n'
     assert parse(f'{base}cog: false', tmp_path, 'predict').cog is False

@@ -152,6 +152,8 @@ class Augmentation:
         mixup_alpha: See `Mixup`; for labels of whole images.
         cutmix_alpha: See `CutMix`; for labels of whole images and for masks. With both, each batch takes one of them.
         class_count: Needed to mix labels that are class indices.
+        keep_visible: Share of an oriented object that must be seen; see `ScaleCrop`.
+        ignore_visible: With a smaller share, down to this one, it is ignored.
     """
 
     band_std: Sequence[float]
@@ -169,6 +171,8 @@ class Augmentation:
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     class_count: int | None = None
+    keep_visible: float = 0.7
+    ignore_visible: float = 0.3
 
     def __post_init__(self) -> None:
         if self.band_dropout and self.band_mean is None:
@@ -184,10 +188,11 @@ class Augmentation:
     @cached_property
     def _chain(self) -> transforms.Chain:
         steps: list[transforms.BatchTransform] = [transforms.Dihedral(self.dihedral)]
+        visible = {'keep_visible': self.keep_visible, 'ignore_visible': self.ignore_visible}
         if self.turn:
-            steps.append(Turn(self.turn))
+            steps.append(Turn(self.turn, **visible))
         if self.scale_crop is not None:
-            steps.append(transforms.ScaleCrop(*self.scale_crop))
+            steps.append(transforms.ScaleCrop(*self.scale_crop, **visible))
         mixes: list[transforms.BatchTransform] = []
         if self.mixup_alpha:
             mixes.append(Mixup(self.mixup_alpha, self.class_count))

@@ -14,7 +14,7 @@ from geolearn import classes, errors
 from geolearn.augment import transforms as draws
 from geolearn.bands import Band
 from geolearn.batch import Batch, Objects
-from geolearn.oriented import geometry, overlap
+from geolearn.oriented import geometry
 from geolearn.statistics import BandStatistics
 
 
@@ -275,28 +275,35 @@ class ScaleCrop:
         low: Lowest factor; below 1 the image shrinks. Under about 0.5 thin things begin to vanish.
         high: Highest factor. Factors are drawn evenly on a logarithmic scale.
         min_visible: An object stays if at least this share of its box is still in the image.
+        keep_visible: An oriented object stays if at least this share of it is seen; see `mark_visible`.
+        ignore_visible: With a smaller share, down to this one, it is ignored; below, it is left out.
     """
 
     low: float
     high: float
     min_visible: float = 0.3
+    keep_visible: float = 0.7
+    ignore_visible: float = 0.3
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.high < math.inf:
             raise ValueError(f'low and high must be zoom factors, 0 < low <= high, got {self.low!r} and {self.high!r}')
         check_between('min_visible', self.min_visible, 0, 1)
+        check_between('keep_visible', self.keep_visible, 0, 1)
+        check_between('ignore_visible', self.ignore_visible, 0, 1)
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return a zoomed copy."""
         images, objects = batch.images, batch.objects
         windows = self._draw(len(images), images.shape[-2], images.shape[-1], generator)
         nodata = images.isnan().flatten(1).any(1).tolist()
+        zoomed = torch.stack([w.bilinear(image, has_nodata=some) for w, image, some in zip(windows, images, nodata)])
         return replace(
             batch,
-            images=torch.stack([w.bilinear(image, has_nodata=some) for w, image, some in zip(windows, images, nodata)]),
+            images=zoomed,
             masks=_nearest(windows, batch.masks, classes.IGNORE_INDEX),
             regression_targets=_nearest(_finer(windows, batch), batch.regression_targets, math.nan),
-            objects=objects and tuple(self._objects(w, o, images.shape) for w, o in zip(windows, objects)),
+            objects=objects and tuple(self._objects(w, o, image) for w, o, image in zip(windows, objects, zoomed)),
         )
 
     def _draw(self, count: int, height: int, width: int, generator: torch.Generator) -> list[_Window]:
@@ -308,9 +315,11 @@ class ScaleCrop:
             for zoom, (_, across, down) in zip(zooms, drawn)
         ]
 
-    def _objects(self, window: _Window, found: Objects, shape: torch.Size) -> Objects:
+    def _objects(self, window: _Window, found: Objects, image: Tensor) -> Objects:
+        shape = image.shape
         if found.turned is not None and found.masks is None:
-            return keep_visible(self._zoomed(window, found.turned), found, (shape[-2], shape[-1]), self.min_visible)
+            turned = self._zoomed(window, found.turned)
+            return mark_visible(turned, found, image, least=self.ignore_visible, keep=self.keep_visible)
         whole = window.boxes(found.boxes)
         limits = whole.new_tensor([shape[-1], shape[-2], shape[-1], shape[-2]])
         boxes = torch.minimum(whole.clamp(min=0), limits)
@@ -330,20 +339,49 @@ class ScaleCrop:
         return geometry.scaled(geometry.moved(turned, -window.left, -window.top), window.zoom)
 
 
-def keep_visible(turned: Tensor, found: Objects, shape: tuple[int, int], least: float) -> Objects:
-    """Return the objects whose oriented boxes (n, 5) have moved, without those of which too little is in the image.
+def mark_visible(turned: Tensor, found: Objects, image: Tensor, *, least: float, keep: float) -> Objects:
+    """Return the oriented objects of an image in which they have moved, by the rule of crops.
+
+    The share of an object that is seen is that of its rectangle over pixels with data: what lies beyond the image from
+    which this one was made was not labelled, and is not seen.
 
     Args:
-        turned: Of the objects, where they are now.
+        turned: (n, 5) the oriented boxes, where they are now.
         found: The objects.
-        shape: Height and width of the image.
-        least: Share of an oriented box that must be in the image.
+        image: (..., bands, height, width), NaN where there is no data.
+        least: Objects of which less is seen are left out.
+        keep: Objects of which less is seen are ignored.
     """
-    shares = torch.from_numpy(overlap.visible_shares(turned.detach().cpu().numpy(), shape)).to(turned.device)
-    limits = turned.new_tensor([shape[1], shape[0], shape[1], shape[0]])
-    boxes = torch.minimum(geometry.hulls(turned).clamp(min=0), limits)
-    kept = (shares >= least) & (_area(boxes) > 0)
-    return replace(found, boxes=boxes, turned=turned).select(kept)
+    shares = _seen_shares(turned, image)
+    height, width = image.shape[-2:]
+    boxes = torch.minimum(geometry.hulls(turned).clamp(min=0), turned.new_tensor([width, height, width, height]))
+    kept = (shares >= least) & (shares > 0) & (_area(boxes) > 0)
+    ignored = shares < keep
+    if found.ignored is not None:
+        ignored |= found.ignored
+    return replace(found, boxes=boxes, turned=turned, ignored=ignored).select(kept)
+
+
+_POINTS = 32
+"""Along each side of a rectangle, to measure which share of it is seen."""
+
+
+def _seen_shares(turned: Tensor, image: Tensor) -> Tensor:
+    """Return the share (n,) of each oriented box over pixels of an image that have data in any band."""
+    height, width = image.shape[-2:]
+    seen = ~image.reshape(-1, height, width).isnan().all(0)
+    steps = (torch.arange(_POINTS, device=turned.device, dtype=torch.float64) + 0.5) / _POINTS
+    across, down = steps[:, None, None], steps[:, None]
+    corners = geometry.corners(turned.double())[:, None, None]
+    points = (
+        (1 - across) * (1 - down) * corners[..., 0, :]
+        + across * (1 - down) * corners[..., 1, :]
+        + across * down * corners[..., 2, :]
+        + (1 - across) * down * corners[..., 3, :]
+    )
+    x, y = points.flatten(1, 2).floor().long().unbind(-1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return (inside & seen[y.clamp(0, height - 1), x.clamp(0, width - 1)]).double().mean(1)
 
 
 def _finer(windows: list[_Window], batch: Batch) -> list[_Window]:

@@ -24,14 +24,20 @@ class Turn:
     Args:
         max_degrees: Angles are drawn evenly from -max_degrees..max_degrees; 180 is any direction.
         min_visible: An object stays if at least this share of its box is still in the image.
+        keep_visible: An oriented object stays if at least this share of it is seen; see `transforms.mark_visible`.
+        ignore_visible: With a smaller share, down to this one, it is ignored; below, it is left out.
     """
 
     max_degrees: float = 180.0
     min_visible: float = 0.3
+    keep_visible: float = 0.7
+    ignore_visible: float = 0.3
 
     def __post_init__(self) -> None:
         transforms.check_between('max_degrees', self.max_degrees, 0, 180)
         transforms.check_between('min_visible', self.min_visible, 0, 1)
+        transforms.check_between('keep_visible', self.keep_visible, 0, 1)
+        transforms.check_between('ignore_visible', self.ignore_visible, 0, 1)
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return a turned copy."""
@@ -40,24 +46,29 @@ class Turn:
         angles = (drawn * math.radians(self.max_degrees)).tolist()
         grids = [_grid(angle, (height, width), batch.images.device) for angle in angles]
         objects = batch.objects
+        images = torch.stack([_bilinear(image, grid) for image, grid in zip(batch.images, grids)])
         return replace(
             batch,
-            images=torch.stack([_bilinear(image, grid) for image, grid in zip(batch.images, grids)]),
+            images=images,
             masks=_nearest(batch.masks, angles, classes.IGNORE_INDEX),
             regression_targets=_nearest(batch.regression_targets, angles, math.nan),
             objects=objects
             and tuple(
-                self._objects(found, angle, grid, (height, width)) for found, angle, grid in zip(objects, angles, grids)
+                self._objects(found, angle, grid, image)
+                for found, angle, grid, image in zip(objects, angles, grids, images)
             ),
         )
 
-    def _objects(self, found: Objects, angle: float, grid: Tensor, shape: tuple[int, int]) -> Objects:
-        middle = shape[1] / 2, shape[0] / 2
+    def _objects(self, found: Objects, angle: float, grid: Tensor, image: Tensor) -> Objects:
+        middle = image.shape[-1] / 2, image.shape[-2] / 2
         whole = geometry.from_hulls(found.boxes) if found.turned is None else found.turned
         whole = geometry.rotated(whole.double(), angle, middle).to(found.boxes.dtype)
         if found.masks is None:
-            kept = transforms.keep_visible(whole, found, shape, self.min_visible)
-            return kept if found.turned is not None else replace(kept, turned=None)
+            if found.turned is not None:
+                shares = {'least': self.ignore_visible, 'keep': self.keep_visible}
+                return transforms.mark_visible(whole, found, image, **shares)
+            kept = transforms.mark_visible(whole, found, image, least=self.min_visible, keep=0.0)
+            return replace(kept, turned=None, ignored=None if found.ignored is None else kept.ignored)
         masks = _sample(found.masks, grid, fill=False)
         counts = [part.flatten(1).sum(1) for part in (masks, found.masks)]
         seen = (counts[0] > 0) & (counts[0] >= self.min_visible * counts[1])

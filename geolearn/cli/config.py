@@ -39,6 +39,12 @@ NOT_WRITTEN = ('help', 'resume', 'overwrite', 'verbose')
 PATHS = ('chips', 'images', 'valid_path', 'weights', 'working_dir')
 """Options whose values may be paths; they are written in full, so that a file works from any folder."""
 
+FILES = ('backbone', 'split')
+"""Options whose values may be files, or words that a folder may be called too."""
+
+TARGETS = ('name', 'report')
+"""Options whose values are written to; a bare name of a model is none."""
+
 
 class Entry(NamedTuple):
     """One key of a file.
@@ -141,7 +147,7 @@ def write_config(path: Path, arguments: argparse.Namespace) -> Path:
         value = getattr(arguments, action.dest, None)
         if action.dest in NOT_WRITTEN or value is None or value is False or value == action.default == []:
             continue
-        values[action.dest] = _stored(value, is_path=action.dest in PATHS)
+        values[action.dest] = _stored(_in_full(value, action.dest))
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
     with atomic_write(path) as part:
         part.write_text(f'{HEADER}{__version__}: geolearn {arguments.command} {path.name}\n{text}', encoding='utf-8')
@@ -219,14 +225,26 @@ def _switch(action: argparse.Action, option: str, value: Any, where: str) -> lis
     return [option] if on else []
 
 
-def _stored(value: Any, *, is_path: bool) -> Any:
+def _in_full(value: Any, name: str) -> Any:
+    """Return the value of an option with the paths in it in full."""
+    if isinstance(value, list):
+        return [_in_full(item, name) for item in value]
+    if not isinstance(value, str):
+        return value
+    place = os.path.expanduser(value)
+    is_path = name in PATHS and os.path.exists(place)
+    is_path |= name in FILES and os.path.isfile(place)
+    # the name of a model without folder and suffix goes beside the chips
+    is_path |= name in TARGETS and (value != os.path.basename(value) or bool(os.path.splitext(value)[1]))
+    return os.path.abspath(place) if is_path else value
+
+
+def _stored(value: Any) -> Any:
     """Return a value as the file holds it."""
     if isinstance(value, list) and value and all(isinstance(item, tuple) and len(item) == 2 for item in value):
         return dict(value)
     if isinstance(value, list | tuple):
-        return ['none' if item is None else _stored(item, is_path=is_path) for item in value]
-    if is_path and isinstance(value, str) and os.path.exists(value):
-        return os.path.abspath(value)
+        return ['none' if item is None else _stored(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -252,7 +252,14 @@ class _Comparing:
         facts = [encode(getattr(self, name)) for name in ('epochs', 'lr', 'pretrained', 'options', 'seed')]
         data = self.data
         loading = data.train_dl.options
-        chips = data.train_ds.names, data.valid_ds.names, data.chip_size, loading.batch_size, loading.seed
+        chips = (
+            data.fingerprint,
+            data.train_ds.names,
+            data.valid_ds.names,
+            data.chip_size,
+            loading.batch_size,
+            loading.seed,
+        )
         meaning = data.normalization, data.bands, data.class_infos, data.ignored_values, data.task
         made = [[row.name for row in self.rows], self.metric.name, facts, repr(chips), repr(meaning)]
         # another comparison, of other data or arguments, lies elsewhere
@@ -303,7 +310,8 @@ class _Comparing:
         total = sum(count * (goal - start) for (count, goal), start in zip(rounds, before))
         with ProgressBar(total, 'comparing', 'epoch') as bar:
             for number, (count, goal) in enumerate(rounds):
-                ranked = self._ranked()[:count] if number else self.rows
+                going = [row for row in self._ranked() if row.status != 'failed']
+                ranked = going[:count] if number else self.rows
                 for row in self.rows if number else ():
                     if row not in ranked and row.status != 'failed':
                         row.status = 'stopped early'

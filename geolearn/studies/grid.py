@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import itertools
 import json
+import logging
 import platform
 import re
 import time
@@ -23,13 +24,16 @@ from geolearn import errors, files
 from geolearn._version import __version__
 from geolearn.adaptation import Adaptation
 from geolearn.chips.label import Task
+from geolearn.chips.splits.divide import KINDS, PUBLISHED
 from geolearn.data import ChipData
 from geolearn.models import Model, base
-from geolearn.models.evaluation.pixels import evaluate_pixels, tabulate_metrics
+from geolearn.models.evaluation.pixels import evaluate_whole_chips, tabulate_metrics
 from geolearn.prepare import prepare_data
 from geolearn.probe.baselines import BAND_STATISTICS, RANDOM_CONVOLUTIONS
 from geolearn.progress import ProgressBar, report_progress
 from geolearn.studies.grid_result import Cell, GridResult, Published
+
+log = logging.getLogger('geolearn')
 
 Start = Literal['frozen', 'fine-tuned', 'lora', 'random']
 
@@ -44,6 +48,9 @@ RANDOM_NETWORK = 'resnet18'
 LEAST_CHIPS = 2
 """That a training needs; a smaller share of the labels is two chips."""
 
+TESTS = 'whole chips'
+"""What cells are scored on; finished cells of another way of testing are not used."""
+
 SET_BY_GRID = ('seed', 'label_fraction', 'working_dir', 'path', 'target')
 """Arguments of `prepare_data` that are not those of the data."""
 
@@ -54,8 +61,9 @@ class Grid:
 
     Args:
         data: ``chips``, a folder or several, and other arguments of `prepare_data`, such as ``chip_size``, ``split``
-            and ``test_path``. Without ``test_path`` or ``test_split_pct``, the published test part of the data set is
-            tested on, or 20 % of the chips where it has none.
+            and ``test_path``. The chips to test on are those of ``test_path``, the test part that the data set
+            publishes, or ``test_split_pct`` of the chips, which is 0.2 if not given. Chips are tested on as a whole,
+            those larger than ``chip_size`` in windows.
         encoders: Names of backbones, or files that `geolearn.pretrain` wrote.
         decoders: Names of classes of models for pixels, such as ``UPerNet``.
         starts: ``'frozen'``: the encoder keeps its pretrained weights; ``'fine-tuned'``: they are trained too;
@@ -121,18 +129,9 @@ class Grid:
             if name not in self.encoders:
                 raise errors.UnknownNameError('encoder of weights', str(name), self.encoders)
 
-    def reading(self, *, published: bool = False) -> dict[str, Any]:
-        """Return the arguments of `prepare_data` besides the chips.
-
-        Args:
-            published: Whether the data set says what to test on; else a share of the chips is added.
-        """
-        reading = {name: value for name, value in self.data.items() if name != 'chips'}
-        if published:
-            return reading
-        if not reading.get('test_path') and not reading.get('test_split_pct'):
-            reading = {'val_split_pct': 0.2, 'test_split_pct': 0.2} | reading
-        return reading
+    def reading(self) -> dict[str, Any]:
+        """Return the arguments of `prepare_data` besides the chips, as they were given."""
+        return {name: value for name, value in self.data.items() if name != 'chips'}
 
 
 @dataclass(frozen=True)
@@ -197,6 +196,17 @@ class Plan:
         except FileNotFoundError:
             return None
 
+    def read_cells(self) -> tuple[Cell, ...]:
+        """Return the finished trainings of all parts."""
+        return tuple(cell for job in self.jobs if (cell := self.read_cell(job)) is not None)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loading that takes ``1e-4`` for a number, as YAML 1.2 does, and PyYAML only with a dot in it."""
+
+
+_Loader.add_implicit_resolver('tag:yaml.org,2002:float', re.compile(r'[-+]?\d+[eE][-+]?\d+$'), list('-+0123456789'))
+
 
 def read_grid(path: str | Path) -> Grid:
     """Read a grid from a YAML file.
@@ -206,7 +216,7 @@ def read_grid(path: str | Path) -> Grid:
     """
     place = Path(path)
     try:
-        content = yaml.safe_load(place.read_text(encoding='utf-8'))
+        content = yaml.load(place.read_text(encoding='utf-8'), Loader=_Loader)
     except OSError as error:
         raise errors.ConfigError(f'cannot read {place}: {error.strerror or error}') from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -244,6 +254,14 @@ def run_grid(grid: Grid, out: str | Path, *, part: tuple[int, int] | None = None
         ChipFolderError: If the chips cannot be read or divided, or have no class for each pixel.
     """
     plan = plan_grid(grid, out, part=part)
+    try:
+        _train_missing(grid, plan)
+    finally:  # also of what is finished when one is interrupted
+        result = _save_tables(grid, plan)
+    return result
+
+
+def _train_missing(grid: Grid, plan: Plan) -> None:
     with ProgressBar(len(plan.mine), 'benchmark', 'training') as bar:
         for job in plan.mine:
             cell = plan.read_cell(job)
@@ -252,12 +270,19 @@ def run_grid(grid: Grid, out: str | Path, *, part: tuple[int, int] | None = None
                 with files.atomic_write(plan.path_of(job), make_folder=True) as target:
                     target.write_text(json.dumps(cell.as_record()), encoding='utf-8')
             bar.update(detail=f'{job.encoder}, {job.decoder}, {job.start}: {cell.describe()}')
-    cells = tuple(cell for job in plan.jobs if (cell := plan.read_cell(job)) is not None)
+
+
+def _save_tables(grid: Grid, plan: Plan) -> GridResult:
+    """Write the tables of all finished cells, again if another part has finished one meanwhile."""
     split = plan.data.split
     counts = len(split.train), len(split.valid), len(split.test)
-    result = GridResult(cells, len(plan.jobs), tuple(plan.data.classes), counts, grid.epochs, tuple(grid.published))
-    result.save(plan.root)
-    return result
+    while True:
+        cells = plan.read_cells()
+        result = GridResult(cells, len(plan.jobs), tuple(plan.data.classes), counts, grid.epochs, tuple(grid.published))
+        if cells:
+            result.save(plan.root)
+        if repr(plan.read_cells()) == repr(cells):  # not ==, because IoU may be NaN
+            return result
 
 
 def plan_grid(grid: Grid, out: str | Path, *, part: tuple[int, int] | None = None) -> Plan:
@@ -275,15 +300,15 @@ def plan_grid(grid: Grid, out: str | Path, *, part: tuple[int, int] | None = Non
     if part is not None and not 1 <= part[0] <= part[1]:
         raise errors.ArgumentError(f'part must be (number, of how many) from 1, such as (3, 8), got {part!r}')
     root = Path(out)
-    whole = _read(grid, root)
+    whole, reading = _read(grid, root)
     if whole.task is not Task.PIXELS:
         raise errors.ChipFolderError('a grid compares models of pixels; the chips hold no class for each pixel')
     jobs = tuple(_list_jobs(grid))
     return Plan(
         data=whole,
-        reading=keep_parts(whole, grid.reading()),
+        reading=keep_parts(whole, reading),
         root=root,
-        folder=root / f'cells_{_digest(grid, whole)}',
+        folder=root / f'cells_{_digest(grid, whole, reading)}',
         jobs=jobs,
         mine=jobs if part is None else jobs[part[0] - 1 :: part[1]],
     )
@@ -333,13 +358,27 @@ def keep_parts(data: ChipData, reading: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in reading.items() if name not in dividing} | {'split': lists}
 
 
-def _read(grid: Grid, root: Path) -> ChipData:
-    with report_progress(lambda _: None):
-        if 'split' not in grid.data and not grid.data.get('test_path') and not grid.data.get('test_split_pct'):
-            data = prepare_data(grid.data['chips'], **grid.reading(published=True), working_dir=root / 'work')
-            if data.test_dl is not None:
-                return data
-        return prepare_data(grid.data['chips'], **grid.reading(), working_dir=root / 'work')
+def _read(grid: Grid, root: Path) -> tuple[ChipData, dict[str, Any]]:
+    """Read the chips; a share of them is tested on only where neither folders nor published parts say on which."""
+    given = grid.reading()
+
+    def read(reading: Mapping[str, Any]) -> ChipData:
+        with report_progress(lambda _: None):
+            return prepare_data(grid.data['chips'], **reading, working_dir=root / 'work')
+
+    if given.get('test_path') or given.get('test_split_pct'):
+        return read(given), given
+    if given.get('valid_path'):
+        raise errors.ArgumentError('data names valid_path, and nothing to test on; add test_path')
+    if isinstance(split := given.get('split', PUBLISHED), str) and split in KINDS:
+        shared = {'val_split_pct': 0.2, 'test_split_pct': 0.2} | given
+        return read(shared), shared
+    whole = read(given)
+    if whole.test_dl is not None or split != PUBLISHED:
+        return whole, given
+    # a published validation part stays as it is
+    shared = ({} if 'valid' in whole.published_parts else {'val_split_pct': 0.2}) | {'test_split_pct': 0.2} | given
+    return read(shared), shared
 
 
 def read_chips(grid: Grid, job: Job, plan: Plan) -> ChipData:
@@ -373,16 +412,19 @@ def _train(grid: Grid, job: Job, plan: Plan) -> Cell:
     try:
         model = make_model(grid, job, data)
     except (errors.BackboneError, errors.ArgumentError, errors.WeightsError, errors.BandError) as error:
-        return Cell(**common, metrics={}, class_iou={}, seconds=0.0, parameters=0, trained=0, failure=str(error))
+        return _failed(common, error)
     started = time.perf_counter()
-    with report_progress(lambda _: None):
-        if job.encoder == BAND_STATISTICS:
-            model.fit(seed=job.seed)  # a linear layer on pixels has steps of its own
-        else:
-            model.fit(grid.epochs, grid.lr, seed=job.seed)
-    seconds = time.perf_counter() - started
     network: Any = model.network  # a segmenter, for decoders are classes of models of pixels
-    found = evaluate_pixels(network, data.test_dl, data.classes)
+    try:
+        with report_progress(lambda _: None):
+            if job.encoder == BAND_STATISTICS:
+                model.fit(seed=job.seed)  # a linear layer on pixels has steps of its own
+            else:
+                model.fit(grid.epochs, grid.lr, seed=job.seed)
+        seconds = time.perf_counter() - started
+        found = evaluate_whole_chips(network, data.test_dl, data.classes)
+    except errors.TrainingError as error:  # the other trainings may go well
+        return _failed(common, error)
     iou = tabulate_metrics(found.confusion, data.classes)['iou']
     if grid.reports:
         (plan.root / 'reports').mkdir(parents=True, exist_ok=True)
@@ -396,6 +438,11 @@ def _train(grid: Grid, job: Job, plan: Plan) -> Cell:
         parameters=sum(weight.numel() for weight in weights),
         trained=sum(weight.numel() for weight in weights if weight.requires_grad),
     )
+
+
+def _failed(common: Mapping[str, Any], error: Exception) -> Cell:
+    log.warning('%s, %s, %s failed: %s', common['encoder'], common['decoder'], common['start'], error)
+    return Cell(**common, metrics={}, class_iou={}, seconds=0.0, parameters=0, trained=0, failure=str(error))
 
 
 def make_model(grid: Grid, job: Job, data: ChipData, *, pretrained: bool = True) -> Model:
@@ -433,10 +480,10 @@ def make_model(grid: Grid, job: Job, data: ChipData, *, pretrained: bool = True)
     return make(data, job.encoder, adapt=adapt, **weights)
 
 
-def _digest(grid: Grid, data: ChipData) -> str:
+def _digest(grid: Grid, data: ChipData, reading: Mapping[str, Any]) -> str:
     """Return what tells cells of other data or another training apart; what the lists of the grid hold may change."""
-    facts = [sorted(grid.reading().items()), list(data.table.names), grid.epochs, grid.lr, grid.lora_rank]
-    facts += [sorted(grid.weights.items())]
+    facts = [TESTS, data.fingerprint, sorted(reading.items()), list(data.table.names), grid.epochs, grid.lr]
+    facts += [grid.lora_rank, sorted(grid.weights.items())]
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:12]
 
 

@@ -145,11 +145,13 @@ def _estimate_row(grid: Grid, plan: Plan, key: tuple[str, str, str], jobs: list[
         return RowEstimate(encoder=encoder, decoder=decoder, start=start, trainings=len(jobs), failure=str(error))
     step, test, memory = _measure(model, plan.data.train_dl)
     split, batch = plan.data.split, plan.data.batch_size
+    # chips are tested on as a whole
+    windows = math.ceil(int(plan.data.table.shapes.max()) / plan.data.chip_size) ** 2
     seconds = 0.0
     for job in jobs:
         chips = max(round(job.share * len(split.train)), LEAST_CHIPS)
         steps = grid.epochs * math.ceil(chips / batch) + (RATE_SEARCH_STEPS if grid.lr is None else 0)
-        tests = grid.epochs * math.ceil(len(split.valid) / batch) + math.ceil(len(split.test) / batch)
+        tests = grid.epochs * math.ceil(len(split.valid) / batch) + windows * math.ceil(len(split.test) / batch)
         seconds += steps * step + tests * test
     return RowEstimate(
         encoder=encoder,

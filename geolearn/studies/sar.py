@@ -22,10 +22,10 @@ from geolearn.chips.splits.divide import SplitChoice
 from geolearn.data import ChipData
 from geolearn.errors import ArgumentError, ChipFolderError, UnknownNameError
 from geolearn.models import FCN, AttentionUNet, Model, UNet
-from geolearn.models.evaluation.pixels import evaluate_pixels
+from geolearn.models.evaluation.pixels import evaluate_whole_chips
 from geolearn.prepare import prepare_data
 from geolearn.progress import ProgressBar, report_progress
-from geolearn.studies.grid import keep_parts
+from geolearn.studies.grid import TESTS, keep_parts
 from geolearn.studies.grid_result import format_score, percent
 
 Start = Literal['scratch', 'frozen', 'fine-tuned']
@@ -173,8 +173,8 @@ def study_sar(
 ) -> SarStudy:
     """Train every combination of start, input and share of the labels, and return the mIoU on the test chips.
 
-    A U-Net on images alone has no transformer, so there it is trained from scratch only. Labels whose values are all
-    those of ESA WorldCover get its class names.
+    A U-Net on images alone has no transformer, so there it is trained from scratch only. Labels without names whose
+    values are all those of ESA WorldCover get its class names.
 
     Args:
         chips: A folder of training chips with a class per pixel, or several; of any sensor.
@@ -230,7 +230,7 @@ def study_sar(
     reading |= {'class_mapping': names} if names else {}
     trunk = _Trunk(backbone, pretrained, None if weights is None else str(weights))
     made = {'trunk': trunk.describe(), 'epochs': epochs, 'lr': lr, 'reading': repr(sorted(reading.items()))}
-    made |= {'chips': repr(chips), 'names': list(plain.table.names)}
+    made |= {'chips': plain.fingerprint, 'names': list(plain.table.names), 'tests': TESTS}
     key = hashlib.sha256(json.dumps(made, default=str).encode()).hexdigest()[:12]
     cells, whole = [], prepare_data(chips, **reading)
     kept = keep_parts(whole, reading)
@@ -304,8 +304,11 @@ def _uses_weights(input_: Input, start: Start) -> bool:
 
 
 def _world_cover(data: ChipData) -> dict[int, str]:
-    """Return the names of WorldCover's classes, where all label values are among its codes."""
-    values = {info.value for info in data.class_infos} - {0}
+    """Return the names of WorldCover's classes, where all label values are among its codes and have no names."""
+    infos = [info for info in data.class_infos if info.value]
+    values = {info.value for info in infos}
+    if any(info.name != str(info.value) for info in infos):
+        return {}
     if not values or not values <= {*WORLD_COVER} or len(values) < 2:
         return {}
     return {value: WORLD_COVER[value] for value in sorted(values)}
@@ -327,7 +330,7 @@ def _train(
         kind: Literal['only', 'extra'] = 'only' if input_ == 'attention maps' else 'extra'
         model = AttentionUNet(data, attention=kind, freeze=start == 'frozen', **trunk.options(start))
     model.fit(epochs, lr, seed=seed, checkpoint=True)
-    evaluation = evaluate_pixels(model.network, data.test_dl, data.classes)
+    evaluation = evaluate_whole_chips(model.network, data.test_dl, data.classes)
     return {'miou': float(evaluation.metrics['miou']), 'chips': len(data.split.train)}
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from geolearn.augment import Augmentation, Dihedral, ScaleCrop, Turn
 from geolearn.batch import Batch, Objects
 from geolearn.oriented import geometry
-from geolearn.oriented.overlap import array_overlaps
+from geolearn.oriented.overlap import array_overlaps, visible_shares
 
 SIDE = 64
 
@@ -64,6 +64,29 @@ def test_turned_images_have_no_data_beyond_their_edges_and_lose_objects_that_lea
     torch.testing.assert_close(same.images, batch.images)
     with pytest.raises(ValueError, match=r'max_degrees must be in 0\.\.180'):
         Augmentation([1.0], turn=200)
+
+
+def objects_at(*boxes):
+    turned = torch.tensor(boxes, dtype=torch.float32)
+    return Objects(geometry.hulls(turned), torch.zeros(len(boxes)).long(), None, turned, torch.zeros(len(boxes)).bool())
+
+
+def test_shares_of_what_is_seen_decide_after_a_change_as_after_a_crop():
+    """Half of the first lies beyond the chip, where a smaller image shows nothing; the second is whole."""
+    batch = Batch(torch.ones(4, 1, SIDE, SIDE), objects=(objects_at((0, 32, 20, 8, 0), (32, 32, 20, 8, 0.3)),) * 4)
+    for change in (ScaleCrop(0.5, 0.5), Turn(180), Augmentation([1.0], scale_crop=(0.6, 0.6), turn=20)):
+        made = change(batch, torch.Generator().manual_seed(1))
+        assert all(objects.ignored.tolist() == [True, False] for objects in made.objects if len(objects) == 2)
+        assert sum(len(objects) == 2 for objects in made.objects) >= 3
+    more = ScaleCrop(0.5, 0.5, keep_visible=0.45)(batch, torch.Generator())
+    assert [objects.ignored.tolist() for objects in more.objects] == [[False, False]] * 4
+    none = ScaleCrop(0.5, 0.5, ignore_visible=0.55)(batch, torch.Generator())
+    assert [len(objects) for objects in none.objects] == [1] * 4
+    larger = ScaleCrop(2, 2)(batch, torch.Generator().manual_seed(0))
+    for objects in larger.objects:
+        shares = visible_shares(objects.turned.double().numpy(), (SIDE, SIDE))
+        assert (shares >= 0.27).all()
+        assert all(ignored for ignored, share in zip(objects.ignored.tolist(), shares) if share < 0.65)
 
 
 def test_finer_targets_turn_with_their_images():

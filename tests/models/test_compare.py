@@ -1,6 +1,8 @@
 """Several classes of models on one data set under one budget: the worst end early, the best comes back."""
 
 import math
+import os
+import shutil
 import time
 
 import pytest
@@ -11,6 +13,7 @@ from geolearn.chips.label import Task
 from geolearn.errors import ArgumentError, CheckpointError, ChipFolderError, TrainingError, UnknownNameError
 from geolearn.models import UNet, load_model
 from geolearn.models.compare import choose_classes, plan_rounds
+from geolearn.prepare import prepare_data
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -67,6 +70,37 @@ def test_an_interrupted_comparison_continues_where_it_was(scene_data, monkeypatc
     assert list(found.table['epochs']) == [2, 1]
     with pytest.raises(CheckpointError, match='without resume'):
         compare(scene_data, ['FCN', 'UNet'], epochs=3, resume=True, **SMALL)
+
+
+def test_corrected_labels_are_another_comparison(scene_chips, tmp_path, monkeypatch):
+    def failing(self, *args, **given):
+        raise TrainingError('the loss is NaN')
+
+    monkeypatch.setattr('geolearn.models.base.Model.fit', failing)
+    chips = shutil.copytree(scene_chips, tmp_path / 'chips')
+    reading = {'chip_size': 32, 'batch_size': 4, 'val_split_pct': 0.25, 'ignore_classes': [0], 'working_dir': tmp_path}
+    for resume in (False, True):
+        with pytest.raises(TrainingError, match='none of 1 candidates'):
+            compare(prepare_data(chips, **reading), ['FCN'], epochs=1, resume=resume, **SMALL)
+    os.utime(next((chips / 'labels').glob('*.tif')), (1, 1))
+    with pytest.raises(CheckpointError, match='without resume'):
+        compare(prepare_data(chips, **reading), ['FCN'], epochs=1, resume=True, **SMALL)
+
+
+def test_a_candidate_that_fails_late_takes_no_place_of_others(scene_data, monkeypatch):
+    fit, calls = UNet.fit, []
+
+    def failing(self, *args, **given):
+        name = type(self).__name__
+        calls.append(name)
+        if calls.count(name) == 2 and len(set(calls)) == 3 and len(calls) == 4:
+            raise TrainingError('the loss is NaN')
+        return fit(self, *args, **given)
+
+    monkeypatch.setattr('geolearn.models.base.Model.fit', failing)
+    table = compare(scene_data, ['FCN', 'UNet', 'DeepLab'], epochs=4, **SMALL).table
+    assert sorted(table['status']) == ['failed', 'stopped early', 'trained']
+    assert table.set_index('status').epochs.to_dict() == {'failed': 1, 'stopped early': 1, 'trained': 4}
 
 
 class Clock:

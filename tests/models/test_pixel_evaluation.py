@@ -1,5 +1,6 @@
 """Evaluation of pixel classifiers: order of chips, boundaries, calibration, report."""
 
+import miniatures
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,9 @@ from geolearn.bundle import REPORT, read_bundle, write_bundle
 from geolearn.errors import BundleError, NotTrainedError, UnknownNameError
 from geolearn.metrics import ConfusionMatrix
 from geolearn.models import DeepLab, UNet, load_model
+from geolearn.models.evaluation.pixels import SlidingWindow, evaluate_whole_chips
 from geolearn.plotting import natural_colors
+from geolearn.prepare import prepare_data
 
 
 @pytest.fixture
@@ -160,3 +163,44 @@ def test_a_killed_fit_is_resumed_and_ends_as_the_unbroken_one(scene_data, one_th
     for name, tensor in resumed.network.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
     assert len(resumed.history.epochs) == 3
+
+
+def test_whole_chips_are_evaluated_in_windows(tmp_path, one_thread):
+    folder = miniatures.burn_scars(tmp_path / 'scars', train=2, valid=2, side=50)
+    data = prepare_data(folder, chip_size=32, batch_size=2, transforms=False)
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(len(data.bands), data.c, 1)
+    found = evaluate_whole_chips(_Filled(network), data.valid_dl, data.classes)
+    labelled = sum(data.table.value_counts(data.split.valid)[info.value] for info in data.class_infos)
+    assert int(found.confusion.counts.sum()) == labelled > 2 * 32**2
+    whole = prepare_data(folder, chip_size=50, batch_size=2, transforms=False)
+    expected = evaluate_whole_chips(_Filled(network), whole.valid_dl, whole.classes)
+    assert torch.equal(found.confusion.counts, expected.confusion.counts)
+    images = torch.rand(1, 1, 50, 70)
+    seen = []
+    mean = SlidingWindow(_Noted(seen), 32)(images)
+    torch.testing.assert_close(mean, images)
+    assert seen == [(32, 32)] * 6
+
+
+class _Filled(torch.nn.Module):
+    """A network that takes missing pixels."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return self.network(images.nan_to_num())
+
+
+class _Noted(torch.nn.Module):
+    """Returns its input, and notes its size."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, images):
+        self.seen.append(tuple(images.shape[-2:]))
+        return images

@@ -1,15 +1,20 @@
 """Grids of trainings on a few generated chips: every kind of cell, tables, figures, parts, and what is kept."""
 
 import math
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import miniatures
 import pandas as pd
 import pytest
 
 from geolearn import prepare_data
+from geolearn.chips.splits import divide
 from geolearn.cli import main
-from geolearn.errors import ConfigError
+from geolearn.errors import ArgumentError, ConfigError, TrainingError
+from geolearn.models import FCN
 from geolearn.studies import Published, estimate_grid, grid, grid_result, read_grid, run_grid
 from geolearn.studies.grid_estimate import format_duration
 
@@ -132,6 +137,80 @@ def test_a_second_run_trains_only_what_is_missing(file, tmp_path, untrained, unw
     assert result.table().loc[('vit_nano', 'FCN', 'random'), '100 %, std'] == pytest.approx(0.01 / math.sqrt(2))
 
 
+def test_cells_of_other_chips_or_corrected_labels_are_not_used(scene_chips, tmp_path, untrained, unwritten):
+    chips = shutil.copytree(scene_chips, tmp_path / 'chips')
+    small = grid.Grid(
+        data={'chips': str(chips), 'chip_size': 32, 'batch_size': 4, 'ignore_classes': [0]},
+        encoders=['vit_nano'],
+        decoders=['FCN'],
+        starts=['random'],
+    )
+    run_grid(small, tmp_path / 'out')
+    run_grid(replace(small, data={**small.data, 'chips': str(chips.rename(tmp_path / 'moved'))}), tmp_path / 'out')
+    assert len(untrained) == 1, 'the same files in another place'
+    label = next((tmp_path / 'moved' / 'labels').glob('*.tif'))
+    os.utime(label, (1, 1))
+    run_grid(replace(small, data={**small.data, 'chips': str(tmp_path / 'moved')}), tmp_path / 'out')
+    assert len(untrained) == 2
+
+
+def test_published_parts_are_used_and_shares_are_taken_where_they_say_nothing(scene_chips, tmp_path):
+    cases = [
+        (miniatures.sen1floods11(tmp_path / 'floods'), {}, (3, 1, 1)),
+        (miniatures.burn_scars(tmp_path / 'scars', train=10), {}, (8, 3, 2)),
+        (miniatures.burn_scars(tmp_path / 'others'), {'split': 'random'}, (5, 2, 2)),
+        (scene_chips, {}, (10, 3, 3)),
+    ]
+    for chips, given, counts in cases:
+        data = {'chips': str(chips), 'chip_size': 16, 'batch_size': 2, **given}
+        plan = grid.plan_grid(grid.Grid(data=data, encoders=['vit_nano'], decoders=['FCN']), tmp_path / 'out')
+        split = plan.data.split
+        assert (len(split.train), len(split.valid), len(split.test)) == counts
+        assert {part: len(names) for part, names in plan.reading['split'].items()} == dict(zip(divide.PARTS, counts))
+    data = {'chips': str(scene_chips), 'valid_path': str(scene_chips)}
+    untested = grid.Grid(data=data, encoders=['vit_nano'], decoders=['FCN'])
+    with pytest.raises(ArgumentError, match='add test_path'):
+        grid.plan_grid(untested, tmp_path / 'out')
+
+
+def test_a_training_that_fails_is_a_cell_and_the_others_go_on(scene_chips, tmp_path, unwritten, monkeypatch):
+    def fail(*args, **kwargs):
+        raise TrainingError('the loss is NaN')
+
+    small = grid.Grid(
+        data={'chips': str(scene_chips), 'chip_size': 32, 'batch_size': 4, 'ignore_classes': [0]},
+        encoders=['test_resnet'],
+        decoders=['FCN'],
+        starts=['random'],
+    )
+    monkeypatch.setattr(FCN, 'fit', fail)
+    (cell,) = run_grid(small, tmp_path).cells
+    assert cell.failure == 'the loss is NaN'
+
+
+def test_tables_are_of_what_is_finished_when_a_grid_ends(file, tmp_path, untrained, monkeypatch):
+    small = replace(read_grid(file), shares=[1.0], baselines=False)
+    train, saved = grid._train, []
+
+    def interrupt(given, job, plan):
+        if len(untrained) == 3:
+            raise KeyboardInterrupt
+        return train(given, job, plan)
+
+    def save(self, folder):
+        saved.append(len(self.cells))
+        if len(saved) == 1:  # another part finishes meanwhile
+            monkeypatch.setattr(grid, '_train', train)
+            run_grid(small, tmp_path / 'out', part=(8, 8))
+        return []
+
+    monkeypatch.setattr(grid, '_train', interrupt)
+    monkeypatch.setattr(grid_result.GridResult, 'save', save)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(small, tmp_path / 'out')
+    assert saved == [3, 4, 4]
+
+
 def test_seeds_change_the_labels_and_not_the_parts(scene_chips, tmp_path):
     reading = {'chip_size': 32, 'batch_size': 4, 'val_split_pct': 0.2, 'test_split_pct': 0.2}
     whole = prepare_data(scene_chips, **reading)
@@ -209,6 +288,11 @@ GRIDS = sorted((Path(__file__).parents[2] / 'recipes' / 'grids').glob('*.yaml'))
 @pytest.mark.parametrize('path', GRIDS, ids=lambda path: path.stem)
 def test_the_grids_that_ship_are_read(path):
     assert {'frozen', 'random'} <= set(read_grid(path).starts)
+
+
+def test_rates_without_a_dot_are_numbers(file):
+    file.write_text(file.read_text().replace('lr: 0.001', 'lr: 1e-3'))
+    assert read_grid(file).lr == 0.001
 
 
 def test_published_scores_are_shares():

@@ -1,5 +1,9 @@
 """The radar study on a few generated chips: every kind of cell, its table, and what an interrupted study keeps."""
 
+import json
+import os
+import shutil
+
 import numpy as np
 import pytest
 from affine import Affine
@@ -102,6 +106,26 @@ def test_one_command_runs_it(chips, tmp_path, capsys, monkeypatch):
     main(words)  # all inputs, as the help says
     found = capsys.readouterr().out
     assert all(f'| {name} |' in found for name in sar.INPUTS)
+
+
+def test_names_of_the_folder_stay(chips, tmp_path, monkeypatch):
+    named = shutil.copytree(chips, tmp_path / 'chips')
+    emd = json.loads((named / 'esri_model_definition.emd').read_text())
+    for info in emd['Classes']:
+        info['Name'] = {10: 'forest', 80: 'lake'}[info['Value']]
+    (named / 'esri_model_definition.emd').write_text(json.dumps(emd))
+    done = []
+
+    def train(data, *args, **given):
+        done.append(data.classes)
+        return {'miou': 0.5, 'chips': 2}
+
+    monkeypatch.setattr(sar, '_train', train)
+    small = ARGUMENTS | {'inputs': ['UNet'], 'starts': ['scratch']}
+    assert study_sar(named, tmp_path / 'out', **small).classes == ('forest', 'lake')
+    os.utime(next((named / 'labels').glob('*.tif')), (1, 1))
+    study_sar(named, tmp_path / 'out', **small)
+    assert len(done) == 2, 'cells of labels that were corrected since are not used'
 
 
 def test_unknown_inputs_are_named(chips, tmp_path):

@@ -313,10 +313,15 @@ def _is_mask(path: Path) -> bool:
     return bool((pixels == pixels[:1]).all()) and len(np.unique(pixels[0])) <= _LABEL_VALUES
 
 
+LOWEST, HIGHEST = -1.0, 2.0
+"""Of fractions of an image: a little beyond its edge is rounding, or cropping."""
+
+
 def _by_columns(columns: list[str]) -> str | None:
     numbers = [float(text) for text in columns if _NUMBER.fullmatch(text)]
     count = len(columns)
-    if len(numbers) == count and count >= 5 and count % 2 and all(0 <= number <= 1 for number in numbers[1:]):
+    fractions = all(LOWEST <= number <= HIGHEST for number in numbers[1:])
+    if len(numbers) == count and count >= 5 and count % 2 and fractions and numbers[0] >= 0 and numbers[0] % 1 == 0:
         return 'YOLO'
     if 9 <= count <= 10 and all(_NUMBER.fullmatch(text) for text in columns[:8]):
         return 'DOTA'

@@ -12,7 +12,7 @@ import yaml
 
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.formats import shapes, text_labels, writing
-from geolearn.chips.formats.content import FolderContent
+from geolearn.chips.formats.content import HIGHEST, LOWEST, FolderContent
 from geolearn.chips.label import ChipSource, Label, Listing, Task
 from geolearn.classes import ClassInfo, default_color
 from geolearn.errors import ChipFolderError
@@ -123,7 +123,8 @@ OBB_FOLDERS = ('labels_obb', 'labels_yolo_obb')
 def is_yolo_obb(content: FolderContent) -> bool:
     """Whether data.yaml says ``task: obb``, or a folder is called so and there are no labels of another kind."""
     if says_obb(content.root):
-        return content.line_format == 'YOLO'
+        # whatever the lines look like: reading them says what is wrong
+        return content.line_format == 'YOLO' or (content.label_kinds == {'txt'} and not content.dota_folders)
     alone = not content.labels.is_dir() and not content.dota_folders
     return alone and content.images.is_dir() and obb_labels(content.root) is not None
 
@@ -160,7 +161,7 @@ def list_yolo_obb(folder: Path, metadata: ExportMetadata) -> Listing:
     found, broken = set[int](), list[ChipFolderError]()
     for pair in pairs:
         try:
-            found.update(line.index for line in parse_yolo(pair.label))
+            found.update(line.index for line in parse_yolo(pair.label, oriented=True))
         except ChipFolderError as error:
             broken.append(error)  # reading the chip tells it again
     if broken and len(broken) == len(pairs):
@@ -173,7 +174,7 @@ def list_yolo_obb(folder: Path, metadata: ExportMetadata) -> Listing:
 
 def read_yolo_obb(path: Path, values: Mapping[int, int], shape: tuple[int, int]) -> Label:
     """Read the oriented boxes of a chip; as `read_yolo_boxes`. Corners are brought to pixels before they are turned."""
-    lines, skipped = _usable(path, values)
+    lines, skipped = _usable(path, values, oriented=True)
     turned = [minimum_rectangle(_corners(line, shape)) for line in lines]
     return shapes.oriented_label(
         [values[line.index] for line in lines],
@@ -240,8 +241,12 @@ def _classes(folder: Path, metadata: ExportMetadata, found: set[int]) -> dict[in
     return {index: ClassInfo(index + 1, name, default_color(at)) for at, (index, name) in enumerate(ordered)}
 
 
-def parse_yolo(path: Path) -> list[Line]:
-    """Return the objects in a text file; a confidence after a box is passed over.
+def parse_yolo(path: Path, *, oriented: bool = False) -> list[Line]:
+    """Return the objects in a text file; a confidence, 0..1, after a level box is passed over.
+
+    Args:
+        path: The text file.
+        oriented: Whether they are oriented boxes, where a number after a box may be an angle.
 
     Raises:
         ChipFolderError: If the file cannot be read or a line is broken; the message names file and line.
@@ -249,6 +254,12 @@ def parse_yolo(path: Path) -> list[Line]:
     lines = []
     for number, words in text_labels.read_lines(path):
         columns = [text_labels.parse_number(word) for word in words]
+        if len(columns) == 6 and (oriented or not 0 <= columns[5] <= 1) and all(map(isfinite, columns)):
+            raise ChipFolderError(
+                f'{path}, line {number}: found a class number and five numbers, {" ".join(words)[:99]!r}; the last may '
+                'be an angle, and angles are not read, as programs differ in what they mean. Needed for oriented boxes '
+                'are a class number and the x, y of four corners, as fractions: class x1 y1 x2 y2 x3 y3 x4 y4'
+            )
         index, numbers = columns[0], tuple(columns[1:5] if len(columns) == 6 else columns[1:])
         shaped = len(numbers) == 4 or (len(numbers) >= 6 and len(numbers) % 2 == 0)
         if not (shaped and all(map(isfinite, columns)) and 0 <= index < text_labels.MAX_NUMBER and index == int(index)):
@@ -284,12 +295,12 @@ def read_yolo_outlines(path: Path, values: Mapping[int, int], shape: tuple[int, 
     return shapes.outline_label(objects, shape, skipped)
 
 
-def _usable(path: Path, values: Mapping[int, int]) -> tuple[list[Line], list[str]]:
+def _usable(path: Path, values: Mapping[int, int], *, oriented: bool = False) -> tuple[list[Line], list[str]]:
     lines, skipped = [], []
-    for line in parse_yolo(path):
+    for line in parse_yolo(path, oriented=oriented):
         if line.index not in values:
             skipped.append(f'object of class number {line.index}, which has no name')
-        elif min(line.numbers) < -1 or max(line.numbers) > 2:  # a little beyond the edge is rounding, or cropping
+        elif min(line.numbers) < LOWEST or max(line.numbers) > HIGHEST:
             skipped.append(NOT_FRACTIONS)
         else:
             lines.append(line)

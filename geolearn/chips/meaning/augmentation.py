@@ -15,7 +15,7 @@ from geolearn.statistics import BandStatistics
 
 Transforms = BatchTransform | Mapping[str, Any] | bool | None
 
-_KNOWN_FROM_DATA = ('band_std', 'band_mean', 'class_count')
+_KNOWN_FROM_DATA = ('band_std', 'band_mean', 'class_count', 'keep_visible', 'ignore_visible')
 
 _OPTIONS = tuple(f.name for f in dataclasses.fields(Augmentation) if f.name not in _KNOWN_FROM_DATA)
 
@@ -48,6 +48,7 @@ def choose_transform(
     dates: int,
     dihedral: bool,
     target_shape: tuple[int, int] | None = None,
+    visible: tuple[float, float] = (0.7, 0.3),
 ) -> BatchTransform | None:
     """Make the transform of training batches, and try it on a batch of this task.
 
@@ -61,6 +62,7 @@ def choose_transform(
         dihedral: Whether images may be turned.
         target_shape: Bands of images that are to be predicted, and how many times finer they are; None where labels
             are no images. Brightness is then left as it is: it is what is predicted.
+        visible: Shares of an oriented object from which on it is an object, and ignored; as for crops.
 
     Raises:
         ChipFolderError: If an option has a value that makes no sense, or does not fit the task.
@@ -75,6 +77,8 @@ def choose_transform(
         'band_mean': statistics.mean,
         'class_count': class_count,
         'dihedral': dihedral,
+        'keep_visible': visible[0],
+        'ignore_visible': visible[1],
     }
     if target_shape is not None:
         known |= {'gain': 0.0, 'offset': 0.0}

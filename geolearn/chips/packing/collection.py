@@ -1,5 +1,6 @@
 """Open one chip folder, or several as one: their chips, classes and metadata."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from geolearn.chips.formats.styles import ClassStyle, read_raster_style
 from geolearn.chips.meaning.bands import BandChoice, bad_bands, name_bands, scaling_note
 from geolearn.chips.meaning.classes import unite_classes
 from geolearn.chips.packing.read_chip import ChipStore
-from geolearn.chips.packing.store import JoinedChips, open_store
+from geolearn.chips.packing.store import JoinedChips, open_store, state_of_chips
 from geolearn.chips.packing.table import ChipTable
 from geolearn.classes import ClassInfo
 from geolearn.raster import Dequantize, EmbeddingProduct, find_product, open_raster
@@ -84,6 +85,18 @@ class Collection:
     def part_of(self) -> np.ndarray:
         """Position of each chip's folder: (chips,) int64."""
         return np.repeat(np.arange(len(self.folders)), [len(part.store.table) for part in self.folders])
+
+    def fingerprint(self) -> str:
+        """Return what tells these chips from others, and from what they were before a file of theirs was changed."""
+        digest = hashlib.sha256()
+        for part in self.folders:
+            opened = part.opened
+            state = state_of_chips(part.store, opened.folder, opened.dataset_type, opened.listing)
+            digest.update(state.encode('utf-8', 'surrogateescape'))
+            if part.first.read_image is not None:  # not each in a file: by what they hold
+                for name, column in sorted(part.store.table.to_arrays().items()):
+                    digest.update(name.encode() + np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()[:24]
 
     def file_of(self, position: int) -> str:
         """Return the label file of a chip, or its image, for messages."""

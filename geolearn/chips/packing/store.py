@@ -76,6 +76,12 @@ def pack_path(folder: Path, dataset_type: str, listing: Listing, *, version: int
     return cache_folder() / 'packs' / f'{place}-{kind}' / f'{digest.hexdigest()[:24]}.pack'
 
 
+def state_of_chips(store: ChipStore, folder: Path, dataset_type: str, listing: Listing) -> str:
+    """Return what changes with the names, sizes and times of the chips' files, wherever their folder lies."""
+    path = store.path if isinstance(store, Pack) else pack_path(folder, dataset_type, listing, version=PACK_VERSION)
+    return f'{dataset_type}/{path.stem}'
+
+
 class _States:
     """Size and time of files and of their sidecars; a folder is listed once, as few chips have any."""
 

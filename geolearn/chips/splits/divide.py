@@ -241,19 +241,22 @@ class Division:
             raise ChipFolderError(f'valid_path and split={self.split!r} both say what to validate on; pass one')
 
 
+DEFAULT_VALID = 0.1
+"""Share of the chips to validate on where the user names none."""
+
 PUBLISHED = 'published'
 """The split that a data set states, a random one where it states none."""
 
 
 def published_division(parts: Mapping[str, Sequence[str]], wanted: Division) -> Division:
-    """Divide chips as a data set publishes it; what to validate on is taken at random where it does not say it.
+    """Divide chips as a data set publishes it; parts that it does not publish are shares of its training part.
 
     Args:
         parts: Names of the chips of each part.
         wanted: Seed, and shares of what is not published.
 
     Raises:
-        ChipFolderError: If `wanted` asks for a share to test on, which is published, or no part is to be trained on.
+        ChipFolderError: If `wanted` asks for a share of what is published, or no part is to be trained on.
     """
     lists = {part: list(names) for part, names in parts.items()}
     if wanted.test_fraction and 'test' in lists:
@@ -261,17 +264,29 @@ def published_division(parts: Mapping[str, Sequence[str]], wanted: Division) -> 
             f'test_split_pct={wanted.test_fraction} has no effect beside the published test part of '
             f"{len(lists['test'])} chips; leave it out, or pass split='random'"
         )
+    if 'valid' in lists and wanted.valid_fraction != DEFAULT_VALID:
+        raise ChipFolderError(
+            f'val_split_pct={wanted.valid_fraction} has no effect beside the published validation part of '
+            f"{len(lists['valid'])} chips; leave it out, or pass split='random'"
+        )
     if 'train' not in lists:
         raise ChipFolderError(
             f"the published parts {', '.join(lists)} hold nothing to train on; download it too, or pass split='random'"
         )
-    if 'valid' not in lists:
-        shares = {'fraction': wanted.valid_fraction or 0.1, 'test_fraction': wanted.test_fraction}
-        drawn, names = split_random(len(lists['train']), seed=wanted.seed, **shares), lists['train']
-        found = {'train': drawn.train, 'valid': drawn.valid, 'test': drawn.test}
-        lists |= {part: [names[p] for p in positions] for part, positions in found.items() if positions}
+    drawn = {'valid': 0.0 if 'valid' in lists else wanted.valid_fraction or DEFAULT_VALID, 'test': wanted.test_fraction}
+    lists |= _draw(lists['train'], {part: share for part, share in drawn.items() if share}, wanted.seed)
     log.info('parts as published: %s', ', '.join(f'{len(names)} {part}' for part, names in lists.items()))
     return replace(wanted, split=lists, test_fraction=0.0)
+
+
+def _draw(names: Sequence[str], shares: Mapping[str, float], seed: int) -> dict[str, list[str]]:
+    """Divide chips at random into those to train on and the parts named; none where there are none."""
+    if not shares:
+        return {}
+    first, *more = shares.values()
+    split = split_random(len(names), seed=seed, fraction=first, test_fraction=sum(more))
+    positions = zip(('train', *shares), (split.train, split.valid, split.test))
+    return {part: [names[position] for position in chosen] for part, chosen in positions if chosen}
 
 
 def _are_lists(given: object) -> bool:

@@ -1,13 +1,15 @@
 """Evaluation of pixel classifiers: one pass over the validation chips for all that is reported."""
 
+import itertools
 import logging
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from geolearn import classes, history, plotting
@@ -71,7 +73,7 @@ class ChipPredictions(NamedTuple):
 
 @torch.inference_mode()
 def evaluate_pixels(
-    network: Segmenter,
+    network: 'Segmenter | SlidingWindow',
     chips: ChipLoader,
     class_names: Sequence[str],
     *,
@@ -119,6 +121,57 @@ def evaluate_pixels(
         boundaries=boundaries,
         losses=losses,
     )
+
+
+def evaluate_whole_chips(network: Segmenter, chips: ChipLoader, class_names: Sequence[str]) -> PixelEvaluation:
+    """Evaluate a network on every pixel of the chips of a loader, as `evaluate_pixels`.
+
+    Chips larger than the loader's images are predicted in windows of the size of these images, which overlap as much as
+    it takes to cover the chip evenly; where they do, logits are averaged.
+    """
+    window, shapes = chips.dataset.chip_size, chips.dataset.store.table.shapes
+    side = int(shapes[list(chips.dataset.positions)].max())
+    if side <= window:
+        return evaluate_pixels(network, chips, class_names)
+    items = replace(chips.dataset, config=replace(chips.dataset.config, chip_size=side))
+    # as many pixels in a batch as before
+    size = max(1, chips.options.batch_size * window**2 // side**2)
+    whole = ChipLoader(items, replace(chips.options, batch_size=size))
+    return evaluate_pixels(SlidingWindow(network, window), whole, class_names)
+
+
+class SlidingWindow(nn.Module):
+    """A network that sees windows of an image, and returns the mean logits of each pixel.
+
+    Args:
+        network: Of images (n, bands, window, window), or (n, dates, bands, window, window).
+        window: Side in pixels.
+    """
+
+    def __init__(self, network: nn.Module, window: int) -> None:
+        super().__init__()
+        self.network, self.window = network, window
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (n, classes, height, width) of images of any size from that of a window."""
+        height, width = images.shape[-2:]
+        total, counts = None, images.new_zeros(height, width, dtype=torch.float32)
+        for top, left in itertools.product(_starts(height, self.window), _starts(width, self.window)):
+            part = slice(top, top + self.window), slice(left, left + self.window)
+            logits = self.network(images[..., part[0], part[1]]).float()
+            if total is None:
+                total = logits.new_zeros(len(images), logits.shape[1], height, width)
+            total[..., part[0], part[1]] += logits
+            counts[part] += 1
+        assert total is not None
+        return total / counts
+
+
+def _starts(length: int, window: int) -> list[int]:
+    """Return where the fewest windows that cover a length begin, evenly spread."""
+    count = math.ceil(length / window)
+    spare = max(length - window, 0)
+    return [round(number * spare / max(count - 1, 1)) for number in range(count)]
 
 
 def describe_undefined(confusion: ConfusionMatrix, boundaries: BoundaryIoU, class_names: Sequence[str]) -> list[str]:

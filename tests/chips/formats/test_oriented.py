@@ -155,6 +155,39 @@ def test_yolo_is_oriented_where_the_user_or_its_yaml_says_so(folder):
     assert [info.name for info in opened.listing.classes] == ['ship']
 
 
+def test_yolo_corners_beyond_the_image_are_no_dota(folder):
+    beyond = np.array([46.0, 12.0, 16.0, 6.0, 0.4])
+    text = numbers(beyond, SHAPE[::-1])
+    assert max(map(float, text.split())) > 1
+    for name in '12':
+        write(folder, f'labels/{name}.txt', f'0 {text}\n')
+    assert open_chips(folder).listing.task is Task.INSTANCES
+    write(folder, 'data.yaml', 'task: obb\nnames: [ship]\n')
+    opened, label = read(folder)
+    assert opened.dataset_type == 'YOLO_OBB'
+    assert_boxes(label, beyond)
+    write(folder, 'labels/1.txt', f'0 {numbers(SHIP)}\n')
+    opened, label = read(folder)
+    assert opened.dataset_type == 'YOLO_OBB', 'though the corners are in pixels'
+    assert not len(label.turned)
+
+
+def test_yolo_boxes_with_an_angle_are_refused(folder):
+    for name in '12':
+        write(folder, f'labels/{name}.txt', '0 0.5 0.5 0.3 0.2 0.4\n')
+    with pytest.raises(ChipFolderError, match='class x1 y1 x2 y2 x3 y3 x4 y4'):
+        open_chips(folder, dataset_type='YOLO_OBB')
+    assert not len(open_chips(folder, dataset_type='YOLO_rectangles').notes), 'a confidence'
+    write(folder, 'data.yaml', 'task: obb\nnames: [ship]\n')
+    with pytest.raises(ChipFolderError, match='may be an angle'):
+        open_chips(folder)
+    (folder / 'data.yaml').unlink()
+    for name in '12':
+        write(folder, f'labels/{name}.txt', '0 0.5 0.5 0.3 0.2 -1.2\n')
+    with pytest.raises(ChipFolderError, match='may be an angle'):
+        open_chips(folder, dataset_type='YOLO_rectangles')
+
+
 def coco(*annotations):
     rows = [{'id': i, 'image_id': 1, 'category_id': 1, **row} for i, row in enumerate(annotations, 1)]
     image = {'id': 1, 'file_name': '1.png', 'height': SHAPE[0], 'width': SHAPE[1]}

@@ -166,5 +166,9 @@ def test_names_are_found_in_any_spelling():
 def test_shares_that_the_published_parts_leave_without_effect_are_refused(folders):
     with pytest.raises(ChipFolderError, match=r"published test part of 1 chips; leave it out, or pass split='random'"):
         prepare_data(folders['LEVIR-CD'], test_split_pct=0.5)
+    with pytest.raises(ChipFolderError, match=r'val_split_pct=0.3 has no effect beside the published validation part'):
+        prepare_data(folders['LEVIR-CD'], val_split_pct=0.3)
+    tested = prepare_data(folders['HLS_Burn_Scars'], test_split_pct=0.3, chip_size=32)
+    assert (len(tested.train_ds), len(tested.valid_ds), len(tested.split.test)) == (4, 3, 2)
     few = prepare_data(folders['LEVIR-CD'], label_fraction=0.5, chip_size=32)
     assert (len(few.train_ds), len(few.valid_ds)) == (1, 1)
