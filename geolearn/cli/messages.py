@@ -80,7 +80,7 @@ def rename_options(words: Sequence[str], parser: argparse.ArgumentParser) -> lis
     """
     known = {option for action in parser._actions for option in action.option_strings}
     names = {f'--{name.replace("_", "-")}': option for name, option in option_names(parser).items()} | SWITCHES
-    renamed = []
+    renamed: list[str] = []
     for index, word in enumerate(words):
         name, sign, value = word.partition('=')
         option = names.get(name.replace('_', '-'), '') if name.startswith('--') else ''
