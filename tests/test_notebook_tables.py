@@ -1,5 +1,8 @@
 """What notebooks show of values: one table, in which names of files, classes and bands are texts and nothing else."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -50,3 +53,9 @@ def test_the_table():
     with pytest.raises(ValueError, match='invalid literal'):
         table_as_html('t', [('classes', [Swatch('a', ('1);url(x', 0, 0))])])
     assert rows_as_html('head\n  bands    red,  nir').count('red,  nir') == 1
+
+
+def test_tqdm_is_imported_where_its_warning_is_silenced():
+    code = 'import sys, geolearn.backbones.weights; print(list(sys.modules))'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.index("'geolearn.progress'") < done.stdout.index("'huggingface_hub.utils.tqdm'")

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import geolearn.progress  # noqa: F401  # before huggingface_hub, whose import of tqdm warns in notebooks
+
 if TYPE_CHECKING:
     from geolearn.backbones.backbone import STRIDES, Backbone, BackboneOptions, Form, TokenBackbone, register_backbone
     from geolearn.backbones.compiling import CompiledNetwork, compile_for_inference

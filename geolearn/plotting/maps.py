@@ -177,7 +177,7 @@ def _warped(src: Any, path: str | Path, max_side: int, *, nearest: bool = False)
         src.crs, _WEB_MERCATOR, src.width, src.height, *_inside(src, path)
     )
     if not (np.isfinite(transform).all() and transform.a > 0 > transform.e and abs(transform.c) < _WIDEST):
-        raise RasterError(f'{path} has no place on a web map: it crosses the 180th meridian or lies beyond it')
+        raise RasterError(f'{path} has no place on a web map, which ends at the 180th meridian')
     factor = max(1.0, max(width, height) / max_side)
     columns, rows = max(1, round(width / factor)), max(1, round(height / factor))
     masked = src.nodata is not None or ColorInterp.alpha in src.colorinterp
@@ -193,6 +193,9 @@ def _inside(src: Any, path: str | Path) -> tuple[float, float, float, float]:
     west, south, east, north = transform_bounds(src.crs, 'EPSG:4326', *src.bounds)
     if not np.isfinite([west, south, east, north]).all() or south >= _EDGE or north <= -_EDGE:
         raise RasterError(f'{path} has no place on a web map, which ends at {_EDGE:g} degrees north and south')
+    # a little more than 180 degrees is rounding, as of global products
+    if west > east or (src.crs.is_geographic and (src.bounds.left < -180.1 or src.bounds.right > 180.1)):
+        raise RasterError(f'{path} has no place on a web map: it crosses the 180th meridian')
     if src.crs.is_geographic:
         bounds = src.bounds
         return bounds.left, max(bounds.bottom, -_EDGE), bounds.right, min(bounds.top, _EDGE)

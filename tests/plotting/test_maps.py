@@ -102,7 +102,7 @@ def test_opacity_is_no_band_and_masks_are_kept(save, tmp_path):
     'place',
     [
         {'crs': None},
-        {'transform': Affine(0.01, 0, 179.9, 0, -0.01, 10), 'crs': 'EPSG:4326'},
+        {'transform': Affine(0.02, 0, 179.9, 0, -0.02, 10), 'crs': 'EPSG:4326'},
         {'transform': Affine(1, 0, -10, 0, -1, 10), 'crs': 'EPSG:3031'},
     ],
 )
