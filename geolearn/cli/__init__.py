@@ -49,6 +49,7 @@ COMMANDS = {
     'show': ('draw chips, the results of a model on them, or a raster such as a map', show.add_arguments),
     'predict': ('map a raster, detect objects in it, or classify polygons', predict.add_arguments),
     'detect': ('find objects in a raster', predict.add_detect_arguments),
+    'lines': ('trace roads, rivers or edges in a raster as lines', predict.add_lines_arguments),
     'embed': ('turn rasters into embeddings: grids of vectors, or one for each zone', embed.add_arguments),
     'vectorize': ('turn a map of classes into polygons', vectorize.add_arguments),
     'probe': ('measure how well simple classifiers do on the embeddings of chips', probe.add_arguments),

@@ -37,6 +37,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'geolearn detect trees.dlpk aerial.tif trees.gpkg --threshold 0.4',
         'geolearn detect houses.dlpk aerial.tif houses.gpkg --outline orthogonal --aoi town.geojson',
     ),
+    'lines': ('geolearn lines roads.dlpk scene.tif roads.gpkg --bridge 30',),
     'embed': ('geolearn embed scene.tif embeddings.tif --backbone dofa_base --sensor Sentinel-2',),
     'vectorize': ('geolearn vectorize map.tif polygons.gpkg',),
     'probe': ('geolearn probe chips --backbone dofa_base',),

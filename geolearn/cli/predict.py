@@ -62,6 +62,59 @@ def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run, each=False, inputs=INPUTS)
 
 
+def add_lines_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `lines` takes."""
+    parser.add_argument('model', help='the .dlpk of a pixel classifier')
+    parser.add_argument('src', nargs='+', help='raster; several make one mosaic')
+    parser.add_argument('dst', help='layer to write, the last of the files: .gpkg, .geojson, .parquet or .shp')
+    parser.add_argument('--overwrite', action='store_true', help='replace the result if it exists')
+    add_reading(parser)
+    _add_area(parser.add_argument_group('the area'))
+    work = parser.add_argument_group('the work')
+    work.add_argument('--tile-size', type=whole(1), help='side of the tiles in pixels')
+    work.add_argument('--batch-size', type=whole(1), help='tiles computed together')
+    work.add_argument('--device', help='torch device; CUDA where there is one')
+    group = parser.add_argument_group('lines')
+    group.add_argument('--classes', type=whole(0), nargs='+', help='label values of the classes that are lines')
+    group.add_argument('--threshold', type=number(0, 1, above=True), help="lowest probability of a line's pixel")
+    group.add_argument('--min-length', type=number(0), help='pixels; connected lines that are shorter are left out')
+    group.add_argument('--simplify', type=number(0), help='pixels by which lines may move to have fewer points')
+    group.add_argument('--bridge', type=number(0), help='pixels; the longest gap between ends that is closed')
+    group.add_argument('--most-width', type=whole(2), help='pixels; what is wider is no line')
+    parser.set_defaults(run=run_lines, each=False, halo=None, inputs=INPUTS)
+
+
+LINE_OPTIONS = (
+    *('aoi', 'bbox', 'bbox_crs', 'tile_size', 'batch_size', 'device'),
+    *('classes', 'threshold', 'min_length', 'simplify', 'bridge', 'most_width'),
+)
+
+
+def run_lines(arguments: argparse.Namespace) -> None:
+    """Write the layer of lines, and say how long it took.
+
+    Raises:
+        ValueError: If the model classifies no pixels.
+    """
+    check_arguments(arguments)
+    from geolearn.device import choose_device
+    from geolearn.models import PixelClassifier, load_model
+    from geolearn.models.base import one_or_several
+
+    choose_device(arguments.device)
+    started = time.perf_counter()
+    model = load_model(arguments.model)
+    if not isinstance(model, PixelClassifier):
+        raise ValueError(
+            f'{arguments.model} is a {type(model).__name__}, which {model.raster_use.text}; lines come from pixel '
+            'classifiers such as UNet'
+        )
+    given = {name: value for name in LINE_OPTIONS if (value := getattr(arguments, name)) is not None}
+    sources = one_or_several(arguments.src)
+    written = model.predict_lines(sources, arguments.dst, overwrite=arguments.overwrite, **given, **reading(arguments))
+    print(f'wrote {written} in {time.perf_counter() - started:.1f} s')
+
+
 def _add_area(group: Any) -> None:
     group.add_argument('--aoi', help='vector file of the polygons to map; the rest is NoData')
     group.add_argument(

@@ -81,7 +81,12 @@ def add_data(group: Any) -> None:
     )
     ignored = 'classes that are neither trained nor evaluated, by label value or name; 0 for sparse labels'
     group.add_argument('--ignore-classes', type=class_value_or_name, nargs='+', default=[], help=ignored)
-    group.add_argument('--values', action='store_true', help='label rasters hold regression targets, even if whole')
+    target = group.add_mutually_exclusive_group()
+    target.add_argument('--values', action='store_true', help='label rasters hold regression targets, even if whole')
+    images = 'predict images: those in images2/, or with --downsample the images themselves'
+    target.add_argument('--images', action='store_true', help=images)
+    coarser = 'with --images: times that the pixels of what is predicted from are larger than those of the images'
+    group.add_argument('--downsample', type=whole(1), help=coarser)
     group.add_argument('--oversample', action='store_true', help='show chips of rare classes more often')
     group.add_argument('--label-fraction', type=number(0, 1, above=True), help='share of the training chips to use')
 
@@ -148,7 +153,8 @@ def read_training_chips(arguments: argparse.Namespace) -> 'ChipData':
         class_mapping=dict(arguments.class_mapping) if arguments.class_mapping else None,
         ignore_classes=arguments.ignore_classes,
         normalize=arguments.normalize,
-        target='values' if arguments.values else None,
+        target='values' if arguments.values else 'images' if arguments.images else None,
+        **({} if arguments.downsample is None else {'downsample': arguments.downsample}),
         oversample=arguments.oversample,
         label_fraction=arguments.label_fraction,
     )

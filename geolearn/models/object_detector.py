@@ -612,9 +612,8 @@ class OrientedRCNN(ObjectDetector):
     """Oriented R-CNN (Xie et al. 2021, arXiv:2108.05699): Faster R-CNN for oriented boxes, on P2 to P6.
 
     Level anchors, chosen by the training boxes, propose oriented boxes; what lies in these, turned level, says what
-    they are and corrects them. It computes more than `RotatedFCOS`, and learns sooner where there are few labels or the
-    backbone is frozen. It trains on the same data. `head` takes `RCNNOptions`, of which ``box_nms_thresh`` is an exact
-    overlap, 0.3 without options.
+    they are and corrects them. It computes more than `RotatedFCOS`, and trains on the same data. `head` takes
+    `RCNNOptions`, of which ``box_nms_thresh`` is an exact overlap, 0.3 without options.
     """
 
     tasks = (Task.ORIENTED, Task.INSTANCES)

@@ -530,7 +530,8 @@ def show_panoptic(
             ax.imshow(_segment_colors(found, classes), interpolation='nearest')
     name_rows(axes, ('image', 'truth', 'prediction'), titles)
     shown = [label for part in (*truth, *predictions) for label in np.unique(to_array(part.classes)).tolist()]
-    canvas.add_legend(figure, classes, [label for label in shown if label != IGNORE_INDEX])
+    others = {'no segment': 'white'} if IGNORE_INDEX in shown else {}
+    canvas.add_legend(figure, classes, [label for label in shown if label != IGNORE_INDEX], others=others)
     return figure
 
 

@@ -232,7 +232,26 @@ def test_infinities_are_no_data_of_coarse_images(save, tmp_path):
     assert means[valid].tolist() == [1, 1, 1]
 
 
-def test_the_command_line_evaluates_models_of_images(sharp, sharpener, tmp_path, capsys):
+def test_the_command_line_trains_and_evaluates_models_of_images(sharp, sharpener, tmp_path, capsys):
+    words = '--model PixelRegressor --backbone test_resnet --from-scratch --chip-size 16 --batch-size 4 --valid 0.25'
+    out = tmp_path / 'own.dlpk'
+    main(
+        [
+            'train',
+            str(sharp[0]),
+            str(out),
+            *words.split(),
+            '--epochs',
+            '1',
+            '--lr',
+            '1e-3',
+            '--images',
+            '--downsample',
+            '2',
+        ]
+    )
+    assert 'psnr' in capsys.readouterr().out.lower()
+    assert rasterio.open(load_model(out).predict_raster(sharp[1], tmp_path / 'm.tif')).res == (10, 10)
     path = sharpener.save(tmp_path / 'it.dlpk', compute_metrics=False)
     main(['evaluate', str(path), str(sharp[0]), '--valid', '0.25'])
     assert 'psnr' in capsys.readouterr().out.lower()
