@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from geolearn import prepare_data
+from geolearn.backbones import create_backbone, loading
+from geolearn.bands import get_bands
 from geolearn.chips.splits import divide
 from geolearn.cli import main
 from geolearn.errors import ArgumentError, ConfigError, TrainingError
@@ -293,6 +295,16 @@ def test_the_grids_that_ship_are_read(path):
 def test_rates_without_a_dot_are_numbers(file):
     file.write_text(file.read_text().replace('lr: 0.001', 'lr: 1e-3'))
     assert read_grid(file).lr == 0.001
+
+
+@pytest.mark.parametrize('path', GRIDS, ids=lambda path: path.stem)
+def test_the_encoders_of_grids_that_ship_have_maps_for_every_decoder(path):
+    sensor = ('sentinel1', 'VV VH') if path.stem.startswith('sar') else ('hls_s30', 'B02 B03 B04 B8A B11 B12')
+    bands = get_bands(sensor[0], sensor[1].split())
+    for name in read_grid(path).encoders:
+        with loading.without_values():
+            net = create_backbone(name, bands, pretrained=False, strides=(4, 8, 16, 32))
+        assert net.strides == (4, 8, 16, 32), name
 
 
 def test_published_scores_are_shares():
