@@ -376,7 +376,8 @@ def _find_fault(net: nn.Module, step: int, strides: tuple[int, ...], *, channels
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).split('\n')[0][:120]
+    # bare assertions say nothing, and an empty text would mean that nothing went wrong
+    return str(error).split('\n')[0][:120] or type(error).__name__
 
 
 def _plan_tokens(model: str, options: backbone.BackboneOptions) -> _Plan:

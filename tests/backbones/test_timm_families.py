@@ -48,7 +48,14 @@ def check(name, form):
 @pytest.mark.parametrize(
     'name',
     [
-        *('sam2_hiera_tiny', 'samvit_base_patch16', 'vit_small_patch16_dinov3', 'hiera_tiny_224', 'ghostnet_050'),
+        *(
+            'sam2_hiera_tiny',
+            'samvit_base_patch16',
+            'vit_small_patch16_dinov3',
+            'hiera_tiny_224',
+            'ghostnet_050',
+            'halonet26t',
+        ),
         *('test_vit', 'test_convnext'),
     ],
 )
