@@ -69,7 +69,7 @@ def pretrain_on_scenes(folder: Path, method: str, *, seed: int, epochs: int, sce
     )
     return pretrain(
         data, method=method, backbone=BACKBONE, options=METHODS[method], epochs=epochs, batch_size=64,
-        lr=RATES[method], seed=seed, checkpoint=False,
+        lr=RATES[method], seed=seed, checkpoint=False, overwrite=True,
     )  # fmt: skip
 
 

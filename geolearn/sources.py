@@ -14,6 +14,7 @@ from rasterio.windows import Window
 
 from geolearn import data, errors, prepare
 from geolearn.arguments import check_names, format_call, record_arguments
+from geolearn.bands import Band, is_placeholder, match_bands
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.exporting import vector_labels
 from geolearn.chips.exporting.labels import feature_label, shown_name
@@ -346,10 +347,9 @@ def from_rasters(
             bad = bad_bands(src)
         if number == 0:
             first_bands, first_bad = found, bad
-        elif len(found) != len(first_bands):
-            raise errors.ChipFolderError(
-                f'{shown_name(image)} holds {len(found)} bands but {shown_name(pairs[0][0])} {len(first_bands)}'
-            )
+        indexes = order_bands(
+            (pairs[0][0], image), (first_bands, found), named=bands is not None, dequantize=dequantize
+        )
         check_same_product(embedded[0], embedded[-1], shown_name(pairs[0][0]), shown_name(image))
         if len(kinds) > 1:
             raise errors.ChipFolderError(
@@ -363,7 +363,7 @@ def from_rasters(
                 labels=(truth,) if isinstance(truth, Path) and not vector else (),
                 read_label=reader,
                 nodata=missing,
-                read_image=partial(window_image, kept, image, named, w, dequantize=dequantize),
+                read_image=partial(window_image, kept, image, named, w, dequantize=dequantize, indexes=indexes),
             )
             for w, reader, part in zip(windows, readers, ends, strict=True)
         ]
@@ -656,6 +656,64 @@ def _has_label(truth: Raster, window: Window, unlabelled: Sequence[float], shown
     return label.unlabelled is None or not label.unlabelled.all()
 
 
+def order_bands(
+    paths: tuple[RasterPath, RasterPath],
+    bands: tuple[Sequence[Band], Sequence[Band]],
+    *,
+    named: bool,
+    dequantize: Dequantize | None = None,
+) -> tuple[int, ...]:
+    """Return the 1-based numbers of a raster's bands in the order in which the first raster holds them.
+
+    Bands are matched by what they are; where a raster does not say it of all its bands, file order is taken.
+
+    Args:
+        paths: The first raster, and the other one.
+        bands: What they hold.
+        named: Whether the user named the bands. These names hold for files that do not name theirs; files that name the
+            same bands in another order are taken by name.
+        dequantize: As in `open_raster`.
+
+    Raises:
+        ChipFolderError: If they hold other bands.
+    """
+    own, found = bands
+    if len(own) != len(found):
+        raise errors.ChipFolderError(
+            f'{shown_name(paths[1])} holds {len(found)} bands but {shown_name(paths[0])} {len(own)}'
+        )
+    order = numbers = tuple(range(1, len(found) + 1))
+    if paths[0] is paths[1]:
+        return numbers
+    if named:
+        stated = [_stated_names(path, dequantize) for path in paths]
+        if {*map(len, stated)} == {len(found)} and sorted(stated[0]) == sorted(stated[1]) and _tell_apart(stated[0]):
+            order = tuple(stated[1].index(name) + 1 for name in stated[0])
+    else:
+        names = [[band.name for band in each] for each in bands]
+        if names[0] != names[1] and all(map(_tell_apart, names)):
+            try:
+                order = tuple(index + 1 for index in match_bands(found, own))
+            except errors.BandError as error:
+                raise errors.ChipFolderError(
+                    f'{shown_name(paths[1])} holds the bands {", ".join(names[1])}, but {shown_name(paths[0])} '
+                    f'{", ".join(names[0])}; pass rasters of the same bands, or, if these are the same, bands= with a '
+                    'name for each band in file order'
+                ) from error
+    if order != numbers:
+        log.info('%s holds its bands in another order; they are taken by name', shown_name(paths[1]))
+    return order
+
+
+def _stated_names(path: RasterPath, dequantize: Dequantize | None) -> list[str]:
+    with open_raster(path, quiet=True, dequantize=dequantize) as src:
+        return list(src.stated)
+
+
+def _tell_apart(names: Sequence[str]) -> bool:
+    return len({*names}) == len(names) and not any(map(is_placeholder, names))
+
+
 def window_image(
     kept: KeptRasters,
     path: RasterPath,
@@ -663,10 +721,20 @@ def window_image(
     window: Window,
     *,
     dequantize: Dequantize | None = None,
+    indexes: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
-    """Read a window of a raster: pixels (bands, height, width), where they are valid (1, height, width), and place."""
+    """Read a window of a raster: pixels (bands, height, width), where they are valid (1, height, width), and place.
+
+    Args:
+        kept: Keeps the raster open.
+        path: The raster.
+        names: Of its bands in file order; None takes its own.
+        window: To read.
+        dequantize: As in `open_raster`.
+        indexes: 1-based numbers of the bands to read, in this order; None for all.
+    """
     with kept.open(path, bands=names, dequantize=dequantize) as src:
-        pixels, valid = read_window(src, window, range(1, src.count + 1))
+        pixels, valid = read_window(src, window, indexes or range(1, src.count + 1))
         whole = raster_geobox(src)
     place = whole.crop(int(window.row_off), int(window.col_off), pixels.shape[1:])
     return pixels, None if valid is None else valid[None], place

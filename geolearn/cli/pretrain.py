@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('images', nargs='+', help='rasters to draw random windows from, or chip folders')
     parser.add_argument('--name', help='of the file of weights (default: those of backbone and method)')
     parser.add_argument('--working-dir', help='the file goes into its folder models; that of the images if not given')
+    parser.add_argument('--overwrite', action='store_true', help='replace the file of weights if it exists')
     parser.add_argument('--figure', metavar='PNG', help='draw the losses and the measures of collapse')
     _add_method(parser.add_argument_group('the method'))
     _add_images(parser.add_argument_group('the images'))
@@ -105,6 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
             name=arguments.name or '',
             working_dir=arguments.working_dir,
             resume=arguments.resume,
+            overwrite=arguments.overwrite,
             mixed_precision=True if arguments.precision == 'auto' else arguments.precision,
             accumulate=arguments.accumulate,
         )
@@ -116,25 +118,17 @@ def run(arguments: argparse.Namespace) -> None:
         print(f'wrote {arguments.figure}')
 
 
-def _choose_options(arguments: argparse.Namespace) -> Any:
-    """Return the options of the preset with what the command line changes of them; None where it changes nothing.
+def _choose_options(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Return what the command line changes of the preset's options; None where it changes nothing.
 
     Raises:
         ValueError: If an option is that of the other method.
     """
-    from dataclasses import replace
-
-    from geolearn.pretrain.options import choose_options
-
     for option, method in (('prototypes', 'dino'), ('mask', 'mae')):
         if getattr(arguments, option) is not None and arguments.method != method:
             raise ValueError(f'--{option} does not apply to --method {arguments.method}; leave it out')
     changes = {name: getattr(arguments, name) for name in ('prototypes', 'mask')}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    if not changes:
-        return None
-    # without a preset the bands choose it, which are not known yet: small changes of gain are for optical bands alone
-    return replace(choose_options(arguments.method, arguments.preset or 'sar', None), **changes)
+    return {name: value for name, value in changes.items() if value is not None} or None
 
 
 def _choose_reading(arguments: argparse.Namespace) -> 'WindowOptions':

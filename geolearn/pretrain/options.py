@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast, get_args
 
 from geolearn.errors import ArgumentError, UnknownNameError
@@ -196,10 +196,10 @@ PRESETS: Mapping[tuple[str, str], Options] = {
 
 
 def choose_options(method: str, preset: str, options: object) -> Options:
-    """Return the options given, or those of a preset.
+    """Return the options given, or those of a preset, with the changes of a mapping.
 
     Raises:
-        UnknownNameError: If there is no such method or preset.
+        UnknownNameError: If there is no such method, preset or option.
         ArgumentError: If options are those of another method.
     """
     if method not in get_args(Method):
@@ -209,6 +209,12 @@ def choose_options(method: str, preset: str, options: object) -> Options:
     needed: type[Options] = DinoOptions if method == 'dino' else MaeOptions
     if options is None:
         return PRESETS[method, preset]
+    if isinstance(options, Mapping):
+        known = [item.name for item in fields(needed)]
+        for name in options:
+            if name not in known:
+                raise UnknownNameError(f'option of {method}', str(name), known)
+        return replace(PRESETS[method, preset], **options)
     if not isinstance(options, needed):
         raise ArgumentError(f'method={method!r} takes options={needed.__name__}(...), got {options!r}')
     return options

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,7 +20,7 @@ from geolearn.bands import Band
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.chips.label import Task
 from geolearn.chips.meaning.bands import BandChoice
-from geolearn.errors import ArgumentError, BackboneError, ChipFolderError
+from geolearn.errors import ArgumentError, BackboneError, ChipFolderError, FileWriteError
 from geolearn.history import History
 from geolearn.models.new_spec import pretraining_normalization, units_of, with_wavelengths
 from geolearn.networks.network import Normalize as NormalizeLayer
@@ -61,7 +61,7 @@ def pretrain(
     pretrained: bool = False,
     weights: str | Path | None = None,
     preset: Preset | None = None,
-    options: Options | None = None,
+    options: Options | Mapping[str, Any] | None = None,
     epochs: int = 100,
     batch_size: int = 64,
     chip_size: int | None = None,
@@ -77,6 +77,7 @@ def pretrain(
     working_dir: str | Path | None = None,
     checkpoint: bool = True,
     resume: bool | str = False,
+    overwrite: bool = False,
     mixed_precision: 'Precision | bool | None' = None,
     accumulate: int = 1,
     deterministic: bool = False,
@@ -97,7 +98,8 @@ def pretrain(
         weights: A file to start from; implies `pretrained`.
         preset: ``'sar'`` (flips and crops only, 448 px) or ``'optical'`` (also small changes of gain and offset,
             224 px); None takes ``'sar'`` where all bands are radar.
-        options: `DinoOptions` or `MaeOptions`, instead of those of the preset.
+        options: `DinoOptions` or `MaeOptions`, instead of those of the preset; or changes of the preset's by name, such
+            as ``{'mask': 0.6}``.
         epochs: Passes over the images.
         batch_size: Images per step, in each process.
         chip_size: Side of the images in pixels; None takes that of the preset, or what the images have if that is less.
@@ -113,6 +115,7 @@ def pretrain(
         working_dir: The file goes to ``<working_dir>/models``; None means the chip folder, or that of the raster.
         checkpoint: Write the state after each epoch, so that a killed run can be resumed.
         resume: Continue from the last checkpoint of the same pretraining; or the name of its run.
+        overwrite: Replace a file of weights that exists; with `resume` it is replaced in any case.
         mixed_precision: ``'bf16'``, ``'fp16'`` (CUDA only), or True for the better of them on a GPU.
         accumulate: So many batches make one step.
         deterministic: Use only algorithms that give the same numbers each time; slower on a GPU.
@@ -126,6 +129,7 @@ def pretrain(
         WeightsError: If weights to start from cannot be had or do not fit.
         TrainingError: If a loss is non-finite, or memory does not hold one image.
         CheckpointError: If there is nothing to resume, or it is of another pretraining.
+        FileWriteError: If the file of weights exists, or cannot be written.
     """
     from geolearn.training import new_run, train
 
@@ -146,11 +150,17 @@ def pretrain(
         working_dir=working_dir,
     )
     known = data.bands if wavelengths is None else with_wavelengths(data.bands, wavelengths)
-    preset = preset or ('sar' if all(band.is_radar for band in known) else 'optical')
-    chosen = choose_options(method, preset, options)
+    chosen = choose_options(method, preset or _find_preset(data.bands), options)
     start, network = _build(data, known, chosen, backbone, pretrained=pretrained, weights=weights, seed=seed)
+    place = (data.working_dir or data.path) / 'models'
+    title = name or f'{re.sub(r"[^A-Za-z0-9_.-]+", "_", start.backbone)}-{method}'
+    target = place / f'{title}.safetensors'
+    if target.exists() and not (resume or overwrite):
+        raise FileWriteError(
+            f'{target} exists, from another pretraining; pass another name=, or overwrite=True to replace it'
+        )
     learner, history = _make_learner(network, data, chosen), History()
-    learner.identity = _identity(data, known, start, chosen)
+    learner.identity = _identity(data, known, start, chosen, network.normalize, reading)
     rate = lr or chosen.base_rate * batch_size * accumulate * _process_count() / REFERENCE_BATCH
     fit = FitOptions(
         epochs,
@@ -164,14 +174,12 @@ def pretrain(
         seed=seed,
         deterministic=deterministic,
     )
-    place = (data.working_dir or data.path) / 'models'
-    title = name or f'{re.sub(r"[^A-Za-z0-9_.-]+", "_", start.backbone)}-{method}'
     parent = place / 'pretraining' / title
     folder, fit = _choose_run(parent, learner, fit, resume) if resume else (new_run(parent), fit)
     fit = replace(fit, callbacks=(_steps(network), _alarm(network, data, history, epochs), *callbacks))
     history.learning_rate = rate
     train(learner, history, fit, folder=folder, resume=bool(resume))
-    return _finish(place / f'{title}.safetensors', network, data, known, start, history, fit, method, chosen)
+    return _finish(target, network, data, known, start, history, fit, method, chosen)
 
 
 def _process_count() -> int:
@@ -207,7 +215,10 @@ def _prepare(
     folders = [isinstance(path, str | Path) and Path(path).is_dir() for path in paths]
     if any(folders) and not all(folders):
         raise ArgumentError('images must be rasters or chip folders, not both')
-    size = chip_size or CHIP_SIZES[preset or 'sar']
+    size = chip_size or max(CHIP_SIZES.values())
+    if chip_size is None and not all(folders):
+        found = windows.find_bands(paths[0], bands, extract_bands)
+        size = CHIP_SIZES[preset or _find_preset(found)]
     common: dict[str, Any] = {
         'chip_size': size, 'bands': bands, 'extract_bands': extract_bands, 'normalize': normalize,
         'val_split_pct': val_split_pct, 'batch_size': batch_size, 'seed': seed, 'working_dir': working_dir,
@@ -218,9 +229,25 @@ def _prepare(
         raise ArgumentError('scale and offset are for rasters; chips are taken in the units that they are stored in')
     common['nodata'] = None if reading is None else reading.nodata
     data = prepare.prepare_data(paths if len(paths) > 1 else paths[0], transforms=False, **common)
+    if chip_size is None:  # what the bands of a folder are is not known before
+        data = _cut(data, CHIP_SIZES[preset or _find_preset(data.bands)])
     return _plain(
         windows.avoiding_nodata(data, windows.LEAST_VALID if reading is None else reading.min_valid), batch_size
     )
+
+
+def _find_preset(bands: Sequence[Band]) -> Preset:
+    return 'sar' if all(band.is_radar for band in bands) else 'optical'
+
+
+def _cut(data: chip_data.ChipData, size: int) -> chip_data.ChipData:
+    """Return the same chips, cut to a size where they are larger."""
+    size = min(size, data.chip_size)
+
+    def cut(loader: ChipLoader) -> ChipLoader:
+        return loader.with_config(replace(loader.dataset.config, chip_size=size))
+
+    return replace(data, chip_size=size, train_dl=cut(data.train_dl), valid_dl=cut(data.valid_dl))
 
 
 def _plain(data: chip_data.ChipData, batch_size: int) -> chip_data.ChipData:
@@ -307,13 +334,24 @@ def _make_learner(network: PretrainingNetwork, data: chip_data.ChipData, options
     )
 
 
-def _identity(data: chip_data.ChipData, bands: Sequence[Band], start: _Start, options: Options) -> dict[str, str]:
-    """Return digests of images and method, in which a pretraining must agree to be resumed."""
+def _identity(
+    data: chip_data.ChipData,
+    bands: Sequence[Band],
+    start: _Start,
+    options: Options,
+    normalize: NormalizeLayer,
+    reading: windows.WindowOptions | None,
+) -> dict[str, str]:
+    """Return what a pretraining must agree in to be resumed: images, their files, values and units, and the method."""
     texts = {
         'images': repr((data.train_ds.names, data.valid_ds.names, data.train_dl.options.seed, data.chip_size)),
         'method': json.dumps([asdict(options), [asdict(b) for b in bands], start.backbone, start.weights], default=str),
+        'files': json.dumps(data.arguments.get('files')),
+        'statistics': repr(asdict(data.statistics)),
+        'normalization': json.dumps([normalize.mean.flatten().tolist(), normalize.std.flatten().tolist()]),
     }
-    return {key: hashlib.sha256(text.encode()).hexdigest()[:16] for key, text in texts.items()}
+    digests = {key: hashlib.sha256(text.encode()).hexdigest()[:16] for key, text in texts.items()}
+    return digests | {'reading': json.dumps(asdict(reading or windows.WindowOptions()), default=str)}
 
 
 def _choose_run(parent: Path, learner: 'ChipLearner', fit: FitOptions, resume: bool | str) -> tuple[Path, FitOptions]:

@@ -15,10 +15,11 @@ from geolearn.bands import Band, get_bands, resolve_bands
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.chips.exporting.labels import shown_name
 from geolearn.chips.label import ChipSource, Label, Listing, Task
-from geolearn.chips.meaning.bands import BandChoice, bad_bands
+from geolearn.chips.meaning.bands import BandChoice, bad_bands, choose_bands
 from geolearn.chips.meaning.values import numbers_of
 from geolearn.data import ChipData
 from geolearn.errors import ChipFolderError
+from geolearn.inference.resume import file_states
 from geolearn.normalize import Normalize
 from geolearn.raster import GeoBox, KeptRasters, open_raster, raster_bands, read_window, require_place
 from geolearn.raster.raster import Raster
@@ -113,25 +114,21 @@ def window_data(
         RasterError: If a raster cannot be read.
         ValueError: If ``scale='db'`` is given and no band is radar.
     """
-    named = (
-        None if bands is None or isinstance(bands, str) else tuple(b if isinstance(b, str) else b.name for b in bands)
-    )
+    named = _names(bands)
     kept, rng = KeptRasters(), np.random.default_rng(seed)
     cells: list[tuple[int, Window]] = []
     opened: list[tuple[Raster, tuple[Band, ...], frozenset[int]]] = []
+    indexes: list[tuple[int, ...]] = []
     for number, path in enumerate(rasters):
         with open_raster(path, bands=named) as src:
             require_place(src)
             found, bad = raster_bands(src), bad_bands(src)
-            if opened and len(found) != len(opened[0][1]):
-                raise ChipFolderError(
-                    f'{shown_name(path)} holds {len(found)} bands but {shown_name(rasters[0])} {len(opened[0][1])}'
-                )
             opened.append((src, found, bad))
+            indexes.append(sources.order_bands((rasters[0], path), (opened[0][1], found), named=bands is not None))
             cells += [(number, cell) for cell in _cells(src.shape, chip_size)]
-    radar = _radar_bands(bands, opened[0][1], options)
+    radar = _radar_bands(_name_bands(bands, opened[0][1]), options)
     order = rng.permutation(len(cells))
-    chosen = _choose(rasters, [cells[i] for i in order], options, kept, named)
+    chosen = _choose(rasters, [cells[i] for i in order], options, kept, named, [each[0] for each in indexes])
     if len(chosen) < 2:
         raise ChipFolderError(
             f'{len(chosen)} cells of {CELL * chip_size} pixels of {shown_name(rasters[0])} have data in at least '
@@ -148,7 +145,9 @@ def window_data(
             labels=(),
             read_label=_no_label,
             nodata=() if options.changes_values else numbers_of('nodata', options.nodata),
-            read_image=partial(_read, kept, rasters[number], named, cell, options, radar, placed=blocks),
+            read_image=partial(
+                _read, kept, rasters[number], named, cell, options, radar, placed=blocks, indexes=indexes[number]
+            ),
         )
         for number, cell in sorted(chosen, key=lambda item: (item[0], item[1].row_off, item[1].col_off))
     )
@@ -160,7 +159,8 @@ def window_data(
         split='blocks' if blocks else 'random', block_size=BLOCK * chip_size * max(box.resolution) if blocks else None,
         working_dir=working_dir or place.parent,
     )  # fmt: skip
-    return avoiding_nodata(data, options.min_valid)
+    files = [file_states(src.files) for src, _, _ in opened]
+    return avoiding_nodata(replace(data, arguments={'files': files}), options.min_valid)
 
 
 def avoiding_nodata(data: ChipData, share: float) -> ChipData:
@@ -188,13 +188,14 @@ def _choose(
     options: WindowOptions,
     kept: KeptRasters,
     named: tuple[str, ...] | None,
+    first: Sequence[int],
 ) -> list[tuple[int, Window]]:
-    """Take the first cells with enough data, as many as are asked for; of each one band is read."""
+    """Take the first cells with enough data, as many as are asked for; of each its first band is read."""
     missing = numbers_of('nodata', options.nodata)
     chosen: list[tuple[int, Window]] = []
     for number, cell in cells:
         with kept.open(rasters[number], bands=named) as src:
-            pixels, valid = read_window(src, cell, [1])
+            pixels, valid = read_window(src, cell, [first[number]])
         sound = np.isfinite(pixels[0]) if valid is None else valid.reshape(pixels[0].shape) & np.isfinite(pixels[0])
         if missing:
             sound = sound & (pixels[0] != missing[0])
@@ -205,16 +206,43 @@ def _choose(
     return chosen
 
 
-def _radar_bands(bands: BandChoice, found: Sequence[Band], options: WindowOptions) -> tuple[bool, ...]:
-    """Return whether each band is radar, for decibels."""
+def find_bands(
+    raster: RasterPath, bands: BandChoice = None, extract_bands: Sequence[str | int] | None = None
+) -> tuple[Band, ...]:
+    """Return the bands that are taken of a raster.
+
+    Args:
+        raster: One file, or the files of one scene or mosaic.
+        bands: Names of the bands, or a sensor; None takes what the raster says.
+        extract_bands: Bands to use, by name or 0-based index.
+
+    Raises:
+        BandError: If one does not exist.
+        RasterError: If the raster cannot be read.
+    """
+    with open_raster(raster, bands=_names(bands), quiet=True) as src:
+        known = _name_bands(bands, raster_bands(src))
+    return tuple(known[index] for index in choose_bands(known, extract_bands))
+
+
+def _names(bands: BandChoice) -> tuple[str, ...] | None:
+    if bands is None or isinstance(bands, str):
+        return None
+    return tuple(band if isinstance(band, str) else band.name for band in bands)
+
+
+def _name_bands(bands: BandChoice, found: Sequence[Band]) -> Sequence[Band]:
+    """Return the bands as the user names them, else as a raster does."""
+    if bands is None:
+        return found
     if isinstance(bands, str):
-        known: Sequence[Band] = get_bands(bands)
-    elif bands is not None:
-        names = [band if isinstance(band, str) else band.name for band in bands]
-        given = {band.name: band for band in bands if isinstance(band, Band)}
-        known = [given.get(name, band) for name, band in zip(names, resolve_bands(names))]
-    else:
-        known = found
+        return get_bands(bands)
+    given = {band.name: band for band in bands if isinstance(band, Band)}
+    return [given.get(band.name, band) for band in resolve_bands(_names(bands) or ())]
+
+
+def _radar_bands(known: Sequence[Band], options: WindowOptions) -> tuple[bool, ...]:
+    """Return whether each band is radar, for decibels."""
     radar = tuple(band.is_radar for band in known)
     if options.scale == 'db' and not any(radar):
         raise ValueError(
@@ -233,8 +261,9 @@ def _read(
     radar: tuple[bool, ...],
     *,
     placed: bool,
+    indexes: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
-    pixels, valid, place = sources.window_image(kept, path, named, window)
+    pixels, valid, place = sources.window_image(kept, path, named, window, indexes=indexes)
     place = place if placed else GeoBox(place.shape, Affine.identity(), None)
     if not options.changes_values:
         return pixels, valid, place

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +16,18 @@ from safetensors.torch import load_file, save_file
 from geolearn import UNet, create_backbone, describe_backbone, from_arrays, from_rasters, load_model
 from geolearn.backbones import catalog
 from geolearn.embed.imagery import embed
-from geolearn.errors import ArgumentError, BackboneError, BandError, CheckpointError, ChipFolderError, WeightsError
+from geolearn.errors import (
+    ArgumentError,
+    BackboneError,
+    BandError,
+    CheckpointError,
+    ChipFolderError,
+    FileWriteError,
+    UnknownNameError,
+    WeightsError,
+)
 from geolearn.pretrain import DinoOptions, MaeOptions, WindowOptions, pretrain
+from geolearn.pretrain.windows import window_data
 from geolearn.synthetic import make_radar_chips, make_radar_scene
 from geolearn.training import Callback
 
@@ -200,7 +213,8 @@ class Interrupt(Callback):
 
 
 def test_a_run_that_was_stopped_is_resumed_exactly(result, arguments, tmp_path):
-    given = arguments | {'working_dir': tmp_path}
+    scene = Path(shutil.copy(arguments['images'], tmp_path))
+    given = arguments | {'working_dir': tmp_path, 'images': scene}
     with pytest.raises(KeyboardInterrupt):
         pretrain(**given, callbacks=[Interrupt()])
     resumed = pretrain(**given, resume=True)
@@ -209,6 +223,23 @@ def test_a_run_that_was_stopped_is_resumed_exactly(result, arguments, tmp_path):
     assert [row['valid_loss'] for row in resumed.history.epochs] == [r['valid_loss'] for r in result.history.epochs]
     with pytest.raises(CheckpointError, match='what differs: '):
         pretrain(**given | {'options': DinoOptions()}, resume=True)
+    with pytest.raises(CheckpointError, match=r'statistics .*normalization .*reading .*"offset": 0.0.*"offset": 3.0'):
+        pretrain(**given | {'reading': WindowOptions(scale='db', offset=3.0)}, resume=True)
+    with pytest.raises(CheckpointError, match='what differs: normalization'):
+        pretrain(**given | {'normalize': 'minmax'}, resume=True)
+    os.utime(scene, (0, 0))  # as of another raster of that name
+    with pytest.raises(CheckpointError, match='what differs: files'):
+        pretrain(**given, resume=True)
+
+
+def test_weights_of_another_pretraining_are_not_replaced_unasked(result, arguments, labelled, tmp_path):
+    before = result.weights.read_bytes()
+    with pytest.raises(FileWriteError, match='vit_nano-dino.safetensors exists, from another pretraining.*overwrite'):
+        pretrain(**arguments)
+    assert result.weights.read_bytes() == before
+    given = {'backbone': 'vit_nano', 'method': 'mae', 'epochs': 1, 'working_dir': tmp_path, 'checkpoint': False}
+    for overwrite in (False, True):
+        pretrain(labelled(), options=SMALL_MAE, overwrite=overwrite, **given)
 
 
 def test_a_seed_fixes_everything(arguments, tmp_path):
@@ -296,8 +327,6 @@ def test_what_cannot_be_pretrained_is_refused(arguments, changes, error, message
 
 
 def test_windows_avoid_nodata_and_move_from_epoch_to_epoch(scene, caplog):
-    from geolearn.pretrain.windows import window_data
-
     data = window_data(
         [scene], WindowOptions(scale='db'), chip_size=16, bands=VV_VH, extract_bands=None, normalize='dataset',
         val_split_pct=0.1, batch_size=64, seed=0, working_dir=None,
@@ -313,9 +342,49 @@ def test_windows_avoid_nodata_and_move_from_epoch_to_epoch(scene, caplog):
     assert -40 < float(first.nanmean()) < 0
 
 
-def test_the_number_of_windows_is_bounded(scene):
-    from geolearn.pretrain.windows import window_data
+WINDOWS = {
+    'chip_size': 16, 'bands': None, 'extract_bands': None, 'normalize': 'dataset', 'val_split_pct': 0.1,
+    'batch_size': 64, 'seed': 0, 'working_dir': None,
+}  # fmt: skip
 
+
+@pytest.mark.parametrize('bands', [None, VV_VH])
+def test_bands_in_another_order_are_taken_by_name(save, tmp_path, bands):
+    pixels = np.stack([np.full((64, 64), value, np.float32) for value in (1, 100)])
+    pixels += np.random.default_rng(0).random(pixels.shape, np.float32)
+    first = save(tmp_path / 'a.tif', pixels, names=VV_VH)
+    second = save(tmp_path / 'b.tif', pixels[::-1], names=VV_VH[::-1])
+    data = window_data([first, second], WindowOptions(), **WINDOWS | {'bands': bands})
+    assert [band.name for band in data.bands] == VV_VH
+    for (images,) in data.train_dl:
+        assert images[:, 0].max() < 3
+        assert images[:, 1].min() > 99
+
+
+def test_rasters_of_other_bands_are_refused(save, tmp_path):
+    pixels = np.random.default_rng(0).random((2, 64, 64), np.float32)
+    first = save(tmp_path / 'a.tif', pixels, names=VV_VH)
+    second = save(tmp_path / 'b.tif', pixels, names=['VV', 'HH'])
+    with pytest.raises(
+        ChipFolderError, match='b.tif holds the bands VV, HH, but .*a.tif VV, VH; .* bands= with a name'
+    ):
+        window_data([first, second], WindowOptions(), **WINDOWS)
+    window_data([first, second], WindowOptions(), **WINDOWS | {'bands': VV_VH})  # as the message says
+
+
+def test_bands_choose_the_preset_and_its_size(save, tmp_path):
+    pixels = np.random.default_rng(0).random((3, 1000, 500), np.float32)
+    raster = save(tmp_path / 'rgb.tif', pixels, names=['red', 'green', 'blue'])
+    given = {'method': 'mae', 'backbone': 'vit_nano', 'epochs': 1, 'batch_size': 4, 'checkpoint': False}
+    small = {'decoder_dim': 32, 'decoder_depth': 1, 'decoder_heads': 2, 'mask': 0.9}
+    made = pretrain(raster, options=small, reading=WindowOptions(windows=3), **given)
+    assert made.facts.chip_size == 224
+    assert made.facts.options == made.facts.options | small | {'normalize_patches': True, 'gain': 0.0}
+    with pytest.raises(UnknownNameError, match='option of mae'):
+        pretrain(raster, options={'masks': 0.5}, **given)
+
+
+def test_the_number_of_windows_is_bounded(scene):
     data = window_data(
         [scene, scene], WindowOptions(windows=20), chip_size=16, bands=None, extract_bands=None, normalize='dataset',
         val_split_pct=0.1, batch_size=64, seed=0, working_dir=None,
