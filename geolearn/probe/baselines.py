@@ -139,7 +139,7 @@ def random_convolutions(
     Args:
         images: (items, bands, height, width), or a sequence of arrays or paths; see `Images`.
         features: Length of a vector, an even number.
-        kernel: Side of a kernel in pixels; smaller where an image is.
+        kernel: Side of a kernel in pixels; smaller where an image that kernels are cut from is.
         seed: Of the places.
 
     Returns:
@@ -205,7 +205,12 @@ def _cut_kernels(images: Sequence[np.ndarray], count: int, side: int, rng: np.ra
 def _convolve(images: Sequence[tuple[int, np.ndarray]], kernels: torch.Tensor, found: np.ndarray) -> None:
     """Write the features of images of one size to their rows."""
     rows = [position for position, _ in images]
-    response = torch.nn.functional.conv2d(torch.from_numpy(np.stack([image for _, image in images])), kernels)
+    batch = torch.from_numpy(np.stack([image for _, image in images]))
+    # images that no kernel was cut from may be smaller than one: around them lies the mean
+    missing = [max(0, kernels.shape[-1] - length) for length in batch.shape[-2:]]
+    if any(missing):
+        batch = torch.nn.functional.pad(batch, (0, missing[1], 0, missing[0]))
+    response = torch.nn.functional.conv2d(batch, kernels)
     positive = response.clamp(min=0).mean((2, 3))
     # the positive part of the negated response
     found[rows] = torch.cat([positive, positive - response.mean((2, 3))], dim=1).numpy()

@@ -218,6 +218,8 @@ def _embed_patches(
     normalize = None if pretrained or weights is not None else _sample_statistics(patches)
     made = {'backbone': backbone, 'pretrained': pretrained, 'weights': _describe_file(weights), 'pooling': pooling}
     made |= {'normalize': normalize, 'sensor': patches.sensor}
+    if Path(backbone).is_file():  # written anew under the same name, it holds other weights
+        made['file'] = _describe_file(backbone)
     key = hashlib.sha256(json.dumps(made).encode()).hexdigest()[:12]
     home = None if out is None else out / f'embeddings_{key}'
     found = []

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from geolearn.chips.splits.split import assign_parts
-from geolearn.probe.labels import ProbeLabels
+from geolearn.probe.labels import ProbeLabels, is_missing
 
 MANY_ITEMS = 20_000
 """From so many items of several classes on, folds are dealt by sets of classes: one by one takes 40 µs each, and the
@@ -137,8 +137,12 @@ def _check_given(number: np.ndarray, count: int) -> np.ndarray:
 
 def _read_groups(groups: Any, count: int) -> np.ndarray:
     values = np.asarray(groups)
+    if values.dtype.kind == 'U' and not isinstance(groups, np.ndarray):
+        values = np.asarray(groups, object)  # NumPy would make texts of what is missing
     if values.shape != (count,):
         raise ValueError(f'groups must name one group for each of {count:,} items, got an array of {values.shape}')
+    if values.dtype.kind in 'fO' and (missing := sum(map(is_missing, values.tolist()))):
+        raise ValueError(f'{missing:,} of {count:,} items have no group; leave them out, or name a group for each')
     found: np.ndarray = np.unique(values.astype(str) if values.dtype.kind == 'O' else values, return_inverse=True)[1]
     return found
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+UNKNOWN = 'labels must be whole numbers or texts; leave out items whose class is not known'
+
 
 @dataclass(frozen=True, eq=False)
 class ProbeLabels:
@@ -56,15 +58,37 @@ def read_labels(labels: Any, count: int, *, class_names: Sequence[str] = ()) -> 
         ValueError: If the labels do not fit the items, the names or each other.
     """
     values = np.asarray(labels)
+    if values.dtype.kind == 'U' and not isinstance(labels, np.ndarray):
+        values = np.asarray(labels, object)  # of a list of texts NumPy makes 'nan' and 'None' of what is missing
     names = tuple(map(str, class_names))
     if values.ndim not in (1, 2) or len(values) != count:
         raise ValueError(
             f'{count:,} embeddings need as many labels, (items,) or (items, classes); got an array of {values.shape}'
         )
     found = _read_presence(values, names) if values.ndim == 2 else _read_indices(values, names)
-    if len(found.names) < 2 and not found.multi_label:
-        raise ValueError(f'all items have the class {found.names[0]!r}; a probe needs two classes at least')
+    if len(found.names) < 2:
+        require_two(found)
     return found
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value says that there is none: None, NaN, and pandas' NA and NaT."""
+    if value is None or type(value).__name__ in ('NAType', 'NaTType'):
+        return True
+    return isinstance(value, float | np.floating) and not np.isfinite(value)
+
+
+def require_two(labels: ProbeLabels) -> None:
+    """Refuse items of one class, which any classifier predicts.
+
+    Raises:
+        ValueError: If all items have the same class.
+    """
+    if labels.multi_label:
+        return
+    held = np.flatnonzero(labels.counts)
+    if len(held) < 2:
+        raise ValueError(f'all items have the class {labels.names[held[0]]!r}; a probe needs two classes at least')
 
 
 def _read_presence(values: np.ndarray, names: tuple[str, ...]) -> ProbeLabels:
@@ -79,9 +103,11 @@ def _read_presence(values: np.ndarray, names: tuple[str, ...]) -> ProbeLabels:
 def _read_indices(values: np.ndarray, names: tuple[str, ...]) -> ProbeLabels:
     if values.dtype.kind == 'f':
         if not (np.isfinite(values) & (values == np.floor(values))).all():
-            raise ValueError('labels must be whole numbers or texts; leave out items whose class is not known')
+            raise ValueError(UNKNOWN)
         values = values.astype(np.int64)
     if values.dtype.kind == 'O':
+        if any(is_missing(value) for value in values.tolist()):
+            raise ValueError(UNKNOWN)
         values = values.astype(str)
     if values.dtype.kind not in 'biuU':
         raise ValueError(f'labels must be whole numbers or texts, got an array of {values.dtype}')

@@ -12,7 +12,7 @@ from geolearn.errors import UnknownNameError
 from geolearn.probe.baselines import Images, compute_baselines, find_images
 from geolearn.probe.classifiers import Task, predict
 from geolearn.probe.folds import FoldPlan, Folds, plan_folds
-from geolearn.probe.labels import ProbeLabels, read_labels
+from geolearn.probe.labels import ProbeLabels, read_labels, require_two
 from geolearn.probe.options import METHODS, Method, ProbeOptions
 from geolearn.probe.result import EMBEDDINGS, ProbeResult, ProbeScore
 from geolearn.probe.scores import Counts
@@ -92,6 +92,7 @@ def probe(
         folds = np.asarray(folds)[valid] if np.ndim(folds) == 1 and len(np.asarray(folds)) == len(valid) else folds
         groups, positions = (None if given is None else np.asarray(given)[valid] for given in (groups, positions))
         source = None if source is None else source.take(np.flatnonzero(valid))
+    require_two(known)
     plan = plan_folds(
         known,
         folds=folds,

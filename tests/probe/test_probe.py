@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -314,6 +315,26 @@ def test_items_without_data_are_left_out_and_counted():
     assert any('2 of 60 items were left out' in note for note in result.notes)
 
 
+def test_items_of_one_class_with_data_are_refused():
+    vectors, classes = make_items()
+    vectors[classes != 0] = np.nan
+    with pytest.raises(ValueError, match="all items have the class '0'; a probe needs two classes at least"):
+        probe(vectors, classes)
+    with pytest.raises(ValueError, match="all items have the class 'a'; a probe needs two classes at least"):
+        probe(make_items()[0], np.zeros(90, int), class_names=['a', 'b'])
+
+
+@pytest.mark.parametrize('missing', [None, float('nan'), pd.NA, pd.NaT])
+def test_labels_and_groups_that_are_missing_are_no_class_and_no_group(missing):
+    vectors, _ = make_items(60)
+    texts = ['land', 'sea', missing] * 20
+    for labels in (pd.Series(texts, dtype=object), np.array(texts, object), texts):
+        with pytest.raises(ValueError, match='leave out items whose class is not known'):
+            probe(vectors, labels)
+        with pytest.raises(ValueError, match='20 of 60 items have no group'):
+            probe(vectors, np.arange(60) % 2, groups=labels)
+
+
 def test_tokens_of_a_grid_take_labels_of_its_shape():
     vectors, classes, _ = make_items(60)
     grid = Embeddings(vectors.T.reshape(6, 6, 10), EmbeddingSource('none'))
@@ -395,6 +416,17 @@ def test_random_convolutions_depend_on_the_seed_alone_and_on_texture():
         random_convolutions(images, features=3)
     with pytest.raises(ValueError, match='has 2 bands'):
         random_convolutions([images[0], np.zeros((2, 12, 12))])
+
+
+@pytest.mark.parametrize('shape', [(2, 2, 5), (2, 1, 1)])
+def test_random_convolutions_take_images_smaller_than_a_kernel_that_none_was_cut_from(shape):
+    rng = np.random.default_rng(0)
+    images = [rng.random((2, 5, 5), np.float32) for _ in range(300)]
+    last = np.random.default_rng(0).permutation(300)[-1]  # of 300, the kernels are cut from the first 256 of these
+    images[last] = rng.random(shape, np.float32)
+    found = random_convolutions(images, features=8)
+    assert found.shape == (300, 8)
+    assert np.isfinite(found).all()
 
 
 def test_projections_lay_items_out_and_show_one_class_against_the_rest():
