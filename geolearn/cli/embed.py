@@ -108,6 +108,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.zones_layer is not None or arguments.resume:
         raise ValueError('--zones-layer and --resume do not go with --each, which does what is missing by itself')
     if arguments.zones is not None:
+        if arguments.aoi is not None or arguments.bbox is not None:
+            raise ValueError('zones say themselves what is embedded, in one run; leave out --aoi and --bbox')
         writing = {name: value for name, value in writing.items() if name not in ('aoi', 'bbox')}
     result = embed_many(source, arguments.dst, options=writing, **given)
     print(f'{result} in {time.perf_counter() - started:.1f} s')

@@ -33,7 +33,7 @@ VECTOR_COLUMN = 'embedding'
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingSource:
-    """What made embeddings; two sets of them can be compared only where all of this is the same.
+    """What made embeddings; two sets of them can be compared only where what changes vectors is the same.
 
     Args:
         backbone: Its name, or that of a product such as ``'alphaearth'``.
@@ -47,6 +47,8 @@ class EmbeddingSource:
         pooling: ``'mean'``, ``'max'`` or ``'cls'``; empty for a grid of tokens.
         layer: Block whose output was taken, counted from 0; -1 for the last, after the final norm.
         stride: Pixels from one token to the next; 0 where it is not known.
+        context: Side of the images that a transformer saw at most, in pixels; 0 where it is not known.
+        blend: How neighboring images met, ``'crop'`` or ``'hann'``; empty where it is not known.
         geolearn: Version that made them.
     """
 
@@ -61,6 +63,8 @@ class EmbeddingSource:
     pooling: str = ''
     layer: int = -1
     stride: int = 0
+    context: int = 0
+    blend: str = ''
     geolearn: str = __version__
 
     def to_json(self) -> str:
@@ -175,6 +179,7 @@ class Embeddings:
             ('scaling', source.scaling),
             ('pooling', source.pooling),
             ('items', ', '.join(self.names[:3]) + (', ...' if len(self.names) > 3 else '')),
+            ('context', f'{source.context} px' if source.context else ''),
             ('stride', f'{source.stride} px' if self.is_grid and source.stride else ''),
             ('place', place or (crs_name(self.crs) if self.geometries else '')),
             ('no data', f'{empty:,} of {len(self):,} vectors' if empty else ''),
@@ -380,8 +385,14 @@ def _as_bytes(text: bytes) -> np.ndarray:
 
 def _differences(one: EmbeddingSource, other: EmbeddingSource) -> list[str]:
     """Return the names of the facts that differ, of those that make vectors comparable."""
-    names = ('backbone', 'weights_hash', 'bands', 'wavelengths_um', 'mean', 'std', 'layer')
-    return [name for name in names if getattr(one, name) != getattr(other, name)]
+    names = ['backbone', 'weights_hash', 'bands', 'wavelengths_um', 'mean', 'std', 'layer']
+    # the mean of tokens lies among tokens; and what was written before says nothing of its context
+    names += [name for name in ('pooling', 'context') if getattr(one, name) and getattr(other, name)]
+    return [
+        f'{name} ({getattr(one, name)} and {getattr(other, name)})' if name in ('pooling', 'context') else name
+        for name in names
+        if getattr(one, name) != getattr(other, name)
+    ]
 
 
 def write_features(frame: Any, source: EmbeddingSource, path: str | Path) -> Path:

@@ -1,7 +1,7 @@
 """Encoder: a backbone with its normalization, bound to bands, that turns images into grids of vectors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,6 +18,7 @@ from geolearn.bands import Band
 from geolearn.device import choose_device
 from geolearn.embed import scaling
 from geolearn.embed.embeddings import KEY, EmbeddingSource
+from geolearn.inference import tiles
 from geolearn.inference.encoding import VectorEncoding
 from geolearn.inference.resume import weights_digest
 from geolearn.networks.network import Network, Normalize
@@ -194,6 +195,13 @@ class EncoderOptions:
     check_values: bool = True
     attention: Attention | None = None
 
+    @property
+    def counts_images(self) -> bool:
+        """Whether pixels are normalized by statistics of the images themselves."""
+        if self.normalize is None:
+            return not self.pretrained and self.weights is None
+        return isinstance(self.normalize, str) and self.normalize in ('dataset', 'minmax', 'robust')
+
     def __post_init__(self) -> None:
         for name in ('tile', 'context'):
             side = getattr(self, name)
@@ -220,6 +228,11 @@ class Encoder:
     side: int
     images: int | None
     device: torch.device
+
+    def cutting(self, tiling: tiles.TilingOptions) -> 'Encoder':
+        """Return the same encoder, whose embeddings say how large images are cut."""
+        context = tiling.tile_size if self.network.has_tokens and tiling.tile_size else self.source.context
+        return replace(self, source=replace(self.source, context=context, blend=tiling.blend or 'crop'))
 
     def encoding(self, dtype: str = 'float32') -> VectorEncoding:
         """Say how the network's outputs become bands of a raster, stored as ``'float32'`` or ``'float16'``."""
@@ -303,7 +316,8 @@ def make_encoder(options: EncoderOptions, bands: Sequence[Band], sample: np.ndar
         resolution_m=options.resolution_m,
         options={'layer': options.layer},
     )
-    return Encoder(network, spec, describe_source(network, bands, normalization, digest), side, count, device)
+    source = replace(describe_source(network, bands, normalization, digest), context=side if network.has_tokens else 0)
+    return Encoder(network, spec, source, side, count, device)
 
 
 @lru_cache(maxsize=1)

@@ -225,11 +225,13 @@ def write_grid(
         read: How stored values become the encoder's units.
         options: How the raster is cut, and the grid written.
     """
+    tiling = options.tiling(encoder)
+    encoder = encoder.cutting(tiling)
     request = mapping.MapRequest(
         src,
         dst,
         replace(read, area=options.area, resolution=options.resolution),
-        options.tiling(encoder),
+        tiling,
         mapping.MapOptions(
             cog=options.cog, overwrite=options.overwrite, resume=options.resume, progress=options.progress
         ),
@@ -270,6 +272,8 @@ def write_zones(
         raise ValueError("a zone has no class token; pass pooling='mean' or 'max'")
     if options.aoi is not None or options.bbox is not None or options.resume:
         raise ValueError('zones say themselves what is embedded, in one run; leave out aoi, bbox and resume')
+    tiling = options.tiling(encoder)
+    encoder = encoder.cutting(tiling)
     with ExitStack() as stack:
         (source,) = reading.open_dates(src, encoder.spec, replace(read, resolution=options.resolution), stack)
         return pool_zones(
@@ -278,7 +282,7 @@ def write_zones(
             zones,
             dst,
             read=read,
-            tiling=options.tiling(encoder),
+            tiling=tiling,
             layer=layer,
             pooling=pooling,
             progress=options.progress,

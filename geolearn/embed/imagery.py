@@ -176,7 +176,8 @@ class How(NamedTuple):
         places: Sequence[GeoBox | None] = (),
     ) -> Embeddings:
         """Make the embeddings of the values."""
-        source = replace(encoder.source, pooling=self.pooling or '')
+        blend = self.blend or 'crop'
+        source = replace(encoder.source, pooling=self.pooling or '', blend=blend)
         crs, outlines = outline_boxes(places)
         return Embeddings(values, source, tuple(names), geobox, outlines, crs)
 
@@ -208,7 +209,7 @@ def _embed_array(source: Any, how: How, names: Sequence[str] | None) -> Embeddin
     pixels = images.as_images(source, how.wanted.nodata)
     single = source.ndim == 3
     labels = _numbers(len(pixels), names)
-    encoder = _array_encoder(source, pixels, how)
+    encoder = _array_encoder([source], [pixels], how)
     values = _embed_pixels(encoder, list(pixels), how)
     if how.pooling is None and single:
         return how.result(encoder, values[0])
@@ -220,17 +221,16 @@ def _embed_arrays(source: Sequence[Any], how: How, names: Sequence[str] | None) 
     pixels = [images.as_images(each, how.wanted.nodata) for each in source]
     if any(each.ndim != 3 for each in source) or len({len(each[0]) for each in pixels}) > 1:
         raise ValueError('a list of arrays must hold images (bands, height, width) of the same bands')
-    largest = max(range(len(pixels)), key=lambda i: int(np.isfinite(pixels[i]).sum()))
-    encoder = _array_encoder(source[largest], pixels[largest], how)
+    encoder = _array_encoder(source, pixels, how)
     return _stack(encoder, _embed_pixels(encoder, [each[0] for each in pixels], how), how, _numbers(len(pixels), names))
 
 
-def _array_encoder(source: Any, pixels: np.ndarray, how: How) -> Encoder:
+def _array_encoder(source: Sequence[Any], pixels: Sequence[np.ndarray], how: How) -> Encoder:
     wanted, options = how.wanted, how.options
-    bands = scaling.name_bands(pixels.shape[1], wanted.bands, sensor=wanted.sensor, wavelengths=options.wavelengths)
-    dtype = str(source.dtype).removeprefix('torch.')
-    sample = scaling.sample_array(pixels, np.isfinite(pixels).all(axis=1))
-    return how.encoder(bands, sample, dtype)
+    bands = scaling.name_bands(pixels[0].shape[1], wanted.bands, sensor=wanted.sensor, wavelengths=options.wavelengths)
+    dtypes = {str(each.dtype).removeprefix('torch.') for each in source}
+    dtype = dtypes.pop() if len(dtypes) == 1 else 'float32'
+    return how.encoder(bands, scaling.sample_arrays(pixels), dtype)
 
 
 def _embed_pixels(encoder: Encoder, pixels: Sequence[np.ndarray], how: How) -> list[np.ndarray]:
@@ -336,7 +336,10 @@ def _embed_raster(source: Any, how: How, names: Sequence[str] | None) -> Embeddi
 
 
 def _embed_rasters(sources: Sequence[Any], how: How, names: Sequence[str] | None) -> Embeddings:
-    """Embed rasters of the same bands, one item each; units and pixel sizes must be those of the first."""
+    """Embed rasters of the same bands, one item each; units and pixel sizes must be those of the first.
+
+    Statistics of the images, where pixels are normalized by them, are those of all rasters.
+    """
     labels = _numbers(
         len(sources), [opening.name_source(s, n) for n, s in enumerate(sources)] if names is None else names
     )
@@ -347,9 +350,11 @@ def _embed_rasters(sources: Sequence[Any], how: How, names: Sequence[str] | None
             with ExitStack() as stack:
                 if encoder is None:
                     opened = opening.open_to_embed(source, how.options, how.wanted, stack)
-                    encoder = opened.encoder
                     if how.pooling is not None:
-                        check_pooling(how.pooling, encoder.network)
+                        check_pooling(how.pooling, opened.encoder.network)
+                    if how.options.counts_images and len(sources) > 1:
+                        opened = opening.count_all(opened, sources, how.options)
+                    encoder = opened.encoder
                 else:
                     opened = opening.open_as(opened, source, stack)
                 values.append(_embed_open(opened, how))

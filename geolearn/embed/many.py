@@ -147,6 +147,7 @@ def embed_many(
     facts = {
         'bands': [(band.name, band.wavelength_um) for band in encoder.spec.bands],
         'units': [read.scale, read.offset, read.nodata],
+        'resolution_m': resolution_m,
         'zones': None if zones is None else file_state(zones),
         'pooling': pooling if zones is not None else None,
     }

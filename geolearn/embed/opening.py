@@ -22,6 +22,9 @@ from geolearn.raster.raster import Raster
 from geolearn.raster.reading import is_one, raster_bands, require_place
 from geolearn.raster.stac import is_stac
 
+POOLED = 2_000_000
+"""Pixels that statistics of several rasters are taken from, at most."""
+
 
 class Wanted(NamedTuple):
     """What the caller says of the bands of imagery, and of what is missing in it.
@@ -79,17 +82,39 @@ def open_to_embed(source: Any, options: EncoderOptions, wanted: Wanted, stack: E
     bands, indexes, names = choose_bands(dataset, wanted, options.wavelengths)
     radar = tuple(band.is_radar for band in bands)
     read = tiles.ReadOptions(names, wanted.sensor, wanted.scale, wanted.offset, wanted.nodata, radar=radar)
-    sample = sample_pixels(dataset, indexes)
-    for number, value in enumerate(() if dataset.rescaled else read.nodata_of(indexes, dataset.count)):
-        if (kept := differs(sample[number], value)) is not None:
-            sample = sample[:, kept]
-    # as it is stored, unless the caller converts it
+    pixels = _sample(dataset, indexes, read)
     converted = wanted.scale is not None or bool(wanted.offset)
-    pixels = read.to_model_units(sample) if converted else sample
     dtype = 'float32' if converted else str(common_dtype(dataset, indexes))
     encoder = make_encoder(options, bands, pixels, dtype=dtype)
     encoder = replace(encoder, spec=replace(encoder.spec, cell_size=cell_size(dataset.geobox)))
     return OpenRaster(encoder, reading.match_raster(dataset, encoder.spec, read), read)
+
+
+def _sample(dataset: Raster, indexes: Sequence[int], read: tiles.ReadOptions) -> np.ndarray:
+    """Return pixels with data (bands, n), as they are stored unless the caller converts them."""
+    sample = sample_pixels(dataset, indexes)
+    for number, value in enumerate(() if dataset.rescaled else read.nodata_of(indexes, dataset.count)):
+        if (kept := differs(sample[number], value)) is not None:
+            sample = sample[:, kept]
+    return read.to_model_units(sample) if read.scale is not None or read.offset else sample
+
+
+def count_all(first: OpenRaster, sources: Sequence[Any], options: EncoderOptions) -> OpenRaster:
+    """Return the first of several rasters with an encoder whose statistics are those of all of them, in any order.
+
+    Raises:
+        RasterError: If a raster cannot be read, or has other bands, units or pixel sizes than the first.
+    """
+    samples = []
+    for source in sources:
+        with ExitStack() as stack:
+            opened = open_as(first, source, stack).source
+            pixels = _sample(opened.dataset, opened.indexes, first.read)
+            step = max(1, -(-pixels.shape[1] * len(sources) // POOLED))
+            samples.append(pixels[:, ::step])
+    spec = first.encoder.spec
+    encoder = make_encoder(options, spec.bands, scaling.pool_samples(samples), dtype=spec.dtype)
+    return replace(first, encoder=replace(encoder, spec=replace(encoder.spec, cell_size=spec.cell_size)))
 
 
 def refuse_vectors(name: str, product: EmbeddingProduct | None, *, stated: str | None = None) -> None:

@@ -169,11 +169,20 @@ def sample_statistics(sample: np.ndarray) -> BandStatistics:
     return running.result()
 
 
-def sample_array(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Return up to `SAMPLE` pixels (bands, n) of images (items, bands, H, W) where `valid` (items, H, W) is True."""
-    step = max(1, math.ceil(math.sqrt(valid.size / SAMPLE)))
-    flat = np.moveaxis(pixels[:, :, ::step, ::step], 1, 0).reshape(pixels.shape[1], -1)
-    return flat[:, valid[:, ::step, ::step].ravel()]
+def sample_arrays(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return some `SAMPLE` pixels (bands, n) with data, of arrays of images (items, bands, H, W) of several sizes."""
+    total = sum(pixels.size // pixels.shape[1] for pixels in arrays)
+    step = max(1, math.ceil(math.sqrt(total / SAMPLE)))
+    parts = []
+    for pixels in arrays:
+        flat = np.moveaxis(pixels[:, :, ::step, ::step], 1, 0).reshape(pixels.shape[1], -1)
+        parts.append(flat[:, np.isfinite(flat).all(axis=0)])
+    return pool_samples(parts)
+
+
+def pool_samples(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Put samples (bands, n) of several images together, so that their sums are the same whatever their order is."""
+    return np.concatenate(sorted(parts, key=lambda part: part.tobytes()), axis=1)
 
 
 def refuse_normalized(

@@ -54,6 +54,22 @@ def test_images_of_any_size_are_embedded(side):
     assert np.allclose(embed(image, **S2).values[0], grid.values.mean(axis=(1, 2)), atol=1e-5)
 
 
+@pytest.mark.parametrize('kind', ['arrays', 'rasters'])
+def test_statistics_of_several_images_are_those_of_all_in_any_order(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = [rng.uniform(low, low + 100, (4, 32, 16)).astype(np.float32) for low in (100, 2000, 900)]
+    images = arrays
+    if kind == 'rasters':
+        images = [tmp_path / f'{number}.tif' for number in range(3)]
+        for path, pixels in zip(images, arrays):
+            write_raster(path, pixels, band_names=S2['bands'], **PLACE)
+    given = {**(S2 if kind == 'arrays' else TINY | {'sensor': 'sentinel2_l2a'}), 'normalize': 'dataset'}
+    found, turned = embed(images, **given), embed(images[::-1], **given)
+    assert found.source == turned.source
+    assert np.allclose(found.values, turned.values[::-1], atol=1e-6)
+    assert found.source.mean == pytest.approx([float(np.mean([a[band] for a in arrays])) for band in range(4)])
+
+
 def test_many_images_are_those_one_by_one(scene_pixels):
     chips = np.stack([scene_pixels[:, :32, 32 * i : 32 * i + 32] for i in range(4)])
     given = {**S2, 'normalize': ((1500,) * 4, (700,) * 4)}

@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from affine import Affine
@@ -137,6 +140,36 @@ def test_vectors_of_different_sources_are_not_compared():
     other = Embeddings(np.eye(6), EmbeddingSource('scalemae_large'), tuple('abcdef'))
     with pytest.raises(ValueError, match='what differs: backbone, weights_hash'):
         pooled().nearest(other)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'differs'),
+    [
+        ({'pooling': 'cls'}, r'pooling \(mean and cls\)'),
+        ({'pooling': 'max'}, r'pooling \(mean and max\)'),
+        ({'context': 64}, r'context \(224 and 64\)'),
+        ({'pooling': ''}, None),  # tokens of a grid
+        ({'context': 0, 'blend': ''}, None),  # as written before
+        ({'blend': 'hann'}, None),
+    ],
+)
+def test_vectors_of_another_pooling_or_context_are_not_compared(changes, differs):
+    source = replace(SOURCE, pooling='mean', context=224, blend='crop')
+    vectors = np.eye(6, dtype=np.float32)
+    found, query = (Embeddings(vectors, each, tuple('abcdef')) for each in (source, replace(source, **changes)))
+    if differs is None:
+        assert found.nearest(query, 1).indices.ravel().tolist() == list(range(6))
+        return
+    with pytest.raises(ValueError, match=f'what differs: {differs}'):
+        found.nearest(query)
+
+
+def test_what_was_written_without_a_context_is_read():
+    facts = json.loads(replace(SOURCE, context=64, blend='hann').to_json())
+    assert EmbeddingSource.from_json(json.dumps(facts)).context == 64
+    del facts['context'], facts['blend']
+    old = EmbeddingSource.from_json(json.dumps(facts))
+    assert (old.context, old.blend) == (0, '')
 
 
 def test_they_show_what_they_are():

@@ -165,6 +165,9 @@ def test_many_scenes_are_listed_with_what_became_of_them(catalog, layer, tmp_pat
     done = embed_many(catalog, tmp_path, **GIVEN)
     assert [result.state for result in done.scenes] == ['failed', 'done', 'done', 'done']
     assert Embeddings.load(tmp_path / 'scene2.tif').values.shape == (192, 3, 4)
+    for other in ({'nodata': 7}, {'offset': 1.0}, {'wavelengths': [0.5, 0.55, 0.65, 0.85]}):
+        with pytest.raises(CheckpointError, match='bands|units'):
+            embed_many(catalog, tmp_path, **GIVEN | other)
     pooled = embed_many(catalog, tmp_path / 'zones', zones=layer.iloc[:1], **GIVEN)
     assert len(pooled.failed) == 1
     assert Embeddings.load(tmp_path / 'zones' / 'scene0.parquet').values.shape == (1, 192)
@@ -207,6 +210,13 @@ def test_the_command_line_takes_the_same_names(scene, grid, catalog, tmp_path, c
     with pytest.raises(SystemExit):
         main(['embed', str(catalog), str(tmp_path / 'many'), '--each', *words])
     assert '1 of 4 scenes failed' in capsys.readouterr().err
+    assert Embeddings.load(tmp_path / 'many' / 'scene1.tif').source.context == 64
+    zones = tmp_path / 'zones.gpkg'
+    zones.touch()
+    for area in (['--bbox', '0', '0', '9', '9'], ['--aoi', str(zones)]):
+        with pytest.raises(SystemExit):
+            main(['embed', str(catalog), str(tmp_path / 'zoned'), '--each', '--zones', str(zones), *area, *words])
+        assert 'zones say themselves what is embedded' in capsys.readouterr().err
     assert (tmp_path / 'many' / 'scene1.tif').exists()
 
 
