@@ -57,7 +57,7 @@ def test_images_of_any_size_are_embedded(side):
 @pytest.mark.parametrize('kind', ['arrays', 'rasters'])
 def test_statistics_of_several_images_are_those_of_all_in_any_order(kind, tmp_path):
     rng = np.random.default_rng(0)
-    arrays = [rng.uniform(low, low + 100, (4, 32, 16)).astype(np.float32) for low in (100, 2000, 900)]
+    arrays = [rng.uniform(low, low + 1500, (4, 32, 16)).astype(np.float32) for low in (500, 900, 700)]
     images = arrays
     if kind == 'rasters':
         images = [tmp_path / f'{number}.tif' for number in range(3)]

@@ -316,7 +316,7 @@ def test_items_without_data_are_left_out_and_counted():
 
 
 def test_items_of_one_class_with_data_are_refused():
-    vectors, classes = make_items()
+    vectors, classes, _ = make_items()
     vectors[classes != 0] = np.nan
     with pytest.raises(ValueError, match="all items have the class '0'; a probe needs two classes at least"):
         probe(vectors, classes)
@@ -326,7 +326,7 @@ def test_items_of_one_class_with_data_are_refused():
 
 @pytest.mark.parametrize('missing', [None, float('nan'), pd.NA, pd.NaT])
 def test_labels_and_groups_that_are_missing_are_no_class_and_no_group(missing):
-    vectors, _ = make_items(60)
+    vectors = make_items(60)[0]
     texts = ['land', 'sea', missing] * 20
     for labels in (pd.Series(texts, dtype=object), np.array(texts, object), texts):
         with pytest.raises(ValueError, match='leave out items whose class is not known'):
