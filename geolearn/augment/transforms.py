@@ -370,9 +370,9 @@ def _seen_shares(turned: Tensor, image: Tensor) -> Tensor:
     """Return the share (n,) of each oriented box over pixels of an image that have data in any band."""
     height, width = image.shape[-2:]
     seen = ~image.reshape(-1, height, width).isnan().all(0)
-    steps = (torch.arange(_POINTS, device=turned.device, dtype=torch.float64) + 0.5) / _POINTS
+    steps = (torch.arange(_POINTS, device=turned.device) + 0.5) / _POINTS
     across, down = steps[:, None, None], steps[:, None]
-    corners = geometry.corners(turned.double())[:, None, None]
+    corners = geometry.corners(turned.float())[:, None, None]
     points = (
         (1 - across) * (1 - down) * corners[..., 0, :]
         + across * (1 - down) * corners[..., 1, :]
@@ -381,7 +381,7 @@ def _seen_shares(turned: Tensor, image: Tensor) -> Tensor:
     )
     x, y = points.flatten(1, 2).floor().long().unbind(-1)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    return (inside & seen[y.clamp(0, height - 1), x.clamp(0, width - 1)]).double().mean(1)
+    return (inside & seen[y.clamp(0, height - 1), x.clamp(0, width - 1)]).float().mean(1)
 
 
 def _finer(windows: list[_Window], batch: Batch) -> list[_Window]:
