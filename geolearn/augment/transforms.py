@@ -318,8 +318,8 @@ class ScaleCrop:
     def _objects(self, window: _Window, found: Objects, image: Tensor) -> Objects:
         shape = image.shape
         if found.turned is not None and found.masks is None:
-            turned = self._zoomed(window, found.turned)
-            return mark_visible(turned, found, image, least=self.ignore_visible, keep=self.keep_visible)
+            zoomed = self._zoomed(window, found.turned)
+            return mark_visible(zoomed, found, image, least=self.ignore_visible, keep=self.keep_visible)
         whole = window.boxes(found.boxes)
         limits = whole.new_tensor([shape[-1], shape[-2], shape[-1], shape[-2]])
         boxes = torch.minimum(whole.clamp(min=0), limits)

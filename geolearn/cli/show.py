@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from geolearn.cli.arguments import add_chips, class_value_or_name, read_chips, whole
 from geolearn.cli.evaluate import load_with_chips
@@ -54,12 +55,12 @@ def run(arguments: argparse.Namespace) -> None:
     if is_raster:
         from geolearn.plotting.maps import plot_map
 
-        figure = plot_map(first)
+        figure: Any = plot_map(first)
     elif arguments.model:
         figure = load_with_chips(arguments).show_results()
     else:
-        more = {'chip_size': arguments.chip_size, 'ignore_classes': arguments.ignore_classes}
-        figure = read_chips(arguments, arguments.chips, **more).show_batch()
+        reading: dict[str, Any] = {'chip_size': arguments.chip_size, 'ignore_classes': arguments.ignore_classes}
+        figure = read_chips(arguments, arguments.chips, **reading).show_batch()
     with atomic_write(out) as part:
         figure.savefig(part, format=suffix.removeprefix('.'))
     print(f'wrote {out}')

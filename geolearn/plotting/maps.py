@@ -86,7 +86,7 @@ def show_map(
     layers = [(Path(path).name, draw_raster(path, max_side)) for path in (image, raster) if path is not None]
     top = layers[-1][1]
     south, west, north, east = top.bounds
-    shown: folium.Map = folium.Map(location=((south + north) / 2, (west + east) / 2), control_scale=True)
+    shown: Any = folium.Map(location=((south + north) / 2, (west + east) / 2), control_scale=True)
     # of folium's scripts and styles only those of Leaflet are needed: fewer hosts are asked when the page is opened
     shown.default_js = [row for row in shown.default_js if row[0] == 'leaflet']
     shown.default_css = [row for row in shown.default_css if row[0] == 'leaflet_css']
@@ -121,7 +121,7 @@ def plot_map(raster: str | Path, *, max_side: int = MAX_SIDE) -> Figure:
     ax.imshow(drawing.rgba, interpolation='nearest')
     ax.set_axis_off()
     if drawing.classes:
-        patches = [Patch(color=[part / 255 for part in info.color], label=info.name) for info in drawing.classes]
+        patches = [Patch(color=_rgb(info.color), label=info.name) for info in drawing.classes]
         figure.legend(handles=patches, ncols=4, loc='outside lower center', frameon=False)
     elif drawing.limits is not None:
         figure.legend(
@@ -257,3 +257,9 @@ def _legend(drawing: Drawing) -> str:
     place = 'position:fixed;bottom:5em;left:.7em;z-index:1000;max-height:60vh;max-width:60vw;overflow:auto'
     look = 'background:#fffd;color:#222;padding:.6em .9em;border-radius:.3em;font:14px sans-serif'
     return f'<div style="{place};{look}">{items}</div>'
+
+
+def _rgb(color: tuple[int, int, int]) -> tuple[float, float, float]:
+    """Return a color as matplotlib takes it, 0..1."""
+    red, green, blue = color
+    return red / 255, green / 255, blue / 255
