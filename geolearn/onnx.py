@@ -160,8 +160,6 @@ class OnnxModel:
         origin = tiling.lattice_origin(box.transform, facts.multiple)
         if tile_size is not None and max(box.shape) <= tile_size:
             origin = (0, 0)
-        if tile_size is None and facts.size is None and facts.position_grid:
-            side = tiling.whole_tile(box.shape, tile_size=side, multiple=facts.multiple)
         return tiling.make_grid(box.shape, tile_size=side, halo=edge, multiple=facts.multiple, origin=origin)
 
     def _map(

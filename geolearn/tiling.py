@@ -80,24 +80,6 @@ def make_grid(
     return TileGrid((sides[0], sides[1]), spans[0], spans[1])
 
 
-WHOLE_SIDES, WHOLE_SIDE = 2, 1024
-"""Rasters of up to so many usual tiles, and pixels, a side are computed in one tile, however many would overlap."""
-
-
-def whole_tile(shape: tuple[int, int], *, tile_size: int, multiple: int) -> int:
-    """Return the side of a transformer's tiles for a raster: one that holds a small raster whole, else `tile_size`.
-
-    A raster of two tiles a side takes nine that overlap, and so 1.7 to 2.3 times the pixels.
-
-    Args:
-        shape: Height and width of the raster.
-        tile_size: Usual side.
-        multiple: Where tiles start; the first one may lie as far outside.
-    """
-    most = min(WHOLE_SIDES * tile_size, WHOLE_SIDE)
-    return most + multiple if tile_size < max(shape) <= most else tile_size
-
-
 def _cut_axis(length: int, tile_size: int, halo: int, multiple: int, lead: int) -> tuple[int, list[int]]:
     """Choose the tile side and the first pixel of each tile along one axis; `lead` pixels of the first are padding."""
     units = math.ceil((length + lead) / multiple)

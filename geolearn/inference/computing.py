@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from geolearn import errors
 from geolearn.backbones.compiling import compile_for_inference
@@ -19,7 +18,7 @@ from geolearn.inference.plan import Blend
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import GeoBox
-from geolearn.tiling import TileGrid, lattice_origin, make_grid, whole_tile
+from geolearn.tiling import TileGrid, lattice_origin, make_grid
 
 log = logging.getLogger('geolearn')
 
@@ -74,26 +73,11 @@ def choose_blend(network: Network, tiling: tiles.TilingOptions) -> Blend:
 
 
 def choose_tile(
-    spec: ModelSpec,
-    network: Network,
-    tiling: tiles.TilingOptions,
-    *,
-    blend: Blend = 'crop',
-    shape: tuple[int, int] | None = None,
+    spec: ModelSpec, network: Network, tiling: tiles.TilingOptions, *, blend: Blend = 'crop'
 ) -> tuple[int, int]:
-    """Return the usual tile side and halo: near the training size where positions are embedded.
-
-    Args:
-        spec: Of the model.
-        network: Of the model.
-        tiling: What the caller asks for.
-        blend: How tiles meet.
-        shape: Height and width of the raster, for small ones that are computed in one tile.
-    """
+    """Return the usual tile side and halo: near the training size where positions are embedded."""
     if network.backbone.has_position_grid:
         side, halo = POSITION_GRID_SIDES[blend] * spec.chip_size, spec.chip_size // 8
-        if shape is not None and blend == 'hann':
-            side = whole_tile(shape, tile_size=side, multiple=_multiple(network))
     else:
         alone = network.context == 0
         side, halo = (PIXEL_TILE, 0) if alone else (max(spec.chip_size, CONVOLUTION_TILE), CONVOLUTION_HALO)
@@ -162,13 +146,11 @@ def choose_compute_device(tiling: tiles.TilingOptions) -> torch.device:
     return torch.device('cpu')
 
 
-def usual_setup(
-    spec: ModelSpec, network: Network, shape: tuple[int, int], tiling: tiles.TilingOptions, *, blend: Blend
-) -> Setup:
-    """Return what a raster of a height and width is computed with where nothing is measured."""
-    side, _ = choose_tile(spec, network, tiling, blend=blend, shape=shape)
+def usual_setup(spec: ModelSpec, network: Network, tiling: tiles.TilingOptions, *, blend: Blend) -> Setup:
+    """Return what is computed with where nothing is measured."""
+    side, _ = choose_tile(spec, network, tiling, blend=blend)
     engine = 'torch' if tiling.engine == 'auto' else tiling.engine
-    return Setup(engine, side, choose_batch_size(network, tiling, (side, side), spec.dates))
+    return Setup(engine, side, choose_batch_size(network, tiling))
 
 
 def choose_setup(
@@ -198,7 +180,7 @@ def choose_setup(
     """
     if tiling.engine != 'auto':
         engines.require_engine(tiling.engine)
-    setup = usual_setup(spec, network, shape, tiling, blend=blend)
+    setup = usual_setup(spec, network, tiling, blend=blend)
     return _Measurement(spec, network, shape, tiling, blend, graph).improve(setup)
 
 
@@ -222,11 +204,7 @@ class _Measurement:
         # compiled networks take one size
         if self.tiling.tile_size is None and not self.network.backbone.has_position_grid and not self.tiling.compile:
             setup = replace(setup, tile_size=self._choose_side(setup))
-        if (
-            self.tiling.batch_size is None
-            and most_at_once(self.network, self.shape) is None
-            and not self.tiling.compile
-        ):
+        if self.tiling.batch_size is None and most_at_once(self._device) is None and not self.tiling.compile:
             setup = replace(setup, batch_size=self._choose_batch_size(setup))
         return setup
 
@@ -393,91 +371,25 @@ def make_run(
     return lambda images: torch.from_numpy(run_graph(np.ascontiguousarray(images.numpy())))
 
 
-def _rounded_imagewise(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    def run(images: Tensor) -> Tensor:
-        with ImagewiseRounding():
-            outputs: Tensor = network(images)
-        return outputs
-
-    return run
-
-
 FLIPS: tuple[tuple[bool, int], ...] = ((False, 0), (True, 0), (True, 2), (False, 2))
 """Whether columns are flipped, and quarter turns, of test-time augmentation by flips."""
 
 TURNS = (*FLIPS, (False, 1), (True, 1), (False, 3), (True, 3))
 
 
-PIXELS_AT_ONCE = 2**18
-"""Of tiles that a transformer computes together on a CPU, which reads its weights from memory once for all of them.
-
-Tiles of 224 px took a ViT-B 7.9 microseconds a pixel one at a time, and 5.8 nine at a time.
-"""
-
-
-def most_at_once(network: nn.Module, shape: tuple[int, int], dates: int = 1) -> int | None:
+def most_at_once(device: torch.device) -> int | None:
     """Return how many images are computed at once at most; None for any number.
 
     On CPUs convolutions of one image and of several round differently, and one at a time are as fast.
-
-    Args:
-        network: On its device.
-        shape: Height and width of the images.
-        dates: Of each image.
     """
-    if device_of(network).type != 'cpu':
-        return None
-    return max(PIXELS_AT_ONCE // (math.prod(shape) * dates), 1) if _gains_by_batches(network) else 1
+    return 1 if device.type == 'cpu' else None
 
 
-def _gains_by_batches(network: nn.Module) -> bool:
-    return isinstance(network, Network) and network.backbone.has_position_grid
-
-
-def choose_batch_size(network: nn.Module, tiling: tiles.TilingOptions, shape: tuple[int, int], dates: int = 1) -> int:
+def choose_batch_size(network: nn.Module, tiling: tiles.TilingOptions) -> int:
     """Return how many tiles are read at once: as many as are computed at once, where fewer leave caches warmer."""
     if tiling.batch_size is not None:
         return tiling.batch_size
-    return most_at_once(network, shape, dates) or tiles.BATCH_SIZE
-
-
-class ImagewiseRounding(TorchFunctionMode):
-    """Let a transformer round images of a batch as it rounds each of them alone, on a CPU.
-
-    Products of large matrices do by themselves. Convolutions, and layers that see a few rows of each image, such as a
-    class token, are computed image by image.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Call a function of torch."""
-        given = kwargs or {}
-        if func not in _ROUNDS_BY_BATCH or not args or len(args[0]) < 2 or not _differs_by_batch(func, args[0]):
-            return func(*args, **given)
-        return torch.cat([func(image, *args[1:], **given) for image in args[0].split(1)])
-
-
-_ROUNDS_BY_BATCH = frozenset(
-    (
-        torch.conv1d,
-        torch.conv2d,
-        torch.conv3d,
-        torch.conv_transpose1d,
-        torch.conv_transpose2d,
-        torch.conv_transpose3d,
-        nn.functional.linear,
-    )
-)
-
-_FEW_ROWS = 16
-"""Of an image: products of so few rows are computed in another way than of many."""
-
-
-def _differs_by_batch(func: Any, images: Tensor) -> bool:
-    if func is not nn.functional.linear:
-        return True
-    return images.dim() > 2 and images[0].numel() // images.shape[-1] < _FEW_ROWS
+    return most_at_once(device_of(network)) or tiles.BATCH_SIZE
 
 
 def make_compute(
@@ -505,13 +417,9 @@ def make_compute(
     device = device_of(network)
     if device.type == 'cpu':
         keep_freed_memory()
+    most = most_at_once(device)
     engine = 'torch' if setup is None else setup.engine
     run = make_run(network, engine, graph, grid.tile_shape)
-    most = most_at_once(network, grid.tile_shape, len(sources))
-    if most is not None and (tiling.compile or engine != 'torch'):
-        most = 1  # what they compute of several differs in rounding
-    if most is not None and most > 1:
-        run = _rounded_imagewise(network)
     if tiling.compile:
         dates = (len(sources),) if len(sources) > 1 else ()
         shape = (*dates, len(sources[0].indexes), *grid.tile_shape)

@@ -14,8 +14,9 @@ from torchvision.ops import batched_nms
 
 from geolearn import errors, extras, progress
 from geolearn.batch import Detections
-from geolearn.device import choose_device, device_of
+from geolearn.device import choose_device
 from geolearn.inference import merging
+from geolearn.inference.computing import most_at_once
 from geolearn.inference.images import Image, load_image
 from geolearn.inference.plan import Part
 from geolearn.inference.resume import RunCheckpoint
@@ -240,8 +241,7 @@ def detect_tiles(
         columns=None if part is None else part.columns,
         area=area,
     )
-    # on CPUs several images round differently from one, and one at a time are as fast
-    micro = MicroBatches(predict, most=1 if device_of(network).type == 'cpu' else None)
+    micro = MicroBatches(predict, most=most_at_once(next(network.parameters()).device))
     for detections, tiles_done in _detect_in_tiles(batches, micro, grid, tiles, sources[0].shape, options, first):
         parts.append(detections)
         if checkpoint is not None:

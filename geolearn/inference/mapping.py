@@ -329,7 +329,7 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
     if any(module.training for module in network.modules()):
         network = network.eval()
     if options.resume or not request.measures:
-        setup = computing.usual_setup(spec, network, coarse.shape, tiling, blend=blend)
+        setup = computing.usual_setup(spec, network, tiling, blend=blend)
         setup = setup.recorded(resume.read_facts(target), tiling) if options.resume else setup
     else:
         setup = computing.choose_setup(spec, network, coarse.shape, tiling, blend=blend, graph=request.graph)
@@ -407,7 +407,6 @@ def map_sources(
     with files.atomic_write_all(target, error=errors.RasterError, replaces=sidecars(layers, target)) as part:
         with PieceStore(target, part.parent / 'pieces', box, window, layers, parts) as store:
             compute = computing.make_compute(network.eval(), sources, grid, tiling)
-            batch_size = computing.choose_batch_size(network, tiling, grid.tile_shape, len(sources))
             compute_parts(
                 sources,
                 compute,
@@ -416,7 +415,7 @@ def map_sources(
                 layers,
                 store,
                 read=read,
-                tiling=replace(tiling, batch_size=batch_size),
+                tiling=replace(tiling, batch_size=computing.choose_batch_size(network, tiling)),
                 blend=blend,
                 every_date=every_date,
             )

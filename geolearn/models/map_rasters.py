@@ -110,8 +110,7 @@ def predict_raster(
         layout: ``'bands'`` puts all outputs into one file of `probability_dtype`, classes first.
         tile_size: Side of the tiles in pixels; None takes 512, or the chip size if larger, for convolutions, and for
             large rasters 256 or 768 where a short measurement finds them faster by a tenth; for backbones with a
-            position grid the chip size, or twice of it with ``blend='crop'`` and for rasters that are not larger than
-            that. The tags of the map state it.
+            position grid the chip size, or twice of it with ``blend='crop'``. The tags of the map state it.
         halo: Half of what neighboring tiles share, at least; None takes 32, or an eighth of the chip size for
             backbones with a position grid.
         blend: How neighboring tiles meet: ``'hann'`` lets outputs fade into each other over what tiles share,
@@ -119,8 +118,8 @@ def predict_raster(
             lines would show; it computes each pixel 1.8 times, 1.3 times with ``'crop'``.
         augment: Test-time augmentation: the mean over 8 flips and turns of each tile, at 8 times the cost, or
             ``'flips'``, over 4 flips at 4 times the cost.
-        batch_size: Tiles computed together; None takes 1 on a CPU, or several for transformers, where a map is the
-            same for any, and on graphics cards 4 or what a short measurement finds fastest.
+        batch_size: Tiles computed together; None takes 1 on a CPU, where a map is the same for any, and on graphics
+            cards 4 or what a short measurement finds fastest.
         device: Torch device; None means CUDA where there is one.
         compile: Compile the network first: up to a minute, then convolutions run 1.1 to 1.4 times as fast.
         engine: What computes: ``'torch'``; on the CPU also ``'onnx'`` (onnxruntime) and ``'openvino'``, which run the

@@ -176,7 +176,7 @@ def test_candidates_that_memory_does_not_hold_are_left_out():
 
 
 def test_batches_are_measured_where_several_tiles_are_computed_at_once(model, scene, tmp_path, monkeypatch):
-    monkeypatch.setattr(computing, 'most_at_once', lambda *given: None)
+    monkeypatch.setattr(computing, 'most_at_once', lambda device: None)
     counted = measured(monkeypatch, {'1': 1.0, '4': 3.0, '16': 8.0, '512': 1.0, '150': 9.0, '256': 9.0, '768': 9.0})
     model.predict_raster(scene, tmp_path / 'map.tif', tile_size=32)
     assert counted == [['1', '4', '16']]
