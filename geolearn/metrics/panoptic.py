@@ -80,7 +80,9 @@ def count_segments(predicted: PanopticMap, truth: PanopticMap, class_count: int)
 class PanopticScores:
     """Panoptic, segmentation and recognition quality, means over the classes that occur; see `Scores`.
 
-    Panoptic quality is segmentation quality (mean IoU of true positives) times recognition quality (their F1).
+    Panoptic quality is segmentation quality (mean IoU of true positives) times recognition quality (their F1). As a
+    segment that is left void counts for nothing, ``covered``, the share of the labelled pixels that have a class, says
+    how much of the images these qualities are of.
 
     Args:
         count: Number of classes.
@@ -93,6 +95,7 @@ class PanopticScores:
         Metric('rq', 'RQ', True),
         Metric('pq_things', 'PQ of things', True),
         Metric('pq_stuff', 'PQ of stuff', True),
+        Metric('covered', 'covered', True),
     )
 
     def __init__(self, count: int, things: Sequence[int]) -> None:
@@ -102,18 +105,23 @@ class PanopticScores:
     def reset(self) -> None:
         """Forget all images."""
         self.counts = torch.zeros(self.count, 4, dtype=torch.float64)
+        self.pixels = torch.zeros(2, dtype=torch.float64)
         self.per_image: list[float] = []
 
     def add(self, output: Sequence[PanopticMap], target: tuple[Tensor, Sequence[Objects]]) -> None:
         """Count the segments of a batch: what was predicted, and class indices (N, H, W) with objects."""
         for predicted, classes, objects in zip(output, *target, strict=True):
-            counts = count_segments(predicted, true_map(classes, objects, self.things), self.count)
+            truth = true_map(classes, objects, self.things)
+            counts = count_segments(predicted, truth, self.count)
+            known = truth.classes != VOID
+            covered = known & (predicted.classes.to(known.device) != VOID)
+            self.pixels += torch.tensor([float(covered.sum()), float(known.sum())], dtype=torch.float64)
             self.counts += torch.from_numpy(counts)
             self.per_image.append(_mean(panoptic_quality(counts)[0]))
 
     def reduce(self) -> None:
         """Add up the counts of all processes."""
-        self.counts = sum_over_processes(self.counts)
+        self.counts, self.pixels = sum_over_processes(self.counts), sum_over_processes(self.pixels)
 
     def values(self) -> dict[str, float]:
         """Return the scores; NaN where no class of the kind occurs."""
@@ -125,6 +133,7 @@ class PanopticScores:
             'rq': _mean(recognition),
             'pq_things': _mean(quality[thing]),
             'pq_stuff': _mean(quality[~thing]),
+            'covered': float(self.pixels[0] / self.pixels[1]) if self.pixels[1] else math.nan,
         }
 
     def per_class(self) -> dict[str, list[float]]:

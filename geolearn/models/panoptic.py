@@ -160,7 +160,8 @@ class PanopticModel(base.Model):
     def evaluate(self) -> PanopticEvaluation:
         """Compare segments with the true ones of the validation chips; computed once after each fit.
 
-        Its metrics are panoptic, segmentation and recognition quality: pq, sq, rq, pq_things and pq_stuff.
+        Its metrics are panoptic, segmentation and recognition quality: pq, sq, rq, pq_things and pq_stuff; covered
+        is the share of the labelled pixels that have a class, without which they say little.
         """
         if not isinstance(self.evaluation, PanopticEvaluation):
             chips = self._needed_data().valid_dl

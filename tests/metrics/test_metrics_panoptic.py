@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from geolearn.batch import Objects, PanopticMap
+from geolearn.classes import IGNORE_INDEX
 from geolearn.metrics import PanopticScores, count_segments, panoptic_quality
 
 THINGS, STUFF, VOID = (2, 3), (0, 1), 255
@@ -72,10 +73,15 @@ def test_a_shift_and_a_merge_of_objects_cost_quality():
         return scores.values()
 
     perfect = quality(PanopticMap(classes, ids))
-    assert perfect == pytest.approx({'pq': 1, 'sq': 1, 'rq': 1, 'pq_things': 1, 'pq_stuff': 1})
+    assert perfect == pytest.approx({'pq': 1, 'sq': 1, 'rq': 1, 'pq_things': 1, 'pq_stuff': 1, 'covered': 1})
     # two touching objects as one are neither
     assert quality(PanopticMap(classes, ids.clamp(max=1)))['pq_things'] == 0
     # a third of their width off: overlap 0.5 is no longer over 0.5
     off = PanopticMap(classes.roll(2, 1), ids.roll(2, 1))
     assert quality(off)['pq_things'] < 0.4
+    # what is left out counts for nothing, and so the share that is covered is said beside it
+    void = ids == 2
+    less = quality(PanopticMap(classes.masked_fill(void, IGNORE_INDEX), ids.masked_fill(void, 0)))
+    assert less['pq'] == 1
+    assert less['covered'] == pytest.approx(1 - 36 / 1024)
     assert math.isnan(PanopticScores(4, THINGS).values()['pq'])

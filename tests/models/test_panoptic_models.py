@@ -193,6 +193,7 @@ def test_panoptic_fpn_learns_fields_and_houses(write_panoptic, tmp_path):
     scores = model.fit(20, lr=4e-3, checkpoint=False).scores()
     assert scores['pq'] > 0.6
     assert scores['pq_things'] > 0.6
+    assert scores['covered'] > 0.9
 
 
 class Exact(torch.nn.Module):

@@ -476,6 +476,7 @@ def panoptic_report(
         ('RQ', report.format_score(values['rq'])),
         ('PQ of things', report.format_score(values['pq_things'])),
         ('PQ of stuff', report.format_score(values['pq_stuff'])),
+        ('Labelled pixels with a class', report.format_score(values.get('covered', math.nan), '.1%')),
     )
     rows: list[tuple[Cell, ...]] = [(str(name), *map(float, row)) for name, row in zip(table.index, table.to_numpy())]
     scores = Section('Scores', (text, Facts(overall), Table(('class', 'PQ', 'SQ', 'RQ'), tuple(rows), 'By class')))
