@@ -96,6 +96,11 @@ def _has_crs(aoi: Any) -> bool:
     return isinstance(aoi, str | Path) or getattr(aoi, 'crs', None) is not None
 
 
+def layers_of(area: AreaOfInterest | None) -> list[Any]:
+    """Return what the polygons of an area are read from, which no result may replace."""
+    return [] if area is None or area.aoi is None else [area.aoi]
+
+
 def _read_crs(text: str | int) -> CRS:
     try:
         return CRS.from_user_input(text)

@@ -15,6 +15,7 @@ from torch import nn
 from geolearn import errors
 from geolearn.device import choose_device
 from geolearn.inference import computing, merging, reading, store, targets, vectors
+from geolearn.inference.area import layers_of
 from geolearn.inference.detecting import MAX_OVERLAP, DetectOptions, detect_tiles, merge_tiles
 from geolearn.inference.plan import Part, Share, plan_parts, tiles_reaching
 from geolearn.inference.resume import RunCheckpoint, open_checkpoint, source_facts, weights_digest
@@ -185,7 +186,12 @@ def plan_detection(spec: ModelSpec, network: Detector, request: DetectRequest, s
     src, read, tiling, options = request.src, request.read, request.tiling, request.options
     if options.outline != 'exact' and not request.masks:
         raise ValueError(f'outline={options.outline!r} is for models that draw masks; the others give boxes')
-    target = targets.check_target(src, vectors.check_vector_target(request.dst), overwrite=request.overwrite)
+    target = targets.check_target(
+        src,
+        vectors.check_vector_target(request.dst),
+        overwrite=request.overwrite,
+        layers=layers_of(read.area),
+    )
     sources = reading.open_dates(src, spec, read, stack, whole=True)
     scene = enter_scene(stack, spec, network, sources, read)
     box, area = sources[0].box, reading.locate_area(sources[0], read)

@@ -17,6 +17,7 @@ from geolearn import extras
 from geolearn._version import __version__
 from geolearn.classes import ClassInfo
 from geolearn.inference import vectors
+from geolearn.inference.area import layers_of
 from geolearn.inference.detect_raster import DetectRequest, plan_detection
 from geolearn.inference.detecting import merge_tiles
 from geolearn.inference.encoding import ClassEncoding
@@ -75,8 +76,11 @@ def map_panoptic(
         RasterError: If something does not fit, a file exists, or reading or writing fails.
     """
     src, target = request.map.src, request.target
+    read_layers = layers_of(request.map.read.area)
     check_target(src, target, overwrite=request.overwrite)
-    layer = check_target(src, vectors.check_vector_target(request.layer), overwrite=request.overwrite)
+    layer = check_target(
+        src, vectors.check_vector_target(request.layer), overwrite=request.overwrite, layers=read_layers
+    )
     stuff = [info for index, info in enumerate(spec.class_infos) if index not in set(things)]
     free = next(value for value in range(65536) if value not in {info.value for info in spec.class_infos})
     encoding = ClassEncoding([*stuff, ClassInfo(free, 'thing', (0, 0, 0))])

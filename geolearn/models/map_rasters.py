@@ -306,7 +306,7 @@ def predict_lines(
         raise RasterError(f'{self.spec.model} maps pairs of rasters; lines come from models of one raster')
     options = lines.LineOptions(threshold, min_length, simplify, bridge, most_width)
     chosen = lines.choose_line_bands(self.spec.class_infos, classes, self._lines())
-    target = check_target(src, check_vector_target(dst), overwrite=overwrite)
+    target = check_target(src, check_vector_target(dst), overwrite=overwrite, layers=[aoi])
     with tempfile.TemporaryDirectory(dir=target.parent, prefix='.geolearn-lines-') as folder:
         mapped = self.predict_raster(
             src,

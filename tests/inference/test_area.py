@@ -174,3 +174,13 @@ def test_objects_across_the_edge_of_an_area_are_whole_and_belong_to_one_side(det
     # the edge cuts the box from 27 to 35 at column 32, behind its middle
     assert detect(bbox=(500000, 3998720, 500320, 4000000)) == [(10, 10, 16, 16), (12, 50, 18, 56), (27, 30, 35, 38)]
     assert detect(bbox=(500320, 3998720, 501600, 4000000)) == [(40, 12, 46, 18), (100, 90, 108, 98)]
+
+
+def test_the_layer_of_an_area_is_never_the_target(detect, tmp_path):
+    layer = tmp_path / 'found.gpkg'
+    triangle = shapely.Polygon([(500000, 4000000), (500480, 4000000), (500000, 3999520)])
+    geopandas.GeoSeries([triangle], crs=32631).to_file(layer)
+    before = layer.read_bytes()
+    with pytest.raises(RasterError, match='is a layer that this run reads'):
+        detect(aoi=layer)
+    assert layer.read_bytes() == before
