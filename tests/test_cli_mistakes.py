@@ -228,6 +228,7 @@ EXAMPLES = {
     'report': ['report', 'a', 'b', 'c'],
     'predict': ['predict', 'a', 'b', 'c'],
     'vectorize': ['vectorize', 'a', 'b'],
+    'lines': ['lines', 'a', 'b', 'c'],
     'embed': ['embed', 'a', 'b'],
     'probe': ['probe', 'a'],
     'study': ['study', 'bigearthnet', 'a'],

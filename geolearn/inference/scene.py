@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import date
 
+from torch import nn
+
 from geolearn import errors
 from geolearn.backbones.scene import Scene, in_scene, scene_of
 from geolearn.inference.images import LoadedImage
@@ -38,7 +40,7 @@ def enter_scene(
         RasterError: If it has to be known when or where the raster is, and that is not known.
         ValueError: If there is another number of dates, or they are repeated or out of order.
     """
-    trained = scene_of(network.backbone)
+    trained = scene_of(_backbone_of(network))
     dates = _choose_dates(spec, trained, read, [_stated(source, sources) for source in sources], _shown(sources[0]))
     location = None if trained.location is None else _middle(spec, sources[0].box, _shown(sources[0]))
     resolution = None
@@ -61,7 +63,7 @@ def enter_image(stack: ExitStack, spec: ModelSpec, network: Network, image: Load
         RasterError: If it has to be known when or where they are, and that is not known.
         ValueError: If there is another number of dates, or they are repeated or out of order.
     """
-    trained = scene_of(network.backbone)
+    trained = scene_of(_backbone_of(network))
     dates = _choose_dates(spec, trained, read, image.acquired, 'the image')
     location = None if trained.location is None else _middle(spec, image.place, 'the image')
     return _enter(stack, network, trained, Scene(dates, location))
@@ -178,3 +180,8 @@ def _middle(spec: ModelSpec, box: GeoBox | None, shown: str) -> tuple[float, flo
             away,
         )
     return location
+
+
+def _backbone_of(network: nn.Module) -> object:
+    """Return the backbone of a network; None for one that geolearn did not build."""
+    return network.backbone if isinstance(network, Network) else None

@@ -27,6 +27,7 @@ FAMILIES = [
     ('scalemae_large', SMALL, S2),
     ('spectralgpt', SMALL, S2),
     ('ssl4eo_dino', SMALL, S2),
+    ('terrafm_base', SMALL, S2),
     ('terramind_tiny', SMALL, S2),
     ('terramind_base', SMALL, S2 + S1),
     ('vit_nano', {}, S2),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from geolearn.chips.formats import FORMATS
+from geolearn.chips.formats.published import PUBLISHED
 from geolearn.chips.label import Task
 from geolearn.classes import IGNORE_INDEX
 from geolearn.errors import ChipFolderError
@@ -50,6 +51,7 @@ def test_every_format_is_here():
         'BigEarthNet-43',
         'MultiTemporal_Tiles',
         *ORIENTED,
+        *PUBLISHED,
     }
 
 
