@@ -6,7 +6,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -233,3 +233,9 @@ def _sync_folder(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def file_states(paths: Iterable[str | Path]) -> list[tuple[str, int, int]]:
+    """Return name, size and time of those of some paths that are files: what changes where one is written anew."""
+    found = [path for path in map(Path, paths) if path.is_file()]
+    return [(path.name, state.st_size, state.st_mtime_ns) for path in found for state in [path.stat()]]

@@ -44,7 +44,7 @@ class Projection(nn.Module):
         return self.proj3(self.proj2(self.norm_input(self.proj1(tokens))))
 
 
-class TerraFMEmbed(nn.Module):
+class TerraFMEmbed(building.PatchEmbed):
     """The stem of one sensor: a convolution, a code of the sensor, and the projection to the transformer's width.
 
     Args:
@@ -54,12 +54,9 @@ class TerraFMEmbed(nn.Module):
     """
 
     def __init__(self, bands: int, dim: int, patch: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(bands, WIDER * dim, patch, stride=patch)
+        super().__init__(bands, WIDER * dim, patch)
         self.sensor_embed = nn.Parameter(torch.zeros(1, WIDER * dim))
         self.projection = Projection(WIDER * dim, dim)
-        nn.init.xavier_uniform_(self.proj.weight.view(WIDER * dim, -1))
-        nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed images (B, bands, H, W), sides multiples of the patch p, as maps (B, D, H/p, W/p)."""

@@ -50,12 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `detect` takes: what `predict` does, for models that find objects."""
-    parser.add_argument('model', help='the .dlpk of a detector')
-    parser.add_argument('src', nargs='+', help='raster; several make one mosaic')
-    parser.add_argument('dst', help='layer to write, the last of the files: .gpkg, .geojson, .parquet or .shp')
-    parser.add_argument('--overwrite', action='store_true', help='replace the result if it exists')
-    add_reading(parser)
-    _add_area(parser.add_argument_group('the area'))
+    _add_layer(parser, 'the .dlpk of a detector')
     _add_running(parser.add_argument_group('the work'))
     _add_parts(parser.add_argument_group('parts'))
     _add_objects(parser.add_argument_group('objects'))
@@ -64,12 +59,7 @@ def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_lines_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `lines` takes."""
-    parser.add_argument('model', help='the .dlpk of a pixel classifier')
-    parser.add_argument('src', nargs='+', help='raster; several make one mosaic')
-    parser.add_argument('dst', help='layer to write, the last of the files: .gpkg, .geojson, .parquet or .shp')
-    parser.add_argument('--overwrite', action='store_true', help='replace the result if it exists')
-    add_reading(parser)
-    _add_area(parser.add_argument_group('the area'))
+    _add_layer(parser, 'the .dlpk of a pixel classifier')
     work = parser.add_argument_group('the work')
     work.add_argument('--tile-size', type=whole(1), help='side of the tiles in pixels')
     work.add_argument('--batch-size', type=whole(1), help='tiles computed together')
@@ -82,6 +72,16 @@ def add_lines_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--bridge', type=number(0), help='pixels; the longest gap between ends that is closed')
     group.add_argument('--most-width', type=whole(2), help='pixels; what is wider is no line')
     parser.set_defaults(run=run_lines, each=False, halo=None, inputs=INPUTS)
+
+
+def _add_layer(parser: argparse.ArgumentParser, model_help: str) -> None:
+    """Add what every command takes that makes a vector layer of rasters."""
+    parser.add_argument('model', help=model_help)
+    parser.add_argument('src', nargs='+', help='raster; several make one mosaic')
+    parser.add_argument('dst', help='layer to write, the last of the files: .gpkg, .geojson, .parquet or .shp')
+    parser.add_argument('--overwrite', action='store_true', help='replace the result if it exists')
+    add_reading(parser)
+    _add_area(parser.add_argument_group('the area'))
 
 
 LINE_OPTIONS = (

@@ -18,6 +18,7 @@ from geolearn.bands import Band
 from geolearn.device import choose_device
 from geolearn.embed import scaling
 from geolearn.embed.embeddings import KEY, EmbeddingSource
+from geolearn.files import file_states
 from geolearn.inference import tiles
 from geolearn.inference.encoding import VectorEncoding
 from geolearn.inference.resume import weights_digest
@@ -367,13 +368,13 @@ def _build_network(
 
 def _state_of(weights: str | Path | None) -> tuple[tuple[str, int, int], ...]:
     """Return name, size and time of a file of weights, or of all files in a folder; nothing where there is none."""
-    place = Path('' if weights is None else weights)
+    if weights is None:
+        return ()
+    place = Path(weights)
     try:
-        paths = sorted(place.rglob('*')) if weights is not None and place.is_dir() else [place]
-        states = [(path.name, path.stat()) for path in paths if weights is not None and path.is_file()]
+        return tuple(file_states(sorted(place.rglob('*')) if place.is_dir() else [place]))
     except OSError:  # what opens it says so
         return ()
-    return tuple((name, state.st_size, state.st_mtime_ns) for name, state in states)
 
 
 def choose_side(network: EmbeddingNetwork, options: EncoderOptions) -> int:

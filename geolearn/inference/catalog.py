@@ -159,7 +159,7 @@ def file_state(source: Any) -> Any:
         return str(source)
     if not os.path.isdir(source):
         return [str(source), found.st_size, found.st_mtime_ns]
-    digest = hashlib.blake2b(digest_size=16)
+    states = []
     # the time of a folder stays where a file in it is written anew
     for root, folders, names in os.walk(source):
         folders.sort()
@@ -169,8 +169,8 @@ def file_state(source: Any) -> Any:
                 inner = os.stat(path)
             except OSError:  # a link to nothing
                 continue
-            digest.update(repr((os.path.relpath(path, source), inner.st_size, inner.st_mtime_ns)).encode())
-    return [str(source), digest.hexdigest()]
+            states.append(repr((os.path.relpath(path, source), inner.st_size, inner.st_mtime_ns)).encode())
+    return [str(source), _hash(*states)]
 
 
 def _hash(*parts: bytes) -> str:

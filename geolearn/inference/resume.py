@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from geolearn import errors, extras
-from geolearn.files import lock_file
+from geolearn.files import file_states, lock_file
 from geolearn.inference.merging import TileDetections
 from geolearn.inference.tiles import Source
 from geolearn.raster.area import CroppedRaster
@@ -255,17 +255,16 @@ def open_checkpoint(target: Path, run: Mapping[str, Any], *, resume: bool) -> Ru
     return checkpoint
 
 
-def file_states(files: Sequence[str]) -> list[tuple[str, int, int]]:
+def raster_file_states(files: Sequence[str]) -> list[tuple[str, int, int]]:
     """Return name, size and time of the files of a raster that lie on this machine, without their sidecars."""
     # sidecars are written by any program that opens a raster
-    paths = [path for path in map(Path, files) if path.is_file() and path.suffix.lower() not in ('.xml', '.ovr')]
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return file_states(name for name in files if Path(name).suffix.lower() not in ('.xml', '.ovr'))
 
 
 def source_facts(source: Source) -> dict[str, Any]:
     """Return what identifies a raster, as JSON: its files' names, sizes and times, its place and bands."""
     src = source.dataset
-    states = file_states(src.files)
+    states = raster_file_states(src.files)
     # arrays and remote files have no time, and what an item states of its files has none either
     sampled = not states or src.rescaled or any(is_remote(name) for name in src.files)
     samples = {'samples': digest_of_samples(src), 'names': list(src.files)} if sampled else {}

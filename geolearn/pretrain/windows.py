@@ -19,7 +19,7 @@ from geolearn.chips.meaning.bands import BandChoice, bad_bands, choose_bands
 from geolearn.chips.meaning.values import numbers_of
 from geolearn.data import ChipData
 from geolearn.errors import ChipFolderError
-from geolearn.inference.resume import file_states
+from geolearn.inference.resume import raster_file_states
 from geolearn.normalize import Normalize
 from geolearn.raster import GeoBox, KeptRasters, open_raster, raster_bands, read_window, require_place
 from geolearn.raster.raster import Raster
@@ -159,7 +159,7 @@ def window_data(
         split='blocks' if blocks else 'random', block_size=BLOCK * chip_size * max(box.resolution) if blocks else None,
         working_dir=working_dir or place.parent,
     )  # fmt: skip
-    files = [file_states(src.files) for src, _, _ in opened]
+    files = [raster_file_states(src.files) for src, _, _ in opened]
     return avoiding_nodata(replace(data, arguments={'files': files}), options.min_valid)
 
 

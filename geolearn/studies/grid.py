@@ -333,12 +333,8 @@ def _list_jobs(grid: Grid) -> Iterator[Job]:
             for name, seed in itertools.product(BASELINES, grid.seeds):
                 yield Job(name, 'linear', 'frozen', share, seed, baseline=True)
         for row in itertools.product(grid.encoders, grid.decoders, grid.starts, grid.seeds):
-            yield Job(row[0], row[1], row[2], share, row[3], weights=_file_states(row[0], grid.weights.get(row[0])))
-
-
-def _file_states(*paths: str | None) -> tuple[tuple[str, int, int], ...]:
-    found = [Path(path) for path in paths if path is not None and Path(path).is_file()]
-    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
+            paths = [row[0], *([grid.weights[row[0]]] if row[0] in grid.weights else [])]
+            yield Job(row[0], row[1], row[2], share, row[3], weights=tuple(files.file_states(paths)))
 
 
 def keep_parts(data: ChipData, reading: Mapping[str, Any]) -> dict[str, Any]:

@@ -287,8 +287,8 @@ class _Trunk:
 
     def describe(self) -> list[Any]:
         """Return what tells it from another one."""
-        paths = [Path(path) for path in (self.given, self.weights) if path is not None and Path(path).is_file()]
-        return [self.given, self.pretrained, self.weights, [(p.stat().st_size, p.stat().st_mtime_ns) for p in paths]]
+        states = files.file_states(path for path in (self.given, self.weights) if path is not None)
+        return [self.given, self.pretrained, self.weights, [state[1:] for state in states]]
 
     def options(self, start: Start) -> dict[str, Any]:
         """Return the arguments of a model that name it."""

@@ -107,20 +107,9 @@ def estimate_batch_size(
     if mode not in ('train', 'eval'):
         raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
     device = device_of(network)
-    measure = _peak_on_gpu if device.type == 'cuda' else _kept_on_cpu
-    training, state = network.training, {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    network.train(mode == 'train')
-    try:
-        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-            few, more = (measure(network, (n, *image_shape), loss, train=mode == 'train') for n in MEASURED)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise errors.TrainingError(f'not even {MEASURED[1]} chips of {image_shape} fit into memory') from error
-    finally:
-        network.load_state_dict(state)
-        network.zero_grad()
-        network.train(training)
+    too_large = f'not even {MEASURED[1]} chips of {image_shape} fit into memory'
+    shapes = [(n, *image_shape) for n in MEASURED]
+    few, more = _measure(network, shapes, loss, train=mode == 'train', too_large=too_large)
     per_chip = max((more - few) / (MEASURED[1] - MEASURED[0]), 1.0)
     trained = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
     fixed = max(few - MEASURED[0] * per_chip, 0) + (2 * trained if mode == 'train' else 0)
@@ -148,21 +137,8 @@ def estimate_step_memory(network: nn.Module, images_shape: Sequence[int]) -> int
     Raises:
         TrainingError: If the batch does not fit.
     """
-    device = device_of(network)
-    measure = _peak_on_gpu if device.type == 'cuda' else _kept_on_cpu
-    training, state = network.training, {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    network.train()
-    try:
-        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-            step = measure(network, tuple(images_shape), None, train=True)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise errors.TrainingError(f'a batch of {tuple(images_shape)} does not fit into memory') from error
-    finally:
-        network.load_state_dict(state)
-        network.zero_grad()
-        network.train(training)
+    shape = tuple(images_shape)
+    (step,) = _measure(network, [shape], None, train=True, too_large=f'a batch of {shape} does not fit into memory')
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     trained = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
     return int(step + weights + 2 * trained)
@@ -185,6 +161,36 @@ def free_memory(device: torch.device) -> int:
     if (group / 'memory.max').is_file() and (limit := (group / 'memory.max').read_text().strip()) != 'max':
         free = min(free, int(limit) - int((group / 'memory.current').read_text()))
     return max(free, 0)
+
+
+def _measure(
+    network: nn.Module,
+    shapes: Sequence[tuple[int, ...]],
+    loss: Callable[[Any], Tensor] | None,
+    *,
+    train: bool,
+    too_large: str,
+) -> list[float]:
+    """Return the bytes that batches of some shapes take beside the weights, and leave the network as it was.
+
+    Raises:
+        TrainingError: With `too_large`, if one does not fit.
+    """
+    device = device_of(network)
+    measure = _peak_on_gpu if device.type == 'cuda' else _kept_on_cpu
+    training, state = network.training, {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.train(train)
+    try:
+        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+            return [measure(network, shape, loss, train=train) for shape in shapes]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise errors.TrainingError(too_large) from error
+    finally:
+        network.load_state_dict(state)
+        network.zero_grad()
+        network.train(training)
 
 
 def _step(network: nn.Module, shape: tuple[int, ...], loss: Callable[[Any], Tensor] | None) -> Tensor:

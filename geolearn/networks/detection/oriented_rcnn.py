@@ -12,7 +12,6 @@ from torchvision.ops import batched_nms, box_iou
 
 from geolearn.networks.detection import architecture, detector, heads, rotated
 from geolearn.oriented import geometry, overlap
-from geolearn.oriented.suppression import suppress_oriented
 
 OFFSET_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 2.0, 2.0)
 """Of the six numbers of a proposal: what the network gives is as many times larger."""
@@ -222,18 +221,9 @@ class OrientedRCNNHead(rotated.OrientedHead):
         rows, columns = likely.nonzero().unbind(1)
         best, order = scores[rows, columns].topk(min(MOST_CANDIDATES, len(rows)))
         turned, labels = boxes[rows[order]], columns[order] + self._first
-        kept = suppress_oriented(
-            *(part.detach().cpu().numpy() for part in (turned.double(), labels, best.double())),
-            threshold=options.box_nms_thresh,
-            most=options.box_detections_per_img,
+        return rotated.keep_highest(
+            turned, labels, best, threshold=options.box_nms_thresh, most=options.box_detections_per_img
         )
-        chosen = torch.from_numpy(kept).to(boxes.device)
-        return {
-            'boxes': geometry.hulls(turned[chosen]),
-            'turned': turned[chosen],
-            'labels': labels[chosen],
-            'scores': best[chosen],
-        }
 
 
 def sample(labels: Sequence[Tensor], count: int, share: float) -> tuple[Tensor, Tensor]:

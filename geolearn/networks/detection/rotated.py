@@ -267,18 +267,28 @@ class RotatedFCOSHead(OrientedHead):
         labels = chosen % self.class_count
         finite = turned.isfinite().all(1)
         turned, labels, most = turned[finite], labels[finite], most[finite]
-        kept = suppress_oriented(
-            *(part.detach().cpu().numpy() for part in (turned.double(), labels, most.double())),
-            threshold=self.options.nms_thresh,
-            most=self.options.detections_per_img,
-        )
-        rows = torch.from_numpy(kept).to(turned.device)
-        return {
-            'boxes': geometry.hulls(turned[rows]),
-            'turned': turned[rows],
-            'labels': labels[rows],
-            'scores': most[rows],
-        }
+        options = self.options
+        return keep_highest(turned, labels, most, threshold=options.nms_thresh, most=options.detections_per_img)
+
+
+def keep_highest(turned: Tensor, labels: Tensor, scores: Tensor, *, threshold: float, most: int) -> dict[str, Tensor]:
+    """Return the objects of one image without those that overlap higher ones of their class, with their level hulls.
+
+    Args:
+        turned: Boxes (n, 5), finite.
+        labels: (n,) int64.
+        scores: (n,).
+        threshold: Overlap over which the lower of two is dropped, 0..1.
+        most: Objects that are kept at most.
+    """
+    kept = suppress_oriented(
+        *(part.detach().cpu().numpy() for part in (turned.double(), labels, scores.double())),
+        threshold=threshold,
+        most=most,
+    )
+    rows = torch.from_numpy(kept).to(turned.device)
+    kept_boxes = turned[rows]
+    return {'boxes': geometry.hulls(kept_boxes), 'turned': kept_boxes, 'labels': labels[rows], 'scores': scores[rows]}
 
 
 def decode(raw: Tensor, places: Tensor, strides: Tensor) -> Tensor:
