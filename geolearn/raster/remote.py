@@ -13,6 +13,9 @@ SETTINGS = {
     'GDAL_INGESTED_BYTES_AT_OPEN': '32768',
     'GDAL_HTTP_MERGE_CONSECUTIVE_RANGES': 'YES',
     'GDAL_HTTP_MULTIPLEX': 'YES',
+    # a file is asked for anew each time it is opened: else GDAL remembers in this process that a host failed to answer,
+    # and serves what it read of a file that has been replaced since
+    'CPL_VSIL_CURL_NON_CACHED': '/vsi',
     'VSI_CACHE': 'YES',
     'VSI_CACHE_SIZE': str(2**25),
     'GDAL_HTTP_MAX_RETRY': '4',

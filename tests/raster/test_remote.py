@@ -1,5 +1,6 @@
 """Rasters of other hosts are read in ranges; a host that stalls or vanishes ends the reading in words."""
 
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,7 +33,7 @@ PIXELS = np.random.default_rng(0).integers(0, 250, (1, SIDE, SIDE)).astype(np.ui
 
 
 class Files(BaseHTTPRequestHandler):
-    """Serve files of a folder in ranges, in one of three ways (`mode`): 'serve', 'stall' or 'vanish'."""
+    """Serve files of a folder in ranges, in one of four ways (`mode`): 'serve', 'refuse', 'stall' or 'vanish'."""
 
     protocol_version = 'HTTP/1.1'
 
@@ -49,8 +50,8 @@ class Files(BaseHTTPRequestHandler):
         server = self.server
         server.asked.append((self.path, self.headers.get('Range')))
         path = server.folder / self.path.lstrip('/')
-        if not path.is_file():
-            self.send_response(404)
+        if server.mode == 'refuse' or not path.is_file():
+            self.send_response(503 if server.mode == 'refuse' else 404)
             self.send_header('Content-Length', '0')
             self.end_headers()
             return
@@ -60,7 +61,8 @@ class Files(BaseHTTPRequestHandler):
             low, _, high = wanted.removeprefix('bytes=').partition('-')
             first, last = int(low), min(int(high or last), last)
         if last > server.limit and server.mode == 'vanish':
-            self.connection.close()
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
             return
         self.send_response(206 if wanted else 200)
         self.send_header('Accept-Ranges', 'bytes')
@@ -75,20 +77,24 @@ class Files(BaseHTTPRequestHandler):
             self.wfile.write(content[first : last + 1])
 
 
+def serve(folder, port=0):
+    server = ThreadingHTTPServer(('127.0.0.1', port), Files)
+    server.daemon_threads = True
+    server.folder, server.mode, server.asked, server.released = folder, 'serve', [], threading.Event()
+    server.limit = 60_000
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.address = f'http://127.0.0.1:{server.server_port}'
+    return server
+
+
 @pytest.fixture
 def host(tmp_path, monkeypatch):
-    server = ThreadingHTTPServer(('127.0.0.1', 0), Files)
-    server.daemon_threads = True
-    server.folder, server.mode, server.asked, server.released = tmp_path, 'serve', [], threading.Event()
-    server.limit = 60_000
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    server = serve(tmp_path)
     monkeypatch.setenv('NO_PROXY', '127.0.0.1')
     # what the user sets goes before geolearn's own
     monkeypatch.setenv('GDAL_HTTP_MAX_RETRY', '0')
     monkeypatch.setenv('GDAL_HTTP_RETRY_DELAY', '0.1')
     monkeypatch.setenv('GDAL_HTTP_LOW_SPEED_TIME', '1')
-    server.address = f'http://127.0.0.1:{server.server_port}'
     yield server
     server.released.set()
     server.shutdown()
@@ -141,6 +147,47 @@ def test_a_host_that_fails_midway_ends_the_reading_in_words(host, tmp_path, mode
         ):
             src.read_masked(Window(448, 448, 64, 64), [1])
     assert time.perf_counter() - started < 12
+
+
+@pytest.mark.parametrize('mode', ['refuse', 'vanish'])
+def test_what_could_not_be_opened_is_opened_when_the_host_answers_again(host, tmp_path, mode):
+    make(tmp_path / 'again.tif')
+    address = f'{host.address}/again.tif'
+    (tmp_path / 'again.vrt').write_text(
+        f'<VRTDataset rasterXSize="{SIDE}" rasterYSize="{SIDE}"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        f'<SourceFilename>/vsicurl/{address}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+        '</VRTRasterBand></VRTDataset>'
+    )
+    item = {'type': 'Feature', 'id': 'x', 'assets': {'Red': {'href': address, 'type': 'image/tiff'}}}
+    host.limit = 0  # not even the first bytes
+    for source in (address, [address], item, tmp_path / 'again.vrt')[: 1 if mode == 'vanish' else 4]:
+        host.mode = mode
+        failed = pytest.raises(RasterError, match=r'cannot (open|read) .*again.*Run it again when the host answers')
+        with failed, open_raster(source) as src:
+            read_all(src)
+        host.mode = 'serve'
+        with open_raster(source) as src:
+            assert (read_all(src) == PIXELS).all()
+
+
+def test_a_host_that_was_down_is_asked_again_and_a_file_that_was_replaced_is_read_anew(host, tmp_path):
+    host.server_close()
+    host.shutdown()
+    address = f'{host.address}/scene.tif'
+    with pytest.raises(RasterError, match='copy the file here'), open_raster(address):
+        pass
+    make(tmp_path / 'scene.tif')
+    server = serve(tmp_path, host.server_port)
+    try:
+        with open_raster(address) as src:
+            assert (read_all(src) == PIXELS).all()
+        with rasterio.open(tmp_path / 'scene.tif', 'r+') as dst:
+            dst.write(255 - PIXELS)
+        with open_raster(address) as src:
+            assert (read_all(src) == 255 - PIXELS).all()
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def describe():
