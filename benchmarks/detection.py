@@ -31,8 +31,9 @@ from geolearn.backbones import create_backbone
 from geolearn.bands import Band, resolve_bands
 from geolearn.batch import Objects
 from geolearn.classes import ClassInfo
-from geolearn.inference.detecting import DetectOptions, detect_tiles, merge_tiles
+from geolearn.inference.detecting import detect_tiles
 from geolearn.inference.merging import nms
+from geolearn.inference.placing import DetectOptions, merge_tiles
 from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
 from geolearn.inference.vectors import objects_to_features, write_layer
 from geolearn.networks.detection.architecture import LevelAnchors, RCNNOptions, RotatedOptions, SingleStageOptions

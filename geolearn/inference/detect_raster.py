@@ -1,6 +1,5 @@
 """Detect objects in a raster of any size, alone or in shares, and write them as a layer of polygons."""
 
-import math
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +15,8 @@ from geolearn import errors
 from geolearn.device import choose_device
 from geolearn.inference import computing, merging, reading, store, targets, vectors
 from geolearn.inference.area import layers_of
-from geolearn.inference.detecting import MAX_OVERLAP, DetectOptions, detect_tiles, merge_tiles
+from geolearn.inference.detecting import detect_tiles
+from geolearn.inference.placing import DetectOptions, choose_halo, merge_tiles
 from geolearn.inference.plan import Part, Share, plan_parts, tiles_reaching
 from geolearn.inference.resume import RunCheckpoint, open_checkpoint, source_facts, weights_digest
 from geolearn.inference.scene import enter_scene, scene_facts
@@ -273,23 +273,3 @@ def _run_facts(
         'batch_size': tiling.batch_size or BATCH_SIZE,
         **{name: getattr(options, name) for name in names},
     }
-
-
-def choose_halo(side: int, halo: int, *, typical_side: float, overlap: int | None) -> int:
-    """Let tiles overlap by the largest usual object, so that one of them shows it whole.
-
-    Args:
-        side: Of the tiles, in pixels.
-        halo: Least pixels to drop at inner tile edges.
-        typical_side: Side in pixels that nearly no training box exceeds.
-        overlap: In pixels; None takes that of the training boxes, at most half a tile.
-
-    Raises:
-        ValueError: If tiles would overlap by more than half, or less than nothing.
-    """
-    most = int(side * MAX_OVERLAP)
-    if overlap is None:
-        overlap = min(most, max(2 * halo, math.ceil(typical_side + 4 * merging.EDGE_MARGIN)))
-    elif not 0 <= overlap <= most:
-        raise ValueError(f'overlap must be in 0..{most} pixels, half of tile_size {side}, got {overlap}')
-    return min(-(-overlap // 2), (side - 1) // 2)

@@ -5,19 +5,19 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from geolearn import errors, extras, progress
+from geolearn import errors, progress
 from geolearn.batch import Detections
 from geolearn.device import choose_device
 from geolearn.inference import merging
 from geolearn.inference.computing import most_at_once
 from geolearn.inference.images import Image, load_image
+from geolearn.inference.placing import ArrayDetections, DetectOptions, number_tiles, place
 from geolearn.inference.plan import Part
 from geolearn.inference.resume import RunCheckpoint
 from geolearn.inference.scene import enter_image
@@ -42,56 +42,8 @@ log = logging.getLogger('geolearn')
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
 """Axes flipped in each pass of test-time augmentation."""
 
-MAX_OVERLAP = 0.5
-"""Largest share of a tile's side that its neighbour may show too."""
-
 PredictFn = Callable[[Tensor], Sequence[Detections]]
 """Detects objects in images (N, [dates,] bands, H, W)."""
-
-
-@dataclass(frozen=True)
-class DetectOptions:
-    """What is detected, and how detections become objects.
-
-    Args:
-        threshold: Lowest score of an object, 0..1.
-        nms_overlap: Intersection over union, 0..1, above which two objects of one class are merged.
-        augment: Test-time augmentation: predict each tile four times, flipped.
-        outline: How plain the outlines of masks are; objects without masks are boxes.
-        overlap: Pixels that neighbouring tiles share; None takes what the largest usual object needs.
-        merge: What becomes of objects of one class that overlap; see `merge_detections`.
-        resume: Continue a run that was interrupted.
-
-    Raises:
-        ValueError: If a number is out of its range.
-        UnknownNameError: If there is no such outline or way to merge.
-    """
-
-    threshold: float = 0.5
-    nms_overlap: float = 0.3
-    augment: bool = False
-    outline: merging.ObjectOutline = 'exact'
-    overlap: int | None = None
-    merge: merging.Merge = 'nms'
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        for name, value in (('threshold', self.threshold), ('nms_overlap', self.nms_overlap)):
-            if not 0 <= value <= 1:
-                raise ValueError(f'{name} must be in 0..1, got {value}')
-        for name, choices in (('outline', merging.ObjectOutline), ('merge', merging.Merge)):
-            if getattr(self, name) not in get_args(choices):
-                raise errors.UnknownNameError(name, str(getattr(self, name)), get_args(choices))
-
-    @property
-    def overlap_in_tile(self) -> float:
-        """Overlap above which, in one tile, the lower-scoring of two objects is suppressed.
-
-        Soft-NMS needs all objects of the raster at once, so tiles keep all that the network detected.
-        """
-        if self.merge != 'soft_nms':
-            return self.nms_overlap
-        return merging.SAME_OVERLAP if self.augment else 1.0
 
 
 def make_predict_fn(network: nn.Module, *, threshold: float, nms_overlap: float, augment: bool) -> PredictFn:
@@ -208,7 +160,7 @@ def detect_tiles(
     """Return the detections of all tiles of an open raster, or of a part of it, in the order of the tiles.
 
     Memory depends on the tiles, the raster's width and the number of objects, some hundred bytes each, and more where
-    they have outlines. `merge_tiles` makes objects of them.
+    they have outlines. `merge_tiles` of `geolearn.inference.placing` makes objects of them.
 
     Args:
         sources: From `open_dates`.
@@ -251,29 +203,6 @@ def detect_tiles(
     return parts
 
 
-def merge_tiles(
-    parts: Sequence[merging.TileDetections], grid: TileGrid, options: DetectOptions, area: PixelArea | None
-) -> merging.TileDetections:
-    """Return the objects of a raster, from the detections of all its tiles.
-
-    Args:
-        parts: In the order of the tiles.
-        grid: The tiles.
-        options: How detections become objects.
-        area: That holds the middles of the objects' boxes; None for all of the raster.
-    """
-    merged = merging.merge_detections(
-        merging.TileDetections.concatenate(parts),
-        grid,
-        overlap=options.nms_overlap,
-        merge=options.merge,
-        threshold=options.threshold,
-    )
-    if options.outline == 'rectangle' and merged.turned is None:
-        merged = merged.with_rectangles()
-    return merged if area is None else merged.select(area.holds(merged.centers))
-
-
 def _detect_in_tiles(
     batches: Generator[TileBatch, None, None],
     micro: MicroBatches,
@@ -284,79 +213,28 @@ def _detect_in_tiles(
     first: int,
 ) -> Iterator[tuple[merging.TileDetections, int]]:
     """Yield the detections of each batch of `tiles`, which are among those of `grid`, and how many are done with it."""
-    numbers, order = _number_tiles(grid), _number_tiles(tiles)
+    numbers, order = number_tiles(grid), number_tiles(tiles)
     ahead = prefetch(batches)
     bar = progress.ProgressBar(len(order), 'detecting', 'tile', initial=first)
     try:
         with bar, torch.inference_mode():
             for batch in ahead:
-                places = [(int(tile.read.row_off), int(tile.read.col_off)) for tile in batch.tiles]
+                corners = [(int(tile.read.row_off), int(tile.read.col_off)) for tile in batch.tiles]
                 parts = [
-                    _place(detections, grid, place, numbers[place], shape, options.outline)
+                    place(as_arrays(detections), grid, corner, numbers[corner], shape, options.outline)
                     for part, found in micro.parts(batch.pixels)
-                    for detections, place in zip(found, places[part])
+                    for detections, corner in zip(found, corners[part])
                 ]
-                yield merging.TileDetections.concatenate(parts), order[places[-1]] + 1
+                yield merging.TileDetections.concatenate(parts), order[corners[-1]] + 1
                 bar.update(len(batch.tiles))
     finally:
         ahead.close()
 
 
-def _number_tiles(grid: TileGrid) -> dict[tuple[int, int], int]:
-    """Return the number of each tile, counted row by row, by its corner."""
-    corners = [(row, col) for row, _, _ in grid.rows for col, _, _ in grid.cols]
-    return {corner: number for number, corner in enumerate(corners)}
-
-
-def _place(
-    detections: Detections,
-    grid: TileGrid,
-    corner: tuple[int, int],
-    number: int,
-    shape: tuple[int, int],
-    kind: merging.ObjectOutline,
-) -> merging.TileDetections:
-    """Bring a tile's objects to pixels of the raster, without those that another tile shows whole."""
-    row, col = corner
-    # tiles are padded at the raster's edge; nothing is there
-    limits = (shape[1], shape[0], shape[1], shape[0])
-    boxes = np.clip(detections.boxes.double().numpy() + np.array([col, row, col, row]), 0, limits)
-    tiles = np.full(len(boxes), number)
-    kept = ~merging.shown_whole_elsewhere(boxes, tiles, grid) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    outlines = None
-    if detections.masks is not None:
-        # windows begin and end a few pixels outside of the raster
-        top, left = max(-row, 0), max(-col, 0)
-        masks = detections.masks[:, top : shape[0] - row, left : shape[1] - col].numpy()
-        kept &= masks.any(axis=(1, 2))
-        offset = np.array([col + left, row + top])
-        # of rectangles, once parts are joined
-        drawn: merging.Outline = 'exact' if kind == 'rectangle' else kind
-        outlines = _outlines(masks[kept], boxes[kept] - np.tile(offset, 2), drawn, offset)
-    turned = None
-    if detections.turned is not None:
-        turned = geometry.moved(detections.turned.double().numpy(), col, row)
-        # what has its middle beyond the raster is seen in the padding
-        kept &= ((turned[:, :2] >= 0) & (turned[:, :2] <= limits[:2])).all(axis=1)
-        turned = turned[kept]
-    return merging.TileDetections(
-        boxes[kept],
-        detections.labels.numpy()[kept],
-        detections.scores.double().numpy()[kept],
-        tiles[kept],
-        outlines,
-        turned,
-    )
-
-
-def _outlines(masks: np.ndarray, boxes: np.ndarray, kind: merging.Outline, offset: np.ndarray) -> np.ndarray:
-    """Return the outlines (n,) in pixels of the raster of masks in a tile whose corner is at `offset`."""
-    shapely = extras.require('shapely', extra='vector', to='outline objects')
-    outlines = np.empty(len(masks), object)
-    for number, (mask, box) in enumerate(zip(masks, boxes)):
-        outlines[number] = merging.outline_mask(mask, box, kind=kind)
-    moved: np.ndarray = shapely.transform(outlines, lambda points: points + offset) if len(masks) else outlines
-    return moved
+def as_arrays(detections: Detections) -> ArrayDetections:
+    """Return detections on the CPU as NumPy arrays, which share their memory."""
+    parts = (detections.boxes, detections.labels, detections.scores, detections.masks, detections.turned)
+    return ArrayDetections(*(None if part is None else part.numpy() for part in parts))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from geolearn import extras, progress, tiling
 from geolearn.oriented import geometry
@@ -292,12 +291,45 @@ def touching_pairs(boxes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
     """Return the numbers of all pairs of boxes of one class that touch each other, the smaller number first."""
     if len(boxes) <= DENSE_LIMIT:
         first, second = np.nonzero(_touch(boxes[:, None], boxes[None]))
-    else:
+    elif extras.is_installed('shapely'):
         shapely: Any = extras.require('shapely', extra='vector', to='compare thousands of boxes')
         shapes = shapely.box(*boxes.T)
         first, second = shapely.STRtree(shapes).query(shapes)
+    else:
+        first, second = _sweep(boxes)
     chosen = (first < second) & (labels[first] == labels[second])
     return first[chosen], second[chosen]
+
+
+ROWS_AT_ONCE = 2_000_000
+"""Pairs that a sweep looks at in one go."""
+
+
+def _sweep(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of all pairs of boxes that touch, the smaller first, without a spatial index.
+
+    Boxes are sorted along the axis on which they overlap least, and each is compared with those that begin before it
+    ends.
+    """
+    spread = np.ptp(boxes[:, :2], axis=0) / np.maximum((boxes[:, 2:] - boxes[:, :2]).mean(0), 1e-9)
+    axis = int(spread.argmax())
+    order = np.argsort(boxes[:, axis], kind='stable')
+    lows, highs = boxes[order, axis], boxes[order, axis + 2]
+    counts = np.maximum(np.searchsorted(lows, highs, side='right') - np.arange(len(boxes)) - 1, 0)
+    ends = np.cumsum(counts)
+    parts, row = [], 0
+    while row < len(boxes):
+        stop = max(row + 1, int(np.searchsorted(ends, ends[row] - counts[row] + ROWS_AT_ONCE, side='right')))
+        many = counts[row:stop]
+        ones = np.repeat(np.arange(row, stop), many)
+        others = ones + 1 + np.arange(len(ones)) - np.repeat(np.cumsum(many) - many, many)
+        ones, others = order[ones], order[others]
+        near = _touch(boxes[ones], boxes[others])
+        ones, others = ones[near], others[near]
+        parts.append(np.stack([np.minimum(ones, others), np.maximum(ones, others)]))
+        row = stop
+    first, second = np.concatenate(parts, axis=1)
+    return first, second
 
 
 def _overlapping(
@@ -530,11 +562,7 @@ def _nearest(detections: TileDetections, first: np.ndarray, second: np.ndarray, 
 
 def _as_one(detections: TileDetections, first: np.ndarray, second: np.ndarray, cut: np.ndarray) -> TileDetections:
     """Join detections that pairs link: what parts cover together, or the highest-scoring of copies."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    links = coo_matrix((np.ones(len(first), bool), (first, second)), (len(detections), len(detections)))
-    groups, group_of = connected_components(links, directed=False)
+    groups, group_of = _group(len(detections), first, second)
     by_score = np.argsort(-detections.scores, kind='stable')
     highest = by_score[np.unique(group_of[by_score], return_index=True)[1]]
     covered = np.concatenate([np.full((groups, 2), np.inf), np.full((groups, 2), -np.inf)], axis=1)
@@ -549,6 +577,23 @@ def _as_one(detections: TileDetections, first: np.ndarray, second: np.ndarray, c
     if turned is not None and detections.turned is not None:
         turned = _cover_oriented(turned, detections.turned, group_of, in_parts)
     return replace(joined, boxes=np.where(in_parts[:, None], covered, joined.boxes), outlines=outlines, turned=turned)
+
+
+def _group(count: int, first: np.ndarray, second: np.ndarray) -> tuple[int, np.ndarray]:
+    """Number the groups (count,) of what pairs link, directly or over others; and return how many there are."""
+    owners = np.arange(count)
+    while True:
+        lowest = owners.copy()
+        np.minimum.at(lowest, first, owners[second])
+        np.minimum.at(lowest, second, owners[first])
+        # what an owner gave itself to holds for all that it owns: long chains shrink by half each time
+        np.minimum.at(lowest, owners, lowest.copy())
+        lowest = lowest[lowest]
+        if (lowest == owners).all():
+            break
+        owners = lowest
+    roots, group_of = np.unique(owners, return_inverse=True)
+    return len(roots), group_of
 
 
 def _cover_oriented(joined: np.ndarray, turned: np.ndarray, group_of: np.ndarray, in_parts: np.ndarray) -> np.ndarray:
@@ -660,10 +705,10 @@ def _oriented_agreement(first: np.ndarray, second: np.ndarray, windows: np.ndarr
     left, top, right, bottom = windows.T
     frames = np.stack([left, top, right, top, right, bottom, left, bottom], 1).reshape(-1, 4, 2)
     middle = (windows[:, :2] + windows[:, 2:])[:, None] / 2
-    quadrilaterals = [torch.from_numpy(part - middle) for part in (*map(geometry.corners, (first, second)), frames)]
+    quadrilaterals = [part - middle for part in (*map(geometry.corners, (first, second)), frames)]
     one, other = (intersect_polygons(part, quadrilaterals[2]) for part in quadrilaterals[:2])
-    shared = polygon_areas(intersect_polygons(one, quadrilaterals[1])).numpy()
-    union = polygon_areas(one).numpy() + polygon_areas(other).numpy() - shared
+    shared = polygon_areas(intersect_polygons(one, quadrilaterals[1]))
+    union = polygon_areas(one) + polygon_areas(other) - shared
     there = (right > left) & (bottom > top) & (union > 0)
     alike = geometry.angle_errors(first, second) <= SAME_DIRECTION
     alike |= first[:, 2] < geometry.NEAR_SQUARE * first[:, 3]

@@ -19,10 +19,10 @@ from geolearn.classes import ClassInfo
 from geolearn.inference import vectors
 from geolearn.inference.area import layers_of
 from geolearn.inference.detect_raster import DetectRequest, plan_detection
-from geolearn.inference.detecting import merge_tiles
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.mapping import MapRequest, map_request
 from geolearn.inference.merging import TileDetections
+from geolearn.inference.placing import merge_tiles
 from geolearn.inference.resume import open_checkpoint
 from geolearn.inference.targets import check_target
 from geolearn.networks.detection.panoptic import MergeOptions, drop_small

@@ -18,6 +18,7 @@ from geolearn.data import ChipData
 from geolearn.errors import ArgumentError
 from geolearn.inference import area, cluster, detecting, images, merging, reading, tiles, vectors
 from geolearn.inference.detect_raster import DetectRequest, detect_in_shares, detect_request
+from geolearn.inference.placing import DetectOptions
 from geolearn.inference.plan import choose_share
 from geolearn.losses.options import as_loss_module
 from geolearn.metrics import ApMetric, DetectionScores
@@ -409,7 +410,7 @@ class ObjectDetector(base.Model):
             RasterError: If bands or units do not fit, or the file cannot be read.
             ValueError: If an array has another shape, or a number is out of its range.
         """
-        options = detecting.DetectOptions(threshold, nms_overlap, augment)
+        options = DetectOptions(threshold, nms_overlap, augment)
         read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
         return detecting.detect_image(self.spec, self.network, image, read=read, options=options, device=device)
 
@@ -517,7 +518,7 @@ class ObjectDetector(base.Model):
                 dates=dates,
             ),
             tiles.TilingOptions(tile_size, batch_size=batch_size, device=device),
-            detecting.DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),
+            DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),
             overwrite,
             self.architecture.oriented,
         )

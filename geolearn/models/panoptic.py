@@ -18,9 +18,10 @@ from geolearn.backbones.custom import ModuleBackbone
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError, ChipFolderError, UnknownNameError
-from geolearn.inference import area, detecting, panoptic, reading, tiles
+from geolearn.inference import area, merging, panoptic, reading, tiles
 from geolearn.inference.detect_raster import DetectRequest
 from geolearn.inference.mapping import MapOptions, MapRequest
+from geolearn.inference.placing import DetectOptions
 from geolearn.metrics import PanopticScores
 from geolearn.models import base, new_spec
 from geolearn.models.evaluation.panoptic import PanopticEvaluation, draw_panoptic_chips, evaluate_panoptic
@@ -199,7 +200,7 @@ class PanopticModel(base.Model):
         layer: str | Path | None = None,
         threshold: float | None = None,
         nms_overlap: float = 0.3,
-        outline: detecting.merging.Outline = 'exact',
+        outline: merging.Outline = 'exact',
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
         scale: tiles.Scale | None = None,
@@ -256,8 +257,8 @@ class PanopticModel(base.Model):
             UnknownNameError: If there is no such outline.
             ValueError: If a number is out of its range.
         """
-        if outline not in get_args(detecting.merging.Outline):
-            raise UnknownNameError('outline', str(outline), get_args(detecting.merging.Outline))
+        if outline not in get_args(merging.Outline):
+            raise UnknownNameError('outline', str(outline), get_args(merging.Outline))
         things, merge, rest = self._parts(self.spec)
         target = Path(dst).expanduser()
         read = tiles.ReadOptions(
@@ -274,7 +275,7 @@ class PanopticModel(base.Model):
         side = self._tile_size() if tile_size is None else tile_size
         tiling = tiles.TilingOptions(side, batch_size=batch_size, device=device)
         least = merge.threshold if threshold is None else threshold
-        options = detecting.DetectOptions(least, nms_overlap, False, outline, overlap)
+        options = DetectOptions(least, nms_overlap, False, outline, overlap)
         typical = float(rest.get('typical_side', 64.0))
         layer_path = target.with_suffix('.gpkg') if layer is None else Path(layer).expanduser()
         job = panoptic.PanopticRequest(

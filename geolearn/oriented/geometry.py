@@ -8,13 +8,14 @@ All functions take NumPy arrays and tensors alike and return what they were give
 
 import math
 from itertools import combinations
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-A = TypeVar('A', np.ndarray, Tensor)
+if TYPE_CHECKING:
+    from torch import Tensor  # loaded with the first tensor: graphs run without torch
+
+A = TypeVar('A', np.ndarray, 'Tensor')
 
 HALF_TURN, QUARTER_TURN = math.pi, math.pi / 2
 
@@ -26,7 +27,7 @@ _SIGNS = ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))
 
 def canonical(boxes: A) -> A:
     """Return boxes (n, 5) in the form le90; the same rectangles."""
-    xp = _module(boxes)
+    xp = module_of(boxes)
     x, y, width, height, angle = _columns(boxes)
     upright = width < height
     turned = xp.where(upright, angle + QUARTER_TURN, angle)
@@ -40,7 +41,7 @@ def canonical(boxes: A) -> A:
 
 def corners(boxes: A) -> A:
     """Return the corners (n, 4, 2) of boxes (n, 5): of a level box from the upper left one clockwise."""
-    xp = _module(boxes)
+    xp = module_of(boxes)
     x, y, width, height, angle = _columns(boxes)
     along, down = xp.stack((xp.cos(angle), xp.sin(angle)), -1), xp.stack((-xp.sin(angle), xp.cos(angle)), -1)
     center = xp.stack((x, y), -1)
@@ -51,7 +52,7 @@ def corners(boxes: A) -> A:
 
 def hulls(boxes: A) -> A:
     """Return the level boxes (n, 4) left, top, right, bottom around boxes (n, 5)."""
-    xp = _module(boxes)
+    xp = module_of(boxes)
     x, y, width, height, angle = _columns(boxes)
     cos, sin = abs(xp.cos(angle)) / 2, abs(xp.sin(angle)) / 2
     half_width, half_height = width * cos + height * sin, width * sin + height * cos
@@ -61,7 +62,7 @@ def hulls(boxes: A) -> A:
 
 def from_hulls(boxes: A) -> A:
     """Return level boxes (n, 4) left, top, right, bottom as oriented ones (n, 5) in the form le90."""
-    xp = _module(boxes)
+    xp = module_of(boxes)
     left, top, right, bottom = _columns(boxes)
     made: A = xp.stack(((left + right) / 2, (top + bottom) / 2, right - left, bottom - top, 0 * left), -1)
     return canonical(made)
@@ -69,21 +70,21 @@ def from_hulls(boxes: A) -> A:
 
 def moved(boxes: A, x: float, y: float) -> A:
     """Return boxes (n, 5) moved by so many pixels to the right and down."""
-    xp = _module(boxes)
+    xp = module_of(boxes)
     made: A = xp.stack((boxes[..., 0] + x, boxes[..., 1] + y, boxes[..., 2], boxes[..., 3], boxes[..., 4]), -1)
     return made
 
 
 def scaled(boxes: A, factor: float) -> A:
     """Return boxes (n, 5) in an image whose sides are `factor` times as long."""
-    xp = _module(boxes)
+    xp = module_of(boxes)
     made: A = xp.stack((*(boxes[..., i] * factor for i in range(4)), boxes[..., 4]), -1)
     return made
 
 
 def mirrored(boxes: A, *, width: float | None = None, height: float | None = None) -> A:
     """Return boxes (n, 5) in an image of this width that is flipped left to right, or of this height upside down."""
-    xp = _module(boxes)
+    xp = module_of(boxes)
     x, y, across, down, angle = _columns(boxes)
     if width is not None:
         x, angle = width - x, -angle
@@ -95,7 +96,7 @@ def mirrored(boxes: A, *, width: float | None = None, height: float | None = Non
 
 def transposed(boxes: A) -> A:
     """Return boxes (n, 5) in an image whose rows and columns change places."""
-    xp = _module(boxes)
+    xp = module_of(boxes)
     x, y, width, height, angle = _columns(boxes)
     made: A = xp.stack((y, x, width, height, QUARTER_TURN - angle), -1)
     return canonical(made)
@@ -103,7 +104,7 @@ def transposed(boxes: A) -> A:
 
 def rotated(boxes: A, angle: float, center: tuple[float, float]) -> A:
     """Return boxes (n, 5) in an image that is turned by an angle in radians, clockwise, about a center x, y."""
-    xp = _module(boxes)
+    xp = module_of(boxes)
     x, y, width, height, own = _columns(boxes)
     dx, dy = x - center[0], y - center[1]
     cos, sin = math.cos(angle), math.sin(angle)
@@ -120,7 +121,7 @@ def angle_errors(first: A, second: A) -> A:
         first: Predicted boxes.
         second: True boxes; one whose length is less than 1.2 times its width is a near-square.
     """
-    xp = _module(first)
+    xp = module_of(first)
     first, second = canonical(first), canonical(second)
     difference = abs(first[..., 4] - second[..., 4])
     difference = xp.where(difference > QUARTER_TURN, HALF_TURN - difference, difference)
@@ -202,5 +203,10 @@ def _columns(boxes: Any) -> tuple[Any, ...]:
     return tuple(boxes[..., index] for index in range(boxes.shape[-1]))
 
 
-def _module(values: Any) -> Any:
-    return torch if isinstance(values, Tensor) else np
+def module_of(values: Any) -> Any:
+    """Return the module whose functions take these values: NumPy or torch."""
+    if isinstance(values, np.ndarray):
+        return np
+    import torch
+
+    return torch if isinstance(values, torch.Tensor) else np

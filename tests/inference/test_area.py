@@ -12,9 +12,9 @@ from rasterio.warp import transform_geom
 from geolearn.errors import RasterError
 from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.detect_raster import detect_raster
-from geolearn.inference.detecting import DetectOptions
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.mapping import MapOptions, map_raster
+from geolearn.inference.placing import DetectOptions
 from geolearn.inference.tiles import ReadOptions, TilingOptions
 from geolearn.raster import GeoBox, write_raster
 

@@ -1,0 +1,199 @@
+"""Objects of tiles in pixels of the raster: what is asked for, how far tiles overlap, and all tiles together."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+
+from geolearn import errors, extras
+from geolearn.inference import merging
+from geolearn.oriented import geometry
+from geolearn.raster.area import PixelArea
+from geolearn.tiling import TileGrid
+
+MAX_OVERLAP = 0.5
+"""Largest share of a tile's side that its neighbour may show too."""
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """What is detected, and how detections become objects.
+
+    Args:
+        threshold: Lowest score of an object, 0..1.
+        nms_overlap: Intersection over union, 0..1, above which two objects of one class are merged.
+        augment: Test-time augmentation: predict each tile four times, flipped.
+        outline: How plain the outlines of masks are; objects without masks are boxes.
+        overlap: Pixels that neighbouring tiles share; None takes what the largest usual object needs.
+        merge: What becomes of objects of one class that overlap; see `merge_detections`.
+        resume: Continue a run that was interrupted.
+
+    Raises:
+        ValueError: If a number is out of its range.
+        UnknownNameError: If there is no such outline or way to merge.
+    """
+
+    threshold: float = 0.5
+    nms_overlap: float = 0.3
+    augment: bool = False
+    outline: merging.ObjectOutline = 'exact'
+    overlap: int | None = None
+    merge: merging.Merge = 'nms'
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (('threshold', self.threshold), ('nms_overlap', self.nms_overlap)):
+            if not 0 <= value <= 1:
+                raise ValueError(f'{name} must be in 0..1, got {value}')
+        for name, choices in (('outline', merging.ObjectOutline), ('merge', merging.Merge)):
+            if getattr(self, name) not in get_args(choices):
+                raise errors.UnknownNameError(name, str(getattr(self, name)), get_args(choices))
+
+    @property
+    def overlap_in_tile(self) -> float:
+        """Overlap above which, in one tile, the lower-scoring of two objects is suppressed.
+
+        Soft-NMS needs all objects of the raster at once, so tiles keep all that the network detected.
+        """
+        if self.merge != 'soft_nms':
+            return self.nms_overlap
+        return merging.SAME_OVERLAP if self.augment else 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayDetections:
+    """The objects that were detected in one image, as `geolearn.batch.Detections` without torch.
+
+    Args:
+        boxes: (n, 4) float32 left, top, right, bottom in pixels.
+        labels: (n,) int64 class indices.
+        scores: (n,) float32, 0..1.
+        masks: (n, height, width) bool, or None where objects have no outlines.
+        turned: (n, 5) float32 oriented boxes in the form le90; None where boxes are level.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    masks: np.ndarray | None = None
+    turned: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, rows: np.ndarray) -> 'ArrayDetections':
+        """Return some of the objects, by a boolean mask (n,) or by their numbers."""
+        masks = None if self.masks is None else self.masks[rows]
+        turned = None if self.turned is None else self.turned[rows]
+        return ArrayDetections(self.boxes[rows], self.labels[rows], self.scores[rows], masks, turned)
+
+
+def choose_halo(side: int, halo: int, *, typical_side: float, overlap: int | None) -> int:
+    """Let tiles overlap by the largest usual object, so that one of them shows it whole.
+
+    Args:
+        side: Of the tiles, in pixels.
+        halo: Least pixels to drop at inner tile edges.
+        typical_side: Side in pixels that nearly no training box exceeds.
+        overlap: In pixels; None takes that of the training boxes, at most half a tile.
+
+    Raises:
+        ValueError: If tiles would overlap by more than half, or less than nothing.
+    """
+    most = int(side * MAX_OVERLAP)
+    if overlap is None:
+        overlap = min(most, max(2 * halo, math.ceil(typical_side + 4 * merging.EDGE_MARGIN)))
+    elif not 0 <= overlap <= most:
+        raise ValueError(f'overlap must be in 0..{most} pixels, half of tile_size {side}, got {overlap}')
+    return min(-(-overlap // 2), (side - 1) // 2)
+
+
+def number_tiles(grid: TileGrid) -> dict[tuple[int, int], int]:
+    """Return the number of each tile, counted row by row, by its corner."""
+    corners = [(row, col) for row, _, _ in grid.rows for col, _, _ in grid.cols]
+    return {corner: number for number, corner in enumerate(corners)}
+
+
+def place(
+    detections: ArrayDetections,
+    grid: TileGrid,
+    corner: tuple[int, int],
+    number: int,
+    shape: tuple[int, int],
+    kind: merging.ObjectOutline = 'exact',
+) -> merging.TileDetections:
+    """Bring a tile's objects to pixels of the raster, without those that another tile shows whole.
+
+    Args:
+        detections: In pixels of the tile.
+        grid: All tiles.
+        corner: Row and column of the tile's first pixel.
+        number: Of the tile, counted row by row.
+        shape: Height and width of the raster.
+        kind: How plain the outlines of masks are.
+    """
+    row, col = corner
+    # tiles are padded at the raster's edge; nothing is there
+    limits = (shape[1], shape[0], shape[1], shape[0])
+    boxes = np.clip(detections.boxes.astype(np.float64) + np.array([col, row, col, row]), 0, limits)
+    tiles = np.full(len(boxes), number)
+    kept = ~merging.shown_whole_elsewhere(boxes, tiles, grid) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    outlines = None
+    if detections.masks is not None:
+        # windows begin and end a few pixels outside of the raster
+        top, left = max(-row, 0), max(-col, 0)
+        masks = detections.masks[:, top : shape[0] - row, left : shape[1] - col]
+        kept &= masks.any(axis=(1, 2))
+        offset = np.array([col + left, row + top])
+        # of rectangles, once parts are joined
+        drawn: merging.Outline = 'exact' if kind == 'rectangle' else kind
+        outlines = _outlines(masks[kept], boxes[kept] - np.tile(offset, 2), drawn, offset)
+    turned = None
+    if detections.turned is not None:
+        turned = geometry.moved(detections.turned.astype(np.float64), col, row)
+        # what has its middle beyond the raster is seen in the padding
+        kept &= ((turned[:, :2] >= 0) & (turned[:, :2] <= limits[:2])).all(axis=1)
+        turned = turned[kept]
+    return merging.TileDetections(
+        boxes[kept],
+        detections.labels[kept],
+        detections.scores.astype(np.float64)[kept],
+        tiles[kept],
+        outlines,
+        turned,
+    )
+
+
+def _outlines(masks: np.ndarray, boxes: np.ndarray, kind: merging.Outline, offset: np.ndarray) -> np.ndarray:
+    """Return the outlines (n,) in pixels of the raster of masks in a tile whose corner is at `offset`."""
+    shapely = extras.require('shapely', extra='vector', to='outline objects')
+    outlines = np.empty(len(masks), object)
+    for number, (mask, box) in enumerate(zip(masks, boxes)):
+        outlines[number] = merging.outline_mask(mask, box, kind=kind)
+    moved: np.ndarray = shapely.transform(outlines, lambda points: points + offset) if len(masks) else outlines
+    return moved
+
+
+def merge_tiles(
+    parts: Sequence[merging.TileDetections], grid: TileGrid, options: DetectOptions, area: PixelArea | None
+) -> merging.TileDetections:
+    """Return the objects of a raster, from the detections of all its tiles.
+
+    Args:
+        parts: In the order of the tiles.
+        grid: The tiles.
+        options: How detections become objects.
+        area: That holds the middles of the objects' boxes; None for all of the raster.
+    """
+    merged = merging.merge_detections(
+        merging.TileDetections.concatenate(parts),
+        grid,
+        overlap=options.nms_overlap,
+        merge=options.merge,
+        threshold=options.threshold,
+    )
+    if options.outline == 'rectangle' and merged.turned is None:
+        merged = merged.with_rectangles()
+    return merged if area is None else merged.select(area.holds(merged.centers))
