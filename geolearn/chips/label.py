@@ -121,6 +121,8 @@ class ChipSource:
         nodata: Values that mean NoData beside what the files say: one for all bands, or one for each; empty for none.
         read_image: Returns pixels, mask and geobox of chips that lie in no file of their own; None reads `dates`.
         dequantize: Read the codes of embeddings in the file as vectors.
+        read_as: What decides how the files are read besides themselves, such as the convention of angles or the dates
+            that are taken; the pack is made anew when it changes.
     """
 
     name: str
@@ -131,6 +133,7 @@ class ChipSource:
     nodata: tuple[float, ...] = ()
     read_image: ImageReader | None = None
     dequantize: Dequantize | None = None
+    read_as: str = ''
 
     @property
     def image(self) -> Path:

@@ -382,7 +382,8 @@ def list_coco_file(path: Path, folder: Path, *, box_angles: str | None = ANY_BOX
         if name in chips:
             raise ChipFolderError(f'{path} lists {chips[name].image} and {image}, which are one chip twice')
         read = _reader(path, picture, content.annotations.get(key, ()), task, box_angles or '')
-        chips[name] = ChipSource(name, ((image,),), (path,), read)
+        read_as = box_angles or '' if task is Task.ORIENTED else ''
+        chips[name] = ChipSource(name, ((image,),), (path,), read, read_as=read_as)
     if missing:
         notes.append(f'{len(missing)} images of {path.name} are not there, the first is {missing[0][:120]!r}')
     if not chips:

@@ -63,6 +63,8 @@ def pack_path(folder: Path, dataset_type: str, listing: Listing, *, version: int
             digest.update(f'{source.dates_in_file} dates|'.encode())
         if source.dequantize is not None:
             digest.update(f'{source.dequantize}|'.encode())
+        if source.read_as:
+            digest.update(f'read as {source.read_as}|'.encode())
         for path in (*(path for files in source.dates for path in files), *source.labels):
             # with its folder, which may be the class: a file that is moved keeps name, size and time
             name = str(path).removeprefix(start)

@@ -12,6 +12,7 @@ from affine import Affine
 from geolearn.chips.export import export_training_data
 from geolearn.chips.formats import open_chips
 from geolearn.chips.label import Task
+from geolearn.chips.packing.store import open_store
 from geolearn.errors import ChipFolderError, RasterError, UnknownNameError
 from geolearn.inference.reading import choose_geobox
 from geolearn.models import RotatedFCOS
@@ -214,6 +215,14 @@ def test_angles_of_coco_are_told_and_never_guessed(folder):
     write(folder, 'labels.json', coco({'bbox': [1, 2, 3, 4]}))
     with pytest.raises(ChipFolderError, match='neither a polygon'):
         read(folder, dataset_type='COCO_OBB')
+
+
+def test_packed_boxes_follow_the_convention_of_angles(folder):
+    write(folder, 'labels.json', coco({'bbox': [*SHIP[:4], math.degrees(SHIP[4])]}))
+    for name, box in (('deg_cw', SHIP), ('deg_ccw', [*SHIP[:4], -SHIP[4]]), ('deg_cw', SHIP)):
+        opened = open_chips(folder, dataset_type='COCO_OBB', box_angles=name)
+        store, _ = open_store(folder, opened.dataset_type, opened.listing)
+        assert_boxes(store.chip(0).label, box)
 
 
 def test_coco_with_level_and_oriented_boxes_is_read_as_the_user_says(folder):

@@ -60,7 +60,8 @@ def find_rows(folder: Path) -> Iterator[Row]:
         chosen = choose_dates(facts.get('dates-S2'), f'{root / FACTS}, patch {name}')
         part = FOLDS.get(facts['Fold'], '') if isinstance(facts.get('Fold'), int) else ''
         reader = None if label is None else partial(read_target, label)
-        yield Row(name, ((image,),), label, part, reader, partial(read_series, image, chosen), len(chosen))
+        series, taken = partial(read_series, image, chosen), ','.join(map(str, chosen))
+        yield Row(name, ((image,),), label, part, reader, series, len(chosen), taken)
 
 
 def choose_dates(stated: Any, shown: str) -> tuple[int, ...]:

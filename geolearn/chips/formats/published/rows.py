@@ -33,6 +33,7 @@ class Row(NamedTuple):
         read_label: Reads the label; None for a raster of class values.
         read_image: Reads the image where it is in no raster file; None reads `images`.
         dates_in_file: Dates that the one file holds.
+        read_as: See `ChipSource.read_as`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Row(NamedTuple):
     read_label: LabelReader | None = None
     read_image: ImageReader | None = None
     dates_in_file: int = 1
+    read_as: str = ''
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,9 @@ class Published:
 def _chip(row: Row) -> ChipSource:
     assert row.label is not None  # others are left out
     read = partial(read_class_raster, row.label) if row.read_label is None else row.read_label
-    return ChipSource(row.name, row.images, (row.label,), read, row.dates_in_file, read_image=row.read_image)
+    return ChipSource(
+        row.name, row.images, (row.label,), read, row.dates_in_file, read_image=row.read_image, read_as=row.read_as
+    )
 
 
 def glob_files(folder: Path, pattern: str) -> Iterator[Path]:
