@@ -11,7 +11,7 @@ from geolearn.bands import Band
 from geolearn.embed import opening, scaling
 from geolearn.embed.encoder import Encoder, EncoderOptions, Pooling, check_pooling
 from geolearn.embed.zones import pool_zones
-from geolearn.inference import mapping, reading, tiles
+from geolearn.inference import map_progress, mapping, reading, tiles
 from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.plan import Blend
 from geolearn.inference.targets import check_target
@@ -57,7 +57,7 @@ class GridOptions:
     cog: bool = True
     overwrite: bool = False
     resume: bool = False
-    progress: mapping.ProgressFn | None = None
+    progress: map_progress.ProgressFn | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ('float32', 'float16'):
@@ -116,7 +116,7 @@ def embed_raster(
     pretrained: bool = True,
     weights: str | Path | None = None,
     check_values: bool = True,
-    progress: mapping.ProgressFn | None = None,
+    progress: map_progress.ProgressFn | None = None,
 ) -> Path:
     """Write the embeddings of a raster of any size: a grid of vectors, or a vector for each zone of a layer.
 
@@ -168,7 +168,8 @@ def embed_raster(
         pretrained: Whether to fill the backbone with its published weights.
         weights: A file or folder with weights, or a .dlpk, instead of fetching them.
         check_values: Whether to refuse values that look normalized already.
-        progress: Called with a `geolearn.inference.mapping.MapProgress` after each batch of tiles.
+        progress: Called with a `geolearn.inference.map_progress.MapProgress` after each batch of tiles, and twice
+            a second while the files are made.
 
     Returns:
         The path written; `Embeddings.load` reads it.

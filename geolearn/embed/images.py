@@ -11,7 +11,7 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from geolearn.embed.encoder import Encoder, Pooling
-from geolearn.inference import computing, mapping, tiles
+from geolearn.inference import computing, map_progress, mapping, tiles
 from geolearn.inference.encoding import make_layers
 from geolearn.inference.plan import Blend, Part
 from geolearn.progress import ProgressBar
@@ -184,7 +184,7 @@ def stream_grid(
     read: tiles.ReadOptions,
     tiling: tiles.TilingOptions,
     area: PixelArea | None = None,
-    progress: mapping.ProgressFn | None = None,
+    progress: map_progress.ProgressFn | None = None,
 ) -> Any:
     """Embed an open raster tile by tile, and hand the rows of its grid to a store.
 

@@ -14,7 +14,7 @@ from geolearn import errors, extras
 from geolearn.embed import images
 from geolearn.embed.embeddings import VECTOR_COLUMN, write_features
 from geolearn.embed.encoder import Encoder, Pooling
-from geolearn.inference import mapping, tiles
+from geolearn.inference import map_progress, tiles
 from geolearn.inference.classify_polygons import pixel_bounds, pixel_outlines, read_polygons
 from geolearn.inference.plan import Part
 from geolearn.raster.area import PixelArea
@@ -143,7 +143,7 @@ def pool_zones(
     tiling: tiles.TilingOptions,
     layer: str | None = None,
     pooling: Pooling = 'mean',
-    progress: mapping.ProgressFn | None = None,
+    progress: map_progress.ProgressFn | None = None,
 ) -> Path:
     """Write the zones of a layer with a vector each, as GeoParquet; tiles without a zone are not computed.
 

@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from geolearn import errors, extras, files
 from geolearn.bundle import SUFFIX, read_bundle
 from geolearn.inference import shares, store
+from geolearn.inference.map_progress import ProgressFn, advance
 from geolearn.inference.mapping import MapRequest, plan_map
 from geolearn.inference.plan import Blend, Share
 from geolearn.inference.resume import weights_digest
@@ -208,13 +209,17 @@ class ShareTask:
             self.compute(self.model.get(), self.request, Share(number, self.count))
         return number
 
-    def run(self, client: Any, model: Any, target: Path) -> Path:
+    def run(
+        self, client: Any, model: Any, target: Path, *, megapixels: float, progress: ProgressFn | None = None
+    ) -> Path:
         """Compute all shares on the workers and merge them here; return the result.
 
         Args:
             client: Of Dask.
             model: The same as the workers', in this process.
             target: Of the request.
+            megapixels: Of the result.
+            progress: Called after each block, and while the files are made.
 
         Raises:
             RasterError: If some fail, which are listed, or the scheduler is lost.
@@ -224,7 +229,7 @@ class ShareTask:
             for outcome in run_tasks(client, self, range(1, self.count + 1)):
                 if outcome.error:
                     failed.append(outcome)
-                bar.update()
+                advance(bar, bar.count + 1, megapixels / self.count, progress)
         if failed:
             path = store.parts_folder(target) / FAILED
             _list_failed(path, failed)
@@ -232,7 +237,10 @@ class ShareTask:
                 f'{len(failed)} of {self.count} blocks of {target} failed after {RETRIES + 1} tries, see {path}; the '
                 f'first: {failed[0].error}. What is finished is kept: the same call computes only what is missing'
             )
-        return self.compute(model, _here(self.request), None)
+        request = _here(self.request)
+        if isinstance(request, MapRequest):
+            request = replace(request, options=replace(request.options, progress=progress))
+        return self.compute(model, request, None)
 
 
 def _map_share(model: Any, request: MapRequest, share: Share | None) -> Path:
@@ -265,14 +273,16 @@ def map_on_cluster(model: Any, request: MapRequest, client: Any) -> Path:
         CheckpointError: If the folder holds shares of another map.
     """
     check_client(client)
-    options = replace(request.options, progress=None, resume=False)
+    progress, options = request.options.progress, replace(request.options, progress=None, resume=False)
     request = replace(_portable(request), options=options, graph=None, measures=False)
     with ExitStack() as stack:
         plan = plan_map(model.spec, model.network, model.encoding, _here(request), stack)
         count, folder = _open_folder(plan.target, plan.window, client, plan.blend)
     tiling = replace(request.tiling, max_memory=_memory(request, folder, client))
     request = replace(request, tiling=tiling, read=replace(request.read, is_checked=True))
-    return ShareTask(ship(model, folder / f'model{SUFFIX}'), request, count, _map_share).run(client, model, plan.target)
+    task = ShareTask(ship(model, folder / f'model{SUFFIX}'), request, count, _map_share)
+    megapixels = plan.window.height * plan.window.width / 1e6
+    return task.run(client, model, plan.target, megapixels=megapixels, progress=progress)
 
 
 def detect_on_cluster(model: Any, request: 'DetectRequest', client: Any) -> Path:
@@ -300,9 +310,8 @@ def detect_on_cluster(model: Any, request: 'DetectRequest', client: Any) -> Path
         window = Window(0, 0, width, height) if plan.area is None else plan.area.window
         count, folder = _open_folder(plan.target, window, client, 'crop')
     request = replace(request, read=replace(request.read, is_checked=True))
-    return ShareTask(ship(model, folder / f'model{SUFFIX}'), request, count, _detect_share).run(
-        client, model, plan.target
-    )
+    task = ShareTask(ship(model, folder / f'model{SUFFIX}'), request, count, _detect_share)
+    return task.run(client, model, plan.target, megapixels=window.height * window.width / 1e6)
 
 
 def refuse_parts(part: Any, *, merge_parts: bool) -> None:

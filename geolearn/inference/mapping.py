@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from geolearn._version import __version__
 from geolearn.device import device_of, give_back_freed_memory
 from geolearn.inference import computing, resume, tiles
 from geolearn.inference.encoding import OUTPUTS, Encoding, Layer, Output, ProbabilityType, make_layers
+from geolearn.inference.map_progress import ProgressFn, advance, watch_files
 from geolearn.inference.plan import BUFFER_BYTES, TILED_BUFFER_BYTES, Blend, Part, Share, plan_parts
 from geolearn.inference.reading import RasterSource, locate_area, open_dates
 from geolearn.inference.resume import Journal
@@ -40,29 +41,6 @@ from geolearn.tiling import Tile, TileGrid
 log = logging.getLogger('geolearn')
 
 
-class MapProgress(NamedTuple):
-    """How far the mapping of a raster is.
-
-    Args:
-        done: Tiles that are computed or have no data.
-        total: Tiles of the raster.
-        megapixels: Of the raster that are done, in this run or before it.
-        megapixels_per_second: In this run.
-        seconds: Since this run began.
-        seconds_left: At this pace; None where it is not known yet.
-    """
-
-    done: int
-    total: int
-    megapixels: float
-    megapixels_per_second: float
-    seconds: float
-    seconds_left: float | None
-
-
-ProgressFn = Callable[[MapProgress], None]
-
-
 @dataclass(frozen=True)
 class MapOptions:
     """What a map holds, and how the run that makes it behaves.
@@ -76,7 +54,7 @@ class MapOptions:
         cog: Whether files are cloud-optimized GeoTIFFs, with overviews, instead of plain ones.
         overwrite: Replace files that exist.
         resume: Continue a run that was killed or failed.
-        progress: Called after each batch of tiles.
+        progress: Called after each batch of tiles, and while the files are made.
 
     Raises:
         ValueError: If there are no outputs, or one twice.
@@ -281,9 +259,14 @@ class MapPlan:
 
     def write(self, store: PieceStore) -> None:
         """Make the files of the map of its pieces; all of them appear together."""
-        replaces = sidecars(self.layers, self.target)
-        with files.atomic_write_all(self.target, error=errors.RasterError, replaces=replaces) as part:
-            store.join(part.parent, cog=self.request.options.cog)
+        replaces, options = sidecars(self.layers, self.target), self.request.options
+        steps = sum(len(part.grid.rows) * len(part.grid.cols) for part in self.parts())
+        megapixels = self.window.height * self.window.width / 1e6
+        with (
+            files.atomic_write_all(self.target, error=errors.RasterError, replaces=replaces) as part,
+            watch_files(steps, megapixels, options.progress) as watch,
+        ):
+            store.join(part.parent, cog=options.cog, watch=watch)
 
 
 def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: MapRequest, stack: ExitStack) -> MapPlan:
@@ -584,13 +567,13 @@ def compute_parts(
                                 absent = coarsen_absent(absent, corner, sources[0].shape, stride)
                                 tile = _coarsen(tile, stride)
                             stitcher.put(tile, output, absent)
-                    _advance(bar, before + batch.through + 1 - first, pixels_per_tile, progress)
+                    advance(bar, before + batch.through + 1 - first, pixels_per_tile, progress)
                 stitcher.finish()
             finally:
                 batches.close()
                 stitcher.close()
             left = before + len(part.grid.rows) * len(part.grid.cols) - first
-            _advance(bar, left, pixels_per_tile, progress)
+            advance(bar, left, pixels_per_tile, progress)
 
 
 def coarsen_box(box: GeoBox, stride: int) -> GeoBox:
@@ -643,13 +626,3 @@ def _tiles_done(part: Part, row: int) -> int:
     """Return how many tiles of a part, row by row, only pixels above `row`, which are written, depend on."""
     finished = part.first_row_of_tiles(row) if row < part.bottom else len(part.grid.rows)
     return finished * len(part.grid.cols)
-
-
-def _advance(bar: ProgressBar, count: int, pixels_per_tile: float, progress: ProgressFn | None) -> None:
-    if count <= bar.count:
-        return
-    rate = (count - bar.initial) * pixels_per_tile / max(bar.seconds, 1e-9)
-    bar.update(count - bar.count, detail=f'{rate:.2f} Mpx/s')
-    if progress is not None:
-        total = bar.total or count
-        progress(MapProgress(count, total, count * pixels_per_tile, rate, bar.seconds, bar.seconds_left))

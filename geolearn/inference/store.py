@@ -21,7 +21,7 @@ from geolearn.inference.plan import Part, Share
 from geolearn.inference.resume import Journal, require_same_run
 from geolearn.raster import GeoBox
 from geolearn.raster.arrays import is_zarr
-from geolearn.raster.pieces import PIECE, PieceFile, PlacedPiece, join_pieces, open_pieces
+from geolearn.raster.pieces import PIECE, FileStage, PieceFile, PlacedPiece, Watch, join_pieces, open_pieces
 from geolearn.raster.qml import style_name
 from geolearn.raster.tally import BandTally, merge_tallies
 from geolearn.raster.writing import BLOCK_SIZE, SIDECARS
@@ -137,15 +137,25 @@ class PieceStore:
             if row + done - self._first == self._rows or row + done == bottom:
                 self._finish()
 
-    def join(self, folder: Path, *, cog: bool) -> None:
+    def join(self, folder: Path, *, cog: bool, watch: Watch | None = None) -> None:
         """Make the files of the map, in a folder that is empty but for this.
+
+        Args:
+            folder: For the files.
+            cog: Whether GeoTIFFs are cloud-optimized.
+            watch: Called with how far all files together are.
 
         Raises:
             RasterError: If one cannot be written.
         """
         log.info('making %s of its pieces', self.target)
+        whole = sum(layer.content.pixel_bytes for layer in self._layers)
+        before = 0.0
         with self._reported():
             for layer, pieces, parts in zip(self._layers, self._finished, self._tallies):
+                part = layer.content.pixel_bytes / whole
+                watch_layer = None if watch is None else _watch_part(watch, before, part)
+                before += part
                 tallies = merge_tallies(parts, layer.content.count)
                 if not any(tally.counts or tally.blocks for tally in tallies):
                     log.warning(
@@ -155,9 +165,12 @@ class PieceStore:
                 path = layer.path(self.target)
                 if is_zarr(path):
                     with open_pieces(pieces, folder / f'{path.name}.pieces.vrt', self._box, content) as src:
-                        write_zarr(src, folder / path.name, self._box, content)
+                        write_zarr(src, folder / path.name, self._box, content, watch=watch_layer)
                 else:
-                    join_pieces(pieces, folder / path.name, self._box, content, cog=cog, style=style_name(path))
+                    style = style_name(path)
+                    join_pieces(pieces, folder / path.name, self._box, content, cog=cog, style=style, watch=watch_layer)
+                if watch is not None:
+                    watch('joining', round(before, 9))
 
     def _begin(self, part: int, row: int) -> None:
         self._part, self._first = part, row
@@ -228,6 +241,15 @@ class PieceStore:
 
     def _reported(self) -> '_Reported':
         return _Reported(self.target, self._folder if self._journal is not None else None)
+
+
+def _watch_part(watch: Watch, before: float, part: float) -> Watch:
+    """Return what takes the share of one file, and passes on that of all."""
+
+    def watch_part(stage: FileStage, share: float) -> None:
+        watch(stage, before + share * part)
+
+    return watch_part
 
 
 class _Reported:

@@ -18,7 +18,7 @@ from geolearn.data import ChipData
 from geolearn.decoders import get_decoder
 from geolearn.device import choose_device
 from geolearn.errors import BundleError, RasterError
-from geolearn.inference import images, mapping, tiles
+from geolearn.inference import images, map_progress, tiles
 from geolearn.inference.encoding import Output, ProbabilityType
 from geolearn.inference.plan import Blend
 from geolearn.losses import PixelLossOptions
@@ -231,7 +231,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
         part: tuple[int, int] | None = None,
         merge_parts: bool = False,
         client: Any = None,
-        progress: mapping.ProgressFn | None = None,
+        progress: map_progress.ProgressFn | None = None,
     ) -> Path:
         """Map what changed between two rasters of any size to a GeoTIFF of class values.
 
@@ -287,7 +287,8 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             client: A `dask.distributed.Client`: its workers, which see the same disk, compute the map in blocks. A
                 block that fails is tried again twice. The map is the same to the byte, and the same call again does
                 only what is missing.
-            progress: Called with a `geolearn.inference.mapping.MapProgress` after each batch of tiles.
+            progress: Called with a `geolearn.inference.map_progress.MapProgress` after each batch of tiles (on a
+                cluster: after each block), and twice a second while the files are made.
 
         Returns:
             The path written.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from geolearn.errors import RasterError
-from geolearn.inference import area, cluster, lines, mapping, reading, shares, tiles
+from geolearn.inference import area, cluster, lines, map_progress, mapping, reading, shares, tiles
 from geolearn.inference.encoding import Encoding, Output, ProbabilityType
 from geolearn.inference.engines import Engine
 from geolearn.inference.plan import Blend, choose_share
@@ -70,7 +70,7 @@ def predict_raster(
     part: tuple[int, int] | None = None,
     merge_parts: bool = False,
     client: Any = None,
-    progress: mapping.ProgressFn | None = None,
+    progress: map_progress.ProgressFn | None = None,
 ) -> Path:
     """Map a raster of any size to a GeoTIFF: of class values, or of float32 values in regression, NaN for NoData.
 
@@ -139,7 +139,8 @@ def predict_raster(
         client: A `dask.distributed.Client`: its workers, which see the same disk, compute the map in blocks. A block
             that fails is tried again twice. The map is the same to the byte, and the same call again does only what is
             missing.
-        progress: Called with a `geolearn.inference.mapping.MapProgress` after each batch of tiles.
+        progress: Called with a `geolearn.inference.map_progress.MapProgress` after each batch of tiles (on a cluster:
+            after each block), and twice a second while the files are made.
 
     Returns:
         The path written.

@@ -114,7 +114,7 @@ def open_quietly(path: str | Path, mode: str = 'r', profile: Mapping[str, Any] |
     says it is; and a VRT, which may name any other file or host, only ends in .vrt. Only GeoTIFF, PNG and JPEG, none of
     which names other files, may stand in for one another.
     """
-    with _unwarned():
+    with unwarned():
         if mode == 'r':
             readers = _readers(str(path))
             if isinstance(readers, str):
@@ -188,7 +188,7 @@ def _check_mrf(name: str) -> None:
 
 
 @contextmanager
-def _unwarned() -> Iterator[None]:
+def unwarned() -> Iterator[None]:
     """Ignore warnings of missing places while any thread is inside.
 
     warnings.catch_warnings copies the filters and puts the copy back, and two threads would undo each other's change;

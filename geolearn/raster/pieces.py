@@ -1,22 +1,24 @@
 """Rasters that are written in pieces, which lie in files of their own until one GeoTIFF is made of all of them."""
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import numpy as np
+import rasterio
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.env import getenv, hasenv
+from rasterio.errors import RasterioError
 from rasterio.shutil import copy
 from rasterio.windows import Window
 
 from geolearn.raster import writing
 from geolearn.raster.geobox import GeoBox
-from geolearn.raster.opening import filters_to_oneself, find_driver, open_quietly, printable
+from geolearn.raster.opening import find_driver, open_quietly, printable, unwarned
 from geolearn.raster.tally import BandTally
 from geolearn.raster.writing import BLOCK_SIZE, COMPRESSION
 
@@ -167,8 +169,28 @@ def open_pieces(pieces: Sequence[PlacedPiece], listing: Path, geobox: GeoBox, co
     listing.unlink()
 
 
+FileStage = Literal['overviews', 'joining']
+"""What is done while a GeoTIFF is made of pieces."""
+
+Watch = Callable[[FileStage, float], None]
+"""Takes what is done, and the share of the work on the files that is done, 0 to 1."""
+
+WATCH_SECONDS = 0.5
+"""Between two looks at how far GDAL is."""
+
+OVERVIEW_BYTES = 0.35
+"""Of overviews, for each byte of the pieces, about."""
+
+
 def join_pieces(
-    pieces: Sequence[PlacedPiece], path: Path, geobox: GeoBox, content: RasterContent, *, cog: bool, style: str
+    pieces: Sequence[PlacedPiece],
+    path: Path,
+    geobox: GeoBox,
+    content: RasterContent,
+    *,
+    cog: bool,
+    style: str,
+    watch: Watch | None = None,
 ) -> None:
     """Make one GeoTIFF of pieces that cover a raster; block by block, so that memory stays flat.
 
@@ -179,6 +201,7 @@ def join_pieces(
         content: What it says of itself.
         cog: Whether to write a cloud-optimized one, with overviews.
         style: Name of the style for QGIS, where the raster holds classes alone.
+        watch: Called twice a second with how far the file is. An exception that it raises is raised once GDAL is done.
 
     Raises:
         RasterioError: Or OSError: if it cannot be written.
@@ -206,16 +229,22 @@ def join_pieces(
             options |= {'tiled': True, 'blockxsize': BLOCK_SIZE, 'blockysize': BLOCK_SIZE}
     listing = path.with_name(f'{path.name}.pieces.vrt')
     _write_listing(pieces, listing, geobox, content)
-    with filters_to_oneself(), warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        if cog and content.count > MOST_INTERLEAVED:
+    stored = path.with_name(f'{path.name}.whole.tif')
+    by_pixel = cog and content.count > MOST_INTERLEAVED
+    size = sum(piece.path.stat().st_size for piece in pieces)
+    steps: list[tuple[FileStage, Path, float]] = [('joining', path, size * (1 + OVERVIEW_BYTES if cog else 1))]
+    if cog:
+        steps.insert(0, ('overviews', path.with_name(f'{path.name}.ovr.tmp'), size * OVERVIEW_BYTES))
+    if by_pixel:
+        steps.insert(0, ('joining', stored, size))
+    with unwarned():
+        if by_pixel:
             # the driver reads pixel by pixel, for which hundreds of bands that lie one by one are decoded many times
-            stored = path.with_name(f'{path.name}.whole.tif')
             block = {'tiled': True, 'blockxsize': SMALL_BLOCK, 'blockysize': SMALL_BLOCK, 'interleave': 'pixel'}
-            copy(listing, stored, driver='GTiff', BIGTIFF='IF_SAFER', **block)
+            _copy(listing, stored, {'driver': 'GTiff', 'BIGTIFF': 'IF_SAFER', **block}, steps, watch)
             listing.unlink()
             listing = stored
-        copy(listing, path, driver=driver, **options)
+        _copy(listing, path, {'driver': driver, **options}, steps, watch)
     listing.unlink()
     listing.with_name(f'{listing.name}.aux.xml').unlink(missing_ok=True)
     with open_quietly(path) as src:
@@ -224,6 +253,46 @@ def join_pieces(
     writing.write_class_names(path, content.class_names, colors=content.colors, counts=counts)
     if content.count == 1:
         writing.write_style(path.with_name(style), content.class_names, content.colors)
+
+
+def _copy(
+    source: Path,
+    path: Path,
+    options: Mapping[str, Any],
+    steps: Sequence[tuple[FileStage, Path, float]],
+    watch: Watch | None,
+) -> None:
+    """Copy a raster, and say meanwhile how far it is.
+
+    Args:
+        source: To copy.
+        path: To write.
+        options: Of GDAL.
+        steps: In order what is done, the file that it grows, and the bytes that this will have, about.
+        watch: Takes how far the work is.
+    """
+    if watch is None:
+        copy(source, path, **options)
+        return
+    given = getenv() if hasenv() else {}
+
+    def work() -> None:
+        with rasterio.Env(**given):  # options are those of a thread
+            copy(source, path, **options)
+
+    with ThreadPoolExecutor(1, 'geolearn-join') as pool:
+        copying = pool.submit(work)
+        number, share = 0, 0.0
+        while not wait([copying], timeout=WATCH_SECONDS).done:
+            # a file that is done may be gone
+            number = max([number, *(index for index, (_, file, _) in enumerate(steps) if file.exists())])
+            stage, file, size = steps[number]
+            written = 0
+            with suppress(OSError):
+                written = file.stat().st_size
+            share = max(share, (number + min(written / max(size, 1), 0.99)) / len(steps))
+            watch(stage, share)
+        copying.result()
 
 
 def _write_listing(pieces: Sequence[PlacedPiece], path: Path, geobox: GeoBox, content: RasterContent) -> None:

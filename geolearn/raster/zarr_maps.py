@@ -12,7 +12,7 @@ from geolearn import extras
 from geolearn.bands import unique_names
 from geolearn.raster.arrays import BAND_ORDER
 from geolearn.raster.geobox import GeoBox
-from geolearn.raster.pieces import RasterContent
+from geolearn.raster.pieces import RasterContent, Watch
 
 CHUNK = 512
 """Side of chunks in pixels."""
@@ -32,7 +32,7 @@ def is_zarr_store(path: Path) -> bool:
     return any((path / name).is_file() for name in ('.zgroup', '.zarray', 'zarr.json'))
 
 
-def write_zarr(src: Any, path: Path, geobox: GeoBox, content: RasterContent) -> None:
+def write_zarr(src: Any, path: Path, geobox: GeoBox, content: RasterContent, *, watch: Watch | None = None) -> None:
     """Copy the pixels of a raster into a new store, some rows at a time.
 
     Variables have the dimensions y and x and CF's attributes: ``_FillValue``, ``scale_factor``, ``flag_values``,
@@ -43,6 +43,7 @@ def write_zarr(src: Any, path: Path, geobox: GeoBox, content: RasterContent) -> 
         path: Of the store, which does not exist.
         geobox: Place of the raster.
         content: What its bands hold.
+        watch: Called with how far the store is, after each few rows of a band.
 
     Raises:
         OSError: If it cannot be written.
@@ -66,6 +67,8 @@ def write_zarr(src: Any, path: Path, geobox: GeoBox, content: RasterContent) -> 
         for row in range(0, geobox.shape[0], CHUNK):
             rows = min(CHUNK, geobox.shape[0] - row)
             array[row : row + rows] = src.read(index, window=Window(0, row, geobox.shape[1], rows))
+            if watch is not None:
+                watch('joining', (index - 1 + (row + rows) / geobox.shape[0]) / len(bands))
     zarr.consolidate_metadata(path, zarr_format=2)
 
 

@@ -135,8 +135,10 @@ def hog_memory(where):
 
 
 def test_the_map_of_a_cluster_is_that_of_one_machine(model, scene, whole, in_process, tmp_path, monkeypatch):
-    target = tmp_path / 'map.tif'
-    assert model.predict_raster(scene, target, client=in_process, **TILES) == target
+    target, seen = tmp_path / 'map.tif', []
+    assert model.predict_raster(scene, target, client=in_process, **TILES, progress=seen.append) == target
+    assert [progress.done for progress in seen if progress.stage == 'mapping'] == [1, 2, 3, 4, 5, 6]
+    assert (seen[-1].stage, seen[-1].share, seen[-1].megapixels) == ('joining', 1, pytest.approx(0.036))
     assert read_both(target) == whole
     assert not (tmp_path / 'map.tif.part').exists()
     # neither workers nor who merges load the model again

@@ -4,6 +4,8 @@ import multiprocessing
 import signal
 import sys
 import time
+from itertools import groupby
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,14 +17,14 @@ from torch import nn
 
 from geolearn.classes import ClassInfo
 from geolearn.errors import CheckpointError, RasterError, UnknownNameError
-from geolearn.inference import store
+from geolearn.inference import map_progress, store
 from geolearn.inference.encoding import ClassEncoding, find_largest, make_layers
 from geolearn.inference.mapping import MapOptions, map_raster
 from geolearn.inference.plan import plan_parts
 from geolearn.inference.stitching import STITCHERS
 from geolearn.inference.tiles import QUEUE_BATCHES, ReadOptions, Source, TilingOptions, prefetch, read_batches
 from geolearn.models import DeepLab
-from geolearn.raster import open_raster
+from geolearn.raster import open_raster, pieces
 from geolearn.raster.pieces import PieceFile
 from geolearn.tiling import make_grid
 
@@ -281,6 +283,42 @@ def test_a_failed_map_is_resumed_and_ends_in_the_same_bytes(make_spec, scene, tm
     assert seen[-1].done == seen[-1].total
     assert seen[-1].megapixels == pytest.approx(0.066)
     assert seen[-1].megapixels_per_second > 0
+
+
+def test_progress_goes_on_while_files_are_made(make_spec, scene, tmp_path, monkeypatch, capsys):
+    copy = pieces.copy
+
+    def copy_slowly(source, path, **options):
+        for name in (f'{path}.ovr.tmp', path):
+            for size in (1, 10_000):
+                Path(name).write_bytes(bytes(size))
+                time.sleep(0.05)
+        Path(f'{path}.ovr.tmp').unlink()
+        copy(source, path, **options)
+
+    seen = []
+    run(make_spec, scene, tmp_path / 'expected.tif', **OUTPUTS)
+    monkeypatch.setattr(pieces, 'copy', copy_slowly)
+    monkeypatch.setattr(pieces, 'WATCH_SECONDS', 0.02)
+    monkeypatch.setattr(map_progress, 'LARGE_FILES', 0)
+    run(make_spec, scene, tmp_path / 'map.tif', **OUTPUTS, progress=seen.append)
+    assert (tmp_path / 'map.tif').read_bytes() == (tmp_path / 'expected.tif').read_bytes()
+    stages = [stage for stage, _ in groupby(progress.stage for progress in seen)]
+    assert stages == ['mapping', 'overviews', 'joining', 'overviews', 'joining']
+    of_files = [progress.share for progress in seen if progress.stage != 'mapping']
+    assert of_files == sorted(of_files)
+    assert (seen[-1].share, seen[-1].done) == (1, seen[-1].total)
+    assert len(of_files) > 8
+    assert 'joining pieces: 100 % (1 of 1 megapixel)' in capsys.readouterr().err
+
+    def stop(progress):
+        if progress.stage == 'overviews':
+            raise RuntimeError('cancelled')
+
+    with pytest.raises(RuntimeError, match='cancelled'):
+        run(make_spec, scene, tmp_path / 'other.tif', progress=stop)
+    assert sorted(path.name for path in tmp_path.glob('other*')) == ['other.tif.part']
+    run(make_spec, scene, tmp_path / 'other.tif', Blurred(stops_after=0), resume=True)
 
 
 def test_pieces_that_are_damaged_are_computed_again(make_spec, scene, tmp_path, small_pieces, caplog):
