@@ -213,6 +213,7 @@ class Embeddings:
         Raises:
             ValueError: If the query does not fit, or there are fewer than `k` vectors.
             MissingExtraError: If FAISS is asked for and not installed.
+            UnknownNameError: If no item has that name.
         """
         own = self._number(query)
         if isinstance(query, Embeddings):
@@ -233,6 +234,8 @@ class Embeddings:
                 raise errors.UnknownNameError('item', query, self.names)
             if self.is_grid:
                 raise ValueError('a grid has many vectors; pass the number of a token, or a vector')
+            if (count := self.names.count(query)) > 1:
+                raise ValueError(f'{count} items are called {query!r}; pass the number of one of them')
             return self.names.index(query)
         if isinstance(query, int | np.integer) and not isinstance(query, bool):
             if not -len(self) <= query < len(self):

@@ -205,9 +205,17 @@ class EncoderOptions:
 
     def __post_init__(self) -> None:
         for name in ('tile', 'context'):
-            side = getattr(self, name)
-            if side is not None and not (is_whole(side) and side > 0):
-                raise ValueError(f'{name} must be a number of pixels above 0, got {side!r}')
+            check_positive(name, getattr(self, name), 'pixels')
+
+
+def check_positive(name: str, value: Any, what: str) -> None:
+    """Refuse what is no whole number above 0; None is none, and leaves the choice open.
+
+    Raises:
+        ValueError: With the name of the argument.
+    """
+    if value is not None and not (is_whole(value) and value > 0):
+        raise ValueError(f'{name} must be a number of {what} above 0, got {value!r}')
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from geolearn import errors
 from geolearn.bands import Band
 from geolearn.embed import opening, scaling
-from geolearn.embed.encoder import Encoder, EncoderOptions, Pooling, check_pooling
+from geolearn.embed.encoder import Encoder, EncoderOptions, Pooling, check_pooling, check_positive
 from geolearn.embed.zones import pool_zones
 from geolearn.inference import map_progress, mapping, reading, tiles
 from geolearn.inference.area import AreaOfInterest
@@ -42,6 +42,7 @@ class GridOptions:
 
     Raises:
         UnknownNameError: If there is no such type.
+        ValueError: If a size or number is not above 0.
     """
 
     tile_size: int | None = None
@@ -62,6 +63,8 @@ class GridOptions:
     def __post_init__(self) -> None:
         if self.dtype not in ('float32', 'float16'):
             raise errors.UnknownNameError('dtype', str(self.dtype), ('float32', 'float16'))
+        for name, what in (('tile_size', 'pixels'), ('batch_size', 'tiles')):
+            check_positive(name, getattr(self, name), what)
 
     @property
     def area(self) -> AreaOfInterest:

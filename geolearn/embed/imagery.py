@@ -16,7 +16,7 @@ from geolearn.bands import Band
 from geolearn.data import ChipData
 from geolearn.embed import images, opening, scaling
 from geolearn.embed.embeddings import Embeddings
-from geolearn.embed.encoder import Encoder, EncoderOptions, Pooling, check_pooling, make_encoder
+from geolearn.embed.encoder import Encoder, EncoderOptions, Pooling, check_pooling, check_positive, make_encoder
 from geolearn.inference import mapping, tiles
 from geolearn.inference.plan import Blend
 from geolearn.models.new_spec import with_wavelengths
@@ -114,6 +114,7 @@ def embed(
     """
     if output not in OUTPUTS:
         raise errors.UnknownNameError('output', str(output), OUTPUTS)
+    check_positive('batch_size', batch_size, 'images')
     options = EncoderOptions(
         backbone, layer, normalize, pretrained, weights, wavelengths, resolution_m, tile, context, device, check_values
     )
@@ -227,10 +228,30 @@ def _embed_arrays(source: Sequence[Any], how: How, names: Sequence[str] | None) 
 
 def _array_encoder(source: Sequence[Any], pixels: Sequence[np.ndarray], how: How) -> Encoder:
     wanted, options = how.wanted, how.options
-    bands = scaling.name_bands(pixels[0].shape[1], wanted.bands, sensor=wanted.sensor, wavelengths=options.wavelengths)
+    bands = _name_bands(pixels[0].shape, wanted, options.wavelengths)
     dtypes = {str(each.dtype).removeprefix('torch.') for each in source}
     dtype = dtypes.pop() if len(dtypes) == 1 else 'float32'
     return how.encoder(bands, scaling.sample_arrays(pixels), dtype)
+
+
+def _name_bands(
+    shape: tuple[int, ...], wanted: opening.Wanted, wavelengths: Sequence[float | None] | None
+) -> tuple[Band, ...]:
+    """Say what the bands of images (items, bands, H, W) are; what fits the last axis alone is (items, H, W, bands)."""
+
+    def name(count: int) -> tuple[Band, ...]:
+        return scaling.name_bands(count, wanted.bands, sensor=wanted.sensor, wavelengths=wavelengths)
+
+    try:
+        return name(shape[1])
+    except errors.BandError as error:
+        try:
+            name(shape[-1])
+        except errors.BandError:
+            raise error from None
+        raise errors.BandError(
+            f'{error}. The last axis has as many: images are (bands, height, width), so pass np.moveaxis(image, -1, -3)'
+        ) from None
 
 
 def _embed_pixels(encoder: Encoder, pixels: Sequence[np.ndarray], how: How) -> list[np.ndarray]:

@@ -42,7 +42,7 @@ def name_bands(
         wavelengths: Center of each band in micrometers; None for radar.
 
     Raises:
-        BandError: If nothing says what they are, or there are more or fewer of them.
+        BandError: If nothing says what they are, there are more or fewer of them, or one is named twice.
         UnknownNameError: If there is no such sensor or band.
     """
     if isinstance(bands, str):
@@ -77,6 +77,8 @@ def name_bands(
     if len(found) != count:
         names = [band.name for band in found]
         raise BandError(f'found {count} bands in the array, but {len(found)} are named: {", ".join(names)}')
+    if twice := [band.name for number, band in enumerate(found) if band in found[:number]]:
+        raise BandError(f'the band {twice[0]} is named twice; name each band of the array once, in order')
     if wavelengths is not None:
         found = with_wavelengths(found, wavelengths)
     require_known(found)
@@ -191,13 +193,11 @@ def refuse_normalized(
     """Refuse pixels that look normalized already: they would be normalized twice.
 
     Standard scores lie around 0 on both sides, where no reflectance is, and no backscatter in decibels. Bands that were
-    stretched to 0..1 each fill that range exactly.
+    stretched to 0..1 each fill that range exactly. Of either, whole numbers are left where they are cut to such.
 
     Raises:
         RasterError: With what to do instead.
     """
-    if np.dtype(dtype).kind in 'iu':
-        return
     imaged = [band.is_radar or band.wavelength_um is not None or band.common_name is not None for band in bands]
     if not any(imaged):
         return  # an index or a height may lie anywhere
@@ -208,8 +208,9 @@ def refuse_normalized(
         else low < LEAST_SCORE and abs(mid) < 3 and low > -6 and 0 < high < 6
         for band, low, mid, high in rows
     ]
+    whole = np.dtype(dtype).kind in 'iu'  # of reflectance and of scores, 0 and 1 are left
     stretched = [
-        0 <= least <= 1e-3 and 1 - 1e-3 <= most <= 1
+        least >= 0 and most <= 1 and (whole or (least <= 1e-3 and most >= 1 - 1e-3))
         for least, most in compress(zip(statistics.minimum, statistics.maximum), imaged)
     ]
     found = 'standard scores (mean 0, std 1)' if all(scores) else 'bands stretched to 0..1' if all(stretched) else ''

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -210,6 +211,8 @@ def _prepare(
         data = images if working_dir is None else replace(images, working_dir=Path(working_dir))
         return _plain(data, batch_size)
     paths = [images] if isinstance(images, str | Path) else list(images)
+    if any(isinstance(path, np.ndarray | torch.Tensor) for path in (images, *paths)):
+        raise ArgumentError('images are arrays; pass from_arrays(images, bands=...) of (images, bands, height, width)')
     if not paths:
         raise ArgumentError('images is an empty list; pass rasters, a chip folder, or chips from prepare_data')
     folders = [isinstance(path, str | Path) and Path(path).is_dir() for path in paths]

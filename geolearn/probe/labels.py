@@ -58,13 +58,18 @@ def read_labels(labels: Any, count: int, *, class_names: Sequence[str] = ()) -> 
         ValueError: If the labels do not fit the items, the names or each other.
     """
     values = np.asarray(labels)
+    columns = getattr(labels, 'columns', None)  # of a table
     if values.dtype.kind == 'U' and not isinstance(labels, np.ndarray):
         values = np.asarray(labels, object)  # of a list of texts NumPy makes 'nan' and 'None' of what is missing
-    names = tuple(map(str, class_names))
+    names = tuple(map(str, columns if columns is not None and not len(class_names) else class_names))
+    if len(set(names)) < len(names):
+        raise ValueError(f'class_names must differ from each other, got {", ".join(names)}')
     if values.ndim not in (1, 2) or len(values) != count:
         raise ValueError(
             f'{count:,} embeddings need as many labels, (items,) or (items, classes); got an array of {values.shape}'
         )
+    if values.ndim == 2 and values.shape[1] == 1:
+        raise ValueError('labels of one column (items, 1) are one class for each item; pass labels as (items,)')
     found = _read_presence(values, names) if values.ndim == 2 else _read_indices(values, names)
     if len(found.names) < 2:
         require_two(found)
@@ -72,9 +77,11 @@ def read_labels(labels: Any, count: int, *, class_names: Sequence[str] = ()) -> 
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value says that there is none: None, NaN, and pandas' NA and NaT."""
+    """Whether a value says that there is none: None, NaN, pandas' NA and NaT, and an empty text."""
     if value is None or type(value).__name__ in ('NAType', 'NaTType'):
         return True
+    if isinstance(value, str):
+        return not value.strip()
     return isinstance(value, float | np.floating) and not np.isfinite(value)
 
 
@@ -101,14 +108,14 @@ def _read_presence(values: np.ndarray, names: tuple[str, ...]) -> ProbeLabels:
 
 
 def _read_indices(values: np.ndarray, names: tuple[str, ...]) -> ProbeLabels:
+    if values.dtype.kind == 'O':
+        values = _read_objects(values.tolist())
     if values.dtype.kind == 'f':
         if not (np.isfinite(values) & (values == np.floor(values))).all():
             raise ValueError(UNKNOWN)
         values = values.astype(np.int64)
-    if values.dtype.kind == 'O':
-        if any(is_missing(value) for value in values.tolist()):
-            raise ValueError(UNKNOWN)
-        values = values.astype(str)
+    if values.dtype.kind == 'U' and not all(map(str.strip, np.unique(values).tolist())):
+        raise ValueError(UNKNOWN)
     if values.dtype.kind not in 'biuU':
         raise ValueError(f'labels must be whole numbers or texts, got an array of {values.dtype}')
     known, indices = np.unique(values, return_inverse=True)
@@ -120,3 +127,14 @@ def _read_indices(values: np.ndarray, names: tuple[str, ...]) -> ProbeLabels:
     presence = np.zeros((len(values), len(names) or len(known)), bool)
     presence[np.arange(len(values)), indices.ravel()] = True
     return ProbeLabels(presence, names or tuple(str(value) for value in known.tolist()), multi_label=False)
+
+
+def _read_objects(values: list[Any]) -> np.ndarray:
+    """Return an array of numbers or of texts: 1 and 1.0 are one class, 1 and '1' two kinds of labels."""
+    if any(map(is_missing, values)):
+        raise ValueError(UNKNOWN)
+    texts = [isinstance(value, str) for value in values]
+    if any(texts) and not all(texts):
+        found = values[texts.index(False)]
+        raise ValueError(f'labels must be all whole numbers or all texts, got texts and {found!r}')
+    return np.array(values)

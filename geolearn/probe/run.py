@@ -164,10 +164,11 @@ def read_methods(method: Method | Sequence[Method]) -> tuple[Method, ...]:
 
 
 def _read_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
-    numbers = tuple(int(seed) for seed in seeds)
-    if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
+    numbers = () if np.ndim(seeds) != 1 else tuple(seeds)
+    whole = all(isinstance(seed, int | np.integer) for seed in numbers)
+    if not numbers or not whole or len(set(numbers)) < len(numbers) or min(numbers) < 0:
         raise ValueError(f'seeds must be different whole numbers from 0 on, one at least; got {seeds!r}')
-    return numbers
+    return tuple(map(int, numbers))
 
 
 def _read_vectors(embeddings: Embeddings | np.ndarray, labels: Any) -> tuple[np.ndarray, Any]:

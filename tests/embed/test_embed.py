@@ -122,6 +122,10 @@ def test_values_that_look_normalized_are_refused(scene_pixels):
     low, high = (f(scene_pixels.astype(float), axis=(1, 2), keepdims=True) for f in (np.min, np.max))
     with pytest.raises(RasterError, match='bands stretched to 0..1'):
         embed((scene_pixels - low) / (high - low), **given)
+    # rounded, or cut to whole numbers, they still are
+    for whole in (scores.round().astype(np.int16), (scene_pixels > 1500).astype(np.uint8)):
+        with pytest.raises(RasterError, match='look normalized already'):
+            embed(whole, **given)
     # what the messages advise works
     free = embed(scores, **S2 | {'normalize': 'none'})
     assert free.source.scaling.startswith('nothing')
@@ -169,6 +173,18 @@ def test_arguments_that_are_not_valid_are_named(scene_pixels):
         embed(scene_pixels[0], **S2)
     with pytest.raises(TypeError, match='a dict holds no images'):
         embed({}, **S2)
+    for size in (0, -1):
+        with pytest.raises(ValueError, match='batch_size must be a number of images above 0'):
+            embed(scene_pixels, batch_size=size, **S2)
+    with pytest.raises(BandError, match='B02 is named twice'):
+        embed(scene_pixels[:3], **S2 | {'bands': ['B02', 'B02', 'B04']})
+
+
+def test_images_with_bands_last_are_told_from_others_and_the_advice_works(scene_pixels):
+    for last in (np.moveaxis(scene_pixels, 0, -1), np.moveaxis(scene_pixels[None], 1, -1)):
+        with pytest.raises(BandError, match=r'pass np\.moveaxis\(image, -1, -3\)'):
+            embed(last, **S2)
+        assert np.array_equal(embed(np.moveaxis(last, -1, -3), **S2), embed(scene_pixels, **S2))
 
 
 def test_a_convolutional_network_gives_its_maps(scene_pixels):

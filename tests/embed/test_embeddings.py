@@ -132,6 +132,8 @@ def test_an_item_is_no_neighbor_of_itself_and_neither_is_what_has_no_data():
         e.nearest('e')
     with pytest.raises(ValueError, match='the query holds NaN'):
         e.nearest('d', 1)
+    with pytest.raises(ValueError, match="2 items are called 'a'; pass the number"):
+        Embeddings(values, SOURCE, ('a', 'b', 'c', 'a')).nearest('a', 1)
     assert 'b ' in str(found)
     assert 'b' in found._repr_html_()
 

@@ -318,6 +318,7 @@ def test_a_timm_transformer_leaves_patches_out(result):
         ({'method': 'mae', 'backbone': 'galileo_nano', 'options': None}, BackboneError, 'cannot leave out patches'),
         ({'bands': ['red', 'green']}, ValueError, "pass bands='sentinel1'"),
         ({'images': []}, ArgumentError, 'empty list'),
+        ({'images': np.zeros((8, 2, 16, 16))}, ArgumentError, 'pass from_arrays'),
         ({'chip_size': 300}, ChipFolderError, 'too few|needed are 2'),
     ],
 )

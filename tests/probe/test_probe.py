@@ -324,7 +324,7 @@ def test_items_of_one_class_with_data_are_refused():
         probe(make_items()[0], np.zeros(90, int), class_names=['a', 'b'])
 
 
-@pytest.mark.parametrize('missing', [None, float('nan'), pd.NA, pd.NaT])
+@pytest.mark.parametrize('missing', [None, float('nan'), pd.NA, pd.NaT, ' '])
 def test_labels_and_groups_that_are_missing_are_no_class_and_no_group(missing):
     vectors = make_items(60)[0]
     texts = ['land', 'sea', missing] * 20
@@ -333,6 +333,16 @@ def test_labels_and_groups_that_are_missing_are_no_class_and_no_group(missing):
             probe(vectors, labels)
         with pytest.raises(ValueError, match='20 of 60 items have no group'):
             probe(vectors, np.arange(60) % 2, groups=labels)
+
+
+def test_labels_of_tables_are_whole_numbers_by_value_and_columns_by_name():
+    vectors, classes, _ = make_items(60)
+    mixed = pd.Series(
+        [float(value) if number % 2 else int(value) for number, value in enumerate(classes)], dtype=object
+    )
+    assert probe(vectors, mixed, method='knn').class_names == ('0', '1', '2')
+    table = pd.DataFrame({'land': classes == 0, 'sea': classes != 0})
+    assert probe(vectors, table, method='knn').class_names == ('land', 'sea')
 
 
 def test_tokens_of_a_grid_take_labels_of_its_shape():
@@ -356,6 +366,11 @@ def test_a_class_in_one_fold_alone_is_named():
         (np.zeros(60, int), {}, 'two classes at least'),
         (np.full((60, 2), 3), {}, '0 or 1'),
         (np.full(60, 0.5), {}, 'whole numbers or texts'),
+        ((np.arange(60) % 3)[:, None], {}, r'pass labels as \(items,\)'),
+        (['land', 1] * 30, {}, 'all whole numbers or all texts, got texts and 1'),
+        (np.arange(60) % 3, {'class_names': ['a', 'b', 'a']}, 'must differ'),
+        (np.arange(60) % 3, {'seeds': 3}, 'got 3'),
+        (np.arange(60) % 3, {'seeds': (0, 1.5)}, 'different whole numbers'),
         (np.arange(60) % 3, {'class_names': ['a']}, '3 classes, but 1 class_names'),
         (np.arange(60) % 3, {'folds': 1}, '2 or more'),
         (np.arange(60) % 3, {'groups': np.zeros(60), 'positions': np.zeros((60, 2))}, 'pass one'),
