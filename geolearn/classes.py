@@ -71,6 +71,10 @@ class ModelClasses:
     ignored: tuple[int, ...] = ()
 
 
+MANY_CLASSES = 1024
+"""Above this many classes colors repeat, and choosing them by name takes seconds that nobody sees the use of."""
+
+
 @cache
 def default_color(position: int) -> tuple[int, int, int]:
     """Choose a color for the class at `position`; neighbours differ strongly (golden-ratio hues)."""
@@ -139,6 +143,11 @@ def choose_color(name: str, position: int, taken: Collection[tuple[int, int, int
 def color_classes(rows: Iterable[tuple[int, str, tuple[int, int, int] | None]]) -> tuple[ClassInfo, ...]:
     """Make classes of values, names and colors; those without a color get one that suits the name and is not taken."""
     listed = list(rows)
+    if len(listed) > MANY_CLASSES:
+        return tuple(
+            ClassInfo(value, name, default_color(position) if color is None else color)
+            for position, (value, name, color) in enumerate(listed)
+        )
     taken = {color for *_, color in listed if color is not None}
     classes = []
     for position, (value, name, color) in enumerate(listed):

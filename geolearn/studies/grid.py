@@ -27,7 +27,7 @@ from geolearn.chips.label import Task
 from geolearn.chips.splits.divide import KINDS, PUBLISHED
 from geolearn.data import ChipData
 from geolearn.models import Model, base
-from geolearn.models.evaluation.pixels import evaluate_whole_chips, tabulate_metrics
+from geolearn.models.evaluation.pixels import evaluate_pixels, tabulate_metrics
 from geolearn.prepare import prepare_data
 from geolearn.probe.baselines import BAND_STATISTICS, RANDOM_CONVOLUTIONS
 from geolearn.progress import ProgressBar, report_progress
@@ -418,7 +418,7 @@ def _train(grid: Grid, job: Job, plan: Plan) -> Cell:
             else:
                 model.fit(grid.epochs, grid.lr, seed=job.seed)
         seconds = time.perf_counter() - started
-        found = evaluate_whole_chips(network, data.test_dl, data.classes)
+        found = evaluate_pixels(network, data.test_dl, data.classes)
     except errors.TrainingError as error:  # the other trainings may go well
         return _failed(common, error)
     iou = tabulate_metrics(found.confusion, data.classes)['iou']

@@ -22,7 +22,7 @@ from geolearn.chips.splits.divide import SplitChoice
 from geolearn.data import ChipData
 from geolearn.errors import ArgumentError, ChipFolderError, UnknownNameError
 from geolearn.models import FCN, AttentionUNet, Model, UNet
-from geolearn.models.evaluation.pixels import evaluate_whole_chips
+from geolearn.models.evaluation.pixels import evaluate_pixels
 from geolearn.prepare import prepare_data
 from geolearn.progress import ProgressBar, report_progress
 from geolearn.studies.grid import TESTS, keep_parts
@@ -330,7 +330,7 @@ def _train(
         kind: Literal['only', 'extra'] = 'only' if input_ == 'attention maps' else 'extra'
         model = AttentionUNet(data, attention=kind, freeze=start == 'frozen', **trunk.options(start))
     model.fit(epochs, lr, seed=seed, checkpoint=True)
-    evaluation = evaluate_whole_chips(model.network, data.test_dl, data.classes)
+    evaluation = evaluate_pixels(model.network, data.test_dl, data.classes)
     return {'miou': float(evaluation.metrics['miou']), 'chips': len(data.split.train)}
 
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from geolearn.bundle import REPORT, read_bundle, write_bundle
 from geolearn.errors import BundleError, NotTrainedError, UnknownNameError
 from geolearn.metrics import ConfusionMatrix
-from geolearn.models import DeepLab, UNet, load_model
-from geolearn.models.evaluation.pixels import SlidingWindow, evaluate_whole_chips
+from geolearn.models import DeepLab, PixelRegressor, UNet, load_model
+from geolearn.models.evaluation.pixels import SlidingWindow, evaluate_pixels
 from geolearn.plotting import natural_colors
 from geolearn.prepare import prepare_data
 
@@ -170,17 +170,32 @@ def test_whole_chips_are_evaluated_in_windows(tmp_path, one_thread):
     data = prepare_data(folder, chip_size=32, batch_size=2, transforms=False)
     torch.manual_seed(0)
     network = torch.nn.Conv2d(len(data.bands), data.c, 1)
-    found = evaluate_whole_chips(_Filled(network), data.valid_dl, data.classes)
+    found = evaluate_pixels(_Filled(network), data.valid_dl, data.classes)
     labelled = sum(data.table.value_counts(data.split.valid)[info.value] for info in data.class_infos)
     assert int(found.confusion.counts.sum()) == labelled > 2 * 32**2
     whole = prepare_data(folder, chip_size=50, batch_size=2, transforms=False)
-    expected = evaluate_whole_chips(_Filled(network), whole.valid_dl, whole.classes)
+    expected = evaluate_pixels(_Filled(network), whole.valid_dl, whole.classes)
     assert torch.equal(found.confusion.counts, expected.confusion.counts)
     images = torch.rand(1, 1, 50, 70)
     seen = []
     mean = SlidingWindow(_Noted(seen), 32)(images)
     torch.testing.assert_close(mean, images)
     assert seen == [(32, 32)] * 6
+
+
+def test_models_are_evaluated_on_every_pixel_of_chips_larger_than_their_images(tmp_path, write_export, one_thread):
+    """Not on the middle of each alone, on which epochs are validated."""
+    images = list(np.random.default_rng(0).integers(0, 255, (6, 3, 48, 48), dtype=np.uint8))
+    halves = np.where(np.arange(48) < 24, 1, 2)[None].repeat(48, 0).astype(np.uint8)
+    folder = write_export(tmp_path / 'halves', images, [halves] * 6)
+    data = prepare_data(folder, chip_size=32, batch_size=2, val_split_pct=0.5, transforms=False)
+    model = UNet(data, 'test_resnet', pretrained=False)
+    assert int(model.confusion().counts.sum()) == 48 * 48 * len(data.valid_ds)
+    assert len(model.evaluate().per_chip) == len(data.valid_ds)
+    folder = write_export(tmp_path / 'heights', images, [image[0] / np.float32(9) for image in images], classes=())
+    data = prepare_data(folder, chip_size=32, batch_size=2, val_split_pct=0.5, transforms=False)
+    found = PixelRegressor(data, 'test_resnet', pretrained=False).evaluate()
+    assert (len(found.truth), len(found.per_chip)) == (48 * 48 * len(data.valid_ds), len(data.valid_ds))
 
 
 class _Filled(torch.nn.Module):

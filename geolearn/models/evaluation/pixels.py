@@ -73,14 +73,16 @@ class ChipPredictions(NamedTuple):
 
 @torch.inference_mode()
 def evaluate_pixels(
-    network: 'Segmenter | SlidingWindow',
+    network: nn.Module,
     chips: ChipLoader,
     class_names: Sequence[str],
     *,
     temperature: float = 1.0,
     lines: Sequence[int] = (),
 ) -> PixelEvaluation:
-    """Evaluate a network on all chips of a loader, on its device; chips come in the order of the loader's data set.
+    """Evaluate a network on every pixel of the chips of a loader, on its device, in the order of the loader's data set.
+
+    Chips larger than the loader's images are predicted in overlapping windows of that size.
 
     Args:
         network: To evaluate.
@@ -94,6 +96,7 @@ def evaluate_pixels(
     calibration = Calibration(temperature=temperature)
     losses: list[float] = []
     scores: list[float] = []
+    network, chips = _whole_chips(network, chips)
     network.to(chips.device).eval()
     for _, masks, output in predict_batches(network, chips):
         logits = output.float()
@@ -123,21 +126,20 @@ def evaluate_pixels(
     )
 
 
-def evaluate_whole_chips(network: Segmenter, chips: ChipLoader, class_names: Sequence[str]) -> PixelEvaluation:
-    """Evaluate a network on every pixel of the chips of a loader, as `evaluate_pixels`.
+def _whole_chips(network: nn.Module, chips: ChipLoader) -> tuple[nn.Module, ChipLoader]:
+    """Return a network and a loader of whole chips, if chips are larger than the loader's images.
 
-    Chips larger than the loader's images are predicted in windows of the size of these images, which overlap as much as
-    it takes to cover the chip evenly; where they do, logits are averaged.
+    They are predicted in windows of the size of these images, which overlap as much as it takes to cover the chip
+    evenly; where they do, outputs are averaged.
     """
     window, shapes = chips.dataset.chip_size, chips.dataset.store.table.shapes
-    side = int(shapes[list(chips.dataset.positions)].max())
+    side = int(shapes[list(chips.dataset.positions)].max(initial=window))
     if side <= window:
-        return evaluate_pixels(network, chips, class_names)
+        return network, chips
     items = replace(chips.dataset, config=replace(chips.dataset.config, chip_size=side))
     # as many pixels in a batch as before
     size = max(1, chips.options.batch_size * window**2 // side**2)
-    whole = ChipLoader(items, replace(chips.options, batch_size=size))
-    return evaluate_pixels(SlidingWindow(network, window), whole, class_names)
+    return SlidingWindow(network, window), ChipLoader(items, replace(chips.options, batch_size=size))
 
 
 class SlidingWindow(nn.Module):
@@ -153,17 +155,22 @@ class SlidingWindow(nn.Module):
         self.network, self.window = network, window
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return (n, classes, height, width) of images of any size from that of a window."""
+        """Return (n, channels, height, width) of images of any size from that of a window.
+
+        Networks whose output is finer than their input (super-resolution) keep this factor.
+        """
         height, width = images.shape[-2:]
-        total, counts = None, images.new_zeros(height, width, dtype=torch.float32)
+        total, counts = images.new_zeros(0), images.new_zeros(0)
         for top, left in itertools.product(_starts(height, self.window), _starts(width, self.window)):
-            part = slice(top, top + self.window), slice(left, left + self.window)
-            logits = self.network(images[..., part[0], part[1]]).float()
-            if total is None:
-                total = logits.new_zeros(len(images), logits.shape[1], height, width)
-            total[..., part[0], part[1]] += logits
+            seen = images[..., top : top + self.window, left : left + self.window]
+            output = self.network(seen).float()
+            factor = output.shape[-1] // seen.shape[-1]
+            if not len(total):
+                total = output.new_zeros(*output.shape[:2], height * factor, width * factor)
+                counts = output.new_zeros(total.shape[2:])
+            part = tuple(slice(start * factor, (start + self.window) * factor) for start in (top, left))
+            total[..., part[0], part[1]] += output
             counts[part] += 1
-        assert total is not None
         return total / counts
 
 
@@ -310,9 +317,11 @@ class ValuePredictions(NamedTuple):
 
 @torch.inference_mode()
 def evaluate_values(
-    network: Segmenter, chips: ChipLoader, scores: RegressionScores | ImageScores
+    network: nn.Module, chips: ChipLoader, scores: RegressionScores | ImageScores
 ) -> RegressionEvaluation:
-    """Evaluate a network on all chips of a loader, on its device, in the order of its data set.
+    """Evaluate a network on every pixel of the chips of a loader, on its device, in the order of its data set.
+
+    Chips larger than the loader's images are predicted in overlapping windows of that size.
 
     Args:
         network: To evaluate.
@@ -322,6 +331,7 @@ def evaluate_values(
     errors: list[float] = []
     kept: list[Tensor] = []
     per_chip = max(1, MAX_PIXELS // max(len(chips.dataset), 1))
+    network, chips = _whole_chips(network, chips)
     network.to(chips.device).eval()
     for _, truth, predicted in predict_batches(network, chips):
         scores.add(predicted, truth)
