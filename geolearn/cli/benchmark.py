@@ -1,9 +1,15 @@
 """geolearn benchmark: grids of trainings."""
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from geolearn import errors, extras
 from geolearn.cli.arguments import part
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', help=out)
     parting = 'do one of several parts of the trainings, such as the third of eight; all may share a folder'
     parser.add_argument('--part', type=part, metavar='3/8', help=parting)
+    scheduler = "address of a Dask scheduler whose workers do the trainings, such as 'tcp://host:8786' (extra: dask)"
+    parser.add_argument('--scheduler', metavar='ADDRESS', help=scheduler)
     help = (
         'only say how much time and memory the trainings take that are not finished; a few steps of each are measured'
     )
@@ -25,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Say what it takes, train what is not trained yet, and print the table."""
     from geolearn.studies import estimate_grid, read_grid, run_grid
+    from geolearn.training.distributed import started_as
 
     grid = read_grid(arguments.grid)
     out = arguments.out or Path(arguments.grid).with_suffix('')
@@ -32,6 +41,25 @@ def run(arguments: argparse.Namespace) -> None:
         print(estimate_grid(grid, out, part=arguments.part).describe(), flush=True)
     if arguments.estimate:
         return
-    result = run_grid(grid, out, part=arguments.part)
+    with connect(arguments.scheduler) if arguments.scheduler else nullcontext() as client:
+        result = run_grid(grid, out, part=arguments.part, client=client)
+    if started_as()[1] > 1 and len(result.cells) < result.wanted:
+        return  # the process that ends last prints the table
     print(result.to_markdown())
     print(f'wrote tables and figures to {out}')
+
+
+def connect(address: str) -> 'Client':
+    """Return a client of a Dask scheduler.
+
+    Raises:
+        MissingExtraError: If Dask is not installed.
+        ArgumentError: If none answers there.
+    """
+    distributed = extras.require('distributed', extra='dask', to='work on a cluster')
+    try:
+        return distributed.Client(address, timeout='10s')
+    except (OSError, ValueError) as error:
+        raise errors.ArgumentError(
+            f'no Dask scheduler answers at {address}: {error}; start one by dask scheduler'
+        ) from error

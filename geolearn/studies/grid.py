@@ -11,11 +11,12 @@ import json
 import logging
 import platform
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import yaml
@@ -26,12 +27,17 @@ from geolearn.adaptation import Adaptation
 from geolearn.chips.label import Task
 from geolearn.chips.splits.divide import KINDS, PUBLISHED
 from geolearn.data import ChipData
+from geolearn.inference.cluster import run_tasks
 from geolearn.models import Model, base
 from geolearn.models.evaluation.pixels import evaluate_pixels, tabulate_metrics
 from geolearn.prepare import prepare_data
 from geolearn.probe.baselines import BAND_STATISTICS, RANDOM_CONVOLUTIONS
 from geolearn.progress import ProgressBar, report_progress
 from geolearn.studies.grid_result import Cell, GridResult, Published
+from geolearn.training.distributed import started_as, training_alone
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 log = logging.getLogger('geolearn')
 
@@ -196,6 +202,11 @@ class Plan:
         except FileNotFoundError:
             return None
 
+    def save_cell(self, job: Job, cell: Cell) -> None:
+        """Keep what came out of a training."""
+        with files.atomic_write(self.path_of(job), make_folder=True) as target:
+            target.write_text(json.dumps(cell.as_record()), encoding='utf-8')
+
     def read_cells(self) -> tuple[Cell, ...]:
         """Return the finished trainings of all parts."""
         return tuple(cell for job in self.jobs if (cell := self.read_cell(job)) is not None)
@@ -237,14 +248,19 @@ def read_grid(path: str | Path) -> Grid:
         raise errors.ConfigError(f'{place}: {error}') from error
 
 
-def run_grid(grid: Grid, out: str | Path, *, part: tuple[int, int] | None = None) -> GridResult:
+def run_grid(
+    grid: Grid, out: str | Path, *, part: tuple[int, int] | None = None, client: 'Client | None' = None
+) -> GridResult:
     """Train all cells that are not trained yet, score them on the test chips, and write the tables and figures.
 
     Args:
         grid: What to train.
         out: Folder for the cells, ``grid.csv``, ``grid.parquet``, ``grid.md`` and figures.
         part: Which of several parts of the trainings to do, such as ``(3, 8)``; each may run in a process or on a
-            machine of its own, with one folder. The tables hold all that is there.
+            machine of its own, with one folder. The tables hold all that is there. Under torchrun, None is the part of
+            this process.
+        client: Of ``dask.distributed``, whose workers do the trainings, one at a time each; they must see the chips and
+            `out` under the same paths.
 
     Returns:
         All cells that are finished, those of other parts too.
@@ -252,10 +268,15 @@ def run_grid(grid: Grid, out: str | Path, *, part: tuple[int, int] | None = None
     Raises:
         ArgumentError: If the part is no part.
         ChipFolderError: If the chips cannot be read or divided, or have no class for each pixel.
+        RasterError: If Dask's scheduler is lost.
     """
     plan = plan_grid(grid, out, part=part)
     try:
-        _train_missing(grid, plan)
+        if client is None:
+            with training_alone():
+                _train_missing(grid, plan)
+        else:
+            _train_on_cluster(grid, plan, client)
     finally:  # also of what is finished when one is interrupted
         result = _save_tables(grid, plan)
     return result
@@ -267,9 +288,44 @@ def _train_missing(grid: Grid, plan: Plan) -> None:
             cell = plan.read_cell(job)
             if cell is None or cell.failure:  # the reason may be gone
                 cell = _train(grid, job, plan)
-                with files.atomic_write(plan.path_of(job), make_folder=True) as target:
-                    target.write_text(json.dumps(cell.as_record()), encoding='utf-8')
+                plan.save_cell(job, cell)
             bar.update(detail=f'{job.encoder}, {job.decoder}, {job.start}: {cell.describe()}')
+
+
+def _train_on_cluster(grid: Grid, plan: Plan, client: 'Client') -> None:
+    found = {job: plan.read_cell(job) for job in plan.mine}
+    missing = [job for job, cell in found.items() if cell is None or cell.failure]
+    with ProgressBar(len(missing), 'benchmark', 'training') as bar:
+        for outcome in run_tasks(client, ClusterTraining(grid, str(plan.root.absolute())), missing):
+            job = outcome.item
+            if outcome.error:
+                log.warning('%s, %s, %s failed: %s', job.encoder, job.decoder, job.start, outcome.error)
+            else:
+                plan.save_cell(job, outcome.result)
+            bar.update(
+                detail=f'{job.encoder}, {job.decoder}, {job.start}: {outcome.error or outcome.result.describe()}'
+            )
+
+
+@dataclass(frozen=True)
+class ClusterTraining:
+    """One training of a grid on a worker of Dask.
+
+    Args:
+        grid: What to train.
+        out: Folder of the grid, on a disk that all workers see.
+    """
+
+    grid: Grid
+    out: str
+
+    def __call__(self, job: Job) -> Cell:
+        """Train and test one cell."""
+        with _one_training:  # seeds are those of the whole process
+            return _train(self.grid, job, plan_grid(self.grid, self.out))
+
+
+_one_training = threading.Lock()
 
 
 def _save_tables(grid: Grid, plan: Plan) -> GridResult:
@@ -299,6 +355,8 @@ def plan_grid(grid: Grid, out: str | Path, *, part: tuple[int, int] | None = Non
     """
     if part is not None and not 1 <= part[0] <= part[1]:
         raise errors.ArgumentError(f'part must be (number, of how many) from 1, such as (3, 8), got {part!r}')
+    if part is None and started_as()[1] > 1:
+        part = started_as()[0] + 1, started_as()[1]
     root = Path(out)
     whole, reading = _read(grid, root)
     if whole.task is not Task.PIXELS:

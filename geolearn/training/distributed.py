@@ -7,7 +7,8 @@ own loaders and a GPU; this needs neither.
 
 import atexit
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, distributed, nn
 
 from geolearn.augment import ChipGenerator
 from geolearn.chips.batches.loader import ChipLoader
+from geolearn.errors import TrainingError
 
 
 def join_processes() -> None:
@@ -31,6 +33,28 @@ def join_processes() -> None:
 def _leave() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def started_as() -> tuple[int, int]:
+    """Return the place of this process, from 0, and how many torchrun or its like started; (0, 1) without."""
+    return int(os.environ.get('RANK', '0')), max(1, int(os.environ.get('WORLD_SIZE', '1')))
+
+
+@contextmanager
+def training_alone() -> Iterator[None]:
+    """Let each process train networks of its own, although torchrun started several.
+
+    Raises:
+        TrainingError: If the processes train together already.
+    """
+    if process_count() > 1:
+        raise TrainingError('the processes that torchrun started train one network together; start others for a grid')
+    started = os.environ.pop('WORLD_SIZE', None)
+    try:
+        yield
+    finally:
+        if started is not None:
+            os.environ['WORLD_SIZE'] = started
 
 
 def process_count() -> int:

@@ -19,6 +19,7 @@ from geolearn.errors import ArgumentError, ConfigError, TrainingError
 from geolearn.models import FCN
 from geolearn.studies import Published, estimate_grid, grid, grid_result, read_grid, run_grid
 from geolearn.studies.grid_estimate import format_duration
+from geolearn.training import distributed
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -232,6 +233,39 @@ def test_parts_make_the_whole(file, tmp_path, untrained, unwritten):
         whole = run_grid(small, tmp_path / 'parts', part=(number, 3))
     assert len({job.slug for job in untrained}) == 20
     assert whole.to_markdown() == run_grid(small, tmp_path / 'one').to_markdown()
+
+
+def test_each_process_of_torchrun_does_a_part_alone(file, tmp_path, untrained, unwritten, monkeypatch, capsys):
+    known = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '1'}  # nobody listens: joining would fail
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
+    for rank in range(2):
+        assert not capsys.readouterr().out, 'the table is printed once'
+        monkeypatch.setenv('RANK', str(rank))
+        main(['benchmark', str(file), '--no-estimate', '--out', str(tmp_path / 'out')])
+        assert len(untrained) == 10 * (rank + 1)
+    assert 'vit_nano' in capsys.readouterr().out
+    assert os.environ['WORLD_SIZE'] == '2'
+    with distributed.training_alone():
+        distributed.join_processes()
+        assert distributed.process_count() == 1
+
+
+def test_workers_of_dask_train_what_is_missing(scene_chips, tmp_path, unwritten):
+    dask = pytest.importorskip('distributed', reason='needs dask: pip install geolearn[dask]')
+    small = grid.Grid(
+        data={'chips': str(scene_chips), 'chip_size': 32, 'batch_size': 4, 'ignore_classes': [0]},
+        encoders=['test_resnet'],
+        decoders=['FCN', 'LinearProbe'],
+        starts=['random'],
+        epochs=1,
+        lr=1e-3,
+    )
+    with dask.Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+        result = run_grid(small, tmp_path / 'dask', client=client)
+    alone = run_grid(small, tmp_path / 'alone')
+    assert [cell.metrics for cell in result.cells] == [cell.metrics for cell in alone.cells]
+    assert len(result.cells) == 2
 
 
 def test_time_and_memory_are_said_before_anything_is_trained(file, tmp_path, untrained, unwritten, capsys):
