@@ -19,13 +19,12 @@ from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.exporting import vector_labels
 from geolearn.chips.exporting.labels import feature_label, shown_name
 from geolearn.chips.exporting.placement import Cutout
-from geolearn.chips.formats import OpenedFolder
-from geolearn.chips.formats.shapes import oriented_label
+from geolearn.chips.formats import OpenedFolder, in_memory
 from geolearn.chips.formats.styles import read_vector_style
-from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, check_target, mask_boxes
+from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, check_target
 from geolearn.chips.meaning.augmentation import Transforms
 from geolearn.chips.meaning.bands import BandChoice, bad_bands
-from geolearn.chips.meaning.values import as_classes, as_numbers, numbers_of, refuse_lossy
+from geolearn.chips.meaning.values import numbers_of, refuse_lossy, refuse_unlabelled
 from geolearn.chips.packing.collection import GivenChips
 from geolearn.chips.splits.divide import SplitChoice
 from geolearn.chips.splits.polygons import divide_polygons
@@ -42,12 +41,13 @@ from geolearn.raster import (
     raster_bands,
     raster_geobox,
     read_window,
+    read_window_masks,
     require_place,
     same_grid,
     sample_pixels,
 )
 from geolearn.raster.embeddings import check_dequantize, check_lengths, check_same_product
-from geolearn.raster.nodata import check_nodata
+from geolearn.raster.nodata import check_nodata, valid_by_band
 from geolearn.raster.raster import Raster
 from geolearn.raster.reading import RasterPath
 
@@ -141,8 +141,8 @@ def from_dataset(
 
     Args:
         dataset: Has a length and items by number: pairs of image and target, or mappings with ``'image'`` and
-            ``'mask'`` or ``'label'``, as torchgeo's. Images are (bands, height, width); targets are those of
-            `from_arrays`.
+            ``'mask'``, ``'label'``, or ``'boxes'`` and ``'labels'``, as torchgeo's. Images are (bands, height, width);
+            targets are those of `from_arrays`.
         bands: Names of the bands, or a sensor, as in `prepare_data`.
         class_mapping: Names of classes by label value.
         chip_size: Side of the training images; None takes that of the first image.
@@ -163,14 +163,14 @@ def from_dataset(
     if len(dataset) == 0:
         raise errors.ChipFolderError('the dataset holds no item')
     listing = _listing(
-        partial(_dataset_item, dataset),
+        partial(in_memory.dataset_item, dataset),
         len(dataset),
         class_mapping=class_mapping or {},
         unlabelled=numbers_of('unlabelled', unlabelled),
         nodata=numbers_of('nodata', nodata),
-        has_labels=_dataset_item(dataset, 0)[1] is not None,
+        has_labels=in_memory.dataset_item(dataset, 0)[1] is not None,
     )
-    side = max(_as_image(_dataset_item(dataset, 0)[0]).shape[-2:])
+    side = max(in_memory.as_image(in_memory.dataset_item(dataset, 0)[0]).shape[-2:])
     return prepare_listing(
         Path('dataset'), 'from_dataset', ['dataset'], arguments, listing,
         bands=bands, class_mapping=class_mapping, val_split_pct=val_split_pct, seed=seed,
@@ -533,13 +533,21 @@ def _listing(
     has_labels: bool,
 ) -> Listing:
     first = item(0)
-    task = _task_of(first[1]) if has_labels else Task.UNLABELLED
-    band_count = len(_as_image(first[0]))
-    values: set[int] = set()
+    task = in_memory.task_of(first[1]) if has_labels else Task.UNLABELLED
+    refuse_unlabelled(task, unlabelled)
+    band_count = len(in_memory.as_image(first[0]))
+    values, lengths = set[int](), set[int]()
     if task in (Task.LABEL, Task.LABELS, Task.OBJECTS, Task.ORIENTED, Task.INSTANCES):
         for index in range(count):
-            values |= set(_as_label(item(index)[1], task, unlabelled).class_ids.tolist())
+            image, target = item(index)
+            shape = in_memory.as_image(image).shape[1:]
+            values |= set(in_memory.as_label(target, task, unlabelled, shape).class_ids.tolist())
+            lengths |= {len(target)} if task == Task.LABELS else set()
         values |= set(class_mapping)
+    if len(lengths) > 1:
+        raise errors.ChipFolderError(
+            f'labels hold from {min(lengths)} to {max(lengths)} classes; each needs a 0 or 1 for every class'
+        )
     classes = color_classes((value, class_mapping.get(value, str(value)), None) for value in sorted(values))
     chips = tuple(
         ChipSource(
@@ -556,81 +564,13 @@ def _listing(
     return Listing(task, chips, classes or None, band_names=names)
 
 
-def _as_array(value: Any) -> np.ndarray:
-    array: np.ndarray = np.asarray(value.numpy() if hasattr(value, 'numpy') else value)
-    return array
-
-
-def _as_image(value: Any) -> np.ndarray:
-    image = _as_array(value)
-    if image.ndim != 3:
-        raise errors.ChipFolderError(f'an image must be (bands, height, width), got shape {image.shape}')
-    return image
-
-
-def _task_of(target: Any) -> Task:
-    if isinstance(target, tuple | list) and len(target) in (2, 3) and np.ndim(target[0]) == 2:
-        if len(target) == 2 and np.shape(target[0])[1] == 5:
-            return Task.ORIENTED
-        return Task.OBJECTS if len(target) == 2 else Task.INSTANCES
-    label = _as_array(target)
-    if label.ndim == 2:
-        return Task.REGRESSION if label.dtype.kind == 'f' else Task.PIXELS
-    if label.ndim == 1:
-        return Task.LABELS
-    if label.ndim == 0:
-        return Task.LABEL
-    raise errors.ChipFolderError(
-        f'a label of shape {label.shape} is not known; pass (height, width), a class value, (classes,) bool, or '
-        '(boxes, class values), where boxes are (n, 4), or (n, 5) of oriented ones'
-    )
-
-
-def _as_label(target: Any, task: Task, unlabelled: Sequence[float]) -> Label:
-    if task == Task.UNLABELLED:
-        return Label()
-    if task == Task.ORIENTED:
-        return oriented_label(_as_array(target[1]).astype(np.int64), _as_array(target[0]))
-    if task in (Task.OBJECTS, Task.INSTANCES):
-        boxes, ids = _as_array(target[0]).astype(np.float32).reshape(-1, 4), _as_array(target[1]).astype(np.int64)
-        if task == Task.OBJECTS:
-            return Label(class_ids=ids, boxes=boxes)
-        masks = tuple(_as_array(mask).astype(bool) for mask in target[2])
-        return Label(class_ids=ids, boxes=mask_boxes(masks), masks=masks)
-    label = _as_array(target)
-    if task == Task.LABEL:
-        return Label(class_ids=label.reshape(1).astype(np.int64))
-    if task == Task.LABELS:
-        return Label(class_ids=np.flatnonzero(label).astype(np.int64))
-    return _raster_label(label, unlabelled, None, 'a label', numbers=task == Task.REGRESSION)
-
-
-def _raster_label(
-    pixels: np.ndarray, unlabelled: Sequence[float], valid: np.ndarray | None, shown: str, *, numbers: bool
-) -> Label:
-    if numbers:
-        return Label(raster=as_numbers(pixels, valid, shown, unlabelled))
-    raster, unknown = as_classes(pixels, valid, unlabelled, shown)
-    return Label(raster=raster, unlabelled=unknown)
-
-
-def _dataset_item(dataset: Any, index: int) -> tuple[Any, Any]:
-    item = dataset[index]
-    if isinstance(item, Mapping):
-        return item['image'], next((item[key] for key in ('mask', 'label') if key in item), None)
-    return (item[0], item[1] if len(item) > 1 else None) if isinstance(item, tuple | list) else (item, None)
-
-
 def _item_image(item: Item, index: int) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
-    pixels = _as_image(item(index)[0])
-    mask = None
-    if pixels.dtype.kind == 'f' and (missing := np.isnan(pixels)).any():
-        mask = ~missing
-    return pixels, mask, GeoBox(pixels.shape[1:], Affine.identity(), None)
+    pixels = in_memory.as_image(item(index)[0])
+    return pixels, valid_by_band(pixels, ()), GeoBox(pixels.shape[1:], Affine.identity(), None)
 
 
 def _item_label(item: Item, index: int, task: Task, unlabelled: tuple[float, ...], shape: tuple[int, int]) -> Label:
-    label = _as_label(item(index)[1], task, unlabelled)
+    label = in_memory.as_label(item(index)[1], task, unlabelled, shape)
     if label.raster is not None and label.raster.shape != shape:
         raise errors.ChipFolderError(f'chip {index}: the label is {label.raster.shape} pixels and the image {shape}')
     return label
@@ -649,7 +589,7 @@ def _windows(shape: tuple[int, int], size: int) -> list[Window]:
 def _has_label(truth: Raster, window: Window, unlabelled: Sequence[float], shown: str, *, numbers: bool) -> bool:
     pixels, valid = read_window(truth, window, [1])
     # values that are no class values stop here: a window that cannot be read later would only be left out
-    label = _raster_label(pixels[0], unlabelled, valid, shown, numbers=numbers)
+    label = in_memory.raster_label(pixels[0], unlabelled, valid, shown, numbers=numbers)
     assert label.raster is not None
     if numbers:
         return not np.isnan(label.raster).all()
@@ -723,7 +663,7 @@ def window_image(
     dequantize: Dequantize | None = None,
     indexes: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
-    """Read a window of a raster: pixels (bands, height, width), where they are valid (1, height, width), and place.
+    """Read a window of a raster: pixels (bands, height, width), masks as `read_window_masks` has them, and place.
 
     Args:
         kept: Keeps the raster open.
@@ -734,10 +674,10 @@ def window_image(
         indexes: 1-based numbers of the bands to read, in this order; None for all.
     """
     with kept.open(path, bands=names, dequantize=dequantize) as src:
-        pixels, valid = read_window(src, window, indexes or range(1, src.count + 1))
+        pixels, masks = read_window_masks(src, window, indexes or range(1, src.count + 1))
         whole = raster_geobox(src)
     place = whole.crop(int(window.row_off), int(window.col_off), pixels.shape[1:])
-    return pixels, None if valid is None else valid[None], place
+    return pixels, masks, place
 
 
 def _window_label(
@@ -753,4 +693,4 @@ def _window_label(
     with kept.open(path) as src:
         other = grid is not None and not same_grid(src.geobox, grid)
         pixels, valid = read_window(AlignedRaster(src, grid) if grid is not None and other else src, window, [1])
-    return _raster_label(pixels[0], unlabelled, valid, f'labels {path}', numbers=numbers)
+    return in_memory.raster_label(pixels[0], unlabelled, valid, f'labels {path}', numbers=numbers)

@@ -273,3 +273,65 @@ def test_what_changes_nothing_or_is_assumed_is_said(tmp_path, save, caplog):
     assert from_rasters(image, labels, chip_size=16, bands=NAMES, target='classes').task == Task.PIXELS
     with pytest.raises(RasterError, match='a raster must be a path, .* got None'):
         from_rasters(None, labels)
+
+
+@pytest.mark.parametrize(
+    ('label', 'message'),
+    [
+        (1.5, 'class values are whole numbers, got'),
+        ([1, -1, 0], '0 or 1 for each class'),
+        ([2, 5, 7], '0 or 1 for each class'),
+        ((BOX, [1, 2]), '1 boxes, 2 class values of a chip'),
+        ((BOX, [1], np.ones((1, 64, 64))), r'mask of an object is \(64, 64\) pixels'),
+    ],
+)
+def test_labels_that_mean_something_else_are_refused(images, label, message):
+    with pytest.raises(ChipFolderError, match=message):
+        from_arrays(images[:4], [label] * 4, bands=NAMES)
+
+
+def test_values_that_are_unlabelled_are_those_of_rasters(images):
+    with pytest.raises(ChipFolderError, match='values of label rasters, but the task of these labels is label'):
+        from_arrays(images[:4], [0, 1, 2, 1], unlabelled=[0])
+
+
+def test_unusable_objects_of_arrays_are_left_out_as_those_of_files(images):
+    boxes = np.array([[2, 2, 9, 9], [9, 9, 2, 2], [np.nan, 1, 2, 3], [40, 40, 50, 50], [28, 28, 40, 40]])
+    data = from_arrays(images[:4], [(boxes, [1] * 5)] * 4, bands=NAMES, transforms=False)
+    assert data.train_ds[0][1].boxes.tolist() == [[2, 2, 9, 9], [28, 28, 32, 32]]
+    assert any('left out of labels, 4 times: box of no area or inside out' in note for note in data.notes)
+    masks = np.zeros((2, 32, 32), bool)
+    masks[1, 3:5, 4:8] = True
+    outlined = from_arrays(images[:4], [(boxes[:2], [1, 1], masks)] * 4, bands=NAMES, transforms=False)
+    assert outlined.train_ds[0][1].boxes.tolist() == [[4, 3, 8, 5]]
+
+
+def test_items_with_boxes_are_objects(images):
+    for boxes, labels in (('boxes', 'labels'), ('bbox_xyxy', 'label')):
+        items = [{'image': image, boxes: BOX.repeat(2, 0), labels: np.array([2, 1])} for image in images]
+        data = from_dataset(items, bands=NAMES, transforms=False)
+        assert data.task == Task.OBJECTS
+        assert data.train_ds[0][1].labels.tolist() == [1, 0]
+    with pytest.raises(ChipFolderError, match="holds image1, mask, and an image under 'image' is needed"):
+        from_dataset([{'image1': images[0], 'mask': images[0, 0]}] * 4)
+
+
+def test_infinite_pixels_of_arrays_hold_no_data_and_bands_come_first(images):
+    floats = images[:4].astype(np.float32)
+    floats[:, 0, 3, 3] = np.inf
+    data = from_arrays(floats, [0, 1, 0, 1], bands=NAMES, transforms=False)
+    assert np.isfinite(data.statistics.mean).all()
+    assert all(data.train_ds[index][0][:, 3, 3].isnan().all() for index in range(len(data.train_ds)))
+    with pytest.raises(ChipFolderError, match=r'looks like \(height, width, bands\)'):
+        from_arrays(images[:4].transpose(0, 2, 3, 1), [0, 1, 0, 1])
+
+
+def test_missing_pixels_of_bands_that_are_not_used_do_not_count(tmp_path, save):
+    pixels = np.random.default_rng(0).integers(1, 900, (4, 32, 32)).astype(np.int16)
+    pixels[3, :, :16] = -9999
+    save(tmp_path / 'image.tif', pixels, nodata=-9999)
+    save(tmp_path / 'labels.tif', np.random.default_rng(1).integers(1, 3, (1, 32, 32)).astype(np.uint8))
+    options = {'chip_size': 8, 'split': 'random', 'batch_size': 2}
+    for bands, valid in (([0, 1, 2], 1024), (None, 512)):
+        data = from_rasters(tmp_path / 'image.tif', tmp_path / 'labels.tif', extract_bands=bands, **options)
+        assert sum(data.value_counts.values()) == valid

@@ -16,7 +16,8 @@ from geolearn.chips.formats.files import stale_map_notes
 from geolearn.chips.formats.image_targets import use_images_as_targets
 from geolearn.chips.formats.published import PUBLISHED
 from geolearn.chips.formats.writing import FormatWriter
-from geolearn.chips.label import Label, LabelReader, Listing, Target, Task, check_target
+from geolearn.chips.label import Label, LabelReader, Listing, Target, check_target
+from geolearn.chips.meaning.values import refuse_unlabelled
 from geolearn.errors import ChipFolderError, UnknownNameError
 
 __all__ = ['FORMATS', 'ChipFormat', 'OpenedFolder', 'find_writer', 'open_chips']
@@ -269,11 +270,7 @@ def open_chips(
 
 def _with_values(listing: Listing, nodata: tuple[float, ...], unlabelled: tuple[float, ...]) -> Listing:
     """Return a listing whose chips know what else means NoData, in images and in label rasters."""
-    if unlabelled and listing.task not in (Task.PIXELS, Task.CHANGE, Task.PANOPTIC, Task.REGRESSION):
-        raise ChipFolderError(
-            f'unlabelled={list(unlabelled)} names values of label rasters, but the task of these labels is '
-            f'{listing.task}; leave it out, or ignore classes with ignore_classes='
-        )
+    refuse_unlabelled(listing.task, unlabelled)
     if not nodata and not unlabelled:
         return listing
 

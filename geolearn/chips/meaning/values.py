@@ -159,6 +159,23 @@ def refuse_lossy(src: Any, shown: str) -> None:
         )
 
 
+def refuse_unlabelled(task: Task, unlabelled: Sequence[float]) -> None:
+    """Refuse values that mean "not labelled" where labels are no rasters.
+
+    Args:
+        task: Task of the labels.
+        unlabelled: The values.
+
+    Raises:
+        ChipFolderError: If there are such values.
+    """
+    if unlabelled and task not in (Task.PIXELS, Task.CHANGE, Task.PANOPTIC, Task.REGRESSION):
+        raise ChipFolderError(
+            f'unlabelled={list(unlabelled)} names values of label rasters, but the task of these labels is '
+            f'{task}; leave it out, or ignore classes with ignore_classes='
+        )
+
+
 def refuse_class_options(task: Task, given: Mapping[str, object]) -> None:
     """Refuse options that are about classes where labels hold numbers.
 
