@@ -50,7 +50,7 @@ CHOICES = (
         '`olmoearth_v1_2_base`, `olmoearth_v1_nano`',
         'terms',
     ),
-    ('Sentinel-1 and Sentinel-2 of one date', '`croma_base`, `terramind_base`', 'free'),
+    ('Sentinel-1 and Sentinel-2 of one date', '`croma_base`, `terramind_base`, `thor_base`', 'free'),
     ('HLS or Landsat-like six bands, several dates', '`prithvi_v2_300M_TL`', 'free (Apache-2.0)'),
     ('a year of months, few labels, no context', "`PixelHead(data, backbone='presto')`", 'free (MIT)'),
     ('Sentinel-3, Sentinel-5P or elevation; place and date known', '`copernicus_fm_base`', 'free (CC-BY-4.0)'),

@@ -270,7 +270,7 @@ class Backbone(nn.Module):
     @property
     def coarsest_stride(self) -> int:
         """Pixels at whose multiples an image may be cut so that every part is seen through the same patches."""
-        return math.lcm(*self.strides, self.trunk.patch if isinstance(self.trunk, Trunk) else 1)
+        return math.lcm(*self.strides, self.trunk.step if isinstance(self.trunk, Trunk) else 1)
 
     def enable_checkpointing(self) -> None:
         """Let training compute activations again instead of keeping them.

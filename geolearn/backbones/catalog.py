@@ -11,10 +11,23 @@ from typing import Any
 import yaml
 
 from geolearn.bands import Band, get_bands
-from geolearn.errors import UnknownNameError
+from geolearn.errors import BackboneError, UnknownNameError
 
 PHYSICAL = 'physical'
 """In the place of a sensor: bands are quantities by their names, such as elevation, in the units of `scale`."""
+
+ABSENT = {
+    'anysat': (
+        'AnySat is not among the backbones: its authors publish no statistics of its inputs, and its encoders of pixel '
+        'time series and sub-patches are not implemented. Take olmoearth_v1_2_base for several sensors and dates, '
+        'thor_base or terramind_base for Sentinel-1 and Sentinel-2 of one date, or presto for series of pixels'
+    ),
+    'alphaearth': (
+        'AlphaEarth is no backbone but a product of yearly embeddings, whose model is not published: take the '
+        'embeddings as bands, as docs/precomputed-embeddings.md says, or presto, whose model sees a year too'
+    ),
+}
+"""Networks of the field that people ask for by name and that are not there: why, and what to take instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +158,14 @@ def get_record(name: str) -> WeightsRecord:
     if name not in records:
         raise UnknownNameError('weights record', name, records)
     return records[name]
+
+
+def refuse_absent(name: str) -> None:
+    """Raise BackboneError where a name, with whatever size or version behind it, is one of `ABSENT`."""
+    plain = name.lower().replace('_', '').replace('-', '')
+    for absent, reason in ABSENT.items():
+        if plain.startswith(absent):
+            raise BackboneError(reason)
 
 
 def find_record(name: str) -> WeightsRecord | None:

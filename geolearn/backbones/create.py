@@ -30,6 +30,7 @@ from geolearn.backbones import (  # noqa: F401 - families register their names
     terrafm,
     terramind,
     tessera,
+    thor,
     timm,
     torchvision,
 )
@@ -92,8 +93,8 @@ def create_backbone(
             for ``'tokens'``, which then returns a list of their outputs before the final norm.
         relative_positions: Whether a transformer's maps also see relative positions, learned from zero.
         checkpointing: Whether training computes activations again instead of keeping them: less memory, more time.
-        resolution_m: Of the images, in meters per pixel, for ScaleMAE, Clay, Galileo, OlmoEarth and Copernicus-FM,
-            whose positions depend on it; None leaves that of their pretraining.
+        resolution_m: Of the images, in meters per pixel, for ScaleMAE, Clay, Galileo, OlmoEarth, THOR and
+            Copernicus-FM, which compute with it; None leaves that of their pretraining.
         dates: Number of dates of each image, or when each was taken; with several the backbone takes images (N, dates,
             bands, H, W), and returns maps as for one. Prithvi sees all dates at once, others one after the other;
             Presto and TESSERA read the series of each pixel, and have to know when each date was.
@@ -101,12 +102,14 @@ def create_backbone(
             their order; ``'ltae'``, attention over the dates and when they were taken (see `TemporalBackbone`).
         location: Latitude and longitude of about the middle of the images in degrees, which Presto has to know
             and Copernicus-FM may know.
-        patch: Side of the patches in pixels, for networks that take several (OlmoEarth 1 to 8); smaller ones are better
-            and slower. Maps need 1, 2, 4 or 8. None takes that of pretraining.
+        patch: Side of the patches in pixels, for networks that take several (OlmoEarth 1 to 8, THOR 4 to 32,
+            Copernicus-FM from 4); smaller ones are better and slower. Maps need 1, 2, 4, 8 or 16. None takes that of
+            pretraining.
 
     Raises:
         UnknownNameError: If no registry holds `name`.
-        BackboneError: If the model cannot serve as a backbone, or has no maps at the strides asked for.
+        BackboneError: If the model cannot serve as a backbone, or has no maps at the strides asked for, or is known and
+            not there (AnySat).
         BandError: If bands are unknown, or lack a wavelength that the backbone needs.
         ValueError: If another argument is not valid.
         WeightsError: If weights cannot be had or do not fit.
@@ -276,6 +279,7 @@ def _find(name: str) -> tuple[Registration, str]:
         return Registration(timm.build_timm, timm.is_plain_transformer), bare
     if library in ('', 'torchvision') and bare in torchvision.list_torchvision_models():
         return Registration(torchvision.build_torchvision, lambda _: False), bare
+    catalog.refuse_absent(bare)
     raise UnknownNameError(
         'backbone',
         bare,

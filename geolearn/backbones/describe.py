@@ -183,4 +183,5 @@ def _refuse(name: str, own: set[str]) -> NoReturn:
         found = 'torchvision'
     if found is not None:
         raise BackboneError(f'{name} comes from {found}, and geolearn keeps no record of it; see its own pages')
+    catalog.refuse_absent(bare)
     raise UnknownNameError('backbone', bare, own | {*list_timm_models(), *list_torchvision_models()})

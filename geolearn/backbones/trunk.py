@@ -58,6 +58,11 @@ class Trunk(nn.Module):
         raise NotImplementedError
 
     @property
+    def step(self) -> int:
+        """Pixels at whose multiples an image may be cut so that its parts are seen through the same patches."""
+        return self.patch
+
+    @property
     def depth(self) -> int:
         """Number of blocks."""
         return len(self.stages)

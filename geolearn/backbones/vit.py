@@ -143,19 +143,26 @@ class Attention(nn.Module):
             self.rel_pos_h = nn.Parameter(torch.zeros(2 * rel_pos[0] - 1, dim // heads))
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * rel_pos[1] - 1, dim // heads))
 
-    def forward(self, x: Tensor, seen: Tensor | None = None, turns: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, seen: Tensor | None = None, turns: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
         """Attend; `x` is (B, N, D), or (B, h, w, D), which relative positions need. The shape is kept.
 
         Args:
             x: Tokens.
             seen: Which tokens are attended to, (B, N); None is all of them. Relative positions take no part then.
             turns: Angles (heads, N, d / 2) by which pairs of the numbers of queries and keys are turned; None for none.
+            bias: What is added to the logits, (heads, N, N), the same for all B; it takes the place of relative
+                positions, and does not go with `seen`.
         """
         q, k, v = self._split(x)
         if turns is not None:
             q, k = turn_pairs(torch.stack([q, k]), turns).unbind(0)
-        bias = self._position_bias(q, x) if seen is None else seen[:, None, None]
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if bias is not None:
+            mask: Tensor | None = bias.to(q.dtype)[None]
+        else:
+            mask = self._position_bias(q, x) if seen is None else seen[:, None, None]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(y.transpose(1, 2).reshape(x.shape))
 
     def weights(self, x: Tensor) -> Tensor:
@@ -282,7 +289,12 @@ class Block(Stage):
         self.drop_path = DropPath(drop_path)
 
     def run(
-        self, x: Tensor, window: Size | None = None, seen: Tensor | None = None, turns: Tensor | None = None
+        self,
+        x: Tensor,
+        window: Size | None = None,
+        seen: Tensor | None = None,
+        turns: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """Transform tokens (B, N, D) or a grid of them (B, h, w, D); with a window, attend within windows only.
 
@@ -294,13 +306,14 @@ class Block(Stage):
             window: Height and width of a window, in tokens; None for global attention.
             seen: Which tokens are attended to, (units, N) for the units within which they attend: images or windows.
             turns: Angles of the N tokens of a unit, as for `Attention`.
+            bias: What is added to the logits of the N tokens of a unit, as for `Attention`.
         """
-        x = x + self.drop_path(self.ls1(self._attend(self.norm1(x), window, seen, turns)))
+        x = x + self.drop_path(self.ls1(self._attend(self.norm1(x), window, seen, turns, bias)))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
-    def _attend(self, x: Tensor, window: Size | None, seen: Tensor | None, turns: Tensor | None) -> Tensor:
-        # kinds of attention of their own take tokens alone
-        context = () if seen is None and turns is None else (seen, turns)
+    def _attend(self, x: Tensor, window: Size | None, *context: Tensor | None) -> Tensor:
+        if all(one is None for one in context):
+            context = ()  # kinds of attention of their own take tokens alone
         if window is not None and x.dim() == 3:
             return self.attn(x.reshape(-1, window[0] * window[1], x.shape[2]), *context).reshape(x.shape)
         if window is None or window == (x.shape[1], x.shape[2]):

@@ -1,6 +1,7 @@
 """What every backbone promises, and the registry that makes them."""
 
 import math
+import re
 
 import pytest
 import timm
@@ -8,9 +9,10 @@ import torch
 import torchvision
 
 from geolearn.backbones import backbone as _backbone
-from geolearn.backbones import create_backbone, list_backbones, register_backbone
+from geolearn.backbones import create_backbone, describe_backbone, list_backbones, register_backbone
+from geolearn.backbones.catalog import find_record
 from geolearn.bands import Band, get_bands
-from geolearn.errors import BandError, UnknownNameError, WeightsError
+from geolearn.errors import BackboneError, BandError, UnknownNameError, WeightsError
 
 BANDS = (Band('red', 0.665, 'red'), Band('green', 0.56, 'green'), Band('blue', 0.49, 'blue'), Band('nir', 0.842, 'nir'))
 
@@ -140,6 +142,15 @@ def test_unknown_names_suggest_near_ones_over_all_libraries():
         create_backbone('mobilenet_v3_larg', BANDS)
     with pytest.raises(UnknownNameError, match=r"did you mean .*'resnet50'"):
         create_backbone('torchvision:resnet500', BANDS)
+
+
+@pytest.mark.parametrize('name', ['anysat', 'AnySat_base', 'alphaearth', 'AlphaEarth-Foundations'])
+def test_networks_that_are_not_there_say_what_to_take(name):
+    for ask in (lambda n: create_backbone(n, BANDS), describe_backbone):
+        with pytest.raises(BackboneError, match=r'(AnySat is not among|AlphaEarth is no backbone).*presto') as caught:
+            ask(name)
+    names = re.findall(r'[a-z]+_[a-z0-9_]*base', str(caught.value))
+    assert all(find_record(n) for n in [*names, 'presto'])
 
 
 def test_own_names_are_listed_and_other_libraries_on_request():

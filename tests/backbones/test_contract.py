@@ -39,6 +39,7 @@ TRANSFORMERS = [
     pytest.param(('terrafm_base_l1c', SMALL, S1), id='terrafm-radar'),
     pytest.param(('terramind_tiny', SMALL, S2), id='terramind'),
     pytest.param(('terramind_base', SMALL, S2 + S1), id='terramind-gated-two-sensors'),
+    pytest.param(('thor_tiny', SMALL, S2 + TEN[5:6] + S1), id='thor-two-resolutions'),
     pytest.param(('vit_nano', {}, S2), id='plain-vit'),
     pytest.param(('vit_tiny', {'sources': (WeightsSource('timm/test_vit', 'main', ''),)}, S2), id='timm'),
 ]

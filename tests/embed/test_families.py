@@ -30,6 +30,7 @@ FAMILIES = [
     ('terrafm_base', SMALL, S2),
     ('terramind_tiny', SMALL, S2),
     ('terramind_base', SMALL, S2 + S1),
+    ('thor_tiny', SMALL, S2 + S1),
     ('vit_nano', {}, S2),
     ('vit_tiny', {'sources': (WeightsSource('timm/test_vit', 'main', ''),)}, S2),
 ]
