@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -9,6 +10,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
+from rasterio.errors import CRSError
 
 from geolearn import data, device, errors
 from geolearn.arguments import check_names, format_call, record_arguments
@@ -27,12 +29,17 @@ from geolearn.chips.splits.split import Split
 from geolearn.classes import ClassInfo, ModelClasses
 from geolearn.normalize import Normalization, Normalize, check_normalize, choose_normalization
 from geolearn.raster import Dequantize
+from geolearn.raster.geobox import in_pixel_space
+from geolearn.raster.ground import pixel_side_m
 from geolearn.raster.nodata import check_nodata
 from geolearn.units import METERS
 
 log = logging.getLogger('geolearn')
 
 DEFAULT_BATCH_SIZE = 64
+
+SIZES_COMPARED = 64
+"""Of grids of chips that differ, so many are compared."""
 
 SAME_SIZE = 1.5
 """Pixel sizes of labels and images that differ by more than this factor contradict each other."""
@@ -303,6 +310,8 @@ def _choose_classes(
         raise
     if warning := taxonomy.unlabelled_warning(infos, counts):
         log.warning(warning)
+    if warning := taxonomy.apart_warning(chips.task, infos, counts):
+        log.warning(warning)
     if empty := taxonomy.empty_classes(chips.task, infos, counts):
         log.warning('%s; such classes cannot be learned, and have no metrics', empty)
     return _Classes(infos, ignored, choice.table.amounts([info.value for info in infos]) > 0, values), choice
@@ -393,11 +402,28 @@ def _normalization(choice: inputs.ChosenInput, dtype: str) -> Normalization | No
 
 
 def _tell_folders(chips: Collection) -> list[str]:
-    notes = chips.notes()
+    notes = [*chips.notes(), *_size_notes(chips.table)]
     folder = str(chips.folders[0].opened.folder)
     for note in notes:
         log.warning('%s', note if note.startswith(folder) else f'{folder}: {note}')
     return notes
+
+
+def _size_notes(table: ChipTable) -> list[str]:
+    """Say where pixels of chips differ in size on the ground, as of several sensors or latitudes in degrees."""
+    grids = np.column_stack([table.crs_indexes, table.transforms[:, [0, 1, 3, 4]].round(9)])
+    _, firsts = np.unique(grids, axis=0, return_index=True)
+    places = [table.geobox(position) for position in firsts[:: max(1, len(firsts) // SIZES_COMPARED)].tolist()]
+    sides = list[float]()
+    for box in places:
+        with suppress(CRSError):  # what PROJ does not know has no size in meters
+            sides += [side] if not in_pixel_space(box) and (side := pixel_side_m(box)) else []
+    if not sides or max(sides) <= SAME_SIZE * min(sides):
+        return []
+    return [
+        f'pixels of the chips measure {min(sides):.3g} to {max(sides):.3g} m on the ground, so that the same things '
+        'differ in size; bring them to one pixel size first (gdalwarp -tr) if they are of several sensors'
+    ]
 
 
 def _finder(chips: Collection, table: ChipTable) -> Callable[[int], str]:

@@ -12,9 +12,9 @@ import numpy as np
 from affine import Affine
 from rasterio.windows import Window
 
-from geolearn import data, errors, prepare
+from geolearn import data, errors, prepare, units
 from geolearn.arguments import check_names, format_call, record_arguments
-from geolearn.bands import Band, is_placeholder, match_bands
+from geolearn.bands import Band, get_bands, is_placeholder, match_bands
 from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.exporting import vector_labels
 from geolearn.chips.exporting.labels import feature_label, shown_name
@@ -23,7 +23,7 @@ from geolearn.chips.formats import OpenedFolder, in_memory
 from geolearn.chips.formats.styles import read_vector_style
 from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, check_target
 from geolearn.chips.meaning.augmentation import Transforms
-from geolearn.chips.meaning.bands import BandChoice, bad_bands
+from geolearn.chips.meaning.bands import BandChoice, bad_bands, warn_of_order
 from geolearn.chips.meaning.values import numbers_of, refuse_lossy, refuse_unlabelled
 from geolearn.chips.packing.collection import GivenChips
 from geolearn.chips.splits.divide import SplitChoice
@@ -50,6 +50,14 @@ from geolearn.raster.embeddings import check_dequantize, check_lengths, check_sa
 from geolearn.raster.nodata import check_nodata, valid_by_band
 from geolearn.raster.raster import Raster
 from geolearn.raster.reading import RasterPath
+from geolearn.raster.scaling import (
+    ADVICE,
+    Scaling,
+    check_same_scaling,
+    scaling_difference,
+    scaling_of,
+    scaling_text,
+)
 
 log = logging.getLogger('geolearn')
 
@@ -269,6 +277,7 @@ def from_rasters(
     check_dequantize(dequantize)
     chips, kinds, boxes, images = list[ChipSource](), set[bool](), list[GeoBox](), list[Raster]()
     embedded = list[EmbeddingProduct | None]()
+    samples, stated = list[units.Sample | None](), list[Scaling]()
     for number, (image, truth) in enumerate(pairs):
         vector = vector_labels.is_vector(truth, layer)
         with ExitStack() as stack:
@@ -315,6 +324,7 @@ def from_rasters(
                     )
                 given = _on_grid(lab, src.geobox, shown_name(image), str(truth), src.crs, align=align_labels)
                 numbers = target == 'values' if target else np.dtype(lab.dtypes[0]).kind == 'f'
+                stated += [scaling_of(lab)] if numbers else []
                 kinds.add(numbers)
                 if not numbers:
                     refuse_lossy(lab, f'labels {truth}')
@@ -345,11 +355,14 @@ def from_rasters(
             images.append(src)
             found = raster_bands(src)
             bad = bad_bands(src)
-        if number == 0:
-            first_bands, first_bad = found, bad
-        indexes = order_bands(
-            (pairs[0][0], image), (first_bands, found), named=bands is not None, dequantize=dequantize
-        )
+            if number == 0:
+                first_bands, first_bad = found, bad
+            indexes = order_bands(
+                (pairs[0][0], image), (first_bands, found), named=bands is not None, dequantize=dequantize
+            )
+            if len(pairs) > 1:
+                samples.append(units.sample_of(sample_pixels(src, indexes), shown_name(image), src.dtypes[0]))
+        check_same_scaling(images[0], src, indexes)
         check_same_product(embedded[0], embedded[-1], shown_name(pairs[0][0]), shown_name(image))
         if len(kinds) > 1:
             raise errors.ChipFolderError(
@@ -374,6 +387,10 @@ def from_rasters(
         raise errors.ChipFolderError(
             f'no window of {chip_size} pixels of {_shown_labels(pairs[0][1])} holds a label; pass a smaller chip_size'
         )
+    if isinstance(bands, str):
+        warn_of_order(get_bands(bands), first_bands, images[0].name)
+    units.check_same_units([sample for sample in samples if sample is not None], first_bands)
+    notes += _scaling_notes(images[0], stated, [truth for _, truth in pairs])
     for note in notes:
         log.warning(note)
     if by_polygon:
@@ -452,6 +469,21 @@ def _unite(known: dict[int, ClassInfo], found: Sequence[ClassInfo], number: str)
                 f'class {info.value} is called {other.name!r} and, in labels {number}, {info.name!r}: texts are '
                 'numbered in each layer apart; pass class_value_field= with a field of numbers, or one layer for all'
             )
+
+
+def _scaling_notes(image: Raster, stated: Sequence[Scaling], labels: Sequence[Any]) -> list[str]:
+    """Say which scales and offsets are not applied, and refuse labels of numbers that state different ones."""
+    for truth, scaling in zip(labels, stated):
+        if apart := scaling_difference(stated[0], scaling):
+            raise errors.ChipFolderError(
+                f'labels {labels[0]} and {truth} hold numbers of different units: they state {apart}; {ADVICE}'
+            )
+    notes = []
+    if text := scaling_text(scaling_of(image)):
+        notes.append(f'{image.name} states {text}, which are not applied; rasters to map must hold the same values')
+    if text := scaling_text(stated[0] if stated else ()):
+        notes.append(f'the labels state {text}, which are not applied; predictions will be in the stored units too')
+    return notes
 
 
 def _cutout(window: Window) -> Cutout:

@@ -320,6 +320,69 @@ def check_radar_scales(scales: Mapping[str, RadarScale | None]) -> None:
         )
 
 
+class Sample(NamedTuple):
+    """Where the pixels of a folder or a raster lie.
+
+    Args:
+        shown: What it is called in messages.
+        percentiles: Of each band, over valid pixels.
+        statistics: Of the same.
+        dtype: Stored dtype.
+    """
+
+    shown: str
+    percentiles: Percentiles
+    statistics: BandStatistics
+    dtype: str
+
+
+def sample_of(pixels: np.ndarray, shown: str, dtype: str) -> Sample | None:
+    """Return where pixels (bands, n) lie; None where there are none, or not finite ones."""
+    pixels = pixels.astype(np.float64)
+    pixels = pixels[:, np.isfinite(pixels).all(axis=0)]
+    found = find_percentiles(pixels)
+    if found is None:
+        return None
+    columns = (pixels.min(axis=1), pixels.max(axis=1), pixels.mean(axis=1), pixels.std(axis=1))
+    return Sample(shown, found, BandStatistics(*(tuple(column.tolist()) for column in columns)), dtype)
+
+
+def check_same_units(samples: Sequence[Sample], bands: Sequence[Band]) -> None:
+    """Refuse folders or rasters whose pixels are in units known to differ, such as decibels and linear power.
+
+    Args:
+        samples: Of each, the first one with the units that others must have.
+        bands: Of all of them, in order.
+
+    Raises:
+        ChipFolderError: If two differ.
+    """
+    if len(samples) < 2:
+        return
+    check_radar_scales({part.shown: radar_scale(part.percentiles, bands, dtype=part.dtype) for part in samples})
+    scales: dict[int, str] = {}
+    for part in samples:
+        scale = reflectance_scale(part.percentiles, bands, dtype=part.dtype)
+        if scale in (1, 1000, 10_000):
+            scales.setdefault(scale, part.shown)
+    if len(scales) > 1:
+        words = {1: 'as fractions of 1', 1000: 'as thousands (x 1000)', 10_000: 'as thousands (x 10000)'}
+        one, other = sorted(scales)[:2]
+        raise ChipFolderError(
+            f'{scales[one]} holds reflectance {words[one]} but {scales[other]} {words[other]}; '
+            'bring them to one scale first'
+        )
+    if any(band.is_radar for band in bands):
+        return
+    for part in samples[1:]:
+        comparison = compare_units(part.percentiles, samples[0].statistics, bands)
+        if comparison.far:
+            raise ChipFolderError(
+                f'{part.shown} is in other units than {samples[0].shown}: medians {comparison.table}. '
+                f'Bring them to one scale first{f" ({comparison.hint})" if comparison.hint else ""}'
+            )
+
+
 def reflectance_scale(percentiles: Percentiles, bands: Sequence[Band], *, dtype: str) -> int | None:
     """Recognize which stored value stands for a reflectance of 1, by where bright pixels of land or cloud lie.
 

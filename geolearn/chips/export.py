@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from geolearn import units
 from geolearn.arguments import check_call
 from geolearn.bands import Band, find_sensor, list_sensors
 from geolearn.chips.exporting import metadata, placement, run, vector_labels
@@ -22,6 +23,7 @@ from geolearn.raster.border import BorderCheck
 from geolearn.raster.embeddings import check_dequantize, check_lengths, check_one_product
 from geolearn.raster.images import check_image_format
 from geolearn.raster.nodata import can_hold, check_nodata
+from geolearn.raster.scaling import check_same_scaling
 
 log = logging.getLogger('geolearn')
 
@@ -182,6 +184,7 @@ def export_training_data(
     notes += vector_labels.sensor_notes(sensor, named, shown_name(scenes[0].raster), given=bool(bands))
     for scene in scenes:
         _check_same(scene.raster, scenes[0].raster, names, len(named), dequantize)
+    units.check_same_units([scene.sample for scene in scenes if scene.sample is not None], named)
     facts = metadata.ExportDescription(
         metadata_format,
         named,
@@ -205,6 +208,8 @@ def export_training_data(
 
 def _nodata_tag(src: Any, named: tuple[float, ...]) -> float | None:
     """Return the NoData value that chips declare: that of the raster, else one that the user named for all bands."""
+    if len({*map(repr, src.nodatavals)}) > 1:  # a file declares one value for all bands, so chips have masks
+        return None
     if src.nodata is not None or len(set(named)) != 1:
         found: float | None = src.nodata
         return found
@@ -220,6 +225,7 @@ class _Scene(NamedTuple):
     jobs: tuple[placement.Job, ...]
     border: BorderCheck
     dequantize: Dequantize | None = None
+    sample: units.Sample | None = None
 
 
 def _choose_task(metadata_format: str, target: Target, classes: Sequence[ClassInfo] | None) -> Task:
@@ -317,8 +323,8 @@ def _plan(
                 jobs = run.plan_jobs(src, options, features, areas, threads)
                 border = BorderCheck(shown_name(raster), nodata)
                 src.check_border(border)
-                sample_pixels(src, src.indexes)
-                scenes.append(_Scene(raster, bands, labels, jobs, border, dequantize))
+                seen = units.sample_of(sample_pixels(src, src.indexes), shown_name(raster), src.dtypes[0])
+                scenes.append(_Scene(raster, bands, labels, jobs, border, dequantize, seen))
             except placement.NothingThereError:
                 passed += 1
                 if passed == len(rasters):
@@ -345,6 +351,7 @@ def _check_same(
     opened = [open_raster(path, bands=names, quiet=True, dequantize=dequantize) for path in (raster, first)]
     with opened[0] as src, opened[1] as other:
         check_one_product([src, other])
+        check_same_scaling(other, src)
         if src.count != bands:
             raise ChipFolderError(f'{bands} bands are named but {shown_name(raster)} holds {src.count}')
         for what, found, wanted in (

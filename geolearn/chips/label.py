@@ -12,6 +12,7 @@ import numpy as np
 from geolearn.classes import ClassInfo
 from geolearn.errors import UnknownNameError
 from geolearn.raster import Dequantize, GeoBox
+from geolearn.raster.scaling import Scaling
 
 Target = Literal['classes', 'values', 'images']
 """What the pixels of label rasters are: values of classes, regression targets as they are, or images to predict."""
@@ -67,6 +68,8 @@ class Label:
         unlabelled: (height, width) bool, True where `raster` says nothing; None where it does everywhere.
         turned: (n, 5) float32 oriented boxes x, y, width, height, angle in the form le90, which may reach beyond the
             chip; or None. See `geolearn.oriented.geometry`.
+        place: Where the file of the label lies; None where it has no place, or is no raster.
+        scaling: Scale and offset that the file of numbers states.
         ignored: (n,) bool, True for objects that are neither to be detected nor background, such as DOTA's difficult
             ones; or None.
     """
@@ -79,6 +82,8 @@ class Label:
     unlabelled: np.ndarray | None = None
     turned: np.ndarray | None = None
     ignored: np.ndarray | None = None
+    place: GeoBox | None = None
+    scaling: Scaling = ()
 
 
 BOX_TASKS = frozenset({Task.OBJECTS, Task.ORIENTED, Task.INSTANCES, Task.PANOPTIC})

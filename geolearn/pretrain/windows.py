@@ -24,6 +24,7 @@ from geolearn.normalize import Normalize
 from geolearn.raster import GeoBox, KeptRasters, open_raster, raster_bands, read_window, require_place
 from geolearn.raster.raster import Raster
 from geolearn.raster.reading import RasterPath
+from geolearn.raster.scaling import check_same_scaling
 
 LEAST_VALID = 0.5
 """Share of valid pixels that a window should have."""
@@ -125,6 +126,7 @@ def window_data(
             found, bad = raster_bands(src), bad_bands(src)
             opened.append((src, found, bad))
             indexes.append(sources.order_bands((rasters[0], path), (opened[0][1], found), named=bands is not None))
+            check_same_scaling(opened[0][0], src, indexes[-1])
             cells += [(number, cell) for cell in _cells(src.shape, chip_size)]
     radar = _radar_bands(_name_bands(bands, opened[0][1]), options)
     order = rng.permutation(len(cells))

@@ -83,6 +83,32 @@ def _worst_shift(first: GeoBox, other: GeoBox) -> tuple[float, float]:
     return worst
 
 
+ELSEWHERE_PX = 0.5
+"""Images of one chip that lie farther apart than this show different ground, or other pixels of it."""
+
+
+def in_pixel_space(box: GeoBox) -> bool:
+    """Whether a transform only counts pixels, from the top down or the bottom up: no place on the ground."""
+    t, height = box.transform, box.shape[0]
+    return (t.a, t.b, t.c, t.d) == (1, 0, 0, 0) and (t.e, t.f) in {(1, 0), (-1, 0), (-1, height)}
+
+
+def corner_shift(first: GeoBox, other: GeoBox) -> float:
+    """Return by how many pixels of the first raster the corners of two lie apart, whatever their pixel sizes.
+
+    0 where one has no place, or only one of them names a CRS.
+    """
+    if in_pixel_space(first) or in_pixel_space(other) or (first.crs is None) != (other.crs is None):
+        return 0.0
+    inverse, (height, width) = ~first.transform, first.shape
+    shifts = [0.0]
+    for down, across in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        corner = other.crop(down * other.shape[0], across * other.shape[1], (0, 0)).transform
+        shifts.append(abs(inverse.a * corner.c + inverse.b * corner.f + inverse.c - across * width))
+        shifts.append(abs(inverse.d * corner.c + inverse.e * corner.f + inverse.f - down * height))
+    return max(shifts)
+
+
 def require_same_grid(first: GeoBox, other: GeoBox) -> None:
     """Refuse two dates of a place whose pixels do not lie on each other.
 

@@ -13,6 +13,7 @@ from geolearn.raster.border import BorderCheck
 from geolearn.raster.geobox import MISFIT_PX, GeoBox, same_crs, same_grid
 from geolearn.raster.nodata import compact, valid_in_all_bands
 from geolearn.raster.raster import Raster, RasterView
+from geolearn.raster.scaling import ADVICE, product_difference, scaling_difference, scaling_of
 
 
 class _Taps(NamedTuple):
@@ -186,6 +187,7 @@ class Mosaic(Raster):
         self.numbered, self.dequantized = first.numbered, first.dequantized
         self.rescaled = any(raster.rescaled for raster in rasters)
         self.stated = first.stated
+        self.product_offset = first.product_offset
 
     def tags(self, index: int = 0, ns: str | None = None) -> Mapping[str, str]:
         """Return metadata of the first raster, without what is true of one file only."""
@@ -272,6 +274,9 @@ def _check_fits(first: Raster, other: Raster) -> None:
     elif any(names) and any(other_names) and names != other_names:
         problems.append(f'band names {names} and {other_names}')
         advice.append('pass bands= with one name for each band if they are the same bands')
+    if apart := scaling_difference(scaling_of(first), scaling_of(other)) or product_difference(first, other):
+        problems.append(f'values of different units, {apart}')
+        advice.append(ADVICE)
     if not same_crs(first.geobox.crs, other.geobox.crs):
         problems.append(f'CRS {first.crs} and {other.crs}')
     # repr: NaN is NoData too, and differs from itself

@@ -76,6 +76,8 @@ class Raster:
         """How stored codes of embeddings were made vectors; see `geolearn.raster.embeddings`."""
         self.rescaled = False
         """Whether values are those of a STAC item's scale and offset, and no longer as they are stored."""
+        self.product_offset: float | None = None
+        """What the product's metadata add to stored values before they are divided; None where they do not say."""
         self.code_dtype = ''
         """Type of the codes that values follow from one by one, which take less memory; empty where there are none."""
 
@@ -202,6 +204,7 @@ class RasterView(Raster):
         self.files, self.driver = raster.files, raster.driver
         self.stated, self.numbered = raster.stated, raster.numbered
         self.dequantized, self.rescaled = raster.dequantized, raster.rescaled
+        self.product_offset = raster.product_offset
 
     def colormap(self, index: int) -> Mapping[int, tuple[int, int, int, int]]:
         """Return the colors of the source."""

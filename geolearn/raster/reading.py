@@ -21,6 +21,7 @@ from geolearn.raster.item_raster import open_item
 from geolearn.raster.mosaic import BandStack, Mosaic, ResampledRaster, covers_same_ground
 from geolearn.raster.nodata import compact, valid_in_all_bands
 from geolearn.raster.raster import NoData, OpenFiles, Raster, place_names
+from geolearn.raster.scaling import Scaling, scaling_of
 from geolearn.raster.scene import find_scene, image_files, is_quality, name_files, read_name, sensor_of
 from geolearn.raster.stac import is_stac, read_items
 from geolearn.raster.warp import bring_to_one_grid
@@ -218,6 +219,7 @@ def _open_folder(folder: Path, files: _Files, bands: list[str] | None, nodata: N
         sensor=scene.sensor,
         declared=scene.nodata,
     )
+    stack.product_offset = scene.offset
     log.log(
         files.level, '%s: a scene of %s bands: %s', folder, stack.count, ', '.join(file.name for file in scene.files)
     )
@@ -581,13 +583,20 @@ def read_stack(
     Raises:
         RasterError: If a file cannot be read, or several files do not cover the same ground.
     """
+    return read_stated_stack(paths, dequantize=dequantize)[:3]
+
+
+def read_stated_stack(
+    paths: Sequence[Path], *, dequantize: Dequantize | None = None
+) -> tuple[np.ndarray, np.ndarray | None, geobox.GeoBox, Scaling]:
+    """Read an image as `read_stack` does, with the scale and offset that files state of each band."""
     if len(paths) == 1:
         with open_raster(paths[0], chip=True, dequantize=dequantize) as src:
             pixels, masks = read_window_masks(src, Window(0, 0, src.width, src.height), src.indexes)
-            return pixels, masks, raster_geobox(src)
+            return pixels, masks, raster_geobox(src), scaling_of(src)
     place = _finest(paths)
-    planes, masks = zip(*(_read_resampled(path, place) for path in paths))
-    return np.stack(planes), compact(np.stack(masks)), place
+    planes, masks, stated = zip(*(_read_resampled(path, place) for path in paths))
+    return np.stack(planes), compact(np.stack(masks)), place, sum(stated, ())
 
 
 def _finest(paths: Sequence[Path]) -> geobox.GeoBox:
@@ -619,8 +628,8 @@ def _place_text(path: Path, box: geobox.GeoBox) -> str:
     return f'{path} covers {box.bounds} in {box.shape[1]}x{box.shape[0]} pixels of {width:g} x {height:g}'
 
 
-def _read_resampled(path: Path, place: geobox.GeoBox) -> tuple[np.ndarray, np.ndarray]:
+def _read_resampled(path: Path, place: geobox.GeoBox) -> tuple[np.ndarray, np.ndarray, Scaling]:
     with open_raster(path, chip=True) as src:
         aligned = src if geobox.same_grid(src.geobox, place) else ResampledRaster(src, place)
         pixels, masks = read_window_masks(aligned, Window(0, 0, aligned.width, aligned.height), [1])
-        return pixels[0], np.ones(place.shape, bool) if masks is None else masks[0]
+        return pixels[0], np.ones(place.shape, bool) if masks is None else masks[0], scaling_of(src)

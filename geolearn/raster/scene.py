@@ -38,12 +38,14 @@ class Scene(NamedTuple):
         sensor: Whose they are.
         nodata: Value that the product declares as NoData but its files do not, or None.
         note: How stored values become the product's units, or None.
+        offset: What is added to stored values before they are divided, or None where the product does not say.
     """
 
     files: tuple[BandFile, ...]
     sensor: str | None
     nodata: float | None = None
     note: str | None = None
+    offset: float | None = None
 
 
 _S2 = re.compile(r'(?:^|[_\-. ])(B(?:0[1-9]|1[0-2]|8A))(?:_(10|20|60)m)?$', re.IGNORECASE)
@@ -153,8 +155,8 @@ def find_scene(folder: Path, bands: Sequence[str] | None = None) -> Scene:
         found = [BandFile(path, name) for path, name in zip(images, named)]
     files = _choose(_of_one_scene(found, folder), folder, bands)
     sensor = sensor_of([file.path for file in files])
-    nodata, note = _product_facts(folder, files)
-    return Scene(files, sensor, nodata, note)
+    nodata, note, offset = _product_facts(folder, files)
+    return Scene(files, sensor, nodata, note, offset)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -221,27 +223,30 @@ def _is_left_out(file: BandFile) -> bool:
     return file.name.startswith('ST_') or (file.name == 'B8' and match[1][2:] in ('07', '08', '09'))
 
 
-def _product_facts(folder: Path, files: Sequence[BandFile]) -> tuple[float | None, str | None]:
-    """Read what the product states of its values: its NoData value, and a sentence for people."""
+def _product_facts(folder: Path, files: Sequence[BandFile]) -> tuple[float | None, str | None, float | None]:
+    """Read what the product states of its values: its NoData value, a sentence for people, and its offset."""
     landsat = _LANDSAT.match(files[0].path.stem)
     if landsat and any(file.path.stem.upper().rpartition('_SR_')[1] for file in files):
-        return 0, (
+        note = (
             'Landsat Collection 2 surface reflectance is stored value * 0.0000275 - 0.2; bands are taken as '
             'stored. A model that was trained on reflectance maps them with scale=0.0000275, offset=-0.2'
         )
+        return 0, note, None
     metadata = _metadata_file(folder)
     if metadata is None:
-        return (0, None) if sensor_of([file.path for file in files]) == find_sensor('sentinel-2') else (None, None)
+        is_sentinel = sensor_of([file.path for file in files]) == find_sensor('sentinel-2')
+        return 0 if is_sentinel else None, None, None
     offset, quantification = _sentinel_values(metadata)
-    if quantification is None:
-        return 0, None
+    if quantification is None or offset is None:
+        return 0, None, None
     if not offset:
-        return 0, f'Sentinel-2 reflectance is stored value / {quantification:g}'
-    return 0, (
+        return 0, f'Sentinel-2 reflectance is stored value / {quantification:g}', 0.0
+    note = (
         f'this Sentinel-2 product (baseline 04.00 or later) states an offset of {offset:g}: reflectance is '
         f'(stored value {offset:+g}) / {quantification:g}. Bands are taken as stored; a model that '
         f'was trained on older products maps them with scale=1, offset={offset:g}'
     )
+    return 0, note, offset
 
 
 def _metadata_file(folder: Path) -> Path | None:
@@ -254,7 +259,7 @@ def _metadata_file(folder: Path) -> Path | None:
 
 
 def _sentinel_values(path: Path) -> tuple[float | None, float | None]:
-    """Return the offset and the divisor of a product's values, None where its metadata cannot be read."""
+    """Return the offset (0 where none is stated) and the divisor of a product's values, None where not known."""
     try:
         if path.stat().st_size > METADATA_BYTES:
             return None, None
@@ -270,4 +275,6 @@ def _sentinel_values(path: Path) -> tuple[float | None, float | None]:
         ]
     except (OSError, ElementTree.ParseError, ValueError):
         return None, None
-    return (offsets.pop() if len(offsets) == 1 else None), (divisors[0] if divisors and divisors[0] > 0 else None)
+    return (None if len(offsets) > 1 else next(iter(offsets), 0.0)), (
+        divisors[0] if divisors and divisors[0] > 0 else None
+    )

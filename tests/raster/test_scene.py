@@ -167,6 +167,14 @@ def safe(save, folder, *, offset=None):
     return folder
 
 
+def test_products_before_and_after_baseline_0400_are_no_mosaic(tmp_path, save):
+    folders = [
+        safe(save, tmp_path / f'S2A_{year}.SAFE', offset=offset) for year, offset in ((2021, None), (2022, -1000))
+    ]
+    with pytest.raises(RasterError, match='values of different units, offsets 0 and -1000'), open_raster(folders):
+        pass
+
+
 def test_a_safe_product_is_a_scene_of_its_finest_bands_without_masks(tmp_path, save, caplog):
     folder = safe(save, tmp_path / 'S2A_MSIL2A_20220601.SAFE', offset=-1000)
     with open_raster(folder) as src:

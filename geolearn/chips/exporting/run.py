@@ -28,7 +28,7 @@ from geolearn.chips.formats.writing import ChipFile
 from geolearn.chips.label import Label
 from geolearn.chips.meaning.values import named_nodata
 from geolearn.errors import ChipFolderError
-from geolearn.raster import Dequantize, GeoBox, open_raster, raster_geobox, read_window
+from geolearn.raster import Dequantize, GeoBox, open_raster, raster_geobox, read_window_masks
 from geolearn.raster.border import BorderCheck
 from geolearn.raster.images import SUFFIXES, write_image
 from geolearn.raster.nodata import valid_in_all_bands
@@ -155,11 +155,16 @@ class ChipWriter:
             compress=self._compress,
             nodata=self._nodata,
             band_names=[band.name for band in self.facts.bands],
-            mask=valid if self._needs_mask(pixels, valid) else None,
+            mask=valid if self._image_format == 'TIFF' and self._needs_mask(pixels, valid) else None,
         )
         tally.add_chip((image, *self._format.write(chip, label)), metadata.band_statistics(pixels, mask), geobox)
         side_x, side_y = geobox.resolution
         self._count(tally, label, features, side_x * side_y)
+
+    @property
+    def nodata(self) -> float | None:
+        """NoData value that the images declare."""
+        return self._nodata
 
     @property
     def count(self) -> int:
@@ -189,9 +194,15 @@ class ChipWriter:
 
     def _needs_mask(self, pixels: np.ndarray, valid: np.ndarray | None) -> bool:
         """Whether neither a NoData value nor NaN shows which pixels are invalid."""
-        if valid is None or self._nodata is not None or self._image_format != 'TIFF':
+        if valid is None or self._nodata is not None:
             return False
         return pixels.dtype.kind != 'f' or bool(np.isfinite(pixels[:, ~valid]).all(axis=0).any())
+
+    def marks(self, pixels: np.ndarray, valid: np.ndarray) -> bool:
+        """Whether an image can say which of its pixels are invalid; only TIFFs hold a mask, and JPEG changes values."""
+        if self._image_format == 'JPEG':
+            return False
+        return self._image_format == 'TIFF' or not self._needs_mask(pixels, valid)
 
     def _count(
         self, tally: metadata.Tally, label: Label, features: tuple[np.ndarray, np.ndarray] | None, cell_area: float
@@ -211,7 +222,8 @@ class ChipWriter:
 
     def _finish(self) -> None:
         if not self._tally.rows:
-            raise ChipFolderError(f'no chip was written to {self.folder}: no tile holds both image and label')
+            why = '; '.join(self._notes) or 'no tile holds both image and label'
+            raise ChipFolderError(f'no chip was written to {self.folder}: {why}')
         self._format.finish()
         texts = metadata.metadata_texts(
             self.facts,
@@ -367,7 +379,7 @@ def _feature_cutouts(
 
 WITHOUT_DATA = 'chips without any valid pixel were left out'
 
-PARTLY_WITHOUT_DATA = 'chips with invalid pixels were left out, as JPEG cannot mark them; use TIFF to keep them'
+PARTLY_WITHOUT_DATA = 'chips with invalid pixels were left out, as {0} cannot mark them; use TIFF to keep them'
 
 FEW_CHIPS = 500
 """Fewer are cut without a progress bar."""
@@ -515,12 +527,14 @@ class Export:
 
     def _read(self, src: Any, lab: Any, window: tuple[int, int, int, int]) -> _Read:
         row, col, height, width = window
-        pixels, mask = read_window(src, Window(col, row, width, height), src.indexes)
+        pixels, masks = read_window_masks(src, Window(col, row, width, height), src.indexes)
         if self.nodata:
-            shared = [] if mask is None else [mask]
-            mask = valid_in_all_bands(named_nodata(pixels, shared, self.nodata, len(pixels), str(src.name)))
-            if mask is not None and src.nodata is not None:
-                pixels[:, ~mask] = src.nodata  # chips declare one value only
+            shared = [] if masks is None else [masks]
+            masks = named_nodata(pixels, shared, self.nodata, len(pixels), str(src.name))
+        mask = valid_in_all_bands(masks)
+        if mask is not None and self.writer.nodata is not None:
+            # chips declare one value only, and neither a mask nor other values of single bands
+            np.copyto(pixels, np.array(self.writer.nodata, pixels.dtype), where=~masks)
         return _Read(pixels, mask, self.labels.values(lab, window, mask))
 
     def _make_chip(self, cutout: placement.Cutout, found: _Read, skipped: Counter[str]) -> _Chip | None:
@@ -530,8 +544,8 @@ class Export:
         if mask is not None and not mask.any():
             skipped[WITHOUT_DATA] += 1
             return None
-        if mask is not None and self.options.image_format == 'JPEG':
-            skipped[PARTLY_WITHOUT_DATA] += 1
+        if mask is not None and not self.writer.marks(turned(found.pixels, cutout), mask):
+            skipped[PARTLY_WITHOUT_DATA.format(self.options.image_format)] += 1
             return None
         values = None if found.values is None else turned(found.values, cutout)
         truth = self.labels.truth(cutout, mask, values, self.options)

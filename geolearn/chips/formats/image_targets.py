@@ -13,6 +13,7 @@ from geolearn.chips.label import ChipSource, Label, Listing, Task
 from geolearn.chips.meaning.values import as_numbers
 from geolearn.errors import ChipFolderError, RasterError
 from geolearn.raster import GeoBox, open_raster, read_stack
+from geolearn.raster.reading import read_stated_stack
 
 MOST_TIMES = 16
 """Finer pixels are no targets of this world."""
@@ -104,7 +105,7 @@ def read_image_target(path: Path, shape: tuple[int, int], unlabelled: tuple[floa
         RasterError: If the file cannot be read.
         ChipFolderError: If its size does not fit, it is over `MOST_TIMES` times finer, or pixels are no real numbers.
     """
-    pixels, masks, _ = read_stack([path])
+    pixels, masks, place, scaling = read_stated_stack([path])
     times = max(1, round(pixels.shape[1] / shape[0]))
     if pixels.shape[1:] != (shape[0] * times, shape[1] * times):
         require_shape(path, pixels.shape[1:], shape)
@@ -114,7 +115,7 @@ def read_image_target(path: Path, shape: tuple[int, int], unlabelled: tuple[floa
             'coarser, or take finer images'
         )
     planes = _as_planes(pixels, masks, path, unlabelled)
-    return Label(raster=planes if len(planes) > 1 or times > 1 else planes[0])
+    return Label(raster=planes if len(planes) > 1 or times > 1 else planes[0], place=place, scaling=scaling)
 
 
 def read_fine_image(path: Path, times: int, shape: tuple[int, int], unlabelled: tuple[float, ...] = ()) -> Label:

@@ -107,7 +107,8 @@ def read_panoptic(
         ChipFolderError: If a file does not fit the image.
     """
     classes = tiles.read_class_raster(label, shape, unlabelled)
-    return replace(rcnn.read_instances(files, shape), raster=classes.raster, unlabelled=classes.unlabelled)
+    objects = rcnn.read_instances(files, shape)
+    return replace(objects, raster=classes.raster, unlabelled=classes.unlabelled, place=classes.place)
 
 
 class PanopticWriter(tiles.ClassifiedWriter):

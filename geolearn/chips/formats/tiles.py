@@ -18,7 +18,8 @@ from geolearn.chips.formats.content import FolderContent, has_class_folders, vis
 from geolearn.chips.label import ChipSource, Label, Listing, Target, Task, read_no_label
 from geolearn.chips.meaning.values import as_classes, as_numbers, refuse_lossy
 from geolearn.errors import ChipFolderError, RasterError
-from geolearn.raster import open_raster, read_stack, read_window
+from geolearn.raster import open_raster, read_window
+from geolearn.raster.reading import read_stated_stack
 
 
 def is_classified_tiles(content: FolderContent) -> bool:
@@ -136,9 +137,10 @@ def read_class_raster(path: Path, shape: tuple[int, int], unlabelled: tuple[floa
                 f'label {path} holds {src.count} bands; a label raster has one band of class values. Where its colors '
                 'stand for classes, write a number for each color into one band first'
             )
+        place = src.geobox
     require_shape(path, pixels.shape[1:], shape)
     values, unknown = as_classes(pixels[0], mask, unlabelled, f'label {path}')
-    return Label(raster=values, unlabelled=unknown)
+    return Label(raster=values, unlabelled=unknown, place=place)
 
 
 def require_shape(path: Path, found: tuple[int, ...], shape: tuple[int, int]) -> None:
@@ -372,8 +374,9 @@ def read_value_raster(path: Path, shape: tuple[int, int], unlabelled: tuple[floa
         ChipFolderError: If it has several bands or another size than the image, or holds complex numbers or ones
             that float32 cannot hold.
     """
-    pixels, masks, _ = read_stack([path])
+    pixels, masks, place, scaling = read_stated_stack([path])
     if len(pixels) != 1:
         raise ChipFolderError(f'label {path} holds {len(pixels)} bands; a raster of regression targets has one')
     require_shape(path, pixels.shape[1:], shape)
-    return Label(raster=as_numbers(pixels[0], None if masks is None else masks[0], f'label {path}', unlabelled))
+    numbers = as_numbers(pixels[0], None if masks is None else masks[0], f'label {path}', unlabelled)
+    return Label(raster=numbers, place=place, scaling=scaling)

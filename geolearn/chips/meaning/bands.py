@@ -1,7 +1,9 @@
 """Decide what the chips' bands and statistics are, from metadata and pixels; never by guessing."""
 
+import logging
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from geolearn import errors, statistics
 from geolearn.bands import Band, get_bands, is_placeholder, match_bands, resolve_bands, unique_names
 from geolearn.chips import emd, label
 from geolearn.raster import open_raster, raster_bands, tag_wavelengths_um
+
+log = logging.getLogger('geolearn')
 
 BandChoice = str | Sequence[str | Band] | None
 
@@ -42,6 +46,9 @@ def name_bands(
         bands = _given_bands(given, metadata)
         if len(bands) != count:
             raise errors.BandError(f'bands= names {len(bands)} bands but the chips hold {count} ({first})')
+        if chip:
+            with suppress(errors.ChipFolderError, errors.BandError):
+                warn_of_order(bands, name_bands(None, metadata, listing, first, count), str(first))
         return bands
     if listing.band_names is not None and len(listing.band_names) == count:
         return resolve_bands(unique_names(listing.band_names), sensor=listing.sensor)
@@ -58,6 +65,30 @@ def name_bands(
         numbered = unique_names(names)
         return resolve_bands(numbered, sensor=metadata.sensor, stored_wavelengths_um=stored, tag_wavelengths_um=tagged)
     return own
+
+
+def warn_of_order(given: Sequence[Band], own: Sequence[Band], shown: str) -> None:
+    """Warn where the user names the bands that a file names too, in another order: one of the two is wrong.
+
+    Args:
+        given: What the user says that the bands are.
+        own: What the file says.
+        shown: The file, for messages.
+    """
+    if len(given) != len(own) or any(is_placeholder(band.name) for band in own):
+        return
+    try:
+        order = match_bands(own, given)
+    except errors.BandError:
+        return
+    if order != sorted(order):
+        log.warning(
+            'bands= says that the bands of %s are %s, in this order, but the file calls them %s; if the file is right, '
+            'leave bands= out or pass the names in its order',
+            shown,
+            ', '.join(band.name for band in given),
+            ', '.join(band.name for band in own),
+        )
 
 
 def _of_one_date(bands: tuple[Band, ...], stated: Sequence[str], count: int, first: Path) -> tuple[Band, ...]:

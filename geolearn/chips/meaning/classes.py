@@ -247,6 +247,29 @@ def unlabelled_warning(infos: Sequence[classes.ClassInfo], counts: Mapping[int, 
     )
 
 
+USUAL_UNLABELLED = (255, 65535)
+"""Label values that often mean "not labelled" where nothing says so."""
+
+
+def apart_warning(task: Task, infos: Sequence[classes.ClassInfo], counts: Mapping[int, int]) -> str | None:
+    """Return what to warn of where a nameless class has the value that often means "not labelled", far above others.
+
+    Of two values, as in masks of 0 and 255, both are classes.
+    """
+    if task not in RASTER_TASKS:
+        return None
+    for info in infos:
+        others = [value for value in counts if value != info.value]
+        apart = len(others) > 1 and max(others) < info.value // 2
+        if info.value in USUAL_UNLABELLED and counts.get(info.value) and info.name == str(info.value) and apart:
+            return (
+                f'label value {info.value} ({counts[info.value] / sum(counts.values()):.1%} of pixels) is trained as a '
+                f'class, and the others lie in {min(others)}..{max(others)}; pass unlabelled=[{info.value}] if it '
+                'means not labelled'
+            )
+    return None
+
+
 def class_notes(task: Task, infos: Sequence[classes.ClassInfo], counts: Mapping[int, int]) -> list[str]:
     """Tell about value 0 and about classes that do not occur."""
     notes, total = [], sum(counts.values())
@@ -255,6 +278,8 @@ def class_notes(task: Task, infos: Sequence[classes.ClassInfo], counts: Mapping[
             f'label value 0 ({counts[0] / total:.1%} of pixels) is trained as class {classes.UNLABELLED.name!r}; '
             'pass ignore_classes=[0] if it means unlabelled'
         )
+    if apart := apart_warning(task, infos, counts):
+        notes.append(apart)
     if empty := empty_classes(task, infos, counts):
         notes.append(empty)
     return notes

@@ -22,6 +22,7 @@ from geolearn.chips.packing.table import ChipTable
 from geolearn.classes import ClassInfo
 from geolearn.raster import Dequantize, EmbeddingProduct, find_product, open_raster
 from geolearn.raster.embeddings import check_dequantize, difference, name_product
+from geolearn.raster.scaling import ADVICE, Scaling, scaling_difference, scaling_of
 
 
 @dataclass(frozen=True)
@@ -194,37 +195,13 @@ class Collection:
 
     def _check_units(self, bands: Sequence[Band]) -> None:
         """Refuse folders whose pixels are in units known to differ, such as decibels and linear power."""
-        if len(self.folders) == 1:
-            return
-        radar: dict[str, units.RadarScale | None] = {}
-        scales: dict[int, Path] = {}
-        others: dict[Path, units.UnitsComparison] = {}
-        first = self.folders[0].store.table.statistics()
-        for part in self.folders:
+        samples = []
+        for part in self.folders if len(self.folders) > 1 else ():
             table = part.store.table
-            found = table.percentiles()
-            if found is None:
-                continue
-            radar[str(part.opened.folder)] = units.radar_scale(found, bands, dtype=table.dtype)
-            scale = units.reflectance_scale(found, bands, dtype=table.dtype)
-            if scale in (1, 1000, 10_000):
-                scales.setdefault(scale, part.opened.folder)
-            comparison = units.compare_units(found, first, bands) if first.mean else None
-            if comparison is not None and comparison.far and not any(band.is_radar for band in bands):
-                others[part.opened.folder] = comparison
-        units.check_radar_scales(radar)
-        if len(scales) > 1:
-            words = {1: 'as fractions of 1', 1000: 'as thousands (x 1000)', 10_000: 'as thousands (x 10000)'}
-            one, other = sorted(scales)[:2]
-            raise errors.ChipFolderError(
-                f'{scales[one]} holds reflectance {words[one]} but {scales[other]} {words[other]}; '
-                'bring them to one scale first'
-            )
-        for folder, comparison in others.items():
-            raise errors.ChipFolderError(
-                f'{folder} is in other units than {self.folders[0].opened.folder}: medians {comparison.table}. '
-                f'Bring them to one scale first{f" ({comparison.hint})" if comparison.hint else ""}'
-            )
+            found, statistics = table.percentiles(), table.statistics()
+            if found is not None and statistics.mean:
+                samples.append(units.Sample(str(part.opened.folder), found, statistics, table.dtype))
+        units.check_same_units(samples, bands)
 
     def notes(self) -> list[str]:
         """Say what was picked, left out or is odd, folder by folder; several folders are named."""
@@ -383,6 +360,14 @@ def _check_alike(listed: Sequence[OpenedFolder]) -> None:
             )
 
 
+def _scaling(part: OpenChips) -> Scaling:
+    """Return what the first image of a folder states of its values."""
+    if part.first.read_image is not None:
+        return ()
+    with open_raster(part.first.image, chip=True) as src:
+        return scaling_of(src)
+
+
 def _check_fit(first: OpenChips, other: OpenChips) -> None:
     here, there = first.opened, other.opened
     a, b = first.store.table, other.store.table
@@ -396,6 +381,10 @@ def _check_fit(first: OpenChips, other: OpenChips) -> None:
         raise errors.ChipFolderError(
             f'the images to predict in {here.folder} have {a.target_bands} bands, {a.target_times} times as fine, and '
             f'those in {there.folder} {b.target_bands} bands, {b.target_times} times; folders must have the same'
+        )
+    if apart := scaling_difference(_scaling(first), _scaling(other)):
+        raise errors.ChipFolderError(
+            f'{here.folder} and {there.folder} hold values of different units: they state {apart}; {ADVICE}'
         )
     one, two = a.statistics(), b.statistics()
     if a.dtype != b.dtype and one.mean and two.mean:

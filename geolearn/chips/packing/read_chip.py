@@ -12,8 +12,11 @@ from geolearn.chips.meaning.values import named_nodata
 from geolearn.chips.packing.table import ChipTable
 from geolearn.errors import ChipFolderError
 from geolearn.oriented.geometry import mask_rectangle
-from geolearn.raster import GeoBox, read_stack
+from geolearn.raster import GeoBox
+from geolearn.raster.geobox import ELSEWHERE_PX, corner_shift
 from geolearn.raster.nodata import valid_in_all_bands
+from geolearn.raster.reading import read_stated_stack
+from geolearn.raster.scaling import ADVICE, Scaling, scaling_difference
 from geolearn.statistics import RunningStatistics, count_values
 
 
@@ -22,7 +25,7 @@ class Chip(NamedTuple):
 
     `pixels` is (channels, height, width) in the stored dtype, where a channel is a band of one date and channels of one
     date lie together; `mask` is (channels, height, width) or (1, height, width), True where valid, or None where
-    everything is; `dates` is their number.
+    everything is; `dates` is their number, and `scaling` what the files of the first date state of their values.
     """
 
     pixels: np.ndarray
@@ -30,6 +33,7 @@ class Chip(NamedTuple):
     label: Label
     geobox: GeoBox
     dates: int = 1
+    scaling: Scaling = ()
 
 
 def read_chip(source: ChipSource) -> Chip:
@@ -40,10 +44,10 @@ def read_chip(source: ChipSource) -> Chip:
         ChipFolderError: If dates, or image and label, do not fit together, or a label makes no sense.
     """
     if source.read_image is None:
-        images = [read_stack(files, dequantize=source.dequantize) for files in source.dates]
+        images = [read_stated_stack(files, dequantize=source.dequantize) for files in source.dates]
     else:
-        images = [source.read_image()]
-    pixels, mask, geobox = images[0]
+        images = [(*source.read_image(), ())]
+    pixels, mask, geobox, scaling = images[0]
     if len(pixels) % source.dates_in_file:
         raise ChipFolderError(
             f'{source.image} holds {len(pixels)} bands, which cannot be those of {source.dates_in_file} dates; '
@@ -51,7 +55,7 @@ def read_chip(source: ChipSource) -> Chip:
         )
     if pixels.dtype.kind == 'c':
         raise ChipFolderError(f'{source.image} holds {pixels.dtype} numbers; export amplitude, or power in dB')
-    for (other, _, _), files in zip(images[1:], source.dates[1:]):
+    for (other, _, place, stated), files in zip(images[1:], source.dates[1:]):
         if other.dtype != pixels.dtype:
             raise ChipFolderError(
                 f'{files[0]} holds {other.dtype} pixels but {source.image} {pixels.dtype}; '
@@ -62,18 +66,33 @@ def read_chip(source: ChipSource) -> Chip:
                 f'{files[0]} is {_shape_text(other)} but {source.image} is {_shape_text(pixels)}; '
                 'all dates of a chip must have the same bands and size'
             )
+        if (shift := corner_shift(geobox, place)) > ELSEWHERE_PX:
+            raise ChipFolderError(
+                f'{files[0]} lies {shift:.4g} pixels from {source.image}; all dates of a chip must show the same '
+                'ground: warp them to one grid (gdalwarp -t_srs -te -tr), or correct the place that one of them states'
+            )
+        if apart := scaling_difference(scaling, stated):
+            raise ChipFolderError(
+                f'{source.image} and {files[0]} hold values of different units: they state {apart}; {ADVICE}'
+            )
     if len(images) > 1:
         pixels, mask = np.concatenate([image[0] for image in images]), _join_masks(images)
     if source.nodata:
         bands = len(pixels) // (len(source.dates) * source.dates_in_file)
         mask = named_nodata(pixels, [] if mask is None else [mask], source.nodata, bands, str(source.image))
     label = source.read_label(geobox.shape)
+    if label.place is not None and (shift := corner_shift(geobox, label.place)) > ELSEWHERE_PX:
+        raise ChipFolderError(
+            f'{source.labels[0] if source.labels else "the label"} lies {shift:.4g} pixels from its image '
+            f'{source.image}: {label.place.transform[:6]} and {geobox.transform[:6]}; warp it to the grid of the image '
+            '(gdalwarp -r near -t_srs -te -tr), or correct the place that one of them states (gdal_edit.py -a_ullr)'
+        )
     if label.raster is not None:
         label = replace(label, raster=_storable(label.raster, source, geobox.shape))
     elif label.masks is not None and label.turned is None:
         rectangles = [mask_rectangle(mask) for mask in label.masks]
         label = replace(label, turned=np.array(rectangles, np.float32).reshape(-1, 5))
-    return Chip(pixels, mask, label, geobox, len(images) * source.dates_in_file)
+    return Chip(pixels, mask, label, geobox, len(images) * source.dates_in_file, scaling)
 
 
 def _shape_text(pixels: np.ndarray) -> str:
@@ -81,10 +100,12 @@ def _shape_text(pixels: np.ndarray) -> str:
     return f'{width}x{height} pixels of {bands} bands'
 
 
-def _join_masks(images: list[tuple[np.ndarray, np.ndarray | None, GeoBox]]) -> np.ndarray | None:
-    if all(mask is None for _, mask, _ in images):
+def _join_masks(images: list[tuple[np.ndarray, np.ndarray | None, GeoBox, Scaling]]) -> np.ndarray | None:
+    if all(image[1] is None for image in images):
         return None
-    return np.concatenate([np.broadcast_to(True if mask is None else mask, image.shape) for image, mask, _ in images])
+    return np.concatenate(
+        [np.broadcast_to(True if mask is None else mask, pixels.shape) for pixels, mask, *_ in images]
+    )
 
 
 def _storable(raster: np.ndarray, source: ChipSource, shape: tuple[int, int]) -> np.ndarray:
@@ -130,6 +151,8 @@ class ChipStatistics:
         skipped: Why something in the label was left out.
         target_bands: Bands of the numbers in the label raster.
         target_times: Pixels of them for each of the chip, down and across.
+        scaling: What the files of the image state of their values.
+        target_scaling: What the label raster states of its numbers.
     """
 
     geobox: GeoBox
@@ -148,6 +171,8 @@ class ChipStatistics:
     skipped: tuple[str, ...]
     target_bands: int = 1
     target_times: int = 1
+    scaling: Scaling = ()
+    target_scaling: Scaling = ()
 
 
 def measure_chip(chip: Chip, *, sampled: int) -> ChipStatistics:
@@ -193,6 +218,8 @@ def measure_chip(chip: Chip, *, sampled: int) -> ChipStatistics:
         chip.label.skipped,
         1 if planes is None else len(planes),
         times,
+        chip.scaling,
+        chip.label.scaling,
     )
 
 

@@ -31,6 +31,7 @@ from geolearn.chips.packing.read_chip import (
 from geolearn.chips.packing.table import ChipTable, join_tables
 from geolearn.files import atomic_write
 from geolearn.raster import many_files
+from geolearn.raster.scaling import ADVICE, scaling_difference
 
 CACHE_VARIABLE = 'GEOLEARN_CACHE'
 
@@ -316,6 +317,15 @@ def _check_alike(facts: ChipStatistics, source: ChipSource, first: ChipStatistic
             f'times as fine, and that from {source.image} {facts.target_bands} bands, {facts.target_times} times; '
             'export one set'
         )
+    for what, here, there in (
+        ('', first.scaling, facts.scaling),
+        ('the labels of ', first.target_scaling, facts.target_scaling),
+    ):
+        if apart := scaling_difference(here, there):
+            raise errors.ChipFolderError(
+                f'{what}{first_source.image} and {source.image} hold values of different units: they state {apart}; '
+                f'{ADVICE}'
+            )
     if facts.dtype != first.dtype:
         raise errors.ChipFolderError(
             f'{first_source.image} holds {first.dtype} pixels but {source.image} {facts.dtype}; their units differ, '

@@ -8,6 +8,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from geolearn.raster import GeoBox
+from geolearn.raster.geobox import in_pixel_space
 
 FAR_OUT = 1e9
 """No map has coordinates beyond this, in metres, feet or degrees."""
@@ -46,7 +47,7 @@ def find_footprints(geoboxes: Sequence[GeoBox]) -> Footprints:
     crs, index = _merge_spellings([box.crs for box in geoboxes])
     groups = np.array([index[box.crs] for box in geoboxes], np.int64)
     real = (np.abs(bounds) < FAR_OUT).all(axis=1) & (bounds[:, 0] < bounds[:, 2]) & (bounds[:, 1] < bounds[:, 3])
-    placed = real & ~np.array([_in_pixel_space(box) for box in geoboxes], bool)
+    placed = real & ~np.array([in_pixel_space(box) for box in geoboxes], bool)
     return Footprints(bounds, np.where(placed, groups, -1), crs)
 
 
@@ -130,12 +131,6 @@ def _cells(boxes: np.ndarray, side: float) -> np.ndarray:
 def _keys(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
     # one number for each cell; where two cells meet in one number, more boxes are compared and nothing is wrong
     return columns * 1_000_003 + rows
-
-
-def _in_pixel_space(box: GeoBox) -> bool:
-    """Whether a transform only counts pixels, from the top down or the bottom up: no place on the ground."""
-    t, height = box.transform, box.shape[0]
-    return (t.a, t.b, t.c, t.d) == (1, 0, 0, 0) and (t.e, t.f) in {(1, 0), (-1, 0), (-1, height)}
 
 
 def _merge_spellings(found: Sequence[str | None]) -> tuple[tuple[str | None, ...], dict[str | None, int]]:

@@ -133,6 +133,27 @@ def test_pixels_that_only_a_mask_makes_invalid_are_labelled_with_nothing(tmp_pat
     assert read_chips(out)[0].label.tolist() == [[0, 1], [1, 1]]
 
 
+def test_what_a_mask_beside_a_nodata_value_makes_invalid_stays_invalid(tmp_path, save, labels):
+    path = save(tmp_path / 'tagged.tif', IMAGE, nodata=1)
+    mask = np.full((6, 8), 255, np.uint8)
+    mask[:, :4] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, 'r+') as dst:
+        dst.write_mask(mask)
+    (chip,) = read_chips(export_training_data(path, labels, tmp_path / 'out', tile_size=6, start_index=0))
+    assert not chip.mask[:, :4].any()
+    assert chip.mask[:, 4:].all()
+
+
+def test_chips_with_a_mask_that_their_format_cannot_hold_are_left_out(tmp_path, save, labels):
+    path = save(tmp_path / 'bytes.tif', IMAGE.astype(np.uint8))
+    mask = np.full((6, 8), 255, np.uint8)
+    mask[:, 7] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, 'r+') as dst:
+        dst.write_mask(mask)
+    out = export_training_data(path, labels, tmp_path / 'png', tile_size=2, image_format='PNG')
+    assert len(list((out / 'images').glob('*.png'))) == 9
+
+
 def test_nodata_of_the_labels_means_unlabelled(tmp_path, save, image):
     label = LABEL.copy()
     label[0, 0] = 255
