@@ -168,6 +168,8 @@ class Model(ABC):
     """Whether a prediction needs data at every date, as change does; else one date is enough."""
     forward_takes_targets: ClassVar[bool] = False
     """Whether the network takes the targets too, as detectors do that sample proposals by them."""
+    keeps_statistics: ClassVar[bool] = False
+    """Whether batch norms of a pretrained backbone keep its statistics: those of a few images are poor."""
     graph_output: ClassVar[GraphOutput] = 'classes'
     """What the network's output is, for programs that run its exported graph."""
     trains_by_epochs: ClassVar[bool] = True
@@ -253,6 +255,7 @@ class Model(ABC):
         """Set every attribute: the one way to a model, new or loaded."""
         if data is not None:
             require_task(data, spec.model, self.tasks)
+        network.keeps_statistics = self.keeps_statistics and spec.pretrained
         self.spec, self.network, self.data = spec, network, data
         self.history = history.History()
         self.evaluation: history.Evaluation | None = None

@@ -153,6 +153,9 @@ class ObjectDetector(base.Model):
     Images keep their size and their bands; torchvision's resizing and its mean of three bands take no part. Chips
     without objects train too: they show background.
 
+    Batch norms of a pretrained backbone normalize by the statistics of its pretraining while it is trained, as in
+    torchvision and detectron2: batches of detectors hold too few images for their own. Scale and shift are trained.
+
     Args:
         data: From `prepare_data`.
         backbone: Such as ``'dofa_base'`` or ``'resnet50'``; see `geolearn.list_backbones`. None takes the class's own.
@@ -198,6 +201,7 @@ class ObjectDetector(base.Model):
         ),
     )
     forward_takes_targets = True
+    keeps_statistics = True
     architecture: ClassVar[DetectorArchitecture]
     """What makes this detector different from the others."""
     default_backbone: ClassVar[str] = 'resnet50'

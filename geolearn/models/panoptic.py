@@ -88,6 +88,7 @@ class PanopticModel(base.Model):
         'maps segments', ('.tif', '.tiff'), (*base.TILE_OPTIONS, 'threshold', 'nms_overlap', 'overlap', 'outline')
     )
     forward_takes_targets = True
+    keeps_statistics = True
     default_backbone: ClassVar[str] = 'resnet50'
     head_options: ClassVar[type[HeadOptions | Mask2FormerOptions]] = RCNNOptions
     network: PanopticNetwork

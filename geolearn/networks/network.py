@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -59,11 +60,22 @@ class Network(nn.Module):
         self.backbone = backbone
         normalize.keeps_missing = backbone.takes_missing
         self.layer_decay: float | None = None
+        self.keeps_statistics = False
+        """Whether batch norms of the trunk normalize by their running statistics in training too, and leave them."""
 
     @property
     def normalize(self) -> Normalize:
         """The first layer."""
         return self.normalise
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or evaluation; batch norms of the trunk stay in evaluation with `keeps_statistics`."""
+        super().train(mode)
+        if mode and self.keeps_statistics:
+            for module in self.backbone.trunk.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def adapt(self, adaptation: Adaptation) -> None:
         """Freeze parts of the backbone and put in low-rank updates; once, after weights are loaded.

@@ -36,6 +36,12 @@ def trained(square_chips, tmp_path_factory):
     return model, model.fit(4, lr=6e-4, checkpoint=False).history.epochs
 
 
+@pytest.fixture(scope='module')
+def bundle(trained, tmp_path_factory):
+    """The bundle of that model."""
+    return trained[0].save(tmp_path_factory.mktemp('bundle') / 'squares.dlpk')
+
+
 def test_bright_squares_are_learned_in_seconds(trained):
     model, rows = trained
     assert model.average_precision_score(mean=True) > 0.8
@@ -45,7 +51,7 @@ def test_bright_squares_are_learned_in_seconds(trained):
     assert {'objectness', 'proposals', 'classes', 'boxes'} <= rows[-1].keys()
 
 
-def test_squares_of_a_raster_come_out_as_features(trained, save, tmp_path):
+def test_squares_of_a_raster_come_out_as_features(trained, bundle, save, tmp_path):
     model, _ = trained
     rng = np.random.default_rng(1)
     image = rng.normal(60, 12, (3, 200, 230))
@@ -61,7 +67,7 @@ def test_squares_of_a_raster_come_out_as_features(trained, save, tmp_path):
     assert np.allclose(sorted(found), sorted(box[:2] for box in boxes), atol=3)
     assert set(frame['Class']) == {'white'}
     assert (frame['Confidence'] >= 50).all()
-    again = load_model(model.save(tmp_path / 'squares.dlpk'))
+    again = load_model(bundle)
     other = geopandas.read_file(again.detect_objects(path, tmp_path / 'again.gpkg', tile_size=96, resolution=2))
     assert other.geometry.equals(frame.geometry)
     found = model.predict(path, augment=True, resolution=2)
@@ -69,11 +75,28 @@ def test_squares_of_a_raster_come_out_as_features(trained, save, tmp_path):
     assert found.names == ('white',) * 4
 
 
-def test_a_saved_detector_carries_its_scores(trained, tmp_path):
+def test_a_saved_detector_carries_its_scores(trained, bundle):
     model, _ = trained
-    loaded = load_model(model.save(tmp_path / 'squares.dlpk'))
+    loaded = load_model(bundle)
     assert loaded.evaluation.metrics['ap50'] == pytest.approx(model.average_precision_score(mean=True))
     assert {name.rpartition('/')[2] for name in loaded.evaluation.figures} >= {'show_results.png'}
+
+
+def test_batch_norms_of_a_pretrained_backbone_keep_its_statistics(trained, bundle):
+    model, _ = trained
+    tuned = FasterRCNN(model.data, 'resnet18', head=FEW, weights=bundle)
+    before = {name: value.clone() for name, value in tuned.network.named_buffers()}
+    network = tuned.network.train()
+    images, objects = next(iter(model.data.train_dl))
+    tuned.make_loss()(network(images, objects)).backward()
+    norms = [module for module in network.backbone.trunk.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert network.training
+    assert norms
+    assert all(norm.weight.grad.any() and not norm.training for norm in norms)
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+    # from random weights there is nothing to keep
+    assert all(module.training for module in model.network.train().modules())
+    model.network.eval()
 
 
 def test_targets_that_cannot_be_written_are_refused_first(trained, save, tmp_path):
