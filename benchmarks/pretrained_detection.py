@@ -35,7 +35,7 @@ from geolearn.networks.detection.architecture import RCNNOptions
 BACKBONE = 'timm:tf_efficientnet_lite0'
 MODELS: dict[str, type[ObjectDetector]] = {'trees': FasterRCNN, 'buildings': MaskRCNN}
 STARTS = {'random': 'random weights', 'imagenet': 'ImageNet'}
-EPOCHS = {'trees': 7, 'buildings': 6}
+EPOCHS = {'trees': 7, 'buildings': 4}
 RESIZE_TO: dict[str, int | None] = {'trees': None, 'buildings': 128}
 LR, SEEDS = 1e-3, (0, 1, 2)
 HEAD = RCNNOptions(
