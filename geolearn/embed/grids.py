@@ -14,7 +14,7 @@ from geolearn.embed.zones import pool_zones
 from geolearn.inference import map_progress, mapping, reading, tiles
 from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.plan import Blend
-from geolearn.inference.targets import check_target
+from geolearn.inference.targets import check_target, claim_target
 
 StoredType = Literal['float32', 'float16']
 """How the numbers of vectors are stored."""
@@ -279,6 +279,7 @@ def write_zones(
     tiling = options.tiling(encoder)
     encoder = encoder.cutting(tiling)
     with ExitStack() as stack:
+        stack.enter_context(claim_target(dst))
         (source,) = reading.open_dates(src, encoder.spec, replace(read, resolution=options.resolution), stack)
         return pool_zones(
             encoder,

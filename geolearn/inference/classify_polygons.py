@@ -352,6 +352,7 @@ def classify_polygons(
     device = choose_device(options.device)
     network.to(device).eval()
     with ExitStack() as stack:
+        stack.enter_context(targets.claim_target(target))
         sources = reading.open_dates(raster, spec, read, stack)
         enter_scene(stack, spec, network, sources, read)
         outlines = _without_area(pixel_outlines(frame, sources[0].box), options)

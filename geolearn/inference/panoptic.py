@@ -24,7 +24,7 @@ from geolearn.inference.mapping import MapRequest, map_request
 from geolearn.inference.merging import TileDetections
 from geolearn.inference.placing import merge_tiles
 from geolearn.inference.resume import open_checkpoint
-from geolearn.inference.targets import check_target
+from geolearn.inference.targets import check_target, claim_target
 from geolearn.networks.detection.panoptic import MergeOptions, drop_small
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
@@ -84,7 +84,11 @@ def map_panoptic(
     stuff = [info for index, info in enumerate(spec.class_infos) if index not in set(things)]
     free = next(value for value in range(65536) if value not in {info.value for info in spec.class_infos})
     encoding = ClassEncoding([*stuff, ClassInfo(free, 'thing', (0, 0, 0))])
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix='.geolearn-panoptic-') as folder:
+    with (
+        claim_target(target),
+        claim_target(layer),
+        tempfile.TemporaryDirectory(dir=target.parent, prefix='.geolearn-panoptic-') as folder,
+    ):
         mapped = map_request(spec, classes, encoding, replace(request.map, dst=Path(folder, 'classes.tif')))
         detect = replace(request.detect, dst=Path(folder, 'objects.gpkg'), overwrite=True)
         found, box = _detect(spec, objects, detect)

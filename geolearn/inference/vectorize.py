@@ -13,7 +13,7 @@ from geolearn.chips.formats.styles import read_raster_style, styled_classes
 from geolearn.classes import ClassInfo
 from geolearn.inference.merging import TOLERANCE, Outline, plainer, polygonal
 from geolearn.inference.polygonize import PixelPolygons, polygonize
-from geolearn.inference.targets import check_target
+from geolearn.inference.targets import check_target, claim_target
 from geolearn.inference.vectors import LayerWriter, areas, check_vector_target, layer_sidecars, place_geometry
 from geolearn.raster import GeoBox, open_raster, qml, read_window, require_place
 
@@ -80,6 +80,7 @@ def vectorize_map(
         raise ValueError(f"outline must be 'exact', 'simplified' or 'orthogonal', got {outline!r}")
     target = check_target(map, check_vector_target(dst), overwrite=overwrite)
     with ExitStack() as stack:
+        stack.enter_context(claim_target(target))
         src = stack.enter_context(open_raster(map))
         index = _class_band(src, band)
         require_place(src)

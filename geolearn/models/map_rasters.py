@@ -14,7 +14,7 @@ from geolearn.inference import area, cluster, lines, map_progress, mapping, read
 from geolearn.inference.encoding import Encoding, Output, ProbabilityType
 from geolearn.inference.engines import Engine
 from geolearn.inference.plan import Blend, choose_share
-from geolearn.inference.targets import check_target
+from geolearn.inference.targets import check_target, claim_target
 from geolearn.inference.vectors import check_vector_target
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import Dequantize
@@ -308,7 +308,7 @@ def predict_lines(
     options = lines.LineOptions(threshold, min_length, simplify, bridge, most_width)
     chosen = lines.choose_line_bands(self.spec.class_infos, classes, self._lines())
     target = check_target(src, check_vector_target(dst), overwrite=overwrite, layers=[aoi])
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix='.geolearn-lines-') as folder:
+    with claim_target(target), tempfile.TemporaryDirectory(dir=target.parent, prefix='.geolearn-lines-') as folder:
         mapped = self.predict_raster(
             src,
             Path(folder, 'probabilities.tif'),

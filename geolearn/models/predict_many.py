@@ -14,6 +14,7 @@ from geolearn.bundle import SUFFIX
 from geolearn.inference import cluster
 from geolearn.inference.catalog import MANIFEST, Manifest, Scene, SceneResult, file_state, list_scenes
 from geolearn.inference.resume import weights_digest
+from geolearn.inference.targets import find_source
 from geolearn.networks.spec import ModelSpec
 
 log = logging.getLogger('geolearn')
@@ -96,7 +97,7 @@ def predict_many(
 
     Raises:
         ArgumentError: If there is no such option.
-        RasterError: If the catalog lists no scene.
+        RasterError: If the catalog lists no scene, or a map would replace a raster of the catalog.
         CheckpointError: If the folder holds maps of another model or of other options, or another process writes it.
     """
     return map_catalog(self, catalog, folder, options or {}, overwrite=overwrite, client=client)
@@ -125,7 +126,7 @@ def map_catalog(
 
     Raises:
         ArgumentError: If there is no such option.
-        RasterError: If the catalog lists no scene.
+        RasterError: If the catalog lists no scene, or a map would replace a raster of the catalog.
         CheckpointError: If the folder holds maps of another model or of other options, or another process writes it.
     """
     given = dict(options)
@@ -139,6 +140,12 @@ def map_catalog(
             same['options'] = {**given, 'aoi': type(area).__name__}
     with Manifest(folder, scenes, model.raster_use.suffixes[0], same, anew=overwrite) as manifest:
         missing = manifest.missing()
+        found = find_source([scene.source for scene in scenes], map(manifest.target, missing))
+        if found is not None:
+            raise errors.RasterError(
+                f'{found.target} is a raster of this catalog, and would be the map of a scene of that name; write the '
+                'maps to another folder'
+            )
         if kept := len(scenes) - len(missing):
             log.info('%s of %s scenes are mapped already', kept, len(scenes))
         work = Work(manifest, given, overwrite)

@@ -203,6 +203,8 @@ def find_marker(pixels: np.ndarray) -> float | None:
     """
     if pixels.dtype.kind == 'u':
         return None
+    if pixels.dtype == np.float16:  # which none of them fits into
+        pixels = pixels.astype(np.float32)
     others = pixels[~np.isin(pixels, MARKERS)]
     if len(np.unique(others)) < LEAST_VALUES:
         return None

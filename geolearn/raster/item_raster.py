@@ -9,6 +9,7 @@ from rasterio.windows import Window
 from geolearn.errors import RasterError
 from geolearn.raster.acquisition import TAG
 from geolearn.raster.mosaic import BandStack
+from geolearn.raster.nodata import check_nodata
 from geolearn.raster.raster import NoData, OpenFiles, Raster
 from geolearn.raster.stac import AssetBand, Item
 
@@ -22,11 +23,16 @@ class StatedRaster(Raster):
         raster: The file.
         bands: What is stated of each of its bands.
         time: When it was taken, empty where that is not stated.
+
+    Raises:
+        RasterError: If values that are scaled are complex.
     """
 
     def __init__(self, raster: Raster, bands: Sequence[AssetBand], *, time: str = '') -> None:
         self._raster, self._bands, self._time = raster, tuple(bands), time
         self._scaled = any((band.scale, band.offset) != (1.0, 0.0) for band in bands)
+        if self._scaled:
+            raster.require_real()
         super().__init__(
             raster.name,
             raster.geobox,
@@ -63,8 +69,9 @@ class StatedRaster(Raster):
             out = np.empty(stored.shape, np.float32)
         for plane, values, index in zip(out, stored, indexes):
             band = self._bands[index - 1]
-            np.multiply(values, band.scale, out=plane, casting='unsafe')
-            plane += np.float32(band.offset)
+            with np.errstate(over='ignore', invalid='ignore'):  # what float32 cannot hold is no data
+                np.multiply(values, band.scale, out=plane, casting='unsafe')
+                plane += np.float32(band.offset)
         return out, mask
 
     def close(self) -> None:
@@ -92,6 +99,7 @@ def open_item(item: Item, files: OpenFiles, *, bands: Sequence[str] | None, noda
     if wanted is not None:
         assets = tuple(asset for asset in assets if any(band in asset.bands for band in wanted))
     rasters: list[Raster] = []
+    stored: list[str] = []
     for asset in assets:
         declared = next((band.nodata for band in asset.bands if band.nodata is not None), None)
         raster = files.open(asset.href, nodata=nodata, declared=declared)
@@ -100,7 +108,9 @@ def open_item(item: Item, files: OpenFiles, *, bands: Sequence[str] | None, noda
                 f'{item.name} states {len(asset.bands)} bands of {asset.href}, which holds {raster.count}; correct the '
                 'item, or pass the files themselves'
             )
+        stored += raster.dtypes
         rasters.append(StatedRaster(raster, asset.bands, time=item.time))
+    check_nodata([nodata] * len(stored), stored, f'the item {item.name}')
     listed = [band for asset in assets for band in asset.bands]
     stack = BandStack(rasters, [band.name for band in listed], sensor=item.sensor)
     scaled = {(band.scale, band.offset) for band in listed} - {(1.0, 0.0)}

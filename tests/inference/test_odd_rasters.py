@@ -1,19 +1,22 @@
 """Rasters of every kind are mapped or refused in words: places, types, missing values, sizes, targets."""
 
+import os
 import shutil
 from collections import namedtuple
 
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from affine import Affine
 from brighter import Brighter
 
 from geolearn import export_training_data, from_rasters, prepare_data
 from geolearn.errors import RasterError
+from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.mapping import MapOptions, map_raster
-from geolearn.inference.targets import check_target
+from geolearn.inference.targets import check_target, claim_target
 from geolearn.inference.tiles import ReadOptions, TilingOptions
 from geolearn.raster import open_raster
 
@@ -148,6 +151,85 @@ def test_missing_pixels_come_out_as_nodata(save, tmp_path, run, kind):
     assert ((found == 0) == ~valid).all()
 
 
+def tiles_of(save, folder, pixels, place, **profile):
+    """Two files side by side, or above each other."""
+    rows, cols = pixels.shape[1:]
+    cuts = ((0, slice(0, 20)), (20, slice(20, rows))) if cols == 1 else ((0, slice(0, 25)), (25, slice(25, cols)))
+    paths = []
+    for number, (start, part) in enumerate(cuts):
+        shift = Affine.translation(0, start) if cols == 1 else Affine.translation(start, 0)
+        cut = pixels[:, part] if cols == 1 else pixels[:, :, part]
+        paths.append(store(save, folder / f'tile{number}.tif', cut, transform=place @ shift, **profile))
+    return paths
+
+
+def bands_of(save, folder, pixels, place, **profile):
+    """A file for each band."""
+    return [
+        save(folder / f'{name}.tif', plane[None], transform=place, crs='EPSG:32631', names=(name,), **profile)
+        for name, plane in zip(('Red', 'Green'), pixels)
+    ]
+
+
+def item_of(save, folder, pixels, place, nodata=None, **stated):
+    """A STAC item, which states NoData and scale."""
+    bands = {'raster:bands': [{**stated, **({} if nodata is None else {'nodata': nodata})}]}
+    files = bands_of(save, folder, pixels, place)
+    assets = {path.stem: {'href': str(path), 'type': 'image/tiff', **bands} for path in files}
+    return {'type': 'Feature', 'id': 'x', 'properties': {}, 'assets': assets}
+
+
+def array_of(save, folder, pixels, place, nodata=None):
+    """A DataArray with coordinates of the middles of pixels, of which the map takes its place."""
+    (rows, cols), t = pixels.shape[1:], place
+    coords = {'y': t.f + t.e * (np.arange(rows) + 0.5), 'x': t.c + t.a * (np.arange(cols) + 0.5)}
+    stated = {'crs': 'EPSG:32631', 'long_name': ('Red', 'Green'), **({} if nodata is None else {'_FillValue': nodata})}
+    return xr.DataArray(pixels, coords, ('band', 'y', 'x'), attrs=stated)
+
+
+SOURCES = {
+    'tiles': tiles_of,
+    'bands': bands_of,
+    'a folder': lambda save, folder, *given, **profile: (tiles_of(save, folder, *given, **profile), folder)[1],
+    'an item': item_of,
+    'a scaled item': lambda *given, **stated: item_of(*given, **stated, scale=2.0, offset=1.0),
+    'an array': array_of,
+}
+
+
+@pytest.mark.parametrize('kind', list(SOURCES))
+def test_other_sources_are_as_odd_as_files(save, tmp_path, run, kind):
+    def find(pixels, place=UTM, read=None, **profile):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        found, dst = run(SOURCES[kind](save, folder, pixels, place, **profile), **(read or {}))
+        assert dst.transform.almost_equals(place)
+        return found
+
+    small, lacking = PIXELS.astype(np.int16), np.zeros(EXPECTED.shape, bool)
+    assert (find(small, Affine(10, 0, 500000, 0, 10, 3000000)) == EXPECTED).all()
+    for dtype in ('int8', 'uint64', 'float64'):
+        assert (find(PIXELS.astype(dtype)) == EXPECTED).all()
+    assert (find(small[:, :, :1]) == EXPECTED[:, :1]).all()
+    odd = PIXELS.astype(np.float32)
+    for band, row, col, value in ((0, 3, 4, np.nan), (1, 5, 6, np.inf), (0, 7, 8, -np.inf), (1, 9, 9, -3.4028235e38)):
+        odd[band, row, col], lacking[row, col] = value, True
+    assert (find(odd) == np.where(lacking, 0, EXPECTED)).all()
+    marked = np.where(lacking, 99, small).astype(np.int16)
+    for options in ({'nodata': 99}, {'read': {'nodata': 99}}):
+        assert (find(marked, **options) == np.where(lacking, 0, EXPECTED)).all()
+    with pytest.raises(RasterError, match='complex64 numbers, which no network takes'):
+        find(PIXELS.astype(np.complex64))
+    with pytest.raises(RasterError, match='whole numbers from -32768 to 32767'):
+        find(small, read={'nodata': 0.5})
+    with pytest.raises(RasterError, match='share no pixel'):
+        find(small, read={'area': AreaOfInterest(bbox=(0, 0, 10, 10))})
+
+
+def test_half_floats_in_memory_are_mapped(save, tmp_path, run):
+    assert (run(array_of(save, tmp_path, PIXELS.astype(np.float16), UTM))[0] == EXPECTED).all()
+
+
 @pytest.mark.parametrize('part', [np.s_[:, :1, :], np.s_[:, :, :1], np.s_[:, :1, :1]], ids=['row', 'column', 'pixel'])
 def test_rasters_of_one_row_or_column_are_mapped(save, tmp_path, run, part):
     found, _ = run(store(save, tmp_path / 'a.tif', PIXELS[part].astype(np.int16)))
@@ -163,7 +245,7 @@ def test_a_map_that_the_disk_cannot_hold_is_refused_before_the_start(save, tmp_p
     assert not (tmp_path / 'map.tif').exists()
 
 
-def test_no_source_is_overwritten(save, tmp_path):
+def test_no_source_is_overwritten(save, tmp_path, monkeypatch):
     tiles = [
         store(
             save,
@@ -176,21 +258,45 @@ def test_no_source_is_overwritten(save, tmp_path):
     folder = tmp_path / 'tiles'
     folder.mkdir()
     (folder / 'link.tif').symlink_to(tiles[1])
-    (tmp_path / 'all.vrt').write_text(
-        '<VRTDataset rasterXSize="50" rasterYSize="40"><VRTRasterBand dataType="Int16" band="1"><SimpleSource>'
-        '<SourceFilename relativeToVRT="1">b.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
-        '</VRTRasterBand></VRTDataset>'
-    )
-    item = {
-        'type': 'Feature',
-        'id': 'x',
-        'properties': {},
-        'assets': {'a': {'href': str(tiles[1]), 'type': 'image/tiff'}},
-    }
+    (folder / 'about.json').write_text('{}')
+    os.link(tiles[1], tmp_path / 'hard.tif')
+    for name, inner in (('all', 'b.tif'), ('outer', 'all.vrt')):
+        (tmp_path / f'{name}.vrt').write_text(
+            '<VRTDataset rasterXSize="50" rasterYSize="40"><VRTRasterBand dataType="Int16" band="1"><SimpleSource>'
+            f'<SourceFilename relativeToVRT="1">{inner}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+            '</VRTRasterBand></VRTDataset>'
+        )
+    items = [
+        {'type': 'Feature', 'id': 'x', 'properties': {}, 'assets': {'a': {'href': str(path), 'type': 'image/tiff'}}}
+        for path in (tiles[1], tmp_path / 'outer.vrt')
+    ]
+    array = xr.DataArray(np.zeros((2, 2)), dims=('y', 'x'))
+    array.encoding['source'] = str(tiles[1])
     before = tiles[1].read_bytes()
-    for source in (tiles, [tiles], folder, tmp_path / 'all.vrt', item, [tmp_path / 'a.tif', [folder]]):
+    monkeypatch.chdir(tmp_path)
+    named = f'GTIFF_DIR:1:{tiles[1]}', f'file://{tiles[1]}', '/vsisubfile/0_,b.tif', 'hard.tif', array, items
+    several = tiles, [tiles], folder, tmp_path / 'all.vrt', 'outer.vrt', [tmp_path / 'a.tif', [folder]]
+    for source in (*several, *items, *named):
         for target in (tiles[1], folder / 'link.tif'):
             with pytest.raises(RasterError, match='is the raster to map|takes its pixels from'):
                 check_target(source, target, overwrite=True)
     assert tiles[1].read_bytes() == before
     assert check_target(tiles, tmp_path / 'c.tif', overwrite=False) == tmp_path / 'c.tif'
+    assert check_target(folder, tiles[0], overwrite=True) == tiles[0]
+    with pytest.raises(RasterError, match='is a layer that this run reads'):
+        check_target(tiles[0], tiles[1], overwrite=True, layers=[None, 'hard.tif'])
+    xr.Dataset({'a': array}).to_zarr(tmp_path / 'a.zarr', zarr_format=2)
+    for source in ('a.zarr', xr.open_zarr('a.zarr'), xr.open_zarr('a.zarr', chunks=None)):
+        with pytest.raises(RasterError, match=r'a\.zarr is (the raster to map|a file that the Dataset takes)'):
+            check_target(source, tmp_path / 'a.zarr', overwrite=True)
+
+
+def test_two_runs_without_a_journal_do_not_write_one_file(tmp_path):
+    with (
+        claim_target(tmp_path / 'a.gpkg'),
+        claim_target(tmp_path / 'b.gpkg'),
+        pytest.raises(RasterError, match='another run is writing .*a.gpkg; wait for it, or write to another file'),
+        claim_target(tmp_path / 'a.gpkg'),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from dataclasses import replace
 from datetime import datetime
 
@@ -137,6 +138,13 @@ def test_what_no_scene_could_be_mapped_with_is_said_at_once(model, folder, tmp_p
     with pytest.raises(RasterError, match='is the folder of the scenes; write the maps to another folder'):
         model.predict_many(folder, folder)
     assert not (tmp_path / 'maps').exists()
+    # the map of the first scene would be a file of the second
+    (folder / 'tiles').mkdir()
+    scenes = [folder / 'a.tif', [folder / 'b.tif', shutil.copy(folder / 'a.tif', folder / 'tiles' / 'a.tif')]]
+    before = (folder / 'tiles' / 'a.tif').read_bytes()
+    with pytest.raises(RasterError, match=r'a\.tif is a raster of this catalog, and would be the map of a scene'):
+        model.predict_many(scenes, folder / 'tiles', overwrite=True)
+    assert (folder / 'tiles' / 'a.tif').read_bytes() == before
 
 
 def test_regression_and_change_are_mapped_too(make_spec, folder, tmp_path):
