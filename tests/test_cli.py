@@ -113,12 +113,15 @@ def test_info_describes_models_folders_and_rasters(bundle, scene_chips, scene_fi
     main(['info', str(bundle)])
     assert capsys.readouterr().out.startswith('DeepLab on test_resnet: ')
     main(['info', str(scene_chips)])
-    assert 'ChipData: ' in capsys.readouterr().out
+    said, warned = capsys.readouterr()
+    assert 'ChipData: ' in said
+    assert 'pass --ignore-classes 0' in said, 'as the commands call it that train'
+    assert not warned, 'what is printed is not said twice'
     main(['info', str(scene_files[0])])
     out = capsys.readouterr().out
     assert '128 x 128 pixels, 10 bands of uint16, NoData 0' in out
     assert 'EPSG:32633' in out
-    assert '10 x 10 map units' in out
+    assert '10 x 10 m\n' in out
     assert '  band     B02 (0.49 µm, blue)\n' in out
 
 
@@ -137,7 +140,7 @@ def test_info_describes_any_file_in_plain_words(bundle, scene_files, save, tmp_p
     for name in ('B02.tif', 'B03.tif'):
         save(tmp_path / 'scene' / name, np.ones((1, 4, 4), np.uint16), transform=Affine(10, 0, 0, 0, -10, 0), crs=32632)
     for name, *said in (
-        ('v.gpkg', 'a vector file of 2 layers', 'one: 1 feature, Point, EPSG:4326', 'use (object)'),
+        ('v.gpkg', 'a vector file of 2 layers', 'one: 1 feature, Point, EPSG:4326', 'use (text: wood)'),
         ('v.geojson', 'a vector file of 1 layer', '1, 2, 1, 2'),
         ('v.parquet', 'a vector file of 1 layer', '1 feature, Point, EPSG:4326'),
         ('w.pth', 'weights, 1 tensor of 6 numbers (float32)', 'state/a (2, 3)'),

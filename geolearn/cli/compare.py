@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     from geolearn.models.compare import compare
 
     data = read_training_chips(arguments)
-    print_data(data, arguments)
+    print_data(data, arguments.option_names)
     arguments.resumable = True
     found = compare(
         data,

@@ -9,6 +9,8 @@ from geolearn.errors import CheckpointError, ChipFolderError, RasterError, Weigh
 from geolearn.files import decode_text
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from geolearn.bands import Band
 
 WEIGHTS = ('.safetensors', '.pth', '.pt', '.ckpt', '.bin')
@@ -72,6 +74,7 @@ _RASTERS = frozenset('.tif .tiff .png .jpg .jpeg .jp2 .vrt .img .mrf .zarr'.spli
 def raster_facts(path: str | Path) -> Facts:
     """Return size, type, place and bands of a raster, or of a folder that holds one."""
     from geolearn.raster import open_raster, raster_bands, raster_geobox
+    from geolearn.raster.ground import unit_of
 
     with open_raster(path) as src:
         box = raster_geobox(src)
@@ -84,6 +87,7 @@ def raster_facts(path: str | Path) -> Facts:
             'nodata': None if src.nodata is None else float(src.nodata),
             'crs': str(src.crs) if src.crs else None,
             'pixel_size': [float(side) for side in box.resolution],
+            'pixel_unit': unit_of(src.crs),
             'bands': [band_facts(band) for band in raster_bands(src)],
         }
 
@@ -104,7 +108,7 @@ def _raster_text(facts: Facts) -> str:
         f'{facts["path"]}: {facts["width"]} x {facts["height"]} pixels, {_count(count, "band")} of {facts["dtype"]}, '
         f'{"no NoData value" if nodata is None else f"NoData {nodata:g}"}',
         f'  crs      {facts["crs"] or "none"}',
-        f'  pixel    {facts["pixel_size"][0]:g} x {facts["pixel_size"][1]:g} map units',
+        f'  pixel    {facts["pixel_size"][0]:g} x {facts["pixel_size"][1]:g} {facts["pixel_unit"]}',
     ]
     return '\n'.join([*lines, *(f'  band     {_describe_band(band)}' for band in facts['bands'])])
 
@@ -147,13 +151,18 @@ def vector_facts(path: Path) -> Facts:
     try:
         names = [str(name) for name, _ in pyogrio.list_layers(path)]
         found = [pyogrio.read_info(path, layer=name, force_total_bounds=True) for name in names]
+        tables = [pyogrio.read_dataframe(path, layer=name, read_geometry=False, max_features=_READ) for name in names]
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError, ValueError) as error:
         raise ChipFolderError(f'cannot read {path}: {error}') from error
-    layers = [_layer_facts(name, info) for name, info in zip(names, found)]
+    layers = [_layer_facts(name, info, table) for name, info, table in zip(names, found, tables)]
     return {'kind': 'vector', 'path': str(path), 'layers': layers}
 
 
-def _layer_facts(name: str, info: Mapping[str, Any]) -> Facts:
+_READ = 100_000
+"""Features whose values are looked at."""
+
+
+def _layer_facts(name: str, info: Mapping[str, Any], table: 'pd.DataFrame') -> Facts:
     bounds = info['total_bounds'] if info['features'] else None
     return {
         'name': name,
@@ -162,7 +171,20 @@ def _layer_facts(name: str, info: Mapping[str, Any]) -> Facts:
         'crs': info['crs'],
         'bounds': None if bounds is None else [float(number) for number in bounds],
         'fields': [[str(field), str(kind)] for field, kind in zip(info['fields'], info['dtypes'])],
+        'values': _few_values(table),
     }
+
+
+def _few_values(table: 'pd.DataFrame') -> dict[str, list[Any]]:
+    """Return the values of the fields that hold few, such as classes, the most frequent first."""
+    few = {}
+    for name, column in table.items():
+        if not (column.dtype.kind in 'biu' or column.map(type).isin((str, type(None))).all()):
+            continue
+        counts = column.value_counts()
+        if 0 < len(counts) <= _FEW:
+            few[str(name)] = counts.index.tolist()
+    return few
 
 
 def _parquet_facts(path: Path) -> Facts:
@@ -180,6 +202,7 @@ def _parquet_facts(path: Path) -> Facts:
         'crs': frame.crs.to_string() if frame.crs else None,
         'bounds': [float(number) for number in frame.total_bounds] if len(frame) else None,
         'fields': [[str(name), str(kind)] for name, kind in frame.dtypes.items() if name != frame.geometry.name],
+        'values': _few_values(frame.drop(columns=frame.geometry.name)),
     }
 
 
@@ -191,11 +214,19 @@ def _vector_text(facts: Facts) -> str:
         lines.append(f'  layer    {named}{_count(layer["features"], "feature")}, {kind}, {crs}')
         if layer['bounds'] is not None:
             lines.append(f'  bounds   {", ".join(f"{number:g}" for number in layer["bounds"])}')
-        lines += _fields([(name, kind) for name, kind in layer['fields']])
+        lines += _fields([(name, _kind_of_field(name, kind, layer)) for name, kind in layer['fields']])
     return '\n'.join(lines)
 
 
+def _kind_of_field(name: str, kind: str, layer: Facts) -> str:
+    word = 'text' if kind in ('object', 'str') else kind
+    values = layer['values'].get(name)
+    return word if values is None else f'{word}: {", ".join(map(str, values))}'
+
+
 _SHOWN = 20
+_FEW = 12
+"""Values of a field that are named; more are no classes."""
 
 
 def _fields(pairs: Iterator[tuple[str, str]] | Sequence[tuple[str, str]]) -> list[str]:

@@ -3,7 +3,7 @@
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,9 +118,14 @@ def _finite(value: Any) -> Any:
     return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
-def print_data(data: 'ChipData', arguments: argparse.Namespace) -> None:
-    """Print what was read, with its notes in words of the command line."""
-    print('\n'.join(as_options(line, arguments.option_names) for line in repr(data).splitlines()))
+def print_data(data: 'ChipData', names: Mapping[str, str]) -> None:
+    """Print what was read, with its notes in words of the command line.
+
+    Args:
+        data: Chips.
+        names: Options by the names of the Python arguments that they stand for.
+    """
+    print('\n'.join(as_options(line, names) for line in repr(data).splitlines()))
 
 
 def print_results(model: 'Model') -> 'Evaluation':

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geolearn.cli import describe
+from geolearn.cli import describe, train
 from geolearn.cli.evaluate import print_data
+from geolearn.cli.messages import logs_above, option_names
 from geolearn.errors import ChipFolderError, RasterError
 
 if TYPE_CHECKING:
@@ -110,14 +112,20 @@ def print_folder(path: Path, arguments: argparse.Namespace) -> None:
     """Print what is known of a folder of chips; or of the bands of a scene, or the tiles of a raster."""
     from geolearn.prepare import prepare_data
 
-    try:
-        print_data(prepare_data(path, dataset_type=arguments.dataset_type), arguments)
-    except ChipFolderError as error:
+    with logs_above(logging.ERROR):  # warnings are among the notes that are printed
         try:
-            text = describe.as_text(describe.raster_facts(path))
-        except RasterError:
-            raise error from None
-        print(text)
+            data = prepare_data(path, dataset_type=arguments.dataset_type)
+        except ChipFolderError as error:
+            try:
+                text = describe.as_text(describe.raster_facts(path))
+            except RasterError:
+                raise error from None
+            print(text)
+            return
+    # info has no options for chips: those of the command that trains on them
+    commands = argparse.ArgumentParser()
+    train.add_arguments(commands)
+    print_data(data, option_names(commands))
 
 
 def print_model(path: Path, *, stac: str | None) -> None:

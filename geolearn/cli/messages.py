@@ -188,6 +188,18 @@ class _Handler(logging.Handler):
 
 
 @contextmanager
+def logs_above(level: int) -> Iterator[None]:
+    """Say nothing that is logged below a level, where a command prints it itself."""
+    log = logging.getLogger('geolearn')
+    before = log.level
+    log.setLevel(level)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+@contextmanager
 def notes_in_options(names: Mapping[str, str], *, verbose: bool) -> Iterator[None]:
     """Print geolearn's log and warnings as the command line says things, and its notes too where it is `verbose`."""
     log = logging.getLogger('geolearn')

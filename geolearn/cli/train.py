@@ -171,7 +171,7 @@ def run(arguments: argparse.Namespace) -> None:
     cls = find_model(arguments.model)
     options = choose_options(cls, arguments)
     data = read_training_chips(arguments)
-    print_data(data, arguments)
+    print_data(data, arguments.option_names)
     torch.manual_seed(arguments.seed)  # new layers are drawn from it
     make: Any = cls  # each class has arguments of its own
     model: Model = make(data, **options)

@@ -33,7 +33,7 @@ from geolearn.raster import (
 from geolearn.raster.area import CroppedRaster, PixelArea
 from geolearn.raster.border import BorderCheck, find_marker
 from geolearn.raster.embeddings import ALPHAEARTH_BANDS, TITLES, check_lengths, difference
-from geolearn.raster.ground import METERS_PER_DEGREE, latitude_of, meters_per_unit
+from geolearn.raster.ground import METERS_PER_DEGREE, latitude_of, meters_per_unit, unit_of
 from geolearn.raster.nodata import check_nodata, differs
 from geolearn.raster.stac import is_stac
 
@@ -164,10 +164,7 @@ def _read_crs(reference: Any) -> CRS | None:
 
 
 def _unit(box: GeoBox) -> str:
-    if box.crs is None:
-        return 'units'
-    crs = CRS.from_user_input(box.crs)
-    return 'degrees' if crs.is_geographic else str(crs.linear_units)
+    return unit_of(None if box.crs is None else CRS.from_user_input(box.crs))
 
 
 def _text(sides: tuple[float, float], box: GeoBox) -> str:
@@ -177,7 +174,7 @@ def _text(sides: tuple[float, float], box: GeoBox) -> str:
         crs = CRS.from_user_input(box.crs)
         meters = _side((sides[0] * meters_per_unit(crs, latitude_of(box, crs))[0], sides[1] * METERS_PER_DEGREE))
         return f'{_side(sides):.3g} degrees (about {meters:.3g} m)'
-    return f'{_side(sides):.3g} {"m" if unit in ("metre", "meter") else unit}'
+    return f'{_side(sides):.3g} {unit}'
 
 
 def _side(sides: tuple[float, float]) -> float:

@@ -23,6 +23,15 @@ def meters_per_unit(crs: CRS, latitude: float) -> tuple[float, float]:
     return factor, factor
 
 
+def unit_of(crs: CRS | None) -> str:
+    """Return the unit of a CRS in words: ``'m'``, ``'degrees'``, such as ``'US survey foot'``; ``'units'`` of none."""
+    if crs is None:
+        return 'units'
+    if crs.is_geographic:
+        return 'degrees'
+    return {'metre': 'm', 'meter': 'm'}.get(str(crs.linear_units), str(crs.linear_units))
+
+
 def latitude_of(box: GeoBox, crs: CRS) -> float:
     """Return the latitude of a raster's center in degrees, -89..89; 0 where the CRS does not say."""
     left, bottom, right, top = box.bounds
