@@ -165,6 +165,8 @@ class Listing:
         acquired: When the images of each date were taken, where the format itself says it.
         parts: Names of the chips of each part, ``'train'``, ``'valid'`` and ``'test'``, that a data set publishes;
             chips in none of them are in no part. Empty where it publishes none.
+        numbered: Whether class values only count the names in their order, as nothing states them: another folder may
+            count others.
     """
 
     task: Task
@@ -180,6 +182,7 @@ class Listing:
     pixel_meters: float | None = None
     acquired: tuple[date, ...] = ()
     parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    numbered: bool = False
 
 
 def read_no_label(shape: tuple[int, int]) -> Label:

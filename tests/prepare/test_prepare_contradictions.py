@@ -131,3 +131,23 @@ def test_names_of_bands_in_another_order_than_the_files_are_told_of(folder, capl
     data = prepare_data(chips, bands=['B01', 'B02', 'B10', 'B11'], **PLAIN)
     assert [band.name for band in data.bands] == ['B01', 'B02', 'B10', 'B11']
     assert 'the file calls them B1, B10, B11, B2; if the file is right' in caplog.text
+
+
+def test_folders_whose_classes_are_names_give_each_name_one_value(tmp_path, save):
+    box = '<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>6</xmax><ymax>6</ymax></bndbox>'
+    for part, names in (('train', ('barn', 'boat', 'car')), ('valid', ('barn', 'car'))):
+        (tmp_path / part / 'labels').mkdir(parents=True)
+        for kind in ('images', *(f'classes/{name}' for name in names)):
+            (tmp_path / part / kind).mkdir(parents=True)
+        for index, name in enumerate(names):
+            save(tmp_path / part / f'images/{index}.tif', pixels(3, 8, 8))
+            save(tmp_path / part / f'classes/{name}/{part}{index}.tif', pixels(3, 8, 8))
+            text = f'<annotation><object><name>{name}</name>{box}</object></annotation>'
+            (tmp_path / part / f'labels/{index}.xml').write_text(text)
+    options = {key: value for key, value in PLAIN.items() if key != 'val_split_pct'}
+    boxes = prepare_data(tmp_path / 'train', valid_path=tmp_path / 'valid', **options)
+    assert boxes.class_mapping == {1: 'barn', 2: 'boat', 3: 'car'}
+    assert [objects.labels.tolist() for _, objects in (boxes.valid_ds[0], boxes.valid_ds[1])] == [[0], [2]]
+    whole = prepare_data(tmp_path / 'train/classes', valid_path=tmp_path / 'valid/classes', **options)
+    assert whole.class_mapping == boxes.class_mapping
+    assert [int(value) for _, value in (whole.valid_ds[0], whole.valid_ds[1])] == [0, 2]

@@ -53,7 +53,10 @@ def list_dota(folder: Path, metadata: ExportMetadata) -> Listing:
     values = {_word(name): value for name, value in known.values.items()} | dict(known.values)
     chips = tuple(ChipSource(p.name, ((p.image,),), (p.label,), partial(read_dota, p.label, values)) for p in pairs)
     meters, told = _pixel_meters([pair.label for pair in pairs])
-    return Listing(Task.ORIENTED, chips, known.classes, notes=(*notes, *known.notes, *told), pixel_meters=meters)
+    notes += [*known.notes, *told]
+    return Listing(
+        Task.ORIENTED, chips, known.classes, notes=tuple(notes), pixel_meters=meters, numbered=known.numbered
+    )
 
 
 def _pixel_meters(paths: Sequence[Path]) -> tuple[float | None, list[str]]:

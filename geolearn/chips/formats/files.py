@@ -225,6 +225,11 @@ def classes_of_folders(names: Iterable[str]) -> tuple[ClassInfo, ...]:
     return color_classes((value, name, None) for value, name in pairs)
 
 
+def counts_folders(classes: Iterable[ClassInfo]) -> bool:
+    """Whether the values of `classes_of_folders` only count the names, as these are no numbers."""
+    return any(_whole_number(info.name) != info.value for info in classes)
+
+
 def _fold(name: str) -> str:
     return (name if name.isascii() else unicodedata.normalize('NFC', name)).strip().casefold()
 

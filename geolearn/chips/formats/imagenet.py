@@ -51,7 +51,8 @@ def list_imagenet(folder: Path, metadata: ExportMetadata) -> Listing:
         notes += _check_one_ground(base, images)
     if base != folder and len(found) > len(images):
         notes.append(f'{len(found) - len(images)} images lie outside images/<class name>/ and were left out')
-    return Listing(Task.LABEL, chips, classes, notes=tuple(notes))
+    numbered = not metadata.classes and files.counts_folders(classes)
+    return Listing(Task.LABEL, chips, classes, notes=tuple(notes), numbered=numbered)
 
 
 def _check_one_ground(base: Path, images: Mapping[str, Path]) -> list[str]:

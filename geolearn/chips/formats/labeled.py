@@ -87,7 +87,7 @@ def _list(
     chips = tuple(
         ChipSource(p.name, ((p.image,),), (p.label,), partial(read_tile, p.label, known.values)) for p in pairs
     )
-    return Listing(task, chips, known.classes, notes=(*notes, *known.notes))
+    return Listing(task, chips, known.classes, notes=(*notes, *known.notes), numbered=known.numbered)
 
 
 def _first_name(path: Path) -> list[str]:

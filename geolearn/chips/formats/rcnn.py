@@ -12,6 +12,7 @@ from geolearn.chips.formats import tiles, writing
 from geolearn.chips.formats.content import FolderContent
 from geolearn.chips.formats.files import (
     classes_of_folders,
+    counts_folders,
     list_files,
     list_images,
     list_subfolders,
@@ -58,7 +59,8 @@ def list_rcnn_masks(folder: Path, metadata: ExportMetadata) -> Listing:
     labelled = images.keys() & masks.keys()
     require_pairs(folder, list(labelled), len(images), len(masks), 'labels/<class name>/000000001.tif')
     chips = tuple(_chip(name, images[name], masks.get(name, ())) for name in sorted(images))
-    return Listing(Task.INSTANCES, chips, classes, notes=(*notes, *_pair_notes(images, masks)))
+    numbered = not metadata.classes and counts_folders(classes)
+    return Listing(Task.INSTANCES, chips, classes, notes=(*notes, *_pair_notes(images, masks)), numbered=numbered)
 
 
 def mask_files(folders: Mapping[str, Mapping[str, Path]], values: Mapping[str, int]) -> dict[str, tuple[MaskFile, ...]]:

@@ -127,11 +127,13 @@ class LabelClasses:
         classes: In the order of training.
         values: Class value of each text.
         notes: Where the classes come from, if not from the .emd.
+        numbered: See `Listing.numbered`.
     """
 
     classes: tuple[ClassInfo, ...]
     values: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    numbered: bool = False
 
 
 def label_classes(
@@ -191,7 +193,7 @@ def list_named_boxes(
     chips = tuple(
         ChipSource(p.name, ((p.image,),), (p.label,), partial(read_boxes, p.label, known.values)) for p in pairs
     )
-    return Listing(Task.OBJECTS, chips, known.classes, notes=(*notes, *known.notes))
+    return Listing(Task.OBJECTS, chips, known.classes, notes=(*notes, *known.notes), numbered=known.numbered)
 
 
 def found_classes(names: Iterable[str]) -> LabelClasses:
@@ -199,12 +201,13 @@ def found_classes(names: Iterable[str]) -> LabelClasses:
     texts = sorted(set(names))
     if all(text.isascii() and text.isdigit() and len(text) < 9 and int(text) <= MAX_NUMBER for text in texts):
         values = {text: int(text) for text in texts}
-        named = {value: str(value) for value in sorted(values.values())}
+        named, numbered = {value: str(value) for value in sorted(values.values())}, False
     else:
+        numbered = True
         values = {text: position for position, text in enumerate(texts, 1)}
         named = {value: text for text, value in values.items()}
     classes = color_classes((value, name, None) for value, name in named.items())
-    return LabelClasses(classes, values, ('no .emd lists classes; they were taken from the labels',))
+    return LabelClasses(classes, values, ('no .emd lists classes; they were taken from the labels',), numbered)
 
 
 def unknown_class(name: str) -> str:

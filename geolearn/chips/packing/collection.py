@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from geolearn.chips.meaning.classes import unite_classes
 from geolearn.chips.packing.read_chip import ChipStore
 from geolearn.chips.packing.store import JoinedChips, open_store, state_of_chips
 from geolearn.chips.packing.table import ChipTable
-from geolearn.classes import ClassInfo
+from geolearn.classes import ClassInfo, color_classes
 from geolearn.raster import Dequantize, EmbeddingProduct, find_product, open_raster
 from geolearn.raster.embeddings import check_dequantize, difference, name_product
 from geolearn.raster.scaling import ADVICE, Scaling, scaling_difference, scaling_of
@@ -316,6 +317,7 @@ def open_collection(
     check_dequantize(dequantize)
     listed = listed if dequantize is None else [_as_vectors(opened, dequantize) for opened in listed]
     _check_alike(listed)
+    listed = _number_alike(listed)
     folders = []
     for opened in listed:
         store, notes = open_store(opened.folder, opened.dataset_type, opened.listing, pack=pack)
@@ -366,6 +368,29 @@ def _scaling(part: OpenChips) -> Scaling:
         return ()
     with open_raster(part.first.image, chip=True) as src:
         return scaling_of(src)
+
+
+def _number_alike(listed: Sequence[OpenedFolder]) -> list[OpenedFolder]:
+    """Give classes that folders only count, each its own names, one value for each name; others stay as they are."""
+    tables = [{info.name: info.value for info in opened.listing.classes or ()} for opened in listed]
+    if not all(opened.listing.numbered for opened in listed) or all(table == tables[0] for table in tables):
+        return list(listed)
+    infos = color_classes((value, name, None) for value, name in enumerate(sorted(set().union(*tables)), 1))
+    values = {info.name: info.value for info in infos}
+    found = []
+    for opened, table in zip(listed, tables):
+        moved = {value: values[name] for name, value in table.items()}
+        chips = tuple(
+            replace(chip, read_label=partial(read_renumbered, chip.read_label, moved)) for chip in opened.listing.chips
+        )
+        found.append(replace(opened, listing=replace(opened.listing, chips=chips, classes=infos)))
+    return found
+
+
+def read_renumbered(read: label.LabelReader, values: Mapping[int, int], shape: tuple[int, int]) -> label.Label:
+    """Read a label, and give its objects the class values that other folders have for them."""
+    known = read(shape)
+    return replace(known, class_ids=np.array([values[value] for value in known.class_ids.tolist()], np.int64))
 
 
 def _check_fit(first: OpenChips, other: OpenChips) -> None:

@@ -61,12 +61,12 @@ def read_footprints(path: Path, image: Path, shape: tuple[int, int], unlabelled:
     burnt = []
     for feature in features:
         geometry = feature.get('geometry') if isinstance(feature, dict) else None
-        if not geometry:
+        if not geometry or (isinstance(geometry, dict) and geometry.get('coordinates') == []):
             continue
         try:
             placed = transform_geom(crs, target, geometry) if target is not None else geometry
             burnt.append((_to_pixels(json.loads(json.dumps(placed)), inverse), 1))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ChipFolderError(f'{path} holds a feature that is no polygon: {error}') from error
     return Label(raster=burn_polygons(burnt, shape))
 
