@@ -1,12 +1,14 @@
 """The command line: the whole path on small data, and errors in one line."""
 
 import argparse
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,9 +16,17 @@ import rasterio
 import torch
 from affine import Affine
 
+from geolearn import normalize
+from geolearn.adaptation import Temporal
 from geolearn.chips.formats import angles
+from geolearn.chips.splits import divide
+from geolearn.chips.splits.divide import PUBLISHED
 from geolearn.cli import main
-from geolearn.cli.arguments import BOX_ANGLES, add_chips, read_chips
+from geolearn.cli.arguments import BOX_ANGLES, NORMALIZATIONS, SPLITS, add_chips, read_chips
+from geolearn.cli.train import FUSIONS, HEADS, TEMPORALS
+from geolearn.networks.pixel_head import Head
+from geolearn.networks.segmentation import Fusion
+from geolearn.plotting.figure import Figure
 from geolearn.training import Callback
 from geolearn.training.checkpoints import write_snapshot
 
@@ -101,6 +111,23 @@ def test_each_scene_of_a_folder_gets_a_map(bundle, scene_files, tmp_path, capsys
     with pytest.raises(SystemExit):
         main([*words, '--resume'])
     assert '--each does what is missing by itself, leave --resume out' in capsys.readouterr().err
+
+
+def test_show_draws_the_results_of_a_model(bundle, scene_chips, tmp_path, monkeypatch):
+    monkeypatch.setattr('geolearn.models.PixelClassifier.show_results', lambda self: Figure())
+    chips = '--batch-size 4 --valid 0.25 --ignore-classes 0'.split()
+    main(['show', str(scene_chips), str(tmp_path / 'r.png'), '--model', str(bundle), *chips])
+    assert (tmp_path / 'r.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_info_prints_one_json_object_beside_the_stac_item(bundle, tmp_path, capsys):
+    main(['info', str(bundle), '--json', '--stac', str(tmp_path / 'item.json')])
+    assert json.loads(capsys.readouterr().out)['kind'] == 'model'
+    assert json.loads((tmp_path / 'item.json').read_text())['type'] == 'Feature'
+
+
+def test_a_label_value_has_one_name(capsys):
+    assert "label value 1 twice: 'a' and 'b'" in fails(capsys, 'train', '.', 'm', '--class-mapping', '1=a', '1=b')
 
 
 def test_several_rasters_make_one_map(bundle, scene_files, tmp_path, capsys):
@@ -242,6 +269,12 @@ def test_any_class_of_models_is_trained_by_name(scene_chips, tmp_path, capsys):
     assert model.spec.options['loss']['loss'] == 'focal'
     assert model.spec.options['loss']['dice_fraction'] == 0.5
     assert model.spec.class_balancing
+
+
+def test_names_that_help_does_not_wait_for_are_those_of_python():
+    assert {*SPLITS} == {PUBLISHED, *divide.KINDS}
+    assert {*NORMALIZATIONS} == {*normalize.KINDS}
+    assert (get_args(Fusion), get_args(Temporal), get_args(Head)) == (FUSIONS, TEMPORALS, HEADS)
 
 
 def test_oriented_chips_are_read_as_options_say(tmp_path):

@@ -1,5 +1,6 @@
 """Configuration files: the words of a command as YAML, checked key by key, and written by every training."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -157,6 +158,32 @@ def test_a_wrong_argument_is_answered_before_torch_is_imported(line):
     done = subprocess.run([sys.executable, '-c', code, *line.split()], capture_output=True, text=True, timeout=60)
     assert done.stdout == '2 []\n'
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_names_and_places_of_results_are_checked_before_torch_is_imported_too(tmp_path):
+    lines = {
+        'train . x --split foo': 'must be one of published',
+        'train . x --normalize foo': "invalid choice: 'foo'",
+        'train . x --sensor foo': "unknown sensor 'foo'",
+        'train . x --freeze foo': '--freeze must be one of',
+        'train . x --report none/r.html': 'the folder none does not exist',
+        'compare . x --models UNett': "did you mean 'UNet'",
+        'embed . there.tif --aoi none.gpkg': 'none.gpkg: does not exist',
+        'embed . there.tif': 'there.tif exists; name the result to write last',
+        'vectorize there.tif none/v.gpkg': 'the folder none does not exist',
+        'predict there.tif there.tif m.tif': 'is no readable .dlpk',
+        'serve none.dlpk': 'none.dlpk: does not exist',
+    }
+    (tmp_path / 'there.tif').write_text('')
+    code = 'import sys; from geolearn.cli import main\nfor line in sys.argv[1:]:\n try: main(line.split())\n'
+    code += " except SystemExit as e: print(e.code, 'torch' in sys.modules)"
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, '-c', code, *lines], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == '2 False\n' * len(lines)
+    for said, expected in zip(done.stderr.splitlines(), lines.values(), strict=True):
+        assert expected in said
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from geolearn.cli import (
     train,
     vectorize,
 )
-from geolearn.cli.arguments import Formatter, Parser, PrintCompletion, check_inputs
+from geolearn.cli.arguments import Formatter, Parser, PrintCompletion, check_paths
 from geolearn.cli.config import expand_config
 from geolearn.cli.examples import show_examples
 from geolearn.cli.messages import (
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         finally:
             flush_output()  # --help and --version
         names = arguments.option_names
-        check_inputs(arguments)
+        check_paths(arguments)
         with notes_in_options(names, verbose=arguments.verbose):
             arguments.run(arguments)
         flush_output()

@@ -78,21 +78,44 @@ class PrintCompletion(argparse.Action):
         parser.exit()
 
 
-def check_inputs(arguments: argparse.Namespace) -> None:
-    """Refuse files and folders that do not exist, before torch is imported, which takes seconds.
+def check_paths(arguments: argparse.Namespace) -> None:
+    """Refuse inputs that do not exist and results that cannot be written, before torch is imported and work begins.
 
     Args:
-        arguments: With the names of those that are inputs as `inputs`. What GDAL opens by other names is left to it:
-            URLs, `/vsi` paths, and subdatasets such as ``NETCDF:a.nc:ndvi``.
+        arguments: With the names of those that are inputs as `inputs`, and of files to write as `targets`. What GDAL
+            opens by other names is left to it: URLs, `/vsi` paths, and subdatasets such as ``NETCDF:a.nc:ndvi``.
 
     Raises:
-        FileNotFoundError: If one does not exist.
+        BundleError: If a model is no bundle.
+        FileNotFoundError: If an input or the folder of a result does not exist.
+        ValueError: If a result exists and is not to be replaced.
     """
-    for name in getattr(arguments, 'inputs', ()):
-        given = getattr(arguments, name, None) or []
-        for path in [given] if isinstance(given, str) else given:
-            if ':' not in path and not path.startswith('/vsi') and '\0' not in path and not os.path.exists(path):
+    inputs = getattr(arguments, 'inputs', ())
+    for name in inputs:
+        for path in _paths(arguments, name):
+            if not os.path.exists(path):
                 raise FileNotFoundError(errno.ENOENT, 'does not exist', path)
+    if 'model' in inputs and arguments.model:
+        from geolearn.bundle import read_emd
+
+        read_emd(arguments.model)
+    if getattr(arguments, 'each', False):  # the result is a folder, which is made
+        return
+    for name in getattr(arguments, 'targets', ()):
+        for path in _paths(arguments, name):
+            folder = os.path.dirname(os.path.expanduser(path)) or os.curdir
+            if not os.path.isdir(folder):
+                raise FileNotFoundError(errno.ENOENT, f'the folder {folder} does not exist; create it first', path)
+            if name == 'dst' and not arguments.overwrite and os.path.exists(os.path.expanduser(path)):
+                # a forgotten target would make the last image the target
+                raise ValueError(f'{path} exists; name the result to write last, or pass --overwrite to replace it')
+
+
+def _paths(arguments: argparse.Namespace, name: str) -> list[str]:
+    """Return the values of an argument that are paths of this machine."""
+    given = getattr(arguments, name, None) or []
+    listed = [given] if isinstance(given, str) else given
+    return [path for path in listed if ':' not in path and not path.startswith('/vsi') and '\0' not in path]
 
 
 def whole(minimum: int) -> Callable[[str], int]:
@@ -158,6 +181,43 @@ def class_name(text: str) -> tuple[int, str]:
     return int(value), name
 
 
+def class_names(pairs: Sequence[tuple[int, str]] | None) -> dict[int, str] | None:
+    """Return the names of classes by label value, None where none are given.
+
+    Raises:
+        ValueError: If a label value has two names.
+    """
+    names: dict[int, str] = {}
+    for value, name in pairs or ():
+        if names.setdefault(value, name) != name:
+            raise ValueError(f'--class-mapping names the label value {value} twice: {names[value]!r} and {name!r}')
+    return names or None
+
+
+SPLITS = ('published', 'random', 'stratified', 'blocks', 'latitude')
+"""Those of `geolearn.chips.splits.divide`, which help does not wait for."""
+
+NORMALIZATIONS = ('dataset', 'minmax', 'robust', 'imagenet', 'pretraining')
+"""Those of `geolearn.normalize`."""
+
+
+def split(text: str) -> str:
+    """Parse how chips are divided: a word, or a file of lists."""
+    if text in SPLITS or os.path.isfile(text):
+        return text
+    raise argparse.ArgumentTypeError(f'must be one of {", ".join(SPLITS)}, or a file of lists, got {text!r}')
+
+
+def sensor(text: str) -> str:
+    """Parse the name of a sensor."""
+    from geolearn.bands import find_sensor, list_sensors
+    from geolearn.errors import UnknownNameError
+
+    if text != 'Undefined' and find_sensor(text) is None:
+        raise argparse.ArgumentTypeError(str(UnknownNameError('sensor', text, list_sensors())))
+    return text
+
+
 def wavelength(text: str) -> float | None:
     """Parse a wavelength in micrometers, or ``none`` for a radar band."""
     return None if text.lower() == NO_WAVELENGTH else number(0, above=True)(text)
@@ -184,7 +244,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     """Add how a raster's bands and values are understood."""
     group = parser.add_argument_group('the raster')
     group.add_argument('--bands', nargs='+', help="names of the raster's bands in file order, where it names none")
-    group.add_argument('--sensor', help='whose names the bands have, such as Sentinel-2 for B04')
+    group.add_argument('--sensor', type=sensor, help='whose names the bands have, such as Sentinel-2 for B04')
     group.add_argument(
         '--scale',
         type=scale_factor,
@@ -236,14 +296,15 @@ def add_chips(parser: argparse.ArgumentParser) -> None:
     parts = (
         'published (random where the data set states none), random, stratified, blocks, latitude, or a file of lists'
     )
-    group.add_argument('--split', default='published', help=parts)
+    group.add_argument('--split', type=split, default='published', help=parts)
     group.add_argument(
         '--block-size', type=number(0, above=True), help='side of a block in map units, for --split blocks'
     )
     kinds = 'format of the chips, where they do not say, or the data set, such as hls_burn_scars'
     group.add_argument('--dataset-type', '--dataset', help=kinds)
     group.add_argument('--bands', nargs='+', help='names of the bands, where the export names none')
-    group.add_argument('--sensor', help='whose bands they are, such as Sentinel-2; alone, or with --bands')
+    whose = 'whose bands they are, such as Sentinel-2; alone, or with --bands'
+    group.add_argument('--sensor', type=sensor, help=whose)
     add_nodata(group)
     add_unlabelled(group)
     _add_oriented(group)

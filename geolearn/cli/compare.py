@@ -3,7 +3,7 @@
 import argparse
 
 from geolearn.cli.arguments import add_chips, number, whole
-from geolearn.cli.train import add_data, read_training_chips
+from geolearn.cli.train import add_data, check_model_name, read_training_chips
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--lr', type=number(1e-12), help='learning rate; searched for if not given')
     group.add_argument('--monitor', help='metric to compare by, such as miou; what is usual for the labels')
     group.add_argument('--resume', action='store_true', help='continue the same comparison after an interruption')
-    parser.set_defaults(run=run, inputs=('chips', 'valid_path'))
+    parser.set_defaults(run=run, inputs=('chips', 'valid_path'), targets=('table',))
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare, save the best model, and print the table."""
+    for name in arguments.models or ():
+        check_model_name(name)
     from geolearn.cli.evaluate import print_data
     from geolearn.files import atomic_write
     from geolearn.models.compare import compare

@@ -4,7 +4,17 @@ import argparse
 import time
 from typing import Any
 
-from geolearn.cli.arguments import NO_WAVELENGTH, add_nodata, number, one_or_each, scale_factor, wavelength, whole
+from geolearn.cli.arguments import (
+    NO_WAVELENGTH,
+    NORMALIZATIONS,
+    add_nodata,
+    number,
+    one_or_each,
+    scale_factor,
+    sensor,
+    wavelength,
+    whole,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_encoder(parser.add_argument_group('the backbone'))
     _add_raster(parser.add_argument_group('the raster'))
     _add_work(parser.add_argument_group('the work'))
-    parser.set_defaults(run=run, inputs=('src', 'zones'))
+    parser.set_defaults(run=run, inputs=('src', 'zones', 'aoi'), targets=('dst',))
 
 
 def _add_encoder(group: Any) -> None:
@@ -30,7 +40,7 @@ def _add_encoder(group: Any) -> None:
     layer = 'block whose output is taken, counted from 0; -1 is the last, after the final norm'
     group.add_argument('--layer', type=int, default=-1, help=layer)
     normalizing = 'pretraining (for pretrained weights the default), dataset, minmax, robust, imagenet or none'
-    group.add_argument('--normalize', help=normalizing)
+    group.add_argument('--normalize', choices=[*NORMALIZATIONS, 'none'], metavar='KIND', help=normalizing)
     group.add_argument('--context', type=whole(1), help='side of the images that a transformer sees, in pixels')
     meters = 'meters per pixel, for backbones whose positions depend on it'
     group.add_argument('--resolution-m', type=number(0, above=True), metavar='M', help=meters)
@@ -44,7 +54,7 @@ def _add_encoder(group: Any) -> None:
 
 def _add_raster(group: Any) -> None:
     group.add_argument('--bands', nargs='+', help='bands to take, or names of all in file order where it names none')
-    group.add_argument('--sensor', help='whose names the bands have, such as Sentinel-2 for B04')
+    group.add_argument('--sensor', type=sensor, help='whose names the bands have, such as Sentinel-2 for B04')
     um = f'center wavelength of each band in micrometers, {NO_WAVELENGTH} for radar'
     group.add_argument('--wavelengths', type=wavelength, nargs='+', metavar='UM', help=um)
     scaling = 'multiply pixel values first; db makes decibels of radar bands that are linear power'

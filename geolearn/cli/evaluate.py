@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geolearn.cli.arguments import add_chips, class_name, class_value_or_name, read_chips
+from geolearn.cli.arguments import add_chips, class_name, class_names, class_value_or_name, read_chips
 from geolearn.cli.messages import as_options
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--csv', help='write the metrics of each class to this file')
     parser.add_argument('--json', action='store_true', help='print one JSON object and nothing else')
     add_chips(parser)
-    _add_classes(parser)
-    parser.set_defaults(run=run, inputs=INPUTS)
+    add_classes(parser)
+    parser.set_defaults(run=run, inputs=INPUTS, targets=('csv',))
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,20 +37,22 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('chips', nargs='+', help='the chips it was trained on, split in the same way')
     parser.add_argument('out', help='the page to write, such as report.html, the last of the paths')
     add_chips(parser)
-    _add_classes(parser)
-    parser.set_defaults(run=run_report, all=False, inputs=INPUTS)
+    add_classes(parser)
+    parser.set_defaults(run=run_report, all=False, inputs=INPUTS, targets=('out',))
 
 
-def _add_classes(parser: argparse.ArgumentParser) -> None:
+def add_classes(parser: argparse.ArgumentParser) -> None:
     """Add what relates the classes of chips to those of the model, which are matched by name."""
     renamed = "the model's names of classes that the chips call otherwise, such as 1=Water"
     parser.add_argument('--class-mapping', nargs='+', type=class_name, metavar='VALUE=NAME', help=renamed)
-    ignored = 'classes of the chips that are not evaluated, by label value or name'
+    ignored = 'classes of the chips to leave out, by label value or name; 0 for sparse labels'
     parser.add_argument('--ignore-classes', type=class_value_or_name, nargs='+', default=[], help=ignored)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the metrics of a model on the validation chips, or on all."""
+    from geolearn.files import atomic_write
+
     model = load_with_chips(arguments)
     if arguments.json:
         print(json.dumps(_as_json(model.evaluate()), ensure_ascii=False))
@@ -58,7 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.csv:
         if evaluation.per_class is None:
             raise ValueError(f'{type(model).__name__} has no classes, so there is no table for --csv')
-        evaluation.per_class.to_csv(arguments.csv)
+        with atomic_write(arguments.csv) as part:
+            evaluation.per_class.to_csv(part)
         if not arguments.json:
             print(f'wrote {arguments.csv}')
 
@@ -80,7 +83,7 @@ def load_with_chips(arguments: argparse.Namespace) -> 'Model':
         arguments,
         arguments.chips,
         chip_size=spec.chip_size,
-        class_mapping=dict(arguments.class_mapping) if arguments.class_mapping else None,
+        class_mapping=class_names(arguments.class_mapping),
         ignore_classes=arguments.ignore_classes,
         model_classes=spec.model_classes,
         extract_bands=spec.band_indexes,

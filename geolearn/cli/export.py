@@ -2,7 +2,16 @@
 
 import argparse
 
-from geolearn.cli.arguments import add_embeddings, add_nodata, add_unlabelled, choose_bands, number, one_or_each, whole
+from geolearn.cli.arguments import (
+    add_embeddings,
+    add_nodata,
+    add_unlabelled,
+    choose_bands,
+    number,
+    one_or_each,
+    sensor,
+    whole,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--buffer-radius', type=number(0, above=True), help='around points and lines, in units of the CRS of the raster'
     )
     parser.add_argument('--layer', help='layer of the vector file, needed if it has several')
-    parser.add_argument('--sensor', help='such as Sentinel-2')
+    parser.add_argument('--sensor', type=sensor, help='such as Sentinel-2')
     parser.add_argument('--bands', nargs='+', help="names of the raster's bands in file order, where it names none")
     parser.add_argument('--values', action='store_true', help='labels are regression targets, such as biomass')
     parser.add_argument('--all-tiles', action='store_true', help='write chips without any label too')

@@ -23,20 +23,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = 'format of a chip folder, where it does not say, or the data set, such as hls_burn_scars'
     parser.add_argument('--dataset-type', '--dataset', help=kinds)
     parser.add_argument('--json', action='store_true', help='print one JSON object, for programs')
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, targets=('stac',))
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print what is known of a file or folder."""
     path = Path(arguments.path)
-    if arguments.json:
-        print(json.dumps(_finite(_facts(path, arguments)), indent=2, allow_nan=False))
-        if not arguments.stac:
-            return
-    if path.suffix in ('.dlpk', '.emd') or _is_model_folder(path):
-        print_model(path, stac=arguments.stac)
-    elif arguments.stac:
+    is_model = path.suffix in ('.dlpk', '.emd') or _is_model_folder(path)
+    if arguments.stac and not is_model:
         raise ValueError('stac describes a model; pass a .dlpk')
+    if arguments.json:
+        if arguments.stac:
+            write_stac(path, arguments.stac)
+        print(json.dumps(_finite(_facts(path, arguments)), indent=2, allow_nan=False))
+        return
+    if is_model:
+        print_model(path)
+        if arguments.stac:
+            write_stac(path, arguments.stac)
+            print(f'wrote {arguments.stac}')
     elif path.is_dir() and path.suffix != '.zarr':
         print_folder(path, arguments)
     else:
@@ -128,29 +133,36 @@ def print_folder(path: Path, arguments: argparse.Namespace) -> None:
     print_data(data, option_names(commands))
 
 
-def print_model(path: Path, *, stac: str | None) -> None:
-    """Print what a bundle holds, that of other software too, and write its STAC item where one is asked for."""
+def print_model(path: Path) -> None:
+    """Print what a bundle holds, that of other software too."""
     from geolearn.bundle import read_emd
 
     emd = read_emd(path, foreign=True)
     if 'geolearn' not in emd:
-        if stac:
-            raise ValueError('stac needs a model of geolearn')
         print(describe.describe_foreign(path, emd))
         return
     from geolearn.models import load_model
 
     print(load_model(path))
-    for kind, row in (emd['geolearn'].get('exports') or {}).items():
-        print(f'  graph    {kind}: {row["file"]}, differs from the network by up to {row["largest_difference"]:.2g}')
-    if stac:
-        from geolearn.files import atomic_write
-        from geolearn.stac import describe_bundle
+    exports = emd['geolearn'].get('exports')
+    for kind, row in exports.items() if isinstance(exports, dict) else ():
+        differs = row.get('largest_difference') if isinstance(row, dict) else None
+        if isinstance(differs, int | float):
+            print(f'  graph    {kind}: {row.get("file")}, differs from the network by up to {differs:.2g}')
 
-        item = json.dumps(describe_bundle(path), indent=2)
-        with atomic_write(Path(stac)) as part:
-            part.write_text(item, encoding='utf-8')
-        print(f'wrote {stac}')
+
+def write_stac(path: Path, stac: str) -> None:
+    """Write the STAC item of a bundle.
+
+    Raises:
+        BundleError: If it is no bundle of geolearn.
+    """
+    from geolearn.files import atomic_write
+    from geolearn.stac import describe_bundle
+
+    item = json.dumps(describe_bundle(path), indent=2)
+    with atomic_write(Path(stac)) as part:
+        part.write_text(item, encoding='utf-8')
 
 
 def add_weights_arguments(parser: argparse.ArgumentParser) -> None:

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_maps(parser.add_argument_group('maps'))
     _add_objects(parser.add_argument_group('objects'))
     _add_polygons(parser.add_argument_group('polygons'))
-    parser.set_defaults(run=run, inputs=INPUTS)
+    parser.set_defaults(run=run, inputs=INPUTS, targets=('dst',))
 
 
 def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     _add_running(parser.add_argument_group('the work'))
     _add_parts(parser.add_argument_group('parts'))
     _add_objects(parser.add_argument_group('objects'))
-    parser.set_defaults(run=run, each=False, inputs=INPUTS)
+    parser.set_defaults(run=run, each=False, inputs=INPUTS, targets=('dst',))
 
 
 def add_lines_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +71,7 @@ def add_lines_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--simplify', type=number(0), help='pixels by which lines may move to have fewer points')
     group.add_argument('--bridge', type=number(0), help='pixels; the longest gap between ends that is closed')
     group.add_argument('--most-width', type=whole(2), help='pixels; what is wider is no line')
-    parser.set_defaults(run=run_lines, each=False, halo=None, inputs=INPUTS)
+    parser.set_defaults(run=run_lines, each=False, halo=None, inputs=INPUTS, targets=('dst',))
 
 
 def _add_layer(parser: argparse.ArgumentParser, model_help: str) -> None:
@@ -250,10 +250,6 @@ def check_arguments(arguments: argparse.Namespace) -> None:
                 raise ValueError(
                     f'{option} is for one raster; --each does what is missing by itself, leave {option} out'
                 )
-        return
-    if Path(arguments.dst).exists() and not arguments.overwrite:
-        # a forgotten target would make the last image the target
-        raise ValueError(f'{arguments.dst} exists; name the result to write last, or pass --overwrite to replace it')
 
 
 def choose_options(model: 'Model', arguments: argparse.Namespace) -> dict[str, Any]:

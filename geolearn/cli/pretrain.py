@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from geolearn.cli.arguments import (
     NO_WAVELENGTH,
+    NORMALIZATIONS,
     add_nodata,
     choose_bands,
     class_value_or_name,
     number,
     one_or_each,
     scale_factor,
+    sensor,
     wavelength,
     whole,
 )
 
 if TYPE_CHECKING:
     from geolearn.pretrain import WindowOptions
+
+
+FIGURES = ('.png', '.jpg', '.jpeg', '.pdf', '.svg')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_method(parser.add_argument_group('the method'))
     _add_images(parser.add_argument_group('the images'))
     _add_training(parser.add_argument_group('the training'))
-    parser.set_defaults(run=run, inputs=('images',))
+    parser.set_defaults(run=run, inputs=('images',), targets=('figure',))
 
 
 def _add_method(group: Any) -> None:
@@ -49,13 +54,15 @@ def _add_images(group: Any) -> None:
         '--chip-size', type=whole(8), help='side of the images in pixels; that of the preset if not given'
     )
     group.add_argument('--bands', nargs='+', help='names of the bands, where the files name none')
-    group.add_argument('--sensor', help='whose bands they are, such as Sentinel-1; alone, or with --bands')
+    whose = 'whose bands they are, such as Sentinel-1; alone, or with --bands'
+    group.add_argument('--sensor', type=sensor, help=whose)
     group.add_argument(
         '--extract-bands', nargs='+', type=class_value_or_name, help='bands to use, by name or from 0 on'
     )
     um = f'center wavelength of each band in micrometers, {NO_WAVELENGTH} for radar'
     group.add_argument('--wavelengths', type=wavelength, nargs='+', metavar='UM', help=um)
-    group.add_argument('--normalize', default='dataset', help='dataset, minmax, robust or pretraining')
+    kinds = 'dataset, minmax, robust, imagenet or pretraining'
+    group.add_argument('--normalize', choices=NORMALIZATIONS, metavar='KIND', default='dataset', help=kinds)
     group.add_argument(
         '--scale', type=scale_factor, help="factor of a raster's values, or db for radar in linear power"
     )
@@ -80,6 +87,8 @@ def _add_training(group: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Pretrain, and say where the weights are."""
+    if arguments.figure:
+        _figure_format(arguments.figure)
     from geolearn.pretrain.run import pretrain
 
     started = time.time()
@@ -114,8 +123,23 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.resumable = _has_checkpoint(arguments, started)
     print(result)
     if arguments.figure:
-        result.plot().savefig(arguments.figure)
+        from geolearn.files import atomic_write
+
+        with atomic_write(arguments.figure) as part:
+            result.plot().savefig(part, format=_figure_format(arguments.figure))
         print(f'wrote {arguments.figure}')
+
+
+def _figure_format(path: str) -> str:
+    """Return the format of a figure by the suffix of its file.
+
+    Raises:
+        ValueError: If it has none of a figure.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FIGURES:
+        raise ValueError(f'{path} is no name of a figure; end it in one of {", ".join(FIGURES)}')
+    return suffix.removeprefix('.')
 
 
 def _choose_options(arguments: argparse.Namespace) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from geolearn.cli.arguments import Formatter, add_chips, number, read_chips, whole
+from geolearn.cli.arguments import Formatter, add_chips, number, read_chips, split, whole
 from geolearn.cli.messages import option_names
 
 METHODS = ('knn', 'linear', 'logistic', 'random_forest', 'mlp')
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', help='folder for tables and figures')
     parser.add_argument('--device', help='torch device; CUDA where there is one')
     add_chips(parser)
-    parser.set_defaults(run=run, inputs=('chips',))
+    parser.set_defaults(run=run, inputs=('chips', 'valid_path'))
 
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     sar.add_argument('--starts', nargs='+', choices=STARTS, default=STARTS, help=f'default: {", ".join(STARTS)}')
     sar.add_argument(
         '--inputs',
-        dest='kinds',  # `inputs` names the arguments that are files, see `check_inputs`
+        dest='kinds',  # `inputs` names the arguments that are files, see `check_paths`
         nargs='+',
         choices=INPUTS,
         default=INPUTS,
@@ -78,7 +78,8 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     sar.add_argument('--batch-size', type=whole(2), default=16, help='chips per batch')
     sar.add_argument('--chip-size', type=whole(1), default=224, help='side of the training images in pixels')
     sar.add_argument('--bands', nargs='+', help='names of the bands, where the export names none')
-    sar.add_argument('--split', default='latitude', help='how 60, 20 and 20 %% of the chips are chosen, as for train')
+    parts = 'how 60, 20 and 20 %% of the chips are chosen, as for train'
+    sar.add_argument('--split', type=split, default='latitude', help=parts)
     sar.add_argument('--verbose', action='store_true', help='print notes too')
     sar.set_defaults(
         run=run_sar,

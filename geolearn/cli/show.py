@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from geolearn.cli.arguments import add_chips, class_value_or_name, read_chips, whole
-from geolearn.cli.evaluate import load_with_chips
+from geolearn.cli.arguments import add_chips, class_names, read_chips, whole
+from geolearn.cli.evaluate import add_classes, load_with_chips
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.pdf', '.svg')
 
@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--image', help='the scene to lay beneath the map, for .html')
     parser.add_argument('--model', help='a .dlpk; draw its results on the validation chips, and not training chips')
     parser.add_argument('--chip-size', type=whole(1), default=224, help='side of the images in pixels, without --model')
-    ignored = 'classes to leave blank, by label value or name; 0 for sparse labels'
-    parser.add_argument('--ignore-classes', type=class_value_or_name, nargs='+', default=[], help=ignored)
+    add_classes(parser)
     add_chips(parser)
-    parser.set_defaults(run=run, all=False, inputs=('chips', 'valid_path', 'model', 'image'))
+    inputs = ('chips', 'valid_path', 'model', 'image')
+    parser.set_defaults(run=run, all=False, inputs=inputs, targets=('out',))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -59,7 +59,11 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.model:
         figure = load_with_chips(arguments).show_results()
     else:
-        reading: dict[str, Any] = {'chip_size': arguments.chip_size, 'ignore_classes': arguments.ignore_classes}
+        reading: dict[str, Any] = {
+            'chip_size': arguments.chip_size,
+            'class_mapping': class_names(arguments.class_mapping),
+            'ignore_classes': arguments.ignore_classes,
+        }
         figure = read_chips(arguments, arguments.chips, **reading).show_batch()
     with atomic_write(out) as part:
         figure.savefig(part, format=suffix.removeprefix('.'))

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from geolearn.cli.arguments import (
     NO_WAVELENGTH,
+    NORMALIZATIONS,
     add_chips,
     class_name,
+    class_names,
     class_value_or_name,
     number,
     read_chips,
@@ -45,6 +47,11 @@ MODEL_ARGUMENTS = {
 }
 """Options of the command line, None where they are not given, and what the constructors of models call them."""
 
+FUSIONS = ('difference', 'concat', 'attention')
+TEMPORALS = ('mean', 'concat', 'ltae')
+HEADS = ('linear', 'mlp', 'random_forest', 'knn')
+"""As in `geolearn.networks`, which must not be imported to show help."""
+
 LOSS_ARGUMENTS = {
     'loss': 'loss',
     'dice_fraction': 'dice_fraction',
@@ -66,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_network(parser.add_argument_group('the network'))
     _add_loss(parser.add_argument_group('the loss'))
     _add_fit(parser.add_argument_group('the training'))
-    parser.set_defaults(run=run, inputs=('chips', 'valid_path'))
+    parser.set_defaults(run=run, inputs=('chips', 'valid_path'), targets=('report',))
 
 
 def add_data(group: Any) -> None:
@@ -75,7 +82,8 @@ def add_data(group: Any) -> None:
     group.add_argument(
         '--extract-bands', nargs='+', type=class_value_or_name, help='bands to use, by name or from 0 on'
     )
-    group.add_argument('--normalize', default='dataset', help='dataset, minmax, robust, imagenet or pretraining')
+    kinds = 'dataset, minmax, robust, imagenet or pretraining'
+    group.add_argument('--normalize', choices=NORMALIZATIONS, metavar='KIND', default='dataset', help=kinds)
     group.add_argument(
         '--class-mapping', nargs='+', type=class_name, metavar='VALUE=NAME', help='names of classes, such as 1=Water'
     )
@@ -98,17 +106,16 @@ def _add_network(group: Any) -> None:
     um = f'center wavelength of each band in micrometers, {NO_WAVELENGTH} for radar, where the data does not tell'
     group.add_argument('--wavelengths', type=wavelength, nargs='+', metavar='UM', help=um)
     group.add_argument('--decoder', help='such as unet, of PixelRegressor and ChangeDetector')
-    group.add_argument('--fusion', help='of ChangeDetector: difference, concat or attention')
-    group.add_argument('--temporal', help='how the dates of a chip are merged: mean, concat or ltae')
-    group.add_argument('--head', help='of PixelHead: linear, mlp, random_forest or knn')
+    group.add_argument('--fusion', choices=FUSIONS, help='how ChangeDetector compares the dates')
+    group.add_argument('--temporal', choices=TEMPORALS, help='how the dates of a chip are merged')
+    group.add_argument('--head', choices=HEADS, help='of PixelHead')
     group.add_argument('--hidden', nargs='+', type=whole(1), help='width of each hidden layer of --head mlp')
     group.add_argument('--trees', type=whole(1), help='of --head random_forest')
     group.add_argument('--neighbors', type=whole(1), help='of --head knn')
     dates = 'when the images of each date were taken, as 2024-05-31, for --backbone presto'
     group.add_argument('--dates', nargs='+', type=date.fromisoformat, help=dates)
-    group.add_argument(
-        '--location', nargs=2, type=float, metavar=('LAT', 'LON'), help='where the images lie, for --backbone presto'
-    )
+    place = 'where the images lie, for --backbone presto'
+    group.add_argument('--location', nargs=2, type=number(-180, 180), metavar=('LAT', 'LON'), help=place)
     meters = 'pixel size of the chips in meters, where the backbone depends on it'
     group.add_argument('--resolution', type=number(0, above=True), help=meters)
     group.add_argument(
@@ -150,7 +157,7 @@ def read_training_chips(arguments: argparse.Namespace) -> 'ChipData':
         arguments.chips,
         chip_size=arguments.chip_size,
         extract_bands=arguments.extract_bands,
-        class_mapping=dict(arguments.class_mapping) if arguments.class_mapping else None,
+        class_mapping=class_names(arguments.class_mapping),
         ignore_classes=arguments.ignore_classes,
         normalize=arguments.normalize,
         target='values' if arguments.values else 'images' if arguments.images else None,
@@ -163,6 +170,7 @@ def read_training_chips(arguments: argparse.Namespace) -> 'ChipData':
 def run(arguments: argparse.Namespace) -> None:
     """Train, save, and print the validation results."""
     check_model_name(arguments.model)
+    _choose_adaptation(arguments)
     import torch
 
     from geolearn.cli.evaluate import print_data, print_results

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--tolerance', type=number(0, above=True), default=1.0, help='pixels by which simplified outlines may move'
     )
     parser.add_argument('--no-style', action='store_true', help='write no style for QGIS (.qml)')
-    parser.set_defaults(run=run, inputs=('map',))
+    parser.set_defaults(run=run, inputs=('map',), targets=('dst',))
 
 
 def run(arguments: argparse.Namespace) -> None:
