@@ -20,7 +20,7 @@ class Band:
 
     Args:
         name: As the user or the raster calls it, such as ``'B04'`` or ``'Red'``.
-        wavelength_um: Centre wavelength in micrometres, or None where the band is not optical or unknown.
+        wavelength_um: Center wavelength in micrometers, or None where the band is not optical or unknown.
         common_name: STAC's common name where known, such as ``'red'``, ``'nir08'`` or ``'vv'``.
         is_radar: Whether the band is radar; its weights bring the constant that stands for a wavelength.
     """
@@ -34,8 +34,8 @@ class Band:
         w = self.wavelength_um
         if w is not None and not 0.3 <= w <= 15:
             raise BandError(
-                f'wavelength_um of band {self.name!r} must lie in 0.3..15 micrometres, got {w}; '
-                'divide nanometres by 1000'
+                f'wavelength_um of band {self.name!r} must lie in 0.3..15 micrometers, got {w}; '
+                'divide nanometers by 1000'
             )
 
 
@@ -117,7 +117,7 @@ def get_bands(sensor: str, names: Sequence[str] | None = None) -> tuple[Band, ..
         raise UnknownNameError('sensor', sensor, list_sensors())
     record = _tables().sensors[key]
     if not record.bands:
-        raise BandError(f'{key} has no fixed bands; read them from the file or pass wavelengths=[...] in micrometres')
+        raise BandError(f'{key} has no fixed bands; read them from the file or pass wavelengths=[...] in micrometers')
     if names is None:
         return record.bands
     found = [_look_up(name, record.lookup) for name in names]
@@ -235,19 +235,19 @@ def _check_count(what: str, found: int, needed: int) -> None:
 
 
 def parse_wavelengths(values: Sequence[float], count: int) -> tuple[float, ...]:
-    """Return `count` wavelengths in 0.3..15 micrometres, or raise; values that all exceed 100 are nanometres."""
+    """Return `count` wavelengths in 0.3..15 micrometers, or raise; values that all exceed 100 are nanometers."""
     _check_count('wavelengths', len(values), count)
     found = [float(v) for v in values]
     if not all(map(math.isfinite, found)):
-        raise BandError(f'found wavelengths {found}, needed a number of micrometres for every optical band')
+        raise BandError(f'found wavelengths {found}, needed a number of micrometers for every optical band')
     long = [v > 100 for v in found]
     if any(long) and not all(long):
-        raise BandError(f'found wavelengths {found}, a mix of nanometres and micrometres; give all in micrometres')
+        raise BandError(f'found wavelengths {found}, a mix of nanometers and micrometers; give all in micrometers')
     if found and all(long):
         found = [v / 1000 for v in found]
-        warnings.warn(f'wavelengths all exceed 100, so they are read as nanometres: {found} um', UserWarning, 2)
+        warnings.warn(f'wavelengths all exceed 100, so they are read as nanometers: {found} um', UserWarning, 2)
     if not all(0.3 <= v <= 15 for v in found):
-        raise BandError(f'found wavelengths {found}, needed values in 0.3..15 micrometres; divide nanometres by 1000')
+        raise BandError(f'found wavelengths {found}, needed values in 0.3..15 micrometers; divide nanometers by 1000')
     return tuple(found)
 
 
@@ -260,7 +260,7 @@ def require_wavelengths(bands: Sequence[Band], needed_by: str) -> None:
     order = ', '.join(f'{b.name!r} ({known[b.name]})' if b.name in known else repr(b.name) for b in bands)
     raise BandError(
         f'{needed_by} needs a wavelength for every band; unresolved: {", ".join(map(repr, missing))}. '
-        f'Pass wavelengths= with a number of micrometres for each band in this order: {order}; '
+        f'Pass wavelengths= with a number of micrometers for each band in this order: {order}; '
         'for example wavelengths=[0.665, 0.56, 0.49] for red, green, blue, None for radar. Or prepare the data with '
         "bands= and names that tell, such as 'red'"
         + ''.join(f'. {name!r} {hint}' for name in missing if (hint := _tables().ambiguous.get(_normalise(name))))

@@ -51,8 +51,9 @@ GraphOutput = Literal['classes', 'values', 'chip classes']
 MAX_MULTIPLE, MAX_GRAPH_SIDE = 1024, 16_384
 """Pixels: of a network's coarsest stride, and of the sides of images that a graph takes."""
 
-OTHER_FILES = b'\x0a\x08location'
-"""How ONNX begins a reference to a file of weights beside it; geolearn writes none."""
+OTHER_FILES = re.compile(rb'(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location')
+"""How ONNX begins a reference to a file of weights beside it, with numbers as short as they can be or longer;
+geolearn writes none."""
 
 MAX_RATIO = 10
 """A member that unpacks to more than this times its packed size is a decompression bomb: weights hardly shrink."""
@@ -292,7 +293,7 @@ def read_onnx(path: str | Path, kind: Export = 'onnx') -> bytes:
         else:
             with zipfile.ZipFile(path) as archive:
                 graph = archive.read(name)
-    if OTHER_FILES in graph:
+    if OTHER_FILES.search(graph):
         raise errors.BundleError(f'{path}: {name} takes weights from other files; geolearn writes no such graphs')
     return graph
 

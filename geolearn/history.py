@@ -19,6 +19,7 @@ class History:
         learning_rate: Highest learning rate of the last fit.
         loaded: How many of the rows came with the bundle, without their batches' losses.
         fits: The arguments of each call of `fit` that differ from their defaults; see `geolearn.arguments`.
+        trained_on: Which chips were trained on, by the fingerprint of all chips; see `geolearn.models.bundling`.
     """
 
     batch_losses: list[float] = field(default_factory=list)
@@ -26,6 +27,7 @@ class History:
     learning_rate: float | None = None
     loaded: int = 0
     fits: list[dict[str, Any]] = field(default_factory=list)
+    trained_on: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

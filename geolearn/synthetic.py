@@ -78,7 +78,7 @@ class Scene:
         label: Class values 1..6, (height, width) uint8; 0 beyond the border and under cloud.
         band_names: Names of the bands, in the order of `image`.
         classes: The six classes.
-        transform: Pixel to map coordinates in metres, north up, 10 m a pixel.
+        transform: Pixel to map coordinates in meters, north up, 10 m a pixel.
         crs: Coordinate reference system, such as ``'EPSG:32633'``.
     """
 

@@ -593,7 +593,7 @@ def window_without_label(f):
 # --- models, backbones and rasters to map
 
 
-@case(r'Pass wavelengths= with a number of micrometers|Pass wavelengths= with a number of micrometres')
+@case(r'Pass wavelengths= with a number of micrometers')
 def wavelengths(f):
     data = prepare_data(f.chips(), **PLAIN)
 

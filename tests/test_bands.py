@@ -33,9 +33,9 @@ def wavelengths(names, **sources):
 
 
 @pytest.mark.parametrize('value', [665, 0.29, 15.01, 0, -1, math.nan, math.inf])
-def test_a_band_refuses_a_wavelength_that_cannot_be_micrometres(value):
+def test_a_band_refuses_a_wavelength_that_cannot_be_micrometers(value):
     with pytest.raises(
-        ValueError, match=r"of band 'red' must lie in 0\.3\.\.15 micrometres, got .*; divide nanometres by"
+        ValueError, match=r"of band 'red' must lie in 0\.3\.\.15 micrometers, got .*; divide nanometers by"
     ):
         Band('red', value)
 
@@ -317,7 +317,7 @@ def test_a_wavelength_that_contradicts_the_name_takes_the_common_name_away():
 def test_radar_needs_no_place_filled_in_explicit_wavelengths():
     assert wavelengths(['VV', 'Red'], wavelengths=[None, 0.66]) == [None, 0.66]
     assert wavelengths(['VV', 'Red'], wavelengths=[3.75, 0.66]) == [None, 0.66]
-    with pytest.raises(BandError, match='needed a number of micrometres for every optical band'):
+    with pytest.raises(BandError, match='needed a number of micrometers for every optical band'):
         resolve_bands(['Green', 'Red'], wavelengths=[None, 0.66])
 
 
@@ -327,7 +327,7 @@ def test_a_list_of_wavelengths_must_have_one_per_band(source):
         resolve_bands(['Red', 'Green'], **{source: [0.6]})
 
 
-def test_a_tag_in_nanometres_is_refused():
+def test_a_tag_in_nanometers_is_refused():
     with pytest.raises(BandError, match="band 'x' must lie in"):
         resolve_bands(['x'], tag_wavelengths_um=[665.0])
 
@@ -336,13 +336,13 @@ def test_a_tag_in_nanometres_is_refused():
 
 
 @given(st.lists(st.floats(0.3, 15), max_size=12))
-def test_micrometres_pass_unchanged(values):
+def test_micrometers_pass_unchanged(values):
     assert parse_wavelengths(values, len(values)) == tuple(values)
 
 
 @given(st.lists(st.integers(300, 15000), min_size=1, max_size=12))
-def test_nanometres_become_the_same_micrometres_with_a_warning(values):
-    with pytest.warns(UserWarning, match='all exceed 100, so they are read as nanometres'):
+def test_nanometers_become_the_same_micrometers_with_a_warning(values):
+    with pytest.warns(UserWarning, match='all exceed 100, so they are read as nanometers'):
         found = parse_wavelengths(values, len(values))
     assert found == parse_wavelengths([float(f'{v}e-3') for v in values], len(values))
     assert [round(v * 1000) for v in found] == values
@@ -352,25 +352,25 @@ def test_nanometres_become_the_same_micrometres_with_a_warning(values):
 def test_a_mix_of_units_is_refused(um, nm, random):
     mixed = um + nm
     random.shuffle(mixed)
-    with pytest.raises(BandError, match='a mix of nanometres and micrometres; give all in micrometres'):
+    with pytest.raises(BandError, match='a mix of nanometers and micrometers; give all in micrometers'):
         parse_wavelengths(mixed, len(mixed))
 
 
 @pytest.mark.parametrize('value', [0, -0.5, 0.29, 15.1, 60, 100])
 def test_impossible_wavelengths_are_refused(value):
-    with pytest.raises(BandError, match=r'needed values in 0\.3\.\.15 micrometres; divide nanometres by 1000'):
+    with pytest.raises(BandError, match=r'needed values in 0\.3\.\.15 micrometers; divide nanometers by 1000'):
         parse_wavelengths([value], 1)
 
 
 @pytest.mark.parametrize('value', [math.nan, math.inf])
 def test_a_wavelength_must_be_a_finite_number(value):
-    with pytest.raises(BandError, match='needed a number of micrometres'):
+    with pytest.raises(BandError, match='needed a number of micrometers'):
         parse_wavelengths([0.5, value], 2)
 
 
-def test_nanometres_out_of_range_are_refused_too():
+def test_nanometers_out_of_range_are_refused_too():
     with (
-        pytest.warns(UserWarning, match='nanometres'),
+        pytest.warns(UserWarning, match='nanometers'),
         pytest.raises(BandError, match=r'found wavelengths \[0\.2, 0\.665\]'),
     ):
         parse_wavelengths([200, 665], 2)
@@ -389,7 +389,7 @@ def test_the_error_names_each_unresolved_band_and_shows_the_line_to_paste():
         require_wavelengths(bands, 'dofa_base')
     assert str(caught.value) == (
         "dofa_base needs a wavelength for every band; unresolved: 'band_1', 'odd'. Pass wavelengths= with a number of "
-        "micrometres for each band in this order: 'band_1', 'Green' (0.56), 'VV' (None), 'odd'; for example "
+        "micrometers for each band in this order: 'band_1', 'Green' (0.56), 'VV' (None), 'odd'; for example "
         'wavelengths=[0.665, 0.56, 0.49] for red, green, blue, None for radar. Or prepare the data with bands= and '
         "names that tell, such as 'red'"
     )

@@ -120,6 +120,16 @@ def test_show_draws_the_results_of_a_model(bundle, scene_chips, tmp_path, monkey
     assert (tmp_path / 'r.png').read_bytes().startswith(b'\x89PNG')
 
 
+def test_chips_that_were_trained_on_are_reported(bundle, scene_chips, capsys):
+    chips = '--batch-size 4 --valid 0.25 --ignore-classes 0 --json'.split()
+    main(['evaluate', str(bundle), str(scene_chips), *chips])
+    assert 'trained on' not in capsys.readouterr().err
+    main(['evaluate', str(bundle), str(scene_chips), *chips, '--all'])
+    said = capsys.readouterr().err
+    assert '12 of the 16 validation chips were trained on' in said
+    assert 'with --valid 0.25, --seed 42, or take other chips' in said
+
+
 def test_info_prints_one_json_object_beside_the_stac_item(bundle, tmp_path, capsys):
     main(['info', str(bundle), '--json', '--stac', str(tmp_path / 'item.json')])
     assert json.loads(capsys.readouterr().out)['kind'] == 'model'

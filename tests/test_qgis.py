@@ -65,6 +65,16 @@ def test_values_reach_their_options():
     assert build_parser().parse_args(WORDS[4]).threshold == 0  # 0 is a threshold too
 
 
+def test_texts_become_words():
+    assert command.predict_words('m', 's', 'd', more='--aoi "a b.gpkg"')[-2:] == ['--aoi', 'a b.gpkg']
+    with pytest.raises(command.CommandError, match='No closing quotation; put names'):
+        command.predict_words('m', 's', 'd', bands="B02 B0'3")
+    with pytest.MonkeyPatch.context() as windows:
+        windows.setattr(os, 'name', 'nt')
+        words = command.predict_words('m', 's', 'd', more=r'--aoi "C:\my data\a.gpkg"')
+    assert words[-1] == r'C:\my data\a.gpkg'
+
+
 def test_progress_and_lines_are_told_apart(tmp_path):
     body = """
         print('bands match')

@@ -32,7 +32,7 @@ def objects_to_features(
 
     Returns:
         Columns Class (name), value (class value), Confidence (percent) and area, in square units of the CRS, or in
-        square metres on the ellipsoid where these are degrees. Of oriented boxes also length and width, see
+        square meters on the ellipsoid where these are degrees. Of oriented boxes also length and width, see
         `measure_boxes`, and angle: the azimuth of the long side, 0..180 degrees clockwise from the grid's north.
     """
     import pandas as pd  # late: with pyarrow it takes part of a second to import

@@ -687,6 +687,7 @@ class Model(ABC):
         given.pop('resume', None)
         rate = self.history.learning_rate if lr is None else encode(lr)
         self.history.fits.append({'epochs': epochs, 'lr': rate} | given)
+        bundling.record_trained_chips(self.history, data)
         return self
 
     def _rates(self, lr: float | slice | None) -> Rate:
@@ -865,6 +866,8 @@ def load_model(
         building.announce_license(record)
     model._loaded_from = Path(path)
     model.history = bundling.read_history(bundle)
+    if data is not None:
+        bundling.warn_of_trained_chips(model.history, data)
     model.evaluation = bundling.read_evaluation(bundle)
     if loss is not None:
         model._custom_loss = as_loss_module(loss)

@@ -1,11 +1,15 @@
 """Write spec, network, history and evaluation as a bundle, and read them back."""
 
+import base64
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from geolearn import errors, units
 from geolearn._version import __version__
@@ -18,6 +22,8 @@ from geolearn.data import ChipData
 from geolearn.history import Evaluation, History
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
+
+log = logging.getLogger('geolearn')
 
 RASTER_FUNCTIONS = {
     'ImageClassification': 'ClassifyPixels',
@@ -111,6 +117,8 @@ def make_bundle(
         manifest['weights_license'] = record.license
         if record.terms:
             manifest['weights_terms'] = record.terms
+    if history.trained_on:
+        manifest['trained_on'] = history.trained_on
     if history.learning_rate is not None:
         emd['LearningRate'] = repr(history.learning_rate)  # ArcGIS keeps this and the metrics as text
         manifest['learning_rate'] = history.learning_rate
@@ -140,13 +148,55 @@ def read_history(bundle: Bundle) -> History:
     """Read the history that a bundle carries, passing over whatever cannot be one."""
     rows, rate = bundle.manifest.get('history'), bundle.manifest.get('learning_rate')
     epochs = [_read_row(row) for row in (rows if isinstance(rows, list) else []) if isinstance(row, dict)]
-    fits = bundle.manifest.get('fits')
+    fits, trained_on = bundle.manifest.get('fits'), bundle.manifest.get('trained_on')
     return History(
         epochs=epochs,
         loaded=len(epochs),
         learning_rate=rate if isinstance(rate, float) else None,
         fits=[row for row in (fits if isinstance(fits, list) else []) if isinstance(row, dict)],
+        trained_on=dict(trained_on) if isinstance(trained_on, dict) else {},
     )
+
+
+DIVIDING = ('split', 'block_size', 'val_split_pct', 'test_split_pct')
+"""Arguments of `prepare_data` that say which chips are trained on, beside the seed."""
+
+
+def record_trained_chips(history: History, data: ChipData) -> None:
+    """Note in a history which chips are trained on, a bit for each chip of the folder."""
+    trained = _trained_chips(history, data)
+    trained[list(data.split.train)] = True
+    given = {name: value for name in DIVIDING if isinstance(value := data.arguments.get(name), str | int | float)}
+    history.trained_on[data.fingerprint] = {
+        'bits': base64.b64encode(np.packbits(trained).tobytes()).decode(),
+        'arguments': given | {'seed': data.train_dl.options.seed},
+    }
+
+
+def warn_of_trained_chips(history: History, data: ChipData) -> None:
+    """Warn where chips to validate on were trained on, as with another split of the folder of the training."""
+    seen = int(_trained_chips(history, data)[list(data.split.valid)].sum())
+    if seen:
+        found = history.trained_on[data.fingerprint].get('arguments')
+        pairs = found.items() if isinstance(found, dict) else ()
+        log.warning(
+            '%d of the %d validation chips were trained on, so scores on them are too good; divide the chips as for '
+            'the training, with %s, or take other chips',
+            seen, len(data.split.valid), ', '.join(f'{name}={value!r}' for name, value in pairs),
+        )  # fmt: skip
+
+
+def _trained_chips(history: History, data: ChipData) -> np.ndarray:
+    """Return which chips of the data were trained on: (chips,) bool."""
+    count, row = len(data.table.names), history.trained_on.get(data.fingerprint)
+    bits = row.get('bits') if isinstance(row, dict) else None
+    try:
+        packed = np.frombuffer(base64.b64decode(bits, validate=True), np.uint8) if isinstance(bits, str) else None
+    except ValueError:
+        packed = None
+    if packed is None or packed.size != -(-count // 8):
+        return np.zeros(count, bool)
+    return np.unpackbits(packed, count=count).astype(bool)
 
 
 def _read_row(row: Mapping[str, Any]) -> dict[str, float]:

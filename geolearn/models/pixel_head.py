@@ -19,7 +19,7 @@ from geolearn.backbones.pixel_series import check_location
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.classes import IGNORE_INDEX
 from geolearn.data import ChipData
-from geolearn.models import base, new_spec
+from geolearn.models import base, bundling, new_spec
 from geolearn.models.pixel_classifiers import PixelClassifier
 from geolearn.networks import pixel_head
 from geolearn.networks.pixel_head import Head, PixelHeadOptions
@@ -212,6 +212,7 @@ class PixelHead(PixelClassifier):
         else:
             self._train_layers(options, train, valid, epochs, lr or RATE, weight_decay, seed)
         self.history.fits.append(encode(given))
+        bundling.record_trained_chips(self.history, data)
         return self
 
     def _check_fit(self, options: PixelHeadOptions, epochs: int | None, lr: float | None, pixels: int | None) -> None:

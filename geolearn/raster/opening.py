@@ -247,7 +247,7 @@ def small_cache() -> Iterator[None]:
 def burn_polygons(
     pairs: Iterable[tuple[Any, int]], shape: tuple[int, ...], *, dtype: type = np.uint8, all_touched: bool = False
 ) -> np.ndarray:
-    """Return (height, width) with the number of the last polygon that holds each pixel's centre, else 0.
+    """Return (height, width) with the number of the last polygon that holds each pixel's center, else 0.
 
     Args:
         pairs: Polygon in pixels (x = columns, y = rows) and number of each.

@@ -382,20 +382,20 @@ def raster_bands(src: Any, *, sensor: str | None = None) -> tuple[Band, ...]:
 
 
 def tag_wavelengths_um(src: Any) -> list[float | None]:
-    """Read each band's centre wavelength as GDAL's IMAGERY domain, ENVI and EnMAP write it; None where none is."""
+    """Read each band's center wavelength as GDAL's IMAGERY domain, ENVI and EnMAP write it; None where none is."""
     return [_tag_wavelength_um(src, index) for index in src.indexes]
 
 
 def _tag_wavelength_um(src: Any, index: int) -> float | None:
     imagery, plain = src.tags(index, ns='IMAGERY'), src.tags(index)
     if 'CENTRAL_WAVELENGTH_UM' in imagery:
-        return _micrometres(imagery['CENTRAL_WAVELENGTH_UM'], 'micrometers')
+        return _micrometers(imagery['CENTRAL_WAVELENGTH_UM'], 'micrometers')
     lowered = {key.lower(): value for key, value in plain.items()}
     units = lowered.get('wavelength_units', lowered.get('wavelength_unit', ''))
-    return _micrometres(lowered.get('wavelength', lowered.get('wavelength_um', '')), units)
+    return _micrometers(lowered.get('wavelength', lowered.get('wavelength_um', '')), units)
 
 
-def _micrometres(text: str, units: str) -> float | None:
+def _micrometers(text: str, units: str) -> float | None:
     """Read a wavelength; None where it is not a number, or not of light (radar, masks and elevation carry tags too)."""
     try:
         value = float(text)

@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -24,6 +25,8 @@ import yaml
 from geolearn import errors, files
 from geolearn._version import __version__
 from geolearn.adaptation import Adaptation
+from geolearn.backbones.custom import is_file_name
+from geolearn.backbones.describe import describe_backbone
 from geolearn.chips.label import Task
 from geolearn.chips.splits.divide import KINDS, PUBLISHED
 from geolearn.data import ChipData
@@ -115,9 +118,10 @@ class Grid:
         for start in self.starts:
             if start not in STARTS:
                 raise errors.UnknownNameError('start', str(start), STARTS)
-        for share in self.shares:
-            if not isinstance(share, int | float) or not 0 < share <= 1:
-                raise errors.ArgumentError(f'shares must be numbers over 0 and up to 1, got {share!r}')
+        check_shares(self.shares)
+        check_seeds(self.seeds)
+        for encoder in self.encoders:
+            _check_encoder(encoder)
         for name in ('epochs', 'lora_rank'):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise errors.ArgumentError(f'{name} must be a whole number from 1, got {getattr(self, name)!r}')
@@ -131,13 +135,59 @@ class Grid:
         for name in self.data:
             if name != 'chips' and name not in known:
                 raise errors.UnknownNameError('argument of data', str(name), [*known, 'chips'])
+        if not isinstance(self.weights, Mapping):
+            raise errors.ArgumentError(f'weights must map encoders to files, got {self.weights!r}')
         for name in self.weights:
             if name not in self.encoders:
                 raise errors.UnknownNameError('encoder of weights', str(name), self.encoders)
+            path = self.weights[name]
+            if not isinstance(path, str | Path) or not Path(path).expanduser().exists():
+                raise errors.ArgumentError(f'weights of {name} must be a file, and there is none at {path!r}')
 
     def reading(self) -> dict[str, Any]:
         """Return the arguments of `prepare_data` besides the chips, as they were given."""
         return {name: value for name, value in self.data.items() if name != 'chips'}
+
+
+def check_shares(shares: Sequence[float]) -> None:
+    """Refuse shares of the labels that are none, or that are named twice.
+
+    Raises:
+        ArgumentError: If a share is not over 0 and up to 1, or stands twice, such as 1 and 1.0.
+    """
+    for share in shares:
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
+            raise errors.ArgumentError(f'shares must be numbers over 0 and up to 1, got {share!r}')
+    if len(set(shares)) < len(shares):
+        raise errors.ArgumentError(f'shares names {_repeated(shares)!r} twice')
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse what is no seed.
+
+    Raises:
+        ArgumentError: If a seed is no whole number from 0.
+    """
+    for seed in seeds:
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise errors.ArgumentError(f'seeds must be whole numbers from 0, got {seed!r}')
+
+
+def _check_encoder(name: object) -> None:
+    """Refuse a name that no backbone has, and a file that is not there.
+
+    Raises:
+        ArgumentError: If it is no text, or names a file that does not exist.
+        UnknownNameError: If there is no such backbone; the nearest are named.
+    """
+    if not isinstance(name, str | Path):
+        raise errors.ArgumentError(f'encoders must be names of backbones or files, got {name!r}')
+    if is_file_name(name):
+        if not Path(name).expanduser().exists():
+            raise errors.ArgumentError(f'encoders names the file {name}, which does not exist')
+        return
+    with suppress(errors.BackboneError):  # of timm, torchvision or the user's own, without a record
+        describe_backbone(str(name))
 
 
 @dataclass(frozen=True)

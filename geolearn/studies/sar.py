@@ -25,7 +25,7 @@ from geolearn.models import FCN, AttentionUNet, Model, UNet
 from geolearn.models.evaluation.pixels import evaluate_pixels
 from geolearn.prepare import prepare_data
 from geolearn.progress import ProgressBar, report_progress
-from geolearn.studies.grid import TESTS, keep_parts
+from geolearn.studies.grid import TESTS, check_seeds, check_shares, keep_parts
 from geolearn.studies.grid_result import format_score, percent
 
 Start = Literal['scratch', 'frozen', 'fine-tuned']
@@ -198,7 +198,7 @@ def study_sar(
         ignore_classes: Label values or names to leave out.
 
     Raises:
-        ArgumentError: If nothing is to be trained.
+        ArgumentError: If nothing is to be trained, or a share or a seed is not valid.
         ChipFolderError: If the folder cannot be divided, or labels are not one class per pixel.
         UnknownNameError: If there is no such start or input.
     """
@@ -206,6 +206,8 @@ def study_sar(
         for name in given:
             if name not in known:
                 raise UnknownNameError(kind, str(name), known)
+    check_shares(shares)
+    check_seeds(seeds)
     wanted = [
         (share, input_, start)
         for share in shares

@@ -81,8 +81,8 @@ class _Tool(QgsProcessingAlgorithm):
         raise NotImplementedError
 
     def processAlgorithm(self, parameters: Any, context: Any, feedback: Any) -> dict[str, str]:
-        words, outputs = self.words(parameters, context, feedback)
         try:
+            words, outputs = self.words(parameters, context, feedback)
             program = command.find_program(ProcessingConfig.getSetting(command.SETTING) or '')
             feedback.pushCommandInfo(' '.join(command.shlex.quote(word) for word in (program, *words)))
             command.run_command(
@@ -202,7 +202,7 @@ class Train(_Tool):
         rate = QgsProcessingParameterNumber('LR', 'Learning rate (empty: searched for)', _REAL, optional=True)
         self.add(rate, advanced=True)
         self.add(QgsProcessingParameterNumber('CHIP_SIZE', 'Side of the training images', _WHOLE, 224, minValue=16))
-        batch = QgsProcessingParameterNumber('BATCH_SIZE', 'Batch size', _WHOLE, optional=True, minValue=1)
+        batch = QgsProcessingParameterNumber('BATCH_SIZE', 'Batch size', _WHOLE, optional=True, minValue=2)
         self.add(batch, advanced=True)
         ignored = QgsProcessingParameterString('IGNORE', 'Classes to ignore', optional=True)
         self.add(ignored, help='Values or names, with blanks between; 0 where labels are sparse')

@@ -172,7 +172,18 @@ def _reason(said: Sequence[str], status: int) -> str:
 
 
 def _split(text: str | None) -> list[str]:
-    return shlex.split(text or '')
+    """Return the words of a text; on Windows a backslash is a part of a path.
+
+    Raises:
+        CommandError: If a quotation mark is not closed.
+    """
+    words = shlex.shlex(text or '', posix=True, punctuation_chars=False)
+    words.whitespace_split, words.commenters = True, ''
+    words.escape = '' if os.name == 'nt' else words.escape
+    try:
+        return list(words)
+    except ValueError as error:
+        raise CommandError(f'cannot read {text}: {error}; put names with blanks between two quotation marks') from error
 
 
 def _option(name: str, value: object) -> list[str]:

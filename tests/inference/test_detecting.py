@@ -119,12 +119,12 @@ def test_a_turned_raster_gives_turned_boxes(draw, save, detector, tmp_path):
     assert frame['area'][0] == pytest.approx(60_000)
 
 
-def test_in_degrees_areas_are_square_metres(draw, save, detector, tmp_path):
+def test_in_degrees_areas_are_square_meters(draw, save, detector, tmp_path):
     place = Affine(0.0001, 0, 15, 0, -0.0001, 48)
     path = save(tmp_path / 'degrees.tif', draw((100, 100), [(10, 20, 30, 50)]), transform=place, crs='EPSG:4326')
     frame = objects_to_features(*detect(path, detector()), CLASSES, outlined=False)
-    metres = frame.to_crs(CRS).geometry.area
-    assert frame['area'][0] == pytest.approx(metres[0], rel=2e-3)
+    meters = frame.to_crs(CRS).geometry.area
+    assert frame['area'][0] == pytest.approx(meters[0], rel=2e-3)
 
 
 def test_in_feet_areas_are_square_feet(draw, save, detector, tmp_path):

@@ -323,11 +323,11 @@ def test_figures_are_drawn(scene_data, tmp_path):
 # -- bands and classes
 
 
-def test_nanometres_are_converted_with_a_warning(scene_data):
-    nanometres = [490, 560, 665, 705, 740, 783, 842, 865, 1610, 2190]
-    with pytest.warns(UserWarning, match='read as nanometres'):
-        model = make(scene_data, wavelengths=nanometres)
-    assert [band.wavelength_um for band in model.spec.bands] == [nm / 1000 for nm in nanometres]
+def test_nanometers_are_converted_with_a_warning(scene_data):
+    nanometers = [490, 560, 665, 705, 740, 783, 842, 865, 1610, 2190]
+    with pytest.warns(UserWarning, match='read as nanometers'):
+        model = make(scene_data, wavelengths=nanometers)
+    assert [band.wavelength_um for band in model.spec.bands] == [nm / 1000 for nm in nanometers]
     assert [band.name for band in model.spec.bands] == [band.name for band in scene_data.bands]
 
 
@@ -349,12 +349,12 @@ def test_radar_stays_radar_when_wavelengths_are_given(scene_chips):
     optical = get_bands('sentinel2_l2a', ['B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A'])
     radar = get_bands('sentinel1', ['VV', 'VH'])
     data = prepare_data(scene_chips, chip_size=32, batch_size=4, ignore_classes=[0], bands=[*radar, *optical])
-    nanometres = [490, 560, 665, 705, 740, 783, 842, 865]
-    with pytest.warns(UserWarning, match='read as nanometres'):
-        bands = make(data, wavelengths=[None, None, *nanometres]).spec.bands
+    nanometers = [490, 560, 665, 705, 740, 783, 842, 865]
+    with pytest.warns(UserWarning, match='read as nanometers'):
+        bands = make(data, wavelengths=[None, None, *nanometers]).spec.bands
     assert bands[:2] == radar
-    assert [band.wavelength_um for band in bands[2:]] == [nm / 1000 for nm in nanometres]
-    with pytest.raises(BandError, match='needed a number of micrometres for every optical band'):
+    assert [band.wavelength_um for band in bands[2:]] == [nm / 1000 for nm in nanometers]
+    with pytest.raises(BandError, match='needed a number of micrometers for every optical band'):
         make(data, wavelengths=[None] * 10)
 
 
@@ -371,7 +371,7 @@ def test_dofa_asks_for_unknown_wavelengths_with_the_line_to_paste(scene_chips, s
     bands = [*get_bands('sentinel2_l2a', ['B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A', 'B11']), Band('odd')]
     data = prepare_data(scene_chips, chip_size=32, batch_size=4, ignore_classes=[0], bands=bands)
     words = (
-        r"unresolved: 'odd'. Pass wavelengths= with a number of micrometres for each band in this order: "
+        r"unresolved: 'odd'. Pass wavelengths= with a number of micrometers for each band in this order: "
         r"'B02' \(0.49\)"
     )
     with pytest.raises(BandError, match=words):

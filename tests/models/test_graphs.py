@@ -157,12 +157,13 @@ def test_detectors_say_why_they_are_not_written():
 
 def test_graphs_that_take_weights_from_other_files_are_refused(saved, tmp_path):
     hostile = tmp_path / 'h.dlpk'
-    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(hostile, 'w') as new:
-        for name in old.namelist():
-            content = old.read(name)
-            new.writestr(name, content + b'\x0a\x08location' if name == 'model.onnx' else content)
-    with pytest.raises(BundleError, match='takes weights from other files'):
-        read_onnx(hostile)
+    for reference in (b'\x0a\x08location', b'\x0a\x88\x00location', b'\x8a\x80\x00\x08location'):
+        with zipfile.ZipFile(saved) as old, zipfile.ZipFile(hostile, 'w') as new:
+            for name in old.namelist():
+                content = old.read(name)
+                new.writestr(name, content + reference if name == 'model.onnx' else content)
+        with pytest.raises(BundleError, match='takes weights from other files'):
+            read_onnx(hostile)
     plain = tmp_path / 'p.dlpk'
     with zipfile.ZipFile(saved) as old, zipfile.ZipFile(plain, 'w') as new:
         for name in set(old.namelist()) - {'model.onnx'}:

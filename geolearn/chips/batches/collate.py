@@ -138,7 +138,7 @@ class CollateConfig:
         table: Class index of each label value, from `index_table`.
         ignored_index: What the table says of values that take no part.
         chip_size: Side of the items in pixels; larger chips are cropped, smaller ones padded.
-        random_crop: Crop at random places (training) instead of the centre.
+        random_crop: Crop at random places (training) instead of the center.
         rare_values: Label values around which half of the random crops are drawn.
         min_valid: Share of valid pixels that a random crop should have; several are drawn until one has it.
         seed: Makes crops repeatable.

@@ -11,7 +11,7 @@ from geolearn.raster import GeoBox
 from geolearn.raster.geobox import in_pixel_space
 
 FAR_OUT = 1e9
-"""No map has coordinates beyond this, in metres, feet or degrees."""
+"""No map has coordinates beyond this, in meters, feet or degrees."""
 
 PAIRS_AT_ONCE = 1_000_000
 
