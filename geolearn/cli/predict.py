@@ -146,7 +146,7 @@ def _add_maps(group: Any) -> None:
     group.add_argument('--layout', choices=['files', 'bands'], help='a file for each output, or all as bands of one')
     blending = 'tiles fade into each other (hann) or are cut; the default is hann for transformers'
     group.add_argument('--blend', choices=['hann', 'crop'], help=blending)
-    memory = 'MB that rows and tiles may take, besides the network (default 512)'
+    memory = 'MiB that rows and tiles may take, besides the network; by how the raster is stored if not given'
     group.add_argument('--max-memory', type=_megabytes, metavar='MB', help=memory)
     group.add_argument(
         '--no-cog', dest='cog', action='store_const', const=False, help='write a plain GeoTIFF, without overviews'
