@@ -22,7 +22,7 @@ from geolearn.metrics import ConfusionMatrix
 from geolearn.plotting import show_predictions
 from geolearn.raster import read_image, read_label, write_raster
 
-# The masks use 0 for cloud shadow, but 0 means unlabeled in a chip folder: values move up by one.
+# The masks use 0 for cloud shadow, which ArcGIS keeps for what no polygon covers: values move up by one.
 CLASSES = (
     ClassInfo(1, 'cloud shadow', (60, 60, 90)),
     ClassInfo(2, 'water', (46, 116, 196)),

@@ -162,7 +162,7 @@ def test_a_wrong_argument_is_answered_before_torch_is_imported(line):
 
 def test_names_and_places_of_results_are_checked_before_torch_is_imported_too(tmp_path):
     lines = {
-        'train . x --split foo': 'must be one of published',
+        'train . x --split foo': "unknown split 'foo'",
         'train . x --normalize foo': "invalid choice: 'foo'",
         'train . x --sensor foo': "unknown sensor 'foo'",
         'train . x --freeze foo': '--freeze must be one of',

@@ -86,19 +86,13 @@ def check_paths(arguments: argparse.Namespace) -> None:
             opens by other names is left to it: URLs, `/vsi` paths, and subdatasets such as ``NETCDF:a.nc:ndvi``.
 
     Raises:
-        BundleError: If a model is no bundle.
         FileNotFoundError: If an input or the folder of a result does not exist.
         ValueError: If a result exists and is not to be replaced.
     """
-    inputs = getattr(arguments, 'inputs', ())
-    for name in inputs:
+    for name in getattr(arguments, 'inputs', ()):
         for path in _paths(arguments, name):
             if not os.path.exists(path):
                 raise FileNotFoundError(errno.ENOENT, 'does not exist', path)
-    if 'model' in inputs and arguments.model:
-        from geolearn.bundle import read_emd
-
-        read_emd(arguments.model)
     if getattr(arguments, 'each', False):  # the result is a folder, which is made
         return
     for name in getattr(arguments, 'targets', ()):
@@ -109,6 +103,17 @@ def check_paths(arguments: argparse.Namespace) -> None:
             if name == 'dst' and not arguments.overwrite and os.path.exists(os.path.expanduser(path)):
                 # a forgotten target would make the last image the target
                 raise ValueError(f'{path} exists; name the result to write last, or pass --overwrite to replace it')
+
+
+def check_model(path: str) -> None:
+    """Refuse what is no bundle of geolearn, before torch is imported.
+
+    Raises:
+        BundleError: If it is none.
+    """
+    from geolearn.bundle import read_emd
+
+    read_emd(path)
 
 
 def _paths(arguments: argparse.Namespace, name: str) -> list[str]:
@@ -205,7 +210,11 @@ def split(text: str) -> str:
     """Parse how chips are divided: a word, or a file of lists."""
     if text in SPLITS or os.path.isfile(text):
         return text
-    raise argparse.ArgumentTypeError(f'must be one of {", ".join(SPLITS)}, or a file of lists, got {text!r}')
+    if os.path.splitext(text)[1]:
+        raise argparse.ArgumentTypeError(f'there is no file {text!r}')
+    from geolearn.errors import UnknownNameError
+
+    raise argparse.ArgumentTypeError(str(UnknownNameError('split', text, SPLITS)))
 
 
 def sensor(text: str) -> str:

@@ -5,8 +5,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geolearn import errors, extras
 from geolearn.cli.arguments import part
+from geolearn.errors import ArgumentError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -56,10 +56,10 @@ def connect(address: str) -> 'Client':
         MissingExtraError: If Dask is not installed.
         ArgumentError: If none answers there.
     """
+    from geolearn import extras
+
     distributed = extras.require('distributed', extra='dask', to='work on a cluster')
     try:
         return distributed.Client(address, timeout='10s')
     except (OSError, ValueError) as error:
-        raise errors.ArgumentError(
-            f'no Dask scheduler answers at {address}: {error}; start one by dask scheduler'
-        ) from error
+        raise ArgumentError(f'no Dask scheduler answers at {address}: {error}; start one by dask scheduler') from error

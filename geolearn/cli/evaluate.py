@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geolearn.cli.arguments import add_chips, class_name, class_names, class_value_or_name, read_chips
+from geolearn.cli.arguments import add_chips, check_model, class_name, class_names, class_value_or_name, read_chips
 from geolearn.cli.messages import as_options
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def run_report(arguments: argparse.Namespace) -> None:
 
 def load_with_chips(arguments: argparse.Namespace) -> 'Model':
     """Load the model with its chips, which are read as those of its training were."""
+    check_model(arguments.model)
     from geolearn.models import load_model
 
     model = load_model(arguments.model)

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geolearn.cli.arguments import add_reading, number, part, reading, whole
+from geolearn.cli.arguments import add_reading, check_model, number, part, reading, whole
 
 if TYPE_CHECKING:
     from geolearn.models import Model
@@ -250,6 +250,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
                 raise ValueError(
                     f'{option} is for one raster; --each does what is missing by itself, leave {option} out'
                 )
+    check_model(arguments.model)
 
 
 def choose_options(model: 'Model', arguments: argparse.Namespace) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import argparse
 import ipaddress
 import socket
 
-from geolearn.cli.arguments import number, whole
+from geolearn.cli.arguments import check_model, number, whole
 from geolearn.cli.messages import say
 
 LIBRARIES = ('fastapi', 'uvicorn', 'python_multipart', 'rio_tiler')
@@ -104,6 +104,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             f'--host {arguments.host} may be reached from other machines; add --allow-remote if that is wanted, or '
             'leave --host out'
         )
+    check_model(arguments.model)
 
 
 def is_loopback(host: str) -> bool:

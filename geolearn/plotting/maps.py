@@ -18,6 +18,7 @@ from geolearn import extras
 from geolearn.chips.formats.styles import read_raster_style, styled_classes
 from geolearn.classes import ClassInfo
 from geolearn.errors import RasterError
+from geolearn.plotting import canvas
 from geolearn.plotting.display import natural_colors
 from geolearn.plotting.figure import Figure
 from geolearn.raster import open_raster, raster_bands
@@ -121,8 +122,7 @@ def plot_map(raster: str | Path, *, max_side: int = MAX_SIDE) -> Figure:
     ax.imshow(drawing.rgba, interpolation='nearest')
     ax.set_axis_off()
     if drawing.classes:
-        patches = [Patch(color=_rgb(info.color), label=info.name) for info in drawing.classes]
-        figure.legend(handles=patches, ncols=4, loc='outside lower center', frameon=False)
+        canvas.add_legend(figure, drawing.classes, range(len(drawing.classes)))
     elif drawing.limits is not None:
         figure.legend(
             handles=[Patch(color=color, label=f'{value:.4g}') for color, value in _steps(drawing.limits)],
@@ -257,9 +257,3 @@ def _legend(drawing: Drawing) -> str:
     place = 'position:fixed;bottom:5em;left:.7em;z-index:1000;max-height:60vh;max-width:60vw;overflow:auto'
     look = 'background:#fffd;color:#222;padding:.6em .9em;border-radius:.3em;font:14px sans-serif'
     return f'<div style="{place};{look}">{items}</div>'
-
-
-def _rgb(color: tuple[int, int, int]) -> tuple[float, float, float]:
-    """Return a color as matplotlib takes it, 0..1."""
-    red, green, blue = color
-    return red / 255, green / 255, blue / 255

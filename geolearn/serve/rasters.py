@@ -130,7 +130,7 @@ def find_named(name: str, folders: Sequence[Path]) -> Path:
 
 def _find_below(folder: Path, path: Path) -> Path | None:
     """Return a regular file below a folder; None where there is none."""
-    part = folder
+    part, mode = folder, 0  # of the folder itself, which is no file
     for name in path.relative_to(folder).parts:
         part = part / name
         try:

@@ -18,7 +18,7 @@ from geolearn.raster import GeoBox, RasterWriter
 pytestmark = pytest.mark.filterwarnings('ignore:Use .@. matmul:PendingDeprecationWarning')
 
 PLACE = {'transform': Affine(10, 0, 500_000, 0, -10, 5_400_000), 'crs': 'EPSG:32633'}
-HOSTILE = '</script><script>alert(1)</script>{{ 7*7 }}'
+HOSTILE = r'$\foo$</script><script>alert(1)</script>{{ 7*7 }}'
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_the_command_shows_a_raster_as_picture_and_as_page(classes, tmp_path, ca
     assert pictures((tmp_path / 'map.html').read_text())
     with Image.open(tmp_path / 'map.png') as drawn:
         assert drawn.size[0] > 300
-    assert plot_map(classes).legends
+    assert str(plot_map(classes).legends[0].get_texts()[1].get_text()).startswith(r'$\foo$')
 
 
 def test_what_the_command_cannot_show_is_one_line(classes, tmp_path, capsys):
