@@ -137,6 +137,13 @@ def test_options_after_the_file_win_and_nothing_else_follows(tmp_path, capsys, m
     assert 'cannot read' in capsys.readouterr().err
 
 
+def test_negative_numbers_are_values_however_they_are_written():
+    words = 'train c m --nodata -3.4028235e+38 -1 --unlabelled -1. --class-mapping -1=void 1=a'
+    arguments = build_parser().parse_args(words.split())
+    assert (arguments.nodata, arguments.unlabelled) == ([-3.4028235e38, -1.0], [-1.0])
+    assert arguments.class_mapping == [(-1, 'void'), (1, 'a')]
+
+
 def test_every_example_of_the_help_parses_and_is_shown():
     assert set(EXAMPLES) == set(COMMANDS)
     commands = build_parsers()[1]

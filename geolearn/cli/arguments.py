@@ -5,6 +5,7 @@ import difflib
 import errno
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -33,8 +34,17 @@ class Formatter(argparse.HelpFormatter):
         return f'{text} (default %(default)s)'.lstrip()
 
 
+_NEGATIVE = re.compile(r'-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?(=.*)?$')
+"""Words that are values and no options: negative numbers, and those with a name."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are a line, and whose help that cannot be written is an error: argparse passes over it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # argparse takes -3.4028235e+38, a usual NoData value, and -1=void for options
+        self._negative_number_matcher = _NEGATIVE
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse words; those that no option takes are an error of the command, which names the nearest option."""
