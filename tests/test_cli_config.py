@@ -172,6 +172,7 @@ def test_names_and_places_of_results_are_checked_before_torch_is_imported_too(tm
         'train . x --split foo': "unknown split 'foo'",
         'train . x --normalize foo': "invalid choice: 'foo'",
         'train . x --sensor foo': "unknown sensor 'foo'",
+        'train . x --dates 31.5.2024': "must be a day such as 2024-05-31, got '31.5.2024'",
         'train . x --freeze foo': '--freeze must be one of',
         'train . x --report none/r.html': 'the folder none does not exist',
         'compare . x --models UNett': "did you mean 'UNet'",

@@ -242,6 +242,14 @@ def wavelength(text: str) -> float | None:
     return None if text.lower() == NO_WAVELENGTH else number(0, above=True)(text)
 
 
+def day(text: str) -> date:
+    """Parse a day, such as ``2024-05-31``."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'must be a day such as 2024-05-31, got {text!r}') from None
+
+
 def nodata_value(text: str) -> float | None:
     """Parse a NoData value: a number, ``nan``, or ``none`` for a band that has none."""
     if text.lower() == 'none':
@@ -275,7 +283,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     size = 'pixel size to resample to while reading, in units of the CRS, or "training" for that of the chips'
     group.add_argument('--resolution', type=pixel_size, help=size)
     taken = 'when the image of each date was taken, as 2024-05-31, for models that read it, where the files do not say'
-    group.add_argument('--dates', nargs='+', type=date.fromisoformat, metavar='DAY', help=taken)
+    group.add_argument('--dates', nargs='+', type=day, metavar='DAY', help=taken)
 
 
 def add_nodata(group: Any) -> None:

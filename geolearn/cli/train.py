@@ -3,7 +3,6 @@
 import argparse
 import inspect
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from geolearn.cli.arguments import (
     class_name,
     class_names,
     class_value_or_name,
+    day,
     number,
     read_chips,
     wavelength,
@@ -113,7 +113,7 @@ def _add_network(group: Any) -> None:
     group.add_argument('--trees', type=whole(1), help='of --head random_forest')
     group.add_argument('--neighbors', type=whole(1), help='of --head knn')
     dates = 'when the images of each date were taken, as 2024-05-31, for --backbone presto'
-    group.add_argument('--dates', nargs='+', type=date.fromisoformat, help=dates)
+    group.add_argument('--dates', nargs='+', type=day, help=dates)
     place = 'where the images lie, for --backbone presto'
     group.add_argument('--location', nargs=2, type=number(-180, 180), metavar=('LAT', 'LON'), help=place)
     meters = 'pixel size of the chips in meters, where the backbone depends on it'

@@ -164,6 +164,8 @@ DIVIDING = ('split', 'block_size', 'val_split_pct', 'test_split_pct')
 
 def record_trained_chips(history: History, data: ChipData) -> None:
     """Note in a history which chips are trained on, a bit for each chip of the folder."""
+    if not data.fingerprint:
+        return
     trained = _trained_chips(history, data)
     trained[list(data.split.train)] = True
     given = {name: value for name in DIVIDING if isinstance(value := data.arguments.get(name), str | int | float)}
