@@ -180,7 +180,7 @@ def test_names_and_places_of_results_are_checked_before_torch_is_imported_too(tm
         'embed . there.tif': 'there.tif exists; name the result to write last',
         'vectorize there.tif none/v.gpkg': 'the folder none does not exist',
         'predict there.tif there.tif m.tif': 'is no readable .dlpk',
-        'serve none.dlpk': 'none.dlpk: does not exist',
+        'serve none.dlpk': 'none.dlpk does not exist',
     }
     (tmp_path / 'there.tif').write_text('')
     code = 'import sys; from geolearn.cli import main\nfor line in sys.argv[1:]:\n try: main(line.split())\n'

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument('--max-megapixels', type=number(0, above=True), default=400.0, help='of a raster')
     limits.add_argument('--max-waiting', type=whole(1), default=8, help='jobs that wait; more are refused')
     limits.add_argument('--keep', type=number(0, above=True), default=60.0, help='minutes that results are kept')
-    parser.set_defaults(run=run, inputs=('model', 'allow'), when_interrupted='stopped')
+    parser.set_defaults(run=run, inputs=('allow',), when_interrupted='stopped')
 
 
 def run(arguments: argparse.Namespace) -> None:
