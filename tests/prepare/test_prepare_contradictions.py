@@ -105,26 +105,26 @@ def test_rasters_of_decibels_and_of_power_are_not_mixed(tmp_path, save):
         export_training_data(rasters, labels, tmp_path / 'out', tile_size=8, processing_mode='collection')
 
 
-def test_a_value_far_above_the_others_is_told_of_unless_it_has_a_name(folder, caplog):
+def test_a_value_far_above_the_others_is_noted_unless_it_has_a_name(folder, caplog):
     chips = folder(values=(0, 1, 2, 255))
-    told = 'label value 255 (25.0% of pixels) is trained as a class, and the others lie in 0..2'
-    assert any(note.startswith(told) for note in prepare_data(chips, **PLAIN).notes)
-    assert told in caplog.text
+    wanted = 'label value 255 (25.0% of pixels) is trained as a class, and the others lie in 0..2'
+    assert any(note.startswith(wanted) for note in prepare_data(chips, **PLAIN).notes)
+    assert wanted in caplog.text
     for options in ({'class_mapping': {255: 'road'}}, {'unlabelled': [255]}):
-        assert not any(note.startswith(told) for note in prepare_data(chips, **PLAIN, **options).notes)
+        assert not any(note.startswith(wanted) for note in prepare_data(chips, **PLAIN, **options).notes)
 
 
-def test_pixels_of_several_sizes_are_told_of(folder, save):
+def test_pixels_of_several_sizes_are_noted(folder, save):
     chips = folder()
-    told = 'pixels of the chips measure 10 to 30 m on the ground'
-    assert not any(told in note for note in prepare_data(chips, **PLAIN).notes)
+    wanted = 'pixels of the chips measure 10 to 30 m on the ground'
+    assert not any(wanted in note for note in prepare_data(chips, **PLAIN).notes)
     coarse = {'transform': Affine(30, 0, 3000, 0, -30, 0)}
     save(chips / 'images/3.tif', pixels(3, 8, 8), **coarse)
     save(chips / 'labels/3.tif', pixels(8, 8, high=3), **coarse)
-    assert any(told in note for note in prepare_data(chips, **PLAIN).notes)
+    assert any(wanted in note for note in prepare_data(chips, **PLAIN).notes)
 
 
-def test_names_of_bands_in_another_order_than_the_files_are_told_of(folder, caplog):
+def test_names_of_bands_in_another_order_than_the_files_are_noted(folder, caplog):
     chips = folder(names=('B1', 'B10', 'B11', 'B2'), bands=4)
     prepare_data(chips, bands=['B01', 'B10', 'B11', 'B02'], **PLAIN)
     assert 'bands= says' not in caplog.text

@@ -532,7 +532,7 @@ class Export:
             shared = [] if masks is None else [masks]
             masks = named_nodata(pixels, shared, self.nodata, len(pixels), str(src.name))
         mask = valid_in_all_bands(masks)
-        if mask is not None and self.writer.nodata is not None:
+        if masks is not None and mask is not None and self.writer.nodata is not None:
             # chips declare one value only, and neither a mask nor other values of single bands
             np.copyto(pixels, np.array(self.writer.nodata, pixels.dtype), where=~masks)
         return _Read(pixels, mask, self.labels.values(lab, window, mask))
