@@ -3,12 +3,14 @@
 import argparse
 import gc
 import json
+import os
+import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,9 +85,81 @@ def peak_mb() -> float:
 
 def parse_quick(description: str | None) -> bool:
     """Read --quick."""
+    return _quick_parser(description).parse_args().quick
+
+
+def parse_quick_and_rates(description: str | None) -> tuple[bool, Path | None]:
+    """Read --quick, and the file of --rates, None where it is not given."""
+    parser = _quick_parser(description)
+    parser.add_argument('--rates', type=Path, help='write the speed of each case into this file, see write_rates.py')
+    given = parser.parse_args()
+    return given.quick, given.rates
+
+
+def _quick_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('--quick', action='store_true', help='smaller sizes, same checks, under 2 minutes')
-    return parser.parse_args().quick
+    return parser
+
+
+def describe_machine() -> str:
+    """Return the processor and the number of cores that this process may use."""
+    name = platform.processor() or platform.machine()
+    info = Path('/proc/cpuinfo')
+    if info.exists():
+        models = [
+            line.partition(':')[2].strip() for line in info.read_text().splitlines() if line.startswith('model name')
+        ]
+        name = models[0] if models else name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return f'{name}, {cores} cores'
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast a case is, from file to file unless its name says otherwise.
+
+    Args:
+        megapixels: That were mapped.
+        seconds: Of each round.
+    """
+
+    megapixels: float
+    seconds: Sequence[float]
+
+    @property
+    def per_second(self) -> float:
+        """Mpx/s in the median round."""
+        return self.megapixels / statistics.median(self.seconds)
+
+
+def show_rates(rates: Mapping[str, Rate], path: Path | None, *, benchmark: str, threads: int) -> None:
+    """Print the speed of each case, and replace those of this benchmark in a file of JSON lines.
+
+    Args:
+        rates: By case.
+        path: The file, or None.
+        benchmark: Name of the script.
+        threads: Of each process that computed.
+    """
+    for name, rate in rates.items():
+        print(f'{name:<20} ' + ' '.join(f'{value:7.2f}' for value in rate.seconds) + f' s {rate.per_second:7.2f} Mpx/s')
+    if path is None:
+        return
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = [row for row in rows if row['benchmark'] != benchmark]
+    rows += [
+        {
+            'benchmark': benchmark,
+            'machine': describe_machine(),
+            'threads': threads,
+            'case': name,
+            'megapixels': round(rate.megapixels, 3),
+            'seconds': [round(value, 3) for value in rate.seconds],
+        }
+        for name, rate in rates.items()
+    ]
+    path.write_text(''.join(f'{json.dumps(row)}\n' for row in rows))
 
 
 def report(checks: Mapping[str, Check]) -> None:

@@ -1,6 +1,7 @@
 """detect_objects against the model alone, training against a bare torchvision loop, windows against global attention.
 
-Prints, as its last line, one JSON object of {name: {value, bar, ok}}.
+Prints the speed of each case, of rasters in Mpx/s from file to file, and last one JSON object of
+{name: {value, bar, ok}}.
 
     limit_ratio     detect_objects on a raster / the model alone on the same tiles in full batches
     memory_growth   peak memory of detect_objects on a large raster / on a small one
@@ -21,7 +22,17 @@ os.environ['TQDM_DISABLE'] = '1'  # bars would mix with the figures
 
 import numpy as np
 import torch
-from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, peak_mb, report
+from _measure import (
+    Check,
+    Rate,
+    child_peak_mb,
+    interleave,
+    median_ratio,
+    parse_quick_and_rates,
+    peak_mb,
+    report,
+    show_rates,
+)
 from affine import Affine
 from torch import nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
@@ -172,7 +183,7 @@ def time_suppression(count: int = 50_000) -> float:
 
 def main() -> None:
     """Measure and report."""
-    quick = parse_quick(__doc__)
+    quick, rates = parse_quick_and_rates(__doc__)
     side, rounds = (640, 2) if quick else (8192, 3)
     small, large = (640, 1024) if quick else (2048, 8192)
     chip = 192 if quick else 512
@@ -197,8 +208,11 @@ def main() -> None:
         run_vit(windowed, 256)
         for group, count in ((jobs, rounds), (steps, rounds), (dense, 2 * rounds + 1), (looks, 3)):
             seconds |= interleave(group, rounds=count, warm_up=group in (steps, dense) or not quick)
+        shown = {name: Rate(side**2 / 1e6, seconds[name]) for name in jobs}
+        show_rates(shown, rates, benchmark='detection', threads=torch.get_num_threads())
         for name, values in seconds.items():
-            print(f'{name:<10} ' + ' '.join(f'{value:7.2f}' for value in values) + ' s')
+            if name not in jobs:
+                print(f'{name:<20} ' + ' '.join(f'{value:7.2f}' for value in values) + ' s')
         peaks = []
         for length in (small, large):
             write_noise(image, length)

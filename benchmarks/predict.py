@@ -11,8 +11,9 @@ Prints the speed of each case in Mpx/s from file to file, and last one JSON obje
     probabilities       map with probabilities and confidence / map, tiny convolution
     blend               blended map / cut map by a transformer
     overhead            share of pixels computed twice
-    peak_mb             peak memory of the widest raster in MB, with probabilities
+    peak_mb             peak memory of the widest raster in MB, with probabilities, stored in tiles
     memory_growth       peak memory of the widest raster / that of the narrowest, GDAL's cache included
+    blended_peak_mb     the same of a raster in strips, which hold whole rows, where tiles fade into each other
 """
 
 import os
@@ -27,8 +28,19 @@ os.environ['TQDM_DISABLE'] = '1'  # bars would mix with the figures
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
-from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, peak_mb, report
+from _measure import (
+    Check,
+    Rate,
+    child_peak_mb,
+    interleave,
+    median_ratio,
+    parse_quick_and_rates,
+    peak_mb,
+    report,
+    show_rates,
+)
 from affine import Affine
+from rasterio.shutil import copy
 from rasterio.windows import Window
 from torch import nn
 
@@ -60,16 +72,19 @@ VIT_TILE, VIT_HALO = 224, 28
 PLACE = {'transform': Affine(10, 0, 400000, 0, -10, 5400000), 'crs': 'EPSG:32633'}
 
 
-def write_noise(path: Path, shape: tuple[int, int]) -> None:
-    """Write a tiled deflate raster of correlated noise, which packs about as well as imagery."""
+def write_noise(path: Path, shape: tuple[int, int], *, strips: bool = False) -> None:
+    """Write a deflate raster of correlated noise, in tiles or in strips, which packs about as well as imagery."""
     rng = np.random.default_rng(0)
     height, width = shape
     tile = rng.normal(0, 40, (BANDS, BLOCK_SIZE, width)) + 1500 + 600 * np.sin(np.arange(width) / 37)
-    writer = RasterWriter(path, GeoBox(shape, **PLACE), dtype='uint16', count=BANDS, compress='deflate')
-    with writer:
+    stored = path.with_name(f'tiled_{path.name}') if strips else path
+    with RasterWriter(stored, GeoBox(shape, **PLACE), dtype='uint16', count=BANDS, compress='deflate') as writer:
         for row in range(0, height, BLOCK_SIZE):
             rows = min(BLOCK_SIZE, height - row)
             writer.write(row, np.roll(tile, row, axis=2)[:, :rows].astype(np.uint16))
+    if strips:
+        copy(stored, path, driver='GTiff', compress='deflate', predictor=2, interleave='pixel')
+        stored.unlink()
 
 
 class Scaled(nn.Module):
@@ -205,8 +220,8 @@ def count(grid: TileGrid) -> int:
 
 def main() -> None:
     """Measure and report."""
-    quick = parse_quick(__doc__)
-    side, tiny_side = (1216, 1536) if quick else (4096, 10240)
+    quick, rates = parse_quick_and_rates(__doc__)
+    side, tiny_side = (1216, 1280) if quick else (4096, 10240)
     widths = (1024, 3072) if quick else (1024, 4096, 20480)
     vit, vit_side = ('dofa_small', 448) if quick else ('dofa_base', 896)
     print(f'{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} threads')
@@ -260,17 +275,22 @@ def main() -> None:
         seconds |= interleave(engines, rounds=3, rest=0.2)
         pixels = dict.fromkeys(convolution, side) | dict.fromkeys(engines, scene_side)
         pixels |= dict.fromkeys(transformers, vit_side)
-        for name, values in seconds.items():
-            rate = pixels.get(name, tiny_side) ** 2 / 1e6 / statistics.median(values)
-            print(f'{name:<20} ' + ' '.join(f'{value:7.2f}' for value in values) + f' s {rate:7.2f} Mpx/s')
+        megapixels = {name: pixels.get(name, tiny_side) ** 2 / 1e6 for name in seconds}
+        shown = {name: Rate(megapixels[name], values) for name, values in seconds.items()}
+        show_rates(shown, rates, benchmark='predict', threads=torch.get_num_threads())
         print(f'fastest tiles of the model: {fastest} px; load {os.getloadavg()[0]:.1f}')
         quickest = min((f'engine_{name}' for name in names), key=lambda name: statistics.median(seconds[name]))
         slower = max(('read_write', 'model'), key=lambda name: statistics.median(seconds[name]))
+        height, kind = (512, 'tiny') if quick else (1536, 'unet')
         peaks = []
         for width in widths:
-            write_noise(image, (512 if quick else 1536, width))
-            peaks.append(child_peak_mb(__file__, '--child', str(image), str(out)))
+            write_noise(image, (height, width))
+            peaks.append(child_peak_mb(__file__, '--child', str(image), str(out), kind, 'crop'))
             print(f'peak memory at a width of {width} px, with probabilities: {peaks[-1]:.0f} MB')
+        image.unlink()
+        write_noise(image, (height, widths[-1]), strips=True)
+        blended = child_peak_mb(__file__, '--child', str(image), str(out), 'tiny', 'hann')
+        print(f'of a raster of that width in strips, whose tiles fade into each other: {blended:.0f} MB')
     report(
         {
             'limit_ratio': Check(median_ratio(seconds, 'map', slower), 1.05),
@@ -283,14 +303,17 @@ def main() -> None:
             'overhead': Check(grid.overhead((side, side))),
             'peak_mb': Check(max(peaks), 1500),
             'memory_growth': Check(max(peaks) / peaks[0], 1.1),
+            'blended_peak_mb': Check(blended, 1500),
         }
     )
 
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--child']:
+        source, target, name, blend = sys.argv[2:]
         outputs: tuple[Output, ...] = ('classes', 'probabilities', 'confidence')
-        map_file(Path(sys.argv[2]), make_network('unet'), Path(sys.argv[3]), outputs=outputs)
+        blends: dict[str, Blend] = {'crop': 'crop', 'hann': 'hann'}
+        map_file(Path(source), make_network(name), Path(target), outputs=outputs, blend=blends[blend])
         print(peak_mb())
     else:
         main()

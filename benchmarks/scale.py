@@ -7,6 +7,8 @@ Prints the speed of each case, and last one JSON object of {name: {value, bar, o
                         up, without Dask's dashboard and profiler, and have mapped with the model before. Each worker
                         has a core of its own: the threads of one that read and write would else use a second core,
                         which those of two do not have
+    workers_limit       what two workers gain where each runs the model alone, without a raster: they share caches
+                        and memory, and no map gains more
     same_bytes          whether all these maps are the same to the byte (1)
     many                predict_many on small scenes / the model alone on the same tiles
     submit_s            seconds to submit 100,000 blocks to a scheduler, and to take back what became of them
@@ -31,7 +33,7 @@ import distributed
 import numpy as np
 import rasterio
 import torch
-from _measure import Check, parse_quick, peak_mb, report
+from _measure import Check, Rate, parse_quick_and_rates, peak_mb, report, show_rates
 from affine import Affine
 
 from geolearn.bands import resolve_bands
@@ -93,22 +95,33 @@ def time_map(model: UNet, scene: Path, target: Path, **options: object) -> float
     return time.perf_counter() - started
 
 
-def check_parts(model: UNet, scene: Path, whole: Path) -> dict[str, Check]:
+def check_parts(model: UNet, scene: Path, whole: Path, rates: dict[str, Rate]) -> dict[str, Check]:
     """Compare a map in parts with one map."""
-    once = time_map(model, scene, whole)
     target = whole.with_name('parts.tif')
-    started = time.perf_counter()
-    for number in range(1, 5):
-        model.predict_raster(scene, target, part=(number, 4), **READ)
-    model.predict_raster(scene, target, merge_parts=True, **READ)
-    parts = time.perf_counter() - started
-    print(f'one map {once:.1f} s, in four parts {parts:.1f} s')
+    once, parts = [], []
+    for _ in range(2):
+        once.append(time_map(model, scene, whole))
+        target.unlink(missing_ok=True)
+        started = time.perf_counter()
+        for number in range(1, 5):
+            model.predict_raster(scene, target, part=(number, 4), **READ)
+        model.predict_raster(scene, target, merge_parts=True, **READ)
+        parts.append(time.perf_counter() - started)
+    rates |= {'whole': Rate(megapixels_of(scene), once), 'four_parts': Rate(megapixels_of(scene), parts)}
     if target.read_bytes() != whole.read_bytes():
         raise SystemExit('the map in parts differs')
-    return {'parts': Check(parts / once, 1.1)}
+    return {'parts': Check(min(parts) / min(once), 1.1)}
 
 
-def check_workers(model: UNet, scene: Path, large: Path, whole: Path, rounds: int) -> dict[str, Check]:
+def megapixels_of(path: Path) -> float:
+    """Return the size of a raster."""
+    with rasterio.open(path) as src:
+        return float(src.width * src.height / 1e6)
+
+
+def check_workers(
+    model: UNet, scene: Path, large: Path, whole: Path, rounds: int, rates: dict[str, Rate]
+) -> dict[str, Check]:
     """Compare one worker with two, in turn; both clusters are up, and have mapped the smaller scene before."""
     # both sample and draw all the time, on the cores that compute here
     dask.config.set({'distributed.worker.profile.enabled': False})
@@ -128,16 +141,16 @@ def check_workers(model: UNet, scene: Path, large: Path, whole: Path, rounds: in
         for _ in range(rounds):
             for workers, client in clients.items():
                 seconds[workers].append(time_map(model, large, folder / f'{workers}.tif', client=client))
-    with rasterio.open(large) as src:
-        megapixels = src.width * src.height / 1e6
-    for workers, values in seconds.items():
-        shown = ' '.join(f'{value:.1f}' for value in values)
-        print(f'workers: {workers}: {shown} s, {megapixels / statistics.median(values):.2f} Mpx/s')
-    print(f'CPU cores here: {os.cpu_count()}')
+        alone = {workers: max(client.run(run_alone, TILES // 2).values()) for workers, client in clients.items()}
+    rates |= {f'workers_{workers}': Rate(megapixels_of(large), values) for workers, values in seconds.items()}
     small = {path.read_bytes() for path in (whole, folder / 'small1.tif', folder / 'small2.tif')}
     same = len(small) == 1 and (folder / '1.tif').read_bytes() == (folder / '2.tif').read_bytes()
     ratio = statistics.median(one / two for one, two in zip(seconds[1], seconds[2]))
-    return {'workers': Check(ratio, 1.8, at_least=True), 'same_bytes': Check(float(same), 1, at_least=True)}
+    return {
+        'workers': Check(ratio, 1.8, at_least=True),
+        'workers_limit': Check(2 * alone[1] / alone[2]),
+        'same_bytes': Check(float(same), 1, at_least=True),
+    }
 
 
 def keep_to_core(number: int) -> None:
@@ -148,13 +161,35 @@ def keep_to_core(number: int) -> None:
             os.sched_setaffinity(int(thread), {cores[number % len(cores)]})
 
 
+TILES = 6
+"""That the workers compute alone."""
+
+
+def run_alone(tiles: int) -> float:
+    """Return the seconds that a network like the model's takes for tiles in memory, with one thread."""
+    network = importlib.import_module('segmentation_models_pytorch').Unet(
+        'resnet18', encoder_weights=None, in_channels=len(NAMES), classes=len(NAMES)
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    tile = torch.rand(1, len(NAMES), 512, 512)
+    with torch.inference_mode():
+        network.eval()(tile)
+        started = time.perf_counter()
+        for _ in range(tiles):
+            network(tile)
+        seconds = time.perf_counter() - started
+    torch.set_num_threads(threads)
+    return seconds
+
+
 def create_network() -> None:
     """Build a network, so that a worker has imported all that this takes."""
     importlib.import_module('segmentation_models_pytorch').Unet('resnet18', encoder_weights=None)
     importlib.import_module('geolearn.models')
 
 
-def check_many(model: UNet, folder: Path, count: int, side: int) -> dict[str, Check]:
+def check_many(model: UNet, folder: Path, count: int, side: int, rates: dict[str, Rate]) -> dict[str, Check]:
     """Compare many small scenes with the model alone on as many tiles."""
     scenes = folder / 'scenes'
     scenes.mkdir()
@@ -174,8 +209,8 @@ def check_many(model: UNet, folder: Path, count: int, side: int) -> dict[str, Ch
                 result = model.predict_many(scenes, folder / 'maps', options=READ | {'tile_size': side})
                 many = time.perf_counter() - started
     assert not result.failed
-    each, bare = (1e3 * seconds / count for seconds in (many, alone))
-    print(f'{count} scenes of {side} px: {each:.0f} ms each, the model alone {bare:.0f} ms')
+    megapixels = count * side**2 / 1e6
+    rates |= {'many': Rate(megapixels, [many]), 'many_model': Rate(megapixels, [alone])}
     return {'many': Check(many / alone, 1.2)}
 
 
@@ -216,17 +251,19 @@ def check_submit(blocks: int) -> dict[str, Check]:
 
 def main() -> None:
     """Run all checks."""
-    quick = parse_quick(__doc__)
+    quick, path = parse_quick_and_rates(__doc__)
     torch.set_num_threads(1)
     model = make_model()
+    rates: dict[str, Rate] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checks = check_submit(QUICK_BLOCKS if quick else BLOCKS)
-        checks |= check_many(model, folder, 6 if quick else 1000, 512)
+        checks |= check_many(model, folder, 4 if quick else 1000, 512, rates)
         scene = write_scene(folder / 'small.tif', 768 if quick else 2048)
         large = write_scene(folder / 'large.tif', 1856 if quick else 4096)
-        checks |= check_parts(model, scene, folder / 'whole.tif')
-        checks |= check_workers(model, scene, large, folder / 'whole.tif', 1 if quick else 2)
+        checks |= check_parts(model, scene, folder / 'whole.tif', rates)
+        checks |= check_workers(model, scene, large, folder / 'whole.tif', 1 if quick else 2, rates)
+    show_rates(rates, path, benchmark='scale', threads=1)
     report(checks)
 
 
