@@ -5,6 +5,7 @@ fAIr, with buildings of OpenStreetMap.
 """
 
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import geopandas
@@ -37,23 +38,78 @@ def export_trees(source: Path, folder: Path) -> dict[str, Path]:
     }
 
 
-def _export_place(source: Path, name: str, folder: Path, east_m: float) -> Path:
+PART_CHIP, PART_EDGE = 160, 320
+"""Chips of parts, and the column of Yellowstone's image at which the part to test on ends, in pixels."""
+
+
+def export_tree_parts(source: Path, folder: Path) -> dict[str, list[Path]]:
+    """Write chips of a near and a far test: `'valid'` is the western part of Yellowstone's image, `'far'` Florida.
+
+    Args:
+        source: Folder of images and XML files.
+        folder: Where to put rasters and chips.
+
+    Returns:
+        Folders of chips by part; `'train'` is all else.
+    """
+    california, yellowstone = TREE_TRAINING
+    west, east = slice(0, PART_EDGE), slice(PART_EDGE, None)
+    wanted = [
+        ('train', california, slice(None), PART_CHIP // 2),
+        ('train', yellowstone, east, PART_CHIP // 2),
+        ('valid', yellowstone, west, PART_CHIP),
+        ('far', TREE_TEST, slice(None), PART_CHIP),
+    ]
+    parts: dict[str, list[Path]] = {}
+    for number, (part, name, columns, stride) in enumerate(wanted):
+        chips = _export_place(
+            source,
+            name,
+            folder,
+            1000.0 * number,
+            title=f'{part}_{name}',
+            columns=columns,
+            chip=PART_CHIP,
+            stride=stride,
+        )
+        parts.setdefault(part, []).append(chips)
+    return parts
+
+
+def _export_place(
+    source: Path,
+    name: str,
+    folder: Path,
+    east_m: float,
+    *,
+    title: str = '',
+    columns: slice = slice(None),
+    chip: int = TREE_CHIP,
+    stride: int | None = None,
+) -> Path:
     pixels, _, _ = read_image(source / f'{name}.png', [1, 2, 3])
+    title = title or name
     # the files name no place: a kilometer apart, no two of them share ground
     transform = Affine(TREE_CELL_M, 0, east_m, 0, -TREE_CELL_M, 0)
-    image = write_raster(folder / f'{name}.tif', pixels, transform=transform, crs=None, band_names=BANDS)
+    first, last, _ = columns.indices(pixels.shape[2])
+    image = write_raster(
+        folder / f'{title}.tif', pixels[:, :, columns], transform=transform, crs=None, band_names=BANDS
+    )
     boxes = []
     for item in ElementTree.parse(source / f'{name}.xml').iter('bndbox'):
-        corners = [float(item.findtext(tag, '')) for tag in ('xmin', 'ymin', 'xmax', 'ymax')]
-        (left, top), (right, bottom) = transform * corners[:2], transform * corners[2:]
+        x, y, x_end, y_end = (float(item.findtext(tag, '')) for tag in ('xmin', 'ymin', 'xmax', 'ymax'))
+        x, x_end = max(x, first) - first, min(x_end, last) - first
+        if x_end <= x:
+            continue
+        (left, top), (right, bottom) = transform * (x, y), transform * (x_end, y_end)
         boxes.append(shapely.box(left, bottom, right, top))
     return export_training_data(
         image,
         geopandas.GeoDataFrame({'value': [1] * len(boxes), 'name': ['Tree'] * len(boxes)}, geometry=boxes),
-        folder / name,
+        folder / title,
         'PASCAL_VOC_rectangles',
-        TREE_CHIP,
-        TREE_CHIP if name == TREE_TEST else TREE_STRIDE,
+        chip,
+        stride or (TREE_CHIP if name == TREE_TEST else TREE_STRIDE),
         'value',
         class_name_field='name',
         min_polygon_overlap_ratio=0.3,
@@ -70,6 +126,13 @@ def read_trees(chips: dict[str, Path], *, batch_size: int = 4, augmented: bool =
         transforms=None if augmented else False,
         valid_path=chips[TREE_TEST],
     )
+
+
+def read_tree_parts(chips: dict[str, list[Path]]) -> tuple[ChipData, ChipData]:
+    """Read the chips of `export_tree_parts`: those to train on with the near test, and the far test."""
+    given: dict[str, Any] = {'chip_size': PART_CHIP, 'batch_size': 4}
+    far = prepare_data(chips['far'], transforms=False, val_split_pct=0.5, **given).validating_on_all()
+    return prepare_data(chips['train'], valid_path=chips['valid'], **given), far
 
 
 def export_buildings(source: Path, folder: Path) -> dict[str, Path]:

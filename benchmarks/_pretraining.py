@@ -64,9 +64,13 @@ def run_geolearn(learner: ChipLearner, network: PretrainingNetwork) -> None:
         train(learner, History(), options)
 
 
-def run_bare(network: PretrainingNetwork, optimizer: torch.optim.Optimizer, parts: Sequence[Sequence[Tensor]]) -> None:
-    """The same epoch with nothing around it; gradients are clipped, as DINO's own code does."""
+def run_bare(network: PretrainingNetwork, parts: Sequence[Sequence[Tensor]]) -> None:
+    """The same epoch with nothing around it; gradients are clipped, as DINO's own code does.
+
+    The optimizer is new, as in each call of `train`: moments of millions of weights take time to set up.
+    """
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=LR, fused=True)
     network.train()
     for number, images in enumerate(parts[0]):
         optimizer.zero_grad()
@@ -99,11 +103,9 @@ def compare_pretraining(
             forward_takes_targets=True,
         )
         parts = [[batch[0].clone() for batch in loader] for loader in (data.train_dl, data.valid_dl)]
-        learning = [p for p in network.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(learning, lr=LR, fused=True)
         jobs = {
             'geolearn': partial(run_geolearn, learner, network),
-            'bare': partial(run_bare, network, optimizer, parts),
+            'bare': partial(run_bare, network, parts),
         }
         seconds = interleave(jobs, rounds=rounds or (2 if quick else 3), clock=clock)
         checks[f'pretrain_{method}'] = Check(median_ratio(seconds, 'bare', 'geolearn'), BAR, at_least=True)

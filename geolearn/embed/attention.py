@@ -1,5 +1,6 @@
 """Attention maps: what a transformer attends to in images, chips and rasters."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from geolearn.raster.writing import write_raster
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+log = logging.getLogger('geolearn')
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -153,8 +156,8 @@ def attention_maps(
         sensor: Whose names these are.
         wavelengths: Center of each band in micrometers, None for radar.
         nodata: Value that marks missing pixels.
-        context: Side of the images that the transformer sees; attention is shared out within each. None takes that of
-            its pretraining.
+        context: Side of the images that the transformer sees; attention is shared out within each, so that their edges
+            show in the maps of larger ones, and a warning says so. None takes that of its pretraining.
         blend: How these images meet: ``'crop'`` or ``'hann'``.
         pretrained: Whether to fill the backbone with its published weights.
         weights: A file or folder with weights, or a .dlpk, instead of fetching them.
@@ -187,4 +190,12 @@ def attention_maps(
     )
     how = How(options, opening.Wanted(bands, sensor, nodata), None, blend, batch_size)
     found = embed_source(source, how, names)
+    side = max(found.values.shape[-2:]) * found.source.stride
+    if side >= found.source.context + found.source.stride:
+        log.warning(
+            'the images are seen in parts of %s px, of which each shares out its own attention, so their edges show in '
+            "the maps; pass context=%s to see them whole, or blend='hann'",
+            found.source.context,
+            side,
+        )
     return AttentionMaps(found.values, found.source, kind, found.names, found.geobox)

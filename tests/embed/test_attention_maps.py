@@ -53,8 +53,13 @@ def test_rollout_is_the_product_of_the_blocks(scene_pixels, transformer):
     assert not np.allclose(first, found)
 
 
-def test_maps_of_a_raster_have_its_place(scene, tmp_path):
+def test_maps_of_a_raster_have_its_place(scene, tmp_path, caplog):
     found = attention_maps(scene, context=64, **GIVEN)
+    assert 'parts of 64 px' in caplog.text
+    assert 'pass context=144' in caplog.text
+    caplog.clear()
+    attention_maps(scene, context=144, **GIVEN)
+    assert not caplog.text
     with rasterio.open(found.to_raster(tmp_path / 'attention.tif')) as src:
         assert src.transform == Affine(160, 0, 500_000, 0, -160, 5_200_000)
         assert src.descriptions[0] == 'attention of head 1'
