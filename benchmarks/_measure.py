@@ -162,6 +162,15 @@ def show_rates(rates: Mapping[str, Rate], path: Path | None, *, benchmark: str, 
     path.write_text(''.join(f'{json.dumps(row)}\n' for row in rows))
 
 
+def parse_only(description: str | None, names: Sequence[str]) -> tuple[bool, str | None]:
+    """Read --quick and --only, the name of one check to run alone."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('--quick', action='store_true', help='smaller sizes, same checks, under 2 minutes')
+    parser.add_argument('--only', choices=list(names), help='one check alone')
+    given = parser.parse_args()
+    return given.quick, given.only
+
+
 def report(checks: Mapping[str, Check]) -> None:
     """Print the closing line."""
     print(json.dumps({name: check.to_json() for name, check in checks.items()}))

@@ -6,7 +6,7 @@ Prints the speed of each case in Mpx/s from file to file, and last one JSON obje
     end_to_end          map / model alone on tiles that do not overlap, of its fastest size
     free_model          map by an almost free model / read + write alone
     auto_engine         map with engine='auto' / with the fastest of the engines installed, Unet on ResNet-18; small
-                        maps follow a measurement that a large one would have made
+                        maps follow a measurement that a large one would have made (alone with --only auto_engine)
     cog                 cloud-optimized map / plain map, tiny convolution
     probabilities       map with probabilities and confidence / map, tiny convolution
     blend               blended map / cut map by a transformer
@@ -34,6 +34,7 @@ from _measure import (
     child_peak_mb,
     interleave,
     median_ratio,
+    parse_only,
     parse_quick_and_rates,
     peak_mb,
     report,
@@ -53,6 +54,7 @@ from geolearn.inference.engines import Engine, installed_engines
 from geolearn.inference.mapping import map_sources
 from geolearn.inference.plan import Blend
 from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
+from geolearn.inference.tuning import KNOWN
 from geolearn.models import UNet, load_model
 from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import Normalization
@@ -202,6 +204,25 @@ def _predict(model: UNet, image: Path, out: Path, engine: Engine, tile_size: int
     return lambda: model.predict_raster(image, out, engine=engine, **given)
 
 
+def measure_engines(folder: Path, scene: Path, out: Path, tile_size: int) -> dict[str, list[float]]:
+    """Map a scene with each engine and with 'auto', which knows what a large map would have measured."""
+    os.environ['GEOLEARN_CACHE'] = str(folder)  # what an earlier run measured does not count
+    model = make_model(folder / 'unet.dlpk')
+    tiling = TilingOptions(tile_size=tile_size, device='cpu', engine='auto')
+    choose_setup(model.spec, model.network, (2**14, 2**14), tiling, blend='crop', graph=model.onnx_graph)
+    print('measured:', *(f'{name} {cost:.3f}' for costs in KNOWN.values() for name, cost in costs.items()))
+    names = (*installed_engines(), 'auto')
+    jobs: Jobs = {f'engine_{name}': _predict(model, scene, out, name, tile_size) for name in names}
+    return interleave(jobs, rounds=3, rest=0.2)
+
+
+def check_engines(seconds: dict[str, list[float]]) -> Check:
+    """Compare 'auto' with the fastest engine."""
+    names = (f'engine_{name}' for name in installed_engines())
+    quickest = min(names, key=lambda name: statistics.median(seconds[name]))
+    return Check(median_ratio(seconds, 'engine_auto', quickest), 1.05)
+
+
 def find_fastest(network: nn.Module, sides: tuple[int, ...], *, rounds: int) -> int:
     """Return the side of tiles that take least time per pixel; the largest is computed once."""
     jobs = {str(side): _run(network, (max(sides) // side) ** 2, side) for side in sides}
@@ -238,9 +259,6 @@ def main() -> None:
         grid = make_grid((side, side), tile_size=TILE_SIZE, halo=HALO)
         every: tuple[Output, ...] = ('classes', 'probabilities', 'confidence')
         vit_grid = (VIT_TILE, VIT_HALO)
-        os.environ['GEOLEARN_CACHE'] = scratch  # what an earlier run measured does not count
-        model = make_model(folder / 'unet.dlpk')
-        names = installed_engines()
         engine_tile = TILE_SIZE // 2 if quick else TILE_SIZE
         scene, scene_side = (patch, vit_side) if quick else (image, side)
         convolution: Jobs = {
@@ -260,26 +278,17 @@ def main() -> None:
             'transformer_crop': lambda: map_file(patch, transformer, out, grid=vit_grid),
             'transformer_hann': lambda: map_file(patch, transformer, out, grid=vit_grid, blend='hann'),
         }
-        engines: Jobs = {f'engine_{name}': _predict(model, scene, out, name, engine_tile) for name in (*names, 'auto')}
         seconds = interleave(convolution, rounds=2 if quick else 3, warm_up=not quick)
         seconds |= interleave(light, rounds=3)
         seconds |= interleave(transformers, rounds=2 if quick else 3)
-        choose_setup(
-            model.spec,
-            model.network,
-            (2**14, 2**14),
-            TilingOptions(tile_size=engine_tile, device='cpu', engine='auto'),
-            blend='crop',
-            graph=model.onnx_graph,
-        )
-        seconds |= interleave(engines, rounds=3, rest=0.2)
+        engines = measure_engines(folder, scene, out, engine_tile)
+        seconds |= engines
         pixels = dict.fromkeys(convolution, side) | dict.fromkeys(engines, scene_side)
         pixels |= dict.fromkeys(transformers, vit_side)
         megapixels = {name: pixels.get(name, tiny_side) ** 2 / 1e6 for name in seconds}
         shown = {name: Rate(megapixels[name], values) for name, values in seconds.items()}
         show_rates(shown, rates, benchmark='predict', threads=torch.get_num_threads())
         print(f'fastest tiles of the model: {fastest} px; load {os.getloadavg()[0]:.1f}')
-        quickest = min((f'engine_{name}' for name in names), key=lambda name: statistics.median(seconds[name]))
         slower = max(('read_write', 'model'), key=lambda name: statistics.median(seconds[name]))
         height, kind = (512, 'tiny') if quick else (1536, 'unet')
         peaks = []
@@ -296,7 +305,7 @@ def main() -> None:
             'limit_ratio': Check(median_ratio(seconds, 'map', slower), 1.05),
             'end_to_end': Check(median_ratio(seconds, 'map', 'model_plain'), 1.3),
             'free_model': Check(median_ratio(seconds, 'free', 'read_write_wide'), 2.0),
-            'auto_engine': Check(median_ratio(seconds, 'engine_auto', quickest), 1.05),
+            'auto_engine': check_engines(seconds),
             'cog': Check(median_ratio(seconds, 'tiny_cog', 'tiny'), 1.25),
             'probabilities': Check(median_ratio(seconds, 'tiny_probabilities', 'tiny')),
             'blend': Check(median_ratio(seconds, 'transformer_hann', 'transformer_crop')),
@@ -308,6 +317,18 @@ def main() -> None:
     )
 
 
+def main_engines(*, quick: bool) -> None:
+    """Measure and report the check of engines alone, on a scene of 9 tiles, or of 4 small ones."""
+    side, tile_size = (448, TILE_SIZE // 2) if quick else (1344, TILE_SIZE)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_noise(folder / 'scene.tif', (side, side))
+        seconds = measure_engines(folder, folder / 'scene.tif', folder / 'map.tif', tile_size)
+    for name, values in seconds.items():
+        print(f'{name:<20} ' + ' '.join(f'{value:7.2f}' for value in values) + ' s')
+    report({'auto_engine': check_engines(seconds)})
+
+
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--child']:
         source, target, name, blend = sys.argv[2:]
@@ -315,5 +336,7 @@ if __name__ == '__main__':
         blends: dict[str, Blend] = {'crop': 'crop', 'hann': 'hann'}
         map_file(Path(source), make_network(name), Path(target), outputs=outputs, blend=blends[blend])
         print(peak_mb())
+    elif '--only' in sys.argv:
+        main_engines(quick=parse_only(__doc__, ['auto_engine'])[0])
     else:
         main()

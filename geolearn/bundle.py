@@ -45,8 +45,17 @@ Export = Literal['onnx', 'torch', 'onnx-int8']
 EXPORT_FILES: Mapping[Export, str] = {'onnx': 'model.onnx', 'torch': 'model.pt2', 'onnx-int8': 'model.int8.onnx'}
 """Their names in the bundle. The program is never read back: it may hold pickled objects."""
 
-GraphOutput = Literal['classes', 'values', 'chip classes']
-"""What a graph gives: logits of classes or a value at each pixel, or logits of classes of the image."""
+GraphOutput = Literal['classes', 'values', 'chip classes', 'objects']
+"""What a graph gives: logits of classes or a value at each pixel, logits of classes of the image, or boxes and scores.
+
+Of objects these are (N, places, 4 + classes): left, top, right and bottom in pixels (of oriented boxes five numbers: x,
+y, width, height and angle), and the score of each class, at every place of every level.
+"""
+
+Candidates = Literal['level', 'level and image', 'class']
+"""What the highest scores are taken of before overlapping boxes are dropped: each level, then all, or each class."""
+
+MAX_LEVELS, MAX_PLACE_BOXES, MAX_OBJECTS = 8, 64, 100_000
 
 MAX_MULTIPLE, MAX_GRAPH_SIDE = 1024, 16_384
 """Pixels: of a network's coarsest stride, and of the sides of images that a graph takes."""
@@ -130,6 +139,54 @@ class Bundle:
 
 
 @dataclass(frozen=True)
+class DetectionFacts:
+    """How objects are made of what a graph gives for each place.
+
+    Args:
+        strides: Of the levels in pixels, finest first.
+        boxes_per_place: Boxes at each place of a level.
+        oriented: Whether boxes are oriented.
+        score_thresh: Lower scores are no objects.
+        nms_thresh: Intersection over union above which the lower-scoring of two boxes of one class is dropped.
+        candidates: What the highest scores are taken of.
+        most_candidates: So many of each.
+        most: Objects of an image.
+        typical_side: Pixels that nearly no object exceeds; tiles overlap by as much.
+        zoom: By which the graph resamples images; its boxes are in zoomed pixels.
+    """
+
+    strides: tuple[int, ...]
+    boxes_per_place: int
+    oriented: bool
+    score_thresh: float
+    nms_thresh: float
+    candidates: Candidates
+    most_candidates: int
+    most: int
+    typical_side: float
+    zoom: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.strides) <= MAX_LEVELS or not all(
+            1 <= stride <= MAX_GRAPH_SIDE for stride in self.strides
+        ):
+            raise ValueError(f'levels of the strides {self.strides} are none that a detector has')
+        if not 1 <= self.boxes_per_place <= MAX_PLACE_BOXES:
+            raise ValueError(f'a place has 1 to {MAX_PLACE_BOXES} boxes, got {self.boxes_per_place}')
+        if not all(1 <= count <= MAX_OBJECTS for count in (self.most, self.most_candidates)):
+            raise ValueError(f'objects and candidates are 1 to {MAX_OBJECTS}, got {self.most}, {self.most_candidates}')
+        if not 0 <= self.score_thresh <= 1 or not 0 <= self.nms_thresh <= 1:
+            raise ValueError(f'thresholds are in 0..1, got {self.score_thresh} and {self.nms_thresh}')
+        if not 0 < self.typical_side <= MAX_GRAPH_SIDE or not 1 / 64 <= self.zoom <= 64:
+            raise ValueError(f'objects of {self.typical_side} pixels, zoomed by {self.zoom}, are none')
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a box has."""
+        return 5 if self.oriented else 4
+
+
+@dataclass(frozen=True)
 class GraphFacts:
     """What a program that runs a graph needs to know besides the description of the model.
 
@@ -147,6 +204,7 @@ class GraphFacts:
         dates: When images were taken, as ISO dates, which the graph holds as constants; empty where it reads none.
         location: Latitude and longitude of images, which it holds so; None where it reads none.
         resolution_m: Meters per pixel, which it holds so; None where it reads none.
+        detection: How objects are made of its output; None for graphs of other outputs.
     """
 
     output: GraphOutput
@@ -161,6 +219,7 @@ class GraphFacts:
     dates: tuple[str, ...] = ()
     location: tuple[float, float] | None = None
     resolution_m: float | None = None
+    detection: DetectionFacts | None = None
 
     def __post_init__(self) -> None:
         sides = (self.tile_size, *(self.size or ()))
@@ -168,6 +227,8 @@ class GraphFacts:
             raise ValueError(f'tiles of {sides} pixels, multiples of {self.multiple}, are none that a graph takes')
         if self.dtype not in ('uint8', 'uint16', 'float32'):
             raise ValueError(f'maps are uint8, uint16 or float32, got {self.dtype!r}')
+        if (self.output == 'objects') != (self.detection is not None):
+            raise ValueError(f'a graph of {self.output} {"lacks" if self.detection is None else "has"} detection')
         if not 0 <= 2 * self.halo < self.tile_size:
             raise ValueError(f'halo must be at least 0 and under half of the tile, got {self.halo}')
 

@@ -1,13 +1,15 @@
-"""Map rasters with the ONNX graph of a bundle: onnxruntime, numpy and rasterio are enough, torch is not needed.
+"""Use the ONNX graph of a bundle on rasters: onnxruntime, numpy and rasterio are enough, torch is not needed.
 
-Tiles, overlaps, NoData, checks of bands, units and pixel sizes, and class values are those of `predict_raster`.
+Tiles, overlaps, NoData, checks of bands, units and pixel sizes, and class values are those of `predict_raster` and
+`detect_objects`.
 """
 
 import argparse
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import date
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,23 @@ import numpy as np
 
 from geolearn import errors, extras, tiling
 from geolearn._version import __version__
-from geolearn.bundle import Export, GraphFacts, find_bundle, read_emd, read_onnx
+from geolearn.bundle import DetectionFacts, Export, GraphFacts, find_bundle, read_emd, read_onnx
 from geolearn.inference.engines import PROVIDERS, open_session
+from geolearn.inference.geojson import write_geojson
+from geolearn.inference.merging import Merge, TileDetections
+from geolearn.inference.picking import pick_objects
+from geolearn.inference.placing import (
+    ArrayDetections,
+    DetectOptions,
+    choose_halo,
+    merge_tiles,
+    number_tiles,
+    place,
+)
 from geolearn.inference.reading import RasterSource, open_dates
 from geolearn.inference.targets import check_target
 from geolearn.inference.tiles import NoData, ReadOptions, Resolution, RollingRows, Scale, Source, fill_tile
+from geolearn.inference.vectors import check_crs, check_vector_target, objects_to_features, write_layer
 from geolearn.networks.spec import ModelSpec, decode
 from geolearn.progress import ProgressBar
 from geolearn.raster import RasterWriter
@@ -27,6 +41,8 @@ from geolearn.raster.acquisition import FAR_KM, acquisition_date, distance_km, m
 from geolearn.raster.ground import other_resolution
 from geolearn.raster.nodata import missing
 from geolearn.raster.writing import BLOCK_SIZE
+
+log = logging.getLogger('geolearn')
 
 
 class OnnxModel:
@@ -52,14 +68,44 @@ class OnnxModel:
             (N, outputs, H, W) float32, or (N, classes) of classifiers of chips: logits, or values.
         """
         height, width = images.shape[-2:]
-        multiple = self.facts.multiple
-        wanted = self.facts.size or tuple(-(-side // multiple) * multiple for side in (height, width))
+        wanted = self._filled((height, width))
         room = [(0, 0)] * (images.ndim - 2) + [(0, side - own) for side, own in zip(wanted, (height, width))]
         if min(after for _, after in room) < 0:
             raise ValueError(f'this graph takes images of up to {wanted} pixels, got {(height, width)}')
         filled = np.pad(np.asarray(images, np.float32), room, constant_values=np.nan) if any(map(any, room)) else images
         outputs: np.ndarray = self._session.run(None, {'images': np.ascontiguousarray(filled, np.float32)})[0]
         return outputs[..., :height, :width] if outputs.ndim == 4 else outputs
+
+    def _filled(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Return the height and width that images are filled up to."""
+        multiple = self.facts.multiple
+        height, width = (-(-side // multiple) * multiple for side in shape)
+        return self.facts.size or (height, width)
+
+    def detect(self, images: np.ndarray, *, threshold: float = 0.5, nms_overlap: float = 0.3) -> list[ArrayDetections]:
+        """Detect the objects in images; for rasters see `detect_objects`.
+
+        Args:
+            images: As for `run`.
+            threshold: Lowest score of an object, 0..1.
+            nms_overlap: Intersection over union of two objects of one class above which the lower-scoring is dropped.
+
+        Returns:
+            The objects of each image by descending score: boxes in its pixels, class indices and scores.
+
+        Raises:
+            BundleError: If the model detects no objects, or the graph is not what its manifest says.
+        """
+        shape = (images.shape[-2], images.shape[-1])
+        facts = self._detection
+        outputs = self.run(images)
+        return pick_objects(outputs, facts, self._filled(shape), shape, threshold=threshold, nms_overlap=nms_overlap)
+
+    @property
+    def _detection(self) -> DetectionFacts:
+        if self.facts.detection is None:
+            raise errors.BundleError(f'a {self.spec.model} detects no objects; use predict_raster, or run()')
+        return self.facts.detection
 
     @property
     def nodata(self) -> float:
@@ -117,6 +163,8 @@ class OnnxModel:
         """
         if self.facts.output == 'chip classes':
             raise errors.BundleError(f'a {self.spec.model} classifies whole images; pass them to run()')
+        if self.facts.output == 'objects':
+            raise errors.BundleError(f'a {self.spec.model} detects objects; call detect_objects')
         read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
         target = check_target(src, Path(dst).expanduser(), overwrite=overwrite)
         with ExitStack() as stack:
@@ -125,6 +173,95 @@ class OnnxModel:
             grid = self._cut(sources[0], tile_size, halo)
             self._map(sources, grid, target, read, batch_size)
         return target
+
+    def detect_objects(
+        self,
+        src: RasterSource,
+        dst: str | Path,
+        *,
+        threshold: float = 0.5,
+        nms_overlap: float = 0.3,
+        bands: Sequence[str] | None = None,
+        sensor: str | None = None,
+        scale: Scale | None = None,
+        offset: float = 0.0,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
+        dates: Sequence[date | str] | None = None,
+        tile_size: int | None = None,
+        overlap: int | None = None,
+        batch_size: int = 4,
+        merge: Merge = 'nms',
+        overwrite: bool = False,
+    ) -> Path:
+        """Find the objects in a raster of any size and write them as a layer, as the model's `detect_objects` does.
+
+        Args:
+            src: As for `predict_raster`; so are `bands` to `dates`.
+            dst: Layer to write: .geojson, which is in WGS84; or .gpkg, .parquet or .shp with the libraries of the extra
+                ``vector``.
+            threshold: Lowest score of an object, 0..1.
+            nms_overlap: Two objects of one class that overlap more, intersection over union, are merged.
+            bands: Names of the raster's bands in file order, where it does not say.
+            sensor: Sensor whose band names these are.
+            scale: Factor that brings values to the units of the training chips; 1 states that they are in them.
+            offset: Added after scaling.
+            nodata: Value that marks missing pixels, on top of what the file says.
+            resolution: Side of the pixels to resample to while reading, or ``'training'``.
+            dates: When the images were taken, for networks that read it; None takes what the files state.
+            tile_size: Side of the tiles in pixels; None takes that of `detect_objects`.
+            overlap: Pixels that tiles share; None takes what nearly all objects fit in, at most half a tile.
+            batch_size: Tiles computed together.
+            merge: What becomes of objects of one class that overlap: ``'nms'``, ``'soft_nms'`` or ``'weighted'``.
+            overwrite: Replace `dst` if it exists.
+
+        Returns:
+            The path written.
+
+        Raises:
+            RasterError: If bands, units, dates or pixel sizes do not fit, `dst` exists, or reading or writing fails.
+            BundleError: If the model detects no objects, or the graph is not what its manifest says.
+            MissingExtraError: If `dst` is not GeoJSON and the libraries that write it are missing.
+            ValueError: If a number is out of its range.
+        """
+        facts, options = self._detection, DetectOptions(threshold, nms_overlap, overlap=overlap, merge=merge)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
+        target = check_target(src, check_vector_target(dst, plain=True), overwrite=overwrite)
+        with ExitStack() as stack:
+            sources = open_dates(src, self.spec, read, stack)
+            self._check_scene(sources, read)
+            check_crs(target, sources[0].box, src)
+            grid = self._cut(sources[0], tile_size, None, overlap)
+            parts = list(self._detect_tiles(sources, grid, read, options, batch_size))
+            if not parts:
+                log.warning('%s holds no data where objects are detected; none can be', sources[0].dataset.name)
+            objects, box = merge_tiles(parts, grid, options, None), sources[0].box
+            if target.suffix.lower() == '.geojson':
+                return write_geojson(objects, target, box, self.spec.class_infos, oriented=facts.oriented)
+            frame = objects_to_features(objects, box, self.spec.class_infos, outlined=False, oriented=facts.oriented)
+            return write_layer(frame, target, geometry_type='Polygon')
+
+    def _detect_tiles(
+        self,
+        sources: Sequence[Source],
+        grid: tiling.TileGrid,
+        read: ReadOptions,
+        options: DetectOptions,
+        batch_size: int,
+    ) -> Iterator[TileDetections]:
+        """Yield the objects of each tile that shows data, in pixels of the raster."""
+        numbers, tiles = number_tiles(grid), _read_tiles(sources, grid, read)
+        with ProgressBar(len(numbers), 'detecting', 'tile') as bar:
+            done = 0
+            while held := list(islice(tiles, max(1, batch_size))):
+                images = np.stack([pixels for _, pixels in held])
+                found = self.detect(images, threshold=options.threshold, nms_overlap=options.overlap_in_tile)
+                for (tile, _), detections in zip(held, found):
+                    corner = (int(tile.read.row_off), int(tile.read.col_off))
+                    yield place(detections, grid, corner, numbers[corner], sources[0].shape)
+                bar.update(numbers[corner] + 1 - done)
+                done = numbers[corner] + 1
+            bar.update(len(numbers) - done)
 
     def _check_scene(self, sources: Sequence[Source], read: ReadOptions) -> None:
         """Refuse rasters of other dates, another region or other pixel sizes than the graph holds as constants."""
@@ -150,13 +287,17 @@ class OnnxModel:
                 f'resolution={fixed_m:g}, or {instead}'
             )
 
-    def _cut(self, source: Source, tile_size: int | None, halo: int | None) -> tiling.TileGrid:
-        """Cut a raster into the tiles of `predict_raster`."""
+    def _cut(
+        self, source: Source, tile_size: int | None, halo: int | None, overlap: int | None = None
+    ) -> tiling.TileGrid:
+        """Cut a raster into the tiles of `predict_raster`, or `detect_objects`."""
         facts, box = self.facts, source.box
         if facts.size is not None and tile_size is not None and tile_size > min(facts.size):
             raise ValueError(f'this graph takes tiles of up to {min(facts.size)} pixels, got tile_size={tile_size}')
         side = facts.tile_size if tile_size is None else tile_size
         edge = min(facts.halo, side // 8) if halo is None else halo
+        if facts.detection is not None:
+            edge = choose_halo(side, edge, typical_side=facts.detection.typical_side, overlap=overlap)
         origin = tiling.lattice_origin(box.transform, facts.multiple)
         if tile_size is not None and max(box.shape) <= tile_size:
             origin = (0, 0)
@@ -329,20 +470,24 @@ def read_facts(manifest: Mapping[str, Any], spec: ModelSpec, path: Path, kind: E
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Map a raster: ``python -m geolearn.onnx landcover.dlpk scene.tif map.tif``."""
+    """Map a raster, or detect its objects: ``python -m geolearn.onnx landcover.dlpk scene.tif map.tif``."""
     parser = argparse.ArgumentParser(prog='python -m geolearn.onnx', description=str(__doc__).splitlines()[0])
     parser.add_argument('model', help='the .dlpk, saved with export=onnx')
     parser.add_argument('sources', nargs='+', help='raster, or several that make one mosaic or are dates')
-    parser.add_argument('out', help='the map to write, such as map.tif')
+    parser.add_argument('out', help='the map to write, such as map.tif; for detectors a layer, such as objects.geojson')
     parser.add_argument('--scale', type=float, help='factor of the pixel values')
     parser.add_argument('--offset', type=float, default=0.0, help='added after scaling')
+    parser.add_argument('--threshold', type=float, default=0.5, help='lowest score of objects, 0..1')
     parser.add_argument('--overwrite', action='store_true', help='replace the map if it exists')
     given = parser.parse_args(argv)
     sources = given.sources[0] if len(given.sources) == 1 else given.sources
     try:
-        load_model(given.model).predict_raster(
-            sources, given.out, scale=given.scale, offset=given.offset, overwrite=given.overwrite
-        )
+        model = load_model(given.model)
+        options = {'scale': given.scale, 'offset': given.offset, 'overwrite': given.overwrite}
+        if model.facts.output == 'objects':
+            model.detect_objects(sources, given.out, threshold=given.threshold, **options)
+        else:
+            model.predict_raster(sources, given.out, **options)
     except (errors.GeoLearnError, ValueError, OSError) as error:
         parser.exit(2, f'{error}\n')
 

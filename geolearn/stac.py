@@ -61,7 +61,7 @@ def describe_bundle(path: str | Path) -> dict[str, Any]:
             'mlm:pretrained': spec.pretrained,
             'mlm:accelerator_constrained': False,
             'mlm:input': [_describe_input(spec)],
-            'mlm:output': [_describe_output(spec, task)],
+            'mlm:output': [_describe_output(spec, task, _numbers_of_boxes(manifest))],
         },
         'links': [],
         'assets': _list_assets(path, manifest),
@@ -88,10 +88,21 @@ def _describe_input(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _describe_output(spec: ModelSpec, task: str) -> dict[str, Any]:
+def _numbers_of_boxes(manifest: Mapping[str, Any]) -> int | None:
+    """Return how many numbers a box has in the output of the bundle's graph; None where it holds no detector's."""
+    exports = manifest.get('exports')
+    for row in exports.values() if isinstance(exports, Mapping) else ():
+        if isinstance(row, Mapping) and isinstance(row.get('detection'), Mapping):
+            return 5 if row['detection'].get('oriented') else 4
+    return None
+
+
+def _describe_output(spec: ModelSpec, task: str, numbers: int | None) -> dict[str, Any]:
     shape: tuple[list[int], list[str]] = ([-1, max(len(spec.class_infos), 1)], ['batch', 'class'])
     if task in ('semantic-segmentation', 'regression'):
         shape = ([*shape[0], spec.chip_size, spec.chip_size], [*shape[1], 'height', 'width'])
+    elif numbers is not None:
+        shape = ([-1, -1, numbers + len(spec.class_infos)], ['batch', 'place', 'box and class'])
     elif task in ('object-detection', 'instance-segmentation'):
         shape = ([-1, 4], ['object', 'box'])
     output: dict[str, Any] = {

@@ -9,15 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from geolearn.arcgis.objects import ClassifyObjects, DetectInstances, DetectObjects
+    from geolearn.arcgis.chips import ClassifyObjects
+    from geolearn.arcgis.objects import DetectInstances, DetectObjects
     from geolearn.arcgis.raster_functions import ClassifyPixels
 
 __all__ = ['ClassifyObjects', 'ClassifyPixels', 'DetectInstances', 'DetectObjects']
 
 
 def __getattr__(name: str) -> object:
-    """Load a function on first use: that of pixels runs without torch, which the others need."""
+    """Load a function on first use."""
     if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    home = 'raster_functions' if name == 'ClassifyPixels' else 'objects'
+    home = {'ClassifyPixels': 'raster_functions', 'ClassifyObjects': 'chips'}.get(name, 'objects')
     return getattr(import_module(f'geolearn.arcgis.{home}'), name)

@@ -1,109 +1,15 @@
-"""The raster functions of chips and objects: classify chips, detect objects as boxes or outlines."""
+"""The raster functions of objects: detect them as boxes or outlines; boxes also by the ONNX graph, without torch."""
 
 import math
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from geolearn.arcgis import raster_functions
-from geolearn.batch import Detections
-from geolearn.inference import classify_polygons, detecting, merging
-from geolearn.models import Model
-from geolearn.networks.classification import THRESHOLD, ChipOptions, check_threshold
+from geolearn.bundle import GraphOutput
+from geolearn.inference import merging
+from geolearn.inference.placing import ArrayDetections
 from geolearn.oriented import geometry
-
-
-class ClassifyObjects(raster_functions.VectorFunction):
-    """Classifiers of chips.
-
-    ArcGIS Pro cuts the chips, and blackens what is around a feature where the .emd says so.
-    """
-
-    model_types = ('ObjectClassification',)
-    raster = 'rasters'
-    columns: ClassVar[dict[str, type]] = {'Label': str, 'Confidence': float}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._threshold, self._batch_size = THRESHOLD, 4
-
-    def getConfiguration(self, **scalars: str) -> dict[str, Any]:
-        """Take what the user said, as text, and return what chips are wanted."""
-        configuration = super().getConfiguration(**scalars)
-        threshold, batch_size = (
-            raster_functions.read_number(scalars, 'threshold'),
-            raster_functions.read_number(scalars, 'batch_size'),
-        )
-        self._threshold = self._threshold if threshold is None else threshold
-        check_threshold(self._threshold)
-        self._batch_size = max(1, int(self._batch_size if batch_size is None else batch_size))
-        # not known to be asked for here, but how else would chips be cut as in training
-        cropping = {name: self._emd[name] for name in ('CropSizeFixed', 'BlackenAroundFeature')}
-        return configuration | cropping
-
-    def vectorize(self, **blocks: Any) -> dict[str, str]:
-        """Classify chips.
-
-        Args:
-            blocks: ``rasters_pixels``, chips (bands, h, w) of any sizes, and ``rasters_mask``, 0 where there is no
-                data.
-
-        Returns:
-            Under ``output_vectors`` a feature for each chip in their order, with its class, several joined by ``;``,
-            the confidence in percent, and the chip's edges in pixels. Chips without data have neither.
-        """
-        chips = [self._fit(*block) for block in zip(blocks['rasters_pixels'], blocks['rasters_mask'])]
-        logits = self._classify(chips)
-        names = [info.name for info in self._spec.class_infos]
-        multi_label = ChipOptions.from_json(self._spec.options).multi_label
-        labels, confidences = classify_polygons.name_rows(
-            logits, names, multi_label=multi_label, threshold=self._threshold
-        )
-        rows = [
-            {'Label': label, 'Confidence': None if label is None else round(float(confidence), 2)}
-            for label, confidence in zip(labels, confidences)
-        ]
-        shapes = [
-            raster_functions.box_rings(0, 0, pixels.shape[-1], pixels.shape[-2]) for pixels in blocks['rasters_pixels']
-        ]
-        return {'output_vectors': raster_functions.feature_set(self.columns, rows, shapes)}
-
-    def _fit(self, pixels: np.ndarray, mask: np.ndarray) -> torch.Tensor:
-        """Return a chip of the size of those in training: smaller ones at the upper left, of larger ones the middle."""
-        image = torch.from_numpy(self._read_block(pixels, mask))
-        size = self._spec.chip_size
-        top, left = (max(0, (length - size) // 2) for length in image.shape[-2:])
-        part = image[..., top : top + size, left : left + size]
-        chip = torch.full((*image.shape[:-2], size, size), torch.nan)
-        chip[..., : part.shape[-2], : part.shape[-1]] = part
-        return chip
-
-    @torch.inference_mode()
-    def _classify(self, chips: list[torch.Tensor]) -> np.ndarray:
-        """Return logits (chips, classes), NaN where a chip has no data."""
-        network = self._loaded.network
-        device = next(network.parameters()).device
-        logits = np.full((len(chips), len(self._spec.class_infos)), np.nan, np.float32)
-        known = [number for number, chip in enumerate(chips) if not chip.isnan().all()]
-        for start in range(0, len(known), self._batch_size):
-            rows = known[start : start + self._batch_size]
-            batch = torch.stack([chips[row] for row in rows]).to(device)
-            logits[rows] = network(batch).float().cpu().numpy()
-        return logits
-
-    def _usual_tiling(self, model: Model) -> raster_functions.Tiling:
-        return raster_functions.Tiling(model.spec.chip_size, 0)
-
-    def _parameters(self) -> list[dict[str, Any]]:
-        return [
-            raster_functions.describe('batch_size', 'GPLong', self._batch_size, 'Chips computed together'),
-            raster_functions.describe(
-                'threshold', 'GPDouble', self._threshold, 'Confidence of a class, where chips may hold several'
-            ),
-            *self._unit_parameters(),
-        ]
-
 
 MOST_PADDING = 0.25
 """Share of a block's side; with more, each pixel would be computed four times and over."""
@@ -117,6 +23,7 @@ class DetectObjects(raster_functions.VectorFunction):
     """
 
     model_types = ('ObjectDetection', 'InstanceDetection')
+    graph_output: ClassVar[GraphOutput | None] = 'objects'
     columns: ClassVar[dict[str, type]] = {'Class': str, 'Confidence': float}
 
     def __init__(self) -> None:
@@ -133,6 +40,8 @@ class DetectObjects(raster_functions.VectorFunction):
         self._threshold = _or(raster_functions.read_number(scalars, 'threshold'), self._threshold)
         self._nms_overlap = _or(raster_functions.read_number(scalars, 'nms_overlap'), self._nms_overlap)
         self._augment = str(scalars.get('test_time_augmentation', self._augment)).lower() == 'true'
+        if self._augment and self._graph is not None:
+            raise ValueError('test_time_augmentation needs torch in this environment; set it to False')
         return configuration | {'threshold': self._threshold, 'nms_overlap': self._nms_overlap}
 
     def vectorize(self, **blocks: Any) -> dict[str, str]:
@@ -145,7 +54,7 @@ class DetectObjects(raster_functions.VectorFunction):
             Under ``output_vectors`` a feature for each object, with its class, its confidence in percent, and
             its outline in pixels of the block, padding and all.
         """
-        image = torch.from_numpy(self._read_block(blocks['raster_pixels'], blocks['raster_mask']))
+        image = self._read_block(blocks['raster_pixels'], blocks['raster_mask'])
         detections = self._detect(image)
         names = [info.name for info in self._spec.class_infos]
         rows = [
@@ -154,35 +63,52 @@ class DetectObjects(raster_functions.VectorFunction):
         ]
         return {'output_vectors': raster_functions.feature_set(self.columns, rows, self._shapes(detections))}
 
-    def _detect(self, image: torch.Tensor) -> Detections:
+    def _detect(self, image: np.ndarray) -> ArrayDetections:
         """Return the objects whose center lies in the inner part of a block."""
-        nothing = torch.zeros(0)
-        if image.isnan().all():
-            return Detections(nothing.view(0, 4), nothing.long(), nothing, turned=nothing.view(0, 5))
-        network = self._loaded.network
-        predict = detecting.make_predict_fn(
-            network, threshold=self._threshold, nms_overlap=self._nms_overlap, augment=self._augment
-        )
-        with torch.inference_mode():
-            (detections,) = predict(image[None])
+        if np.isnan(image).all():
+            nothing = np.zeros(0, np.float32)
+            return ArrayDetections(nothing.reshape(0, 4), nothing.astype(np.int64), nothing)
+        detections = self._compute(image)
         centers = (detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2
         if detections.turned is not None:  # boxes end at the edge of the block
             centers = detections.turned[:, :2]
         start = self._tiling.padding
-        end = torch.tensor([image.shape[-1] - start, image.shape[-2] - start])
+        end = np.array([image.shape[-1] - start, image.shape[-2] - start])
         return detections.select(((centers >= start) & (centers < end)).all(1))
 
-    def _shapes(self, detections: Detections) -> list[list[raster_functions.Ring]]:
+    def _compute(self, image: np.ndarray) -> ArrayDetections:
+        """Return all objects of a block."""
+        if self._graph is not None:
+            return self._graph.detect(image[None], threshold=self._threshold, nms_overlap=self._nms_overlap)[0]
+        import torch
+
+        from geolearn.inference import detecting
+
+        predict = detecting.make_predict_fn(
+            self._loaded.network, threshold=self._threshold, nms_overlap=self._nms_overlap, augment=self._augment
+        )
+        with torch.inference_mode():
+            (detections,) = predict(torch.from_numpy(image)[None])
+        return detecting.as_arrays(detections)
+
+    def _shapes(self, detections: ArrayDetections) -> list[list[raster_functions.Ring]]:
         if detections.turned is not None:
             return [raster_functions.corner_rings(corners) for corners in geometry.corners(detections.turned).tolist()]
         return [raster_functions.box_rings(*box) for box in detections.boxes.tolist()]
 
-    def _usual_tiling(self, model: Model) -> raster_functions.Tiling:
-        side, halo = super()._usual_tiling(model)
-        half = math.ceil(model.spec.options['typical_side'] / 2 + merging.EDGE_MARGIN)
+    def _usual_tiling(self) -> raster_functions.Tiling:
+        side, halo = super()._usual_tiling()
+        half = math.ceil(self._spec.options['typical_side'] / 2 + merging.EDGE_MARGIN)
         return raster_functions.Tiling(side, max(halo, min(half, int(side * MOST_PADDING))))
 
     def _parameters(self) -> list[dict[str, Any]]:
+        augment = raster_functions.describe(
+            'test_time_augmentation',
+            'GPString',
+            str(self._augment),
+            'Predict four times, flipped',
+            domain=('True', 'False'),
+        )
         return [
             *super()._parameters(),
             raster_functions.describe(
@@ -191,23 +117,19 @@ class DetectObjects(raster_functions.VectorFunction):
             raster_functions.describe(
                 'nms_overlap', 'GPDouble', self._nms_overlap, 'Overlap from which on two objects are one, 0 to 1'
             ),
-            raster_functions.describe(
-                'test_time_augmentation',
-                'GPString',
-                str(self._augment),
-                'Predict four times, flipped',
-                domain=('True', 'False'),
-            ),
+            *([augment] if self._graph is None else []),
         ]
 
 
 class DetectInstances(DetectObjects):
-    """Detectors that draw masks, which give outlines along the pixels."""
+    """Detectors that draw masks, which give outlines along the pixels; these have no graph."""
 
-    def _shapes(self, detections: Detections) -> list[list[raster_functions.Ring]]:
+    graph_output = None
+
+    def _shapes(self, detections: ArrayDetections) -> list[list[raster_functions.Ring]]:
         if detections.masks is None:  # no detections
             return super()._shapes(detections)
-        pairs = zip(detections.masks.numpy(), detections.boxes.numpy())
+        pairs = zip(detections.masks, detections.boxes)
         return [
             raster_functions.outline_rings(merging.outline_mask(mask, box))
             if mask.any()

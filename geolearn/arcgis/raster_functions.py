@@ -1,4 +1,4 @@
-"""What raster functions share, and that of pixels: without torch it runs the ONNX graph of the bundle."""
+"""What raster functions share, and that of pixels: without torch they run the ONNX graph of the bundle."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from geolearn import errors, extras
+from geolearn.bundle import GraphOutput
 from geolearn.classes import ClassInfo
 from geolearn.inference import reading, tiles
 from geolearn.networks.spec import ModelSpec
@@ -117,6 +118,8 @@ class RasterFunction:
     """The Python file in the bundle, beside the .emd."""
     model_types: ClassVar[tuple[str, ...]] = ()
     """Esri's ModelType of the models that it runs."""
+    graph_output: ClassVar[GraphOutput | None] = None
+    """What the ONNX graph gives that is run where torch is missing; None where torch is needed."""
     raster: ClassVar[str] = 'raster'
     """What ArcGIS calls the input; pixels come as ``<raster>_pixels``."""
 
@@ -125,6 +128,7 @@ class RasterFunction:
         self.description = 'Runs a model of geolearn'
         self._emd: dict[str, Any] = {}
         self._model: Model | None = None
+        self._graph: OnnxModel | None = None
         self._tiling = Tiling(0, 0)
         self._read = tiles.ReadOptions()
         self._units_checked = False
@@ -159,7 +163,8 @@ class RasterFunction:
             {'name': 'device', 'dataType': 'numeric', 'required': False, 'displayName': 'Device'},
         ]
         described = [parameter | {'description': parameter['displayName']} for parameter in listed]
-        return described if self._model is None else [*described, *self._parameters()]
+        loaded = self._model is not None or self._graph is not None
+        return [*described, *self._parameters()] if loaded else described
 
     def getConfiguration(self, **scalars: str) -> dict[str, Any]:
         """Take what the user said, as text, and return what blocks are wanted.
@@ -197,7 +202,10 @@ class RasterFunction:
         }
 
     def _load(self, path: Path, device: int) -> None:
-        """Load the model onto a device of ArcGIS's numbers."""
+        """Load the model onto a device of ArcGIS's numbers, or its graph where torch is missing."""
+        if find_spec('torch') is None:
+            self._load_graph(path)
+            return
         from geolearn.backbones.scene import scene_of
         from geolearn.models import load_model
 
@@ -207,16 +215,35 @@ class RasterFunction:
                 f'{type(self).__name__} does not run a {type(model).__name__}; save the model again'
             )
         model.network.to(find_device(device)).eval()
-        self._model, self._tiling = model, self._usual_tiling(model)
+        self._model = model
+        self._tiling = self._usual_tiling()
         self._trained_scene = scene_of(model.network.backbone)
+
+    def _load_graph(self, path: Path) -> None:
+        if self.graph_output is None:
+            raise errors.BundleError(
+                f'{type(self).__name__} needs torch, which this environment lacks; install torch in it'
+            )
+        graph = load_graph(path)
+        if graph.facts.output != self.graph_output:
+            raise errors.BundleError(f'{type(self).__name__} does not run a {graph.spec.model}')
+        if graph.facts.dates or graph.facts.location is not None:
+            raise errors.BundleError(
+                f'{graph.spec.backbone} reads when or where images are, which its graph holds as constants of '
+                'the training; install torch in this environment'
+            )
+        self._graph = graph
+        self._tiling = self._usual_tiling()
 
     # -- what the kinds of functions say
 
-    def _usual_tiling(self, model: 'Model') -> Tiling:
+    def _usual_tiling(self) -> Tiling:
         """Return how blocks are cut unless the user says otherwise."""
+        if self._graph is not None:
+            return Tiling(self._graph.facts.tile_size, self._graph.facts.halo)
         from geolearn.inference import computing
 
-        return Tiling(*computing.choose_tile(model.spec, model.network, tiles.TilingOptions()))
+        return Tiling(*computing.choose_tile(self._spec, self._loaded.network, tiles.TilingOptions()))
 
     def _parameters(self) -> list[dict[str, Any]]:
         """Return the parameters of this kind of function."""
@@ -233,8 +260,8 @@ class RasterFunction:
         return [
             describe('scale', 'GPString', '', 'Factor of the pixel values; 1 where they are in the units of training'),
             describe('offset', 'GPDouble', 0, 'Added after scaling'),
-            *([describe('dates', 'GPString', '', dates)] if known.dates else []),
-            *([describe('location', 'GPString', '', place)] if known.location is not None else []),
+            *([describe('dates', 'GPString', '', dates)] if known and known.dates else []),
+            *([describe('location', 'GPString', '', place)] if known and known.location is not None else []),
         ]
 
     def _set_scene(self, scalars: dict[str, str]) -> None:
@@ -265,7 +292,7 @@ class RasterFunction:
 
     @property
     def _spec(self) -> ModelSpec:
-        return self._loaded.spec
+        return self._loaded.spec if self._graph is None else self._graph.spec
 
     @property
     def _loaded(self) -> 'Model':
@@ -358,28 +385,7 @@ class ClassifyPixels(RasterFunction):
     """Pixel classifiers and change detectors; before and after are the first and the last bands of one raster."""
 
     model_types = ('ImageClassification',)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._graph: OnnxModel | None = None
-
-    def _load(self, path: Path, device: int) -> None:
-        if find_spec('torch') is not None:
-            super()._load(path, device)
-            return
-        self._graph = load_graph(path)
-        if self._graph.facts.output != 'classes':
-            raise errors.BundleError(f'{type(self).__name__} does not run a {self._graph.spec.model}')
-        if self._graph.facts.dates or self._graph.facts.location is not None:
-            raise errors.BundleError(
-                f'{self._graph.spec.backbone} reads when or where images are, which its graph holds as constants of '
-                'the training; install torch in this environment'
-            )
-        self._tiling = Tiling(self._graph.facts.tile_size, self._graph.facts.halo)
-
-    @property
-    def _spec(self) -> ModelSpec:
-        return self._loaded.spec if self._graph is None else self._graph.spec
+    graph_output: ClassVar[GraphOutput | None] = 'classes'
 
     def updateRasterInfo(self, **arguments: Any) -> dict[str, Any]:
         """Say that the output has one band of class values, and what they mean."""

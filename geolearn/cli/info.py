@@ -148,7 +148,9 @@ def print_model(path: Path) -> None:
     for kind, row in exports.items() if isinstance(exports, dict) else ():
         differs = row.get('largest_difference') if isinstance(row, dict) else None
         if isinstance(differs, int | float):
-            print(f'  graph    {kind}: {row.get("file")}, differs from the network by up to {differs:.2g}')
+            scores = row.get('largest_score_difference')
+            more = f' pixels in boxes and {scores:.2g} in scores' if isinstance(scores, int | float) else ''
+            print(f'  graph    {kind}: {row.get("file")}, differs from the network by up to {differs:.2g}{more}')
 
 
 def write_stac(path: Path, stac: str) -> None:

@@ -19,6 +19,7 @@ from geolearn.device import choose_device, is_out_of_memory
 from geolearn.inference import reading, targets, tiles, vectors
 from geolearn.inference.scene import enter_scene
 from geolearn.networks import classification
+from geolearn.networks.chip_decisions import THRESHOLD, check_threshold, name_rows
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import GeoBox
 from geolearn.raster.opening import burn_polygons
@@ -51,7 +52,7 @@ class PolygonOptions:
     crop: classification.Crop = 'fixed'
     blacken: bool = False
     layer: str | None = None
-    threshold: float = classification.THRESHOLD
+    threshold: float = THRESHOLD
     batch_size: int = 16
     device: str | None = None
 
@@ -63,7 +64,7 @@ class PolygonOptions:
         for name, unit in (('batch_size', ''), ('chip_size', ' pixel')):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} must be at least 1{unit}, got {getattr(self, name)}')
-        classification.check_threshold(self.threshold)
+        check_threshold(self.threshold)
 
 
 class _Chip(NamedTuple):
@@ -368,23 +369,3 @@ def classify_polygons(
             len(labels),
         )
     return vectors.write_layer(frame.assign(**{LABEL: labels, CONFIDENCE: confidences}), target)
-
-
-def name_rows(
-    logits: np.ndarray, class_names: list[str], *, multi_label: bool, threshold: float
-) -> tuple[list[str | None], np.ndarray]:
-    """Turn logits (n, classes), NaN where there is no data, into labels and confidences in percent (n,).
-
-    Where chips may hold several classes, the confidence is that of the least certain decision: present or absent.
-    """
-    labels: list[str | None] = [None] * len(logits)
-    confidences = np.full(len(logits), np.nan)
-    known = np.flatnonzero(~np.isnan(logits).any(1)) if logits.size else np.zeros(0, int)
-    if len(known):
-        likely = classification.class_probabilities(torch.from_numpy(logits[known]), multi_label=multi_label)
-        chosen = classification.decide(likely, multi_label=multi_label, threshold=threshold)
-        certain = torch.where(chosen, likely, 1 - likely).min(1).values if multi_label else likely.max(1).values
-        confidences[known] = 100 * certain.numpy()
-        for row, present in zip(known.tolist(), chosen.tolist()):
-            labels[row] = ';'.join(name for name, there in zip(class_names, present) if there)
-    return labels, confidences

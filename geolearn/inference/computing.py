@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -164,8 +165,9 @@ def choose_setup(
 ) -> Setup:
     """Choose the engine, the tile side and the batch size that the caller leaves open, by a short measurement.
 
-    A measurement computes at most 5 % of what the map does, that of engines 10 %; maps too small for that take torch,
-    or the engine that was measured before, and the usual sizes. Sides of transformers' tiles are those of training.
+    A measurement computes at most 5 % of what the map does; maps too small for that take torch and the usual sizes, or
+    what was measured before. Of engines it also tells what opening them takes, which counts for small maps. Sides of
+    transformers' tiles are those of training.
 
     Args:
         spec: Of the model.
@@ -258,43 +260,57 @@ class _Measurement:
         installed = engines.installed_engines()
         if self._device.type != 'cpu' or self.graph is None or self.tiling.compile or len(installed) < 2:
             return 'torch'
-        # a quarter of a tile tells which is fastest, where sides do not matter to the network
-        part = 1 if self.network.backbone.has_position_grid else 2
-        side = -(-setup.tile_size // (part * _multiple(self.network))) * _multiple(self.network)
+        # a whole tile: on smaller ones, what each layer takes on top makes other engines the fastest
+        side = -(-setup.tile_size // _multiple(self.network)) * _multiple(self.network)
         facts = self._facts('engine', setup, [engines.describe(name) for name in installed])
         costs = tuning.recall(facts)
         if costs is None:
-            measured = len(installed) * side**2
-            if not tuning.is_worth_it(self._pixels(setup.tile_size), measured, tuning.ENGINE_SHARE):
+            if not tuning.is_worth_it(self._pixels(setup.tile_size), len(installed) * side**2):
                 log.info("engine='auto' takes torch: the raster is too small for a measurement")
                 return 'torch'
-            runs = self._open_engines(installed, (side, side))
-            costs = tuning.measure({name: self._job(run, 1, side) for name, run in runs.items()})
+            runs, opening = self._open_engines(installed, (side, side))
+            jobs = {str(name): self._job(run, 1, side) for name, run in runs.items()}
+            costs = tuning.measure(jobs, rest=tuning.ENGINE_REST_S)
+            # the first tile takes longer than those that follow
+            opening = {name: max(seconds - costs[name], 1e-6) for name, seconds in opening.items() if name in costs}
+            log.info('seconds a tile of %s px takes: %s; and opening: %s', side, _listed(costs), _listed(opening))
+            costs |= {f'{OPENING}{name}': seconds for name, seconds in opening.items()}
             tuning.keep(facts, costs)
-            log.info('seconds a tile of %s px takes: %s', side, _listed(costs))
-        chosen = tuning.pick({name: costs[name] for name in installed if name in costs}, 'torch', tuning.ENGINE_MARGIN)
+        tiles_of_map = self._pixels(setup.tile_size) / side**2
+        totals = {
+            str(name): costs.get(f'{OPENING}{name}', 0.0) + tiles_of_map * costs[name]
+            for name in installed
+            if name in costs
+        }
+        chosen = tuning.pick(totals, 'torch', tuning.ENGINE_MARGIN)
         return next(name for name in installed if name == chosen)
 
     def _open_engines(
         self, names: Sequence[engines.EngineName], shape: tuple[int, int]
-    ) -> dict[engines.EngineName, Callable[[Tensor], Tensor]]:
-        """Return the engines that run the network and agree with torch."""
+    ) -> tuple[dict[engines.EngineName, Callable[[Tensor], Tensor]], dict[str, float]]:
+        """Return the engines that run the network and agree with torch, and the seconds until each gave a tile."""
         image = self._images(1, shape[0])
         with torch.inference_mode():
             expected = self.network(image)
         runs: dict[engines.EngineName, Callable[[Tensor], Tensor]] = {'torch': self.network}
+        opening: dict[str, float] = {}
         for name in names[1:]:
             try:
+                assert self.graph is not None
+                self.graph(shape)  # written once, where the bundle holds none
+                started = time.perf_counter()
                 run = make_run(self.network, name, self.graph, shape)
             except (errors.ExportError, errors.BundleError, errors.MissingExtraError) as error:
                 log.warning("engine='auto' passes over %s: %s", name, error)
                 continue
-            difference = float((run(image) - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+            outputs = run(image)
+            opening[name] = time.perf_counter() - started
+            difference = float((outputs - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
             if difference <= TOLERANCE:
                 runs[name] = run
             else:
                 log.warning("engine='auto' passes over %s, whose outputs differ by %.2g", name, difference)
-        return runs
+        return runs, opening
 
     def _choose_side(self, setup: Setup) -> int:
         usual = setup.tile_size
@@ -333,6 +349,9 @@ class _Measurement:
         log.info('batches of %s tiles: seconds a tile takes are %s', chosen, _listed(costs))
         return chosen
 
+
+OPENING = 'opening '
+"""Before an engine's name, in what was measured: the seconds until it can compute."""
 
 TOLERANCE = 1e-3
 """Most that an engine's outputs may differ from torch's, over the largest of them."""

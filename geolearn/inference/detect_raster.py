@@ -11,18 +11,18 @@ import numpy as np
 from rasterio.windows import Window
 from torch import nn
 
-from geolearn import errors
-from geolearn.device import choose_device
+from geolearn.bundle import DetectionFacts
 from geolearn.inference import computing, merging, reading, store, targets, vectors
 from geolearn.inference.area import layers_of
-from geolearn.inference.detecting import detect_tiles
+from geolearn.inference.detecting import PredictFn, detect_tiles, make_graph_detector
+from geolearn.inference.engines import ENGINES, EngineName
 from geolearn.inference.placing import DetectOptions, choose_halo, merge_tiles
 from geolearn.inference.plan import Part, Share, plan_parts, tiles_reaching
-from geolearn.inference.resume import RunCheckpoint, open_checkpoint, source_facts, weights_digest
-from geolearn.inference.scene import enter_scene, scene_facts
+from geolearn.inference.resume import RunCheckpoint, open_checkpoint, read_facts, source_facts, weights_digest
+from geolearn.inference.scene import enter_scene, scene_facts, torch_only
 from geolearn.inference.shares import collect_shares, is_begun
 from geolearn.inference.tiles import BATCH_SIZE, ReadOptions, Source, TilingOptions
-from geolearn.networks.detection.detector import Detector
+from geolearn.networks.detection.detector import Detector, Places
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster.area import PixelArea
 from geolearn.tiling import TileGrid
@@ -83,7 +83,8 @@ def detect_request(spec: ModelSpec, network: Detector, request: 'DetectRequest')
 class DetectRequest:
     """In what objects are detected, and how; the arguments of `detect_raster` besides the model.
 
-    Those of `oriented` are whether the network gives oriented boxes.
+    Those of `oriented` are whether the network gives oriented boxes; `graph` makes the network's ONNX graph for engines
+    other than torch, and `detection` says what objects are made of its output by, None where it has no graph.
     """
 
     src: reading.RasterSource
@@ -95,6 +96,8 @@ class DetectRequest:
     options: DetectOptions
     overwrite: bool
     oriented: bool = False
+    graph: computing.GraphMaker | None = None
+    detection: DetectionFacts | None = None
 
     @property
     def outlined(self) -> bool:
@@ -115,6 +118,7 @@ class DetectPlan:
         area: That holds the middles of the objects' boxes; None for all of the raster.
         request: What was asked for.
         facts: What must be equal for a run to be resumed.
+        predict: Detects objects in place of the network, by its graph; None where torch computes.
     """
 
     target: Path
@@ -125,6 +129,7 @@ class DetectPlan:
     area: PixelArea | None
     request: DetectRequest
     facts: dict[str, Any]
+    predict: PredictFn | None = None
 
     def part(self, share: Share) -> Part | None:
         """Return the tiles of a share; None where it has none."""
@@ -154,6 +159,7 @@ class DetectPlan:
             checkpoint=checkpoint,
             area=self.area,
             part=part,
+            detect=self.predict,
         )
 
     def write(self, parts: Sequence[merging.TileDetections]) -> None:
@@ -182,8 +188,11 @@ def plan_detection(spec: ModelSpec, network: Detector, request: DetectRequest, s
     Raises:
         RasterError: If bands, units or pixel sizes do not fit, or the layer exists.
         ValueError: If outlines are asked of a network that draws none, or tiles would overlap by more than half.
+        ExportError: If another engine than torch cannot run the network.
+        MissingExtraError: If that engine is not installed.
     """
     src, read, tiling, options = request.src, request.read, request.tiling, request.options
+    device = computing.choose_compute_device(tiling)
     if options.outline != 'exact' and not request.masks:
         raise ValueError(f'outline={options.outline!r} is for models that draw masks; the others give boxes')
     target = targets.check_target(
@@ -195,19 +204,44 @@ def plan_detection(spec: ModelSpec, network: Detector, request: DetectRequest, s
     sources = reading.open_dates(src, spec, read, stack, whole=True)
     scene = enter_scene(stack, spec, network, sources, read)
     box, area = sources[0].box, reading.locate_area(sources[0], read)
-    if target.suffix.lower() == '.geojson' and box.crs is None:
-        raise errors.RasterError(
-            f'GeoJSON is in WGS84, but {src} names no CRS; write a .gpkg, or give the raster its CRS'
-        )
+    vectors.check_crs(target, box, src)
     side, halo = computing.choose_tile(spec, network, tiling)
     halo = choose_halo(side, halo, typical_side=request.typical_side, overlap=options.overlap)
     grid = computing.cut_raster(network, box, tiling, tile_size=side, halo=halo)
+    network = network.to(device).eval()
+    tiling = replace(torch_only(scene, tiling, spec), tile_size=side, halo=halo)
+    engine = _choose_engine(spec, network, target, box.shape, tiling, request)
     facts = _run_facts(spec, network, sources, grid, read, tiling, options) | scene_facts(scene)
+    predict = None
+    if engine != 'torch':
+        facts['engine'] = engine
+        run = computing.make_run(network, engine, request.graph, grid.tile_shape)
+        assert request.detection is not None  # else there is no graph
+        predict = make_graph_detector(run, request.detection)
     if area is not None:
         facts['area'] = area.digest()
         grid = tiles_reaching(grid, area.window)
-    network = network.to(choose_device(tiling.device))
-    return DetectPlan(target, spec, network, sources, grid, area, request, facts)
+    return DetectPlan(target, spec, network, sources, grid, area, request, facts, predict)
+
+
+def _choose_engine(
+    spec: ModelSpec,
+    network: Detector,
+    target: Path,
+    shape: tuple[int, int],
+    tiling: TilingOptions,
+    request: DetectRequest,
+) -> EngineName:
+    """Return what computes the tiles: torch where the network has no graph and the caller asks for the fastest."""
+    if tiling.engine == 'torch' or (tiling.engine == 'auto' and request.detection is None):
+        return 'torch'
+    if tiling.engine != 'auto':
+        return tiling.engine
+    if request.options.resume:
+        kept = read_facts(target).get('engine')
+        return next((name for name in ENGINES if name == kept), 'torch')
+    one = replace(tiling, batch_size=1)  # neither the side of the tiles nor their number is measured
+    return computing.choose_setup(spec, Places(network), shape, one, blend='crop', graph=request.graph).engine
 
 
 def detect_in_shares(spec: ModelSpec, network: Detector, request: DetectRequest, share: Share | None) -> Path:

@@ -13,10 +13,12 @@ from torchvision.ops import batched_nms
 
 from geolearn import errors, progress
 from geolearn.batch import Detections
+from geolearn.bundle import DetectionFacts
 from geolearn.device import choose_device
 from geolearn.inference import merging
 from geolearn.inference.computing import most_at_once
 from geolearn.inference.images import Image, load_image
+from geolearn.inference.picking import pick_objects
 from geolearn.inference.placing import ArrayDetections, DetectOptions, number_tiles, place
 from geolearn.inference.plan import Part
 from geolearn.inference.resume import RunCheckpoint
@@ -46,7 +48,32 @@ PredictFn = Callable[[Tensor], Sequence[Detections]]
 """Detects objects in images (N, [dates,] bands, H, W)."""
 
 
-def make_predict_fn(network: nn.Module, *, threshold: float, nms_overlap: float, augment: bool) -> PredictFn:
+def make_graph_detector(run: Callable[[Tensor], Tensor], facts: DetectionFacts) -> PredictFn:
+    """Return the function that detects objects in images by a graph, as the network does.
+
+    Args:
+        run: Computes boxes and scores of images whose sides are multiples of the network's coarsest stride.
+        facts: Of the graph.
+    """
+
+    def detect(images: Tensor) -> list[Detections]:
+        shape = (images.shape[-2], images.shape[-1])
+        return [
+            Detections(
+                torch.from_numpy(each.boxes),
+                torch.from_numpy(each.labels),
+                torch.from_numpy(each.scores),
+                turned=None if each.turned is None else torch.from_numpy(each.turned),
+            )
+            for each in pick_objects(run(images).numpy(), facts, shape, shape)
+        ]
+
+    return detect
+
+
+def make_predict_fn(
+    network: nn.Module, *, threshold: float, nms_overlap: float, augment: bool, detect: PredictFn | None = None
+) -> PredictFn:
     """Return the function that detects objects in images on the CPU.
 
     Args:
@@ -54,10 +81,13 @@ def make_predict_fn(network: nn.Module, *, threshold: float, nms_overlap: float,
         threshold: Lowest score.
         nms_overlap: Overlap of two objects of one class above which the lower-scoring is suppressed.
         augment: Whether images are predicted four times, flipped. Objects that are not detected each time lose score.
+        detect: Detects objects in place of the network.
     """
     device = next(network.parameters()).device
 
-    def predict_once(images: Tensor) -> list[Detections]:
+    def predict_once(images: Tensor) -> Sequence[Detections]:
+        if detect is not None:
+            return detect(images)
         return [detections.cpu() for detections in network(images.to(device))[0]]
 
     def predict(images: Tensor) -> list[Detections]:
@@ -156,6 +186,7 @@ def detect_tiles(
     checkpoint: RunCheckpoint | None = None,
     area: PixelArea | None = None,
     part: Part | None = None,
+    detect: PredictFn | None = None,
 ) -> list[merging.TileDetections]:
     """Return the detections of all tiles of an open raster, or of a part of it, in the order of the tiles.
 
@@ -172,6 +203,7 @@ def detect_tiles(
         checkpoint: Keeps the detections of finished tiles, and holds those of an earlier run.
         area: Tiles that show nothing of it are left out; None for all of the raster.
         part: Whose tiles are computed; None for all.
+        detect: Detects objects in place of the network.
 
     Raises:
         RasterError: If reading fails.
@@ -179,7 +211,11 @@ def detect_tiles(
     """
     network.eval()
     predict = make_predict_fn(
-        network, threshold=options.threshold, nms_overlap=options.overlap_in_tile, augment=options.augment
+        network,
+        threshold=options.threshold,
+        nms_overlap=options.overlap_in_tile,
+        augment=options.augment,
+        detect=detect,
     )
     parts = [] if checkpoint is None else list(checkpoint.detections)
     first = checkpoint.tiles_done if checkpoint else 0

@@ -71,6 +71,8 @@ def open_session(
     runtime = extras.require('onnxruntime', extra='onnx', to='run an ONNX graph')
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or 0
+    # threads that wait busily for the next layer take the processor from those that read and write rasters
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     options.log_severity_level = 3
     try:
         return runtime.InferenceSession(graph, options, providers=list(providers))

@@ -152,13 +152,14 @@ class Journal:
 
 
 def read_facts(target: Path) -> dict[str, Any]:
-    """Return what identifies the unfinished run of a map; nothing where there is none that can be read.
+    """Return what identifies the unfinished run of a map or layer; nothing where there is none that can be read.
 
     Args:
-        target: The map.
+        target: The map, or the layer.
     """
+    path = target.with_name(f'{target.name}.part')
     try:
-        with target.with_name(f'{target.name}.part').joinpath('journal').open('rb') as file:
+        with (path / 'journal' if path.is_dir() else path).open('rb') as file:
             facts = json.loads(file.readline())
     except (OSError, ValueError):
         return {}

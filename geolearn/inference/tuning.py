@@ -27,8 +27,11 @@ ROUNDS = 2
 TILE_MARGIN = 0.1
 """Other tiles than the usual ones must cost less by this share: noise must not decide how a map is cut."""
 
-ENGINE_MARGIN = 0.03
+ENGINE_MARGIN = 0.01
 """Torch computes unless another engine takes less time by this share."""
+
+ENGINE_REST_S = 0.1
+"""Seconds between tiles of different engines, whose threads wait busily for a while and would slow down the next."""
 
 BATCH_MARGIN = 0.05
 """Larger batches must take less time by this share."""
@@ -36,33 +39,35 @@ BATCH_MARGIN = 0.05
 MEASURED_SHARE = 0.05
 """Share of the pixels of a map that a measurement may compute on top; smaller maps take what is usual."""
 
-ENGINE_SHARE = 0.1
-"""The same where the caller asks for the fastest engine."""
-
 KNOWN: dict[str, dict[str, float]] = {}
 """What this process has measured or read, by the hash of what it depends on."""
 
 
-def is_worth_it(pixels: int, measured: int, share: float = MEASURED_SHARE) -> bool:
+def is_worth_it(pixels: int, measured: int) -> bool:
     """Say whether a map is large enough for a measurement.
 
     Args:
         pixels: That the map computes.
         measured: Pixels that each round computes, of all candidates together.
-        share: Of the map that may be computed on top.
     """
-    return (ROUNDS + 1) * measured <= share * pixels
+    return (ROUNDS + 1) * measured <= MEASURED_SHARE * pixels
 
 
-def measure(jobs: Mapping[str, Job]) -> dict[str, float]:
+def measure(jobs: Mapping[str, Job], *, rest: float = 0.0) -> dict[str, float]:
     """Return the least seconds that each job took, in rounds, so that other work on the machine hits all alike.
 
     Jobs for which memory does not suffice are left out.
+
+    Args:
+        jobs: By name.
+        rest: Seconds between two jobs.
     """
     seconds: dict[str, float] = {}
     remaining = dict(jobs)
     for number in range(ROUNDS + 1):
         for name, job in list(remaining.items()):
+            if rest:
+                time.sleep(rest)
             started = time.perf_counter()
             try:
                 job()

@@ -4,7 +4,7 @@ import io
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -80,12 +80,23 @@ def measure_boxes(turned: np.ndarray, box: GeoBox, crs: Any) -> tuple[np.ndarray
         there is no CRS; and the azimuth (n,) in degrees, 0 <= azimuth < 180, of the line along the length, clockwise
         from the grid's north. Where the CRS is in degrees, all are geodesic.
     """
+    return measure_sides(turned, box, lambda start, end: _line(start, end, crs))
+
+
+MeasureLine = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Takes places (n, 2), (n, 2) to length (n,) in meters and azimuth (n,) in degrees of the lines between them."""
+
+
+def measure_sides(
+    turned: np.ndarray, box: GeoBox, measure_line: MeasureLine
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what `measure_boxes` does, by a function that measures lines."""
     corners = geometry.corners(np.asarray(turned, np.float64).reshape(-1, 5))
     middles = (corners + np.roll(corners, -1, axis=1)) / 2  # of the sides: upper, right, lower, left of a level box
     t = box.transform
     x, y = middles[..., 0], middles[..., 1]
     placed = np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], -1)
-    first, second = (_line(placed[:, start], placed[:, end], crs) for start, end in ((3, 1), (0, 2)))
+    first, second = (measure_line(placed[:, start], placed[:, end]) for start, end in ((3, 1), (0, 2)))
     # on the ground, the longer side in pixels need not be the longer one
     swapped = second[0] > first[0]
     length, width, azimuth = (
@@ -138,11 +149,12 @@ WGS84 = 'EPSG:4326'
 """What GeoJSON is in (RFC 7946), longitude before latitude."""
 
 
-def check_vector_target(dst: str | Path) -> Path:
+def check_vector_target(dst: str | Path, *, plain: bool = False) -> Path:
     """Refuse before hours of work what could not be written after them.
 
     Args:
         dst: File to write; its suffix is one of `DRIVERS`.
+        plain: Whether GeoJSON is written without the libraries that other layers need.
 
     Raises:
         FileWriteError: If the suffix is another one, `dst` is a folder, or its folder is missing.
@@ -157,10 +169,24 @@ def check_vector_target(dst: str | Path) -> Path:
         )
     if not path.parent.is_dir():
         raise errors.FileWriteError(f'{path.parent} is no folder; make it first')
+    if plain and path.suffix.lower() == '.geojson':
+        return path
     extras.require('geopandas', extra='vector', to='write vector layers')
     if DRIVERS[path.suffix.lower()] is None:
         extras.require('pyarrow', extra='vector', to='write GeoParquet')
     return path
+
+
+def check_crs(dst: Path, box: GeoBox, src: Any) -> None:
+    """Refuse GeoJSON, which is in WGS84, of rasters without a CRS.
+
+    Raises:
+        RasterError: If `dst` is one, and `src` names none.
+    """
+    if dst.suffix.lower() == '.geojson' and box.crs is None:
+        raise errors.RasterError(
+            f'GeoJSON is in WGS84, but {src} names no CRS; write a .gpkg, or give the raster its CRS'
+        )
 
 
 def write_layer(frame: Any, dst: str | Path, *, geometry_type: str | None = None) -> Path:

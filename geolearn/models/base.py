@@ -23,7 +23,16 @@ from geolearn.backbones import building, catalog, custom, list_backbones, loadin
 from geolearn.backbones.adapt import merged_state_dict
 from geolearn.backbones.backbone import BUILDERS
 from geolearn.backbones.scene import scene_of
-from geolearn.bundle import EXPORT_FILES, Export, GraphFacts, GraphOutput, check_exports, read_bundle, write_bundle
+from geolearn.bundle import (
+    EXPORT_FILES,
+    DetectionFacts,
+    Export,
+    GraphFacts,
+    GraphOutput,
+    check_exports,
+    read_bundle,
+    write_bundle,
+)
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.inference import computing
@@ -486,16 +495,30 @@ class Model(ABC):
         network = loading.build_filled(
             lambda: self.build(self.spec), merged_state_dict(self.network), 'of the model'
         ).eval()
+        facts = self.graph_facts(network, size=size)
+        weights = weights_digest(network)
+        chips = () if self.data is None else self.data.valid_dl.batches()
+        graphs = export_network(self._graph_network(network), self.spec, kinds, facts, chips)
+        return replace(graphs, manifest={kind: {**row, 'weights': weights} for kind, row in graphs.manifest.items()})
+
+    def graph_facts(self, network: Any, *, size: tuple[int, int] | None = None) -> GraphFacts:
+        """Return what a program that runs a graph of the network needs to know.
+
+        Args:
+            network: Of this model.
+            size: The only height and width of images that the graph takes; None for any.
+        """
         side, halo = self.spec.chip_size, 0
         if self.graph_output != 'chip classes':
             tiling = TilingOptions()
-            blend = computing.choose_blend(network, tiling)
+            # objects of tiles are joined, not blended
+            blend = 'crop' if self.graph_output == 'objects' else computing.choose_blend(network, tiling)
             side, halo = computing.choose_tile(self.spec, network, tiling, blend=blend)
         dtype, nodata = ('float32', None)
         if self.graph_output == 'classes':
             dtype, nodata = output_encoding(self.spec.class_infos)
         scene = scene_of(network.backbone)
-        facts = GraphFacts(
+        return GraphFacts(
             self.graph_output,
             dtype,
             nodata,
@@ -508,11 +531,17 @@ class Model(ABC):
             dates=tuple(day.isoformat() for day in scene.dates),
             location=scene.location,
             resolution_m=None if self.spec.resolution_m is None else scene.resolution_m,
+            detection=self._detection_facts(network),
         )
-        weights = weights_digest(network)
-        chips = () if self.data is None else self.data.valid_dl.batches()
-        graphs = export_network(network, self.spec, kinds, facts, chips)
-        return replace(graphs, manifest={kind: {**row, 'weights': weights} for kind, row in graphs.manifest.items()})
+
+    def _graph_network(self, network: Any) -> Network:
+        """Return what is written as a graph: the network itself, or the part of it that a graph can hold."""
+        written: Network = network
+        return written
+
+    def _detection_facts(self, network: Any) -> DetectionFacts | None:
+        """Return how objects are made of what the graph gives; None for networks that detect none."""
+        return None
 
     def load(self, name_or_path: str | Path) -> Self:
         """Take the weights, classes and history of a saved model of the same class, backbone and options.

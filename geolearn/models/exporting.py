@@ -44,7 +44,8 @@ class ExportedGraphs:
     Args:
         members: Files of the bundle by name.
         manifest: What is known of each graph by its kind, as JSON: ``file``, the fields of `GraphFacts`, and
-            ``largest_difference`` from the network, with the ``bound`` that it was held to.
+            ``largest_difference`` from the network, with the ``bound`` that it was held to. Of detectors these are of
+            boxes in pixels; ``largest_score_difference`` and ``score_bound`` are those of the scores.
     """
 
     members: Mapping[str, bytes]
@@ -103,7 +104,9 @@ def export_network(
             extras.require(library, extra='onnx', to='write an ONNX graph')
     network = fold_kernels(network, torch.float32).requires_grad_(False)
     multiple = facts.multiple
-    side = max(2, math.ceil(spec.chip_size / multiple)) * multiple
+    # no level of the example may be of one pixel, which tracing takes for a size that never changes
+    least = 2 * multiple if facts.detection is None else 3 * max(facts.detection.strides)
+    side = math.ceil(max(least, spec.chip_size) / multiple) * multiple
     tile = math.ceil(facts.tile_size / multiple) * multiple
     samples = [_sample(spec, 2, side, side), _sample(spec, 1, tile, side + multiple)]
     try:
@@ -149,7 +152,7 @@ def _write_all(
             compared = _measure_cost(network, run, facts, chips or [Batch(images=images) for images in samples])
         else:
             members[EXPORT_FILES[kind]], run = _WRITERS[kind](program)
-            compared = _compare(network, run, samples, kind)
+            compared = _compare(network, run, samples, kind, facts)
         manifest[kind] = {'file': EXPORT_FILES[kind], **asdict(facts), **compared}
     return ExportedGraphs(members, manifest)
 
@@ -277,14 +280,17 @@ MOST_CHIPS = 64
 @torch.no_grad()
 def _measure_cost(network: nn.Module, run: Run, facts: GraphFacts, chips: Iterable[Batch]) -> dict[str, float]:
     """Return what a graph of 8 bits costs: how its outputs differ, and accuracies where there are labels."""
-    difference, differing, total = 0.0, 0, 0
+    parts = _parts(facts)
+    differences, differing, total = dict.fromkeys(parts, 0.0), 0, 0
     right, right_int8, labelled, count = 0, 0, 0, 0
     for batch in chips:
         images = batch.images.cpu()
         expected, found = network(images).float(), run(images)
-        difference = max(difference, float(np.nanmax((found - expected).abs().numpy(), initial=0)))
+        for name, part in parts.items():
+            off = (found - expected)[..., part].abs().numpy()
+            differences[name] = max(differences[name], float(np.nanmax(off, initial=0)))
         count += len(images)
-        if facts.output != 'values':
+        if facts.output not in ('values', 'objects'):
             ours, theirs = expected.max(1).indices, found.max(1).indices
             differing, total = differing + int((ours != theirs).sum()), total + ours.numel()
             truth = batch.masks if batch.masks is not None else batch.labels
@@ -296,7 +302,8 @@ def _measure_cost(network: nn.Module, run: Run, facts: GraphFacts, chips: Iterab
                 right_int8 += int((theirs == truth)[known].sum())
         if count >= MOST_CHIPS:
             break
-    cost: dict[str, float] = {'largest_difference': difference, 'images': count}
+    cost: dict[str, float] = {f'largest_{name}difference': off for name, off in differences.items()}
+    cost['images'] = count
     if total:
         cost['differing_share'] = differing / total
     if labelled:
@@ -310,14 +317,24 @@ _WRITERS: Mapping[Export, Callable[[torch.export.ExportedProgram], tuple[bytes, 
 }
 
 
+def _parts(facts: GraphFacts) -> Mapping[str, slice]:
+    """Return what a graph gives, by the prefix of its numbers in the manifest, as slices of its last axis."""
+    if facts.detection is None:
+        return {'': slice(None)}
+    return {'': slice(facts.detection.numbers), 'score_': slice(facts.detection.numbers, None)}
+
+
 @torch.no_grad()
-def _compare(network: nn.Module, run: Run, samples: Sequence[Tensor], kind: Export) -> dict[str, float]:
-    """Return the largest difference between a graph and its network.
+def _compare(
+    network: nn.Module, run: Run, samples: Sequence[Tensor], kind: Export, facts: GraphFacts
+) -> dict[str, float]:
+    """Return the largest difference between a graph and its network; of detectors, that of boxes and that of scores.
 
     Raises:
         ExportError: If it is larger than the bound.
     """
-    difference = largest = 0.0
+    parts = _parts(facts)
+    differences, largest = dict.fromkeys(parts, 0.0), dict.fromkeys(parts, 0.0)
     for images in samples:
         expected = network(images)
         found = run(images)
@@ -326,14 +343,19 @@ def _compare(network: nn.Module, run: Run, samples: Sequence[Tensor], kind: Expo
                 f'the {kind} graph gives {tuple(found.shape)} for images {tuple(images.shape)}, the network '
                 f"{tuple(expected.shape)}; save without export='{kind}', and report it"
             )
-        difference = max(difference, float(np.nanmax((found - expected).abs().numpy(), initial=0)))
-        largest = max(largest, float(expected.abs().max()))
-        if bool((found.isfinite() != expected.isfinite()).any()):
-            difference = math.inf
-    bound = TOLERANCE * max(largest, 1e-6)
-    if not difference <= bound:
-        raise errors.ExportError(
-            f'the {kind} graph differs from the network by {difference:.3g}, and {bound:.3g} is the most that is '
-            f"written; save without export='{kind}', and report it"
-        )
-    return {'largest_difference': difference, 'bound': bound}
+        for name, part in parts.items():
+            one, other = found[..., part], expected[..., part]
+            differences[name] = max(differences[name], float(np.nanmax((one - other).abs().numpy(), initial=0)))
+            largest[name] = max(largest[name], float(other.abs().max()))
+            if bool((one.isfinite() != other.isfinite()).any()):
+                differences[name] = math.inf
+    compared: dict[str, float] = {}
+    for name, difference in differences.items():
+        bound = TOLERANCE * max(largest[name], 1e-6)
+        if not difference <= bound:
+            raise errors.ExportError(
+                f'the {kind} graph differs from the network by {difference:.3g}, and {bound:.3g} is the most that is '
+                f"written; save without export='{kind}', and report it"
+            )
+        compared |= {f'largest_{name}difference': difference, f'{name}bound': bound}
+    return compared

@@ -33,6 +33,7 @@ from geolearn.models.evaluation.classification import ChipEvaluation, count_conf
 from geolearn.models.reports.report import TaskReport
 from geolearn.models.reports.tasks import chip_report
 from geolearn.networks import classification
+from geolearn.networks.chip_decisions import THRESHOLD, check_threshold
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 
@@ -293,7 +294,7 @@ class FeatureClassifier(base.Model):
         nodata: tiles.NoData = None,
         resolution: tiles.Resolution | None = None,
         dates: Sequence[date | str] | None = None,
-        threshold: float = classification.THRESHOLD,
+        threshold: float = THRESHOLD,
         device: str | None = None,
     ) -> ChipPrediction:
         """Classify one image, best of about the size of the training chips.
@@ -319,7 +320,7 @@ class FeatureClassifier(base.Model):
             RasterError: If bands or units do not fit, or there is no data.
             ValueError: If an array has another shape, or the threshold is no probability.
         """
-        classification.check_threshold(threshold)
+        check_threshold(threshold)
         read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
         loaded = self._load(image, read)
         network = self.network.to(choose_device(device)).eval()
@@ -392,7 +393,7 @@ class FeatureClassifier(base.Model):
         crop: classification.Crop | None = None,
         blacken: bool | None = None,
         chip_size: int | None = None,
-        threshold: float = classification.THRESHOLD,
+        threshold: float = THRESHOLD,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
         scale: tiles.Scale | None = None,

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
 from geolearn.arguments import record_arguments
 from geolearn.backbones.custom import ModuleBackbone
+from geolearn.bundle import DetectionFacts
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import ArgumentError
 from geolearn.inference import area, cluster, detecting, images, merging, reading, tiles, vectors
 from geolearn.inference.detect_raster import DetectRequest, detect_in_shares, detect_request
+from geolearn.inference.engines import Engine
 from geolearn.inference.placing import DetectOptions
 from geolearn.inference.plan import choose_share
 from geolearn.losses.options import as_loss_module
@@ -39,6 +41,7 @@ from geolearn.networks.detection.architecture import (
     build_detector,
     choose_ratios,
     choose_sizes,
+    detection_facts,
 )
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
@@ -188,15 +191,12 @@ class ObjectDetector(base.Model):
     """
 
     tasks: ClassVar[tuple[Task, ...]] = (Task.OBJECTS, Task.INSTANCES, Task.ORIENTED)
-    not_exported = (
-        'the number of its objects differs from image to image, and what picks them is part of its network; use '
-        'detect_objects, which needs torch, and save it without export='
-    )
+    graph_output = 'objects'
     raster_use = base.RasterUse(
         'detects objects',
         tuple(vectors.DRIVERS),
         (
-            *base.TILE_OPTIONS,
+            *(*base.TILE_OPTIONS, 'engine'),
             *('threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume', 'part', 'merge_parts'),
         ),
     )
@@ -275,6 +275,13 @@ class ObjectDetector(base.Model):
         """Build the network that a spec describes."""
         options = cls._options(spec)
         return build_detector(spec, options, cls._levels(options.head), pretrained=pretrained, weights=weights)
+
+    def _graph_network(self, network: Any) -> Network:
+        return detector.Places(network)
+
+    def _detection_facts(self, network: Any) -> DetectionFacts | None:
+        options = self._options(self.spec)
+        return detection_facts(options, self._levels(options.head), network)
 
     def make_loss(self) -> nn.Module:
         """Make the sum of the losses that the network computes, or what a loss of the user's own makes of them."""
@@ -447,6 +454,7 @@ class ObjectDetector(base.Model):
         part: tuple[int, int] | None = None,
         merge_parts: bool = False,
         client: Any = None,
+        engine: Engine = 'torch',
     ) -> Path:
         """Find the objects in a raster of any size and write them as a layer of polygons.
 
@@ -495,6 +503,9 @@ class ObjectDetector(base.Model):
             merge_parts: Write the layer, once all its parts are computed: that of one machine.
             client: A `dask.distributed.Client`: its workers, which see the same disk, compute the parts. One that fails
                 is tried again twice; the same call again does only what is missing.
+            engine: What computes: ``'torch'``; on the CPU, for detectors of one stage, also ``'onnx'`` (onnxruntime)
+                and ``'openvino'``, which run the network's ONNX graph, or ``'auto'``, the fastest by a short
+                measurement. In parts and on clusters torch computes.
 
         Returns:
             The path written.
@@ -502,7 +513,8 @@ class ObjectDetector(base.Model):
         Raises:
             RasterError: If bands or units do not fit, or reading or writing fails; no part of `dst` is left.
             CheckpointError: If there is no such run to resume, or what is finished cannot be kept.
-            MissingExtraError: If the libraries of the extra ``vector`` are not installed.
+            ExportError: If another engine than torch cannot run the network.
+            MissingExtraError: If the libraries of the extra ``vector``, or the engine, are not installed.
             ValueError: If a number is out of its range.
         """
         request = DetectRequest(
@@ -521,12 +533,19 @@ class ObjectDetector(base.Model):
                 area.AreaOfInterest(aoi, bbox, bbox_crs),
                 dates=dates,
             ),
-            tiles.TilingOptions(tile_size, batch_size=batch_size, device=device),
+            tiles.TilingOptions(tile_size, batch_size=batch_size, device=device, engine=engine),
             DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),
             overwrite,
             self.architecture.oriented,
         )
         share = choose_share(part, merge_parts=merge_parts)
+        if engine != 'torch':
+            if client is not None or share is not None or merge_parts:
+                raise ArgumentError(
+                    f"part=, merge_parts= and client= compute with engine='torch', so that all parts are alike; leave "
+                    f'out engine={engine!r}'
+                )
+            request = replace(request, graph=self.onnx_graph, detection=self._detection_facts(self.network))
         if client is not None:
             cluster.refuse_parts(part, merge_parts=merge_parts)
             return cluster.detect_on_cluster(self, request, client)
@@ -534,6 +553,12 @@ class ObjectDetector(base.Model):
             return detect_in_shares(self.spec, self.network, request, share)
         return detect_request(self.spec, self.network, request)
 
+
+TWO_STAGES = (
+    'its second stage computes as many regions as its first proposes, which differs from image to image; use '
+    'detect_objects, which needs torch, and save it without export=, or train a RetinaNet, FCOS or RotatedFCOS'
+)
+"""Why no graph of an R-CNN is written."""
 
 FINE_SIDE = 12.0
 """Median of the shorter sides of oriented training boxes, in pixels, below which `RotatedFCOS` begins at stride 4."""
@@ -549,6 +574,7 @@ class FasterRCNN(ObjectDetector):
     `head` takes `RCNNOptions`, of which ``style='vitdet'`` gives ViTDet's heads.
     """
 
+    not_exported = TWO_STAGES
     architecture = DetectorArchitecture(
         partial(heads.TwoStageHead, masks=False), RCNNOptions, FINE, pooled=1, per_level=1
     )
@@ -559,6 +585,7 @@ class MaskRCNN(ObjectDetector):
     """Mask R-CNN (He et al. 2017, arXiv:1703.06870): Faster R-CNN with an outline of each object."""
 
     tasks = (Task.INSTANCES,)
+    not_exported = TWO_STAGES
     architecture = DetectorArchitecture(
         partial(heads.TwoStageHead, masks=True), RCNNOptions, FINE, pooled=1, per_level=1, masks=True
     )
@@ -568,14 +595,18 @@ class MaskRCNN(ObjectDetector):
 class RetinaNet(ObjectDetector):
     """RetinaNet (Lin et al. 2017, arXiv:1708.02002) on P3 to P7, three sizes of anchors on each."""
 
-    architecture = DetectorArchitecture(heads.RetinaNetHead, SingleStageOptions, COARSE, pooled=2, per_level=3)
+    architecture = DetectorArchitecture(
+        heads.RetinaNetHead, SingleStageOptions, COARSE, pooled=2, per_level=3, candidates='level'
+    )
 
 
 @base.register_model
 class FCOS(ObjectDetector):
     """FCOS (Tian et al. 2019, arXiv:1904.01355) on P3 to P7; it has no anchors."""
 
-    architecture = DetectorArchitecture(heads.FCOSHead, SingleStageOptions, COARSE, pooled=2, per_level=0)
+    architecture = DetectorArchitecture(
+        heads.FCOSHead, SingleStageOptions, COARSE, pooled=2, per_level=0, candidates='level'
+    )
 
 
 @base.register_model
@@ -594,7 +625,13 @@ class RotatedFCOS(ObjectDetector):
 
     tasks = (Task.ORIENTED, Task.INSTANCES)
     architecture = DetectorArchitecture(
-        rotated.RotatedFCOSHead, RotatedOptions, COARSE, pooled=2, per_level=0, oriented=True
+        rotated.RotatedFCOSHead,
+        RotatedOptions,
+        COARSE,
+        pooled=2,
+        per_level=0,
+        oriented=True,
+        candidates='level and image',
     )
 
     @classmethod
@@ -622,6 +659,7 @@ class OrientedRCNN(ObjectDetector):
     """
 
     tasks = (Task.ORIENTED, Task.INSTANCES)
+    not_exported = TWO_STAGES
     architecture = DetectorArchitecture(
         oriented_rcnn.OrientedRCNNHead, RCNNOptions, FINE, pooled=1, per_level=1, oriented=True
     )
@@ -639,7 +677,9 @@ class SingleShotDetector(ObjectDetector):
     """
 
     default_backbone = 'resnet34'
-    architecture = DetectorArchitecture(heads.SSDHead, SingleStageOptions, COARSE, pooled=2, per_level=3)
+    architecture = DetectorArchitecture(
+        heads.SSDHead, SingleStageOptions, COARSE, pooled=2, per_level=3, candidates='class'
+    )
 
 
 @base.register_model
@@ -653,6 +693,10 @@ class RTDetr(ObjectDetector):
     a part, `denoising`, that the validation loss has not.
     """
 
+    not_exported = (
+        'it sees images through as many windows as they have room for, which a graph cannot count; use detect_objects, '
+        'which needs torch, and save it without export='
+    )
     architecture = DetectorArchitecture(heads.RTDetrHead, TransformerOptions, heads.STRIDES, pooled=0, per_level=0)
 
     @classmethod

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from geolearn.backbones import Backbone, TokenBackbone, offers_tokens
 from geolearn.errors import BackboneError, UnknownNameError
+from geolearn.networks.chip_decisions import THRESHOLD
 from geolearn.networks.network import Network, Normalize, build_backbone, build_normalize
 from geolearn.networks.spec import ModelSpec, decode
 
@@ -185,10 +186,6 @@ def _takes_class_token(backbone: Backbone, pooling: Pooling) -> bool:
     return False
 
 
-THRESHOLD = 0.5
-"""Probability from which on a class is present, where a chip may hold any number of them."""
-
-
 def class_probabilities(logits: Tensor, *, multi_label: bool) -> Tensor:
     """Turn logits (..., classes) into probabilities, which add up to 1 where a chip is of one class."""
     return logits.sigmoid() if multi_label else logits.softmax(-1)
@@ -199,12 +196,6 @@ def decide(probabilities: Tensor, *, multi_label: bool, threshold: float = THRES
     if multi_label:
         return probabilities >= threshold
     return one_hot(probabilities.argmax(1), probabilities.shape[1])
-
-
-def check_threshold(threshold: float) -> None:
-    """Raise ValueError unless a threshold is a probability that something can reach and something else miss."""
-    if not (math.isfinite(threshold) and 0 < threshold < 1):
-        raise ValueError(f'threshold must be a probability between 0 and 1, got {threshold}')
 
 
 def one_hot(indexes: Tensor, count: int) -> Tensor:

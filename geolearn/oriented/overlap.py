@@ -71,12 +71,12 @@ def _clipped(polygon: Any, start: Any, edge: Any) -> Any:
 def _places(goes: Any, last: Any, count: int) -> Any:
     """Return the number of the point (n, count + 2) at each place, after the last used one that one again."""
     if isinstance(goes, np.ndarray):
-        order = np.zeros((len(goes), count + 3), np.int64)
-        np.put_along_axis(order, goes, np.arange(2 * count)[None], 1)
-        return np.take_along_axis(order, np.minimum(np.arange(count + 2), last), 1)
+        numbers = np.zeros((len(goes), count + 3), np.int64)
+        np.put_along_axis(numbers, goes, np.arange(2 * count)[None], 1)
+        return np.take_along_axis(numbers, np.minimum(np.arange(count + 2), last), 1)
     import torch
 
-    order = torch.zeros((len(goes), count + 3), dtype=torch.int64, device=goes.device)
+    order: Any = torch.zeros((len(goes), count + 3), dtype=torch.int64, device=goes.device)
     order.scatter_(1, goes, torch.arange(2 * count, device=goes.device).expand(len(goes), -1))
     places = torch.arange(count + 2, device=goes.device).expand(len(goes), -1)
     return order.gather(1, torch.minimum(places, last))

@@ -1,13 +1,17 @@
 """Chips around features are classified in ArcGIS Pro as in geolearn."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from affine import Affine
 
+from geolearn.arcgis import raster_functions
 from geolearn.models import FeatureClassifier
+from geolearn.onnx import OnnxModel
 from geolearn.prepare import prepare_data
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -81,3 +85,25 @@ def test_how_chips_were_cut_in_training_is_told(model, open_in_pro, tmp_path):
     configuration = open_in_pro(model.save(tmp_path / 'm.dlpk')).configuration
     assert (configuration['CropSizeFixed'], configuration['BlackenAroundFeature']) == (0, 1)
     assert (configuration['tx'], configuration['ty'], configuration['padding']) == (32, 32, 0)
+
+
+@pytest.mark.parametrize('multi_label', [False, True])
+def test_chips_are_classified_by_the_graph_where_torch_is_missing(
+    model, open_in_pro, tmp_path, monkeypatch, multi_label
+):
+    model.spec = replace(model.spec, options=model.spec.options | {'multi_label': multi_label})
+    path, network = model.save(tmp_path / 'm.dlpk'), model.network.eval()
+    chips = [np.full((3, 20, 32), 90 * i, np.uint16) for i in range(1, 4)]
+    expected = classify(open_in_pro(path), chips)
+
+    def run(_, given):
+        with torch.inference_mode():
+            return [network(torch.from_numpy(given['images'])).numpy()]
+
+    graph = OnnxModel(model.spec, model.graph_facts(network), SimpleNamespace(run=run))
+    monkeypatch.setattr(raster_functions, 'find_spec', lambda name: None)
+    monkeypatch.setattr(raster_functions, 'load_graph', lambda path: graph)
+    found = classify(open_in_pro(path), chips)
+    assert [row['Label'] for row in found] == [row['Label'] for row in expected]
+    confidences = [row['Confidence'] for row in expected]
+    assert [row['Confidence'] for row in found] == pytest.approx(confidences, abs=0.011)

@@ -95,7 +95,7 @@ def measured(monkeypatch, costs):
     monkeypatch.setattr(tuning, 'is_worth_it', lambda *_: True)
     counted = []
 
-    def measure(jobs):
+    def measure(jobs, *, rest=0.0):
         for job in jobs.values():
             job()
         counted.append(list(jobs))
@@ -113,6 +113,15 @@ def test_auto_takes_the_fastest_engine_once_and_for_all(model, scene, tmp_path, 
         assert tags['ENGINE'] == 'onnx'
     assert counted == [['torch', 'onnx']]
     assert (tmp_path / 'first.tif').read_bytes() == (tmp_path / 'second.tif').read_bytes()
+
+
+@pytest.mark.parametrize(('opening', 'engine'), [(1e-3, 'onnx'), (1e3, 'torch')])
+def test_small_maps_are_not_worth_opening_an_engine(model, scene, tmp_path, monkeypatch, opening, engine):
+    monkeypatch.setattr(engines, 'installed_engines', lambda: ('torch', 'onnx'))
+    known = {'torch': 1.0, 'onnx': 0.5, 'opening onnx': opening}
+    monkeypatch.setattr(tuning, 'recall', lambda facts: known if facts['what'] == 'engine' else None)
+    _, tags = read(model.predict_raster(scene, tmp_path / 'map.tif', engine='auto', tile_size=64))
+    assert tags['ENGINE'] == engine
 
 
 def test_auto_passes_over_engines_whose_outputs_differ(model, scene, tmp_path, monkeypatch, caplog):

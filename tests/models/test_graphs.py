@@ -16,7 +16,7 @@ from geolearn.batch import Batch
 from geolearn.bundle import read_bundle, read_onnx
 from geolearn.classes import IGNORE_INDEX, ClassInfo
 from geolearn.errors import BundleError, ExportError, MissingExtraError, UnknownNameError
-from geolearn.models import FeatureClassifier, LinearProbe, RetinaNet, exporting, load_model
+from geolearn.models import LinearProbe, exporting, load_model
 from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import Normalization
 from geolearn.statistics import BandStatistics
@@ -148,11 +148,6 @@ def test_unknown_graphs_and_missing_libraries_are_named(model, tmp_path, monkeyp
     monkeypatch.setitem(__import__('sys').modules, 'onnxscript', None)
     with pytest.raises(MissingExtraError, match='onnxscript is needed to write an ONNX graph'):
         model.save(tmp_path / 'm.dlpk', export='onnx')
-
-
-def test_detectors_say_why_they_are_not_written():
-    assert 'differs from image to image' in RetinaNet.not_exported
-    assert not FeatureClassifier.not_exported
 
 
 def test_graphs_that_take_weights_from_other_files_are_refused(saved, tmp_path):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
+from geolearn.bundle import Candidates, DetectionFacts
 from geolearn.errors import BundleError, UnknownNameError
 from geolearn.networks.detection.detector import WIDTH, DetectionHead, Detector, FeaturePyramid
 from geolearn.networks.network import build_backbone, build_normalize
@@ -49,7 +50,9 @@ class LevelAnchors(AnchorGenerator):
 
     def by_level(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return the anchors (n, 4) of each level."""
-        self.set_cell_anchors(maps[0].dtype, maps[0].device)
+        cells = self.cell_anchors[0]
+        if (cells.dtype, cells.device) != (maps[0].dtype, maps[0].device):  # a graph cannot hold that they are changed
+            self.set_cell_anchors(maps[0].dtype, maps[0].device)
         grids = [list(level.shape[-2:]) for level in maps]
         found: list[Tensor] = self.grid_anchors(grids, [[stride, stride] for stride in self.strides])
         return found
@@ -389,6 +392,8 @@ class DetectorArchitecture:
         per_level: Sizes of anchors on each level; 0 for detectors without anchors.
         masks: Whether objects get outlines.
         oriented: Whether boxes are oriented.
+        candidates: Of what single-stage detectors take the highest scores; None for those whose graph cannot give the
+            boxes of all places.
     """
 
     head: Callable[[LevelAnchors, int, Any], DetectionHead]
@@ -398,6 +403,7 @@ class DetectorArchitecture:
     per_level: int
     masks: bool = False
     oriented: bool = False
+    candidates: Candidates | None = None
 
     @property
     def iou_type(self) -> Literal['bbox', 'segm', 'rotated']:
@@ -443,3 +449,24 @@ def build_detector(
     head = architecture.head(anchors, len(spec.class_infos), options.head)
     zoom = 1.0 if options.resize_to is None else options.resize_to / spec.chip_size
     return Detector(build_normalize(spec), backbone, levels, head, zoom=zoom)
+
+
+def detection_facts(
+    options: DetectorOptions, architecture: DetectorArchitecture, network: Detector
+) -> DetectionFacts | None:
+    """Return how objects are made of what `Places` gives; None for detectors that it does not take."""
+    head = options.head
+    if architecture.candidates is None or not isinstance(head, SingleStageOptions | RotatedOptions):
+        return None
+    return DetectionFacts(
+        strides=network.levels.strides,
+        boxes_per_place=len(options.anchor_sizes[0]) * len(options.aspect_ratios) if options.anchor_sizes else 1,
+        oriented=architecture.oriented,
+        score_thresh=head.score_thresh,
+        nms_thresh=head.nms_thresh,
+        candidates=architecture.candidates,
+        most_candidates=head.topk_candidates,
+        most=head.detections_per_img,
+        typical_side=options.typical_side,
+        zoom=network.zoom,
+    )

@@ -113,6 +113,13 @@ class DetectionHead(nn.Module):
         """Return the same with torchvision's types."""
         raise NotImplementedError
 
+    def places(self, levels: list[Tensor]) -> Tensor:
+        """Return what every place of every level gives, for graphs: (N, places, 4 + classes), or 5 + classes.
+
+        These are left, top, right and bottom, or x, y, width, height and angle, in pixels, and the score of each class.
+        """
+        raise NotImplementedError
+
     def _as_target(self, objects: Objects) -> dict[str, Tensor]:
         # what has no area has no logarithm of it either
         real = (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(1)
@@ -137,6 +144,9 @@ def same_samples(device: torch.device) -> Iterator[None]:
 
 SMALLEST_SIDE = 0.5
 """Boxes narrower than this, in pixels, show nothing."""
+
+MULTIPLE = 32
+"""Sides of images are filled up to multiples of this, in pixels."""
 
 DetectorOutput = tuple[list[Detections], dict[str, Tensor]]
 """Objects of each image, none in training; and losses by name, none without targets."""
@@ -178,13 +188,17 @@ class Detector(Network):
         if self.training and targets is None:
             raise ValueError('a detector in training needs targets; call eval() to use it')
         size = (images.shape[-2], images.shape[-1])
-        x = pad_to_multiple(self._zoomed(self.normalize(images)), 32)
-        levels = self.levels(self.backbone(x))
+        x, levels = self.pyramid(images)
         # half precision holds coordinates to a few pixels only
         with torch.autocast(x.device.type, enabled=False):
             known = None if targets is None else [self._zoomed_objects(objects) for objects in targets]
             found, losses = self.head(x, [level.float() for level in levels], known)
             return [place_in_image(objects, size, zoom=self.zoom) for objects in found], losses
+
+    def pyramid(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return normalized, zoomed and padded images, and their levels, finest first."""
+        x = pad_to_multiple(self._zoomed(self.normalize(images)), MULTIPLE)
+        return x, self.levels(self.backbone(x))
 
     def _zoomed(self, x: Tensor) -> Tensor:
         if self.zoom == 1:
@@ -204,6 +218,23 @@ class Detector(Network):
             masks = functional.interpolate(masks[:, None].to(torch.uint8), size=size, mode='nearest')[:, 0] > 0
         turned = None if objects.turned is None else geometry.scaled(objects.turned, self.zoom)
         return replace(objects, boxes=objects.boxes * self.zoom, masks=masks, turned=turned)
+
+
+class Places(Network):
+    """A detector up to the boxes and scores of all places: what comes after depends on their values.
+
+    Args:
+        detector: Whose layers it shares; its head gives `DetectionHead.places`.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__(detector.normalize, detector.backbone)
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute boxes and scores (N, places, 4 + classes) of images ([dates,] bands, H, W), in zoomed pixels."""
+        places: Tensor = self.detector.head.places(self.detector.pyramid(images)[1])
+        return places
 
 
 def place_in_image(found: Detections, size: tuple[int, int], *, zoom: float = 1.0) -> Detections:

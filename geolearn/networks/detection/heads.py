@@ -178,6 +178,22 @@ class SingleStageHead(detector.DetectionHead):
         losses = {} if targets is None else self.losses(outputs, anchors, targets)
         return ([] if self.training else self.find(outputs, anchors, images.image_sizes)), losses
 
+    def places(self, levels: list[Tensor]) -> Tensor:
+        """Return boxes and scores (N, places, 4 + classes)."""
+        outputs = self.parts.head(levels)
+        numbers = outputs['bbox_regression']
+        anchors = torch.cat(self.anchors.by_level(levels)).expand_as(numbers)
+        return torch.cat((self.boxes(numbers, anchors), self.scores(outputs)), -1)
+
+    def boxes(self, numbers: Tensor, anchors: Tensor) -> Tensor:
+        """Return the boxes (N, places, 4) that four numbers each make of anchors."""
+        made: Tensor = self.parts.box_coder.decode_single(numbers.reshape(-1, 4), anchors.reshape(-1, 4))
+        return made.view_as(numbers)
+
+    def scores(self, outputs: dict[str, Tensor]) -> Tensor:
+        """Return the scores (N, places, classes)."""
+        return outputs['cls_logits'].sigmoid()
+
     def losses(
         self, outputs: dict[str, Tensor], anchors: Sequence[Tensor], targets: detector.Targets
     ) -> dict[str, Tensor]:
@@ -234,6 +250,15 @@ class FCOSHead(SingleStageHead):
         parts = FCOS(_no_backbone(options.width), class_count, anchor_generator=anchors, **_limits(options))
         super().__init__(parts, background=False)
 
+    def boxes(self, numbers: Tensor, anchors: Tensor) -> Tensor:
+        """Return the boxes (N, places, 4) that four distances each make of places."""
+        made: Tensor = self.parts.box_coder.decode(numbers, anchors)
+        return made
+
+    def scores(self, outputs: dict[str, Tensor]) -> Tensor:
+        """Return the scores (N, places, classes)."""
+        return (outputs['cls_logits'].sigmoid() * outputs['bbox_ctrness'].sigmoid()).sqrt()
+
     def losses(
         self, outputs: dict[str, Tensor], anchors: Sequence[Tensor], targets: detector.Targets
     ) -> dict[str, Tensor]:
@@ -283,6 +308,10 @@ class SSDHead(SingleStageHead):
             hardest = wrong.topk(min(HARD_NEGATIVES, wrong.shape[1]), dim=1).values
             found['classification'] = found['classification'] + hardest.mean() * (sum(empty) / len(empty))
         return found
+
+    def scores(self, outputs: dict[str, Tensor]) -> Tensor:
+        """Return the scores (N, places, classes), without background."""
+        return outputs['cls_logits'].softmax(-1)[..., 1:]
 
     def _match(self, anchors: Tensor, boxes: Tensor) -> Tensor:
         if not len(boxes):

@@ -107,6 +107,11 @@ class RotatedFCOSHead(OrientedHead):
         losses = {} if targets is None else self.losses(logits, boxes, places, strides, targets)
         return ([] if self.training else [self._find(*row, levels) for row in zip(logits, boxes)]), losses
 
+    def places(self, levels: list[Tensor]) -> Tensor:
+        """Return boxes and scores (N, places, 5 + classes)."""
+        logits, raw = self._outputs(levels)
+        return torch.cat((decode(raw, *self._places(levels)), logits.sigmoid()), -1)
+
     def _outputs(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return class logits (N, places, classes) and, before decoding, boxes (N, places, 5)."""
         logits, raw = [], []
