@@ -147,7 +147,7 @@ def _objects(target: Any, task: Task, shape: tuple[int, int]) -> Label:
     if task == Task.ORIENTED:
         return shapes.oriented_label(values, boxes, shape)
     if task == Task.OBJECTS:
-        return shapes.box_label(values.tolist(), boxes.tolist(), shape)
+        return shapes.box_label(values.tolist(), [(a, b, c, d) for a, b, c, d in boxes.tolist()], shape)
     masks = [as_array(mask).astype(bool) for mask in target[2]]
     if other := next((mask.shape for mask in masks if mask.shape != shape), None):
         raise ChipFolderError(
