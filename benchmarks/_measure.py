@@ -51,6 +51,9 @@ def interleave(
     `rest` seconds lie between two jobs: the threads of some libraries, such as OpenVINO, spin for a while.
     """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    # half a second for each job goes into looking through what the imports left
+    gc.collect()
+    gc.freeze()
     for index in range(rounds + warm_up):
         for name, job in list(jobs.items())[:: -1 if index % 2 else 1]:
             gc.collect()
@@ -59,6 +62,7 @@ def interleave(
             job()
             if index or not warm_up:
                 seconds[name].append(clock() - started)
+    gc.unfreeze()
     return seconds
 
 

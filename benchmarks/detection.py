@@ -206,8 +206,9 @@ def main() -> None:
         looks = {'windowed': lambda: run_vit(windowed, 1024), 'global': lambda: run_vit(everywhere, 1024)}
         seconds: dict[str, list[float]] = {}
         run_vit(windowed, 256)
-        for group, count in ((jobs, rounds), (steps, rounds), (dense, 2 * rounds + 1), (looks, 3)):
-            seconds |= interleave(group, rounds=count, warm_up=group in (steps, dense) or not quick)
+        groups = ((jobs, rounds), (steps, rounds), (dense, 3 if quick else 7), (looks, 2 if quick else 3))
+        for group, count in groups:
+            seconds |= interleave(group, rounds=count, warm_up=group is dense or not quick)
         shown = {name: Rate(side**2 / 1e6, seconds[name]) for name in jobs}
         show_rates(shown, rates, benchmark='detection', threads=torch.get_num_threads())
         for name, values in seconds.items():

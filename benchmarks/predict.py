@@ -242,7 +242,8 @@ def count(grid: TileGrid) -> int:
 def main() -> None:
     """Measure and report."""
     quick, rates = parse_quick_and_rates(__doc__)
-    side, tiny_side = (1216, 1280) if quick else (4096, 10240)
+    # the first is a multiple of all tiles that the model alone takes
+    side, tiny_side = (1024, 1536) if quick else (4096, 10240)
     widths = (1024, 3072) if quick else (1024, 4096, 20480)
     vit, vit_side = ('dofa_small', 448) if quick else ('dofa_base', 896)
     print(f'{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} threads')
@@ -279,8 +280,8 @@ def main() -> None:
             'transformer_hann': lambda: map_file(patch, transformer, out, grid=vit_grid, blend='hann'),
         }
         seconds = interleave(convolution, rounds=2 if quick else 3, warm_up=not quick)
-        seconds |= interleave(light, rounds=3)
-        seconds |= interleave(transformers, rounds=2 if quick else 3)
+        seconds |= interleave(light, rounds=3, warm_up=not quick)
+        seconds |= interleave(transformers, rounds=2 if quick else 3, warm_up=not quick)
         engines = measure_engines(folder, scene, out, engine_tile)
         seconds |= engines
         pixels = dict.fromkeys(convolution, side) | dict.fromkeys(engines, scene_side)

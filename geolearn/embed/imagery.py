@@ -17,7 +17,7 @@ from geolearn.data import ChipData
 from geolearn.embed import images, opening, scaling
 from geolearn.embed.embeddings import Embeddings
 from geolearn.embed.encoder import Encoder, EncoderOptions, Pooling, check_pooling, check_positive, make_encoder
-from geolearn.inference import mapping, tiles
+from geolearn.inference import coarse, tiles
 from geolearn.inference.plan import Blend
 from geolearn.models.new_spec import with_wavelengths
 from geolearn.prepare import prepare_data
@@ -351,7 +351,7 @@ def _embed_raster(source: Any, how: How, names: Sequence[str] | None) -> Embeddi
         value = _embed_open(opened, how)
         box = opened.source.box
     if how.pooling is None:
-        return how.result(encoder, value, geobox=mapping.coarsen_box(box, encoder.network.stride))
+        return how.result(encoder, value, geobox=coarse.coarsen_box(box, encoder.network.stride))
     labels = _numbers(1, [opening.name_source(source, 0)] if names is None else names)
     return how.result(encoder, value[None], labels, places=[box])
 

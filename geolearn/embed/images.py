@@ -11,7 +11,7 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from geolearn.embed.encoder import Encoder, Pooling
-from geolearn.inference import computing, map_progress, mapping, tiles
+from geolearn.inference import coarse, computing, map_progress, mapping, tiles
 from geolearn.inference.encoding import make_layers
 from geolearn.inference.plan import Blend, Part
 from geolearn.progress import ProgressBar
@@ -103,7 +103,7 @@ def _absent(image: np.ndarray, stride: int) -> np.ndarray:
     if not gaps.any():
         return np.zeros((-(-height // stride), -(-width // stride)), bool)
     padded = np.pad(gaps, ((0, -height % stride), (0, -width % stride)), constant_values=True)
-    return mapping.coarsen_absent(padded, (0, 0), (height, width), stride)
+    return coarse.coarsen_absent(padded, (0, 0), (height, width), stride)
 
 
 def batch_size_of(shape: tuple[int, int], batch_size: int | None) -> int:
@@ -206,7 +206,7 @@ def stream_grid(
     grid = computing.cut_raster(network, source.box, tiling, tile_size=side, halo=halo, stride=stride)
     layers = make_layers(encoder.encoding())
     whole = Window(0, 0, source.shape[1], source.shape[0])
-    window = mapping.coarsen_window(whole if area is None else area.window, stride)
+    window = coarse.coarsen_window(whole if area is None else area.window, stride)
     parts = mapping.divide_parts([source], grid, window, layers, tiling, blend, stride=stride)
     store = make_store(network.dimensions, window, parts)
     mapping.compute_parts(

@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from affine import Affine
 from rasterio.windows import Window
 from torch import nn
 
@@ -18,6 +17,7 @@ from geolearn import errors, files
 from geolearn._version import __version__
 from geolearn.device import device_of, give_back_freed_memory
 from geolearn.inference import computing, resume, tiles
+from geolearn.inference.coarse import coarsen_absent, coarsen_box, coarsen_tile, coarsen_window
 from geolearn.inference.encoding import OUTPUTS, Encoding, Layer, Output, ProbabilityType, make_layers
 from geolearn.inference.map_progress import ProgressFn, advance, watch_files
 from geolearn.inference.plan import BUFFER_BYTES, TILED_BUFFER_BYTES, Blend, Part, Share, plan_parts
@@ -36,7 +36,7 @@ from geolearn.raster.area import PixelArea
 from geolearn.raster.arrays import is_zarr
 from geolearn.raster.opening import find_driver
 from geolearn.raster.writing import BLOCK_SIZE
-from geolearn.tiling import Tile, TileGrid
+from geolearn.tiling import TileGrid
 
 log = logging.getLogger('geolearn')
 
@@ -565,7 +565,7 @@ def compute_parts(
                             if stride > 1:
                                 corner = int(tile.read.row_off), int(tile.read.col_off)
                                 absent = coarsen_absent(absent, corner, sources[0].shape, stride)
-                                tile = _coarsen(tile, stride)
+                                tile = coarsen_tile(tile, stride)
                             stitcher.put(tile, output, absent)
                     advance(bar, before + batch.through + 1 - first, pixels_per_tile, progress)
                 stitcher.finish()
@@ -574,48 +574,6 @@ def compute_parts(
                 stitcher.close()
             left = before + len(part.grid.rows) * len(part.grid.cols) - first
             advance(bar, left, pixels_per_tile, progress)
-
-
-def coarsen_box(box: GeoBox, stride: int) -> GeoBox:
-    """Return the place of a map that has a pixel for each `stride` pixels of a raster, the last of them cut short."""
-    if stride == 1:
-        return box
-    t = box.transform
-    rows, columns = (-(-length // stride) for length in box.shape)
-    return GeoBox((rows, columns), Affine(t.a * stride, t.b * stride, t.c, t.d * stride, t.e * stride, t.f), box.crs)
-
-
-def coarsen_window(window: Window, stride: int) -> Window:
-    """Return the pixels of such a map that a window of the raster reaches into."""
-    top, left = int(window.row_off) // stride, int(window.col_off) // stride
-    bottom, right = (-(-int(end) // stride) for end in (window.row_off + window.height, window.col_off + window.width))
-    return Window(left, top, right - left, bottom - top)
-
-
-def coarsen_absent(absent: np.ndarray, first: tuple[int, int], shape: tuple[int, int], stride: int) -> np.ndarray:
-    """Return which pixels of a map lack data in over half of their part of the raster, as bool (h, w).
-
-    Args:
-        absent: (h * stride, w * stride), True where a tile of the raster has no data, as outside of the raster.
-        first: Row and column of the raster where the tile begins.
-        shape: Height and width of the raster.
-        stride: Pixels of the raster for each of the map.
-    """
-    known = (~absent).reshape(absent.shape[0] // stride, stride, -1, stride).sum(axis=(1, 3))
-    inside = [
-        ((np.arange(side) + start >= 0) & (np.arange(side) + start < length)).reshape(-1, stride).sum(axis=1)
-        for side, start, length in zip(absent.shape, first, shape)
-    ]
-    lacking: np.ndarray = (known < tiles.MIN_VALID_SHARE * np.outer(*inside)) | (known == 0)
-    return lacking
-
-
-def _coarsen(tile: Tile, stride: int) -> Tile:
-    """Return a tile in pixels of the map."""
-    read, core = (
-        Window(*(int(number) // stride for number in (w.col_off, w.row_off, w.width, w.height))) for w in tile
-    )
-    return Tile(read, core)
 
 
 def _writer(store: RowStore, part: int) -> Callable[[int, Sequence[np.ndarray]], None]:
