@@ -78,6 +78,13 @@ def child_peak_mb(script: str, *arguments: str) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
+def child_peaks_mb(script: str, *arguments: str) -> list[float]:
+    """Run this benchmark's file in a fresh process that prints its peak memory several times, as ``peak 812.5``."""
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith('peak ')]
+
+
 def peak_mb() -> float:
     """Return the peak memory of this process in MB; not that of the one it was forked from, as getrusage would."""
     status = Path('/proc/self/status')

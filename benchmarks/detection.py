@@ -25,7 +25,7 @@ import torch
 from _measure import (
     Check,
     Rate,
-    child_peak_mb,
+    child_peaks_mb,
     interleave,
     median_ratio,
     parse_quick_and_rates,
@@ -214,11 +214,14 @@ def main() -> None:
         for name, values in seconds.items():
             if name not in jobs:
                 print(f'{name:<20} ' + ' '.join(f'{value:7.2f}' for value in values) + ' s')
-        peaks = []
-        for length in (small, large):
-            write_noise(image, length)
-            peaks.append(child_peak_mb(__file__, '--child', str(image), str(out)))
-            print(f'peak memory at {length} x {length}: {peaks[-1]:.0f} MB')
+        images = [folder / f'{length}.tif' for length in (small, large)]
+        for path, length in zip(images, (small, large)):
+            write_noise(path, length)
+        # imports take ten seconds: quickly, one process maps both
+        calls = [images] if quick else [[path] for path in images]
+        peaks = [peak for call in calls for peak in child_peaks_mb(__file__, '--child', str(out), *map(str, call))]
+        for length, peak in zip((small, large), peaks):
+            print(f'peak memory at {length} x {length}: {peak:.0f} MB')
     report(
         {
             'limit_ratio': Check(median_ratio(seconds, 'detect', 'model'), 1.25),
@@ -233,7 +236,8 @@ def main() -> None:
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--child']:
-        detect_file(Path(sys.argv[2]), make_detector(), Path(sys.argv[3]))
-        print(peak_mb())
+        for raster in sys.argv[3:]:
+            detect_file(Path(raster), make_detector(), Path(sys.argv[2]))
+            print(f'peak {peak_mb()}')
     else:
         main()

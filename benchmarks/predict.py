@@ -20,7 +20,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ['TQDM_DISABLE'] = '1'  # bars would mix with the figures
@@ -31,7 +31,7 @@ import torch
 from _measure import (
     Check,
     Rate,
-    child_peak_mb,
+    child_peaks_mb,
     interleave,
     median_ratio,
     parse_only,
@@ -239,11 +239,33 @@ def count(grid: TileGrid) -> int:
     return len(grid.rows) * len(grid.cols)
 
 
+def find_peaks(maps: Sequence[tuple[Path, str, str]], out: Path, *, apart: bool) -> list[float]:
+    """Return the peak memory in MB after maps of rasters with networks and ways to blend.
+
+    Args:
+        maps: Raster, name of the network, and how tiles meet.
+        out: To write.
+        apart: Whether each has a process of its own; else one process maps one after the other, by rising memory.
+    """
+    words = [','.join(map(str, each)) for each in maps]
+    calls = [[word] for word in words] if apart else [words]
+    return [peak for call in calls for peak in child_peaks_mb(__file__, '--child', str(out), *call)]
+
+
+def map_and_print_peaks(out: str, *maps: str) -> None:
+    """Map rasters, and print the peak memory of this process after each."""
+    outputs: tuple[Output, ...] = ('classes', 'probabilities', 'confidence')
+    blends: dict[str, Blend] = {'crop': 'crop', 'hann': 'hann'}
+    for words in maps:
+        source, name, blend = words.rsplit(',', 2)
+        map_file(Path(source), make_network(name), Path(out), outputs=outputs, blend=blends[blend])
+        print(f'peak {peak_mb()}')
+
+
 def main() -> None:
     """Measure and report."""
     quick, rates = parse_quick_and_rates(__doc__)
-    # the first is a multiple of all tiles that the model alone takes
-    side, tiny_side = (1024, 1536) if quick else (4096, 10240)
+    side, tiny_side = (1216, 1536) if quick else (4096, 10240)
     widths = (1024, 3072) if quick else (1024, 4096, 20480)
     vit, vit_side = ('dofa_small', 448) if quick else ('dofa_base', 896)
     print(f'{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} threads')
@@ -266,7 +288,7 @@ def main() -> None:
             'map': lambda: map_file(image, unet, out),
             'read_write': lambda: read_and_write(image, folder / 'copy.tif'),
             'model': lambda: run_model(unet, count(grid), grid.tile_shape),
-            'model_plain': lambda: run_model(unet, (side // fastest) ** 2, (fastest, fastest)),
+            'model_plain': lambda: run_model(unet, round((side / fastest) ** 2), (fastest, fastest)),
         }
         light: Jobs = {
             'free': lambda: map_file(wide, free, out),
@@ -292,14 +314,15 @@ def main() -> None:
         print(f'fastest tiles of the model: {fastest} px; load {os.getloadavg()[0]:.1f}')
         slower = max(('read_write', 'model'), key=lambda name: statistics.median(seconds[name]))
         height, kind = (512, 'tiny') if quick else (1536, 'unet')
-        peaks = []
+        maps = []
         for width in widths:
-            write_noise(image, (height, width))
-            peaks.append(child_peak_mb(__file__, '--child', str(image), str(out), kind, 'crop'))
-            print(f'peak memory at a width of {width} px, with probabilities: {peaks[-1]:.0f} MB')
-        image.unlink()
-        write_noise(image, (height, widths[-1]), strips=True)
-        blended = child_peak_mb(__file__, '--child', str(image), str(out), 'tiny', 'hann')
+            maps.append((folder / f'{width}.tif', kind, 'crop'))
+            write_noise(maps[-1][0], (height, width))
+        maps.append((folder / 'strips.tif', 'tiny', 'hann'))
+        write_noise(maps[-1][0], (height, widths[-1]), strips=True)
+        *peaks, blended = find_peaks(maps, out, apart=not quick)
+        for width, peak in zip(widths, peaks):
+            print(f'peak memory at a width of {width} px, with probabilities: {peak:.0f} MB')
         print(f'of a raster of that width in strips, whose tiles fade into each other: {blended:.0f} MB')
     report(
         {
@@ -332,11 +355,7 @@ def main_engines(*, quick: bool) -> None:
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--child']:
-        source, target, name, blend = sys.argv[2:]
-        outputs: tuple[Output, ...] = ('classes', 'probabilities', 'confidence')
-        blends: dict[str, Blend] = {'crop': 'crop', 'hann': 'hann'}
-        map_file(Path(source), make_network(name), Path(target), outputs=outputs, blend=blends[blend])
-        print(peak_mb())
+        map_and_print_peaks(*sys.argv[2:])
     elif '--only' in sys.argv:
         main_engines(quick=parse_only(__doc__, ['auto_engine'])[0])
     else:
