@@ -209,7 +209,9 @@ def main() -> None:
         groups = ((jobs, rounds), (steps, rounds), (dense, 3 if quick else 7), (looks, 2 if quick else 3))
         for group, count in groups:
             seconds |= interleave(group, rounds=count, warm_up=group is dense or not quick)
-        shown = {name: Rate(side**2 / 1e6, seconds[name]) for name in jobs}
+        shown = {
+            case: Rate(side**2 / 1e6, seconds[name]) for case, name in (('detect', 'detect'), ('detect_model', 'model'))
+        }
         show_rates(shown, rates, benchmark='detection', threads=torch.get_num_threads())
         for name, values in seconds.items():
             if name not in jobs:

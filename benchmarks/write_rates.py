@@ -36,6 +36,7 @@ CASES = {
     'many': 'the same by `predict_many`, scenes of 512 px',
     'many_model': 'its network alone on those scenes in memory',
     'detect': 'Faster R-CNN on ResNet-18, `detect_objects`',
+    'detect_model': 'its network alone on the same tiles in memory',
 }
 """What is mapped; cases that are not listed are left out."""
 
