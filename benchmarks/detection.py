@@ -238,8 +238,9 @@ def main() -> None:
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--child']:
+        detector = make_detector()
         for raster in sys.argv[3:]:
-            detect_file(Path(raster), make_detector(), Path(sys.argv[2]))
+            detect_file(Path(raster), detector, Path(sys.argv[2]))
             print(f'peak {peak_mb()}')
     else:
         main()
