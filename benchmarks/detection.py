@@ -216,14 +216,11 @@ def main() -> None:
         for name, values in seconds.items():
             if name not in jobs:
                 print(f'{name:<20} ' + ' '.join(f'{value:7.2f}' for value in values) + ' s')
-        images = [folder / f'{length}.tif' for length in (small, large)]
-        for path, length in zip(images, (small, large)):
-            write_noise(path, length)
-        # imports take ten seconds: quickly, one process maps both
-        calls = [images] if quick else [[path] for path in images]
-        peaks = [peak for call in calls for peak in child_peaks_mb(__file__, '--child', str(out), *map(str, call))]
-        for length, peak in zip((small, large), peaks):
-            print(f'peak memory at {length} x {length}: {peak:.0f} MB')
+        peaks = []
+        for length in (small, large):
+            write_noise(image, length)
+            peaks += child_peaks_mb(__file__, '--child', str(out), str(image))
+            print(f'peak memory at {length} x {length}: {peaks[-1]:.0f} MB')
     report(
         {
             'limit_ratio': Check(median_ratio(seconds, 'detect', 'model'), 1.25),
@@ -238,9 +235,7 @@ def main() -> None:
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--child']:
-        detector = make_detector()
-        for raster in sys.argv[3:]:
-            detect_file(Path(raster), detector, Path(sys.argv[2]))
-            print(f'peak {peak_mb()}')
+        detect_file(Path(sys.argv[3]), make_detector(), Path(sys.argv[2]))
+        print(f'peak {peak_mb()}')
     else:
         main()
