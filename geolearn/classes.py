@@ -116,8 +116,62 @@ def named_color(name: str) -> tuple[int, int, int] | None:
     )
 
 
+DISTINCT = 0.12
+"""Distance of two colors in OKLab from which on nobody takes one for the other in a figure."""
+
+MANY_COLORS = 64
+"""Among more colors than these there is none that is far from all."""
+
+# to cone responses, to OKLab (Ottosson 2020), and what linear colors look like to deuteranopes (Machado et al. 2009)
+_TO_CONES = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_TO_OKLAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+_DEUTERANOPE = np.array(
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+)
+
+
+def _seen(colors: Iterable[tuple[int, int, int]]) -> np.ndarray:
+    """Return colors (n) as (2, n, 3) in OKLab: as most people see them, and as deuteranopes do."""
+    parts = np.array(list(colors), np.float64).reshape(-1, 3) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    both = np.stack([linear, np.clip(linear @ _DEUTERANOPE.T, 0, 1)])
+    return np.cbrt(both @ _TO_CONES.T) @ _TO_OKLAB.T
+
+
+def color_distances(one: Iterable[tuple[int, int, int]], other: Iterable[tuple[int, int, int]]) -> np.ndarray:
+    """Return how far colors are apart in OKLab, (n, m), as seen by whom they are less so: about 0 to 1."""
+    first, second = _seen(one), _seen(other)
+    distances: np.ndarray = np.linalg.norm(first[:, :, None] - second[:, None], axis=-1).min(axis=0)
+    return distances
+
+
+def _distinct_color(position: int, taken: Collection[tuple[int, int, int]]) -> tuple[int, int, int]:
+    """Return the first `default_color` from a position on that is far from those taken, else the farthest."""
+    candidates = [default_color(at) for at in range(position, position + MANY_COLORS)]
+    free = [color for color in candidates if color not in taken] or candidates
+    if not taken or len(taken) > MANY_COLORS:
+        return free[0]
+    nearest = color_distances(free, taken).min(axis=1)
+    far = np.flatnonzero(nearest >= DISTINCT)
+    return free[int(far[0]) if len(far) else int(nearest.argmax())]
+
+
 def choose_color(name: str, position: int, taken: Collection[tuple[int, int, int]] = ()) -> tuple[int, int, int]:
-    """Choose a color for a class that has none: what is usual for its name, else `default_color`, lightened if taken.
+    """Choose a color for a class that has none: what is usual for its name, in another shade if that is taken.
+
+    Names that say nothing get a `default_color` that people, color-blind ones too, do not take for one of the others.
 
     Args:
         name: Of the class.
@@ -126,9 +180,7 @@ def choose_color(name: str, position: int, taken: Collection[tuple[int, int, int
     """
     usual = named_color(name)
     if usual is None:
-        # bounded: among thousands of classes colors repeat
-        candidates = (default_color(at) for at in range(position, position + 64))
-        return next((color for color in candidates if color not in taken), default_color(position))
+        return _distinct_color(position, taken)
     hue, saturation, value = colorsys.rgb_to_hsv(*(part / 255 for part in usual))
     for step in range(64):
         # darker and lighter in turn, of the same hue: all kinds of forest stay green
@@ -148,13 +200,13 @@ def color_classes(rows: Iterable[tuple[int, str, tuple[int, int, int] | None]]) 
             ClassInfo(value, name, default_color(position) if color is None else color)
             for position, (value, name, color) in enumerate(listed)
         )
-    taken = {color for *_, color in listed if color is not None}
-    classes = []
-    for position, (value, name, color) in enumerate(listed):
-        chosen = choose_color(name, position, taken) if color is None else color
-        taken.add(chosen)
-        classes.append(ClassInfo(value, name, chosen))
-    return tuple(classes)
+    chosen = {at: color for at, (_, _, color) in enumerate(listed) if color is not None}
+    # names that have a usual color come first: the others go out of their way
+    for usual in (True, False):
+        for at, (_, name, _) in enumerate(listed):
+            if at not in chosen and (named_color(name) is not None) == usual:
+                chosen[at] = choose_color(name, at, set(chosen.values()))
+    return tuple(ClassInfo(value, name, chosen[at]) for at, (value, name, _) in enumerate(listed))
 
 
 def tidy_name(text: object) -> str:

@@ -17,7 +17,7 @@ from geolearn.synthetic import smooth_noise
 OBJECT_CLASSES = (
     ClassInfo(1, 'ship', (0, 114, 178)),
     ClassInfo(2, 'car', (230, 159, 0)),
-    ClassInfo(3, 'building', (213, 94, 0)),
+    ClassInfo(3, 'building', (204, 121, 167)),
 )
 
 SHIP, CAR, BUILDING = (info.value for info in OBJECT_CLASSES)

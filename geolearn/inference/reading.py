@@ -133,7 +133,7 @@ def _training_sides(spec: ModelSpec, box: GeoBox) -> tuple[float, float] | None:
         return None
     crs = None if box.crs is None else CRS.from_user_input(box.crs)
     if cell.get('unit') == units.METERS and crs is not None:
-        across, down = meters_per_unit(crs, latitude_of(box, crs))
+        across, down = meters_per_unit(crs, latitude_of(box))
         return sides[0] / across, sides[1] / down
     trained = _read_crs(cell.get('spatialReference'))
     if trained is None or crs is None:
@@ -141,7 +141,7 @@ def _training_sides(spec: ModelSpec, box: GeoBox) -> tuple[float, float] | None:
         return sides if trained is None and crs is None and not box.transform.is_identity else None
     if trained == crs:
         return sides
-    latitude = latitude_of(box, crs)
+    latitude = latitude_of(box)
     theirs, ours = (meters_per_unit(each, latitude) for each in (trained, crs))
     return sides[0] * theirs[0] / ours[0], sides[1] * theirs[1] / ours[1]
 
@@ -172,7 +172,7 @@ def _text(sides: tuple[float, float], box: GeoBox) -> str:
     unit = _unit(box)
     if unit == 'degrees':
         crs = CRS.from_user_input(box.crs)
-        meters = _side((sides[0] * meters_per_unit(crs, latitude_of(box, crs))[0], sides[1] * METERS_PER_DEGREE))
+        meters = _side((sides[0] * meters_per_unit(crs, latitude_of(box))[0], sides[1] * METERS_PER_DEGREE))
         return f'{_side(sides):.3g} degrees (about {meters:.3g} m)'
     return f'{_side(sides):.3g} {unit}'
 

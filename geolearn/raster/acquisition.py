@@ -4,9 +4,10 @@ import re
 from datetime import date
 
 import numpy as np
-from rasterio.warp import transform as transform_points
+from rasterio.crs import CRS
 
 from geolearn.raster.geobox import GeoBox
+from geolearn.raster.ground import Location, center_of, locate
 from geolearn.raster.raster import Raster
 
 TAG = 'ACQUISITIONDATETIME'
@@ -41,21 +42,17 @@ def _day(year: str, month: str, day: str) -> date | None:
         return None
 
 
-Location = tuple[float, float]
-"""Latitude and longitude in degrees."""
-
 FAR_KM = 500.0
 """What a network is told of a place is wrong farther away from it."""
 
 
 def middle_of(box: GeoBox) -> tuple[Location, float] | None:
-    """Return where the middle of a raster lies, and how many km its corner is away; None where it has no CRS."""
-    if box.crs is None:
+    """Return where the center of a raster lies, and how many km its corner is away; None where that is not known."""
+    center = center_of(box)
+    if center is None or box.crs is None:
         return None
-    left, bottom, right, top = box.bounds
-    lon, lat = transform_points(box.crs, 'EPSG:4326', [(left + right) / 2, left], [(bottom + top) / 2, bottom])
-    middle = float(lat[0]), float(lon[0])
-    return middle, distance_km(middle, (lat[1], lon[1]))
+    corner = locate(CRS.from_user_input(box.crs), box.bounds[0], box.bounds[1])
+    return None if corner is None else (center, distance_km(center, corner))
 
 
 def distance_km(one: Location, other: Location) -> float:

@@ -2,6 +2,7 @@
 
 import math
 
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.warp import transform as transform_points
@@ -32,17 +33,31 @@ def unit_of(crs: CRS | None) -> str:
     return {'metre': 'm', 'meter': 'm'}.get(str(crs.linear_units), str(crs.linear_units))
 
 
-def latitude_of(box: GeoBox, crs: CRS) -> float:
-    """Return the latitude of a raster's center in degrees, -89..89; 0 where the CRS does not say."""
-    left, bottom, right, top = box.bounds
-    x, y = (left + right) / 2, (bottom + top) / 2
-    if crs.is_geographic:
-        return min(max(y, -89.0), 89.0)
+Location = tuple[float, float]
+"""Latitude and longitude in degrees."""
+
+
+def locate(crs: CRS, x: float, y: float) -> Location | None:
+    """Return where a point in units of a CRS lies; None where the CRS does not say."""
     try:
-        _, (latitude,) = transform_points(crs, 'EPSG:4326', [x], [y])
-    except RasterioError:
-        return 0.0
-    return min(max(latitude, -89.0), 89.0) if math.isfinite(latitude) else 0.0
+        (lon,), (lat,) = transform_points(crs, 'EPSG:4326', [x], [y])
+    except (RasterioError, CPLE_BaseError):  # the latter of a local CRS, of which PROJ knows no way to the ground
+        return None
+    return (float(lat), float(lon)) if math.isfinite(lat) and math.isfinite(lon) else None
+
+
+def center_of(box: GeoBox) -> Location | None:
+    """Return where the center of a raster lies; None where it has no CRS, or that does not say."""
+    if box.crs is None:
+        return None
+    left, bottom, right, top = box.bounds
+    return locate(CRS.from_user_input(box.crs), (left + right) / 2, (bottom + top) / 2)
+
+
+def latitude_of(box: GeoBox) -> float:
+    """Return the latitude of a raster's center in degrees, -89..89; 0 where the CRS does not say."""
+    found = center_of(box)
+    return 0.0 if found is None else min(max(found[0], -89.0), 89.0)
 
 
 def pixel_side_m(box: GeoBox) -> float | None:
@@ -50,7 +65,7 @@ def pixel_side_m(box: GeoBox) -> float | None:
     if box.crs is None or box.transform.is_identity:
         return None
     crs = CRS.from_user_input(box.crs)
-    across, down = meters_per_unit(crs, latitude_of(box, crs))
+    across, down = meters_per_unit(crs, latitude_of(box))
     width, height = box.resolution
     return math.sqrt(abs(width * across * height * down))
 

@@ -15,7 +15,8 @@ from geolearn.inference.reading import choose_geobox
 from geolearn.inference.tiles import ReadOptions, Source
 from geolearn.models import DeepLab
 from geolearn.raster import GeoBox, open_raster
-from geolearn.raster.ground import other_resolution, pixel_side_m
+from geolearn.raster.acquisition import middle_of
+from geolearn.raster.ground import center_of, latitude_of, other_resolution, pixel_side_m
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -214,3 +215,15 @@ def test_pixels_are_measured_on_the_ground(place, side):
     assert other_resolution(place, side) is None
     assert other_resolution(place, 2 * side) == pytest.approx(side, rel=0.02)
     assert pixel_side_m(replace(place, crs=None)) is None
+
+
+def test_the_center_of_a_raster_is_one_place_or_none():
+    place = GeoBox((100, 200), Affine(10, 0, 500_000, 0, -10, 5_300_000), 'EPSG:32633')
+    (lat, lon), away_km = middle_of(place)
+    assert center_of(place) == (lat, lon)
+    assert latitude_of(place) == lat == pytest.approx(47.849, abs=0.01)
+    assert (lon, away_km) == pytest.approx((15.013, 1.118), abs=0.01)
+    for crs in (None, 'LOCAL_CS["site",UNIT["metre",1]]'):
+        nowhere = replace(place, crs=crs)
+        assert (center_of(nowhere), middle_of(nowhere), latitude_of(nowhere)) == (None, None, 0.0)
+    assert latitude_of(GeoBox((2, 2), Affine(1, 0, 0, 0, -1, 90), 'EPSG:4326')) == 89.0

@@ -14,7 +14,7 @@ from geolearn.chips.emd import ExportMetadata
 from geolearn.chips.formats import shapes, text_labels, writing
 from geolearn.chips.formats.content import HIGHEST, LOWEST, FolderContent
 from geolearn.chips.label import ChipSource, Label, Listing, Task
-from geolearn.classes import ClassInfo, default_color
+from geolearn.classes import ClassInfo, color_classes
 from geolearn.errors import ChipFolderError
 from geolearn.oriented.geometry import corners, minimum_rectangle
 
@@ -238,7 +238,7 @@ def _classes(folder: Path, metadata: ExportMetadata, found: set[int]) -> dict[in
         # an export says which value each name has; the class file only numbers them
         return {index: listed[name] for index, name in names.items()}
     ordered = sorted(names.items())
-    return {index: ClassInfo(index + 1, name, default_color(at)) for at, (index, name) in enumerate(ordered)}
+    return dict(zip((index for index, _ in ordered), color_classes((i + 1, name, None) for i, name in ordered)))
 
 
 def parse_yolo(path: Path, *, oriented: bool = False) -> list[Line]:

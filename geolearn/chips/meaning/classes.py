@@ -126,12 +126,10 @@ def choose_classes(
         ChipFolderError: If labels hold values that are no class, or too few classes are left to train.
     """
     names = {int(value): classes.tidy_name(name) for value, name in renamed.items()}
-    infos = {info.value: _renamed(info, names.get(info.value)) for info in listed}
-    for value, name in names.items():
-        if value not in infos:
-            infos[value] = classes.ClassInfo(
-                value, name, classes.choose_color(name, len(infos), {info.color for info in infos.values()})
-            )
+    rows = [(info.value, info.name, info.color) for info in (_renamed(i, names.get(i.value)) for i in listed)]
+    held = {value for value, _, _ in rows}
+    more = [(value, name, None) for value, name in names.items() if value not in held]
+    infos = {info.value: info for info in classes.color_classes([*rows, *more])}
     listing = _few(list(map(str, sorted(infos))))
     unknown = sorted(set(counts) - set(infos) - {0, *ignored})
     if unknown and not is_all_change(task, tuple(infos.values())):

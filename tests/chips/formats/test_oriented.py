@@ -304,3 +304,22 @@ def test_real_chips_of_two_sensors_share_their_labels(shared):
         assert_boxes(one, *other.read_label((512, 512)).turned)
     with pytest.raises(ChipFolderError, match=r'2 exports \(optical, sar\)'):
         open_chips(shared / 'data' / 'm4sar')
+
+
+@pytest.mark.parametrize('kind', ['YOLO_OBB', 'COCO_OBB'])
+def test_other_formats_take_and_skip_the_same_quadrilaterals(folder, kind):
+    """Of crossing sides and slanted corners the rectangle around them; what has no area is skipped and said."""
+    crossing = geometry.corners(SHIP[None])[0][[0, 2, 1, 3]].ravel().tolist()
+    rows = [crossing, [4, 4, 20, 6, 22, 14, 3, 12], [5, 5, 5, 5, 5, 5, 9, 9], [60, 5, 70, 5, 70, 9, 60, 9]]
+    if kind == 'COCO_OBB':
+        write(folder, 'labels.json', coco(*({'segmentation': [row]} for row in rows)))
+    else:
+        size = np.tile(SHAPE[::-1], 4)
+        write(folder, 'labels/1.txt', ''.join(f'0 {" ".join(map(str, row / size))}\n' for row in np.array(rows)))
+        write(folder, 'labels/2.txt', '')
+    _, label = read(folder, dataset_type=kind)
+    assert len(label.turned) == 2
+    assert_boxes(label, SHIP, label.turned[1])
+    corners = shapely.buffer(shapely.polygons(geometry.corners(label.turned[1:].astype(float)))[0], 1e-2)
+    assert shapely.covers(corners, shapely.multipoints(np.array(rows[1]).reshape(-1, 2)))
+    assert len(label.skipped) == 2

@@ -10,7 +10,7 @@ from affine import Affine
 from geolearn import prepare_data
 from geolearn.chips.export import export_training_data
 from geolearn.chips.formats.styles import read_raster_style, styled_classes
-from geolearn.classes import color_classes, named_color
+from geolearn.classes import DISTINCT, color_classes, color_distances, named_color
 from geolearn.errors import ChipFolderError
 from geolearn.raster import open_raster
 
@@ -213,3 +213,20 @@ def test_names_in_tags_of_the_file_or_of_its_band_are_kept(tmp_path, save, of):
     with open_raster(labels) as src:
         found = styled_classes([1, 2, 7], read_raster_style(src, labels))
     assert [info.name for info in found] == ['water', '2', 'built-up']
+
+
+@pytest.mark.parametrize(
+    'names', [['ship', 'car', 'building'], ['car', 'house', 'water', 'plane'], ['a', 'b', 'c', 'd', 'e', 'f']]
+)
+def test_classes_without_a_usual_color_are_told_apart_by_everybody(names):
+    colors = [info.color for info in color_classes((value, name, None) for value, name in enumerate(names, 1))]
+    apart = color_distances(colors, colors)
+    own = [position for position, name in enumerate(names) if named_color(name) is None]
+    others = [[apart[at, other] for other in range(len(names)) if other != at] for at in own]
+    assert min(map(min, others)) >= (DISTINCT if len(names) < 5 else 0.08)
+    for name, color in zip(names, colors):
+        assert color == (named_color(name) or color)
+    # red and green of one lightness are one color to many
+    assert (
+        color_distances([(200, 60, 60)], [(110, 110, 40)])[0, 0] < 0.1 < color_distances([(0, 0, 200)], [(200, 60, 60)])
+    )

@@ -46,6 +46,61 @@ def test_proposals_and_boxes_come_back_from_their_numbers():
     torch.testing.assert_close(encode_boxes(forms, other), numbers)
 
 
+def test_a_proposal_on_its_object_has_nothing_to_correct_in_any_form():
+    true = draw_boxes(2000)
+    forms = [true, true + torch.tensor([0, 0, 0, 0, math.pi], dtype=torch.float64)]
+    forms.append(torch.cat((true[:, :2], true[:, [3, 2]], true[:, 4:] + math.pi / 2), 1))
+    for form in forms:
+        for other in forms:
+            assert encode_boxes(form, other).abs().max() < 1e-9
+    # and where the network gives zeros, proposals are level boxes on the anchor, and objects are the proposals
+    zeros = torch.zeros(len(true), 5, dtype=torch.float64)
+    torch.testing.assert_close(decode_boxes(zeros, true), true)
+    # a correction is turned into the frame of its proposal: the same object turned with it has the same numbers
+    near = true + torch.randn(true.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 0.1
+    numbers = encode_boxes(near, true)
+    for angle in (0.3, 1.0, 2.5):
+        moved = [geometry.rotated(boxes, angle, (64.0, 64.0)) for boxes in (near, true)]
+        again = encode_boxes(*moved)
+        torch.testing.assert_close(again[:, [0, 1, 4]].abs(), numbers[:, [0, 1, 4]].abs())
+        torch.testing.assert_close(again[:, 4], numbers[:, 4])
+
+
+def test_every_number_of_a_box_has_a_gradient_that_leads_to_the_object():
+    true, other = draw_boxes(64), draw_boxes(64, seed=2)
+    for encode, decode, places in (
+        (encode_boxes, decode_boxes, other),
+        (encode_offsets, decode_offsets, geometry.hulls(other)),
+    ):
+        aims = encode(true, places)
+        numbers = (aims + 0.01).requires_grad_()
+        made = decode(numbers, places)
+        (1 - overlap.prob_iou(made, true)).sum().backward()
+        assert numbers.grad.isfinite().all()
+        assert (numbers.grad.abs().amax(0) > 1e-6).all()
+
+
+@pytest.mark.parametrize('angle', [0.4, -1.1, 2.0])
+def test_pooling_turns_with_the_image_by_any_angle(angle):
+    """Of a smooth image, what lies in a box is what lies in the turned box of the turned image."""
+    y, x = torch.meshgrid(*[torch.arange(64, dtype=torch.float64) + 0.5] * 2, indexing='ij')
+
+    def wave(x, y):
+        return torch.sin(0.11 * x + 0.05 * y) + torch.cos(0.07 * y - 0.02 * x)
+
+    dx, dy = x - 32, y - 32
+    cos, sin = math.cos(angle), math.sin(angle)
+    plain, turned = wave(x, y), wave(32 + dx * cos + dy * sin, 32 - dx * sin + dy * cos)
+    boxes = torch.tensor([[130.0, 120, 60, 24, 0.3], [120, 140, 30, 28, -1.0]], dtype=torch.float64)
+    moved = geometry.rotated(boxes, angle, (128.0, 128.0))
+    moved[:, 4] = boxes[:, 4] + angle
+    one = pool_oriented([plain[None, None]], [4], [boxes], 7)
+    other = pool_oriented([turned[None, None]], [4], [moved], 7)
+    torch.testing.assert_close(one, other, atol=5e-3, rtol=0)
+    moved[:, 4] = boxes[:, 4] - angle
+    assert (pool_oriented([turned[None, None]], [4], [moved], 7) - one).abs().max() > 0.1
+
+
 def test_proposals_stay_rectangles_whatever_the_network_gives():
     anchors = geometry.hulls(draw_boxes(500))
     made = decode_offsets(20 * torch.randn(500, 6, dtype=torch.float64), anchors)
