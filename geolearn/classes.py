@@ -147,7 +147,8 @@ def _seen(colors: Iterable[tuple[int, int, int]]) -> np.ndarray:
     parts = np.array(list(colors), np.float64).reshape(-1, 3) / 255
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     both = np.stack([linear, np.clip(linear @ _DEUTERANOPE.T, 0, 1)])
-    return np.cbrt(both @ _TO_CONES.T) @ _TO_OKLAB.T
+    made: np.ndarray = np.cbrt(both @ _TO_CONES.T) @ _TO_OKLAB.T
+    return made
 
 
 def color_distances(one: Iterable[tuple[int, int, int]], other: Iterable[tuple[int, int, int]]) -> np.ndarray:

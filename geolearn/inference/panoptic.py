@@ -1,9 +1,11 @@
 """Map a raster of any size to segments: classes through tiles, objects through tiles, laid over one another."""
 
-import tempfile
+import json
+import logging
+import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +13,35 @@ import numpy as np
 from affine import Affine
 from rasterio.features import rasterize
 from rasterio.windows import Window
-from torch import nn
 
 from geolearn import extras
 from geolearn._version import __version__
 from geolearn.classes import ClassInfo
+from geolearn.errors import CheckpointError
 from geolearn.inference import vectors
 from geolearn.inference.area import layers_of
-from geolearn.inference.detect_raster import DetectRequest, plan_detection
+from geolearn.inference.detect_raster import DetectPlan, DetectRequest, plan_detection
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.mapping import MapRequest, map_request
 from geolearn.inference.merging import TileDetections
 from geolearn.inference.placing import merge_tiles
-from geolearn.inference.resume import open_checkpoint
+from geolearn.inference.resume import Journal, open_checkpoint
+from geolearn.inference.store import JOURNAL, make_folder, parts_folder
 from geolearn.inference.targets import check_target, claim_target
 from geolearn.networks.detection.panoptic import MergeOptions, drop_small
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar
-from geolearn.raster import GeoBox, open_raster, read_window
+from geolearn.raster import open_raster, read_window
 from geolearn.raster.writing import RasterWriter
+
+log = logging.getLogger('geolearn')
 
 STRIP_PIXELS = 2**22
 """Pixels that are merged at once."""
+
+CLASSES, LAYER, MAP = 'classes', 'layer', 'map'
+"""Steps of a run in its journal: the classes are mapped; the layer and the map are being written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +55,7 @@ class PanopticRequest:
         map: How classes are mapped.
         merge: How both become one map.
         overwrite: Replace files that exist.
+        resume: Continue a run that was interrupted.
     """
 
     target: Path
@@ -55,12 +64,15 @@ class PanopticRequest:
     map: MapRequest
     merge: MergeOptions
     overwrite: bool
+    resume: bool = False
 
 
 def map_panoptic(
     spec: ModelSpec, objects: Network, classes: Network, things: Sequence[int], request: PanopticRequest
 ) -> Path:
     """Write the map of segments of a raster, and the layer of its objects.
+
+    What is finished is kept in a folder beside the map, ``<map>.part``, until both are written.
 
     Args:
         spec: What the networks were trained on.
@@ -74,39 +86,82 @@ def map_panoptic(
 
     Raises:
         RasterError: If something does not fit, a file exists, or reading or writing fails.
+        CheckpointError: If there is no run to resume, or what is finished cannot be kept.
     """
     src, target = request.map.src, request.target
-    read_layers = layers_of(request.map.read.area)
-    check_target(src, target, overwrite=request.overwrite)
+    folder, resume = parts_folder(target), request.resume
+    if resume and not (folder / JOURNAL).is_file():
+        raise CheckpointError(f'there is no {folder} to resume; run without resume=True')
+    # what a run was writing when it was interrupted is its own, and is replaced
+    begun = read_steps(folder / JOURNAL) if resume else set()
+    check_target(src, target, overwrite=request.overwrite or MAP in begun)
     layer = check_target(
-        src, vectors.check_vector_target(request.layer), overwrite=request.overwrite, layers=read_layers
+        src,
+        vectors.check_vector_target(request.layer),
+        overwrite=request.overwrite or LAYER in begun,
+        layers=layers_of(request.map.read.area),
     )
     stuff = [info for index, info in enumerate(spec.class_infos) if index not in set(things)]
     free = next(value for value in range(65536) if value not in {info.value for info in spec.class_infos})
     encoding = ClassEncoding([*stuff, ClassInfo(free, 'thing', (0, 0, 0))])
-    with (
-        claim_target(target),
-        claim_target(layer),
-        tempfile.TemporaryDirectory(dir=target.parent, prefix='.geolearn-panoptic-') as folder,
-    ):
-        mapped = map_request(spec, classes, encoding, replace(request.map, dst=Path(folder, 'classes.tif')))
-        detect = replace(request.detect, dst=Path(folder, 'objects.gpkg'), overwrite=True)
-        found, box = _detect(spec, objects, detect)
-        found = drop_hidden(found, request.merge.least_free)
-        frame = vectors.objects_to_features(found, box, spec.class_infos, outlined=True)
+    mapped, detect = folder / 'classes.tif', replace(request.detect, dst=folder / 'objects.gpkg', overwrite=True)
+    with ExitStack() as stack:
+        for written in (target, layer):
+            stack.enter_context(claim_target(written))
+        make_folder(target)
+        stack.callback(_remove_empty, folder)
+        plan = plan_detection(spec, objects, detect, stack)  # type: ignore[arg-type]
+        facts = {**plan.facts, 'segments': asdict(request.merge)}
+        if not resume and (folder / JOURNAL).is_file():
+            log.warning('%s of an unfinished run is replaced; pass resume=True to continue it', folder)
+        steps = stack.enter_context(Journal(folder / JOURNAL, facts, resume=resume))
+        # not before: the folder may be that of another process
+        stack.callback(_remove_without_steps, folder)
+        if CLASSES not in begun:
+            half = resume and (parts_folder(mapped) / JOURNAL).is_file()
+            options = replace(request.map.options, overwrite=True, resume=half)
+            map_request(spec, classes, encoding, replace(request.map, dst=mapped, options=options))
+            steps.add({'step': CLASSES})
+        found = drop_hidden(_detect(plan, detect, stack, resume=resume), request.merge.least_free)
+        frame = vectors.objects_to_features(found, plan.sources[0].box, spec.class_infos, outlined=True)
         frame.insert(0, 'id', np.arange(1, len(frame) + 1, dtype=np.int64))
-        _write_map(mapped, target, frame, spec, free, encoding.nodata, request.merge.min_area)
+        steps.add({'step': LAYER})
         vectors.write_layer(frame, layer, geometry_type='MultiPolygon')
+        steps.add({'step': MAP})
+        _write_map(mapped, target, frame, spec, free, encoding.nodata, request.merge.min_area)
+    shutil.rmtree(folder, ignore_errors=True)
     return target
 
 
-def _detect(spec: ModelSpec, network: nn.Module, request: DetectRequest) -> tuple[TileDetections, GeoBox]:
-    with ExitStack() as stack:
-        plan = plan_detection(spec, network, request, stack)  # type: ignore[arg-type]
-        checkpoint = stack.enter_context(open_checkpoint(plan.target, plan.facts, resume=False))
-        merged = merge_tiles(plan.detect(checkpoint), plan.grid, request.options, plan.area)
-        checkpoint.remove()
-        return merged, plan.sources[0].box
+def _detect(plan: DetectPlan, request: DetectRequest, stack: ExitStack, *, resume: bool) -> TileDetections:
+    """Return the objects of all tiles; those of finished tiles stay in a file until the whole run is finished."""
+    kept = plan.target.with_name(f'{plan.target.name}.part')
+    checkpoint = stack.enter_context(open_checkpoint(plan.target, plan.facts, resume=resume and kept.is_file()))
+    return merge_tiles(plan.detect(checkpoint), plan.grid, request.options, plan.area)
+
+
+def read_steps(path: Path) -> set[str]:
+    """Return the steps that a journal names, without its first line; an incomplete last line is none."""
+    found: set[str] = set()
+    if not path.is_file():
+        return found
+    for line in path.read_bytes().split(b'\n')[1:-1]:
+        with suppress(ValueError, AttributeError):
+            found.add(str(json.loads(line).get('step')))
+    return found
+
+
+def _remove_empty(folder: Path) -> None:
+    """Delete the folder of a run that could not begin."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _remove_without_steps(folder: Path) -> None:
+    """Delete the folder of a run that came to nothing: it holds no more than its journal."""
+    kept = [path for path in folder.rglob('*') if path.is_file() and path != folder / JOURNAL]
+    if not kept and not read_steps(folder / JOURNAL):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def drop_hidden(found: TileDetections, least_free: float) -> TileDetections:

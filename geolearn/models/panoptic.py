@@ -85,7 +85,9 @@ class PanopticModel(base.Model):
     tasks: ClassVar[tuple[Task, ...]] = (Task.PANOPTIC,)
     not_exported = 'the number of its objects differs from image to image; save it without export='
     raster_use = base.RasterUse(
-        'maps segments', ('.tif', '.tiff'), (*base.TILE_OPTIONS, 'threshold', 'nms_overlap', 'overlap', 'outline')
+        'maps segments',
+        ('.tif', '.tiff'),
+        (*base.TILE_OPTIONS, 'threshold', 'nms_overlap', 'overlap', 'outline', 'resume'),
     )
     forward_takes_targets = True
     keeps_statistics = True
@@ -217,6 +219,7 @@ class PanopticModel(base.Model):
         batch_size: int = 4,
         device: str | None = None,
         overwrite: bool = False,
+        resume: bool = False,
     ) -> Path:
         """Map a raster of any size to classes and objects, and write the objects as a layer too.
 
@@ -248,12 +251,15 @@ class PanopticModel(base.Model):
             batch_size: Tiles computed together.
             device: Torch device; None means CUDA where there is one.
             overwrite: Replace files that exist.
+            resume: Continue a run that was killed or failed, from what is kept in the folder ``<dst>.part``: same
+                raster, model and options. Map and objects are those of a run that was not interrupted.
 
         Returns:
             The path of the map.
 
         Raises:
             RasterError: If bands or units do not fit, a file exists, or reading or writing fails.
+            CheckpointError: If there is no run to resume, or what is finished cannot be kept.
             MissingExtraError: If the libraries of the extra ``vector`` are not installed.
             UnknownNameError: If there is no such outline.
             ValueError: If a number is out of its range.
@@ -286,6 +292,7 @@ class PanopticModel(base.Model):
             MapRequest(src, target, read, tiling, MapOptions(cog=False), False),
             merge,
             overwrite,
+            resume,
         )
         return panoptic.map_panoptic(self.spec, Things(self.network), Classes(self.network), things, job)
 

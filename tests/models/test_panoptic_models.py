@@ -17,7 +17,7 @@ from small_cnn import small_backbone
 from geolearn.batch import Detections, PanopticMap
 from geolearn.classes import ClassInfo
 from geolearn.cli import main
-from geolearn.errors import ChipFolderError, ExportError, RasterError, UnknownNameError
+from geolearn.errors import CheckpointError, ChipFolderError, ExportError, RasterError, UnknownNameError
 from geolearn.metrics import count_segments, panoptic_quality
 from geolearn.models import Mask2Former, Mask2FormerOptions, PanopticFPN, load_model
 from geolearn.networks.detection.architecture import RCNNOptions
@@ -266,6 +266,67 @@ def test_whole_rasters_come_out_as_they_are_across_tiles(exact, save, tmp_path):
     with pytest.raises(RasterError, match='exists; pass overwrite=True'):
         exact.predict_raster(path, tmp_path / 'map.tif')
     assert not [part for part in tmp_path.iterdir() if part.name.startswith('.geolearn')]
+
+
+class Interrupted(BaseException):
+    """Stands for a signal: nothing catches it."""
+
+
+def interrupt(*_, **__):
+    raise Interrupted
+
+
+@pytest.mark.parametrize('at', [3, 'vectors.write_layer', 'RasterWriter'])
+def test_an_interrupted_run_is_resumed_to_the_same_bytes_and_polygons(exact, save, tmp_path, monkeypatch, at):
+    """It stops while objects are sought, and before and after the layer is written."""
+    scene, objects = make_panoptic_scene(128, seed=3)
+    numbers = np.zeros(scene.label.shape, np.uint8)
+    for number, (_, mask) in enumerate(objects, 1):
+        numbers[mask] = number
+    image = np.stack([scene.label, numbers, numbers])
+    path = save(tmp_path / 'scene.tif', image, names=['Red', 'Green', 'Blue'], transform=PLACE)
+    options = {'tile_size': 64, 'overlap': 32, 'scale': 1.0, 'batch_size': 1}
+    whole = exact.predict_raster(path, tmp_path / 'whole.tif', **options)
+    target = tmp_path / 'map.tif'
+    with pytest.raises(CheckpointError, match=r'no .*map\.tif\.part to resume; run without resume=True'):
+        exact.predict_raster(path, target, **options, resume=True)
+    plain, calls = Exact.forward, []
+
+    def forward(self, images):
+        calls.append(self.objects)
+        if calls.count(True) == at:
+            raise Interrupted
+        return plain(self, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Exact, 'forward', forward)
+        if isinstance(at, str):
+            patch.setattr(f'geolearn.inference.panoptic.{at}', interrupt)
+        with pytest.raises(Interrupted):
+            exact.predict_raster(path, target, **options)
+    assert not target.exists()
+    everything, calls[:] = (calls.count(False), calls.count(True)), []
+    with pytest.raises(CheckpointError, match='threshold'):
+        exact.predict_raster(path, target, **options, threshold=0.2, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Exact, 'forward', lambda self, images: calls.append(self.objects) or plain(self, images))
+        exact.predict_raster(path, target, **options, resume=True)
+    if at == 3:
+        assert calls.count(False) == 0 < calls.count(True) < 9
+    else:
+        assert not calls
+        assert min(everything) > 3
+    assert target.read_bytes() == whole.read_bytes()
+    one, other = (geopandas.read_file(each.with_suffix('.gpkg')) for each in (target, whole))
+    assert one.equals(other)
+    assert not list(tmp_path.glob('*.part'))
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(exact, save, tmp_path):
+    path = save(tmp_path / 'scene.tif', np.ones((3, 64, 64), np.uint8), names=['a', 'b', 'c'], transform=PLACE)
+    with pytest.raises(RasterError):
+        exact.predict_raster(path, tmp_path / 'map.tif')
+    assert [part.name for part in tmp_path.iterdir()] == ['scene.tif']
 
 
 def test_objects_are_laid_over_classes_by_falling_score():
