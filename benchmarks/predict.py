@@ -239,27 +239,21 @@ def count(grid: TileGrid) -> int:
     return len(grid.rows) * len(grid.cols)
 
 
-def find_peaks(maps: Sequence[tuple[Path, str, str]], out: Path, *, apart: bool) -> list[float]:
-    """Return the peak memory in MB after maps of rasters with networks and ways to blend.
-
-    Args:
-        maps: Raster, name of the network, and how tiles meet.
-        out: To write.
-        apart: Whether each has a process of its own; else one process maps one after the other, by rising memory.
-    """
-    words = [','.join(map(str, each)) for each in maps]
-    calls = [[word] for word in words] if apart else [words]
-    return [peak for call in calls for peak in child_peaks_mb(__file__, '--child', str(out), *call)]
+def find_peaks(maps: Sequence[tuple[Path, str, str]], out: Path) -> list[float]:
+    """Return the peak memory in MB of a process that maps one raster, with a network and a way to blend, for each."""
+    return [
+        peak
+        for raster, network, blend in maps
+        for peak in child_peaks_mb(__file__, '--child', str(out), str(raster), network, blend)
+    ]
 
 
-def map_and_print_peaks(out: str, *maps: str) -> None:
-    """Map rasters, and print the peak memory of this process after each."""
+def map_and_print_peak(out: str, raster: str, network: str, blend: str) -> None:
+    """Map a raster, and print the peak memory of this process."""
     outputs: tuple[Output, ...] = ('classes', 'probabilities', 'confidence')
     blends: dict[str, Blend] = {'crop': 'crop', 'hann': 'hann'}
-    for words in maps:
-        source, name, blend = words.rsplit(',', 2)
-        map_file(Path(source), make_network(name), Path(out), outputs=outputs, blend=blends[blend])
-        print(f'peak {peak_mb()}')
+    map_file(Path(raster), make_network(network), Path(out), outputs=outputs, blend=blends[blend])
+    print(f'peak {peak_mb()}')
 
 
 def main() -> None:
@@ -320,7 +314,7 @@ def main() -> None:
             write_noise(maps[-1][0], (height, width))
         maps.append((folder / 'strips.tif', 'tiny', 'hann'))
         write_noise(maps[-1][0], (height, widths[-1]), strips=True)
-        *peaks, blended = find_peaks(maps, out, apart=not quick)
+        *peaks, blended = find_peaks(maps, out)
         for width, peak in zip(widths, peaks):
             print(f'peak memory at a width of {width} px, with probabilities: {peak:.0f} MB')
         print(f'of a raster of that width in strips, whose tiles fade into each other: {blended:.0f} MB')
@@ -355,7 +349,7 @@ def main_engines(*, quick: bool) -> None:
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--child']:
-        map_and_print_peaks(*sys.argv[2:])
+        map_and_print_peak(*sys.argv[2:])
     elif '--only' in sys.argv:
         main_engines(quick=parse_only(__doc__, ['auto_engine'])[0])
     else:
