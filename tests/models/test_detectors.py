@@ -224,6 +224,15 @@ def test_numbers_of_heads_are_checked():
         RCNNOptions(style='vitdt')
 
 
+@pytest.mark.parametrize(
+    ('detector', 'head'), [(FCOS, SingleStageOptions(width=32)), (RotatedFCOS, RotatedOptions(width=16, depth=1))]
+)
+def test_narrow_heads_take_images_whose_coarsest_level_is_one_place(data, detector, head):
+    model = detector(data(masks=detector is RotatedFCOS), 'test_resnet', head=head, pretrained=False)
+    found, _ = model.network.eval()(torch.rand(1, 3, 64, 64))
+    assert len(found) == 1
+
+
 def test_the_head_of_another_detector_is_refused(data):
     with pytest.raises(ValueError, match='head must be RCNNOptions'):
         FasterRCNN(data(), 'test_resnet', head=SingleStageOptions(), pretrained=False)

@@ -248,6 +248,10 @@ class FCOSHead(SingleStageHead):
         self, anchors: architecture.LevelAnchors, class_count: int, options: architecture.SingleStageOptions
     ) -> None:
         parts = FCOS(_no_backbone(options.width), class_count, anchor_generator=anchors, **_limits(options))
+        for layer in parts.head.modules():
+            if isinstance(layer, nn.GroupNorm):
+                # torchvision's 32 groups of narrow heads hold one channel each, and fail on a level of one place
+                layer.num_groups = min(layer.num_groups, options.width // 4)
         super().__init__(parts, background=False)
 
     def boxes(self, numbers: Tensor, anchors: Tensor) -> Tensor:
