@@ -32,6 +32,8 @@ def check_target(src: Any, dst: Path, *, overwrite: bool, layers: Sequence[Any] 
     Raises:
         RasterError: If the target is a source or a layer, a folder, or a file that is not to be replaced.
     """
+    if dst.is_dir() and not is_zarr(dst):
+        raise RasterError(f'{dst} is a folder; pass the file to write, such as {dst / "map.tif"}')
     if (found := find_source(src, [dst])) is not None:
         if found.holder is None:
             raise RasterError(f'{dst} is the raster to map; write the map to another file')
@@ -42,8 +44,6 @@ def check_target(src: Any, dst: Path, *, overwrite: bool, layers: Sequence[Any] 
         require_zarr()
         if dst.exists() and not is_zarr_store(dst):
             raise RasterError(f'{dst} exists and is no Zarr store, so it is not replaced; pass another name')
-    elif dst.is_dir():
-        raise RasterError(f'{dst} is a folder; pass the file to write, such as {dst / "map.tif"}')
     if dst.exists() and not overwrite:
         raise RasterError(f'{dst} exists; pass overwrite=True to replace it, or another name')
     return dst

@@ -96,9 +96,11 @@ def in_pixel_space(box: GeoBox) -> bool:
 def corner_shift(first: GeoBox, other: GeoBox) -> float:
     """Return by how many pixels of the first raster the corners of two lie apart, whatever their pixel sizes.
 
-    0 where one has no place, or only one of them names a CRS.
+    0 where one has no place, only one of them names a CRS, or they share no ground: see `lie_apart`.
     """
     if in_pixel_space(first) or in_pixel_space(other) or (first.crs is None) != (other.crs is None):
+        return 0.0
+    if lie_apart(first, other):
         return 0.0
     inverse, (height, width) = ~first.transform, first.shape
     shifts = [0.0]
@@ -107,6 +109,14 @@ def corner_shift(first: GeoBox, other: GeoBox) -> float:
         shifts.append(abs(inverse.a * corner.c + inverse.b * corner.f + inverse.c - across * width))
         shifts.append(abs(inverse.d * corner.c + inverse.e * corner.f + inverse.f - down * height))
     return max(shifts)
+
+
+def lie_apart(first: GeoBox, other: GeoBox) -> bool:
+    """Whether two rasters share no ground. Those that belong together then have places of no meaning, such as 0, 0."""
+    if in_pixel_space(first) or in_pixel_space(other):
+        return False
+    (left, bottom, right, top), (west, south, east, north) = first.bounds, other.bounds
+    return not (left < east and west < right and bottom < north and south < top)
 
 
 def require_same_grid(first: GeoBox, other: GeoBox) -> None:

@@ -200,7 +200,7 @@ def test_oriented_rcnn_learns_one_chip_by_heart(tmp_path):
     images, objects = images[:1], objects[:1]
     optimizer = torch.optim.AdamW(network.parameters(), 4e-3)
     losses = []
-    for _ in range(45):
+    for _ in range(70):
         loss = torch.stack(list(network(images, objects)[1].values())).sum()
         optimizer.zero_grad()
         loss.backward()

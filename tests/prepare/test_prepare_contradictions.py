@@ -58,6 +58,15 @@ def test_labels_and_dates_that_lie_elsewhere_are_refused(folder, tmp_path, save)
         prepare_data(chips, **PLAIN)
 
 
+def test_files_that_share_no_ground_are_matched_by_name_which_is_noted(folder):
+    """Labels of other software often carry a place of their own, such as 0, 0."""
+    chips = folder(labels={'transform': Affine(10, 0, 500_000, 0, -10, 5_400_000)})
+    data = prepare_data(chips, **PLAIN)
+    assert len(data.table) == 4
+    (note,) = [note for note in data.notes if 'share no ground' in note]
+    assert 'labels/0.tif' in note
+
+
 def test_chips_and_dates_of_other_scales_are_refused(folder):
     chips = folder(images2={})
     for index in range(4):

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 
 from geolearn.errors import ChipFolderError, UnknownNameError
@@ -26,6 +27,8 @@ def overlapping(write_folder, save, fields, tmp_path):
     for index in range(20):
         place = {'transform': Affine(10, 0, 500_000 + 160 * index, 0, -10, 5_400_000)}
         save(folder / 'images' / f'{index:09d}.tif', fields.image(index), **place)
+        with rasterio.open(folder / 'labels' / f'{index:09d}.tif', 'r+') as label:
+            label.transform = place['transform']
     return folder
 
 

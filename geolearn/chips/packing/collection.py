@@ -21,8 +21,9 @@ from geolearn.chips.packing.read_chip import ChipStore
 from geolearn.chips.packing.store import JoinedChips, open_store, state_of_chips
 from geolearn.chips.packing.table import ChipTable
 from geolearn.classes import ClassInfo, color_classes
-from geolearn.raster import Dequantize, EmbeddingProduct, find_product, open_raster
+from geolearn.raster import Dequantize, EmbeddingProduct, GeoBox, find_product, open_raster, raster_geobox
 from geolearn.raster.embeddings import check_dequantize, difference, name_product
+from geolearn.raster.geobox import lie_apart
 from geolearn.raster.scaling import ADVICE, Scaling, scaling_difference, scaling_of
 
 
@@ -212,9 +213,28 @@ class Collection:
             found = [*part.opened.notes, *part.opened.listing.notes, *_losses(table), *part.notes]
             if part.first.read_image is None and (scaled := scaling_note(part.first.image)):
                 found.append(scaled)
+            if apart := _lying_apart(part.first):
+                found.append(apart)
             notes += [f'{part.opened.folder.name}: {note}' if several else note for note in found]
         zero = self.zero_note()
         return notes + ([zero] if zero else [])
+
+
+def _lying_apart(chip: label.ChipSource) -> str:
+    """Say that the files of a chip are matched by their names although their places have nothing in common."""
+    if chip.read_image is not None:
+        return ''
+    box = _place_of(chip.image)
+    others = {files[0]: _place_of(files[0]) for files in chip.dates[1:]}
+    if chip.labels and (place := chip.read_label(box.shape).place) is not None:
+        others[chip.labels[0]] = place
+    found = next((path for path, place in others.items() if lie_apart(box, place)), None)
+    return f'{found} and {chip.image} share no ground; files are matched by their names' if found else ''
+
+
+def _place_of(path: Path) -> GeoBox:
+    with open_raster(path, chip=True) as src:
+        return raster_geobox(src)
 
 
 def _refuse_mixed_products(folders: Sequence[OpenChips]) -> None:
