@@ -7,7 +7,6 @@ import geopandas
 import numpy as np
 import pytest
 import torch
-from affine import Affine
 from small_cnn import small_backbone
 
 from geolearn.batch import Objects
@@ -47,71 +46,32 @@ def model(tmp_path_factory):
     return RotatedFCOS(data, 'test_resnet', head=TINY, pretrained=False).fit(1)
 
 
-FEW = RCNNOptions(
-    width=32,
-    rpn_pre_nms_top_n_train=200,
-    rpn_pre_nms_top_n_test=200,
-    rpn_post_nms_top_n_train=60,
-    rpn_post_nms_top_n_test=100,
-    box_batch_size_per_image=64,
-    box_nms_thresh=0.3,
-    box_detections_per_img=100,
-)
-
-
-@pytest.fixture(scope='module', params=[RotatedFCOS, OrientedRCNN], ids=lambda cls: cls.__name__)
-def either(request, model):
-    """Trained for a moment, each detector of oriented boxes."""
-    if request.param is RotatedFCOS:
-        return model
-    torch.manual_seed(0)
-    few = replace(FEW, box_score_thresh=0.001, box_detections_per_img=20)
-    return OrientedRCNN(model.data, 'test_resnet', head=few, pretrained=False).fit(1)
-
-
 @pytest.mark.usefixtures('one_thread')
 class TestFromChipsToBundle:
-    def test_training_counts_with_oriented_boxes(self, either):
-        row = either.history.epochs[-1]
-        assert {'classes', 'boxes', 'ap75', 'angle_error'} <= row.keys()
-        assert ('angles' in row) == isinstance(either, RotatedFCOS)
-        assert ('proposals' in row) == isinstance(either, OrientedRCNN)
-        table = either.per_class_metrics()
+    def test_training_counts_with_oriented_boxes(self, model):
+        row = model.history.epochs[-1]
+        assert {'classes', 'boxes', 'angles', 'ap75', 'angle_error'} <= row.keys()
+        table = model.per_class_metrics()
         assert list(table) == ['map', 'ap50', 'recall', 'ap75', 'angle_error']
-        assert either.average_precision_score(mean=True) == pytest.approx(either.scores()['ap50'])
-        assert either.average_precision_score(metric='voc07').keys() == {'ship', 'car', 'building'}
+        assert model.average_precision_score(mean=True) == pytest.approx(model.scores()['ap50'])
+        assert model.average_precision_score(metric='voc07').keys() == {'ship', 'car', 'building'}
 
-    def test_a_bundle_says_what_angles_are_and_gives_the_same_boxes(self, either, tmp_path):
-        path = either.save(tmp_path / 'it.dlpk')
+    def test_a_bundle_says_what_angles_are_and_gives_the_same_boxes(self, model, tmp_path):
+        path = model.save(tmp_path / 'it.dlpk')
         loaded = load_model(path)
         assert loaded.emd_fields(loaded.spec)['OrientedBoxes'] == 'le90, radians, clockwise'
         image = make_object_chips(1, 64, seed=5)[0].image
-        one, other = (each.predict(image, threshold=0.0) for each in (either, loaded))
+        one, other = (each.predict(image, threshold=0.0) for each in (model, loaded))
         assert len(one) > 0
         np.testing.assert_array_equal(one.turned, other.turned)
         assert (one.turned[:, 2] >= one.turned[:, 3]).all()
 
-    def test_figures_show_slanted_boxes(self, either):
-        figures = [either.data.show_batch(1, columns=2), either.show_results(rows=2, threshold=0.0)]
+    def test_figures_show_slanted_boxes(self, model):
+        figures = [model.data.show_batch(1, columns=2), model.show_results(rows=2, threshold=0.0)]
         for figure in figures:
             drawn = [patch.get_xy() for ax in figure.axes for patch in ax.patches]
             assert any(abs(np.diff(ring[:2], axis=0)).min() > 0.5 for ring in drawn)
 
-    def test_layers_and_reports_have_directions(self, either, save, tmp_path):
-        image, names = make_object_chips(1, 96, seed=6)[0].image, [band.name for band in either.spec.bands]
-        place = Affine(0.5, 0, 500_000, 0, -0.5, 5_300_000)
-        scene = save(tmp_path / 'scene.tif', image, names=names, transform=place)
-        path = either.detect_objects(scene, tmp_path / 'a.gpkg', threshold=0.0, tile_size=64, overlap=32)
-        layer = geopandas.read_file(path)
-        assert len(layer) > 0
-        assert (layer['length'] >= layer['width']).all()
-        assert layer['angle'].between(0, 180, inclusive='left').all()
-        report = either.report(tmp_path / 'report.html').read_text()
-        assert 'angle' in report.lower()
-
-
-@pytest.mark.usefixtures('one_thread')
-class TestLevels:
     def test_the_level_that_small_objects_need_is_chosen_by_the_training_boxes(self, model):
         data = model.data
         assert RotatedFCOS(data, 'test_resnet', pretrained=False).spec.options['head']['fine']
@@ -188,6 +148,18 @@ def test_generated_boxes_lie_on_what_is_drawn_and_repeat():
     assert np.median(abs(inside - np.median(brightness))) > 0.1 * 255
     with pytest.raises(ValueError, match='64 pixels'):
         make_object_chips(1, 32)
+
+
+FEW = RCNNOptions(
+    width=32,
+    rpn_pre_nms_top_n_train=200,
+    rpn_pre_nms_top_n_test=200,
+    rpn_post_nms_top_n_train=60,
+    rpn_post_nms_top_n_test=100,
+    box_batch_size_per_image=64,
+    box_nms_thresh=0.3,
+    box_detections_per_img=100,
+)
 
 
 @pytest.mark.usefixtures('one_thread')
