@@ -213,20 +213,21 @@ class Collection:
             found = [*part.opened.notes, *part.opened.listing.notes, *_losses(table), *part.notes]
             if part.first.read_image is None and (scaled := scaling_note(part.first.image)):
                 found.append(scaled)
-            if apart := _lying_apart(part.first):
+            if apart := _lying_apart(part.first, table):
                 found.append(apart)
             notes += [f'{part.opened.folder.name}: {note}' if several else note for note in found]
         zero = self.zero_note()
         return notes + ([zero] if zero else [])
 
 
-def _lying_apart(chip: label.ChipSource) -> str:
+def _lying_apart(chip: label.ChipSource, table: ChipTable) -> str:
     """Say that the files of a chip are matched by their names although their places have nothing in common."""
     if chip.read_image is not None:
         return ''
     box = _place_of(chip.image)
     others = {files[0]: _place_of(files[0]) for files in chip.dates[1:]}
-    if chip.labels and (place := chip.read_label(box.shape).place) is not None:
+    height, width = table.shapes[0].tolist()
+    if chip.labels and (place := chip.read_label((height, width)).place) is not None:
         others[chip.labels[0]] = place
     found = next((path for path, place in others.items() if lie_apart(box, place)), None)
     return f'{found} and {chip.image} share no ground; files are matched by their names' if found else ''
