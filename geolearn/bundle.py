@@ -138,6 +138,13 @@ class Bundle:
         return replace(self, emd=emd, extras={**self.extras, **members})
 
 
+PADDED_MULTIPLE = 32
+"""Detectors and their graphs fill the sides of zoomed images up to multiples of this, in pixels."""
+
+SMALLEST_SIDE = 0.5
+"""Detected boxes narrower than this, in pixels, show nothing."""
+
+
 @dataclass(frozen=True)
 class DetectionFacts:
     """How objects are made of what a graph gives for each place.

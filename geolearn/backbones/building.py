@@ -291,6 +291,23 @@ def build_fixed_band(
     return backbone.finish_backbone(record.name, trunk, options, load_report=report)
 
 
+def take_tensor(state: dict[str, Tensor], name: str, *, family: str, published: str) -> Tensor:
+    """Remove a tensor from a state and return it.
+
+    Args:
+        state: Tensors by name.
+        name: Of the tensor.
+        family: Whose encoder the state should be, for messages.
+        published: What to take instead, for messages.
+
+    Raises:
+        WeightsError: If it is not there.
+    """
+    if name not in state:
+        raise WeightsError(f'the file holds no {name}, so it is no encoder of {family}; take {published}')
+    return state.pop(name)
+
+
 def rename(checkpoint: Checkpoint, patterns: Sequence[tuple[str, str]]) -> Checkpoint:
     """Change the names of a checkpoint's tensors by regular expressions and what replaces them, applied in order."""
     state = {}

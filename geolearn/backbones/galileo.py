@@ -7,7 +7,7 @@ What is no image (weather, night lights, population, location) and the two land 
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -229,10 +229,7 @@ def _kind(group: str) -> str:
     return 'space' if group in _STATIC else 'space_time'
 
 
-def _take(state: dict[str, Tensor], name: str) -> Tensor:
-    if name not in state:
-        raise WeightsError(f'the file holds no {name}, so it is no encoder of Galileo; take its encoder.pt')
-    return state.pop(name)
+_take = partial(building.take_tensor, family='Galileo', published='its encoder.pt')
 
 
 def _channel_row(state: Mapping[str, Tensor], group: str) -> Tensor:

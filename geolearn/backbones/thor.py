@@ -10,6 +10,7 @@ the published weights know too, takes no part.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -355,10 +356,7 @@ def convert_thor(checkpoint: building.Checkpoint, groups: Sequence[FilledGroup],
     )
 
 
-def _take(state: dict[str, Tensor], name: str) -> Tensor:
-    if name not in state:
-        raise WeightsError(f'the file holds no {name}, so it is no encoder of THOR; take a published file of it')
-    return state.pop(name)
+_take = partial(building.take_tensor, family='THOR', published='a published file of it')
 
 
 def code_width(record: catalog.WeightsRecord) -> int:

@@ -13,7 +13,7 @@ from rasterio.warp import transform as transform_points
 from geolearn import files
 from geolearn.classes import ClassInfo
 from geolearn.inference.merging import TileDetections
-from geolearn.inference.vectors import WGS84, measure_sides
+from geolearn.inference.vectors import WGS84, measure_sides, place_points
 from geolearn.oriented import geometry
 from geolearn.raster import GeoBox
 
@@ -47,7 +47,7 @@ def write_geojson(
     """
     objects = objects.select(np.argsort(-objects.scores, kind='stable'))
     turned = geometry.from_hulls(objects.boxes) if objects.turned is None else objects.turned
-    corners = _place(geometry.corners(turned), box)
+    corners = place_points(geometry.corners(turned), box)
     crs = CRS.from_user_input(box.crs)
     degrees = _to_degrees(corners, crs)
     areas = _areas(degrees) if crs.is_geographic else _flat_areas(corners)
@@ -68,12 +68,6 @@ def write_geojson(
     with files.atomic_write(dst) as part:
         part.write_text(json.dumps(content, allow_nan=False, ensure_ascii=False), encoding='utf-8')
     return dst
-
-
-def _place(pixels: np.ndarray, box: GeoBox) -> np.ndarray:
-    """Bring points (..., 2) from pixels of a raster to map coordinates."""
-    t, (x, y) = box.transform, (pixels[..., 0], pixels[..., 1])
-    return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], -1)
 
 
 def _to_degrees(points: np.ndarray, crs: CRS) -> np.ndarray:

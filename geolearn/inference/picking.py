@@ -5,17 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from geolearn import errors
-from geolearn.bundle import DetectionFacts
+from geolearn.bundle import PADDED_MULTIPLE, SMALLEST_SIDE, DetectionFacts
 from geolearn.inference import merging
 from geolearn.inference.placing import ArrayDetections
 from geolearn.oriented import geometry
 from geolearn.oriented.suppression import suppress_oriented
-
-MULTIPLE = 32
-"""Sides of images, zoomed, are filled up to multiples of this, as detectors do."""
-
-SMALLEST_SIDE = 0.5
-"""Boxes narrower than this, in pixels, show nothing."""
 
 
 def pick_objects(
@@ -41,7 +35,7 @@ def pick_objects(
     Raises:
         BundleError: If the graph gives another number of places than its manifest says.
     """
-    padded = tuple(-(-max(1, round(side * facts.zoom)) // MULTIPLE) * MULTIPLE for side in filled)
+    padded = tuple(-(-max(1, round(side * facts.zoom)) // PADDED_MULTIPLE) * PADDED_MULTIPLE for side in filled)
     counts = count_places(facts, padded)
     if outputs.ndim != 3 or outputs.shape[1] != sum(counts) or outputs.shape[2] <= facts.numbers:
         raise errors.BundleError(

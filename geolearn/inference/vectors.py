@@ -83,6 +83,12 @@ def measure_boxes(turned: np.ndarray, box: GeoBox, crs: Any) -> tuple[np.ndarray
     return measure_sides(turned, box, lambda start, end: _line(start, end, crs))
 
 
+def place_points(pixels: np.ndarray, box: GeoBox) -> np.ndarray:
+    """Bring points (..., 2), x and y in pixels of a raster, to map coordinates."""
+    t, x, y = box.transform, pixels[..., 0], pixels[..., 1]
+    return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], -1)
+
+
 MeasureLine = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Takes places (n, 2), (n, 2) to length (n,) in meters and azimuth (n,) in degrees of the lines between them."""
 
@@ -93,9 +99,7 @@ def measure_sides(
     """Return what `measure_boxes` does, by a function that measures lines."""
     corners = geometry.corners(np.asarray(turned, np.float64).reshape(-1, 5))
     middles = (corners + np.roll(corners, -1, axis=1)) / 2  # of the sides: upper, right, lower, left of a level box
-    t = box.transform
-    x, y = middles[..., 0], middles[..., 1]
-    placed = np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], -1)
+    placed = place_points(middles, box)
     first, second = (measure_line(placed[:, start], placed[:, end]) for start, end in ((3, 1), (0, 2)))
     # on the ground, the longer side in pixels need not be the longer one
     swapped = second[0] > first[0]

@@ -21,7 +21,7 @@ from geolearn.errors import TrainingError
 
 def join_processes() -> None:
     """Meet the other processes, where this one was started as one of several; more calls do nothing."""
-    if int(os.environ.get('WORLD_SIZE', '1')) < 2 or distributed.is_initialized():
+    if started_as()[1] < 2 or distributed.is_initialized():
         return
     cuda = torch.cuda.is_available()
     if cuda:

@@ -16,6 +16,7 @@ from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
 from geolearn.backbones import Backbone
 from geolearn.backbones.vit import pad_to_multiple
 from geolearn.batch import Detections, Objects
+from geolearn.bundle import PADDED_MULTIPLE, SMALLEST_SIDE
 from geolearn.errors import ArgumentError
 from geolearn.losses.options import check_loss_value, loss_name
 from geolearn.networks.network import Network, Normalize
@@ -142,12 +143,6 @@ def same_samples(device: torch.device) -> Iterator[None]:
         yield
 
 
-SMALLEST_SIDE = 0.5
-"""Boxes narrower than this, in pixels, show nothing."""
-
-MULTIPLE = 32
-"""Sides of images are filled up to multiples of this, in pixels."""
-
 DetectorOutput = tuple[list[Detections], dict[str, Tensor]]
 """Objects of each image, none in training; and losses by name, none without targets."""
 
@@ -197,7 +192,7 @@ class Detector(Network):
 
     def pyramid(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return normalized, zoomed and padded images, and their levels, finest first."""
-        x = pad_to_multiple(self._zoomed(self.normalize(images)), MULTIPLE)
+        x = pad_to_multiple(self._zoomed(self.normalize(images)), PADDED_MULTIPLE)
         return x, self.levels(self.backbone(x))
 
     def _zoomed(self, x: Tensor) -> Tensor:
