@@ -322,9 +322,24 @@ def open_share_journal(target: Path, facts: Mapping[str, Any], share: Share, *, 
         JournalInUseError: If another process computes this share.
         CheckpointError: If the folder holds another run, or cannot be written to.
     """
+    for tries_left in reversed(range(SHARE_TRIES)):
+        try:
+            return _open_share(target, facts, share, free)
+        except (FileNotFoundError, CheckpointError) as error:
+            # another share that came to nothing has removed its journal, or the empty folder, meanwhile
+            gone = isinstance(error.__cause__ or error, FileNotFoundError | FileExistsError)
+            if not tries_left or not gone:
+                raise
+    raise AssertionError('the last try returns or raises')
+
+
+SHARE_TRIES = 20
+"""How often a folder is made anew that other shares, which fail at the same time, remove."""
+
+
+def _open_share(target: Path, facts: Mapping[str, Any], share: Share, free: Sequence[str]) -> Journal:
     refuse_other_runs(target, share)
-    folder = make_folder(target, share)
-    path = folder / f'{share.number}.{JOURNAL}'
+    path = make_folder(target, share) / f'{share.number}.{JOURNAL}'
     # a process that was killed at once leaves no whole line
     begun_here = path.is_file() and b'\n' in path.read_bytes()
     facts = {**facts, 'part': [share.number, share.count]}
@@ -341,8 +356,14 @@ def find_journals(target: Path, count: int) -> list[Path]:
         target: The map.
         count: Of shares.
     """
-    folder = _folder_of(target, Share(1, count))
-    return [path for path in sorted(folder.glob(f'*.{JOURNAL}')) if path.stat().st_size]
+    found = []
+    # shares that came to nothing remove their journals, and the last one the folder
+    with suppress(FileNotFoundError):
+        for path in _folder_of(target, Share(1, count)).glob(f'*.{JOURNAL}'):
+            with suppress(FileNotFoundError):
+                if path.stat().st_size:
+                    found.append(path)
+    return sorted(found)
 
 
 def refuse_other_runs(target: Path, share: Share) -> None:

@@ -1,5 +1,7 @@
 """Maps that are computed in shares: the same bytes, nothing twice, and what is missing is named."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
@@ -215,6 +217,22 @@ def test_two_processes_do_not_compute_one_share(run, tmp_path):
 
     run(tmp_path / 'map.tif', part=(1, 2), progress=begin_again)
     assert said
+
+
+def test_shares_that_fail_at_the_same_time_do_not_meet(tmp_path):
+    """Each removes its journal and, where it is the last, the folder, which others are about to use."""
+
+    def fail(number):
+        for _ in range(150):
+            journal = store.open_share_journal(tmp_path / 'map.tif', {'raster': 'a'}, Share(number, 4))
+            journal.remove()
+            with suppress(OSError):
+                journal.path.parent.rmdir()
+                journal.path.parent.parent.rmdir()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fail, range(1, 5)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_values_are_checked_once_and_nan_as_nodata_is_the_same_run(run, tmp_path, monkeypatch):
