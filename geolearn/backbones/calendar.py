@@ -1,4 +1,8 @@
-"""Calendar: when the dates of a time series were, in order, with the months that networks count from."""
+"""Calendar: when the dates of a time series were, in order, with the months that networks count from.
+
+Networks over the series of pixels take a `Calendar`, which refuses dates that are repeated or out of order. The code of
+networks over series of images takes any dates; `review_days` says which of them pretraining never had.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,6 +76,33 @@ def _check_order(days: tuple[date, ...]) -> None:
             raise ValueError(f'the date {day} is repeated; give each date once, such as the mean of its images')
         if day < before:
             raise ValueError(f'the date {day} comes after {before}; put the dates, and the images with them, in order')
+
+
+def review_days(days: Sequence[date], *, ordered: bool) -> list[str]:
+    """Say what of the dates of image series no network was trained on, though their code takes it.
+
+    Args:
+        days: When the images were taken.
+        ordered: Whether the network counts the dates, so that they have to be in order.
+
+    Returns:
+        A sentence for each fault, with what was found, what was needed and what to do.
+    """
+    plain = [day.toordinal() for day in days]
+    notes = []
+    if repeated := sorted({day.isoformat()[:10] for day, n in zip(days, plain) if plain.count(n) > 1}):
+        notes.append(
+            f'found images of the same day ({", ".join(repeated)}), needed one image for each date, as in pretraining; '
+            'merge the images of a day, such as by their mean'
+        )
+    late = [(before, day) for before, day in pairwise(days) if day.toordinal() < before.toordinal()]
+    if ordered and late:
+        before, day = late[0]
+        notes.append(
+            f'found {day.isoformat()[:10]} after {before.isoformat()[:10]}, needed dates from first to last, as it '
+            'counts them; put the dates, and the images with them, in order'
+        )
+    return notes
 
 
 def _show(days: Sequence[date]) -> str:

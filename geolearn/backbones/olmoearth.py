@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geolearn.backbones import backbone, building, catalog, galileo, vit
+from geolearn.backbones.calendar import MONTHS, review_days
 from geolearn.backbones.olmoearth_bands import SENSORS, BandSet, choose_sets
 from geolearn.backbones.trunk import BlockTrunk, ViTConfig, make_blocks
 from geolearn.bands import Band
@@ -165,6 +166,19 @@ class OlmoEarth(BlockTrunk):
             total = total + (part * weights).sum(dim=(3, 4)) / found.clamp_min(1)
             count = count + (found > 0).to(state.dtype)
         return total / count.clamp_min(1)
+
+    def review_dates(self, days: Sequence[date]) -> list[str]:
+        """Say what of the dates pretraining never had: v1 and v1.1 number them, and had a place for every month."""
+        notes = review_days(days, ordered=self.version != '1.2')
+        months = sorted({MONTHS * day.year + day.month - 1 for day in days})
+        if self.version == '1.2' or len(months) < 2 or not (gaps := months[-1] - months[0] + 1 - len(months)):
+            return notes
+        first, last = (f'{month // MONTHS}-{month % MONTHS + 1:02d}' for month in (months[0], months[-1]))
+        return [
+            *notes,
+            f'found no image in {gaps} of the months from {first} to {last}, needed a place for each month, as in '
+            'pretraining; give an image of NaN in such a month, whose place then stays empty',
+        ]
 
     # -- tokens
 

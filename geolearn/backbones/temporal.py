@@ -1,8 +1,10 @@
 """Backbones of several dates: one encoder for all of them, and a head that makes one map of the dates' maps."""
 
+import logging
 import math
 from collections.abc import Sequence
 from datetime import date
+from functools import cache
 from typing import get_args
 
 import torch
@@ -10,7 +12,10 @@ from torch import Tensor, nn
 
 from geolearn.adaptation import Temporal, is_whole
 from geolearn.backbones import backbone, trunk
+from geolearn.backbones.calendar import review_days
 from geolearn.errors import BackboneError
+
+log = logging.getLogger('geolearn')
 
 MAX_HEADS = 16
 KEY_DIM = 8
@@ -140,6 +145,7 @@ class TemporalBackbone(backbone.Backbone):
         self.has_position_grid = single.has_position_grid
         self.dates, self.temporal = count, temporal
         self.acquired = None if isinstance(dates, int) else tuple(dates)
+        self._review_dates()
         days = torch.arange(count) if self.acquired is None else days_of(self.acquired)
         self.heads = nn.ModuleList(_make_head(temporal, channels, days) for channels in single.channels)
 
@@ -160,10 +166,17 @@ class TemporalBackbone(backbone.Backbone):
         if count_dates(dates) != self.dates:
             raise ValueError(f'{self.name} takes {self.dates} dates, got {len(dates)}')
         self.acquired = tuple(dates)
+        self._review_dates()
         days = days_of(self.acquired)
         for head in self.heads:
             if isinstance(head, LightTemporalAttention):
                 head.set_days(days)
+
+    def _review_dates(self) -> None:
+        days = self.acquired or ()
+        known = self.trunk if isinstance(self.trunk, trunk.Trunk) else None
+        for note in review_days(days, ordered=False) if known is None else known.review_dates(days):
+            _warn_of_dates(self.name, note)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute maps (N, channels[i], ceil(H/s), ceil(W/s)) at the strides s from images (N, T, bands, H, W).
@@ -183,6 +196,11 @@ class TemporalBackbone(backbone.Backbone):
         assert isinstance(single, backbone.MapBackbone)  # the forms of a transformer's maps
         dated = single.trunk.date_maps(x, single.layers, single.window, self.acquired)
         return single.finish([found.flatten(0, 1) for found in dated], x)
+
+
+@cache
+def _warn_of_dates(name: str, note: str) -> None:
+    log.warning('%s of several dates: %s', name, note)
 
 
 def count_dates(dates: object) -> int:

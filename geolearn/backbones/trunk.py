@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geolearn.backbones import vit
+from geolearn.backbones.calendar import review_days
 
 
 class Trunk(nn.Module):
@@ -51,6 +52,10 @@ class Trunk(nn.Module):
     def reads_dates(self) -> bool:
         """Whether what it computes of images of several dates depends on when these were."""
         return self.knows_dates
+
+    def review_dates(self, days: Sequence[date]) -> list[str]:
+        """Say what of the dates of a series of images pretraining never had, a sentence for each; see `review_days`."""
+        return review_days(days, ordered=self.takes_dates)
 
     @property
     def dim(self) -> int:

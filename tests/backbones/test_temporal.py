@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from dataclasses import replace
 from datetime import date
 from itertools import pairwise
@@ -12,7 +13,7 @@ import torch
 from geolearn.backbones import TemporalBackbone, catalog, create_backbone
 from geolearn.backbones.building import join_qkv
 from geolearn.backbones.scene import in_scene, scene_of
-from geolearn.backbones.temporal import LightTemporalAttention, days_of, embed_days
+from geolearn.backbones.temporal import LightTemporalAttention, _warn_of_dates, days_of, embed_days
 from geolearn.bands import get_bands
 from geolearn.errors import BackboneError, WeightsError
 
@@ -317,3 +318,66 @@ def test_dates_are_those_of_other_images_for_a_while(small):
             assert torch.equal(net(images)[0], before) is not reads
         assert torch.equal(net(images)[0], before)
         assert scene_of(net) == trained
+
+
+# --- dates that pretraining never had
+
+
+JULY = date(2021, 7, 4)
+REPEATED = r'found images of the same day \(2021-05-01\), needed one image for each date'
+LATE = r'found 2021-05-01 after 2021-06-10, needed dates from first to last'
+GAP = r'found no image in 1 of the months from 2021-05 to 2021-07, needed a place for each month'
+
+
+@pytest.mark.parametrize(
+    ('name', 'dates', 'notes'),
+    [
+        (name, dates, notes)
+        for name, ordered, gaps in (
+            ('dofa_base', False, False),
+            ('copernicus_fm_base', False, False),
+            ('prithvi_v1_100M', True, False),
+            ('prithvi_v2_600M_TL', True, False),
+            ('olmoearth_v1_nano', True, True),
+            ('olmoearth_v1_1_nano', True, True),
+            ('olmoearth_v1_2_nano', False, False),
+        )
+        for dates, notes in (
+            ((MAY, MAY, JUNE), [REPEATED]),
+            ((JUNE, MAY, JULY), [LATE] if ordered else []),
+            ((MAY, JULY), [GAP] if gaps else []),
+            ((MAY, JUNE, JULY), []),
+            (3, []),
+        )
+    ],
+)
+def test_dates_that_pretraining_never_had_are_named_once(small, caplog, name, dates, notes):
+    _warn_of_dates.cache_clear()
+    small(name)
+    for _ in range(2):
+        net = create_backbone(name, S2, pretrained=False, dates=dates, strides=(16,))
+    found = [message for message in caplog.messages if f'{name} of several dates' in message]
+    assert len(found) == len(notes)
+    assert all(re.search(note, message) for note, message in zip(notes, found))
+    if not notes and not isinstance(dates, int):  # what other images say is read in the same way
+        net.set_dates((MAY,) * len(dates))
+        assert re.search(REPEATED, caplog.messages[-1])
+
+
+@pytest.mark.parametrize(('name', 'numbered'), [('olmoearth_v1_nano', True), ('olmoearth_v1_2_nano', False)])
+@torch.inference_mode()
+def test_an_image_of_nan_keeps_the_place_of_a_missing_month_and_says_nothing(small, caplog, name, numbered):
+    _warn_of_dates.cache_clear()
+    small(name)
+    images = torch.randn(1, 2, 4, 16, 16)
+    gap = torch.full_like(images[:, :1], torch.nan)
+    maps = []
+    for dates, x in (((MAY, JULY), images), ((MAY, JUNE, JULY), torch.cat([images[:, :1], gap, images[:, 1:]], dim=1))):
+        torch.manual_seed(0)
+        net = create_backbone(name, S2, pretrained=False, dates=dates, strides=(8,)).eval()
+        (found,) = net.trunk.date_maps(x, [3], None, net.acquired)
+        maps.append(found.mean(dim=1))
+    # July is the third place, not the second, for those that number the dates; the empty place changes nothing else
+    assert torch.allclose(*maps, atol=1e-6) is not numbered
+    assert bool(maps[1].isfinite().all())
+    assert sum('of several dates' in message for message in caplog.messages) == numbered  # of the first
