@@ -37,6 +37,7 @@ SCORES = {
 """PANGAEA, frozen encoder and UperNet, mIoU on HLS burn scars, as RAMEN's README gives them."""
 
 DATES = {
+    'anysat': 'several together',
     'prithvi': 'several together',
     'olmoearth': 'several together',
     'presto': 'months of a pixel',
@@ -47,8 +48,8 @@ CHOICES = (
     ('any bands with wavelengths: aerial, drone, other satellites', '`dofa_base`, `dofa_v2_base`', 'free (CC-BY-4.0)'),
     (
         'Sentinel-2, with Sentinel-1 or Landsat, one or several dates',
-        '`olmoearth_v1_2_base`, `olmoearth_v1_nano`',
-        'terms',
+        '`olmoearth_v1_2_base`, `olmoearth_v1_nano`, `anysat_base`',
+        'terms; free (MIT)',
     ),
     ('Sentinel-1 and Sentinel-2 of one date', '`croma_base`, `terramind_base`, `thor_base`', 'free'),
     ('HLS or Landsat-like six bands, several dates', '`prithvi_v2_300M_TL`', 'free (Apache-2.0)'),

@@ -132,6 +132,7 @@ def read_checkpoint(
     options: backbone.BackboneOptions,
     *,
     partial: Sequence[str] = (),
+    own: tuple[str, ...] = (),
 ) -> Checkpoint | None:
     """Find, verify and read the weights of a record; None where the options ask for random ones.
 
@@ -140,6 +141,7 @@ def read_checkpoint(
         bands: Of the images.
         options: Of `create_backbone`.
         partial: Prefixes that only some of the names have; the family takes them off itself.
+        own: How published names of the encoder begin that look like those of heads.
 
     Raises:
         WeightsError: If there are none, or they cannot be had.
@@ -154,7 +156,7 @@ def read_checkpoint(
     if options.weights is None:
         found = loading.FoundState(content)
     else:
-        found = find_given(content, record, bands, options, path, partial=partial)
+        found = find_given(content, record, bands, options, path, partial=partial, own=own)
     state, dropped = loading.unwrap(found.state, wrappers=record.wrappers, prefixes=record.prefixes, drop=record.drop)
     source = f'{path} ({found.note})' if found.note else str(path)
     return Checkpoint(state, (*dropped, *found.ignored), source=source)
@@ -168,6 +170,7 @@ def find_given(
     path: Path,
     *,
     partial: Sequence[str] = (),
+    own: tuple[str, ...] = (),
 ) -> loading.FoundState:
     """Find the weights of a record in a user's file, whose names may have any prefix; heads are left out.
 
@@ -178,6 +181,7 @@ def find_given(
         options: Of `create_backbone`.
         path: The file, for errors.
         partial: Prefixes that only some of the names have; they are left on.
+        own: As for `read_checkpoint`.
 
     Raises:
         WeightsError: If the file holds no tensors, or far too few for the encoder.
@@ -188,7 +192,11 @@ def find_given(
     prefixes = (*record.prefixes, *partial)
     found = loading.find_state(content, needed, str(path), prefixes=prefixes)
     bare = {name: _without(prefixes, name) for name in found.state}
-    heads = tuple(name for name in bare if bare[name] not in needed and loading.is_head(bare[name]))
+    heads = tuple(
+        name
+        for name in bare
+        if bare[name] not in needed and loading.is_head(bare[name]) and not bare[name].startswith(own)
+    )
     state = {name: value for name, value in found.state.items() if name not in heads}
     loading.refuse_small(state, needed, str(path))
     usual = [prefix for prefix in record.prefixes if any(name.startswith(prefix) for name in state)]

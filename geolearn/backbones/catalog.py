@@ -17,11 +17,6 @@ PHYSICAL = 'physical'
 """In the place of a sensor: bands are quantities by their names, such as elevation, in the units of `scale`."""
 
 ABSENT = {
-    'anysat': (
-        'AnySat is not among the backbones: its authors publish no statistics of its inputs, and its encoders of pixel '
-        'time series and sub-patches are not implemented. Take olmoearth_v1_2_base for several sensors and dates, '
-        'thor_base or terramind_base for Sentinel-1 and Sentinel-2 of one date, or presto for series of pixels'
-    ),
     'alphaearth': (
         'AlphaEarth is no backbone but a product of yearly embeddings, whose model is not published: take the '
         'embeddings as bands, as docs/precomputed-embeddings.md says, or presto, whose model sees a year too'

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geolearn.backbones import (  # noqa: F401 - families register their names
+    anysat,
     catalog,
     clay,
     copernicusfm,
@@ -96,20 +97,20 @@ def create_backbone(
         resolution_m: Of the images, in meters per pixel, for ScaleMAE, Clay, Galileo, OlmoEarth, THOR and
             Copernicus-FM, which compute with it; None leaves that of their pretraining.
         dates: Number of dates of each image, or when each was taken; with several the backbone takes images (N, dates,
-            bands, H, W), and returns maps as for one. Prithvi sees all dates at once, others one after the other;
-            Presto and TESSERA read the series of each pixel, and have to know when each date was.
+            bands, H, W), and returns maps as for one. AnySat, OlmoEarth and Prithvi see all dates at once, others one
+            after the other; Presto and TESSERA read the series of each pixel, and have to know when each date was.
         temporal: How the maps of several dates become one: ``'mean'``; ``'concat'``, a learned mixture of the dates in
             their order; ``'ltae'``, attention over the dates and when they were taken (see `TemporalBackbone`).
         location: Latitude and longitude of about the middle of the images in degrees, which Presto has to know
             and Copernicus-FM may know.
-        patch: Side of the patches in pixels, for networks that take several (OlmoEarth 1 to 8, THOR 4 to 32,
+        patch: Side of the patches in pixels, for networks that take several (AnySat and OlmoEarth 1 to 8, THOR 4 to 32,
             Copernicus-FM from 4); smaller ones are better and slower. Maps need 1, 2, 4, 8 or 16. None takes that of
             pretraining.
 
     Raises:
         UnknownNameError: If no registry holds `name`.
         BackboneError: If the model cannot serve as a backbone, or has no maps at the strides asked for, or is known and
-            not there (AnySat).
+            not there (AlphaEarth).
         BandError: If bands are unknown, or lack a wavelength that the backbone needs.
         ValueError: If another argument is not valid.
         WeightsError: If weights cannot be had or do not fit.
@@ -161,7 +162,7 @@ def create_backbone(
         backbone.trunk.location = check_location(location)
     if not isinstance(dates, int) and isinstance(backbone.trunk, Trunk) and backbone.trunk.knows_dates:
         backbone.trunk.acquired = tuple(dates)
-    elif count == 1 and isinstance(backbone.trunk, olmoearth.OlmoEarth):
+    elif count == 1 and isinstance(backbone.trunk, Trunk) and backbone.trunk.assumes_june:
         _say_default_month(backbone.name)
     if patch is not None and not (isinstance(backbone.trunk, Trunk) and backbone.trunk.patch == patch):
         raise BackboneError(f'{backbone.name} takes patches of one size; leave patch out')

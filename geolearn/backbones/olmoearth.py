@@ -81,6 +81,7 @@ class OlmoEarth(BlockTrunk):
     knows_resolution = True
     knows_dates = True
     takes_dates = True
+    assumes_june = True
     takes_missing = True
 
     def __init__(self, config: ViTConfig, sets: Sequence[BandSet], version: str, *, hidden: int, patch: int) -> None:

@@ -100,18 +100,19 @@ class LightTemporalAttention(nn.Module):
         return ((keys * self.queries).sum(dim=-1) / math.sqrt(KEY_DIM)).softmax(dim=-2)
 
 
-def embed_days(days: Tensor, dim: int) -> Tensor:
-    """Embed days (T) as (T, dim) float32: sines at even places, cosines at odd ones."""
+def embed_days(days: Tensor, dim: int, period: int = PERIOD) -> Tensor:
+    """Embed days (T) as (T, dim) float32: sines at even places, cosines at odd ones; waves grow to `period`."""
     place = torch.arange(dim, device=days.device)
-    angle = days.float()[:, None] / PERIOD ** (2 * (place // 2) / dim)
+    angle = days.float()[:, None] / period ** (2 * (place // 2) / dim)
     return torch.where(place % 2 == 0, angle.sin(), angle.cos())
 
 
 class TemporalBackbone(backbone.Backbone):
     """A backbone for images of several dates (N, T, bands, H, W) whose maps are like those of one date.
 
-    Prithvi sees the dates together, as the frames it was trained on, and with their year and day if its weights know
-    those; any other encoder sees one date after the other. The dates' maps then become one, by a head for each stride.
+    Prithvi and OlmoEarth see the dates together, as the frames they were trained on, and with their days if the weights
+    know those; AnySat joins them itself; any other encoder sees one date after the other. The dates' maps then become
+    one, by a head for each stride.
     Weights have the same names as for one date.
 
     Args:
@@ -130,6 +131,9 @@ class TemporalBackbone(backbone.Backbone):
             raise ValueError(f'temporal must be one of {", ".join(map(repr, get_args(Temporal)))}, got {temporal!r}')
         if isinstance(single, backbone.TokenBackbone):
             raise BackboneError(f"{single.name} of several dates makes maps; pass form='pyramid' or form='layers'")
+        joined = isinstance(single.trunk, trunk.Trunk) and single.trunk.joins_dates
+        if joined and temporal != 'mean':
+            raise BackboneError(f'{single.name} joins the dates itself; leave temporal out, got {temporal!r}')
         super().__init__(
             single.name,
             single.trunk,
@@ -146,6 +150,7 @@ class TemporalBackbone(backbone.Backbone):
         self.dates, self.temporal = count, temporal
         self.acquired = None if isinstance(dates, int) else tuple(dates)
         self._review_dates()
+        self._mapped = 1 if joined else count
         days = torch.arange(count) if self.acquired is None else days_of(self.acquired)
         self.heads = nn.ModuleList(_make_head(temporal, channels, days) for channels in single.channels)
 
@@ -188,10 +193,10 @@ class TemporalBackbone(backbone.Backbone):
             raise ValueError(f'{self.name} needs images (N, {self.dates}, bands, H, W), got {tuple(x.shape)}')
         takes_dates = isinstance(self.trunk, trunk.Trunk) and self.trunk.takes_dates
         maps = self._encode_dates(x) if takes_dates else self._single(x.flatten(0, 1))
-        return [head(found.unflatten(0, (-1, self.dates))) for head, found in zip(self.heads, maps)]
+        return [head(found.unflatten(0, (-1, self._mapped))) for head, found in zip(self.heads, maps)]
 
     def _encode_dates(self, x: Tensor) -> list[Tensor]:
-        """Return maps (N * T, channels[i], h, w), every date having seen the others."""
+        """Return maps (N * T, channels[i], h, w), every date having seen the others; T is 1 where they are joined."""
         single = self._single
         assert isinstance(single, backbone.MapBackbone)  # the forms of a transformer's maps
         dated = single.trunk.date_maps(x, single.layers, single.window, self.acquired)

@@ -45,6 +45,12 @@ class Trunk(nn.Module):
     takes_dates = False
     """Whether images of several dates go through the blocks together, see `date_maps`."""
 
+    joins_dates = False
+    """Whether `date_maps` returns one map of all dates, T = 1."""
+
+    assumes_june = False
+    """Whether images of one date are taken as of June where `acquired` is empty, which users are told."""
+
     class_token_is_trained = False
     """Whether pretraining made the class token describe the image; masked autoencoders leave it to itself."""
 

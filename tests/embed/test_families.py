@@ -17,6 +17,7 @@ FAMILIES = [
     ('dofa_base', SMALL, S2),
     ('dofa_v2_base', SMALL, S2),
     ('prithvi_v2_600M_TL', SMALL, S2),
+    ('anysat_base', {'dim': 32, 'depth': 2, 'heads': 2}, S1),
     ('clay_large', SMALL, S2),
     ('copernicus_fm_base', SMALL, S2),
     ('croma_base', SMALL | {'heads': 4}, S2),
