@@ -206,3 +206,17 @@ def test_type_checkers_see_the_same_names():
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
             assert all(getattr(module, alias.name) is getattr(geolearn, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize('path', FILES, ids=name)
+def test_transforms_are_applied_without_operators(path):
+    """Affine 3 warns of ``*``, and the oldest that is allowed has no ``@``: `apply_affine` takes neither."""
+    operators = [
+        node.lineno
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.MatMult | ast.Mult)
+        and any(isinstance(side, ast.Tuple) and len(side.elts) == 2 for side in (node.left, node.right))
+        and isinstance(node.left, ast.Name | ast.Attribute | ast.UnaryOp)
+    ]
+    assert operators == [], f'{name(path)}, lines {operators}: take geolearn.raster.geobox.apply_affine'

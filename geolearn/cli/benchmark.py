@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geolearn.cli.arguments import part
-from geolearn.errors import ArgumentError
+from geolearn.errors import ArgumentError, TrainingError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -47,6 +47,11 @@ def run(arguments: argparse.Namespace) -> None:
         return  # the process that ends last prints the table
     print(result.to_markdown())
     print(f'wrote tables and figures to {out}')
+    if result.wanted and not any('miou' in cell.metrics for cell in result.cells):
+        raise TrainingError(
+            f'none of the {result.wanted} trainings came to a score; correct the encoders, decoders or starts that '
+            'the notes above name, and run it again'
+        )
 
 
 def connect(address: str) -> 'Client':

@@ -14,6 +14,7 @@ from geolearn.errors import ChipFolderError
 from geolearn.probe.options import Method, ProbeOptions
 from geolearn.probe.result import ProbeResult
 from geolearn.probe.run import probe
+from geolearn.raster.geobox import apply_affine
 
 LEAST_SHARE = 0.05
 """A class of pixels belongs to a chip where it covers this share of its labelled pixels."""
@@ -104,6 +105,6 @@ def _positions(data: ChipData, chosen: np.ndarray) -> np.ndarray | None:
     boxes = [data.table.geobox(position) for position in chosen.tolist()]
     if len({box.crs for box in boxes}) > 1 or boxes[0].crs is None:
         return None
-    centers = [box.transform @ (box.shape[1] / 2, box.shape[0] / 2) for box in boxes]
-    places = np.array(centers, np.float64)
+    middles = [np.array([[box.shape[1] / 2, box.shape[0] / 2]]) for box in boxes]
+    places = np.concatenate([apply_affine(box.transform, middle) for box, middle in zip(boxes, middles)])
     return places if len(np.unique(places, axis=0)) > 1 else None

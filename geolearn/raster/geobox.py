@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
@@ -143,6 +144,13 @@ def require_same_grid(first: GeoBox, other: GeoBox) -> None:
             f'the rasters do not lie on each other: one is {worst[0]:+.2f} pixels across and {worst[1]:+.2f} down from '
             f'the other; {advice}'
         )
+
+
+def apply_affine(transform: Affine, points: np.ndarray) -> np.ndarray:
+    """Move points (n, 2) of (column, row) or (x, y)."""
+    # written out: affine 3 warns of `*`, and older ones have no `@`
+    x, y, t = points[:, 0], points[:, 1], transform
+    return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
 
 
 def crs_name(crs: str | None) -> str:

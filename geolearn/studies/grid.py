@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -246,10 +247,14 @@ class Plan:
         return self.folder / f'{job.slug}.json'
 
     def read_cell(self, job: Job) -> Cell | None:
-        """Return a finished training, or None."""
+        """Return a finished training, or None where there is none that can be read, which is said once."""
+        path = self.path_of(job)
         try:
-            return Cell.from_record(json.loads(self.path_of(job).read_text(encoding='utf-8')))
+            return Cell.from_record(json.loads(path.read_text(encoding='utf-8')))
         except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            _warn_damaged(path, repr(error))
             return None
 
     def save_cell(self, job: Job, cell: Cell) -> None:
@@ -260,6 +265,11 @@ class Plan:
     def read_cells(self) -> tuple[Cell, ...]:
         """Return the finished trainings of all parts."""
         return tuple(cell for job in self.jobs if (cell := self.read_cell(job)) is not None)
+
+
+@cache
+def _warn_damaged(path: Path, why: str) -> None:
+    log.warning('%s holds no finished training (%s): it is damaged, or of another version; it is done again', path, why)
 
 
 class _Loader(yaml.SafeLoader):

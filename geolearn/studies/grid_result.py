@@ -101,7 +101,8 @@ class Cell:
     def from_record(cls, record: Mapping[str, Any]) -> 'Cell':
         """Return a cell that `as_record` made."""
         iou = {name: math.nan if value is None else float(value) for name, value in record['class_iou'].items()}
-        return cls(**{**record, 'class_iou': iou})
+        metrics = {name: float(value) for name, value in record['metrics'].items()}
+        return cls(**{**record, 'class_iou': iou, 'metrics': metrics})
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,39 +137,46 @@ class GridResult:
         return pd.DataFrame(rows)
 
     def table(self) -> pd.DataFrame:
-        """Return a row for each encoder, decoder and start: mIoU by share of the labels, spread and published score."""
+        """Return a row for each encoder, decoder and start: mIoU by share of the labels, spread and published score.
+
+        What is published for others than those of the grid has rows of its own, at the end.
+        """
         rows: dict[tuple[str, str, str], dict[str, float]] = {}
-        published = {(p.encoder, p.decoder, p.start, p.share): p.miou for p in self.published}
         for key, cells in self._rows():
             row = rows.setdefault(key[:3], {})
             column = percent(key[3])
             scores = [cell.metrics['miou'] for cell in cells if 'miou' in cell.metrics]
             row[column] = float(np.mean(scores)) if scores else math.nan
             row[f'{column}, std'] = float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan
-            row[f'{column}, published'] = published.get(key, math.nan)
+            row[f'{column}, published'] = math.nan
+        for p in self.published:
+            rows.setdefault((p.encoder, p.decoder, p.start), {})[f'{percent(p.share)}, published'] = p.miou
         if not rows:
             return pd.DataFrame()
         return pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=list(_FACTS[:3])))
 
     def to_markdown(self) -> str:
         """Return the table as Markdown, with what it was computed from, what is missing, and what was not possible."""
-        table, shares = self.table(), list(dict.fromkeys(cell.share for cell in self.cells))
+        table, trained = self.table(), list(dict.fromkeys(cell.share for cell in self.cells))
+        stated = list(dict.fromkeys(p.share for p in self.published))
+        shares = list(dict.fromkeys([*trained, *stated]))
         heads = ['encoder', 'decoder', 'start']
-        stated = [share for share in shares if any(p.share == share for p in self.published)]
         for share in shares:
-            heads += [f'mIoU, {percent(share)}', *([f'{percent(share)}, published'] if share in stated else [])]
+            heads += [f'mIoU, {percent(share)}'] * (share in trained)
+            heads += [f'{percent(share)}, published'] * (share in stated)
         lines = ['| ' + ' | '.join(heads) + ' |', '|' + ' --- |' * len(heads)]
         for names, row in zip(table.index, table.to_dict('records')):
             words = list(names)
             for share in shares:
                 column = percent(share)
-                words.append(format_score(row.get(column, math.nan), row.get(f'{column}, std', math.nan)))
+                if share in trained:
+                    words.append(format_score(row.get(column, math.nan), row.get(f'{column}, std', math.nan)))
                 if share in stated:
                     words.append(format_score(row.get(f'{column}, published', math.nan)))
             lines.append('| ' + ' | '.join(words) + ' |')
-        return '\n'.join([*lines, '', *self._notes(shares)])
+        return '\n'.join([*lines, '', *self._notes()])
 
-    def _notes(self, shares: Sequence[float]) -> list[str]:
+    def _notes(self) -> list[str]:
         seeds = len({cell.seed for cell in self.cells})
         counts = {percent(cell.share): cell.chips for cell in self.cells}
         notes = [

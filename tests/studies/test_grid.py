@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import miniatures
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -350,3 +351,59 @@ def test_the_encoders_of_grids_that_ship_have_maps_for_every_decoder(path):
 def test_published_scores_are_shares():
     with pytest.raises(ValueError, match='0..1'):
         Published(encoder='a', decoder='b', start='frozen', miou=80.6, source='c')
+
+
+# --- what is left out, damaged or in vain
+
+
+def test_published_scores_of_others_have_rows_of_their_own(file, tmp_path, untrained, unwritten):
+    others = (
+        Published(encoder='theirs', decoder='UPerNet', start='frozen', miou=0.42, source='B paper'),
+        Published(encoder='vit_nano', decoder='FCN', start='random', miou=0.7, source='B paper', share=0.33),
+    )
+    given = replace(read_grid(file), published=others)
+    result = run_grid(given, tmp_path / 'out')
+    table = result.table()
+    assert table.loc[('theirs', 'UPerNet', 'frozen'), '100 %, published'] == 0.42
+    assert np.isnan(table.loc[('theirs', 'UPerNet', 'frozen'), '100 %'])
+    assert table.loc[('vit_nano', 'FCN', 'random'), '33 %, published'] == 0.7
+    lines = result.to_markdown().splitlines()
+    heads, last = (line.strip('| ').split(' | ') for line in (lines[0], lines[len(table) + 1]))
+    assert 'mIoU, 33 %' not in heads
+    assert dict(zip(heads, last))['100 %, published'] == '0.420'
+    assert dict(zip(heads, last))['mIoU, 100 %'] == '-'
+    (row,) = [line.strip('| ').split(' | ') for line in lines if line.startswith('| vit_nano | FCN | random |')]
+    assert dict(zip(heads, row))['33 %, published'] == '0.700'
+
+
+@pytest.mark.parametrize('content', ['', '{"encoder": 1', '[]', '{}', '{"class_iou": {}, "metrics": 3}', 'null'])
+def test_a_damaged_training_is_named_and_done_again(file, tmp_path, untrained, unwritten, caplog, content):
+    given = read_grid(file)
+    first = run_grid(given, tmp_path / 'out')
+    done = len(untrained)
+    path = sorted((tmp_path / 'out').glob('cells_*/vit_nano*.json'))[0]
+    path.write_text(content)
+    again = run_grid(given, tmp_path / 'out')
+    named = [message for message in caplog.messages if str(path) in message]
+    assert len(named) == 1
+    assert 'holds no finished training' in named[0]
+    failed = sum(bool(cell.failure) for cell in first.cells)  # these are tried every time
+    assert len(untrained) == done + failed + 1
+    assert repr(again.cells) == repr(first.cells)
+
+
+def test_a_grid_without_any_score_ends_in_an_error(file, untrained, unwritten, monkeypatch, capsys):
+    text = file.read_text()
+    train = grid._train
+    monkeypatch.setattr(
+        grid,
+        '_train',
+        lambda *args: replace(train(*args), metrics={}, failure='there is no memory'),
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(['benchmark', str(file), '--no-estimate'])
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert 'there is no memory' in shown.out
+    assert 'none of the 20 trainings came to a score' in shown.err
+    assert text == file.read_text()

@@ -10,6 +10,7 @@ from affine import Affine
 
 from geolearn.chips.label import Task
 from geolearn.errors import ChipFolderError, UnknownNameError
+from geolearn.raster.geobox import apply_affine
 
 CROP_MODES = ('fixed', 'bounding_box')
 
@@ -137,12 +138,6 @@ class Job:
     number: int
     cutouts: tuple[Cutout, ...]
     window: tuple[int, int, int, int] | None = None
-
-
-def apply_affine(transform: Affine, points: np.ndarray) -> np.ndarray:
-    """Move points (n, 2) of (column, row) or (x, y)."""
-    x, y, t = points[:, 0], points[:, 1], transform
-    return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
 
 
 def compose(outer: Affine, inner: Affine) -> Affine:

@@ -11,10 +11,11 @@ from affine import Affine
 
 from geolearn import errors, extras
 from geolearn.bands import Band
-from geolearn.chips.exporting.placement import Cutout, NothingThereError, apply_affine
+from geolearn.chips.exporting.placement import Cutout, NothingThereError
 from geolearn.chips.formats.styles import ClassStyle
 from geolearn.classes import ClassInfo, color_classes, tidy_name
 from geolearn.raster import GeoBox
+from geolearn.raster.geobox import apply_affine
 from geolearn.raster.opening import DRIVERS
 
 _PURPOSE = 'export vector labels'

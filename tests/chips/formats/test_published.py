@@ -1,5 +1,6 @@
 """Published data sets: recognized by their layout, read with bands, classes and parts as published, or explained."""
 
+import re
 from datetime import date
 
 import miniatures
@@ -172,3 +173,25 @@ def test_shares_that_the_published_parts_leave_without_effect_are_refused(folder
     assert (len(tested.train_ds), len(tested.valid_ds), len(tested.split.test)) == (4, 3, 2)
     few = prepare_data(folders['LEVIR-CD'], label_fraction=0.5, chip_size=32)
     assert (len(few.train_ds), len(few.valid_ds)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ('name', 'write', 'pattern', 'note'),
+    [
+        ('MADOS', miniatures.mados, 'Scene_0/20/*_rhorc_704_1.tif', 'Scene_0_1: 10 of 11 bands are there'),
+        ('PASTIS', miniatures.pastis, 'DATA_S2/*.npy', r'there is no S2_\d+\.npy'),
+    ],
+)
+def test_images_that_lack_files_are_counted_in_a_note(tmp_path, name, write, pattern, note):
+    folder = write(tmp_path / name)
+    whole = len(open_chips(folder).listing.chips)
+    lost = sorted(folder.glob(pattern))[0]
+    lost.unlink()
+    opened = open_chips(folder)
+    assert len(opened.listing.chips) == whole - 1
+    (found,) = [text for text in opened.listing.notes if 'lack' in text]
+    assert re.search(f'1 image lacks files, the first is .*{note}; left out', found)
+    for path in folder.glob(pattern.replace('Scene_0', '*').replace('_704_1', '_*')):
+        path.unlink()
+    with pytest.raises(ChipFolderError, match='holds no whole image, and . images lack files, the first is'):
+        open_chips(folder, name)

@@ -32,12 +32,11 @@ def find_rows(folder: Path) -> Iterator[Row]:
             if found := _BAND.search(path.name):
                 crops.setdefault(found[2], []).append((int(found[1]), path))
         for crop, bands in crops.items():
-            if len(bands) != len(BANDS):
-                continue
             label = scene / '10' / f'{scene.name}_L2R_cl_{crop}.tif'
             name = f'{scene.name}_{crop}'
             files = tuple(path for _, path in sorted(bands))
-            yield Row(name, (files,), label if label.is_file() else None, listed.get(name, ''))
+            fault = '' if len(files) == len(BANDS) else f'{len(files)} of {len(BANDS)} bands are there'
+            yield Row(name, (files,), label if label.is_file() else None, listed.get(name, ''), fault=fault)
 
 
 def fits(content: FolderContent) -> bool:

@@ -56,6 +56,7 @@ def find_rows(folder: Path) -> Iterator[Row]:
         image = root / 'DATA_S2' / f'S2_{name}.npy'
         label = existing(root / 'ANNOTATIONS' / f'TARGET_{name}.npy')
         if not image.is_file():
+            yield Row(name, ((image,),), label, fault=f'there is no {image.name}')
             continue
         chosen = choose_dates(facts.get('dates-S2'), f'{root / FACTS}, patch {name}')
         part = FOLDS.get(facts['Fold'], '') if isinstance(facts.get('Fold'), int) else ''

@@ -34,6 +34,7 @@ class Row(NamedTuple):
         read_image: Reads the image where it is in no raster file; None reads `images`.
         dates_in_file: Dates that the one file holds.
         read_as: See `ChipSource.read_as`.
+        fault: What the image lacks, so that it is left out; empty where it is whole.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Row(NamedTuple):
     read_image: ImageReader | None = None
     dates_in_file: int = 1
     read_as: str = ''
+    fault: str = ''
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,16 @@ class Published:
         Raises:
             ChipFolderError: If there is no chip with a label; the message shows the layout that is needed.
         """
-        found = sorted(self.rows(folder), key=lambda row: row.name)
+        rows = sorted(self.rows(folder), key=lambda row: row.name)
+        faulty = [row for row in rows if row.fault]
+        found = [row for row in rows if not row.fault]
         whole = [row for row in found if row.label is not None]
         if not whole:
-            self.refuse(folder, f'{len(found)} images without labels' if found else 'no image of it')
+            held = f'{len(found)} images without labels' if found else 'no whole image' if faulty else 'no image of it'
+            self.refuse(folder, held + (f', and {_say_faults(faulty)}' if faulty else ''))
         notes = []
+        if faulty:
+            notes.append(f'{_say_faults(faulty)}; left out')
         if lonely := [row.name for row in found if row.label is None]:
             notes.append(f'{len(lonely)} images have no label and were left out, the first is {lonely[0]}')
         parts: dict[str, list[str]] = {}
@@ -120,6 +127,11 @@ class Published:
             f'{folder} holds {held} in the layout of {self.title}; found are {shown}. Needed is, as published: '
             f'{self.layout}. Pass the folder that holds these'
         )
+
+
+def _say_faults(rows: Sequence[Row]) -> str:
+    images = f'{len(rows)} images lack' if len(rows) > 1 else '1 image lacks'
+    return f'{images} files, the first is {rows[0].name}: {rows[0].fault}'
 
 
 def _chip(row: Row) -> ChipSource:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rasterio.warp import transform_geom
 
 from geolearn.chips.emd import read_json
@@ -15,6 +16,7 @@ from geolearn.chips.label import Label, Task
 from geolearn.classes import color_classes
 from geolearn.errors import ChipFolderError
 from geolearn.raster import open_raster
+from geolearn.raster.geobox import apply_affine
 from geolearn.raster.opening import burn_polygons
 
 PLACES = ('labels_match', 'labels')
@@ -76,7 +78,7 @@ def _to_pixels(geometry: dict[str, Any], inverse: Any) -> dict[str, Any]:
 
     def moved(part: Any) -> Any:
         if isinstance(part[0], int | float):
-            return list(inverse @ (part[0], part[1]))
+            return apply_affine(inverse, np.array([part[:2]], np.float64))[0].tolist()
         return [moved(inner) for inner in part]
 
     return {'type': geometry['type'], 'coordinates': moved(geometry['coordinates'])}
