@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,11 +79,10 @@ def child_peak_mb(script: str, *arguments: str) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def child_peaks_mb(script: str, *arguments: str) -> list[float]:
-    """Run this benchmark's file in a fresh process that prints its peak memory several times, as ``peak 812.5``."""
-    command = [sys.executable, script, *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith('peak ')]
+def peaks_side_by_side(jobs: Sequence[Callable[[], float]]) -> list[float]:
+    """Return the peaks that jobs measure in child processes, two at a time: memory does not depend on speed."""
+    with ThreadPoolExecutor(2) as pool:
+        return [running.result() for running in [pool.submit(job) for job in jobs]]
 
 
 def peak_mb() -> float:

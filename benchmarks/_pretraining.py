@@ -90,7 +90,7 @@ def compare_pretraining(
     """Measure both methods against the bare loop."""
     checks = {}
     for method in ('dino', 'mae'):
-        backbone, chip, batch, batches = ('vit_tiny', 96, 12, 3) if quick else ('vit_small', 224, 16, 3)
+        backbone, chip, batch, batches = ('vit_tiny', 96, 8, 3) if quick else ('vit_small', 224, 16, 3)
         data = make_data(chip, batch, batches)
         network = make_network(method, backbone, chip)
         learner = make_learner(
@@ -107,7 +107,7 @@ def compare_pretraining(
             'geolearn': partial(run_geolearn, learner, network),
             'bare': partial(run_bare, network, parts),
         }
-        seconds = interleave(jobs, rounds=rounds or (2 if quick else 3), clock=clock)
+        seconds = interleave(jobs, rounds=rounds or (5 if quick else 3), clock=clock)
         checks[f'pretrain_{method}'] = Check(median_ratio(seconds, 'bare', 'geolearn'), BAR, at_least=True)
         print(f'{method}, {backbone}, {chip} px: {checks[f"pretrain_{method}"].to_json()}', flush=True)
     return checks

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ['TQDM_DISABLE'] = '1'  # bars would mix with the figures
@@ -33,7 +34,16 @@ os.environ['TQDM_DISABLE'] = '1'  # bars would mix with the figures
 import numpy as np
 import rasterio
 import torch
-from _measure import Check, child_peak_mb, interleave, median_ratio, parse_quick, peak_mb, report
+from _measure import (
+    Check,
+    child_peak_mb,
+    interleave,
+    median_ratio,
+    parse_quick,
+    peak_mb,
+    peaks_side_by_side,
+    report,
+)
 from affine import Affine
 from rasterio.windows import Window
 
@@ -99,7 +109,7 @@ def measure_raster(folder: Path, quick: bool) -> dict[str, Check]:
     write_grid(write_noise(folder / 'small.tif', (256, 256)), backbone)  # loads what rasters need
     seconds = interleave(
         {'raster': lambda: write_grid(path, backbone), 'alone': alone},
-        rounds=1 if quick else 2,
+        rounds=2,
         clock=time.process_time,
         warm_up=False,
     )
@@ -111,10 +121,8 @@ def measure_raster(folder: Path, quick: bool) -> dict[str, Check]:
 def measure_memory(folder: Path, quick: bool) -> dict[str, Check]:
     """Compare the peak memory of two rasters, each embedded in a process of its own."""
     width, height = (224, 224) if quick else (2240, 1120)
-    peaks = []
-    for factor in (1, 4):
-        path = write_noise(folder / f'high{factor}.tif', (factor * height, width))
-        peaks.append(child_peak_mb(__file__, '--peak', str(path)))
+    paths = [write_noise(folder / f'high{factor}.tif', (factor * height, width)) for factor in (1, 4)]
+    peaks = peaks_side_by_side([partial(child_peak_mb, __file__, '--peak', str(path)) for path in paths])
     print(f'peak memory {peaks[0]:.0f} MB, with four times the rows {peaks[1]:.0f} MB')
     return {'raster_peak_mb': Check(peaks[1]), 'raster_memory_growth': Check(peaks[1] / peaks[0], 1.15)}
 

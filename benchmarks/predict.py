@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 os.environ['TQDM_DISABLE'] = '1'  # bars would mix with the figures
@@ -31,12 +32,13 @@ import torch
 from _measure import (
     Check,
     Rate,
-    child_peaks_mb,
+    child_peak_mb,
     interleave,
     median_ratio,
     parse_only,
     parse_quick_and_rates,
     peak_mb,
+    peaks_side_by_side,
     report,
     show_rates,
 )
@@ -204,7 +206,7 @@ def _predict(model: UNet, image: Path, out: Path, engine: Engine, tile_size: int
     return lambda: model.predict_raster(image, out, engine=engine, **given)
 
 
-def measure_engines(folder: Path, scene: Path, out: Path, tile_size: int) -> dict[str, list[float]]:
+def measure_engines(folder: Path, scene: Path, out: Path, tile_size: int, *, rounds: int) -> dict[str, list[float]]:
     """Map a scene with each engine and with 'auto', which knows what a large map would have measured."""
     os.environ['GEOLEARN_CACHE'] = str(folder)  # what an earlier run measured does not count
     model = make_model(folder / 'unet.dlpk')
@@ -213,7 +215,7 @@ def measure_engines(folder: Path, scene: Path, out: Path, tile_size: int) -> dic
     print('measured:', *(f'{name} {cost:.3f}' for costs in KNOWN.values() for name, cost in costs.items()))
     names = (*installed_engines(), 'auto')
     jobs: Jobs = {f'engine_{name}': _predict(model, scene, out, name, tile_size) for name in names}
-    return interleave(jobs, rounds=3, rest=0.2)
+    return interleave(jobs, rounds=rounds, rest=0.2)
 
 
 def check_engines(seconds: dict[str, list[float]]) -> Check:
@@ -239,13 +241,14 @@ def count(grid: TileGrid) -> int:
     return len(grid.rows) * len(grid.cols)
 
 
-def find_peaks(maps: Sequence[tuple[Path, str, str]], out: Path) -> list[float]:
+def find_peaks(maps: Sequence[tuple[Path, str, str]]) -> list[float]:
     """Return the peak memory in MB of a process that maps one raster, with a network and a way to blend, for each."""
-    return [
-        peak
-        for raster, network, blend in maps
-        for peak in child_peaks_mb(__file__, '--child', str(out), str(raster), network, blend)
-    ]
+    return peaks_side_by_side(
+        [
+            partial(child_peak_mb, __file__, '--child', f'{raster}.map.tif', str(raster), network, blend)
+            for raster, network, blend in maps
+        ]
+    )
 
 
 def map_and_print_peak(out: str, raster: str, network: str, blend: str) -> None:
@@ -253,7 +256,7 @@ def map_and_print_peak(out: str, raster: str, network: str, blend: str) -> None:
     outputs: tuple[Output, ...] = ('classes', 'probabilities', 'confidence')
     blends: dict[str, Blend] = {'crop': 'crop', 'hann': 'hann'}
     map_file(Path(raster), make_network(network), Path(out), outputs=outputs, blend=blends[blend])
-    print(f'peak {peak_mb()}')
+    print(peak_mb())
 
 
 def main() -> None:
@@ -298,7 +301,7 @@ def main() -> None:
         seconds = interleave(convolution, rounds=2 if quick else 3, warm_up=not quick)
         seconds |= interleave(light, rounds=3, warm_up=not quick)
         seconds |= interleave(transformers, rounds=2 if quick else 3, warm_up=not quick)
-        engines = measure_engines(folder, scene, out, engine_tile)
+        engines = measure_engines(folder, scene, out, engine_tile, rounds=9 if quick else 3)
         seconds |= engines
         pixels = dict.fromkeys(convolution, side) | dict.fromkeys(engines, scene_side)
         pixels |= dict.fromkeys(transformers, vit_side)
@@ -314,7 +317,7 @@ def main() -> None:
             write_noise(maps[-1][0], (height, width))
         maps.append((folder / 'strips.tif', 'tiny', 'hann'))
         write_noise(maps[-1][0], (height, widths[-1]), strips=True)
-        *peaks, blended = find_peaks(maps, out)
+        *peaks, blended = find_peaks(maps)
         for width, peak in zip(widths, peaks):
             print(f'peak memory at a width of {width} px, with probabilities: {peak:.0f} MB')
         print(f'of a raster of that width in strips, whose tiles fade into each other: {blended:.0f} MB')
@@ -341,7 +344,7 @@ def main_engines(*, quick: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_noise(folder / 'scene.tif', (side, side))
-        seconds = measure_engines(folder, folder / 'scene.tif', folder / 'map.tif', tile_size)
+        seconds = measure_engines(folder, folder / 'scene.tif', folder / 'map.tif', tile_size, rounds=9)
     for name, values in seconds.items():
         print(f'{name:<20} ' + ' '.join(f'{value:7.2f}' for value in values) + ' s')
     report({'auto_engine': check_engines(seconds)})

@@ -21,8 +21,8 @@ log = logging.getLogger('geolearn')
 
 Job = Callable[[], object]
 
-ROUNDS = 2
-"""Of measurements, after one to warm up."""
+LEAST_ROUNDS, MOST_ROUNDS = 2, 8
+"""Of measurements, after one to warm up: other work on the machine slows down some, and the fastest counts."""
 
 TILE_MARGIN = 0.1
 """Other tiles than the usual ones must cost less by this share: noise must not decide how a map is cut."""
@@ -43,29 +43,31 @@ KNOWN: dict[str, dict[str, float]] = {}
 """What this process has measured or read, by the hash of what it depends on."""
 
 
-def is_worth_it(pixels: int, measured: int) -> bool:
-    """Say whether a map is large enough for a measurement.
+def count_rounds(pixels: int, measured: int) -> int:
+    """Return how many rounds a measurement has, besides one to warm up; 0 where the map is too small for any.
 
     Args:
         pixels: That the map computes.
         measured: Pixels that each round computes, of all candidates together.
     """
-    return (ROUNDS + 1) * measured <= MEASURED_SHARE * pixels
+    rounds = int(MEASURED_SHARE * pixels / measured) - 1
+    return min(rounds, MOST_ROUNDS) if rounds >= LEAST_ROUNDS else 0
 
 
-def measure(jobs: Mapping[str, Job], *, rest: float = 0.0) -> dict[str, float]:
+def measure(jobs: Mapping[str, Job], *, rounds: int = LEAST_ROUNDS, rest: float = 0.0) -> dict[str, float]:
     """Return the least seconds that each job took, in rounds, so that other work on the machine hits all alike.
 
-    Jobs for which memory does not suffice are left out.
+    Every second round goes backwards. Jobs for which memory does not suffice are left out.
 
     Args:
         jobs: By name.
+        rounds: After one to warm up.
         rest: Seconds between two jobs.
     """
     seconds: dict[str, float] = {}
     remaining = dict(jobs)
-    for number in range(ROUNDS + 1):
-        for name, job in list(remaining.items()):
+    for number in range(rounds + 1):
+        for name, job in list(remaining.items())[:: -1 if number % 2 else 1]:
             if rest:
                 time.sleep(rest)
             started = time.perf_counter()

@@ -92,10 +92,10 @@ def test_engines_that_cannot_be_are_refused(model, scene, tmp_path, monkeypatch)
 
 def measured(monkeypatch, costs):
     """Let every map be large enough for measurements, which find these costs."""
-    monkeypatch.setattr(tuning, 'is_worth_it', lambda *_: True)
+    monkeypatch.setattr(tuning, 'count_rounds', lambda *_: 1)
     counted = []
 
-    def measure(jobs, *, rest=0.0):
+    def measure(jobs, *, rounds, rest=0.0):
         for job in jobs.values():
             job()
         counted.append(list(jobs))
@@ -170,8 +170,9 @@ def test_choices_of_an_earlier_run_are_checked():
 
 
 def test_small_maps_and_small_gains_keep_the_usual_tiles():
-    assert not tuning.is_worth_it(9 * 512**2, 512**2)
-    assert tuning.is_worth_it(1000 * 512**2, 512**2)
+    # at most 5 % of a map is computed on top, and no more rounds than the fastest of them needs to be undisturbed
+    rounds = [tuning.count_rounds(tiles * 512**2, 512**2) for tiles in (9, 59, 60, 100, 180, 1000)]
+    assert rounds == [0, 0, 2, 4, 8, 8]
     assert tuning.pick({'512': 1.0, '768': 0.95}, '512', 0.1) == '512'
     assert tuning.pick({'512': 1.0, '768': 0.85}, '512', 0.1) == '768'
     assert tuning.pick({'768': 2.0}, '512', 0.1) == '768'
@@ -182,6 +183,24 @@ def test_candidates_that_memory_does_not_hold_are_left_out():
         raise RuntimeError('out of memory')
 
     assert list(tuning.measure({'small': lambda: None, 'large': large})) == ['small']
+
+
+def test_a_disturbed_round_decides_nothing(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(tuning.time, 'perf_counter', lambda: clock[0])
+    ran = []
+
+    def job(name, seconds):
+        def run():
+            ran.append(name)
+            # other work on the machine slows down all of the first rounds
+            clock[0] += seconds * (5 if ran.count(name) < 4 and name == 'fast' else 1)
+
+        return run
+
+    jobs = {'slow': job('slow', 1.1), 'fast': job('fast', 1.0)}
+    assert tuning.measure(jobs, rounds=3) == pytest.approx({'slow': 1.1, 'fast': 1.0})
+    assert ran == ['slow', 'fast', 'fast', 'slow'] * 2
 
 
 def test_batches_are_measured_where_several_tiles_are_computed_at_once(model, scene, tmp_path, monkeypatch):
