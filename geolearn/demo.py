@@ -1,5 +1,6 @@
 """The demo: make two scenes, learn from one, map the other, and say how good the map is."""
 
+import shlex
 import subprocess
 import sys
 import time
@@ -34,6 +35,10 @@ def run_demo(out: str | Path, *, backbone: str = 'dofa_tiny', epochs: int = EPOC
 
     Returns:
         ``accuracy`` and ``miou`` of the map of the second scene, and ``seconds`` altogether.
+
+    Raises:
+        ChipFolderError: If the folder is not empty.
+        TrainingError: If the process that makes the map fails.
     """
     started = time.perf_counter()
     folder = Path(out)
@@ -66,7 +71,12 @@ def run_demo(out: str | Path, *, backbone: str = 'dofa_tiny', epochs: int = EPOC
     say('4. Mapping the second scene, which the model has never seen, from the bundle in a new process')
     result = folder / 'scene_2_map.tif'
     command = [sys.executable, '-m', 'geolearn', 'predict', str(bundle), str(test_image), str(result)]
-    subprocess.run(command, check=True)
+    ended = subprocess.run(command, check=False).returncode
+    if ended or not result.is_file():
+        raise errors.TrainingError(
+            f'the map of the demo was not made: geolearn predict ended with status {ended}, for the reason it said '
+            f'above. Run it again by itself: {shlex.join(["geolearn", *command[3:]])}'
+        )
     matrix = _compare(test_image, test_label, result, folder / 'scene_2.png')
     scores = {'accuracy': matrix.accuracy, 'miou': matrix.miou, 'seconds': time.perf_counter() - started}
     say(f'\nOn the second scene: accuracy {matrix.accuracy:.3f}, mIoU {matrix.miou:.3f}')

@@ -120,6 +120,26 @@ def test_show_draws_the_results_of_a_model(bundle, scene_chips, tmp_path, monkey
     assert (tmp_path / 'r.png').read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        (['--model', 'm.dlpk', '--chip-size', '224'], '--chip-size does not apply, because the model has a chip size'),
+        (['--chip-size', '64'], '--chip-size does not apply, because a raster is shown as it is'),
+        (['--ignore-classes', '0'], '--ignore-classes does not apply, because a raster is shown as it is'),
+        (['--valid', '0.3'], '--valid does not apply, because a raster is shown as it is'),
+    ],
+)
+def test_show_refuses_options_that_it_has_no_use_for(scene_chips, scene_files, tmp_path, capsys, words, said):
+    shown = scene_chips if '--model' in words else scene_files[0]
+    words = [str(tmp_path / word) if word == 'm.dlpk' else word for word in words]
+    (tmp_path / 'm.dlpk').write_bytes(b'')
+    with pytest.raises(SystemExit) as ended:
+        main(['show', str(shown), str(tmp_path / 'r.png'), *words])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / 'r.png').exists()
+
+
 def test_chips_that_were_trained_on_are_reported(bundle, scene_chips, capsys):
     chips = '--batch-size 4 --valid 0.25 --ignore-classes 0 --json'.split()
     main(['evaluate', str(bundle), str(scene_chips), *chips])

@@ -1,9 +1,12 @@
 """The demo, made small."""
 
+import subprocess
+
 import pytest
 import rasterio
 
 from geolearn import demo
+from geolearn.cli import main
 from geolearn.errors import ChipFolderError
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -36,3 +39,26 @@ def test_a_folder_that_holds_anything_is_refused_before_anything_is_written(tmp_
     with pytest.raises(ChipFolderError, match='is not empty; name a new folder for the demo'):
         demo.run_demo(tmp_path if kind == 'folder' else tmp_path / 'note.txt', say=print)
     assert [path.name for path in tmp_path.iterdir()] == ['note.txt']
+
+
+@pytest.mark.parametrize('status', [2, -9])
+def test_a_map_that_fails_in_its_process_ends_the_demo_in_words(tmp_path, monkeypatch, capsys, status):
+    class Model:
+        def __init__(self, *args, **options): ...
+
+        def fit(self, *args, **options): ...
+
+        def save(self, path):
+            return path.with_suffix('.dlpk')
+
+    monkeypatch.setattr(demo, 'SCENE_SIZE', 256)
+    monkeypatch.setattr(demo, 'CHIP_SIZE', 32)
+    monkeypatch.setattr(demo, 'DeepLab', Model)
+    monkeypatch.setattr(demo.subprocess, 'run', lambda command, **options: subprocess.CompletedProcess(command, status))
+    with pytest.raises(SystemExit) as ended:
+        main(['demo', '--out', str(tmp_path / 'out')])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f'the map of the demo was not made: geolearn predict ended with status {status}' in said
+    assert f'geolearn predict {tmp_path}/out/landcover.dlpk' in said
+    assert 'Traceback' not in said

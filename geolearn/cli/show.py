@@ -6,8 +6,11 @@ from typing import Any
 
 from geolearn.cli.arguments import add_chips, class_names, read_chips, whole
 from geolearn.cli.evaluate import add_classes, load_with_chips
+from geolearn.errors import ArgumentError
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.pdf', '.svg')
+
+CHIP_SIZE = 224
 
 PAGES = ('.html', '.htm')
 """Suffixes of interactive maps."""
@@ -20,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('out', help=out)
     parser.add_argument('--image', help='the scene to lay beneath the map, for .html')
     parser.add_argument('--model', help='a .dlpk; draw its results on the validation chips, and not training chips')
-    parser.add_argument('--chip-size', type=whole(1), default=224, help='side of the images in pixels, without --model')
+    size = f'side of the images in pixels (default {CHIP_SIZE}); a model has its own'
+    parser.add_argument('--chip-size', type=whole(1), help=size)
     add_classes(parser)
     add_chips(parser)
     inputs = ('chips', 'valid_path', 'model', 'image')
@@ -42,6 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(f'{out} is no name of a picture; end it in one of {", ".join(SUFFIXES)}{more}')
     if arguments.image and suffix not in PAGES:
         raise ValueError(f'image lies beneath an interactive map; end {out} in .html, and name a raster to show')
+    refuse_unused(arguments, is_raster=is_raster)
     from geolearn.files import atomic_write
 
     if is_raster and suffix in PAGES:
@@ -60,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
         figure = load_with_chips(arguments).show_results()
     else:
         reading: dict[str, Any] = {
-            'chip_size': arguments.chip_size,
+            'chip_size': arguments.chip_size or CHIP_SIZE,
             'class_mapping': class_names(arguments.class_mapping),
             'ignore_classes': arguments.ignore_classes,
         }
@@ -68,6 +73,28 @@ def run(arguments: argparse.Namespace) -> None:
     with atomic_write(out) as part:
         figure.savefig(part, format=suffix.removeprefix('.'))
     print(f'wrote {out}')
+
+
+def refuse_unused(arguments: argparse.Namespace, *, is_raster: bool) -> None:
+    """Refuse options that what is shown has no use for.
+
+    Args:
+        arguments: Of the command.
+        is_raster: Whether a raster is shown, which has no chips; a model says itself how large its chips are.
+
+    Raises:
+        ArgumentError: With the first of them.
+    """
+    used = {'chips', 'out', 'image', 'model', 'help', 'verbose'}
+    names = [name for name in arguments.option_names if name not in used] if is_raster else []
+    if arguments.model:
+        names = ['chip_size']
+    parser = arguments.command_parser
+    for name in names:
+        if getattr(arguments, name, None) != parser.get_default(name):
+            why = 'a raster is shown as it is' if is_raster else 'the model has a chip size of its own'
+            option = arguments.option_names[name]
+            raise ArgumentError(f'{option} does not apply, because {why}; leave it out')
 
 
 def _names_raster(path: str) -> bool:

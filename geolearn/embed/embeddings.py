@@ -430,7 +430,8 @@ def _read_features(path: Path) -> Embeddings:
             raise ValueError('its metadata do not say what made them')
         source, frame = EmbeddingSource.from_json(stated), geopandas.read_parquet(path)
         values = np.stack(frame[VECTOR_COLUMN].to_list()) if len(frame) else np.zeros((0, 0))
-        names = frame['name'].astype(str)
+        column = frame['name']
+        names = [str(row) if gone else str(name) for row, (name, gone) in enumerate(zip(column, column.isna()))]
     except (pyarrow.ArrowException, KeyError, ValueError) as error:
         raise ValueError(f'{path} holds no embeddings of geolearn: {error}') from error
     crs = None if frame.crs is None else frame.crs.to_wkt()

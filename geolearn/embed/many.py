@@ -15,8 +15,10 @@ from geolearn.embed import grids, opening, scaling
 from geolearn.embed.encoder import Encoder, EncoderOptions, Pooling
 from geolearn.inference import tiles
 from geolearn.inference.catalog import file_state, list_scenes
+from geolearn.inference.reading import open_dates
 from geolearn.models.base import RASTERS, RasterUse, one_or_several
 from geolearn.models.predict_many import ManyResult, map_catalog
+from geolearn.raster.scaling import Units, check_same_units
 
 log = logging.getLogger('geolearn')
 
@@ -27,6 +29,7 @@ class SceneEmbedder:
     """Embeds scenes with one encoder, as models map them.
 
     Args:
+        first: The scene that bands and units are those of.
         encoder: Of their bands.
         read: How stored values become its units.
         zones: Layer whose zones get a vector each; None for grids.
@@ -35,13 +38,20 @@ class SceneEmbedder:
 
     raster_use: ClassVar[RasterUse] = RasterUse('embeds rasters', RASTERS, OPTIONS)
 
-    def __init__(self, encoder: Encoder, read: tiles.ReadOptions, zones: Any = None, pooling: Pooling = 'mean') -> None:
+    def __init__(
+        self, first: opening.OpenRaster, encoder: Encoder, *, zones: Any = None, pooling: Pooling = 'mean'
+    ) -> None:
+        self.units = Units.of(first.source.dataset, first.source.indexes)
+        read = first.read
         self.encoder, self.read, self.zones, self.pooling = encoder, read, zones, pooling
         self.spec, self.network = encoder.spec, encoder.network
 
     def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Write the embeddings of one raster, or of a mosaic."""
         source = one_or_several(sources)
+        with ExitStack() as stack:
+            (found,) = open_dates(source, self.encoder.spec, replace(self.read, is_checked=True), stack)
+            check_same_units(self.units, Units.of(found.dataset, found.indexes))
         chosen = grids.GridOptions(**options)
         if self.zones is None:
             return grids.write_grid(self.encoder, source, Path(dst), read=self.read, options=chosen)
@@ -137,7 +147,7 @@ def embed_many(
     name = 'Embeddings' if layer == -1 else f'Embeddings of layer {layer}'
     encoder = replace(opened.encoder, spec=replace(opened.encoder.spec, model=name))
     kind = SceneEmbedder if zones is None else ZoneEmbedder
-    embedder = kind(encoder, opened.read, zones, pooling)
+    embedder = kind(opened, encoder, zones=zones, pooling=pooling)
     given = {'tile_size': encoder.side, **(options or {})}
     if unknown := sorted({*given} - {*kind.raster_use.options}):
         raise errors.ArgumentError(

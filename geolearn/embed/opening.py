@@ -20,6 +20,7 @@ from geolearn.raster import EmbeddingProduct, GeoBox, common_dtype, find_product
 from geolearn.raster.nodata import differs
 from geolearn.raster.raster import Raster
 from geolearn.raster.reading import is_one, raster_bands, require_place
+from geolearn.raster.scaling import Units, check_same_units
 from geolearn.raster.stac import is_stac
 
 POOLED = 2_000_000
@@ -178,6 +179,7 @@ def open_as(first: OpenRaster, source: Any, stack: ExitStack) -> OpenRaster:
         RasterError: If they are not.
     """
     (found,) = reading.open_dates(source, first.encoder.spec, first.read, stack)
+    check_same_units(Units.of(first.source.dataset, first.source.indexes), Units.of(found.dataset, found.indexes))
     return replace(first, source=found)
 
 

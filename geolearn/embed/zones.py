@@ -133,6 +133,28 @@ def find_area(outlines: np.ndarray, stride: int, shape: tuple[int, int]) -> Pixe
     return PixelArea(Window(int(left), int(top), int(right - left), int(bottom - top)), rings)
 
 
+def name_zones(frame: Any) -> Any:
+    """Return zones with a name each: of the column ``name`` or, where it has none, the number of the row.
+
+    Raises:
+        ArgumentError: If a column is called as that of the vectors.
+    """
+    if VECTOR_COLUMN in frame.columns:
+        raise errors.ArgumentError(
+            f'zones have a column {VECTOR_COLUMN!r}, which is that of the vectors here; rename it or leave it out'
+        )
+    if 'name' not in frame.columns:
+        frame = frame.copy()
+        frame.insert(0, 'name', [str(label) for label in frame.index])
+        return frame
+    missing = frame['name'].isna()
+    if missing.any():
+        log.warning('%s of %s zones have no name; the numbers of their rows are taken', int(missing.sum()), len(frame))
+        numbered = [str(label) if gone else name for label, gone, name in zip(frame.index, missing, frame['name'])]
+        frame = frame.assign(name=numbered)
+    return frame
+
+
 def pool_zones(
     encoder: Encoder,
     source: tiles.Source,
@@ -159,6 +181,7 @@ def pool_zones(
         progress: Called after each batch of tiles.
 
     Raises:
+        ArgumentError: If a column of the zones is called as that of the vectors.
         RasterError: If no zone lies within the raster, or one of the two names no CRS.
         FileWriteError: If the file cannot be written.
         MissingExtraError: If the libraries of the extra ``vector`` are not installed.
@@ -166,7 +189,7 @@ def pool_zones(
     if dst.suffix.lower() not in ('.parquet', '.geoparquet'):  # before hours of work
         raise errors.FileWriteError(f'zones are written as GeoParquet: {dst} must end in .parquet or .geoparquet')
     extras.require('pyarrow', extra='vector', to='write GeoParquet')
-    frame = read_polygons(zones, layer)
+    frame = name_zones(read_polygons(zones, layer))
     stride = encoder.network.stride
     outlines = place_zones(pixel_outlines(frame, source.box), stride)
     area = find_area(outlines, stride, source.shape)
@@ -184,6 +207,4 @@ def pool_zones(
     if empty:
         log.warning('%s of %s zones lie outside of the raster or where it has no data; they are NaN', empty, len(frame))
     frame = frame.assign(**{VECTOR_COLUMN: list(vectors)})
-    if 'name' not in frame.columns:
-        frame.insert(0, 'name', [str(label) for label in frame.index])
     return write_features(frame, replace(encoder.source, pooling=pooling), dst)

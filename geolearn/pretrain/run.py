@@ -189,6 +189,22 @@ def _process_count() -> int:
     return process_count()
 
 
+def _refuse_repeated(paths: Sequence[Any]) -> None:
+    """Refuse images that are named several times, alone or as the files of a scene.
+
+    Raises:
+        ArgumentError: With the first of them.
+    """
+    seen = set[tuple[str, ...]]()
+    for path in paths:
+        parts = path if isinstance(path, list | tuple) else [path]
+        key = tuple(str(p) if '://' in str(p) else str(Path(p).expanduser().resolve()) for p in parts)
+        if key in seen:
+            shown = ', '.join(map(str, parts))
+            raise ArgumentError(f'images name {shown} twice, which would count twice; leave one of them out')
+        seen.add(key)
+
+
 def _prepare(
     images: Images,
     reading: windows.WindowOptions | None,
@@ -215,6 +231,7 @@ def _prepare(
         raise ArgumentError('images are arrays; pass from_arrays(images, bands=...) of (images, bands, height, width)')
     if not paths:
         raise ArgumentError('images is an empty list; pass rasters, a chip folder, or chips from prepare_data')
+    _refuse_repeated(paths)
     folders = [isinstance(path, str | Path) and Path(path).is_dir() for path in paths]
     if any(folders) and not all(folders):
         raise ArgumentError('images must be rasters or chip folders, not both')

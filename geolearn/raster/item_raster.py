@@ -113,6 +113,8 @@ def open_item(item: Item, files: OpenFiles, *, bands: Sequence[str] | None, noda
     check_nodata([nodata] * len(stored), stored, f'the item {item.name}')
     listed = [band for asset in assets for band in asset.bands]
     stack = BandStack(rasters, [band.name for band in listed], sensor=item.sensor)
+    if not any(raster.rescaled for raster in rasters):
+        stack.product_offset = item.product_offset
     scaled = {(band.scale, band.offset) for band in listed} - {(1.0, 0.0)}
     log.log(
         level,

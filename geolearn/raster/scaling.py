@@ -1,6 +1,7 @@
 """What stored values mean, as scales and offsets state it; rasters that state different ones are not mixed."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from geolearn.errors import RasterError
 from geolearn.raster.raster import Raster
@@ -34,8 +35,32 @@ def scaling_difference(one: Scaling, other: Scaling) -> str | None:
     return f'scale {here[0]:g} and offset {here[1]:g}, and scale {there[0]:g} and offset {there[1]:g}'
 
 
-def product_difference(one: Raster, other: Raster) -> str | None:
-    """Return the offsets that the products of two rasters state, where they differ; else None."""
+class Units(NamedTuple):
+    """What is stated of the values of some bands of a raster, which may be closed again.
+
+    Args:
+        name: Of the raster.
+        scaling: Of the bands, as the file states it.
+        product_offset: See `Raster`.
+        rescaled: See `Raster`.
+    """
+
+    name: str
+    scaling: Scaling
+    product_offset: float | None
+    rescaled: bool
+
+    @classmethod
+    def of(cls, raster: Raster, indexes: Sequence[int] | None = None) -> 'Units':
+        """Return what a raster states of its bands, or of some by their 1-based numbers."""
+        return cls(raster.name, scaling_of(raster, indexes), raster.product_offset, raster.rescaled)
+
+
+def product_difference(one: Raster | Units, other: Raster | Units) -> str | None:
+    """Return what the products of two rasters, or their STAC items, state otherwise of the values; else None."""
+    if one.rescaled != other.rescaled:
+        stated, none = 'a scale and offset in the STAC item', 'none'
+        return f'{stated}, and {none}' if one.rescaled else f'{none}, and {stated}'
     here, there = one.product_offset, other.product_offset
     return None if here is None or there is None or here == there else f'offsets {here:g} and {there:g}'
 
@@ -51,6 +76,15 @@ def check_same_scaling(one: Raster, other: Raster, indexes: Sequence[int] | None
     Raises:
         RasterError: If files or products state other scales or offsets.
     """
-    apart = scaling_difference(scaling_of(one), scaling_of(other, indexes)) or product_difference(one, other)
+    check_same_units(Units.of(one), Units.of(other, indexes))
+
+
+def check_same_units(one: Units, other: Units) -> None:
+    """Refuse bands whose stored values mean different things; see `check_same_scaling`.
+
+    Raises:
+        RasterError: If files, products or STAC items state other scales or offsets.
+    """
+    apart = scaling_difference(one.scaling, other.scaling) or product_difference(one, other)
     if apart is not None:
         raise RasterError(f'{one.name} and {other.name} hold values of different units: they state {apart}; {ADVICE}')

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ NO_DATA_ROLES = frozenset('thumbnail overview visual metadata tilejson data-mask
 """Roles of assets that are no measurements."""
 
 MOST_BYTES = 2**28
+
+BASELINE, OFFSET = (4, 0), -1000.0
+"""The processing baseline of Sentinel-2 since which stored values have an offset, and that offset."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,15 @@ class Item:
         time: When it was taken, as the item writes it; empty where it does not.
         sensor: Whose bands these are, or None.
         assets: Rasters of measurements.
+        product_offset: What has to be added to stored values as Sentinel-2's processing baseline says, where the bands
+            state no scale or offset; None where it is not known.
     """
 
     name: str
     time: str
     sensor: str | None
     assets: tuple[Asset, ...]
+    product_offset: float | None = None
 
 
 def is_stac(source: object) -> bool:
@@ -184,7 +191,18 @@ def _item(item: Mapping[str, Any], base: str) -> Item:
     order = list(item['assets'])
     kept.sort(key=lambda pair: order.index(pair[0]))
     time = properties.get('datetime') or properties.get('start_datetime') or ''
-    return Item(str(item.get('id')), str(time), sensor, tuple(asset for _, asset in kept))
+    offset = _product_offset(properties) if sensor is not None and sensor.startswith('sentinel2') else None
+    return Item(str(item.get('id')), str(time), sensor, tuple(asset for _, asset in kept), offset)
+
+
+def _product_offset(properties: Mapping[str, Any]) -> float | None:
+    """Return the offset of Sentinel-2 by the processing baseline, 0 where the files were freed of it."""
+    if properties.get('earthsearch:boa_offset_applied') is True:
+        return 0.0
+    for key in ('s2:processing_baseline', 'processing:version'):
+        if found := re.match(r'N?(\d\d?)\.?(\d\d)$', str(properties.get(key) or '')):
+            return OFFSET if (int(found[1]), int(found[2])) >= BASELINE else 0.0
+    return None
 
 
 def _is_raster(asset: Any) -> bool:

@@ -113,7 +113,7 @@ def find_named(name: str, folders: Sequence[Path]) -> Path:
     if not folders:
         raise RefusedError('this server reads no files of its own; upload the raster', 403)
     pure = PurePath(name)
-    if not name or '\0' in name or '\\' in name or '://' in name or re.match(r'/*vsi|[A-Za-z][\w+-]*:', name):
+    if not name or '\0' in name or '\\' in name or '://' in name or re.match(r'/+vsi|[A-Za-z][\w+-]*:', name):
         raise RefusedError(f'{_shown(name)} is no path of a file; name a GeoTIFF in an allowed folder', 403)
     if '..' in pure.parts:
         raise RefusedError(f"{_shown(name)} holds '..'; name the file by its path in an allowed folder", 403)
@@ -206,6 +206,12 @@ def _check_structure(dataset: Any, path: Path, name: str, limits: Limits) -> Non
     """Check what the head of a file says against its size."""
     if dataset.driver != 'GTiff':
         raise RefusedError(f'{name} is {dataset.driver}; send a GeoTIFF', 415)
+    for file in dataset.files:
+        if os.path.islink(file):  # of the raster itself, or of mask, overviews, place or metadata beside it
+            raise RefusedError(
+                f'{Path(file).name} beside {name} is a symbolic link, which is not followed; put the file itself there',
+                403,
+            )
     if dataset.tags(ns='OVERVIEWS'):
         raise RefusedError(f'{name} names another file to take overviews from; write it anew with gdal_translate')
     _check_size(dataset.height, dataset.width, name, limits)

@@ -10,6 +10,7 @@ from rio_cogeo import cog_validate
 
 from geolearn.cli import main
 from geolearn.embed import Embeddings, embed, embed_many, embed_raster
+from geolearn.embed.embeddings import write_features
 from geolearn.errors import ArgumentError, CheckpointError, FileWriteError, RasterError
 from geolearn.raster.writing import write_raster
 
@@ -252,3 +253,52 @@ def test_the_layer_of_zones_is_never_the_target(scene, layer, tmp_path):
     with pytest.raises(RasterError, match='is a layer that this run reads'):
         embed_raster(scene, path, zones=path, overwrite=True, **GIVEN)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize('kind', ['scale in the file', 'STAC baseline', 'zones'])
+def test_scenes_that_state_other_units_than_the_first_fail(scene_pixels, layer, tmp_path, kind):
+    (tmp_path / 'in').mkdir()
+    paths = [tmp_path / 'in' / f'scene{number}.tif' for number in range(3)]
+    for path in paths:
+        write_raster(path, scene_pixels[:, :48, :64], band_names=NAMES, **PLACE)
+    catalog = tmp_path / 'in'
+    if kind == 'STAC baseline':
+        catalog = {
+            'type': 'FeatureCollection',
+            'features': [item_of(p, '05.09' if n == 1 else '03.00', n) for n, p in enumerate(paths)],
+        }
+    else:
+        with rasterio.open(paths[1], 'r+') as dst:
+            dst.scales, dst.offsets = (1.0,) * 4, (-1000.0,) * 4
+    zones = {'zones': layer.iloc[:1]} if kind == 'zones' else {}
+    done = embed_many(catalog, tmp_path / 'out', **GIVEN, **zones)
+    assert [result.state for result in done.scenes] == ['done', 'failed', 'done']
+    assert 'hold values of different units' in done.scenes[1].error
+    assert '-1000' in done.scenes[1].error
+
+
+def item_of(path, baseline, number):
+    """Return a STAC item of a raster that states a processing baseline alone."""
+    bands = [{'name': name} for name in NAMES]
+    return {
+        'type': 'Feature', 'id': f'item{number}',
+        'properties': {
+            'datetime': f'2022-01-0{number + 1}', 'constellation': 'sentinel-2', 's2:processing_baseline': baseline,
+        },
+        'assets': {'all': {'href': str(path), 'type': 'image/tiff', 'eo:bands': bands}},
+    }  # fmt: skip
+
+
+def test_zones_without_a_name_are_numbered_and_no_column_is_overwritten(scene, layer, tmp_path, caplog):
+    named = layer.iloc[:3].assign(name=['field', None, float('nan')])
+    path = embed_raster(scene, tmp_path / 'zones.parquet', context=64, zones=named, **GIVEN)
+    assert Embeddings.load(path).names == ('field', '1', '2')
+    assert '2 of 3 zones have no name; the numbers of their rows are taken' in caplog.text
+    geopandas = pytest.importorskip('geopandas')
+    # files that were written before have such rows too
+    frame = geopandas.read_parquet(path).assign(name=['field', None, 'x'])
+    write_features(frame, Embeddings.load(path).source, tmp_path / 'older.parquet')
+    assert Embeddings.load(tmp_path / 'older.parquet').names == ('field', '1', 'x')
+    with pytest.raises(ArgumentError, match="zones have a column 'embedding'.*rename it"):
+        embed_raster(scene, tmp_path / 'b.parquet', zones=layer.assign(embedding=1), **GIVEN)
+    assert not (tmp_path / 'b.parquet').exists()

@@ -391,3 +391,11 @@ def test_the_number_of_windows_is_bounded(scene):
         val_split_pct=0.1, batch_size=64, seed=0, working_dir=None,
     )  # fmt: skip
     assert len(data.train_ds) + len(data.valid_ds) == 20
+
+
+def test_images_named_twice_are_refused(scene, tmp_path, monkeypatch):
+    monkeypatch.chdir(scene.parent)
+    for images in ([scene, scene], [scene, scene.name], [[str(scene)], [scene]], [[scene], scene]):
+        with pytest.raises(ArgumentError, match=r'images name .*sar\.tif twice, which would count twice; leave one'):
+            pretrain(images, backbone='vit_nano', bands=VV_VH, chip_size=32, working_dir=tmp_path)
+    assert not any(tmp_path.iterdir())

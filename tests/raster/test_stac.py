@@ -214,3 +214,43 @@ def test_samples_of_a_raster_change_with_its_pixels_grid_and_units(tmp_path, sav
     with open_raster(one) as first, open_raster(other) as second:
         assert digest_of_samples(first) != digest_of_samples(second)
         assert (first.rescaled, second.rescaled) == (True, True)
+
+
+def bare(path, name, *, scaled=False, **properties):
+    """Return an item as JSON that states no scale, unless it is `scaled`, and these properties."""
+    item = json.loads(path.read_text())
+    item['properties'] |= properties
+    for asset in item['assets'].values():
+        asset['href'] = str(path.parent / asset['href'])
+        for row in () if scaled else asset.get('raster:bands', ()):
+            del row['scale'], row['offset']
+    return {**item, 'id': name}
+
+
+OLD, NEW = {'s2:processing_baseline': '03.01'}, {'s2:processing_baseline': '05.09'}
+
+
+@pytest.mark.parametrize(
+    ('first', 'second', 'message'),
+    [
+        (OLD, NEW, 'offsets 0 and -1000'),
+        (OLD, {'processing:version': '05.11'}, 'offsets 0 and -1000'),
+        (OLD, NEW | {'earthsearch:boa_offset_applied': True}, ''),
+        (OLD, OLD, ''),
+        (OLD, {}, ''),
+        (OLD, NEW | {'constellation': 'landsat'}, ''),
+        (OLD | {'scaled': True}, NEW, 'a scale and offset in the STAC item, and none'),
+        (OLD | {'scaled': True}, NEW | {'scaled': True}, ''),
+    ],
+)
+def test_items_in_other_units_are_no_mosaic(tmp_path, save, first, second, message):
+    paths = [make_item(save, tmp_path / name, name, offset=0) for name in ('a', 'b')]
+    items = [bare(path, path.parent.name, **facts) for path, facts in zip(paths, (first, second))]
+    source = {'type': 'FeatureCollection', 'features': items}
+    if message:
+        with pytest.raises(RasterError, match=f'values of different units, {message}'):
+            read_all(source)
+        with pytest.raises(RasterError, match=r'different units: they state|values of different units'):
+            read_all([items[0], items[1]])
+    else:
+        assert len(read_all(source)[0]) == 3

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +16,7 @@ import rasterio
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.errors import NotGeoreferencedWarning
 
 from geolearn.serve.rasters import Limits, RefusedError, check_file_name, find_named
 
@@ -139,7 +141,8 @@ def test_only_files_in_allowed_folders_are_read(serve, folders):
         '../allowed but not/a.tif': 403, 'sub/../sub/a.tif': 403, str(secret / 'a.tif'): 403, '/etc/passwd': 415,
         f'{allowed}/../allowed but not/a.tif': 403, 'link.tif': 403, 'link/a.tif': 403, 'none.tif': 404, '': 403,
         'folder.tif': 404, 'pipe.tif': 404, 'a.vrt': 415, 'vrt.tif': 415, '/vsicurl/http://127.0.0.1/a.tif': 403,
-        'vsizip/a.tif': 403, '//vsimem/a.tif': 403, 'http://127.0.0.1/a.tif': 403, 'GTIFF_DIR:1:sub/a.tif': 403,
+        'vsizip/a.tif': 404, '/vsizip/a.tif': 403, '//vsimem/a.tif': 403,
+        'http://127.0.0.1/a.tif': 403, 'GTIFF_DIR:1:sub/a.tif': 403,
         'sub\\a.tif': 403, 'sub/a.tif\0': 403, 'sub/a.tif/b.tif': 404, '\ud800.tif': 404, 'x' * 5000 + '.tif': 404,
         'beside.tif': 422,
     }  # fmt: skip
@@ -151,8 +154,63 @@ def test_only_files_in_allowed_folders_are_read(serve, folders):
         assert 'passwd:' not in answer.text
     assert client.post('/jobs/named', json={'paths': ['sub/a.tif']}).status_code == 202
     assert client.post('/jobs/named', json={'paths': []}).status_code == 422
+    for name in ('vsi_scene.tif', 'vsicurl.tif', 'sub/vsimem_2.tif'):
+        (allowed / name).write_bytes((allowed / 'sub' / 'a.tif').read_bytes())
+        assert client.post('/jobs/named', json={'paths': [name]}).status_code == 202, name
     assert client.post('/jobs/named', json={'paths': ['sub/a.tif'], 'other': 1}).status_code == 422
     assert serve().post('/jobs/named', json={'paths': ['sub/a.tif']}).status_code == 403
+
+
+@pytest.mark.parametrize('suffix', ['.tif.aux.xml', '.tif.ovr', '.tif.msk', '.tfw', '.aux.xml', '_RPC.TXT', '.RPB'])
+def test_links_beside_a_raster_are_not_followed(serve, folders, suffix):
+    allowed, secret = folders
+    path, name = allowed / 'scene.tif', f'scene{suffix}'
+    write_scene(path, (allowed / 'sub' / 'a.tif'), placed=suffix != '.tfw')
+    write_beside(secret / name, suffix)
+    (allowed / name).symlink_to(secret / name)
+    client = serve(folders=[allowed])
+    answer = client.post('/jobs/named', json={'paths': ['scene.tif']})
+    if answer.status_code == 202:  # GDAL takes no notice of such a file
+        with rasterio.open(path) as src:
+            assert not any(file.endswith(suffix) for file in src.files)
+        assert suffix in ('.aux.xml', '_RPC.TXT', '.RPB')
+        return
+    assert answer.status_code == 403, answer.text
+    assert f'{name} beside scene.tif is a symbolic link, which is not followed' in answer.json()['error']
+    assert str(secret) not in answer.text
+    (allowed / name).unlink()
+    (allowed / name).write_bytes((secret / name).read_bytes())
+    assert client.post('/jobs/named', json={'paths': ['scene.tif']}).status_code == 202
+
+
+PLACE = Affine(10, 0, 500000, 0, -10, 5000000)
+
+
+def write_scene(path, source, *, placed):
+    """Copy a raster, without its place where a file beside it is to say that."""
+    if placed:
+        path.write_bytes(source.read_bytes())
+        return
+    with rasterio.open(source) as src:
+        profile = {**src.profile, 'transform': None}
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            with rasterio.open(path, 'w', **profile) as dst:
+                dst.write(src.read())
+                dst.descriptions = src.descriptions
+
+
+def write_beside(path, suffix):
+    """Write a file that GDAL takes in beside a raster of the fixture."""
+    if suffix in ('.tif.ovr', '.tif.msk'):
+        with rasterio.open(
+            path, 'w', driver='GTiff', width=32, height=32, count=1, dtype='uint8', transform=PLACE
+        ) as dst:
+            dst.write(np.full((1, 32, 32), 255, np.uint8))
+    elif suffix == '.tfw':
+        path.write_text('10\n0\n0\n-10\n500000\n5000000\n')
+    else:
+        path.write_text('<PAMDataset><Metadata><MDI key="secret">1</MDI></Metadata></PAMDataset>')
 
 
 @settings(max_examples=60)

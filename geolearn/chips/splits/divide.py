@@ -149,8 +149,8 @@ class Leaks(NamedTuple):
 def count_leaks(geoboxes: Sequence[GeoBox], split: Split) -> Leaks:
     """Count validation and test chips whose footprint shares area with that of a training chip.
 
-    Only chips of one CRS are compared, and rotated chips by their hull. Chips without a place (pixel space) are counted
-    apart: whether they leak is unknown.
+    Chips of several CRSs, such as UTM zones, are compared too, and rotated ones by their hull. Chips without a place
+    (pixel space) are counted apart: whether they leak is unknown.
     """
     places = find_footprints(geoboxes)
     valid, test = (int(find_overlaps(places, part, split.train).sum()) for part in (split.valid, split.test))

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from rasterio.crs import CRS
-from rasterio.errors import CRSError
+from rasterio.errors import CRSError, RasterioError
+from rasterio.warp import transform, transform_bounds
 
 from geolearn.raster import GeoBox
 from geolearn.raster.geobox import in_pixel_space
 
 FAR_OUT = 1e9
 """No map has coordinates beyond this, in meters, feet or degrees."""
+
+GLOBE = 'EPSG:4326'
 
 PAIRS_AT_ONCE = 1_000_000
 
@@ -52,7 +55,7 @@ def find_footprints(geoboxes: Sequence[GeoBox]) -> Footprints:
 
 
 def find_overlaps(places: Footprints, chips: Sequence[int], others: Sequence[int]) -> np.ndarray:
-    """Tell for each of `chips` whether it shares area with any of `others`; only chips of one CRS are compared.
+    """Tell for each of `chips` whether it shares area with any of `others`, which may be in another CRS that is known.
 
     Returns:
         (len(chips),) bool. False where a chip has no place.
@@ -61,16 +64,55 @@ def find_overlaps(places: Footprints, chips: Sequence[int], others: Sequence[int
     hit = np.zeros(len(first), bool)
     for group in range(len(places.crs)):
         mine = np.flatnonzero(places.groups[first] == group)
-        theirs = second[places.groups[second] == group]
-        if len(mine) and len(theirs):
-            hit[mine] = overlap_any(places.bounds[first[mine]], places.bounds[theirs])
+        for other in range(len(places.crs)) if len(mine) else ():
+            theirs = second[places.groups[second] == other]
+            if not len(theirs):
+                continue
+            boxes, quads = places.bounds[first[mine]], None
+            if other == group:
+                hulls = places.bounds[theirs]
+            elif _are_near(boxes, places.crs[group], places.bounds[theirs], places.crs[other]):
+                quads = _move(places.bounds[theirs], places.crs[other], places.crs[group])
+                hulls = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
+            else:
+                continue
+            hit[mine] |= overlap_any(boxes, hulls, quads)
     return hit
 
 
-def overlap_any(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _are_near(boxes: np.ndarray, crs: str | None, others: np.ndarray, other_crs: str | None) -> bool:
+    """Whether boxes of two CRSs may share ground, by where all of each lie on the globe; False where it is unknown."""
+    found = []
+    for part, name in ((boxes, crs), (others, other_crs)):
+        known = _parse(name)
+        if known is None:
+            return False
+        try:
+            found.append(transform_bounds(known, GLOBE, *part[:, :2].min(axis=0), *part[:, 2:].max(axis=0)))
+        except (CRSError, RasterioError):
+            return False
+    (left, bottom, right, top), (other_left, other_bottom, other_right, other_top) = found
+    turned = left > right or other_left > other_right  # over the antimeridian
+    return bottom < other_top and other_bottom < top and (turned or (left < other_right and other_left < right))
+
+
+def _move(boxes: np.ndarray, crs: str | None, target: str | None) -> np.ndarray:
+    """Return the corners of boxes in another CRS, (n, 4, 2) around each; those that have none there are left out."""
+    corners = boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
+    xs, ys = transform(_parse(crs), _parse(target), corners[..., 0].ravel(), corners[..., 1].ravel())
+    moved = np.stack([np.reshape(xs, (-1, 4)), np.reshape(ys, (-1, 4))], axis=2)
+    return moved[(np.abs(moved) < FAR_OUT).all(axis=(1, 2))]
+
+
+def overlap_any(boxes: np.ndarray, others: np.ndarray, quads: np.ndarray | None = None) -> np.ndarray:
     """Tell for each box (n, 4: left, bottom, right, top) whether it shares area with any of the others.
 
     Boxes are binned by size and place, so that hundreds of thousands take a second.
+
+    Args:
+        boxes: Boxes.
+        others: Others, or the hulls of `quads`.
+        quads: Corners of the others around each, (m, 4, 2), where these are convex and no boxes.
     """
     hit = np.zeros(len(boxes), bool)
     level, other_level = _size_levels(boxes), _size_levels(others)
@@ -78,23 +120,28 @@ def overlap_any(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
         for theirs in np.unique(other_level):
             rows = np.flatnonzero((level == mine) & ~hit)
             side = 2.0 ** max(mine, theirs)
-            hit[rows] = _overlap_near(boxes[rows], others[other_level == theirs], side)
+            chosen = other_level == theirs
+            hit[rows] = _overlap_near(boxes[rows], others[chosen], side, None if quads is None else quads[chosen])
     return hit
 
 
-def _overlap_near(boxes: np.ndarray, others: np.ndarray, side: float) -> np.ndarray:
+def _overlap_near(boxes: np.ndarray, others: np.ndarray, side: float, quads: np.ndarray | None) -> np.ndarray:
     """Compare boxes whose centers lie in one cell of `side`, or in neighbouring ones; no box is larger than that."""
     cells, other_cells = _cells(boxes, side), _cells(others, side)
     keys = _keys(other_cells[:, 0], other_cells[:, 1])
     order = np.argsort(keys, kind='stable')
     keys, others = keys[order], others[order]
+    quads = None if quads is None else quads[order]
     hit = np.zeros(len(boxes), bool)
     for right in (-1, 0, 1):
         for down in (-1, 0, 1):
             wanted = _keys(cells[:, 0] + right, cells[:, 1] + down)
             start, stop = np.searchsorted(keys, wanted, 'left'), np.searchsorted(keys, wanted, 'right')
             for rows, columns in _pairs(start, stop):
-                hit[rows[_share_area(boxes[rows], others[columns])]] = True
+                shared = _share_area(boxes[rows], others[columns])
+                if quads is not None:
+                    shared[shared] = _meet(boxes[rows[shared]], quads[columns[shared]])
+                hit[rows[shared]] = True
     return hit
 
 
@@ -116,6 +163,19 @@ def _share_area(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     # neighbours touch; rounding of coordinates must not make that an overlap
     slack = 1e-6 * np.minimum(boxes[:, 2:] - boxes[:, :2], others[:, 2:] - others[:, :2])
     return (high - low > slack).all(axis=1)
+
+
+def _meet(boxes: np.ndarray, quads: np.ndarray) -> np.ndarray:
+    """Tell for each box whether it shares area with its quadrilateral, whose hull meets it: no edge parts them."""
+    corners = boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
+    edges = np.roll(quads, -1, axis=1) - quads
+    normals = np.stack([edges[..., 1], -edges[..., 0]], axis=2)
+    normals /= np.maximum(np.linalg.norm(normals, axis=2, keepdims=True), np.finfo(float).tiny)
+    mine, theirs = (np.einsum('nek,nck->nec', normals, points) for points in (corners, quads))
+    inside = np.minimum(mine.max(axis=2), theirs.max(axis=2)) - np.maximum(mine.min(axis=2), theirs.min(axis=2))
+    # straight edges are bent a little in another CRS
+    slack = 1e-3 * (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+    return (inside > slack[:, None]).all(axis=1)
 
 
 def _size_levels(boxes: np.ndarray) -> np.ndarray:

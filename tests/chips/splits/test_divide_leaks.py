@@ -8,10 +8,11 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
+from rasterio.warp import transform
 
 from geolearn import prepare_data
 from geolearn.chips.splits.divide import Leaks, count_leaks, leak_note
-from geolearn.chips.splits.overlaps import overlap_any
+from geolearn.chips.splits.overlaps import find_footprints, find_overlaps, overlap_any
 from geolearn.chips.splits.split import Split
 from geolearn.raster import GeoBox
 
@@ -141,3 +142,50 @@ def test_overlaps_within_one_image_without_crs_are_still_found(tmp_path, save):
     save_noise(tmp_path, save)
     data = prepare_data(tmp_path / 'e', chip_size=8, batch_size=2, val_split_pct=0.5)
     assert any('share ground' in note for note in data.notes)
+
+
+def in_zone(lon, lat, zone, *, size=1280.0, north=0.0):
+    """Return a chip of a UTM zone whose middle lies at a place, moved north by some meters."""
+    crs = CRS.from_epsg(32600 + zone)
+    (x,), (y,) = transform(CRS.from_epsg(4326), crs, [lon], [lat])
+    return GeoBox((8, 8), Affine(size / 8, 0, x - size / 2, 0, -size / 8, y + size / 2 + north), crs.to_wkt())
+
+
+@pytest.mark.parametrize(
+    ('north', 'shared'), [(0.0, True), (600.0, True), (1200.0, True), (1330.0, False), (1400.0, False), (3000.0, False)]
+)
+def test_scenes_of_neighboring_utm_zones_are_compared(north, shared):
+    # at the border of the zones 32 and 33 their grids are turned by about 4.5 degrees against each other
+    boxes = [in_zone(12.0, 48.5, 32), in_zone(12.0, 48.5, 33, north=north), in_zone(12.9, 48.5, 33)]
+    assert count_leaks(boxes, Split((0,), (1, 2))).valid == int(shared)
+    assert count_leaks(boxes, Split((1, 2), (0,), ())).valid == int(shared)
+
+
+def test_what_shares_ground_across_zones_is_what_shares_it_on_the_globe():
+    shapely = pytest.importorskip('shapely')
+    rng, globe = np.random.default_rng(0), CRS.from_epsg(4326)
+    boxes = [
+        in_zone(12 + rng.uniform(-0.15, 0.15), 48 + rng.uniform(-0.1, 0.1), int(rng.integers(32, 34)))
+        for _ in range(200)
+    ]
+
+    def outline(box):
+        left, bottom, right, top = box.bounds
+        xs, ys = [left, right, right, left], [bottom, bottom, top, top]
+        return shapely.Polygon(list(zip(*transform(CRS.from_wkt(box.crs), globe, xs, ys))))
+
+    outlines = [outline(box) for box in boxes]
+    places, chosen = find_footprints(boxes), range(100)
+    found = find_overlaps(places, chosen, range(100, 200))
+    areas = [max(outlines[i].intersection(other).area for other in outlines[100:]) / outlines[i].area for i in chosen]
+    assert all(hit for hit, area in zip(found, areas) if area > 1e-3)
+    assert not any(hit for hit, area in zip(found, areas) if area == 0)
+    assert 10 < found.sum() < 90
+
+
+def test_chips_of_many_zones_and_of_unknown_crs_are_compared_in_seconds():
+    boxes = [in_zone(6 * zone - 183 + 0.02 * n, 40, zone) for zone in range(1, 61, 4) for n in range(20)]
+    boxes += [chip(0, 0, crs='mine'), chip(0, 0, crs=None)]
+    start = time.perf_counter()
+    assert count_leaks(boxes, Split(tuple(range(0, 302, 2)), tuple(range(1, 302, 2)))).valid == 0
+    assert time.perf_counter() - start < 10
