@@ -211,7 +211,7 @@ def main() -> None:
         # the first step of a network takes long: what it allocates and compiles is there for all that follow
         groups = ((jobs, rounds), (steps, 5), (dense, 3 if quick else 7), (looks, 2 if quick else 3))
         for group, count in groups:
-            seconds |= interleave(group, rounds=count, warm_up=group in (steps, dense) or not quick)
+            seconds |= interleave(group, rounds=count, warm_up=group is not looks or not quick)
         shown = {
             case: Rate(side**2 / 1e6, seconds[name]) for case, name in (('detect', 'detect'), ('detect_model', 'model'))
         }

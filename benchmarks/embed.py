@@ -152,7 +152,7 @@ def measure_chips(folder: Path, quick: bool) -> dict[str, Check]:
 
         jobs = {'one': one_by_one, 'call': call_by_call, 'many': together}
         call_by_call(chips[:1])  # what is done once
-        seconds = interleave(jobs, rounds=2 if quick else 3, clock=time.process_time, warm_up=not quick)
+        seconds = interleave(jobs, rounds=4 if quick else 3, clock=time.process_time, warm_up=not quick)
         ratios = {name: median_ratio(seconds, name, 'many') for name in ('one', 'call')}
         print(
             f'{backbone}, {number} chips of {side} px: {number / min(seconds["many"]):.1f}/s, '

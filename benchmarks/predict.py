@@ -298,9 +298,10 @@ def main() -> None:
             'transformer_crop': lambda: map_file(patch, transformer, out, grid=vit_grid),
             'transformer_hann': lambda: map_file(patch, transformer, out, grid=vit_grid, blend='hann'),
         }
-        seconds = interleave(convolution, rounds=2 if quick else 3, warm_up=not quick)
-        seconds |= interleave(light, rounds=3, warm_up=not quick)
-        seconds |= interleave(transformers, rounds=2 if quick else 3, warm_up=not quick)
+        # jobs of a second differ by more than a limit allows, the first of each most of all
+        seconds = interleave(convolution, rounds=5 if quick else 3)
+        seconds |= interleave(light, rounds=5 if quick else 3)
+        seconds |= interleave(transformers, rounds=3)
         engines = measure_engines(folder, scene, out, engine_tile, rounds=9 if quick else 3)
         seconds |= engines
         pixels = dict.fromkeys(convolution, side) | dict.fromkeys(engines, scene_side)

@@ -266,7 +266,7 @@ def _embed_pixels(encoder: Encoder, pixels: Sequence[np.ndarray], how: How) -> l
                 images.embed_image(encoder, pixels[n], pooling=how.pooling, blend=how.blend) for n in numbers
             )
         else:
-            size = images.batch_size_of((height, width), how.batch_size)
+            size = images.batch_size_of((height, width), how.batch_size, encoder.device)
             starts = range(0, len(numbers), size)
             batches = (np.stack([pixels[n] for n in numbers[start : start + size]]) for start in starts)
             found = images.embed_batches(encoder, batches, len(numbers), pooling=how.pooling)
@@ -304,7 +304,7 @@ def _embed_chips(data: ChipData, how: How, names: Sequence[str] | None) -> Embed
     encoder = how.encoder(bands, sample, data.dtype)
     dataset = data.validating_on_all().valid_ds
     labels = _numbers(len(dataset), dataset.names if names is None else names)
-    size = images.batch_size_of((data.chip_size, data.chip_size), how.batch_size)
+    size = images.batch_size_of((data.chip_size, data.chip_size), how.batch_size, encoder.device)
     batches = (
         dataset.collate(range(start, min(start + size, len(dataset)))).cast().images.numpy()
         for start in range(0, len(dataset), size)

@@ -19,8 +19,8 @@ from geolearn.raster import GeoBox
 from geolearn.raster.area import PixelArea
 from geolearn.raster.raster import Raster
 
-PIXELS_AT_ONCE = 16 * 224**2
-"""Of a batch: more images take memory and are no faster."""
+PIXELS_AT_ONCE, CPU_PIXELS_AT_ONCE = 16 * 224**2, 4 * 224**2
+"""Of a batch: more images take memory and are no faster; on a CPU they are slower, since they leave its caches."""
 
 MOST_AT_ONCE = 256
 
@@ -106,11 +106,12 @@ def _absent(image: np.ndarray, stride: int) -> np.ndarray:
     return coarse.coarsen_absent(padded, (0, 0), (height, width), stride)
 
 
-def batch_size_of(shape: tuple[int, int], batch_size: int | None) -> int:
-    """Return how many images of a height and width are embedded together."""
+def batch_size_of(shape: tuple[int, int], batch_size: int | None, device: torch.device) -> int:
+    """Return how many images of a height and width are embedded together on a device."""
     if batch_size is not None:
         return batch_size
-    return min(max(PIXELS_AT_ONCE // (shape[0] * shape[1]), 1), MOST_AT_ONCE)
+    pixels = CPU_PIXELS_AT_ONCE if device.type == 'cpu' else PIXELS_AT_ONCE
+    return min(max(pixels // (shape[0] * shape[1]), 1), MOST_AT_ONCE)
 
 
 class MemoryRaster(Raster):

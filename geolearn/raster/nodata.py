@@ -116,7 +116,8 @@ def valid_by_band(
             valid = mask if valid is None else valid & mask
     for band, values in enumerate(nodata):
         for value in values:
-            if (kept := differs(pixels[band], value)) is None:
+            kept = differs(pixels[band], value)
+            if kept is None or kept.all():  # most rasters lack little: a mask of all bands takes longer to make
                 continue
             if valid is None:
                 valid = np.ones(pixels.shape, bool)

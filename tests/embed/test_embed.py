@@ -8,6 +8,7 @@ from geolearn import from_rasters, prepare_data
 from geolearn.backbones import create_backbone
 from geolearn.bands import get_bands
 from geolearn.embed import Embeddings, attention_maps, embed, embed_raster
+from geolearn.embed.images import batch_size_of
 from geolearn.errors import BackboneError, BandError, RasterError, UnknownNameError
 from geolearn.raster.writing import write_raster
 
@@ -68,6 +69,13 @@ def test_statistics_of_several_images_are_those_of_all_in_any_order(kind, tmp_pa
     assert found.source == turned.source
     assert np.allclose(found.values, turned.values[::-1], atol=1e-6)
     assert found.source.mean == pytest.approx([float(np.mean([a[band] for a in arrays])) for band in range(4)])
+
+
+def test_batches_of_images_are_as_large_as_is_fast_on_the_device():
+    cpu, gpu = torch.device('cpu'), torch.device('cuda')
+    assert [batch_size_of((side, side), None, cpu) for side in (16, 64, 224, 512)] == [256, 49, 4, 1]
+    assert [batch_size_of((side, side), None, gpu) for side in (64, 224, 1024)] == [196, 16, 1]
+    assert batch_size_of((224, 224), 7, cpu) == 7
 
 
 def test_many_images_are_those_one_by_one(scene_pixels):
