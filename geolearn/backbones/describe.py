@@ -176,8 +176,8 @@ def _refuse(name: str, own: set[str]) -> NoReturn:
     library, _, bare = name.rpartition(':')
     found = None
     if name in BUILDERS:
-        found = BUILDERS[name].build.__module__.rpartition('.')[2]
-    elif library in ('', 'timm') and is_timm_model(bare):
+        raise BackboneError(f'{name} is a network of your own, of which geolearn keeps no record')
+    if library in ('', 'timm') and is_timm_model(bare):
         found = 'timm'
     elif library in ('', 'torchvision') and bare in list_torchvision_models():
         found = 'torchvision'

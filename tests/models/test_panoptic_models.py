@@ -154,7 +154,12 @@ def test_the_command_line_trains_and_maps_segments(trained, save, tmp_path, caps
     assert rasterio.open(tmp_path / 'map.tif').descriptions == ('class', 'id')
     assert (tmp_path / 'map.gpkg').is_file()
     main(['report', str(path), str(trained.data.path), str(tmp_path / 'report.html')])
-    assert 'panoptic quality' in (tmp_path / 'report.html').read_text().lower()
+    text = (tmp_path / 'report.html').read_text()
+    assert 'panoptic quality' in text.lower()
+    head = text.split('Before you trust')[0]
+    places = [head.index(f'>{name}<') for name in ('PQ', 'SQ', 'RQ', 'classes')]
+    assert places == sorted(places)
+    assert 'Labeled pixels with a class' in text
 
 
 def test_mask2former_maps_rasters_and_gives_things_and_stuff(mask2former, save, tmp_path):

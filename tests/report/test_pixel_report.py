@@ -188,6 +188,8 @@ def test_the_backbone_is_told_with_license_source_and_revision(pixel_model):
     other = facts(backbone_section(pixel_model.spec, None))
     assert other['license'].startswith('not known to geolearn: resnet18 comes from timm')
     assert other['started from'] == 'random weights'
+    mine = facts(backbone_section(replace(pixel_model.spec, backbone='mine', custom={'backbone': 'Mine'}), None))
+    assert mine['license'] == 'not known to geolearn: it is a network of your own'
 
 
 def test_the_lines_that_reproduce_run_and_say_what_was_said(pixel_model, pixel_report):

@@ -102,8 +102,9 @@ def backbone_section(spec: ModelSpec, load_report: loading.LoadReport | None) ->
     notes: tuple[str, ...] = ()
     try:
         record = describe_backbone(spec.backbone).record
-    except errors.BackboneError as error:
-        facts.append(('license', f'not known to geolearn: {error}'))
+    except (errors.BackboneError, errors.UnknownNameError) as error:
+        why = 'it is a network of your own' if 'backbone' in spec.custom else str(error)
+        facts.append(('license', f'not known to geolearn: {why}'))
     else:
         facts += [
             ('network', f'{record.family}, width {record.dim}, {record.depth} blocks'),

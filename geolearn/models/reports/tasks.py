@@ -476,11 +476,11 @@ def panoptic_report(
         ('RQ', report.format_score(values['rq'])),
         ('PQ of things', report.format_score(values['pq_things'])),
         ('PQ of stuff', report.format_score(values['pq_stuff'])),
-        ('Labelled pixels with a class', report.format_score(values.get('covered', math.nan), '.1%')),
+        ('Labeled pixels with a class', report.format_score(values.get('covered', math.nan), '.1%')),
     )
     rows: list[tuple[Cell, ...]] = [(str(name), *map(float, row)) for name, row in zip(table.index, table.to_numpy())]
     scores = Section('Scores', (text, Facts(overall), Table(('class', 'PQ', 'SQ', 'RQ'), tuple(rows), 'By class')))
-    headline = (('PQ', report.format_score(values['pq'], '.3f')), ('RQ', report.format_score(values['rq'], '.3f')))
+    headline = tuple((name.upper(), report.format_score(values[name], '.3f')) for name in ('pq', 'sq', 'rq'))
     return report.TaskReport(
         'panoptic segmentation',
         headline,
