@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from _page import format_table, read_lines, write_section
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ from geolearn.models import (
     SingleStageOptions,
 )
 from geolearn.models.object_detector import ObjectDetector
-from geolearn.oriented.geometry import from_hulls
+from geolearn.oriented.geometry import from_hulls, moved
 from geolearn.synthetic_objects import OBJECT_CLASSES, make_object_chips
 
 LR = 2e-3
@@ -44,8 +45,9 @@ SEEDS = (0, 1, 2)
 TRAINED, HELD_OUT, REPEATS, EPOCHS = 400, 120, 5, 8
 """Generated chips; those to train on come five times in an epoch of 250 steps."""
 
-M4SAR_EPOCHS, M4SAR_CROP, M4SAR_SIDE = 300, 256, 512
-"""An epoch is one step, of a crop of each image: four times as many steps in the time that whole images take."""
+M4SAR_EPOCHS, M4SAR_WINDOW, M4SAR_CROP, M4SAR_GRID, M4SAR_REPEATS = 40, 160, 128, 4, 4
+"""Windows of this side, four by four over each image and around each object four times, are trained on in crops: 30
+steps of whole images, whose ground is empty but for a few objects, and 300 of crops at random places taught nothing."""
 
 M4SAR_HELD_OUT = 'sample_540'
 FEW = RCNNOptions(
@@ -105,6 +107,7 @@ class Row:
         by_class: The same of each class; empty for level boxes.
         own: By level boxes, of detectors of these.
         fitted: As `scores`, on the training images.
+        own_fitted: As `own`, on the training images.
     """
 
     model: str
@@ -116,6 +119,7 @@ class Row:
     by_class: dict[str, dict[str, float]] = field(default_factory=dict)
     own: dict[str, float] = field(default_factory=dict)
     fitted: dict[str, float] = field(default_factory=dict)
+    own_fitted: dict[str, float] = field(default_factory=dict)
 
 
 def generated(seed: int, folder: Path) -> ChipData:
@@ -134,15 +138,43 @@ def generated(seed: int, folder: Path) -> ChipData:
     )
 
 
-def m4sar(images: Path, folder: Path, *, side: int) -> ChipData:
-    """Return the real images, one of which is held out; to train on, crops at random places if they are smaller."""
+def m4sar(images: Path, folder: Path) -> ChipData:
+    """Return the real images, one of which is held out."""
     return prepare_data(
-        images, chip_size=side, batch_size=3, split={'valid': [M4SAR_HELD_OUT]}, seed=0, working_dir=folder
+        images, chip_size=512, batch_size=3, split={'valid': [M4SAR_HELD_OUT]}, seed=0, working_dir=folder
+    )
+
+
+def windows(whole: ChipData, folder: Path) -> ChipData:
+    """Return windows of the images in their parts: all over each, and of those to train on around each object too."""
+    cut: list[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]] = []
+    counts = []
+    for part, repeats in ((whole.train_ds, M4SAR_REPEATS), (whole.valid_ds, 0)):
+        for image, objects in (part[index] for index in range(len(part))):
+            last = image.shape[-1] - M4SAR_WINDOW
+            grid = torch.linspace(0, last, M4SAR_GRID)
+            around = (objects.turned[:, :2] - M4SAR_WINDOW / 2).clamp(0, last).repeat(repeats, 1)
+            for x, y in torch.cat((torch.cartesian_prod(grid, grid), around)).int().tolist():
+                pixels = image[:, y : y + M4SAR_WINDOW, x : x + M4SAR_WINDOW].numpy()
+                turned = moved(objects.turned.numpy(), -x, -y)
+                inside = ((turned[:, :2] > 0) & (turned[:, :2] < M4SAR_WINDOW)).all(1)
+                values = np.array([whole.class_infos[index].value for index in objects.labels.tolist()])
+                cut.append((pixels, (turned[inside], values[inside])))
+        counts.append(len(cut))
+    return from_arrays(
+        [pixels for pixels, _ in cut],
+        [labels for _, labels in cut],
+        class_mapping={info.value: info.name for info in whole.class_infos},
+        chip_size=M4SAR_CROP,
+        batch_size=8,
+        split={'valid': [f'{index:09d}' for index in range(*counts)]},
+        seed=0,
+        working_dir=folder,
     )
 
 
 def train(name: str, data: ChipData, seed: int, epochs: int, whole: ChipData | None = None) -> Row:
-    """Train one model, and score it on `whole` images if the data hold crops of them."""
+    """Train one model, and score it on `whole` images if the data hold windows of them."""
     cls, head = CLASSES[name]
     torch.manual_seed(seed)
     backbone = ModuleBackbone(SmallCNN(), channels=SmallCNN.channels, strides=SmallCNN.strides)
@@ -161,6 +193,7 @@ def train(name: str, data: ChipData, seed: int, epochs: int, whole: ChipData | N
         {} if classes is None else json.loads(classes.to_json(orient='index')),
         {} if cls.architecture.oriented else score(model, scored.valid_dl, 'bbox'),
         {} if whole is None else score(model, whole.train_dl, 'rotated'),
+        {} if whole is None or cls.architecture.oriented else score(model, whole.train_dl, 'bbox'),
     )
 
 
@@ -204,15 +237,18 @@ def write_generated(rows: Sequence[Row]) -> None:
 
 M4SAR = """## Oriented boxes
 
-Written by `benchmarks/results_oriented.py m4sar`. Four Sentinel-2 images of 512 px of M4-SAR with 20 bridges and
-playgrounds of some 8 by 14 px, read as DOTA text without another step. Three images were trained on, {steps} steps of
-three images, with flips and turns, seed 0, from **random weights**; `{held}` was held out. AP50 by exact overlap with
-the oriented boxes; level boxes count as they lie.
+Written by `benchmarks/results_oriented.py m4sar`. Four Sentinel-2 images of 512 px of M4-SAR, of four places, with 20
+bridges and playgrounds, mostly of some 8 by 14 px, read as DOTA text. Three images were trained on, `{held}` with 8 of
+the objects was held out whole. {steps} steps of eight crops of {crop} px from windows all over the three images and
+around their 12 objects, with flips and turns, seed 0, from **random weights**. AP50 on whole images, by exact overlap
+with the oriented boxes, for which level boxes count as they lie; and of detectors of level boxes by those too.
 
 {table}
 
-**What to keep in mind.** This is far too little to learn from{nothing}. It shows that these data train each detector
-without a line of code beside `prepare_data` and `fit`, and does not say which of them is better.
+**What to keep in mind.** Twelve objects are far too few to find others by{nothing}.
+The figures of the training images say how well each detector learns them by heart, of one seed. `FCOS` begins at
+stride 8, which is as much as most objects are wide, the other three at stride 4. In 300 steps of three crops of 256 px
+at random places, most of which show no object, no detector learned even the training images.
 """
 
 
@@ -220,14 +256,15 @@ def write_m4sar(rows: Sequence[Row]) -> None:
     """Write the section of docs/results.md."""
     lines = []
     for row in rows:
-        level = f'{row.own["ap50"]:.3f}' if row.own else ''
-        numbers = [f'{row.parameters / 1e6:.2f} M', f'{row.fitted["ap50"]:.3f}', f'{row.scores["ap50"]:.3f}', level]
-        lines.append([f'`{row.model}`', *numbers, f'{row.cpu_seconds:.0f}'])
-    columns = ['model', 'parameters', 'training images', 'held out', 'held out, by level boxes', 'CPU seconds']
+        level = [f'{part["ap50"]:.3f}' if part else '' for part in (row.own_fitted, row.own)]
+        turned = [f'{part["ap50"]:.3f}' for part in (row.fitted, row.scores)]
+        cells = [turned[0], level[0], turned[1], level[1]]
+        lines.append([f'`{row.model}`', f'{row.parameters / 1e6:.2f} M', *cells, f'{row.cpu_seconds:.0f}'])
+    columns = ['model', 'parameters', 'training images', 'by level boxes', 'held out', 'by level boxes', 'CPU seconds']
+    learned = not all(row.scores['ap50'] < 0.05 and row.own.get('ap50', 0) < 0.05 for row in rows)
+    nothing = '' if learned else ': no detector finds those of the image held out'
     table = format_table(columns, lines, left=1)
-    learned = any(part['ap50'] >= 0.05 for row in rows for part in (row.scores, row.fitted))
-    nothing = '' if learned else ': no detector has learned anything, not even the images that it was trained on'
-    text = M4SAR.format(steps=rows[0].steps, held=M4SAR_HELD_OUT, table=table, nothing=nothing)
+    text = M4SAR.format(steps=rows[0].steps, held=M4SAR_HELD_OUT, crop=M4SAR_CROP, table=table, nothing=nothing)
     write_section('oriented', text)
 
 
@@ -260,8 +297,8 @@ def main() -> None:
             if generates:
                 row = train(name, generated(seed, Path(scratch)), seed, EPOCHS)
             else:
-                crops, whole = (m4sar(given.images, Path(scratch), side=side) for side in (M4SAR_CROP, M4SAR_SIDE))
-                row = train(name, crops, seed, M4SAR_EPOCHS, whole)
+                whole = m4sar(given.images, Path(scratch))
+                row = train(name, windows(whole, Path(scratch)), seed, M4SAR_EPOCHS, whole)
             with given.rows.open('a') as lines:
                 lines.write(json.dumps(asdict(row)) + '\n')
             write[given.part](read_rows(given.rows))

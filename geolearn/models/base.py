@@ -726,7 +726,12 @@ class Model(ABC):
         return choose_rates(rate, scales=self._scales, pretrained=self.spec.pretrained)
 
     def freeze(self) -> None:
-        """Freeze the backbone; only the new layers are trained."""
+        """Freeze the backbone; only the new layers are trained.
+
+        With few labels a pretrained backbone gains by new layers that are trained first: ``model.freeze()``,
+        ``model.fit(20)``, ``model.unfreeze()``, ``model.fit(40)`` (Kumar et al. 2022, arXiv:2202.10054). Untrained ones
+        give it gradients that say nothing. ``docs/pretraining.md`` has measured it.
+        """
         learner = self.learner  # first: its parameter groups hold what is trained now
         learner.create_opt()
         for parameter in self.network.backbone.trunk.parameters():
