@@ -182,6 +182,37 @@ def parse_only(description: str | None, names: Sequence[str]) -> tuple[bool, str
     return given.quick, given.only
 
 
+def _busy_and_own() -> tuple[float, float] | None:
+    """Return the processor seconds of the machine since it started, and those of this process and its children."""
+    stat = Path('/proc/stat')
+    if not stat.exists():
+        return None
+    user, nice, system, _, _, irq, softirq, steal = map(int, stat.read_text().split('\n', 1)[0].split()[1:9])
+    spent = os.times()
+    busy = (user + nice + system + irq + softirq + steal) / os.sysconf('SC_CLK_TCK')
+    return busy, spent.user + spent.system + spent.children_user + spent.children_system
+
+
+_BEGUN = time.perf_counter(), _busy_and_own()
+
+QUIET = 0.05
+"""Share of the cores that other work may take; with one of two gone, what runs in two threads takes twice as long."""
+
+
+def describe_other_work() -> str | None:
+    """Say how many cores other work took since the benchmark began; None where that is little, or not known."""
+    started, before = _BEGUN
+    now = _busy_and_own()
+    if before is None or now is None:
+        return None
+    cores = ((now[0] - before[0]) - (now[1] - before[1])) / (time.perf_counter() - started)
+    if cores < QUIET * (os.cpu_count() or 1):
+        return None
+    return f'other work took {cores:.1f} of {os.cpu_count()} cores; wall-clock figures need a quiet machine: run again'
+
+
 def report(checks: Mapping[str, Check]) -> None:
-    """Print the closing line."""
+    """Print the closing line, and before it whether other work disturbed the measurement."""
+    if (disturbed := describe_other_work()) is not None:
+        print(disturbed)
     print(json.dumps({name: check.to_json() for name, check in checks.items()}))
