@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from geolearn.bands import Band
 from geolearn.bundle import find_bundle, list_members, read_emd
 from geolearn.networks.spec import ModelSpec
 
@@ -15,12 +16,15 @@ MLM_SCHEMA = 'https://stac-extensions.github.io/mlm/v1.4.0/schema.json'
 
 CLASSIFICATION_SCHEMA = 'https://stac-extensions.github.io/classification/v2.0.0/schema.json'
 
+EO_SCHEMA = 'https://stac-extensions.github.io/eo/v2.0.0/schema.json'
+
 TASKS: Mapping[str, str] = {
     'ImageClassification': 'semantic-segmentation',
     'PixelRegression': 'regression',
     'ObjectDetection': 'object-detection',
     'InstanceDetection': 'instance-segmentation',
     'ObjectClassification': 'scene-classification',
+    'PanopticSegmenter': 'panoptic-segmentation',
 }
 """MLM's word for each ModelType."""
 
@@ -49,12 +53,13 @@ def describe_bundle(path: str | Path) -> dict[str, Any]:
     return {
         'type': 'Feature',
         'stac_version': STAC_VERSION,
-        'stac_extensions': [MLM_SCHEMA, CLASSIFICATION_SCHEMA],
+        'stac_extensions': [MLM_SCHEMA, CLASSIFICATION_SCHEMA, EO_SCHEMA],
         'id': path.stem,
         'geometry': None,
         'properties': {
             'datetime': saved,
-            'mlm:name': path.stem,
+            'bands': [_describe_band(band) for band in spec.bands],
+            'mlm:name': _plain_name(path.stem),
             'mlm:architecture': f'{spec.model} on {spec.backbone}',
             'mlm:tasks': [task],
             'mlm:framework': 'pytorch',
@@ -66,6 +71,16 @@ def describe_bundle(path: str | Path) -> dict[str, Any]:
         'links': [],
         'assets': _list_assets(path, manifest),
     }
+
+
+def _plain_name(text: str) -> str:
+    """Return a name in MLM's alphabet: a letter first, no sign last, three characters or more."""
+    plain = re.sub(r'[^0-9A-Za-z_.-]+', '-', text).strip('-._')
+    return plain if re.fullmatch(r'[A-Za-z].+[0-9A-Za-z]', plain) else f'model-{plain or 0}'
+
+
+def _describe_band(band: Band) -> dict[str, Any]:
+    return {'name': band.name} | ({} if band.wavelength_um is None else {'eo:center_wavelength': band.wavelength_um})
 
 
 def _describe_input(spec: ModelSpec) -> dict[str, Any]:
@@ -102,7 +117,7 @@ def _describe_output(spec: ModelSpec, task: str, numbers: int | None) -> dict[st
     if task in ('semantic-segmentation', 'regression'):
         shape = ([*shape[0], spec.chip_size, spec.chip_size], [*shape[1], 'height', 'width'])
     elif numbers is not None:
-        shape = ([-1, -1, numbers + len(spec.class_infos)], ['batch', 'place', 'box and class'])
+        shape = ([-1, -1, numbers + len(spec.class_infos)], ['batch', 'place', 'box-and-class'])
     elif task in ('object-detection', 'instance-segmentation'):
         shape = ([-1, 4], ['object', 'box'])
     output: dict[str, Any] = {
@@ -118,6 +133,8 @@ def _describe_output(spec: ModelSpec, task: str, numbers: int | None) -> dict[st
                 # the extension's own alphabet
                 'name': re.sub(r'[^0-9A-Za-z_-]+', '-', info.name) or str(info.value),
                 'title': info.name or str(info.value),
+                # the version of the extension that MLM's schema refers to wants it
+                'description': info.name or str(info.value),
                 'color_hint': '{:02X}{:02X}{:02X}'.format(*info.color),
             }
             for info in spec.class_infos

@@ -375,7 +375,7 @@ def test_a_stac_item_describes_a_detector(bundle):
     row = describe_bundle(bundle)
     output = row['properties']['mlm:output'][0]
     assert output['result']['shape'] == [-1, -1, 7]
-    assert output['result']['dim_order'] == ['batch', 'place', 'box and class']
+    assert output['result']['dim_order'] == ['batch', 'place', 'box-and-class']
     assert 'ONNX graph' in row['assets']['model']['description']
     pystac.Item.from_dict(row | {'links': []})
 

@@ -1,6 +1,7 @@
 """A STAC item describes a model, as pystac reads it; models of other software are shown."""
 
 import json
+import re
 import zipfile
 
 import pytest
@@ -39,7 +40,7 @@ def test_pystac_reads_the_item(bundle):
     mlm = pytest.importorskip('pystac.extensions.mlm')
     item = pystac.Item.from_dict(json.loads(json.dumps(describe_bundle(bundle))))
     model = mlm.MLMExtension.ext(item)
-    assert (model.mlm_name, model.architecture) == ('lc', 'DeepLab on test_resnet')
+    assert (model.mlm_name, model.architecture) == ('model-lc', 'DeepLab on test_resnet')
     assert [str(task) for task in model.tasks] == ['semantic-segmentation']
     (given,), (output,) = model.input, model.output
     assert [band.name for band in given.bands] == ['Red', 'NIR']
@@ -51,7 +52,21 @@ def test_pystac_reads_the_item(bundle):
         (300, 'land', '008000'),
     ]
     assert item.assets['model'].href.endswith('lc.dlpk')
+    assert item.properties['bands'] == [
+        {'name': 'Red', 'eo:center_wavelength': 0.66},
+        {'name': 'NIR', 'eo:center_wavelength': 0.84},
+    ]
+    assert [row['description'] for row in output.to_dict()['classification:classes']] == ['open water', 'land']
     assert item.assets['model'].roles == ['mlm:model']
+
+
+@pytest.mark.parametrize('name', ['a', 'lc 2024', '2024-landcover', 'größe', '42', 'x_', '-'])
+def test_names_have_the_alphabet_of_the_extension(name, tmp_path):
+    emd = {'ModelType': 'PanopticSegmenter', 'geolearn': SPEC.to_manifest()}
+    row = describe_bundle(write_bundle(tmp_path / f'{name}.dlpk', Bundle(emd, {})))['properties']
+    assert re.fullmatch(r'[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]', row['mlm:name'])  # MLM 1.4
+    assert row['mlm:tasks'] == ['panoptic-segmentation']
+    assert all(re.fullmatch('[a-z-_]+', word) for word in row['mlm:output'][0]['result']['dim_order'])
 
 
 def test_info_shows_bundles_of_esri_and_what_cannot_be_run(tmp_path, capsys):
