@@ -310,7 +310,10 @@ class ObjectDetector(base.Model):
         """
         if not isinstance(self.evaluation, DetectionEvaluation):
             chips = self._needed_data().valid_dl
-            self.evaluation = evaluate_objects(self.network, chips, self.make_scores(), self._class_names)
+            side = self._options(self.spec).typical_side
+            self.evaluation = evaluate_objects(
+                self.network, chips, self.make_scores(), self._class_names, typical_side=side
+            )
         return self.evaluation
 
     def _task_report(self) -> TaskReport:

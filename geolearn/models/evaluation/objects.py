@@ -1,19 +1,26 @@
 """Evaluation of detectors: detections on the validation chips against true objects, and figures of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from torch import Tensor
+from rasterio.features import rasterize
+from torch import Tensor, nn
+from torch.nn import functional
 
+from geolearn.batch import Detections
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.data import ChipData
 from geolearn.history import Evaluation
+from geolearn.inference import detecting, merging, placing
 from geolearn.metrics import DetectionScores
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting import describe_chip, show_detections
+from geolearn.tiling import TileGrid, make_grid
 from geolearn.training.nonfinite import check_weights, checked_maps
 
 if TYPE_CHECKING:
@@ -44,21 +51,37 @@ class DetectionEvaluation(Evaluation):
 
 @torch.inference_mode()
 def evaluate_objects(
-    network: 'Detector', chips: ChipLoader, scores: DetectionScores, class_names: Sequence[str]
+    network: 'Detector',
+    chips: ChipLoader,
+    scores: DetectionScores,
+    class_names: Sequence[str],
+    *,
+    typical_side: float = 0.0,
 ) -> DetectionEvaluation:
-    """Evaluate a network on all chips of a loader, on its device.
+    """Evaluate a network on the chips of a loader, on its device.
+
+    Chips larger than the loader's images are searched in overlapping windows of that size, and what several windows
+    show becomes one object, as `detect_objects` does it in rasters.
 
     Args:
         network: To evaluate.
         chips: That are not shuffled.
         scores: Empty; by boxes or by masks.
         class_names: By index.
+        typical_side: Side in pixels that nearly no training box exceeds; windows overlap by it.
     """
     network.to(chips.device).eval()
     check_weights(network)
-    for number, (images, objects) in enumerate(chips):
-        with checked_maps(network.levels, partial(chips.batch_names, number)):
-            scores.add(network(images)[0], objects)
+    whole, windows = chips.of_whole_chips(batch_size=1), 1
+    find: nn.Module = network
+    if whole is not chips:
+        windowed = WindowedDetector(network, chips.dataset.chip_size, typical_side=typical_side, most=chips.batch_size)
+        find, windows = windowed, windowed.count(whole.dataset.chip_size)
+        scores.max_detections *= windows
+    for number, (images, objects) in enumerate(whole):
+        names = whole.batch_names(number) * windows
+        with checked_maps(network.levels, partial(list, names)):
+            scores.add(find(images)[0], objects)
     per_class = tabulate_scores(scores, class_names)
     matches = scores.count_matches(iou=OVERLAP, score=CONFIDENCE)
     average_precision = dict(zip(class_names, scores.average_precision(iou=0.5, score=0.0)))
@@ -69,6 +92,67 @@ def evaluate_objects(
         esri={'average_precision_score': average_precision, 'per_class_metrics': per_class.T.to_json()},
         detections=scores,
         matches=matches,
+    )
+
+
+class WindowedDetector(nn.Module):
+    """A detector that sees windows of an image; what several of them show becomes one object, cut ones become whole.
+
+    Args:
+        network: Of images (n, [dates,] bands, window, window).
+        window: Side in pixels.
+        typical_side: Side in pixels that nearly no object exceeds.
+        most: Windows that the network sees at once.
+    """
+
+    def __init__(self, network: 'Detector', window: int, *, typical_side: float, most: int) -> None:
+        super().__init__()
+        self.network, self.window, self.most, self.strides = network, window, most, network.backbone.strides
+        self.halo = placing.choose_halo(window, 0, typical_side=typical_side, overlap=None)
+
+    def cut(self, shape: tuple[int, int]) -> TileGrid:
+        """Return the windows of an image of this height and width; the last may reach beyond it."""
+        multiple = math.lcm(1, *self.strides)
+        return make_grid(shape, tile_size=self.window, halo=self.halo, multiple=multiple)
+
+    def count(self, side: int) -> int:
+        """Return the number of windows of a square image."""
+        return len(placing.number_tiles(self.cut((side, side))))
+
+    def forward(self, images: Tensor) -> tuple[list[Detections], dict[str, Tensor]]:
+        """Return the objects of images (n, [dates,] bands, height, width), and no losses."""
+        return [self._find(image) for image in images], {}
+
+    def _find(self, image: Tensor) -> Detections:
+        shape = (image.shape[-2], image.shape[-1])
+        grid = self.cut(shape)
+        corners = list(placing.number_tiles(grid).items())
+        (bottom, right), (height, width) = corners[-1][0], grid.tile_shape
+        beyond = (0, max(right + width - shape[1], 0), 0, max(bottom + height - shape[0], 0))
+        padded = functional.pad(image, beyond, value=math.nan)
+        parts = []
+        for first in range(0, len(corners), self.most):
+            some = corners[first : first + self.most]
+            windows = torch.stack([padded[..., row : row + height, col : col + width] for (row, col), _ in some])
+            for detections, (corner, number) in zip(self.network(windows)[0], some):
+                found = detecting.as_arrays(detections.cpu())
+                parts.append(placing.place(found, grid, corner, number, shape))
+        options = placing.DetectOptions(threshold=0.0, nms_overlap=merging.SAME_OVERLAP)
+        return _as_detections(placing.merge_tiles(parts, grid, options, None), shape)
+
+
+def _as_detections(objects: merging.TileDetections, shape: tuple[int, int]) -> Detections:
+    """Return the objects of an image of this height and width as tensors, outlines as masks."""
+    masks = None
+    if objects.outlines is not None:
+        drawn = [rasterize([outline], shape).astype(bool) for outline in objects.outlines]
+        masks = torch.from_numpy(np.stack(drawn) if drawn else np.zeros((0, *shape), bool))
+    return Detections(
+        torch.from_numpy(objects.boxes).float(),
+        torch.from_numpy(objects.labels),
+        torch.from_numpy(objects.scores).float(),
+        masks,
+        None if objects.turned is None else torch.from_numpy(objects.turned).float(),
     )
 
 

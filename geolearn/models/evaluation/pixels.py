@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -132,14 +132,8 @@ def _whole_chips(network: nn.Module, chips: ChipLoader) -> tuple[nn.Module, Chip
     They are predicted in windows of the size of these images, which overlap as much as it takes to cover the chip
     evenly; where they do, outputs are averaged.
     """
-    window, shapes = chips.dataset.chip_size, chips.dataset.store.table.shapes
-    side = int(shapes[list(chips.dataset.positions)].max(initial=window))
-    if side <= window:
-        return network, chips
-    items = replace(chips.dataset, config=replace(chips.dataset.config, chip_size=side))
-    # as many pixels in a batch as before
-    size = max(1, chips.options.batch_size * window**2 // side**2)
-    return SlidingWindow(network, window), ChipLoader(items, replace(chips.options, batch_size=size))
+    whole = chips.of_whole_chips()
+    return (network if whole is chips else SlidingWindow(network, chips.dataset.chip_size)), whole
 
 
 class SlidingWindow(nn.Module):
