@@ -5,6 +5,7 @@ python examples/make_notebooks.py
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 import jupytext
@@ -19,7 +20,9 @@ def main() -> None:
     os.environ['GEOLEARN_PROGRESS'] = 'off'
     for name in EXAMPLES:
         notebook = jupytext.read(HERE / f'{name}.py', fmt='py:percent')
-        NotebookClient(notebook, timeout=1800, kernel_name='python3').execute()
+        with tempfile.TemporaryDirectory() as folder:  # what it writes is not kept
+            place = {'metadata': {'path': folder}}
+            NotebookClient(notebook, timeout=1800, kernel_name='python3', resources=place).execute()
         for index, cell in enumerate(notebook.cells):
             cell['id'] = f'cell-{index}'  # else every run changes every line
             cell.metadata.pop('execution', None)

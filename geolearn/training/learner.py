@@ -1,7 +1,7 @@
 """fastai's Learner for chips: exact steps over micro-batches, batches or processes; non-finite losses stop it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -41,13 +41,29 @@ def prefers_channels_last(device: torch.device) -> bool:
     return device.type == 'cuda' or (device.type == 'cpu' and torch.backends.cpu.get_cpu_capability() == 'AVX512')
 
 
+@contextmanager
+def fast_layout(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Let convolutions run with the channels of a pixel side by side in the block, where that is faster.
+
+    What passes through follows the layout of the kernels. Afterwards they lie as before, and as in a loaded bundle:
+    sums are rounded otherwise in another order, so a model would not make the map that its bundle makes.
+    """
+    if not prefers_channels_last(device):
+        yield
+        return
+    _lay_out(network, torch.channels_last)
+    try:
+        yield
+    finally:
+        _lay_out(network, torch.contiguous_format)
+
+
 @torch.no_grad()
-def to_channels_last(network: nn.Module) -> None:
-    """Put the kernels of all 2-D convolutions into that order, in place; what passes through follows their layout."""
+def _lay_out(network: nn.Module, layout: torch.memory_format) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             # .data: the parameter stays the same object, which optimizers and low-rank updates hold
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+            module.weight.data = module.weight.data.contiguous(memory_format=layout)
 
 
 class KeepFrozen(fastai.QuickCallback):
@@ -362,8 +378,6 @@ def make_learner(
     if processes.process_count() > 1:
         index, count = processes.process_index(), processes.process_count()
         train_dl, valid_dl = (processes.SharedLoader(loader, index, count) for loader in (train_dl, valid_dl))
-    if prefers_channels_last(train_dl.device):
-        to_channels_last(network)
     learner = ChipLearner(
         fastai.DataLoaders(train_dl, valid_dl, device=train_dl.device),
         network.to(train_dl.device),

@@ -15,7 +15,7 @@ from geolearn.files import lock_file
 from geolearn.history import History
 from geolearn.training import checkpoints
 from geolearn.training import distributed as processes
-from geolearn.training.learner import ChipLearner, PartedLoss
+from geolearn.training.learner import ChipLearner, PartedLoss, fast_layout
 from geolearn.training.optimization import WARM_UP, MeanWeights
 from geolearn.training.options import FitOptions, Rate, bfloat16_slowdown
 from geolearn.training.progress import ProgressCallback, print_main_process
@@ -229,7 +229,11 @@ def train(
     if options.seed is not None or options.deterministic:
         checkpoints.seed_all((options.seed or 0) + processes.process_index())
     try:
-        with checkpoints.deterministic_algorithms(options.deterministic), learner.no_logging():
+        with (
+            checkpoints.deterministic_algorithms(options.deterministic),
+            fast_layout(learner.model, device),
+            learner.no_logging(),
+        ):
             _run(learner, options, [progress, saver, *options.callbacks])
     except KeyboardInterrupt:
         _say_how_to_resume(

@@ -77,7 +77,10 @@ def test_maps_are_as_they_were(load, rasters, tmp_path, name):
     with rasterio.open(dst) as found:
         mapped = found.read(1)
     assert mapped.dtype == wanted['map'].dtype
-    assert np.array_equal(mapped, wanted['map'], equal_nan=mapped.dtype.kind == 'f')
+    if mapped.dtype.kind == 'f':  # other processors round otherwise
+        assert np.allclose(mapped, wanted['map'], rtol=1e-6, atol=1e-5, equal_nan=True)
+    else:
+        assert np.array_equal(mapped, wanted['map'])
 
 
 def test_classes_of_chips_are_as_they_were(load, rasters):

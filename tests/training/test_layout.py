@@ -1,11 +1,14 @@
 """Kernels may lie channels last in memory: a network learns the same, and everything around it keeps working."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from training_tools import assert_equal, build, fit, make_network, state
 
+from geolearn.training import fastai
 from geolearn.training import learner as _making
-from geolearn.training.learner import prefers_channels_last, to_channels_last
+from geolearn.training.learner import fast_layout, prefers_channels_last
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -14,12 +17,27 @@ def is_channels_last(network):
     return network[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_weights_keep_their_identity_and_their_values():
+class Notes(fastai.QuickCallback):
+    """Writes down the layout in each epoch."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def after_epoch(self):
+        self.seen.append(is_channels_last(self.learn.model))
+
+
+def test_weights_keep_their_identity_and_their_values(monkeypatch):
     network = make_network()
     weight, before = network[0].weight, state(make_network())
-    to_channels_last(network)
+    monkeypatch.setattr(_making, 'prefers_channels_last', lambda device: True)
+    with suppress(KeyboardInterrupt), fast_layout(network, torch.device('cpu')):
+        assert network[0].weight is weight
+        assert is_channels_last(network)
+        assert_equal(state(network), before, atol=0, rtol=0)
+        raise KeyboardInterrupt
     assert network[0].weight is weight
-    assert is_channels_last(network)
+    assert not is_channels_last(network)
     assert_equal(state(network), before, atol=0, rtol=0)
 
 
@@ -35,6 +53,8 @@ def test_both_layouts_learn_the_same(monkeypatch):
     for wanted in (True, False):
         monkeypatch.setattr(_making, 'prefers_channels_last', lambda device, wanted=wanted: wanted)
         learner, history = build(make_network(norm=False))  # a bias before a norm learns rounding errors alone
-        found.append(fit(learner, history, epochs=3, ema=True))
-        assert is_channels_last(learner.model) is wanted
+        seen = []
+        found.append(fit(learner, history, epochs=3, ema=True, callbacks=(Notes(seen),)))
+        assert seen == [wanted] * len(seen) != []
+        assert not is_channels_last(learner.model)  # as a loaded bundle
     assert_equal(*found, atol=1e-5, rtol=1e-4)
