@@ -136,7 +136,7 @@ def measure_chips(folder: Path, quick: bool) -> dict[str, Check]:
     backbone, checks = 'dofa_small' if quick else 'dofa_base', {}
     encoder = build(backbone)
     given = {'bands': BANDS, 'sensor': 'sentinel2_l2a', **GIVEN}
-    for side, number in ((64, 24 if quick else 64), (224, 6 if quick else 16)):
+    for side, number in ((64, 24 if quick else 64), (224, 10 if quick else 16)):
         chips = np.random.default_rng(0).normal(1500, 300, (number, len(BANDS), side, side)).astype(np.float32)
 
         def one_by_one(chips: np.ndarray = chips) -> None:
@@ -152,7 +152,7 @@ def measure_chips(folder: Path, quick: bool) -> dict[str, Check]:
 
         jobs = {'one': one_by_one, 'call': call_by_call, 'many': together}
         call_by_call(chips[:1])  # what is done once
-        seconds = interleave(jobs, rounds=4 if quick else 3, clock=time.process_time, warm_up=not quick)
+        seconds = interleave(jobs, rounds=3, clock=time.process_time, warm_up=not quick)
         ratios = {name: median_ratio(seconds, name, 'many') for name in ('one', 'call')}
         print(
             f'{backbone}, {number} chips of {side} px: {number / min(seconds["many"]):.1f}/s, '

@@ -382,3 +382,11 @@ def test_real_scenes_are_no_other_units_for_one_another_and_factors_are_noticed(
     for trained, pixels in itertools.product(radar, radar):
         assert not compare(pixels, trained, VV_VH).far
         assert compare(10 ** (pixels / 10), trained, VV_VH).scale == 'db'
+
+
+def test_typical_values_of_large_samples_are_those_of_a_part_of_each_column():
+    columns = np.tile(np.arange(1, 129, dtype=np.float32), 4096)
+    found = typical_values(np.stack([columns, 2 * columns]))
+    whole = np.percentile(columns, [2, 50, 98])
+    assert np.allclose(found.median, [whole[1], 2 * whole[1]], rtol=0.02)
+    assert np.allclose(found.high, [whole[2], 2 * whole[2]], rtol=0.02)
