@@ -150,7 +150,7 @@ def name_zones(frame: Any) -> Any:
     missing = frame['name'].isna()
     if missing.any():
         log.warning('%s of %s zones have no name; the numbers of their rows are taken', int(missing.sum()), len(frame))
-        numbered = [str(label) if gone else name for label, gone, name in zip(frame.index, missing, frame['name'])]
+        numbered = [str(label) if gone else str(name) for label, gone, name in zip(frame.index, missing, frame['name'])]
         frame = frame.assign(name=numbered)
     return frame
 

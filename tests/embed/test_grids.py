@@ -294,6 +294,9 @@ def test_zones_without_a_name_are_numbered_and_no_column_is_overwritten(scene, l
     path = embed_raster(scene, tmp_path / 'zones.parquet', context=64, zones=named, **GIVEN)
     assert Embeddings.load(path).names == ('field', '1', '2')
     assert '2 of 3 zones have no name; the numbers of their rows are taken' in caplog.text
+    numbered = layer.iloc[:3].assign(name=[7, None, 9])
+    path_of_numbers = embed_raster(scene, tmp_path / 'numbers.parquet', context=64, zones=numbered, **GIVEN)
+    assert Embeddings.load(path_of_numbers).names == ('7.0', '1', '9.0')
     geopandas = pytest.importorskip('geopandas')
     # files that were written before have such rows too
     frame = geopandas.read_parquet(path).assign(name=['field', None, 'x'])

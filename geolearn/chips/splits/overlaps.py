@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform, transform_bounds
@@ -68,40 +69,52 @@ def find_overlaps(places: Footprints, chips: Sequence[int], others: Sequence[int
             theirs = second[places.groups[second] == other]
             if not len(theirs):
                 continue
-            boxes, quads = places.bounds[first[mine]], None
-            if other == group:
-                hulls = places.bounds[theirs]
-            elif _are_near(boxes, places.crs[group], places.bounds[theirs], places.crs[other]):
-                quads = _move(places.bounds[theirs], places.crs[other], places.crs[group])
+            boxes, hulls, quads = places.bounds[first[mine]], places.bounds[theirs], None
+            if other != group:
+                quads = _move_near(boxes, places.crs[group], hulls, places.crs[other])
                 hulls = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
-            else:
-                continue
             hit[mine] |= overlap_any(boxes, hulls, quads)
     return hit
 
 
-def _are_near(boxes: np.ndarray, crs: str | None, others: np.ndarray, other_crs: str | None) -> bool:
-    """Whether boxes of two CRSs may share ground, by where all of each lie on the globe; False where it is unknown."""
-    found = []
-    for part, name in ((boxes, crs), (others, other_crs)):
-        known = _parse(name)
-        if known is None:
-            return False
-        try:
-            found.append(transform_bounds(known, GLOBE, *part[:, :2].min(axis=0), *part[:, 2:].max(axis=0)))
-        except (CRSError, RasterioError):
-            return False
-    (left, bottom, right, top), (other_left, other_bottom, other_right, other_top) = found
-    turned = left > right or other_left > other_right  # over the antimeridian
-    return bottom < other_top and other_bottom < top and (turned or (left < other_right and other_left < right))
+def _move_near(boxes: np.ndarray, crs: str | None, others: np.ndarray, other_crs: str | None) -> np.ndarray:
+    """Return the corners (m, 4, 2) in the CRS of `boxes` of those others that may share ground with any of them.
 
-
-def _move(boxes: np.ndarray, crs: str | None, target: str | None) -> np.ndarray:
-    """Return the corners of boxes in another CRS, (n, 4, 2) around each; those that have none there are left out."""
-    corners = boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
-    xs, ys = transform(_parse(crs), _parse(target), corners[..., 0].ravel(), corners[..., 1].ravel())
-    moved = np.stack([np.reshape(xs, (-1, 4)), np.reshape(ys, (-1, 4))], axis=2)
+    Where the others lie on the globe tells which: PROJ moves nothing that is far from where a CRS is for. None are
+    returned where this is not known.
+    """
+    known, other_known = _parse(crs), _parse(other_crs)
+    if known is None or other_known is None:
+        return np.empty((0, 4, 2))
+    try:
+        hull = transform_bounds(known, GLOBE, *boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0))
+    except (CRSError, RasterioError, CPLE_BaseError):
+        return np.empty((0, 4, 2))
+    left, bottom, right, top = hull
+    corners = _move(others, other_known, CRS.from_user_input(GLOBE))
+    with np.errstate(invalid='ignore'):
+        low, high = corners.min(axis=1), corners.max(axis=1)
+        low, high = 2 * low - high, 2 * high - low  # edges are bent there; NaN is near nothing
+    near = (low[:, 1] < top) & (high[:, 1] > bottom)
+    if left <= right:  # else over the antimeridian; others that lie across it have a hull around the globe
+        near &= (low[:, 0] < right) & (high[:, 0] > left)
+    if not near.any():
+        return np.empty((0, 4, 2))
+    moved = _move(others[near], other_known, known)
     return moved[(np.abs(moved) < FAR_OUT).all(axis=(1, 2))]
+
+
+def _move(boxes: np.ndarray, crs: CRS, target: CRS) -> np.ndarray:
+    """Return the corners of boxes in another CRS, (n, 4, 2) around each; infinite where PROJ knows none."""
+    corners = boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
+    try:
+        xs, ys = transform(crs, target, corners[..., 0].ravel(), corners[..., 1].ravel())
+    except CPLE_BaseError:  # of one of them
+        if len(boxes) == 1:
+            return np.full((1, 4, 2), np.inf)
+        half = len(boxes) // 2
+        return np.concatenate([_move(boxes[:half], crs, target), _move(boxes[half:], crs, target)])
+    return np.stack([np.reshape(xs, (-1, 4)), np.reshape(ys, (-1, 4))], axis=2)
 
 
 def overlap_any(boxes: np.ndarray, others: np.ndarray, quads: np.ndarray | None = None) -> np.ndarray:

@@ -189,3 +189,20 @@ def test_chips_of_many_zones_and_of_unknown_crs_are_compared_in_seconds():
     start = time.perf_counter()
     assert count_leaks(boxes, Split(tuple(range(0, 302, 2)), tuple(range(1, 302, 2)))).valid == 0
     assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize('degrees_first', [False, True])
+def test_chips_all_over_the_world_are_compared_with_those_of_a_zone(degrees_first):
+    """PROJ refuses to move some of them into the zone; the others are compared all the same."""
+    places = [(15.0, 49.65), (105.0, 0.0), (-60.0, -89.97), (179.99, 10.0)]
+    world = [GeoBox((8, 8), Affine(0.003, 0, x, 0, -0.003, y), 'EPSG:4326') for x, y in places]
+    boxes = [in_zone(15.01, 49.64, 33), in_zone(16, 49.64, 33), *world]
+    zone, degrees = (0, 1), (2, 3, 4, 5)
+    found = find_overlaps(find_footprints(boxes), *((degrees, zone) if degrees_first else (zone, degrees)))
+    assert found.tolist() == [True, False, False, False][: len(found)]
+
+
+def test_chips_of_a_crs_used_far_from_its_place_are_compared_where_that_is_possible():
+    far = [GeoBox((8, 8), Affine(160, 0, x, 0, -160, 5e6), 'EPSG:32633') for x in (5e5, 3e7)]
+    world = [GeoBox((8, 8), Affine(0.003, 0, x, 0, -0.003, y), 'EPSG:4326') for x, y in ((15.0, 45.15), (105.0, 0.0))]
+    assert find_overlaps(find_footprints(far + world), (0, 1), (2, 3)).tolist() == [True, False]
