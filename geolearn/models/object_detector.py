@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
+from geolearn import extras
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
 from geolearn.arguments import record_arguments
 from geolearn.backbones.custom import ModuleBackbone
@@ -288,8 +289,15 @@ class ObjectDetector(base.Model):
         return detector.DetectionLoss(self._own_loss())
 
     def make_scores(self) -> DetectionScores:
-        """Make the metrics that each epoch computes on the validation chips."""
+        """Make the metrics that each epoch computes on the middle of each validation chip, and `evaluate` on whole ones.
+
+        Raises:
+            MissingExtraError: If a library is not installed that one of the two needs.
+        """
         count, most = len(self.spec.class_infos), self._options(self.spec).head.most
+        if self.architecture.masks and self.data is not None and self.data.valid_dl.shows_parts:
+            # said before the training, not after it
+            extras.require('shapely', extra='vector', to='evaluate outlines on chips larger than chip_size')
         return DetectionScores(count, iou_type=self.architecture.iou_type, max_detections=most)
 
     @classmethod

@@ -1,6 +1,7 @@
 """What every detector promises, on a transformer and on a convolutional network, and what is special to each."""
 
 import importlib.util
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from geolearn.adaptation import Adaptation
 from geolearn.batch import Detections, Objects
-from geolearn.errors import BundleError, ChipFolderError, UnknownNameError
+from geolearn.errors import BundleError, ChipFolderError, MissingExtraError, UnknownNameError
 from geolearn.models import load_model
 from geolearn.models.object_detector import (
     FCOS,
@@ -268,6 +269,16 @@ def test_options_survive_json(data):
 def test_mask_rcnn_needs_outlines(data):
     with pytest.raises(ChipFolderError, match='MaskRCNN needs outlined objects'):
         MaskRCNN(data(), 'test_resnet', pretrained=False)
+
+
+def test_what_outlines_of_large_chips_need_is_asked_for_before_the_training(data, monkeypatch):
+    large = MaskRCNN(data(masks=True, chip_size=32), 'test_resnet', pretrained=False, head=FEW)
+    assert large.make_scores().iou_type == 'segm'
+    monkeypatch.setitem(sys.modules, 'shapely', None)
+    with pytest.raises(MissingExtraError, match='to evaluate outlines on chips larger than chip_size; install it with'):
+        large.fit(1, lr=1e-3)
+    assert not large.history.epochs
+    assert make(MaskRCNN, data).make_scores().iou_type == 'segm'
 
 
 def test_resized_images_give_boxes_in_their_own_pixels(data):

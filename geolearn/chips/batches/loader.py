@@ -173,16 +173,24 @@ class ChipLoader:
         """Return a loader of the same chips that makes other items of them."""
         return ChipLoader(replace(self.dataset, config=config), self.options)
 
+    @property
+    def shows_parts(self) -> bool:
+        """Whether some chips are larger than the images, which show a part of them."""
+        return self._largest_side() > self.dataset.chip_size
+
+    def _largest_side(self) -> int:
+        shapes = self.dataset.store.table.shapes
+        return int(shapes[list(self.dataset.positions)].max(initial=self.dataset.chip_size))
+
     def of_whole_chips(self, *, batch_size: int | None = None) -> 'ChipLoader':
         """Return a loader of the chips in full; this one where it shows them so.
 
         Args:
             batch_size: Chips per batch; None for as many pixels in a batch as here.
         """
-        shown, shapes = self.dataset.chip_size, self.dataset.store.table.shapes
-        side = int(shapes[list(self.dataset.positions)].max(initial=shown))
-        if side <= shown:
+        if not self.shows_parts:
             return self
+        shown, side = self.dataset.chip_size, self._largest_side()
         items = replace(self.dataset, config=replace(self.dataset.config, chip_size=side))
         size = batch_size or max(1, self.options.batch_size * shown**2 // side**2)
         return ChipLoader(items, replace(self.options, batch_size=size))
