@@ -289,7 +289,7 @@ class ObjectDetector(base.Model):
         return detector.DetectionLoss(self._own_loss())
 
     def make_scores(self) -> DetectionScores:
-        """Make the metrics that each epoch computes on the middle of each validation chip, and `evaluate` on whole ones.
+        """Make the metrics that each epoch computes on the middle of each validation chip, and `evaluate` on all of it.
 
         Raises:
             MissingExtraError: If a library is not installed that one of the two needs.

@@ -198,11 +198,18 @@ def _refuse_repeated(paths: Sequence[Any]) -> None:
     seen = set[tuple[str, ...]]()
     for path in paths:
         parts = path if isinstance(path, list | tuple) else [path]
-        key = tuple(str(p) if '://' in str(p) else str(Path(p).expanduser().resolve()) for p in parts)
+        key = tuple(map(_identify, parts))
         if key in seen:
-            shown = ', '.join(map(str, parts))
+            shown = ', '.join(str(part.get('id')) if isinstance(part, Mapping) else str(part) for part in parts)
             raise ArgumentError(f'images name {shown} twice, which would count twice; leave one of them out')
         seen.add(key)
+
+
+def _identify(image: Any) -> str:
+    """Return what is the same for one file under several names, or for one STAC item; objects are what they say."""
+    if isinstance(image, str | Path) and '://' not in str(image):
+        return str(Path(image).expanduser().resolve())
+    return image if isinstance(image, str) else repr(image)
 
 
 def _prepare(

@@ -27,6 +27,7 @@ from geolearn.errors import (
     WeightsError,
 )
 from geolearn.pretrain import DinoOptions, MaeOptions, WindowOptions, pretrain
+from geolearn.pretrain.run import _refuse_repeated
 from geolearn.pretrain.windows import window_data
 from geolearn.synthetic import make_radar_chips, make_radar_scene
 from geolearn.training import Callback
@@ -398,4 +399,9 @@ def test_images_named_twice_are_refused(scene, tmp_path, monkeypatch):
     for images in ([scene, scene], [scene, scene.name], [[str(scene)], [scene]], [[scene], scene]):
         with pytest.raises(ArgumentError, match=r'images name .*sar\.tif twice, which would count twice; leave one'):
             pretrain(images, backbone='vit_nano', bands=VV_VH, chip_size=32, working_dir=tmp_path)
+    asset = {'href': str(scene), 'eo:bands': [{'name': 'VV'}, {'name': 'VH'}]}
+    one, other = ({'type': 'Feature', 'id': name, 'properties': {}, 'assets': {'data': asset}} for name in 'ab')
+    _refuse_repeated([one, other])
+    with pytest.raises(ArgumentError, match='images name a twice'):
+        pretrain([one, other, dict(one)], backbone='vit_nano', bands=VV_VH, chip_size=32, working_dir=tmp_path)
     assert not any(tmp_path.iterdir())
