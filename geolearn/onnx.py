@@ -239,7 +239,7 @@ class OnnxModel:
             if target.suffix.lower() == '.geojson':
                 return write_geojson(objects, target, box, self.spec.class_infos, oriented=facts.oriented)
             frame = objects_to_features(objects, box, self.spec.class_infos, outlined=False, oriented=facts.oriented)
-            return write_layer(frame, target, geometry_type='Polygon')
+            return write_layer(frame, target, geometry_type='Polygon', classes=self.spec.class_infos)
 
     def _detect_tiles(
         self,

@@ -21,7 +21,7 @@ SMALL = {
         'block_size=1280': 'block_size=320',
         "'resnet18'": "'test_resnet'",
     },
-    'objects': {'COUNT, SIDE, EPOCHS = 240, 96, 16': 'COUNT, SIDE, EPOCHS = 8, 64, 1', "'resnet18'": "'test_resnet'"},
+    'objects': {'COUNT, SIDE, EPOCHS = 240, 96, 30': 'COUNT, SIDE, EPOCHS = 8, 64, 1', "'resnet18'": "'test_resnet'"},
     'embeddings': {'SIZE = 256': 'SIZE = 128'},
 }
 """What makes them quick."""

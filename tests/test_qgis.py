@@ -9,9 +9,11 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio
 
+from geolearn import FCOS, from_arrays
 from geolearn.cli import build_parser
 
 PLUGIN = Path(__file__).parents[1] / 'qgis'
@@ -152,9 +154,9 @@ def test_styles_lie_beside_what_they_are_for(tmp_path):
     assert command.style_of(str(tmp_path / 'other.tif')) is None
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(QGIS is None, reason='needs qgis_process; on Debian: apt-get install --no-install-recommends qgis')
-def test_qgis_trains_and_maps(scene_files, tmp_path):
+@pytest.fixture
+def qgis(tmp_path):
+    """Run qgis_process with the plugin, and return what it said."""
     program = tmp_path / 'geolearn'
     program.write_text(f'#!/bin/sh\nPYTHONPATH={PLUGIN.parent} exec {sys.executable} -m geolearn "$@"\n')
     program.chmod(0o755)
@@ -167,16 +169,27 @@ def test_qgis_trains_and_maps(scene_files, tmp_path):
         command.SETTING: str(program),
     }
 
-    def qgis(*words):
+    def run_qgis(*words):
         done = subprocess.run(
             [QGIS, *words], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=280
         )
         return done.stdout + done.stderr
 
+    run_qgis('plugins', 'enable', 'geolearn_provider')
+    return run_qgis
+
+
+needs_qgis = pytest.mark.skipif(
+    QGIS is None, reason='needs qgis_process; on Debian: apt-get install --no-install-recommends qgis'
+)
+
+
+@pytest.mark.slow
+@needs_qgis
+def test_qgis_trains_and_maps(scene_files, tmp_path, qgis):
     from geolearn import vectorize_map
 
     vectorize_map(scene_files[1], tmp_path / 'landuse.gpkg')
-    qgis('plugins', 'enable', 'geolearn_provider')
     said = qgis(
         'run', 'geolearn:exportchips', f'--RASTER={scene_files[0]}', '--LABELS=landuse.gpkg', '--FIELD=Class',
         '--TILE_SIZE=32', '--SENSOR=Sentinel-2', '--OUTPUT=chips',
@@ -191,5 +204,38 @@ def test_qgis_trains_and_maps(scene_files, tmp_path):
     with rasterio.open(tmp_path / 'map.tif') as found:
         assert found.colormap(1), said
     said = qgis('run', 'geolearn:detectobjects', '--MODEL=m.dlpk', f'--RASTER={scene_files[0]}', '--OUTPUT=o.gpkg')
-    assert 'find' in said
+    assert 'a UNet maps pixels' in said
     assert not (tmp_path / 'o.gpkg').exists()
+
+
+@pytest.mark.slow
+@needs_qgis
+def test_qgis_detects_objects_and_embeds(scene_files, tmp_path, qgis):
+    geopandas = pytest.importorskip('geopandas')
+    with rasterio.open(scene_files[0]) as src:
+        pixels, names = src.read(out_dtype='float32')[:, :64, :64], list(src.descriptions)
+    boxes = [([[8.0, 8, 24, 24], [30, 30, 60, 50]], [1, 2])] * 2
+    data = from_arrays(
+        [pixels] * 2,
+        [(np.array(rows, np.float32), np.array(values)) for rows, values in boxes],
+        bands=names,
+        class_mapping={1: 'car', 2: 'barn'},
+        batch_size=2,
+        val_split_pct=0.5,
+        working_dir=tmp_path,
+    )
+    FCOS(data, 'test_resnet', pretrained=False).save(tmp_path / 'd.dlpk', compute_metrics=False)
+    said = qgis(
+        'run', 'geolearn:detectobjects', '--MODEL=d.dlpk', f'--RASTER={scene_files[0]}', '--THRESHOLD=0',
+        '--OUTPUT=o.gpkg',
+    )  # fmt: skip
+    found = geopandas.read_file(tmp_path / 'o.gpkg')
+    assert set(found['Class']) <= {'car', 'barn'}, said
+    assert len(found), said
+    assert '<qgis' in (tmp_path / 'o.qml').read_text(), said
+    said = qgis(
+        'run', 'geolearn:embed', f'--RASTER={scene_files[0]}', '--BACKBONE=dofa_tiny', '--SENSOR=Sentinel-2',
+        '--PRETRAINED=false', '--OUTPUT=e.tif',
+    )  # fmt: skip
+    with rasterio.open(tmp_path / 'e.tif') as vectors:
+        assert vectors.count > 100, said

@@ -173,7 +173,8 @@ class DetectPlan:
             outlined=request.outlined,
             oriented=request.oriented or (request.masks and not request.outlined),
         )
-        vectors.write_layer(features, self.target, geometry_type='MultiPolygon' if request.outlined else 'Polygon')
+        kind = 'MultiPolygon' if request.outlined else 'Polygon'
+        vectors.write_layer(features, self.target, geometry_type=kind, classes=self.spec.class_infos)
 
 
 def plan_detection(spec: ModelSpec, network: Detector, request: DetectRequest, stack: ExitStack) -> DetectPlan:

@@ -126,7 +126,7 @@ def map_panoptic(
         frame = vectors.objects_to_features(found, plan.sources[0].box, spec.class_infos, outlined=True)
         frame.insert(0, 'id', np.arange(1, len(frame) + 1, dtype=np.int64))
         steps.add({'step': LAYER})
-        vectors.write_layer(frame, layer, geometry_type='MultiPolygon')
+        vectors.write_layer(frame, layer, geometry_type='MultiPolygon', classes=spec.class_infos)
         steps.add({'step': MAP})
         _write_map(mapped, target, frame, spec, free, encoding.nodata, request.merge.min_area)
     shutil.rmtree(folder, ignore_errors=True)

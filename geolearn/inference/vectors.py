@@ -15,7 +15,7 @@ from geolearn import errors, extras, files
 from geolearn.classes import ClassInfo
 from geolearn.inference.merging import TileDetections, polygonal
 from geolearn.oriented import geometry
-from geolearn.raster import GeoBox
+from geolearn.raster import GeoBox, qml
 
 
 def objects_to_features(
@@ -193,7 +193,9 @@ def check_crs(dst: Path, box: GeoBox, src: Any) -> None:
         )
 
 
-def write_layer(frame: Any, dst: str | Path, *, geometry_type: str | None = None) -> Path:
+def write_layer(
+    frame: Any, dst: str | Path, *, geometry_type: str | None = None, classes: Sequence[ClassInfo] = ()
+) -> Path:
     """Write a layer; it appears under its name only when it is whole, and replaces one that is there.
 
     Args:
@@ -203,6 +205,8 @@ def write_layer(frame: Any, dst: str | Path, *, geometry_type: str | None = None
             CRS. Shapefiles cut the names of columns to ten letters.
         geometry_type: What all geometries are, such as ``'Polygon'``, which a layer without rows cannot show. None
             takes it from the rows.
+        classes: Of polygons whose column ``value`` holds class values: a style for QGIS, ``<name>.qml``, is written
+            beside the layer, which draws their outlines.
 
     Returns:
         The path written.
@@ -217,6 +221,8 @@ def write_layer(frame: Any, dst: str | Path, *, geometry_type: str | None = None
         LayerWriter(part, geometry_type=geometry_type, shown=path) as writer,
     ):
         writer.add(frame)
+        if classes:
+            qml.write_polygon_style(part.with_name(qml.style_name(path)), classes, field='value', filled=False)
     return path
 
 

@@ -47,13 +47,14 @@ def write_raster_style(path: Path, classes: Iterable[ClassInfo]) -> None:
     _write(root, path)
 
 
-def write_polygon_style(path: Path, classes: Iterable[ClassInfo], *, field: str) -> None:
+def write_polygon_style(path: Path, classes: Iterable[ClassInfo], *, field: str, filled: bool = True) -> None:
     """Write the categories of a layer of polygons.
 
     Args:
         path: File to write, which QGIS loads with the layer of its name.
         classes: In the order of the legend.
         field: That holds class values.
+        filled: Whether areas are filled; else their outlines alone are drawn, thicker, and show what is below.
     """
     root = ElementTree.Element('qgis', version=VERSION, styleCategories='Symbology')
     renderer = ElementTree.SubElement(
@@ -73,10 +74,10 @@ def write_polygon_style(path: Path, classes: Iterable[ClassInfo], *, field: str)
         color = ','.join(map(str, (*info.color, 255)))
         for name, value in (
             ('color', color),
-            ('style', 'solid'),
+            ('style', 'solid' if filled else 'no'),
             ('outline_color', color),
             ('outline_style', 'solid'),
-            ('outline_width', '0.1'),
+            ('outline_width', '0.1' if filled else '0.5'),
             ('outline_width_unit', 'MM'),
         ):
             ElementTree.SubElement(options, 'Option', {'type': 'QString', 'name': name, 'value': value})

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import distributed
 import geopandas
@@ -107,8 +108,23 @@ def test_objects_are_written_with_class_confidence_and_area(make, scene, tmp_pat
     assert sorted(path.name for path in tmp_path.glob('found*.part')) == []
 
 
-@pytest.mark.parametrize('masks', [False, True])
+def test_qgis_draws_outlines_in_the_colors_of_the_classes(make, scene, tmp_path):
+    model = make()
+    info = replace(model.spec.class_infos[0], name='a < b & c', color=(1, 2, 3))
+    model.spec = replace(model.spec, class_infos=(info,))
+    style = detect(model, scene, tmp_path / 'found.gpkg').with_suffix('.qml')
+    root = ElementTree.parse(style).getroot()
+    assert root.find('renderer-v2').get('attr') == 'value'
+    assert [(row.get('value'), row.get('label')) for row in root.iter('category')] == [('1', 'a < b & c')]
+    options = {row.get('name'): row.get('value') for row in root.iter('Option')}
+    assert (options['outline_color'], options['style']) == ('1,2,3,255', 'no')
+    other = detect(model, scene, tmp_path / 'scene.gpkg')  # scene.tif would be loaded with scene.qml
+    assert other.with_name('scene.gpkg.qml').is_file()
+    assert not other.with_suffix('.qml').exists()
+
+
 @pytest.mark.parametrize('suffix', ['.gpkg', '.shp', '.parquet'])
+@pytest.mark.parametrize('masks', [False, True])
 def test_without_objects_the_layer_has_the_schema_of_others(make, draw, save, tmp_path, suffix, masks):
     dark = save(tmp_path / 'dark.tif', draw((100, 90), [], bands=3), transform=PLACE, crs=CRS)
     bright = save(tmp_path / 'bright.tif', draw((100, 90), BOXES[:2], bands=3), transform=PLACE, crs=CRS)
