@@ -65,8 +65,8 @@ class Item:
         time: When it was taken, as the item writes it; empty where it does not.
         sensor: Whose bands these are, or None.
         assets: Rasters of measurements.
-        product_offset: What has to be added to stored values as Sentinel-2's processing baseline says, where the bands
-            state no scale or offset; None where it is not known.
+        product_offset: What has to be added to values that are read: of Sentinel-2 what the processing baseline says,
+            0 where bands state an offset; None where it is not known.
     """
 
     name: str
@@ -191,7 +191,12 @@ def _item(item: Mapping[str, Any], base: str) -> Item:
     order = list(item['assets'])
     kept.sort(key=lambda pair: order.index(pair[0]))
     time = properties.get('datetime') or properties.get('start_datetime') or ''
-    offset = _product_offset(properties) if sensor is not None and sensor.startswith('sentinel2') else None
+    offset = None
+    if sensor is not None and sensor.startswith('sentinel2'):
+        chosen = {key for key, _ in kept}
+        rows = [row for key, asset in assets if key in chosen for row in _rows(asset)]
+        stated = any(key in row for row in rows for key in ('offset', 'raster:offset'))
+        offset = 0.0 if stated else _product_offset(properties)  # what is stated is added as it is read
     return Item(str(item.get('id')), str(time), sensor, tuple(asset for _, asset in kept), offset)
 
 

@@ -216,14 +216,15 @@ def test_samples_of_a_raster_change_with_its_pixels_grid_and_units(tmp_path, sav
         assert (first.rescaled, second.rescaled) == (True, True)
 
 
-def bare(path, name, *, scaled=False, **properties):
-    """Return an item as JSON that states no scale, unless it is `scaled`, and these properties."""
+def bare(path, name, *, scaled=False, plain=False, **properties):
+    """Return an item as JSON that states no scale, unless it is `scaled` or `plain` (1 and 0), and these properties."""
     item = json.loads(path.read_text())
     item['properties'] |= properties
     for asset in item['assets'].values():
         asset['href'] = str(path.parent / asset['href'])
         for row in () if scaled else asset.get('raster:bands', ()):
             del row['scale'], row['offset']
+            row |= {'scale': 1, 'offset': 0} if plain else {}
     return {**item, 'id': name}
 
 
@@ -239,6 +240,9 @@ OLD, NEW = {'s2:processing_baseline': '03.01'}, {'s2:processing_baseline': '05.0
         (OLD, OLD, ''),
         (OLD, {}, ''),
         (OLD, NEW | {'constellation': 'landsat'}, ''),
+        (OLD, NEW | {'plain': True}, ''),
+        (NEW | {'plain': True}, NEW | {'plain': True}, ''),
+        (NEW | {'plain': True}, NEW, 'offsets 0 and -1000'),
         (OLD | {'scaled': True}, NEW, 'a scale and offset in the STAC item, and none'),
         (OLD | {'scaled': True}, NEW | {'scaled': True}, ''),
     ],
