@@ -124,7 +124,7 @@ class PrithviViT(BlockTrunk):
 
     def attention_maps(self, x: Tensor, where: Coordinates | None = None) -> Tensor:
         """Return the last block's attention (B, heads, 1 + T*h*w, 1 + T*h*w) in the native form; rows sum to 1."""
-        return vit.last_attention(self.blocks, self.first_tokens(x, where))
+        return self.last_attention(self.first_tokens(x, where))
 
     def maps(
         self, x: Tensor, layers: Sequence[int], window: int | None = None, where: Coordinates | None = None

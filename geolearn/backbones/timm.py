@@ -83,6 +83,39 @@ class TimmTransformer(Trunk):
         return self._intermediates(x, [self.depth - 1], norm=True)[0]
 
     @property
+    def offers_attention(self) -> bool:
+        """Whether attention can be read: of timm's plain `VisionTransformer`, whose blocks add nothing to it."""
+        kinds = import_timm().models.vision_transformer
+        return self.can_window and all(
+            type(block) is kinds.Block and type(block.attn) is kinds.Attention for block in self.net.blocks
+        )
+
+    @property
+    def heads(self) -> int:
+        """Number of attention heads of each block."""
+        return int(self.net.blocks[0].attn.num_heads)
+
+    def first_tokens(self, x: Tensor) -> Tensor:
+        """Return what the first block takes in the native form: tokens (B, prefix + n, D) with positions."""
+        net = self.net
+        tokens: Tensor = net.norm_pre(net._pos_embed(net.patch_embed(vit.pad_to_multiple(x, self.patch))))
+        return tokens
+
+    def attention_maps(self, x: Tensor) -> Tensor:
+        """Return the last block's attention (B, heads, prefix + n, prefix + n) in the native form; rows sum to 1."""
+        return self.last_attention(self.first_tokens(x))
+
+    def attention_in(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        """Return what a block attends to, (B, heads, N, N) float32, given its input (B, N, D); rows sum to 1."""
+        plain: Any = block
+        attn = plain.attn
+        parts = attn.qkv(plain.norm1(tokens)).reshape(*tokens.shape[:2], 3, attn.num_heads, -1)
+        queries, keys, _ = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        queries, keys = attn.q_norm(queries), attn.k_norm(keys)
+        shares: Tensor = ((queries @ keys.transpose(-2, -1)).float() * attn.scale).softmax(dim=-1)
+        return shares
+
+    @property
     def takes_visible(self) -> bool:
         """Whether `visible_tokens` can be called: for timm's plain `VisionTransformer`."""
         return self.can_window

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,8 +91,27 @@ class Trunk(nn.Module):
 
     @property
     def offers_attention(self) -> bool:
-        """Whether `attention_maps` and `first_tokens` can be called, and every block is a `Block`."""
+        """Whether `attention_maps`, `first_tokens`, `heads` and `attention_in` can be called."""
         return False
+
+    @property
+    def heads(self) -> int:
+        """Number of attention heads of each block."""
+        first: Any = self.stages[0]
+        return int(first.attn.heads)
+
+    def attention_in(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        """Return what a block attends to, (B, heads, N, N) float32, given its input (B, N, D); rows sum to 1."""
+        if not isinstance(block, vit.Block):
+            raise TypeError(f'attention maps need a plain transformer block, got {type(block).__name__}')
+        return block.attn.weights(block.norm1(tokens))
+
+    def last_attention(self, tokens: Tensor) -> Tensor:
+        """Run all blocks but the last over what the first takes, and return what the last attends to."""
+        *before, last = self.stages
+        for block in before:
+            tokens = block(tokens)
+        return self.attention_in(last, tokens)
 
     def first_tokens(self, x: Tensor) -> Tensor:
         """Return what the first block takes in the native form: tokens (B, prefix + n, D) with positions."""
@@ -312,7 +332,7 @@ class ViT(BlockTrunk):
 
         The attention of the class token to the patches is ``[:, :, 0, 1:]``.
         """
-        return vit.last_attention(self.blocks, self.first_tokens(x))
+        return self.last_attention(self.first_tokens(x))
 
     def maps(self, x: Tensor, layers: Sequence[int], window: int | None = None) -> list[Tensor]:
         """Run the windowed form: the outputs of some blocks as maps (B, D, h, w), before any final norm.

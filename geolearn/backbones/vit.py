@@ -411,16 +411,6 @@ def windowed_states(
     return [kept[i] for i in layers]
 
 
-def last_attention(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Run all blocks but the last over tokens (B, N, D), and return what the last attends to: (B, heads, N, N)."""
-    *before, last = blocks
-    for block in before:
-        x = block(x)
-    if not isinstance(last, Block):
-        raise TypeError(f'attention maps need a plain transformer block, got {type(last).__name__}')
-    return last.attn.weights(last.norm1(x))
-
-
 def init_linear(module: nn.Module) -> None:
     """Give linear layers the usual start of transformers: truncated normal weights, zero biases."""
     if isinstance(module, nn.Linear):

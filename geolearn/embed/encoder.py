@@ -127,8 +127,7 @@ class AttentionNetwork(EmbeddingNetwork):
                 f'{backbone.name} offers no attention maps; take a plain transformer such as dofa_base'
             )
         self.kind = kind
-        first: Any = trunk.stages[0]
-        self.dimensions = int(first.attn.heads) if kind == 'heads' else 1
+        self.dimensions = trunk.heads if kind == 'heads' else 1
 
     def vectors(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return a map for each head (N, heads, h, w), or one of the rollout, and no class token."""
@@ -138,7 +137,7 @@ class AttentionNetwork(EmbeddingNetwork):
         rollout: Tensor | None = None
         for number, block in enumerate(trunk.stages):
             if self.kind == 'rollout' or number == last:
-                weights = block.attn.weights(block.norm1(tokens))
+                weights = trunk.attention_in(block, tokens)
             if self.kind == 'rollout':
                 mixed = (weights.mean(dim=1) + torch.eye(weights.shape[-1], device=weights.device)) / 2
                 rollout = mixed if rollout is None else mixed @ rollout

@@ -61,7 +61,7 @@ def _rollout(network: ChipNetwork, batch: Tensor) -> Tensor:
     tokens = trunk.first_tokens(network.normalize(batch))
     flow = torch.eye(tokens.shape[1], device=tokens.device)
     for block in trunk.stages:
-        attention = block.attn.weights(block.norm1(tokens))[0].mean(0)
+        attention = trunk.attention_in(block, tokens)[0].mean(0)
         flow = (attention @ flow + flow) / 2
         tokens = block(tokens)
     looks = flow[0] if network.takes_class_token else flow[network.prefix :].mean(0)

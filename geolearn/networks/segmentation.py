@@ -213,8 +213,7 @@ class AttentionInput(nn.Module):
             )
         self.mode, self.frozen = mode, frozen
         self.backbone = backbone.requires_grad_(False).eval() if frozen else backbone
-        last: Any = backbone.trunk.stages[-1]
-        self.heads = int(last.attn.heads)
+        self.heads = backbone.trunk.heads
 
     def channels(self, bands: int) -> int:
         """Say how many channels come out for images of so many bands."""

@@ -207,3 +207,28 @@ class TestShortNames:
         pretrained = timm.get_pretrained_cfg(record.sources[0].repo.partition('/')[2])
         assert [m / 255 for m in record.inputs[0].mean] == pytest.approx(pretrained.mean)
         assert [s / 255 for s in record.inputs[0].std] == pytest.approx(pretrained.std)
+
+
+@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'vit_medium_patch16_reg4_gap_256'])
+def test_the_attention_of_plain_transformers_is_what_their_blocks_attend_to(name):
+    torch.manual_seed(0)
+    net = create_backbone(name, BANDS, pretrained=False, form='tokens').eval()
+    trunk, x = net.trunk, torch.rand(2, 4, 40, 64)
+    assert trunk.offers_attention
+    with torch.inference_mode():
+        tokens = trunk.first_tokens(x)
+        for block in trunk.stages:
+            shares = trunk.attention_in(block, tokens)
+            qkv = block.attn.qkv(block.norm1(tokens)).unflatten(-1, (3, trunk.heads, -1))
+            mixed = (shares @ qkv[:, :, 2].transpose(1, 2)).transpose(1, 2).flatten(2)
+            torch.testing.assert_close(block.attn.proj(mixed), block.attn(block.norm1(tokens)), atol=1e-5, rtol=1e-4)
+            last, tokens = shares, block(tokens)
+        torch.testing.assert_close(tokens, trunk.hidden_states(x)[-1], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(net.attention_maps(x), last)
+    assert last.shape == (2, trunk.heads, net.prefix + 12, net.prefix + 12)
+    torch.testing.assert_close(last.sum(-1), torch.ones(last.shape[:-1]))
+
+
+def test_transformers_with_positions_in_their_attention_do_not_offer_it():
+    net = create_backbone('vit_small_patch16_dinov3', BANDS, pretrained=False, form='tokens')
+    assert not net.trunk.offers_attention

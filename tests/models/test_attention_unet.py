@@ -43,6 +43,15 @@ def test_the_transformer_is_trained_through_its_attention_where_it_is_not_frozen
         assert torch.allclose(again.network.eval()(images), model.network.eval()(images), atol=1e-4)
 
 
+def test_transformers_of_timm_offer_theirs(scene_data, one_thread):
+    """Such as the one that the radar study takes by itself."""
+    model = AttentionUNet(scene_data, 'vit_small', pretrained=False)
+    assert model.network.backbone.inputs.heads == 6
+    images = next(iter(scene_data.valid_dl))[0]
+    with torch.inference_mode():
+        assert model.network.eval()(images).isfinite().all()
+
+
 def test_what_offers_no_attention_is_refused(scene_data):
     with pytest.raises(BackboneError, match='resnet18'):
         AttentionUNet(scene_data, 'resnet18', pretrained=False)
