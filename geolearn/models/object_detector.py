@@ -386,7 +386,8 @@ class ObjectDetector(base.Model):
             threshold: Lowest score of what is drawn.
         """
         chosen = self._choose_chips(rows)
-        return draw_detected_chips(self.network, self._needed_data(), self.spec, chosen, threshold=threshold)
+        data, side = self._needed_data(), self._options(self.spec).typical_side
+        return draw_detected_chips(self.network, data, self.spec, chosen, threshold=threshold, typical_side=side)
 
     # -- detection
 

@@ -12,6 +12,7 @@ from geolearn import from_arrays
 from geolearn.batch import Detections
 from geolearn.metrics import DetectionScores
 from geolearn.models import FCOS
+from geolearn.models.evaluation import objects
 from geolearn.models.evaluation.objects import WindowedDetector, evaluate_objects
 from geolearn.networks.detection.architecture import SingleStageOptions
 from geolearn.oriented.geometry import from_hulls
@@ -123,3 +124,16 @@ def test_models_are_scored_on_all_objects_of_their_chips(data):
     model = FCOS(data, 'test_resnet', pretrained=False, head=head)
     matches = model.evaluate().matches
     assert int(matches[..., 0].sum() + matches[..., 2].sum()) == len(data.valid_ds) * (SIDE // 20) ** 2
+
+
+def test_pictures_show_the_whole_chips_that_were_scored(data, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        objects, 'show_detections', lambda images, truth, found, *_, **given: drawn.append((images, truth, found))
+    )
+    model = FCOS(data, 'test_resnet', pretrained=False, head=SingleStageOptions(detections_per_img=20))
+    model.network = SeesBright()
+    model.show_results(rows=2)
+    ((images, truth, found),) = drawn
+    assert images.shape[-2:] == (SIDE, SIDE)
+    assert [len(part) for part in found] == [len(part.boxes) for part in truth] == [(SIDE // 20) ** 2] * 2

@@ -60,8 +60,8 @@ def evaluate_objects(
 ) -> DetectionEvaluation:
     """Evaluate a network on the chips of a loader, on its device.
 
-    Chips larger than the loader's images are searched in overlapping windows of that size, and what several windows
-    show becomes one object, as `detect_objects` does it in rasters.
+    Chips larger than the loader's images are searched in overlapping windows of about that size, and what several
+    windows show becomes one object, as `detect_objects` does it in rasters.
 
     Args:
         network: To evaluate.
@@ -72,12 +72,9 @@ def evaluate_objects(
     """
     network.to(chips.device).eval()
     check_weights(network)
-    whole, windows = chips.of_whole_chips(batch_size=1), 1
-    find: nn.Module = network
-    if whole is not chips:
-        windowed = WindowedDetector(network, chips.dataset.chip_size, typical_side=typical_side, most=chips.batch_size)
-        find, windows = windowed, windowed.count(whole.dataset.chip_size)
-        scores.max_detections *= windows
+    find, whole = _whole_chips(network, chips, typical_side)
+    windows = find.count(whole.dataset.chip_size) if isinstance(find, WindowedDetector) else 1
+    scores.max_detections *= windows
     for number, (images, objects) in enumerate(whole):
         names = whole.batch_names(number) * windows
         with checked_maps(network.levels, partial(list, names)):
@@ -95,12 +92,20 @@ def evaluate_objects(
     )
 
 
+def _whole_chips(network: 'Detector', chips: ChipLoader, typical_side: float) -> tuple[nn.Module, ChipLoader]:
+    """Return a detector and a loader of whole chips, one at a time if chips are larger than the loader's images."""
+    whole = chips.of_whole_chips(batch_size=1)
+    if whole is chips:
+        return network, chips
+    return WindowedDetector(network, chips.dataset.chip_size, typical_side=typical_side, most=chips.batch_size), whole
+
+
 class WindowedDetector(nn.Module):
     """A detector that sees windows of an image; what several of them show becomes one object, cut ones become whole.
 
     Args:
         network: Of images (n, [dates,] bands, window, window).
-        window: Side in pixels.
+        window: Largest side in pixels, rounded up to a multiple of the coarsest stride.
         typical_side: Side in pixels that nearly no object exceeds.
         most: Windows that the network sees at once.
     """
@@ -111,7 +116,7 @@ class WindowedDetector(nn.Module):
         self.halo = placing.choose_halo(window, 0, typical_side=typical_side, overlap=None)
 
     def cut(self, shape: tuple[int, int]) -> TileGrid:
-        """Return the windows of an image of this height and width; the last may reach beyond it."""
+        """Return the windows of an image of this height and width, of one size; the last may reach beyond it."""
         multiple = math.lcm(1, *self.strides)
         return make_grid(shape, tile_size=self.window, halo=self.halo, multiple=multiple)
 
@@ -177,9 +182,10 @@ def draw_detected_chips(
     indexes: Sequence[int],
     *,
     threshold: float,
+    typical_side: float,
     notes: Sequence[str] = (),
 ) -> 'Figure':
-    """Draw validation chips by their positions with true objects and detections.
+    """Draw validation chips by their positions with true objects and detections; whole ones, as `evaluate_objects`.
 
     Args:
         network: To predict with.
@@ -187,12 +193,14 @@ def draw_detected_chips(
         spec: Of the model.
         indexes: Positions among the validation chips, at least one.
         threshold: Lowest score of what is drawn.
+        typical_side: As for `evaluate_objects`.
         notes: Texts beside the name of each.
     """
     device = data.valid_dl.device
     network.to(device).eval()
-    pairs = [data.valid_ds[index] for index in indexes]
-    detections = [network(image[None].to(device))[0][0].filter_by_score(threshold).cpu() for image, _ in pairs]
+    find, whole = _whole_chips(network, data.valid_dl, typical_side)
+    pairs = [whole.dataset[index] for index in indexes]
+    detections = [find(image[None].to(device))[0][0].filter_by_score(threshold).cpu() for image, _ in pairs]
     images = torch.stack([image[-1] if image.dim() == 4 else image for image, _ in pairs])
     truth = [objects for _, objects in pairs]
     names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]

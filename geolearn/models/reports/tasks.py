@@ -332,7 +332,15 @@ def detection_report(
 
     def draw(indexes: Sequence[int]) -> 'Figure':
         notes = [_match_text(matches[index]) for index in indexes]
-        return objects.draw_detected_chips(network, data, spec, indexes, threshold=objects.CONFIDENCE, notes=notes)
+        return objects.draw_detected_chips(
+            network,
+            data,
+            spec,
+            indexes,
+            threshold=objects.CONFIDENCE,
+            typical_side=options.typical_side,
+            notes=notes,
+        )
 
     curves = show_precision_recall(
         evaluation.detections.precision_recall(iou=objects.OVERLAP), data.class_infos, iou=objects.OVERLAP
