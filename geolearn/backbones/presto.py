@@ -101,7 +101,7 @@ class Presto(pixel_series.PixelTrunk):
     ) -> None:
         super().__init__()
         self.groups = {name: tuple(at) for name, at in groups.items()}
-        self.width, self.heads = dim, heads
+        self.width = dim
         layers = {name: nn.Linear(len(GROUPS[name]), dim) for name in self.groups if name != CLASSES}
         self.eo_patch_embed = nn.ModuleDict(layers)
         self.dw_embed = nn.Embedding(LAND_COVERS + 1, dim) if CLASSES in self.groups else None
