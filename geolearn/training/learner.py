@@ -1,5 +1,6 @@
 """fastai's Learner for chips: exact steps over micro-batches, batches or processes; non-finite losses stop it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -60,8 +61,12 @@ def fast_layout(network: nn.Module, device: torch.device) -> Iterator[None]:
 
 @torch.no_grad()
 def _lay_out(network: nn.Module, layout: torch.memory_format) -> None:
+    tensors = {id(each): each for each in (*network.parameters(), *network.buffers())}.values()
+    uses = Counter(each.untyped_storage().data_ptr() for each in tensors)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            if uses[module.weight.untyped_storage().data_ptr()] > 1:
+                continue  # another tensor sees the same numbers, and would keep those of before
             # .data: the parameter stays the same object, which optimizers and low-rank updates hold
             module.weight.data = module.weight.data.contiguous(memory_format=layout)
 

@@ -16,7 +16,7 @@ from geolearn.batch import Detections
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.data import ChipData
 from geolearn.history import Evaluation
-from geolearn.inference import detecting, merging, placing
+from geolearn.inference import merging, placing
 from geolearn.metrics import DetectionScores
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting import describe_chip, show_detections
@@ -129,6 +129,8 @@ class WindowedDetector(nn.Module):
         return [self._find(image) for image in images], {}
 
     def _find(self, image: Tensor) -> Detections:
+        from geolearn.inference.detecting import as_arrays  # late: it takes torchvision, which pixels do not need
+
         shape = (image.shape[-2], image.shape[-1])
         grid = self.cut(shape)
         corners = list(placing.number_tiles(grid).items())
@@ -140,7 +142,7 @@ class WindowedDetector(nn.Module):
             some = corners[first : first + self.most]
             windows = torch.stack([padded[..., row : row + height, col : col + width] for (row, col), _ in some])
             for detections, (corner, number) in zip(self.network(windows)[0], some):
-                found = detecting.as_arrays(detections.cpu())
+                found = as_arrays(detections.cpu())
                 parts.append(placing.place(found, grid, corner, number, shape))
         options = placing.DetectOptions(threshold=0.0, nms_overlap=merging.SAME_OVERLAP)
         return _as_detections(placing.merge_tiles(parts, grid, options, None), shape)
