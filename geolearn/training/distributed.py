@@ -6,6 +6,7 @@ own loaders and a GPU; this needs neither.
 """
 
 import atexit
+import gc
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ def join_processes() -> None:
 
 
 def _leave() -> None:
+    # learners hold each other, and with them threads of the group, which cannot end in order once Python has
+    gc.collect()
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
