@@ -525,11 +525,7 @@ def build_anysat(name: str, bands: tuple[Band, ...], options: backbone.BackboneO
     if options.relative_positions:
         raise BackboneError(f'{name} has relative positions of its own; pass relative_positions=False')
     record = catalog.get_record(name)
-    patch = record.patch if options.patch is None else options.patch
-    if not PATCHES[0] <= patch <= PATCHES[1]:
-        raise BackboneError(f'{name} takes patches of {PATCHES[0]} to {PATCHES[1]} pixels, got patch={patch}')
-    if options.form != 'tokens' and patch not in (1, 2, 4, 8):
-        raise BackboneError(f"maps of {name} need patches of 1, 2, 4 or 8 pixels, got patch={patch}; or form='tokens'")
+    patch = building.choose_patch(record, name, options, limits=PATCHES, of_maps=(1, 2, 4, 8))
     sensors = assign_sensors(record, bands)
     checkpoint = building.read_checkpoint(record, bands, options, own=('projector_',))
     trunk = AnySat(building.make_config(record, options), sensors, patch=patch)

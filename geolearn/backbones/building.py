@@ -16,7 +16,7 @@ from geolearn.backbones import backbone, catalog, loading, weights
 from geolearn.backbones.catalog import WeightsRecord
 from geolearn.backbones.trunk import Trunk, ViTConfig
 from geolearn.bands import Band, match_bands
-from geolearn.errors import BandError, WeightsError
+from geolearn.errors import BackboneError, BandError, WeightsError
 
 log = logging.getLogger('geolearn')
 
@@ -268,6 +268,36 @@ def require_kinds(record: catalog.WeightsRecord, bands: Sequence[Band]) -> None:
             f'{record.name} was trained on {other} bands only; found {kind}: {", ".join(map(repr, strange))}. Leave '
             f'them out, or take a backbone that was trained on {kind} bands, such as dofa_base'
         )
+
+
+def choose_patch(
+    record: catalog.WeightsRecord,
+    name: str,
+    options: backbone.BackboneOptions,
+    *,
+    limits: tuple[int, int],
+    of_maps: Sequence[int],
+) -> int:
+    """Return the side of the patches, in pixels, of a network that takes several.
+
+    Args:
+        record: Of the weights; it has the usual side.
+        name: What messages call the backbone.
+        options: What is asked for.
+        limits: Smallest and largest side.
+        of_maps: Those whose maps lie at strides of a pyramid.
+
+    Raises:
+        BackboneError: If the network does not take this side.
+    """
+    patch = record.patch if options.patch is None else options.patch
+    if not limits[0] <= patch <= limits[1]:
+        raise BackboneError(f'{name} takes patches of {limits[0]} to {limits[1]} pixels, got patch={patch}')
+    if options.form != 'tokens' and patch not in of_maps:
+        *first, last = of_maps
+        sides = f'{", ".join(map(str, first))} or {last}'
+        raise BackboneError(f"maps of {name} need patches of {sides} pixels, got patch={patch}; or form='tokens'")
+    return patch
 
 
 def build_fixed_band(

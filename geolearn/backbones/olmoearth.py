@@ -474,12 +474,8 @@ def build_olmoearth(name: str, bands: tuple[Band, ...], options: backbone.Backbo
     """Build one of OlmoEarth's sizes and versions."""
     if options.relative_positions:
         raise BackboneError(f'{name} knows no relative positions; pass relative_positions=False')
-    patch = KERNEL if options.patch is None else options.patch
-    if not 1 <= patch <= KERNEL:
-        raise BackboneError(f'{name} takes patches of 1 to {KERNEL} pixels, got patch={patch}')
-    if options.form != 'tokens' and patch not in (1, 2, 4, 8):
-        raise BackboneError(f"maps of {name} need patches of 1, 2, 4 or 8 pixels, got patch={patch}; or form='tokens'")
     record = catalog.get_record(name)
+    patch = building.choose_patch(record, name, options, limits=(1, KERNEL), of_maps=(1, 2, 4, 8))
     version = '1.' + name.split('_')[2] if name.split('_')[2].isdecimal() else '1'
     sets = choose_sets(bands, version)
     checkpoint = building.read_checkpoint(record, bands, options)

@@ -370,11 +370,7 @@ def build_thor(name: str, bands: tuple[Band, ...], options: backbone.BackboneOpt
     if options.relative_positions:
         raise BackboneError(f'{name} has relative positions of its own; pass relative_positions=False')
     record = catalog.get_record(name)
-    patch = record.patch if options.patch is None else options.patch
-    if not PATCHES[0] <= patch <= PATCHES[1]:
-        raise BackboneError(f'{name} takes patches of {PATCHES[0]} to {PATCHES[1]} pixels, got patch={patch}')
-    if options.form != 'tokens' and patch not in (4, 8, 16):
-        raise BackboneError(f"maps of {name} need patches of 4, 8 or 16 pixels, got patch={patch}; or form='tokens'")
+    patch = building.choose_patch(record, name, options, limits=PATCHES, of_maps=(4, 8, 16))
     groups = assign_groups(bands)
     checkpoint = building.read_checkpoint(record, bands, options)
     trunk = THOR(building.make_config(record, options), groups, patch=patch, code_width=code_width(record))

@@ -101,10 +101,6 @@ class TimmTransformer(Trunk):
         tokens: Tensor = net.norm_pre(net._pos_embed(net.patch_embed(vit.pad_to_multiple(x, self.patch))))
         return tokens
 
-    def attention_maps(self, x: Tensor) -> Tensor:
-        """Return the last block's attention (B, heads, prefix + n, prefix + n) in the native form; rows sum to 1."""
-        return self.last_attention(self.first_tokens(x))
-
     def attention_in(self, block: nn.Module, tokens: Tensor) -> Tensor:
         """Return what a block attends to, (B, heads, N, N) float32, given its input (B, N, D); rows sum to 1."""
         plain: Any = block
@@ -122,9 +118,9 @@ class TimmTransformer(Trunk):
 
     def visible_tokens(self, x: Tensor, visible: Tensor) -> Tensor:
         """Run the native form on some of the patches (see `Trunk.visible_tokens`): (B, prefix + k, D)."""
-        net = self.net
-        tokens = net._pos_embed(net.patch_embed(vit.pad_to_multiple(x, self.patch)))
-        return net.norm(net.blocks(net.norm_pre(take_tokens(tokens, visible, self.prefix))))
+        tokens: Tensor = self.net.blocks(take_tokens(self.first_tokens(x), visible, self.prefix))
+        found: Tensor = self.net.norm(tokens)
+        return found
 
     def maps(self, x: Tensor, layers: Sequence[int], window: int | None = None) -> list[Tensor]:
         """Return the outputs of some blocks as maps (B, D, h, w), before any final norm.

@@ -119,7 +119,7 @@ class Trunk(nn.Module):
 
     def attention_maps(self, x: Tensor) -> Tensor:
         """Return the last block's attention (B, heads, prefix + n, prefix + n) in the native form; rows sum to 1."""
-        raise NotImplementedError
+        return self.last_attention(self.first_tokens(x))
 
     def hidden_states(self, x: Tensor) -> list[Tensor]:
         """Run the native form: the output (B, prefix + n, D) of every block, before any final norm."""
@@ -326,13 +326,6 @@ class ViT(BlockTrunk):
     def offers_attention(self) -> bool:
         """Whether every block is a `Block`, whose attention can be read."""
         return all(isinstance(block, vit.Block) for block in self.stages)
-
-    def attention_maps(self, x: Tensor) -> Tensor:
-        """Return the last block's attention (B, heads, 1 + n, 1 + n) in the native form; rows sum to 1.
-
-        The attention of the class token to the patches is ``[:, :, 0, 1:]``.
-        """
-        return self.last_attention(self.first_tokens(x))
 
     def maps(self, x: Tensor, layers: Sequence[int], window: int | None = None) -> list[Tensor]:
         """Run the windowed form: the outputs of some blocks as maps (B, D, h, w), before any final norm.
