@@ -1,23 +1,28 @@
 """A step of pretraining in the training loop of geolearn against a bare PyTorch loop, for benchmarks/embed.py.
 
-    pretrain_dino, pretrain_mae  steps/s of the loop that `pretrain` runs (chips from memory, clipping, AdamW, measures
-                                 of collapse, bar) over those of a bare loop: the same network, fused AdamW, the same
-                                 batches as they are; the teacher's update belongs to both
+    pretrain_dino, pretrain_mae  steps/s of the loop that `pretrain` runs (chips from memory, clipping, AdamW, bar) over
+                                 those of a bare loop: an equal network, fused AdamW, the same batches as they are; the
+                                 teacher's update belongs to both
+
+The two take turns within one epoch, step by step: after each of geolearn's the bare loop does one on the same batch,
+and the median over all pairs counts. A step of geolearn's lasts from the end of the one before, so that fetching the
+batch is part of it. What an epoch adds once (optimizer, validation) is no part of a step.
 
 Alone: ``python benchmarks/_pretraining.py [--quick] [--clock cpu]``.
 """
 
 import argparse
 import contextlib
+import copy
+import gc
 import io
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from _measure import Check, interleave, median_ratio, report
+from _measure import Check, median_ratio, report
 from torch import Tensor
 
 from geolearn import ChipData, create_backbone, from_arrays
@@ -29,11 +34,14 @@ from geolearn.pretrain.collapse import CollapseScores
 from geolearn.pretrain.dino import Dino
 from geolearn.pretrain.mae import MaskedAutoencoder
 from geolearn.pretrain.network import LastOutput, PretrainingNetwork
-from geolearn.training import ChipLearner, FitOptions, make_learner, train
+from geolearn.training import FitOptions, fastai, make_learner, train
 
 BAR = 0.95
 LR, CLIP = 1e-5, 3.0
 BANDS = ['VV', 'VH']
+WARM_UP = 2
+"""Pairs of steps that do not count."""
+
 VALID = 2
 """Chips that are validated after the training ones; few, because training is what is measured."""
 
@@ -41,7 +49,7 @@ CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
 
 
 def make_data(chip: int, batch: int, batches: int) -> ChipData:
-    """Chips of noise in memory, just as many as a round needs."""
+    """Chips of noise in memory, just as many as the steps need."""
     count = batch * batches + VALID
     images = np.random.default_rng(0).normal(-12, 4, (count, len(BANDS), chip, chip)).astype(np.float32)
     return from_arrays(images, bands=BANDS, batch_size=batch, val_split_pct=VALID / count, transforms=False)
@@ -57,59 +65,82 @@ def make_network(method: str, backbone: str, chip: int) -> PretrainingNetwork:
     return MaskedAutoencoder(normalize, encoder, MaeOptions(), chip, bands=len(BANDS))  # type: ignore[arg-type]
 
 
-def run_geolearn(learner: ChipLearner, network: PretrainingNetwork) -> None:
-    """An epoch as `pretrain` runs it; bar and table are drawn, but to nowhere."""
-    options = FitOptions(1, LR, monitor=None, clip=CLIP, callbacks=(StepCallback(network),))
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        train(learner, History(), options)
+class BareLoop:
+    """A training loop with nothing around it; gradients are clipped, as DINO's own code does."""
+
+    def __init__(self, network: PretrainingNetwork) -> None:
+        self.network = network.train()
+        self.learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.learning, lr=LR, fused=True)
+
+    def step(self, images: Tensor, progress: float) -> None:
+        """Learn from a batch."""
+        self.network(images)[1].backward()
+        torch.nn.utils.clip_grad_norm_(self.learning, CLIP)
+        self.optimizer.step()
+        self.network.finish_step(progress)
+        self.optimizer.zero_grad()
 
 
-def run_bare(network: PretrainingNetwork, parts: Sequence[Sequence[Tensor]]) -> None:
-    """The same epoch with nothing around it; gradients are clipped, as DINO's own code does.
+class TakeTurns(fastai.QuickCallback):
+    """Lets the bare loop do a step after each of geolearn's, and times both; the first ones warm up.
 
-    The optimizer is new, as in each call of `train`: moments of millions of weights take time to set up.
+    Args:
+        bare: The other loop.
+        clock: What counts as a second.
     """
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=LR, fused=True)
-    network.train()
-    for number, images in enumerate(parts[0]):
-        optimizer.zero_grad()
-        network(images)[1].backward()
-        torch.nn.utils.clip_grad_norm_(learning, CLIP)
-        optimizer.step()
-        network.finish_step(number / len(parts[0]))
-    network.eval()
-    with torch.no_grad():
-        for images in parts[1]:
-            network(images)
+
+    order = 10_000  # after what all others do at the end of a batch
+
+    def __init__(self, bare: BareLoop, clock: Callable[[], float]) -> None:
+        self.bare, self.clock = bare, clock
+        self.seconds: dict[str, list[float]] = {'geolearn': [], 'bare': []}
+        self.started: float | None = None
+
+    def after_batch(self) -> None:
+        """Stop geolearn's clock, let the other loop do a step, and start the clock again."""
+        if not self.training:
+            return
+        stopped = self.clock()
+        self.bare.step(self.x.clone(), (self.iter + 1) / self.n_iter)
+        ended = self.clock()
+        if self.started is not None and self.iter >= WARM_UP:
+            self.seconds['geolearn'].append(stopped - self.started)
+            self.seconds['bare'].append(ended - stopped)
+        self.started = self.clock()
 
 
-def compare_pretraining(
-    *, quick: bool, rounds: int | None = None, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, Check]:
+def compare_method(
+    method: str, *, backbone: str, chip: int, batch: int, steps: int, clock: Callable[[], float]
+) -> Check:
+    """Measure one method: the speed of geolearn's steps over that of bare ones."""
+    data = make_data(chip, batch, steps + WARM_UP)
+    network = make_network(method, backbone, chip)
+    turns = TakeTurns(BareLoop(copy.deepcopy(network)), clock)
+    learner = make_learner(
+        network,
+        data.train_dl,
+        data.valid_dl,
+        LastOutput(),
+        scores=CollapseScores(has_output=method == 'dino', has_labels=False),
+        splitter=lambda module: [[p for p in module.parameters() if p.requires_grad]],
+        forward_takes_targets=True,
+    )
+    options = FitOptions(1, LR, monitor=None, clip=CLIP, callbacks=(StepCallback(network), turns))
+    gc.collect()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        train(learner, History(), options)  # bar and table are drawn, but to nowhere
+    return Check(median_ratio(turns.seconds, 'bare', 'geolearn'), BAR, at_least=True)
+
+
+def compare_pretraining(*, quick: bool, clock: Callable[[], float] = time.perf_counter) -> dict[str, Check]:
     """Measure both methods against the bare loop."""
+    backbone, chip, batch = ('vit_tiny', 96, 8) if quick else ('vit_small', 224, 16)
     checks = {}
-    for method in ('dino', 'mae'):
-        backbone, chip, batch, batches = ('vit_tiny', 96, 8, 3) if quick else ('vit_small', 224, 16, 3)
-        data = make_data(chip, batch, batches)
-        network = make_network(method, backbone, chip)
-        learner = make_learner(
-            network,
-            data.train_dl,
-            data.valid_dl,
-            LastOutput(),
-            scores=CollapseScores(has_output=method == 'dino', has_labels=False),
-            splitter=lambda module: [[p for p in module.parameters() if p.requires_grad]],
-            forward_takes_targets=True,
-        )
-        parts = [[batch[0].clone() for batch in loader] for loader in (data.train_dl, data.valid_dl)]
-        jobs = {
-            'geolearn': partial(run_geolearn, learner, network),
-            'bare': partial(run_bare, network, parts),
-        }
-        seconds = interleave(jobs, rounds=rounds or (5 if quick else 3), clock=clock)
-        checks[f'pretrain_{method}'] = Check(median_ratio(seconds, 'bare', 'geolearn'), BAR, at_least=True)
-        print(f'{method}, {backbone}, {chip} px: {checks[f"pretrain_{method}"].to_json()}', flush=True)
+    for method, steps in {'dino': 12, 'mae': 40}.items() if quick else {'dino': 5, 'mae': 15}.items():
+        check = compare_method(method, backbone=backbone, chip=chip, batch=batch, steps=steps, clock=clock)
+        checks[f'pretrain_{method}'] = check
+        print(f'{method}, {backbone}, {chip} px, {steps} pairs of steps: {check.to_json()}', flush=True)
     return checks
 
 
@@ -117,10 +148,9 @@ def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--quick', action='store_true', help='smaller sizes, same checks')
-    parser.add_argument('--rounds', type=int, help='of which the median is taken')
     parser.add_argument('--clock', choices=CLOCKS, default='wall', help='what counts as a second')
     given = parser.parse_args()
-    report(compare_pretraining(quick=given.quick, rounds=given.rounds, clock=CLOCKS[given.clock]))
+    report(compare_pretraining(quick=given.quick, clock=CLOCKS[given.clock]))
 
 
 if __name__ == '__main__':
