@@ -8,6 +8,7 @@ last one JSON object of {name: {value, bar, ok}}.
     speedup_<network>       seconds of the fastest peer / those of predict_raster with its defaults; null
                             where no peer is installed
     agreement_<network>     share of pixels of that map as in the whole image, less that of the fastest peer's
+    half_<network>          the first with mixed_precision='bf16', which the peers do not offer for files; no bar
     auto_<network>          the first with engine='auto', which was measured as for a large map; null with --quick,
                             which spares making the graphs
 """
@@ -33,6 +34,7 @@ from geolearn.inference.computing import choose_blend, choose_setup
 from geolearn.inference.engines import Engine
 from geolearn.inference.tiles import TilingOptions
 from geolearn.models import LinearProbe, UNet
+from geolearn.precision import Precision
 
 NETWORKS = {'unet': (UNet, 'resnet18', 1.4), 'vit_b': (LinearProbe, 'dofa_base', 1.5)}
 """Models, their backbones, and how many times faster than the fastest peer they are to be."""
@@ -144,12 +146,22 @@ def compare(name: str, folder: Path, side: int, rounds: int, *, auto: bool) -> d
         blend, fastest = choose_blend(model.network, TilingOptions()), TilingOptions(engine='auto', device='cpu')
         choose_setup(spec, model.network, (2**14, 2**14), fastest, blend=blend, graph=model.onnx_graph)
 
-    def ours(name: str, engine: Engine) -> Callable[[], object]:
-        given = {'bands': NAMES, 'sensor': 'Sentinel-2', 'device': 'cpu', 'engine': engine, 'overwrite': True}
+    def ours(name: str, engine: Engine, precision: Precision | None = None) -> Callable[[], object]:
+        given = {
+            'mixed_precision': precision,
+            'bands': NAMES,
+            'sensor': 'Sentinel-2',
+            'device': 'cpu',
+            'engine': engine,
+            'overwrite': True,
+        }
         return lambda: model.predict_raster(scene.path, folder / f'{name}.tif', **given)
 
     installed = [peer for peer in PEERS if importlib.util.find_spec(peer)]
-    jobs: dict[str, Callable[[], object]] = {'geolearn': ours('geolearn', 'torch')}
+    jobs: dict[str, Callable[[], object]] = {
+        'geolearn': ours('geolearn', 'torch'),
+        'half': ours('half', 'torch', 'bf16'),
+    }
     jobs |= {'auto': ours('auto', 'auto')} if auto else {}
     jobs |= {peer: lambda peer=peer: PEERS[peer](scene) for peer in installed}
     seconds = interleave(jobs, rounds=rounds, rest=0.5)
@@ -164,6 +176,7 @@ def compare(name: str, folder: Path, side: int, rounds: int, *, auto: bool) -> d
     best = min(installed, key=lambda peer: float(np.median(seconds[peer])))
     return {
         f'speedup_{name}': Check(median_ratio(seconds, best, 'geolearn'), bar, at_least=True),
+        f'half_{name}': Check(median_ratio(seconds, best, 'half')),
         f'auto_{name}': Check(median_ratio(seconds, best, 'auto') if auto else None),
         f'agreement_{name}': Check(agreement['geolearn'] - agreement[best], 0.0, at_least=True),
     }

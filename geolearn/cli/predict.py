@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geolearn.cli.arguments import add_reading, check_model, number, part, reading, whole
+from geolearn.cli.messages import OTHER_NAMES
 
 if TYPE_CHECKING:
     from geolearn.models import Model
 
 OPTIONS = (
     *('aoi', 'bbox', 'bbox_crs'),
-    *('tile_size', 'halo', 'batch_size', 'device', 'compile', 'engine'),
+    *('tile_size', 'halo', 'batch_size', 'device', 'compile', 'engine', 'mixed_precision'),
     *('threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume'),
     *('polygons', 'layer', 'crop'),
     *('dequantize', 'product'),
@@ -132,6 +133,8 @@ def _add_running(group: Any) -> None:
     group.add_argument('--compile', action='store_true', default=None, help=compiling)
     engine = 'what computes maps: torch (the default), the ONNX graph in onnxruntime or OpenVINO, or the fastest (auto)'
     group.add_argument('--engine', choices=['torch', 'onnx', 'openvino', 'auto'], help=engine)
+    half = 'compute maps in half precision; auto takes the better on a GPU and float32 elsewhere'
+    group.add_argument('--precision', dest='mixed_precision', choices=['bf16', 'fp16', 'auto'], help=half)
     augmenting = 'predict each tile flipped too and take the mean: objects 4 times, maps 8 times with turns'
     group.add_argument('--augment', action='store_true', default=None, help=augmenting)
     group.add_argument('--resume', action='store_true', default=None, help='continue a run that was killed')
@@ -265,7 +268,10 @@ def choose_options(model: 'Model', arguments: argparse.Namespace) -> dict[str, A
     given = {option: value for option in OPTIONS if (value := getattr(arguments, option, None)) is not None}
     for option in given:
         if option not in use.options:
-            raise ValueError(f'--{option.replace("_", "-")} does not apply to a {name}, which {use.text}')
+            flag = OTHER_NAMES.get(option, f'--{option.replace("_", "-")}')
+            raise ValueError(f'{flag} does not apply to a {name}, which {use.text}')
     if 'polygons' in use.options and 'polygons' not in given:
         raise ValueError(f'a {name} {use.text}; pass --polygons and the layer that holds them')
+    if given.get('mixed_precision') == 'auto':
+        given['mixed_precision'] = True
     return given | reading(arguments)

@@ -18,6 +18,7 @@ from geolearn.inference import engines, tiles, tuning
 from geolearn.inference.plan import Blend
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
+from geolearn.precision import Precision, choose_precision, precision_note
 from geolearn.raster import GeoBox
 from geolearn.tiling import TileGrid, lattice_origin, make_grid
 
@@ -230,6 +231,7 @@ class _Measurement:
             'engine': setup.engine,
             'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type,
             'threads': torch.get_num_threads(),
+            'precision': precision_of(self.network, self.tiling) or 'float32',
             'torch': torch.__version__,
             'model': [self.spec.model, self.spec.backbone, self.spec.options, len(self.spec.bands), self.spec.dates],
             'weights': sum(weight.numel() for weight in self.network.parameters()),
@@ -249,6 +251,7 @@ class _Measurement:
 
     def _job(self, run: Callable[[Tensor], Tensor], count: int, side: int) -> tuning.Job:
         images = self._images(count, side)
+        run = in_precision(run, precision_of(self.network, self.tiling), self._device)
 
         def job() -> None:
             with torch.inference_mode():
@@ -401,6 +404,26 @@ def make_run(
     return lambda images: torch.from_numpy(run_graph(np.ascontiguousarray(images.numpy())))
 
 
+def precision_of(network: nn.Module, tiling: tiles.TilingOptions) -> Precision | None:
+    """Return what a network computes in on its device; None for float32."""
+    return choose_precision(tiling.mixed_precision, device_of(network))
+
+
+def in_precision(
+    run: Callable[[Tensor], Tensor], precision: Precision | None, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Return what computes the same with matrix products and convolutions in half precision, and returns float32."""
+    if precision is None:
+        return run
+    dtype = torch.bfloat16 if precision == 'bf16' else torch.float16
+
+    def half(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype):
+            return run(images).float()
+
+    return half
+
+
 FLIPS: tuple[tuple[bool, int], ...] = ((False, 0), (True, 0), (True, 2), (False, 2))
 """Whether columns are flipped, and quarter turns, of test-time augmentation by flips."""
 
@@ -449,19 +472,29 @@ def make_compute(
         keep_freed_memory()
     most = most_at_once(device)
     engine = 'torch' if setup is None else setup.engine
+    precision = precision_of(network, tiling)
+    if (note := precision_note(tiling.mixed_precision, device)) is not None:
+        log.warning(note)
     run = make_run(network, engine, graph, grid.tile_shape)
     if tiling.compile:
         dates = (len(sources),) if len(sources) > 1 else ()
         shape = (*dates, len(sources[0].indexes), *grid.tile_shape)
         wanted = tiles.BATCH_SIZE if tiling.batch_size is None else tiling.batch_size
         count = most or tiles.fit_batch_size(wanted, len(grid.rows) * len(grid.cols), 4 * math.prod(shape))
-        run = compile_for_inference(network, torch.zeros((count, *shape), device=device))
+        half = torch.float16 if precision == 'fp16' else torch.bfloat16
+        with torch.autocast(device.type, half, enabled=precision is not None):
+            run = compile_for_inference(network, torch.zeros((count, *shape), device=device))
+    run = in_precision(run, precision, device)
     if not tiling.augment:
         return tiles.MicroBatches(lambda pixels: run(pixels.to(device)), most=most)
     ways = FLIPS if tiling.augment == 'flips' else TURNS
     # a graph may be of one height and width
     height, width = grid.tile_shape
-    across = run if height == width or ways is FLIPS else make_run(network, engine, graph, (width, height))
+    across = (
+        run
+        if height == width or ways is FLIPS
+        else in_precision(make_run(network, engine, graph, (width, height)), precision, device)
+    )
 
     def augmented(pixels: Tensor) -> Tensor:
         images, total = pixels.to(device), torch.zeros(())

@@ -430,6 +430,7 @@ def _run_facts(
         'dequantize': read.dequantize,
         'blend': blend,
         'augment': tiling.augment,
+        'precision': computing.precision_of(network, tiling) or 'float32',
         'max_memory': tiling.max_memory,
         'outputs': [[layer.suffix, layer.content.dtype, layer.content.band_names] for layer in layers],
         'classes': [sorted(layer.content.class_names.items()) for layer in layers],

@@ -22,6 +22,7 @@ from geolearn import errors, tiling, units
 from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.engines import Engine
 from geolearn.inference.plan import BLENDS, Blend
+from geolearn.precision import Precision, check_precision
 from geolearn.raster import Dequantize, GeoBox, common_dtype, raster_geobox, read_window
 from geolearn.raster.area import PixelArea
 from geolearn.raster.nodata import differs, missing, valid_in_all_bands
@@ -182,6 +183,8 @@ class TilingOptions:
         max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB, or
             72 MiB where a raster is stored in tiles and ``blend`` is ``'crop'``.
         engine: What computes maps: torch, the network's ONNX graph in onnxruntime or OpenVINO, or the fastest.
+        mixed_precision: ``'bf16'``, ``'fp16'`` (CUDA only), True for the better of them on a GPU, None or False for
+            float32 throughout. Torch's engine alone has it.
 
     Raises:
         ValueError: If a number is out of its range, or options do not go together.
@@ -197,6 +200,7 @@ class TilingOptions:
     augment: bool | Literal['flips'] = False
     max_memory: int | None = None
     engine: Engine = 'torch'
+    mixed_precision: Precision | bool | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -210,6 +214,9 @@ class TilingOptions:
             raise errors.UnknownNameError('blend', str(self.blend), BLENDS)
         if self.compile and self.engine not in ('torch', 'auto'):
             raise ValueError(f"compile=True is for engine='torch', got engine={self.engine!r}")
+        check_precision(self.mixed_precision)
+        if self.mixed_precision and self.engine != 'torch':
+            raise ValueError(f"mixed_precision= is for engine='torch', got engine={self.engine!r}")
         if self.max_memory is not None and self.max_memory < 1:
             raise ValueError(f'max_memory must be a number of bytes above 0, got {self.max_memory}')
         if self.batch_size is not None and self.batch_size < 1:

@@ -55,8 +55,8 @@ from geolearn.training.options import Rate, check_rate, choose_rates, top_rate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from geolearn.precision import Precision
     from geolearn.training import BatchSize
-    from geolearn.training.options import Precision
 
 
 log = logging.getLogger('geolearn')
@@ -144,7 +144,8 @@ TILE_OPTIONS = ('tile_size', 'batch_size', 'device', 'aoi', 'bbox', 'bbox_crs')
 
 MAP_OPTIONS = (
     *TILE_OPTIONS,
-    *('halo', 'compile', 'engine', 'blend', 'augment', 'max_memory', 'cog', 'resume', 'part', 'merge_parts'),
+    *('halo', 'compile', 'engine', 'mixed_precision', 'blend', 'augment', 'max_memory', 'cog'),
+    *('resume', 'part', 'merge_parts'),
 )
 """Keywords of `predict_raster`, besides those on reading."""
 

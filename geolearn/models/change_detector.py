@@ -27,6 +27,7 @@ from geolearn.models.reports.report import TaskReport
 from geolearn.networks.network import build_backbone
 from geolearn.networks.segmentation import ChangeOptions, Fusion, PixelOptions, Segmenter, SiameseBackbone, put_decoder
 from geolearn.networks.spec import ModelSpec
+from geolearn.precision import Precision
 from geolearn.raster.nodata import missing
 from geolearn.raster.reading import RasterPath
 
@@ -224,6 +225,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
         batch_size: int | None = None,
         device: str | None = None,
         compile: bool = False,
+        mixed_precision: Precision | bool | None = None,
         max_memory: int | None = None,
         overwrite: bool = False,
         cog: bool = True,
@@ -273,6 +275,10 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             batch_size: Tiles computed together; None takes 1 on a CPU, where a map is the same for any, and else 4.
             device: Torch device; None means CUDA where there is one.
             compile: Compile the network first: up to a minute, then convolutions run 1.1 to 1.4 times as fast.
+            mixed_precision: ``'bf16'`` computes matrix products and convolutions in half precision: on graphics cards,
+                and on CPUs with instructions for it, 1.6 to 1.9 times as fast; about 1 pixel of 100 to 500 gets another
+                class.
+                ``'fp16'`` is for CUDA alone, True takes the better of them on a GPU. None computes in float32.
             max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB,
                 or 72 MiB where a raster is stored in tiles and ``blend`` is ``'crop'``. Wider rasters are mapped in
                 parts side by side, at the cost of reading some blocks twice.
@@ -320,6 +326,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             batch_size=batch_size,
             device=device,
             compile=compile,
+            mixed_precision=mixed_precision,
             max_memory=max_memory,
             overwrite=overwrite,
             cog=cog,

@@ -17,6 +17,7 @@ from geolearn.inference.plan import Blend, choose_share
 from geolearn.inference.targets import check_target, claim_target
 from geolearn.inference.vectors import check_vector_target
 from geolearn.networks.spec import ModelSpec
+from geolearn.precision import Precision
 from geolearn.raster import Dequantize
 
 
@@ -63,6 +64,7 @@ def predict_raster(
     device: str | None = None,
     compile: bool = False,
     engine: Engine = 'torch',
+    mixed_precision: Precision | bool | None = None,
     max_memory: int | None = None,
     overwrite: bool = False,
     cog: bool = True,
@@ -125,6 +127,9 @@ def predict_raster(
         engine: What computes: ``'torch'``; on the CPU also ``'onnx'`` (onnxruntime) and ``'openvino'``, which run the
             network's ONNX graph, of the bundle where ``save(..., export='onnx')`` wrote one, else made first; or
             ``'auto'``, the fastest of those installed by a short measurement. Maps may differ in a few pixels.
+        mixed_precision: ``'bf16'`` computes matrix products and convolutions in half precision: on graphics cards, and
+            on CPUs with instructions for it, 1.6 to 1.9 times as fast; about 1 pixel of 100 to 500 gets another class.
+            ``'fp16'`` is for CUDA alone, True takes the better of them on a GPU. None computes in float32.
         max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB, or
             72 MiB where a raster is stored in tiles and ``blend`` is ``'crop'``. Wider rasters are mapped in parts side
             by side, at the cost of reading some blocks twice.
@@ -178,6 +183,7 @@ def predict_raster(
             augment=augment,
             max_memory=max_memory,
             engine=engine,
+            mixed_precision=mixed_precision,
         ),
         mapping.MapOptions(
             outputs,

@@ -44,8 +44,8 @@ from geolearn.pretrain.result import Pretraining
 from geolearn.training.options import FitOptions, check_rate
 
 if TYPE_CHECKING:
+    from geolearn.precision import Precision
     from geolearn.training import ChipLearner
-    from geolearn.training.options import Precision
 
 Images = str | Path | chip_data.ChipData | Sequence[Any]
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.metrics.scores import Scores, main_output
+from geolearn.precision import Precision
 from geolearn.training import distributed as processes
-from geolearn.training import fastai, memory, nonfinite, optimization, options, progress
+from geolearn.training import fastai, memory, nonfinite, optimization, progress
 
 Splitter = Callable[[Any], Sequence[list[nn.Parameter]]]
 
@@ -159,7 +160,7 @@ class ChipLearner(fastai.Learner):
     def configure(
         self,
         *,
-        precision: options.Precision | None = None,
+        precision: Precision | None = None,
         accumulate: int = 1,
         clip: float | None = None,
         mean: optimization.MeanWeights | None = None,

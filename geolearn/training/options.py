@@ -1,19 +1,15 @@
 """FitOptions: how a network is trained."""
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal
 
-import torch
+from geolearn.precision import Precision, check_precision
 
 Rate = float | slice | Sequence[float]
 """One learning rate, a slice from the first group's to the last one's, or one for each parameter group."""
-
-Precision = Literal['bf16', 'fp16']
 
 EMA_DECAY = 0.999
 """Share of the average that each step keeps, where ``ema=True``."""
@@ -93,14 +89,7 @@ class FitOptions:
             raise ValueError(f'clip must be a number over 0, or None, got {self.clip!r}')
         if not isinstance(self.ema, bool) and not (_is_number(self.ema) and 0 < self.ema < 1):
             raise ValueError(f'ema must be True, False or a number between 0 and 1, got {self.ema!r}')
-        if not isinstance(self.mixed_precision, str | bool | None) or self.mixed_precision not in (
-            None,
-            True,
-            False,
-            'bf16',
-            'fp16',
-        ):
-            raise ValueError(f"mixed_precision must be 'bf16', 'fp16', a bool or None, got {self.mixed_precision!r}")
+        check_precision(self.mixed_precision)
         if not isinstance(self.checkpoint, str | bool) or self.checkpoint not in (True, False, 'all'):
             raise ValueError(f"checkpoint must be True, False or 'all', got {self.checkpoint!r}")
 
@@ -110,39 +99,6 @@ class FitOptions:
         if isinstance(self.ema, bool):
             return EMA_DECAY if self.ema else None
         return self.ema
-
-    def precision_on(self, device: torch.device) -> Precision | None:
-        """Return what to compute in on a device, None for float32.
-
-        Raises:
-            ValueError: If the device has no scaled float16.
-        """
-        wish = self.mixed_precision or None
-        if wish == 'fp16' and device.type != 'cuda':
-            raise ValueError(
-                f"mixed_precision='fp16' needs a CUDA device and this is {device.type!r}; pass 'bf16' or None"
-            )
-        if wish is True:
-            if device.type != 'cuda':
-                return None  # on CPUs it is slower without special hardware
-            return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp16'
-        return wish
-
-
-@cache
-def bfloat16_slowdown() -> float:
-    """Measure how many times as long a convolution takes in bfloat16 as in float32 on this CPU; takes about 0.1 s."""
-    # no random numbers: a training must be the same whether or not this was measured before it
-    images, kernels = torch.full((1, 32, 48, 48), 0.5), torch.full((32, 32, 3, 3), 0.01)
-    seconds = {torch.float32: math.inf, torch.bfloat16: math.inf}
-    with torch.no_grad():
-        for _ in range(4):
-            for dtype in seconds:
-                given = images.to(dtype), kernels.to(dtype)
-                started = time.perf_counter()
-                torch.conv2d(*given)
-                seconds[dtype] = min(seconds[dtype], time.perf_counter() - started)
-    return seconds[torch.bfloat16] / seconds[torch.float32]
 
 
 def _is_number(value: object) -> bool:

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 from geolearn.errors import CheckpointError
 from geolearn.files import lock_file
 from geolearn.history import History
+from geolearn.precision import choose_precision, precision_note
 from geolearn.training import checkpoints
 from geolearn.training import distributed as processes
 from geolearn.training.learner import ChipLearner, PartedLoss, fast_layout
 from geolearn.training.optimization import WARM_UP, MeanWeights
-from geolearn.training.options import FitOptions, Rate, bfloat16_slowdown
+from geolearn.training.options import FitOptions, Rate
 from geolearn.training.progress import ProgressCallback, print_main_process
 
 KEPT_RUNS = 3
@@ -183,10 +184,6 @@ def _rate_text(rate: Any) -> str:
     return f'{values:.3g}'
 
 
-SLOW = 1.5
-"""From this ratio on a user is told that bfloat16 is slower."""
-
-
 def train(
     learner: ChipLearner, history: History, options: FitOptions, *, folder: Path | None = None, resume: bool = False
 ) -> None:
@@ -212,17 +209,15 @@ def train(
         options = replace(options, learning_rate=checkpoints.rate_from_json(snapshot.facts['learning_rate']))
     _check(learner, options, folder)
     device = learner.device
-    if options.mixed_precision is True and options.precision_on(device) is None:
-        print_main_process(f'mixed precision is for GPUs and this is {device.type!r}: computing in float32')
-    if options.precision_on(device) == 'bf16' and device.type == 'cpu' and (slowdown := bfloat16_slowdown()) > SLOW:
-        print_main_process(
-            f"mixed_precision='bf16' is {slowdown:.0f} times as slow as float32 on this CPU, which has no instructions "
-            'for it; pass mixed_precision=None'
-        )
+    if (note := precision_note(options.mixed_precision, device)) is not None:
+        print_main_process(note)
     processes.take_from_first(learner.model)
     mean = None if options.ema_decay is None else MeanWeights(learner.model, options.ema_decay)
     learner.configure(
-        precision=options.precision_on(device), accumulate=options.accumulate, clip=options.clip, mean=mean
+        precision=choose_precision(options.mixed_precision, device),
+        accumulate=options.accumulate,
+        clip=options.clip,
+        mean=mean,
     )
     progress = ProgressCallback(history, verbose=options.verbose)
     saver = checkpoints.CheckpointCallback(options, history, folder=folder, mean=mean, resume=snapshot)

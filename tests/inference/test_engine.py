@@ -15,6 +15,7 @@ import torch
 from rasterio.windows import Window
 from torch import nn
 
+from geolearn import precision as precisions
 from geolearn.classes import ClassInfo
 from geolearn.errors import CheckpointError, RasterError, UnknownNameError
 from geolearn.inference import map_progress, store
@@ -479,3 +480,63 @@ def test_the_largest_channel_is_that_of_torch(channels):
     outputs[0, channels // 2, 3] = torch.nan
     outputs[1, :, 4] = -torch.inf
     assert np.array_equal(find_largest(outputs), outputs.max(1).indices.numpy())
+
+
+# -- half precision
+
+
+class Mixed(Blurred):
+    """Blurred, then a matrix product over the bands, and the type that it computed in."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv2d(3, 3, 1)
+        self.types = set()
+
+    def forward(self, x):
+        outputs = self.mix(super().forward(x))
+        self.types.add(outputs.dtype)
+        return outputs
+
+
+def test_half_precision_computes_in_bfloat16_and_writes_as_float32_does(make_spec, scene, tmp_path):
+    torch.manual_seed(0)
+    network, maps = Mixed(), {}
+    outputs = {'outputs': ('classes', 'confidence'), 'probability_dtype': 'float32'}
+    for precision, batch_size in ((None, 1), ('bf16', 1), ('bf16', 7), (True, 1), (False, 1)):
+        network.types.clear()
+        path = tmp_path / f'{precision}_{batch_size}.tif'
+        tiling = {'mixed_precision': precision, 'batch_size': batch_size}
+        run(make_spec, scene, path, network, tiling=tiling, **outputs)
+        assert network.types == {torch.bfloat16 if precision == 'bf16' else torch.float32}
+        maps[path.stem] = read_all(path)[0], read_all(path.with_name(f'{path.stem}_confidence.tif'))[0]
+    full, half = maps['None_1'], maps['bf16_1']
+    assert np.array_equal(full[0] > 0, half[0] > 0)
+    assert (full[0] == half[0]).mean() > 0.95
+    assert 0 < np.nanmax(np.abs(full[1] - half[1])) < 0.02
+    for same, other in (('bf16_1', 'bf16_7'), ('None_1', 'True_1'), ('None_1', 'False_1')):
+        assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(maps[same], maps[other]))
+
+
+def test_a_map_in_half_precision_is_not_continued_in_another(make_spec, scene, tmp_path, small_pieces):
+    half = {'mixed_precision': 'bf16', 'batch_size': 1}
+    run(make_spec, scene, tmp_path / 'whole.tif', tiling=half)
+    with pytest.raises(RasterError):
+        run(make_spec, scene, tmp_path / 'map.tif', Blurred(stops_after=14), tiling=half)
+    with pytest.raises(CheckpointError, match='precision'):
+        run(make_spec, scene, tmp_path / 'map.tif', tiling={'batch_size': 1}, resume=True)
+    run(make_spec, scene, tmp_path / 'map.tif', tiling=half, resume=True)
+    assert (tmp_path / 'map.tif').read_bytes() == (tmp_path / 'whole.tif').read_bytes()
+
+
+def test_half_precision_that_cannot_be_is_refused(make_spec, scene, tmp_path, caplog, monkeypatch):
+    with pytest.raises(ValueError, match="must be 'bf16'"):
+        TilingOptions(mixed_precision='half')
+    with pytest.raises(ValueError, match="is for engine='torch', got engine='onnx'"):
+        TilingOptions(mixed_precision='bf16', engine='onnx')
+    with pytest.raises(ValueError, match='needs a CUDA device'):
+        run(make_spec, scene, tmp_path / 'map.tif', tiling={'mixed_precision': 'fp16', 'device': 'cpu'})
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(precisions, 'bfloat16_slowdown', lambda: 16.0)
+    run(make_spec, scene, tmp_path / 'map.tif', tiling={'mixed_precision': 'bf16'})
+    assert 'is 16 times as slow as float32 on this CPU' in caplog.text

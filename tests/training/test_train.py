@@ -12,10 +12,9 @@ from torch import nn
 from torch.nn import functional
 from training_tools import Batches, PixelLoss, assert_equal, build, fit, make_network, split_in_two, state
 
-from geolearn import training
+from geolearn import precision, training
 from geolearn.errors import UnknownNameError
-from geolearn.training import Callback, FitOptions, run
-from geolearn.training.options import bfloat16_slowdown
+from geolearn.training import Callback, FitOptions
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -126,9 +125,9 @@ def test_bfloat16_trains_and_leaves_the_weights_in_float32():
 
 
 def test_slow_bfloat16_is_told_of_and_measured_once(capsys, monkeypatch):
-    assert 0.01 < bfloat16_slowdown() == bfloat16_slowdown()
+    assert 0.01 < precision.bfloat16_slowdown() == precision.bfloat16_slowdown()
     for slowdown, told in ((16.0, True), (0.6, False)):
-        monkeypatch.setattr(run, 'bfloat16_slowdown', lambda slowdown=slowdown: slowdown)
+        monkeypatch.setattr(precision, 'bfloat16_slowdown', lambda slowdown=slowdown: slowdown)
         learner, history = build()
         fit(learner, history, mixed_precision='bf16', epochs=1)
         text = "mixed_precision='bf16' is 16 times as slow as float32 on this CPU"
