@@ -11,7 +11,7 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from geolearn.embed.encoder import Encoder, Pooling
-from geolearn.inference import coarse, computing, map_progress, mapping, tiles
+from geolearn.inference import coarse, computing, map_parts, map_progress, tiles
 from geolearn.inference.encoding import make_layers
 from geolearn.inference.plan import Blend, Part
 from geolearn.progress import ProgressBar
@@ -208,23 +208,24 @@ def stream_grid(
     layers = make_layers(encoder.encoding())
     whole = Window(0, 0, source.shape[1], source.shape[0])
     window = coarse.coarsen_window(whole if area is None else area.window, stride)
-    parts = mapping.divide_parts([source], grid, window, layers, tiling, blend, stride=stride)
+    parts = map_parts.divide_parts([source], grid, window, layers, tiling, blend, stride=stride)
     store = make_store(network.dimensions, window, parts)
-    mapping.compute_parts(
-        [source],
-        computing.make_compute(network, [source], grid.enlarged(stride), tiling),
-        grid,
-        parts,
-        layers,
-        store,
-        read=read,
-        tiling=tiling,
-        blend=blend,
-        every_date=False,
-        area=area,
-        progress=progress,
-        stride=stride,
-    )
+    with torch.inference_mode():
+        map_parts.compute_parts(
+            [source],
+            computing.make_compute(network, [source], grid.enlarged(stride), tiling),
+            grid,
+            parts,
+            layers,
+            store,
+            read=read,
+            tiling=tiling,
+            blend=blend,
+            every_date=False,
+            area=area,
+            progress=progress,
+            stride=stride,
+        )
     return store
 
 

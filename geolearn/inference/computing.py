@@ -424,12 +424,6 @@ def in_precision(
     return half
 
 
-FLIPS: tuple[tuple[bool, int], ...] = ((False, 0), (True, 0), (True, 2), (False, 2))
-"""Whether columns are flipped, and quarter turns, of test-time augmentation by flips."""
-
-TURNS = (*FLIPS, (False, 1), (True, 1), (False, 3), (True, 3))
-
-
 def most_at_once(device: torch.device) -> int | None:
     """Return how many images are computed at once at most; None for any number.
 
@@ -487,22 +481,16 @@ def make_compute(
     run = in_precision(run, precision, device)
     if not tiling.augment:
         return tiles.MicroBatches(lambda pixels: run(pixels.to(device)), most=most)
-    ways = FLIPS if tiling.augment == 'flips' else TURNS
+    ways = engines.FLIPS if tiling.augment == 'flips' else engines.TURNS
     # a graph may be of one height and width
     height, width = grid.tile_shape
     across = (
         run
-        if height == width or ways is FLIPS
+        if height == width or ways is engines.FLIPS
         else in_precision(make_run(network, engine, graph, (width, height)), precision, device)
     )
 
-    def augmented(pixels: Tensor) -> Tensor:
-        images, total = pixels.to(device), torch.zeros(())
-        for number, (flipped, turns) in enumerate(ways):
-            image = torch.rot90(images.flip(-1) if flipped else images, turns, (-2, -1))
-            outputs = torch.rot90((across if turns % 2 else run)(image).float(), -turns, (-2, -1))
-            outputs = outputs.flip(-1) if flipped else outputs
-            total = total + outputs if number else outputs
-        return total / len(ways)
+    def compute(images: Tensor) -> Tensor:
+        return (run if images.shape[-2:] == (height, width) else across)(images).float()
 
-    return tiles.MicroBatches(augmented, most=most)
+    return tiles.MicroBatches(lambda pixels: engines.augment(compute, pixels.to(device), ways, torch), most=most)

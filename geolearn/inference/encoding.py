@@ -1,15 +1,15 @@
 """How the outputs of a network become the pixels of maps: classes, probabilities, confidence, or values."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from geolearn.classes import ClassInfo
+from geolearn.inference.layers import Encoding, Layer, plain_layer
 from geolearn.raster.pieces import RasterContent
 
 Output = Literal['classes', 'probabilities', 'confidence']
@@ -24,29 +24,6 @@ PROBABILITY_STEPS = 250
 """Of uint8: a step is 0.004, which the file states as the scale of its bands, and 255 is NoData."""
 
 UINT8_NODATA = 255
-
-
-class Encoding(Protocol):
-    """How a network's outputs become a map's pixels."""
-
-    @property
-    def dtype(self) -> str:
-        """Of the map."""
-
-    @property
-    def nodata(self) -> float:
-        """Value of pixels without data."""
-
-    @property
-    def colors(self) -> Mapping[int, tuple[int, int, int]] | None:
-        """Color of each pixel value, where they are classes."""
-
-    @property
-    def class_names(self) -> Mapping[int, str] | None:
-        """Name of each pixel value, where they are classes."""
-
-    def encode(self, outputs: Tensor) -> np.ndarray:
-        """Turn outputs (N, C, H, W) into pixels (N, H, W) of `dtype`."""
 
 
 class ClassEncoding:
@@ -138,35 +115,6 @@ def output_encoding(classes: Sequence[ClassInfo]) -> tuple[str, int]:
     return dtype, 0 if 0 not in values else max(set(range(limit + 1)) - values)
 
 
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """One file of a map.
-
-    Args:
-        suffix: Behind the name of the map; empty for the map itself.
-        content: What the file holds.
-        encode: Turns outputs (C, H, W) into pixels (bands, H, W) of the type of `content`.
-    """
-
-    suffix: str
-    content: RasterContent
-    encode: Callable[[Tensor], np.ndarray]
-
-    def path(self, target: Path) -> Path:
-        """Return the file of this layer of a map."""
-        return target.with_name(f'{target.stem}{self.suffix}{target.suffix}')
-
-    def tagged(self, tags: Mapping[str, str]) -> 'Layer':
-        """Return this layer with more metadata."""
-        return replace(self, content=replace(self.content, tags={**self.content.tags, **tags}))
-
-    @property
-    def nodata(self) -> float:
-        """Value of pixels without data."""
-        assert self.content.nodata is not None
-        return self.content.nodata
-
-
 def make_layers(
     encoding: Encoding,
     outputs: Sequence[Output] = ('classes',),
@@ -196,14 +144,14 @@ def make_layers(
                 encoding.dtype, encoding.nodata, encoding.names, tags={**encoding.tags, **tags}, compression='none'
             )
             return (Layer('', content, lambda outputs: encoding.encode(outputs[None])[0]),)
-        return (_plain_layer(encoding, tags),)
+        return (plain_layer(encoding, tags),)
     if bands and len(outputs) > 1:
         return (_stacked_layer(encoding, outputs, dtype, tags),)
     layers = []
     for number, output in enumerate(outputs):
         suffix = f'_{output}' if number else ''
         if output == 'classes':
-            layer = _plain_layer(encoding, tags)
+            layer = plain_layer(encoding, tags)
             layers.append(Layer(suffix, layer.content, layer.encode))
         else:
             names, measure = _measure(encoding, output)
@@ -211,19 +159,6 @@ def make_layers(
             content = RasterContent(dtype, nodata, names, scales=_scales(dtype, len(names)), tags=tags)
             layers.append(Layer(suffix, content, _stored(measure, dtype)))
     return tuple(layers)
-
-
-def _plain_layer(encoding: Encoding, tags: Mapping[str, str]) -> Layer:
-    """Return the file of the one value that an encoding gives each pixel."""
-    content = RasterContent(
-        encoding.dtype,
-        encoding.nodata,
-        ('prediction' if encoding.class_names is None else 'class',),
-        colors=encoding.colors or {},
-        class_names=encoding.class_names or {},
-        tags=tags,
-    )
-    return Layer('', content, lambda outputs: encoding.encode(outputs[None]))
 
 
 def _stacked_layer(

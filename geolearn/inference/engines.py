@@ -26,6 +26,29 @@ REFUSALS = ('Fail', 'InvalidArgument', 'InvalidGraph', 'InvalidProtobuf', 'NotIm
 
 PROVIDERS = ('CPUExecutionProvider',)
 
+FLIPS: tuple[tuple[bool, int], ...] = ((False, 0), (True, 0), (True, 2), (False, 2))
+"""Whether columns are flipped, and quarter turns, of test-time augmentation by flips."""
+
+TURNS = (*FLIPS, (False, 1), (True, 1), (False, 3), (True, 3))
+
+
+def augment(run: Callable[[Any], Any], images: Any, ways: Sequence[tuple[bool, int]], library: Any) -> Any:
+    """Return the mean of the outputs (N, C, h, w) over images that are flipped and turned in several ways.
+
+    Args:
+        run: From images (N, [dates,] bands, h, w), which may be turned, to float32 outputs of their size.
+        images: Tensors, or arrays.
+        ways: Such as `FLIPS` or `TURNS`.
+        library: That they are of: torch, or numpy.
+    """
+    total: Any = None
+    for flipped, turns in ways:
+        image = library.rot90(library.flip(images, (-1,)) if flipped else images, turns, (-2, -1))
+        outputs = library.rot90(run(image), -turns, (-2, -1))
+        outputs = library.flip(outputs, (-1,)) if flipped else outputs
+        total = outputs if total is None else total + outputs
+    return total / len(ways)
+
 
 def installed_engines() -> tuple[EngineName, ...]:
     """Return the engines whose libraries are installed, torch first."""

@@ -6,12 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
-from torch import nn
 
 from geolearn import errors, extras
 from geolearn.files import file_states, lock_file
@@ -20,6 +18,10 @@ from geolearn.inference.tiles import Source
 from geolearn.raster.area import CroppedRaster
 from geolearn.raster.identity import digest_of_samples
 from geolearn.raster.remote import is_remote
+
+if TYPE_CHECKING:
+    import torch  # loaded where it is needed: graphs map rasters too
+    from torch import nn
 
 log = logging.getLogger('geolearn')
 
@@ -275,12 +277,14 @@ def source_facts(source: Source) -> dict[str, Any]:
     return {'files': states or src.name, 'place': place, 'bands': source.indexes, **samples, **area}
 
 
-_digests: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int, float, float]], str]] = WeakKeyDictionary()
+_digests: 'WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int, float, float]], str]]' = WeakKeyDictionary()
 """Of networks, with marks of their weights: on small scenes, hashing takes as long as the network."""
 
 
-def weights_digest(network: nn.Module) -> str:
+def weights_digest(network: 'nn.Module') -> str:
     """Return a hash, in hex, of all weights."""
+    import torch
+
     tensors = network.state_dict()
     # the version counts changes in place, which `tensor.data` escapes; sums see those, and sums of every seventh see a
     # kernel that is flipped or moved
@@ -300,7 +304,7 @@ def weights_digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _version(tensor: torch.Tensor) -> int:
+def _version(tensor: 'torch.Tensor') -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 

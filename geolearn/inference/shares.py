@@ -8,7 +8,7 @@ from pathlib import Path
 
 from geolearn.errors import CheckpointError
 from geolearn.inference import store
-from geolearn.inference.encoding import Encoding
+from geolearn.inference.layers import Encoding
 from geolearn.inference.mapping import MapPlan, MapRequest, plan_map
 from geolearn.inference.plan import Share
 from geolearn.inference.resume import JournalInUseError

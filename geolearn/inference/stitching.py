@@ -3,13 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
-import torch
 from rasterio.windows import Window
-from torch import Tensor
 
-from geolearn.inference.encoding import Layer
+from geolearn.inference.layers import Layer
 from geolearn.inference.plan import Blend, Part
 from geolearn.raster.writing import BLOCK_SIZE
 from geolearn.tiling import Tile, TileGrid, blend_weights
@@ -121,12 +120,12 @@ class Stitcher(ABC):
         """Return the first and the last row + 1 of the rows that come together."""
 
     @abstractmethod
-    def put(self, tile: Tile, outputs: Tensor, absent: np.ndarray) -> None:
+    def put(self, tile: Tile, outputs: Any, absent: np.ndarray) -> None:
         """Place a tile.
 
         Args:
             tile: Tiles come in the order of the grid; some may be left out.
-            outputs: Of the network, (C, h, w).
+            outputs: Of the network, (C, h, w): a tensor, or a float32 array.
             absent: (h, w), True where there is no data.
         """
 
@@ -138,7 +137,7 @@ class Stitcher(ABC):
         """Stop the writing thread."""
         self._assembler.close()
 
-    def _encode(self, outputs: Tensor, absent: np.ndarray) -> list[np.ndarray]:
+    def _encode(self, outputs: Any, absent: np.ndarray) -> list[np.ndarray]:
         """Return the pixels (bands, h, w) of each layer."""
         encoded = [layer.encode(outputs) for layer in self._layers]
         if absent.any():
@@ -153,7 +152,7 @@ class CropStitcher(Stitcher):
     def _bands(self) -> list[tuple[int, int]]:
         return [(top, bottom) for _, top, bottom in self._part.grid.rows]
 
-    def put(self, tile: Tile, outputs: Tensor, absent: np.ndarray) -> None:
+    def put(self, tile: Tile, outputs: Any, absent: np.ndarray) -> None:
         """Place a tile."""
         read, core = tile.read, tile.core
         if core.row_off + core.height <= self._first_row:
@@ -180,22 +179,23 @@ class BlendStitcher(Stitcher):
         # rows above the next row of tiles are complete
         self._ends = [*rows[first + 1 :], part.bottom]
         self._top = max(rows[first], 0)
-        self._sums: Tensor | None = None
-        self._weights = torch.zeros(height, self._width)
+        self._sums: Any = None
+        self._weights: Any = None
         self._absent = np.ones((height, self._width), bool)
 
     def _bands(self) -> list[tuple[int, int]]:
         rows = [start for start, _, _ in self._part.grid.rows][1:]
         return list(zip([self._part.top, *rows], [*rows, self._part.bottom]))
 
-    def put(self, tile: Tile, outputs: Tensor, absent: np.ndarray) -> None:
+    def put(self, tile: Tile, outputs: Any, absent: np.ndarray) -> None:
         """Place a tile."""
-        outputs = outputs.float().cpu()
+        outputs = outputs if isinstance(outputs, np.ndarray) else outputs.float().cpu()
         if self._sums is None:
-            self._sums = torch.zeros(outputs.shape[0], *self._weights.shape)
+            shape = (self._height, self._width)
+            self._sums, self._weights = _zeros(outputs, (len(outputs), *shape)), _zeros(outputs, shape)
         row, col = int(tile.read.row_off), int(tile.read.col_off)
         self._advance(row)
-        weights = torch.from_numpy(np.outer(self._down[row], self._across[col]))
+        weights = _like(outputs, np.outer(self._down[row], self._across[col]))
         # windows reach beyond the raster, and beyond the part
         top, bottom = max(-row, 0), min(weights.shape[0], self._part.bottom - row)
         left, right = max(self._left - col, 0), min(weights.shape[1], self._left + self._width - col)
@@ -206,7 +206,6 @@ class BlendStitcher(Stitcher):
         self._weights[place] += weights[inside]
         self._absent[place] = absent[inside]
 
-    @torch.inference_mode()
     def _advance(self, row: int) -> None:
         """Write the rows above `row`."""
         while self._ends and self._ends[0] <= row:
@@ -217,7 +216,7 @@ class BlendStitcher(Stitcher):
                 if skipped < count:
                     self._emit(count, skipped)
                 for held in (self._sums, self._weights[None]):
-                    held[:, : self._height - count] = held[:, count:].clone()
+                    held[:, : self._height - count] = _copied(held[:, count:])
                     held[:, self._height - count :] = 0
             self._absent[: self._height - count] = self._absent[count:].copy()
             self._absent[self._height - count :] = True
@@ -225,11 +224,10 @@ class BlendStitcher(Stitcher):
 
     def _emit(self, count: int, skipped: int) -> None:
         """Write the first `count` rows that are held, without those that are written already."""
-        assert self._sums is not None
         absent = self._absent[:count]
         if absent[skipped:].all():
             return
-        means = self._sums[:, :count] / self._weights[:count].clamp(min=1e-6)
+        means = self._sums[:, :count] / self._weights[:count].clip(min=1e-6)
         place = Window(self._left, self._top + skipped, self._width, count - skipped)
         # all rows are encoded: rounding may depend on the shape
         self._assembler.put(place, [pixels[:, skipped:] for pixels in self._encode(means, absent)])
@@ -238,6 +236,23 @@ class BlendStitcher(Stitcher):
         """Write what is left."""
         self._advance(self._part.bottom)
         super().finish()
+
+
+def _like(outputs: Any, array: np.ndarray) -> Any:
+    """Return an array as what outputs are: an array, or a tensor that shares its memory."""
+    if isinstance(outputs, np.ndarray):
+        return array
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def _zeros(outputs: Any, shape: tuple[int, ...]) -> Any:
+    return _like(outputs, np.zeros(shape, np.float32))
+
+
+def _copied(held: Any) -> Any:
+    return held.copy() if isinstance(held, np.ndarray) else held.clone()
 
 
 def _fades(spans: Sequence[tuple[int, int, int]], side: int) -> dict[int, np.ndarray]:

@@ -16,7 +16,7 @@ from rasterio.windows import Window
 
 from geolearn import files
 from geolearn.errors import CheckpointError, RasterError
-from geolearn.inference.encoding import Layer
+from geolearn.inference.layers import Layer
 from geolearn.inference.plan import Part, Share
 from geolearn.inference.resume import Journal, require_same_run
 from geolearn.raster import GeoBox

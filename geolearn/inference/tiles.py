@@ -419,7 +419,7 @@ class TileBatch(NamedTuple):
     """
 
     tiles: list[tiling.Tile]
-    pixels: 'torch.Tensor'
+    pixels: np.ndarray
     absent: np.ndarray
     through: int
 
@@ -460,18 +460,21 @@ class MicroBatches:
     def __init__(self, compute: Callable[['torch.Tensor'], Any], *, most: int | None = None) -> None:
         self._compute, self._size = compute, most or 0
 
-    def parts(self, pixels: 'torch.Tensor') -> Iterator[tuple[slice, Any]]:
+    def parts(self, pixels: 'np.ndarray | torch.Tensor') -> Iterator[tuple[slice, Any]]:
         """Yield which images were computed, and what came out.
 
         Raises:
             RuntimeError: Of torch, if memory does not hold one image.
         """
+        import torch
+
+        images = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
         start = 0
-        while start < len(pixels):
-            size = min(self._size or len(pixels), len(pixels) - start)
+        while start < len(images):
+            size = min(self._size or len(images), len(images) - start)
             part = slice(start, start + size)
             try:
-                outputs = self._compute(pixels[part])
+                outputs = self._compute(images[part])
             except RuntimeError as error:
                 from geolearn.device import is_out_of_memory
 
@@ -653,15 +656,13 @@ def read_batches(
         reuse: Whether the pixels of a batch may be overwritten as soon as the caller, behind `prefetch`, asks for the
             next one: the system takes long to hand out new memory.
     """
-    import torch
-
     height, width = grid.tile_shape
     shape = sources[0].shape
     dates = (len(sources),) if len(sources) > 1 else ()
 
-    def finish(pixels: torch.Tensor, through: int) -> TileBatch:
+    def finish(pixels: np.ndarray, through: int) -> TileBatch:
         # missing in one band is missing in all, but for what has no logarithm
-        bands = pixels.numpy() if read.scale == 'db' else pixels.numpy()[..., :1, :, :]
+        bands = pixels if read.scale == 'db' else pixels[..., :1, :, :]
         absent = np.stack([missing(each, every_date=every_date) for each in bands])
         for gaps, wanted in zip(absent, masks):
             if wanted is not None:
@@ -681,8 +682,8 @@ def read_batches(
     batch_size = fit_batch_size(batch_size, total - first, tile_bytes, memory=memory)
     tiles: list[tiling.Tile] = []
     masks: list[np.ndarray | None] = []
-    batch = torch.empty((batch_size, *dates, len(sources[0].indexes), height, width))
-    yielded: deque[torch.Tensor] = deque()
+    batch = np.empty((batch_size, *dates, len(sources[0].indexes), height, width), np.float32)
+    yielded: deque[np.ndarray] = deque()
     with ThreadPoolExecutor(1, 'geolearn-rows') as pool:
         rolling = [RollingRows(source, height, columns, pool=pool) for source in sources]
         coming = _Ahead(_wanted_rows(grid, first, area))
@@ -698,7 +699,7 @@ def read_batches(
                 left = int(tile.read.col_off)
                 inside = np.s_[top:bottom, max(left, 0) : min(left + width, shape[1])]
                 corner = (top - int(tile.read.row_off), inside[1].start - left)
-                targets = batch[len(tiles)].numpy().reshape(len(sources), -1, height, width)
+                targets = batch[len(tiles)].reshape(len(sources), -1, height, width)
                 # every date is read, so that all of them stay in step
                 if not any([fill_tile(target, rows, inside, corner, read) for target, rows in zip(targets, rolling)]):
                     continue
@@ -710,7 +711,7 @@ def read_batches(
                         yielded.append(batch)
                     # a few wait in the queue, and one is computed
                     tiles, masks = [], []
-                    batch = yielded.popleft() if len(yielded) > QUEUE_BATCHES + 1 else torch.empty_like(batch)
+                    batch = yielded.popleft() if len(yielded) > QUEUE_BATCHES + 1 else np.empty_like(batch)
     if tiles:
         yield finish(batch[: len(tiles)], total - 1)
 

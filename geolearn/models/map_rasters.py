@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from geolearn.errors import RasterError
 from geolearn.inference import area, cluster, lines, map_progress, mapping, reading, shares, tiles
-from geolearn.inference.encoding import Encoding, Output, ProbabilityType
+from geolearn.inference.encoding import Output, ProbabilityType
 from geolearn.inference.engines import Engine
+from geolearn.inference.layers import Encoding
 from geolearn.inference.plan import Blend, choose_share
 from geolearn.inference.targets import check_target, claim_target
 from geolearn.inference.vectors import check_vector_target
