@@ -5,44 +5,40 @@ Tiles, overlaps, NoData, checks of bands, units and pixel sizes, and class value
 """
 
 import argparse
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import date
-from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from rasterio.windows import Window
 
 from geolearn import errors, extras, tiling
 from geolearn._version import __version__
 from geolearn.bundle import DetectionFacts, Export, GraphFacts, find_bundle, read_emd, read_onnx
-from geolearn.inference.engines import PROVIDERS, open_session
+from geolearn.inference.area import AreaOfInterest, layers_of
+from geolearn.inference.engines import FLIPS, PROVIDERS, TURNS, augment_outputs, open_session
 from geolearn.inference.geojson import write_geojson
-from geolearn.inference.merging import Merge, TileDetections
+from geolearn.inference.layers import plain_layer
+from geolearn.inference.map_parts import compute_parts, divide_parts, write_map
+from geolearn.inference.merging import Merge
 from geolearn.inference.picking import pick_objects
-from geolearn.inference.placing import (
-    ArrayDetections,
-    DetectOptions,
-    choose_halo,
-    merge_tiles,
-    number_tiles,
-    place,
-)
-from geolearn.inference.reading import RasterSource, open_dates
-from geolearn.inference.targets import check_target
-from geolearn.inference.tiles import NoData, ReadOptions, Resolution, RollingRows, Scale, Source, fill_tile
+from geolearn.inference.placing import ArrayDetections, DetectOptions, choose_halo, detect_in_tiles, merge_tiles
+from geolearn.inference.plan import Blend, tiles_reaching
+from geolearn.inference.reading import RasterSource, locate_area, open_dates
+from geolearn.inference.resume import open_checkpoint, run_facts
+from geolearn.inference.store import PieceStore, open_journal
+from geolearn.inference.targets import check_space, check_target
+from geolearn.inference.tiles import NoData, ReadOptions, Resolution, Scale, Source, TilingOptions
 from geolearn.inference.vectors import check_crs, check_vector_target, objects_to_features, write_layer
 from geolearn.networks.spec import ModelSpec, decode
-from geolearn.progress import ProgressBar
-from geolearn.raster import RasterWriter
 from geolearn.raster.acquisition import FAR_KM, acquisition_date, distance_km, middle_of
+from geolearn.raster.area import PixelArea
+from geolearn.raster.arrays import is_zarr
 from geolearn.raster.ground import other_resolution
-from geolearn.raster.nodata import missing
-from geolearn.raster.writing import BLOCK_SIZE
-
-log = logging.getLogger('geolearn')
+from geolearn.raster.opening import find_driver
 
 
 class OnnxModel:
@@ -52,10 +48,16 @@ class OnnxModel:
         spec: Of the model.
         facts: Of the graph.
         session: onnxruntime's, which holds it.
+        digest: A hash of the graph: runs of another one are not resumed.
+        most_at_once: Images that are computed together for rasters; None for any number. On CPUs images of a batch
+            round otherwise than single ones, which are as fast.
     """
 
-    def __init__(self, spec: ModelSpec, facts: GraphFacts, session: Any) -> None:
+    def __init__(
+        self, spec: ModelSpec, facts: GraphFacts, session: Any, *, digest: str = '', most_at_once: int | None = 1
+    ) -> None:
         self.spec, self.facts, self._session = spec, facts, session
+        self._digest, self._most = digest, most_at_once
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Compute outputs of images.
@@ -112,6 +114,21 @@ class OnnxModel:
         """Of maps: a value that no class has, or NaN."""
         return float('nan') if self.facts.nodata is None else self.facts.nodata
 
+    @property
+    def dtype(self) -> str:
+        """Of maps."""
+        return self.facts.dtype
+
+    @property
+    def colors(self) -> Mapping[int, tuple[int, int, int]] | None:
+        """Color of each class value of maps; None where they hold others."""
+        return {info.value: info.color for info in self.spec.class_infos} if self.facts.output == 'classes' else None
+
+    @property
+    def class_names(self) -> Mapping[int, str] | None:
+        """Name of each class value of maps; None where they hold others."""
+        return {info.value: info.name for info in self.spec.class_infos} if self.facts.output == 'classes' else None
+
     def encode(self, outputs: np.ndarray) -> np.ndarray:
         """Turn outputs (N, C, H, W) into the pixels of a map (N, H, W): class values, or values."""
         if self.facts.output == 'values':
@@ -132,10 +149,16 @@ class OnnxModel:
         nodata: NoData = None,
         resolution: Resolution | None = None,
         dates: Sequence[date | str] | None = None,
+        aoi: Any = None,
+        bbox: Sequence[float] | None = None,
+        bbox_crs: str | int | None = None,
         tile_size: int | None = None,
         halo: int | None = None,
+        augment: bool | Literal['flips'] = False,
         batch_size: int = 4,
         overwrite: bool = False,
+        cog: bool = True,
+        resume: bool = False,
     ) -> Path:
         """Map a raster of any size to a GeoTIFF, as the `predict_raster` of the model does.
 
@@ -149,29 +172,45 @@ class OnnxModel:
             nodata: Value that marks missing pixels, on top of what the file says.
             resolution: Side of the pixels to resample to while reading, or ``'training'``.
             dates: When the images were taken, for networks that read it; None takes what the files state.
+            aoi: Area to map, the rest is NoData: a vector file or GeoDataFrame, which is reprojected; or a geometry in
+                the raster's CRS. Needs the libraries of the extra ``vector``.
+            bbox: Left, bottom, right, top of the part to map, in the raster's CRS or `bbox_crs`.
+            bbox_crs: CRS of `bbox`, such as ``'EPSG:4326'``, with the libraries of ``vector``; None for the raster's.
             tile_size: Side of the tiles in pixels; None takes that of `predict_raster`.
             halo: Half of what neighboring tiles share, at least; None takes that of `predict_raster`.
-            batch_size: Tiles computed together.
+            augment: Test-time augmentation: the mean over 8 flips and turns of each tile, at 8 times the cost, or
+                ``'flips'``, over 4 flips at 4 times the cost.
+            batch_size: Tiles read together, and computed together but on CPUs.
             overwrite: Replace `dst` if it exists.
+            cog: Write a cloud-optimized GeoTIFF, with overviews; False writes a plain one.
+            resume: Continue a run that was killed or failed, from what is kept in the folder ``<dst>.part``; on CPUs
+                the map is the same to the byte as that of a run without a break.
 
         Returns:
             The path written.
 
         Raises:
             RasterError: If bands, units, dates or pixel sizes do not fit, `dst` exists, or reading or writing fails.
+            CheckpointError: If there is no run to resume, what is finished cannot be kept, or another run writes `dst`.
             BundleError: If the model does not map pixels.
+            MissingExtraError: If libraries for the area are not installed.
+            ValueError: If a number is out of its range.
         """
         if self.facts.output == 'chip classes':
             raise errors.BundleError(f'a {self.spec.model} classifies whole images; pass them to run()')
         if self.facts.output == 'objects':
             raise errors.BundleError(f'a {self.spec.model} detects objects; call detect_objects')
-        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
-        target = check_target(src, Path(dst).expanduser(), overwrite=overwrite)
+        area = AreaOfInterest(aoi, bbox, bbox_crs)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, area, dates=dates)
+        cut = TilingOptions(tile_size, halo, batch_size, augment=augment)
+        target = check_target(src, Path(dst).expanduser(), overwrite=overwrite, layers=layers_of(area))
+        if not is_zarr(target):
+            find_driver(target, by_rows=True)
         with ExitStack() as stack:
-            sources = open_dates(src, self.spec, read, stack)
+            sources = open_dates(src, self.spec, read, stack, whole=True)
             self._check_scene(sources, read)
             grid = self._cut(sources[0], tile_size, halo)
-            self._map(sources, grid, target, read, batch_size)
+            self._map(sources, grid, target, read, cut, cog=cog, resume=resume)
         return target
 
     def detect_objects(
@@ -188,16 +227,20 @@ class OnnxModel:
         nodata: NoData = None,
         resolution: Resolution | None = None,
         dates: Sequence[date | str] | None = None,
+        aoi: Any = None,
+        bbox: Sequence[float] | None = None,
+        bbox_crs: str | int | None = None,
         tile_size: int | None = None,
         overlap: int | None = None,
         batch_size: int = 4,
         merge: Merge = 'nms',
         overwrite: bool = False,
+        resume: bool = False,
     ) -> Path:
         """Find the objects in a raster of any size and write them as a layer, as the model's `detect_objects` does.
 
         Args:
-            src: As for `predict_raster`; so are `bands` to `dates`.
+            src: As for `predict_raster`; so are `bands` to `bbox_crs`.
             dst: Layer to write: .geojson, which is in WGS84; or .gpkg, .parquet or .shp with the libraries of the extra
                 ``vector``.
             threshold: Lowest score of an object, 0..1.
@@ -209,59 +252,84 @@ class OnnxModel:
             nodata: Value that marks missing pixels, on top of what the file says.
             resolution: Side of the pixels to resample to while reading, or ``'training'``.
             dates: When the images were taken, for networks that read it; None takes what the files state.
+            aoi: Area that holds the middles of the objects' boxes.
+            bbox: Left, bottom, right, top of such a part, in the raster's CRS or `bbox_crs`.
+            bbox_crs: CRS of `bbox`; None for the raster's.
             tile_size: Side of the tiles in pixels; None takes that of `detect_objects`.
             overlap: Pixels that tiles share; None takes what nearly all objects fit in, at most half a tile.
-            batch_size: Tiles computed together.
+            batch_size: Tiles read together, and computed together but on CPUs.
             merge: What becomes of objects of one class that overlap: ``'nms'``, ``'soft_nms'`` or ``'weighted'``.
             overwrite: Replace `dst` if it exists.
+            resume: Continue a run that was killed or failed, from what is kept in ``<dst>.part``.
 
         Returns:
             The path written.
 
         Raises:
             RasterError: If bands, units, dates or pixel sizes do not fit, `dst` exists, or reading or writing fails.
+            CheckpointError: If there is no run to resume, what is finished cannot be kept, or another run writes `dst`.
             BundleError: If the model detects no objects, or the graph is not what its manifest says.
-            MissingExtraError: If `dst` is not GeoJSON and the libraries that write it are missing.
+            MissingExtraError: If `dst` is not GeoJSON and the libraries that write it are missing, or those for `aoi`.
             ValueError: If a number is out of its range.
         """
-        facts, options = self._detection, DetectOptions(threshold, nms_overlap, overlap=overlap, merge=merge)
-        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
-        target = check_target(src, check_vector_target(dst, plain=True), overwrite=overwrite)
+        options = DetectOptions(threshold, nms_overlap, overlap=overlap, merge=merge, resume=resume)
+        detection = self._detection
+        area = AreaOfInterest(aoi, bbox, bbox_crs)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, area, dates=dates)
+        cut = TilingOptions(tile_size, batch_size=batch_size)
+        target = check_target(src, check_vector_target(dst, plain=True), overwrite=overwrite, layers=layers_of(area))
         with ExitStack() as stack:
-            sources = open_dates(src, self.spec, read, stack)
+            sources = open_dates(src, self.spec, read, stack, whole=True)
             self._check_scene(sources, read)
-            check_crs(target, sources[0].box, src)
+            box, wanted = sources[0].box, locate_area(sources[0], read)
+            check_crs(target, box, src)
             grid = self._cut(sources[0], tile_size, None, overlap)
-            parts = list(self._detect_tiles(sources, grid, read, options, batch_size))
-            if not parts:
-                log.warning('%s holds no data where objects are detected; none can be', sources[0].dataset.name)
-            objects, box = merge_tiles(parts, grid, options, None), sources[0].box
-            if target.suffix.lower() == '.geojson':
-                return write_geojson(objects, target, box, self.spec.class_infos, oriented=facts.oriented)
-            frame = objects_to_features(objects, box, self.spec.class_infos, outlined=False, oriented=facts.oriented)
-            return write_layer(frame, target, geometry_type='Polygon', classes=self.spec.class_infos)
+            facts = self._run_facts(sources, grid, read, cut, wanted)
+            facts |= {name: getattr(options, name) for name in ('threshold', 'nms_overlap', 'merge')}
+            if wanted is not None:
+                grid = tiles_reaching(grid, wanted.window)
+            checkpoint = stack.enter_context(open_checkpoint(target, facts, resume=resume))
 
-    def _detect_tiles(
+            def detect(images: np.ndarray) -> list[ArrayDetections]:
+                return self.detect(images, threshold=threshold, nms_overlap=options.overlap_in_tile)
+
+            parts = detect_in_tiles(
+                sources,
+                _Compute(detect, self._most),
+                grid,
+                read=read,
+                batch_size=batch_size,
+                options=options,
+                checkpoint=checkpoint,
+                area=wanted,
+            )
+            objects = merge_tiles(parts, grid, options, wanted)
+            infos, oriented = self.spec.class_infos, detection.oriented
+            if target.suffix.lower() == '.geojson':
+                write_geojson(objects, target, box, infos, oriented=oriented)
+            else:
+                frame = objects_to_features(objects, box, infos, outlined=False, oriented=oriented)
+                write_layer(frame, target, geometry_type='Polygon', classes=infos)
+            checkpoint.remove()
+        return target
+
+    def _run_facts(
         self,
         sources: Sequence[Source],
         grid: tiling.TileGrid,
         read: ReadOptions,
-        options: DetectOptions,
-        batch_size: int,
-    ) -> Iterator[TileDetections]:
-        """Yield the objects of each tile that shows data, in pixels of the raster."""
-        numbers, tiles = number_tiles(grid), _read_tiles(sources, grid, read)
-        with ProgressBar(len(numbers), 'detecting', 'tile') as bar:
-            done = 0
-            while held := list(islice(tiles, max(1, batch_size))):
-                images = np.stack([pixels for _, pixels in held])
-                found = self.detect(images, threshold=options.threshold, nms_overlap=options.overlap_in_tile)
-                for (tile, _), detections in zip(held, found):
-                    corner = (int(tile.read.row_off), int(tile.read.col_off))
-                    yield place(detections, grid, corner, numbers[corner], sources[0].shape)
-                bar.update(numbers[corner] + 1 - done)
-                done = numbers[corner] + 1
-            bar.update(len(numbers) - done)
+        options: TilingOptions,
+        area: PixelArea | None,
+    ) -> dict[str, Any]:
+        """Return what must be equal for a run to be resumed."""
+        return {
+            **run_facts(self.spec, self._digest, sources, grid, read),
+            'nodata': read.nodata,
+            # single images are the same in any batch
+            'batch_size': self._most or options.batch_size,
+            'augment': options.augment,
+            'area': None if area is None else area.digest(),
+        }
 
     def _check_scene(self, sources: Sequence[Source], read: ReadOptions) -> None:
         """Refuse rasters of other dates, another region or other pixel sizes than the graph holds as constants."""
@@ -304,123 +372,74 @@ class OnnxModel:
         return tiling.make_grid(box.shape, tile_size=side, halo=edge, multiple=facts.multiple, origin=origin)
 
     def _map(
-        self, sources: Sequence[Source], grid: tiling.TileGrid, dst: Path, read: ReadOptions, batch_size: int
+        self,
+        sources: Sequence[Source],
+        grid: tiling.TileGrid,
+        dst: Path,
+        read: ReadOptions,
+        options: TilingOptions,
+        *,
+        cog: bool,
+        resume: bool,
     ) -> None:
-        classes = self.facts.output == 'classes'
-        infos = self.spec.class_infos if classes else ()
-        writer = RasterWriter(
-            dst,
-            sources[0].box,
-            dtype=self.facts.dtype,
-            nodata=self.nodata,
-            colors={info.value: info.color for info in infos} or None,
-            class_names={info.value: info.name for info in infos} or None,
-            band_names=('class' if classes else 'prediction',),
-            tags={'MODEL': self.spec.model, 'BACKBONE': self.spec.backbone, 'SOFTWARE': f'geolearn {__version__}'},
-        )
-        with writer, ProgressBar(len(grid.rows) * len(grid.cols), 'mapping', 'tile') as bar:
-            rows = _RowsOfTiles(self, grid, sources[0].shape, writer)
-            for top, tiles in groupby(_read_tiles(sources, grid, read), key=lambda item: item[0].read.row_off):
-                rows.advance(int(top))
-                held = list(tiles)
-                for start in range(0, len(held), batch_size):
-                    part = held[start : start + batch_size]
-                    outputs = self.run(np.stack([pixels for _, pixels in part]))
-                    for (tile, pixels), output in zip(part, outputs):
-                        rows.put(tile, output, missing(pixels, every_date=self.facts.every_date))
-                bar.update(len(held))
-            rows.advance(sources[0].shape[0])
+        """Write the map of open rasters."""
+        box, wanted = sources[0].box, locate_area(sources[0], read)
+        area = PixelArea(Window(0, 0, box.shape[1], box.shape[0])) if wanted is None else wanted
+        tags = {'MODEL': self.spec.model, 'BACKBONE': self.spec.backbone, 'SOFTWARE': f'geolearn {__version__}'}
+        layers = (plain_layer(self, tags | {'ENGINE': 'onnx'}),)
+        check_space(dst, int(area.window.height * area.window.width * layers[0].content.pixel_bytes))
+        blend: Blend = 'hann' if self.facts.position_grid else 'crop'
+        parts = divide_parts(sources, grid, area.window, layers, options, blend)
+        compute = self._make_compute(grid, options)
+        journal = open_journal(dst, self._run_facts(sources, grid, read, options, wanted), resume=resume)
+        with PieceStore(dst, journal.path.parent, box, area.window, layers, parts, journal) as store:
+            compute_parts(
+                sources,
+                compute,
+                grid,
+                parts,
+                layers,
+                store,
+                read=read,
+                tiling=options,
+                blend=blend,
+                every_date=self.facts.every_date,
+                area=wanted,
+            )
+            write_map(store, dst, layers, parts, cog=cog)
+        store.remove()
+
+    def _make_compute(self, grid: tiling.TileGrid, options: TilingOptions) -> '_Compute':
+        """Return what computes the tiles of a map, augmented as asked for."""
+        if not options.augment:
+            return _Compute(self.run, self._most)
+        ways, size = FLIPS if options.augment == 'flips' else TURNS, self.facts.size
+        height, width = grid.tile_shape
+        if ways is TURNS and size is not None and (width > size[0] or height > size[1]):
+            raise ValueError(
+                f'augment=True turns tiles of {height} x {width} pixels, and this graph takes images of {size[0]} x '
+                f"{size[1]}; pass augment='flips'"
+            )
+        return _Compute(lambda images: augment_outputs(self.run, images, ways, np), self._most)
 
 
-def _read_tiles(
-    sources: Sequence[Source], grid: tiling.TileGrid, read: ReadOptions
-) -> Iterator[tuple[tiling.Tile, np.ndarray]]:
-    """Yield tiles in file order with their pixels ([dates,] bands, h, w); those without a valid pixel are left out."""
-    height, width = grid.tile_shape
-    rolling, (rows, cols) = [RollingRows(source, height) for source in sources], sources[0].shape
-    for tile in grid:
-        top, left = int(tile.read.row_off), int(tile.read.col_off)
-        inside = np.s_[max(top, 0) : min(top + height, rows), max(left, 0) : min(left + width, cols)]
-        corner = (inside[0].start - top, inside[1].start - left)
-        pixels = np.empty((len(sources), len(sources[0].indexes), height, width), np.float32)
-        # every date is read, so that all of them stay in step
-        if any([fill_tile(target, date, inside, corner, read) for target, date in zip(pixels, rolling)]):
-            yield tile, pixels if len(sources) > 1 else pixels[0]
-
-
-class _RowsOfTiles:
-    """Add up outputs of tiles by weight, and write rows that are complete; memory holds one row of tiles.
+class _Compute:
+    """Computes tiles by a graph, in parts.
 
     Args:
-        model: Encodes outputs.
-        grid: The tiles.
-        shape: Height and width of the raster.
-        writer: Where rows go.
+        run: From images (n, [dates,] bands, h, w) to the outputs of each.
+        most: Images of a part; None for all.
     """
 
-    def __init__(self, model: OnnxModel, grid: tiling.TileGrid, shape: tuple[int, int], writer: RasterWriter) -> None:
-        self._model, self._writer, self._shape, (self._height, self._side) = model, writer, shape, grid.tile_shape
-        self._down, self._across = (
-            self._weigh(spans, side, length)
-            for spans, side, length in zip((grid.rows, grid.cols), grid.tile_shape, shape)
-        )
-        self._top = self._written = 0
-        self._sums: np.ndarray | None = None
-        self._weights = np.zeros((self._height, shape[1]), np.float32)
-        self._absent = np.ones((self._height, shape[1]), bool)
-        self._ready: list[np.ndarray] = []
+    def __init__(self, run: Callable[[np.ndarray], Any], most: int | None) -> None:
+        self._run, self._most = run, most
 
-    def _weigh(self, spans: Sequence[tuple[int, int, int]], side: int, length: int) -> Mapping[int, np.ndarray]:
-        """Return the weights of a tile's pixels along one axis by its start: of the core alone, or fading."""
-        starts = [start for start, _, _ in spans]
-        if self._model.facts.position_grid:
-            return dict(zip(starts, tiling.blend_weights(starts, side, length)))
-        places = np.arange(side)
-        return {
-            start: ((places + start >= first) & (places + start < last)).astype(np.float32)
-            for start, first, last in spans
-        }
-
-    def put(self, tile: tiling.Tile, outputs: np.ndarray, absent: np.ndarray) -> None:
-        """Add a tile's outputs (C, h, w); `absent` (h, w) is True where there is no data."""
-        if self._sums is None:
-            self._sums = np.zeros((len(outputs), *self._weights.shape), np.float32)
-        row, col = int(tile.read.row_off), int(tile.read.col_off)
-        top, left = max(-row, 0), max(-col, 0)
-        bottom, right = min(self._height, self._shape[0] - row), min(self._side, self._shape[1] - col)
-        inside = np.s_[top:bottom, left:right]
-        place = np.s_[row + top - self._top : row + bottom - self._top, col + left : col + right]
-        weights = np.outer(self._down[row], self._across[col])[inside]
-        self._sums[:, *place] += outputs[:, *inside] * weights
-        self._weights[place] += weights
-        self._absent[place] = absent[inside]
-
-    def advance(self, row: int) -> None:
-        """Write the rows above `row`, which no later tile shows."""
-        while self._top < row:
-            count = min(row - self._top, self._height)
-            pixels = np.full((count, self._shape[1]), self._model.nodata, self._model.facts.dtype)
-            present = ~self._absent[:count]
-            if self._sums is not None and present.any():
-                means = self._sums[:, :count] / np.maximum(self._weights[:count], 1e-6)
-                pixels[present] = self._model.encode(means[None])[0][present]
-                self._sums[:, : self._height - count] = self._sums[:, count:].copy()
-                self._sums[:, self._height - count :] = 0
-            for held, empty in ((self._weights, 0), (self._absent, True)):
-                held[: self._height - count] = held[count:].copy()
-                held[self._height - count :] = empty
-            self._top += count
-            self._ready.append(pixels)
-            self._flush()
-
-    def _flush(self) -> None:
-        """Hand whole block rows to the writer, and what is left at the end."""
-        rows = np.concatenate(self._ready)
-        count = len(rows) if self._top == self._shape[0] else len(rows) // BLOCK_SIZE * BLOCK_SIZE
-        if count:
-            self._writer.write(self._written, rows[:count])
-            self._written += count
-        self._ready = [rows[count:]]
+    def parts(self, pixels: np.ndarray) -> Iterator[tuple[slice, Any]]:
+        """Yield which images were computed, and what came out."""
+        size = self._most or len(pixels)
+        for start in range(0, len(pixels), size):
+            part = slice(start, min(start + size, len(pixels)))
+            yield part, self._run(pixels[part])
 
 
 def load_model(
@@ -449,7 +468,8 @@ def load_model(
     session = open_session(graph, threads=threads, providers=providers, shown=str(path))
     if [given.name for given in session.get_inputs()] != ['images'] or len(session.get_outputs()) != 1:
         raise errors.BundleError(f'the graph in {path} takes or gives something else than images; save the model again')
-    return OnnxModel(spec, facts, session)
+    digest = hashlib.blake2b(graph, digest_size=16).hexdigest()
+    return OnnxModel(spec, facts, session, digest=digest, most_at_once=1 if set(providers) == set(PROVIDERS) else None)
 
 
 def read_facts(manifest: Mapping[str, Any], spec: ModelSpec, path: Path, kind: Export = 'onnx') -> GraphFacts:
@@ -478,16 +498,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--scale', type=float, help='factor of the pixel values')
     parser.add_argument('--offset', type=float, default=0.0, help='added after scaling')
     parser.add_argument('--threshold', type=float, default=0.5, help='lowest score of objects, 0..1')
+    parser.add_argument('--aoi', help='vector file of the polygons to map, or to find objects in; the rest is NoData')
+    sides = ('LEFT', 'BOTTOM', 'RIGHT', 'TOP')
+    parser.add_argument('--bbox', type=float, nargs=4, metavar=sides, help='part of the raster to map')
+    parser.add_argument('--bbox-crs', help='CRS of --bbox, such as EPSG:4326; that of the raster where it is not given')
+    augmenting = 'predict each tile of a map flipped and turned too, 8 times, and take the mean'
+    parser.add_argument('--augment', action='store_true', help=augmenting)
+    parser.add_argument('--resume', action='store_true', help='continue a run that was killed')
     parser.add_argument('--overwrite', action='store_true', help='replace the map if it exists')
     given = parser.parse_args(argv)
     sources = given.sources[0] if len(given.sources) == 1 else given.sources
     try:
         model = load_model(given.model)
-        options = {'scale': given.scale, 'offset': given.offset, 'overwrite': given.overwrite}
+        names = ('scale', 'offset', 'aoi', 'bbox', 'bbox_crs', 'resume', 'overwrite')
+        options = {name: getattr(given, name) for name in names}
         if model.facts.output == 'objects':
+            if given.augment:
+                raise ValueError('--augment is for maps; geolearn predict --augment, with torch, is for objects too')
             model.detect_objects(sources, given.out, threshold=given.threshold, **options)
         else:
-            model.predict_raster(sources, given.out, **options)
+            model.predict_raster(sources, given.out, augment=given.augment, **options)
     except (errors.GeoLearnError, ValueError, OSError) as error:
         parser.exit(2, f'{error}\n')
 

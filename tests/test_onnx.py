@@ -5,16 +5,20 @@ import sys
 import zipfile
 from dataclasses import replace
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import torch
+from rasterio.warp import transform_bounds
 
 from geolearn.arcgis import ClassifyPixels, raster_functions
 from geolearn.backbones.custom import ModuleBackbone, register_module
 from geolearn.bands import Band
 from geolearn.classes import ClassInfo
-from geolearn.errors import BundleError, RasterError, UnknownNameError
+from geolearn.errors import BundleError, CheckpointError, RasterError, UnknownNameError
+from geolearn.inference import stitching, store
 from geolearn.models import LinearProbe
 from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import Normalization
@@ -46,6 +50,11 @@ class Refuse:
             raise ModuleNotFoundError(f'there is no {name} here', name=name.split('.')[0])
 
 sys.meta_path.insert(0, Refuse())
+"""
+
+NO_VECTORS = """
+for name in ('shapely', 'scipy', 'pandas', 'geopandas', 'pyproj'):
+    sys.modules[name] = None
 """
 
 
@@ -113,10 +122,166 @@ def test_tiles_of_networks_with_positions_fade_into_each_other(model, bundle, sc
     assert np.mean(found != expected) < 1e-4
 
 
+SLANTED = ((30, 10), (190, 60), (120, 140), (60, 90))
+
+
+def areas(scene, corners=SLANTED):
+    """Options that name a part of the scene; `corners` are those of the polygon, in pixels."""
+    with rasterio.open(scene) as src:
+        transform, crs = src.transform, src.crs
+
+    def place(x, y):
+        return transform.c + transform.a * x, transform.f + transform.e * y
+
+    left, top = place(35.2, 20.4)
+    right, bottom = place(160.7, 120.1)
+    polygon = shapely.Polygon([place(*point) for point in corners])
+    return {
+        'bbox': {'bbox': (left, bottom, right, top)},
+        'bbox in degrees': {
+            'bbox': transform_bounds(crs, 'EPSG:4326', left, bottom, right, top),
+            'bbox_crs': 'EPSG:4326',
+        },
+        'geometry': {'aoi': polygon},
+        'features': {'aoi': geopandas.GeoSeries([polygon], crs=crs).to_crs('EPSG:4326')},
+        'both': {'aoi': polygon, 'bbox': (left, bottom, right, top)},
+    }
+
+
+@pytest.mark.parametrize('name', ['bbox', 'bbox in degrees', 'geometry', 'features', 'both'])
+def test_maps_of_a_part_are_those_of_predict_raster(model, bundle, scene, tmp_path, name):
+    options = {'tile_size': 64, 'halo': 8} | areas(scene)[name]
+    expected = read(model.predict_raster(scene, tmp_path / 'torch.tif', **options))
+    found = read(load_model(bundle).predict_raster(scene, tmp_path / 'onnx.tif', **options))
+    assert np.array_equal(found[0], expected[0])
+    assert found[1:] == expected[1:]
+    assert found[0].shape != (150, 210)
+    assert len(np.unique(found[0])) > 1
+
+
+@pytest.mark.parametrize('augment', [True, 'flips'])
+@pytest.mark.parametrize('sides', [(150, 210), (90, 210)])
+def test_augmented_maps_are_those_of_predict_raster(model, bundle, save, tmp_path, augment, sides):
+    pixels = np.random.default_rng(1).normal(110, 60, (2, *sides)).clip(1, 255).astype(np.uint8)
+    scene = save(tmp_path / 'scene.tif', pixels, names=('Red', 'NIR'))
+    options = {'tile_size': 96, 'halo': 8}
+    plain = read(model.predict_raster(scene, tmp_path / 'plain.tif', **options))[0]
+    expected = read(model.predict_raster(scene, tmp_path / 'torch.tif', augment=augment, **options))[0]
+    found = read(load_model(bundle).predict_raster(scene, tmp_path / 'onnx.tif', augment=augment, **options))[0]
+    assert np.array_equal(found, expected)
+    assert np.mean(found != plain) > 0.1
+
+
+def test_a_graph_of_one_size_refuses_turned_tiles_that_it_does_not_take(bundle, save, tmp_path):
+    scene = save(tmp_path / 'scene.tif', np.full((2, 40, 90), 9, np.uint8), names=('Red', 'NIR'))
+    runner = load_model(bundle)
+    runner.facts = replace(runner.facts, size=(64, 96), tile_size=96)
+    with pytest.raises(ValueError, match="images of 64 x 96; pass augment='flips'"):
+        runner.predict_raster(scene, tmp_path / 'map.tif', augment=True)
+    runner.predict_raster(scene, tmp_path / 'map.tif', augment='flips')
+
+
+def test_maps_of_a_part_run_where_neither_torch_nor_shapely_can_be_imported(model, bundle, scene, tmp_path):
+    box = areas(scene)['bbox']['bbox']
+    code = '\n'.join((NO_TORCH, NO_VECTORS, 'from geolearn.onnx import main', 'main(sys.argv[1:])'))
+
+    def run(*options):
+        arguments = [str(bundle), str(scene), str(tmp_path / 'onnx.tif'), *options]
+        return subprocess.run([sys.executable, '-c', code, *arguments], capture_output=True, text=True, timeout=200)
+
+    done = run('--augment', '--bbox', *(repr(edge) for edge in box))
+    assert done.returncode == 0, done.stderr
+    expected = read(model.predict_raster(scene, tmp_path / 'torch.tif', augment=True, bbox=box))
+    assert np.array_equal(read(tmp_path / 'onnx.tif')[0], expected[0])
+    failed = run('--aoi', str(tmp_path / 'area.gpkg'), '--overwrite')
+    assert failed.returncode == 2
+    assert 'geopandas is needed to read an area of interest; install it with: pip install' in failed.stderr
+
+
+def test_wrong_areas_are_refused_as_by_predict_raster(model, bundle, scene, tmp_path):
+    runner = load_model(bundle)
+    for options in ({'bbox': (0, 0, 1, 1)}, {'bbox': (1, 1, 0, 0)}, {'bbox_crs': 'EPSG:4326'}, {'aoi': 7}):
+        texts = []
+        for each in (model, runner):
+            with pytest.raises((RasterError, ValueError)) as caught:
+                each.predict_raster(scene, tmp_path / 'map.tif', **options)
+            texts.append(str(caught.value))
+        assert texts[0] == texts[1]
+    assert not list(tmp_path.iterdir())
+
+
+def run_until(runner, monkeypatch, tiles):
+    """Let the runner be interrupted after so many tiles."""
+    run, count = runner.run, []
+
+    def stop(images):
+        count.append(len(images))
+        if len(count) > tiles:
+            raise KeyboardInterrupt
+        return run(images)
+
+    monkeypatch.setattr(runner, 'run', stop)
+    return count
+
+
+@pytest.mark.parametrize('position_grid', [False, True])
+@pytest.mark.parametrize('part', [False, True])
+def test_a_map_is_resumed_to_the_same_bytes(bundle, save, tmp_path, monkeypatch, position_grid, part):
+    monkeypatch.setattr(store, 'PIECE_SECONDS', 0.0)
+    monkeypatch.setattr(store, 'BLOCK_SIZE', 32)
+    monkeypatch.setattr(stitching, 'BLOCK_SIZE', 32)
+    pixels = np.random.default_rng(2).normal(110, 60, (2, 420, 90)).clip(1, 255).astype(np.uint8)
+    scene = save(tmp_path / 'scene.tif', pixels, names=('Red', 'NIR'))
+    corners = ((5, 20), (85, 40), (70, 410), (10, 380))
+    options = {'tile_size': 64, 'halo': 8} | (areas(scene, corners)['geometry'] if part else {})
+    runner = load_model(bundle)
+    runner.facts = replace(runner.facts, position_grid=position_grid)
+    whole = runner.predict_raster(scene, tmp_path / 'whole.tif', **options).read_bytes()
+    target, folder = tmp_path / 'map.tif', tmp_path / 'map.tif.part'
+    with monkeypatch.context() as patch:
+        count = run_until(runner, patch, 18)
+        with pytest.raises(KeyboardInterrupt):
+            runner.predict_raster(scene, target, **options)
+    assert not target.exists()
+    assert folder.is_dir()
+    with pytest.raises(CheckpointError, match='is of another run; what differs: augment'):
+        runner.predict_raster(scene, target, augment=True, resume=True, **options)
+    before = len(count)
+    with monkeypatch.context() as patch:
+        count = run_until(runner, patch, 10**6)
+        runner.predict_raster(scene, target, resume=True, **options)
+        resumed = len(count)
+        count.clear()
+        runner.predict_raster(scene, target, overwrite=True, **options)
+    assert resumed < len(count) < resumed + before, 'some tiles are computed again, and not all'
+    assert target.read_bytes() == whole
+    assert not folder.exists()
+    with pytest.raises(CheckpointError, match='to resume; run without resume=True'):
+        runner.predict_raster(scene, target, resume=True, overwrite=True, **options)
+
+
+def test_a_second_run_to_one_target_is_refused(model, bundle, scene, tmp_path, monkeypatch):
+    runner, target = load_model(bundle), tmp_path / 'map.tif'
+    run, errors = runner.run, []
+
+    def meanwhile(images):
+        for second in (load_model(bundle), model):
+            with pytest.raises(CheckpointError, match='another process writes') as caught:
+                second.predict_raster(scene, target, overwrite=True)
+            errors.append(caught.value)
+        return run(images)
+
+    monkeypatch.setattr(runner, 'run', meanwhile)
+    runner.predict_raster(scene, target)
+    assert errors
+    expected = load_model(bundle).predict_raster(scene, tmp_path / 'expected.tif')
+    assert target.read_bytes() == expected.read_bytes()
+
+
 def test_wrong_rasters_and_bundles_are_refused(bundle, model, save, scene, tmp_path):
     runner = load_model(bundle)
     with pytest.raises(RasterError, match='is the raster to map'):
-        runner.predict_raster(scene, scene)
+        runner.predict_raster(scene, scene, overwrite=True)
     other = save(tmp_path / 'other.tif', np.full((1, 40, 40), 9, np.uint8), names=('Red',))
     with pytest.raises(RasterError, match="no bands fit 'NIR'"):
         runner.predict_raster(other, tmp_path / 'map.tif')

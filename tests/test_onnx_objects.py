@@ -24,7 +24,7 @@ from geolearn.backbones.custom import ModuleBackbone, register_module
 from geolearn.bands import Band
 from geolearn.bundle import read_bundle, read_emd
 from geolearn.classes import ClassInfo
-from geolearn.errors import ArgumentError, BundleError, ExportError, MissingExtraError, RasterError
+from geolearn.errors import ArgumentError, BundleError, CheckpointError, ExportError, MissingExtraError, RasterError
 from geolearn.inference import detecting, engines, merging, tuning
 from geolearn.inference.geojson import write_geojson
 from geolearn.inference.merging import TileDetections
@@ -225,6 +225,46 @@ def test_objects_are_those_of_detect_objects(models, request, scene, tmp_path, c
         assert np.abs(found[0] - expected[0]).max() < 1e-3
         assert np.array_equal(found[1], expected[1])
         assert np.allclose(found[2], expected[2], atol=0.011)
+
+
+@pytest.mark.parametrize('name', ['bbox', 'features'])
+def test_objects_of_a_part_are_those_of_detect_objects(models, bundle, scene, tmp_path, name):
+    corners = [PLACE @ corner for corner in ((40, 20), (170, 60), (110, 130))]
+    polygon = shapely.Polygon(corners)
+    area = {
+        'bbox': {'bbox': polygon.bounds},
+        'features': {'aoi': geopandas.GeoSeries([polygon], crs=CRS).to_crs('EPSG:4326')},
+    }[name]
+    expected = pixel_corners(models[RotatedFCOS].detect_objects(scene, tmp_path / 'torch.gpkg', **TILES, **area))
+    found = pixel_corners(load_model(bundle).detect_objects(scene, tmp_path / 'onnx.gpkg', **TILES, **area))
+    whole = pixel_corners(load_model(bundle).detect_objects(scene, tmp_path / 'whole.gpkg', **TILES))
+    assert 3 < len(found[0]) == len(expected[0]) < len(whole[0])
+    assert np.abs(found[0] - expected[0]).max() < 1e-3
+    assert np.array_equal(found[1], expected[1])
+
+
+def test_a_layer_is_resumed_to_the_same_bytes_and_is_written_by_one_run_at_once(bundle, scene, tmp_path, monkeypatch):
+    options = TILES | {'batch_size': 1}
+    (tmp_path / 'whole').mkdir()  # a layer holds its name
+    whole = load_model(bundle).detect_objects(scene, tmp_path / 'whole' / 'onnx.geojson', **options).read_bytes()
+    target, runner, count = tmp_path / 'onnx.geojson', load_model(bundle), []
+    run = runner.run
+
+    def stop(images):
+        count.append(len(images))
+        with pytest.raises(CheckpointError, match='another process writes'):
+            load_model(bundle).detect_objects(scene, target, **options)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+        return run(images)
+
+    monkeypatch.setattr(runner, 'run', stop)
+    with pytest.raises(KeyboardInterrupt):
+        runner.detect_objects(scene, target, **options)
+    runner.detect_objects(scene, target, resume=True, **options)
+    assert len(count) > 4
+    assert target.read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir() if 'onnx' in path.name) == ['onnx.geojson']
 
 
 def test_it_runs_where_neither_torch_nor_shapely_can_be_imported(models, bundle, scene, tmp_path):

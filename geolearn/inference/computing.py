@@ -493,4 +493,8 @@ def make_compute(
     def compute(images: Tensor) -> Tensor:
         return (run if images.shape[-2:] == (height, width) else across)(images).float()
 
-    return tiles.MicroBatches(lambda pixels: engines.augment(compute, pixels.to(device), ways, torch), most=most)
+    def augmented(pixels: Tensor) -> Tensor:
+        outputs: Tensor = engines.augment_outputs(compute, pixels.to(device), ways, torch)
+        return outputs
+
+    return tiles.MicroBatches(augmented, most=most)

@@ -18,7 +18,7 @@ from geolearn.inference.detecting import PredictFn, detect_tiles, make_graph_det
 from geolearn.inference.engines import ENGINES, EngineName
 from geolearn.inference.placing import DetectOptions, choose_halo, merge_tiles
 from geolearn.inference.plan import Part, Share, plan_parts, tiles_reaching
-from geolearn.inference.resume import RunCheckpoint, open_checkpoint, read_facts, source_facts, weights_digest
+from geolearn.inference.resume import RunCheckpoint, open_checkpoint, read_facts, run_facts, weights_digest
 from geolearn.inference.scene import enter_scene, scene_facts, torch_only
 from geolearn.inference.shares import collect_shares, is_begun
 from geolearn.inference.tiles import BATCH_SIZE, ReadOptions, Source, TilingOptions
@@ -297,13 +297,7 @@ def _run_facts(
     """Return what must be equal for a run to be resumed; the device may be another."""
     names = ('threshold', 'nms_overlap', 'outline', 'augment', 'merge')
     return {
-        'model': spec.model,
-        'options of the model': spec.options,
-        'weights': weights_digest(network),
-        'raster': [source_facts(source) for source in sources],
-        'tiles': [grid.tile_shape, grid.rows, grid.cols],
-        'scale': 'db' if read.scale == 'db' else read.factor,
-        'offset': read.offset,
+        **run_facts(spec, weights_digest(network), sources, grid, read),
         **({} if read.nodata is None else {'nodata': read.nodata}),
         'batch_size': tiling.batch_size or BATCH_SIZE,
         **{name: getattr(options, name) for name in names},

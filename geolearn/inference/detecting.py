@@ -1,7 +1,6 @@
 """Run a detector: on one image, or on a raster of any size whose objects become a layer."""
 
-import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from geolearn import errors, progress
+from geolearn import errors
 from geolearn.batch import Detections
 from geolearn.bundle import DetectionFacts
 from geolearn.device import choose_device
@@ -19,7 +18,7 @@ from geolearn.inference import merging
 from geolearn.inference.computing import most_at_once
 from geolearn.inference.images import Image, load_image
 from geolearn.inference.picking import pick_objects
-from geolearn.inference.placing import ArrayDetections, DetectOptions, number_tiles, place
+from geolearn.inference.placing import ArrayDetections, DetectOptions, detect_in_tiles
 from geolearn.inference.plan import Part
 from geolearn.inference.resume import RunCheckpoint
 from geolearn.inference.scene import enter_image
@@ -28,18 +27,13 @@ from geolearn.inference.tiles import (
     MicroBatches,
     ReadOptions,
     Source,
-    TileBatch,
     TilingOptions,
-    prefetch,
-    read_batches,
 )
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
 from geolearn.oriented import geometry
 from geolearn.raster.area import PixelArea
 from geolearn.tiling import TileGrid
-
-log = logging.getLogger('geolearn')
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
 """Axes flipped in each pass of test-time augmentation."""
@@ -217,54 +211,22 @@ def detect_tiles(
         augment=options.augment,
         detect=detect,
     )
-    parts = [] if checkpoint is None else list(checkpoint.detections)
-    first = checkpoint.tiles_done if checkpoint else 0
-    tiles = grid if part is None else part.grid
-    batches = read_batches(
+
+    @torch.inference_mode()
+    def compute(images: Tensor) -> list[ArrayDetections]:
+        return [as_arrays(detections) for detections in predict(images)]
+
+    return detect_in_tiles(
         sources,
-        tiles,
-        batch_size=tiling.batch_size or BATCH_SIZE,
+        MicroBatches(compute, most=most_at_once(next(network.parameters()).device)),
+        grid,
         read=read,
-        first=first,
-        columns=None if part is None else part.columns,
+        batch_size=tiling.batch_size or BATCH_SIZE,
+        options=options,
+        checkpoint=checkpoint,
         area=area,
+        part=part,
     )
-    micro = MicroBatches(predict, most=most_at_once(next(network.parameters()).device))
-    for detections, tiles_done in _detect_in_tiles(batches, micro, grid, tiles, sources[0].shape, options, first):
-        parts.append(detections)
-        if checkpoint is not None:
-            checkpoint.add(detections, tiles_done)
-    if not parts and part is None:
-        log.warning('%s holds no data where objects are detected; none can be', sources[0].dataset.name)
-    return parts
-
-
-def _detect_in_tiles(
-    batches: Generator[TileBatch, None, None],
-    micro: MicroBatches,
-    grid: TileGrid,
-    tiles: TileGrid,
-    shape: tuple[int, int],
-    options: DetectOptions,
-    first: int,
-) -> Iterator[tuple[merging.TileDetections, int]]:
-    """Yield the detections of each batch of `tiles`, which are among those of `grid`, and how many are done with it."""
-    numbers, order = number_tiles(grid), number_tiles(tiles)
-    ahead = prefetch(batches)
-    bar = progress.ProgressBar(len(order), 'detecting', 'tile', initial=first)
-    try:
-        with bar, torch.inference_mode():
-            for batch in ahead:
-                corners = [(int(tile.read.row_off), int(tile.read.col_off)) for tile in batch.tiles]
-                parts = [
-                    place(as_arrays(detections), grid, corner, numbers[corner], shape, options.outline)
-                    for part, found in micro.parts(batch.pixels)
-                    for detections, corner in zip(found, corners[part])
-                ]
-                yield merging.TileDetections.concatenate(parts), order[corners[-1]] + 1
-                bar.update(len(batch.tiles))
-    finally:
-        ahead.close()
 
 
 def as_arrays(detections: Detections) -> ArrayDetections:

@@ -32,7 +32,7 @@ FLIPS: tuple[tuple[bool, int], ...] = ((False, 0), (True, 0), (True, 2), (False,
 TURNS = (*FLIPS, (False, 1), (True, 1), (False, 3), (True, 3))
 
 
-def augment(run: Callable[[Any], Any], images: Any, ways: Sequence[tuple[bool, int]], library: Any) -> Any:
+def augment_outputs(run: Callable[[Any], Any], images: Any, ways: Sequence[tuple[bool, int]], library: Any) -> Any:
     """Return the mean of the outputs (N, C, h, w) over images that are flipped and turned in several ways.
 
     Args:

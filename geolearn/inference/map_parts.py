@@ -1,17 +1,20 @@
 """Compute the parts of a map, whatever computes its tiles: one thread reads block rows, one writes what is done."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from rasterio.windows import Window
 
+from geolearn import errors, files
 from geolearn.inference import tiles
 from geolearn.inference.coarse import coarsen_absent, coarsen_tile
 from geolearn.inference.layers import Layer
-from geolearn.inference.map_progress import ProgressFn, advance
+from geolearn.inference.map_progress import ProgressFn, advance, watch_files
 from geolearn.inference.plan import BUFFER_BYTES, TILED_BUFFER_BYTES, Blend, Part, Share, plan_parts
 from geolearn.inference.stitching import STITCHERS
+from geolearn.inference.store import PieceStore, sidecars
 from geolearn.progress import ProgressBar
 from geolearn.raster.area import PixelArea
 from geolearn.raster.writing import BLOCK_SIZE
@@ -162,6 +165,37 @@ def compute_parts(
                 stitcher.close()
             left = before + len(part.grid.rows) * len(part.grid.cols) - first
             advance(bar, left, pixels_per_tile, progress)
+
+
+def write_map(
+    store: PieceStore,
+    target: Path,
+    layers: Sequence[Layer],
+    parts: Sequence[Part],
+    *,
+    cog: bool,
+    progress: ProgressFn | None = None,
+) -> None:
+    """Make the files of a map of its pieces; all of them appear together.
+
+    Args:
+        store: Of the pieces.
+        target: The map.
+        layers: Its files.
+        parts: All of them.
+        cog: Whether GeoTIFFs are cloud-optimized.
+        progress: Called with how far the files are.
+
+    Raises:
+        RasterError: If one cannot be written.
+    """
+    steps = sum(len(part.grid.rows) * len(part.grid.cols) for part in parts)
+    megapixels = sum(part.core.height * part.core.width for part in parts) / 1e6
+    with (
+        files.atomic_write_all(target, error=errors.RasterError, replaces=sidecars(layers, target)) as part,
+        watch_files(steps, megapixels, progress) as watch,
+    ):
+        store.join(part.parent, cog=cog, watch=watch)
 
 
 def _writer(store: RowStore, part: int) -> Callable[[int, Sequence[np.ndarray]], None]:

@@ -19,8 +19,8 @@ from geolearn.inference import computing, resume, tiles
 from geolearn.inference.coarse import coarsen_box, coarsen_window
 from geolearn.inference.encoding import OUTPUTS, Output, ProbabilityType, make_layers
 from geolearn.inference.layers import Encoding, Layer
-from geolearn.inference.map_parts import compute_parts, divide_parts
-from geolearn.inference.map_progress import ProgressFn, watch_files
+from geolearn.inference.map_parts import compute_parts, divide_parts, write_map
+from geolearn.inference.map_progress import ProgressFn
 from geolearn.inference.plan import Blend, Part, Share
 from geolearn.inference.reading import RasterSource, locate_area, open_dates
 from geolearn.inference.resume import Journal
@@ -258,14 +258,8 @@ class MapPlan:
 
     def write(self, store: PieceStore) -> None:
         """Make the files of the map of its pieces; all of them appear together."""
-        replaces, options = sidecars(self.layers, self.target), self.request.options
-        steps = sum(len(part.grid.rows) * len(part.grid.cols) for part in self.parts())
-        megapixels = self.window.height * self.window.width / 1e6
-        with (
-            files.atomic_write_all(self.target, error=errors.RasterError, replaces=replaces) as part,
-            watch_files(steps, megapixels, options.progress) as watch,
-        ):
-            store.join(part.parent, cog=options.cog, watch=watch)
+        options = self.request.options
+        write_map(store, self.target, self.layers, self.parts(), cog=options.cog, progress=options.progress)
 
 
 def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: MapRequest, stack: ExitStack) -> MapPlan:
@@ -419,13 +413,7 @@ def _run_facts(
 ) -> dict[str, Any]:
     """Return what must be equal for a run to be resumed; device and batch size may be others."""
     return {
-        'model': spec.model,
-        'options of the model': spec.options,
-        'weights': resume.weights_digest(network),
-        'raster': [resume.source_facts(source) for source in sources],
-        'tiles': [grid.tile_shape, grid.rows, grid.cols],
-        'scale': 'db' if read.scale == 'db' else read.factor,
-        'offset': read.offset,
+        **resume.run_facts(spec, resume.weights_digest(network), sources, grid, read),
         'nodata': read.nodata,
         'dequantize': read.dequantize,
         'blend': blend,

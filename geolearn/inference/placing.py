@@ -1,17 +1,25 @@
 """Objects of tiles in pixels of the raster: what is asked for, how far tiles overlap, and all tiles together."""
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import get_args
+from typing import Protocol, get_args
 
 import numpy as np
 
 from geolearn import errors, extras
 from geolearn.inference import merging
+from geolearn.inference.plan import Part
+from geolearn.inference.resume import RunCheckpoint
+from geolearn.inference.tiles import ReadOptions, Source, prefetch, read_batches
 from geolearn.oriented import geometry
+from geolearn.progress import ProgressBar
 from geolearn.raster.area import PixelArea
 from geolearn.tiling import TileGrid
+
+log = logging.getLogger('geolearn')
 
 MAX_OVERLAP = 0.5
 """Largest share of a tile's side that its neighbour may show too."""
@@ -174,6 +182,66 @@ def _outlines(masks: np.ndarray, boxes: np.ndarray, kind: merging.Outline, offse
         outlines[number] = merging.outline_mask(mask, box, kind=kind)
     moved: np.ndarray = shapely.transform(outlines, lambda points: points + offset) if len(masks) else outlines
     return moved
+
+
+class ObjectCompute(Protocol):
+    """Detects objects in tiles: `MicroBatches` of torch, or a graph."""
+
+    def parts(self, pixels: np.ndarray) -> Iterator[tuple[slice, Sequence[ArrayDetections]]]:
+        """Yield which tiles (n, [dates,] bands, h, w) were computed, and the objects of each of these."""
+
+
+def detect_in_tiles(
+    sources: Sequence[Source],
+    compute: ObjectCompute,
+    grid: TileGrid,
+    *,
+    read: ReadOptions,
+    batch_size: int,
+    options: DetectOptions,
+    checkpoint: RunCheckpoint | None = None,
+    area: PixelArea | None = None,
+    part: Part | None = None,
+) -> list[merging.TileDetections]:
+    """Return the detections of all tiles of an open raster, or of a part of it, in the order of the tiles.
+
+    Args:
+        sources: From `open_dates`.
+        compute: From tiles to their objects.
+        grid: All tiles.
+        read: How stored values become the network's units.
+        batch_size: Tiles that are read together.
+        options: What is detected.
+        checkpoint: Keeps the detections of finished tiles, and holds those of an earlier run.
+        area: Tiles that show nothing of it are left out; None for all of the raster.
+        part: Whose tiles are computed; None for all.
+
+    Raises:
+        RasterError: If reading fails.
+        CheckpointError: If the checkpoint cannot be written.
+    """
+    found = [] if checkpoint is None else list(checkpoint.detections)
+    first = checkpoint.tiles_done if checkpoint else 0
+    tiles = grid if part is None else part.grid
+    numbers, order = number_tiles(grid), number_tiles(tiles)
+    columns = None if part is None else part.columns
+    batches = read_batches(sources, tiles, batch_size=batch_size, read=read, first=first, columns=columns, area=area)
+    bar = ProgressBar(len(order), 'detecting', 'tile', initial=first)
+    with closing(prefetch(batches)) as ahead, bar:
+        for batch in ahead:
+            corners = [(int(tile.read.row_off), int(tile.read.col_off)) for tile in batch.tiles]
+            placed = [
+                place(detections, grid, corner, numbers[corner], sources[0].shape, options.outline)
+                for slot, objects in compute.parts(batch.pixels)
+                for detections, corner in zip(objects, corners[slot])
+            ]
+            found.append(merging.TileDetections.concatenate(placed))
+            if checkpoint is not None:
+                checkpoint.add(found[-1], order[corners[-1]] + 1)
+            bar.update(len(batch.tiles))
+    if not found and part is None:
+        log.warning('%s holds no data where objects are detected; none can be', sources[0].dataset.name)
+    return found
 
 
 def merge_tiles(

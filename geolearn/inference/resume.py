@@ -14,10 +14,12 @@ import numpy as np
 from geolearn import errors, extras
 from geolearn.files import file_states, lock_file
 from geolearn.inference.merging import TileDetections
-from geolearn.inference.tiles import Source
+from geolearn.inference.tiles import ReadOptions, Source
+from geolearn.networks.spec import ModelSpec
 from geolearn.raster.area import CroppedRaster
 from geolearn.raster.identity import digest_of_samples
 from geolearn.raster.remote import is_remote
+from geolearn.tiling import TileGrid
 
 if TYPE_CHECKING:
     import torch  # loaded where it is needed: graphs map rasters too
@@ -275,6 +277,29 @@ def source_facts(source: Source) -> dict[str, Any]:
     place = [*box.shape, *box.transform[:6], box.crs]
     area = {'area': src.area.digest()} if isinstance(src, CroppedRaster) else {}
     return {'files': states or src.name, 'place': place, 'bands': source.indexes, **samples, **area}
+
+
+def run_facts(
+    spec: ModelSpec, weights: str, sources: Sequence[Source], grid: TileGrid, read: ReadOptions
+) -> dict[str, Any]:
+    """Return what must be equal for any run over tiles to be resumed, as JSON.
+
+    Args:
+        spec: Of the model.
+        weights: Their hash.
+        sources: One for each date.
+        grid: How the raster is cut.
+        read: How the raster is read.
+    """
+    return {
+        'model': spec.model,
+        'options of the model': spec.options,
+        'weights': weights,
+        'raster': [source_facts(source) for source in sources],
+        'tiles': [grid.tile_shape, grid.rows, grid.cols],
+        'scale': 'db' if read.scale == 'db' else read.factor,
+        'offset': read.offset,
+    }
 
 
 _digests: 'WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int, float, float]], str]]' = WeakKeyDictionary()
