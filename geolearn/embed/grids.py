@@ -162,7 +162,7 @@ def embed_raster(
             into each other, which hides the seams of transformers at 1.4 times the cost. None takes ``'crop'``.
         batch_size: Tiles computed together; None takes 4, or on graphics cards what a short measurement finds fastest.
         device: Torch device; None means CUDA where there is one.
-        max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB.
+        max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 160 MiB.
         dtype: How numbers are stored: ``'float32'``, or ``'float16'`` in half the space.
         cog: Write a cloud-optimized GeoTIFF, with overviews; False writes a plain one.
         overwrite: Replace a file that exists.

@@ -14,7 +14,7 @@ Blend = Literal['hann', 'crop']
 
 BLENDS: tuple[Blend, ...] = ('hann', 'crop')
 
-BUFFER_BYTES = 512 * 2**20
+BUFFER_BYTES = 160 * 2**20
 """What rows and tiles take at most, unless the caller says otherwise."""
 
 TILED_BUFFER_BYTES = 72 * 2**20

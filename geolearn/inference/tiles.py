@@ -180,7 +180,7 @@ class TilingOptions:
         blend: How the tiles of a map meet.
         augment: Test-time augmentation of maps: each tile is computed ``'flips'`` 4 times, flipped, or (True) 8 times,
             flipped and turned, and the mean of the outputs is taken.
-        max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB, or
+        max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 160 MiB, or
             72 MiB where a raster is stored in tiles and ``blend`` is ``'crop'``.
         engine: What computes maps: torch, the network's ONNX graph in onnxruntime or OpenVINO, or the fastest.
         mixed_precision: ``'bf16'``, ``'fp16'`` (CUDA only), True for the better of them on a GPU, None or False for

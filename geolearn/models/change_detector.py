@@ -279,7 +279,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
                 and on CPUs with instructions for it, 1.6 to 1.9 times as fast; about 1 pixel of 100 to 500 gets another
                 class.
                 ``'fp16'`` is for CUDA alone, True takes the better of them on a GPU. None computes in float32.
-            max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 512 MiB,
+            max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 160 MiB,
                 or 72 MiB where a raster is stored in tiles and ``blend`` is ``'crop'``. Wider rasters are mapped in
                 parts side by side, at the cost of reading some blocks twice.
             overwrite: Replace files that exist.
