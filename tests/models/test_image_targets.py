@@ -12,6 +12,7 @@ from geolearn.cli import main
 from geolearn.errors import ChipFolderError, ExportError
 from geolearn.metrics import ImageScores
 from geolearn.models import PixelRegressor, load_model
+from geolearn.models.evaluation.pixels import predict_values
 from geolearn.prepare import prepare_data
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -64,7 +65,7 @@ def sharp(tmp_path_factory, save):
 
 def prepare(folder, tmp_path, **options):
     usual = {'chip_size': 16, 'batch_size': 4, 'val_split_pct': 0.25, 'working_dir': tmp_path, 'target': 'images'}
-    return prepare_data(folder, **usual, **options)
+    return prepare_data(folder, **(usual | options))
 
 
 def test_pairs_are_read_as_they_lie(pairs, tmp_path):
@@ -84,6 +85,14 @@ def test_pairs_are_read_as_they_lie(pairs, tmp_path):
     images, target = next(iter(turned.train_dl))
     means = target.reshape(len(target), 2, 16, 2, 16, 2).mean((3, 5))
     assert torch.allclose(300 - means[:, 0], images[:, 0], atol=1)
+
+
+def test_pictures_show_whole_chips_in_finer_pixels(pairs, tmp_path):
+    data = prepare(pairs, tmp_path, dataset_type='Pix2Pix', transforms=False, chip_size=8)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.Upsample(scale_factor=2))
+    found = predict_values(network, data.valid_dl, [0, 1])
+    assert found.images.shape[-2:] == (16, 16)
+    assert found.truth.shape == found.predictions.shape == (2, 2, 32, 32)
 
 
 def test_an_image_is_learned_from_its_own_larger_pixels(sharp, tmp_path):

@@ -189,15 +189,18 @@ def predict_each(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield image, truth and output, each of one chip and on the CPU, of some chips of a loader's data set.
 
+    Chips larger than the loader's images are whole, and predicted in the windows in which they are evaluated.
+
     Args:
         network: To predict with.
         chips: Whose data set holds the chips.
         indexes: Their positions in it.
     """
-    network.to(chips.device).eval()
+    predict, whole = _whole_chips(network, chips)
+    predict.to(chips.device).eval()
     for index in indexes:
-        image, truth = (part[None] for part in chips.dataset[index])
-        output = network(image.to(chips.device)).float().cpu()
+        image, truth = (part[None] for part in whole.dataset[index])
+        output = predict(image.to(chips.device)).float().cpu()
         check_outputs(output, partial(_name_of, chips, index))
         yield image, truth, output
 
@@ -208,7 +211,7 @@ def _name_of(chips: ChipLoader, index: int) -> list[str]:
 
 @torch.inference_mode()
 def predict_chips(network: Segmenter, chips: ChipLoader, indexes: Sequence[int]) -> ChipPredictions:
-    """Predict some chips of a loader's data set, one after the other.
+    """Predict some chips of a loader's data set, one after the other; whole ones, as they are evaluated.
 
     Args:
         network: To predict with.
@@ -247,7 +250,7 @@ def tabulate_metrics(matrix: ConfusionMatrix, class_names: Sequence[str]) -> 'pd
 def draw_chips(
     network: Segmenter, data: ChipData, spec: ModelSpec, indexes: Sequence[int], *, losses: bool = False
 ) -> 'Figure':
-    """Draw validation chips with truth, prediction and where they differ; name, IoU and loss stand above each.
+    """Draw whole validation chips with truth, prediction and where they differ; name, IoU and loss stand above each.
 
     Args:
         network: To predict with.
@@ -341,7 +344,7 @@ def evaluate_values(
 
 @torch.inference_mode()
 def predict_values(network: Segmenter, chips: ChipLoader, indexes: Sequence[int]) -> ValuePredictions:
-    """Predict some chips of a loader's data set, one after the other.
+    """Predict some chips of a loader's data set, one after the other; whole ones, as they are evaluated.
 
     Args:
         network: To predict with.
@@ -356,7 +359,7 @@ def predict_values(network: Segmenter, chips: ChipLoader, indexes: Sequence[int]
 
 
 def draw_regression_chips(network: Segmenter, data: ChipData, spec: ModelSpec, indexes: Sequence[int]) -> 'Figure':
-    """Draw validation chips with truth, prediction and difference; name and root mean square error stand above each.
+    """Draw whole validation chips with truth, prediction and difference; name and RMSE stand above each.
 
     Args:
         network: To predict with.
