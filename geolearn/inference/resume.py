@@ -297,8 +297,8 @@ def run_facts(
         'weights': weights,
         'raster': [source_facts(source) for source in sources],
         'tiles': [grid.tile_shape, grid.rows, grid.cols],
-        'scale': 'db' if read.scale == 'db' else read.factor,
-        'offset': read.offset,
+        'scale': 'db' if read.scale == 'db' else float(read.factor),
+        'offset': float(read.offset),
     }
 
 

@@ -125,6 +125,8 @@ class PieceFile:
         }
         if min(shape) >= BLOCK_SIZE:
             profile |= {'tiled': True, 'blockxsize': BLOCK_SIZE, 'blockysize': BLOCK_SIZE}
+        # GDAL opens what is there before it replaces it, and a killed run may leave half of a file
+        path.unlink(missing_ok=True)
         self._dst = open_quietly(path, 'w', profile)
 
     def write(self, row: int, pixels: np.ndarray) -> None:

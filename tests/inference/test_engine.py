@@ -322,12 +322,13 @@ def test_progress_goes_on_while_files_are_made(make_spec, scene, tmp_path, monke
     run(make_spec, scene, tmp_path / 'other.tif', Blurred(stops_after=0), resume=True)
 
 
-def test_pieces_that_are_damaged_are_computed_again(make_spec, scene, tmp_path, small_pieces, caplog):
+@pytest.mark.parametrize('damage', [lambda piece: piece[:-1] + b'?', lambda piece: piece[:50], lambda piece: b''])
+def test_pieces_that_are_damaged_are_computed_again(make_spec, scene, tmp_path, small_pieces, caplog, damage):
     run(make_spec, scene, tmp_path / 'whole.tif')
     with pytest.raises(RasterError):
         run(make_spec, scene, tmp_path / 'map.tif', Blurred(stops_after=14), tiling={'batch_size': 1})
     (piece,) = (tmp_path / 'map.tif.part').glob('*.piece.tif')
-    piece.write_bytes(piece.read_bytes()[:-1] + b'?')
+    piece.write_bytes(damage(piece.read_bytes()))
     run(make_spec, scene, tmp_path / 'map.tif', resume=True)
     assert 'is damaged; it is computed again' in caplog.text
     assert (tmp_path / 'map.tif').read_bytes() == (tmp_path / 'whole.tif').read_bytes()
