@@ -1,6 +1,9 @@
 """Published data sets: recognized by their layout, read with bands, classes and parts as published, or explained."""
 
+import json
 import re
+import shutil
+from collections import Counter
 from datetime import date
 
 import miniatures
@@ -128,12 +131,32 @@ def test_a_series_is_read_at_the_same_months_of_every_patch(folders):
 def test_objects_and_footprints_lie_where_they_are_published(folders):
     (chip, *_) = open_chips(folders['xView']).listing.chips
     label = chip.read_label((64, 64))
-    assert label.class_ids.tolist() == [73, 18]  # 75 is no class of xView
+    assert label.class_ids.tolist() == [73, 18]
+    assert label.skipped == ('box of a class that xView does not list',)  # 75
     assert label.boxes.tolist() == [[4, 5, 20, 25], [50, 50, 64, 60]]
     (chip, *_) = open_chips(folders['SpaceNet7'] / 'train').listing.chips
     raster = chip.read_label((32, 32)).raster
     assert raster.sum() == 60
     assert raster[6:12, 4:14].all()
+
+
+def test_boxes_that_are_left_out_of_xview_are_counted_with_the_reason(folders, tmp_path):
+    root = tmp_path / 'xview'
+    shutil.copytree(folders['xView'], root)
+    corners = ('1,1,9,9', '70,70,90,90', '1,1,9', 'nan,1,9,9', '', '1,1,9,9')
+    boxes = [
+        {'image_id': '0.tif', 'type_id': kind, 'bounds_imcoords': text}
+        for kind, text in zip((82, 73, 73, 73, 73, 'x'), corners)
+    ]
+    features = [{'type': 'Feature', 'properties': facts} for facts in boxes]
+    (root / 'xView_train.geojson').write_text(json.dumps({'type': 'FeatureCollection', 'features': features}))
+    label = open_chips(root).listing.chips[0].read_label((64, 64))
+    assert label.boxes.shape == (0, 4)
+    assert Counter(label.skipped) == {
+        'box without a class or four corners': 4,
+        'box of a class that xView does not list': 1,
+        'box outside the chip or without area': 1,
+    }
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -1,5 +1,6 @@
 """xView: 60 classes of objects in WorldView-3 images of 30 cm, boxes of all images in one GeoJSON file."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,7 @@ def find_rows(folder: Path) -> Iterator[Row]:
 
 
 def read_boxes(path: Path) -> dict[str, list[Box]]:
-    """Read the boxes of each image, by the name of its file; classes that xView does not list are left out.
+    """Read the boxes of each image, by the name of its file; broken ones are NaN, see `read_label`.
 
     Raises:
         ChipFolderError: If the file is no JSON object.
@@ -58,25 +59,36 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     features = read_json(path).get('features')
     for feature in features if isinstance(features, list) else []:
         facts: Any = feature.get('properties') if isinstance(feature, dict) else None
-        if not isinstance(facts, dict):
-            continue
-        numbers = str(facts.get('bounds_imcoords', '')).split(',')
-        try:
-            kind, corners = int(facts['type_id']), [float(number) for number in numbers]
-        except (KeyError, TypeError, ValueError):
-            continue
-        if kind in _KNOWN and len(corners) == 4 and np.isfinite(corners).all():
-            found.setdefault(str(facts.get('image_id')), []).append((kind, *corners))  # type: ignore[arg-type]
+        if isinstance(facts, dict):
+            found.setdefault(str(facts.get('image_id')), []).append(_read_box(facts))
     return found
 
 
+def _read_box(facts: dict[str, Any]) -> Box:
+    try:
+        left, top, right, bottom = (float(number) for number in str(facts['bounds_imcoords']).split(','))
+        return int(facts['type_id']), left, top, right, bottom
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return -1, math.nan, math.nan, math.nan, math.nan
+
+
 def read_label(boxes: tuple[Box, ...], shape: tuple[int, int]) -> Label:
-    """Return the boxes of an image, cut at its edges; those outside of it are counted as left out."""
+    """Return the boxes of an image, cut at its edges; those that are left out are counted with the reason.
+
+    The published file has boxes of the classes 75 and 82, which xView does not list.
+    """
     height, width = shape
     table = np.array(boxes, np.float64).reshape(-1, 5)
+    whole = np.isfinite(table).all(1)
+    known = np.isin(table[:, 0], [*_KNOWN])
     cut = np.clip(table[:, 1:], 0, [width, height, width, height])
-    kept = (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
-    skipped = ('box outside the chip or without area',) * int((~kept).sum())
+    inside = (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
+    kept = whole & known & inside
+    skipped = (
+        *('box without a class or four corners',) * int((~whole).sum()),
+        *('box of a class that xView does not list',) * int((whole & ~known).sum()),
+        *('box outside the chip or without area',) * int((whole & known & ~inside).sum()),
+    )
     return Label(class_ids=table[kept, 0].astype(np.int64), boxes=cut[kept].astype(np.float32), skipped=skipped)
 
 
