@@ -40,7 +40,7 @@ class Band:
 
 
 class _Sensor(NamedTuple):
-    """One record of sensors.yaml; `lookup` goes from normalised spelling to band."""
+    """One record of sensors.yaml; `lookup` goes from normalized spelling to band."""
 
     bands: tuple[Band, ...] = ()
     lookup: Mapping[str, Band] = {}
@@ -48,7 +48,7 @@ class _Sensor(NamedTuple):
 
 
 class _Tables(NamedTuple):
-    """All of sensors.yaml, keyed by normalised spelling except `sensors`."""
+    """All of sensors.yaml, keyed by normalized spelling except `sensors`."""
 
     sensors: dict[str, _Sensor]
     sensor_names: dict[str, str]
@@ -219,7 +219,7 @@ def _explicit(wavelengths: Sequence[float | None], known: Sequence[Band | None])
 def _bind(name: str, known: Band | None, wavelength_um: float | None) -> Band:
     if known and known.is_radar:
         return replace(known, name=name)
-    # A near infrared that is called 'Blue' (false-colour exports) must not be matched as blue.
+    # A near infrared that is called 'Blue' (false-color exports) must not be matched as blue.
     same = known and _near(wavelength_um, known.wavelength_um)
     return Band(name, wavelength_um, known.common_name if known and same else None)
 
@@ -268,7 +268,7 @@ def require_wavelengths(bands: Sequence[Band], needed_by: str) -> None:
 
 
 def match_bands(available: Sequence[Band], wanted: Sequence[Band]) -> list[int]:
-    """Return the 0-based index into `available` of each wanted band, by common name, else by normalised name.
+    """Return the 0-based index into `available` of each wanted band, by common name, else by normalized name.
 
     Equal names do not match where common names or wavelengths contradict them (Landsat's B5 is not Sentinel-2's).
     A wanted ``nir`` (Sentinel-2 B8) is served by ``nir08`` (B8A, Landsat's only near infrared), and the other way

@@ -77,7 +77,7 @@ MANY_CLASSES = 1024
 
 @cache
 def default_color(position: int) -> tuple[int, int, int]:
-    """Choose a color for the class at `position`; neighbours differ strongly (golden-ratio hues)."""
+    """Choose a color for the class at `position`; neighbors differ strongly (golden-ratio hues)."""
     hue = (0.33 + position * 0.61803398875) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.55 + 0.3 * (position % 2), 0.85)
     return round(red * 255), round(green * 255), round(blue * 255)

@@ -113,7 +113,7 @@ def export_training_data(
         min_polygon_overlap_ratio: Share of a feature's area, 0..1, that must lie in a chip for it to be an object of
             the chip and a reason to write it. Rasters of class values show the feature nevertheless.
         min_labelled: Smallest share of a chip's pixels that must be valid and labelled for it to be written.
-        rotation_angle: Degrees; grids turned by all multiples of it below 360 are cut too, by nearest neighbour.
+        rotation_angle: Degrees; grids turned by all multiples of it below 360 are cut too, by nearest neighbor.
         crop_mode: ``'fixed'``, or ``'bounding_box'`` for chips of the size of their feature (Labeled_Tiles, Imagenet).
         blacken_around_feature: Whether pixels outside the feature become 0 (Labeled_Tiles, Imagenet).
         reference_system: ``'MAP_SPACE'``, or ``'PIXEL_SPACE'`` for chips without place on the ground.

@@ -104,7 +104,7 @@ def _with_right_angles(shapely: Any, polygon: Any) -> Any:
 
 
 def _snapped(ring: np.ndarray) -> np.ndarray | None:
-    """Make each side of a ring (n, 2) level or upright, whichever is nearer; neighbours of one kind become one."""
+    """Make each side of a ring (n, 2) level or upright, whichever is nearer; neighbors of one kind become one."""
     sides = np.roll(ring, -1, axis=0) - ring
     middles, lengths = (np.roll(ring, -1, axis=0) + ring) / 2, np.hypot(*sides.T)
     level = np.abs(sides[:, 0]) >= np.abs(sides[:, 1])

@@ -22,7 +22,7 @@ from geolearn.tiling import TileGrid
 log = logging.getLogger('geolearn')
 
 MAX_OVERLAP = 0.5
-"""Largest share of a tile's side that its neighbour may show too."""
+"""Largest share of a tile's side that its neighbor may show too."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class DetectOptions:
         nms_overlap: Intersection over union, 0..1, above which two objects of one class are merged.
         augment: Test-time augmentation: predict each tile four times, flipped.
         outline: How plain the outlines of masks are; objects without masks are boxes.
-        overlap: Pixels that neighbouring tiles share; None takes what the largest usual object needs.
+        overlap: Pixels that neighboring tiles share; None takes what the largest usual object needs.
         merge: What becomes of objects of one class that overlap; see `merge_detections`.
         resume: Continue a run that was interrupted.
 

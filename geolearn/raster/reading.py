@@ -457,7 +457,7 @@ def find_band_indexes(
 def _match_colors(src: Any, wanted: Sequence[Band]) -> list[int] | None:
     """Find wanted bands by red, green and blue as the file shows them; None where that does not give all of them.
 
-    Any three bytes are shown so (false colours too), so this only chooses among bands and never names one.
+    Any three bytes are shown so (false colors too), so this only chooses among bands and never names one.
     """
     colors = {ColorInterp.red: 'red', ColorInterp.green: 'green', ColorInterp.blue: 'blue'}
     found = {colors[color]: index for index, color in zip(src.indexes, src.colorinterp) if color in colors}

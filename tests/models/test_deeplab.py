@@ -109,7 +109,7 @@ class DeepLabContract:
         assert torch.equal(logits(loaded, x), logits(model, x))
 
     def test_evaluation_after_training_uses_the_current_weights(self, model):
-        """fastai's optimiser writes past autograd's version counter, so a kernel that is kept must be dropped."""
+        """fastai's optimizer writes past autograd's version counter, so a kernel that is kept must be dropped."""
         x = images(2, 10, 64, 64)
         logits(model, x)  # fills any cache
         for epochs in (1, 2):  # the second epoch of one call starts with what validation left

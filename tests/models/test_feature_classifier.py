@@ -41,7 +41,7 @@ def state(network):
 
 @pytest.mark.parametrize('backbone', ['dofa_tiny', 'test_resnet'])
 def test_it_learns_a_toy_and_is_the_same_after_saving_and_loading(folder, prepare, backbone, tmp_path):
-    # at the end of a ResNet such chips are one place, so batch normalisation needs the chips of a large batch
+    # at the end of a ResNet such chips are one place, so batch normalization needs the chips of a large batch
     epochs, batch_size = (20, 9) if backbone == 'test_resnet' else (8, 3)
     data = prepare(folder, batch_size=batch_size)
     model = make(data, backbone).fit(epochs, lr=3e-3)

@@ -19,7 +19,7 @@ LAND = {'B02': 0.05, 'B03': 0.08, 'B04': 0.09, 'B05': 0.12, 'B08': 0.3, 'B8A': 0
 
 @pytest.fixture
 def prepare(write_export, tmp_path):
-    """Prepare chips of given pixel values, normalised as in pretraining."""
+    """Prepare chips of given pixel values, normalized as in pretraining."""
 
     def make(pixels, bands):
         label = np.resize(np.array([[1, 2]], np.uint8), pixels[0].shape[1:])

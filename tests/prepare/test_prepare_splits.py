@@ -78,7 +78,7 @@ def test_latitude_holds_out_stripes_of_land(write_folder, save, fields, tmp_path
     assert sorted((*split.train, *split.valid, *split.test)) == list(range(10))
     assert [len(part) for part in (split.train, split.valid, split.test)] == [6, 2, 2]
     for part in (split.valid, split.test):
-        assert part == tuple(range(part[0], part[0] + 2)), 'a stripe is of neighbours'
+        assert part == tuple(range(part[0], part[0] + 2)), 'a stripe is of neighbors'
 
 
 def test_rare_classes_are_in_every_part_of_a_stratified_split(export, save, fields):

@@ -23,7 +23,7 @@ def cut(save, path, rows, cols, **profile):
 
 
 def assert_refused(save, tmp_path, words, *, advice='Warp them', **profile):
-    """The second of two neighbours differs by `profile`; both and the difference are named."""
+    """The second of two neighbors differs by `profile`; both and the difference are named."""
     first = cut(save, tmp_path / 'first.tif', (0, 6), (0, 4))
     pixels = GROUND[:, :, 4:].astype(profile.pop('dtype', 'uint8'))
     second = save(tmp_path / 'second.tif', pixels, **at(0, 4) | profile)

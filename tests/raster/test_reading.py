@@ -361,7 +361,7 @@ def test_bands_taken_by_count_are_told_once_with_what_they_are_taken_for(tmp_pat
 
 
 def colored(path, save, *colors):
-    """A raster without names whose bands are shown as these colours."""
+    """A raster without names whose bands are shown as these colors."""
     save(path, np.ones((len(colors), 1, 1), np.uint8))
     with rasterio.open(path, 'r+') as dst:
         dst.colorinterp = [ColorInterp[color] for color in colors]

@@ -14,7 +14,7 @@ def grid(size_m, *, left=0.0):
 
 @pytest.fixture
 def ramp(save, tmp_path):
-    """Write a band whose value grows with the easting of its pixels' centres, so that every pixel size agrees."""
+    """Write a band whose value grows with the easting of its pixels' centers, so that every pixel size agrees."""
 
     def write(name, size_m, *, dtype='float32', **profile):
         side = 120 // size_m

@@ -252,7 +252,7 @@ class ChipLoader:
                 rng.permutation(count) if repeats is None else _number_repeats(oversample_order(repeats, rng), count)
             )
         orders = [part.tolist() for part in np.split(order, range(size, len(order), size))]
-        # a last batch of one chip would stop batch normalisation
+        # a last batch of one chip would stop batch normalization
         if self.options.shuffle and size > 1 and len(orders) > 1 and len(orders[-1]) == 1:
             orders.pop()
         return orders

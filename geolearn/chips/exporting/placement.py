@@ -227,7 +227,7 @@ def turned_cutout(shape: tuple[int, int], size: int, turn: Affine, feature: int 
 
 
 def turn_pixels(array: np.ndarray, cutout: Cutout) -> np.ndarray:
-    """Take a turned chip out of its window by nearest neighbour, so that no value is mixed from others.
+    """Take a turned chip out of its window by nearest neighbor, so that no value is mixed from others.
 
     Args:
         array: (..., height, width) of the cutout's window.

@@ -139,7 +139,7 @@ def overlap_any(boxes: np.ndarray, others: np.ndarray, quads: np.ndarray | None 
 
 
 def _overlap_near(boxes: np.ndarray, others: np.ndarray, side: float, quads: np.ndarray | None) -> np.ndarray:
-    """Compare boxes whose centers lie in one cell of `side`, or in neighbouring ones; no box is larger than that."""
+    """Compare boxes whose centers lie in one cell of `side`, or in neighboring ones; no box is larger than that."""
     cells, other_cells = _cells(boxes, side), _cells(others, side)
     keys = _keys(other_cells[:, 0], other_cells[:, 1])
     order = np.argsort(keys, kind='stable')
@@ -173,7 +173,7 @@ def _pairs(start: np.ndarray, stop: np.ndarray) -> Iterator[tuple[np.ndarray, np
 
 def _share_area(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     low, high = np.maximum(boxes[:, :2], others[:, :2]), np.minimum(boxes[:, 2:], others[:, 2:])
-    # neighbours touch; rounding of coordinates must not make that an overlap
+    # neighbors touch; rounding of coordinates must not make that an overlap
     slack = 1e-6 * np.minimum(boxes[:, 2:] - boxes[:, :2], others[:, 2:] - others[:, :2])
     return (high - low > slack).all(axis=1)
 

@@ -190,7 +190,7 @@ def split_blocks(
 ) -> Split:
     """Put whole square blocks of land into validation and test; chips that would straddle are dropped.
 
-    Chips of one scene resemble their neighbours, and overlapping chips share pixels: accuracy measured on chips drawn
+    Chips of one scene resemble their neighbors, and overlapping chips share pixels: accuracy measured on chips drawn
     at random is too good (Ploton et al. 2020, Nature Communications 11:4540). Chips of different CRSs are never
     compared: each CRS has its own blocks.
 
