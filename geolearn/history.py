@@ -15,7 +15,7 @@ class History:
     Args:
         batch_losses: Smoothed training loss after each batch.
         epochs: One row per epoch: epoch, train_loss, valid_loss, the task's metrics, parts of the loss if it has some,
-            learning_rate, seconds.
+            learning_rate, seconds. Of chips larger than `chip_size` the middle is scored.
         learning_rate: Highest learning rate of the last fit.
         loaded: How many of the rows came with the bundle, without their batches' losses.
         fits: The arguments of each call of `fit` that differ from their defaults; see `geolearn.arguments`.

@@ -633,6 +633,9 @@ class Model(ABC):
     ) -> Self:
         """Train for `epochs` more epochs, continuing from its weights: a second call does not start over.
 
+        Where chips are larger than `chip_size`, the row of each epoch scores the middle of each validation chip, for
+        speed; `evaluate` scores whole chips, those of `FeatureClassifier` aside.
+
         Args:
             epochs: Passes over the training chips.
             lr: Highest learning rate; None searches for one. A single rate is used as it is for new layers and for a

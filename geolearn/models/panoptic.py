@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from geolearn import extras
 from geolearn.adaptation import DEFAULT_ADAPTATION, Adaptation, Temporal
 from geolearn.arguments import record_arguments
 from geolearn.backbones.custom import ModuleBackbone
@@ -146,8 +147,20 @@ class PanopticModel(base.Model):
         """Make the sum of the losses that the network computes."""
         return PanopticLoss()
 
+    @property
+    def _typical_side(self) -> float:
+        """Side in pixels that nearly no object of the training chips exceeds."""
+        return float(self._parts(self.spec)[2].get('typical_side', 64.0))
+
     def make_scores(self) -> PanopticScores:
-        """Make the metrics that each epoch computes on the validation chips."""
+        """Make the metrics that each epoch computes on the middle of each validation chip, and `evaluate` on all of it.
+
+        Raises:
+            MissingExtraError: If the latter needs a library that is not installed.
+        """
+        if self.data is not None and self.data.valid_dl.shows_parts:
+            # said before the training, not after it
+            extras.require('shapely', extra='vector', to='evaluate segments on chips larger than chip_size')
         return PanopticScores(len(self.spec.class_infos), self._parts(self.spec)[0])
 
     @classmethod
@@ -169,11 +182,14 @@ class PanopticModel(base.Model):
         """
         if not isinstance(self.evaluation, PanopticEvaluation):
             chips = self._needed_data().valid_dl
-            self.evaluation = evaluate_panoptic(self.network, chips, self.make_scores(), self._class_names)
+            self.evaluation = evaluate_panoptic(
+                self.network, chips, self.make_scores(), self._class_names, typical_side=self._typical_side
+            )
         return self.evaluation
 
     def _task_report(self) -> TaskReport:
-        return panoptic_report(self.spec, self.network, self._needed_data(), self.evaluate())
+        data = self._needed_data()
+        return panoptic_report(self.spec, self.network, data, self.evaluate(), typical_side=self._typical_side)
 
     def per_class_metrics(self) -> pd.DataFrame:
         """PQ, SQ and RQ of each class on the validation chips; NaN for classes that do not occur."""
@@ -187,7 +203,8 @@ class PanopticModel(base.Model):
         Args:
             rows: Number of chips; None takes as many as show every class, 4 to 8.
         """
-        return draw_panoptic_chips(self.network, self._needed_data(), self.spec, self._choose_chips(rows))
+        chosen, side = self._choose_chips(rows), self._typical_side
+        return draw_panoptic_chips(self.network, self._needed_data(), self.spec, chosen, typical_side=side)
 
     # -- mapping
 
@@ -266,7 +283,7 @@ class PanopticModel(base.Model):
         """
         if outline not in get_args(merging.Outline):
             raise UnknownNameError('outline', str(outline), get_args(merging.Outline))
-        things, merge, rest = self._parts(self.spec)
+        things, merge, _ = self._parts(self.spec)
         target = Path(dst).expanduser()
         read = tiles.ReadOptions(
             bands,
@@ -283,12 +300,11 @@ class PanopticModel(base.Model):
         tiling = tiles.TilingOptions(side, batch_size=batch_size, device=device)
         least = merge.threshold if threshold is None else threshold
         options = DetectOptions(least, nms_overlap, False, outline, overlap)
-        typical = float(rest.get('typical_side', 64.0))
         layer_path = target.with_suffix('.gpkg') if layer is None else Path(layer).expanduser()
         job = panoptic.PanopticRequest(
             target,
             layer_path,
-            DetectRequest(src, layer_path, typical, True, read, tiling, options, overwrite),
+            DetectRequest(src, layer_path, self._typical_side, True, read, tiling, options, overwrite),
             MapRequest(src, target, read, tiling, MapOptions(cog=False), False),
             merge,
             overwrite,

@@ -20,8 +20,10 @@ from geolearn.cli import main
 from geolearn.errors import CheckpointError, ChipFolderError, ExportError, RasterError, UnknownNameError
 from geolearn.metrics import count_segments, panoptic_quality
 from geolearn.models import Mask2Former, Mask2FormerOptions, PanopticFPN, load_model
+from geolearn.models.reports.tasks import panoptic_report
 from geolearn.networks.detection.architecture import RCNNOptions
-from geolearn.networks.detection.panoptic import MergeOptions, merge_segments
+from geolearn.networks.detection.panoptic import MergeOptions, PanopticNetwork, merge_segments
+from geolearn.networks.network import Normalize
 from geolearn.plotting import show_panoptic
 from geolearn.prepare import prepare_data
 from geolearn.synthetic import PANOPTIC_CLASSES, make_panoptic_scene
@@ -42,9 +44,12 @@ PLACE = Affine(0.5, 0, 400_000, 0, -0.5, 5_400_000)
 
 @pytest.fixture(scope='session')
 def write_panoptic(save):
-    """Write chips of a scene as Panoptic_Segmentation: `write_panoptic(folder, size, side, seed)`."""
+    """Write chips of a scene as Panoptic_Segmentation: `write_panoptic(folder, size, side, seed)`.
 
-    def write(folder, size=192, side=48, seed=0):
+    With `told` the bands are classes and numbers of objects, as `Exact` reads them.
+    """
+
+    def write(folder, size=192, side=48, seed=0, *, told=False):
         scene, objects = make_panoptic_scene(size, seed=seed)
         names = {info.value: info.name for info in PANOPTIC_CLASSES}
         for part in ('images', 'labels', 'labels2/house', 'labels2/tree'):
@@ -52,10 +57,12 @@ def write_panoptic(save):
         numbers = {value: np.zeros(scene.label.shape, np.uint16) for value in (3, 4)}
         for number, (value, mask) in enumerate(objects, 1):
             numbers[value][mask] = number
+        both = sum(numbers.values()).astype(np.uint8)
+        image = np.stack([scene.label, both, both]) if told else scene.image
         for index, (row, col) in enumerate(np.ndindex(size // side, size // side)):
             part = np.s_[side * row : side * row + side, side * col : side * col + side]
             place = {'transform': PLACE @ Affine.translation(side * col, side * row)}
-            save(folder / 'images' / f'{index:03}.tif', scene.image[:, part[0], part[1]],
+            save(folder / 'images' / f'{index:03}.tif', image[:, part[0], part[1]],
                  names=['Red', 'Green', 'Blue'], **place)  # fmt: skip
             save(folder / 'labels' / f'{index:03}.tif', scene.label[part], **place)
             for value, plane in numbers.items():
@@ -271,6 +278,35 @@ def test_whole_rasters_come_out_as_they_are_across_tiles(exact, save, tmp_path):
     with pytest.raises(RasterError, match='exists; pass overwrite=True'):
         exact.predict_raster(path, tmp_path / 'map.tif')
     assert not [part for part in tmp_path.iterdir() if part.name.startswith('.geolearn')]
+
+
+class ExactNetwork(PanopticNetwork):
+    """Is right on every pixel of small images; larger ones are refused."""
+
+    def __init__(self, window):
+        backbone = SimpleNamespace(strides=(4, 8), takes_missing=False)
+        super().__init__(Normalize([0], [1]), backbone, 4, (2, 3), MergeOptions(min_area=1))
+        self.window = window
+
+    def segments(self, images):
+        assert max(images.shape[-2:]) <= self.window
+        return Exact(objects=True)(images)[0], Exact(objects=False)(images)
+
+
+def test_chips_larger_than_the_images_are_scored_and_drawn_whole(write_panoptic, tmp_path):
+    """In windows, of which the objects and classes are joined as those of the tiles of rasters."""
+    chips = write_panoptic(tmp_path / 'chips', 300, 100, told=True)
+    data = prepare_data(chips, chip_size=64, batch_size=2, val_split_pct=0.4, transforms=False, working_dir=tmp_path)
+    model = PanopticFPN(data, 'test_resnet', head=FEW, pretrained=False)
+    model.network = ExactNetwork(64)
+    evaluation = model.evaluate()
+    assert evaluation.metrics == {name: 1 for name in ('pq', 'sq', 'rq', 'pq_things', 'pq_stuff', 'covered')}
+    assert evaluation.per_chip == [1] * len(data.valid_ds)
+    assert evaluation.segments.pixels.tolist() == [100 * 100 * len(data.valid_ds)] * 2
+    report = panoptic_report(model.spec, model.network, data, evaluation, typical_side=20)
+    assert report.headline[0] == ('PQ', '1.000')
+    for ax in model.show_results(rows=2).axes:
+        assert {shown.get_array().shape[:2] for shown in ax.images} == {(100, 100)}
 
 
 class Interrupted(BaseException):

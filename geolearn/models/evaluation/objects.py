@@ -18,6 +18,7 @@ from geolearn.data import ChipData
 from geolearn.history import Evaluation
 from geolearn.inference import merging, placing
 from geolearn.metrics import DetectionScores
+from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.plotting import describe_chip, show_detections
 from geolearn.tiling import TileGrid, make_grid
@@ -104,15 +105,19 @@ class WindowedDetector(nn.Module):
     """A detector that sees windows of an image; what several of them show becomes one object, cut ones become whole.
 
     Args:
-        network: Of images (n, [dates,] bands, window, window).
+        network: Of images (n, [dates,] bands, window, window), such as a `Detector`.
         window: Largest side in pixels, rounded up to a multiple of the coarsest stride.
         typical_side: Side in pixels that nearly no object exceeds.
         most: Windows that the network sees at once.
+        threshold: Lowest score of an object.
     """
 
-    def __init__(self, network: 'Detector', window: int, *, typical_side: float, most: int) -> None:
+    def __init__(
+        self, network: Network, window: int, *, typical_side: float, most: int, threshold: float = 0.0
+    ) -> None:
         super().__init__()
         self.network, self.window, self.most, self.strides = network, window, most, network.backbone.strides
+        self.threshold = threshold
         self.halo = placing.choose_halo(window, 0, typical_side=typical_side, overlap=None)
 
     def cut(self, shape: tuple[int, int]) -> TileGrid:
@@ -144,7 +149,7 @@ class WindowedDetector(nn.Module):
             for detections, (corner, number) in zip(self.network(windows)[0], some):
                 found = as_arrays(detections.cpu())
                 parts.append(placing.place(found, grid, corner, number, shape))
-        options = placing.DetectOptions(threshold=0.0, nms_overlap=merging.SAME_OVERLAP)
+        options = placing.DetectOptions(self.threshold, nms_overlap=merging.SAME_OVERLAP)
         return _as_detections(placing.merge_tiles(parts, grid, options, None), shape)
 
 

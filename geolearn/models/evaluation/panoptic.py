@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
+from torch import Tensor, nn
 
 from geolearn import plotting
+from geolearn.batch import PanopticMap
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.data import ChipData
 from geolearn.history import Evaluation
 from geolearn.metrics import PanopticScores
 from geolearn.metrics.panoptic import true_map
-from geolearn.networks.detection.panoptic import PanopticNetwork
+from geolearn.models.evaluation.objects import WindowedDetector
+from geolearn.models.evaluation.pixels import SlidingWindow
+from geolearn.networks.detection.panoptic import Classes, PanopticNetwork, Things, merge_segments
 from geolearn.networks.spec import ModelSpec
 from geolearn.training.nonfinite import check_weights
 
@@ -35,20 +39,29 @@ class PanopticEvaluation(Evaluation):
 
 @torch.inference_mode()
 def evaluate_panoptic(
-    network: PanopticNetwork, chips: ChipLoader, scores: PanopticScores, class_names: Sequence[str]
+    network: PanopticNetwork,
+    chips: ChipLoader,
+    scores: PanopticScores,
+    class_names: Sequence[str],
+    *,
+    typical_side: float = 0.0,
 ) -> PanopticEvaluation:
-    """Evaluate a network on all chips of a loader, on its device.
+    """Evaluate a network on the chips of a loader, on its device.
+
+    Chips larger than the loader's images are segmented in overlapping windows; see `WindowedPanoptic`.
 
     Args:
         network: To evaluate.
         chips: That are not shuffled.
         scores: Empty.
         class_names: By index.
+        typical_side: Side in pixels that nearly no object exceeds; windows overlap by it.
     """
     network.to(chips.device).eval()
     check_weights(network)
-    for images, masks, objects in chips:
-        scores.add(network(images)[0], (masks, objects))
+    segment, whole = _whole_chips(network, chips, typical_side)
+    for images, masks, objects in whole:
+        scores.add(segment(images)[0], (masks, objects))
     per_class = pd.DataFrame(scores.per_class(), index=pd.Index(list(class_names), name='class'))
     return PanopticEvaluation(
         metrics=scores.values(),
@@ -59,23 +72,67 @@ def evaluate_panoptic(
     )
 
 
+def _whole_chips(network: PanopticNetwork, chips: ChipLoader, typical_side: float) -> tuple[nn.Module, ChipLoader]:
+    """Return a network and a loader of whole chips, one at a time if chips are larger than the loader's images."""
+    whole = chips.of_whole_chips(batch_size=1)
+    if whole is chips:
+        return network, chips
+    side, most = chips.dataset.chip_size, chips.batch_size
+    return WindowedPanoptic(network, side, typical_side=typical_side, most=most).eval(), whole
+
+
+class WindowedPanoptic(nn.Module):
+    """A panoptic network that sees windows of an image: their objects and their classes are joined, then merged.
+
+    This is what `predict_raster` does with tiles: objects come through windows as those of detectors, each once and
+    whole, and classes as those of classifiers; then objects are laid over the classes of the whole image.
+
+    Args:
+        network: Of images (n, [dates,] bands, window, window).
+        window: Side in pixels.
+        typical_side: Side in pixels that nearly no object exceeds.
+        most: Windows in which objects are sought at once.
+    """
+
+    def __init__(self, network: PanopticNetwork, window: int, *, typical_side: float, most: int) -> None:
+        super().__init__()
+        self.stuff, self.options = network.stuff, network.options
+        self.objects = WindowedDetector(
+            Things(network), window, typical_side=typical_side, most=most, threshold=network.options.threshold
+        )
+        self.classes = SlidingWindow(Classes(network), window)
+
+    def forward(self, images: Tensor) -> tuple[list[PanopticMap], dict[str, Tensor]]:
+        """Return the segments of images (n, [dates,] bands, height, width) on the CPU, and no losses."""
+        pairs = zip(self.objects(images)[0], self.classes(images).cpu())
+        return [merge_segments(*pair, self.stuff, self.options)[0] for pair in pairs], {}
+
+
 @torch.inference_mode()
 def draw_panoptic_chips(
-    network: PanopticNetwork, data: ChipData, spec: ModelSpec, indexes: Sequence[int], *, notes: Sequence[str] = ()
+    network: PanopticNetwork,
+    data: ChipData,
+    spec: ModelSpec,
+    indexes: Sequence[int],
+    *,
+    typical_side: float,
+    notes: Sequence[str] = (),
 ) -> 'Figure':
-    """Draw validation chips by their positions with true and predicted segments.
+    """Draw validation chips by their positions with true and predicted segments; whole ones, as they are evaluated.
 
     Args:
         network: To predict with.
         data: Whose validation chips are drawn.
         spec: Of the model.
         indexes: Positions among the validation chips, at least one.
+        typical_side: As for `evaluate_panoptic`.
         notes: Texts beside the name of each.
     """
     device = data.valid_dl.device
     network.to(device).eval()
-    rows = [data.valid_ds[index] for index in indexes]
-    predicted = [network(image[None].to(device))[0][0] for image, _, _ in rows]
+    segment, whole = _whole_chips(network, data.valid_dl, typical_side)
+    rows = [whole.dataset[index] for index in indexes]
+    predicted = [segment(image[None].to(device))[0][0] for image, _, _ in rows]
     truth = [true_map(masks, objects, network.things) for _, masks, objects in rows]
     images = torch.stack([image[-1] if image.dim() == 4 else image for image, _, _ in rows])
     names = [data.table.names[data.valid_ds.positions[index]] for index in indexes]

@@ -455,7 +455,12 @@ def _changed(head: 'architecture.HeadOptions') -> list[tuple[str, object]]:
 
 
 def panoptic_report(
-    spec: ModelSpec, network: 'PanopticNetwork', data: ChipData, evaluation: 'segments.PanopticEvaluation'
+    spec: ModelSpec,
+    network: 'PanopticNetwork',
+    data: ChipData,
+    evaluation: 'segments.PanopticEvaluation',
+    *,
+    typical_side: float,
 ) -> report.TaskReport:
     """Report the validation results of a panoptic model.
 
@@ -464,6 +469,7 @@ def panoptic_report(
         network: Draws the samples.
         data: The chips.
         evaluation: On the validation chips.
+        typical_side: Side in pixels that nearly no object exceeds; windows of large chips overlap by it.
     """
     from geolearn.models.evaluation import panoptic
 
@@ -472,7 +478,7 @@ def panoptic_report(
 
     def draw(indexes: Sequence[int]) -> 'Figure':
         notes = [f'PQ {report.format_score(evaluation.per_chip[index], ".2f")}' for index in indexes]
-        return panoptic.draw_panoptic_chips(network, data, spec, indexes, notes=notes)
+        return panoptic.draw_panoptic_chips(network, data, spec, indexes, typical_side=typical_side, notes=notes)
 
     text = (
         'On the validation chips: panoptic quality (PQ) is the mean IoU of the segments that were found (SQ) times the '
