@@ -8,6 +8,7 @@ import argparse
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from rasterio.windows import Window
 
 from geolearn import errors, extras, tiling
 from geolearn._version import __version__
+from geolearn.arguments import check_call, check_methods
 from geolearn.bundle import DetectionFacts, Export, GraphFacts, find_bundle, read_emd, read_onnx
 from geolearn.inference.area import AreaOfInterest, layers_of
 from geolearn.inference.engines import FLIPS, PROVIDERS, TURNS, augment_outputs, open_session
@@ -41,6 +43,7 @@ from geolearn.raster.ground import other_resolution
 from geolearn.raster.opening import find_driver
 
 
+@check_methods
 class OnnxModel:
     """The graph of a bundle.
 
@@ -328,12 +331,20 @@ class OnnxModel:
             # single images are the same in any batch
             'batch_size': self._most or options.batch_size,
             'augment': options.augment,
+            # these are beside the graph, of which the hash is
+            'classes': [[info.value, info.name, info.color] for info in self.spec.class_infos],
+            'graph': asdict(self.facts),
             'area': None if area is None else area.digest(),
         }
 
     def _check_scene(self, sources: Sequence[Source], read: ReadOptions) -> None:
         """Refuse rasters of other dates, another region or other pixel sizes than the graph holds as constants."""
         fixed = tuple(date.fromisoformat(day) for day in self.facts.dates)
+        if read.days is not None and not fixed:
+            raise ValueError(
+                f'this model on {self.spec.backbone} does not read when images were taken; leave dates out, got '
+                f'{", ".join(map(str, read.days))}'
+            )
         days: tuple[date | None, ...] = read.days or tuple(acquisition_date(source.dataset) for source in sources)
         instead = f'map it with load_model(...).predict_raster, which takes those of the raster ({self.spec.backbone})'
         if fixed and days != fixed:
@@ -442,6 +453,7 @@ class _Compute:
             yield part, self._run(pixels[part])
 
 
+@check_call
 def load_model(
     path: str | Path, *, threads: int | None = None, providers: Sequence[str] = PROVIDERS, int8: bool = False
 ) -> OnnxModel:

@@ -1,5 +1,6 @@
 """Maps of a bundle's ONNX graph are those of predict_raster, where torch cannot be imported."""
 
+import signal
 import subprocess
 import sys
 import zipfile
@@ -210,6 +211,29 @@ def test_wrong_areas_are_refused_as_by_predict_raster(model, bundle, scene, tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'src': np.zeros((2, 40, 40), np.uint8)},
+        {'dst': ''},
+        {'tile_size': 64.5},
+        {'tile_size': '64'},
+        {'augment': None},
+        {'bands': 'Red'},
+        {'dates': ['2024-05-01']},
+    ],
+)
+def test_wrong_arguments_are_refused_as_by_predict_raster(model, bundle, scene, tmp_path, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    texts = []
+    for each in (model, load_model(bundle)):
+        with pytest.raises((RasterError, ValueError)) as caught:
+            each.predict_raster(**{'src': scene, 'dst': tmp_path / 'map.tif'} | options)
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]
+    assert not list(tmp_path.iterdir())
+
+
 def run_until(runner, monkeypatch, tiles):
     """Let the runner be interrupted after so many tiles."""
     run, count = runner.run, []
@@ -258,6 +282,72 @@ def test_a_map_is_resumed_to_the_same_bytes(bundle, save, tmp_path, monkeypatch,
     assert not folder.exists()
     with pytest.raises(CheckpointError, match='to resume; run without resume=True'):
         runner.predict_raster(scene, target, resume=True, overwrite=True, **options)
+
+
+KILLED = """
+import os, signal, sys
+from geolearn.inference import stitching, store
+from geolearn.onnx import OnnxModel, load_model
+store.PIECE_SECONDS = 0.0
+store.BLOCK_SIZE = stitching.BLOCK_SIZE = 32
+model, calls = load_model(sys.argv[1]), []
+run = OnnxModel.run
+
+def dying(self, images):
+    calls.append(len(images))
+    if len(calls) > 15:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run(self, images)
+
+OnnxModel.run = dying
+model.predict_raster(sys.argv[2], sys.argv[3], tile_size=64, halo=8)
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='SIGKILL')
+def test_a_killed_run_is_resumed_to_the_same_bytes(bundle, save, tmp_path, monkeypatch, caplog):
+    pixels = np.random.default_rng(2).normal(110, 60, (2, 420, 90)).clip(1, 255).astype(np.uint8)
+    scene = save(tmp_path / 'scene.tif', pixels, names=('Red', 'NIR'))
+    target, folder, runner = tmp_path / 'map.tif', tmp_path / 'map.tif.part', load_model(bundle)
+    options = {'tile_size': 64, 'halo': 8}
+    arguments = [str(path) for path in (bundle, scene, target)]
+    for damage in (None, b''):
+        done = subprocess.run([sys.executable, '-c', NO_TORCH + KILLED, *arguments], capture_output=True, timeout=100)
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+        assert not target.exists()
+        pieces = sorted(folder.glob('*.piece.tif'))
+        assert len(pieces) > 1
+        if damage is not None:
+            pieces[0].write_bytes(damage)
+        with monkeypatch.context() as patch:
+            count = run_until(runner, patch, 10**6)
+            runner.predict_raster(scene, target, resume=True, **options)
+            resumed = len(count)
+        runner.predict_raster(scene, tmp_path / 'whole.tif', overwrite=True, **options)
+        assert (resumed < 20) == (damage is None)
+        assert ('is damaged; it is computed again' in caplog.text) == (damage is not None)
+        assert target.read_bytes() == (tmp_path / 'whole.tif').read_bytes()
+        assert not folder.exists()
+        target.unlink()
+
+
+def test_a_run_of_other_classes_or_another_graph_is_not_resumed(bundle, scene, tmp_path, monkeypatch):
+    runner = load_model(bundle)
+    options = {'tile_size': 64, 'halo': 8}
+    with monkeypatch.context() as patch:
+        run_until(runner, patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            runner.predict_raster(scene, tmp_path / 'map.tif', **options)
+    others = (
+        ('classes', 'spec', {'class_infos': tuple(ClassInfo(value, 'x', (0, 0, value)) for value in (1, 2, 3))}),
+        ('graph', 'facts', {'position_grid': True}),
+    )
+    for name, part, changed in others:
+        other = load_model(bundle)
+        setattr(other, part, replace(getattr(other, part), **changed))
+        with pytest.raises(CheckpointError, match=f'what differs: {name}'):
+            other.predict_raster(scene, tmp_path / 'map.tif', resume=True, **options)
+    runner.predict_raster(scene, tmp_path / 'map.tif', resume=True, **options)
 
 
 def test_a_second_run_to_one_target_is_refused(model, bundle, scene, tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ class Layer:
 
     def path(self, target: Path) -> Path:
         """Return the file of this layer of a map."""
-        return target.with_name(f'{target.stem}{self.suffix}{target.suffix}')
+        return target.with_name(f'{target.stem}{self.suffix}{target.suffix}') if self.suffix else target
 
     def tagged(self, tags: Mapping[str, str]) -> 'Layer':
         """Return this layer with more metadata."""

@@ -14,6 +14,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from geolearn import errors, units
+from geolearn.arguments import advise
 from geolearn.inference.tiles import ReadOptions, Resolution, Source
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import (
@@ -198,6 +199,8 @@ def _rescaled(box: GeoBox, across: float, down: float) -> GeoBox:
 
 RasterSource = reading.RasterPath | Sequence[reading.RasterPath]
 """A raster, or several that make one mosaic; for models of several dates one such for each date, or one file of all."""
+
+advise(RasterSource, 'pass the file, or write the array to one first', name='the path of a raster, or a list of them')
 
 
 def open_dates(

@@ -853,7 +853,6 @@ def training_identity(data: ChipData, spec: ModelSpec) -> dict[str, str]:
 
 
 advise(ChipData, "make the data by prepare_data('folder of chips')")
-advise(RasterSource, 'pass the file, or write the array to one first', name='the path of a raster, or a list of them')
 
 
 @check_call
