@@ -37,7 +37,6 @@ from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.inference import computing
 from geolearn.inference.encoding import output_encoding
-from geolearn.inference.reading import RasterSource
 from geolearn.inference.resume import weights_digest
 from geolearn.inference.tiles import TilingOptions
 from geolearn.losses.options import CustomLoss, as_loss_module, loss_name
