@@ -1,6 +1,7 @@
 """Panoptic models segment stuff and things, on chips and over rasters, where no tile's edge splits an object."""
 
 import json
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,7 +18,14 @@ from small_cnn import small_backbone
 from geolearn.batch import Detections, PanopticMap
 from geolearn.classes import ClassInfo
 from geolearn.cli import main
-from geolearn.errors import CheckpointError, ChipFolderError, ExportError, RasterError, UnknownNameError
+from geolearn.errors import (
+    CheckpointError,
+    ChipFolderError,
+    ExportError,
+    MissingExtraError,
+    RasterError,
+    UnknownNameError,
+)
 from geolearn.metrics import count_segments, panoptic_quality
 from geolearn.models import Mask2Former, Mask2FormerOptions, PanopticFPN, load_model
 from geolearn.models.reports.tasks import panoptic_report
@@ -293,7 +301,7 @@ class ExactNetwork(PanopticNetwork):
         return Exact(objects=True)(images)[0], Exact(objects=False)(images)
 
 
-def test_chips_larger_than_the_images_are_scored_and_drawn_whole(write_panoptic, tmp_path):
+def test_chips_larger_than_the_images_are_scored_and_drawn_whole(write_panoptic, tmp_path, monkeypatch):
     """In windows, of which the objects and classes are joined as those of the tiles of rasters."""
     chips = write_panoptic(tmp_path / 'chips', 300, 100, told=True)
     data = prepare_data(chips, chip_size=64, batch_size=2, val_split_pct=0.4, transforms=False, working_dir=tmp_path)
@@ -307,6 +315,10 @@ def test_chips_larger_than_the_images_are_scored_and_drawn_whole(write_panoptic,
     assert report.headline[0] == ('PQ', '1.000')
     for ax in model.show_results(rows=2).axes:
         assert {shown.get_array().shape[:2] for shown in ax.images} == {(100, 100)}
+    # before the training, not after it
+    monkeypatch.setitem(sys.modules, 'shapely', None)
+    with pytest.raises(MissingExtraError, match='to evaluate segments on chips larger than chip_size; install it with'):
+        model.make_scores()
 
 
 class Interrupted(BaseException):
