@@ -1,8 +1,11 @@
 """Panoptic models segment stuff and things, on chips and over rasters, where no tile's edge splits an object."""
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import geopandas
@@ -373,6 +376,76 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes_and_polygons(exact, sav
     one, other = (geopandas.read_file(each.with_suffix('.gpkg')) for each in (target, whole))
     assert one.equals(other)
     assert not list(tmp_path.glob('*.part'))
+
+
+KILLED = """
+import json, os, signal, sys
+import torch
+import geolearn.models.panoptic as model
+from geolearn.inference import panoptic, store
+from geolearn.models import load_model
+from geolearn.raster.writing import RasterWriter
+from test_panoptic_models import Exact
+
+torch.set_num_threads(1)
+store.PIECE_SECONDS = 0.0
+model.Things = lambda network: Exact(objects=True)
+model.Classes = lambda network: Exact(objects=False)
+
+def killing(function, count, counts=lambda *given: True):
+    calls = []
+
+    def call(*given, **named):
+        calls.extend([1] * counts(*given))
+        if len(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*given, **named)
+
+    return call
+
+def run(holder, name, *when, **options):
+    # forks before any thread is begun
+    if (child := os.fork()) == 0:
+        setattr(holder, name, killing(getattr(holder, name), *when))
+        load_model(sys.argv[1]).predict_raster(sys.argv[2], sys.argv[3], **json.loads(sys.argv[4]), **options)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, name
+
+run(Exact, 'forward', 5, lambda self, _: not self.objects)
+run(Exact, 'forward', 3, lambda self, _: self.objects, resume=True)
+run(panoptic.vectors, 'write_layer', 1, resume=True)
+run(RasterWriter, 'write', 1, resume=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='forks')
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes_and_polygons(exact, save, tmp_path):
+    """While classes are mapped, while objects are sought, before the layer is written, and in the map after it."""
+    scene, objects = make_panoptic_scene(128, seed=3)
+    numbers = np.zeros(scene.label.shape, np.uint8)
+    for number, (_, mask) in enumerate(objects, 1):
+        numbers[mask] = number
+    image = np.stack([scene.label, numbers, numbers])
+    path = save(tmp_path / 'scene.tif', image, names=['Red', 'Green', 'Blue'], transform=PLACE)
+    options = {'tile_size': 64, 'overlap': 32, 'scale': 1.0, 'batch_size': 1}
+    bundle, target = exact.save(tmp_path / 'm.dlpk', compute_metrics=False), tmp_path / 'map.tif'
+    environment = os.environ | {'PYTHONPATH': os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    arguments = [str(bundle), str(path), str(target), json.dumps(options)]
+    done = subprocess.run(
+        [sys.executable, '-c', KILLED, *arguments], env=environment, capture_output=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert not target.exists()
+    assert (tmp_path / 'map.tif.part').is_dir()
+    model = load_model(bundle)
+    model.predict_raster(path, target, **options, resume=True)
+    whole = model.predict_raster(path, tmp_path / 'whole.tif', **options)
+    assert target.read_bytes() == whole.read_bytes()
+    one, other = (geopandas.read_file(each.with_suffix('.gpkg')) for each in (target, whole))
+    assert len(one) == len(objects)
+    assert one.equals(other)
+    beside = [each.name for each in tmp_path.iterdir()]
+    assert not [name for name in beside if name.endswith('.part') or name.startswith('.geolearn')], beside
 
 
 def test_a_run_that_cannot_begin_leaves_nothing(exact, save, tmp_path):
