@@ -27,7 +27,7 @@ from geolearn.metrics import (
     rank_chips,
 )
 from geolearn.models import base, map_rasters, new_spec
-from geolearn.models.evaluation.pixels import PixelEvaluation, draw_chips, evaluate_pixels
+from geolearn.models.evaluation.pixels import PixelEvaluation, draw_chips, evaluate_pixels, whole_chips
 from geolearn.models.reports.report import TaskReport
 from geolearn.models.reports.tasks import pixel_report
 from geolearn.networks import segmentation
@@ -227,7 +227,7 @@ class PixelClassifier(base.Model):
         return float(iou.nanmean()) if mean else dict(zip(self._class_names, iou.tolist()))
 
     def calibrate(self) -> float:
-        """Fit a temperature on the validation chips, by which logits are divided before confidences are computed.
+        """Fit a temperature on whole validation chips, by which logits are divided before confidences are computed.
 
         Temperature scaling leaves classes as they are (Guo et al. 2017, arXiv:1706.04599). The temperature is kept with
         the model until it is trained again.
@@ -238,7 +238,8 @@ class PixelClassifier(base.Model):
         chips = self._needed_data().valid_dl
         self.network.to(chips.device).eval()
         with torch.inference_mode():
-            temperature = fit_temperature((logits, masks) for _, masks, logits in predict_batches(self.network, chips))
+            predicted = predict_batches(*whole_chips(self.network, chips))
+            temperature = fit_temperature((logits, masks) for _, masks, logits in predicted)
         self.spec, self.evaluation = replace(self.spec, temperature=temperature), None
         return temperature
 

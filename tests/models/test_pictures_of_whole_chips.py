@@ -56,6 +56,19 @@ def test_of_classes(images, tmp_path):
     assert torch.equal(chips.predictions, chips.masks)
 
 
+def test_a_temperature_is_that_of_whole_chips(images, tmp_path):
+    middle = slice((SIDE - WINDOW) // 2, (SIDE + WINDOW) // 2)
+    images[:, 1] = 1
+    images[:, 1, middle, middle] = 2
+    data = from_arrays(images, 1 + (images[:, 0] > 99).astype(np.uint8), **options(tmp_path))
+    model = UNet(data, 'test_resnet', pretrained=False)
+    # half of the pixels outside of the middle are wrong
+    model.network = Perfect(
+        lambda images: as_logits((images[:, 0] > 99) ^ ((images[:, 1] == 1) & (images[:, 2] > 127)))
+    )
+    assert model.calibrate() > 5
+
+
 def test_of_values(images, tmp_path):
     data = from_arrays(images, images[:, 0] / np.float32(9), **options(tmp_path))
     model = PixelRegressor(data, 'test_resnet', pretrained=False)

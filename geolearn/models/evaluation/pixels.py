@@ -96,7 +96,7 @@ def evaluate_pixels(
     calibration = Calibration(temperature=temperature)
     losses: list[float] = []
     scores: list[float] = []
-    network, chips = _whole_chips(network, chips)
+    network, chips = whole_chips(network, chips)
     network.to(chips.device).eval()
     for _, masks, output in predict_batches(network, chips):
         logits = output.float()
@@ -126,7 +126,7 @@ def evaluate_pixels(
     )
 
 
-def _whole_chips(network: nn.Module, chips: ChipLoader) -> tuple[nn.Module, ChipLoader]:
+def whole_chips(network: nn.Module, chips: ChipLoader) -> tuple[nn.Module, ChipLoader]:
     """Return a network and a loader of whole chips, if chips are larger than the loader's images.
 
     They are predicted in windows of the size of these images, which overlap as much as it takes to cover the chip
@@ -196,7 +196,7 @@ def predict_each(
         chips: Whose data set holds the chips.
         indexes: Their positions in it.
     """
-    predict, whole = _whole_chips(network, chips)
+    predict, whole = whole_chips(network, chips)
     predict.to(chips.device).eval()
     for index in indexes:
         image, truth = (part[None] for part in whole.dataset[index])
@@ -328,7 +328,7 @@ def evaluate_values(
     errors: list[float] = []
     kept: list[Tensor] = []
     per_chip = max(1, MAX_PIXELS // max(len(chips.dataset), 1))
-    network, chips = _whole_chips(network, chips)
+    network, chips = whole_chips(network, chips)
     network.to(chips.device).eval()
     for _, truth, predicted in predict_batches(network, chips):
         scores.add(predicted, truth)
