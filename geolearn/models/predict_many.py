@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -15,6 +16,7 @@ from geolearn.inference import cluster
 from geolearn.inference.catalog import MANIFEST, Manifest, Scene, SceneResult, file_state, list_scenes
 from geolearn.inference.resume import weights_digest
 from geolearn.inference.targets import find_source
+from geolearn.inference.tiles import TilingOptions
 from geolearn.networks.spec import ModelSpec
 
 log = logging.getLogger('geolearn')
@@ -162,12 +164,16 @@ def check_options(model: UsesRasters, options: Mapping[str, Any]) -> None:
 
     Raises:
         ArgumentError: If the model has no such option.
+        ValueError: If one of those on tiles has a value that is not valid.
     """
     known = [name for name in (*model.raster_use.options, *READING) if name not in NOT_EACH]
     unknown = sorted(set(options) - set(known))
     if unknown:
         name = type(model).__name__
         raise errors.ArgumentError(f'options of a {name} are {", ".join(sorted(known))}; got {", ".join(unknown)}')
+    tiling = {name: value for name, value in options.items() if name in TilingOptions.__dataclass_fields__}
+    with suppress(TypeError):  # the method of the model says of what type a value must be
+        TilingOptions(**tiling)
 
 
 class Work(NamedTuple):

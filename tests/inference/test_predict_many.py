@@ -133,6 +133,10 @@ def test_a_map_that_a_killed_run_wrote_and_did_not_note_is_made_again(model, fol
 def test_what_no_scene_could_be_mapped_with_is_said_at_once(model, folder, tmp_path):
     with pytest.raises(ArgumentError, match=r'options of a DeepLab are aoi, .*; got blending'):
         model.predict_many(folder, tmp_path / 'maps', options={'blending': 'hann'})
+    for wrong in ({'mixed_precision': 'half'}, {'mixed_precision': 'bf16', 'engine': 'onnx'}, {'batch_size': 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            model.predict_many(folder, tmp_path / 'maps', options=wrong)
+        assert not (tmp_path / 'maps').exists()
     with pytest.raises(ArgumentError, match='got resume'):
         model.predict_many(folder, tmp_path / 'maps', options={'resume': True})
     with pytest.raises(RasterError, match='is the folder of the scenes; write the maps to another folder'):
