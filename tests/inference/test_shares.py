@@ -262,11 +262,17 @@ def test_shares_of_another_map_are_refused_with_the_way_out(run, tmp_path):
         choose_share((1, 2), merge_parts=True)
 
 
-def test_models_compute_parts(make_spec, scene, tmp_path):
+@pytest.mark.parametrize('precision', [None, 'bf16'])
+def test_models_compute_parts(make_spec, scene, tmp_path, precision):
     model = DeepLab.of(make_spec(classes=3), Placed())
+    options = {'mixed_precision': precision}
     for number in (2, 1):
-        folder = model.predict_raster(scene, tmp_path / 'map.tif', part=(number, 2))
+        folder = model.predict_raster(scene, tmp_path / 'map.tif', part=(number, 2), **options)
         assert folder == tmp_path / 'map.tif.part'
-    model.predict_raster(scene, tmp_path / 'map.tif', merge_parts=True)
-    model.predict_raster(scene, tmp_path / 'whole.tif')
+    with pytest.raises(CheckpointError, match='what differs: precision'):
+        model.predict_raster(
+            scene, tmp_path / 'map.tif', merge_parts=True, mixed_precision=None if precision else 'bf16'
+        )
+    model.predict_raster(scene, tmp_path / 'map.tif', merge_parts=True, **options)
+    model.predict_raster(scene, tmp_path / 'whole.tif', **options)
     assert (tmp_path / 'map.tif').read_bytes() == (tmp_path / 'whole.tif').read_bytes()
