@@ -17,13 +17,12 @@ import numpy as np
 from rasterio.windows import Window
 
 from geolearn import errors, extras, tiling
-from geolearn._version import __version__
 from geolearn.arguments import check_call, check_methods
 from geolearn.bundle import DetectionFacts, Export, GraphFacts, find_bundle, read_emd, read_onnx
 from geolearn.inference.area import AreaOfInterest, layers_of
 from geolearn.inference.engines import FLIPS, PROVIDERS, TURNS, augment_outputs, open_session
 from geolearn.inference.geojson import write_geojson
-from geolearn.inference.layers import plain_layer
+from geolearn.inference.layers import map_tags, plain_layer
 from geolearn.inference.map_parts import compute_parts, divide_parts, write_map
 from geolearn.inference.merging import Merge
 from geolearn.inference.picking import pick_objects
@@ -396,8 +395,7 @@ class OnnxModel:
         """Write the map of open rasters."""
         box, wanted = sources[0].box, locate_area(sources[0], read)
         area = PixelArea(Window(0, 0, box.shape[1], box.shape[0])) if wanted is None else wanted
-        tags = {'MODEL': self.spec.model, 'BACKBONE': self.spec.backbone, 'SOFTWARE': f'geolearn {__version__}'}
-        layers = (plain_layer(self, tags | {'ENGINE': 'onnx'}),)
+        layers = (plain_layer(self, map_tags(self.spec) | {'ENGINE': 'onnx'}),)
         check_space(dst, int(area.window.height * area.window.width * layers[0].content.pixel_bytes))
         blend: Blend = 'hann' if self.facts.position_grid else 'crop'
         parts = divide_parts(sources, grid, area.window, layers, options, blend)

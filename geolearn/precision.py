@@ -2,8 +2,9 @@
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,15 @@ def choose_precision(wish: Precision | bool | None, device: 'torch.device') -> P
             return None  # on CPUs it is slower without special hardware
         return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp16'
     return wish or None
+
+
+def casting(precision: Precision | None, device: 'torch.device') -> AbstractContextManager[Any]:
+    """Return a context in which matrix products and convolutions are in half precision; None changes nothing."""
+    if precision is None:
+        return nullcontext()
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16 if precision == 'bf16' else torch.float16)
 
 
 def precision_note(wish: Precision | bool | None, device: 'torch.device') -> str | None:

@@ -18,7 +18,7 @@ from geolearn.inference import engines, tiles, tuning
 from geolearn.inference.plan import Blend
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
-from geolearn.precision import Precision, choose_precision, precision_note
+from geolearn.precision import Precision, casting, choose_precision, precision_note
 from geolearn.raster import GeoBox
 from geolearn.tiling import TileGrid, lattice_origin, make_grid
 
@@ -416,10 +416,9 @@ def in_precision(
     """Return what computes the same with matrix products and convolutions in half precision, and returns float32."""
     if precision is None:
         return run
-    dtype = torch.bfloat16 if precision == 'bf16' else torch.float16
 
     def half(images: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype):
+        with casting(precision, device):
             return run(images).float()
 
     return half
@@ -476,8 +475,7 @@ def make_compute(
         shape = (*dates, len(sources[0].indexes), *grid.tile_shape)
         wanted = tiles.BATCH_SIZE if tiling.batch_size is None else tiling.batch_size
         count = most or tiles.fit_batch_size(wanted, len(grid.rows) * len(grid.cols), 4 * math.prod(shape))
-        half = torch.float16 if precision == 'fp16' else torch.bfloat16
-        with torch.autocast(device.type, half, enabled=precision is not None):
+        with casting(precision, device):
             run = compile_for_inference(network, torch.zeros((count, *shape), device=device))
     run = in_precision(run, precision, device)
     if not tiling.augment:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from geolearn._version import __version__
+from geolearn.networks.spec import ModelSpec
 from geolearn.raster.pieces import RasterContent
 
 
@@ -60,6 +62,11 @@ class Layer:
         """Value of pixels without data."""
         assert self.content.nodata is not None
         return self.content.nodata
+
+
+def map_tags(spec: ModelSpec) -> dict[str, str]:
+    """Return the metadata of all files of a model's maps."""
+    return {'MODEL': spec.model, 'BACKBONE': spec.backbone, 'SOFTWARE': f'geolearn {__version__}'}
 
 
 def plain_layer(encoding: Encoding, tags: Mapping[str, str]) -> Layer:

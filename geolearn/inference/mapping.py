@@ -13,12 +13,11 @@ from rasterio.windows import Window
 from torch import nn
 
 from geolearn import errors, files
-from geolearn._version import __version__
 from geolearn.device import device_of, give_back_freed_memory
 from geolearn.inference import computing, resume, tiles
 from geolearn.inference.coarse import coarsen_box, coarsen_window
 from geolearn.inference.encoding import OUTPUTS, Output, ProbabilityType, make_layers
-from geolearn.inference.layers import Encoding, Layer
+from geolearn.inference.layers import Encoding, Layer, map_tags
 from geolearn.inference.map_parts import compute_parts, divide_parts, write_map
 from geolearn.inference.map_progress import ProgressFn
 from geolearn.inference.plan import Blend, Part, Share
@@ -277,9 +276,12 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
         ValueError: If one file cannot hold the outputs.
     """
     read, tiling, options = request.read, request.tiling, request.options
-    tags = {'MODEL': spec.model, 'BACKBONE': spec.backbone, 'SOFTWARE': f'geolearn {__version__}'}
     layers = make_layers(
-        encoding, options.outputs, dtype=options.probability_dtype, bands=options.layout == 'bands', tags=tags
+        encoding,
+        options.outputs,
+        dtype=options.probability_dtype,
+        bands=options.layout == 'bands',
+        tags=map_tags(spec),
     )
     target = Path(request.dst).expanduser()
     for layer in layers:

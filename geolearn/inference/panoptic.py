@@ -15,13 +15,13 @@ from rasterio.features import rasterize
 from rasterio.windows import Window
 
 from geolearn import extras
-from geolearn._version import __version__
 from geolearn.classes import ClassInfo
 from geolearn.errors import CheckpointError
 from geolearn.inference import vectors
 from geolearn.inference.area import layers_of
 from geolearn.inference.detect_raster import DetectPlan, DetectRequest, plan_detection
 from geolearn.inference.encoding import ClassEncoding
+from geolearn.inference.layers import map_tags
 from geolearn.inference.mapping import MapRequest, map_request
 from geolearn.inference.merging import TileDetections
 from geolearn.inference.placing import merge_tiles
@@ -209,7 +209,7 @@ def _write_map(
             nodata=void,
             band_names=('class', 'id'),
             class_names={info.value: info.name for info in spec.class_infos},
-            tags={'MODEL': spec.model, 'BACKBONE': spec.backbone, 'SOFTWARE': f'geolearn {__version__}'},
+            tags=map_tags(spec),
         )
         with writer as dst, ProgressBar(src.height, 'merging', 'row') as bar:
             for top in range(0, src.height, rows):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.metrics.scores import Scores, main_output
-from geolearn.precision import Precision
+from geolearn.precision import Precision, casting
 from geolearn.training import distributed as processes
 from geolearn.training import fastai, memory, nonfinite, optimization, progress
 
@@ -228,7 +228,7 @@ class ChipLearner(fastai.Learner):
     def _compute(self, part: slice) -> tuple[Any, Tensor]:
         """Return output and loss of a micro-batch."""
         images, targets = self.xb[0][part], tuple(target[part] for target in self.yb)
-        with self._casting():
+        with casting(self.precision, self.device):
             output = self.model(images, *targets) if self.forward_takes_targets else self.model(images)
         if self.precision and not self.forward_takes_targets:  # those compute their losses in float32 themselves
             output = fastai.to_float(output)
@@ -239,11 +239,6 @@ class ChipLearner(fastai.Learner):
         self.loss_grad, self.loss = loss, loss.detach()
         self('after_loss')
         return output, self.loss_grad
-
-    def _casting(self) -> AbstractContextManager[Any]:
-        if self.precision is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16 if self.precision == 'bf16' else torch.float16)
 
     def _weigh(self, part: slice) -> Tensor | float:
         """Return what a micro-batch counts, in chips."""

@@ -257,13 +257,18 @@ def exact(trained, monkeypatch):
     return trained
 
 
-def test_whole_rasters_come_out_as_they_are_across_tiles(exact, save, tmp_path):
-    scene, objects = make_panoptic_scene(160, seed=3)
+def write_answer(save, path, scene, objects):
+    """Write what `Exact` reads: classes, and the number of the object at each pixel, which is returned too."""
     numbers = np.zeros(scene.label.shape, np.uint8)
     for number, (_, mask) in enumerate(objects, 1):
         numbers[mask] = number
     image = np.stack([scene.label, numbers, numbers])
-    path = save(tmp_path / 'scene.tif', image, names=['Red', 'Green', 'Blue'], transform=PLACE)
+    return save(path, image, names=['Red', 'Green', 'Blue'], transform=PLACE), numbers
+
+
+def test_whole_rasters_come_out_as_they_are_across_tiles(exact, save, tmp_path):
+    scene, objects = make_panoptic_scene(160, seed=3)
+    path, numbers = write_answer(save, tmp_path / 'scene.tif', scene, objects)
     out = exact.predict_raster(path, tmp_path / 'map.tif', tile_size=64, overlap=32, scale=1.0)
     frame = geopandas.read_file(tmp_path / 'map.gpkg')
     with rasterio.open(out) as src, rasterio.open(path) as original:
@@ -336,11 +341,7 @@ def interrupt(*_, **__):
 def test_an_interrupted_run_is_resumed_to_the_same_bytes_and_polygons(exact, save, tmp_path, monkeypatch, at):
     """It stops while objects are sought, and before and after the layer is written."""
     scene, objects = make_panoptic_scene(128, seed=3)
-    numbers = np.zeros(scene.label.shape, np.uint8)
-    for number, (_, mask) in enumerate(objects, 1):
-        numbers[mask] = number
-    image = np.stack([scene.label, numbers, numbers])
-    path = save(tmp_path / 'scene.tif', image, names=['Red', 'Green', 'Blue'], transform=PLACE)
+    path, _ = write_answer(save, tmp_path / 'scene.tif', scene, objects)
     options = {'tile_size': 64, 'overlap': 32, 'scale': 1.0, 'batch_size': 1}
     whole = exact.predict_raster(path, tmp_path / 'whole.tif', **options)
     target = tmp_path / 'map.tif'
@@ -422,11 +423,7 @@ run(RasterWriter, 'write', 1, resume=True)
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes_and_polygons(exact, save, tmp_path):
     """While classes are mapped, while objects are sought, before the layer is written, and in the map after it."""
     scene, objects = make_panoptic_scene(128, seed=3)
-    numbers = np.zeros(scene.label.shape, np.uint8)
-    for number, (_, mask) in enumerate(objects, 1):
-        numbers[mask] = number
-    image = np.stack([scene.label, numbers, numbers])
-    path = save(tmp_path / 'scene.tif', image, names=['Red', 'Green', 'Blue'], transform=PLACE)
+    path, _ = write_answer(save, tmp_path / 'scene.tif', scene, objects)
     options = {'tile_size': 64, 'overlap': 32, 'scale': 1.0, 'batch_size': 1}
     bundle, target = exact.save(tmp_path / 'm.dlpk', compute_metrics=False), tmp_path / 'map.tif'
     environment = os.environ | {'PYTHONPATH': os.pathsep.join([str(Path(__file__).parent), *sys.path])}

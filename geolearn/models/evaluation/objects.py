@@ -1,7 +1,7 @@
 """Evaluation of detectors: detections on the validation chips against true objects, and figures of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -73,7 +73,7 @@ def evaluate_objects(
     """
     network.to(chips.device).eval()
     check_weights(network)
-    find, whole = _whole_chips(network, chips, typical_side)
+    find, whole = whole_chips(network, chips, typical_side)
     windows = find.count(whole.dataset.chip_size) if isinstance(find, WindowedDetector) else 1
     scores.max_detections *= windows
     for number, (images, objects) in enumerate(whole):
@@ -91,14 +91,6 @@ def evaluate_objects(
         detections=scores,
         matches=matches,
     )
-
-
-def _whole_chips(network: 'Detector', chips: ChipLoader, typical_side: float) -> tuple[nn.Module, ChipLoader]:
-    """Return a detector and a loader of whole chips, one at a time if chips are larger than the loader's images."""
-    whole = chips.of_whole_chips(batch_size=1)
-    if whole is chips:
-        return network, chips
-    return WindowedDetector(network, chips.dataset.chip_size, typical_side=typical_side, most=chips.batch_size), whole
 
 
 class WindowedDetector(nn.Module):
@@ -153,6 +145,27 @@ class WindowedDetector(nn.Module):
         return _as_detections(placing.merge_tiles(parts, grid, options, None), shape)
 
 
+def whole_chips(
+    network: Network,
+    chips: ChipLoader,
+    typical_side: float,
+    windowed: Callable[..., nn.Module] = WindowedDetector,
+) -> tuple[nn.Module, ChipLoader]:
+    """Return a network and a loader of whole chips, one at a time if chips are larger than the loader's images.
+
+    Args:
+        network: Of images of the loader's size.
+        chips: Of images of that size.
+        typical_side: Side in pixels that nearly no object exceeds.
+        windowed: Makes a network of whole chips of one of windows, as `WindowedDetector` does.
+    """
+    whole = chips.of_whole_chips(batch_size=1)
+    if whole is chips:
+        return network, chips
+    side, most = chips.dataset.chip_size, chips.batch_size
+    return windowed(network, side, typical_side=typical_side, most=most).eval(), whole
+
+
 def _as_detections(objects: merging.TileDetections, shape: tuple[int, int]) -> Detections:
     """Return the objects of an image of this height and width as tensors, outlines as masks."""
     masks = None
@@ -205,7 +218,7 @@ def draw_detected_chips(
     """
     device = data.valid_dl.device
     network.to(device).eval()
-    find, whole = _whole_chips(network, data.valid_dl, typical_side)
+    find, whole = whole_chips(network, data.valid_dl, typical_side)
     pairs = [whole.dataset[index] for index in indexes]
     detections = [find(image[None].to(device))[0][0].filter_by_score(threshold).cpu() for image, _ in pairs]
     images = torch.stack([image[-1] if image.dim() == 4 else image for image, _ in pairs])

@@ -16,7 +16,7 @@ from geolearn.data import ChipData
 from geolearn.history import Evaluation
 from geolearn.metrics import PanopticScores
 from geolearn.metrics.panoptic import true_map
-from geolearn.models.evaluation.objects import WindowedDetector
+from geolearn.models.evaluation.objects import WindowedDetector, whole_chips
 from geolearn.models.evaluation.pixels import SlidingWindow
 from geolearn.networks.detection.panoptic import Classes, PanopticNetwork, Things, merge_segments
 from geolearn.networks.spec import ModelSpec
@@ -59,7 +59,7 @@ def evaluate_panoptic(
     """
     network.to(chips.device).eval()
     check_weights(network)
-    segment, whole = _whole_chips(network, chips, typical_side)
+    segment, whole = whole_chips(network, chips, typical_side, WindowedPanoptic)
     for images, masks, objects in whole:
         scores.add(segment(images)[0], (masks, objects))
     per_class = pd.DataFrame(scores.per_class(), index=pd.Index(list(class_names), name='class'))
@@ -70,15 +70,6 @@ def evaluate_panoptic(
         esri={'per_class_metrics': per_class.T.to_json()},
         segments=scores,
     )
-
-
-def _whole_chips(network: PanopticNetwork, chips: ChipLoader, typical_side: float) -> tuple[nn.Module, ChipLoader]:
-    """Return a network and a loader of whole chips, one at a time if chips are larger than the loader's images."""
-    whole = chips.of_whole_chips(batch_size=1)
-    if whole is chips:
-        return network, chips
-    side, most = chips.dataset.chip_size, chips.batch_size
-    return WindowedPanoptic(network, side, typical_side=typical_side, most=most).eval(), whole
 
 
 class WindowedPanoptic(nn.Module):
@@ -130,7 +121,7 @@ def draw_panoptic_chips(
     """
     device = data.valid_dl.device
     network.to(device).eval()
-    segment, whole = _whole_chips(network, data.valid_dl, typical_side)
+    segment, whole = whole_chips(network, data.valid_dl, typical_side, WindowedPanoptic)
     rows = [whole.dataset[index] for index in indexes]
     predicted = [segment(image[None].to(device))[0][0] for image, _, _ in rows]
     truth = [true_map(masks, objects, network.things) for _, masks, objects in rows]
