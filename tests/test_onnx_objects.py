@@ -470,7 +470,7 @@ def test_engines_detect_as_torch_does(models, bundle, scene, tmp_path, monkeypat
 
 def test_the_fastest_engine_is_taken_and_a_run_is_resumed_with_it(bundle, scene, tmp_path, monkeypatch):
     loaded = geolearn.models.load_model(bundle)
-    monkeypatch.setattr(engines, 'installed_engines', lambda: ('torch', 'onnx'))
+    monkeypatch.setattr(engines, 'installed_engines', lambda precision: ('torch', 'onnx'))
     monkeypatch.setattr(tuning, 'count_rounds', lambda *_: 1)
     monkeypatch.setattr(tuning, 'measure', lambda jobs, **_: {name: 9 * float(name == 'torch') + 1 for name in jobs})
     expected = loaded.detect_objects(scene, tmp_path / 'whole.gpkg', engine='auto', **TILES)

@@ -231,7 +231,7 @@ class _Measurement:
             'engine': setup.engine,
             'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type,
             'threads': torch.get_num_threads(),
-            'precision': precision_of(self.network, self.tiling) or 'float32',
+            'precision': self._precision or 'float32',
             'torch': torch.__version__,
             'model': [self.spec.model, self.spec.backbone, self.spec.options, len(self.spec.bands), self.spec.dates],
             'weights': sum(weight.numel() for weight in self.network.parameters()),
@@ -249,9 +249,15 @@ class _Measurement:
         random = torch.Generator().manual_seed(0)
         return torch.randn(count, *dates, len(self.spec.bands), side, side, generator=random) * std + mean
 
+    @property
+    def _precision(self) -> Precision | None:
+        return precision_of(self.network, self.tiling)
+
+    def _make_run(self, engine: engines.EngineName, shape: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+        return make_run(self.network, engine, self.graph, shape, precision=self._precision)
+
     def _job(self, run: Callable[[Tensor], Tensor], count: int, side: int) -> tuning.Job:
         images = self._images(count, side)
-        run = in_precision(run, precision_of(self.network, self.tiling), self._device)
 
         def job() -> None:
             with torch.inference_mode():
@@ -260,7 +266,7 @@ class _Measurement:
         return job
 
     def _choose_engine(self, setup: Setup) -> engines.EngineName:
-        installed = engines.installed_engines()
+        installed = engines.installed_engines(self._precision)
         if self._device.type != 'cpu' or self.graph is None or self.tiling.compile or len(installed) < 2:
             return 'torch'
         # a whole tile: on smaller ones, what each layer takes on top makes other engines the fastest
@@ -294,9 +300,11 @@ class _Measurement:
     ) -> tuple[dict[engines.EngineName, Callable[[Tensor], Tensor]], dict[str, float]]:
         """Return the engines that run the network and agree with torch, and the seconds until each gave a tile."""
         image = self._images(1, shape[0])
+        runs = {names[0]: self._make_run(names[0], shape)}
         with torch.inference_mode():
-            expected = self.network(image)
-        runs: dict[engines.EngineName, Callable[[Tensor], Tensor]] = {'torch': self.network}
+            exact = self.network(image)
+            # half precision rounds, and each engine in its own places
+            tolerance = max(TOLERANCE, 2 * _difference(runs[names[0]](image), exact)) if self._precision else TOLERANCE
         opening: dict[str, float] = {}
         for name in names[1:]:
             try:
@@ -306,16 +314,16 @@ class _Measurement:
                 for _ in range(OPENINGS):
                     runs.pop(name, None)  # closing the one before takes as long as a small tile
                     started = time.perf_counter()
-                    runs[name] = make_run(self.network, name, self.graph, shape)
+                    runs[name] = self._make_run(name, shape)
                     outputs = runs[name](image)
                     seconds.append(time.perf_counter() - started)
-            except (errors.ExportError, errors.BundleError, errors.MissingExtraError) as error:
+            except PASSED_OVER as error:
                 log.warning("engine='auto' passes over %s: %s", name, error)
                 runs.pop(name, None)
                 continue
             opening[name] = min(seconds)
-            difference = float((outputs - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
-            if difference > TOLERANCE:
+            difference = _difference(outputs, exact)
+            if difference > tolerance:
                 del runs[name]
                 log.warning("engine='auto' passes over %s, whose outputs differ by %.2g", name, difference)
         return runs, opening
@@ -333,7 +341,7 @@ class _Measurement:
         costs = tuning.recall(facts)
         if costs is None:
             # graphs of one size say nothing of others
-            runs = {side: make_run(self.network, setup.engine, self.graph, (side, side)) for side in sides}
+            runs = {side: self._make_run(setup.engine, (side, side)) for side in sides}
             jobs = {str(side): self._job(run, 1, side) for side, run in runs.items()}
             seconds = tuning.measure(jobs, rounds=rounds)
             # of what a tile computes, the halo is computed twice
@@ -352,7 +360,7 @@ class _Measurement:
         facts = self._facts('batch size', setup, BATCH_SIZES)
         costs = tuning.recall(facts)
         if costs is None:
-            run = make_run(self.network, setup.engine, self.graph, (side, side))
+            run = self._make_run(setup.engine, (side, side))
             jobs = {str(count): self._job(run, count, side) for count in BATCH_SIZES}
             seconds = tuning.measure(jobs, rounds=rounds)
             costs = {name: taken / int(name) for name, taken in seconds.items()}
@@ -369,7 +377,17 @@ OPENINGS = 3
 """Of each engine that is measured; the first one imports its library too, which the map then finds imported."""
 
 TOLERANCE = 1e-3
-"""Most that an engine's outputs may differ from torch's, over the largest of them."""
+"""Most that an engine's outputs may differ from torch's, over the largest of them.
+
+In half precision: from torch's in float32, where torch's in half precision do not differ by half as much.
+"""
+
+PASSED_OVER = (errors.ArgumentError, errors.BundleError, errors.ExportError, errors.MissingExtraError)
+"""What an engine that cannot compute a network, or not in the precision asked for, is left out with."""
+
+
+def _difference(outputs: Tensor, exact: Tensor) -> float:
+    return float((outputs - exact).abs().max() / exact.abs().max().clamp(min=1e-6))
 
 
 def _listed(costs: Mapping[Any, float]) -> str:
@@ -381,27 +399,33 @@ def _multiple(network: Network) -> int:
 
 
 def make_run(
-    network: nn.Module, engine: engines.EngineName, graph: GraphMaker | None, shape: tuple[int, int]
+    network: nn.Module,
+    engine: engines.EngineName,
+    graph: GraphMaker | None,
+    shape: tuple[int, int],
+    *,
+    precision: Precision | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """Return what computes images (N, [dates,] bands, h, w) with an engine.
+    """Return what computes images (N, [dates,] bands, h, w) with an engine, to float32 outputs.
 
     Args:
         network: In evaluation.
         engine: What computes.
         graph: Makes the network's ONNX graph.
         shape: Height and width of the images.
+        precision: Of matrix products and convolutions; None for float32.
 
     Raises:
+        ArgumentError: If the engine has no such precision.
         ExportError: If the network cannot be written as a graph.
         MissingExtraError: If a library is missing.
     """
     if engine == 'torch':
-        run: Callable[[Tensor], Tensor] = network
-        return run
+        return in_precision(network, precision, device_of(network))
     engines.require_engine(engine)
     if graph is None:
         raise errors.ExportError(f"this network has no graph for engine={engine!r}; pass engine='torch'")
-    run_graph = engines.open_graph(engine, graph(shape), threads=torch.get_num_threads())
+    run_graph = engines.open_graph(engine, graph(shape), threads=torch.get_num_threads(), precision=precision)
     return lambda images: torch.from_numpy(run_graph(np.ascontiguousarray(images.numpy())))
 
 
@@ -467,17 +491,19 @@ def make_compute(
     most = most_at_once(device)
     engine = 'torch' if setup is None else setup.engine
     precision = precision_of(network, tiling)
-    if (note := precision_note(tiling.mixed_precision, device)) is not None:
+    note = precision_note(tiling.mixed_precision, device)
+    # that torch would be slow does not concern another engine; that float32 is computed does
+    if note is not None and (engine == 'torch' or precision is None):
         log.warning(note)
-    run = make_run(network, engine, graph, grid.tile_shape)
+    run = make_run(network, engine, graph, grid.tile_shape, precision=precision)
     if tiling.compile:
         dates = (len(sources),) if len(sources) > 1 else ()
         shape = (*dates, len(sources[0].indexes), *grid.tile_shape)
         wanted = tiles.BATCH_SIZE if tiling.batch_size is None else tiling.batch_size
         count = most or tiles.fit_batch_size(wanted, len(grid.rows) * len(grid.cols), 4 * math.prod(shape))
         with casting(precision, device):
-            run = compile_for_inference(network, torch.zeros((count, *shape), device=device))
-    run = in_precision(run, precision, device)
+            compiled = compile_for_inference(network, torch.zeros((count, *shape), device=device))
+        run = in_precision(compiled, precision, device)
     if not tiling.augment:
         return tiles.MicroBatches(lambda pixels: run(pixels.to(device)), most=most)
     ways = engines.FLIPS if tiling.augment == 'flips' else engines.TURNS
@@ -486,7 +512,7 @@ def make_compute(
     across = (
         run
         if height == width or ways is engines.FLIPS
-        else in_precision(make_run(network, engine, graph, (width, height)), precision, device)
+        else make_run(network, engine, graph, (width, height), precision=precision)
     )
 
     def compute(images: Tensor) -> Tensor:

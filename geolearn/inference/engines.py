@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from geolearn import errors, extras
+from geolearn.precision import Precision
 
 EngineName = Literal['torch', 'onnx', 'openvino']
 """What computes: torch, onnxruntime or OpenVINO."""
@@ -50,9 +51,18 @@ def augment_outputs(run: Callable[[Any], Any], images: Any, ways: Sequence[tuple
     return total / len(ways)
 
 
-def installed_engines() -> tuple[EngineName, ...]:
-    """Return the engines whose libraries are installed, torch first."""
-    return tuple(name for name in ENGINES if extras.is_installed(LIBRARIES[name]))
+HALF_ENGINES: tuple[EngineName, ...] = ('torch', 'openvino')
+"""That compute in half precision on CPUs; onnxruntime has no kernels for it there."""
+
+
+def installed_engines(precision: Precision | None = None) -> tuple[EngineName, ...]:
+    """Return the engines whose libraries are installed and that compute in a precision, torch first.
+
+    Args:
+        precision: None for float32.
+    """
+    names = ENGINES if precision is None else HALF_ENGINES
+    return tuple(name for name in names if extras.is_installed(LIBRARIES[name]))
 
 
 def describe(name: EngineName) -> str:
@@ -103,15 +113,17 @@ def open_session(
         raise errors.BundleError(f'onnxruntime does not read the graph in {shown}: {str(error)[:300]}') from error
 
 
-def open_graph(name: EngineName, graph: bytes, *, threads: int) -> RunGraph:
+def open_graph(name: EngineName, graph: bytes, *, threads: int, precision: Precision | None = None) -> RunGraph:
     """Return what runs an ONNX graph on the CPU with an engine.
 
     Args:
         name: onnxruntime or OpenVINO.
         graph: The file's content; it takes ``images``, and has one output.
         threads: That compute.
+        precision: Of matrix products and convolutions, for engines of `HALF_ENGINES`; None for float32.
 
     Raises:
+        ArgumentError: If the engine has no such precision on this processor.
         BundleError: If the engine does not read it.
         MissingExtraError: If the engine is not installed.
     """
@@ -120,10 +132,19 @@ def open_graph(name: EngineName, graph: bytes, *, threads: int) -> RunGraph:
         return lambda images: session.run(None, {'images': images})[0]
     library = extras.require('openvino', extra='openvino', to="map with engine='openvino'")
     core = library.Core()
-    # float32 throughout: on some processors OpenVINO would take bfloat16 on its own
-    exact = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': str(threads)}
+    if precision is not None and precision.upper() not in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+        raise errors.ArgumentError(
+            f"mixed_precision={precision!r} with engine='openvino' needs a processor with instructions for it, which "
+            'this one has not; leave out mixed_precision'
+        )
+    # without a hint OpenVINO would take bfloat16 on its own on some processors
+    hints = {
+        'INFERENCE_PRECISION_HINT': precision or 'f32',
+        'PERFORMANCE_HINT': 'LATENCY',
+        'INFERENCE_NUM_THREADS': str(threads),
+    }
     try:
-        compiled = core.compile_model(core.read_model(model=graph), 'CPU', exact)
+        compiled = core.compile_model(core.read_model(model=graph), 'CPU', hints)
     except RuntimeError as error:
         raise errors.BundleError(f'OpenVINO does not read the graph: {str(error)[:300]}') from error
     request = compiled.create_infer_request()

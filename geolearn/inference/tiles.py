@@ -184,7 +184,7 @@ class TilingOptions:
             72 MiB where a raster is stored in tiles and ``blend`` is ``'crop'``.
         engine: What computes maps: torch, the network's ONNX graph in onnxruntime or OpenVINO, or the fastest.
         mixed_precision: ``'bf16'``, ``'fp16'`` (CUDA only), True for the better of them on a GPU, None or False for
-            float32 throughout. Torch's engine alone has it.
+            float32 throughout. On CPUs torch and OpenVINO have the first, and it alone.
 
     Raises:
         ValueError: If a number is out of its range, or options do not go together.
@@ -215,8 +215,11 @@ class TilingOptions:
         if self.compile and self.engine not in ('torch', 'auto'):
             raise ValueError(f"compile=True is for engine='torch', got engine={self.engine!r}")
         check_precision(self.mixed_precision)
-        if self.mixed_precision and self.engine != 'torch':
-            raise ValueError(f"mixed_precision= is for engine='torch', got engine={self.engine!r}")
+        if self.mixed_precision and self.engine == 'onnx':
+            raise ValueError(
+                f"mixed_precision={self.mixed_precision!r} is not for engine='onnx': onnxruntime computes in float32 "
+                "on CPUs; leave out mixed_precision, or pass engine='openvino' or 'torch'"
+            )
         if self.max_memory is not None and self.max_memory < 1:
             raise ValueError(f'max_memory must be a number of bytes above 0, got {self.max_memory}')
         if self.batch_size is not None and self.batch_size < 1:

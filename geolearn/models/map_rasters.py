@@ -130,7 +130,8 @@ def predict_raster(
             ``'auto'``, the fastest of those installed by a short measurement. Maps may differ in a few pixels.
         mixed_precision: ``'bf16'`` computes matrix products and convolutions in half precision: on graphics cards, and
             on CPUs with instructions for it, 1.6 to 1.9 times as fast; about 1 pixel of 100 to 500 gets another class.
-            ``'fp16'`` is for CUDA alone, True takes the better of them on a GPU. None computes in float32.
+            ``'fp16'`` is for CUDA alone, True takes the better of them on a GPU. None computes in float32. With
+            ``engine='openvino'`` and ``'auto'`` too; onnxruntime computes in float32 on CPUs.
         max_memory: Bytes that rows and tiles may take, besides the network and what it computes; None for 160 MiB, or
             72 MiB where a raster is stored in tiles and ``blend`` is ``'crop'``. Wider rasters are mapped in parts side
             by side, at the cost of reading some blocks twice.

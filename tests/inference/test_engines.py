@@ -8,7 +8,7 @@ import rasterio
 import torch
 
 from geolearn.backbones.custom import ModuleBackbone, register_module
-from geolearn.errors import ExportError, MissingExtraError, UnknownNameError
+from geolearn.errors import ArgumentError, ExportError, MissingExtraError, UnknownNameError
 from geolearn.inference import computing, engines, tuning
 from geolearn.inference.tiles import TilingOptions
 from geolearn.models import LinearProbe, base, load_model
@@ -105,8 +105,52 @@ def measured(monkeypatch, costs):
     return counted
 
 
+def has_bfloat16():
+    library = pytest.importorskip('openvino')
+    return 'BF16' in library.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+
+
+def test_openvino_computes_in_half_precision(model, scene, tmp_path):
+    if not has_bfloat16():
+        pytest.skip('this processor has no instructions for bfloat16')
+    found = {}
+    for precision, batch_size in ((None, 1), ('bf16', 1), ('bf16', 7)):
+        given = {'engine': 'openvino', 'mixed_precision': precision, 'batch_size': batch_size}
+        path = tmp_path / f'{precision}_{batch_size}.tif'
+        model.predict_raster(
+            scene, path, tile_size=64, outputs=('probabilities',), **given, probability_dtype='float32'
+        )
+        found[precision, batch_size] = read(path)[0]
+    exact, half, at_once = found.values()
+    assert np.array_equal(half, at_once, equal_nan=True)
+    assert 0 < np.nanmax(np.abs(half - exact)) < 0.02
+
+
+def test_half_precision_needs_a_processor_that_has_it(model, scene, tmp_path, monkeypatch, caplog):
+    library = pytest.importorskip('openvino')
+    monkeypatch.setattr(library.Core, 'get_property', lambda *_: ['FP32', 'INT8'])
+    with pytest.raises(ArgumentError, match="'bf16' with engine='openvino' needs a processor with instructions"):
+        model.predict_raster(scene, tmp_path / 'map.tif', engine='openvino', mixed_precision='bf16')
+    assert list(tmp_path.iterdir()) == []
+    # the fastest of those that can: onnxruntime is not even asked
+    counted = measured(monkeypatch, {'torch': 1.0})
+    path = model.predict_raster(scene, tmp_path / 'map.tif', engine='auto', mixed_precision='bf16', tile_size=64)
+    assert read(path)[1]['ENGINE'] == 'torch'
+    assert counted == [['torch']]
+    assert 'passes over openvino' in caplog.text
+
+
+def test_auto_compares_half_precision_with_what_torch_rounds(model, scene, tmp_path, monkeypatch):
+    if not has_bfloat16():
+        pytest.skip('this processor has no instructions for bfloat16')
+    counted = measured(monkeypatch, {'torch': 1.0, 'openvino': 0.5})
+    path = model.predict_raster(scene, tmp_path / 'map.tif', engine='auto', mixed_precision='bf16', tile_size=96)
+    assert read(path)[1]['ENGINE'] == 'openvino'
+    assert counted == [['torch', 'openvino']]
+
+
 def test_auto_takes_the_fastest_engine_once_and_for_all(model, scene, tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, 'installed_engines', lambda: ('torch', 'onnx'))
+    monkeypatch.setattr(engines, 'installed_engines', lambda precision: ('torch', 'onnx'))
     counted = measured(monkeypatch, {'torch': 1.0, 'onnx': 0.9})
     for name in ('first', 'second'):
         _, tags = read(model.predict_raster(scene, tmp_path / f'{name}.tif', engine='auto', tile_size=64))
@@ -117,7 +161,7 @@ def test_auto_takes_the_fastest_engine_once_and_for_all(model, scene, tmp_path, 
 
 @pytest.mark.parametrize(('opening', 'engine'), [(1e-3, 'onnx'), (1e3, 'torch')])
 def test_small_maps_are_not_worth_opening_an_engine(model, scene, tmp_path, monkeypatch, opening, engine):
-    monkeypatch.setattr(engines, 'installed_engines', lambda: ('torch', 'onnx'))
+    monkeypatch.setattr(engines, 'installed_engines', lambda precision: ('torch', 'onnx'))
     known = {'torch': 1.0, 'onnx': 0.5, 'opening onnx': opening}
     monkeypatch.setattr(tuning, 'recall', lambda facts: known if facts['what'] == 'engine' else None)
     _, tags = read(model.predict_raster(scene, tmp_path / 'map.tif', engine='auto', tile_size=64))
@@ -125,7 +169,7 @@ def test_small_maps_are_not_worth_opening_an_engine(model, scene, tmp_path, monk
 
 
 def test_auto_passes_over_engines_whose_outputs_differ(model, scene, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(engines, 'installed_engines', lambda: ('torch', 'onnx'))
+    monkeypatch.setattr(engines, 'installed_engines', lambda precision: ('torch', 'onnx'))
     monkeypatch.setattr(engines, 'open_graph', lambda *_, **__: lambda images: np.zeros((1, 3, *images.shape[2:]), 'f'))
     measured(monkeypatch, {'torch': 1.0, 'onnx': 0.1})
     _, tags = read(model.predict_raster(scene, tmp_path / 'map.tif', engine='auto', tile_size=128))
@@ -213,7 +257,7 @@ def test_batches_are_measured_where_several_tiles_are_computed_at_once(model, sc
 def test_turned_tiles_have_a_graph_of_their_own_sides(monkeypatch):
     asked = []
 
-    def make_run(network, engine, graph, shape):
+    def make_run(network, engine, graph, shape, *, precision):
         asked.append(shape)
 
         def run(images):
