@@ -46,8 +46,9 @@ from geolearn.batch import Objects
 from geolearn.classes import ClassInfo
 from geolearn.inference.detecting import detect_tiles
 from geolearn.inference.merging import nms
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.placing import DetectOptions, merge_tiles
-from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
+from geolearn.inference.source import Source
 from geolearn.inference.vectors import objects_to_features, write_layer
 from geolearn.networks.detection.architecture import LevelAnchors, RCNNOptions, RotatedOptions, SingleStageOptions
 from geolearn.networks.detection.detector import DetectionLoss, Detector, FeaturePyramid

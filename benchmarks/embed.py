@@ -52,7 +52,7 @@ from geolearn.bands import get_bands
 from geolearn.embed import embed, embed_raster
 from geolearn.embed.encoder import Encoder, EncoderOptions, make_encoder
 from geolearn.inference import computing
-from geolearn.inference.tiles import TilingOptions
+from geolearn.inference.options import TilingOptions
 from geolearn.probe import ProbeOptions, probe
 from geolearn.raster import GeoBox, RasterWriter, open_raster, read_window
 

@@ -38,7 +38,7 @@ from torch import nn
 
 from geolearn.inference.computing import choose_blend, choose_setup
 from geolearn.inference.engines import Engine
-from geolearn.inference.tiles import TilingOptions
+from geolearn.inference.options import TilingOptions
 from geolearn.models import LinearProbe, Model, UNet
 from geolearn.precision import Precision, casting
 

@@ -54,8 +54,9 @@ from geolearn.inference.computing import choose_setup
 from geolearn.inference.encoding import ClassEncoding, Output
 from geolearn.inference.engines import Engine, installed_engines
 from geolearn.inference.mapping import map_sources
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.plan import Blend
-from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
+from geolearn.inference.source import Source
 from geolearn.inference.tuning import KNOWN
 from geolearn.models import UNet, load_model
 from geolearn.networks.spec import ModelSpec

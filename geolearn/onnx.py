@@ -25,14 +25,15 @@ from geolearn.inference.geojson import write_geojson
 from geolearn.inference.layers import map_tags, plain_layer
 from geolearn.inference.map_parts import compute_parts, divide_parts, write_map
 from geolearn.inference.merging import Merge
+from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale, TilingOptions
 from geolearn.inference.picking import pick_objects
 from geolearn.inference.placing import ArrayDetections, DetectOptions, choose_halo, detect_in_tiles, merge_tiles
 from geolearn.inference.plan import Blend, tiles_reaching
 from geolearn.inference.reading import RasterSource, locate_area, open_dates
 from geolearn.inference.resume import open_checkpoint, run_facts
+from geolearn.inference.source import Source
 from geolearn.inference.store import PieceStore, open_journal
 from geolearn.inference.targets import check_space, check_target
-from geolearn.inference.tiles import NoData, ReadOptions, Resolution, Scale, Source, TilingOptions
 from geolearn.inference.vectors import check_crs, check_vector_target, objects_to_features, write_layer
 from geolearn.networks.spec import ModelSpec, decode
 from geolearn.raster.acquisition import FAR_KM, acquisition_date, distance_km, middle_of

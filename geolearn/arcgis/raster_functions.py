@@ -13,7 +13,8 @@ import numpy as np
 from geolearn import errors, extras
 from geolearn.bundle import GraphOutput
 from geolearn.classes import ClassInfo
-from geolearn.inference import reading, tiles
+from geolearn.inference import reading
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.networks.spec import ModelSpec
 from geolearn.onnx import OnnxModel
 from geolearn.onnx import load_model as load_graph
@@ -130,7 +131,7 @@ class RasterFunction:
         self._model: Model | None = None
         self._graph: OnnxModel | None = None
         self._tiling = Tiling(0, 0)
-        self._read = tiles.ReadOptions()
+        self._read = ReadOptions()
         self._units_checked = False
         self._trained_scene: Any = None
 
@@ -179,9 +180,7 @@ class RasterFunction:
                 f'ExtractBands in the .emd are {bands}; the model takes {spec.dates * len(spec.bands)} bands: '
                 f'{", ".join(band.name for band in spec.bands)}' + (f', at {spec.dates} dates' * (spec.dates > 1))
             )
-        self._read = tiles.ReadOptions(
-            scale=read_number(scalars, 'scale'), offset=read_number(scalars, 'offset') or 0.0
-        )
+        self._read = ReadOptions(scale=read_number(scalars, 'scale'), offset=read_number(scalars, 'offset') or 0.0)
         side, padding = (
             int(usual if (given := read_number(scalars, name)) is None else given)
             for name, usual in zip(('tile_size', 'padding'), self._tiling)
@@ -243,7 +242,7 @@ class RasterFunction:
             return Tiling(self._graph.facts.tile_size, self._graph.facts.halo)
         from geolearn.inference import computing
 
-        return Tiling(*computing.choose_tile(self._spec, self._loaded.network, tiles.TilingOptions()))
+        return Tiling(*computing.choose_tile(self._spec, self._loaded.network, TilingOptions()))
 
     def _parameters(self) -> list[dict[str, Any]]:
         """Return the parameters of this kind of function."""

@@ -19,8 +19,8 @@ from geolearn.device import choose_device
 from geolearn.embed import scaling
 from geolearn.embed.embeddings import KEY, EmbeddingSource
 from geolearn.files import file_states
-from geolearn.inference import tiles
 from geolearn.inference.encoding import VectorEncoding
+from geolearn.inference.options import TilingOptions
 from geolearn.inference.resume import weights_digest
 from geolearn.networks.network import Network, Normalize
 from geolearn.networks.spec import ModelSpec
@@ -237,7 +237,7 @@ class Encoder:
     images: int | None
     device: torch.device
 
-    def cutting(self, tiling: tiles.TilingOptions) -> 'Encoder':
+    def cutting(self, tiling: TilingOptions) -> 'Encoder':
         """Return the same encoder, whose embeddings say how large images are cut."""
         context = tiling.tile_size if self.network.has_tokens and tiling.tile_size else self.source.context
         return replace(self, source=replace(self.source, context=context, blend=tiling.blend or 'crop'))

@@ -11,8 +11,9 @@ from geolearn.bands import Band
 from geolearn.embed import opening, scaling
 from geolearn.embed.encoder import Encoder, EncoderOptions, Pooling, check_pooling, check_positive
 from geolearn.embed.zones import pool_zones
-from geolearn.inference import map_progress, mapping, reading, tiles
+from geolearn.inference import map_progress, mapping, reading
 from geolearn.inference.area import AreaOfInterest
+from geolearn.inference.options import NoData, ReadOptions, Scale, TilingOptions
 from geolearn.inference.plan import Blend
 from geolearn.inference.targets import check_target, claim_target
 
@@ -71,10 +72,10 @@ class GridOptions:
         """What is embedded."""
         return AreaOfInterest(self.aoi, self.bbox, self.bbox_crs)
 
-    def tiling(self, encoder: Encoder) -> tiles.TilingOptions:
+    def tiling(self, encoder: Encoder) -> TilingOptions:
         """Return how tiles are cut for an encoder."""
         side = encoder.side if self.tile_size is None else self.tile_size
-        return tiles.TilingOptions(
+        return TilingOptions(
             side,
             self.halo,
             self.batch_size or encoder.images,
@@ -94,9 +95,9 @@ def embed_raster(
     bands: str | Sequence[Band | str] | None = None,
     sensor: str | None = None,
     wavelengths: Sequence[float | None] | None = None,
-    scale: tiles.Scale | None = None,
+    scale: Scale | None = None,
     offset: float = 0.0,
-    nodata: tiles.NoData = None,
+    nodata: NoData = None,
     resolution: float | None = None,
     aoi: Any = None,
     bbox: Sequence[float] | None = None,
@@ -218,7 +219,7 @@ def embed_raster(
 
 
 def write_grid(
-    encoder: Encoder, src: reading.RasterSource, dst: Path, *, read: tiles.ReadOptions, options: GridOptions
+    encoder: Encoder, src: reading.RasterSource, dst: Path, *, read: ReadOptions, options: GridOptions
 ) -> Path:
     """Write the grid of a raster; see `embed_raster`.
 
@@ -250,7 +251,7 @@ def write_zones(
     src: reading.RasterSource,
     dst: Path,
     *,
-    read: tiles.ReadOptions,
+    read: ReadOptions,
     options: GridOptions,
     zones: Any,
     layer: str | None = None,

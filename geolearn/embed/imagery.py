@@ -17,7 +17,8 @@ from geolearn.data import ChipData
 from geolearn.embed import images, opening, scaling
 from geolearn.embed.embeddings import Embeddings
 from geolearn.embed.encoder import Encoder, EncoderOptions, Pooling, check_pooling, check_positive, make_encoder
-from geolearn.inference import coarse, tiles
+from geolearn.inference import coarse
+from geolearn.inference.options import TilingOptions
 from geolearn.inference.plan import Blend
 from geolearn.models.new_spec import with_wavelengths
 from geolearn.prepare import prepare_data
@@ -391,6 +392,6 @@ def _embed_open(opened: opening.OpenRaster, how: How) -> np.ndarray:
         return images.embed_image(encoder, opening.read_whole(source, opened.read), pooling=how.pooling)
     if how.pooling == 'cls':
         raise ValueError(images.SEVERAL.format(side=encoder.side))
-    tiling = tiles.TilingOptions(blend=how.blend, batch_size=how.batch_size or encoder.images)
+    tiling = TilingOptions(blend=how.blend, batch_size=how.batch_size or encoder.images)
     store = images.stream_grid(encoder, source, images.GridStore, read=opened.read, tiling=tiling)
     return store.values if how.pooling is None else images.pool(images.EmbeddedImage(store.values, None), how.pooling)

@@ -13,7 +13,9 @@ from rasterio.windows import Window
 from geolearn.embed.encoder import Encoder, Pooling
 from geolearn.inference import coarse, computing, map_parts, map_progress, tiles
 from geolearn.inference.encoding import make_layers
+from geolearn.inference.options import NoData, ReadOptions, TilingOptions
 from geolearn.inference.plan import Blend, Part
+from geolearn.inference.source import Source
 from geolearn.progress import ProgressBar
 from geolearn.raster import GeoBox
 from geolearn.raster.area import PixelArea
@@ -179,11 +181,11 @@ StoreMaker = Callable[[int, Window, Sequence[Part]], Any]
 
 def stream_grid(
     encoder: Encoder,
-    source: tiles.Source,
+    source: Source,
     make_store: StoreMaker,
     *,
-    read: tiles.ReadOptions,
-    tiling: tiles.TilingOptions,
+    read: ReadOptions,
+    tiling: TilingOptions,
     area: PixelArea | None = None,
     progress: map_progress.ProgressFn | None = None,
 ) -> Any:
@@ -229,7 +231,7 @@ def stream_grid(
     return store
 
 
-def with_side(tiling: tiles.TilingOptions, side: int) -> tiles.TilingOptions:
+def with_side(tiling: TilingOptions, side: int) -> TilingOptions:
     """Return the options with the side of the encoder's images, where they name none."""
     return tiling if tiling.tile_size is not None else replace(tiling, tile_size=side)
 
@@ -246,13 +248,13 @@ def embed_image(
         return next(embed_batches(encoder, iter([pixels[None]]), 1, pooling=pooling))
     if pooling == 'cls':
         raise ValueError(SEVERAL.format(side=encoder.side))
-    source = tiles.Source(MemoryRaster(pixels), tuple(range(1, len(pixels) + 1)))
-    tiling = tiles.TilingOptions(blend=blend, batch_size=encoder.images)
-    store = stream_grid(encoder, source, GridStore, read=tiles.ReadOptions(), tiling=tiling)
+    source = Source(MemoryRaster(pixels), tuple(range(1, len(pixels) + 1)))
+    tiling = TilingOptions(blend=blend, batch_size=encoder.images)
+    store = stream_grid(encoder, source, GridStore, read=ReadOptions(), tiling=tiling)
     return store.values if pooling is None else pool(EmbeddedImage(store.values, None), pooling)
 
 
-def as_images(source: Any, nodata: tiles.NoData) -> np.ndarray:
+def as_images(source: Any, nodata: NoData) -> np.ndarray:
     """Return arrays or tensors (bands, H, W) or (items, bands, H, W) with items, NaN where there is no data.
 
     Raises:

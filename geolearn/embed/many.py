@@ -13,8 +13,8 @@ from geolearn import errors
 from geolearn.bands import Band
 from geolearn.embed import grids, opening, scaling
 from geolearn.embed.encoder import Encoder, EncoderOptions, Pooling
-from geolearn.inference import tiles
 from geolearn.inference.catalog import file_state, list_scenes
+from geolearn.inference.options import NoData, Scale
 from geolearn.inference.reading import open_dates
 from geolearn.models.base import RASTERS, RasterUse, one_or_several
 from geolearn.models.predict_many import ManyResult, map_catalog
@@ -78,9 +78,9 @@ def embed_many(
     bands: str | Sequence[Band | str] | None = None,
     sensor: str | None = None,
     wavelengths: Sequence[float | None] | None = None,
-    scale: tiles.Scale | None = None,
+    scale: Scale | None = None,
     offset: float = 0.0,
-    nodata: tiles.NoData = None,
+    nodata: NoData = None,
     zones: Any = None,
     pooling: Pooling = 'mean',
     tile: int | None = None,

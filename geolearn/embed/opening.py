@@ -14,7 +14,9 @@ from geolearn.embed import scaling
 from geolearn.embed.embeddings import KEY, EmbeddingSource
 from geolearn.embed.encoder import Encoder, EncoderOptions, make_encoder
 from geolearn.errors import BandError, RasterError
-from geolearn.inference import reading, tiles
+from geolearn.inference import reading
+from geolearn.inference.options import NoData, ReadOptions, Scale
+from geolearn.inference.source import Source
 from geolearn.models.new_spec import with_wavelengths
 from geolearn.raster import EmbeddingProduct, GeoBox, common_dtype, find_product, open_raster, sample_pixels
 from geolearn.raster.nodata import differs
@@ -40,8 +42,8 @@ class Wanted(NamedTuple):
 
     bands: str | Sequence[Band | str] | None = None
     sensor: str | None = None
-    nodata: tiles.NoData = None
-    scale: tiles.Scale | None = None
+    nodata: NoData = None
+    scale: Scale | None = None
     offset: float = 0.0
 
 
@@ -56,8 +58,8 @@ class OpenRaster:
     """
 
     encoder: Encoder
-    source: tiles.Source
-    read: tiles.ReadOptions
+    source: Source
+    read: ReadOptions
 
 
 def open_to_embed(source: Any, options: EncoderOptions, wanted: Wanted, stack: ExitStack) -> OpenRaster:
@@ -82,7 +84,7 @@ def open_to_embed(source: Any, options: EncoderOptions, wanted: Wanted, stack: E
     refuse_vectors(dataset.name, find_product(dataset), stated=dataset.tags().get(KEY.upper()))
     bands, indexes, names = choose_bands(dataset, wanted, options.wavelengths)
     radar = tuple(band.is_radar for band in bands)
-    read = tiles.ReadOptions(names, wanted.sensor, wanted.scale, wanted.offset, wanted.nodata, radar=radar)
+    read = ReadOptions(names, wanted.sensor, wanted.scale, wanted.offset, wanted.nodata, radar=radar)
     pixels = _sample(dataset, indexes, read)
     converted = wanted.scale is not None or bool(wanted.offset)
     dtype = 'float32' if converted else str(common_dtype(dataset, indexes))
@@ -91,7 +93,7 @@ def open_to_embed(source: Any, options: EncoderOptions, wanted: Wanted, stack: E
     return OpenRaster(encoder, reading.match_raster(dataset, encoder.spec, read), read)
 
 
-def _sample(dataset: Raster, indexes: Sequence[int], read: tiles.ReadOptions) -> np.ndarray:
+def _sample(dataset: Raster, indexes: Sequence[int], read: ReadOptions) -> np.ndarray:
     """Return pixels with data (bands, n), as they are stored unless the caller converts them."""
     sample = sample_pixels(dataset, indexes)
     for number, value in enumerate(() if dataset.rescaled else read.nodata_of(indexes, dataset.count)):
@@ -236,7 +238,7 @@ def cell_size(box: GeoBox) -> dict[str, Any] | None:
     return {'x': across, 'y': down, 'spatialReference': {'wkt': box.crs}}
 
 
-def read_whole(source: tiles.Source, read: tiles.ReadOptions) -> np.ndarray:
+def read_whole(source: Source, read: ReadOptions) -> np.ndarray:
     """Read all of a raster, (bands, H, W) float32 in the encoder's units, NaN where there is no data."""
     height, width = source.shape
     pixels, valid = source.read(Window(0, 0, width, height))

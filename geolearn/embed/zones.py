@@ -14,9 +14,11 @@ from geolearn import errors, extras
 from geolearn.embed import images
 from geolearn.embed.embeddings import VECTOR_COLUMN, write_features
 from geolearn.embed.encoder import Encoder, Pooling
-from geolearn.inference import map_progress, tiles
+from geolearn.inference import map_progress
 from geolearn.inference.classify_polygons import pixel_bounds, pixel_outlines, read_polygons
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.plan import Part
+from geolearn.inference.source import Source
 from geolearn.raster.area import PixelArea
 from geolearn.raster.opening import burn_polygons
 
@@ -157,12 +159,12 @@ def name_zones(frame: Any) -> Any:
 
 def pool_zones(
     encoder: Encoder,
-    source: tiles.Source,
+    source: Source,
     zones: Any,
     dst: Path,
     *,
-    read: tiles.ReadOptions,
-    tiling: tiles.TilingOptions,
+    read: ReadOptions,
+    tiling: TilingOptions,
     layer: str | None = None,
     pooling: Pooling = 'mean',
     progress: map_progress.ProgressFn | None = None,

@@ -16,8 +16,10 @@ from torch import Tensor
 from geolearn import errors, extras, progress
 from geolearn.chips.exporting.vector_labels import read_layers
 from geolearn.device import choose_device, is_out_of_memory
-from geolearn.inference import reading, targets, tiles, vectors
+from geolearn.inference import reading, targets, vectors
+from geolearn.inference.options import ReadOptions
 from geolearn.inference.scene import enter_scene
+from geolearn.inference.source import Source
 from geolearn.networks import classification
 from geolearn.networks.chip_decisions import THRESHOLD, check_threshold, name_rows
 from geolearn.networks.spec import ModelSpec
@@ -198,11 +200,11 @@ def _span(span: tuple[float, float], length: int, options: PolygonOptions) -> tu
 
 @torch.inference_mode()
 def compute_chips(
-    sources: Sequence[tiles.Source],
+    sources: Sequence[Source],
     outlines: np.ndarray,
     compute: Callable[[Tensor], Tensor],
     *,
-    read: tiles.ReadOptions,
+    read: ReadOptions,
     options: PolygonOptions,
 ) -> np.ndarray:
     """Compute the chip of each polygon.
@@ -240,10 +242,10 @@ def compute_chips(
 
 
 def _batches(
-    sources: Sequence[tiles.Source],
+    sources: Sequence[Source],
     windows: list[_Chip],
     outlines: np.ndarray,
-    read: tiles.ReadOptions,
+    read: ReadOptions,
     options: PolygonOptions,
 ) -> Iterator[tuple[list[_Chip], Tensor]]:
     """Yield chips that hold data at any date in full batches; only one batch is held."""
@@ -277,9 +279,7 @@ def _empty_batch(shape: tuple[int, ...]) -> Tensor:
         ) from error
 
 
-def _fill(
-    target: np.ndarray, source: tiles.Source, window: Window, read: tiles.ReadOptions, inside: np.ndarray | None
-) -> bool:
+def _fill(target: np.ndarray, source: Source, window: Window, read: ReadOptions, inside: np.ndarray | None) -> bool:
     """Put a window into the upper left, as in training, of `target` (bands, size, size); returns whether it has data.
 
     Args:
@@ -321,7 +321,7 @@ def classify_polygons(
     polygons: Any,
     dst: str | Path,
     *,
-    read: tiles.ReadOptions,
+    read: ReadOptions,
     options: PolygonOptions,
     overwrite: bool = False,
 ) -> Path:

@@ -4,7 +4,7 @@ import numpy as np
 from affine import Affine
 from rasterio.windows import Window
 
-from geolearn.inference.tiles import MIN_VALID_SHARE
+from geolearn.inference.source import MIN_VALID_SHARE
 from geolearn.raster import GeoBox
 from geolearn.tiling import Tile
 

@@ -15,7 +15,9 @@ from geolearn import errors
 from geolearn.backbones.compiling import compile_for_inference
 from geolearn.device import choose_device, device_of, keep_freed_memory
 from geolearn.inference import engines, tiles, tuning
+from geolearn.inference.options import TilingOptions
 from geolearn.inference.plan import Blend
+from geolearn.inference.source import Source
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.precision import Precision, casting, choose_precision, precision_note
@@ -46,7 +48,7 @@ where tiles of two sides are cut; labels change along tile lines 0.95 and 1.06 t
 
 
 def cut_raster(
-    network: Network, box: GeoBox, tiling: tiles.TilingOptions, *, tile_size: int, halo: int, stride: int = 1
+    network: Network, box: GeoBox, tiling: TilingOptions, *, tile_size: int, halo: int, stride: int = 1
 ) -> TileGrid:
     """Cut a raster into tiles that start on the lattice of the network's coarsest stride.
 
@@ -67,16 +69,14 @@ def cut_raster(
     return make_grid(box.shape, tile_size=tile_size, halo=halo, multiple=multiple, origin=origin)
 
 
-def choose_blend(network: Network, tiling: tiles.TilingOptions) -> Blend:
+def choose_blend(network: Network, tiling: TilingOptions) -> Blend:
     """Return how tiles meet: transformers' fade into each other, convolutions' show no lines where they are cut."""
     if tiling.blend is not None:
         return tiling.blend
     return 'hann' if network.backbone.has_position_grid else 'crop'
 
 
-def choose_tile(
-    spec: ModelSpec, network: Network, tiling: tiles.TilingOptions, *, blend: Blend = 'crop'
-) -> tuple[int, int]:
+def choose_tile(spec: ModelSpec, network: Network, tiling: TilingOptions, *, blend: Blend = 'crop') -> tuple[int, int]:
     """Return the usual tile side and halo: near the training size where positions are embedded."""
     if network.backbone.has_position_grid:
         side, halo = POSITION_GRID_SIDES[blend] * spec.chip_size, spec.chip_size // 8
@@ -109,7 +109,7 @@ class Setup:
         """Return what the pixels of a map depend on, as `recorded` takes it."""
         return {'engine': self.engine, 'tile size': self.tile_size}
 
-    def recorded(self, facts: Mapping[str, Any], tiling: tiles.TilingOptions) -> 'Setup':
+    def recorded(self, facts: Mapping[str, Any], tiling: TilingOptions) -> 'Setup':
         """Return the choices of an earlier run, where the caller makes none.
 
         Args:
@@ -135,7 +135,7 @@ BATCH_SIZES = (1, 4, 16)
 """Numbers of tiles computed together that are measured on graphics cards."""
 
 
-def choose_compute_device(tiling: tiles.TilingOptions) -> torch.device:
+def choose_compute_device(tiling: TilingOptions) -> torch.device:
     """Return the device of a map; engines other than torch compute on the CPU.
 
     Raises:
@@ -148,7 +148,7 @@ def choose_compute_device(tiling: tiles.TilingOptions) -> torch.device:
     return torch.device('cpu')
 
 
-def usual_setup(spec: ModelSpec, network: Network, tiling: tiles.TilingOptions, *, blend: Blend) -> Setup:
+def usual_setup(spec: ModelSpec, network: Network, tiling: TilingOptions, *, blend: Blend) -> Setup:
     """Return what is computed with where nothing is measured."""
     side, _ = choose_tile(spec, network, tiling, blend=blend)
     engine = 'torch' if tiling.engine == 'auto' else tiling.engine
@@ -159,7 +159,7 @@ def choose_setup(
     spec: ModelSpec,
     network: Network,
     shape: tuple[int, int],
-    tiling: tiles.TilingOptions,
+    tiling: TilingOptions,
     *,
     blend: Blend,
     graph: GraphMaker | None = None,
@@ -194,7 +194,7 @@ class _Measurement:
     spec: ModelSpec
     network: Network
     shape: tuple[int, int]
-    tiling: tiles.TilingOptions
+    tiling: TilingOptions
     blend: Blend
     graph: GraphMaker | None
 
@@ -429,7 +429,7 @@ def make_run(
     return lambda images: torch.from_numpy(run_graph(np.ascontiguousarray(images.numpy())))
 
 
-def precision_of(network: nn.Module, tiling: tiles.TilingOptions) -> Precision | None:
+def precision_of(network: nn.Module, tiling: TilingOptions) -> Precision | None:
     """Return what a network computes in on its device; None for float32."""
     return choose_precision(tiling.mixed_precision, device_of(network))
 
@@ -456,7 +456,7 @@ def most_at_once(device: torch.device) -> int | None:
     return 1 if device.type == 'cpu' else None
 
 
-def choose_batch_size(network: nn.Module, tiling: tiles.TilingOptions) -> int:
+def choose_batch_size(network: nn.Module, tiling: TilingOptions) -> int:
     """Return how many tiles are read at once: as many as are computed at once, where fewer leave caches warmer."""
     if tiling.batch_size is not None:
         return tiling.batch_size
@@ -465,9 +465,9 @@ def choose_batch_size(network: nn.Module, tiling: tiles.TilingOptions) -> int:
 
 def make_compute(
     network: nn.Module,
-    sources: Sequence[tiles.Source],
+    sources: Sequence[Source],
     grid: TileGrid,
-    tiling: tiles.TilingOptions,
+    tiling: TilingOptions,
     *,
     setup: Setup | None = None,
     graph: GraphMaker | None = None,

@@ -16,12 +16,14 @@ from geolearn.inference import computing, merging, reading, store, targets, vect
 from geolearn.inference.area import layers_of
 from geolearn.inference.detecting import PredictFn, detect_tiles, make_graph_detector
 from geolearn.inference.engines import ENGINES, EngineName
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.placing import DetectOptions, choose_halo, merge_tiles
 from geolearn.inference.plan import Part, Share, plan_parts, tiles_reaching
 from geolearn.inference.resume import RunCheckpoint, open_checkpoint, read_facts, run_facts, weights_digest
 from geolearn.inference.scene import enter_scene, scene_facts, torch_only
 from geolearn.inference.shares import collect_shares, is_begun
-from geolearn.inference.tiles import BATCH_SIZE, ReadOptions, Source, TilingOptions
+from geolearn.inference.source import Source
+from geolearn.inference.tiles import BATCH_SIZE
 from geolearn.networks.detection.detector import Detector, Places
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster.area import PixelArea

@@ -17,18 +17,14 @@ from geolearn.device import choose_device
 from geolearn.inference import merging
 from geolearn.inference.computing import most_at_once
 from geolearn.inference.images import Image, load_image
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.picking import pick_objects
 from geolearn.inference.placing import ArrayDetections, DetectOptions, detect_in_tiles
 from geolearn.inference.plan import Part
 from geolearn.inference.resume import RunCheckpoint
 from geolearn.inference.scene import enter_image
-from geolearn.inference.tiles import (
-    BATCH_SIZE,
-    MicroBatches,
-    ReadOptions,
-    Source,
-    TilingOptions,
-)
+from geolearn.inference.source import Source
+from geolearn.inference.tiles import BATCH_SIZE, MicroBatches
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
 from geolearn.oriented import geometry

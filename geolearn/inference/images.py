@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geolearn import errors
 from geolearn.inference import reading
-from geolearn.inference.tiles import ReadOptions
+from geolearn.inference.options import ReadOptions
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import GeoBox, require_same_grid
 from geolearn.raster.acquisition import acquisition_date

@@ -12,7 +12,9 @@ from geolearn.inference import tiles
 from geolearn.inference.coarse import coarsen_absent, coarsen_tile
 from geolearn.inference.layers import Layer
 from geolearn.inference.map_progress import ProgressFn, advance, watch_files
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.plan import BUFFER_BYTES, TILED_BUFFER_BYTES, Blend, Part, Share, plan_parts
+from geolearn.inference.source import Source
 from geolearn.inference.stitching import STITCHERS
 from geolearn.inference.store import PieceStore, sidecars
 from geolearn.progress import ProgressBar
@@ -22,11 +24,11 @@ from geolearn.tiling import TileGrid
 
 
 def divide_parts(
-    sources: Sequence[tiles.Source],
+    sources: Sequence[Source],
     grid: TileGrid,
     window: Window,
     layers: Sequence[Layer],
-    tiling: tiles.TilingOptions,
+    tiling: TilingOptions,
     blend: Blend,
     share: Share | None = None,
     *,
@@ -63,7 +65,7 @@ def divide_parts(
     return plan_parts(grid, window, blend=blend, most_columns=budget // column, share=share)
 
 
-def _usual_memory(sources: Sequence[tiles.Source], blend: Blend) -> int:
+def _usual_memory(sources: Sequence[Source], blend: Blend) -> int:
     """Return the bytes that rows and tiles may take.
 
     Each part of a raster that is stored in strips decompresses all of them, and tiles that fade into two parts are
@@ -91,15 +93,15 @@ class RowStore(Protocol):
 
 
 def compute_parts(
-    sources: Sequence[tiles.Source],
+    sources: Sequence[Source],
     compute: TileCompute,
     grid: TileGrid,
     parts: Sequence[Part],
     layers: Sequence[Layer],
     store: RowStore,
     *,
-    read: tiles.ReadOptions,
-    tiling: tiles.TilingOptions,
+    read: ReadOptions,
+    tiling: TilingOptions,
     blend: Blend,
     every_date: bool,
     area: PixelArea | None = None,

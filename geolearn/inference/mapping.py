@@ -14,16 +14,18 @@ from torch import nn
 
 from geolearn import errors, files
 from geolearn.device import device_of, give_back_freed_memory
-from geolearn.inference import computing, resume, tiles
+from geolearn.inference import computing, resume
 from geolearn.inference.coarse import coarsen_box, coarsen_window
 from geolearn.inference.encoding import OUTPUTS, Output, ProbabilityType, make_layers
 from geolearn.inference.layers import Encoding, Layer, map_tags
 from geolearn.inference.map_parts import compute_parts, divide_parts, write_map
 from geolearn.inference.map_progress import ProgressFn
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.plan import Blend, Part, Share
 from geolearn.inference.reading import RasterSource, locate_area, open_dates
 from geolearn.inference.resume import Journal
 from geolearn.inference.scene import enter_scene, scene_facts, torch_only
+from geolearn.inference.source import Source
 from geolearn.inference.store import PieceStore, open_journal, sidecars
 from geolearn.inference.targets import check_space, check_target
 from geolearn.networks.image_target import EveryNth
@@ -88,8 +90,8 @@ def map_raster(
     src: RasterSource,
     dst: str | Path,
     *,
-    read: tiles.ReadOptions,
-    tiling: tiles.TilingOptions,
+    read: ReadOptions,
+    tiling: TilingOptions,
     options: MapOptions | None = None,
     every_date: bool = False,
     graph: computing.GraphMaker | None = None,
@@ -153,8 +155,8 @@ class MapRequest:
 
     src: RasterSource
     dst: str | Path
-    read: tiles.ReadOptions
-    tiling: tiles.TilingOptions
+    read: ReadOptions
+    tiling: TilingOptions
     options: MapOptions
     every_date: bool
     graph: computing.GraphMaker | None = None
@@ -182,7 +184,7 @@ class MapPlan:
     """
 
     target: Path
-    sources: Sequence[tiles.Source]
+    sources: Sequence[Source]
     network: nn.Module
     grid: TileGrid
     area: PixelArea
@@ -328,7 +330,7 @@ def plan_map(spec: ModelSpec, network: Network, encoding: Encoding, request: Map
     return plan
 
 
-def _without_graphs(tiling: tiles.TilingOptions) -> tiles.TilingOptions:
+def _without_graphs(tiling: TilingOptions) -> TilingOptions:
     """Return options of a map that is finer than its raster, which torch alone computes.
 
     Raises:
@@ -341,14 +343,14 @@ def _without_graphs(tiling: tiles.TilingOptions) -> tiles.TilingOptions:
 
 @torch.inference_mode()
 def map_sources(
-    sources: Sequence[tiles.Source],
+    sources: Sequence[Source],
     network: nn.Module,
     encoding: Encoding,
     grid: TileGrid,
     dst: str | Path,
     *,
-    read: tiles.ReadOptions,
-    tiling: tiles.TilingOptions,
+    read: ReadOptions,
+    tiling: TilingOptions,
     every_date: bool = False,
     blend: Blend = 'crop',
     tags: Mapping[str, str] | None = None,
@@ -406,11 +408,11 @@ def map_sources(
 def _run_facts(
     spec: ModelSpec,
     network: nn.Module,
-    sources: Sequence[tiles.Source],
+    sources: Sequence[Source],
     grid: TileGrid,
     layers: Sequence[Layer],
-    read: tiles.ReadOptions,
-    tiling: tiles.TilingOptions,
+    read: ReadOptions,
+    tiling: TilingOptions,
     blend: Blend,
 ) -> dict[str, Any]:
     """Return what must be equal for a run to be resumed; device and batch size may be others."""

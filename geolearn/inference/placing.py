@@ -11,9 +11,11 @@ import numpy as np
 
 from geolearn import errors, extras
 from geolearn.inference import merging
+from geolearn.inference.options import ReadOptions
 from geolearn.inference.plan import Part
 from geolearn.inference.resume import RunCheckpoint
-from geolearn.inference.tiles import ReadOptions, Source, prefetch, read_batches
+from geolearn.inference.source import Source
+from geolearn.inference.tiles import prefetch, read_batches
 from geolearn.oriented import geometry
 from geolearn.progress import ProgressBar
 from geolearn.raster.area import PixelArea

@@ -15,7 +15,8 @@ from rasterio.errors import CRSError
 
 from geolearn import errors, units
 from geolearn.arguments import advise
-from geolearn.inference.tiles import ReadOptions, Resolution, Source
+from geolearn.inference.options import ReadOptions, Resolution
+from geolearn.inference.source import Source
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import (
     Dequantize,

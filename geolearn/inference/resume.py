@@ -14,7 +14,8 @@ import numpy as np
 from geolearn import errors, extras
 from geolearn.files import file_states, lock_file
 from geolearn.inference.merging import TileDetections
-from geolearn.inference.tiles import ReadOptions, Source
+from geolearn.inference.options import ReadOptions
+from geolearn.inference.source import Source
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster.area import CroppedRaster
 from geolearn.raster.identity import digest_of_samples

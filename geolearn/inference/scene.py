@@ -11,7 +11,8 @@ from torch import nn
 from geolearn import errors
 from geolearn.backbones.scene import Scene, in_scene, scene_of
 from geolearn.inference.images import LoadedImage
-from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
+from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.source import Source
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.raster import GeoBox

@@ -37,8 +37,8 @@ from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.inference import computing
 from geolearn.inference.encoding import output_encoding
+from geolearn.inference.options import TilingOptions
 from geolearn.inference.resume import weights_digest
-from geolearn.inference.tiles import TilingOptions
 from geolearn.losses.options import CustomLoss, as_loss_module, loss_name
 from geolearn.metrics import LOSSES, Scores, cover_classes, spread_chips
 from geolearn.metrics.scores import CustomMetric, MetricFunction, ScoresAndFunctions

@@ -18,8 +18,9 @@ from geolearn.data import ChipData
 from geolearn.decoders import get_decoder
 from geolearn.device import choose_device
 from geolearn.errors import BundleError, RasterError
-from geolearn.inference import images, map_progress, tiles
+from geolearn.inference import images, map_progress
 from geolearn.inference.encoding import Output, ProbabilityType
+from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale
 from geolearn.inference.plan import Blend
 from geolearn.losses import PixelLossOptions
 from geolearn.models import base, new_spec, pixel_classifiers
@@ -164,10 +165,10 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: tiles.Scale | None = None,
+        scale: Scale | None = None,
         offset: float = 0.0,
-        nodata: tiles.NoData = None,
-        resolution: tiles.Resolution | None = None,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
         device: str | None = None,
     ) -> np.ndarray:
         """Classify what changed between two small images; larger ones are for `predict_raster`.
@@ -190,7 +191,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
             RasterError: If bands, units or grids do not fit, or there is no data.
             ValueError: If arrays have other shapes.
         """
-        read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar)
         pair = images.load_dates([before, after], self.spec, read).pixels
         encoding, target = self.encoding, choose_device(device)
         network = self.network.to(target).eval()
@@ -207,10 +208,10 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: tiles.Scale | None = None,
+        scale: Scale | None = None,
         offset: float = 0.0,
-        nodata: tiles.NoData = None,
-        resolution: tiles.Resolution | None = None,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
         dates: Sequence[date | str] | None = None,
         aoi: Any = None,
         bbox: Sequence[float] | None = None,

@@ -20,9 +20,10 @@ from geolearn.chips.batches import collate, loader
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.device import choose_device
-from geolearn.inference import images, reading, tiles, vectors
+from geolearn.inference import images, reading, vectors
 from geolearn.inference.classify_polygons import PolygonOptions, classify_polygons
 from geolearn.inference.explain import Explanation, heat_map
+from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale
 from geolearn.inference.scene import enter_image
 from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy
 from geolearn.losses.options import as_loss_module
@@ -289,10 +290,10 @@ class FeatureClassifier(base.Model):
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: tiles.Scale | None = None,
+        scale: Scale | None = None,
         offset: float = 0.0,
-        nodata: tiles.NoData = None,
-        resolution: tiles.Resolution | None = None,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
         dates: Sequence[date | str] | None = None,
         threshold: float = THRESHOLD,
         device: str | None = None,
@@ -321,7 +322,7 @@ class FeatureClassifier(base.Model):
             ValueError: If an array has another shape, or the threshold is no probability.
         """
         check_threshold(threshold)
-        read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
         loaded = self._load(image, read)
         network = self.network.to(choose_device(device)).eval()
         multi_label = self._options.multi_label
@@ -358,7 +359,7 @@ class FeatureClassifier(base.Model):
             UnknownNameError: If there is no such class.
             BackboneError: If the backbone does not offer its attention.
         """
-        read = tiles.ReadOptions(dates=dates)
+        read = ReadOptions(dates=dates)
         loaded = self._load(image, read)
         pixels = loaded.pixels.to(choose_device(device))
         network = self.network.to(choose_device(device)).eval()
@@ -367,7 +368,7 @@ class FeatureClassifier(base.Model):
             index = charts.choose_class(network, pixels, self._class_names, class_name)
             return heat_map(network, pixels, index, method).numpy()
 
-    def _load(self, image: images.Image | Sequence[images.Image], read: tiles.ReadOptions) -> images.LoadedImage:
+    def _load(self, image: images.Image | Sequence[images.Image], read: ReadOptions) -> images.LoadedImage:
         """Read an image, or those of several dates."""
         if self.spec.dates > 1:
             return images.load_dates(cast(Sequence[images.Image], image), self.spec, read)
@@ -396,10 +397,10 @@ class FeatureClassifier(base.Model):
         threshold: float = THRESHOLD,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: tiles.Scale | None = None,
+        scale: Scale | None = None,
         offset: float = 0.0,
-        nodata: tiles.NoData = None,
-        resolution: tiles.Resolution | None = None,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
         dates: Sequence[date | str] | None = None,
         batch_size: int = 16,
         device: str | None = None,
@@ -452,7 +453,7 @@ class FeatureClassifier(base.Model):
             batch_size=batch_size,
             device=device,
         )
-        read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
         return classify_polygons(
             self.spec, self.network, raster, polygons, dst, read=read, options=options, overwrite=overwrite
         )

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from geolearn.errors import RasterError
-from geolearn.inference import area, cluster, lines, map_progress, mapping, reading, shares, tiles
+from geolearn.inference import area, cluster, lines, map_progress, mapping, reading, shares
 from geolearn.inference.encoding import Output, ProbabilityType
 from geolearn.inference.engines import Engine
 from geolearn.inference.layers import Encoding
+from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale, TilingOptions
 from geolearn.inference.plan import Blend, choose_share
 from geolearn.inference.targets import check_target, claim_target
 from geolearn.inference.vectors import check_vector_target
@@ -44,12 +45,12 @@ def predict_raster(
     *,
     bands: Sequence[str] | None = None,
     sensor: str | None = None,
-    scale: tiles.Scale | None = None,
+    scale: Scale | None = None,
     offset: float = 0.0,
-    nodata: tiles.NoData = None,
+    nodata: NoData = None,
     dequantize: Dequantize | None = None,
     product: str | None = None,
-    resolution: tiles.Resolution | None = None,
+    resolution: Resolution | None = None,
     dates: Sequence[date | str] | None = None,
     aoi: Any = None,
     bbox: Sequence[float] | None = None,
@@ -162,7 +163,7 @@ def predict_raster(
     request = mapping.MapRequest(
         src,
         dst,
-        tiles.ReadOptions(
+        ReadOptions(
             bands,
             sensor,
             scale,
@@ -175,7 +176,7 @@ def predict_raster(
             product,
             dates,
         ),
-        tiles.TilingOptions(
+        TilingOptions(
             tile_size,
             halo,
             batch_size,
@@ -222,10 +223,10 @@ class MapsLines(MapsPixels, Protocol):
         *,
         bands: Sequence[str] | None,
         sensor: str | None,
-        scale: tiles.Scale | None,
+        scale: Scale | None,
         offset: float,
-        nodata: tiles.NoData,
-        resolution: tiles.Resolution | None,
+        nodata: NoData,
+        resolution: Resolution | None,
         dates: Sequence[date | str] | None,
         aoi: Any,
         bbox: Sequence[float] | None,
@@ -253,10 +254,10 @@ def predict_lines(
     most_width: int = 64,
     bands: Sequence[str] | None = None,
     sensor: str | None = None,
-    scale: tiles.Scale | None = None,
+    scale: Scale | None = None,
     offset: float = 0.0,
-    nodata: tiles.NoData = None,
-    resolution: tiles.Resolution | None = None,
+    nodata: NoData = None,
+    resolution: Resolution | None = None,
     dates: Sequence[date | str] | None = None,
     aoi: Any = None,
     bbox: Sequence[float] | None = None,

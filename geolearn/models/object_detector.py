@@ -18,9 +18,10 @@ from geolearn.bundle import DetectionFacts
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import ArgumentError
-from geolearn.inference import area, cluster, detecting, images, merging, reading, tiles, vectors
+from geolearn.inference import area, cluster, detecting, images, merging, reading, vectors
 from geolearn.inference.detect_raster import DetectRequest, detect_in_shares, detect_request
 from geolearn.inference.engines import Engine
+from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale, TilingOptions
 from geolearn.inference.placing import DetectOptions
 from geolearn.inference.plan import choose_share
 from geolearn.losses.options import as_loss_module
@@ -403,10 +404,10 @@ class ObjectDetector(base.Model):
         *,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: tiles.Scale | None = None,
+        scale: Scale | None = None,
         offset: float = 0.0,
-        nodata: tiles.NoData = None,
-        resolution: tiles.Resolution | None = None,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
         dates: Sequence[date | str] | None = None,
         augment: bool = False,
         device: str | None = None,
@@ -434,7 +435,7 @@ class ObjectDetector(base.Model):
             ValueError: If an array has another shape, or a number is out of its range.
         """
         options = DetectOptions(threshold, nms_overlap, augment)
-        read = tiles.ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
+        read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, dates=dates)
         return detecting.detect_image(self.spec, self.network, image, read=read, options=options, device=device)
 
     def detect_objects(
@@ -446,10 +447,10 @@ class ObjectDetector(base.Model):
         nms_overlap: float = 0.3,
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: tiles.Scale | None = None,
+        scale: Scale | None = None,
         offset: float = 0.0,
-        nodata: tiles.NoData = None,
-        resolution: tiles.Resolution | None = None,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
         dates: Sequence[date | str] | None = None,
         aoi: Any = None,
         bbox: Sequence[float] | None = None,
@@ -534,7 +535,7 @@ class ObjectDetector(base.Model):
             dst,
             self._options(self.spec).typical_side,
             self.architecture.masks,
-            tiles.ReadOptions(
+            ReadOptions(
                 bands,
                 sensor,
                 scale,
@@ -545,7 +546,7 @@ class ObjectDetector(base.Model):
                 area.AreaOfInterest(aoi, bbox, bbox_crs),
                 dates=dates,
             ),
-            tiles.TilingOptions(tile_size, batch_size=batch_size, device=device, engine=engine),
+            TilingOptions(tile_size, batch_size=batch_size, device=device, engine=engine),
             DetectOptions(threshold, nms_overlap, augment, outline, overlap, merge, resume),
             overwrite,
             self.architecture.oriented,

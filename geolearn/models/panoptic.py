@@ -19,9 +19,10 @@ from geolearn.backbones.custom import ModuleBackbone
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError, ChipFolderError, UnknownNameError
-from geolearn.inference import area, merging, panoptic, reading, tiles
+from geolearn.inference import area, merging, panoptic, reading
 from geolearn.inference.detect_raster import DetectRequest
 from geolearn.inference.mapping import MapOptions, MapRequest
+from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale, TilingOptions
 from geolearn.inference.placing import DetectOptions
 from geolearn.metrics import PanopticScores
 from geolearn.models import base, new_spec
@@ -223,10 +224,10 @@ class PanopticModel(base.Model):
         outline: merging.Outline = 'exact',
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
-        scale: tiles.Scale | None = None,
+        scale: Scale | None = None,
         offset: float = 0.0,
-        nodata: tiles.NoData = None,
-        resolution: tiles.Resolution | None = None,
+        nodata: NoData = None,
+        resolution: Resolution | None = None,
         dates: Sequence[date | str] | None = None,
         aoi: Any = None,
         bbox: Sequence[float] | None = None,
@@ -285,7 +286,7 @@ class PanopticModel(base.Model):
             raise UnknownNameError('outline', str(outline), get_args(merging.Outline))
         things, merge, _ = self._parts(self.spec)
         target = Path(dst).expanduser()
-        read = tiles.ReadOptions(
+        read = ReadOptions(
             bands,
             sensor,
             scale,
@@ -297,7 +298,7 @@ class PanopticModel(base.Model):
             dates=dates,
         )
         side = self._tile_size() if tile_size is None else tile_size
-        tiling = tiles.TilingOptions(side, batch_size=batch_size, device=device)
+        tiling = TilingOptions(side, batch_size=batch_size, device=device)
         least = merge.threshold if threshold is None else threshold
         options = DetectOptions(least, nms_overlap, False, outline, overlap)
         layer_path = target.with_suffix('.gpkg') if layer is None else Path(layer).expanduser()

@@ -14,9 +14,9 @@ from geolearn import errors, progress
 from geolearn.bundle import SUFFIX
 from geolearn.inference import cluster
 from geolearn.inference.catalog import MANIFEST, Manifest, Scene, SceneResult, file_state, list_scenes
+from geolearn.inference.options import TilingOptions
 from geolearn.inference.resume import weights_digest
 from geolearn.inference.targets import find_source
-from geolearn.inference.tiles import TilingOptions
 from geolearn.networks.spec import ModelSpec
 
 log = logging.getLogger('geolearn')

@@ -16,7 +16,8 @@ from geolearn.backbones.trunk import ViT, ViTConfig
 from geolearn.classes import ClassInfo
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.mapping import map_sources
-from geolearn.inference.tiles import ReadOptions, Source, TilingOptions
+from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.source import Source
 from geolearn.raster import GeoBox, RasterWriter, open_raster
 from geolearn.tiling import make_grid
 

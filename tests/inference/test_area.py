@@ -14,8 +14,8 @@ from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.detect_raster import detect_raster
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.mapping import MapOptions, map_raster
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.placing import DetectOptions
-from geolearn.inference.tiles import ReadOptions, TilingOptions
 from geolearn.raster import GeoBox, write_raster
 
 UTM = Affine(10, 0, 500000, 0, -10, 4000000)

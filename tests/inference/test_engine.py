@@ -21,9 +21,11 @@ from geolearn.errors import CheckpointError, RasterError, UnknownNameError
 from geolearn.inference import map_progress, store
 from geolearn.inference.encoding import ClassEncoding, find_largest, make_layers
 from geolearn.inference.mapping import MapOptions, map_raster
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.plan import plan_parts
+from geolearn.inference.source import Source
 from geolearn.inference.stitching import STITCHERS
-from geolearn.inference.tiles import QUEUE_BATCHES, ReadOptions, Source, TilingOptions, prefetch, read_batches
+from geolearn.inference.tiles import QUEUE_BATCHES, prefetch, read_batches
 from geolearn.models import DeepLab
 from geolearn.raster import open_raster, pieces
 from geolearn.raster.pieces import PieceFile

@@ -10,7 +10,7 @@ import torch
 from geolearn.backbones.custom import ModuleBackbone, register_module
 from geolearn.errors import ArgumentError, ExportError, MissingExtraError, UnknownNameError
 from geolearn.inference import computing, engines, tuning
-from geolearn.inference.tiles import TilingOptions
+from geolearn.inference.options import TilingOptions
 from geolearn.models import LinearProbe, base, load_model
 from geolearn.tiling import make_grid
 

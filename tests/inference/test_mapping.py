@@ -28,18 +28,10 @@ from geolearn.errors import RasterError
 from geolearn.inference import map_parts
 from geolearn.inference.encoding import ClassEncoding, RegressionEncoding, output_encoding
 from geolearn.inference.mapping import map_raster, map_sources
+from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.source import Source
 from geolearn.inference.targets import check_target
-from geolearn.inference.tiles import (
-    QUEUE_BATCHES,
-    MicroBatches,
-    ReadOptions,
-    RollingRows,
-    Source,
-    TilingOptions,
-    fit_batch_size,
-    prefetch,
-    read_batches,
-)
+from geolearn.inference.tiles import QUEUE_BATCHES, MicroBatches, RollingRows, fit_batch_size, prefetch, read_batches
 from geolearn.models import DeepLab
 from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import Normalization

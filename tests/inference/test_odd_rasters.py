@@ -16,8 +16,8 @@ from geolearn.errors import RasterError
 from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.mapping import MapOptions, map_raster
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.targets import check_target, claim_target
-from geolearn.inference.tiles import ReadOptions, TilingOptions
 from geolearn.raster import open_raster
 
 UTM = Affine(10, 0, 500000, 0, -10, 4000000)

@@ -9,7 +9,7 @@ from torch import nn
 from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.encoding import RegressionEncoding
 from geolearn.inference.mapping import MapOptions, map_raster
-from geolearn.inference.tiles import ReadOptions, TilingOptions
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.raster import read_image, write_raster
 
 pytestmark = [pytest.mark.real_data, pytest.mark.usefixtures('one_thread')]

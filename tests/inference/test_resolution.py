@@ -11,8 +11,9 @@ from rasterio.warp import Resampling, reproject
 from rasterio.windows import Window
 
 from geolearn.errors import RasterError
+from geolearn.inference.options import ReadOptions
 from geolearn.inference.reading import choose_geobox
-from geolearn.inference.tiles import ReadOptions, Source
+from geolearn.inference.source import Source
 from geolearn.models import DeepLab
 from geolearn.raster import GeoBox, open_raster
 from geolearn.raster.acquisition import middle_of

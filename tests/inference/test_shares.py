@@ -19,9 +19,9 @@ from geolearn.inference import reading, store
 from geolearn.inference.area import AreaOfInterest
 from geolearn.inference.encoding import ClassEncoding, RegressionEncoding
 from geolearn.inference.mapping import MapOptions, MapRequest, map_request
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.plan import Share, choose_share, plan_parts
 from geolearn.inference.shares import map_in_shares
-from geolearn.inference.tiles import ReadOptions, TilingOptions
 from geolearn.models import DeepLab
 from geolearn.raster.opening import burn_polygons
 from geolearn.tiling import make_grid

@@ -12,8 +12,8 @@ from rasterio.windows import Window
 from geolearn import prepare_data
 from geolearn.chips.export import export_training_data
 from geolearn.cli import main
+from geolearn.inference.options import ReadOptions
 from geolearn.inference.reading import open_dates
-from geolearn.inference.tiles import ReadOptions
 from geolearn.raster import GeoBox, open_raster, read_window
 from geolearn.raster.aligned import AlignedRaster
 from geolearn.raster.area import CroppedRaster, PixelArea

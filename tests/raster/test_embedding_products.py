@@ -13,7 +13,8 @@ from rasterio.windows import Window
 
 from geolearn import PixelHead, export_training_data, from_rasters, load_model, prepare_data
 from geolearn.errors import ChipFolderError, RasterError, UnknownNameError
-from geolearn.inference.tiles import ReadOptions, Source
+from geolearn.inference.options import ReadOptions
+from geolearn.inference.source import Source
 from geolearn.raster import find_product, open_raster, read_window
 
 NAMES = [f'A{number:02d}' for number in range(64)]

@@ -21,7 +21,7 @@ from geolearn.errors import RasterError
 from geolearn.inference import store
 from geolearn.inference.encoding import ClassEncoding
 from geolearn.inference.mapping import MapOptions, map_raster
-from geolearn.inference.tiles import ReadOptions, TilingOptions
+from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import Normalization
 from geolearn.raster import open_raster
