@@ -45,8 +45,8 @@ from geolearn.bands import Band, resolve_bands
 from geolearn.batch import Objects
 from geolearn.classes import ClassInfo
 from geolearn.inference.detecting import detect_tiles
-from geolearn.inference.merging import nms
 from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.overlapping import nms
 from geolearn.inference.placing import DetectOptions, merge_tiles
 from geolearn.inference.source import Source
 from geolearn.inference.vectors import objects_to_features, write_layer

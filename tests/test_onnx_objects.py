@@ -25,7 +25,7 @@ from geolearn.bands import Band
 from geolearn.bundle import read_bundle, read_emd
 from geolearn.classes import ClassInfo
 from geolearn.errors import ArgumentError, BundleError, CheckpointError, ExportError, MissingExtraError, RasterError
-from geolearn.inference import detecting, engines, merging, tuning
+from geolearn.inference import detecting, engines, overlapping, tuning
 from geolearn.inference.geojson import write_geojson
 from geolearn.inference.merging import TileDetections
 from geolearn.inference.picking import pick_objects
@@ -191,10 +191,10 @@ def test_boxes_are_compared_without_a_spatial_index_where_shapely_is_missing(mon
     corners = rng.uniform(0, 400, (900, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(1, 30, (900, 2))], 1)
     labels = rng.integers(0, 2, 900)
-    expected = set(zip(*(column.tolist() for column in merging.touching_pairs(boxes, labels))))
-    monkeypatch.setattr(merging.extras, 'is_installed', lambda name: False)
-    monkeypatch.setattr(merging, 'ROWS_AT_ONCE', 1000)
-    assert set(zip(*(column.tolist() for column in merging.touching_pairs(boxes, labels)))) == expected
+    expected = set(zip(*(column.tolist() for column in overlapping.touching_pairs(boxes, labels))))
+    monkeypatch.setattr(overlapping.extras, 'is_installed', lambda name: False)
+    monkeypatch.setattr(overlapping, 'ROWS_AT_ONCE', 1000)
+    assert set(zip(*(column.tolist() for column in overlapping.touching_pairs(boxes, labels)))) == expected
 
 
 # -- rasters

@@ -8,6 +8,7 @@ import numpy as np
 from geolearn.arcgis import raster_functions
 from geolearn.bundle import GraphOutput
 from geolearn.inference import merging
+from geolearn.inference.outlines import outline_mask
 from geolearn.inference.placing import ArrayDetections
 from geolearn.oriented import geometry
 
@@ -131,7 +132,7 @@ class DetectInstances(DetectObjects):
             return super()._shapes(detections)
         pairs = zip(detections.masks, detections.boxes)
         return [
-            raster_functions.outline_rings(merging.outline_mask(mask, box))
+            raster_functions.outline_rings(outline_mask(mask, box))
             if mask.any()
             else raster_functions.box_rings(*box.tolist())
             for mask, box in pairs

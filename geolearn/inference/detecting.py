@@ -14,7 +14,7 @@ from geolearn import errors
 from geolearn.batch import Detections
 from geolearn.bundle import DetectionFacts
 from geolearn.device import choose_device
-from geolearn.inference import merging
+from geolearn.inference import merging, overlapping
 from geolearn.inference.computing import most_at_once
 from geolearn.inference.images import Image, load_image
 from geolearn.inference.options import ReadOptions, TilingOptions
@@ -105,13 +105,13 @@ def _nms(detections: Detections, overlap: float) -> tuple[np.ndarray, np.ndarray
     if detections.turned is not None:
         turned = detections.turned.double().numpy()
         shown, order = geometry.hulls(turned), detections.scores.double().numpy()
-        return merging.nms(shown, detections.labels.numpy(), order, overlap=overlap, turned=turned)
+        return overlapping.nms(shown, detections.labels.numpy(), order, overlap=overlap, turned=turned)
     boxes, scores = detections.boxes.double().numpy(), detections.scores.double().numpy()
     measure = None
     if detections.masks is not None:
         masks = detections.masks.numpy()
         measure = partial(_mask_overlap, masks, masks.sum(axis=(1, 2)), boxes)
-    return merging.nms(boxes, detections.labels.numpy(), scores, overlap=overlap, measure=measure)
+    return overlapping.nms(boxes, detections.labels.numpy(), scores, overlap=overlap, measure=measure)
 
 
 def _mask_overlap(
@@ -119,7 +119,7 @@ def _mask_overlap(
 ) -> np.ndarray:
     """Return the intersection over union (n,) of pairs of masks, which lie within a pixel of their boxes."""
     shared = np.zeros(len(first))
-    corners = merging.intersect(boxes[first], boxes[second])
+    corners = overlapping.intersect(boxes[first], boxes[second])
     for pair, (one, other) in enumerate(zip(first, second)):
         (left, top), (right, bottom) = np.floor(corners[pair, :2]) - 1, np.ceil(corners[pair, 2:]) + 1
         part = np.s_[max(int(top), 0) : max(int(bottom), 0), max(int(left), 0) : max(int(right), 0)]
@@ -156,11 +156,11 @@ def merge_augmented(passes: Sequence[Detections], *, overlap: float) -> Detectio
     kept, owners = _nms(every, overlap)
     totals = np.zeros(len(scores))
     np.add.at(totals, owners, scores)
-    means = boxes if every.masks is not None else merging.mean_boxes(boxes, scores, owners)
+    means = boxes if every.masks is not None else overlapping.mean_boxes(boxes, scores, owners)
     merged = torch.from_numpy(np.minimum(totals / len(passes), scores)).float()
     turned = every.turned
     if turned is not None:
-        turned = torch.from_numpy(merging.mean_oriented(turned.double().numpy(), scores, owners)).float()
+        turned = torch.from_numpy(overlapping.mean_oriented(turned.double().numpy(), scores, owners)).float()
     found = Detections(torch.from_numpy(means).float(), every.labels, merged, every.masks, turned)
     return found.select(torch.from_numpy(kept))
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from geolearn import errors
 from geolearn.bundle import PADDED_MULTIPLE, SMALLEST_SIDE, DetectionFacts
-from geolearn.inference import merging
+from geolearn.inference import overlapping
 from geolearn.inference.placing import ArrayDetections
 from geolearn.oriented import geometry
 from geolearn.oriented.suppression import suppress_oriented
@@ -71,7 +71,7 @@ def _pick(
         found = ArrayDetections(geometry.hulls(turned[rows]), labels[rows], best[rows], turned=turned[rows])
     else:
         boxes = _clip(boxes, padded)
-        rows, _ = merging.nms(boxes.astype(np.float64), labels, best, overlap=facts.nms_thresh)
+        rows, _ = overlapping.nms(boxes.astype(np.float64), labels, best, overlap=facts.nms_thresh)
         rows = rows[: facts.most]
         found = ArrayDetections(boxes[rows], labels[rows], best[rows])
     found = _place_in_image(found, size, facts.zoom)
@@ -81,7 +81,7 @@ def _pick(
     if found.turned is not None:
         turned64 = found.turned.astype(np.float64)
         shown = geometry.hulls(turned64)
-    kept, _ = merging.nms(shown, found.labels, found.scores, overlap=nms_overlap, turned=turned64)
+    kept, _ = overlapping.nms(shown, found.labels, found.scores, overlap=nms_overlap, turned=turned64)
     return found.select(kept)
 
 

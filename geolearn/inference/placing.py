@@ -12,6 +12,7 @@ import numpy as np
 from geolearn import errors, extras
 from geolearn.inference import merging
 from geolearn.inference.options import ReadOptions
+from geolearn.inference.outlines import ObjectOutline, Outline, outline_mask
 from geolearn.inference.plan import Part
 from geolearn.inference.resume import RunCheckpoint
 from geolearn.inference.source import Source
@@ -48,7 +49,7 @@ class DetectOptions:
     threshold: float = 0.5
     nms_overlap: float = 0.3
     augment: bool = False
-    outline: merging.ObjectOutline = 'exact'
+    outline: ObjectOutline = 'exact'
     overlap: int | None = None
     merge: merging.Merge = 'nms'
     resume: bool = False
@@ -57,7 +58,7 @@ class DetectOptions:
         for name, value in (('threshold', self.threshold), ('nms_overlap', self.nms_overlap)):
             if not 0 <= value <= 1:
                 raise ValueError(f'{name} must be in 0..1, got {value}')
-        for name, choices in (('outline', merging.ObjectOutline), ('merge', merging.Merge)):
+        for name, choices in (('outline', ObjectOutline), ('merge', merging.Merge)):
             if getattr(self, name) not in get_args(choices):
                 raise errors.UnknownNameError(name, str(getattr(self, name)), get_args(choices))
 
@@ -132,7 +133,7 @@ def place(
     corner: tuple[int, int],
     number: int,
     shape: tuple[int, int],
-    kind: merging.ObjectOutline = 'exact',
+    kind: ObjectOutline = 'exact',
 ) -> merging.TileDetections:
     """Bring a tile's objects to pixels of the raster, without those that another tile shows whole.
 
@@ -158,7 +159,7 @@ def place(
         kept &= masks.any(axis=(1, 2))
         offset = np.array([col + left, row + top])
         # of rectangles, once parts are joined
-        drawn: merging.Outline = 'exact' if kind == 'rectangle' else kind
+        drawn: Outline = 'exact' if kind == 'rectangle' else kind
         outlines = _outlines(masks[kept], boxes[kept] - np.tile(offset, 2), drawn, offset)
     turned = None
     if detections.turned is not None:
@@ -176,12 +177,12 @@ def place(
     )
 
 
-def _outlines(masks: np.ndarray, boxes: np.ndarray, kind: merging.Outline, offset: np.ndarray) -> np.ndarray:
+def _outlines(masks: np.ndarray, boxes: np.ndarray, kind: Outline, offset: np.ndarray) -> np.ndarray:
     """Return the outlines (n,) in pixels of the raster of masks in a tile whose corner is at `offset`."""
     shapely = extras.require('shapely', extra='vector', to='outline objects')
     outlines = np.empty(len(masks), object)
     for number, (mask, box) in enumerate(zip(masks, boxes)):
-        outlines[number] = merging.outline_mask(mask, box, kind=kind)
+        outlines[number] = outline_mask(mask, box, kind=kind)
     moved: np.ndarray = shapely.transform(outlines, lambda points: points + offset) if len(masks) else outlines
     return moved
 

@@ -11,7 +11,7 @@ from rasterio.windows import Window
 from geolearn import errors, extras, files, progress
 from geolearn.chips.formats.styles import read_raster_style, styled_classes
 from geolearn.classes import ClassInfo
-from geolearn.inference.merging import TOLERANCE, Outline, plainer, polygonal
+from geolearn.inference.outlines import TOLERANCE, Outline, plainer, polygonal
 from geolearn.inference.polygonize import PixelPolygons, polygonize
 from geolearn.inference.targets import check_target, claim_target
 from geolearn.inference.vectors import LayerWriter, areas, check_vector_target, layer_sidecars, place_geometry

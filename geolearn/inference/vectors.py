@@ -13,7 +13,8 @@ import numpy as np
 
 from geolearn import errors, extras, files
 from geolearn.classes import ClassInfo
-from geolearn.inference.merging import TileDetections, polygonal
+from geolearn.inference.merging import TileDetections
+from geolearn.inference.outlines import polygonal
 from geolearn.oriented import geometry
 from geolearn.raster import GeoBox, qml
 

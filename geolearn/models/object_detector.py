@@ -22,6 +22,7 @@ from geolearn.inference import area, cluster, detecting, images, merging, readin
 from geolearn.inference.detect_raster import DetectRequest, detect_in_shares, detect_request
 from geolearn.inference.engines import Engine
 from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale, TilingOptions
+from geolearn.inference.outlines import ObjectOutline
 from geolearn.inference.placing import DetectOptions
 from geolearn.inference.plan import choose_share
 from geolearn.losses.options import as_loss_module
@@ -459,7 +460,7 @@ class ObjectDetector(base.Model):
         overlap: int | None = None,
         batch_size: int = 4,
         device: str | None = None,
-        outline: merging.ObjectOutline = 'exact',
+        outline: ObjectOutline = 'exact',
         augment: bool = False,
         merge: merging.Merge = 'nms',
         resume: bool = False,

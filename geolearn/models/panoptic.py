@@ -19,10 +19,11 @@ from geolearn.backbones.custom import ModuleBackbone
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.errors import BundleError, ChipFolderError, UnknownNameError
-from geolearn.inference import area, merging, panoptic, reading
+from geolearn.inference import area, panoptic, reading
 from geolearn.inference.detect_raster import DetectRequest
 from geolearn.inference.mapping import MapOptions, MapRequest
 from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale, TilingOptions
+from geolearn.inference.outlines import Outline
 from geolearn.inference.placing import DetectOptions
 from geolearn.metrics import PanopticScores
 from geolearn.models import base, new_spec
@@ -221,7 +222,7 @@ class PanopticModel(base.Model):
         layer: str | Path | None = None,
         threshold: float | None = None,
         nms_overlap: float = 0.3,
-        outline: merging.Outline = 'exact',
+        outline: Outline = 'exact',
         bands: Sequence[str] | None = None,
         sensor: str | None = None,
         scale: Scale | None = None,
@@ -282,8 +283,8 @@ class PanopticModel(base.Model):
             UnknownNameError: If there is no such outline.
             ValueError: If a number is out of its range.
         """
-        if outline not in get_args(merging.Outline):
-            raise UnknownNameError('outline', str(outline), get_args(merging.Outline))
+        if outline not in get_args(Outline):
+            raise UnknownNameError('outline', str(outline), get_args(Outline))
         things, merge, _ = self._parts(self.spec)
         target = Path(dst).expanduser()
         read = ReadOptions(

@@ -11,7 +11,7 @@ from scipy import ndimage
 from square_detector import SquareDetector
 
 from geolearn.batch import Detections
-from geolearn.inference import merging, vectors
+from geolearn.inference import merging, overlapping, vectors
 from geolearn.models.object_detector import MaskRCNN, RotatedFCOS
 from geolearn.networks.detection.architecture import RotatedOptions
 from geolearn.oriented import geometry
@@ -176,13 +176,13 @@ def test_boxes_are_measured_on_the_ground():
 
 def test_parts_of_different_directions_are_not_one_object():
     first, second = np.array([[30.0, 30, 40, 6, 0.0]]), np.array([[30.0, 30, 40, 6, 1.0]])
-    assert merging.mean_oriented(np.concatenate([first, first]), np.ones(2), np.zeros(2, int))[0] == pytest.approx(
+    assert overlapping.mean_oriented(np.concatenate([first, first]), np.ones(2), np.zeros(2, int))[0] == pytest.approx(
         first[0]
     )
     near = np.array([[0, 0, 20, 5, math.radians(88)], [0, 0, 20, 5, math.radians(-88)]])
-    mean = merging.mean_oriented(near, np.ones(2), np.zeros(2, int))[0]
+    mean = overlapping.mean_oriented(near, np.ones(2), np.zeros(2, int))[0]
     assert abs(math.degrees(mean[4])) == pytest.approx(90)  # and not 0
-    kept, _ = merging.nms(
+    kept, _ = overlapping.nms(
         geometry.hulls(np.concatenate([first, second])), np.zeros(2), np.ones(2), overlap=0.3,
         turned=np.concatenate([first, second]),
     )  # fmt: skip

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from geolearn.classes import ClassInfo
 from geolearn.inference.detecting import detect_tiles
-from geolearn.inference.merging import Merge, outline_mask
+from geolearn.inference.merging import Merge
 from geolearn.inference.options import ReadOptions, TilingOptions
+from geolearn.inference.outlines import outline_mask
 from geolearn.inference.placing import DetectOptions, merge_tiles
 from geolearn.inference.source import Source
 from geolearn.inference.vectors import objects_to_features, write_layer

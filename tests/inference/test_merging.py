@@ -15,17 +15,14 @@ from torchvision.ops import batched_nms, box_iou
 
 from geolearn.batch import Detections
 from geolearn.inference.detecting import make_predict_fn, merge_augmented
-from geolearn.inference.merging import (
+from geolearn.inference.merging import Merge, TileDetections, merge_detections, shown_whole_elsewhere
+from geolearn.inference.overlapping import (
     DENSE_LIMIT,
-    Merge,
-    TileDetections,
     cluster_boxes,
     intersection_over_union,
     mean_boxes,
     mean_scores,
-    merge_detections,
     nms,
-    shown_whole_elsewhere,
     soft_nms,
 )
 from geolearn.tiling import make_grid

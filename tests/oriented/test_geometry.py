@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geolearn.inference import merging
+from geolearn.inference import overlapping
 from geolearn.oriented import geometry, overlap, suppression
 
 NUMBERS = st.floats(-50, 50), st.floats(-50, 50), st.floats(1, 40), st.floats(1, 40), st.floats(-7, 7)
@@ -219,7 +219,7 @@ def test_suppression_is_that_of_brute_force_in_images_and_rasters():
         wanted = brute_force(boxes, labels, scores, threshold)
         kept = suppression.suppress_oriented(boxes, labels, scores, threshold=threshold, most=10**6)
         assert kept.tolist() == wanted
-        kept, owners = merging.nms(geometry.hulls(boxes), labels, scores, overlap=threshold, turned=boxes)
+        kept, owners = overlapping.nms(geometry.hulls(boxes), labels, scores, overlap=threshold, turned=boxes)
         assert kept.tolist() == wanted
         assert (owners[kept] == kept).all()
 
@@ -227,6 +227,6 @@ def test_suppression_is_that_of_brute_force_in_images_and_rasters():
 def test_suppression_of_40000_boxes_takes_seconds():
     boxes, labels, scores = crowd(40_000)
     start = time.perf_counter()
-    kept, _ = merging.nms(geometry.hulls(boxes), labels, scores, overlap=0.3, turned=boxes)
+    kept, _ = overlapping.nms(geometry.hulls(boxes), labels, scores, overlap=0.3, turned=boxes)
     assert time.perf_counter() - start < 5
     assert 20_000 < len(kept) < 40_000
