@@ -9,7 +9,7 @@ from geolearn.cli import build_parsers
 from geolearn.cli.config import config_words
 from geolearn.cli.train import choose_options
 from geolearn.metrics.lookup import find_monitor
-from geolearn.models.base import find_model
+from geolearn.models.registry import find_model
 
 RECIPES = sorted((Path(__file__).parents[1] / 'recipes').glob('*.yaml'))
 

@@ -100,7 +100,7 @@ def run_lines(arguments: argparse.Namespace) -> None:
     check_arguments(arguments)
     from geolearn.device import choose_device
     from geolearn.models import PixelClassifier, load_model
-    from geolearn.models.base import one_or_several
+    from geolearn.models.raster_use import one_or_several
 
     choose_device(arguments.device)
     started = time.perf_counter()

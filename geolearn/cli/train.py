@@ -174,7 +174,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from geolearn.cli.evaluate import print_data, print_results
-    from geolearn.models.base import find_model
+    from geolearn.models.registry import find_model
 
     cls = find_model(arguments.model)
     options = choose_options(cls, arguments)

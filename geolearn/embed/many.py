@@ -16,8 +16,8 @@ from geolearn.embed.encoder import Encoder, EncoderOptions, Pooling
 from geolearn.inference.catalog import file_state, list_scenes
 from geolearn.inference.options import NoData, Scale
 from geolearn.inference.reading import open_dates
-from geolearn.models.base import RASTERS, RasterUse, one_or_several
 from geolearn.models.predict_many import ManyResult, map_catalog
+from geolearn.models.raster_use import RASTERS, RasterUse, one_or_several
 from geolearn.raster.scaling import Units, check_same_units
 
 log = logging.getLogger('geolearn')

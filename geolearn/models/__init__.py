@@ -2,7 +2,8 @@
 
 from importlib import import_module
 
-from geolearn.models.base import HOMES, MODELS, Model, load_all, load_model
+from geolearn.models.base import Model, load_model
+from geolearn.models.registry import HOMES, MODELS, load_all
 
 __all__ = ['MODELS', 'Model', 'load_all', 'load_model']
 

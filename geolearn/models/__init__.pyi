@@ -1,4 +1,4 @@
-from geolearn.models.base import HOMES, MODELS, Model, load_all, load_model
+from geolearn.models.base import Model, load_model
 from geolearn.models.change_detector import ChangeDetector
 from geolearn.models.feature_classifier import FeatureClassifier
 from geolearn.models.object_detector import (
@@ -31,6 +31,7 @@ from geolearn.models.pixel_classifiers import (
 )
 from geolearn.models.pixel_head import PixelHead
 from geolearn.models.pixel_regressor import PixelRegressor
+from geolearn.models.registry import HOMES, MODELS, load_all
 from geolearn.networks.detection.architecture import RCNNOptions, RotatedOptions, SingleStageOptions, TransformerOptions
 from geolearn.networks.detection.mask2former import Mask2FormerOptions
 

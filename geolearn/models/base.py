@@ -1,10 +1,7 @@
 """Model: what every public model is, a network with its data, its training, its evaluation and its bundle."""
 
-import hashlib
-import json
 import logging
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -12,7 +9,7 @@ from dataclasses import replace
 from datetime import date
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from torch import Tensor, nn
@@ -42,14 +39,15 @@ from geolearn.inference.resume import weights_digest
 from geolearn.losses.options import CustomLoss, as_loss_module, loss_name
 from geolearn.metrics import LOSSES, Scores, cover_classes, spread_chips
 from geolearn.metrics.scores import CustomMetric, MetricFunction, ScoresAndFunctions
-from geolearn.models import bundling, predict_many
+from geolearn.models import bundling, predict_many, registry
 from geolearn.models.exporting import ExportedGraphs, HeldGraph, export_network, read_graphs
 from geolearn.models.new_spec import BackboneConfig, describe_as_html, describe_model, require_task, spec_from_data
+from geolearn.models.raster_use import RasterUse
 from geolearn.models.reports.report import TaskReport, bundle_figures, make_report
 from geolearn.networks.network import Network
 from geolearn.networks.spec import ModelSpec
 from geolearn.report.page import ReportContents, write_report
-from geolearn.training.options import Rate, check_rate, choose_rates, top_rate
+from geolearn.training.options import Rate, choose_rates, top_rate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,104 +58,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger('geolearn')
 
-MODELS: dict[str, type['Model']] = {}
-"""Filled by `register_model`."""
-
-HOMES = {
-    'ChangeDetector': 'change_detector',
-    'FeatureClassifier': 'feature_classifier',
-    'PixelHead': 'pixel_head',
-    'PixelRegressor': 'pixel_regressor',
-    'PanopticFPN': 'panoptic',
-    'Mask2Former': 'panoptic',
-    'Mask2FormerOptions': 'panoptic',
-    **dict.fromkeys(
-        'FCOS FasterRCNN MaskRCNN OrientedRCNN RetinaNet RotatedFCOS RTDetr SingleShotDetector'.split(),
-        'object_detector',
-    ),
-    **dict.fromkeys(
-        'AttentionUNet DeepLab DeepLabV3 FCN FPN LinearProbe MUSTER PSPNet SegFormer UNet UPerNet'.split(),
-        'pixel_classifiers',
-    ),
-    # bases, options, and ArcGIS's names
-    'ObjectDetector': 'object_detector',
-    'PanopticModel': 'panoptic',
-    **dict.fromkeys('RCNNOptions RotatedOptions SingleStageOptions TransformerOptions'.split(), 'object_detector'),
-    **dict.fromkeys('PixelClassifier PSPNetClassifier UnetClassifier'.split(), 'pixel_classifiers'),
-}
-"""Modules of the public names of `geolearn.models`, which are imported when one is asked for."""
-
-M = TypeVar('M', bound='type[Model]')
-
-
-def register_model(cls: M) -> M:
-    """Make a model class known to `load_model` under its name."""
-    if cls.__name__ in MODELS:
-        raise ValueError(f'model {cls.__name__!r} is already registered by {MODELS[cls.__name__].__module__}')
-    MODELS[cls.__name__] = cls
-    return cls
-
-
-def load_all() -> Mapping[str, type['Model']]:
-    """Import all classes of models; return them by name."""
-    for home in set(HOMES.values()):
-        import_module(f'geolearn.models.{home}')
-    return MODELS
-
-
-def find_model(name: str) -> type['Model']:
-    """Return a class of models by its name, or by ArcGIS's.
-
-    Raises:
-        UnknownNameError: If there is none.
-    """
-    load_all()
-    public = {known: getattr(import_module(f'geolearn.models.{home}'), known) for known, home in HOMES.items()}
-    classes = {known: cls for known, cls in {**public, **MODELS}.items() if cls in MODELS.values()}
-    if name not in classes:
-        raise errors.UnknownNameError('model', name, classes)
-    return classes[name]
-
-
-class RasterUse(NamedTuple):
-    """What models of a class do with rasters, for callers that do not know the class.
-
-    Args:
-        text: It, in words, such as ``'maps pixels'``.
-        suffixes: Of the files that it writes.
-        options: Keywords of the method that does it; see `Model.use_on_raster`.
-    """
-
-    text: str
-    suffixes: tuple[str, ...]
-    options: tuple[str, ...]
-
-
 FEWEST_SHOWN, MOST_SHOWN = 4, 8
 """Chips that `show_results` draws where it may choose their number."""
-
-RASTERS = ('.tif', '.tiff', '.zarr')
-"""Suffixes of the maps that are written."""
-
-TILE_OPTIONS = ('tile_size', 'batch_size', 'device', 'aoi', 'bbox', 'bbox_crs')
-
-MAP_OPTIONS = (
-    *TILE_OPTIONS,
-    *('halo', 'compile', 'engine', 'mixed_precision', 'blend', 'augment', 'max_memory', 'cog'),
-    *('resume', 'part', 'merge_parts'),
-)
-"""Keywords of `predict_raster`, besides those on reading."""
-
-CLASS_MAP_OPTIONS = (*MAP_OPTIONS, 'outputs', 'probability_dtype', 'layout')
-"""The same of classifiers."""
-
-EMBEDDING_OPTIONS = ('dequantize', 'product')
-"""Keywords on precomputed embeddings, of models of the values of pixels."""
-
-
-def one_or_several(sources: Sequence[Any]) -> Any:
-    """Return a single raster as such, and several, which make a mosaic or are dates, as they are."""
-    return sources if len(sources) > 1 else sources[0]
 
 
 @check_methods
@@ -670,7 +572,17 @@ class Model(ABC):
             CheckpointError: If a checkpoint cannot be written, or resumed.
             UnknownNameError: If there is no such monitor.
         """
-        from geolearn.training import FitOptions, find_run, hold_run, new_run, tensorboard_logger, train
+        from geolearn.training import (
+            FitOptions,
+            check_training,
+            find_run,
+            hold_run,
+            new_run,
+            tensorboard_logger,
+            train,
+            training_folder,
+            training_identity,
+        )
 
         given = record_arguments(self.fit, locals())
         data = self._needed_data()
@@ -816,41 +728,6 @@ class Model(ABC):
         return describe_model(self.spec, self.network, epochs=len(self.history.epochs), trains=self.data is not None)
 
 
-def check_training(data: ChipData, lr: float | slice | None, layer_decay: float | None) -> None:
-    """Validate the arguments of fit.
-
-    Raises:
-        ValueError: If there are too few chips, or the learning rate is not valid.
-    """
-    check_rate(lr)
-    if layer_decay is not None and isinstance(lr, slice):
-        raise ValueError(
-            f'lr must be one number where layer_decay ({layer_decay}) sets the rate of each block, got {lr}'
-        )
-    if len(data.train_ds) < 2:
-        others = 'a smaller val_split_pct' if len(data.valid_ds) > 1 else 'another folder to validate on as valid_path='
-        raise ValueError(
-            f'{len(data.train_ds)} chip is left to train on; at least 2 are needed: export more chips (a smaller '
-            f'tile_size or stride), or pass {others} to prepare_data'
-        )
-    if data.batch_size < 2:
-        raise ValueError('batch_size must be at least 2: batch normalization needs several values per channel')
-
-
-def training_folder(data: ChipData, spec: ModelSpec) -> Path:
-    """Return where checkpoints of a model go: beside its data, apart from those of other models and backbones."""
-    name = re.sub(r'[^\w.-]+', '_', f'{spec.model}-{spec.backbone}')
-    return (data.working_dir or data.path) / 'models' / 'training' / name
-
-
-def training_identity(data: ChipData, spec: ModelSpec) -> dict[str, str]:
-    """Return digests of the chips and of the model, in which a training must agree to be resumed."""
-    manifest = {key: value for key, value in spec.to_manifest().items() if key not in ('temperature', 'arguments')}
-    chips = data.train_ds.names, data.valid_ds.names, data.train_dl.options.seed
-    texts = {'chips': repr(chips), 'model': json.dumps(manifest, sort_keys=True, default=str)}
-    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
-
-
 advise(ChipData, "make the data by prepare_data('folder of chips')")
 
 
@@ -891,11 +768,11 @@ def load_model(
         data = bundling.leave_out(spec, data)
         bundling.check_fits(spec, data)
     try:
-        if spec.model in HOMES:
-            import_module(f'geolearn.models.{HOMES[spec.model]}')
-        if spec.model not in MODELS:
-            raise errors.UnknownNameError('model', spec.model, load_all())
-        model = MODELS[spec.model].from_spec(spec, bundle.weights, data)
+        if spec.model in registry.HOMES:
+            import_module(f'geolearn.models.{registry.HOMES[spec.model]}')
+        if spec.model not in registry.MODELS:
+            raise errors.UnknownNameError('model', spec.model, registry.load_all())
+        model: Model = registry.MODELS[spec.model].from_spec(spec, bundle.weights, data)
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:  # of libraries that build the network too
         raise errors.BundleError(f'{path} cannot be loaded: {error}') from error
     if spec.pretrained and (record := catalog.find_record(spec.backbone)) is not None:

@@ -23,7 +23,8 @@ from geolearn.inference.encoding import Output, ProbabilityType
 from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale
 from geolearn.inference.plan import Blend
 from geolearn.losses import PixelLossOptions
-from geolearn.models import base, new_spec, pixel_classifiers
+from geolearn.models import new_spec, pixel_classifiers, registry
+from geolearn.models.raster_use import CLASS_MAP_OPTIONS, RASTERS, RasterUse
 from geolearn.models.reports.report import TaskReport
 from geolearn.networks.network import build_backbone
 from geolearn.networks.segmentation import ChangeOptions, Fusion, PixelOptions, Segmenter, SiameseBackbone, put_decoder
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 DATES = 2
 
 
-@base.register_model
+@registry.register_model
 class ChangeDetector(pixel_classifiers.PixelClassifier):
     """Classify what changed between two dates: one encoder for both, a fusion of their maps, any decoder on it.
 
@@ -71,7 +72,7 @@ class ChangeDetector(pixel_classifiers.PixelClassifier):
     """
 
     tasks = (Task.CHANGE,)
-    raster_use = base.RasterUse('maps what changed', base.RASTERS, base.CLASS_MAP_OPTIONS)
+    raster_use = RasterUse('maps what changed', RASTERS, CLASS_MAP_OPTIONS)
     needs_every_date = True
     decoder = 'unet'
     default_backbone = 'resnet18'

@@ -20,7 +20,7 @@ from geolearn.arguments import check_call, encode
 from geolearn.chips.label import Task
 from geolearn.data import ChipData
 from geolearn.metrics import Metric, best_epoch, find_monitor
-from geolearn.models import base
+from geolearn.models import base, registry
 from geolearn.models.new_spec import require_task
 from geolearn.progress import ProgressBar, print_line, report_progress
 
@@ -183,7 +183,7 @@ def choose_classes(data: ChipData, models: Sequence[str | type[base.Model]] | No
         ChipFolderError: If one cannot be trained on the labels.
         UnknownNameError: If there is no such class.
     """
-    known = base.load_all()
+    known = registry.load_all()
     if models is None:
         found = [cls for name, cls in sorted(known.items()) if data.task in cls.tasks and name not in PROBES]
         if not found:
@@ -192,7 +192,7 @@ def choose_classes(data: ChipData, models: Sequence[str | type[base.Model]] | No
         return [cls for cls in found if _scored_by(cls) == _scored_by(finest)]
     if not models:
         raise ValueError('models is empty; pass names of classes, or None for all that the labels allow')
-    chosen = [base.find_model(model) if isinstance(model, str) else model for model in models]
+    chosen = [registry.find_model(model) if isinstance(model, str) else model for model in models]
     for cls in chosen:
         require_task(data, cls.__name__, cls.tasks)
     kinds = {cls.__name__: _scored_by(cls) for cls in chosen}
@@ -364,7 +364,7 @@ class _Comparing:
     def _open(self, row: _Row) -> base.Model:
         if self._path(row).is_file():
             return base.load_model(self._path(row), self.data)
-        cls: Any = base.find_model(row.model)
+        cls: Any = registry.find_model(row.model)
         torch.manual_seed(self.seed)  # new layers are drawn from it
         start = {'pretrained': self.pretrained, 'backbone': row.backbone} if _takes_backbones(cls) else {}
         given = self.options | start

@@ -28,9 +28,10 @@ from geolearn.inference.scene import enter_image
 from geolearn.losses import MultiLabelCrossEntropy, SoftCrossEntropy
 from geolearn.losses.options import as_loss_module
 from geolearn.metrics import ChipScores, ConfusionMatrix, MultiLabelScores
-from geolearn.models import base, new_spec
+from geolearn.models import base, new_spec, registry
 from geolearn.models.evaluation import classification as charts
 from geolearn.models.evaluation.classification import ChipEvaluation, count_confusion, evaluate_chips
+from geolearn.models.raster_use import RasterUse, one_or_several
 from geolearn.models.reports.report import TaskReport
 from geolearn.models.reports.tasks import chip_report
 from geolearn.networks import classification
@@ -76,7 +77,7 @@ class ChipPrediction(NamedTuple):
     confidences: dict[str, float]
 
 
-@base.register_model
+@registry.register_model
 class FeatureClassifier(base.Model):
     """Classify whole chips, by one class or any number of them: a linear layer on any backbone.
 
@@ -115,7 +116,7 @@ class FeatureClassifier(base.Model):
 
     tasks = (Task.LABEL, Task.LABELS)
     graph_output = 'chip classes'
-    raster_use = base.RasterUse(
+    raster_use = RasterUse(
         'classifies polygons',
         tuple(vectors.DRIVERS),
         ('batch_size', 'device', 'threshold', 'polygons', 'layer', 'crop'),
@@ -382,7 +383,7 @@ class FeatureClassifier(base.Model):
             raise errors.RasterError(
                 'a FeatureClassifier classifies polygons; pass the layer that holds them as polygons'
             )
-        return self.classify_objects(base.one_or_several(sources), polygons, dst, **rest)
+        return self.classify_objects(one_or_several(sources), polygons, dst, **rest)
 
     def classify_objects(
         self,

@@ -27,8 +27,9 @@ from geolearn.inference.placing import DetectOptions
 from geolearn.inference.plan import choose_share
 from geolearn.losses.options import as_loss_module
 from geolearn.metrics import ApMetric, DetectionScores
-from geolearn.models import base, new_spec
+from geolearn.models import base, new_spec, registry
 from geolearn.models.evaluation.objects import DetectionEvaluation, draw_detected_chips, evaluate_objects
+from geolearn.models.raster_use import TILE_OPTIONS, RasterUse, one_or_several
 from geolearn.models.reports.report import TaskReport
 from geolearn.models.reports.tasks import detection_report
 from geolearn.networks.detection import detector, heads, oriented_rcnn, rotated
@@ -195,11 +196,11 @@ class ObjectDetector(base.Model):
 
     tasks: ClassVar[tuple[Task, ...]] = (Task.OBJECTS, Task.INSTANCES, Task.ORIENTED)
     graph_output = 'objects'
-    raster_use = base.RasterUse(
+    raster_use = RasterUse(
         'detects objects',
         tuple(vectors.DRIVERS),
         (
-            *(*base.TILE_OPTIONS, 'engine'),
+            *(*TILE_OPTIONS, 'engine'),
             *('threshold', 'nms_overlap', 'overlap', 'outline', 'augment', 'merge', 'resume', 'part', 'merge_parts'),
         ),
     )
@@ -395,7 +396,7 @@ class ObjectDetector(base.Model):
 
     def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Detect objects in rasters, with the options of `detect_objects`."""
-        return self.detect_objects(base.one_or_several(sources), dst, **options)
+        return self.detect_objects(one_or_several(sources), dst, **options)
 
     def predict(
         self,
@@ -581,7 +582,7 @@ FINE, COARSE = (4, 8, 16, 32), (8, 16, 32)
 """Proposals come from P2 to P6; dense detectors begin at P3, which has a quarter as many places."""
 
 
-@base.register_model
+@registry.register_model
 class FasterRCNN(ObjectDetector):
     """Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) on P2 to P6; with a plain transformer it is ViTDet's.
 
@@ -594,7 +595,7 @@ class FasterRCNN(ObjectDetector):
     )
 
 
-@base.register_model
+@registry.register_model
 class MaskRCNN(ObjectDetector):
     """Mask R-CNN (He et al. 2017, arXiv:1703.06870): Faster R-CNN with an outline of each object."""
 
@@ -605,7 +606,7 @@ class MaskRCNN(ObjectDetector):
     )
 
 
-@base.register_model
+@registry.register_model
 class RetinaNet(ObjectDetector):
     """RetinaNet (Lin et al. 2017, arXiv:1708.02002) on P3 to P7, three sizes of anchors on each."""
 
@@ -614,7 +615,7 @@ class RetinaNet(ObjectDetector):
     )
 
 
-@base.register_model
+@registry.register_model
 class FCOS(ObjectDetector):
     """FCOS (Tian et al. 2019, arXiv:1904.01355) on P3 to P7; it has no anchors."""
 
@@ -623,7 +624,7 @@ class FCOS(ObjectDetector):
     )
 
 
-@base.register_model
+@registry.register_model
 class RotatedFCOS(ObjectDetector):
     """FCOS for oriented boxes, such as ships, vehicles and buildings that lie in any direction.
 
@@ -663,7 +664,7 @@ ORIENTED_OVERLAP = 0.3
 """Of two oriented boxes of one class that overlap more, `OrientedRCNN` drops one, unless its options say otherwise."""
 
 
-@base.register_model
+@registry.register_model
 class OrientedRCNN(ObjectDetector):
     """Oriented R-CNN (Xie et al. 2021, arXiv:2108.05699): Faster R-CNN for oriented boxes, on P2 to P6.
 
@@ -682,7 +683,7 @@ class OrientedRCNN(ObjectDetector):
         return RCNNOptions(box_nms_thresh=ORIENTED_OVERLAP)
 
 
-@base.register_model
+@registry.register_model
 class SingleShotDetector(ObjectDetector):
     """SSD's heads and training (Liu et al. 2016, arXiv:1512.02325) on P3 to P7.
 
@@ -696,7 +697,7 @@ class SingleShotDetector(ObjectDetector):
     )
 
 
-@base.register_model
+@registry.register_model
 class RTDetr(ObjectDetector):
     """RT-DETR (Zhao et al. 2023, arXiv:2304.08069) on P3 to P5: queries that each predict one object, or none.
 

@@ -26,9 +26,10 @@ from geolearn.inference.options import NoData, ReadOptions, Resolution, Scale, T
 from geolearn.inference.outlines import Outline
 from geolearn.inference.placing import DetectOptions
 from geolearn.metrics import PanopticScores
-from geolearn.models import base, new_spec
+from geolearn.models import base, new_spec, registry
 from geolearn.models.evaluation.panoptic import PanopticEvaluation, draw_panoptic_chips, evaluate_panoptic
 from geolearn.models.object_detector import AnchorChoice, choose_options, typical_side
+from geolearn.models.raster_use import TILE_OPTIONS, RasterUse, one_or_several
 from geolearn.models.reports.report import TaskReport
 from geolearn.models.reports.tasks import panoptic_report
 from geolearn.networks.detection import heads
@@ -87,10 +88,10 @@ class PanopticModel(base.Model):
 
     tasks: ClassVar[tuple[Task, ...]] = (Task.PANOPTIC,)
     not_exported = 'the number of its objects differs from image to image; save it without export='
-    raster_use = base.RasterUse(
+    raster_use = RasterUse(
         'maps segments',
         ('.tif', '.tiff'),
-        (*base.TILE_OPTIONS, 'threshold', 'nms_overlap', 'overlap', 'outline', 'resume'),
+        (*TILE_OPTIONS, 'threshold', 'nms_overlap', 'overlap', 'outline', 'resume'),
     )
     forward_takes_targets = True
     keeps_statistics = True
@@ -212,7 +213,7 @@ class PanopticModel(base.Model):
 
     def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Map rasters with the options of `predict_raster`."""
-        return self.predict_raster(base.one_or_several(sources), dst, **options)
+        return self.predict_raster(one_or_several(sources), dst, **options)
 
     def predict_raster(
         self,
@@ -357,7 +358,7 @@ def find_things(data: ChipData) -> list[int]:
     return things
 
 
-@base.register_model
+@registry.register_model
 class PanopticFPN(PanopticModel):
     """Panoptic FPN (Kirillov et al. 2019, arXiv:1901.02446): Mask R-CNN and a semantic branch on one pyramid.
 
@@ -382,7 +383,7 @@ class PanopticFPN(PanopticModel):
         return PanopticDetector(parts, len(spec.class_infos), things, merge)
 
 
-@base.register_model
+@registry.register_model
 class Mask2Former(PanopticModel):
     """Mask2Former (Cheng et al. 2022, arXiv:2112.01527): queries that each draw one segment, of stuff or of a thing.
 

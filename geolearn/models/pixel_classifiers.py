@@ -26,8 +26,9 @@ from geolearn.metrics import (
     fit_temperature,
     rank_chips,
 )
-from geolearn.models import base, map_rasters, new_spec
+from geolearn.models import base, map_rasters, new_spec, registry
 from geolearn.models.evaluation.pixels import PixelEvaluation, draw_chips, evaluate_pixels, whole_chips
+from geolearn.models.raster_use import CLASS_MAP_OPTIONS, EMBEDDING_OPTIONS, RASTERS, RasterUse, one_or_several
 from geolearn.models.reports.report import TaskReport
 from geolearn.models.reports.tasks import pixel_report
 from geolearn.networks import segmentation
@@ -75,7 +76,7 @@ class PixelClassifier(base.Model):
     """
 
     tasks = (Task.PIXELS,)
-    raster_use = base.RasterUse('maps pixels', base.RASTERS, (*base.CLASS_MAP_OPTIONS, *base.EMBEDDING_OPTIONS))
+    raster_use = RasterUse('maps pixels', RASTERS, (*CLASS_MAP_OPTIONS, *EMBEDDING_OPTIONS))
     default_backbone: ClassVar[str] = 'resnet50'
     decoder: ClassVar[str]
     """Name of the decoder, where the options name none."""
@@ -293,10 +294,10 @@ class PixelClassifier(base.Model):
 
     def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Map rasters with the options of `predict_raster`."""
-        return self.predict_raster(base.one_or_several(sources), dst, **options)
+        return self.predict_raster(one_or_several(sources), dst, **options)
 
 
-@base.register_model
+@registry.register_model
 class DeepLab(PixelClassifier):
     """DeepLabV3+ (Chen et al. 2018, arXiv:1802.02611): pooling at several rates, then a fine skip connection."""
 
@@ -304,14 +305,14 @@ class DeepLab(PixelClassifier):
     default_backbone = 'dofa_base'
 
 
-@base.register_model
+@registry.register_model
 class DeepLabV3(PixelClassifier):
     """DeepLabV3 (Chen et al. 2017, arXiv:1706.05587): pooling at several rates, no skip connection."""
 
     decoder = 'deeplab_v3'
 
 
-@base.register_model
+@registry.register_model
 class UNet(PixelClassifier):
     """U-Net (Ronneberger et al. 2015, arXiv:1505.04597): every map that the backbone offers joins on the way up.
 
@@ -322,14 +323,14 @@ class UNet(PixelClassifier):
     default_backbone = 'resnet34'
 
 
-@base.register_model
+@registry.register_model
 class PSPNet(PixelClassifier):
     """PSPNet (Zhao et al. 2017, arXiv:1612.01105): the image's context, pooled in grids of several sizes."""
 
     decoder = 'pspnet'
 
 
-@base.register_model
+@registry.register_model
 class UPerNet(PixelClassifier):
     """UPerNet (Xiao et al. 2018, arXiv:1807.10221): a CNN's stages or four layers of a transformer."""
 
@@ -337,14 +338,14 @@ class UPerNet(PixelClassifier):
     default_backbone = 'dofa_base'
 
 
-@base.register_model
+@registry.register_model
 class FPN(PixelClassifier):
     """Feature pyramid network (Kirillov et al. 2019, arXiv:1901.02446): the sum of all maps at stride 4."""
 
     decoder = 'fpn'
 
 
-@base.register_model
+@registry.register_model
 class SegFormer(PixelClassifier):
     """SegFormer's all-MLP head (Xie et al. 2021, arXiv:2105.15203)."""
 
@@ -352,14 +353,14 @@ class SegFormer(PixelClassifier):
     default_backbone = 'dofa_base'
 
 
-@base.register_model
+@registry.register_model
 class FCN(PixelClassifier):
     """Fully convolutional head on one map of stride 16 (Long et al. 2015, arXiv:1411.4038)."""
 
     decoder = 'fcn'
 
 
-@base.register_model
+@registry.register_model
 class LinearProbe(PixelClassifier):
     """One linear layer per token, to probe features as they are; usual with ``adapt=Adaptation(freeze='all')``."""
 
@@ -367,7 +368,7 @@ class LinearProbe(PixelClassifier):
     default_backbone = 'dofa_base'
 
 
-@base.register_model
+@registry.register_model
 class MUSTER(PixelClassifier):
     """Multi-scale transformer decoder (Xu et al. 2022, arXiv:2211.13928)."""
 
@@ -382,7 +383,7 @@ PSPNetClassifier = PSPNet
 """ArcGIS's name."""
 
 
-@base.register_model
+@registry.register_model
 class AttentionUNet(PixelClassifier):
     """Classify every pixel with a plain U-Net that takes a foundation model's attention maps beside the bands.
 

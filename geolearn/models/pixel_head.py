@@ -19,7 +19,7 @@ from geolearn.backbones.pixel_series import check_location
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.classes import IGNORE_INDEX
 from geolearn.data import ChipData
-from geolearn.models import base, bundling, new_spec
+from geolearn.models import bundling, new_spec, registry
 from geolearn.models.pixel_classifiers import PixelClassifier
 from geolearn.networks import pixel_head
 from geolearn.networks.pixel_head import Head, PixelHeadOptions
@@ -43,7 +43,7 @@ class _Pixels(NamedTuple):
     labels: Tensor
 
 
-@base.register_model
+@registry.register_model
 class PixelHead(PixelClassifier):
     """Classify every pixel by its own values: a linear layer, an MLP, a random forest or nearest neighbors.
 

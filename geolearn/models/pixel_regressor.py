@@ -18,9 +18,10 @@ from geolearn.errors import BundleError, ExportError
 from geolearn.inference.encoding import RegressionEncoding, VectorEncoding
 from geolearn.losses import NormalizedLoss, RegressionLossOptions, make_regression_loss
 from geolearn.metrics import ImageScores, RegressionScores, rank_chips
-from geolearn.models import base, map_rasters, new_spec
+from geolearn.models import base, map_rasters, new_spec, registry
 from geolearn.models.evaluation.pixels import RegressionEvaluation, draw_regression_chips, evaluate_values
 from geolearn.models.exporting import ExportedGraphs
+from geolearn.models.raster_use import EMBEDDING_OPTIONS, MAP_OPTIONS, RASTERS, RasterUse, one_or_several
 from geolearn.models.reports.report import TaskReport
 from geolearn.models.reports.tasks import regression_report
 from geolearn.networks.image_target import ImageTarget, build_image_segmenter
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@base.register_model
+@registry.register_model
 class PixelRegressor(base.Model):
     """Predict a value for every pixel, with any decoder on any backbone's maps; or an image.
 
@@ -62,7 +63,7 @@ class PixelRegressor(base.Model):
 
     tasks = (Task.REGRESSION,)
     graph_output = 'values'
-    raster_use = base.RasterUse('maps pixels', base.RASTERS, (*base.MAP_OPTIONS, *base.EMBEDDING_OPTIONS))
+    raster_use = RasterUse('maps pixels', RASTERS, (*MAP_OPTIONS, *EMBEDDING_OPTIONS))
     network: Segmenter
 
     def __init__(
@@ -203,7 +204,7 @@ class PixelRegressor(base.Model):
 
     def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
         """Map rasters with the options of `predict_raster`."""
-        return self.predict_raster(base.one_or_several(sources), dst, **options)
+        return self.predict_raster(one_or_several(sources), dst, **options)
 
 
 def describe_image_target(data: ChipData) -> ImageTarget:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from rasterio.errors import RasterioError
 
@@ -17,15 +17,9 @@ from geolearn.inference.catalog import MANIFEST, Manifest, Scene, SceneResult, f
 from geolearn.inference.options import TilingOptions
 from geolearn.inference.resume import weights_digest
 from geolearn.inference.targets import find_source
-from geolearn.networks.spec import ModelSpec
+from geolearn.models.raster_use import NOT_EACH, READING, UsesRasters
 
 log = logging.getLogger('geolearn')
-
-READING = ('bands', 'sensor', 'scale', 'offset', 'nodata', 'resolution', 'dates')
-"""Options on reading, which all models have."""
-
-NOT_EACH = ('resume', 'part', 'merge_parts')
-"""Options of one map that many have not."""
 
 FAILURES = (errors.GeoLearnError, RasterioError, OSError, ValueError, ArithmeticError, LookupError, RuntimeError)
 """What a scene may fail with while others are fine; memory that does not suffice is among them."""
@@ -55,17 +49,6 @@ class ManyResult:
             first = self.failed[0]
             text += f'; {len(self.failed)} failed, see {MANIFEST}; the first, {first.scene}: {first.error}'
         return text
-
-
-class UsesRasters(Protocol):
-    """What is needed of a model that does something with rasters."""
-
-    spec: ModelSpec
-    network: Any
-    raster_use: ClassVar[Any]
-
-    def use_on_raster(self, sources: Sequence[Any], dst: str | Path, options: Mapping[str, Any]) -> Path:
-        """Map rasters, or detect objects in them."""
 
 
 def predict_many(

@@ -32,7 +32,7 @@ from geolearn.chips.label import Task
 from geolearn.chips.splits.divide import KINDS, PUBLISHED
 from geolearn.data import ChipData
 from geolearn.inference.cluster import run_tasks
-from geolearn.models import Model, base
+from geolearn.models import Model, registry
 from geolearn.models.evaluation.pixels import evaluate_pixels, tabulate_metrics
 from geolearn.prepare import prepare_data
 from geolearn.probe.baselines import BAND_STATISTICS, RANDOM_CONVOLUTIONS
@@ -438,7 +438,7 @@ def find_decoder(name: str) -> type[Model]:
     Raises:
         UnknownNameError: If there is none.
     """
-    known = {n: cls for n, cls in base.load_all().items() if Task.PIXELS in cls.tasks and n != 'PixelHead'}
+    known = {n: cls for n, cls in registry.load_all().items() if Task.PIXELS in cls.tasks and n != 'PixelHead'}
     if name not in known:
         raise errors.UnknownNameError('decoder', str(name), known)
     return known[name]
@@ -575,7 +575,7 @@ def make_model(grid: Grid, job: Job, data: ChipData, *, pretrained: bool = True)
     """
     make: Any
     if job.encoder == BAND_STATISTICS:
-        make = base.load_all()['PixelHead']
+        make = registry.load_all()['PixelHead']
         return make(data, head='linear')
     if job.baseline:
         make = find_decoder('LinearProbe')

@@ -12,6 +12,7 @@ _HOMES = {
     'Callback': 'fastai',
     'ChipLearner': 'learner',
     'FitOptions': 'options',
+    'check_training': 'run',
     'estimate_batch_size': 'memory',
     'estimate_step_memory': 'memory',
     'find_run': 'run',
@@ -23,6 +24,8 @@ _HOMES = {
     'read_rate': 'run',
     'tensorboard_logger': 'progress',
     'train': 'run',
+    'training_folder': 'run',
+    'training_identity': 'run',
     'wandb_logger': 'progress',
 }
 
@@ -31,6 +34,7 @@ __all__ = [
     'Callback',
     'ChipLearner',
     'FitOptions',
+    'check_training',
     'estimate_batch_size',
     'estimate_step_memory',
     'find_learning_rate',
@@ -42,6 +46,8 @@ __all__ = [
     'read_rate',
     'tensorboard_logger',
     'train',
+    'training_folder',
+    'training_identity',
     'wandb_logger',
 ]
 
@@ -52,7 +58,16 @@ if TYPE_CHECKING:
     from geolearn.training.memory import BatchSize, estimate_batch_size, estimate_step_memory
     from geolearn.training.options import FitOptions
     from geolearn.training.progress import mlflow_logger, tensorboard_logger, wandb_logger
-    from geolearn.training.run import find_run, hold_run, new_run, read_rate, train
+    from geolearn.training.run import (
+        check_training,
+        find_run,
+        hold_run,
+        new_run,
+        read_rate,
+        train,
+        training_folder,
+        training_identity,
+    )
 
 
 def __getattr__(name: str) -> object:

@@ -1,5 +1,7 @@
 """Run a training, optionally resumed from a checkpoint."""
 
+import hashlib
+import json
 import re
 import secrets
 import shutil
@@ -10,15 +12,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from geolearn.data import ChipData
 from geolearn.errors import CheckpointError
 from geolearn.files import lock_file
 from geolearn.history import History
+from geolearn.networks.spec import ModelSpec
 from geolearn.precision import choose_precision, precision_note
 from geolearn.training import checkpoints
 from geolearn.training import distributed as processes
 from geolearn.training.learner import ChipLearner, PartedLoss, fast_layout
 from geolearn.training.optimization import WARM_UP, MeanWeights
-from geolearn.training.options import FitOptions, Rate
+from geolearn.training.options import FitOptions, Rate, check_rate
 from geolearn.training.progress import ProgressCallback, print_main_process
 
 KEPT_RUNS = 3
@@ -29,6 +33,41 @@ _DONE = 'done'
 _LOCK = 'lock'
 
 _ID = re.compile(r'\d{8}-\d{6}-[0-9a-f]{6}')
+
+
+def check_training(data: ChipData, lr: float | slice | None, layer_decay: float | None) -> None:
+    """Validate the arguments of fit.
+
+    Raises:
+        ValueError: If there are too few chips, or the learning rate is not valid.
+    """
+    check_rate(lr)
+    if layer_decay is not None and isinstance(lr, slice):
+        raise ValueError(
+            f'lr must be one number where layer_decay ({layer_decay}) sets the rate of each block, got {lr}'
+        )
+    if len(data.train_ds) < 2:
+        others = 'a smaller val_split_pct' if len(data.valid_ds) > 1 else 'another folder to validate on as valid_path='
+        raise ValueError(
+            f'{len(data.train_ds)} chip is left to train on; at least 2 are needed: export more chips (a smaller '
+            f'tile_size or stride), or pass {others} to prepare_data'
+        )
+    if data.batch_size < 2:
+        raise ValueError('batch_size must be at least 2: batch normalization needs several values per channel')
+
+
+def training_folder(data: ChipData, spec: ModelSpec) -> Path:
+    """Return where checkpoints of a model go: beside its data, apart from those of other models and backbones."""
+    name = re.sub(r'[^\w.-]+', '_', f'{spec.model}-{spec.backbone}')
+    return (data.working_dir or data.path) / 'models' / 'training' / name
+
+
+def training_identity(data: ChipData, spec: ModelSpec) -> dict[str, str]:
+    """Return digests of the chips and of the model, in which a training must agree to be resumed."""
+    manifest = {key: value for key, value in spec.to_manifest().items() if key not in ('temperature', 'arguments')}
+    chips = data.train_ds.names, data.valid_ds.names, data.train_dl.options.seed
+    texts = {'chips': repr(chips), 'model': json.dumps(manifest, sort_keys=True, default=str)}
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
 
 
 class Run(NamedTuple):

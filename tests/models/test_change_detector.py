@@ -12,9 +12,9 @@ from geolearn import Adaptation
 from geolearn.bundle import read_bundle
 from geolearn.errors import BackboneError, BundleError, ChipFolderError, RasterError, UnknownNameError
 from geolearn.models import load_model
-from geolearn.models.base import MODELS
 from geolearn.models.change_detector import ChangeDetector
 from geolearn.models.evaluation.pixels import evaluate_pixels
+from geolearn.models.registry import MODELS
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'small_dofa')
 

@@ -24,8 +24,7 @@ from geolearn.errors import (
     UnknownNameError,
 )
 from geolearn.losses import PixelCrossEntropy
-from geolearn.models import DeepLab, PixelClassifier, load_model
-from geolearn.models import base as _registry
+from geolearn.models import DeepLab, PixelClassifier, load_model, registry
 from geolearn.prepare import prepare_data
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -454,16 +453,16 @@ def test_from_model_takes_its_own_class_only(scene_data, tmp_path, monkeypatch):
     path = make(scene_data).save(tmp_path / 'm.dlpk')
     assert isinstance(DeepLab.from_model(path), DeepLab)
     assert isinstance(PixelClassifier.from_model(path), DeepLab)
-    monkeypatch.setattr(_registry, 'MODELS', dict(_registry.MODELS))
+    monkeypatch.setattr(registry, 'MODELS', dict(registry.MODELS))
 
-    @_registry.register_model
+    @registry.register_model
     class Other(PixelClassifier):
         pass
 
     with pytest.raises(BundleError, match=r'holds a DeepLab; load it with geolearn.load_model'):
         Other.from_model(path)
     with pytest.raises(ValueError, match=r"model 'Other' is already registered by"):
-        _registry.register_model(Other)
+        registry.register_model(Other)
 
 
 def test_a_model_without_data_says_what_to_pass(scene_data, tmp_path):

@@ -10,9 +10,9 @@ from geolearn import Adaptation
 from geolearn.bundle import read_bundle
 from geolearn.errors import BackboneError, BundleError, ChipFolderError, RasterError, UnknownNameError
 from geolearn.models import load_model
-from geolearn.models.base import MODELS
 from geolearn.models.evaluation.classification import collect_outputs, score_chips
 from geolearn.models.feature_classifier import FeatureClassifier
+from geolearn.models.registry import MODELS
 from geolearn.networks.classification import ChipOptions
 from geolearn.networks.spec import ModelSpec
 
