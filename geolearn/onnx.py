@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from geolearn.arguments import check_call, check_methods
 from geolearn.bundle import DetectionFacts, Export, GraphFacts, find_bundle, read_emd, read_onnx
 from geolearn.inference.area import AreaOfInterest, layers_of
 from geolearn.inference.engines import FLIPS, PROVIDERS, TURNS, augment_outputs, open_session
+from geolearn.inference.flipped import detect_flipped
 from geolearn.inference.geojson import write_geojson
 from geolearn.inference.layers import map_tags, plain_layer
 from geolearn.inference.map_parts import compute_parts, divide_parts, write_map
@@ -87,13 +89,21 @@ class OnnxModel:
         height, width = (-(-side // multiple) * multiple for side in shape)
         return self.facts.size or (height, width)
 
-    def detect(self, images: np.ndarray, *, threshold: float = 0.5, nms_overlap: float = 0.3) -> list[ArrayDetections]:
+    def detect(
+        self,
+        images: np.ndarray,
+        *,
+        threshold: float = 0.5,
+        nms_overlap: float = 0.3,
+        augment: bool | Literal['flips'] = False,
+    ) -> list[ArrayDetections]:
         """Detect the objects in images; for rasters see `detect_objects`.
 
         Args:
             images: As for `run`.
             threshold: Lowest score of an object, 0..1.
             nms_overlap: Intersection over union of two objects of one class above which the lower-scoring is dropped.
+            augment: Detect four times, flipped, and take the mean; ``'flips'`` is the same.
 
         Returns:
             The objects of each image by descending score: boxes in its pixels, class indices and scores.
@@ -102,9 +112,12 @@ class OnnxModel:
             BundleError: If the model detects no objects, or the graph is not what its manifest says.
         """
         shape = (images.shape[-2], images.shape[-1])
-        facts = self._detection
-        outputs = self.run(images)
-        return pick_objects(outputs, facts, self._filled(shape), shape, threshold=threshold, nms_overlap=nms_overlap)
+        pick = partial(pick_objects, facts=self._detection, filled=self._filled(shape), size=shape)
+        if augment:
+            return detect_flipped(
+                lambda flipped: pick(self.run(flipped)), images, np, threshold=threshold, nms_overlap=nms_overlap
+            )
+        return pick(self.run(images), threshold=threshold, nms_overlap=nms_overlap)
 
     @property
     def _detection(self) -> DetectionFacts:
@@ -236,6 +249,7 @@ class OnnxModel:
         tile_size: int | None = None,
         overlap: int | None = None,
         batch_size: int = 4,
+        augment: bool | Literal['flips'] = False,
         merge: Merge = 'nms',
         overwrite: bool = False,
         resume: bool = False,
@@ -261,6 +275,8 @@ class OnnxModel:
             tile_size: Side of the tiles in pixels; None takes that of `detect_objects`.
             overlap: Pixels that tiles share; None takes what nearly all objects fit in, at most half a tile.
             batch_size: Tiles read together, and computed together but on CPUs.
+            augment: Detect in each tile four times, flipped, and take the mean, at 4 times the cost; ``'flips'`` is the
+                same.
             merge: What becomes of objects of one class that overlap: ``'nms'``, ``'soft_nms'`` or ``'weighted'``.
             overwrite: Replace `dst` if it exists.
             resume: Continue a run that was killed or failed, from what is kept in ``<dst>.part``.
@@ -275,11 +291,11 @@ class OnnxModel:
             MissingExtraError: If `dst` is not GeoJSON and the libraries that write it are missing, or those for `aoi`.
             ValueError: If a number is out of its range.
         """
-        options = DetectOptions(threshold, nms_overlap, overlap=overlap, merge=merge, resume=resume)
+        options = DetectOptions(threshold, nms_overlap, augment, overlap=overlap, merge=merge, resume=resume)
         detection = self._detection
         area = AreaOfInterest(aoi, bbox, bbox_crs)
         read = ReadOptions(bands, sensor, scale, offset, nodata, resolution, self.spec.is_radar, area, dates=dates)
-        cut = TilingOptions(tile_size, batch_size=batch_size)
+        cut = TilingOptions(tile_size, batch_size=batch_size, augment=bool(augment))
         target = check_target(src, check_vector_target(dst, plain=True), overwrite=overwrite, layers=layers_of(area))
         with ExitStack() as stack:
             sources = open_dates(src, self.spec, read, stack, whole=True)
@@ -294,7 +310,7 @@ class OnnxModel:
             checkpoint = stack.enter_context(open_checkpoint(target, facts, resume=resume))
 
             def detect(images: np.ndarray) -> list[ArrayDetections]:
-                return self.detect(images, threshold=threshold, nms_overlap=options.overlap_in_tile)
+                return self.detect(images, threshold=threshold, nms_overlap=options.overlap_in_tile, augment=augment)
 
             parts = detect_in_tiles(
                 sources,
@@ -513,7 +529,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sides = ('LEFT', 'BOTTOM', 'RIGHT', 'TOP')
     parser.add_argument('--bbox', type=float, nargs=4, metavar=sides, help='part of the raster to map')
     parser.add_argument('--bbox-crs', help='CRS of --bbox, such as EPSG:4326; that of the raster where it is not given')
-    augmenting = 'predict each tile of a map flipped and turned too, 8 times, and take the mean'
+    augmenting = 'predict each tile flipped too and take the mean: objects 4 times, maps 8 times with turns'
     parser.add_argument('--augment', action='store_true', help=augmenting)
     parser.add_argument('--resume', action='store_true', help='continue a run that was killed')
     parser.add_argument('--overwrite', action='store_true', help='replace the map if it exists')
@@ -521,14 +537,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources = given.sources[0] if len(given.sources) == 1 else given.sources
     try:
         model = load_model(given.model)
-        names = ('scale', 'offset', 'aoi', 'bbox', 'bbox_crs', 'resume', 'overwrite')
+        names = ('scale', 'offset', 'aoi', 'bbox', 'bbox_crs', 'augment', 'resume', 'overwrite')
         options = {name: getattr(given, name) for name in names}
         if model.facts.output == 'objects':
-            if given.augment:
-                raise ValueError('--augment is for maps; geolearn predict --augment, with torch, is for objects too')
             model.detect_objects(sources, given.out, threshold=given.threshold, **options)
         else:
-            model.predict_raster(sources, given.out, augment=given.augment, **options)
+            model.predict_raster(sources, given.out, **options)
     except (errors.GeoLearnError, ValueError, OSError) as error:
         parser.exit(2, f'{error}\n')
 

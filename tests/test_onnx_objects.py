@@ -24,7 +24,15 @@ from geolearn.backbones.custom import ModuleBackbone, register_module
 from geolearn.bands import Band
 from geolearn.bundle import read_bundle, read_emd
 from geolearn.classes import ClassInfo
-from geolearn.errors import ArgumentError, BundleError, CheckpointError, ExportError, MissingExtraError, RasterError
+from geolearn.errors import (
+    ArgumentError,
+    BundleError,
+    CheckpointError,
+    ExportError,
+    GeoLearnError,
+    MissingExtraError,
+    RasterError,
+)
 from geolearn.inference import detecting, engines, overlapping, tuning
 from geolearn.inference.geojson import write_geojson
 from geolearn.inference.merging import TileDetections
@@ -127,8 +135,11 @@ def bundle(models, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def runner(models):
+    return run_by_torch(models[FCOS])
+
+
+def run_by_torch(model):
     """Torch in the place of a graph: writing towers of convolutions as one takes a minute."""
-    model = models[FCOS]
 
     def run(_, given):
         with torch.inference_mode():
@@ -227,6 +238,28 @@ def test_objects_are_those_of_detect_objects(models, request, scene, tmp_path, c
         assert np.allclose(found[2], expected[2], atol=0.011)
 
 
+@pytest.mark.parametrize(('cls', 'augment'), [(RetinaNet, True), (FCOS, 'flips'), (RotatedFCOS, True)])
+def test_augmented_objects_are_those_of_detect_objects(models, bundle, scene, tmp_path, cls, augment):
+    options = TILES | {'threshold': 0.2}
+    model = models[cls] if cls in models else build(cls)
+    runner = load_model(bundle) if cls is RotatedFCOS else run_by_torch(model)
+    expected = pixel_corners(model.detect_objects(scene, tmp_path / 'torch.gpkg', augment=augment, **options))
+    found = pixel_corners(runner.detect_objects(scene, tmp_path / 'onnx.geojson', augment=augment, **options))
+    assert len(found[0]) == len(expected[0]) > 20
+    assert np.abs(found[0] - expected[0]).max() < 1e-2
+    assert np.array_equal(found[1], expected[1])
+    assert np.allclose(found[2], expected[2], atol=0.011)
+    once = pixel_corners(runner.detect_objects(scene, tmp_path / 'once.geojson', **options))
+    assert len(once[0]) != len(found[0]) or not np.allclose(once[2], found[2], atol=1)
+
+
+def test_ways_to_augment_that_there_are_not_are_refused(models, bundle, scene, tmp_path):
+    for model in (models[FCOS], load_model(bundle)):
+        with pytest.raises(GeoLearnError, match='augment'):
+            model.detect_objects(scene, tmp_path / 'o.geojson', augment='turns')
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize('name', ['bbox', 'features'])
 def test_objects_of_a_part_are_those_of_detect_objects(models, bundle, scene, tmp_path, name):
     corners = [PLACE @ corner for corner in ((40, 20), (170, 60), (110, 130))]
@@ -267,15 +300,18 @@ def test_a_layer_is_resumed_to_the_same_bytes_and_is_written_by_one_run_at_once(
     assert sorted(path.name for path in tmp_path.iterdir() if 'onnx' in path.name) == ['onnx.geojson']
 
 
-def test_it_runs_where_neither_torch_nor_shapely_can_be_imported(models, bundle, scene, tmp_path):
+@pytest.mark.parametrize('augment', [False, True])
+def test_it_runs_where_neither_torch_nor_shapely_can_be_imported(models, bundle, scene, tmp_path, augment):
     code = '\n'.join((NO_TORCH, 'from geolearn.onnx import main', 'main(sys.argv[1:])'))
     arguments = [str(bundle), str(scene), str(tmp_path / 'onnx.geojson'), '--threshold', '0.4']
+    arguments += ['--augment'] * augment
     done = subprocess.run([sys.executable, '-c', code, *arguments], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    expected = pixel_corners(models[RotatedFCOS].detect_objects(scene, tmp_path / 'torch.gpkg', threshold=0.4))
+    options = {'threshold': 0.4, 'augment': augment}
+    expected = pixel_corners(models[RotatedFCOS].detect_objects(scene, tmp_path / 'torch.gpkg', **options))
     found = pixel_corners(tmp_path / 'onnx.geojson')
-    assert len(found[0]) == len(expected[0]) > 20
-    assert np.abs(found[0] - expected[0]).max() < 1e-3
+    assert len(found[0]) == len(expected[0]) > (5 if augment else 20)
+    assert np.abs(found[0] - expected[0]).max() < (1e-2 if augment else 1e-3)
 
 
 @pytest.mark.parametrize('crs', ['EPSG:32601', 'EPSG:4326', 'EPSG:2263'])
@@ -420,7 +456,7 @@ def test_a_stac_item_describes_a_detector(bundle):
     pystac.Item.from_dict(row | {'links': []})
 
 
-def detect_in_arcgis(bundle, pixels, folder):
+def detect_in_arcgis(bundle, pixels, folder, **parameters):
     """Call the raster function of an unpacked bundle as ArcGIS Pro does, for one block."""
     with zipfile.ZipFile(bundle) as archive:
         archive.extractall(folder)
@@ -428,27 +464,27 @@ def detect_in_arcgis(bundle, pixels, folder):
     function = DetectObjects()
     function.initialize(model=str(emd), device=-1)
     names = [row['name'] for row in function.getParameterInfo()]
-    function.getConfiguration(tile_size='96', padding='8', threshold='0.4')
+    function.getConfiguration(tile_size='96', padding='8', threshold='0.4', **parameters)
     mask = (pixels > 0).astype('u1')
     features = json.loads(function.vectorize(raster_pixels=pixels, raster_mask=mask)['output_vectors'])['features']
     return names, function, features
 
 
-def test_the_raster_function_of_arcgis_runs_the_graph_without_torch(bundle, scene, tmp_path, monkeypatch):
+@pytest.mark.parametrize('augment', ['False', 'True'])
+def test_the_raster_function_of_arcgis_runs_the_graph_without_torch(bundle, scene, tmp_path, monkeypatch, augment):
+    given = {'test_time_augmentation': augment}
     with rasterio.open(scene) as src:
         pixels = src.read()[:, :96, :96]
-    names, function, expected = detect_in_arcgis(bundle, pixels, tmp_path / 'torch')
+    names, function, expected = detect_in_arcgis(bundle, pixels, tmp_path / 'torch', **given)
     padding = function._usual_tiling()
     monkeypatch.setattr(raster_functions, 'find_spec', lambda name: None)
-    without, function, found = detect_in_arcgis(bundle, pixels, tmp_path / 'graph')
+    without, function, found = detect_in_arcgis(bundle, pixels, tmp_path / 'graph', **given)
     assert function._usual_tiling() == padding
-    assert [name for name in names if name != 'test_time_augmentation'] == without
-    assert len(found) == len(expected) > 5
+    assert names == without
+    assert len(found) == len(expected) > (2 if augment == 'True' else 5)
     for one, other in zip(found, expected):
         assert one['attributes'] == pytest.approx(other['attributes'], abs=0.011)
-        assert np.allclose(one['geometry']['rings'], other['geometry']['rings'], atol=1e-3)
-    with pytest.raises(ValueError, match='test_time_augmentation needs torch'):
-        function.getConfiguration(test_time_augmentation='True')
+        assert np.allclose(one['geometry']['rings'], other['geometry']['rings'], atol=1e-2)
     nothing = function.vectorize(raster_pixels=0 * pixels, raster_mask=0 * pixels)['output_vectors']
     assert json.loads(nothing)['features'] == []
 

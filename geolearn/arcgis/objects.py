@@ -41,8 +41,6 @@ class DetectObjects(raster_functions.VectorFunction):
         self._threshold = _or(raster_functions.read_number(scalars, 'threshold'), self._threshold)
         self._nms_overlap = _or(raster_functions.read_number(scalars, 'nms_overlap'), self._nms_overlap)
         self._augment = str(scalars.get('test_time_augmentation', self._augment)).lower() == 'true'
-        if self._augment and self._graph is not None:
-            raise ValueError('test_time_augmentation needs torch in this environment; set it to False')
         return configuration | {'threshold': self._threshold, 'nms_overlap': self._nms_overlap}
 
     def vectorize(self, **blocks: Any) -> dict[str, str]:
@@ -80,7 +78,9 @@ class DetectObjects(raster_functions.VectorFunction):
     def _compute(self, image: np.ndarray) -> ArrayDetections:
         """Return all objects of a block."""
         if self._graph is not None:
-            return self._graph.detect(image[None], threshold=self._threshold, nms_overlap=self._nms_overlap)[0]
+            return self._graph.detect(
+                image[None], threshold=self._threshold, nms_overlap=self._nms_overlap, augment=self._augment
+            )[0]
         import torch
 
         from geolearn.inference import detecting
@@ -118,7 +118,7 @@ class DetectObjects(raster_functions.VectorFunction):
             raster_functions.describe(
                 'nms_overlap', 'GPDouble', self._nms_overlap, 'Overlap from which on two objects are one, 0 to 1'
             ),
-            *([augment] if self._graph is None else []),
+            augment,
         ]
 
 

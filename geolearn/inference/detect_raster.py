@@ -297,10 +297,11 @@ def _run_facts(
     options: DetectOptions,
 ) -> dict[str, Any]:
     """Return what must be equal for a run to be resumed; the device may be another."""
-    names = ('threshold', 'nms_overlap', 'outline', 'augment', 'merge')
+    names = ('threshold', 'nms_overlap', 'outline', 'merge')
     return {
         **run_facts(spec, weights_digest(network), sources, grid, read),
         **({} if read.nodata is None else {'nodata': read.nodata}),
         'batch_size': tiling.batch_size or BATCH_SIZE,
         **{name: getattr(options, name) for name in names},
+        'augment': bool(options.augment),
     }

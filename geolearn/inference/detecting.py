@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -14,8 +13,9 @@ from geolearn import errors
 from geolearn.batch import Detections
 from geolearn.bundle import DetectionFacts
 from geolearn.device import choose_device
-from geolearn.inference import merging, overlapping
+from geolearn.inference import merging
 from geolearn.inference.computing import most_at_once
+from geolearn.inference.flipped import detect_flipped, suppress_by_shape
 from geolearn.inference.images import Image, load_image
 from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.picking import pick_objects
@@ -27,12 +27,8 @@ from geolearn.inference.source import Source
 from geolearn.inference.tiles import BATCH_SIZE, MicroBatches
 from geolearn.networks.detection.detector import Detector
 from geolearn.networks.spec import ModelSpec
-from geolearn.oriented import geometry
 from geolearn.raster.area import PixelArea
 from geolearn.tiling import TileGrid
-
-FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
-"""Axes flipped in each pass of test-time augmentation."""
 
 PredictFn = Callable[[Tensor], Sequence[Detections]]
 """Detects objects in images (N, [dates,] bands, H, W)."""
@@ -48,15 +44,7 @@ def make_graph_detector(run: Callable[[Tensor], Tensor], facts: DetectionFacts) 
 
     def detect(images: Tensor) -> list[Detections]:
         shape = (images.shape[-2], images.shape[-1])
-        return [
-            Detections(
-                torch.from_numpy(each.boxes),
-                torch.from_numpy(each.labels),
-                torch.from_numpy(each.scores),
-                turned=None if each.turned is None else torch.from_numpy(each.turned),
-            )
-            for each in pick_objects(run(images).numpy(), facts, shape, shape)
-        ]
+        return [as_tensors(each) for each in pick_objects(run(images).numpy(), facts, shape, shape)]
 
     return detect
 
@@ -83,9 +71,14 @@ def make_predict_fn(
     def predict(images: Tensor) -> list[Detections]:
         if not augment:
             return [_suppress(each.filter_by_score(threshold), nms_overlap) for each in predict_once(images)]
-        passes = [[_flip(each, images.shape, axes) for each in predict_once(images.flip(axes))] for axes in FLIPS]
-        merged = [merge_augmented(list(row), overlap=nms_overlap) for row in zip(*passes)]
-        return [each.filter_by_score(threshold) for each in merged]
+        merged = detect_flipped(
+            lambda flipped: [as_arrays(each) for each in predict_once(flipped)],
+            images,
+            torch,
+            threshold=threshold,
+            nms_overlap=nms_overlap,
+        )
+        return [as_tensors(each) for each in merged]
 
     return predict
 
@@ -93,76 +86,8 @@ def make_predict_fn(
 def _suppress(detections: Detections, overlap: float) -> Detections:
     if detections.masks is None and detections.turned is None:
         return detections.select(batched_nms(detections.boxes, detections.scores, detections.labels, overlap))
-    kept, _ = _nms(detections, overlap)
+    kept, _ = suppress_by_shape(as_arrays(detections), overlap)
     return detections.select(torch.from_numpy(kept))
-
-
-def _nms(detections: Detections, overlap: float) -> tuple[np.ndarray, np.ndarray]:
-    """Suppress by masks or oriented boxes where objects have them, else by boxes; see `nms`.
-
-    The boxes of slender slanted objects side by side overlap although the objects do not.
-    """
-    if detections.turned is not None:
-        turned = detections.turned.double().numpy()
-        shown, order = geometry.hulls(turned), detections.scores.double().numpy()
-        return overlapping.nms(shown, detections.labels.numpy(), order, overlap=overlap, turned=turned)
-    boxes, scores = detections.boxes.double().numpy(), detections.scores.double().numpy()
-    measure = None
-    if detections.masks is not None:
-        masks = detections.masks.numpy()
-        measure = partial(_mask_overlap, masks, masks.sum(axis=(1, 2)), boxes)
-    return overlapping.nms(boxes, detections.labels.numpy(), scores, overlap=overlap, measure=measure)
-
-
-def _mask_overlap(
-    masks: np.ndarray, areas: np.ndarray, boxes: np.ndarray, first: np.ndarray, second: np.ndarray
-) -> np.ndarray:
-    """Return the intersection over union (n,) of pairs of masks, which lie within a pixel of their boxes."""
-    shared = np.zeros(len(first))
-    corners = overlapping.intersect(boxes[first], boxes[second])
-    for pair, (one, other) in enumerate(zip(first, second)):
-        (left, top), (right, bottom) = np.floor(corners[pair, :2]) - 1, np.ceil(corners[pair, 2:]) + 1
-        part = np.s_[max(int(top), 0) : max(int(bottom), 0), max(int(left), 0) : max(int(right), 0)]
-        shared[pair] = np.count_nonzero(masks[one][part] & masks[other][part])
-    overlap: np.ndarray = shared / np.maximum(areas[first] + areas[second] - shared, 1)
-    return overlap
-
-
-def _flip(detections: Detections, shape: torch.Size, axes: tuple[int, ...]) -> Detections:
-    boxes = detections.boxes.clone()
-    for axis in axes:
-        edge = 0 if axis == -1 else 1
-        boxes[:, [edge, edge + 2]] = shape[axis] - boxes[:, [edge + 2, edge]]
-    masks = None if detections.masks is None else detections.masks.flip(axes)
-    turned = detections.turned
-    if turned is not None:
-        turned = geometry.mirrored(
-            turned, width=shape[-1] if -1 in axes else None, height=shape[-2] if -2 in axes else None
-        )
-    return Detections(boxes, detections.labels, detections.scores, masks, turned)
-
-
-def merge_augmented(passes: Sequence[Detections], *, overlap: float) -> Detections:
-    """Merge the detections of several passes over one image.
-
-    An object gets the mean box, the mask of the highest-scoring, and the sum of scores over the number of passes.
-
-    Args:
-        passes: Detections of each.
-        overlap: Above which two detections of one class are one object.
-    """
-    every = Detections.concatenate(passes)
-    boxes, scores = every.boxes.double().numpy(), every.scores.double().numpy()
-    kept, owners = _nms(every, overlap)
-    totals = np.zeros(len(scores))
-    np.add.at(totals, owners, scores)
-    means = boxes if every.masks is not None else overlapping.mean_boxes(boxes, scores, owners)
-    merged = torch.from_numpy(np.minimum(totals / len(passes), scores)).float()
-    turned = every.turned
-    if turned is not None:
-        turned = torch.from_numpy(overlapping.mean_oriented(turned.double().numpy(), scores, owners)).float()
-    found = Detections(torch.from_numpy(means).float(), every.labels, merged, every.masks, turned)
-    return found.select(torch.from_numpy(kept))
 
 
 def detect_tiles(
@@ -204,7 +129,7 @@ def detect_tiles(
         network,
         threshold=options.threshold,
         nms_overlap=options.overlap_in_tile,
-        augment=options.augment,
+        augment=bool(options.augment),
         detect=detect,
     )
 
@@ -229,6 +154,13 @@ def as_arrays(detections: Detections) -> ArrayDetections:
     """Return detections on the CPU as NumPy arrays, which share their memory."""
     parts = (detections.boxes, detections.labels, detections.scores, detections.masks, detections.turned)
     return ArrayDetections(*(None if part is None else part.numpy() for part in parts))  # type: ignore[arg-type]
+
+
+def as_tensors(detections: ArrayDetections) -> Detections:
+    """Return detections as tensors on the CPU, which share their memory where torch allows it."""
+    parts = (detections.boxes, detections.labels, detections.scores, detections.masks, detections.turned)
+    made = (None if part is None else torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
+    return Detections(*made)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,7 +221,7 @@ def detect_image(
     loaded = load_image(image, spec, read)
     network.to(choose_device(device)).eval()
     predict = make_predict_fn(
-        network, threshold=options.threshold, nms_overlap=options.nms_overlap, augment=options.augment
+        network, threshold=options.threshold, nms_overlap=options.nms_overlap, augment=bool(options.augment)
     )
     with ExitStack() as stack, torch.inference_mode():
         enter_image(stack, spec, network, loaded, read)

@@ -7,6 +7,7 @@ import numpy as np
 from geolearn import errors
 from geolearn.bundle import PADDED_MULTIPLE, SMALLEST_SIDE, DetectionFacts
 from geolearn.inference import overlapping
+from geolearn.inference.flipped import suppress_by_shape
 from geolearn.inference.placing import ArrayDetections
 from geolearn.oriented import geometry
 from geolearn.oriented.suppression import suppress_oriented
@@ -75,14 +76,7 @@ def _pick(
         rows = rows[: facts.most]
         found = ArrayDetections(boxes[rows], labels[rows], best[rows])
     found = _place_in_image(found, size, facts.zoom)
-    if nms_overlap >= 1:
-        return found
-    shown, turned64 = found.boxes.astype(np.float64), None
-    if found.turned is not None:
-        turned64 = found.turned.astype(np.float64)
-        shown = geometry.hulls(turned64)
-    kept, _ = overlapping.nms(shown, found.labels, found.scores, overlap=nms_overlap, turned=turned64)
-    return found.select(kept)
+    return found if nms_overlap >= 1 else found.select(suppress_by_shape(found, nms_overlap)[0])
 
 
 def _choose(scores: np.ndarray, facts: DetectionFacts, counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class DetectOptions:
     Args:
         threshold: Lowest score of an object, 0..1.
         nms_overlap: Intersection over union, 0..1, above which two objects of one class are merged.
-        augment: Test-time augmentation: predict each tile four times, flipped.
+        augment: Test-time augmentation: predict each tile four times, flipped; True and ``'flips'`` are the same.
         outline: How plain the outlines of masks are; objects without masks are boxes.
         overlap: Pixels that neighboring tiles share; None takes what the largest usual object needs.
         merge: What becomes of objects of one class that overlap; see `merge_detections`.
@@ -48,7 +48,7 @@ class DetectOptions:
 
     threshold: float = 0.5
     nms_overlap: float = 0.3
-    augment: bool = False
+    augment: bool | Literal['flips'] = False
     outline: ObjectOutline = 'exact'
     overlap: int | None = None
     merge: merging.Merge = 'nms'
@@ -61,6 +61,8 @@ class DetectOptions:
         for name, choices in (('outline', ObjectOutline), ('merge', merging.Merge)):
             if getattr(self, name) not in get_args(choices):
                 raise errors.UnknownNameError(name, str(getattr(self, name)), get_args(choices))
+        if not isinstance(self.augment, bool) and self.augment != 'flips':
+            raise errors.UnknownNameError('augment', str(self.augment), ('flips',))
 
     @property
     def overlap_in_tile(self) -> float:
@@ -99,6 +101,19 @@ class ArrayDetections:
         masks = None if self.masks is None else self.masks[rows]
         turned = None if self.turned is None else self.turned[rows]
         return ArrayDetections(self.boxes[rows], self.labels[rows], self.scores[rows], masks, turned)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence['ArrayDetections']) -> 'ArrayDetections':
+        """Return the objects of several detections in one image together."""
+        masks = [part.masks for part in parts if part.masks is not None]
+        turned = [part.turned for part in parts if part.turned is not None]
+        return cls(
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate(masks) if masks else None,
+            np.concatenate(turned) if turned else None,
+        )
 
 
 def choose_halo(side: int, halo: int, *, typical_side: float, overlap: int | None) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -411,7 +411,7 @@ class ObjectDetector(base.Model):
         nodata: NoData = None,
         resolution: Resolution | None = None,
         dates: Sequence[date | str] | None = None,
-        augment: bool = False,
+        augment: bool | Literal['flips'] = False,
         device: str | None = None,
     ) -> detecting.ImageDetections:
         """Find the objects in one image that memory holds; for rasters see `detect_objects`.
@@ -429,7 +429,8 @@ class ObjectDetector(base.Model):
             resolution: Side of the pixels to resample a file to, in units of its CRS, or ``'training'``.
             dates: When the images were taken, one for each date, such as ``['2024-05-01']``, for networks that read it;
                 None takes what the files state.
-            augment: Predict four times, flipped, and take the mean: slower, and a little better.
+            augment: Predict four times, flipped, and take the mean: slower, and a little better; ``'flips'`` is the
+                same.
             device: Torch device; None means CUDA where there is one.
 
         Raises:
@@ -462,7 +463,7 @@ class ObjectDetector(base.Model):
         batch_size: int = 4,
         device: str | None = None,
         outline: ObjectOutline = 'exact',
-        augment: bool = False,
+        augment: bool | Literal['flips'] = False,
         merge: merging.Merge = 'nms',
         resume: bool = False,
         overwrite: bool = False,
@@ -507,7 +508,7 @@ class ObjectDetector(base.Model):
             device: Torch device; None means CUDA where there is one.
             outline: Of masks: ``'exact'`` along the pixels, ``'simplified'``, ``'orthogonal'`` as buildings are, or
                 ``'rectangle'``, the one of least area, with the columns of oriented boxes.
-            augment: Predict each tile four times, flipped, and take the mean.
+            augment: Predict each tile four times, flipped, and take the mean; ``'flips'`` is the same.
             merge: Of objects that overlap, ``'nms'`` keeps the highest-scoring; ``'soft_nms'``, for crowds, lowers the
                 scores of the others and leaves what stays above `threshold`; ``'weighted'`` makes them one,
                 of their mean box and score (outlines have no mean: the highest-scoring's stays).

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torchvision.ops import batched_nms, box_iou
 
 from geolearn.batch import Detections
-from geolearn.inference.detecting import make_predict_fn, merge_augmented
+from geolearn.inference.detecting import make_predict_fn
+from geolearn.inference.flipped import merge_passes
 from geolearn.inference.merging import Merge, TileDetections, merge_detections, shown_whole_elsewhere
 from geolearn.inference.overlapping import (
     DENSE_LIMIT,
@@ -25,6 +26,7 @@ from geolearn.inference.overlapping import (
     nms,
     soft_nms,
 )
+from geolearn.inference.placing import ArrayDetections
 from geolearn.tiling import make_grid
 
 MERGES = get_args(Merge)
@@ -255,10 +257,10 @@ def test_soft_nms_leaves_out_what_falls_below_the_threshold():
 
 
 def test_an_object_seen_in_half_of_the_looks_loses_half_of_its_score():
-    one = Detections(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0]), torch.tensor([0.8]))
-    none = one.select(torch.zeros(1, dtype=torch.bool))
-    assert merge_augmented([one, none, one, none], overlap=0.3).scores.tolist() == pytest.approx([0.4])
-    assert merge_augmented([one] * 4, overlap=0.3).scores.tolist() == pytest.approx([0.8])
+    one = ArrayDetections(np.array([[0.0, 0, 10, 10]], np.float32), np.array([0]), np.array([0.8], np.float32))
+    none = one.select(np.zeros(1, bool))
+    assert merge_passes([one, none, one, none], overlap=0.3).scores.tolist() == pytest.approx([0.4])
+    assert merge_passes([one] * 4, overlap=0.3).scores.tolist() == pytest.approx([0.8])
 
 
 @pytest.mark.parametrize('merge', MERGES)
