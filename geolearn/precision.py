@@ -32,7 +32,10 @@ def choose_precision(wish: Precision | bool | None, device: 'torch.device') -> P
         ValueError: If the device has no float16.
     """
     if wish == 'fp16' and device.type != 'cuda':
-        raise ValueError(f"mixed_precision='fp16' needs a CUDA device and this is {device.type!r}; pass 'bf16' or None")
+        raise ValueError(
+            f"mixed_precision='fp16' needs a CUDA device and this is {device.type!r}; pass mixed_precision='bf16', or "
+            'mixed_precision=None for float32'
+        )
     if wish is True:
         import torch
 

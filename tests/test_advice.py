@@ -691,14 +691,17 @@ def nothing_to_resume(f):
     return lambda: model.fit(1, lr=1e-3, resume=True), follow
 
 
-@case(r"mixed_precision='fp16' needs a CUDA device.*pass 'bf16' or None")
+@case(r"mixed_precision='fp16' needs a CUDA device.*pass mixed_precision='bf16', or mixed_precision=None for float32")
 def half_precision(f):
     if torch.cuda.is_available():
         pytest.skip('fp16 works here')
     model = PSPNet(prepare_data(f.chips(), **PLAIN), 'test_resnet', pretrained=False)
     return (
         lambda: model.fit(1, lr=1e-3, mixed_precision='fp16', checkpoint=False),
-        lambda: model.fit(1, lr=1e-3, mixed_precision=None, checkpoint=False),
+        lambda said: [
+            model.fit(1, lr=1e-3, checkpoint=False, **pasted(said, advice))
+            for advice in ("mixed_precision='bf16'", 'mixed_precision=None')
+        ],
     )
 
 

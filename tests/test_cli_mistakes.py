@@ -97,6 +97,14 @@ MISTAKES = [
     ('predict MODEL IMAGE /dev/full', 'exists'),
     ('predict MODEL IMAGE HERE/m.tif --device foo', "unknown device 'foo'"),
     ('predict MODEL IMAGE HERE/m.tif --device cuda:99', "device 'cuda:99' is not on this machine; it has cpu"),
+    (
+        'predict MODEL IMAGE HERE/m.tif --precision fp16 --device cpu',
+        "--precision fp16 needs a CUDA device and this is 'cpu'; pass --precision bf16, or no --precision for float32",
+    ),
+    (
+        'predict MODEL IMAGE HERE/m.tif --precision bf16 --engine onnx',
+        'leave out --precision, or pass --engine torch or --engine openvino',
+    ),
     ('predict MODEL IMAGE HERE/m.tif --scale nan', '--scale: must be a finite number'),
     ('predict MODEL IMAGE HERE/m.tif --scale inf', '--scale: must be a finite number'),
     ('predict MODEL IMAGE HERE/m.tif --scale 0', '--scale: must not be 0'),
@@ -203,6 +211,7 @@ def test_a_mistake_is_answered_in_one_line(line, said, files, capsys):
         ('train', 'call fit() first', 'call geolearn train first'),
         ('train', 'pass pretrained=False to train from scratch', 'pass --from-scratch to train from scratch'),
         ('train', "mixed_precision='bf16'", '--precision bf16'),
+        ('train', 'on this CPU; pass mixed_precision=None', 'on this CPU; pass no --precision'),
         ('train', 'epochs must be at least 1', '--epochs must be at least 1'),
         ('train', "or freeze='all but norms'", 'or --freeze "all but norms"'),
         ('predict', 'Pass scale= (and offset=) so', 'Pass --scale (and --offset) so'),

@@ -36,6 +36,7 @@ PHRASES = {
     'labels=None': 'no --labels',
     "target='values'": '--values',
     'batch_size=None': 'no --batch-size',
+    'mixed_precision=None': 'no --precision',
     'resume=False': 'no --resume',
     'without resume=True': 'without --resume',
     'call fit with checkpoint=True first': 'run the same command without --resume first',

@@ -202,7 +202,7 @@ class TilingOptions:
         if self.mixed_precision and self.engine == 'onnx':
             raise ValueError(
                 f"mixed_precision={self.mixed_precision!r} is not for engine='onnx': onnxruntime computes in float32 "
-                "on CPUs; leave out mixed_precision, or pass engine='openvino' or 'torch'"
+                "on CPUs; leave out mixed_precision, or pass engine='torch' or engine='openvino'"
             )
         if self.max_memory is not None and self.max_memory < 1:
             raise ValueError(f'max_memory must be a number of bytes above 0, got {self.max_memory}')

@@ -12,12 +12,13 @@ from rasterio.errors import RasterioError
 
 from geolearn import errors, progress
 from geolearn.bundle import SUFFIX
-from geolearn.inference import cluster
+from geolearn.inference import cluster, computing
 from geolearn.inference.catalog import MANIFEST, Manifest, Scene, SceneResult, file_state, list_scenes
 from geolearn.inference.options import TilingOptions
 from geolearn.inference.resume import weights_digest
 from geolearn.inference.targets import find_source
 from geolearn.models.raster_use import NOT_EACH, READING, UsesRasters
+from geolearn.precision import choose_precision
 
 log = logging.getLogger('geolearn')
 
@@ -115,7 +116,7 @@ def map_catalog(
         CheckpointError: If the folder holds maps of another model or of other options, or another process writes it.
     """
     given = dict(options)
-    check_options(model, given)
+    check_options(model, given, here=client is None)
     folder = Path(folder).expanduser()
     scenes = list_scenes(catalog, folder=folder)
     same = {'model': model.spec.model, 'weights': weights_digest(model.network), 'options': given, **(facts or {})}
@@ -142,12 +143,17 @@ def map_catalog(
         return ManyResult(folder, manifest.results())
 
 
-def check_options(model: UsesRasters, options: Mapping[str, Any]) -> None:
+def check_options(model: UsesRasters, options: Mapping[str, Any], *, here: bool) -> None:
     """Refuse options that no scene could be mapped with.
+
+    Args:
+        model: What maps.
+        options: That hold for all scenes.
+        here: Whether this machine maps, whose devices are known, or others.
 
     Raises:
         ArgumentError: If the model has no such option.
-        ValueError: If one of those on tiles has a value that is not valid.
+        ValueError: If one of those on tiles has a value that is not valid, or that the device cannot compute in.
     """
     known = [name for name in (*model.raster_use.options, *READING) if name not in NOT_EACH]
     unknown = sorted(set(options) - set(known))
@@ -156,7 +162,9 @@ def check_options(model: UsesRasters, options: Mapping[str, Any]) -> None:
         raise errors.ArgumentError(f'options of a {name} are {", ".join(sorted(known))}; got {", ".join(unknown)}')
     tiling = {name: value for name, value in options.items() if name in TilingOptions.__dataclass_fields__}
     with suppress(TypeError):  # the method of the model says of what type a value must be
-        TilingOptions(**tiling)
+        chosen = TilingOptions(**tiling)
+        if here:
+            choose_precision(chosen.mixed_precision, computing.choose_compute_device(chosen))
 
 
 class Work(NamedTuple):

@@ -137,6 +137,14 @@ def test_what_no_scene_could_be_mapped_with_is_said_at_once(model, folder, tmp_p
         with pytest.raises(ValueError, match=next(iter(wrong))):
             model.predict_many(folder, tmp_path / 'maps', options=wrong)
         assert not (tmp_path / 'maps').exists()
+    for wrong, said in (
+        ({'mixed_precision': 'fp16', 'device': 'cpu'}, 'needs a CUDA device'),
+        ({'mixed_precision': 'fp16', 'engine': 'openvino'}, 'needs a CUDA device'),
+        ({'device': 'cuda:99'}, 'is not on this machine'),
+    ):
+        with pytest.raises(ValueError, match=said):
+            model.predict_many(folder, tmp_path / 'maps', options=wrong)
+        assert not (tmp_path / 'maps').exists()
     with pytest.raises(ArgumentError, match='got resume'):
         model.predict_many(folder, tmp_path / 'maps', options={'resume': True})
     with pytest.raises(RasterError, match='is the folder of the scenes; write the maps to another folder'):

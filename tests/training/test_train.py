@@ -171,7 +171,7 @@ def test_the_mean_is_of_what_is_saved_and_nothing_else(tmp_path, checkpoint):
 
 def test_float16_on_a_cpu_is_refused_and_true_is_told(capsys):
     learner, history = build()
-    with pytest.raises(ValueError, match="mixed_precision='fp16' needs a CUDA device and this is 'cpu'; pass 'bf16'"):
+    with pytest.raises(ValueError, match="mixed_precision='fp16' needs a CUDA device and this is 'cpu'; pass mixed"):
         fit(learner, history, mixed_precision='fp16')
     fit(learner, history, mixed_precision=True, epochs=1)
     assert "mixed precision is for GPUs and this is 'cpu': computing in float32" in capsys.readouterr().out
