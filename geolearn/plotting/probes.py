@@ -27,6 +27,10 @@ _MARKERS = ('o', '^', 's', 'D', 'v', 'P', 'X', '*')
 _NAME_LENGTH = 40
 
 
+BAR_WIDTH, TITLE_WIDTH, GROUP_GAP = 0.28, 1.05, 0.2
+"""Inches that a bar with its number, the title below a group, and the space between two groups take."""
+
+
 def show_score_bars(
     titles: Sequence[str],
     bars: Mapping[str, Sequence[Bar]],
@@ -34,48 +38,55 @@ def show_score_bars(
     label: str,
     published: Sequence[tuple[str, int, float]] = (),
 ) -> 'Figure':
-    """Draw a group of bars for each title.
+    """Draw a group of bars for each title; a bar without a value takes no room, nor does a group without bars.
 
     Args:
         titles: Of the groups, such as names of classifiers.
-        bars: Value and spread in each group, by what the bars of one color are; NaN leaves a gap.
+        bars: Value and spread in each group, by what the bars of one color are; NaN where there is none.
         label: Of the values.
         published: Values of others, drawn as lines across a bar: color, position of the group, value.
     """
     from matplotlib.lines import Line2D
 
-    figure, ax = canvas.new_chart(2.2 + 1.5 * max(len(titles), 2), 4)
-    width = 0.8 / len(bars)
-    places = {}
-    for index, ((name, values), color) in enumerate(zip(bars.items(), cycle(PALETTE))):
-        offset = (index - (len(bars) - 1) / 2) * width
-        places[name] = offset
-        for group, (value, spread) in enumerate(values):
+    stated = {(name, group): value for name, group, value in published}
+    drawn = [
+        [name for name, values in bars.items() if not math.isnan(values[group][0]) or (name, group) in stated]
+        for group in range(len(titles))
+    ]
+    shown = [group for group, names in enumerate(drawn) if names]
+    colors = dict(zip(bars, cycle(PALETTE)))
+    # places are in inches, so that the number on each bar and the title below each group have their room
+    rooms = [max(BAR_WIDTH * len(drawn[group]), TITLE_WIDTH) + GROUP_GAP for group in shown]
+    centers = np.cumsum(rooms) - np.array(rooms) / 2
+    beside = max(4 - sum(rooms), 0) / 2
+    figure, ax = canvas.new_chart(0.9 + sum(rooms) + 2 * beside, 4)
+    for group, center in zip(shown, centers):
+        for index, name in enumerate(drawn[group]):
+            place = center + (index - (len(drawn[group]) - 1) / 2) * BAR_WIDTH
+            if (name, group) in stated:
+                ends = place - BAR_WIDTH / 2, place + BAR_WIDTH / 2
+                ax.hlines(stated[name, group], *ends, color='black', linewidth=2, linestyle=':', zorder=3)
+            value, spread = bars[name][group]
             if math.isnan(value):
                 continue
             error = None if math.isnan(spread) else spread
-            ax.bar(group + offset, value, width * 0.92, yerr=error, color=color, ecolor='0.2', capsize=2)
+            ax.bar(place, value, BAR_WIDTH * 0.92, yerr=error, color=colors[name], ecolor='0.2', capsize=2)
             top = value + (0 if error is None else error)
-            ax.annotate(
-                f'{value:.2f}', (group + offset, top), (0, 2), textcoords='offset points', ha='center', fontsize=8
-            )
-    for name, group, value in published:
-        center = group + places[name]
-        ax.hlines(value, center - width / 2, center + width / 2, color='black', linewidth=2, linestyle=':')
-    ax.set_xticks(range(len(titles)), [canvas.wrap(title, 16) for title in titles])
+            ax.annotate(f'{value:.2f}', (place, top), (0, 2), textcoords='offset points', ha='center', fontsize=8)
+    ax.set_xticks(centers, [canvas.wrap(titles[group], 16) for group in shown])
     ax.grid(visible=False, axis='x')
-    ax.set(ylabel=label, ylim=(0, None), xlim=(-0.6, len(titles) - 0.4))
-    handles = _swatches(list(bars))
+    ax.set(ylabel=label, ylim=(0, None), xlim=(-beside, sum(rooms) + beside))
+    handles = _swatches({name: color for name, color in colors.items() if any(name in names for names in drawn)})
     if published:
         handles.append(Line2D([], [], color='black', linewidth=2, linestyle=':', label='published'))
     figure.legend(handles=handles, loc='outside lower center', ncols=4, frameon=False, fontsize=9)
     return figure
 
 
-def _swatches(names: Sequence[str]) -> list:
+def _swatches(colors: Mapping[str, str]) -> list:
     from matplotlib.patches import Patch
 
-    return [Patch(facecolor=color, label=canvas.short(name)) for name, color in zip(names, cycle(PALETTE))]
+    return [Patch(facecolor=color, label=canvas.short(name)) for name, color in colors.items()]
 
 
 def show_score_lines(
@@ -150,7 +161,13 @@ def show_class_bars(
         canvas.plain(text)
     ax.grid(visible=False, axis='y')
     ax.set(xlabel=label, xlim=(0, 1.02), ylim=(len(names) - 0.4, -0.6))
-    figure.legend(handles=_swatches(list(bars)), loc='outside lower center', ncols=3, frameon=False, fontsize=9)
+    figure.legend(
+        handles=_swatches(dict(zip(bars, cycle(PALETTE)))),
+        loc='outside lower center',
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 

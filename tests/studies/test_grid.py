@@ -348,6 +348,49 @@ def test_the_encoders_of_grids_that_ship_have_maps_for_every_decoder(path):
         assert net.strides == (4, 8, 16, 32), name
 
 
+def test_bars_stand_side_by_side_without_room_for_what_was_not_possible():
+    scores = {
+        ('a', 'UNet'): 0.5,
+        ('b', 'UNet'): None,
+        ('c', 'UNet'): 0.7,
+        ('a', 'MUSTER'): None,
+        ('b', 'MUSTER'): None,
+        ('a', 'UPerNet'): None,
+        ('c', 'UPerNet'): 0.6,
+    }
+    cells = tuple(
+        grid_result.Cell(
+            encoder=encoder,
+            decoder=decoder,
+            start='frozen',
+            share=1.0,
+            seed=0,
+            chips=4,
+            metrics={} if score is None else {'miou': score},
+            class_iou={},
+            seconds=1.0,
+            parameters=1,
+            trained=1,
+            versions={},
+            failure='' if score else 'too coarse',
+        )
+        for (encoder, decoder), score in scores.items()
+    )
+    published = (Published(encoder='a', decoder='UPerNet', start='frozen', miou=0.4, source='a paper'),)
+    figure = grid_result.GridResult(cells, len(cells), ('x', 'y'), (4, 1, 1), 1, published).plot_scores()
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ['UNet, frozen', 'UPerNet, frozen']
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ['a', 'c', 'published']
+    first, second, third = (bar.get_x() + bar.get_width() / 2 for bar in axes.patches)
+    width = second - first
+    assert (first + second) / 2 == pytest.approx(axes.get_xticks()[0])
+    assert axes.patches[0].get_width() < width < 1.2 * axes.patches[0].get_width()
+    # what a paper states has room beside the bar, although it was not possible here
+    (line,) = (each for each in axes.collections if each.get_linestyle()[0][1] is not None)
+    (ends,) = (path.vertices for path in line.get_paths())
+    assert ends.tolist() == [pytest.approx([third - 1.5 * width, 0.4]), pytest.approx([third - 0.5 * width, 0.4])]
+
+
 def test_published_scores_are_shares():
     with pytest.raises(ValueError, match='0..1'):
         Published(encoder='a', decoder='b', start='frozen', miou=80.6, source='c')
