@@ -6,25 +6,25 @@ its tutorials do; raster-vision's data set of sliding windows gives them too, an
 seconds and the share of pixels whose class is that of one forward over the whole image, and last one JSON object of
 {name: {value, bar, ok}}.
 
-In float32 a transformer computes at the processor's limit in every library, and what is left to differ is how often
-each pixel is computed; its bar holds for bfloat16 and the fastest engine, which users ask for. The peers compute in
-float32, as their functions do; what they gain where a user wraps their network in bfloat16 is printed too.
+Networks that run at the processor's limit in every library differ by how often each pixel is computed alone. The bars
+hold for what geolearn offers besides: engine='openvino', and for the transformer bfloat16 and tiles that share an
+eighth, as terratorch's do, instead of a quarter. The peers compute in float32, as their functions do; what they gain where a
+user wraps their network in bfloat16 is printed too.
 
-    speedup_unet            seconds of the fastest peer / those of predict_raster with its defaults; null
-                            where no peer is installed
-    agreement_unet          share of pixels of that map as in the whole image, less that of the fastest peer's
-    fast_vit_b              the first with mixed_precision='bf16' and engine='auto', measured as for a large map
-    agreement_vit_b         the second of that map
-    default_vit_b           the first with the defaults, in float32; no bar
-    same_precision_vit_b    the first with bfloat16 on both sides; no bar
+    fast_<network>              seconds of the fastest peer / those of predict_raster with these options; null where no
+                                peer is installed
+    agreement_<network>         share of pixels of that map as in the whole image, less that of the fastest peer's
+    default_<network>           the first with the defaults: torch, in float32; no bar
+    same_precision_vit          the first with bfloat16 on both sides; null with --quick; no bar
 """
 
 import importlib.util
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 os.environ['TQDM_DISABLE'] = '1'  # bars would mix with the figures
@@ -36,14 +36,33 @@ from _measure import Check, interleave, median_ratio, parse_quick, report
 from scale import NAMES, make_spec, write_scene
 from torch import nn
 
-from geolearn.inference.computing import choose_blend, choose_setup
-from geolearn.inference.engines import Engine
-from geolearn.inference.options import TilingOptions
 from geolearn.models import LinearProbe, Model, UNet
-from geolearn.precision import Precision, casting
+from geolearn.precision import casting
 
-NETWORKS = {'unet': (UNet, 'resnet18', 1.4), 'vit_b': (LinearProbe, 'dofa_base', 1.5)}
-"""Models, their backbones, and how many times faster than the fastest peer they are to be."""
+
+@dataclass(frozen=True)
+class Case:
+    """A model that is mapped with.
+
+    Args:
+        kind: Its class.
+        backbone: What it is built on.
+        quick_backbone: The same with --quick.
+        bar: How many times faster than the fastest peer it is to be with the options.
+        options: Of predict_raster.
+    """
+
+    kind: type[Model]
+    backbone: str
+    quick_backbone: str
+    bar: float
+    options: dict[str, object]
+
+
+CASES = {
+    'unet': Case(UNet, 'resnet18', 'resnet18', 1.4, {'engine': 'openvino'}),
+    'vit': Case(LinearProbe, 'dofa_base', 'dofa_small', 1.5, {'engine': 'openvino', 'mixed_precision': 'bf16', 'halo': 16}),
+}
 
 TILE_SIZE, OVERLAP, BATCH_SIZE = 256, 64, 4
 """Of torchgeo's tutorials and the defaults of geoai; terratorch's are 224, 16 and 16."""
@@ -187,40 +206,46 @@ class Half(nn.Module):
             return self.network(images).float()
 
 
-def make_job(
-    model: Model, scene: Scene, name: str, *, engine: Engine = 'torch', precision: Precision | None = None
-) -> Callable[[], object]:
-    """Return what maps a scene with geolearn."""
-    given = {'bands': NAMES, 'sensor': 'Sentinel-2', 'device': 'cpu', 'overwrite': True}
-    given |= {'engine': engine, 'mixed_precision': precision}
-    return lambda: model.predict_raster(scene.path, scene.folder / f'{name}.tif', **given)
+def map_geolearn(scene: Scene, model: Model, name: str, options: dict[str, object]) -> None:
+    """Map with predict_raster."""
+    given = {'bands': NAMES, 'sensor': 'Sentinel-2', 'device': 'cpu', 'overwrite': True} | options
+    model.predict_raster(scene.path, scene.folder / f'{name}.tif', **given)
 
 
-def measure_engines(model: Model) -> None:
-    """Let the fastest engine in bfloat16 be known, as after a large map."""
-    tiling = TilingOptions(engine='auto', mixed_precision='bf16', device='cpu')
-    blend = choose_blend(model.network, tiling)
-    choose_setup(model.spec, model.network, (2**14, 2**14), tiling, blend=blend, graph=model.onnx_graph)
+def make_jobs(
+    scene: Scene, model: Model, options: dict[str, object], peers: Sequence[str], *, half: bool
+) -> dict[str, Callable[[], object]]:
+    """Return what maps a scene, by name."""
+    jobs: dict[str, Callable[[], object]] = {
+        'geolearn': partial(map_geolearn, scene, model, 'geolearn', {}),
+        'fast': partial(map_geolearn, scene, model, 'fast', options),
+    }
+    jobs |= {peer: partial(PEERS[peer], scene) for peer in peers}
+    if half:
+        folder = scene.folder / 'half'
+        folder.mkdir()
+        jobs |= {
+            f'{peer} in bf16': partial(PEERS[peer], Scene(scene.path, Half(model.network), folder)) for peer in peers
+        }
+    return jobs
 
 
-def compare(name: str, folder: Path, side: int, rounds: int) -> dict[str, Check]:
+def compare(name: str, folder: Path, side: int, rounds: int, *, quick: bool) -> dict[str, Check]:
     """Time maps of one network and hold them against the whole image."""
-    kind, backbone, bar = NETWORKS[name]
+    case = CASES[name]
+    peers = [peer for peer in PEERS if importlib.util.find_spec(MODULES.get(peer, peer))]
+    if not peers:
+        return {f'fast_{name}': Check(None, case.bar, at_least=True)}
     torch.manual_seed(0)
-    spec = make_spec(kind.__name__, backbone)
-    model = kind.of(spec, kind.build(spec).eval())
-    folder.mkdir()
-    scene = Scene(write_scene(folder / 'scene.tif', side), model.network, folder)
-    jobs: dict[str, Callable[[], object]] = {'geolearn': make_job(model, scene, 'geolearn')}
-    installed = [peer for peer in PEERS if importlib.util.find_spec(MODULES.get(peer, peer))]
-    jobs |= {peer: lambda peer=peer: PEERS[peer](scene) for peer in installed}
-    if name == 'vit_b' and installed:  # making the graph of so large a network takes as long as a small comparison
-        measure_engines(model)
-        jobs['fast'] = make_job(model, scene, 'fast', engine='auto', precision='bf16')
-        half = Scene(scene.path, Half(model.network), folder / 'half')
-        half.folder.mkdir()
-        jobs |= {f'{peer} in bf16': lambda peer=peer: PEERS[peer](half) for peer in installed}
-    seconds = interleave(jobs, rounds=rounds, rest=0.5)
+    spec = make_spec(case.kind.__name__, case.quick_backbone if quick else case.backbone)
+    model = case.kind.of(spec, case.kind.build(spec).eval())
+    half = 'mixed_precision' in case.options and not quick
+    for size in (TILE_SIZE, side):  # a small map of each warms up
+        place = folder / str(size)
+        place.mkdir(parents=True)
+        scene = Scene(write_scene(place / 'scene.tif', size), model.network, place)
+        jobs = make_jobs(scene, model, case.options, peers, half=half)
+        seconds = interleave(jobs, rounds=1 if size == TILE_SIZE else rounds, rest=0.2, warm_up=False)
     with torch.inference_mode():
         whole = model.network(scene.read())[0].argmax(0).numpy() + 1
     agreement = {job: scene.agreement(job, whole) for job in jobs if not job.endswith('bf16')}
@@ -228,21 +253,17 @@ def compare(name: str, folder: Path, side: int, rounds: int) -> dict[str, Check]
         took = float(np.median(seconds[job]))
         shown = f', as the whole {agreement[job]:.2%}' if job in agreement else ''
         print(f'{name:6} {job:22} {took:6.1f} s {side**2 / 1e6 / took:6.2f} Mpx/s{shown}')
-    if not installed:
-        return {f'{"fast" if name == "vit_b" else "speedup"}_{name}': Check(None, bar, at_least=True)}
-    best = min(installed, key=lambda peer: float(np.median(seconds[peer])))
-    if name != 'vit_b':
-        return {
-            f'speedup_{name}': Check(median_ratio(seconds, best, 'geolearn'), bar, at_least=True),
-            f'agreement_{name}': Check(agreement['geolearn'] - agreement[best], 0.0, at_least=True),
-        }
-    best_half = min((f'{peer} in bf16' for peer in installed), key=lambda job: float(np.median(seconds[job])))
-    return {
-        f'fast_{name}': Check(median_ratio(seconds, best, 'fast'), bar, at_least=True),
+    best = min(peers, key=lambda peer: float(np.median(seconds[peer])))
+    checks = {
+        f'fast_{name}': Check(median_ratio(seconds, best, 'fast'), case.bar, at_least=True),
         f'agreement_{name}': Check(agreement['fast'] - agreement[best], 0.0, at_least=True),
         f'default_{name}': Check(median_ratio(seconds, best, 'geolearn')),
-        f'same_precision_{name}': Check(median_ratio(seconds, best_half, 'fast')),
     }
+    if 'mixed_precision' in case.options:
+        rivals = [f'{peer} in bf16' for peer in peers] if half else []
+        rival = min(rivals, key=lambda job: float(np.median(seconds[job])), default=None)
+        checks[f'same_precision_{name}'] = Check(None if rival is None else median_ratio(seconds, rival, 'fast'))
+    return checks
 
 
 def main() -> None:
@@ -252,8 +273,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ['GEOLEARN_CACHE'] = folder  # what an earlier run measured does not count
         checks: dict[str, Check] = {}
-        for name in NETWORKS:
-            checks |= compare(name, Path(folder) / name, 512 if quick else 2048, 1 if quick else 3)
+        for name in CASES:
+            checks |= compare(name, Path(folder) / name, 1280 if quick else 2048, 1 if quick else 3, quick=quick)
     report(checks)
 
 

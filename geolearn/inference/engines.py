@@ -1,6 +1,7 @@
 """What computes the tiles of a map: torch, or the network's ONNX graph in onnxruntime or OpenVINO, on the CPU."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Literal, get_args
 
@@ -114,7 +115,7 @@ def open_session(
 
 
 def open_graph(name: EngineName, graph: bytes, *, threads: int, precision: Precision | None = None) -> RunGraph:
-    """Return what runs an ONNX graph on the CPU with an engine.
+    """Return what runs an ONNX graph on the CPU with an engine; the last one stays open for the next map.
 
     Args:
         name: onnxruntime or OpenVINO.
@@ -127,9 +128,24 @@ def open_graph(name: EngineName, graph: bytes, *, threads: int, precision: Preci
         BundleError: If the engine does not read it.
         MissingExtraError: If the engine is not installed.
     """
+    opened = _open_graph(name, graph, threads, precision)
     if name == 'onnx':
-        session = open_session(graph, threads=threads)
-        return lambda images: session.run(None, {'images': images})[0]
+        return lambda images: opened.run(None, {'images': images})[0]
+    request = opened.create_infer_request()  # each map has its own: threads may map at once
+    # the result would be overwritten by the next image
+    return lambda images: np.array(request.infer([images])[0])
+
+
+def close_graphs() -> None:
+    """Let the next `open_graph` open its graph anew."""
+    _open_graph.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def _open_graph(name: EngineName, graph: bytes, threads: int, precision: Precision | None) -> Any:
+    """Return what `open_graph` runs a graph with: for a large transformer, opening takes as long as ten tiles."""
+    if name == 'onnx':
+        return open_session(graph, threads=threads)
     library = extras.require('openvino', extra='openvino', to="map with engine='openvino'")
     core = library.Core()
     if precision is not None and precision.upper() not in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
@@ -144,9 +160,6 @@ def open_graph(name: EngineName, graph: bytes, *, threads: int, precision: Preci
         'INFERENCE_NUM_THREADS': str(threads),
     }
     try:
-        compiled = core.compile_model(core.read_model(model=graph), 'CPU', hints)
+        return core.compile_model(core.read_model(model=graph), 'CPU', hints)
     except RuntimeError as error:
         raise errors.BundleError(f'OpenVINO does not read the graph: {str(error)[:300]}') from error
-    request = compiled.create_infer_request()
-    # the result would be overwritten by the next image
-    return lambda images: np.array(request.infer([images])[0])
