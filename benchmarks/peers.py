@@ -8,8 +8,8 @@ seconds and the share of pixels whose class is that of one forward over the whol
 
 Networks that run at the processor's limit in every library differ by how often each pixel is computed alone. The bars
 hold for what geolearn offers besides: engine='openvino', and for the transformer bfloat16 and tiles that share an
-eighth, as terratorch's do, instead of a quarter. The peers compute in float32, as their functions do; what they gain where a
-user wraps their network in bfloat16 is printed too.
+eighth, as terratorch's do, instead of a quarter. The peers compute in float32, as their functions do; what they gain
+where a user wraps their network in bfloat16 is printed too.
 
     fast_<network>              seconds of the fastest peer / those of predict_raster with these options; null where no
                                 peer is installed
@@ -61,7 +61,9 @@ class Case:
 
 CASES = {
     'unet': Case(UNet, 'resnet18', 'resnet18', 1.4, {'engine': 'openvino'}),
-    'vit': Case(LinearProbe, 'dofa_base', 'dofa_small', 1.5, {'engine': 'openvino', 'mixed_precision': 'bf16', 'halo': 16}),
+    'vit': Case(
+        LinearProbe, 'dofa_base', 'dofa_small', 1.5, {'engine': 'openvino', 'mixed_precision': 'bf16', 'halo': 16}
+    ),
 }
 
 TILE_SIZE, OVERLAP, BATCH_SIZE = 256, 64, 4

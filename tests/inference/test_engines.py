@@ -129,6 +129,7 @@ def test_openvino_computes_in_half_precision(model, scene, tmp_path):
 def test_half_precision_needs_a_processor_that_has_it(model, scene, tmp_path, monkeypatch, caplog):
     library = pytest.importorskip('openvino')
     monkeypatch.setattr(library.Core, 'get_property', lambda *_: ['FP32', 'INT8'])
+    engines.close_graphs()
     with pytest.raises(ArgumentError, match="'bf16' with engine='openvino' needs a processor with instructions"):
         model.predict_raster(scene, tmp_path / 'map.tif', engine='openvino', mixed_precision='bf16')
     assert list(tmp_path.iterdir()) == []
@@ -157,6 +158,22 @@ def test_auto_takes_the_fastest_engine_once_and_for_all(model, scene, tmp_path, 
         assert tags['ENGINE'] == 'onnx'
     assert counted == [['torch', 'onnx']]
     assert (tmp_path / 'first.tif').read_bytes() == (tmp_path / 'second.tif').read_bytes()
+
+
+def test_the_graph_of_the_last_map_stays_open(model, scene, tmp_path, monkeypatch):
+    opened = []
+    usual = engines.open_session
+    monkeypatch.setattr(engines, 'open_session', lambda *args, **named: opened.append(1) or usual(*args, **named))
+    engines.close_graphs()
+    maps = [model.predict_raster(scene, tmp_path / f'{name}.tif', engine='onnx', tile_size=64) for name in 'ab']
+    assert maps[0].read_bytes() == maps[1].read_bytes()
+    assert len(opened) == 1
+    # another number of threads is another session, and so is what was closed
+    graph = model.onnx_graph((64, 64))
+    engines.open_graph('onnx', graph, threads=2)
+    engines.close_graphs()
+    engines.open_graph('onnx', graph, threads=2)
+    assert len(opened) == 3
 
 
 @pytest.mark.parametrize(('opening', 'engine'), [(1e-3, 'onnx'), (1e3, 'torch')])
