@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -298,6 +299,57 @@ def test_a_layer_is_resumed_to_the_same_bytes_and_is_written_by_one_run_at_once(
     assert len(count) > 4
     assert target.read_bytes() == whole
     assert sorted(path.name for path in tmp_path.iterdir() if 'onnx' in path.name) == ['onnx.geojson']
+
+
+KILLED = """
+import os, signal, sys
+for name in ('torch', 'torchvision', 'fastai', 'timm'):
+    sys.modules[name] = None
+from geolearn import onnx
+calls, step = [], sys.argv[4]
+
+def die_in(owner, name, count):
+    plain = getattr(owner, name)
+    def dying(*given, **more):
+        calls.append(name)
+        if len(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(*given, **more)
+    setattr(owner, name, dying)
+
+die_in(*{'tile': (onnx.OnnxModel, 'run', 8), 'layer': (os, 'replace', 1)}[step])
+options = {'tile_size': 96, 'overlap': 32, 'threshold': 0.3, 'batch_size': 1, 'augment': step == 'tile'}
+onnx.load_model(sys.argv[1]).detect_objects(sys.argv[2], sys.argv[3], **options)
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='SIGKILL')
+@pytest.mark.parametrize(('step', 'suffix'), [('tile', '.geojson'), ('tile', '.gpkg'), ('layer', '.geojson')])
+def test_a_killed_detection_is_resumed_to_the_same_layer(bundle, scene, tmp_path, monkeypatch, step, suffix):
+    """Killed in the second of six tiles, each of which is computed four times, or while the layer is written."""
+    options = TILES | {'threshold': 0.3, 'batch_size': 1, 'augment': step == 'tile'}
+    target, whole = (tmp_path / name / f'onnx{suffix}' for name in ('killed', 'whole'))
+    for path in (target, whole):
+        path.parent.mkdir()
+    arguments = [str(path) for path in (bundle, scene, target)]
+    done = subprocess.run([sys.executable, '-c', KILLED, *arguments, step], capture_output=True, timeout=100)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert not target.exists()
+    assert target.with_name(f'{target.name}.part').exists()
+    count, run = [], OnnxModel.run
+    monkeypatch.setattr(OnnxModel, 'run', lambda self, images: count.append(1) or run(self, images))
+    runner = load_model(bundle)
+    runner.detect_objects(scene, whole, **options)
+    tiles = len(count)
+    count.clear()
+    runner.detect_objects(scene, target, resume=True, **options)
+    assert len(count) == (tiles - 4 if step == 'tile' else 0)
+    if suffix == '.geojson':
+        assert target.read_bytes() == whole.read_bytes()
+    found, expected = (pixel_corners(path) for path in (target, whole))
+    assert len(found[0]) > 5
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected))
+    assert not [path for path in target.parent.iterdir() if 'part' in path.name or 'tmp' in path.name]
 
 
 @pytest.mark.parametrize('augment', [False, True])
