@@ -16,7 +16,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'geolearn'
 
 PAGES = {
-    'data': ('Data', 'Chips from rasters and labels, and data to train on.', ('chips', 'data', 'prepare', 'sources')),
+    'data': (
+        'Data',
+        'Chips from rasters and labels, and data to train on.',
+        ('chips', 'data', 'prepare', 'sources', 'raster_windows'),
+    ),
     'models': ('Models', 'Classes to train, save and load. All have the methods of `Model`.', ('models',)),
     'maps': ('Maps', 'What is done with maps after a model has written them.', ('inference', 'plotting')),
     'backbones': ('Backbones', 'Encoders, and how they are adapted.', ('adaptation', 'backbones')),

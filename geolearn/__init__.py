@@ -26,7 +26,7 @@ HOMES = {
     'export_training_data': 'chips.export',
     'from_arrays': 'sources',
     'from_dataset': 'sources',
-    'from_rasters': 'sources',
+    'from_rasters': 'raster_windows',
     'get_bands': 'bands',
     'list_backbones': 'backbones',
     'list_sensors': 'bands',

@@ -47,7 +47,8 @@ from geolearn.plotting.maps import show_map
 from geolearn.prepare import prepare_data
 from geolearn.pretrain import pretrain
 from geolearn.probe import probe
-from geolearn.sources import from_arrays, from_dataset, from_rasters
+from geolearn.raster_windows import from_rasters
+from geolearn.sources import from_arrays, from_dataset
 
 __version__: str
 

@@ -14,8 +14,8 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 LAYERS = (
     'errors _version extras device precision files progress notebook parallel arguments history classes bands '
     'adaptation raster statistics units sar normalize tiling batch bundle oriented augment chips backbones '
-    'decoders losses metrics networks plotting data prepare sources training inference onnx stac report models '
-    'arcgis embed probe pretrain studies serve synthetic synthetic_objects demo cli __main__'
+    'decoders losses metrics networks plotting data prepare sources raster_windows training inference onnx stac '
+    'report models arcgis embed probe pretrain studies serve synthetic synthetic_objects demo cli __main__'
 ).split()
 
 

@@ -13,7 +13,8 @@ from geolearn.chips.export import export_training_data
 from geolearn.chips.label import Task
 from geolearn.errors import ArgumentError, ChipFolderError, RasterError
 from geolearn.prepare import prepare_data
-from geolearn.sources import from_arrays, from_dataset, from_rasters
+from geolearn.raster_windows import from_rasters
+from geolearn.sources import from_arrays, from_dataset
 
 NAMES = ['blue', 'green', 'red']
 BOX = np.array([[2, 2, 9, 9.0]])

@@ -10,7 +10,7 @@ import numpy as np
 from affine import Affine
 from rasterio.windows import Window
 
-from geolearn import sources, units
+from geolearn import raster_windows, sources, units
 from geolearn.bands import Band, get_bands, resolve_bands
 from geolearn.chips.batches.loader import ChipLoader
 from geolearn.chips.exporting.labels import shown_name
@@ -125,7 +125,9 @@ def window_data(
             require_place(src)
             found, bad = raster_bands(src), bad_bands(src)
             opened.append((src, found, bad))
-            indexes.append(sources.order_bands((rasters[0], path), (opened[0][1], found), named=bands is not None))
+            indexes.append(
+                raster_windows.order_bands((rasters[0], path), (opened[0][1], found), named=bands is not None)
+            )
             check_same_scaling(opened[0][0], src, indexes[-1])
             cells += [(number, cell) for cell in _cells(src.shape, chip_size)]
     radar = _radar_bands(_name_bands(bands, opened[0][1]), options)
@@ -265,7 +267,7 @@ def _read(
     placed: bool,
     indexes: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray | None, GeoBox]:
-    pixels, valid, place = sources.window_image(kept, path, named, window, indexes=indexes)
+    pixels, valid, place = raster_windows.window_image(kept, path, named, window, indexes=indexes)
     place = place if placed else GeoBox(place.shape, Affine.identity(), None)
     if not options.changes_values:
         return pixels, valid, place

@@ -9,7 +9,7 @@ from geolearn.chips.export import export_training_data
 from geolearn.errors import ChipFolderError, RasterError
 from geolearn.prepare import prepare_data
 from geolearn.raster import open_raster
-from geolearn.sources import from_rasters
+from geolearn.raster_windows import from_rasters
 
 PLAIN = {'chip_size': 8, 'batch_size': 2, 'transforms': False, 'val_split_pct': 0.5}
 SOUTH_UP = {'transform': Affine(10, 0, 0, 0, 10, -80)}
