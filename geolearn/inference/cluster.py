@@ -5,6 +5,7 @@ Whatever fails there, the shares that are finished stay in the folder of the map
 
 import csv
 import hashlib
+import heapq
 import json
 import logging
 import math
@@ -25,10 +26,11 @@ from geolearn.bundle import SUFFIX, read_bundle
 from geolearn.inference import shares, store
 from geolearn.inference.map_progress import ProgressFn, advance
 from geolearn.inference.mapping import MapRequest, plan_map
-from geolearn.inference.plan import Blend, Share
+from geolearn.inference.plan import Blend, Share, plan_parts
 from geolearn.inference.resume import weights_digest
 from geolearn.networks.spec import ModelSpec
 from geolearn.progress import ProgressBar, report_progress
+from geolearn.tiling import TileGrid
 
 if TYPE_CHECKING:
     from geolearn.inference.detect_raster import DetectRequest
@@ -46,6 +48,12 @@ LEAST_BLOCK_PIXELS: dict[Blend, int] = {'crop': 512**2, 'hann': 1024**2}
 
 BLOCKS_PER_THREAD = 4
 """At least, where the raster is large enough: blocks differ in size, and the last ones leave workers idle."""
+
+FEW_BLOCKS = 64
+"""Up to so many, up to twice as many are taken where all workers end sooner then."""
+
+BLOCK_TILES = 0.1
+"""What a block takes besides its tiles: it opens rasters and a journal."""
 
 MEMORY_SHARE = 0.25
 """Of a worker's memory that rows and tiles may take, besides the network and what it computes."""
@@ -194,19 +202,19 @@ class ShareTask:
     Args:
         model: To compute with.
         request: What is asked for.
-        count: Of shares.
+        numbers: Of the shares, in the order to compute them.
         compute: Computes a share of a request with a model; without a share it merges all.
     """
 
     model: ShippedModel
     request: Any
-    count: int
+    numbers: Sequence[int]
     compute: Callable[[Any, Any, Share | None], Path]
 
     def __call__(self, number: int) -> int:
         """Compute a share; runs on a worker."""
         with report_progress(lambda _: None):
-            self.compute(self.model.get(), self.request, Share(number, self.count))
+            self.compute(self.model.get(), self.request, Share(number, len(self.numbers)))
         return number
 
     def run(
@@ -224,17 +232,17 @@ class ShareTask:
         Raises:
             RasterError: If some fail, which are listed, or the scheduler is lost.
         """
-        failed = []
-        with ProgressBar(self.count, 'computing', 'block') as bar:
-            for outcome in run_tasks(client, self, range(1, self.count + 1)):
+        failed, count = [], len(self.numbers)
+        with ProgressBar(count, 'computing', 'block') as bar:
+            for outcome in run_tasks(client, self, self.numbers):
                 if outcome.error:
                     failed.append(outcome)
-                advance(bar, bar.count + 1, megapixels / self.count, progress)
+                advance(bar, bar.count + 1, megapixels / count, progress)
         if failed:
             path = store.parts_folder(target) / FAILED
             _list_failed(path, failed)
             raise errors.RasterError(
-                f'{len(failed)} of {self.count} blocks of {target} failed after {RETRIES + 1} tries, see {path}; the '
+                f'{len(failed)} of {count} blocks of {target} failed after {RETRIES + 1} tries, see {path}; the '
                 f'first: {failed[0].error}. What is finished is kept: the same call computes only what is missing'
             )
         request = _here(self.request)
@@ -277,10 +285,10 @@ def map_on_cluster(model: Any, request: MapRequest, client: Any) -> Path:
     request = replace(_portable(request), options=options, graph=None, measures=False)
     with ExitStack() as stack:
         plan = plan_map(model.spec, model.network, model.encoding, _here(request), stack)
-        count, folder = _open_folder(plan.target, plan.window, client, plan.blend)
+        numbers, folder = _open_folder(plan.target, plan.grid, plan.window, client, plan.blend)
     tiling = replace(request.tiling, max_memory=_memory(request, folder, client))
     request = replace(request, tiling=tiling, read=replace(request.read, is_checked=True))
-    task = ShareTask(ship(model, folder / f'model{SUFFIX}'), request, count, _map_share)
+    task = ShareTask(ship(model, folder / f'model{SUFFIX}'), request, numbers, _map_share)
     megapixels = plan.window.height * plan.window.width / 1e6
     return task.run(client, model, plan.target, megapixels=megapixels, progress=progress)
 
@@ -308,9 +316,9 @@ def detect_on_cluster(model: Any, request: 'DetectRequest', client: Any) -> Path
         plan = plan_detection(model.spec, model.network, _here(request), stack)
         height, width = plan.sources[0].shape
         window = Window(0, 0, width, height) if plan.area is None else plan.area.window
-        count, folder = _open_folder(plan.target, window, client, 'crop')
+        numbers, folder = _open_folder(plan.target, plan.grid, window, client, 'crop')
     request = replace(request, read=replace(request.read, is_checked=True))
-    task = ShareTask(ship(model, folder / f'model{SUFFIX}'), request, count, _detect_share)
+    task = ShareTask(ship(model, folder / f'model{SUFFIX}'), request, numbers, _detect_share)
     return task.run(client, model, plan.target, megapixels=window.height * window.width / 1e6)
 
 
@@ -324,28 +332,55 @@ def refuse_parts(part: Any, *, merge_parts: bool) -> None:
         raise errors.ArgumentError('client= computes all parts and merges them; pass it without part= and merge_parts=')
 
 
-def _open_folder(target: Path, window: Window, client: Any, blend: Blend) -> tuple[int, Path]:
-    """Return in how many shares a window of a raster is computed, and the folder of these."""
+def _open_folder(target: Path, grid: TileGrid, window: Window, client: Any, blend: Blend) -> tuple[Sequence[int], Path]:
+    """Return the numbers of the shares of a window of a raster, in the order to compute them, and their folder."""
     begun = store.count_shares(target)
-    count = choose_count((int(window.height), int(window.width)), client, blend) if begun is None else begun
+    threads = sum(client.nthreads().values())
+    count = choose_count(grid, window, threads, blend) if begun is None else begun
     store.refuse_other_runs(target, Share(1, count))
-    return count, store.make_folder(target, Share(1, count))
+    numbers: Sequence[int] = range(1, count + 1)
+    if count <= 2 * FEW_BLOCKS:
+        numbers = [number for _, number in _largest_first(grid, window, count, blend)]
+    return numbers, store.make_folder(target, Share(1, count))
 
 
 FAILED = 'failed.csv'
 
 
-def choose_count(shape: tuple[int, int], client: Any, blend: Blend = 'crop') -> int:
+def choose_count(grid: TileGrid, window: Window, threads: int, blend: Blend = 'crop') -> int:
     """Return in how many blocks a raster is computed: by its size, and by the workers where it is small.
 
     Args:
-        shape: Height and width of what is mapped.
-        client: Of Dask.
+        grid: How the raster is cut into tiles.
+        window: What of it is mapped.
+        threads: Of all workers.
         blend: How tiles meet.
     """
-    pixels = math.prod(shape)
-    for_all = min(BLOCKS_PER_THREAD * sum(client.nthreads().values()), math.ceil(pixels / LEAST_BLOCK_PIXELS[blend]))
-    return max(math.ceil(pixels / BLOCK_PIXELS), for_all, 1)
+    pixels = int(window.height * window.width)
+    for_all = min(BLOCKS_PER_THREAD * threads, math.ceil(pixels / LEAST_BLOCK_PIXELS[blend]))
+    least = max(math.ceil(pixels / BLOCK_PIXELS), for_all, 1)
+    if threads == 1 or least > FEW_BLOCKS:
+        return least
+    return min(range(least, 2 * least + 1), key=lambda count: (_last_end(grid, window, count, threads, blend), count))
+
+
+def _last_end(grid: TileGrid, window: Window, count: int, threads: int, blend: Blend) -> float:
+    """Return when the last of the blocks is done, in tiles, if each thread takes the next one as soon as it is free."""
+    ends = [0.0] * threads
+    for tiles, _ in _largest_first(grid, window, count, blend):
+        if not tiles:
+            return math.inf  # for so few tiles there are too many blocks
+        heapq.heapreplace(ends, ends[0] + tiles + BLOCK_TILES)
+    return max(ends)
+
+
+def _largest_first(grid: TileGrid, window: Window, count: int, blend: Blend) -> list[tuple[int, int]]:
+    """Return the number of tiles of each block and its own number, in the order in which workers take them."""
+    blocks = []
+    for number in range(1, count + 1):
+        parts = plan_parts(grid, window, blend=blend, share=Share(number, count))
+        blocks.append((sum(len(part.grid.rows) * len(part.grid.cols) for part in parts), number))
+    return sorted(blocks, key=lambda block: -block[0])
 
 
 def _memory(request: MapRequest, folder: Path, client: Any) -> int | None:

@@ -20,10 +20,12 @@ import pytest
 import rasterio
 import shapely
 import torch
+from rasterio.windows import Window
 
 from geolearn.errors import ArgumentError, RasterError
 from geolearn.inference import cluster, tiles
 from geolearn.models import UNet
+from geolearn.tiling import make_grid
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not import tests
 
@@ -137,7 +139,10 @@ def hog_memory(where):
 def test_the_map_of_a_cluster_is_that_of_one_machine(model, scene, whole, in_process, tmp_path, monkeypatch):
     target, seen = tmp_path / 'map.tif', []
     assert model.predict_raster(scene, target, client=in_process, **TILES, progress=seen.append) == target
-    assert [progress.done for progress in seen if progress.stage == 'mapping'] == [1, 2, 3, 4, 5, 6]
+    done = [progress.done for progress in seen if progress.stage == 'mapping']
+    count = len(done)
+    assert done == list(range(1, count + 1))
+    assert count >= 6
     assert (seen[-1].stage, seen[-1].share, seen[-1].megapixels) == ('joining', 1, pytest.approx(0.036))
     assert read_both(target) == whole
     assert not (tmp_path / 'map.tif.part').exists()
@@ -156,13 +161,29 @@ def test_the_map_of_a_cluster_is_that_of_one_machine(model, scene, whole, in_pro
     with monkeypatch.context() as patch:
         patch.setattr(tiles.MicroBatches, 'parts', tiles.MicroBatches.parts)
         fail_with_memory(1000, tries)
-        with pytest.raises(RasterError, match=r'6 of 6 blocks .*failed after 3 tries.*MemoryError: no memory left'):
+        with pytest.raises(RasterError, match=rf'{count} of {count} blocks .*failed after 3 tries.*MemoryError: no'):
             model.predict_raster(scene, tmp_path / 'c.tif', client=in_process, **TILES)
-    assert len(list(tries.iterdir())) == 18
+    assert len(list(tries.iterdir())) == 3 * count
     with (tmp_path / 'c.tif.part' / 'failed.csv').open() as file:
-        assert [row['part'] for row in csv.DictReader(file)] == list('123456')
+        assert [row['part'] for row in csv.DictReader(file)] == [str(number) for number in range(1, count + 1)]
     model.predict_raster(scene, tmp_path / 'c.tif', client=in_process, **TILES)
     assert read_both(tmp_path / 'c.tif') == whole
+
+
+@pytest.mark.parametrize('side', [1856, 2304, 3072, 4096])
+def test_the_blocks_of_small_rasters_keep_all_workers_busy_to_the_end(monkeypatch, side):
+    monkeypatch.undo()  # of the blocks of tests
+    grid, window = make_grid((side, side), tile_size=512, halo=32, multiple=32), Window(0, 0, side, side)
+    for threads in (2, 3):
+        count = cluster.choose_count(grid, window, threads)
+        ends = [0] * threads
+        order = cluster._largest_first(grid, window, count, 'crop')
+        for tiles_of_block, _ in order:
+            ends[ends.index(min(ends))] += tiles_of_block
+        whole = len(grid.rows) * len(grid.cols)
+        assert sum(ends) == whole
+        assert sorted(number for _, number in order) == list(range(1, count + 1))
+        assert max(ends) <= 1.1 * whole / threads + 0.5
 
 
 def test_workers_read_what_the_caller_names_from_their_own_folders(model, scene, in_process, tmp_path, monkeypatch):
