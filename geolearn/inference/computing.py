@@ -293,6 +293,8 @@ class _Measurement:
             if name in costs
         }
         chosen = tuning.pick(totals, 'torch', tuning.ENGINE_MARGIN)
+        if chosen == 'torch':
+            engines.close_graphs()  # what was measured need not stay in memory
         return next(name for name in installed if name == chosen)
 
     def _open_engines(
