@@ -52,7 +52,7 @@ from geolearn.bands import resolve_bands
 from geolearn.classes import ClassInfo
 from geolearn.inference.computing import choose_setup
 from geolearn.inference.encoding import ClassEncoding, Output
-from geolearn.inference.engines import Engine, installed_engines
+from geolearn.inference.engines import Engine, close_graphs, installed_engines
 from geolearn.inference.mapping import map_sources
 from geolearn.inference.options import ReadOptions, TilingOptions
 from geolearn.inference.plan import Blend
@@ -202,20 +202,25 @@ def make_model(path: Path) -> UNet:
     return model
 
 
-def _predict(model: UNet, image: Path, out: Path, engine: Engine, tile_size: int) -> Callable[[], object]:
-    given = {'tile_size': tile_size, 'device': 'cpu', 'scale': 1, 'overwrite': True, 'cog': False}
-    return lambda: model.predict_raster(image, out, engine=engine, **given)
+def _predict(model: UNet, image: Path, out: Path, engine: Engine) -> Callable[[], object]:
+    given = {'tile_size': TILE_SIZE, 'device': 'cpu', 'scale': 1, 'overwrite': True, 'cog': False}
+
+    def job() -> None:
+        close_graphs()  # as in a process of its own, which opens its engine
+        model.predict_raster(image, out, engine=engine, **given)
+
+    return job
 
 
-def measure_engines(folder: Path, scene: Path, out: Path, tile_size: int, *, rounds: int) -> dict[str, list[float]]:
+def measure_engines(folder: Path, scene: Path, out: Path, *, rounds: int) -> dict[str, list[float]]:
     """Map a scene with each engine and with 'auto', which knows what a large map would have measured."""
     os.environ['GEOLEARN_CACHE'] = str(folder)  # what an earlier run measured does not count
     model = make_model(folder / 'unet.dlpk')
-    tiling = TilingOptions(tile_size=tile_size, device='cpu', engine='auto')
-    choose_setup(model.spec, model.network, (2**14, 2**14), tiling, blend='crop', graph=model.onnx_graph)
+    tiling = TilingOptions(tile_size=TILE_SIZE, device='cpu', engine='auto')
+    choose_setup(model.spec, model.network, (2**13, 2**13), tiling, blend='crop', graph=model.onnx_graph)
     print('measured:', *(f'{name} {cost:.3f}' for costs in KNOWN.values() for name, cost in costs.items()))
     names = (*installed_engines(), 'auto')
-    jobs: Jobs = {f'engine_{name}': _predict(model, scene, out, name, tile_size) for name in names}
+    jobs: Jobs = {f'engine_{name}': _predict(model, scene, out, name) for name in names}
     return interleave(jobs, rounds=rounds, rest=0.2)
 
 
@@ -280,8 +285,10 @@ def main() -> None:
         grid = make_grid((side, side), tile_size=TILE_SIZE, halo=HALO)
         every: tuple[Output, ...] = ('classes', 'probabilities', 'confidence')
         vit_grid = (VIT_TILE, VIT_HALO)
-        engine_tile = TILE_SIZE // 2 if quick else TILE_SIZE
-        scene, scene_side = (patch, vit_side) if quick else (image, side)
+        # smaller than the other map, whose jobs take long enough as they are
+        scene, scene_side = (folder / 'scene.tif', 768) if quick else (image, side)
+        if quick:
+            write_noise(scene, (scene_side, scene_side))
         convolution: Jobs = {
             'map': lambda: map_file(image, unet, out),
             'read_write': lambda: read_and_write(image, folder / 'copy.tif'),
@@ -303,7 +310,7 @@ def main() -> None:
         seconds = interleave(convolution, rounds=5 if quick else 3)
         seconds |= interleave(light, rounds=5 if quick else 3)
         seconds |= interleave(transformers, rounds=3)
-        engines = measure_engines(folder, scene, out, engine_tile, rounds=9 if quick else 3)
+        engines = measure_engines(folder, scene, out, rounds=5 if quick else 3)
         seconds |= engines
         pixels = dict.fromkeys(convolution, side) | dict.fromkeys(engines, scene_side)
         pixels |= dict.fromkeys(transformers, vit_side)
@@ -341,12 +348,12 @@ def main() -> None:
 
 
 def main_engines(*, quick: bool) -> None:
-    """Measure and report the check of engines alone, on a scene of 9 tiles, or of 4 small ones."""
-    side, tile_size = (448, TILE_SIZE // 2) if quick else (1344, TILE_SIZE)
+    """Measure and report the check of engines alone, on a scene of 9 tiles, or of 4."""
+    side = 768 if quick else 1344
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_noise(folder / 'scene.tif', (side, side))
-        seconds = measure_engines(folder, folder / 'scene.tif', folder / 'map.tif', tile_size, rounds=9)
+        seconds = measure_engines(folder, folder / 'scene.tif', folder / 'map.tif', rounds=9)
     for name, values in seconds.items():
         print(f'{name:<20} ' + ' '.join(f'{value:7.2f}' for value in values) + ' s')
     report({'auto_engine': check_engines(seconds)})
