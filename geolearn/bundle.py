@@ -151,15 +151,17 @@ class DetectionFacts:
 
     Args:
         strides: Of the levels in pixels, finest first.
-        boxes_per_place: Boxes at each place of a level.
+        boxes_per_place: Boxes at each place of a level, or of each window.
         oriented: Whether boxes are oriented.
         score_thresh: Lower scores are no objects.
         nms_thresh: Intersection over union above which the lower-scoring of two boxes of one class is dropped.
         candidates: What the highest scores are taken of.
         most_candidates: So many of each.
-        most: Objects of an image.
+        most: Objects of an image, or of a window.
         typical_side: Pixels that nearly no object exceeds; tiles overlap by as much.
         zoom: By which the graph resamples images; its boxes are in zoomed pixels.
+        window: Side in zoomed pixels of the windows through which it sees images, which `tiling.spread_windows` spreads
+            and of which each counts as a level; 0 where it sees them whole.
     """
 
     strides: tuple[int, ...]
@@ -172,20 +174,24 @@ class DetectionFacts:
     most: int
     typical_side: float
     zoom: float = 1.0
+    window: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.strides) <= MAX_LEVELS or not all(
             1 <= stride <= MAX_GRAPH_SIDE for stride in self.strides
         ):
             raise ValueError(f'levels of the strides {self.strides} are none that a detector has')
-        if not 1 <= self.boxes_per_place <= MAX_PLACE_BOXES:
-            raise ValueError(f'a place has 1 to {MAX_PLACE_BOXES} boxes, got {self.boxes_per_place}')
+        most = MAX_OBJECTS if self.window else MAX_PLACE_BOXES
+        if not 1 <= self.boxes_per_place <= most:
+            raise ValueError(f'a place or window has 1 to {most} boxes, got {self.boxes_per_place}')
         if not all(1 <= count <= MAX_OBJECTS for count in (self.most, self.most_candidates)):
             raise ValueError(f'objects and candidates are 1 to {MAX_OBJECTS}, got {self.most}, {self.most_candidates}')
         if not 0 <= self.score_thresh <= 1 or not 0 <= self.nms_thresh <= 1:
             raise ValueError(f'thresholds are in 0..1, got {self.score_thresh} and {self.nms_thresh}')
         if not 0 < self.typical_side <= MAX_GRAPH_SIDE or not 1 / 64 <= self.zoom <= 64:
             raise ValueError(f'objects of {self.typical_side} pixels, zoomed by {self.zoom}, are none')
+        if not 0 <= self.window <= MAX_GRAPH_SIDE or self.window % self.strides[-1]:
+            raise ValueError(f'windows of {self.window} pixels are no multiples of {self.strides[-1]}')
 
     @property
     def numbers(self) -> int:

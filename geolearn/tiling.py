@@ -146,3 +146,29 @@ def lattice_origin(transform: Affine, multiple: int) -> tuple[int, int]:
     # rasters often lie a whole or half pixel off: neither is near where this rounding turns
     col, row = (-math.floor(shift + 0.2) for shift in (inverse.c, inverse.f))
     return row % multiple, col % multiple
+
+
+class Span(NamedTuple):
+    """A window along one axis and the part of it whose objects count, in cells."""
+
+    start: int
+    core_start: float
+    core_end: float
+
+
+def spread_windows(length: int, side: int) -> list[Span]:
+    """Spread windows evenly over an axis, each at least half over the next; their cores cover it once.
+
+    Args:
+        length: Of the axis in cells, at least `side`.
+        side: Of the windows in cells.
+    """
+    count = count_windows(length, side)
+    starts = [round(step * (length - side) / max(1, count - 1)) for step in range(count)]
+    cuts = [-math.inf, *((start + side + other) / 2 for start, other in pairwise(starts)), math.inf]
+    return [Span(*row) for row in zip(starts, cuts, cuts[1:])]
+
+
+def count_windows(length: int, side: int) -> int:
+    """Return how many windows `spread_windows` gives."""
+    return -((side - length) // max(1, side // 2)) + 1

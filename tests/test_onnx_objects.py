@@ -49,7 +49,12 @@ from geolearn.models import (
     SingleShotDetector,
     base,
 )
-from geolearn.networks.detection.architecture import DetectorOptions, RotatedOptions, SingleStageOptions
+from geolearn.networks.detection.architecture import (
+    DetectorOptions,
+    RotatedOptions,
+    SingleStageOptions,
+    TransformerOptions,
+)
 from geolearn.networks.detection.detector import Places
 from geolearn.networks.spec import ModelSpec
 from geolearn.normalize import Normalization
@@ -96,6 +101,8 @@ def build(cls, *, resize_to=None):
     head = SingleStageOptions(width=64 if cls is FCOS else 32, topk_candidates=50, score_thresh=0.3)
     if cls is RotatedFCOS:
         head = RotatedOptions(width=8, depth=1, topk_candidates=50, score_thresh=0.3)
+    if cls is RTDetr:
+        head = TransformerOptions(num_queries=30, detections_per_img=20, decoder_layers=1, score_thresh=0.3)
     sizes, ratios = (), ()
     if cls.architecture.per_level:
         sizes, ratios = tuple((8.0 * 2**level, 12.0 * 2**level) for level in range(5)), (1.0, 2.0)
@@ -115,7 +122,8 @@ def build(cls, *, resize_to=None):
     network = cls.build(spec).eval()
     for name, weight in network.named_parameters():
         if weight.dim() > 1:
-            nn.init.normal_(weight, std=(2.0 if name.startswith('head') else 0.5) / weight[0].numel() ** 0.5)
+            wide = name.startswith('head') and cls is not RTDetr
+            nn.init.normal_(weight, std=(2.0 if wide else 1.0 if cls is RTDetr else 0.5) / weight[0].numel() ** 0.5)
         elif name.endswith('bias'):
             nn.init.zeros_(weight)
     return cls.of(spec, network)
@@ -489,13 +497,74 @@ def test_the_manifest_states_differences_of_boxes_and_of_scores(bundle):
 
 def test_detectors_of_two_stages_say_why_they_are_not_written():
     assert 'differs from image to image' in FasterRCNN.not_exported
-    assert 'windows' in RTDetr.not_exported
     assert not RetinaNet.not_exported
     assert not FeatureClassifier.not_exported
     model = build(FCOS)
     model.not_exported = FasterRCNN.not_exported
     with pytest.raises(ExportError, match='use detect_objects'):
         model.save('m.dlpk', export='onnx')
+
+
+@pytest.fixture(scope='module')
+def transformer():
+    pytest.importorskip('transformers')
+    return build(RTDetr)
+
+
+@pytest.fixture(scope='module')
+def transformer_bundle(transformer, tmp_path_factory):
+    return transformer.save(tmp_path_factory.mktemp('rtdetr') / 'm.dlpk', export=('onnx', 'torch'))
+
+
+@pytest.mark.parametrize(
+    ('shape', 'resize_to'), [((50, 70), None), ((200, 130), None), ((20, 97), None), ((70, 90), 96)]
+)
+def test_queries_of_every_window_are_picked_as_the_network_picks_them(shape, resize_to):
+    pytest.importorskip('transformers')
+    model = build(RTDetr, resize_to=resize_to)
+    facts = model.graph_facts(model.network).detection
+    images = torch.from_numpy(noise(shape).astype(np.float32))[None]
+    filled = [-(-side // 32) * 32 for side in shape]
+    padded = nn.functional.pad(images, (0, filled[1] - shape[1], 0, filled[0] - shape[0]), value=torch.nan)
+    with torch.no_grad():
+        (expected,), outputs = model.network(padded)[0], Places(model.network)(padded).numpy()
+    (found,) = pick_objects(outputs, facts, tuple(filled), tuple(filled))
+    order = np.argsort(-expected.scores.numpy(), kind='stable')
+    assert len(found) == len(expected) > 5
+    assert np.allclose(found.boxes, expected.boxes.numpy()[order], atol=1e-3)
+    assert np.allclose(found.scores, expected.scores.numpy()[order], atol=1e-5)
+    assert np.array_equal(found.labels, expected.labels.numpy()[order])
+
+
+@pytest.mark.parametrize('augment', [False, True])
+def test_objects_of_a_transformer_are_those_of_detect_objects(
+    transformer, transformer_bundle, scene, tmp_path, monkeypatch, augment
+):
+    options = TILES | {'augment': augment}
+    expected = pixel_corners(transformer.detect_objects(scene, tmp_path / 'torch.gpkg', **options))
+    loaded = geolearn.models.load_model(transformer_bundle)
+    monkeypatch.setattr(base, 'export_network', None)  # the bundle's graph is taken
+    runner = load_model(transformer_bundle)
+    found = (
+        runner.detect_objects(scene, tmp_path / 'onnx.geojson', **options),
+        loaded.detect_objects(scene, tmp_path / 'onnx.gpkg', engine='onnx', **options),
+    )
+    for one in map(pixel_corners, found):
+        assert len(one[0]) == len(expected[0]) > (5 if augment else 20)
+        assert np.abs(one[0] - expected[0]).max() < (1e-2 if augment else 2e-3)
+        assert np.array_equal(one[1], expected[1])
+        assert np.allclose(one[2], expected[2], atol=0.011)
+
+
+def test_the_manifest_states_the_windows_of_a_transformer(transformer, transformer_bundle, tmp_path):
+    exports = read_bundle(transformer_bundle).manifest['exports']
+    for row in exports.values():
+        assert 0 <= row['largest_difference'] <= row['bound']
+        assert 0 <= row['largest_score_difference'] <= row['score_bound'] <= 1e-3
+        assert (row['size'], row['detection']['window'], row['detection']['boxes_per_place']) == (None, 64, 30)
+    assert set(exports) == {'onnx', 'torch'}
+    with pytest.raises(ExportError, match='takes its queries from other places'):
+        transformer.save(tmp_path / 'm.dlpk', export='onnx-int8')
 
 
 def test_a_stac_item_describes_a_detector(bundle):

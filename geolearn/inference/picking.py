@@ -11,6 +11,7 @@ from geolearn.inference.flipped import suppress_by_shape
 from geolearn.inference.placing import ArrayDetections
 from geolearn.oriented import geometry
 from geolearn.oriented.suppression import suppress_oriented
+from geolearn.tiling import Span, spread_windows
 
 
 def pick_objects(
@@ -47,7 +48,10 @@ def pick_objects(
 
 
 def count_places(facts: DetectionFacts, shape: Sequence[int]) -> list[int]:
-    """Return the number of boxes of each level in images of a height and width, filled up and zoomed."""
+    """Return the number of boxes of each level, or window, in images of a height and width, filled up and zoomed."""
+    if facts.window:
+        rows, cols = _spread(facts, shape)
+        return [facts.boxes_per_place] * (len(rows) * len(cols))
     return [facts.boxes_per_place * int(np.prod([-(-side // stride) for side in shape])) for stride in facts.strides]
 
 
@@ -64,7 +68,11 @@ def _pick(
     usable = (scores > facts.score_thresh) & (scores >= threshold) & np.isfinite(numbers).all(1)[:, None]
     places, labels = _choose(np.where(usable, scores, -1), facts, counts)
     best, boxes = scores[places, labels], numbers[places]
-    if facts.oriented:
+    if facts.window:
+        kept = _in_cores(boxes, places // facts.boxes_per_place, facts, padded)
+        found = ArrayDetections(boxes[kept], labels[kept], best[kept])
+        found = found.select(np.argsort(-found.scores, kind='stable'))
+    elif facts.oriented:
         turned = geometry.canonical(boxes)
         rows = suppress_oriented(
             turned.astype(np.float64), labels, best.astype(np.float64), threshold=facts.nms_thresh, most=facts.most
@@ -77,6 +85,22 @@ def _pick(
         found = ArrayDetections(boxes[rows], labels[rows], best[rows])
     found = _place_in_image(found, size, facts.zoom)
     return found if nms_overlap >= 1 else found.select(suppress_by_shape(found, nms_overlap)[0])
+
+
+def _spread(facts: DetectionFacts, shape: Sequence[int]) -> tuple[list[Span], list[Span]]:
+    """Return the rows and columns of windows, in cells of the coarsest stride; images fill one at least."""
+    cells = facts.window // facts.strides[-1]
+    rows, cols = (spread_windows(max(-(-side // facts.strides[-1]), cells), cells) for side in shape)
+    return rows, cols
+
+
+def _in_cores(boxes: np.ndarray, windows: np.ndarray, facts: DetectionFacts, shape: Sequence[int]) -> np.ndarray:
+    """Return whether the middles of boxes (n, 4) lie in the cores of the windows (n,) that gave them."""
+    rows, cols = _spread(facts, shape)
+    columns = np.array([[*col[1:], *row[1:]] for row in rows for col in cols])[windows]
+    x, y = (boxes[:, :2] + boxes[:, 2:]).T / (2 * facts.strides[-1])
+    inside: np.ndarray = (x >= columns[:, 0]) & (x < columns[:, 1]) & (y >= columns[:, 2]) & (y < columns[:, 3])
+    return inside
 
 
 def _choose(scores: np.ndarray, facts: DetectionFacts, counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

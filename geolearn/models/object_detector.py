@@ -519,9 +519,9 @@ class ObjectDetector(base.Model):
             merge_parts: Write the layer, once all its parts are computed: that of one machine.
             client: A `dask.distributed.Client`: its workers, which see the same disk, compute the parts. One that fails
                 is tried again twice; the same call again does only what is missing.
-            engine: What computes: ``'torch'``; on the CPU, for detectors of one stage, also ``'onnx'`` (onnxruntime)
-                and ``'openvino'``, which run the network's ONNX graph, or ``'auto'``, the fastest by a short
-                measurement. In parts and on clusters torch computes.
+            engine: What computes: ``'torch'``; on the CPU, but for detectors of two stages, also ``'onnx'``
+                (onnxruntime) and ``'openvino'``, which run the network's ONNX graph, or ``'auto'``, the fastest by a
+                short measurement. In parts and on clusters torch computes.
 
         Returns:
             The path written.
@@ -709,10 +709,6 @@ class RTDetr(ObjectDetector):
     a part, `denoising`, that the validation loss has not.
     """
 
-    not_exported = (
-        'it sees images through as many windows as they have room for, which a graph cannot count; use detect_objects, '
-        'which needs torch, and save it without export='
-    )
     architecture = DetectorArchitecture(heads.RTDetrHead, TransformerOptions, heads.STRIDES, pooled=0, per_level=0)
 
     @classmethod

@@ -456,6 +456,20 @@ def detection_facts(
 ) -> DetectionFacts | None:
     """Return how objects are made of what `Places` gives; None for detectors that it does not take."""
     head = options.head
+    if isinstance(head, TransformerOptions):
+        return DetectionFacts(
+            strides=network.levels.strides,
+            boxes_per_place=network.head.queries,
+            oriented=False,
+            score_thresh=head.score_thresh,
+            nms_thresh=1.0,
+            candidates='level',
+            most_candidates=head.detections_per_img,
+            most=head.detections_per_img,
+            typical_side=options.typical_side,
+            zoom=network.zoom,
+            window=network.head.window,
+        )
     if architecture.candidates is None or not isinstance(head, SingleStageOptions | RotatedOptions):
         return None
     return DetectionFacts(

@@ -84,6 +84,11 @@ class DetectionHead(nn.Module):
         background: Whether torchvision counts the classes of this head from 1, and 0 is background.
     """
 
+    window = 0
+    """Side in pixels of the windows through which images are seen; 0 where they are seen whole."""
+    queries = 0
+    """Boxes of each window."""
+
     def __init__(self, *, background: bool) -> None:
         super().__init__()
         self._first = int(background)

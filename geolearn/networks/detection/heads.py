@@ -5,8 +5,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise, product
-from typing import Any, NamedTuple
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_convert, box_iou
 from geolearn.backbones.backbone import LayerNorm2d
 from geolearn.extras import require
 from geolearn.networks.detection import architecture, detector
+from geolearn.tiling import Span, count_windows, spread_windows
 
 POOLED_LEVELS = 4
 """Boxes are pooled from the backbone's own levels; the pooled one after them only proposes."""
@@ -362,14 +363,6 @@ PRIOR = 0.01
 """Score of every place at the start, as in the paper; the 1 / (classes + 1) of transformers floods the loss."""
 
 
-class Span(NamedTuple):
-    """A window along one axis and the part of it whose objects count, in cells."""
-
-    start: int
-    core_start: float
-    core_end: float
-
-
 class RTDetrHead(detector.DetectionHead):
     """RT-DETR's encoder and decoder (Zhao et al. 2023, arXiv:2304.08069), as transformers builds them.
 
@@ -397,8 +390,9 @@ class RTDetrHead(detector.DetectionHead):
         super().__init__(background=False)
         self._cells = math.ceil(side / CELL)
         self._options = options
-        queries = min(options.num_queries, PLACES_PER_CELL * self._cells**2)
-        self.layers = _build_layers(class_count, options, queries=queries)
+        self.window = self._cells * CELL
+        self.queries = min(options.num_queries, PLACES_PER_CELL * self._cells**2)
+        self.layers = _build_layers(class_count, options, queries=self.queries)
 
     def compute(
         self, images: ImageList, levels: list[Tensor], targets: detector.Targets | None
@@ -413,11 +407,12 @@ class RTDetrHead(detector.DetectionHead):
 
     def _filled(self, levels: list[Tensor]) -> list[Tensor]:
         """Add zeros right and below until no level is smaller than those of a training image."""
-        sides = [self._cells * CELL // stride for stride in STRIDES]
-        return [
-            functional.pad(level, (0, max(0, side - level.shape[-1]), 0, max(0, side - level.shape[-2])))
-            for side, level in zip(sides, levels)
-        ]
+        filled = []
+        for side, level in zip((self._cells * CELL // stride for stride in STRIDES), levels):
+            height, width = (torch.sym_max(side, length) for length in level.shape[-2:])
+            # graphs of any size are given numbers to pad by, and cut what is too much
+            filled.append(functional.pad(level, (0, side, 0, side))[..., :height, :width])
+        return filled
 
     def _look(self, levels: list[Tensor], labels: list[dict[str, Tensor]] | None = None) -> Any:
         model = self.layers.model
@@ -450,6 +445,33 @@ class RTDetrHead(detector.DetectionHead):
             {name: torch.cat([found[name] for found in of_image]) for name in of_image[0]} for of_image in zip(*parts)
         ]
 
+    def places(self, levels: list[Tensor]) -> Tensor:
+        """Return boxes and scores (N, windows * queries, 4 + classes) of the queries of every window, row by row."""
+        levels = self._filled(levels)
+        rows, cols = (_window_starts(length, self._cells) for length in levels[-1].shape[-2:])
+        windows = [self._cut(level, rows, cols, CELL // stride) for stride, level in zip(STRIDES, levels)]
+        output = self._look(windows)
+        # queries come by score; in the order of places a score that rounds otherwise moves none
+        best = output.enc_outputs_class.max(-1).values.topk(output.logits.shape[1], dim=1).indices
+        order = best.argsort(dim=1)[..., None]
+        boxes = output.pred_boxes.gather(1, order.expand(-1, -1, 4)) * self._cells
+        scores = output.logits.gather(1, order.expand(-1, -1, output.logits.shape[2])).sigmoid()
+        x, y = (axis.flatten() for axis in torch.meshgrid(cols, rows, indexing='xy'))
+        corners = torch.stack([x, y], 1).to(boxes)[:, None]
+        shape = (levels[0].shape[0], x.shape[0], *boxes.shape[1:])
+        centers, sides = boxes.view(shape).split(2, dim=-1)
+        centers = (centers + corners) * CELL
+        halves = sides * (CELL / 2)
+        found = torch.cat([centers - halves, centers + halves, scores.view(*shape[:-1], -1)], -1)
+        return found.flatten(1, 2)
+
+    def _cut(self, level: Tensor, rows: Tensor, cols: Tensor, per_cell: int) -> Tensor:
+        """Return all windows of a level (N, channels, height, width) together, as images (N * windows, ...)."""
+        inside = torch.arange(self._cells * per_cell)
+        y, x = ((starts[:, None] * per_cell + inside).flatten() for starts in (rows, cols))
+        windows = level[:, :, y][..., x].unflatten(-2, (-1, len(inside))).unflatten(-1, (-1, len(inside)))
+        return windows.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
     def _find_in_window(self, levels: list[Tensor], row: Span, col: Span) -> list[dict[str, Tensor]]:
         window = []
         for stride, level in zip(STRIDES, levels):
@@ -472,17 +494,12 @@ class RTDetrHead(detector.DetectionHead):
         return {'boxes': found, 'labels': order[kept] % logits.shape[1], 'scores': scores[kept]}
 
 
-def spread_windows(length: int, side: int) -> list[Span]:
-    """Spread windows evenly over an axis, each at least half over the next; their cores cover it once.
-
-    Args:
-        length: Of the axis in cells, at least `side`.
-        side: Of the windows in cells.
-    """
-    count = math.ceil((length - side) / max(1, side // 2)) + 1
-    starts = [round(step * (length - side) / max(1, count - 1)) for step in range(count)]
-    cuts = [-math.inf, *((start + side + other) / 2 for start, other in pairwise(starts)), math.inf]
-    return [Span(*row) for row in zip(starts, cuts, cuts[1:])]
+def _window_starts(length: int, side: int) -> Tensor:
+    """Return the starts (n,) of `spread_windows`; a graph computes them of the length that it is given."""
+    count = count_windows(length, side)
+    last: Any = torch.sym_max(1, count - 1)
+    starts: Tensor = torch.arange(count, dtype=torch.float64) * (length - side) / last
+    return starts.round().long()
 
 
 def _build_layers(class_count: int, options: architecture.TransformerOptions, *, queries: int) -> Any:

@@ -17,8 +17,9 @@ from geolearn.adaptation import Adaptation
 from geolearn.errors import MissingExtraError
 from geolearn.models.object_detector import RTDetr
 from geolearn.networks.detection.architecture import TransformerOptions
-from geolearn.networks.detection.heads import RTDetrHead, spread_windows
+from geolearn.networks.detection.heads import RTDetrHead
 from geolearn.prepare import prepare_data
+from geolearn.tiling import spread_windows
 
 FEW = TransformerOptions(num_queries=20, num_denoising=10, decoder_layers=1, detections_per_img=10)
 
