@@ -1,5 +1,6 @@
 """What computes the tiles of a map: torch, or the network's ONNX graph in onnxruntime or OpenVINO, on the CPU."""
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.metadata import version
@@ -78,7 +79,26 @@ def require_engine(name: EngineName) -> None:
         MissingExtraError: If it is not installed.
     """
     if name != 'torch':
-        extras.require(LIBRARIES[name], extra=name, to=f"map with engine='{name}'")
+        _require_library(name)
+
+
+def _require_library(name: EngineName) -> Any:
+    """Return the library of an engine; OpenVINO without what reports its use.
+
+    openvino_telemetry sends reports over the network when OpenVINO is imported, which is the user's to decide, and
+    leaves a thread that keeps readers from forking. OpenVINO does without it where it is not installed.
+    """
+    given = {'extra': name, 'to': f"map with engine='{name}'"}
+    if name != 'openvino' or 'openvino' in sys.modules or _TELEMETRY in sys.modules:
+        return extras.require(LIBRARIES[name], **given)
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # as for one that is not installed
+    try:
+        return extras.require(LIBRARIES[name], **given)
+    finally:
+        del sys.modules[_TELEMETRY]
+
+
+_TELEMETRY = 'openvino_telemetry'
 
 
 def list_refusals() -> tuple[type[Exception], ...]:
@@ -146,7 +166,7 @@ def _open_graph(name: EngineName, graph: bytes, threads: int, precision: Precisi
     """Return what `open_graph` runs a graph with: for a large transformer, opening takes as long as ten tiles."""
     if name == 'onnx':
         return open_session(graph, threads=threads)
-    library = extras.require('openvino', extra='openvino', to="map with engine='openvino'")
+    library = _require_library(name)
     core = library.Core()
     if precision is not None and precision.upper() not in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
         raise errors.ArgumentError(

@@ -1,5 +1,7 @@
 """Other engines than torch, and what a short measurement chooses."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import rasterio
 import torch
 
+from geolearn import extras
 from geolearn.backbones.custom import ModuleBackbone, register_module
 from geolearn.errors import ArgumentError, ExportError, MissingExtraError, UnknownNameError
 from geolearn.inference import computing, engines, tuning
@@ -48,7 +51,8 @@ def read(path):
 
 @pytest.mark.parametrize('engine', ['onnx', 'openvino'])
 def test_engines_map_as_torch_does(model, scene, tmp_path, monkeypatch, engine):
-    pytest.importorskip(engines.LIBRARIES[engine])
+    if not extras.is_installed(engines.LIBRARIES[engine]):
+        pytest.skip(f'{engine} is not installed')
     # the bundle's graph needs no library that writes graphs
     monkeypatch.setattr(base, 'export_network', None)
     outputs = ('classes', 'probabilities')
@@ -106,7 +110,10 @@ def measured(monkeypatch, costs):
 
 
 def has_bfloat16():
-    library = pytest.importorskip('openvino')
+    if not extras.is_installed('openvino'):
+        pytest.skip('openvino is not installed')
+    engines.require_engine('openvino')
+    library = sys.modules['openvino']
     return 'BF16' in library.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
 
 
@@ -127,7 +134,8 @@ def test_openvino_computes_in_half_precision(model, scene, tmp_path):
 
 
 def test_half_precision_needs_a_processor_that_has_it(model, scene, tmp_path, monkeypatch, caplog):
-    library = pytest.importorskip('openvino')
+    has_bfloat16()
+    library = sys.modules['openvino']
     monkeypatch.setattr(library.Core, 'get_property', lambda *_: ['FP32', 'INT8'])
     engines.close_graphs()
     with pytest.raises(ArgumentError, match="'bf16' with engine='openvino' needs a processor with instructions"):
@@ -158,6 +166,19 @@ def test_auto_takes_the_fastest_engine_once_and_for_all(model, scene, tmp_path, 
         assert tags['ENGINE'] == 'onnx'
     assert counted == [['torch', 'onnx']]
     assert (tmp_path / 'first.tif').read_bytes() == (tmp_path / 'second.tif').read_bytes()
+
+
+def test_openvino_reports_its_use_to_nobody():
+    if not extras.is_installed('openvino_telemetry'):
+        pytest.skip('openvino_telemetry is not installed')
+    code = (
+        'import sys, threading\n'
+        'from geolearn.inference import engines\n'
+        "engines.require_engine('openvino')\n"
+        "print('openvino' in sys.modules, 'openvino_telemetry' in sys.modules, len(threading.enumerate()))"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ['True', 'False', '1']
 
 
 def test_the_graph_of_the_last_map_stays_open(model, scene, tmp_path, monkeypatch):

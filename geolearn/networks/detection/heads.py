@@ -411,7 +411,10 @@ class RTDetrHead(detector.DetectionHead):
         for side, level in zip((self._cells * CELL // stride for stride in STRIDES), levels):
             height, width = (torch.sym_max(side, length) for length in level.shape[-2:])
             # graphs of any size are given numbers to pad by, and cut what is too much
-            filled.append(functional.pad(level, (0, side, 0, side))[..., :height, :width])
+            down, right = (
+                side if isinstance(length, torch.SymInt) else max(0, side - length) for length in level.shape[-2:]
+            )
+            filled.append(functional.pad(level, (0, right, 0, down))[..., :height, :width])
         return filled
 
     def _look(self, levels: list[Tensor], labels: list[dict[str, Tensor]] | None = None) -> Any:
