@@ -6,7 +6,7 @@ its tutorials do; raster-vision's data set of sliding windows gives them too, an
 seconds and the share of pixels whose class is that of one forward over the whole image, and last one JSON object of
 {name: {value, bar, ok}}.
 
-Networks that run at the processor's limit in every library differ by how often each pixel is computed alone. The bars
+Where a network runs at the processor's limit, libraries differ only by how often each pixel is computed. The bars
 hold for what geolearn offers besides: engine='openvino', and for the transformer bfloat16 and tiles that share an
 eighth, as terratorch's do, instead of a quarter. The peers compute in float32, as their functions do; what they gain
 where a user wraps their network in bfloat16 is printed too.

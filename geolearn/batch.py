@@ -153,16 +153,3 @@ class Detections:
         masks = None if self.masks is None else self.masks.cpu()
         turned = None if self.turned is None else self.turned.cpu()
         return Detections(self.boxes.cpu(), self.labels.cpu(), self.scores.cpu(), masks, turned)
-
-    @classmethod
-    def concatenate(cls, parts: Sequence['Detections']) -> 'Detections':
-        """Return the objects of several detections in one image together."""
-        masks = [part.masks for part in parts if part.masks is not None]
-        turned = [part.turned for part in parts if part.turned is not None]
-        return cls(
-            torch.cat([part.boxes for part in parts]),
-            torch.cat([part.labels for part in parts]),
-            torch.cat([part.scores for part in parts]),
-            torch.cat(masks) if masks else None,
-            torch.cat(turned) if turned else None,
-        )

@@ -302,11 +302,13 @@ class _Measurement:
     ) -> tuple[dict[engines.EngineName, Callable[[Tensor], Tensor]], dict[str, float]]:
         """Return the engines that run the network and agree with torch, and the seconds until each gave a tile."""
         image = self._images(1, shape[0])
-        runs = {names[0]: self._make_run(names[0], shape)}
+        run_torch = self._make_run('torch', shape)
+        runs: dict[engines.EngineName, Callable[[Tensor], Tensor]] = {'torch': run_torch}
+        tolerance = TOLERANCE
         with torch.inference_mode():
             exact = self.network(image)
-            # half precision rounds, and each engine in its own places
-            tolerance = max(TOLERANCE, 2 * _difference(runs[names[0]](image), exact)) if self._precision else TOLERANCE
+            if self._precision is not None:  # rounds, and each engine in its own places
+                tolerance = max(tolerance, 2 * _difference(run_torch(image), exact))
         opening: dict[str, float] = {}
         for name in names[1:]:
             try:
@@ -494,9 +496,9 @@ def make_compute(
     most = most_at_once(device)
     engine = 'torch' if setup is None else setup.engine
     precision = precision_of(network, tiling)
-    note = precision_note(tiling.mixed_precision, device)
-    # that torch would be slow does not concern another engine; that float32 is computed does
-    if note is not None and (engine == 'torch' or precision is None):
+    # whether torch would be slow is measured for torch alone; that float32 is computed after all concerns each engine
+    note = precision_note(tiling.mixed_precision, device) if engine == 'torch' or precision is None else None
+    if note is not None:
         log.warning(note)
     run = make_run(network, engine, graph, grid.tile_shape, precision=precision)
     if tiling.compile:

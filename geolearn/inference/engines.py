@@ -82,6 +82,9 @@ def require_engine(name: EngineName) -> None:
         _require_library(name)
 
 
+_TELEMETRY = 'openvino_telemetry'
+
+
 def _require_library(name: EngineName) -> Any:
     """Return the library of an engine; OpenVINO without what reports its use.
 
@@ -95,10 +98,7 @@ def _require_library(name: EngineName) -> Any:
     try:
         return extras.require(LIBRARIES[name], **given)
     finally:
-        del sys.modules[_TELEMETRY]
-
-
-_TELEMETRY = 'openvino_telemetry'
+        sys.modules.pop(_TELEMETRY, None)  # another thread that maps may have been faster
 
 
 def list_refusals() -> tuple[type[Exception], ...]:

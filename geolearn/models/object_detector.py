@@ -519,7 +519,7 @@ class ObjectDetector(base.Model):
             merge_parts: Write the layer, once all its parts are computed: that of one machine.
             client: A `dask.distributed.Client`: its workers, which see the same disk, compute the parts. One that fails
                 is tried again twice; the same call again does only what is missing.
-            engine: What computes: ``'torch'``; on the CPU, but for detectors of two stages, also ``'onnx'``
+            engine: What computes: ``'torch'``; on the CPU, except for detectors of two stages, also ``'onnx'``
                 (onnxruntime) and ``'openvino'``, which run the network's ONNX graph, or ``'auto'``, the fastest by a
                 short measurement. In parts and on clusters torch computes.
 

@@ -370,7 +370,7 @@ def test_masks_of_slanted_strips_in_one_tile_all_stay():
         torch.from_numpy(masks),
     )
     network = torch.nn.Linear(1, 1)
-    network.forward = lambda images: ([Detections.concatenate([strips, strips])] * len(images), {})
+    network.forward = lambda images: ([strips.select(torch.arange(count).repeat(2))] * len(images), {})
     predict = make_predict_fn(network, threshold=0.5, nms_overlap=0.3, augment=False)
     (found,) = predict(torch.zeros(1, 1, 128, 256))
     assert len(found) == count == 19
